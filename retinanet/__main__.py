@@ -1,0 +1,52 @@
+"""The command `retinanet NAME ...`: the same `main` as `python tools/NAME.py ...`, from any folder."""
+
+import argparse
+import difflib
+import importlib
+import sys
+
+from retinanet import __version__
+
+TOOLS = {
+    "train": "train a detector from a config file",
+    "eval": "score a checkpoint on its validation set",
+    "predict": "detect objects in pictures and draw them",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        """One line and exit code 2: the usage that argparse prints before it would push the message out of sight."""
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    width = max(map(len, TOOLS))
+    listing = "\n".join(f"  {name:<{width}}  {purpose}" for name, purpose in TOOLS.items())
+    parser = _Parser(
+        prog="retinanet",
+        usage="retinanet COMMAND [ARGUMENTS]",
+        description=f"commands:\n{listing}\n\n`retinanet COMMAND --help` lists the arguments of a command.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"retinanet {__version__}")
+    parser.add_argument("command", help=argparse.SUPPRESS)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one tool and return its exit code. No tool but that one is imported."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = _parser()
+    # Only the first word is ours: what follows, `--help` included, belongs to the tool.
+    name = parser.parse_args(argv[:1]).command
+    if name not in TOOLS:
+        nearest = difflib.get_close_matches(name, TOOLS, n=1, cutoff=0.5)
+        advice = f"did you mean {nearest[0]!r}?" if nearest else f"the commands are {', '.join(TOOLS)}"
+        parser.exit(2, f"retinanet: no command {name!r}; {advice}\n")
+    return importlib.import_module(f"retinanet.tools.{name}").main(argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""From the `data` section of a config to data sets and batches. The only file in data/ that reads a whole config."""
+
+import itertools
+from collections.abc import Iterator
+
+from retinanet.config import Config, DataConfig
+from retinanet.data.coco import CocoData, load_coco
+from retinanet.data.loader import Pictures, make_loader
+from retinanet.data.plan import Canvases, Sample, eval_batches, train_batches
+from retinanet.data.transforms import Resize, build_transforms
+from retinanet.errors import InputError
+from retinanet.structures import Batch
+
+
+def load_train_data(cfg: Config) -> CocoData:
+    """The training set; its classes are those of the run."""
+    data = load_coco(
+        cfg.data.train,
+        classes=cfg.data.classes,
+        keep_empty=cfg.data.keep_empty,
+        strict=cfg.data.strict,
+        max_pixels=cfg.data.max_pixels,
+        key="data.train",
+    )
+    if cfg.model.num_classes not in (None, len(data.class_names)):
+        raise InputError(
+            f"model.num_classes is {cfg.model.num_classes}, but {cfg.data.train[0].annotations} has "
+            f"{len(data.class_names)} classes {list(data.class_names)[:10]}; leave num_classes out, or choose classes "
+            "with data.classes (there is no background class to count)"
+        )
+    return data
+
+
+def load_val_data(cfg: Config, class_names: tuple[str, ...]) -> CocoData:
+    """The validation set, with exactly these classes."""
+    return load_coco(
+        cfg.data.val,
+        classes=cfg.data.classes,
+        like=class_names,
+        strict=cfg.data.strict,
+        max_pixels=cfg.data.max_pixels,
+        key="data.val",
+    )
+
+
+def build_canvases(cfg: DataConfig) -> Canvases:
+    return Canvases(longer=cfg.resize.longer, aspects=cfg.resize.canvas_aspects, divisor=cfg.resize.divisor)
+
+
+def train_plan(cfg: Config, data: CocoData) -> Iterator[list[Sample]]:
+    """The endless stream of global batches."""
+    return train_batches(
+        [(record.height, record.width) for record in data.records],
+        batch_size=cfg.train.batch_size,
+        shorter=cfg.data.resize.shorter,
+        canvases=build_canvases(cfg.data),
+        seed=cfg.train.seed,
+    )
+
+
+def train_loader(cfg: Config, data: CocoData, *, start: int, stop: int, pin_memory: bool) -> Iterator[Batch]:
+    """Batches of the steps from `start` to `stop`, the same ones whether or not a run was interrupted before."""
+    pictures = Pictures(
+        data.records, build_transforms(cfg.data.transforms), seed=cfg.train.seed, max_pixels=cfg.data.max_pixels
+    )
+    batches = itertools.islice(train_plan(cfg, data), start, stop)
+    return make_loader(pictures, batches, workers=cfg.data.workers, pin_memory=pin_memory)
+
+
+def eval_plan(cfg: Config, data: CocoData) -> list[list[Sample]]:
+    return eval_batches(
+        [(record.height, record.width) for record in data.records],
+        batch_size=cfg.train.batch_size,
+        shorter=eval_shorter(cfg.data),
+        canvases=build_canvases(cfg.data),
+    )
+
+
+def eval_loader(cfg: Config, data: CocoData, *, pin_memory: bool) -> Iterator[Batch]:
+    """Every picture once."""
+    pictures = Pictures(data.records, [Resize()], seed=0, max_pixels=cfg.data.max_pixels)
+    return make_loader(pictures, eval_plan(cfg, data), workers=cfg.data.workers, pin_memory=pin_memory)
+
+
+def eval_shorter(cfg: DataConfig) -> int:
+    """The shorter side of pictures in evaluation and prediction."""
+    return cfg.resize.val_shorter or max(cfg.resize.shorter)

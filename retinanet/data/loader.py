@@ -1,0 +1,127 @@
+"""Batches from a plan: read, transform, pad, in worker processes."""
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from retinanet.data.coco import Record
+from retinanet.data.image import read_header, read_image
+from retinanet.data.plan import Sample, stable_hash
+from retinanet.data.transforms import Example, Step
+from retinanet.errors import InputError
+from retinanet.structures import Batch, Targets
+
+MIN_BOXES = 8  # ground truth is padded to 8, 16, 32, ...: few shapes, so that compiling pays
+
+
+class Pictures(Dataset):
+    """Reads and transforms one sample at a time. What a sample becomes depends on the seed and the sample alone."""
+
+    def __init__(self, records: list[Record], steps: list[Step], *, seed: int, max_pixels: int):
+        self.records = records
+        self.steps = steps
+        self.seed = seed
+        self.max_pixels = max_pixels
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, sample: Sample) -> tuple[Sample, Example, tuple[int, int]] | InputError:
+        try:
+            example = self.read(sample.index)
+        except InputError as error:  # raised by the reader of the batch: from here it would arrive as a traceback
+            return error
+        original_size = tuple(example.image.shape[-2:])
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(stable_hash(self.seed, sample.epoch, sample.index))
+            for step in self.steps:
+                example = step(example, sample)
+        return sample, example, original_size
+
+    def read(self, index: int) -> Example:
+        """The picture as annotated.
+
+        Annotation tools differ in whether they look at the EXIF orientation, so the size in the file decides: boxes
+        made on the rotated picture are used with it, boxes made on the stored pixels with those.
+        """
+        record = self.records[index]
+        header = read_header(record.path, max_pixels=self.max_pixels)
+        is_shown = (header.height, header.width) == (record.height, record.width)
+        is_stored = header.orientation >= 5 and (header.width, header.height) == (record.height, record.width)
+        if not is_shown and not is_stored:
+            raise InputError(
+                f"{record.path}: is {header.width}x{header.height}, but its annotations say "
+                f"{record.width}x{record.height}; its boxes would be in the wrong place: correct the annotations, or "
+                "restore the picture they were made on"
+            )
+        image = read_image(record.path, max_pixels=self.max_pixels, apply_orientation=is_shown)
+        return Example(
+            image,
+            torch.from_numpy(record.boxes),
+            torch.from_numpy(record.labels),
+            torch.from_numpy(record.is_crowd),
+        )
+
+
+def make_loader(pictures: Pictures, batches: Iterable[list[Sample]], *, workers: int, pin_memory: bool) -> Iterator[Batch]:
+    """Batches in the order of the plan, whatever the number of workers.
+
+    Raises:
+        InputError: a picture cannot be read; where it stands in the order, not before.
+    """
+    loader = DataLoader(
+        pictures,
+        batch_sampler=batches,
+        collate_fn=collate,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        prefetch_factor=4 if workers else None,
+        # A generator of its own: the default would draw from the global one, whose state is the run's.
+        generator=torch.Generator(),
+    )
+    for batch in loader:
+        if isinstance(batch, InputError):
+            raise batch
+        yield batch
+
+
+def collate(items: list[tuple[Sample, Example, tuple[int, int]] | InputError]) -> Batch | InputError:
+    """Pad pictures to the shape of their batch, and ground truth to one length."""
+    for item in items:
+        if isinstance(item, InputError):
+            return item
+    samples, examples, original_sizes = zip(*items, strict=True)
+    height, width = samples[0].canvas
+    images = torch.zeros(len(items), 3, height, width, dtype=torch.uint8)
+    for image, example in zip(images, examples, strict=True):
+        image[:, : example.image.shape[1], : example.image.shape[2]] = example.image
+    return Batch(
+        images=images,
+        image_sizes=torch.tensor([tuple(example.image.shape[-2:]) for example in examples]),
+        original_sizes=torch.tensor(original_sizes),
+        targets=pad_targets([(example.boxes, example.labels, example.is_crowd) for example in examples]),
+        image_indices=tuple(sample.index for sample in samples),
+    )
+
+
+def pad_targets(truths: list[tuple[Tensor, Tensor, Tensor]]) -> Targets:
+    """Boxes (N, 4), labels (N,) and crowd flags (N,) of each image -> one padded record."""
+    most = max(len(labels) for _, labels, _ in truths)
+    length = MIN_BOXES
+    while length < most:
+        length *= 2
+    batch = len(truths)
+    # Padding has an area, so that encoding it is finite; the masks keep it from meaning anything.
+    boxes = torch.tensor([0.0, 0.0, 1.0, 1.0]).repeat(batch, length, 1)
+    labels = torch.zeros(batch, length, dtype=torch.int64)
+    is_object = torch.zeros(batch, length, dtype=torch.bool)
+    is_crowd = torch.zeros(batch, length, dtype=torch.bool)
+    for row, (row_boxes, row_labels, row_crowd) in enumerate(truths):
+        count = len(row_labels)
+        boxes[row, :count] = row_boxes
+        labels[row, :count] = row_labels
+        is_object[row, :count] = ~row_crowd
+        is_crowd[row, :count] = row_crowd
+    return Targets(boxes, labels, is_object, is_crowd)

@@ -1,0 +1,1 @@
+"""Every weight-free rule of the detector: geometry, supervision, decoding."""

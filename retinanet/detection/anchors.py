@@ -1,0 +1,74 @@
+"""Anchors: the boxes that every prediction is measured from (Lin et al. 2017, section 4)."""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Rounding = Literal["none", "torchvision"]
+
+
+class AnchorGenerator:
+    """Anchors of every pyramid level for a padded input size.
+
+    The order within a level is (y, x, aspect ratio, scale), the last running fastest. Ratios are height / width, sizes
+    are the square root of the area at scale 1. An anchor is centred at ((x + offset) * stride, (y + offset) * stride).
+
+    `rounding="torchvision"` reproduces that library's grid: sizes cut and corners rounded to whole pixels, and the
+    spacing of a level is the padded size // its grid size. Weights trained there expect it.
+    """
+
+    def __init__(
+        self,
+        *,
+        strides: tuple[int, ...] = (8, 16, 32, 64, 128),
+        sizes: tuple[float, ...] = (32, 64, 128, 256, 512),
+        scales: tuple[float, ...] = (1.0, 2 ** (1 / 3), 2 ** (2 / 3)),
+        aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0),
+        offset: float = 0.0,
+        rounding: Rounding = "none",
+    ):
+        assert len(strides) == len(sizes), (strides, sizes)
+        self.strides = strides
+        self.offset = offset
+        self.rounding = rounding
+        self.num_per_cell = len(scales) * len(aspect_ratios)
+        self._cells = [cell_anchors(size, scales, aspect_ratios, rounding) for size in sizes]
+        self._made: dict[tuple[int, int, str], list[Tensor]] = {}
+
+    def __call__(self, height: int, width: int, device: torch.device | str = "cpu") -> list[Tensor]:
+        """Anchors of an input of (height, width) pixels: L x (A_l, 4). Made once per size and device, not to be changed."""
+        key = (height, width, str(device))
+        if key not in self._made:
+            levels = zip(self.strides, self._cells, strict=True)
+            self._made[key] = [self._level(height, width, stride, cells).to(device) for stride, cells in levels]
+        return self._made[key]
+
+    def _level(self, height: int, width: int, stride: int, cells: Tensor) -> Tensor:
+        rows, columns = math.ceil(height / stride), math.ceil(width / stride)
+        if self.rounding == "torchvision":
+            step_y, step_x = height // rows, width // columns
+        else:
+            step_y, step_x = stride, stride
+        y = (torch.arange(rows, dtype=torch.float32) + self.offset) * step_y
+        x = (torch.arange(columns, dtype=torch.float32) + self.offset) * step_x
+        y, x = torch.meshgrid(y, x, indexing="ij")
+        centres = torch.stack([x, y, x, y], dim=-1)  # (rows, columns, 4)
+        return (centres[:, :, None] + cells).reshape(-1, 4)
+
+
+def cell_anchors(size: float, scales: tuple[float, ...], aspect_ratios: tuple[float, ...], rounding: Rounding) -> Tensor:
+    """The anchors of one cell around the origin: (ratios * scales, 4)."""
+    scaled = torch.tensor([size * scale for scale in scales], dtype=torch.float64)
+    if rounding == "torchvision":
+        scaled = scaled.floor()
+    root = torch.tensor(aspect_ratios, dtype=torch.float64).sqrt()
+    if rounding == "torchvision":  # in its own precision, so that a half is rounded the same way
+        scaled, root = scaled.float(), torch.tensor(aspect_ratios).sqrt()
+    heights = (root[:, None] * scaled).reshape(-1)
+    widths = ((1 / root)[:, None] * scaled).reshape(-1)
+    cells = torch.stack([-widths, -heights, widths, heights], dim=-1) / 2
+    if rounding == "torchvision":
+        cells = cells.round()
+    return cells.float()

@@ -1,0 +1,63 @@
+"""Box geometry: overlap, and the offsets that the network predicts (Girshick et al. 2014, appendix C)."""
+
+import math
+
+import torch
+from torch import Tensor
+
+# exp() of a wild prediction would overflow; no object is that much larger than its anchor.
+MAX_LOG_SCALE = math.log(1000 / 16)
+
+
+def area(boxes: Tensor) -> Tensor:
+    """(..., 4) -> (...), square pixels."""
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+
+
+def intersection(boxes: Tensor, others: Tensor) -> Tensor:
+    """Shared area of every pair: (..., N, 4), (..., M, 4) -> (..., N, M)."""
+    x1, y1, x2, y2 = boxes[..., :, None, :].unbind(-1)  # (..., N, 1) each
+    other_x1, other_y1, other_x2, other_y2 = others[..., None, :, :].unbind(-1)
+    width = (torch.minimum(x2, other_x2) - torch.maximum(x1, other_x1)).clamp_(min=0)
+    height = (torch.minimum(y2, other_y2) - torch.maximum(y1, other_y1)).clamp_(min=0)
+    return width * height
+
+
+def pairwise_iou(boxes: Tensor, others: Tensor) -> Tensor:
+    """Intersection over union of every pair: (..., N, 4), (..., M, 4) -> (..., N, M). Two empty boxes give 0."""
+    shared = intersection(boxes, others)
+    union = area(boxes)[..., :, None] + area(others)[..., None, :] - shared
+    return torch.where(shared > 0, shared / union, 0)
+
+
+def pairwise_ioa(regions: Tensor, boxes: Tensor) -> Tensor:
+    """Share of each box that lies in each region: (..., N, 4), (..., M, 4) -> (..., N, M)."""
+    shared = intersection(regions, boxes)
+    return torch.where(shared > 0, shared / area(boxes)[..., None, :], 0)
+
+
+def encode(boxes: Tensor, anchors: Tensor) -> Tensor:
+    """Offsets (dx, dy, log dw, log dh) from anchors to boxes: (..., 4), (..., 4) -> (..., 4). Boxes must have an area."""
+    centres, sizes = centre_form(boxes)
+    anchor_centres, anchor_sizes = centre_form(anchors)
+    return torch.cat([(centres - anchor_centres) / anchor_sizes, torch.log(sizes / anchor_sizes)], dim=-1)
+
+
+def decode(deltas: Tensor, anchors: Tensor) -> Tensor:
+    """The inverse of `encode`: (..., 4), (..., 4) -> (..., 4), in pixels."""
+    anchor_centres, anchor_sizes = centre_form(anchors)
+    centres = deltas[..., :2] * anchor_sizes + anchor_centres
+    half = torch.exp(deltas[..., 2:].clamp(max=MAX_LOG_SCALE)) * anchor_sizes / 2
+    return torch.cat([centres - half, centres + half], dim=-1)
+
+
+def centre_form(boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """(..., 4) -> centres (..., 2) and sizes (..., 2)."""
+    sizes = boxes[..., 2:] - boxes[..., :2]
+    return boxes[..., :2] + sizes / 2, sizes
+
+
+def clip(boxes: Tensor, sizes: Tensor) -> Tensor:
+    """Cut boxes (B, D, 4) to their images, sizes (B, 2) as height and width."""
+    limits = sizes.flip(-1).repeat(1, 2)[:, None].to(boxes)  # (B, 1, 4): width, height, width, height
+    return torch.minimum(boxes.clamp(min=0), limits)

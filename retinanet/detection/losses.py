@@ -1,0 +1,130 @@
+"""What the detector learns from: focal loss on classes, a regression loss on boxes (Lin et al. 2017, section 3)."""
+
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+from retinanet.config import LossConfig
+from retinanet.detection.assignment import Assignment
+from retinanet.detection.boxes import decode, encode
+from retinanet.structures import Predictions, Targets
+
+
+def sigmoid_focal_loss(logits: Tensor, targets: Tensor, *, alpha: float, gamma: float) -> Tensor:
+    """-alpha_t (1 - p_t)^gamma log(p_t), elementwise (Lin et al. 2017, eq. 5).
+
+    Args:
+        logits: any shape.
+        targets: same shape, bool, True for the positive class.
+        alpha: weight of positives, 1 - alpha of negatives.
+        gamma: how fast well-classified examples lose their weight; 0 is balanced cross entropy.
+
+    Computed in float32 from log-sigmoids: finite, value and gradient, for logits of +-1e4.
+    """
+    logits = logits.float()
+    x_t = torch.where(targets, logits, -logits)
+    alpha_t = torch.where(targets, alpha, 1 - alpha)
+    loss = -alpha_t * F.logsigmoid(x_t)
+    if gamma == 0:
+        return loss
+    # As an exponential, never as a power of a rounded difference: for gamma < 1 that gradient would be infinite.
+    return loss * torch.exp(gamma * F.logsigmoid(-x_t))
+
+
+class ClassLoss(Protocol):
+    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor: ...  # (B, A_l, K) both; elementwise
+
+
+class BoxLoss(Protocol):
+    def __call__(self, deltas: Tensor, boxes: Tensor, anchors: Tensor) -> Tensor: ...  # -> (B, A_l), one an anchor
+
+
+class SigmoidFocal:
+    """Focal loss with fixed alpha and gamma."""
+
+    def __init__(self, *, alpha: float = 0.25, gamma: float = 2.0):
+        self.alpha = alpha
+        self.gamma = gamma
+
+    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return sigmoid_focal_loss(logits, targets, alpha=self.alpha, gamma=self.gamma)
+
+
+class SmoothL1:
+    """Smooth L1 on the encoded offsets, summed over the four (Girshick 2015, eq. 3); beta 0 is L1."""
+
+    def __init__(self, *, beta: float = 0.1):
+        self.beta = beta
+
+    def __call__(self, deltas: Tensor, boxes: Tensor, anchors: Tensor) -> Tensor:
+        return F.smooth_l1_loss(deltas, encode(boxes, anchors), beta=self.beta, reduction="none").sum(-1)
+
+
+class GIoU:
+    """1 - generalised IoU of the decoded boxes (Rezatofighi et al. 2019)."""
+
+    def __call__(self, deltas: Tensor, boxes: Tensor, anchors: Tensor) -> Tensor:
+        return torchvision.ops.generalized_box_iou_loss(decode(deltas, anchors), boxes, reduction="none")
+
+
+class Losses(NamedTuple):
+    """Scalars, float32, on the device."""
+
+    classification: Tensor
+    box_regression: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        return self.classification + self.box_regression
+
+
+class DetectionLoss(nn.Module):
+    """Class loss over every anchor that is not ignored, box loss over positive ones, both divided by `num_positive`."""
+
+    def __init__(self, class_loss: ClassLoss, box_loss: BoxLoss, *, class_weight: float = 1.0, box_weight: float = 1.0):
+        super().__init__()
+        self.class_loss = class_loss
+        self.box_loss = box_loss
+        self.class_weight = class_weight
+        self.box_weight = box_weight
+
+    def forward(
+        self, predictions: Predictions, assignment: Assignment, targets: Targets, num_positive: Tensor
+    ) -> Losses:
+        """Sum over the batch, divided by `num_positive`: the positives of the whole global batch, at least 1.
+
+        Args:
+            predictions: of B images, any float type.
+            assignment: of the same images, over the anchors of all levels in their order.
+            targets: ground truth, the rows that `assignment.gt_index` points at.
+            num_positive: () float32.
+        """
+        sizes = [len(anchors) for anchors in predictions.anchors]
+        gt_index, positive, negative = (part.split(sizes, dim=1) for part in assignment)
+        class_sum = box_sum = torch.zeros((), device=num_positive.device)
+        for level, (logits, deltas, anchors) in enumerate(zip(*predictions, strict=True)):
+            index = gt_index[level]  # (B, A_l)
+            labels = targets.labels.gather(1, index)
+            boxes = targets.boxes.gather(1, index[..., None].expand(-1, -1, 4))
+            counted = (positive[level] | negative[level])[..., None]
+
+            classes = torch.arange(logits.shape[-1], device=logits.device)
+            is_class = (labels[..., None] == classes) & positive[level][..., None]  # (B, A_l, K)
+            class_sum = class_sum + torch.where(counted, self.class_loss(logits, is_class), 0).sum()
+            # Computed for every anchor and masked: a boolean index would make the device wait for the host.
+            box_loss = self.box_loss(deltas.float(), boxes, anchors)
+            box_sum = box_sum + torch.where(positive[level], box_loss, 0).sum()
+        return Losses(self.class_weight * class_sum / num_positive, self.box_weight * box_sum / num_positive)
+
+
+def build_loss(cfg: LossConfig) -> DetectionLoss:
+    class_loss = SigmoidFocal(alpha=cfg.classification.alpha, gamma=cfg.classification.gamma)
+    match cfg.box.type:
+        case "smooth_l1":
+            box_loss: BoxLoss = SmoothL1(beta=cfg.box.beta)
+        case "giou":
+            box_loss = GIoU()
+    return DetectionLoss(class_loss, box_loss, class_weight=cfg.class_weight, box_weight=cfg.box_weight)

@@ -1,0 +1,25 @@
+"""Non-maximum suppression."""
+
+import torchvision
+from torch import Tensor
+
+
+def nms_by_group(boxes: Tensor, scores: Tensor, groups: Tensor, *, max_iou: float) -> Tensor:
+    """Keep the best of the boxes that overlap within a group; groups do not see each other.
+
+    Args:
+        boxes: (D, 4).
+        scores: (D,).
+        groups: (D,) int64, for example image * num_classes + label.
+        max_iou: of two boxes of a group with a larger IoU, the one with the lower score goes.
+
+    Returns: (D_kept,) int64, the boxes to keep, best first.
+    """
+    if len(boxes) == 0:
+        return groups.new_zeros(0)
+    # One call for all groups, each moved to a place of its own. In float64 the move costs no precision, where float32
+    # would lose up to a hundredth of a pixel with many classes.
+    boxes = boxes.double()
+    low = boxes.min()
+    spacing = boxes.max() - low + 1
+    return torchvision.ops.nms(boxes - low + (groups * spacing)[:, None], scores.double(), max_iou)

@@ -1,0 +1,68 @@
+"""From predictions to detections (Lin et al. 2017, section 4, "Inference")."""
+
+import torch
+from torch import Tensor
+
+from retinanet.detection.boxes import clip, decode
+from retinanet.detection.nms import nms_by_group
+from retinanet.structures import Detections, Predictions
+
+
+class Postprocess:
+    """Best anchors per level, decoded, suppressed per class, best `max_detections` of each image.
+
+    Args:
+        min_score: a candidate scores more than this.
+        top_k: candidates kept on each level, (anchor, class) pairs, before suppression.
+        nms_iou: of two boxes of one class that overlap by more, the weaker goes.
+        max_detections: kept per image over all levels and classes.
+    """
+
+    def __init__(
+        self, *, min_score: float = 0.05, top_k: int = 1000, nms_iou: float = 0.5, max_detections: int = 100
+    ):
+        self.min_score = min_score
+        self.top_k = top_k
+        self.nms_iou = nms_iou
+        self.max_detections = max_detections
+
+    @torch.no_grad()
+    def __call__(self, predictions: Predictions, image_sizes: Tensor, original_sizes: Tensor) -> list[Detections]:
+        """Detections of each image, boxes in pixels of the original picture.
+
+        Args:
+            predictions: of B images.
+            image_sizes: (B, 2), height and width inside the padding; boxes are cut to it.
+            original_sizes: (B, 2), height and width of the picture before resizing.
+        """
+        scores, boxes, labels = self._candidates(predictions)
+        boxes = clip(boxes, image_sizes)
+        batch, num_classes = len(image_sizes), predictions.class_logits[0].shape[-1]
+
+        image, position = torch.nonzero(scores > self.min_score, as_tuple=True)  # a host read, the only one
+        scores, boxes, labels = scores[image, position], boxes[image, position], labels[image, position]
+        keep = nms_by_group(boxes, scores, image * num_classes + labels, max_iou=self.nms_iou)
+        image, scores, boxes, labels = image[keep], scores[keep], boxes[keep], labels[keep]
+
+        scale = (original_sizes / image_sizes).flip(-1).repeat(1, 2).to(boxes)  # (B, 4)
+        boxes = boxes * scale[image]
+        detections = []
+        for index in range(batch):
+            mine = torch.nonzero(image == index)[: self.max_detections, 0]
+            detections.append(Detections(boxes[mine], scores[mine], labels[mine]))
+        return detections
+
+    def _candidates(self, predictions: Predictions) -> tuple[Tensor, Tensor, Tensor]:
+        """Top-k of each level before decoding: scores (B, C), boxes (B, C, 4), labels (B, C)."""
+        scores_per_level, boxes_per_level, labels_per_level = [], [], []
+        for logits, deltas, anchors in zip(*predictions, strict=True):
+            num_classes = logits.shape[-1]
+            # Ranked as probabilities, like every reference: two logits may round to one score, and then order is by place.
+            scores = logits.float().sigmoid().flatten(1)
+            scores, pair = scores.topk(min(self.top_k, scores.shape[1]), dim=1)
+            anchor = pair // num_classes  # (B, k)
+            deltas = deltas.float().gather(1, anchor[..., None].expand(-1, -1, 4))
+            scores_per_level.append(scores)
+            boxes_per_level.append(decode(deltas, anchors[anchor]))
+            labels_per_level.append(pair % num_classes)
+        return torch.cat(scores_per_level, 1), torch.cat(boxes_per_level, 1), torch.cat(labels_per_level, 1)

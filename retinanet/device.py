@@ -1,0 +1,52 @@
+"""Where and in which precision a run computes."""
+
+import os
+
+import torch
+
+from retinanet.errors import InputError
+
+
+def resolve_device(name: str) -> torch.device:
+    """ "auto" is the accelerator that torch finds, else the CPU.
+
+    Raises:
+        InputError: the device is not known or not there.
+    """
+    if name == "auto":
+        found = torch.accelerator.current_accelerator(check_available=True)
+        return found if found is not None else torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"device: {name} cannot be used: {str(error).splitlines()[0]}; set device=auto or cpu") from None
+    return device
+
+
+def resolve_precision(device: torch.device, precision: str) -> torch.dtype:
+    """The type the network computes in. "auto" is bfloat16 where the hardware has it, else float32."""
+    if precision == "auto":
+        return torch.bfloat16 if has_bfloat16(device) else torch.float32
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is faster than float32: native instructions, not an emulation."""
+    if device.type == "cpu":
+        return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    return False
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+
+def set_determinism(deterministic: bool) -> None:
+    """The same bits again on the same machine with the same number of threads; or the fastest kernels."""
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = not deterministic

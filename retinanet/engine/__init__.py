@@ -1,0 +1,1 @@
+"""Running the detector: training, evaluation, and what they write."""

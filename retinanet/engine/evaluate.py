@@ -1,0 +1,75 @@
+"""A model on a validation set: detections, COCO AP, and the loss."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from retinanet.config import AssignmentConfig
+from retinanet.data.coco import CocoData
+from retinanet.detection.assignment import assign
+from retinanet.detection.losses import DetectionLoss
+from retinanet.detection.postprocess import Postprocess
+from retinanet.device import autocast
+from retinanet.evaluation.coco import CocoScores, coco_results, score_results
+from retinanet.structures import Batch, Detections
+
+
+class Evaluation(NamedTuple):
+    scores: CocoScores
+    detections: dict[int, Detections]  # by position in the data set
+    losses: dict[str, float]  # per positive anchor of the whole set
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    data: CocoData,
+    *,
+    postprocess: Postprocess,
+    criterion: DetectionLoss,
+    assignment: AssignmentConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+    num_batches: int | None = None,
+) -> Evaluation:
+    """Detect on every batch and score the whole. The model's mode is as before, whatever happens."""
+    was_training = model.training
+    model.eval()
+    detections: dict[int, Detections] = {}
+    sums = torch.zeros(3, device=device)  # class loss, box loss, positive anchors
+    one = torch.ones((), device=device)
+    try:
+        for batch in progress(batches, "evaluating", num_batches):
+            batch = batch.to(device)
+            with autocast(device, dtype):
+                predictions = model(batch.images, batch.image_sizes)
+            matched = assign(torch.cat(predictions.anchors), batch.targets, **assignment.model_dump())
+            losses = criterion(predictions, matched, batch.targets, one)
+            sums += torch.stack([losses.classification, losses.box_regression, matched.positive.sum().float()])
+            found = postprocess(predictions, batch.image_sizes, batch.original_sizes)
+            for index, result in zip(batch.image_indices, found, strict=True):
+                detections[index] = Detections(*(tensor.cpu() for tensor in result))
+    finally:
+        model.train(was_training)
+    ordered = sorted(((data.records[index].image_id, result) for index, result in detections.items()), key=_image_id)
+    scores = score_results(data.ground_truth, coco_results(ordered, data.category_ids))
+    class_loss, box_loss, num_positive = sums.tolist()
+    num_positive = max(num_positive, 1.0)
+    losses = {"class_loss": class_loss / num_positive, "box_loss": box_loss / num_positive}
+    return Evaluation(scores, detections, {"loss": sum(losses.values()), **losses})
+
+
+def _image_id(item: tuple[int, Detections]) -> int:
+    return item[0]
+
+
+def progress(items: Iterable, what: str, total: int | None, *, initial: int = 0) -> tqdm:
+    """A bar with the time left; on a file or a pipe a line now and then."""
+    import sys
+
+    interval = 0.2 if sys.stderr.isatty() else 15.0
+    return tqdm(items, desc=what, total=total, initial=initial, mininterval=interval, dynamic_ncols=True, leave=False)

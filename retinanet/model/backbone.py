@@ -1,0 +1,128 @@
+"""ResNet and ResNeXt (He et al. 2016, Xie et al. 2017) as feature extractors, from torchvision."""
+
+import urllib.error
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from retinanet.errors import InputError
+
+Norm = Literal["frozen", "batch", "sync", "group"]
+GROUPS = 32
+
+
+class ResNet(nn.Module):
+    """C3, C4 and C5 of a torchvision residual network.
+
+    Its state dict has torchvision's names without `fc`, so ImageNet weights load as they are.
+
+    Args:
+        name: a residual network of torchvision, such as "resnet50" or "resnext101_32x8d".
+        norm: "frozen" keeps the statistics of the weights and learns nothing; "batch", "sync" and "group" learn.
+        frozen_stages: how many leading parts never change: 1 is the stem, 2 the stem and `layer1`, up to 5 for all.
+    """
+
+    def __init__(self, name: str, *, norm: Norm, frozen_stages: int):
+        super().__init__()
+        full = getattr(torchvision.models, name)(weights=None, norm_layer=norm_layer(norm))
+        self.conv1, self.bn1, self.relu, self.maxpool = full.conv1, full.bn1, full.relu, full.maxpool
+        self.layer1, self.layer2, self.layer3, self.layer4 = full.layer1, full.layer2, full.layer3, full.layer4
+        self.out_channels = tuple(full.fc.in_features // shrink for shrink in (4, 2, 1))
+        stages = [nn.ModuleList([self.conv1, self.bn1]), self.layer1, self.layer2, self.layer3, self.layer4]
+        self._frozen = stages[:frozen_stages]  # a plain list: the modules are registered above
+        for stage in self._frozen:
+            stage.requires_grad_(False)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) normalised -> C3, C4, C5 of strides 8, 16, 32."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        c3 = self.layer2(self.layer1(x))
+        c4 = self.layer3(c3)
+        return [c3, c4, self.layer4(c4)]
+
+    def train(self, mode: bool = True) -> "ResNet":
+        """Frozen parts stay in evaluation mode, so that their batch statistics do not move either."""
+        super().train(mode)
+        for stage in self._frozen:
+            stage.eval()
+        return self
+
+
+def norm_layer(norm: Norm) -> Callable[[int], nn.Module]:
+    """The normalisation that a configuration names, as a function of the channel count."""
+    match norm:
+        case "frozen":
+            return torchvision.ops.FrozenBatchNorm2d
+        case "batch":
+            return nn.BatchNorm2d
+        case "sync":
+            return nn.SyncBatchNorm
+        case "group":
+            return partial(nn.GroupNorm, GROUPS)
+
+
+def load_backbone_weights(backbone: ResNet, name: str, weights: str) -> None:
+    """Load ImageNet weights by name or from a file.
+
+    Args:
+        backbone: changed in place.
+        name: its architecture.
+        weights: "imagenet" for torchvision's newest, one of its names such as "IMAGENET1K_V1", or a path.
+
+    Raises:
+        InputError: the name is not known, the download failed, or the file does not hold this network.
+    """
+    if weights == "imagenet" or weights.startswith("IMAGENET"):
+        state, source = _download(name, weights)
+    else:
+        state, source = _read(Path(weights)), weights
+    # The classifier has no place here; a normalisation without running statistics has no use for the counter.
+    state = {key: value for key, value in state.items() if not key.startswith("fc.")}
+    wanted = backbone.state_dict()
+    state = {key: value for key, value in state.items() if key in wanted or not key.endswith("num_batches_tracked")}
+    missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
+    unknown = [key for key in state if key not in wanted]
+    misshapen = [key for key in state if key in wanted and state[key].shape != wanted[key].shape]
+    if missing or unknown or misshapen:
+        raise InputError(
+            f"{source}: does not hold the weights of {name}: {len(missing)} missing {missing[:3]}, {len(unknown)} "
+            f"unknown {unknown[:3]}, {len(misshapen)} of another shape {misshapen[:3]}; set model.backbone to the "
+            "network of the file, model.norm to frozen, batch or sync for ImageNet weights, or model.weights to none"
+        )
+    backbone.load_state_dict(state, strict=False)
+
+
+def _download(name: str, weights: str) -> tuple[dict[str, Tensor], str]:
+    known = torchvision.models.get_model_weights(name)
+    wanted = "DEFAULT" if weights == "imagenet" else weights
+    if wanted not in known.__members__:
+        raise InputError(f"model.weights: {weights} is not known for {name}; known are {', '.join(known.__members__)}")
+    url = known[wanted].url
+    target = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+    try:
+        return known[wanted].get_state_dict(progress=True, check_hash=True), url
+    except (urllib.error.URLError, OSError, RuntimeError) as error:
+        raise InputError(
+            f"model.weights: {weights} for {name} could not be downloaded from {url} to {target}: {error}; put the "
+            "file there by hand, name a file with model.weights=PATH, or train from scratch with model.weights=none "
+            "model.frozen_stages=0 model.norm=batch"
+        ) from None
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(
+            f"model.weights: {path} is not there; name an existing file, imagenet, or none to train from scratch"
+        ) from None
+    except Exception as error:  # torch.load raises a different type for each way a file can be broken
+        raise InputError(f"model.weights: {path} is not a file of weights: {str(error).splitlines()[0]}") from None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(f"model.weights: {path} holds no plain state dict (names to tensors)")
+    return state

@@ -1,0 +1,38 @@
+"""Feature pyramid (Lin et al. 2017, "Feature Pyramid Networks"), P3 to P7."""
+
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class FeaturePyramid(nn.Module):
+    """C3, C4, C5 -> P3 to P7, all of `channels` channels.
+
+    Args:
+        in_channels: of C3, C4 and C5.
+        channels: of every output.
+        p6_from: "c5" is the paper's, "p5" that of some later code. P7 is made from ReLU(P6).
+    """
+
+    def __init__(self, in_channels: tuple[int, ...], channels: int, *, p6_from: Literal["c5", "p5"] = "c5"):
+        super().__init__()
+        self.p6_from = p6_from
+        self.laterals = nn.ModuleList(nn.Conv2d(count, channels, 1) for count in in_channels)
+        self.outputs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in in_channels)
+        self.p6 = nn.Conv2d(in_channels[-1] if p6_from == "c5" else channels, channels, 3, stride=2, padding=1)
+        self.p7 = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_uniform_(module.weight, a=1)  # uniform Xavier for equal fan-in and fan-out
+                nn.init.zeros_(module.bias)
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        merged = [lateral(feature) for lateral, feature in zip(self.laterals, features, strict=True)]
+        for level in range(len(merged) - 1, 0, -1):
+            # To the exact size of the finer level: an odd size does not double evenly.
+            coarse = F.interpolate(merged[level], size=merged[level - 1].shape[-2:], mode="nearest")
+            merged[level - 1] = merged[level - 1] + coarse
+        pyramid = [output(feature) for output, feature in zip(self.outputs, merged, strict=True)]
+        p6 = self.p6(features[-1] if self.p6_from == "c5" else pyramid[-1])
+        return [*pyramid, p6, self.p7(F.relu(p6))]

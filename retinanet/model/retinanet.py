@@ -1,0 +1,83 @@
+"""The whole network: pictures in, `Predictions` out, in training and in evaluation alike."""
+
+import torch
+from torch import Tensor, nn
+
+from retinanet.config import ModelConfig
+from retinanet.detection.anchors import AnchorGenerator
+from retinanet.model.backbone import ResNet, load_backbone_weights
+from retinanet.model.fpn import FeaturePyramid
+from retinanet.model.head import RetinaNetHead
+from retinanet.structures import Predictions
+
+
+class RetinaNet(nn.Module):
+    """Backbone, pyramid and heads over anchors.
+
+    Args:
+        mean, std: of the backbone's training pictures, per RGB channel, in 0..255.
+    """
+
+    def __init__(
+        self,
+        backbone: ResNet,
+        fpn: FeaturePyramid,
+        head: RetinaNetHead,
+        anchors: AnchorGenerator,
+        *,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+    ):
+        super().__init__()
+        self.backbone = backbone
+        self.fpn = fpn
+        self.head = head
+        self.anchors = anchors
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor, image_sizes: Tensor) -> Predictions:
+        """uint8 (B, 3, H, W) with sizes (B, 2) inside the padding -> predictions for every anchor."""
+        class_logits, box_deltas = self.head(self.fpn(self.backbone(self.normalise(images, image_sizes))))
+        return Predictions(class_logits, box_deltas, self.anchors(*images.shape[-2:], images.device))
+
+    def normalise(self, images: Tensor, image_sizes: Tensor) -> Tensor:
+        """Zero mean and unit spread inside the pictures, zero in the padding, channels last."""
+        height, width = images.shape[-2:]
+        rows = torch.arange(height, device=images.device) < image_sizes[:, :1]  # (B, H)
+        columns = torch.arange(width, device=images.device) < image_sizes[:, 1:]  # (B, W)
+        inside = rows[:, None, :, None] & columns[:, None, None, :]  # (B, 1, H, W)
+        images = images.contiguous(memory_format=torch.channels_last)
+        return ((images - self.mean) / self.std) * inside
+
+
+def build_model(cfg: ModelConfig, num_classes: int) -> RetinaNet:
+    """The only function in model/ that reads a config. Weights of the backbone are not loaded here."""
+    anchors = AnchorGenerator(
+        strides=cfg.anchors.strides,
+        sizes=cfg.anchors.sizes,
+        scales=cfg.anchors.scales,
+        aspect_ratios=cfg.anchors.aspect_ratios,
+        offset=cfg.anchors.offset,
+        rounding=cfg.anchors.rounding,
+    )
+    backbone = ResNet(cfg.backbone, norm=cfg.norm, frozen_stages=cfg.frozen_stages)
+    fpn = FeaturePyramid(backbone.out_channels, cfg.channels, p6_from=cfg.p6_from)
+    head = RetinaNetHead(
+        cfg.channels,
+        num_anchors=anchors.num_per_cell,
+        num_classes=num_classes,
+        num_convs=cfg.head_convs,
+        norm=cfg.head_norm,
+        prior=cfg.prior,
+    )
+    model = RetinaNet(backbone, fpn, head, anchors, mean=cfg.mean, std=cfg.std)
+    return model.to(memory_format=torch.channels_last)
+
+
+def build_model_for_training(cfg: ModelConfig, num_classes: int) -> RetinaNet:
+    """`build_model`, with the backbone's weights as the config asks."""
+    model = build_model(cfg, num_classes)
+    if cfg.weights != "none":
+        load_backbone_weights(model.backbone, cfg.backbone, cfg.weights)
+    return model

@@ -1,0 +1,58 @@
+"""Records that flow through the detector.
+
+Shape letters, here and in every comment:
+    B images   H, W padded input size   L pyramid levels   A anchors (A_l on one level)
+    K classes, no background   N ground-truth boxes of one image, maybe 0   D detections of one image
+Boxes are (x1, y1, x2, y2) in pixels of the padded input unless the name says otherwise.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Targets(NamedTuple):
+    """Ground truth of a batch, padded to one N. A row in neither mask is padding: the box (0, 0, 1, 1), label 0."""
+
+    boxes: Tensor  # (B, N, 4) float32
+    labels: Tensor  # (B, N) int64, 0..K-1
+    is_object: Tensor  # (B, N) bool
+    is_crowd: Tensor  # (B, N) bool, regions where nothing is background
+
+    def to(self, device: torch.device) -> "Targets":
+        return Targets(*(tensor.to(device, non_blocking=True) for tensor in self))
+
+
+class Batch(NamedTuple):
+    """Pictures resized into one padded shape, and what is on them."""
+
+    images: Tensor  # (B, 3, H, W) uint8, RGB, zero in the padding
+    image_sizes: Tensor  # (B, 2) int64, height and width inside the padding
+    original_sizes: Tensor  # (B, 2) int64, height and width of the file
+    targets: Targets
+    image_indices: tuple[int, ...]  # positions in the data set, for reports and for evaluation
+
+    def to(self, device: torch.device) -> "Batch":
+        return self._replace(
+            images=self.images.to(device, non_blocking=True),
+            image_sizes=self.image_sizes.to(device, non_blocking=True),
+            original_sizes=self.original_sizes.to(device, non_blocking=True),
+            targets=self.targets.to(device),
+        )
+
+
+class Predictions(NamedTuple):
+    """What the network says, level by level, the same in training and in evaluation."""
+
+    class_logits: list[Tensor]  # L x (B, A_l, K)
+    box_deltas: list[Tensor]  # L x (B, A_l, 4)
+    anchors: list[Tensor]  # L x (A_l, 4)
+
+
+class Detections(NamedTuple):
+    """Objects found in one image, best first, boxes in pixels of the original picture."""
+
+    boxes: Tensor  # (D, 4) float32
+    scores: Tensor  # (D,) float32
+    labels: Tensor  # (D,) int64

@@ -1,0 +1,101 @@
+import ast
+import importlib.metadata
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from retinanet import __version__
+
+REPO = Path(__file__).resolve().parent.parent
+SETUPTOOLS_NEEDED = (70, 1)  # from here on setuptools makes wheels without the package `wheel`
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    """A copy of what is packaged: a build writes into its source folder, and an older one there would leak into it."""
+    if importlib.util.find_spec("pip") is None or importlib.util.find_spec("setuptools") is None:
+        pytest.skip("building a wheel without downloads needs pip and setuptools in this environment")
+    found = importlib.metadata.version("setuptools")
+    if tuple(map(int, found.split(".")[:2])) < SETUPTOOLS_NEEDED:
+        pytest.skip(f"setuptools is {found}; building a wheel without downloads needs 70.1 or later")
+    folder = tmp_path_factory.mktemp("source")
+    for name in ("setup.py", "pyproject.toml", "LICENSE"):
+        shutil.copy(REPO / name, folder)
+    for name in ("retinanet", "tools", "configs"):
+        shutil.copytree(REPO / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+def run_pip(*arguments: str | Path) -> None:
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def wheel(source, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    run_pip("wheel", "--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", folder, source)
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+def files_of(folder: Path, pattern: str) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob(pattern)}
+
+
+def test_wheel_holds_package_tools_and_configs_once(source, wheel):
+    expected = (
+        {f"retinanet/{name}" for name in files_of(source / "retinanet", "*.py")}
+        | {f"retinanet/tools/{name}" for name in files_of(source / "tools", "*.py")}
+        | {f"retinanet/configs/{name}" for name in files_of(source / "configs", "*.py")}
+        | {f"retinanet/configs/{name}" for name in files_of(source / "configs", "*.yaml")}
+    )
+    with zipfile.ZipFile(wheel) as archive:
+        held = [name for name in archive.namelist() if ".dist-info/" not in name]
+    # A folder of retinanet/ without an __init__.py would be missing here.
+    assert sorted(held) == sorted(expected)
+
+
+def test_wheel_says_version_python_and_command(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        read = {name.split("/")[1]: archive.read(name).decode() for name in archive.namelist() if ".dist-info/" in name}
+    assert re.search(rf"^Version: {re.escape(__version__)}$", read["METADATA"], re.MULTILINE)
+    assert re.search(r"^Requires-Python: >=3\.11$", read["METADATA"], re.MULTILINE)
+    assert "retinanet = retinanet.__main__:main" in read["entry_points.txt"]
+
+
+@pytest.mark.parametrize("kind", ["wheel", "editable"])
+def test_installed_from_elsewhere_finds_tools_and_configs(kind, source, wheel, tmp_path):
+    site = tmp_path / "site"
+    if kind == "wheel":
+        run_pip("install", "--no-deps", "--no-index", "--target", site, wheel)
+    else:
+        run_pip("install", "--no-deps", "--no-index", "--no-build-isolation", "--target", site, "--editable", source)
+    # -S runs no .pth file: an editable install of the repository itself would answer in place of this one.
+    code = f"""
+import sys
+sys.path.insert(0, {str(site)!r})
+import importlib.resources, importlib.util, site
+site.addsitedir({str(site)!r})
+print([importlib.util.find_spec("retinanet." + name).origin for name in ("__main__", "tools", "tools.train")])
+print(sorted(entry.name for entry in importlib.resources.files("retinanet.configs").iterdir()))
+"""
+    others = [path for path in sys.path if path and Path(path).resolve() not in (REPO, REPO / "tests")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(others)}
+    command = [sys.executable, "-S", "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    origins, configs = map(ast.literal_eval, done.stdout.splitlines())
+    root = site if kind == "wheel" else source
+    assert all(origin.startswith(f"{root}{os.sep}") for origin in origins), origins
+    assert files_of(REPO / "configs", "*.yaml") <= set(configs)

@@ -1,0 +1,90 @@
+"""Detect objects in pictures: draw them, and write them down."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from torchvision.io import write_png
+
+from retinanet.data.image import read_image
+from retinanet.engine.evaluate import progress
+from retinanet.engine.logger import start_logging
+from retinanet.errors import InputError, exit_code
+from retinanet.evaluation.coco import coco_results
+from retinanet.inference.predictor import Predictor
+from retinanet.pages.draw import draw_detections
+
+ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+
+
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(
+        prog="predict",
+        description=__doc__,
+        epilog="example: predict runs/cells/checkpoints/best.pt my/pictures --output found --min-score 0.5",
+    )
+    result.add_argument("checkpoint", type=Path, help="a file that training wrote")
+    result.add_argument("images", nargs="+", type=Path, help="pictures, or folders of them")
+    result.add_argument("--output", type=Path, required=True, metavar="DIR", help="for the pictures and detections.json")
+    result.add_argument("--min-score", type=float, default=0.3, help="draw detections from this score (default: 0.3)")
+    result.add_argument("--limit", type=int, metavar="N", help="only the first N pictures")
+    result.add_argument("--batch-size", type=int, default=8, metavar="N", help="pictures at a time (default: 8)")
+    result.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="changes one key of the config")
+    return result
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
+
+    def run() -> None:
+        start_logging()
+        predictor = Predictor.from_checkpoint(arguments.checkpoint, arguments.set)
+        files = find_pictures(arguments.images)[: arguments.limit]
+        arguments.output.mkdir(parents=True, exist_ok=True)
+        results, names, count = [], output_names(files), 0
+        found = predictor.predict(files, batch_size=arguments.batch_size)
+        for number, (file, detections) in enumerate(zip(progress(files, "predicting", len(files)), found, strict=True), 1):
+            image = read_image(file, max_pixels=predictor.cfg.data.max_pixels)
+            drawn = draw_detections(image, detections, predictor.class_names, min_score=arguments.min_score)
+            write_png(drawn, str(arguments.output / names[file]))
+            entries = coco_results([(number, detections)], predictor.category_ids)
+            results += [{**entry, "file_name": str(file)} for entry in entries]
+            count += int((detections.scores >= arguments.min_score).sum())
+        (arguments.output / "detections.json").write_text(json.dumps(results), encoding="utf-8")
+        print(f"{count} objects from score {arguments.min_score} upwards on {len(files)} pictures in {arguments.output}")
+
+    return exit_code(run)
+
+
+def find_pictures(paths: list[Path]) -> list[Path]:
+    """Pictures in the order given; those of a folder by name.
+
+    Raises:
+        InputError: a path is not there, or a folder holds no picture.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in ENDINGS)
+            if not inside:
+                raise InputError(f"{path}: holds no picture; looked for {', '.join(sorted(ENDINGS))}")
+            found += inside
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise InputError(f"{path}: no such picture or folder")
+    return found
+
+
+def output_names(files: list[Path]) -> dict[Path, str]:
+    """A name for each drawn picture; where two files share a name, their number keeps them apart."""
+    names: dict[Path, str] = {}
+    for number, file in enumerate(files, 1):
+        name = f"{file.stem}.png"
+        names[file] = name if name not in names.values() else f"{file.stem}_{number}.png"
+    return names
+
+
+if __name__ == "__main__":
+    sys.exit(main())
