@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+
 class StrictModel(BaseModel):
     """Frozen, no unknown keys, no silent conversion: true is not 1, "10" is not 10."""
 

@@ -119,7 +119,9 @@ def merge(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
         old = merged.get(key)
         if isinstance(value, dict) and isinstance(old, list) and len(old) == 1 and isinstance(old[0], dict):
             old = old[0]  # one data source, written as a list
-        same_part = isinstance(old, dict) and isinstance(value, dict) and value.get("type", old.get("type")) == old.get("type")
+        same_part = (
+            isinstance(old, dict) and isinstance(value, dict) and value.get("type", old.get("type")) == old.get("type")
+        )
         merged[key] = merge(old, value) if same_part else value
     return merged
 
@@ -203,10 +205,12 @@ def _walk(location: tuple[str | int, ...]) -> tuple[list[type[BaseModel]], str]:
     owners: list[type[BaseModel]] = [Config]
     key: list[str] = []
     for position, part in enumerate(location):
-        below = [m for owner in owners if part in owner.model_fields for m in _models_in(owner.model_fields[part].annotation)]
+        below = [
+            m for owner in owners if part in owner.model_fields for m in _models_in(owner.model_fields[part].annotation)
+        ]
         tagged = [owner for owner in owners if isinstance(part, str) and _has_tag(owner, part)]
         in_union = isinstance(part, str) and not any(part in owner.model_fields for owner in owners)
-        if in_union and position < len(location) - 1 or part in ("str", "function-before[_as_tuple()]"):
+        if (in_union and position < len(location) - 1) or part in ("str", "function-before[_as_tuple()]"):
             owners = tagged or owners
             continue
         key.append(str(part))

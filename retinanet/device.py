@@ -20,7 +20,9 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(f"device: {name} cannot be used: {str(error).splitlines()[0]}; set device=auto or cpu") from None
+        raise InputError(
+            f"device: {name} cannot be used: {str(error).splitlines()[0]}; set device=auto or cpu"
+        ) from None
     return device
 
 

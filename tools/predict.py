@@ -26,7 +26,9 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("checkpoint", type=Path, help="a file that training wrote")
     result.add_argument("images", nargs="+", type=Path, help="pictures, or folders of them")
-    result.add_argument("--output", type=Path, required=True, metavar="DIR", help="for the pictures and detections.json")
+    result.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="for the pictures and detections.json"
+    )
     result.add_argument("--min-score", type=float, default=0.3, help="draw detections from this score (default: 0.3)")
     result.add_argument("--limit", type=int, metavar="N", help="only the first N pictures")
     result.add_argument("--batch-size", type=int, default=8, metavar="N", help="pictures at a time (default: 8)")
@@ -44,7 +46,9 @@ def main(argv: list[str] | None = None) -> int:
         arguments.output.mkdir(parents=True, exist_ok=True)
         results, names, count = [], output_names(files), 0
         found = predictor.predict(files, batch_size=arguments.batch_size)
-        for number, (file, detections) in enumerate(zip(progress(files, "predicting", len(files)), found, strict=True), 1):
+        for number, (file, detections) in enumerate(
+            zip(progress(files, "predicting", len(files)), found, strict=True), 1
+        ):
             image = read_image(file, max_pixels=predictor.cfg.data.max_pixels)
             drawn = draw_detections(image, detections, predictor.class_names, min_score=arguments.min_score)
             write_png(drawn, str(arguments.output / names[file]))
@@ -52,7 +56,9 @@ def main(argv: list[str] | None = None) -> int:
             results += [{**entry, "file_name": str(file)} for entry in entries]
             count += int((detections.scores >= arguments.min_score).sum())
         (arguments.output / "detections.json").write_text(json.dumps(results), encoding="utf-8")
-        print(f"{count} objects from score {arguments.min_score} upwards on {len(files)} pictures in {arguments.output}")
+        print(
+            f"{count} objects from score {arguments.min_score} upwards on {len(files)} pictures in {arguments.output}"
+        )
 
     return exit_code(run)
 

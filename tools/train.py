@@ -15,8 +15,12 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__,
         epilog="example: train bccd_r18 --output runs/cells train.epochs=12 data.train.images=my/pictures",
     )
-    result.add_argument("config", help="a YAML file, or the name of a config that the package ships, such as quickstart")
-    result.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes one key of the config: train.epochs=3")
+    result.add_argument(
+        "config", help="a YAML file, or the name of a config that the package ships, such as quickstart"
+    )
+    result.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="changes one key of the config: train.epochs=3"
+    )
     result.add_argument("--output", type=Path, metavar="DIR", help="run folder (default: runs/NAME-OF-CONFIG)")
     result.add_argument("--resume", action="store_true", help="go on from the last checkpoint of the run folder")
     result.add_argument("--overwrite", action="store_true", help="delete the run that the folder holds, and start anew")

@@ -105,7 +105,9 @@ def load_coco(
             records.append(record)
             for annotation in annotations:
                 label = chosen.label_of[names[annotation["category_id"]]]
-                kept_annotations.append(_for_evaluation(annotation, image_id, category_ids[label], len(kept_annotations)))
+                kept_annotations.append(
+                    _for_evaluation(annotation, image_id, category_ids[label], len(kept_annotations))
+                )
         if missing:
             raise InputError(
                 f"{source.annotations}: {len(missing)} of {len(document['images'])} pictures are not in {folder}, "
@@ -293,7 +295,9 @@ def _read_document(file: str) -> dict[str, Any]:
     for annotation in document["annotations"]:
         for field, known in (("image_id", image_ids), ("category_id", category_ids)):
             if annotation[field] not in known:
-                raise InputError(f"{file}: annotation {annotation['id']} has {field} {annotation[field]}, which is not listed")
+                raise InputError(
+                    f"{file}: annotation {annotation['id']} has {field} {annotation[field]}, which is not listed"
+                )
     return document
 
 

@@ -65,7 +65,9 @@ class Pictures(Dataset):
         )
 
 
-def make_loader(pictures: Pictures, batches: Iterable[list[Sample]], *, workers: int, pin_memory: bool) -> Iterator[Batch]:
+def make_loader(
+    pictures: Pictures, batches: Iterable[list[Sample]], *, workers: int, pin_memory: bool
+) -> Iterator[Batch]:
     """Batches in the order of the plan, whatever the number of workers.
 
     Raises:

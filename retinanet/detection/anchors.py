@@ -58,7 +58,9 @@ class AnchorGenerator:
         return (centres[:, :, None] + cells).reshape(-1, 4)
 
 
-def cell_anchors(size: float, scales: tuple[float, ...], aspect_ratios: tuple[float, ...], rounding: Rounding) -> Tensor:
+def cell_anchors(
+    size: float, scales: tuple[float, ...], aspect_ratios: tuple[float, ...], rounding: Rounding
+) -> Tensor:
     """The anchors of one cell around the origin: (ratios * scales, 4)."""
     scaled = torch.tensor([size * scale for scale in scales], dtype=torch.float64)
     if rounding == "torchvision":

@@ -18,9 +18,7 @@ class Postprocess:
         max_detections: kept per image over all levels and classes.
     """
 
-    def __init__(
-        self, *, min_score: float = 0.05, top_k: int = 1000, nms_iou: float = 0.5, max_detections: int = 100
-    ):
+    def __init__(self, *, min_score: float = 0.05, top_k: int = 1000, nms_iou: float = 0.5, max_detections: int = 100):
         self.min_score = min_score
         self.top_k = top_k
         self.nms_iou = nms_iou

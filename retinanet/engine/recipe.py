@@ -20,7 +20,9 @@ from retinanet.engine.optimizer import effective_lr, lr_factor
 PACKAGES = ("torch", "torchvision", "torchcodec", "pycocotools", "pydantic", "numpy", "pillow")
 
 
-def describe(cfg: Config, train: CocoData, model: nn.Module, num_steps: int, device: torch.device, dtype: torch.dtype) -> str:
+def describe(
+    cfg: Config, train: CocoData, model: nn.Module, num_steps: int, device: torch.device, dtype: torch.dtype
+) -> str:
     """The effective recipe, for a person."""
     boxes = sum(int((~record.is_crowd).sum()) for record in train.records)
     crowds = sum(int(record.is_crowd.sum()) for record in train.records)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
+from retinanet.checkpoint import CheckpointFolder, read_checkpoint
 from retinanet.config import Config
 from retinanet.config_file import config_to_yaml
 from retinanet.data.build import eval_loader, eval_plan, load_train_data, load_val_data, train_loader
@@ -19,7 +20,6 @@ from retinanet.data.coco import CocoData
 from retinanet.detection.assignment import assign
 from retinanet.detection.losses import DetectionLoss, Losses, build_loss
 from retinanet.detection.postprocess import Postprocess
-from retinanet.checkpoint import CheckpointFolder, read_checkpoint
 from retinanet.device import autocast, resolve_device, resolve_precision, set_determinism
 from retinanet.engine.evaluate import Evaluation, evaluate, progress
 from retinanet.engine.logger import MetricsLog, start_logging
@@ -273,7 +273,9 @@ def prepare_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
             path = folder / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     elif holds_run and not resume:
-        raise InputError(f"{folder}: holds a run; go on with --resume, replace it with --overwrite, or name another folder")
+        raise InputError(
+            f"{folder}: holds a run; go on with --resume, replace it with --overwrite, or name another folder"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -306,7 +308,9 @@ def check_same_run(content: dict[str, Any], cfg: Config, data: CocoData, path: P
         raise InputError(f"{path}: was trained on {content['class_names'][:10]}, not on {list(data.class_names)[:10]}")
     before, now = json.loads(content["config"]), json.loads(cfg.model_dump_json())
     for section in ("model", "train"):
-        changed = [key for key in now[section] if before[section].get(key) != now[section][key] and key not in _MAY_CHANGE]
+        changed = [
+            key for key in now[section] if before[section].get(key) != now[section][key] and key not in _MAY_CHANGE
+        ]
         if changed:
             key = changed[0]
             raise InputError(

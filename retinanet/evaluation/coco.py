@@ -23,9 +23,7 @@ class CocoScores(NamedTuple):
     summary: str  # the twelve lines in pycocotools' own words
 
 
-def coco_results(
-    detections: Iterable[tuple[int, Detections]], category_ids: tuple[int, ...]
-) -> list[dict[str, Any]]:
+def coco_results(detections: Iterable[tuple[int, Detections]], category_ids: tuple[int, ...]) -> list[dict[str, Any]]:
     """Detections with their image ids, in COCO results form: bbox is [x, y, width, height]."""
     results = []
     for image_id, found in detections:

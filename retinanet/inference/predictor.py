@@ -88,7 +88,9 @@ class Predictor:
 
     def _detect(self, images: list[Tensor], canvas: tuple[int, int]) -> list[Detections]:
         sample = Sample(0, 0, self._shorter, self._canvases.longer, canvas)
-        nothing = Example(images[0], torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool))
+        nothing = Example(
+            images[0], torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool)
+        )
         items = [
             (sample, Resize()(nothing._replace(image=image.cpu()), sample), tuple(image.shape[-2:])) for image in images
         ]
