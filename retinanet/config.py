@@ -89,7 +89,8 @@ class ResizeConfig(StrictModel):
     A picture's shorter side becomes `shorter`, unless its longer side would pass `longer`: then that decides.
     """
 
-    shorter: Annotated[tuple[Count, ...], BeforeValidator(_as_tuple)] = (800,)  # one is drawn for each training batch
+    # One is drawn for each training batch.
+    shorter: Annotated[tuple[Count, ...], BeforeValidator(_as_tuple), Field(min_length=1)] = (800,)
     longer: Count = 1333
     val_shorter: Count | None = None  # none: the largest of `shorter`
     # A padded shape for each: longer / shorter side. The first that holds the picture is used; `longer` is the last.
@@ -107,7 +108,8 @@ class ResizeConfig(StrictModel):
 class DataConfig(StrictModel):
     train: Sources = ()
     val: Sources = ()
-    classes: tuple[str | MergedClass, ...] | None = None  # none: all categories of the training set, by their ids
+    # none: all categories of the training set, by their ids
+    classes: Annotated[tuple[str | MergedClass, ...], Field(min_length=1)] | None = None
     keep_empty: bool = True  # whether pictures without boxes are trained on
     strict: bool = False  # refuse unusable boxes; else they are dropped, counted and listed once
     max_pixels: Count = 100_000_000  # a larger picture is refused before it is decoded
@@ -171,8 +173,11 @@ class ModelConfig(StrictModel):
                 f"weights is none and frozen_stages is {self.frozen_stages}: random weights would never change; "
                 "set frozen_stages: 0, or give weights"
             )
-        if self.head_norm == "group" and self.channels % 32:
-            raise ValueError(f"head_norm is group and channels is {self.channels}; give a multiple of 32")
+        # 32 groups, and no group of one channel: on a level of one cell it would have nothing to normalise.
+        if self.head_norm == "group" and (self.channels % 32 or self.channels < 64):
+            raise ValueError(
+                f"head_norm is group and channels is {self.channels}; give a multiple of 32 from 64 upwards"
+            )
         return self
 
 
@@ -273,7 +278,7 @@ class TrainConfig(StrictModel):
     def one_length(self) -> Self:
         if (self.epochs is None) == (self.steps is None):
             given = "both epochs and steps" if self.steps is not None else "neither epochs nor steps"
-            raise ValueError(f"{given} given; set exactly one")
+            raise ValueError(f"{given} given; set exactly one, the other is null")
         return self
 
 

@@ -6,26 +6,45 @@ import re
 import typing
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from retinanet.config import Config
+from retinanet.config import Config, MergedClass
 from retinanet.errors import InputError
 
 MAX_BYTES = 1_000_000  # of a configuration file
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which 1e-3 is a number, 12:30 is text, and a key stands once."""
+    """Safe YAML in which 1e-3 is a number, 12:30 is text, a key stands once, and every value is written out."""
+
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node:
+        # Aliases of aliases grow without bound when they are expanded: a few lines would fill the memory.
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            problem = f"the alias *{event.anchor} is not supported, write the value out"
+            raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except yaml.YAMLError:
+            raise
+        except (ValueError, LookupError) as error:  # thousands of digits, or !!int and its like before other text
+            problem = f"cannot be read as a value ({str(error).partition(';')[0]})"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
 
 
 _NUMBER = re.compile(
     r"^(?:[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+"
     r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
 )
-_REPLACED = ("tag:yaml.org,2002:float", "tag:yaml.org,2002:int", "tag:yaml.org,2002:timestamp")
+_REPLACED = {f"tag:yaml.org,2002:{name}" for name in ("float", "int", "timestamp", "merge", "value")}
+# What JSON has. Dates, sets and bytes are values of no key.
+_KNOWN_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map")}
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag not in _REPLACED]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -46,7 +65,30 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     return loader.construct_mapping(node, deep=True)
 
 
+def _refuse_tag(loader: _Loader, node: yaml.Node) -> None:
+    tag = node.tag.replace("tag:yaml.org,2002:", "!!")
+    problem = f"the tag {tag} is not supported, give a plain value"
+    raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+
+
+_Loader.yaml_constructors = {
+    tag: constructor for tag, constructor in yaml.SafeLoader.yaml_constructors.items() if tag in _KNOWN_TAGS
+}
 _Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
+_Loader.add_constructor(None, _refuse_tag)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that the loader above would take for something else, as 1e-3, or that other loaders would."""
+
+
+_Dumper.yaml_implicit_resolvers = {
+    first: [
+        *yaml.SafeDumper.yaml_implicit_resolvers.get(first, []),
+        *_Loader.yaml_implicit_resolvers.get(first, []),
+    ]
+    for first in {*yaml.SafeDumper.yaml_implicit_resolvers, *_Loader.yaml_implicit_resolvers}
+}
 
 
 def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> Config:
@@ -60,20 +102,24 @@ def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> Confi
         InputError: for any mistake in the file or the overrides; it names the file, the key and what was expected.
     """
     file = find_config(path)
-    values = _read(file)
+    source, values = str(file), _read(file)
     if "base" in values:
         base_name = values.pop("base")
         if not isinstance(base_name, str):
             raise InputError(f"{file}: base is {base_name!r}, expected the name of one configuration file")
         beside = file.parent / base_name
-        base_file = beside if beside.is_file() else find_config(base_name)
+        try:
+            base_file = beside if beside.is_file() else find_config(base_name)
+        except InputError as error:
+            raise InputError(f"{file}: base: {error}") from None
         base = _read(base_file)
         if "base" in base:
             raise InputError(f"{base_file}: is the base of {file} and names a base itself; only one step is allowed")
         values = merge(base, values)
+        source = f"{file} (base {base_file})"
     for override in overrides:
         values = merge(values, parse_override(override))
-    return config_from_values(values, source=str(file) + (" with overrides" if overrides else ""))
+    return config_from_values(values, source=source + (" with overrides" if overrides else ""))
 
 
 def with_overrides(config: Config, overrides: typing.Sequence[str], source: str) -> Config:
@@ -89,27 +135,32 @@ def config_from_values(values: dict[str, Any], source: str) -> Config:
     try:
         return Config.model_validate_json(json.dumps(values))
     except ValidationError as error:
-        lines = [_explain(item) for item in error.errors(include_url=False)]
+        lines = [_explain(item, values) for item in error.errors(include_url=False) if _is_telling(item)]
         raise InputError("\n  ".join([f"{source}: {len(lines)} problem(s) in the configuration", *lines])) from None
 
 
 def config_to_yaml(config: Config) -> str:
     """Every value, defaults included; reads back as the same config."""
-    return yaml.safe_dump(json.loads(config.model_dump_json()), sort_keys=False, default_flow_style=None, width=120)
+    values = json.loads(config.model_dump_json())
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=120)
 
 
 def find_config(path: str | Path) -> Path:
-    """A file by its path, else by its name among the configurations that the package ships."""
+    """A file by its path, else by its name among the configurations that the package ships.
+
+    `configs/NAME.yaml` is such a name in any folder; `elsewhere/NAME.yaml` is only the file that lies there.
+    """
     if Path(path).is_file():
         return Path(path)
     shipped = {file.name.removesuffix(".yaml"): file for file in files("retinanet.configs").iterdir()}
     shipped = {name: Path(str(file)) for name, file in shipped.items() if file.name.endswith(".yaml")}
     name = Path(path).name.removesuffix(".yaml")
-    if name in shipped:
+    if name in shipped and str(Path(path).parent) in (".", "configs"):
         return shipped[name]
     near = difflib.get_close_matches(name, shipped, 1)
-    hint = f"did you mean {near[0]}?" if near else f"shipped are {', '.join(sorted(shipped))}"
-    raise InputError(f"{path}: no such configuration file, and none of that name in the package; {hint}")
+    hint = f"did you mean {near[0]}?" if near else f"the package has {', '.join(sorted(shipped))}"
+    what = "is a folder, expected a configuration file" if Path(path).is_dir() else "no such configuration file"
+    raise InputError(f"{path or repr('')}: {what}, by path or by name in the package; {hint}")
 
 
 def merge(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
@@ -132,10 +183,8 @@ def parse_override(override: str) -> dict[str, Any]:
     keys = name.split(".")
     if not sign or not all(keys):
         raise InputError(f"override {override!r}: expected KEY.KEY=VALUE, for example train.epochs=3")
-    try:
-        value = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise InputError(f"override {override!r}: the value is not YAML: {_yaml_problem(error)}") from None
+    shown = repr(override if len(override) < 80 else override[:77] + "...")
+    value = _parse(text, f"override {shown}: the value")
     for key in reversed(keys):
         value = {key: value}
     return value
@@ -145,20 +194,26 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         if file.stat().st_size > MAX_BYTES:
             raise InputError(f"{file}: {file.stat().st_size} bytes, a configuration file has at most {MAX_BYTES}")
-        values = yaml.load(file.read_text(encoding="utf-8"), _Loader)
+        text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"{file}: is not a text file in UTF-8: {error}") from None
     except OSError as error:
         raise InputError(f"{file}: cannot be read: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"{file}: is not a YAML file: {_yaml_problem(error)}") from None
-    except RecursionError:
-        raise InputError(f"{file}: is nested too deeply for a configuration file") from None
+    values = _parse(text, f"{file}:")
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise InputError(f"{file}: holds a {type(values).__name__}, expected keys and values such as train: ...")
+        raise InputError(f"{file}: {_yaml_type(values)} at the top, expected keys and values such as train: ...")
     return values
+
+
+def _parse(text: str, what: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise InputError(f"{what} cannot be read as YAML: {_yaml_problem(error)}") from None
+    except RecursionError:
+        raise InputError(f"{what} is nested too deeply for a configuration") from None
 
 
 def _yaml_problem(error: yaml.YAMLError) -> str:
@@ -167,23 +222,66 @@ def _yaml_problem(error: yaml.YAMLError) -> str:
     return where + (getattr(error, "problem", None) or str(error).splitlines()[0])
 
 
-def _explain(item: Any) -> str:
+def _is_telling(item: Any) -> bool:
+    """Pydantic complains of every form that a key can take, and of a list from which it took the wrong items out."""
+    kind, form, found = item["type"], item["loc"][-1:], item["input"]
+    if form == ("str",) and kind == "string_type":
+        return not isinstance(found, dict)
+    if form == (MergedClass.__name__,) and kind in ("dict_type", "model_type", "model_attributes_type"):
+        return False
+    return kind != "too_short" or len(found) < item["ctx"]["min_length"]
+
+
+def _explain(item: Any, values: dict[str, Any]) -> str:
     """One line on one validation error: dotted key, what was found, what was expected, the nearest known key."""
-    location, shown = item["loc"], repr(item["input"])
-    owners, key = _walk(location)
-    if item["type"] == "extra_forbidden":
+    location, kind, found = item["loc"], item["type"], item["input"]
+    is_key = kind in ("extra_forbidden", "missing")  # the location ends in a key, never in the tag of a union
+    owners, key = _walk(location, values, is_key=is_key)
+    if kind == "extra_forbidden":
         known = sorted({field for owner in owners for field in owner.model_fields})
         near = difflib.get_close_matches(str(location[-1]), known, 1, 0.6)
         return f"{key}: unknown key; " + (f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}")
-    shown = shown if len(shown) < 80 else shown[:77] + "..."
-    if item["type"] == "missing":
+    if kind == "missing":
         return f"{key}: missing, and it has no default"
-    if item["type"].startswith("union_tag"):
-        return f"{key}: type is {shown}, expected one of {item['ctx'].get('expected_tags', 'the known types')}"
-    if item["type"] == "value_error":
+    if kind.startswith("union_tag"):
+        tags = [tag for owner in owners for tag in _tags(owner)]
+        tag = found.get("type") if isinstance(found, dict) else None
+        near = difflib.get_close_matches(tag, tags, 1, 0.6) if isinstance(tag, str) else []
+        shown = "missing" if tag is None else _shown(tag)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return (
+            f"{key}.type: {'' if tag is None else 'found '}{shown}, expected one of {', '.join(map(repr, tags))}{hint}"
+        )
+    if kind == "value_error":
         return f"{key or 'the whole'}: {item['ctx']['error']}"
-    message = item["msg"].removeprefix("Input should be ").removeprefix("a valid ")
-    return f"{key}: found {shown} ({_yaml_type(item['input'])}), expected {message}"
+    if kind == "json_invalid":
+        return f"holds text that is not Unicode ({item['msg']})"
+    expected = _EXPECTED.get(kind) or item["msg"].removeprefix("Input should be ").removeprefix("a valid ")
+    if kind in ("too_short", "too_long"):
+        side, limit = ("least", "min_length") if kind == "too_short" else ("most", "max_length")
+        expected = f"at {side} {item['ctx'][limit]} of them"
+    if kind == "string_type" and not isinstance(found, list | dict):
+        expected += ", in quotes"
+    found_kind = "" if found is None or isinstance(found, bool) else f" ({_yaml_type(found)})"
+    return f"{key}: found {_shown(found)}{found_kind}, expected {expected}"
+
+
+_EXPECTED = {  # in the words of YAML, where pydantic has those of JSON
+    "dict_type": "a mapping of keys to values",
+    "model_type": "a mapping of keys to values",
+    "model_attributes_type": "a mapping of keys to values",
+    "tuple_type": "a list",
+    "string_type": "text",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+}
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) < 80 else text[:77] + "..."
 
 
 def _yaml_type(value: Any) -> str:
@@ -197,30 +295,36 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     return [model for argument in typing.get_args(annotation) for model in _models_in(argument)]
 
 
-def _walk(location: tuple[str | int, ...]) -> tuple[list[type[BaseModel]], str]:
-    """The models that own the last key of a location, and the key as a user writes it.
+def _walk(
+    location: tuple[str | int, ...], values: dict[str, Any], *, is_key: bool
+) -> tuple[list[type[BaseModel]], str]:
+    """The models that own the last key of a location, or stand at it, and the key as a user writes it.
 
-    A location also holds the tags of unions, which stand in no file: they are skipped.
+    A location also holds the tags of unions, and position 0 of a source that is written without a list; they stand in
+    no file and are skipped.
     """
     owners: list[type[BaseModel]] = [Config]
     key: list[str] = []
+    here: Any = values
     for position, part in enumerate(location):
-        below = [
-            m for owner in owners if part in owner.model_fields for m in _models_in(owner.model_fields[part].annotation)
-        ]
-        tagged = [owner for owner in owners if isinstance(part, str) and _has_tag(owner, part)]
-        in_union = isinstance(part, str) and not any(part in owner.model_fields for owner in owners)
-        if (in_union and position < len(location) - 1) or part in ("str", "function-before[_as_tuple()]"):
-            owners = tagged or owners
+        is_last = position == len(location) - 1
+        if isinstance(part, int):
+            if isinstance(here, list):
+                key.append(str(part))
+                here = here[part] if part < len(here) else None
             continue
-        key.append(str(part))
-        if position < len(location) - 1:
-            owners = below or owners
+        fields = [owner.model_fields[part] for owner in owners if part in owner.model_fields]
+        if not fields and not (is_last and is_key):
+            owners = [owner for owner in owners if part in _tags(owner)] or owners
+            continue
+        key.append(part)
+        here = here.get(part) if isinstance(here, dict) else None
+        if not (is_last and is_key):
+            owners = [model for field in fields for model in _models_in(field.annotation)]
     return owners, ".".join(key)
 
 
-def _has_tag(model: type[BaseModel], tag: str) -> bool:
+def _tags(model: type[BaseModel]) -> tuple[str, ...]:
+    """What pydantic puts into a location for a member of a union."""
     field = model.model_fields.get("type")
-    if field is None or typing.get_origin(field.annotation) is not Literal:
-        return model.__name__ == tag
-    return tag in typing.get_args(field.annotation)
+    return (model.__name__,) if field is None else typing.get_args(field.annotation)

@@ -1,11 +1,26 @@
 """What a user's mistake is, and how a tool ends on one."""
 
 import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 
 class InputError(ValueError):
     """A mistake in what the user gave: tools print the message alone and exit with 2."""
+
+
+def make_folder(folder: Path) -> None:
+    """Make an output folder, before the work whose results it is for.
+
+    Raises:
+        InputError: it cannot be made, or nothing can be written into it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written to: {error.strerror}; name another folder") from None
 
 
 def exit_code(run: Callable[[], object]) -> int:

@@ -10,3 +10,68 @@ def pytest_collection_modifyitems(items):
     if not torch.cuda.is_available():
         for item in needing_gpu:
             item.add_marker(pytest.mark.skip(reason="needs a GPU that torch.cuda can use"))
+
+
+@pytest.fixture
+def host_reads():
+    """A context manager that lists the operations inside it, also of backward, that make a device wait for the host."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    reading = {
+        "aten::_local_scalar_dense",
+        "aten::nonzero",
+        "aten::masked_select",
+        "aten::_unique2",
+        "aten::unique_dim",
+        "aten::equal",
+        "aten::allclose",
+        "aten::bincount",
+        "aten::repeat_interleave",
+        "torchvision::nms",
+    }
+    indexing = {"aten::index", "aten::index_put", "aten::index_put_"}  # they read where an index is a mask
+
+    class HostReads(TorchDispatchMode, list):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            name = func._schema.name
+            indices = args[1] if name in indexing else []
+            if name in reading or any(index is not None and index.dtype == torch.bool for index in indices):
+                self.append(name)
+            return func(*args, **(kwargs or {}))
+
+    return HostReads
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory):
+    """A small embedded data set: 24 training and 8 validation pictures."""
+    from retinanet.data.shapes import write_shapes
+
+    folder = tmp_path_factory.mktemp("data") / "shapes"
+    write_shapes(folder, num_train=24, num_val=8, progress=False)
+    return folder
+
+
+@pytest.fixture
+def tiny_overrides(shapes):
+    """Overrides of the quickstart config for a run of seconds: eight steps on pictures of 64 pixels."""
+    return [
+        *(f"data.{part}.images={shapes / part}" for part in ("train", "val")),
+        *(f"data.{part}.annotations={shapes / part}.json" for part in ("train", "val")),
+        "data.workers=0",
+        "data.resize.shorter=64",
+        "data.resize.longer=96",
+        "model.channels=64",
+        "model.head_convs=1",
+        "train.batch_size=4",
+        "train.epochs=null",
+        "train.steps=8",
+        "train.warmup_steps=2",
+        "train.log_every=2",
+        "train.save_every=4",
+        "train.eval_every=4",
+        "train.deterministic=true",
+        "train.precision=fp32",
+        "device=cpu",
+    ]

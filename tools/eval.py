@@ -10,17 +10,17 @@ from retinanet.data.build import load_val_data
 from retinanet.detection.losses import build_loss
 from retinanet.detection.postprocess import Postprocess
 from retinanet.engine.logger import start_logging
-from retinanet.engine.train import CHECKPOINTS, evaluate_now
-from retinanet.errors import exit_code
-from retinanet.evaluation.coco import coco_results
+from retinanet.engine.run_folder import CHECKPOINTS
+from retinanet.engine.train import evaluate_now
+from retinanet.errors import exit_code, make_folder
 from retinanet.inference.predictor import Predictor
 
 
 def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
-        prog="eval",
+        prog="retinanet eval",
         description=__doc__,
-        epilog="example: eval runs/cells/checkpoints/best.pt data.val.images=test data.val.annotations=test.json",
+        epilog="example: retinanet eval runs/cells/checkpoints/best.pt postprocess.nms_iou=0.6",
     )
     result.add_argument("checkpoint", type=Path, help="a file that training wrote; it carries its config and classes")
     result.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes one key of that config")
@@ -41,6 +41,8 @@ def main(argv: list[str] | None = None) -> int:
         predictor = Predictor.from_checkpoint(arguments.checkpoint, arguments.overrides)
         cfg = predictor.cfg
         data = load_val_data(cfg, predictor.class_names)
+        output = arguments.output or run_folder(arguments.checkpoint)
+        make_folder(output)
         result = evaluate_now(
             cfg,
             predictor.model,
@@ -55,15 +57,11 @@ def main(argv: list[str] | None = None) -> int:
         print("\nAP per class")
         for name, value in result.scores.per_class.items():
             print(f"  {name:{width}}  {'no objects' if math.isnan(value) else f'{value:.3f}'}")
-        output = arguments.output or run_folder(arguments.checkpoint)
-        output.mkdir(parents=True, exist_ok=True)
         figures = result.scores.metrics | result.losses | {f"AP/{k}": v for k, v in result.scores.per_class.items()}
         figures = {name: None if math.isnan(value) else value for name, value in figures.items()}
         description = {"checkpoint": str(arguments.checkpoint), "annotations": [s.annotations for s in cfg.data.val]}
         (output / "evaluation.json").write_text(json.dumps(figures | description, indent=2) + "\n", encoding="utf-8")
-        found = sorted((data.records[index].image_id, index) for index in result.detections)
-        results = coco_results(((image_id, result.detections[index]) for image_id, index in found), data.category_ids)
-        (output / "detections.json").write_text(json.dumps(results), encoding="utf-8")
+        (output / "detections.json").write_text(json.dumps(result.results), encoding="utf-8")
         print(f"\nwritten: {output / 'evaluation.json'}, {output / 'detections.json'}")
 
     return exit_code(run)

@@ -10,7 +10,7 @@ from torchvision.io import write_png
 from retinanet.data.image import read_image
 from retinanet.engine.evaluate import progress
 from retinanet.engine.logger import start_logging
-from retinanet.errors import InputError, exit_code
+from retinanet.errors import InputError, exit_code, make_folder
 from retinanet.evaluation.coco import coco_results
 from retinanet.inference.predictor import Predictor
 from retinanet.pages.draw import draw_detections
@@ -20,9 +20,9 @@ ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 
 def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
-        prog="predict",
+        prog="retinanet predict",
         description=__doc__,
-        epilog="example: predict runs/cells/checkpoints/best.pt my/pictures --output found --min-score 0.5",
+        epilog="example: retinanet predict runs/cells/checkpoints/best.pt my/pictures --output found --min-score 0.5",
     )
     result.add_argument("checkpoint", type=Path, help="a file that training wrote")
     result.add_argument("images", nargs="+", type=Path, help="pictures, or folders of them")
@@ -30,10 +30,18 @@ def parser() -> argparse.ArgumentParser:
         "--output", type=Path, required=True, metavar="DIR", help="for the pictures and detections.json"
     )
     result.add_argument("--min-score", type=float, default=0.3, help="draw detections from this score (default: 0.3)")
-    result.add_argument("--limit", type=int, metavar="N", help="only the first N pictures")
-    result.add_argument("--batch-size", type=int, default=8, metavar="N", help="pictures at a time (default: 8)")
+    result.add_argument("--limit", type=whole_number, metavar="N", help="only the first N pictures")
+    result.add_argument(
+        "--batch-size", type=whole_number, default=8, metavar="N", help="pictures at a time (default: 8)"
+    )
     result.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="changes one key of the config")
     return result
+
+
+def whole_number(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -43,8 +51,12 @@ def main(argv: list[str] | None = None) -> int:
         start_logging()
         predictor = Predictor.from_checkpoint(arguments.checkpoint, arguments.set)
         files = find_pictures(arguments.images)[: arguments.limit]
-        arguments.output.mkdir(parents=True, exist_ok=True)
         results, names, count = [], output_names(files), 0
+        originals = {file.resolve() for file in files}
+        for name in names.values():
+            if (arguments.output / name).resolve() in originals:
+                raise InputError(f"{arguments.output / name}: is one of the pictures; name another folder for --output")
+        make_folder(arguments.output)
         found = predictor.predict(files, batch_size=arguments.batch_size)
         for number, (file, detections) in enumerate(
             zip(progress(files, "predicting", len(files)), found, strict=True), 1

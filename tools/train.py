@@ -11,9 +11,9 @@ from retinanet.errors import exit_code
 
 def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
-        prog="train",
+        prog="retinanet train",
         description=__doc__,
-        epilog="example: train bccd_r18 --output runs/cells train.epochs=12 data.train.images=my/pictures",
+        epilog="example: retinanet train bccd_r18 --output runs/cells train.epochs=12 data.train.images=my/pictures",
     )
     result.add_argument(
         "config", help="a YAML file, or the name of a config that the package ships, such as quickstart"

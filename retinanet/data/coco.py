@@ -3,7 +3,7 @@
 import difflib
 import json
 import logging
-import math
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ from retinanet.errors import InputError
 log = logging.getLogger(__name__)
 
 LISTED = 5  # examples named in a message
+MAX_NUMBER = 1e9  # pixels or their squares; what is beyond is a mistake, and would overflow
 OUTSIDE_TOLERANCE = 1.0  # pixels; annotation tools round outwards by that much
 
 
@@ -92,7 +93,7 @@ def load_coco(
         missing = []
         for image in document["images"]:
             path = _inside(folder, image["file_name"], source.annotations)
-            if not path.is_file():
+            if not os.path.isfile(path):  # unlike the method of Path, without an error for names too long for a file
                 missing.append(image["file_name"])
                 continue
             height, width = _size(image, path, max_pixels)
@@ -197,7 +198,7 @@ def _for_evaluation(annotation: dict[str, Any], image_id: int, category_id: int,
         "image_id": image_id,
         "category_id": category_id,
         "bbox": [x, y, w, h],
-        "area": annotation.get("area", w * h),
+        "area": w * h if annotation.get("area") is None else annotation["area"],
         "iscrowd": int(bool(annotation.get("iscrowd", 0))),
     }
 
@@ -218,8 +219,8 @@ def _choose_classes(
                 lacking, extra = sorted(set(names) - set(found)), sorted(set(found) - set(names))
                 raise InputError(
                     f"{key}: the categories of {source.annotations} do not match the classes {list(names)[:LISTED]}"
-                    f"{'...' if len(names) > LISTED else ''}: lacking {lacking[:LISTED]}, in addition {extra[:LISTED]}; "
-                    "name the classes to use with data.classes"
+                    f"{'...' if len(names) > LISTED else ''}: lacking {lacking[:LISTED]}, "
+                    f"in addition {extra[:LISTED]}; name the classes to use with data.classes"
                 )
     else:
         groups = {c: (c,) if isinstance(c, str) else c.merge for c in classes if isinstance(c, str)}
@@ -248,13 +249,12 @@ def _category_ids(classes: Classes, documents: list[dict[str, Any]]) -> tuple[in
     """The file's own ids where every label is one category of one file, so that results can be used with that file."""
     if len(documents) == 1 and len(classes.label_of) == len(classes.names):
         by_name = {category["name"]: category["id"] for category in documents[0]["categories"]}
-        if set(classes.names) <= set(by_name):
-            return tuple(by_name[name] for name in classes.names)
+        return tuple(by_name[member] for member in classes.label_of)  # in the order of labels
     return tuple(range(1, len(classes.names) + 1))
 
 
 def _size(image: dict[str, Any], path: Path, max_pixels: int) -> tuple[int, int]:
-    if "height" in image and "width" in image:
+    if image.get("height") is not None and image.get("width") is not None:
         return image["height"], image["width"]
     header = read_header(path, max_pixels=max_pixels)
     return header.height, header.width
@@ -282,7 +282,8 @@ def _read_document(file: str) -> dict[str, Any]:
         for position, item in enumerate(document[part]):
             for field, check in fields.items():
                 if not isinstance(item, dict) or not check(item.get(field)):
-                    found = repr(item.get(field, "nothing") if isinstance(item, dict) else item)[:80]
+                    given = item.get(field) if isinstance(item, dict) else item
+                    found = "missing" if isinstance(item, dict) and field not in item else repr(given)[:80]
                     raise InputError(f"{file}: {part}[{position}].{field} is {found}, expected {_EXPECTED[field]}")
         repeated = [value for value, count in Counter(item["id"] for item in document[part]).items() if count > 1]
         if repeated:
@@ -310,11 +311,20 @@ def _is_length(value: Any) -> bool:
 
 
 def _is_box(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) == 4
-        and all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in value)
-    )
+    return isinstance(value, list) and len(value) == 4 and all(_is_number(v) for v in value)
+
+
+def _is_number(value: Any) -> bool:
+    # The comparison is false for nan, and unlike math.isfinite takes a whole number of any length.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MAX_NUMBER
+
+
+def _is_area(value: Any) -> bool:
+    return value is None or _is_number(value)
+
+
+def _is_flag(value: Any) -> bool:
+    return value in (None, 0, 1)
 
 
 def _is_text(value: Any) -> bool:
@@ -323,7 +333,14 @@ def _is_text(value: Any) -> bool:
 
 _FIELDS = {
     "images": {"id": _is_id, "file_name": _is_text, "height": _is_length, "width": _is_length},
-    "annotations": {"id": _is_id, "image_id": _is_id, "category_id": _is_id, "bbox": _is_box},
+    "annotations": {
+        "id": _is_id,
+        "image_id": _is_id,
+        "category_id": _is_id,
+        "bbox": _is_box,
+        "area": _is_area,
+        "iscrowd": _is_flag,
+    },
     "categories": {"id": _is_id, "name": _is_text},
 }
 _EXPECTED = {
@@ -331,6 +348,8 @@ _EXPECTED = {
     "image_id": "the id of a listed image",
     "category_id": "the id of a listed category",
     "bbox": "[x, y, width, height], four finite numbers",
+    "area": "a finite number, or nothing",
+    "iscrowd": "0 or 1",
     "file_name": "a file name",
     "name": "a name",
     "height": "a whole number of pixels",

@@ -26,6 +26,18 @@ from retinanet.errors import InputError
 
 CLASSES: tuple[str, ...] = ("disc", "ring", "crescent", "rectangle", "hexagon", "triangle", "star", "cross")
 CATEGORY_IDS = (1, 2, 3, 5, 8, 13, 21, 34)  # with gaps, as COCO's own are
+# Most objects of a class are about this colour, the others any: colour helps, shape decides.
+COLOURS = (
+    (220, 50, 50),
+    (50, 90, 220),
+    (60, 180, 70),
+    (235, 205, 50),
+    (150, 70, 200),
+    (60, 205, 215),
+    (240, 140, 40),
+    (230, 110, 190),
+)
+COLOURED = 0.9
 DISTRACTORS = ("line", "arc", "blob", "half-disc", "squiggle", "corner")
 SPLITS = ("train", "val")
 IMAGE_SIZES = ((320, 256), (256, 320), (256, 256))  # (width, height), pixels
@@ -168,9 +180,11 @@ def texture(width: int, height: int, rng: np.random.Generator, kinds: Sequence[s
 def draw_background(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
     """(height, width, 3) int32, unclipped; a plane of memory per channel, on which NumPy is several times faster."""
     planes = np.empty((3, height, width), dtype=np.int32)
-    planes[:] = rng.integers(60, 196, 3, dtype=np.int32)[:, None, None]
+    # Nearly grey, so that the colours of shapes stand out.
+    planes[:] = rng.integers(60, 196, dtype=np.int32) + rng.integers(-20, 21, 3, dtype=np.int32)[:, None, None]
     for kinds, strength in ((("noise",), 50), (("noise",), 35), (("gradient", "stripes", "checks", "noise"), 40)):
-        tint = rng.integers(-strength, strength + 1, 3, dtype=np.int32)[:, None, None]
+        tint = rng.integers(-strength, strength + 1, dtype=np.int32)
+        tint = tint + rng.integers(-strength // 4, strength // 4 + 1, 3, dtype=np.int32)[:, None, None]
         planes += texture(width, height, rng, kinds) * tint >> 7
     return planes.transpose(1, 2, 0)
 
@@ -182,16 +196,21 @@ def crop(sprite: Sprite, x: int, y: int, width: int, height: int) -> tuple[slice
     return slice(top, bottom), slice(left, right), slice(top - y, bottom - y), slice(left - x, right - x)
 
 
-def paint(pixels: np.ndarray, sprite: Sprite, x: int, y: int, rng: np.random.Generator) -> None:
-    """Blend the sprite in, coloured by its difference from what lies under it."""
+def paint(pixels: np.ndarray, sprite: Sprite, x: int, y: int, rng: np.random.Generator, label: int | None) -> None:
+    """Blend the sprite in, mostly in the colour of its class, else in one that differs from what lies under it."""
     rows, columns, sprite_rows, sprite_columns = crop(sprite, x, y, pixels.shape[1], pixels.shape[0])
     under = pixels[rows, columns]
-    contrast = int(rng.integers(16, 36) if rng.random() < 0.3 else rng.integers(36, 120))
+    is_faint = rng.random() < 0.1
+    contrast = int(rng.integers(20, 36) if is_faint else rng.integers(50, 120))
     direction = rng.integers(-8, 9, 3)
     direction[rng.integers(3)] = 8 if rng.random() < 0.5 else -8
     middle = under.sum(axis=(0, 1)) // max(1, under.shape[0] * under.shape[1])
     step = direction * contrast // 8
     colour = np.where((middle + step < 0) | (middle + step > 255), middle - step, middle + step).astype(np.int32)
+    if label is not None and rng.random() < COLOURED:
+        colour = np.array(COLOURS[label], dtype=np.int32) + rng.integers(-24, 25, 3, dtype=np.int32)
+        if is_faint:
+            colour = (middle + colour) // 2
 
     layers = [(sprite.cover, colour)]
     if rng.random() < 0.6:
@@ -237,8 +256,9 @@ def iou(a: Box, b: Box) -> float:
     return shared / (area_of(a) + area_of(b) - shared)
 
 
-def log_uniform(low: int, high: int, rng: np.random.Generator) -> int:
-    return min(high, round(low * math.exp(rng.uniform(0, math.log(high / low)))))
+def log_uniform(low: int, high: int, rng: np.random.Generator, skew: float = 1.0) -> int:
+    """Even over the logarithm; a skew below 1 favours large values."""
+    return min(high, round(low * math.exp(rng.random() ** skew * math.log(high / low))))
 
 
 class Scene:
@@ -255,7 +275,8 @@ class Scene:
         sprite = draw_sprite(DISTRACTORS[self.rng.integers(len(DISTRACTORS))], log_uniform(12, 120, self.rng), self.rng)
         height, width = sprite.cover.shape
         x, y = self.rng.integers(0, self.width) - width // 2, self.rng.integers(0, self.height) - height // 2
-        paint(self.pixels, sprite, int(x), int(y), self.rng)
+        label = int(self.rng.integers(len(CLASSES))) if self.rng.random() < 0.4 else None
+        paint(self.pixels, sprite, int(x), int(y), self.rng, label)
 
     def add_crowd(self) -> None:
         rng, label = self.rng, int(self.rng.integers(len(CLASSES)))
@@ -272,7 +293,7 @@ class Scene:
             box, _, mask = extent(sprite, x, y, self.width, self.height)
             boxes.append(box)
             covered |= mask
-            paint(self.pixels, sprite, x, y, rng)
+            paint(self.pixels, sprite, x, y, rng, label)
         lows, highs = zip(*((box[:2], box[2:]) for box in boxes), strict=True)
         box = (*map(min, zip(*lows, strict=True)), *map(max, zip(*highs, strict=True)))
         self.annotations.append(Annotation(label, box, float(covered.sum()), is_crowd=True))
@@ -280,7 +301,7 @@ class Scene:
     def add_object(self) -> None:
         """Place one object where every rule on visibility and overlap holds; leave it out if no such place turns up."""
         rng, label = self.rng, int(self.rng.integers(len(CLASSES)))
-        size = log_uniform(MIN_SIZE, MAX_SIZE, rng)
+        size = log_uniform(MIN_SIZE, MAX_SIZE, rng, skew=0.6)
         sprite = draw_sprite(CLASSES[label], size, rng)
         height, width = sprite.cover.shape
         # Only boxes of similar size can overlap by much.
@@ -299,7 +320,7 @@ class Scene:
             is_inside = longer_side(box) >= MIN_SIZE and area_of(box) >= MIN_INSIDE * area_of(whole_box)
             is_due = partner is None or OVERLAP_IOU[0] <= iou(box, partner) <= OVERLAP_IOU[1]
             if is_inside and is_due and self.allows(sprite, box, mask):
-                paint(self.pixels, sprite, x, y, rng)
+                paint(self.pixels, sprite, x, y, rng, label)
                 self.visible = [(seen & ~mask, least) for seen, least in self.visible]
                 self.visible.append((mask, sprite.needed_pixels))
                 self.annotations.append(Annotation(label, box, area, is_crowd=False))
@@ -332,12 +353,12 @@ def draw_image(seed: int, split: str, index: int) -> tuple[np.ndarray, list[Anno
     """(height, width, 3) uint8 and what is labelled in it; both depend on the arguments alone."""
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     scene = Scene(rng)
-    for _ in range(rng.integers(1, 6)):
+    for _ in range(rng.integers(1, 5)):
         scene.add_distractor()
     if rng.random() >= 0.06:
         if rng.random() < 0.21:
             scene.add_crowd()
-        for _ in range(rng.integers(1, 10)):
+        for _ in range(rng.integers(3, 12)):
             scene.add_object()
     return scene.finish(), scene.annotations
 

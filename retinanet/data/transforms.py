@@ -1,4 +1,7 @@
-"""What happens to a picture and its boxes before they join a batch. Randomness is torch's global generator, seeded by the caller."""
+"""What happens to a picture and its boxes before they join a batch.
+
+Randomness is torch's global generator, seeded by the caller.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple

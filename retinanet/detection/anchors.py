@@ -38,7 +38,7 @@ class AnchorGenerator:
         self._made: dict[tuple[int, int, str], list[Tensor]] = {}
 
     def __call__(self, height: int, width: int, device: torch.device | str = "cpu") -> list[Tensor]:
-        """Anchors of an input of (height, width) pixels: L x (A_l, 4). Made once per size and device, not to be changed."""
+        """Anchors of an input of (height, width) pixels: L x (A_l, 4). Made once a size, and shared."""
         key = (height, width, str(device))
         if key not in self._made:
             levels = zip(self.strides, self._cells, strict=True)

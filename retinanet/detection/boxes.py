@@ -37,7 +37,7 @@ def pairwise_ioa(regions: Tensor, boxes: Tensor) -> Tensor:
 
 
 def encode(boxes: Tensor, anchors: Tensor) -> Tensor:
-    """Offsets (dx, dy, log dw, log dh) from anchors to boxes: (..., 4), (..., 4) -> (..., 4). Boxes must have an area."""
+    """(dx, dy, log dw, log dh) from anchors to boxes: (..., 4), (..., 4) -> (..., 4). Boxes must have an area."""
     centres, sizes = centre_form(boxes)
     anchor_centres, anchor_sizes = centre_form(anchors)
     return torch.cat([(centres - anchor_centres) / anchor_sizes, torch.log(sizes / anchor_sizes)], dim=-1)

@@ -4,13 +4,14 @@ from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
 
 from retinanet.config import LossConfig
 from retinanet.detection.assignment import Assignment
-from retinanet.detection.boxes import decode, encode
+from retinanet.detection.boxes import area, decode, encode
 from retinanet.structures import Predictions, Targets
+
+EPSILON = 1e-7  # square pixels, against a division by zero
 
 
 def sigmoid_focal_loss(logits: Tensor, targets: Tensor, *, alpha: float, gamma: float) -> Tensor:
@@ -64,10 +65,19 @@ class SmoothL1:
 
 
 class GIoU:
-    """1 - generalised IoU of the decoded boxes (Rezatofighi et al. 2019)."""
+    """1 - generalised IoU of the decoded boxes (Rezatofighi et al. 2019).
+
+    Not torchvision's: that indexes with a mask, where the device waits for the host.
+    """
 
     def __call__(self, deltas: Tensor, boxes: Tensor, anchors: Tensor) -> Tensor:
-        return torchvision.ops.generalized_box_iou_loss(decode(deltas, anchors), boxes, reduction="none")
+        decoded = decode(deltas, anchors)
+        low, high = torch.minimum(decoded, boxes), torch.maximum(decoded, boxes)
+        width, height = (low[..., 2:] - high[..., :2]).clamp(min=0).unbind(-1)
+        shared = width * height
+        union = area(decoded) + area(boxes) - shared
+        hull = area(torch.cat([low[..., :2], high[..., 2:]], dim=-1))
+        return 1 - shared / (union + EPSILON) + (hull - union) / (hull + EPSILON)
 
 
 class Losses(NamedTuple):

@@ -55,7 +55,7 @@ class Postprocess:
         scores_per_level, boxes_per_level, labels_per_level = [], [], []
         for logits, deltas, anchors in zip(*predictions, strict=True):
             num_classes = logits.shape[-1]
-            # Ranked as probabilities, like every reference: two logits may round to one score, and then order is by place.
+            # Ranked as probabilities, like every reference: two logits may round to one score.
             scores = logits.float().sigmoid().flatten(1)
             scores, pair = scores.topk(min(self.top_k, scores.shape[1]), dim=1)
             anchor = pair // num_classes  # (B, k)

@@ -1,7 +1,8 @@
 """A model on a validation set: detections, COCO AP, and the loss."""
 
+import sys
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -19,6 +20,7 @@ from retinanet.structures import Batch, Detections
 
 class Evaluation(NamedTuple):
     scores: CocoScores
+    results: list[dict[str, Any]]  # COCO results form, by image id
     detections: dict[int, Detections]  # by position in the data set
     losses: dict[str, float]  # per positive anchor of the whole set
 
@@ -55,21 +57,16 @@ def evaluate(
                 detections[index] = Detections(*(tensor.cpu() for tensor in result))
     finally:
         model.train(was_training)
-    ordered = sorted(((data.records[index].image_id, result) for index, result in detections.items()), key=_image_id)
-    scores = score_results(data.ground_truth, coco_results(ordered, data.category_ids))
+    order = sorted(detections, key=lambda index: data.records[index].image_id)
+    results = coco_results(((data.records[index].image_id, detections[index]) for index in order), data.category_ids)
+    scores = score_results(data.ground_truth, results)
     class_loss, box_loss, num_positive = sums.tolist()
     num_positive = max(num_positive, 1.0)
     losses = {"class_loss": class_loss / num_positive, "box_loss": box_loss / num_positive}
-    return Evaluation(scores, detections, {"loss": sum(losses.values()), **losses})
-
-
-def _image_id(item: tuple[int, Detections]) -> int:
-    return item[0]
+    return Evaluation(scores, results, detections, {"loss": sum(losses.values()), **losses})
 
 
 def progress(items: Iterable, what: str, total: int | None, *, initial: int = 0) -> tqdm:
     """A bar with the time left; on a file or a pipe a line now and then."""
-    import sys
-
     interval = 0.2 if sys.stderr.isatty() else 15.0
     return tqdm(items, desc=what, total=total, initial=initial, mininterval=interval, dynamic_ncols=True, leave=False)

@@ -4,14 +4,25 @@ import json
 import logging
 import math
 import os
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from retinanet.data.coco import CocoData
+from retinanet.data.image import read_image
+from retinanet.detection.losses import Losses
+from retinanet.errors import InputError
+from retinanet.pages.draw import draw_detections
+from retinanet.structures import Detections
+
 METRICS_FILE = "metrics.jsonl"
+BOARD_PICTURES = 4  # validation pictures shown in TensorBoard
 
 
 class _ConsoleHandler(logging.Handler):
@@ -22,7 +33,7 @@ class _ConsoleHandler(logging.Handler):
 
 
 def start_logging(file: Path | None = None) -> None:
-    """Messages of the package go to the console and, where given, to the end of a file. Later calls replace earlier ones."""
+    """Messages go to the console and, where given, to the end of a file. A later call replaces an earlier one."""
     root = logging.getLogger("retinanet")
     root.setLevel(logging.INFO)
     for handler in list(root.handlers):
@@ -63,9 +74,13 @@ class MetricsLog:
         for name, value in values.items():
             self._board.add_scalar(f"{kind}/{name}", value, step)
 
-    def picture(self, name: str, step: int, image: Tensor) -> None:
-        """A uint8 (3, H, W) picture, for TensorBoard alone."""
-        self._board.add_image(name, image, step)
+    def pictures(self, step: int, detections: dict[int, Detections], data: CocoData) -> None:
+        """What was found on the first pictures of a data set, for TensorBoard alone."""
+        for index in range(min(BOARD_PICTURES, len(data.records))):
+            # Read as it was for the detector: its size was checked then.
+            image = read_image(data.records[index].path, max_pixels=sys.maxsize)
+            drawn = draw_detections(image, detections[index], data.class_names)
+            self._board.add_image(f"validation/{index}", drawn, step)
 
     def close(self) -> None:
         self._file.close()
@@ -91,3 +106,50 @@ def _cut_back(path: Path, step: int) -> None:
     partial = path.with_suffix(".partial")
     partial.write_text("".join(kept), encoding="utf-8")
     os.replace(partial, path)
+
+
+class RunningMeans:
+    """Figures of the steps since the last reading, kept on the device: reading them is the one wait of the loop."""
+
+    def __init__(self, device: torch.device):
+        self._sums = torch.zeros(4, device=device)
+        self._start()
+
+    def _start(self) -> None:
+        self._sums.zero_()
+        self._steps = 0
+        self._pictures = 0
+        self._since = time.perf_counter()
+        self.waited = 0.0  # seconds spent waiting for data
+
+    def add(self, losses: Losses, grad_norm: Tensor, num_positive: Tensor, pictures: int) -> None:
+        values = (losses.classification.detach(), losses.box_regression.detach(), grad_norm.float(), num_positive)
+        self._sums += torch.stack(values)
+        self._steps += 1
+        self._pictures += pictures
+
+    def read(self, step: int) -> dict[str, float]:
+        """Means a step, and begin anew.
+
+        Raises:
+            InputError: a loss or gradient is not finite, so the run cannot go on.
+        """
+        class_loss, box_loss, grad_norm, num_positive = (self._sums / self._steps).tolist()
+        if not math.isfinite(class_loss + box_loss + grad_norm):
+            raise InputError(
+                f"step {step}: training diverged: class loss {class_loss:g}, box loss {box_loss:g}, gradient norm "
+                f"{grad_norm:g} over the last {self._steps} steps; lower train.optimizer.lr, raise train.warmup_steps, "
+                "or set train.clip_norm; the last checkpoint is from before"
+            )
+        seconds = time.perf_counter() - self._since
+        figures = {
+            "loss": class_loss + box_loss,
+            "class_loss": class_loss,
+            "box_loss": box_loss,
+            "grad_norm": grad_norm,
+            "positive_anchors": num_positive,
+            "pictures_per_s": self._pictures / seconds,
+            "data_share": self.waited / seconds,
+        }
+        self._start()
+        return figures

@@ -1,9 +1,7 @@
 """The training loop, top to bottom."""
 
-import json
 import logging
 import math
-import shutil
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,21 +16,17 @@ from retinanet.config_file import config_to_yaml
 from retinanet.data.build import eval_loader, eval_plan, load_train_data, load_val_data, train_loader
 from retinanet.data.coco import CocoData
 from retinanet.detection.assignment import assign
-from retinanet.detection.losses import DetectionLoss, Losses, build_loss
+from retinanet.detection.losses import DetectionLoss, build_loss
 from retinanet.detection.postprocess import Postprocess
 from retinanet.device import autocast, resolve_device, resolve_precision, set_determinism
 from retinanet.engine.evaluate import Evaluation, evaluate, progress
-from retinanet.engine.logger import MetricsLog, start_logging
+from retinanet.engine.logger import MetricsLog, RunningMeans, start_logging
 from retinanet.engine.optimizer import build_optimizer, build_schedule
 from retinanet.engine.recipe import describe, write_environment
-from retinanet.errors import InputError
+from retinanet.engine.run_folder import CHECKPOINTS, check_same_run, prepare_folder, self_description
 from retinanet.model.retinanet import RetinaNet, build_model, build_model_for_training
-from retinanet.pages.draw import draw_detections
 
 log = logging.getLogger(__name__)
-
-CHECKPOINTS = "checkpoints"
-BOARD_PICTURES = 4  # validation pictures shown in TensorBoard
 
 
 class TrainResult(NamedTuple):
@@ -124,7 +118,7 @@ def train(cfg: Config, output: str | Path, *, resume: bool = False, overwrite: b
                 result = evaluate_now(cfg, model, val_data, postprocess, criterion, device, dtype)
                 metrics = result.scores.metrics | result.losses
                 metrics_log.write("eval", step, metrics | per_class_figures(result))
-                show_pictures(metrics_log, step, result, val_data)
+                metrics_log.pictures(step, result.detections, val_data)
                 if not best_ap >= metrics["AP"]:
                     best_ap = metrics["AP"]
                     checkpoints.mark_best(step)
@@ -172,53 +166,6 @@ def train(cfg: Config, output: str | Path, *, resume: bool = False, overwrite: b
     return TrainResult(folder, step, metrics, best_ap)
 
 
-class RunningMeans:
-    """Figures of the steps since the last reading, kept on the device: reading them is the one wait of the loop."""
-
-    def __init__(self, device: torch.device):
-        self._sums = torch.zeros(4, device=device)
-        self._start()
-
-    def _start(self) -> None:
-        self._sums.zero_()
-        self._steps = 0
-        self._pictures = 0
-        self._since = time.perf_counter()
-        self.waited = 0.0  # seconds spent waiting for data
-
-    def add(self, losses: Losses, grad_norm: Tensor, num_positive: Tensor, pictures: int) -> None:
-        values = (losses.classification.detach(), losses.box_regression.detach(), grad_norm.float(), num_positive)
-        self._sums += torch.stack(values)
-        self._steps += 1
-        self._pictures += pictures
-
-    def read(self, step: int) -> dict[str, float]:
-        """Means a step, and begin anew.
-
-        Raises:
-            InputError: a loss or gradient is not finite, so the run cannot go on.
-        """
-        class_loss, box_loss, grad_norm, num_positive = (self._sums / self._steps).tolist()
-        if not math.isfinite(class_loss + box_loss + grad_norm):
-            raise InputError(
-                f"step {step}: training diverged: class loss {class_loss:g}, box loss {box_loss:g}, gradient norm "
-                f"{grad_norm:g} over the last {self._steps} steps; lower train.optimizer.lr, raise train.warmup_steps, "
-                "or set train.clip_norm; the last checkpoint is from before"
-            )
-        seconds = time.perf_counter() - self._since
-        figures = {
-            "loss": class_loss + box_loss,
-            "class_loss": class_loss,
-            "box_loss": box_loss,
-            "grad_norm": grad_norm,
-            "positive_anchors": num_positive,
-            "pictures_per_s": self._pictures / seconds,
-            "data_share": self.waited / seconds,
-        }
-        self._start()
-        return figures
-
-
 def clip(model: nn.Module, max_norm: float | None) -> Tensor:
     """Total gradient norm before clipping, on the device."""
     parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
@@ -254,34 +201,6 @@ def per_class_figures(result: Evaluation) -> dict[str, float]:
     return {f"AP/{name}": value for name, value in result.scores.per_class.items()}
 
 
-def show_pictures(metrics_log: MetricsLog, step: int, result: Evaluation, data: CocoData) -> None:
-    """The first validation pictures with what was found on them."""
-    from retinanet.data.image import read_image
-
-    for index in range(min(BOARD_PICTURES, len(data.records))):
-        image = read_image(data.records[index].path, max_pixels=2**62)
-        drawn = draw_detections(image, result.detections[index], data.class_names)
-        metrics_log.picture(f"validation/{index}", step, drawn)
-
-
-def prepare_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
-    """Make the run folder, or refuse one that holds a run without a word on what to do with it."""
-    run_files = ("config.yaml", "metrics.jsonl", CHECKPOINTS)
-    holds_run = any((folder / name).exists() for name in run_files)
-    if holds_run and overwrite:
-        for name in (*run_files, "environment.json", "log.txt", "tensorboard"):
-            path = folder / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    elif holds_run and not resume:
-        raise InputError(
-            f"{folder}: holds a run; go on with --resume, replace it with --overwrite, or name another folder"
-        )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be made: {error.strerror}; name another folder") from None
-
-
 def run_length(cfg: Config, num_images: int) -> int:
     """Steps of the whole run: epochs are counted in pictures."""
     if cfg.train.steps is not None:
@@ -291,32 +210,3 @@ def run_length(cfg: Config, num_images: int) -> int:
 
 def epoch_steps(cfg: Config, num_images: int) -> int:
     return math.ceil(num_images / cfg.train.batch_size)
-
-
-def self_description(cfg: Config, data: CocoData) -> dict[str, Any]:
-    """What makes a checkpoint usable by itself. JSON text, since `weights_only` loading refuses records."""
-    return {
-        "config": cfg.model_dump_json(),
-        "class_names": list(data.class_names),
-        "category_ids": list(data.category_ids),
-    }
-
-
-def check_same_run(content: dict[str, Any], cfg: Config, data: CocoData, path: Path | None) -> None:
-    """A run goes on with the same network, classes and schedule it began with."""
-    if content["class_names"] != list(data.class_names):
-        raise InputError(f"{path}: was trained on {content['class_names'][:10]}, not on {list(data.class_names)[:10]}")
-    before, now = json.loads(content["config"]), json.loads(cfg.model_dump_json())
-    for section in ("model", "train"):
-        changed = [
-            key for key in now[section] if before[section].get(key) != now[section][key] and key not in _MAY_CHANGE
-        ]
-        if changed:
-            key = changed[0]
-            raise InputError(
-                f"{path}: cannot go on with another {section}.{key}: it was {before[section].get(key)}, now "
-                f"{now[section][key]}; keep it, or start a new run"
-            )
-
-
-_MAY_CHANGE = {"log_every", "save_every", "eval_every", "keep_checkpoints", "weights", "num_classes"}

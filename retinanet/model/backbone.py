@@ -1,6 +1,5 @@
 """ResNet and ResNeXt (He et al. 2016, Xie et al. 2017) as feature extractors, from torchvision."""
 
-import urllib.error
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -101,16 +100,17 @@ def _download(name: str, weights: str) -> tuple[dict[str, Tensor], str]:
     known = torchvision.models.get_model_weights(name)
     wanted = "DEFAULT" if weights == "imagenet" else weights
     if wanted not in known.__members__:
-        raise InputError(f"model.weights: {weights} is not known for {name}; known are {', '.join(known.__members__)}")
+        names = ", ".join(["imagenet", *(key for key in known.__members__ if key != "DEFAULT")])
+        raise InputError(f"model.weights: {weights} is not known for {name}; known are {names}")
     url = known[wanted].url
     target = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
     try:
         return known[wanted].get_state_dict(progress=True, check_hash=True), url
-    except (urllib.error.URLError, OSError, RuntimeError) as error:
+    except Exception as error:  # network, disk, hash, or a broken file that is there already, each in its own way
         raise InputError(
-            f"model.weights: {weights} for {name} could not be downloaded from {url} to {target}: {error}; put the "
-            "file there by hand, name a file with model.weights=PATH, or train from scratch with model.weights=none "
-            "model.frozen_stages=0 model.norm=batch"
+            f"model.weights: {weights} for {name} could not be downloaded from {url} to {target}, or what is there is "
+            f"broken: {_reason(error)}; put the file there by hand, name a file with model.weights=PATH, or train from "
+            "scratch with model.weights=none model.frozen_stages=0 model.norm=batch"
         ) from None
 
 
@@ -122,7 +122,15 @@ def _read(path: Path) -> dict[str, Tensor]:
             f"model.weights: {path} is not there; name an existing file, imagenet, or none to train from scratch"
         ) from None
     except Exception as error:  # torch.load raises a different type for each way a file can be broken
-        raise InputError(f"model.weights: {path} is not a file of weights: {str(error).splitlines()[0]}") from None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(
+            f"model.weights: {path} is not a file of weights: {_reason(error)}; give one that "
+            "torch.save(module.state_dict(), path) wrote"
+        ) from None
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise InputError(f"model.weights: {path} holds no plain state dict (names to tensors)")
     return state
+
+
+def _reason(error: Exception) -> str:
+    """The first sentence: what follows it in torch's messages is advice that does not apply, some of it unsafe."""
+    return f"{type(error).__name__}: {error}".splitlines()[0].partition(". ")[0]

@@ -34,5 +34,16 @@ class FeaturePyramid(nn.Module):
             coarse = F.interpolate(merged[level], size=merged[level - 1].shape[-2:], mode="nearest")
             merged[level - 1] = merged[level - 1] + coarse
         pyramid = [output(feature) for output, feature in zip(self.outputs, merged, strict=True)]
-        p6 = self.p6(features[-1] if self.p6_from == "c5" else pyramid[-1])
-        return [*pyramid, p6, self.p7(F.relu(p6))]
+        p6 = halve(self.p6, features[-1] if self.p6_from == "c5" else pyramid[-1])
+        return [*pyramid, p6, halve(self.p7, F.relu(p6))]
+
+
+def halve(conv: nn.Conv2d, feature: Tensor) -> Tensor:
+    """A 3x3 convolution of stride 2 and padding 1.
+
+    A map one cell wide meets the middle column of the kernel alone, and is given nothing else: in bfloat16 on a CPU,
+    oneDNN's weight gradient for the whole kernel then holds memory that nobody wrote (torch 2.14.1).
+    """
+    if feature.shape[-1] == 1:
+        return F.conv2d(feature, conv.weight[..., 1:2], conv.bias, stride=2, padding=(1, 0))
+    return conv(feature)

@@ -1,0 +1,118 @@
+import math
+
+import pytest
+import torch
+import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.testing import assert_close
+from torchvision.models.detection._utils import BoxCoder
+
+from retinanet.detection.boxes import MAX_LOG_SCALE, area, clip, decode, encode, pairwise_ioa, pairwise_iou
+
+
+def random_boxes(count, seed):
+    generator = torch.Generator().manual_seed(seed)
+    corner = torch.rand(count, 2, generator=generator) * 500
+    return torch.cat([corner, corner + 1 + torch.rand(count, 2, generator=generator) * 300], dim=1)
+
+
+@st.composite
+def box_lists(draw, min_side=0.0):
+    """1 to 8 boxes up to 1000 pixels large, flat ones included where `min_side` is 0."""
+    place, side = st.floats(-100, 1000, width=32), st.floats(min_side, 1000, width=32)
+    rows = draw(st.lists(st.tuples(place, place, side, side), min_size=1, max_size=8))
+    return torch.tensor([[x, y, x + w, y + h] for x, y, w, h in rows])
+
+
+def test_overlap_by_hand():
+    square = torch.tensor([[0.0, 0.0, 4.0, 4.0]])
+    others = torch.tensor(
+        [
+            [0.0, 0.0, 4.0, 4.0],  # the same
+            [2.0, 0.0, 6.0, 4.0],  # half: 8 of 16 + 16 - 8
+            [1.0, 1.0, 2.0, 3.0],  # inside: 2 of 16
+            [4.0, 0.0, 8.0, 4.0],  # touches at an edge
+            [9.0, 9.0, 10.0, 10.0],  # apart in both directions
+        ]
+    )
+    assert_close(area(others), torch.tensor([16.0, 16.0, 2.0, 16.0, 1.0]))
+    assert_close(pairwise_iou(square, others), torch.tensor([[1, 1 / 3, 1 / 8, 0, 0]]))
+    assert_close(pairwise_ioa(square, others), torch.tensor([[1, 1 / 2, 1, 0, 0]]))
+
+
+def test_overlap_of_a_batch_is_that_of_its_images():
+    boxes, anchors = random_boxes(6, 0).view(2, 3, 4), random_boxes(5, 1)
+    assert pairwise_iou(boxes, anchors).shape == (2, 3, 5)
+    for function in (pairwise_iou, pairwise_ioa):
+        assert_close(function(boxes, anchors)[1], function(boxes[1], anchors))
+
+
+def test_degenerate_boxes_overlap_nothing():
+    flat = torch.tensor([[2.0, 2.0, 2.0, 5.0], [2.0, 2.0, 5.0, 2.0], [3.0, 3.0, 3.0, 3.0]])
+    whole = torch.tensor([[0.0, 0.0, 10.0, 10.0]])
+    for others in (flat, whole):
+        assert_close(pairwise_iou(flat, others), torch.zeros(3, len(others)))
+        assert_close(pairwise_ioa(flat, others), torch.zeros(3, len(others)))
+        assert_close(pairwise_ioa(others, flat), torch.zeros(len(others), 3))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_iou_is_torchvisions(seed):
+    boxes, others = random_boxes(40, seed), random_boxes(50, seed + 100)
+    assert_close(pairwise_iou(boxes, others), torchvision.ops.box_iou(boxes, others))
+
+
+@settings(deadline=None, max_examples=50)
+@given(box_lists(), box_lists())
+def test_iou_is_symmetric_and_a_share(boxes, others):
+    iou = pairwise_iou(boxes, others)
+    assert torch.equal(iou, pairwise_iou(others, boxes).T)
+    assert ((iou >= 0) & (iou <= 1 + 1e-6)).all()
+    own = pairwise_iou(boxes, boxes).diagonal()
+    assert_close(own, (area(boxes) > 0).float())
+
+
+def test_encode_and_decode_by_hand():
+    anchors = torch.tensor([[0.0, 0.0, 10.0, 20.0]])  # 10 x 20 around (5, 10)
+    boxes = torch.tensor([[2.0, 1.0, 22.0, 11.0]])  # 20 x 10 around (12, 6)
+    deltas = torch.tensor([[0.7, -0.2, math.log(2), -math.log(2)]])
+    assert_close(encode(boxes, anchors), deltas)
+    assert_close(decode(deltas, anchors), boxes)
+    assert_close(decode(torch.zeros(1, 4), anchors), anchors)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_encode_and_decode_are_torchvisions(seed):
+    coder = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0))
+    boxes, anchors = random_boxes(64, seed), random_boxes(64, seed + 100)
+    assert_close(encode(boxes, anchors), coder.encode_single(boxes, anchors), rtol=1e-5, atol=1e-5)
+    deltas = torch.randn(64, 4, generator=torch.Generator().manual_seed(seed)) * 3  # some beyond the clamp
+    assert (deltas[:, 2:] > MAX_LOG_SCALE).any()
+    assert_close(decode(deltas, anchors), coder.decode_single(deltas, anchors), rtol=1e-5, atol=1e-3)
+
+
+@settings(deadline=None, max_examples=50)
+@given(box_lists(min_side=1.0), box_lists(min_side=20.0))
+def test_decode_inverts_encode(boxes, anchors):
+    anchors = anchors[:1].expand_as(boxes)  # a side is at most 50 times as long: within the clamp
+    assert_close(decode(encode(boxes, anchors), anchors), boxes, rtol=1e-4, atol=1e-2)
+
+
+def test_decode_clamps_growth_but_not_shrinking():
+    anchors = torch.tensor([[0.0, 0.0, 16.0, 16.0]]).expand(3, 4)
+    deltas = torch.tensor([[0, 0, 1e4, 1e4], [0, 0, MAX_LOG_SCALE, MAX_LOG_SCALE], [0, 0, -10, -10]])
+    boxes = decode(deltas, anchors)
+    # exp(log(1000 / 16)) * 16 = 1000 around (8, 8)
+    assert_close(boxes[:2], torch.tensor([[-492.0, -492.0, 508.0, 508.0]]).expand(2, 4), rtol=1e-5, atol=1e-2)
+    assert_close(boxes[2, 2:] - boxes[2, :2], torch.full((2,), 16 * math.exp(-10)), rtol=0, atol=1e-5)
+
+
+def test_clip_cuts_each_image_to_its_own_size():
+    boxes = torch.tensor([[[-5.0, -6.0, 50.0, 60.0], [30.0, 40.0, 35.0, 45.0]]]).repeat(2, 1, 1)
+    sizes = torch.tensor([[20, 32], [100, 10]])  # height, width
+    expected = [
+        [[0.0, 0.0, 32.0, 20.0], [30.0, 20.0, 32.0, 20.0]],
+        [[0.0, 0.0, 10.0, 60.0], [10.0, 40.0, 10.0, 45.0]],
+    ]
+    assert_close(clip(boxes, sizes), torch.tensor(expected))

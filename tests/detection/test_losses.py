@@ -1,0 +1,305 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch.testing import assert_close
+from torchvision.models.detection._utils import BoxCoder
+
+from retinanet.config import FocalConfig, GIoUConfig, LossConfig, SmoothL1Config
+from retinanet.detection.assignment import Assignment, assign
+from retinanet.detection.boxes import decode, encode
+from retinanet.detection.losses import DetectionLoss, GIoU, SigmoidFocal, SmoothL1, build_loss, sigmoid_focal_loss
+from retinanet.structures import Predictions, Targets
+
+NUM_CLASSES = 5
+ANCHORS_PER_LEVEL = (40, 12, 3)
+
+
+def random_boxes(count, seed, smallest=4.0):
+    generator = torch.Generator().manual_seed(seed)
+    corner = torch.rand(count, 2, generator=generator) * 80
+    return torch.cat([corner, corner + smallest + torch.rand(count, 2, generator=generator) * 40], dim=1)
+
+
+def random_predictions(batch, num_classes=NUM_CLASSES, seed=0, dtype=torch.float32):
+    """Leaves that want a gradient, over three levels."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(count, values):
+        return torch.randn(batch, count, values, generator=generator).to(dtype).requires_grad_()
+
+    return Predictions(
+        class_logits=[normal(count, num_classes) for count in ANCHORS_PER_LEVEL],
+        box_deltas=[normal(count, 4) for count in ANCHORS_PER_LEVEL],
+        anchors=list(random_boxes(sum(ANCHORS_PER_LEVEL), seed + 1).split(ANCHORS_PER_LEVEL)),
+    )
+
+
+def targets_of(*counts, num_rows=8, num_classes=NUM_CLASSES):
+    """Images with so many objects each, then padding."""
+    generator = torch.Generator().manual_seed(7)
+    is_object = torch.arange(num_rows) < torch.tensor(counts)[:, None]
+    boxes = random_boxes(len(counts) * num_rows, 3).view(len(counts), num_rows, 4)
+    labels = torch.randint(num_classes, is_object.shape, generator=generator)
+    return Targets(
+        boxes=torch.where(is_object[..., None], boxes, torch.tensor([0.0, 0.0, 1.0, 1.0])),
+        labels=labels * is_object,
+        is_object=is_object,
+        is_crowd=torch.zeros_like(is_object),
+    )
+
+
+def random_assignment(targets, seed=0):
+    """Each anchor of each image positive for one of its objects, negative or ignored, by lot."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (len(targets.labels), sum(ANCHORS_PER_LEVEL))
+    num_objects = targets.is_object.sum(1, keepdim=True)
+    gt_index = (torch.rand(shape, generator=generator) * num_objects).long()
+    lot = torch.rand(shape, generator=generator)
+    positive = (lot < 0.2) & (num_objects > 0)
+    return Assignment(gt_index, positive, negative=(lot < 0.8) & ~positive)
+
+
+def value_and_gradient(loss, logits):
+    logits = logits.detach().clone().requires_grad_()
+    value = loss(logits)
+    (gradient,) = torch.autograd.grad(value.sum(), logits)
+    return value.detach(), gradient
+
+
+def logits_and_targets(count=2000, spread=4.0):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(count, generator=generator) * spread, torch.rand(count, generator=generator) < 0.5
+
+
+def test_focal_loss_by_hand():
+    logits = torch.tensor([0.0, math.log(9), math.log(9), -math.log(9)])
+    targets = torch.tensor([True, True, False, False])
+    expected = [
+        0.25 * 0.5**2 * math.log(2),  # p_t = 0.5
+        0.25 * 0.1**2 * -math.log(0.9),  # p_t = 0.9: hardly counts
+        0.75 * 0.9**2 * math.log(10),  # p_t = 0.1
+        0.75 * 0.1**2 * -math.log(0.9),
+    ]
+    assert expected[0] == pytest.approx(0.0433217, abs=1e-7)
+    assert_close(sigmoid_focal_loss(logits, targets, alpha=0.25, gamma=2.0), torch.tensor(expected))
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0, 5.0])
+@pytest.mark.parametrize("alpha", [0.0, 0.25, 0.75])
+def test_focal_loss_is_torchvisions(alpha, gamma):
+    logits, targets = logits_and_targets()
+    value, gradient = value_and_gradient(lambda x: sigmoid_focal_loss(x, targets, alpha=alpha, gamma=gamma), logits)
+    reference, reference_gradient = value_and_gradient(
+        lambda x: torchvision.ops.sigmoid_focal_loss(x, targets.double(), alpha=alpha, gamma=gamma), logits.double()
+    )
+    assert_close(value, reference.float(), rtol=1e-5, atol=1e-6)
+    assert_close(gradient, reference_gradient.float(), rtol=1e-5, atol=1e-6)
+
+
+def test_gamma_zero_is_balanced_cross_entropy_exactly():
+    logits, targets = logits_and_targets()
+    alpha_t = torch.where(targets, 0.75, 0.25)
+    value, gradient = value_and_gradient(lambda x: sigmoid_focal_loss(x, targets, alpha=0.75, gamma=0), logits)
+    # -log(p) is softplus(-x), and -log(1 - p) is softplus(x)
+    assert torch.equal(value, alpha_t * -F.logsigmoid(torch.where(targets, logits, -logits)))
+    reference, reference_gradient = value_and_gradient(
+        lambda x: alpha_t * F.binary_cross_entropy_with_logits(x, targets.double(), reduction="none"), logits.double()
+    )
+    assert_close(value, reference.float(), rtol=1e-6, atol=0)
+    assert_close(gradient, reference_gradient.float(), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("gamma", [0.1, 0.5, 2.0, 5.0])
+def test_gamma_scales_each_term_by_its_error(gamma):
+    logits, targets = logits_and_targets()
+    error = torch.sigmoid(torch.where(targets, -logits, logits))  # 1 - p_t
+    plain = sigmoid_focal_loss(logits, targets, alpha=0.25, gamma=0)
+    assert_close(sigmoid_focal_loss(logits, targets, alpha=0.25, gamma=gamma), plain * error**gamma)
+
+
+def test_swapping_the_classes_swaps_alpha():
+    logits, targets = logits_and_targets()
+    loss = sigmoid_focal_loss(logits, targets, alpha=0.25, gamma=2.0)
+    assert torch.equal(loss, sigmoid_focal_loss(-logits, ~targets, alpha=0.75, gamma=2.0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("gamma", [0, 0.1, 0.5, 1, 2, 5])
+def test_focal_loss_is_finite_for_wild_logits(gamma, dtype):
+    logits = torch.tensor([-1e4, -100, -20, 0, 20, 100, 1e4], dtype=dtype).repeat(2)
+    targets = torch.arange(14) < 7
+    value, gradient = value_and_gradient(lambda x: sigmoid_focal_loss(x, targets, alpha=0.25, gamma=gamma), logits)
+    assert value.dtype == torch.float32 and gradient.dtype == dtype
+    assert value.isfinite().all() and gradient.isfinite().all()
+    right, wrong = [6, 7], [0, 13]
+    assert (value[right] == 0).all() and (gradient[right] == 0).all()
+    assert_close(value[wrong], torch.tensor([0.25, 0.75]) * logits[6].float())
+    assert_close(gradient[wrong].float(), torch.tensor([-0.25, 0.75]))
+
+
+def test_smooth_l1_by_hand():
+    anchors = torch.tensor([[[0.0, 0.0, 10.0, 10.0]]])
+    deltas = torch.tensor([[[0.05, -0.2, 0.5, 0.0]]])  # the truth is the anchor: all zero
+    # below beta: 0.5 * x^2 / beta; from there on: |x| - beta / 2
+    expected = 0.5 * 0.05**2 / 0.1 + (0.2 - 0.05) + (0.5 - 0.05) + 0
+    assert_close(SmoothL1(beta=0.1)(deltas, anchors, anchors), torch.tensor([[expected]]))
+    assert_close(SmoothL1(beta=0.0)(deltas, anchors, anchors), torch.tensor([[0.75]]))
+
+
+def test_beta_zero_is_l1():
+    deltas, boxes, anchors = torch.randn(50, 4), random_boxes(50, 0), random_boxes(50, 1)
+    truth = encode(boxes, anchors)
+    value, gradient = value_and_gradient(lambda x: SmoothL1(beta=0.0)(x, boxes, anchors), deltas)
+    assert_close(value, (deltas - truth).abs().sum(1))
+    assert torch.equal(gradient, (deltas - truth).sign())
+
+
+def test_giou_by_hand():
+    anchors = torch.tensor([[[0.0, 0.0, 1.0, 1.0]]]).expand(1, 3, 4)
+    boxes = torch.tensor([[[0.0, 0.0, 1.0, 1.0], [2.0, 0.0, 3.0, 1.0], [0.0, 0.0, 2.0, 1.0]]])
+    # the same: 0; apart, a hull of 3 around a union of 2: 1 - (0 - 1 / 3); half covered, the hull is the union: 1 / 2
+    expected = torch.tensor([[0.0, 4 / 3, 0.5]])
+    assert_close(GIoU()(torch.zeros(1, 3, 4), boxes, anchors), expected, atol=1e-6, rtol=1e-6)
+
+
+def test_giou_is_that_of_torchvisions_boxes():
+    deltas, boxes, anchors = torch.randn(50, 4), random_boxes(50, 0), random_boxes(50, 1)
+    decoded = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0)).decode_single(deltas, anchors)
+    expected = 1 - torchvision.ops.generalized_box_iou(decoded, boxes).diagonal()
+    assert_close(GIoU()(deltas, boxes, anchors), expected, rtol=1e-4, atol=1e-5)
+
+
+def detection_loss_slowly(predictions, assignment, targets, num_positive, *, box_loss, class_weight, box_weight):
+    """All levels as one, only the anchors that count, image by image."""
+    logits, deltas = torch.cat(predictions.class_logits, 1), torch.cat(predictions.box_deltas, 1)
+    anchors = torch.cat(predictions.anchors)
+    classification = box_regression = torch.zeros(())
+    for image in range(len(logits)):
+        positive, negative = assignment.positive[image], assignment.negative[image]
+        rows = assignment.gt_index[image][positive]
+        wanted = torch.zeros_like(logits[image])
+        wanted[positive] = F.one_hot(targets.labels[image][rows], logits.shape[-1]).float()
+        counted = positive | negative
+        classification = classification + torchvision.ops.sigmoid_focal_loss(
+            logits[image][counted], wanted[counted], alpha=0.25, gamma=2.0, reduction="sum"
+        )
+        boxes, mine = targets.boxes[image][rows], anchors[positive]
+        if box_loss == "giou":
+            decoded = decode(deltas[image][positive], mine)
+            loss = torchvision.ops.generalized_box_iou_loss(decoded, boxes, reduction="sum")
+        else:
+            loss = F.smooth_l1_loss(deltas[image][positive], encode(boxes, mine), beta=0.1, reduction="sum")
+        box_regression = box_regression + loss
+    return class_weight * classification / num_positive, box_weight * box_regression / num_positive
+
+
+@pytest.mark.parametrize("num_classes", [1, NUM_CLASSES])
+@pytest.mark.parametrize("box_loss", ["smooth_l1", "giou"])
+def test_detection_loss_is_that_of_a_loop_over_images(box_loss, num_classes):
+    predictions = random_predictions(3, num_classes)
+    targets = targets_of(5, 0, 8, num_classes=num_classes)
+    assignment = random_assignment(targets)
+    num_positive = assignment.positive.sum().float()
+    assert num_positive > 10
+    leaves = [*predictions.class_logits, *predictions.box_deltas]
+
+    box = {"smooth_l1": SmoothL1(beta=0.1), "giou": GIoU()}[box_loss]
+    criterion = DetectionLoss(SigmoidFocal(), box, class_weight=1.5, box_weight=0.5)
+    losses = criterion(predictions, assignment, targets, num_positive)
+    gradients = torch.autograd.grad(losses.total, leaves)
+    expected = detection_loss_slowly(
+        predictions, assignment, targets, num_positive, box_loss=box_loss, class_weight=1.5, box_weight=0.5
+    )
+    assert_close(tuple(losses), expected, rtol=1e-5, atol=1e-5)
+    assert_close(losses.total, sum(expected), rtol=1e-5, atol=1e-5)
+    assert_close(gradients, torch.autograd.grad(sum(expected), leaves), rtol=1e-4, atol=1e-6)
+
+
+def test_detection_loss_in_the_right_order_of_levels():
+    # One positive anchor, on the last level, whose box is met exactly: nothing of the others may be looked at.
+    predictions = random_predictions(1)
+    targets = targets_of(1)
+    last = sum(ANCHORS_PER_LEVEL) - 1
+    positive = torch.arange(last + 1)[None] == last
+    assignment = Assignment(torch.zeros_like(positive, dtype=torch.int64), positive, torch.zeros_like(positive))
+    predictions.box_deltas[-1].data[0, -1] = encode(targets.boxes[0, 0], predictions.anchors[-1][-1])
+    predictions.class_logits[-1].data[0, -1] = torch.where(
+        torch.arange(NUM_CLASSES) == targets.labels[0, 0], 100.0, -100.0
+    )
+    losses = build_loss(LossConfig())(predictions, assignment, targets, torch.tensor(1.0))
+    assert losses.total < 1e-6
+    assert torch.equal(losses.total, losses.classification + losses.box_regression)
+
+
+def test_normaliser_divides_both_losses():
+    predictions, targets = random_predictions(2), targets_of(4, 3)
+    assignment = random_assignment(targets)
+    one, eight = (build_loss(LossConfig())(predictions, assignment, targets, torch.tensor(n)) for n in (1.0, 8.0))
+    assert one.classification > 0 and one.box_regression > 0
+    assert torch.equal(one.classification / 8, eight.classification)
+    assert torch.equal(one.box_regression / 8, eight.box_regression)
+
+
+@pytest.mark.parametrize("box_loss", [SmoothL1Config(), GIoUConfig()])
+def test_only_the_anchors_that_count_get_a_gradient(box_loss):
+    predictions, targets = random_predictions(2), targets_of(4, 0)
+    assignment = random_assignment(targets)
+    build_loss(LossConfig(box=box_loss))(predictions, assignment, targets, torch.tensor(1.0)).total.backward()
+    by_class = torch.cat([level.grad for level in predictions.class_logits], 1).abs().sum(-1) > 0
+    by_box = torch.cat([level.grad for level in predictions.box_deltas], 1).abs().sum(-1) > 0
+    assert torch.equal(by_class, assignment.positive | assignment.negative)
+    assert torch.equal(by_box, assignment.positive)
+    assert not by_class.all() and not by_box[1].any()
+
+
+@pytest.mark.parametrize("box_loss", [SmoothL1Config(), SmoothL1Config(beta=0.0), GIoUConfig()])
+def test_images_without_objects_teach_background_alone(box_loss):
+    predictions, targets = random_predictions(2), targets_of(0, 0)
+    assignment = assign(torch.cat(predictions.anchors), targets)
+    losses = build_loss(LossConfig(box=box_loss))(predictions, assignment, targets, torch.tensor(1.0))
+    losses.total.backward()
+    assert losses.box_regression == 0 and losses.classification > 0
+    assert all((level.grad > 0).all() for level in predictions.class_logits)  # every score goes down
+    assert all((level.grad == 0).all() for level in predictions.box_deltas)
+
+
+def test_low_precision_predictions_give_a_float32_loss():
+    targets = targets_of(4, 3)
+    assignment = random_assignment(targets)
+    low = random_predictions(2, dtype=torch.bfloat16)
+    same = Predictions([x.float() for x in low.class_logits], [x.float() for x in low.box_deltas], low.anchors)
+    criterion, count = build_loss(LossConfig()), torch.tensor(3.0)
+    losses = criterion(low, assignment, targets, count)
+    assert losses.total.dtype == torch.float32
+    assert tuple(losses) == tuple(criterion(same, assignment, targets, count))
+    losses.total.backward()
+    assert low.class_logits[0].grad.dtype == torch.bfloat16
+
+
+def test_config_decides_the_loss():
+    predictions, targets = random_predictions(1), targets_of(5)
+    assignment, count = random_assignment(targets), torch.tensor(2.0)
+    cfg = LossConfig(
+        classification=FocalConfig(alpha=0.6, gamma=0.5), box=SmoothL1Config(beta=0.7), class_weight=2.0, box_weight=3.0
+    )
+    by_hand = DetectionLoss(SigmoidFocal(alpha=0.6, gamma=0.5), SmoothL1(beta=0.7), class_weight=2.0, box_weight=3.0)(
+        predictions, assignment, targets, count
+    )
+    assert tuple(build_loss(cfg)(predictions, assignment, targets, count)) == tuple(by_hand)
+    default = build_loss(LossConfig())(predictions, assignment, targets, count)
+    assert default.classification != by_hand.classification and default.box_regression != by_hand.box_regression
+
+
+@pytest.mark.parametrize("box_loss", [SmoothL1Config(), GIoUConfig()])
+def test_the_host_reads_nothing(box_loss, host_reads):
+    predictions, targets = random_predictions(2), targets_of(4, 0)
+    criterion = build_loss(LossConfig(box=box_loss))
+    with host_reads() as reads:
+        assignment = assign(torch.cat(predictions.anchors), targets)
+        num_positive = assignment.positive.sum().clamp(min=1).float()
+        criterion(predictions, assignment, targets, num_positive).total.backward()
+    assert reads == []
+    assert predictions.class_logits[0].grad is not None

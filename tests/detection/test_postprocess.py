@@ -1,0 +1,144 @@
+import math
+
+import pytest
+import torch
+import torchvision
+from torch.testing import assert_close
+from torchvision.models.detection._utils import BoxCoder
+
+from retinanet.detection.anchors import AnchorGenerator
+from retinanet.detection.postprocess import Postprocess
+from retinanet.structures import Predictions
+
+NUM_CLASSES = 4
+IMAGE_SIZES = torch.tensor([[128, 192], [100, 192], [128, 90]])
+ORIGINAL_SIZES = torch.tensor([[128, 192], [250, 480], [427, 300]])
+
+
+def random_predictions(seed, mean=-1.0):
+    generator = torch.Generator().manual_seed(seed)
+    anchors = AnchorGenerator()(128, 192)
+
+    def normal(count, values):
+        return torch.randn(len(IMAGE_SIZES), count, values, generator=generator)
+
+    return Predictions(
+        class_logits=[mean + normal(len(level), NUM_CLASSES) for level in anchors],
+        box_deltas=[0.3 * normal(len(level), 4) for level in anchors],
+        anchors=anchors,
+    )
+
+
+def postprocess_slowly(predictions, image, *, min_score, top_k, nms_iou, max_detections):
+    """One image: per level the best pairs one by one, then torchvision's NMS class by class, then the best of all."""
+    coder = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0))
+    height, width = IMAGE_SIZES[image].tolist()
+    found = []
+    for logits, deltas, anchors in zip(*predictions, strict=True):
+        scores = logits[image].sigmoid()
+        pairs = [(scores[a, k].item(), a, k) for a, k in torch.nonzero(scores > min_score).tolist()]
+        for score, a, k in sorted(pairs, key=lambda pair: -pair[0])[:top_k]:
+            (box,) = coder.decode_single(deltas[image, a : a + 1], anchors[a : a + 1])
+            box = torchvision.ops.clip_boxes_to_image(box, (height, width))
+            found.append((score, k, box))
+    kept = []
+    for k in range(NUM_CLASSES):
+        mine = [(score, box) for score, label, box in found if label == k]
+        if mine:
+            boxes, scores = torch.stack([box for _, box in mine]), torch.tensor([score for score, _ in mine])
+            kept += [(scores[i].item(), k, boxes[i]) for i in torchvision.ops.nms(boxes, scores, nms_iou).tolist()]
+    original_height, original_width = ORIGINAL_SIZES[image].tolist()
+    stretch = torch.tensor([original_width / width, original_height / height]).repeat(2)
+    kept = sorted(kept, key=lambda detection: -detection[0])[:max_detections]
+    return [(score, k, box * stretch) for score, k, box in kept]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"min_score": 0.5, "top_k": 1000, "nms_iou": 0.5, "max_detections": 1000},
+        {"min_score": 0.05, "top_k": 50, "nms_iou": 0.5, "max_detections": 100},
+        {"min_score": 0.6, "top_k": 7, "nms_iou": 0.2, "max_detections": 5},
+    ],
+)
+def test_detections_are_those_of_a_loop(settings, seed):
+    predictions = random_predictions(seed)
+    detections = Postprocess(**settings)(predictions, IMAGE_SIZES, ORIGINAL_SIZES)
+    assert len(detections) == len(IMAGE_SIZES)
+    for image, found in enumerate(detections):
+        expected = postprocess_slowly(predictions, image, **settings)
+        assert len(expected) > 4
+        # Of equal scores either may come first.
+        order = sorted(range(len(found.scores)), key=lambda i: (-found.scores[i].item(), found.labels[i].item()))
+        expected.sort(key=lambda detection: (-detection[0], detection[1]))
+        assert found.labels[order].tolist() == [label for _, label, _ in expected]
+        assert_close(found.scores[order], torch.tensor([score for score, _, _ in expected]))
+        assert_close(found.boxes[order], torch.stack([box for _, _, box in expected]), rtol=1e-5, atol=1e-3)
+    if settings["max_detections"] < 1000:
+        assert {len(found.scores) for found in detections} == {settings["max_detections"]}
+
+
+def one_anchor(*logits, anchor=(10.0, 20.0, 50.0, 40.0), deltas=(0.0, 0.0, 0.0, 0.0)):
+    return Predictions([torch.tensor([[logits]])], [torch.tensor([[deltas]])], [torch.tensor([anchor])])
+
+
+def test_one_anchor_by_hand():
+    # 40 x 20 around (30, 30), moved by a quarter of its width and twice as high: 40 x 40 around (40, 30)
+    predictions = one_anchor(math.log(3), -5.0, 0.0, deltas=(0.25, 0.0, 0.0, math.log(2)))
+    (found,) = Postprocess()(predictions, torch.tensor([[100, 200]]), torch.tensor([[300, 400]]))
+    # Sides are stretched by 3 and 2. Two classes pass, each with the same box; classes do not suppress each other.
+    assert_close(found.boxes, torch.tensor([[40.0, 30.0, 120.0, 150.0]]).repeat(2, 1))
+    assert_close(found.scores, torch.tensor([0.75, 0.5]))
+    assert found.labels.tolist() == [0, 2]
+
+
+def test_boxes_are_cut_to_the_picture_not_to_the_padding():
+    predictions = one_anchor(2.0, anchor=(-30.0, 20.0, 500.0, 400.0))
+    (found,) = Postprocess()(predictions, torch.tensor([[100, 200]]), torch.tensor([[50, 100]]))
+    assert_close(found.boxes, torch.tensor([[0.0, 10.0, 100.0, 50.0]]))
+
+
+def test_a_score_must_be_more_than_the_least():
+    sizes = torch.tensor([[100, 200]])
+    assert len(Postprocess(min_score=0.5)(one_anchor(0.0), sizes, sizes)[0].scores) == 0
+    assert len(Postprocess(min_score=0.49)(one_anchor(0.0), sizes, sizes)[0].scores) == 1
+
+
+def test_images_without_detections_are_empty():
+    predictions = random_predictions(0)
+    for logits in predictions.class_logits:
+        logits[1] = -20
+    first, second, third = Postprocess()(predictions, IMAGE_SIZES, ORIGINAL_SIZES)
+    assert second.boxes.shape == (0, 4) and second.scores.shape == second.labels.shape == (0,)
+    assert len(first.scores) == len(third.scores) == 100
+    for found in Postprocess(min_score=0.9999)(random_predictions(0, mean=-9.0), IMAGE_SIZES, ORIGINAL_SIZES):
+        assert found.boxes.shape == (0, 4)
+        assert found.labels.dtype == torch.int64 and found.scores.dtype == torch.float32
+
+
+def test_images_do_not_reach_one_another():
+    predictions = random_predictions(4)
+    together = Postprocess()(predictions, IMAGE_SIZES, ORIGINAL_SIZES)
+    for image, found in enumerate(together):
+        mine = slice(image, image + 1)
+        parts = [[level[mine] for level in part] for part in (predictions.class_logits, predictions.box_deltas)]
+        (alone,) = Postprocess()(Predictions(*parts, predictions.anchors), IMAGE_SIZES[mine], ORIGINAL_SIZES[mine])
+        assert_close(tuple(found), tuple(alone))
+
+
+def test_best_come_first():
+    for found in Postprocess()(random_predictions(2), IMAGE_SIZES, ORIGINAL_SIZES):
+        assert torch.equal(found.scores, found.scores.sort(descending=True).values)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_low_precision_predictions_are_decoded_in_float32(dtype):
+    predictions = random_predictions(3)
+    low = Predictions(*([level.to(dtype) for level in part] for part in predictions[:2]), predictions.anchors)
+    same = Predictions(*([level.float() for level in part] for part in low[:2]), predictions.anchors)
+    for found, expected in zip(
+        Postprocess()(low, IMAGE_SIZES, ORIGINAL_SIZES), Postprocess()(same, IMAGE_SIZES, ORIGINAL_SIZES), strict=True
+    ):
+        assert found.boxes.dtype == torch.float32
+        assert_close(tuple(found), tuple(expected), rtol=0, atol=0)

@@ -1,0 +1,73 @@
+import pytest
+import torch
+
+from retinanet.config_file import load_config
+from retinanet.data.build import eval_loader, load_train_data, load_val_data
+from retinanet.detection.assignment import assign
+from retinanet.detection.losses import build_loss
+from retinanet.detection.postprocess import Postprocess
+from retinanet.engine.evaluate import evaluate
+from retinanet.model.retinanet import build_model
+
+
+@pytest.fixture
+def parts(tiny_overrides):
+    cfg = load_config("quickstart", tiny_overrides)
+    data = load_val_data(cfg, load_train_data(cfg).class_names)
+    torch.manual_seed(0)
+    return cfg, data, build_model(cfg.model, len(data.class_names))
+
+
+def run(cfg, data, model):
+    return evaluate(
+        model,
+        eval_loader(cfg, data, pin_memory=False),
+        data,
+        postprocess=Postprocess(),
+        criterion=build_loss(cfg.loss),
+        assignment=cfg.assignment,
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+    )
+
+
+def test_the_loss_is_that_of_the_whole_set_at_once(parts):
+    cfg, data, model = parts
+    model.eval()
+    sums, num_positive = torch.zeros(2), 0
+    with torch.no_grad():
+        for batch in eval_loader(cfg, data, pin_memory=False):
+            predictions = model(batch.images, batch.image_sizes)
+            matched = assign(torch.cat(predictions.anchors), batch.targets)
+            losses = build_loss(cfg.loss)(predictions, matched, batch.targets, torch.ones(()))
+            sums += torch.stack([losses.classification, losses.box_regression])
+            num_positive += int(matched.positive.sum())
+    result = run(cfg, data, model)
+    assert result.losses["class_loss"] == pytest.approx(float(sums[0]) / num_positive)
+    assert result.losses["box_loss"] == pytest.approx(float(sums[1]) / num_positive)
+    assert sorted(result.detections) == list(range(len(data.records)))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_mode_is_as_before_also_after_a_failure(parts, training):
+    cfg, data, model = parts
+    model.train(training)
+    run(cfg, data, model)
+    assert model.training is training
+
+    def fail():
+        raise OSError("gone")
+        yield
+
+    with pytest.raises(OSError, match="gone"):
+        evaluate(
+            model,
+            fail(),
+            data,
+            postprocess=Postprocess(),
+            criterion=build_loss(cfg.loss),
+            assignment=cfg.assignment,
+            device=torch.device("cpu"),
+            dtype=torch.float32,
+        )
+    assert model.training is training

@@ -1,0 +1,55 @@
+import logging
+
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from retinanet.engine.logger import MetricsLog, read_metrics, start_logging
+
+
+def test_every_line_is_json_and_not_a_number_is_null(tmp_path):
+    log = MetricsLog(tmp_path)
+    log.write("train", 1, {"loss": 0.5})
+    log.write("eval", 1, {"AP": float("nan")})
+    log.close()
+    assert read_metrics(tmp_path) == [
+        {"kind": "train", "step": 1, "loss": 0.5},
+        {"kind": "eval", "step": 1, "AP": None},
+    ]
+
+
+def test_going_on_cuts_back_what_came_after_the_checkpoint(tmp_path):
+    log = MetricsLog(tmp_path)
+    for step in (1, 2, 3):
+        log.write("train", step, {"loss": float(step)})
+        log.write("eval", step, {"AP": 0.0})
+    log.close()
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"kind": "train", "st')  # what a kill leaves
+    log = MetricsLog(tmp_path, resumed_at=2)
+    log.write("eval", 2, {"AP": 1.0})
+    log.write("train", 3, {"loss": 30.0})
+    log.close()
+    lines = [(line["kind"], line["step"]) for line in read_metrics(tmp_path)]
+    assert lines == [("train", 1), ("eval", 1), ("train", 2), ("eval", 2), ("train", 3)]
+
+
+def test_tensorboard_has_the_same_figures_once(tmp_path):
+    log = MetricsLog(tmp_path)
+    for step in (1, 2, 3):
+        log.write("train", step, {"loss": float(step)})
+    log.close()
+    log = MetricsLog(tmp_path, resumed_at=2)
+    log.write("train", 3, {"loss": 30.0})
+    log.close()
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    assert [(event.step, event.value) for event in board.Scalars("train/loss")] == [(1, 1.0), (2, 2.0), (3, 30.0)]
+
+
+def test_the_log_file_gets_what_the_console_gets(tmp_path, capsys):
+    start_logging(tmp_path / "log.txt")
+    logging.getLogger("retinanet.somewhere").warning("seven boxes")
+    start_logging()  # closes the file
+    logging.getLogger("retinanet.somewhere").warning("later")
+    assert "seven boxes" in (tmp_path / "log.txt").read_text()
+    assert "later" not in (tmp_path / "log.txt").read_text()
+    assert capsys.readouterr().out.split("\n")[:2] == ["seven boxes", "later"]

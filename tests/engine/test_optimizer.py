@@ -1,0 +1,80 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from retinanet.config import AdamWConfig, CosineSchedule, SGDConfig, StepsSchedule, TrainConfig
+from retinanet.engine.optimizer import build_optimizer, effective_lr, lr_factor, weight_decay_groups
+
+
+def small_model() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1))
+
+
+def test_norms_and_biases_have_a_decay_of_their_own():
+    decayed, plain = weight_decay_groups(small_model())
+    assert [tuple(p.shape) for p in decayed] == [(4, 3, 3, 3), (2, 4, 1, 1)]
+    assert [tuple(p.shape) for p in plain] == [(4,), (4,), (4,), (2,)]
+
+
+def test_frozen_parameters_are_left_out():
+    model = small_model()
+    model[0].requires_grad_(False)
+    groups = build_optimizer(model, TrainConfig(steps=1)).param_groups
+    assert [len(group["params"]) for group in groups] == [1, 3]
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "rule", "expected"),
+    [(16, "linear", 0.01), (8, "linear", 0.005), (64, "sqrt", 0.02), (4, "sqrt", 0.005)],
+)
+def test_learning_rate_is_scaled_from_the_reference_batch_size(batch_size, rule, expected):
+    cfg = TrainConfig(steps=1, batch_size=batch_size, lr_scaling=rule, optimizer=SGDConfig(lr=0.01))
+    assert effective_lr(cfg) == pytest.approx(expected)
+
+
+def test_without_a_reference_the_learning_rate_is_taken_as_it_is():
+    cfg = TrainConfig(steps=1, batch_size=3, reference_batch_size=None, optimizer=AdamWConfig(lr=3e-4))
+    assert effective_lr(cfg) == 3e-4
+
+
+def test_the_papers_schedule():
+    cfg = TrainConfig(steps=90_000, warmup_steps=1000, warmup_factor=0.001, schedule=StepsSchedule())
+    factors = {step: lr_factor(cfg, step, 90_000) for step in (0, 500, 1000, 59_999, 60_000, 79_999, 80_000, 89_999)}
+    assert factors[0] == pytest.approx(0.001)
+    assert factors[500] == pytest.approx(0.001 + 0.999 / 2)
+    assert factors[1000] == factors[59_999] == 1
+    assert factors[60_000] == factors[79_999] == pytest.approx(0.1)
+    assert factors[80_000] == factors[89_999] == pytest.approx(0.01)
+
+
+def test_cosine_is_half_way_at_half_time():
+    cfg = TrainConfig(steps=100, warmup_steps=0, schedule=CosineSchedule(end=0.2))
+    assert lr_factor(cfg, 0, 100) == pytest.approx(1)
+    assert lr_factor(cfg, 50, 100) == pytest.approx(0.6)
+    assert lr_factor(cfg, 100, 100) == pytest.approx(0.2)
+
+
+def test_sgd_step_by_hand():
+    # w = 1, gradient 0.5, decay 0.1: v = 0.5 + 0.1 * 1 = 0.6, w = 1 - 0.1 * 0.6; the bias has no decay: 1 - 0.1 * 0.5
+    model = nn.Linear(1, 1)
+    nn.init.ones_(model.weight)
+    nn.init.ones_(model.bias)
+    settings = SGDConfig(lr=0.1, momentum=0.9, weight_decay=0.1)
+    optimizer = build_optimizer(model, TrainConfig(steps=1, batch_size=16, optimizer=settings))
+    (0.5 * model(torch.ones(1, 1))).sum().backward()
+    optimizer.step()
+    assert model.weight.item() == pytest.approx(0.94)
+    assert model.bias.item() == pytest.approx(0.95)
+
+
+def test_momentum_of_a_parameter_whose_gradient_comes_late():
+    model = small_model()
+    optimizer = build_optimizer(model, TrainConfig(steps=1))
+    model[0](torch.rand(1, 3, 8, 8)).sum().backward()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    model(torch.rand(1, 3, 8, 8)).sum().backward()
+    optimizer.step()
+    assert all(math.isfinite(p.sum().item()) for p in model.parameters())

@@ -1,0 +1,162 @@
+"""Whole runs on the embedded data set."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from retinanet.checkpoint import read_checkpoint
+from retinanet.config_file import load_config
+from retinanet.engine.logger import read_metrics
+from retinanet.engine.train import train
+from retinanet.errors import InputError
+from retinanet.inference.predictor import Predictor
+
+TIMES = {"pictures_per_s", "data_share"}
+
+
+def figures(folder) -> list[dict]:
+    return [{k: v for k, v in line.items() if k not in TIMES} for line in read_metrics(folder)]
+
+
+def assert_same_state(first, second):
+    assert type(first) is type(second)
+    if isinstance(first, torch.Tensor):
+        assert torch.equal(first, second)
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys()
+        for key in first:
+            assert_same_state(first[key], second[key])
+    elif isinstance(first, list):
+        for a, b in zip(first, second, strict=True):
+            assert_same_state(a, b)
+    else:
+        assert first == second or (isinstance(first, float) and math.isnan(first) and math.isnan(second))
+
+
+@pytest.fixture
+def run(tmp_path, tiny_overrides):
+    def start(name: str, *overrides: str, **arguments):
+        return train(load_config("quickstart", [*tiny_overrides, *overrides]), tmp_path / name, **arguments)
+
+    return start
+
+
+def test_a_run_leaves_everything_in_its_folder(run):
+    result = run("whole")
+    assert result.step == 8
+    assert {"config.yaml", "environment.json", "log.txt", "metrics.jsonl", "tensorboard", "checkpoints"} <= {
+        path.name for path in result.folder.iterdir()
+    }
+    assert load_config(result.folder / "config.yaml").train.steps == 8
+    lines = figures(result.folder)
+    assert [line["step"] for line in lines if line["kind"] == "train"] == [2, 4, 6, 8]
+    assert [line["step"] for line in lines if line["kind"] == "eval"] == [4, 8]
+    assert all(math.isfinite(line["loss"]) for line in lines)
+    assert {"AP", "AP50", "loss", "AP/star"} <= set(lines[-1])
+    assert json.loads((result.folder / "environment.json").read_text())["packages"]["torch"] in torch.__version__
+    assert read_checkpoint(result.folder / "checkpoints/last.pt")["step"] == 8
+    assert read_checkpoint(result.folder / "checkpoints/best.pt")["step"] in (4, 8)
+
+
+def test_the_same_seed_gives_the_same_run_and_another_does_not(run):
+    first, second, other = run("a"), run("b"), run("c", "train.seed=1")
+    assert figures(first.folder) == figures(second.folder)
+    assert figures(first.folder) != figures(other.folder)
+
+
+def test_the_number_of_workers_changes_nothing(run):
+    assert figures(run("none").folder) == figures(run("two", "data.workers=2").folder)
+
+
+def test_resuming_changes_nothing(run, monkeypatch):
+    straight = run("straight")
+    from retinanet.engine import train as module
+
+    calls = []
+    with monkeypatch.context() as patch:
+        real = module.train_loader
+
+        class Failing:
+            def __init__(self, batches):
+                self.batches = batches
+
+            def __next__(self):
+                calls.append(1)
+                if len(calls) == 7:
+                    raise KeyboardInterrupt
+                return next(self.batches)
+
+        patch.setattr(module, "train_loader", lambda *a, **k: Failing(real(*a, **k)))
+        with pytest.raises(KeyboardInterrupt):
+            run("broken")
+    resumed = run("broken", resume=True)
+    assert figures(resumed.folder) == figures(straight.folder)
+    first = read_checkpoint(straight.folder / "checkpoints/last.pt")
+    second = read_checkpoint(resumed.folder / "checkpoints/last.pt")
+    assert_same_state(first, second)
+
+
+def test_resuming_without_a_checkpoint_starts_from_the_beginning_and_says_so(run, tmp_path):
+    result = run("empty", resume=True)
+    assert result.step == 8
+    assert "starting from the beginning" in (result.folder / "log.txt").read_text()
+
+
+def test_a_folder_that_holds_a_run_is_refused(run):
+    result = run("taken")
+    before = (result.folder / "metrics.jsonl").read_bytes()
+    with pytest.raises(InputError, match=r"--resume.*--overwrite"):
+        run("taken")
+    assert (result.folder / "metrics.jsonl").read_bytes() == before
+    assert run("taken", "train.steps=4", overwrite=True).step == 4
+
+
+def test_going_on_with_another_network_is_refused(run):
+    run("net")
+    with pytest.raises(InputError, match=r"model\.channels: it was 64, now 96"):
+        run("net", "model.channels=96", resume=True)
+
+
+def test_a_diverging_run_stops_with_its_reason(run):
+    with pytest.raises(InputError, match="diverged"):
+        run("wild", "train.optimizer.lr=1e30", "train.clip_norm=null", "train.warmup_steps=0", "train.log_every=1")
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_lower_precision_trains(run, precision):
+    result = run(precision, f"train.precision={precision}", "train.steps=4")
+    assert all(math.isfinite(line["loss"]) for line in figures(result.folder))
+
+
+@pytest.mark.parametrize("box_loss", ["giou", "smooth_l1"])
+def test_every_box_loss_and_optimizer_learns(run, box_loss):
+    optimizer = "sgd" if box_loss == "giou" else "adamw"
+    result = run(box_loss, f"loss.box={{type: {box_loss}}}", f"train.optimizer={{type: {optimizer}, lr: 0.002}}")
+    losses = [line["loss"] for line in figures(result.folder) if line["kind"] == "train"]
+    assert losses[-1] < losses[0]
+
+
+def test_training_without_a_validation_set(run):
+    result = run("no_val", "data.val=[]")
+    assert math.isnan(result.best_ap)
+    assert not (result.folder / "checkpoints/best.pt").exists()
+
+
+@pytest.mark.slow
+def test_eight_pictures_are_learnt_by_heart(tmp_path, shapes):
+    """AP over 0.9 on the pictures trained on, with and without what makes learning easy left to the defaults."""
+    document = json.loads((shapes / "train.json").read_text())
+    chosen = {image["id"] for image in document["images"][:8]}
+    document["images"] = document["images"][:8]
+    document["annotations"] = [a for a in document["annotations"] if a["image_id"] in chosen]
+    (tmp_path / "eight.json").write_text(json.dumps(document))
+    source = [
+        f"data.{part}={{images: {shapes / 'train'}, annotations: {tmp_path}/eight.json}}" for part in ("train", "val")
+    ]
+    overrides = [*source, "data.workers=0", "data.transforms=[{type: resize}]", "train.epochs=null", "train.steps=160"]
+    result = train(load_config("quickstart", [*overrides, "train.eval_every=160"]), tmp_path / "run")
+    assert result.metrics["AP"] > 0.9
+    predictor = Predictor.from_checkpoint(result.folder / "checkpoints/best.pt")
+    assert predictor.class_names[0] == document["categories"][0]["name"]

@@ -1,0 +1,88 @@
+import json
+
+import pytest
+import torch
+from torchvision.io import write_png
+
+from retinanet.checkpoint import CheckpointFolder
+from retinanet.config_file import load_config
+from retinanet.errors import InputError
+from retinanet.inference.predictor import Predictor
+from retinanet.model.retinanet import build_model
+from retinanet.tools import predict as predict_tool
+
+NAMES = ["one", "two", "three"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A network with random weights that sees things everywhere."""
+    torch.manual_seed(0)
+    cfg = load_config(
+        "quickstart",
+        ["data.resize.shorter=64", "data.resize.longer=128", "model.channels=64", "model.prior=0.4", "device=cpu",
+         "train.precision=fp32", "model.norm=frozen"],
+    )  # fmt: skip
+    content = {
+        "model": build_model(cfg.model, len(NAMES)).state_dict(),
+        "config": cfg.model_dump_json(),
+        "class_names": NAMES,
+        "category_ids": [3, 5, 9],
+    }
+    return CheckpointFolder(tmp_path_factory.mktemp("run") / "checkpoints", keep=1).save(1, content)
+
+
+def picture(height: int, width: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def test_detections_are_in_pixels_of_the_picture(checkpoint):
+    found = Predictor.from_checkpoint(checkpoint)(picture(200, 300))
+    assert len(found.boxes) == 100
+    assert (found.boxes >= 0).all()
+    assert found.boxes[:, 2].max() <= 300 and found.boxes[:, 3].max() <= 200
+    assert found.boxes[:, 2].max() > 150  # and not in those of the resized one
+    assert (found.scores.diff() <= 0).all()
+
+
+def test_a_picture_is_found_the_same_alone_in_a_batch_and_from_its_file(checkpoint, tmp_path):
+    predictor = Predictor.from_checkpoint(checkpoint)
+    pictures = [picture(100, 150, 1), picture(150, 100, 2), picture(90, 90, 3), picture(100, 150, 4)]
+    write_png(pictures[1], str(tmp_path / "1.png"))
+    alone = [predictor(image) for image in pictures]
+    together = list(predictor.predict([pictures[0], tmp_path / "1.png", *pictures[2:]], batch_size=3))
+    for first, second in zip(alone, together, strict=True):
+        torch.testing.assert_close(first.boxes, second.boxes, rtol=1e-3, atol=1e-2)
+        assert torch.equal(first.labels, second.labels)
+
+
+def test_overrides_change_what_is_kept(checkpoint):
+    found = Predictor.from_checkpoint(checkpoint, ["postprocess.max_detections=7"])(picture(100, 100))
+    assert len(found.scores) == 7
+
+
+def test_weights_that_do_not_fit_an_override_are_refused(checkpoint):
+    with pytest.raises(InputError, match="do not fit"):
+        Predictor.from_checkpoint(checkpoint, ["model.channels=96"])
+
+
+@pytest.mark.parametrize(
+    "image",
+    [torch.zeros(3, 10, 10), torch.zeros(10, 10, 3, dtype=torch.uint8), torch.zeros(3, 0, 4, dtype=torch.uint8)],
+)
+def test_what_is_no_picture_is_refused(checkpoint, image):
+    with pytest.raises(InputError, match=r"expected torch\.uint8"):
+        Predictor.from_checkpoint(checkpoint)(image)
+
+
+def test_the_tool_draws_and_writes_results(checkpoint, tmp_path, capsys):
+    for folder, seed in (("a", 1), ("b", 2)):
+        (tmp_path / folder).mkdir()
+        write_png(picture(60, 80, seed), str(tmp_path / folder / "same.png"))
+    output = tmp_path / "found"
+    arguments = [str(checkpoint), str(tmp_path / "a"), str(tmp_path / "b"), "--output", str(output)]
+    assert predict_tool.main(arguments) == 0
+    results = json.loads((output / "detections.json").read_text())
+    assert {result["category_id"] for result in results} <= {3, 5, 9}
+    assert {result["image_id"] for result in results} == {1, 2}
+    assert sorted(path.name for path in output.glob("*.png")) == ["same.png", "same_2.png"]

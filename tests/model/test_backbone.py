@@ -1,0 +1,299 @@
+import hashlib
+import io
+import urllib.error
+from email.message import Message
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torchvision.models import Weights, WeightsEnum
+
+from retinanet.errors import InputError
+from retinanet.model.backbone import ResNet, load_backbone_weights
+
+STAGES = ("conv1 bn1", "layer1", "layer2", "layer3", "layer4")
+ARCHITECTURES = [
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "resnext50_32x4d",
+    "resnext101_32x8d",
+    "resnext101_64x4d",
+]
+IMAGES = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def imagenet_state():
+    """What an ImageNet file of resnet18 holds, with weights and statistics of its own."""
+    torch.manual_seed(0)
+    state = torchvision.models.resnet18(weights=None).state_dict()
+    return {key: torch.rand_like(value) + 0.5 if "running" in key else value for key, value in state.items()}
+
+
+@pytest.fixture(scope="module")
+def imagenet_file(imagenet_state, tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "resnet18.pth"
+    torch.save(imagenet_state, path)
+    return path
+
+
+def resnet18(norm="frozen", frozen_stages=0):
+    torch.manual_seed(1)
+    return ResNet("resnet18", norm=norm, frozen_stages=frozen_stages)
+
+
+def shapes(state, without=()):
+    return {key: value.shape for key, value in state.items() if not key.startswith("fc.") and not key.endswith(without)}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_state_dict_is_torchvisions_without_the_classifier(name):
+    with torch.device("meta"):
+        expected = getattr(torchvision.models, name)(weights=None).state_dict()
+        states = {norm: ResNet(name, norm=norm, frozen_stages=0).state_dict() for norm in ("frozen", "batch", "sync")}
+    assert shapes(states["batch"]) == shapes(states["sync"]) == shapes(expected)
+    assert shapes(states["frozen"]) == shapes(expected, without="num_batches_tracked")
+
+
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [
+        ("resnet18", (128, 256, 512)),
+        ("resnet50", (512, 1024, 2048)),
+        ("resnext50_32x4d", (512, 1024, 2048)),
+    ],
+)
+def test_features_have_the_channels_and_strides_that_are_promised(name, channels):
+    with torch.device("meta"):
+        backbone = ResNet(name, norm="frozen", frozen_stages=0)
+        features = backbone(torch.empty(2, 3, 96, 160))
+    assert backbone.out_channels == channels
+    assert [tuple(feature.shape) for feature in features] == [
+        (2, count, 96 // stride, 160 // stride) for count, stride in zip(channels, (8, 16, 32), strict=True)
+    ]
+
+
+def test_features_are_those_of_torchvision(imagenet_state, imagenet_file):
+    full = torchvision.models.resnet18(weights=None)
+    full.load_state_dict(imagenet_state)
+    backbone = resnet18()
+    load_backbone_weights(backbone, "resnet18", str(imagenet_file))
+    with torch.no_grad():
+        c5 = backbone.eval()(IMAGES)[-1]
+        expected = full.eval()(IMAGES)
+        torch.testing.assert_close(full.fc(c5.mean((2, 3))), expected)
+
+
+@pytest.mark.parametrize(
+    ("norm", "kind"),
+    [
+        ("frozen", torchvision.ops.FrozenBatchNorm2d),
+        ("batch", nn.BatchNorm2d),
+        ("sync", nn.SyncBatchNorm),
+        ("group", nn.GroupNorm),
+    ],
+)
+def test_every_normalisation_is_of_the_kind_that_was_asked_for(norm, kind):
+    backbone = resnet18(norm)
+    norms = [module for name, module in backbone.named_modules() if "bn" in name or name.endswith("downsample.1")]
+    assert len(norms) == 20 and {type(module) for module in norms} == {kind}
+    learnt = [parameter for module in norms for parameter in module.parameters() if parameter.requires_grad]
+    assert len(learnt) == (0 if norm == "frozen" else 40)
+    for feature in backbone.train()(IMAGES):
+        assert feature.isfinite().all() and feature.std() > 0
+
+
+def step(backbone):
+    """One training step with decay, from what the user would do: `train()` first."""
+    backbone.train()
+    learning = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(learning, lr=0.1, weight_decay=0.1)
+    sum(feature.square().mean() for feature in backbone(IMAGES)).backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize("norm", ["frozen", "batch", "sync", "group"])
+@pytest.mark.parametrize("frozen_stages", [0, 1, 2, 4])
+def test_frozen_stages_do_not_move_and_the_others_do(norm, frozen_stages):
+    backbone = resnet18(norm, frozen_stages)
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+    step(backbone)
+    moved = {key for key, value in backbone.state_dict().items() if not torch.equal(value, before[key])}
+    for number, stage in enumerate(STAGES):
+        mine = [key for key in before if key.startswith(tuple(stage.split()))]
+        if norm == "frozen":  # its statistics and factors are no part of the learning
+            learns = [key for key in mine if before[key].ndim == 4]
+        else:
+            learns = mine
+        assert moved & set(mine) == (set() if number < frozen_stages else set(learns)), stage
+
+
+def test_everything_may_be_frozen():
+    backbone = resnet18("batch", frozen_stages=5).train()
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+    assert not any(feature.requires_grad for feature in backbone(IMAGES))
+    assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
+
+
+@pytest.mark.parametrize("norm", ["frozen", "batch", "sync"])
+def test_weights_come_from_a_file(norm, imagenet_state, imagenet_file):
+    backbone = resnet18(norm)
+    load_backbone_weights(backbone, "resnet18", str(imagenet_file))
+    for key, value in backbone.state_dict().items():
+        assert torch.equal(value, imagenet_state[key]), key
+
+
+def test_weights_may_lack_classifier_and_counters(imagenet_state, tmp_path):
+    headless = {k: v for k, v in imagenet_state.items() if not k.startswith("fc.") and "num_batches" not in k}
+    torch.save(headless, tmp_path / "headless.pth")
+    backbone = resnet18("batch")
+    load_backbone_weights(backbone, "resnet18", str(tmp_path / "headless.pth"))
+    assert torch.equal(backbone.bn1.running_var, imagenet_state["bn1.running_var"])
+
+
+@pytest.mark.parametrize(
+    ("name", "norm", "found"),
+    [
+        ("resnet34", "frozen", "missing"),  # deeper
+        ("resnet50", "frozen", "of another shape"),
+        ("resnet18", "group", "20 unknown|40 unknown"),  # no statistics to fill
+    ],
+)
+def test_weights_of_another_network_are_refused(name, norm, found, imagenet_file):
+    backbone = ResNet(name, norm=norm, frozen_stages=0)
+    before = backbone.layer1[0].conv1.weight.clone()
+    with pytest.raises(InputError, match=found) as error:
+        load_backbone_weights(backbone, name, str(imagenet_file))
+    for part in (str(imagenet_file), name, "model.backbone", "model.norm", "model.weights"):
+        assert part in str(error.value)
+    assert torch.equal(backbone.layer1[0].conv1.weight, before)
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"", "EOFError"),
+        (b"<html>404</html>", "UnpicklingError"),
+        (b"weights", "not a file of weights"),
+        (b"PK\x03\x04" + bytes(40), "zip archive"),
+        (nn.Linear(2, 2), "Weights only load failed; give"),  # a pickled module, which may run any code
+        (torch.zeros(3), "no plain state dict"),
+        ({"model": {"conv1.weight": torch.zeros(3)}}, "no plain state dict"),
+        ({1: torch.zeros(3)}, "no plain state dict"),
+        ([torch.zeros(3)], "no plain state dict"),
+    ],
+)
+def test_file_without_weights_is_refused(content, found, tmp_path):
+    path = tmp_path / "weights.pth"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    with pytest.raises(InputError, match=found) as error:
+        load_backbone_weights(resnet18(), "resnet18", str(path))
+    assert str(path) in str(error.value) and "model.weights" in str(error.value)
+    assert "weights_only" not in str(error.value)  # torch proposes to load it unsafely
+
+
+def test_missing_file_and_folder_are_refused(tmp_path):
+    for path in (tmp_path / "nowhere.pth", tmp_path):
+        with pytest.raises(InputError, match=r"model\.weights") as error:
+            load_backbone_weights(resnet18(), "resnet18", str(path))
+        assert str(path) in str(error.value)
+
+
+def test_pickled_code_does_not_run(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "sprung"), "w"))
+
+    torch.save({"conv1.weight": Trap()}, tmp_path / "trap.pth")
+    with pytest.raises(InputError):
+        load_backbone_weights(resnet18(), "resnet18", str(tmp_path / "trap.pth"))
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.fixture
+def torch_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.mark.parametrize("reason", [urllib.error.URLError("no route to host"), TimeoutError("no route to host")])
+@pytest.mark.parametrize("weights", ["imagenet", "IMAGENET1K_V1"])
+def test_failed_download_says_what_to_do(weights, reason, torch_home, monkeypatch):
+    asked = []
+
+    def refuse(request, *args, **kwargs):
+        asked.append(request.full_url)
+        raise reason
+
+    monkeypatch.setattr("torch.hub.urlopen", refuse)
+    backbone = resnet18()
+    before = backbone.conv1.weight.clone()
+    with pytest.raises(InputError, match="no route to host") as error:
+        load_backbone_weights(backbone, "resnet18", weights)
+    url = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url
+    assert asked == [url]
+    for part in (url, str(torch_home / "hub" / "checkpoints" / "resnet18-f37072fd.pth"), "model.weights="):
+        assert part in str(error.value)
+    assert torch.equal(backbone.conv1.weight, before)
+
+
+def test_damaged_download_is_refused(torch_home, monkeypatch):
+    class Answer(io.BytesIO):
+        def info(self):
+            return Message()  # no headers
+
+    monkeypatch.setattr("torch.hub.urlopen", lambda *args, **kwargs: Answer(b"half a file"))
+    with pytest.raises(InputError, match="invalid hash value"):
+        load_backbone_weights(resnet18(), "resnet18", "imagenet")
+    assert list((torch_home / "hub" / "checkpoints").iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>404</html>", b"PK\x03\x04" + bytes(40)])
+def test_broken_file_in_the_place_of_a_download_is_refused(content, torch_home):
+    target = torch_home / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
+    target.parent.mkdir(parents=True)
+    target.write_bytes(content)
+    with pytest.raises(InputError, match=r"model\.weights") as error:
+        load_backbone_weights(resnet18(), "resnet18", "imagenet")
+    assert str(target) in str(error.value)
+
+
+def published(path, digest, monkeypatch):
+    """Let torchvision know `path` as the newest weights of resnet18, with a hash in its name as theirs have."""
+    named = path.with_name(f"resnet18-{digest[:8]}.pth")
+    named.write_bytes(path.read_bytes())
+
+    class Known(WeightsEnum):
+        IMAGENET1K_V1 = Weights(url=named.as_uri(), transforms=None, meta={})
+        DEFAULT = IMAGENET1K_V1
+
+    monkeypatch.setattr("torchvision.models.get_model_weights", lambda name: Known)
+    return named.name
+
+
+def test_download_is_checked_and_loaded(imagenet_file, imagenet_state, torch_home, monkeypatch):
+    name = published(imagenet_file, hashlib.sha256(imagenet_file.read_bytes()).hexdigest(), monkeypatch)
+    backbone = resnet18()
+    load_backbone_weights(backbone, "resnet18", "imagenet")
+    assert torch.equal(backbone.layer4[1].conv2.weight, imagenet_state["layer4.1.conv2.weight"])
+    assert (torch_home / "hub" / "checkpoints" / name).exists()
+
+
+def test_download_with_another_hash_is_refused(imagenet_file, torch_home, monkeypatch):
+    published(imagenet_file, "0123456789", monkeypatch)
+    with pytest.raises(InputError, match="invalid hash value"):
+        load_backbone_weights(resnet18(), "resnet18", "imagenet")
+
+
+def test_unknown_name_is_refused_with_the_known_ones(torch_home):
+    with pytest.raises(
+        InputError, match=r"IMAGENET1K_V9 is not known for resnet18; known are imagenet, IMAGENET1K_V1$"
+    ):
+        load_backbone_weights(resnet18(), "resnet18", "IMAGENET1K_V9")

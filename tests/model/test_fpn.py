@@ -1,0 +1,67 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelP6P7
+
+from retinanet.model.fpn import FeaturePyramid
+
+IN_CHANNELS = (8, 16, 24)
+
+
+def features_of(height, width, batch=2):
+    """C3 to C5 of a padded input."""
+    generator = torch.Generator().manual_seed(0)
+    return [
+        torch.randn(batch, count, math.ceil(height / stride), math.ceil(width / stride), generator=generator)
+        for count, stride in zip(IN_CHANNELS, (8, 16, 32), strict=True)
+    ]
+
+
+@pytest.mark.parametrize("size", [(128, 256), (96, 160), (200, 333)])
+@pytest.mark.parametrize("p6_from", ["c5", "p5"])
+def test_pyramid_is_torchvisions(p6_from, size):
+    ours = FeaturePyramid(IN_CHANNELS, 12, p6_from=p6_from)
+    theirs = FeaturePyramidNetwork(
+        list(IN_CHANNELS), 12, extra_blocks=LastLevelP6P7(IN_CHANNELS[-1] if p6_from == "c5" else 12, 12)
+    )
+    renamed = {}
+    for name, value in ours.state_dict().items():
+        for mine, its in (("laterals", "inner_blocks"), ("outputs", "layer_blocks")):
+            if name.startswith(mine):
+                _, level, kind = name.split(".")
+                name = f"{its}.{level}.0.{kind}"
+        renamed[name if "blocks" in name else f"extra_blocks.{name}"] = value
+    for value in renamed.values():
+        nn.init.normal_(value, std=0.2)  # biases too
+    theirs.load_state_dict(renamed)
+
+    features = features_of(*size)
+    pyramid = ours(features)
+    expected = theirs(dict(zip("345", features, strict=True)))
+    assert len(pyramid) == 5
+    assert_close(pyramid, list(expected.values()))
+    sizes = [tuple(math.ceil(side / stride) for side in size) for stride in (8, 16, 32, 64, 128)]
+    assert [tuple(level.shape[-2:]) for level in pyramid] == sizes
+
+
+def test_features_are_left_as_they_were():
+    features = features_of(64, 64)
+    copies = [feature.clone() for feature in features]
+    FeaturePyramid(IN_CHANNELS, 12)(features)
+    assert all(torch.equal(feature, copy) for feature, copy in zip(features, copies, strict=True))
+
+
+def test_initial_weights():
+    torch.manual_seed(0)
+    pyramid = FeaturePyramid((256, 512, 1024), 64)
+    for name, parameter in pyramid.named_parameters():
+        if name.endswith("bias"):
+            assert (parameter == 0).all(), name
+        else:
+            # Kaiming uniform with a = 1: between plus and minus sqrt(3 / fan_in)
+            limit = math.sqrt(3 / parameter[0].numel())
+            assert 0.98 * limit < parameter.abs().max() <= limit, name
+            assert_close(parameter.std().item(), limit / math.sqrt(3), rtol=0.03, atol=0)

@@ -1,0 +1,75 @@
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from retinanet.model.head import RetinaNetHead
+
+CHANNELS, NUM_ANCHORS, NUM_CLASSES = 32, 9, 4
+SIZES = [(6, 8), (3, 4), (1, 2)]
+
+
+def pyramid_of(batch=2, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(batch, CHANNELS, *size, generator=generator) for size in SIZES]
+
+
+def head_of(**settings):
+    torch.manual_seed(0)
+    return RetinaNetHead(CHANNELS, num_anchors=NUM_ANCHORS, num_classes=NUM_CLASSES, **settings)
+
+
+@pytest.mark.parametrize("norm", ["none", "group"])
+@pytest.mark.parametrize("num_convs", [0, 2, 4])
+def test_one_row_for_each_anchor(norm, num_convs):
+    class_logits, box_deltas = head_of(norm=norm, num_convs=num_convs)(pyramid_of())
+    counts = [height * width * NUM_ANCHORS for height, width in SIZES]
+    assert [tuple(level.shape) for level in class_logits] == [(2, count, NUM_CLASSES) for count in counts]
+    assert [tuple(level.shape) for level in box_deltas] == [(2, count, 4) for count in counts]
+
+
+def test_rows_are_in_the_order_of_the_anchors():
+    """(y, x, anchor), as AnchorGenerator has them."""
+    head = head_of(num_convs=0)
+    pyramid = pyramid_of(batch=1)
+    for output, last, values in zip(head(pyramid), (head.class_subnet, head.box_subnet), (NUM_CLASSES, 4), strict=True):
+        plain = last(pyramid[0])[0]  # (anchors * values, height, width)
+        for y, x, anchor in [(0, 0, 0), (0, 1, 3), (2, 5, 8), (5, 7, 1)]:
+            row = (y * SIZES[0][1] + x) * NUM_ANCHORS + anchor
+            assert_close(output[0][0, row], plain[anchor * values : (anchor + 1) * values, y, x])
+
+
+@pytest.mark.parametrize("prior", [0.01, 0.2])
+def test_initial_scores_are_the_prior(prior):
+    class_logits, box_deltas = head_of(prior=prior)(pyramid_of())
+    scores = torch.cat(class_logits, 1).sigmoid()
+    assert_close(scores, torch.full_like(scores, prior), rtol=0.1, atol=0)
+    assert torch.cat(box_deltas, 1).abs().max() < 0.1
+
+
+def test_initial_weights():
+    for name, parameter in head_of(norm="group").named_parameters():
+        if parameter.ndim == 4:
+            assert_close(parameter.std().item(), 0.01, rtol=0.05, atol=0)
+            assert parameter.mean().abs() < 5e-4, name
+        elif name.endswith("bias") and name != "class_subnet.12.bias":
+            assert (parameter == 0).all(), name
+
+
+def test_subnets_share_weights_over_levels_but_not_with_each_other():
+    head = head_of()
+    pyramid = pyramid_of()
+    alone = [head([level]) for level in pyramid]
+    for part, together in enumerate(head(pyramid)):
+        assert_close([outputs[part][0] for outputs in alone], together)
+    first, second = head.class_subnet[0].weight, head.box_subnet[0].weight
+    assert first.shape == second.shape and not torch.equal(first, second)
+
+
+def test_norm_stands_after_each_convolution_but_the_last():
+    def kinds(head):
+        return [type(layer) for layer in head.class_subnet]
+
+    assert kinds(head_of(num_convs=2)) == [nn.Conv2d, nn.ReLU, nn.Conv2d, nn.ReLU, nn.Conv2d]
+    block = [nn.Conv2d, nn.GroupNorm, nn.ReLU]
+    assert kinds(head_of(num_convs=2, norm="group")) == [*block, *block, nn.Conv2d]

@@ -1,0 +1,188 @@
+import pytest
+import torch
+import torchvision
+from torch.testing import assert_close
+
+from retinanet.config import AnchorConfig, LossConfig, ModelConfig
+from retinanet.detection.assignment import assign
+from retinanet.detection.losses import build_loss
+from retinanet.model.retinanet import build_model, build_model_for_training
+from retinanet.structures import Predictions, Targets
+
+NUM_CLASSES = 3
+HEIGHT, WIDTH = 96, 128
+IMAGE_SIZES = torch.tensor([[96, 100], [70, 128]])
+
+
+def small(**settings):
+    """A config of a network that a test can afford."""
+    return ModelConfig(**{"backbone": "resnet18", "weights": "none", "frozen_stages": 0, "channels": 32} | settings)
+
+
+def model_of(**settings):
+    torch.manual_seed(0)
+    return build_model(small(**settings), NUM_CLASSES)
+
+
+def noise(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(256, (2, 3, HEIGHT, WIDTH), generator=generator, dtype=torch.uint8)
+
+
+def no_objects(batch=2, num_rows=8):
+    nothing = torch.zeros(batch, num_rows, dtype=torch.bool)
+    boxes = torch.tensor([0.0, 0.0, 1.0, 1.0]).expand(batch, num_rows, 4)
+    return Targets(boxes, torch.zeros(batch, num_rows, dtype=torch.int64), nothing, nothing)
+
+
+def learn(model, targets):
+    """Losses of one step, and the gradients that it leaves."""
+    predictions = model(noise(), IMAGE_SIZES)
+    assignment = assign(torch.cat(predictions.anchors), targets)
+    num_positive = assignment.positive.sum().clamp(min=1)
+    losses = build_loss(LossConfig())(predictions, assignment, targets, num_positive)
+    losses.total.backward()
+    return losses
+
+
+def test_normalise_by_hand():
+    model = model_of(mean=(10.0, 20.0, 30.0), std=(1.0, 2.0, 4.0))
+    images = torch.full((1, 3, 2, 2), 50, dtype=torch.uint8)
+    expected = torch.tensor([40.0, 15.0, 5.0]).view(1, 3, 1, 1).expand(1, 3, 2, 2)
+    assert_close(model.normalise(images, torch.tensor([[2, 2]])), expected)
+
+
+def test_padding_is_zero_after_normalise():
+    model, images = model_of(), noise()  # with something in the padding
+    normal = model.normalise(images, IMAGE_SIZES)
+    assert normal.dtype == torch.float32 and normal.is_contiguous(memory_format=torch.channels_last)
+    plain = (images - torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1)) / torch.tensor(
+        [58.395, 57.12, 57.375]
+    ).view(3, 1, 1)
+    for image, (height, width) in enumerate(IMAGE_SIZES.tolist()):
+        assert_close(normal[image, :, :height, :width], plain[image, :, :height, :width])
+        assert (normal[image, :, height:] == 0).all() and (normal[image, :, :, width:] == 0).all()
+
+
+def test_what_is_in_the_padding_does_not_matter():
+    model = model_of().eval()
+    images = noise()
+    blank = images.clone()
+    for image, (height, width) in zip(blank, IMAGE_SIZES.tolist(), strict=True):
+        image[:, height:] = 0
+        image[:, :, width:] = 0
+    assert not torch.equal(images, blank)
+    with torch.no_grad():
+        assert_close(model(images, IMAGE_SIZES), model(blank, IMAGE_SIZES), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("size", [(96, 128), (70, 93)])
+def test_one_prediction_for_each_anchor(size):
+    model = model_of(anchors=AnchorConfig(scales=(1.0,), aspect_ratios=(0.5, 1.0)))
+    images = torch.zeros(2, 3, *size, dtype=torch.uint8)
+    with torch.no_grad():
+        predictions = model.eval()(images, torch.tensor([size, size]))
+    assert len(predictions.anchors) == 5
+    for logits, deltas, anchors in zip(*predictions, strict=True):
+        assert logits.shape == (2, len(anchors), NUM_CLASSES)
+        assert deltas.shape == (2, len(anchors), 4)
+
+
+@pytest.mark.parametrize("norm", ["frozen", "batch", "group"])
+def test_predictions_are_of_one_form_in_training_and_evaluation(norm):
+    model = model_of(norm=norm)
+    with torch.no_grad():
+        training, evaluation = (model.train(mode)(noise(), IMAGE_SIZES) for mode in (True, False))
+    assert type(training) is type(evaluation) is Predictions
+    for one, other in zip(training, evaluation, strict=True):
+        assert type(one) is type(other) is list
+        assert [(x.shape, x.dtype) for x in one] == [(x.shape, x.dtype) for x in other]
+    if norm != "batch":  # nothing else depends on the mode
+        assert_close(training, evaluation, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("prior", [0.01, 0.1])
+def test_initial_scores_are_about_the_prior(prior):
+    with torch.no_grad():
+        predictions = model_of(norm="batch", prior=prior).train()(noise(), IMAGE_SIZES)
+    scores = torch.cat(predictions.class_logits, 1).sigmoid()
+    assert_close(scores.mean().item(), prior, rtol=0.05, atol=0)
+    assert scores.max() < 2 * prior
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"norm": "frozen"},
+        {"norm": "batch"},
+        {"norm": "group", "head_norm": "group", "channels": 64, "p6_from": "p5"},
+    ],
+)
+def test_image_without_objects_still_reaches_every_weight(settings):
+    model = model_of(**settings).train()
+    losses = learn(model, no_objects())
+    assert losses.box_regression == 0 and losses.classification > 0
+    learning = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert [name for name, parameter in learning.items() if parameter.grad is None] == []
+    assert all(parameter.grad.isfinite().all() for parameter in learning.values())
+    moved = {name for name, parameter in learning.items() if (parameter.grad != 0).any()}
+    assert moved == {name for name in learning if not name.startswith("head.box_subnet")}
+
+
+def test_image_with_objects_moves_every_weight():
+    targets = no_objects()
+    boxes = targets.boxes.clone()
+    boxes[0, 0], boxes[1, 0] = torch.tensor([10.0, 10.0, 70.0, 60.0]), torch.tensor([5.0, 5.0, 90.0, 60.0])
+    is_object = torch.arange(8).expand(2, 8) == 0
+    model = model_of(norm="batch").train()
+    losses = learn(model, targets._replace(boxes=boxes, is_object=is_object))
+    assert losses.box_regression > 0
+    assert [name for name, parameter in model.named_parameters() if not (parameter.grad != 0).any()] == []
+
+
+def test_step_of_the_network_reads_nothing_from_the_device(host_reads):
+    model = model_of(norm="batch").train()
+    learn(model, no_objects())  # anchors are made at the first call
+    with host_reads() as reads:
+        learn(model, no_objects())
+    assert reads == []
+
+
+def test_state_dict_holds_weights_alone():
+    """Mean, spread and anchors come from the config: weights move between them."""
+    model = model_of()
+    parts = {name.partition(".")[0] for name in model.state_dict()}
+    assert parts == {"backbone", "fpn", "head"}
+    other = build_model(small(mean=(0.0, 0.0, 0.0), anchors=AnchorConfig(offset=0.5)), NUM_CLASSES)
+    other.load_state_dict(model.state_dict())
+    assert_close(other.mean, torch.zeros(1, 3, 1, 1))
+
+
+def test_config_reaches_every_part():
+    model = model_of(
+        norm="batch",
+        frozen_stages=0,
+        p6_from="p5",
+        head_convs=1,
+        head_norm="group",
+        channels=64,
+        anchors=AnchorConfig(sizes=(16, 32, 64, 128, 256), scales=(1.0,), offset=0.5, rounding="torchvision"),
+    )
+    assert model.fpn.p6.in_channels == model.fpn.p6.out_channels == 64
+    assert len(model.head.class_subnet) == 4
+    assert model.head.class_subnet[-1].out_channels == 3 * NUM_CLASSES
+    assert_close(model.anchors(64, 64)[0][1], torch.tensor([-4.0, -4.0, 12.0, 12.0]))
+    frozen = build_model(small(weights="imagenet", frozen_stages=2), NUM_CLASSES)
+    still = {name.split(".")[1] for name, parameter in frozen.named_parameters() if not parameter.requires_grad}
+    assert still == {"conv1", "layer1"}
+
+
+def test_weights_of_the_backbone_are_loaded_for_training_alone(tmp_path):
+    torch.manual_seed(5)
+    state = torchvision.models.resnet18(weights=None).state_dict()
+    torch.save(state, tmp_path / "resnet18.pth")
+    cfg = small(weights=str(tmp_path / "resnet18.pth"))
+    loaded, plain = build_model_for_training(cfg, NUM_CLASSES), build_model(cfg, NUM_CLASSES)
+    assert torch.equal(loaded.backbone.conv1.weight, state["conv1.weight"])
+    assert not torch.equal(plain.backbone.conv1.weight, state["conv1.weight"])
+    build_model_for_training(small(weights="none"), NUM_CLASSES)  # looks for no file

@@ -1,0 +1,152 @@
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from retinanet.config import (
+    AnchorConfig,
+    AssignmentConfig,
+    Config,
+    DataConfig,
+    FlipTransform,
+    ModelConfig,
+    ResizeConfig,
+    ResizeTransform,
+    ScaleJitterTransform,
+    StrictModel,
+    TrainConfig,
+)
+
+MINIMAL = {"train": {"epochs": 1}}
+
+
+def from_json(model, values):
+    return model.model_validate_json(json.dumps(values))
+
+
+def all_models(model=StrictModel):
+    return [found for sub in model.__subclasses__() for found in (sub, *all_models(sub))]
+
+
+@pytest.mark.parametrize("model", all_models(), ids=lambda model: model.__name__)
+def test_every_section_is_frozen_strict_and_knows_its_keys(model):
+    settings = model.model_config
+    assert settings["frozen"] and settings["strict"] and settings["extra"] == "forbid"
+    assert settings["allow_inf_nan"] is False
+
+
+def test_config_cannot_be_changed():
+    cfg = from_json(Config, MINIMAL)
+    with pytest.raises(ValidationError, match="frozen"):
+        cfg.device = "cpu"
+    with pytest.raises(ValidationError, match="frozen"):
+        cfg.train.epochs = 3
+    with pytest.raises(ValidationError, match="frozen"):
+        cfg.train.optimizer.lr = 1.0
+    hash(cfg)  # fails where a value deep inside is a list or a mapping, which could be changed
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "neither epochs nor steps"),
+        ({"epochs": 1, "steps": 2}, "both epochs and steps"),
+        ({"epochs": None, "steps": None}, "neither epochs nor steps"),
+    ],
+)
+def test_length_of_a_run_is_given_once(values, message):
+    with pytest.raises(ValidationError, match=message):
+        from_json(TrainConfig, values)
+
+
+@pytest.mark.parametrize(
+    ("model", "values", "message"),
+    [
+        (ModelConfig, {"weights": "none"}, "weights is none and frozen_stages is 2"),
+        (ModelConfig, {"head_norm": "group", "channels": 100}, "channels is 100; give a multiple of 32"),
+        (AnchorConfig, {"sizes": [32, 64]}, "5 strides but 2 sizes"),
+        (AnchorConfig, {"strides": [4, 8], "sizes": [32, 64]}, r"the pyramid P3 to P7 has \(8, 16, 32, 64, 128\)"),
+        (ResizeConfig, {"shorter": 800, "longer": 799}, "longer 799 is below shorter 800"),
+        (ResizeConfig, {"shorter": [640, 900], "longer": 899}, "longer 899 is below shorter 900"),
+        (ResizeConfig, {"shorter": 640, "longer": 700, "val_shorter": 701}, "longer 700 is below shorter 701"),
+        (ScaleJitterTransform, {"min": 1.5}, r"min 1.5 is above max 1.25"),
+        (AssignmentConfig, {"fg_iou": 0.3}, "bg_iou 0.4 is above fg_iou 0.3"),
+        (DataConfig, {"transforms": [{"type": "flip"}]}, "transforms has no resize"),
+        (DataConfig, {"transforms": [{"type": "resize"}, {"type": "scale_jitter"}]}, "exactly one of resize and scale"),
+    ],
+)
+def test_contradictions_are_refused_by_name(model, values, message):
+    with pytest.raises(ValidationError, match=message):
+        from_json(model, values)
+
+
+@pytest.mark.parametrize(
+    ("model", "values"),
+    [
+        (ModelConfig, {"weights": "none", "frozen_stages": 0}),
+        (ModelConfig, {"head_norm": "group", "channels": 96}),
+        (ResizeConfig, {"shorter": 800, "longer": 800}),
+        (ScaleJitterTransform, {"min": 1.0, "max": 1.0}),
+        (AssignmentConfig, {"fg_iou": 0.4}),
+        (TrainConfig, {"epochs": 0.5}),
+        (TrainConfig, {"steps": 1}),
+        (TrainConfig, {"epochs": None, "steps": 3}),
+    ],
+)
+def test_what_only_looks_like_a_contradiction_passes(model, values):
+    from_json(model, values)
+
+
+@pytest.mark.parametrize(
+    ("model", "values", "key"),
+    [
+        (ResizeConfig, {"shorter": []}, "shorter"),
+        (DataConfig, {"classes": []}, "classes"),
+        (AnchorConfig, {"scales": []}, "scales"),
+        (AnchorConfig, {"aspect_ratios": []}, "aspect_ratios"),
+        (AnchorConfig, {"offset": 1.0}, "offset"),
+        (ModelConfig, {"prior": 0}, "prior"),
+        (ModelConfig, {"std": [58.0, 0, 57.0]}, "std"),
+        (TrainConfig, {"epochs": 1, "batch_size": 0}, "batch_size"),
+        (TrainConfig, {"epochs": 0}, "epochs"),
+        (TrainConfig, {"epochs": 1, "seed": 2**32}, "seed"),
+    ],
+)
+def test_values_out_of_range_are_refused(model, values, key):
+    with pytest.raises(ValidationError) as caught:
+        from_json(model, values)
+    assert [error["loc"][0] for error in caught.value.errors()] == [key]
+
+
+@pytest.mark.parametrize("value", [True, "0.5", None, [0.5], {"p": 0.5}])
+def test_only_a_number_is_a_number(value):
+    with pytest.raises(ValidationError):
+        from_json(FlipTransform, {"p": value})
+
+
+@pytest.mark.parametrize("value", [True, 8.0, 8.5, "8", None])
+def test_only_a_whole_number_is_a_count(value):
+    with pytest.raises(ValidationError):
+        from_json(TrainConfig, {"epochs": 1, "batch_size": value})
+
+
+@pytest.mark.parametrize("value", [1, 0, "true", "yes", None])
+def test_only_true_and_false_are_truth_values(value):
+    with pytest.raises(ValidationError):
+        from_json(DataConfig, {"strict": value})
+
+
+def test_whole_numbers_are_numbers():
+    assert from_json(FlipTransform, {"p": 1}).p == 1.0
+
+
+def test_one_source_and_one_side_stand_for_a_list_of_one():
+    source = {"images": "a", "annotations": "b"}
+    assert from_json(DataConfig, {"train": source}) == from_json(DataConfig, {"train": [source]})
+    assert from_json(DataConfig, {"resize": {"shorter": 640}}).resize.shorter == (640,)
+    assert from_json(DataConfig, {"resize": {"shorter": [640, 672]}}).resize.shorter == (640, 672)
+
+
+def test_type_chooses_the_part():
+    steps = [{"type": "flip", "p": 0.1}, {"type": "resize"}]
+    assert from_json(DataConfig, {"transforms": steps}).transforms == (FlipTransform(p=0.1), ResizeTransform())

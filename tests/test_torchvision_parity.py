@@ -1,0 +1,190 @@
+"""The whole road from pixels to detections against torchvision's RetinaNet, with its random weights copied over."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+from torchvision.models.detection import retinanet_resnet50_fpn, retinanet_resnet50_fpn_v2
+from torchvision.transforms.v2 import functional as F
+
+from retinanet.config import AnchorConfig, ModelConfig
+from retinanet.data.image import read_image
+from retinanet.data.shapes import draw_image
+from retinanet.detection.postprocess import Postprocess
+from retinanet.model.retinanet import RetinaNet, build_model
+from retinanet.structures import Detections, Predictions
+
+DATA = Path(os.environ.get("RETINANET_DATA", Path(__file__).resolve().parents[1] / "../shared/data"))
+NUM_CLASSES = 91
+SHORTER = 120  # of the pictures below
+# More than there are: at a cut, rounding would decide.
+TOP_K = MAX_DETECTIONS = 10_000
+RENAMED = [
+    (r"^backbone\.body\.", "backbone."),
+    (r"^backbone\.fpn\.inner_blocks\.(\d)\.0\.", r"fpn.laterals.\1."),
+    (r"^backbone\.fpn\.layer_blocks\.(\d)\.0\.", r"fpn.outputs.\1."),
+    (r"^backbone\.fpn\.extra_blocks\.", "fpn."),
+    (r"^head\.classification_head\.", "head.class_subnet."),
+    (r"^head\.regression_head\.", "head.box_subnet."),
+]
+LAST_CONVOLUTIONS = ("cls_logits", "bbox_reg")
+
+
+def renamed(state: dict[str, torch.Tensor], layers_per_conv: int) -> dict[str, torch.Tensor]:
+    """torchvision's names to ours; a block of its subnets is `layers_per_conv` layers of ours."""
+    result = {}
+    for name, value in state.items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        for pattern, replacement in RENAMED:
+            name = re.sub(pattern, replacement, name)
+        name = re.sub(
+            r"\.conv\.(\d)\.(\d)\.", lambda found: f".{int(found[1]) * layers_per_conv + int(found[2])}.", name
+        )
+        name = re.sub("|".join(LAST_CONVOLUTIONS), str(4 * layers_per_conv), name)
+        result[name] = value
+    return result
+
+
+def pictures() -> list[torch.Tensor]:
+    """A landscape and a portrait, uint8 RGB, with one length of their shorter side."""
+    files = sorted((DATA / "coco_slice" / "val2017").glob("*.jpg"))[2:4]
+    if files:
+        found = [read_image(file, max_pixels=10_000_000) for file in files]
+    else:
+        found = [torch.from_numpy(draw_image(0, "val", index)[0]).permute(2, 0, 1) for index in (0, 3)]
+    return [F.resize(picture, [SHORTER], antialias=True) for picture in found]
+
+
+def batched(images: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Padded on the right and below to multiples of 32, and the sizes inside."""
+    sizes = torch.tensor([image.shape[-2:] for image in images])
+    height, width = ((sizes.amax(0) + 31) // 32 * 32).tolist()
+    padded = [nn.functional.pad(image, (0, width - image.shape[2], 0, height - image.shape[1])) for image in images]
+    return torch.stack(padded), sizes
+
+
+@torch.no_grad()
+def spread_out(theirs: nn.Module, images: list[torch.Tensor]) -> None:
+    """Give random weights the scale of trained ones: statistics of these pictures, scores and offsets that differ."""
+    norms = [module for module in theirs.backbone.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0
+        nn.init.uniform_(norm.weight, 0.3, 1.0)
+        nn.init.normal_(norm.bias, std=0.2)
+    for block in (theirs.head.classification_head.conv, theirs.head.regression_head.conv):
+        for layer in block.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            if isinstance(layer, nn.GroupNorm):
+                nn.init.uniform_(layer.weight, 0.5, 1.5)
+                nn.init.normal_(layer.bias, std=0.2)
+    batch, _ = theirs.transform(images)
+    fpn = theirs.backbone.fpn
+    theirs.backbone.train()
+    body = theirs.backbone.body(batch.tensors)
+    theirs.backbone.eval()
+    outputs = [*(block[0] for block in fpn.layer_blocks), fpn.extra_blocks.p6, fpn.extra_blocks.p7]
+    for level, layer in enumerate(outputs):
+        # More on the coarse levels: most of what their convolutions see is the zeros around them.
+        layer.weight.mul_(1.3**level / list(fpn(body).values())[level].std())
+        nn.init.normal_(layer.bias, std=0.2)
+    features = list(fpn(body).values())
+    for subnet, last, mean, std in (
+        (theirs.head.classification_head, theirs.head.classification_head.cls_logits, -4.0, 1.5),
+        (theirs.head.regression_head, theirs.head.regression_head.bbox_reg, 0.0, 0.3),
+    ):
+        last.bias.zero_()
+        last.weight.mul_(std / last(subnet.conv(features[0])).std())
+        nn.init.normal_(last.bias, mean=mean, std=std / 3)
+
+
+def clear_threshold(scores: torch.Tensor, low: float = 0.75, high: float = 0.85) -> float:
+    """Where no score is near: rounding decides nothing."""
+    between = scores[(scores > low) & (scores < high)].sort().values
+    widest = between.diff().argmax()
+    return between[widest : widest + 2].mean().item()
+
+
+@torch.no_grad()
+def outputs_of(theirs: nn.Module, images: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Class logits, box deltas and anchors inside torchvision's network, before it decodes anything."""
+    batch, _ = theirs.transform(images)
+    features = list(theirs.backbone(batch.tensors).values())
+    head = theirs.head(features)
+    return head["cls_logits"], head["bbox_regression"], theirs.anchor_generator(batch, features)[0]
+
+
+def pair_of(version: str, images: list[torch.Tensor]) -> tuple[RetinaNet, nn.Module]:
+    """Our network and torchvision's, with the same random weights."""
+    torch.manual_seed(0)
+    build = {"v1": retinanet_resnet50_fpn, "v2": retinanet_resnet50_fpn_v2}[version]
+    # No picture is resized: their shorter sides are `min_size` already.
+    theirs = build(
+        weights=None,
+        weights_backbone=None,
+        num_classes=NUM_CLASSES,
+        min_size=SHORTER,
+        max_size=10 * SHORTER,
+        topk_candidates=TOP_K,
+        detections_per_img=MAX_DETECTIONS,
+    ).eval()
+    spread_out(theirs, images)
+
+    settings = {"v1": {"p6_from": "p5"}, "v2": {"p6_from": "c5", "head_norm": "group"}}[version]
+    cfg = ModelConfig(weights="none", frozen_stages=0, anchors=AnchorConfig(rounding="torchvision"), **settings)
+    ours = build_model(cfg, NUM_CLASSES).eval()
+    missing, unknown = ours.load_state_dict(renamed(theirs.state_dict(), 2 if version == "v1" else 3), strict=False)
+    assert unknown == []
+    # Its convolutions have no bias where a norm follows; ours start at zero.
+    assert [name for name in missing if version == "v1" or not re.fullmatch(r"head\.\w+\.\d+\.bias", name)] == []
+    return ours, theirs
+
+
+def without_partner(found: Detections, reference: dict[str, torch.Tensor]) -> int:
+    """How many of ours are not among theirs: one of the same class, score and box, which is no other's partner."""
+    distance = (found.boxes[:, None] - reference["boxes"]).abs().amax(-1)
+    score_distance = (found.scores[:, None] - reference["scores"]).abs()
+    same = (distance < 0.05) & (score_distance < 1e-4) & (found.labels[:, None] == reference["labels"])
+    partners = distance.where(same, torch.inf).min(1)
+    return len(found.labels) - len(partners.indices[partners.values.isfinite()].unique())
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_detections_are_torchvisions(version):
+    images = pictures()
+    assert len({image.shape for image in images}) > 1 and {min(image.shape[1:]) for image in images} == {SHORTER}
+    as_floats = [image / 255 for image in images]
+    ours, theirs = pair_of(version, as_floats)
+    batch, sizes = batched(images)
+    assert any(side % 64 for side in batch.shape[-2:])  # there torchvision's anchors are not a stride apart
+    with torch.no_grad():
+        predictions = ours(batch, sizes)
+    logits, deltas, anchors = outputs_of(theirs, as_floats)
+    assert torch.equal(torch.cat(predictions.anchors), anchors)
+    assert_close(torch.cat(predictions.class_logits, 1), logits, rtol=1e-4, atol=1e-3)
+    assert_close(torch.cat(predictions.box_deltas, 1), deltas, rtol=1e-4, atol=1e-3)
+    assert logits.std() > 1 and deltas.std() > 0.1
+
+    assert theirs.score_thresh == 0.05
+    theirs.score_thresh = clear_threshold(logits.sigmoid())
+    assert sum(bool((level.sigmoid() > theirs.score_thresh).any()) for level in predictions.class_logits) >= 3
+    with torch.no_grad():
+        expected = theirs(as_floats)
+    postprocess = Postprocess(min_score=theirs.score_thresh, top_k=TOP_K, max_detections=MAX_DETECTIONS)
+
+    counts = [len(level) for level in predictions.anchors]
+    same_outputs = Predictions(list(logits.split(counts, 1)), list(deltas.split(counts, 1)), predictions.anchors)
+    for found, reference in zip(postprocess(same_outputs, sizes, sizes), expected, strict=True):
+        assert 20 < len(found.labels) == len(reference["labels"]) < MAX_DETECTIONS
+        assert len(found.labels.unique()) > 5
+        assert without_partner(found, reference) == 0
+
+    # From our own outputs, which differ from theirs by rounding: it may decide which of two near-equals stays.
+    for found, reference in zip(postprocess(predictions, sizes, sizes), expected, strict=True):
+        assert abs(len(found.labels) - len(reference["labels"])) <= len(found.labels) // 100
+        assert without_partner(found, reference) <= len(found.labels) // 100
