@@ -182,7 +182,7 @@ class ModelConfig(StrictModel):
 
 
 class AssignmentConfig(StrictModel):
-    fg_iou: Share = 0.5
+    fg_iou: Annotated[float, Field(gt=0, le=1)] = 0.5
     bg_iou: Share = 0.4
     low_quality_matches: bool = True
     ignore_ioa: Share = 0.5  # 0: crowd regions are background

@@ -170,6 +170,7 @@ def test_numbers_read_as_numbers(write, text, value):
     assert load_config(path, [f"train.epochs={text}"]).train.epochs == value
 
 
+@settings(deadline=None)
 @given(st.floats(min_value=1e-300, max_value=1e300))
 def test_any_number_that_python_prints_is_read_back(number):
     assert parse_override(f"a={number!r}") == {"a": number}
@@ -248,9 +249,9 @@ def test_aliases_are_refused_before_they_grow(write):
     # Nine to the ninth power values where they are expanded.
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 9)]
-    start = time.monotonic()
+    start = time.process_time()
     message = refusal(write("\n".join(lines)))
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
     assert message.startswith("mine.yaml: cannot be read as YAML: line 2, column 10: the alias *a0 is not supported")
 
 
@@ -482,6 +483,7 @@ def test_with_overrides_checks_the_whole(write):
 MAPPINGS = st.dictionaries(st.sampled_from("abcd"), st.integers(0, 3) | st.lists(st.integers()), max_size=4)
 
 
+@settings(deadline=None)
 @given(base=MAPPINGS, values=MAPPINGS)
 def test_merge_of_flat_mappings_is_update(base, values):
     before = dict(base)
@@ -489,6 +491,7 @@ def test_merge_of_flat_mappings_is_update(base, values):
     assert base == before
 
 
+@settings(deadline=None)
 @given(base=st.dictionaries(st.sampled_from("ab"), MAPPINGS), values=st.dictionaries(st.sampled_from("ab"), MAPPINGS))
 def test_merging_twice_changes_nothing(base, values):
     merged = merge(base, values)
@@ -508,6 +511,7 @@ def test_shipped_config_reads_back_from_its_full_form(path, tmp_path):
     assert set(yaml.safe_load(text)) == set(Config.model_fields)
 
 
+@settings(deadline=None)
 @given(
     lr=st.floats(1e-12, 1e3),
     name=st.text(max_size=8),

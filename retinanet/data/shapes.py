@@ -1,4 +1,4 @@
-"""The embedded data set: eight kinds of shapes on textured backgrounds, drawn by code and written in COCO form.
+"""The embedded data set: six kinds of shapes on textured backgrounds, drawn by code and written in COCO form.
 
 Every picture depends on (seed, split, index) alone, so a smaller set is the beginning of a larger one. Integer
 arithmetic wherever a last bit could show keeps pixels the same from machine to machine, given NumPy and Pillow.
@@ -8,53 +8,40 @@ A crowd is one annotation around a dense cluster whose members have none of thei
 """
 
 import argparse
+import contextlib
+import functools
 import json
 import math
 import os
 import shutil
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 from tqdm import tqdm
 
+from retinanet.data.sprites import CLASSES, DISTRACTORS, Box, Sprite, draw_background, draw_sprite, extent, paint
 from retinanet.errors import InputError
 
-CLASSES: tuple[str, ...] = ("disc", "ring", "crescent", "rectangle", "hexagon", "triangle", "star", "cross")
-CATEGORY_IDS = (1, 2, 3, 5, 8, 13, 21, 34)  # with gaps, as COCO's own are
-# Most objects of a class are about this colour, the others any: colour helps, shape decides.
-COLOURS = (
-    (220, 50, 50),
-    (50, 90, 220),
-    (60, 180, 70),
-    (235, 205, 50),
-    (150, 70, 200),
-    (60, 205, 215),
-    (240, 140, 40),
-    (230, 110, 190),
-)
-COLOURED = 0.9
-DISTRACTORS = ("line", "arc", "blob", "half-disc", "squiggle", "corner")
+CATEGORY_IDS = (1, 2, 3, 5, 8, 13)  # with gaps, as COCO's own are
 SPLITS = ("train", "val")
 IMAGE_SIZES = ((320, 256), (256, 320), (256, 256))  # (width, height), pixels
 DRAWING_VERSION = 1  # raise it with every change that moves a pixel or a box
 MARKER = "shapes.json"
+WORTH_A_POOL = 200  # pictures; fewer are drawn before worker processes have started
 HUFFMAN_ONLY = 2  # zlib's Z_HUFFMAN_ONLY
-FINE = 4  # sub-pixels along each side of a pixel
 
 MIN_SIZE, MAX_SIZE = 10, 200  # longer side of a box, pixels
-MIN_VISIBLE = 0.4  # share of a labelled shape that neither the border nor another shape may hide
+MIN_VISIBLE = 0.7  # share of a labelled shape that neither the border nor another shape may hide
 MIN_INSIDE = 0.5  # share of its box inside the image
 MAX_IOU = 0.55  # two boxes closer than this could not both survive NMS
 OVERLAP_IOU = (0.08, 0.45)  # of a pair that is placed one over the other on purpose
 MAX_CROWD_COVER = 0.1
-
-Box = tuple[float, float, float, float]  # x1, y1, x2, y2, pixels
-Points = list[tuple[float, float]]
 
 
 class Annotation(NamedTuple):
@@ -64,183 +51,6 @@ class Annotation(NamedTuple):
     box: Box
     area: float  # pixels of the shape inside the image
     is_crowd: bool
-
-
-class Sprite(NamedTuple):
-    """A shape before it is placed; its top left corner goes to a whole pixel of the image."""
-
-    fine: np.ndarray  # (FINE h, FINE w) bool, the shape
-    cover: np.ndarray  # (h, w) 0..255, how much of each pixel the shape covers
-    rim: np.ndarray  # (h, w) 0..255, the same for its outline
-
-    @property
-    def needed_pixels(self) -> int:
-        """A labelled shape shows at least this many."""
-        return math.ceil(MIN_VISIBLE * np.count_nonzero(self.cover >= 128))
-
-
-def polygon(num_corners: int, radii: Sequence[float] = (1.0,), start: float = 0.0, end: float = 2 * math.pi) -> Points:
-    """Corners at even angles from `start` up to, not including, `end`; the radii take turns."""
-    angles = [start + (end - start) * i / num_corners for i in range(num_corners)]
-    return [(radii[i % len(radii)] * math.cos(a), radii[i % len(radii)] * math.sin(a)) for i, a in enumerate(angles)]
-
-
-def crescent() -> Points:
-    """A unit disc less a disc of radius r whose centre lies d to the right."""
-    r, d = 0.8, 0.35
-    tip = (1 - r * r + d * d) / (2 * d)  # where the circles cross
-    outer, inner = math.acos(tip), math.acos((tip - d) / r)
-    hollow = polygon(40, (r,), 2 * math.pi - inner, inner)
-    return polygon(40, start=outer, end=2 * math.pi - outer) + [(x + d, y) for x, y in hollow]
-
-
-ARM = 0.34  # half the width of a cross's bars
-HALF_CROSS = [(ARM, 1), (ARM, ARM), (1, ARM), (1, -ARM), (ARM, -ARM), (ARM, -1)]
-SOLIDS: dict[str, Points] = {
-    "disc": polygon(64),
-    "ring": polygon(64),
-    "crescent": crescent(),
-    "rectangle": [(-1, -1), (1, -1), (1, 1), (-1, 1)],
-    "hexagon": polygon(6),
-    "triangle": polygon(3),
-    "cross": HALF_CROSS + [(-x, -y) for x, y in HALF_CROSS],
-    "half-disc": polygon(32, end=math.pi * 33 / 32),
-    "corner": [(-1, -1), (-0.3, -1), (-0.3, 0.3), (1, 0.3), (1, 1), (-1, 1)],
-}
-
-
-def parts_of(kind: str, rng: np.random.Generator) -> list[tuple[Points, float]]:
-    """Polygons to draw in this order, each with its ink: 1 fills, 0 cuts out, in between strokes a line that wide."""
-    match kind:
-        case "ring":
-            return [(SOLIDS["ring"], 1), (polygon(64, (rng.uniform(0.5, 0.65),)), 0)]
-        case "star":
-            return [(polygon(10, (1.0, rng.uniform(0.38, 0.48))), 1)]
-        case "blob":
-            shift, depth = rng.uniform(0, 6), rng.uniform(0.25, 0.4)
-            angles = [math.pi * i / 24 for i in range(48)]
-            return [(polygon(48, [1 + depth * math.cos(2 * a + shift) + 0.2 * math.cos(3 * a) for a in angles]), 1)]
-        case "line":
-            return [([(-1, 0), (1, 0)], rng.uniform(0.05, 0.15))]
-        case "arc":
-            return [(polygon(24, end=rng.uniform(1.2, 4.2)), rng.uniform(0.1, 0.25))]
-        case "squiggle":
-            return [([tuple(p) for p in rng.uniform(-1, 1, (rng.integers(4, 7), 2)).tolist()], rng.uniform(0.1, 0.2))]
-    return [(SOLIDS[kind], 1)]
-
-
-def draw_sprite(kind: str, size: int, rng: np.random.Generator) -> Sprite:
-    """A shape of random rotation, proportions and outline width whose longer box side is `size` pixels."""
-    parts = parts_of(kind, rng)
-    stretch, turn = rng.uniform(0.5 if kind == "rectangle" else 0.75, 1), rng.uniform(0, 2 * math.pi)
-    cos, sin = math.cos(turn), math.sin(turn)
-    turned = [[(x * cos - y * stretch * sin, x * sin + y * stretch * cos) for x, y in points] for points, _ in parts]
-    xs, ys = [x for x, _ in turned[0]], [y for _, y in turned[0]]
-    # Pillow paints the end points too, hence -1 for a shape of exactly FINE * size sub-pixels.
-    scale = (FINE * size - 1) / max(max(xs) - min(xs), max(ys) - min(ys))
-    stroke = max([round(ink * FINE * size) for _, ink in parts if 0 < ink < 1], default=0)
-    shift_x, shift_y = (rng.integers(0, FINE, 2) + stroke).tolist()
-    outlines = [[(round((x - min(xs)) * scale) + shift_x, round((y - min(ys)) * scale) + shift_y) for x, y in points]
-                for points in turned]  # fmt: skip
-    width = math.ceil((max(x for x, _ in outlines[0]) + 1 + stroke) / FINE)
-    height = math.ceil((max(y for _, y in outlines[0]) + 1 + stroke) / FINE)
-
-    fine, rim = (Image.new("L", (FINE * width, FINE * height)) for _ in range(2))
-    rim_width = max(FINE, round(FINE * size * rng.uniform(0.04, 0.1)))
-    for outline, (_, ink) in zip(outlines, parts, strict=True):
-        if ink in (0, 1):
-            ImageDraw.Draw(fine).polygon(outline, fill=255 * ink)
-            ImageDraw.Draw(rim).line([*outline, outline[0]], fill=255, width=rim_width)
-        else:
-            ImageDraw.Draw(fine).line(outline, fill=255, width=max(FINE, stroke), joint="curve")
-    rim.paste(0, mask=fine.point(lambda value: 255 - value))
-    return Sprite(np.asarray(fine) > 0, np.asarray(fine.reduce(FINE)), np.asarray(rim.reduce(FINE)))
-
-
-def texture(width: int, height: int, rng: np.random.Generator, kinds: Sequence[str]) -> np.ndarray:
-    """One random pattern, (height, width) int32 in -128..127."""
-    kind = kinds[rng.integers(len(kinds))]
-    if kind == "noise":
-        cell = int(rng.choice([5, 12, 30, 80]))
-        grid = rng.integers(0, 256, (height // cell + 2, width // cell + 2), dtype=np.uint8)
-        smooth = Image.fromarray(grid).resize((width, height), Image.Resampling.BICUBIC)
-        return np.asarray(smooth).astype(np.int32) - 128
-    a, b = rng.integers(-4, 5, 2).tolist()
-    a = a or 1
-    y, x = np.arange(height, dtype=np.int32)[:, None], np.arange(width, dtype=np.int32)
-    along, across = a * x + b * y, b * x - a * y
-    if kind == "gradient":
-        along = along - along.min()
-        return along * 255 // max(1, int(along.max())) - 128
-    period = max(abs(a), abs(b)) * int(rng.integers(3, 24))
-    cells = along // period if kind == "stripes" else along // period + across // period
-    return (cells % 2) * 255 - 128
-
-
-def draw_background(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
-    """(height, width, 3) int32, unclipped; a plane of memory per channel, on which NumPy is several times faster."""
-    planes = np.empty((3, height, width), dtype=np.int32)
-    # Nearly grey, so that the colours of shapes stand out.
-    planes[:] = rng.integers(60, 196, dtype=np.int32) + rng.integers(-20, 21, 3, dtype=np.int32)[:, None, None]
-    for kinds, strength in ((("noise",), 50), (("noise",), 35), (("gradient", "stripes", "checks", "noise"), 40)):
-        tint = rng.integers(-strength, strength + 1, dtype=np.int32)
-        tint = tint + rng.integers(-strength // 4, strength // 4 + 1, 3, dtype=np.int32)[:, None, None]
-        planes += texture(width, height, rng, kinds) * tint >> 7
-    return planes.transpose(1, 2, 0)
-
-
-def crop(sprite: Sprite, x: int, y: int, width: int, height: int) -> tuple[slice, slice, slice, slice]:
-    """Rows and columns of the image that the sprite covers, then those of the sprite that the image keeps."""
-    sprite_height, sprite_width = sprite.cover.shape
-    top, bottom, left, right = max(y, 0), min(y + sprite_height, height), max(x, 0), min(x + sprite_width, width)
-    return slice(top, bottom), slice(left, right), slice(top - y, bottom - y), slice(left - x, right - x)
-
-
-def paint(pixels: np.ndarray, sprite: Sprite, x: int, y: int, rng: np.random.Generator, label: int | None) -> None:
-    """Blend the sprite in, mostly in the colour of its class, else in one that differs from what lies under it."""
-    rows, columns, sprite_rows, sprite_columns = crop(sprite, x, y, pixels.shape[1], pixels.shape[0])
-    under = pixels[rows, columns]
-    is_faint = rng.random() < 0.1
-    contrast = int(rng.integers(20, 36) if is_faint else rng.integers(50, 120))
-    direction = rng.integers(-8, 9, 3)
-    direction[rng.integers(3)] = 8 if rng.random() < 0.5 else -8
-    middle = under.sum(axis=(0, 1)) // max(1, under.shape[0] * under.shape[1])
-    step = direction * contrast // 8
-    colour = np.where((middle + step < 0) | (middle + step > 255), middle - step, middle + step).astype(np.int32)
-    if label is not None and rng.random() < COLOURED:
-        colour = np.array(COLOURS[label], dtype=np.int32) + rng.integers(-24, 25, 3, dtype=np.int32)
-        if is_faint:
-            colour = (middle + colour) // 2
-
-    layers = [(sprite.cover, colour)]
-    if rng.random() < 0.6:
-        pattern = texture(*sprite.cover.shape[::-1], rng, ("gradient", "stripes", "checks", "noise"))
-        pattern = pattern[sprite_rows, sprite_columns, None]
-        layers = [(sprite.cover, colour + pattern * int(rng.integers(contrast // 6, contrast // 2)) // 128)]
-    if rng.random() < 0.4:
-        layers.append((sprite.rim, colour + int(rng.choice([-1, 1])) * int(rng.integers(20, 90))))
-    for cover, layer in layers:
-        weight = cover[sprite_rows, sprite_columns, None].astype(np.int32)
-        under[:] = (under * (255 - weight) + layer * weight) // 255
-
-
-def extent(sprite: Sprite, x: int, y: int, width: int, height: int) -> tuple[Box, float, np.ndarray]:
-    """Of the part inside the image: its tight box, its area, and its pixels as (height, width) bool."""
-    rows, columns, sprite_rows, sprite_columns = crop(sprite, x, y, width, height)
-    fine = sprite.fine[FINE * sprite_rows.start : FINE * sprite_rows.stop,
-                       FINE * sprite_columns.start : FINE * sprite_columns.stop]  # fmt: skip
-    pixels = np.zeros((height, width), dtype=bool)
-    pixels[rows, columns] = sprite.cover[sprite_rows, sprite_columns] >= 128
-    filled_rows, filled_columns = np.flatnonzero(fine.any(axis=1)), np.flatnonzero(fine.any(axis=0))
-    if not len(filled_rows):
-        return (0.0, 0.0, 0.0, 0.0), 0.0, pixels
-    box = (
-        columns.start + int(filled_columns[0]) / FINE,
-        rows.start + int(filled_rows[0]) / FINE,
-        columns.start + (int(filled_columns[-1]) + 1) / FINE,
-        rows.start + (int(filled_rows[-1]) + 1) / FINE,
-    )
-    return box, int(fine.sum()) / FINE**2, pixels
 
 
 def area_of(box: Box) -> float:
@@ -275,7 +85,7 @@ class Scene:
         sprite = draw_sprite(DISTRACTORS[self.rng.integers(len(DISTRACTORS))], log_uniform(12, 120, self.rng), self.rng)
         height, width = sprite.cover.shape
         x, y = self.rng.integers(0, self.width) - width // 2, self.rng.integers(0, self.height) - height // 2
-        label = int(self.rng.integers(len(CLASSES))) if self.rng.random() < 0.4 else None
+        label = int(self.rng.integers(len(CLASSES))) if self.rng.random() < 0.3 else None
         paint(self.pixels, sprite, int(x), int(y), self.rng, label)
 
     def add_crowd(self) -> None:
@@ -301,7 +111,7 @@ class Scene:
     def add_object(self) -> None:
         """Place one object where every rule on visibility and overlap holds; leave it out if no such place turns up."""
         rng, label = self.rng, int(self.rng.integers(len(CLASSES)))
-        size = log_uniform(MIN_SIZE, MAX_SIZE, rng, skew=0.6)
+        size = log_uniform(MIN_SIZE, MAX_SIZE, rng, skew=0.5)
         sprite = draw_sprite(CLASSES[label], size, rng)
         height, width = sprite.cover.shape
         # Only boxes of similar size can overlap by much.
@@ -322,7 +132,7 @@ class Scene:
             if is_inside and is_due and self.allows(sprite, box, mask):
                 paint(self.pixels, sprite, x, y, rng, label)
                 self.visible = [(seen & ~mask, least) for seen, least in self.visible]
-                self.visible.append((mask, sprite.needed_pixels))
+                self.visible.append((mask, needed_pixels(sprite)))
                 self.annotations.append(Annotation(label, box, area, is_crowd=False))
                 return
 
@@ -334,7 +144,7 @@ class Scene:
                     return False
             elif iou(box, other.box) > MAX_IOU:
                 return False
-        stays = [(mask, sprite.needed_pixels), *((seen & ~mask, least) for seen, least in self.visible)]
+        stays = [(mask, needed_pixels(sprite)), *((seen & ~mask, least) for seen, least in self.visible)]
         return all(np.count_nonzero(seen) >= least for seen, least in stays)
 
     def finish(self) -> np.ndarray:
@@ -343,6 +153,11 @@ class Scene:
         noise = self.rng.integers(-strength, strength + 1, (3, self.height, self.width), dtype=np.int8)
         pixels = ((self.pixels - 128) * contrast >> 6) + (128 + brightness) + noise.transpose(1, 2, 0)
         return pixels.clip(0, 255).astype(np.uint8, order="C")
+
+
+def needed_pixels(sprite: Sprite) -> int:
+    """A labelled shape shows at least this many."""
+    return math.ceil(MIN_VISIBLE * np.count_nonzero(sprite.cover >= 128))
 
 
 def longer_side(box: Box) -> float:
@@ -358,32 +173,37 @@ def draw_image(seed: int, split: str, index: int) -> tuple[np.ndarray, list[Anno
     if rng.random() >= 0.06:
         if rng.random() < 0.21:
             scene.add_crowd()
-        for _ in range(rng.integers(3, 12)):
+        for _ in range(rng.integers(2, 9)):
             scene.add_object()
     return scene.finish(), scene.annotations
+
+
+def write_picture(folder: Path, seed: int, split: str, index: int) -> tuple[int, int, list[Annotation]]:
+    """Draw one picture into its folder: its height, its width and what is labelled in it."""
+    pixels, things = draw_image(seed, split, index)
+    # Noise holds no repeats to look for: Huffman coding alone is both faster and smaller.
+    Image.fromarray(pixels).save(folder / split / file_name(index), compress_level=1, compress_type=HUFFMAN_ONLY)
+    return *pixels.shape[:2], things
+
+
+def file_name(index: int) -> str:
+    return f"{index + 1:06d}.png"
 
 
 def write_split(folder: Path, split: str, num_images: int, seed: int, progress: bool) -> None:
     (folder / split).mkdir()
     images, annotations = [], []
-    for index in tqdm(range(num_images), desc=f"drawing {split}", unit="image", disable=not progress):
-        pixels, things = draw_image(seed, split, index)
-        name = f"{index + 1:06d}.png"
-        # Noise holds no repeats to look for: Huffman coding alone is both faster and smaller.
-        Image.fromarray(pixels).save(folder / split / name, compress_level=1, compress_type=HUFFMAN_ONLY)
-        height, width = pixels.shape[:2]
-        images.append({"id": index + 1, "file_name": name, "width": width, "height": height})
-        for label, (x1, y1, x2, y2), area, is_crowd in things:
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": index + 1,
-                    "category_id": CATEGORY_IDS[label],
-                    "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "area": area,
-                    "iscrowd": int(is_crowd),
-                }
-            )
+    write = functools.partial(write_picture, folder, seed, split)
+    with contextlib.ExitStack() as stack:
+        drawn: Iterator[tuple[int, int, list[Annotation]]] = map(write, range(num_images))
+        if num_images >= WORTH_A_POOL:
+            pool = stack.enter_context(ProcessPoolExecutor(min(os.cpu_count() or 1, 8)))
+            drawn = pool.map(write, range(num_images), chunksize=8)
+        bar = tqdm(drawn, desc=f"drawing {split}", unit="image", total=num_images, disable=not progress)
+        for index, (height, width, things) in enumerate(bar):
+            name = file_name(index)
+            images.append({"id": index + 1, "file_name": name, "width": width, "height": height})
+            add_annotations(annotations, index + 1, things)
     document = {
         "info": {"description": f"shapes, drawing {DRAWING_VERSION}, seed {seed}, {split}"},
         "images": images,
@@ -391,6 +211,20 @@ def write_split(folder: Path, split: str, num_images: int, seed: int, progress: 
         "categories": [{"id": i, "name": name} for i, name in zip(CATEGORY_IDS, CLASSES, strict=True)],
     }
     (folder / f"{split}.json").write_text(json.dumps(document), encoding="utf-8")
+
+
+def add_annotations(annotations: list[dict], image_id: int, things: list[Annotation]) -> None:
+    for label, (x1, y1, x2, y2), area, is_crowd in things:
+        annotations.append(
+            {
+                "id": len(annotations) + 1,
+                "image_id": image_id,
+                "category_id": CATEGORY_IDS[label],
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "area": area,
+                "iscrowd": int(is_crowd),
+            }
+        )
 
 
 def already_written(folder: Path, marker: dict[str, int]) -> bool:
@@ -415,7 +249,7 @@ def already_written(folder: Path, marker: dict[str, int]) -> bool:
 
 
 def write_shapes(
-    folder: Path, *, num_train: int = 640, num_val: int = 160, seed: int = 0, progress: bool = True
+    folder: Path, *, num_train: int = 1600, num_val: int = 160, seed: int = 0, progress: bool = True
 ) -> None:
     """Write the data set to `folder`, all of it or nothing; a folder that already holds this very set is kept."""
     if num_train < 1 or num_val < 1 or seed < 0:
@@ -454,7 +288,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="where to write; made if missing")
-    parser.add_argument("--train", type=int, default=640, metavar="N", help="number of training images")
+    parser.add_argument("--train", type=int, default=1600, metavar="N", help="number of training images")
     parser.add_argument("--val", type=int, default=160, metavar="N", help="number of validation images")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="another seed draws other pictures")
     args = parser.parse_args(argv)

@@ -19,7 +19,10 @@ def nms_by_group(boxes: Tensor, scores: Tensor, groups: Tensor, *, max_iou: floa
         return groups.new_zeros(0)
     # One call for all groups, each moved to a place of its own. In float64 the move costs no precision, where float32
     # would lose up to a hundredth of a pixel with many classes.
+    device = boxes.device
+    if device.type == "mps":  # has no float64
+        boxes, scores, groups = boxes.cpu(), scores.cpu(), groups.cpu()
     boxes = boxes.double()
     low = boxes.min()
     spacing = boxes.max() - low + 1
-    return torchvision.ops.nms(boxes - low + (groups * spacing)[:, None], scores.double(), max_iou)
+    return torchvision.ops.nms(boxes - low + (groups * spacing)[:, None], scores.double(), max_iou).to(device)

@@ -1,0 +1,182 @@
+"""How the things of the embedded data set look: outlines, textures, colours, and painting them into a picture.
+
+Integer arithmetic wherever a last bit could show keeps pixels the same from machine to machine.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+CLASSES: tuple[str, ...] = ("disc", "ring", "rectangle", "triangle", "star", "cross")
+# Most objects of a class are about this colour, the others any: colour helps, shape decides.
+COLOURS = ((220, 50, 50), (50, 90, 220), (235, 205, 50), (60, 205, 215), (240, 140, 40), (230, 110, 190))
+COLOURED = 0.95
+DISTRACTORS = ("line", "arc", "blob", "half-disc", "squiggle", "corner")
+FINE = 4  # sub-pixels along each side of a pixel
+
+Box = tuple[float, float, float, float]  # x1, y1, x2, y2, pixels
+Points = list[tuple[float, float]]
+
+
+class Sprite(NamedTuple):
+    """A shape before it is placed; its top left corner goes to a whole pixel of the image."""
+
+    fine: np.ndarray  # (FINE h, FINE w) bool, the shape
+    cover: np.ndarray  # (h, w) 0..255, how much of each pixel the shape covers
+    rim: np.ndarray  # (h, w) 0..255, the same for its outline
+
+
+def polygon(num_corners: int, radii: Sequence[float] = (1.0,), start: float = 0.0, end: float = 2 * math.pi) -> Points:
+    """Corners at even angles from `start` up to, not including, `end`; the radii take turns."""
+    angles = [start + (end - start) * i / num_corners for i in range(num_corners)]
+    return [(radii[i % len(radii)] * math.cos(a), radii[i % len(radii)] * math.sin(a)) for i, a in enumerate(angles)]
+
+
+ARM = 0.34  # half the width of a cross's bars
+HALF_CROSS = [(ARM, 1), (ARM, ARM), (1, ARM), (1, -ARM), (ARM, -ARM), (ARM, -1)]
+SOLIDS: dict[str, Points] = {
+    "disc": polygon(64),
+    "ring": polygon(64),
+    "rectangle": [(-1, -1), (1, -1), (1, 1), (-1, 1)],
+    "triangle": polygon(3),
+    "cross": HALF_CROSS + [(-x, -y) for x, y in HALF_CROSS],
+    "half-disc": polygon(32, end=math.pi * 33 / 32),
+    "corner": [(-1, -1), (-0.3, -1), (-0.3, 0.3), (1, 0.3), (1, 1), (-1, 1)],
+}
+
+
+def parts_of(kind: str, rng: np.random.Generator) -> list[tuple[Points, float]]:
+    """Polygons to draw in this order, each with its ink: 1 fills, 0 cuts out, in between strokes a line that wide."""
+    match kind:
+        case "ring":
+            return [(SOLIDS["ring"], 1), (polygon(64, (rng.uniform(0.5, 0.65),)), 0)]
+        case "star":
+            return [(polygon(10, (1.0, rng.uniform(0.38, 0.48))), 1)]
+        case "blob":
+            shift, depth = rng.uniform(0, 6), rng.uniform(0.25, 0.4)
+            angles = [math.pi * i / 24 for i in range(48)]
+            return [(polygon(48, [1 + depth * math.cos(2 * a + shift) + 0.2 * math.cos(3 * a) for a in angles]), 1)]
+        case "line":
+            return [([(-1, 0), (1, 0)], rng.uniform(0.05, 0.15))]
+        case "arc":
+            return [(polygon(24, end=rng.uniform(1.2, 4.2)), rng.uniform(0.1, 0.25))]
+        case "squiggle":
+            return [([tuple(p) for p in rng.uniform(-1, 1, (rng.integers(4, 7), 2)).tolist()], rng.uniform(0.1, 0.2))]
+    return [(SOLIDS[kind], 1)]
+
+
+def draw_sprite(kind: str, size: int, rng: np.random.Generator) -> Sprite:
+    """A shape of random rotation, proportions and outline width whose longer box side is `size` pixels."""
+    parts = parts_of(kind, rng)
+    stretch, turn = rng.uniform(0.5 if kind == "rectangle" else 0.75, 1), rng.uniform(0, 2 * math.pi)
+    cos, sin = math.cos(turn), math.sin(turn)
+    turned = [[(x * cos - y * stretch * sin, x * sin + y * stretch * cos) for x, y in points] for points, _ in parts]
+    xs, ys = [x for x, _ in turned[0]], [y for _, y in turned[0]]
+    # Pillow paints the end points too, hence -1 for a shape of exactly FINE * size sub-pixels.
+    scale = (FINE * size - 1) / max(max(xs) - min(xs), max(ys) - min(ys))
+    stroke = max([round(ink * FINE * size) for _, ink in parts if 0 < ink < 1], default=0)
+    shift_x, shift_y = (rng.integers(0, FINE, 2) + stroke).tolist()
+    outlines = [[(round((x - min(xs)) * scale) + shift_x, round((y - min(ys)) * scale) + shift_y) for x, y in points]
+                for points in turned]  # fmt: skip
+    width = math.ceil((max(x for x, _ in outlines[0]) + 1 + stroke) / FINE)
+    height = math.ceil((max(y for _, y in outlines[0]) + 1 + stroke) / FINE)
+
+    fine, rim = (Image.new("L", (FINE * width, FINE * height)) for _ in range(2))
+    rim_width = max(FINE, round(FINE * size * rng.uniform(0.04, 0.1)))
+    for outline, (_, ink) in zip(outlines, parts, strict=True):
+        if ink in (0, 1):
+            ImageDraw.Draw(fine).polygon(outline, fill=255 * ink)
+            ImageDraw.Draw(rim).line([*outline, outline[0]], fill=255, width=rim_width)
+        else:
+            ImageDraw.Draw(fine).line(outline, fill=255, width=max(FINE, stroke), joint="curve")
+    rim.paste(0, mask=fine.point(lambda value: 255 - value))
+    return Sprite(np.asarray(fine) > 0, np.asarray(fine.reduce(FINE)), np.asarray(rim.reduce(FINE)))
+
+
+def texture(width: int, height: int, rng: np.random.Generator, kinds: Sequence[str]) -> np.ndarray:
+    """One random pattern, (height, width) int32 in -128..127."""
+    kind = kinds[rng.integers(len(kinds))]
+    if kind == "noise":
+        cell = int(rng.choice([5, 12, 30, 80]))
+        grid = rng.integers(0, 256, (height // cell + 2, width // cell + 2), dtype=np.uint8)
+        smooth = Image.fromarray(grid).resize((width, height), Image.Resampling.BICUBIC)
+        return np.asarray(smooth).astype(np.int32) - 128
+    a, b = rng.integers(-4, 5, 2).tolist()
+    a = a or 1
+    y, x = np.arange(height, dtype=np.int32)[:, None], np.arange(width, dtype=np.int32)
+    along, across = a * x + b * y, b * x - a * y
+    if kind == "gradient":
+        along = along - along.min()
+        return along * 255 // max(1, int(along.max())) - 128
+    period = max(abs(a), abs(b)) * int(rng.integers(3, 24))
+    cells = along // period if kind == "stripes" else along // period + across // period
+    return (cells % 2) * 255 - 128
+
+
+def draw_background(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
+    """(height, width, 3) int32, unclipped; a plane of memory per channel, on which NumPy is several times faster."""
+    planes = np.empty((3, height, width), dtype=np.int32)
+    # Nearly grey, so that the colours of shapes stand out.
+    planes[:] = rng.integers(60, 196, dtype=np.int32) + rng.integers(-20, 21, 3, dtype=np.int32)[:, None, None]
+    for kinds, strength in ((("noise",), 30), (("noise",), 20), (("gradient", "stripes", "checks", "noise"), 24)):
+        tint = rng.integers(-strength, strength + 1, dtype=np.int32)
+        tint = tint + rng.integers(-strength // 4, strength // 4 + 1, 3, dtype=np.int32)[:, None, None]
+        planes += texture(width, height, rng, kinds) * tint >> 7
+    return planes.transpose(1, 2, 0)
+
+
+def crop(sprite: Sprite, x: int, y: int, width: int, height: int) -> tuple[slice, slice, slice, slice]:
+    """Rows and columns of the image that the sprite covers, then those of the sprite that the image keeps."""
+    sprite_height, sprite_width = sprite.cover.shape
+    top, bottom, left, right = max(y, 0), min(y + sprite_height, height), max(x, 0), min(x + sprite_width, width)
+    return slice(top, bottom), slice(left, right), slice(top - y, bottom - y), slice(left - x, right - x)
+
+
+def paint(pixels: np.ndarray, sprite: Sprite, x: int, y: int, rng: np.random.Generator, label: int | None) -> None:
+    """Blend the sprite in, mostly in the colour of its class, else in one that differs from what lies under it."""
+    rows, columns, sprite_rows, sprite_columns = crop(sprite, x, y, pixels.shape[1], pixels.shape[0])
+    under = pixels[rows, columns]
+    is_faint = rng.random() < 0.06
+    contrast = int(rng.integers(20, 36) if is_faint else rng.integers(50, 120))
+    direction = rng.integers(-8, 9, 3)
+    direction[rng.integers(3)] = 8 if rng.random() < 0.5 else -8
+    middle = under.sum(axis=(0, 1)) // max(1, under.shape[0] * under.shape[1])
+    step = direction * contrast // 8
+    colour = np.where((middle + step < 0) | (middle + step > 255), middle - step, middle + step).astype(np.int32)
+    if label is not None and rng.random() < COLOURED:
+        colour = np.array(COLOURS[label], dtype=np.int32) + rng.integers(-24, 25, 3, dtype=np.int32)
+        if is_faint:
+            colour = (middle + colour) // 2
+
+    layers = [(sprite.cover, colour)]
+    if rng.random() < 0.3:
+        pattern = texture(*sprite.cover.shape[::-1], rng, ("gradient", "stripes", "checks", "noise"))
+        pattern = pattern[sprite_rows, sprite_columns, None]
+        layers = [(sprite.cover, colour + pattern * int(rng.integers(contrast // 6, contrast // 2)) // 128)]
+    if rng.random() < 0.4:
+        layers.append((sprite.rim, colour + int(rng.choice([-1, 1])) * int(rng.integers(20, 90))))
+    for cover, layer in layers:
+        weight = cover[sprite_rows, sprite_columns, None].astype(np.int32)
+        under[:] = (under * (255 - weight) + layer * weight) // 255
+
+
+def extent(sprite: Sprite, x: int, y: int, width: int, height: int) -> tuple[Box, float, np.ndarray]:
+    """Of the part inside the image: its tight box, its area, and its pixels as (height, width) bool."""
+    rows, columns, sprite_rows, sprite_columns = crop(sprite, x, y, width, height)
+    fine = sprite.fine[FINE * sprite_rows.start : FINE * sprite_rows.stop,
+                       FINE * sprite_columns.start : FINE * sprite_columns.stop]  # fmt: skip
+    pixels = np.zeros((height, width), dtype=bool)
+    pixels[rows, columns] = sprite.cover[sprite_rows, sprite_columns] >= 128
+    filled_rows, filled_columns = np.flatnonzero(fine.any(axis=1)), np.flatnonzero(fine.any(axis=0))
+    if not len(filled_rows):
+        return (0.0, 0.0, 0.0, 0.0), 0.0, pixels
+    box = (
+        columns.start + int(filled_columns[0]) / FINE,
+        rows.start + int(filled_rows[0]) / FINE,
+        columns.start + (int(filled_columns[-1]) + 1) / FINE,
+        rows.start + (int(filled_rows[-1]) + 1) / FINE,
+    )
+    return box, int(fine.sum()) / FINE**2, pixels
