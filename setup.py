@@ -30,11 +30,11 @@ setup(
     package_data={"retinanet.configs": ["*.yaml"]},
     install_requires=[
         # torch, torchvision and torchcodec are built against each other: these floors are one matching set.
-        "torch>=2.9",
-        "torchvision>=0.24",
-        "torchcodec>=0.8",
+        "torch>=2.11",
+        "torchvision>=0.26",
+        "torchcodec>=0.16",
         "numpy",
-        "pillow",
+        "pillow>=11",
         "pycocotools",
         "pydantic>=2.10",
         "pyyaml",

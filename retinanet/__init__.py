@@ -1,11 +1,23 @@
 """RetinaNet: training, evaluation and inference of the focal loss detector (Lin et al. 2017)."""
 
+import importlib
+from typing import Any
+
 __version__ = "0.1.0"
 
-from retinanet.config import Config
-from retinanet.config_file import load_config
-from retinanet.engine.train import train
-from retinanet.errors import InputError
-from retinanet.inference.predictor import Predictor
+# The public names and where they live. Loaded when first used: `retinanet --help` need not wait for torch.
+_HOMES = {
+    "Config": "retinanet.config",
+    "InputError": "retinanet.errors",
+    "Predictor": "retinanet.inference.predictor",
+    "build_model": "retinanet.model.retinanet",
+    "load_config": "retinanet.config_file",
+    "train": "retinanet.engine.train",
+}
+__all__ = list(_HOMES)
 
-__all__ = ["Config", "InputError", "Predictor", "load_config", "train"]
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

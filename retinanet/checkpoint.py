@@ -4,6 +4,7 @@ A folder holds `step_00001234.pt` with its checksum beside it, and the links `la
 """
 
 import hashlib
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import torch
 
 from retinanet.errors import InputError
+
+log = logging.getLogger(__name__)
 
 FORMAT = "retinanet checkpoint 1"
 
@@ -55,6 +58,23 @@ class CheckpointFolder:
         """The newest checkpoint."""
         steps = sorted(self.folder.glob("step_????????.pt"))
         return steps[-1] if steps else None
+
+    def last_whole(self) -> tuple[Path, dict[str, Any]] | tuple[None, None]:
+        """The newest checkpoint that can be read, and its content; damaged ones are named and passed over.
+
+        Raises:
+            InputError: there are checkpoints, and none of them can be read.
+        """
+        problem = None
+        for path in sorted(self.folder.glob("step_????????.pt"), reverse=True):
+            try:
+                return path, read_checkpoint(path)
+            except InputError as error:
+                problem = error
+                log.warning("%s; looking for the one before", error)
+        if problem is not None:
+            raise problem
+        return None, None
 
     def _link(self, name: str, path: Path) -> None:
         partial = self.folder / f"{name}.partial"

@@ -21,6 +21,7 @@ def _as_tuple(value: Any) -> Any:
 
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -226,7 +227,7 @@ class PostprocessConfig(StrictModel):
 class SGDConfig(StrictModel):
     type: Literal["sgd"] = "sgd"
     lr: Positive = 0.01
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    momentum: Momentum = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     norm_weight_decay: Annotated[float, Field(ge=0)] = 0.0  # of norms and biases
 
@@ -234,7 +235,7 @@ class SGDConfig(StrictModel):
 class AdamWConfig(StrictModel):
     type: Literal["adamw"] = "adamw"
     lr: Positive = 1e-4
-    betas: tuple[Share, Share] = (0.9, 0.999)
+    betas: tuple[Momentum, Momentum] = (0.9, 0.999)
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     norm_weight_decay: Annotated[float, Field(ge=0)] = 0.0  # of norms and biases
 

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import os
 import re
 import typing
 from importlib.resources import files
@@ -11,7 +12,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from retinanet.config import Config, MergedClass
+from retinanet.config import Config, MergedClass, TrainConfig
 from retinanet.errors import InputError
 
 MAX_BYTES = 1_000_000  # of a configuration file
@@ -117,9 +118,17 @@ def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> Confi
             raise InputError(f"{base_file}: is the base of {file} and names a base itself; only one step is allowed")
         values = merge(base, values)
         source = f"{file} (base {base_file})"
+    # Over the defaults, so that a key of a part can be given without naming the part's type.
+    values = merge(_defaults(), values)
     for override in overrides:
         values = merge(values, parse_override(override))
     return config_from_values(values, source=source + (" with overrides" if overrides else ""))
+
+
+def _defaults() -> dict[str, Any]:
+    values = json.loads(Config(train=TrainConfig(steps=1)).model_dump_json())
+    del values["train"]["steps"]  # the length of a run has no default
+    return values
 
 
 def with_overrides(config: Config, overrides: typing.Sequence[str], source: str) -> Config:
@@ -150,7 +159,7 @@ def find_config(path: str | Path) -> Path:
 
     `configs/NAME.yaml` is such a name in any folder; `elsewhere/NAME.yaml` is only the file that lies there.
     """
-    if Path(path).is_file():
+    if os.path.isfile(path):  # unlike the method of Path, without an error for names too long for a file
         return Path(path)
     shipped = {file.name.removesuffix(".yaml"): file for file in files("retinanet.configs").iterdir()}
     shipped = {name: Path(str(file)) for name, file in shipped.items() if file.name.endswith(".yaml")}
@@ -255,7 +264,7 @@ def _explain(item: Any, values: dict[str, Any]) -> str:
     if kind == "value_error":
         return f"{key or 'the whole'}: {item['ctx']['error']}"
     if kind == "json_invalid":
-        return f"holds text that is not Unicode ({item['msg']})"
+        return "holds text that is not Unicode, expected plain text"
     expected = _EXPECTED.get(kind) or item["msg"].removeprefix("Input should be ").removeprefix("a valid ")
     if kind in ("too_short", "too_long"):
         side, limit = ("least", "min_length") if kind == "too_short" else ("most", "max_length")

@@ -24,8 +24,11 @@ for entry in "${archives[@]}"; do
         continue
     fi
     if ! md5sum --status -c - <<<"$md5  $name" 2>/dev/null; then
-        echo "download_coco: $source_url/$path/$name"
-        curl --fail --location --retry 5 --continue-at - --output "$name.partial" "$source_url/$path/$name"
+        # A whole file that was not renamed yet has nothing left to fetch, which curl takes for an error.
+        if ! md5sum --status -c - <<<"$md5  $name.partial" 2>/dev/null; then
+            echo "download_coco: $source_url/$path/$name"
+            curl --fail --location --retry 5 --continue-at - --output "$name.partial" "$source_url/$path/$name"
+        fi
         if ! md5sum --status -c - <<<"$md5  $name.partial"; then
             rm -f "$name.partial"
             echo "download_coco: $name does not have the checksum $md5; it was removed, run this again" >&2
@@ -38,4 +41,4 @@ for entry in "${archives[@]}"; do
     touch "$unpacked/.complete"
     rm -f "$name"
 done
-echo "download_coco: done; retinanet train r50_fpn_1x reads it from datasets/coco"
+echo "download_coco: done, in $folder; retinanet train r50_fpn_1x looks for it in datasets/coco"

@@ -33,7 +33,7 @@ What to type next, from $root:
   source .venv/bin/activate
   tensorboard --logdir runs
   # the same training with other settings: any key of the config, as KEY=VALUE
-  retinanet train configs/quickstart.yaml --output runs/trial train.optimizer.lr=0.005 train.seed=1
+  retinanet train configs/quickstart.yaml --output runs/trial train.optimizer.lr=0.0005 train.seed=1
   # your own pictures, with annotations in COCO form
   retinanet train configs/quickstart.yaml --output runs/mine \\
     data.train.images=my/train data.train.annotations=my/train.json \\

@@ -188,6 +188,7 @@ def test_device_that_is_not_there(train_refused):
 def test_folder_that_holds_a_run(train_refused, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("kept")
+    (tmp_path / "run" / "environment.json").write_text("{}")
     assert train_refused() == (
         f"{tmp_path / 'run'}: holds a run; go on with --resume, replace it with --overwrite, or name another folder"
     )
@@ -283,7 +284,7 @@ def test_predict_does_not_draw_over_the_pictures(refused, checkpoint, tmp_path):
     Image.new("RGB", (64, 64)).save(mine / "a.png")
     before = (mine / "a.png").read_bytes()
     message = refused(predict_tool, checkpoint, mine, "--output", tmp_path / "mine" / ".." / "mine")
-    assert message.endswith("a.png: is one of the pictures; name another folder for --output")
+    assert "a.png: is there already, and no earlier prediction wrote it; name another folder" in message
     assert (mine / "a.png").read_bytes() == before
 
 

@@ -116,7 +116,7 @@ def test_all_problems_are_listed_at_once(write):
         ("train: {epochs: 1, seed: 1_000}", 'train.seed: found "1_000" (text), expected a whole number'),
         ("train: [1]", "train: found [1] (list), expected a mapping of keys to values"),
         ("train:", "train: found null, expected a mapping of keys to values"),
-        ("", "train: missing, and it has no default"),
+        ("", "train: neither epochs nor steps given; set exactly one, the other is null"),
         ("train: {}", "train: neither epochs nor steps given; set exactly one, the other is null"),
         (TRAIN + "data: {strict: 1}", "data.strict: found 1 (whole number), expected true or false"),
         (TRAIN + "data: {transforms: {type: resize}}",
@@ -127,7 +127,7 @@ def test_all_problems_are_listed_at_once(write):
          "data.transforms.0.type: found \"flp\", expected one of 'resize', 'scale_jitter', 'flip', 'color'; "
          "did you mean 'flip'?"),
         (TRAIN + "data: {transforms: [{type: scale_jitter, min: 2}]}", "data.transforms.0: min 2.0 is above max 1.25"),
-        (TRAIN + "loss: {box: {beta: 1}}", "loss.box.type: missing, expected one of 'smooth_l1', 'giou'"),
+        (TRAIN + "loss: {box: {beta: x}}", 'loss.box.beta: found "x" (text), expected a number'),
         (TRAIN + "loss: {box: {type: 3}}", "loss.box.type: found 3, expected one of 'smooth_l1', 'giou'"),
         (TRAIN + "loss: {box: giou}", 'loss.box: found "giou" (text), expected a mapping of keys to values'),
         (TRAIN + "data: {classes: [3]}", "data.classes.0: found 3 (whole number), expected text, in quotes"),
@@ -145,7 +145,7 @@ def test_all_problems_are_listed_at_once(write):
          "model.anchors: 5 strides but 2 sizes; give one of each per level"),
         (TRAIN + "model: {mean: [1, 2, 3, 4]}", "model.mean: found [1, 2, 3, 4] (list), expected at most 3 of them"),
         (TRAIN + 'device: "\\ud800"',
-         "holds text that is not Unicode (Invalid JSON: unexpected end of hex escape at line 1 column 43)"),
+         "holds text that is not Unicode, expected plain text"),
     ],
 )  # fmt: skip
 def test_wrong_value_says_what_was_found_and_expected(write, text, line):
@@ -516,7 +516,7 @@ def test_shipped_config_reads_back_from_its_full_form(path, tmp_path):
     lr=st.floats(1e-12, 1e3),
     name=st.text(max_size=8),
     jitter=st.tuples(st.floats(0.1, 0.9), st.floats(1.0, 3.0)),
-    betas=st.tuples(st.floats(0, 1), st.floats(0, 1)),
+    betas=st.tuples(st.floats(0, 0.9999), st.floats(0, 0.9999)),
 )
 def test_any_config_reads_back_from_its_full_form(lr, name, jitter, betas):
     low, high = jitter

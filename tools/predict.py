@@ -15,6 +15,7 @@ from retinanet.evaluation.coco import coco_results
 from retinanet.inference.predictor import Predictor
 from retinanet.pages.draw import draw_detections
 
+RESULTS = "detections.json"
 ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 
 
@@ -52,22 +53,24 @@ def main(argv: list[str] | None = None) -> int:
         predictor = Predictor.from_checkpoint(arguments.checkpoint, arguments.set)
         files = find_pictures(arguments.images)[: arguments.limit]
         results, names, count = [], output_names(files), 0
-        originals = {file.resolve() for file in files}
-        for name in names.values():
-            if (arguments.output / name).resolve() in originals:
-                raise InputError(f"{arguments.output / name}: is one of the pictures; name another folder for --output")
+        taken = [name for name in names if (arguments.output / name).exists()]
+        if taken and not (arguments.output / RESULTS).exists():
+            raise InputError(
+                f"{arguments.output / taken[0]}: is there already, and no earlier prediction wrote it; name another "
+                "folder for --output"
+            )
         make_folder(arguments.output)
         found = predictor.predict(files, batch_size=arguments.batch_size)
-        for number, (file, detections) in enumerate(
-            zip(progress(files, "predicting", len(files)), found, strict=True), 1
+        for number, (file, name, detections) in enumerate(
+            zip(progress(files, "predicting", len(files)), names, found, strict=True), 1
         ):
             image = read_image(file, max_pixels=predictor.cfg.data.max_pixels)
             drawn = draw_detections(image, detections, predictor.class_names, min_score=arguments.min_score)
-            write_png(drawn, str(arguments.output / names[file]))
+            write_png(drawn, str(arguments.output / name))
             entries = coco_results([(number, detections)], predictor.category_ids)
             results += [{**entry, "file_name": str(file)} for entry in entries]
             count += int((detections.scores >= arguments.min_score).sum())
-        (arguments.output / "detections.json").write_text(json.dumps(results), encoding="utf-8")
+        (arguments.output / RESULTS).write_text(json.dumps(results), encoding="utf-8")
         print(
             f"{count} objects from score {arguments.min_score} upwards on {len(files)} pictures in {arguments.output}"
         )
@@ -95,13 +98,16 @@ def find_pictures(paths: list[Path]) -> list[Path]:
     return found
 
 
-def output_names(files: list[Path]) -> dict[Path, str]:
-    """A name for each drawn picture; where two files share a name, their number keeps them apart."""
-    names: dict[Path, str] = {}
-    for number, file in enumerate(files, 1):
-        name = f"{file.stem}.png"
-        names[file] = name if name not in names.values() else f"{file.stem}_{number}.png"
-    return names
+def output_names(files: list[Path]) -> list[str]:
+    """A name for each drawn picture, no two alike: where files share one, a number keeps them apart."""
+    names: dict[str, None] = {}  # in order, and quick to look up
+    for file in files:
+        name, number = f"{file.stem}.png", 1
+        while name in names:
+            number += 1
+            name = f"{file.stem}_{number}.png"
+        names[name] = None
+    return list(names)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.print_config:
             print(config_to_yaml(cfg), end="")
             return
-        output = arguments.output or Path("runs") / Path(arguments.config).stem
+        output = arguments.output or Path("runs") / Path(arguments.config).name.removesuffix(".yaml")
         result = train(cfg, output, resume=arguments.resume, overwrite=arguments.overwrite)
         print(f"trained {result.step} steps; checkpoints are in {result.folder / 'checkpoints'}")
 

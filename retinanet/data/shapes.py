@@ -41,6 +41,7 @@ MIN_VISIBLE = 0.7  # share of a labelled shape that neither the border nor anoth
 MIN_INSIDE = 0.5  # share of its box inside the image
 MAX_IOU = 0.55  # two boxes closer than this could not both survive NMS
 OVERLAP_IOU = (0.08, 0.45)  # of a pair that is placed one over the other on purpose
+MAX_CHANCE_COVER = 0.15  # share of the smaller box that another may cover where no overlap is wanted
 MAX_CROWD_COVER = 0.1
 
 
@@ -116,7 +117,7 @@ class Scene:
         height, width = sprite.cover.shape
         # Only boxes of similar size can overlap by much.
         partners = [a.box for a in self.annotations if not a.is_crowd and 0.4 < longer_side(a.box) / size < 2.5]
-        partner = partners[rng.integers(len(partners))] if partners and rng.random() < 0.15 else None
+        partner = partners[rng.integers(len(partners))] if partners and rng.random() < 0.2 else None
         whole_box, _, _ = extent(sprite, 0, 0, width, height)
         cut_x, cut_y = (width // 2, height // 2) if rng.random() < 0.25 else (0, 0)
         for _ in range(40):
@@ -128,7 +129,10 @@ class Scene:
                 y = int(rng.integers(int(partner[1]) - height, int(partner[3]) + 1))
             box, area, mask = extent(sprite, x, y, self.width, self.height)
             is_inside = longer_side(box) >= MIN_SIZE and area_of(box) >= MIN_INSIDE * area_of(whole_box)
-            is_due = partner is None or OVERLAP_IOU[0] <= iou(box, partner) <= OVERLAP_IOU[1]
+            if partner is None:
+                is_due = all(apart(box, other.box) for other in self.annotations)
+            else:
+                is_due = OVERLAP_IOU[0] <= iou(box, partner) <= OVERLAP_IOU[1]
             if is_inside and is_due and self.allows(sprite, box, mask):
                 paint(self.pixels, sprite, x, y, rng, label)
                 self.visible = [(seen & ~mask, least) for seen, least in self.visible]
@@ -153,6 +157,10 @@ class Scene:
         noise = self.rng.integers(-strength, strength + 1, (3, self.height, self.width), dtype=np.int8)
         pixels = ((self.pixels - 128) * contrast >> 6) + (128 + brightness) + noise.transpose(1, 2, 0)
         return pixels.clip(0, 255).astype(np.uint8, order="C")
+
+
+def apart(a: Box, b: Box) -> bool:
+    return intersection(a, b) <= MAX_CHANCE_COVER * min(area_of(a), area_of(b))
 
 
 def needed_pixels(sprite: Sprite) -> int:

@@ -10,7 +10,7 @@ def nms_by_group(boxes: Tensor, scores: Tensor, groups: Tensor, *, max_iou: floa
     Args:
         boxes: (D, 4).
         scores: (D,).
-        groups: (D,) int64, for example image * num_classes + label.
+        groups: (D,) int64, the label for suppression class by class.
         max_iou: of two boxes of a group with a larger IoU, the one with the lower score goes.
 
     Returns: (D_kept,) int64, the boxes to keep, best first.

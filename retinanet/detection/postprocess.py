@@ -35,19 +35,14 @@ class Postprocess:
         """
         scores, boxes, labels = self._candidates(predictions)
         boxes = clip(boxes, image_sizes)
-        batch, num_classes = len(image_sizes), predictions.class_logits[0].shape[-1]
-
-        image, position = torch.nonzero(scores > self.min_score, as_tuple=True)  # a host read, the only one
-        scores, boxes, labels = scores[image, position], boxes[image, position], labels[image, position]
-        keep = nms_by_group(boxes, scores, image * num_classes + labels, max_iou=self.nms_iou)
-        image, scores, boxes, labels = image[keep], scores[keep], boxes[keep], labels[keep]
-
         scale = (original_sizes / image_sizes).flip(-1).repeat(1, 2).to(boxes)  # (B, 4)
-        boxes = boxes * scale[image]
         detections = []
-        for index in range(batch):
-            mine = torch.nonzero(image == index)[: self.max_detections, 0]
-            detections.append(Detections(boxes[mine], scores[mine], labels[mine]))
+        # Image by image: suppression compares every two boxes it is given, also those of different groups.
+        for index in range(len(image_sizes)):
+            likely = scores[index] > self.min_score
+            image_scores, image_boxes, image_labels = scores[index][likely], boxes[index][likely], labels[index][likely]
+            keep = nms_by_group(image_boxes, image_scores, image_labels, max_iou=self.nms_iou)[: self.max_detections]
+            detections.append(Detections(image_boxes[keep] * scale[index], image_scores[keep], image_labels[keep]))
         return detections
 
     def _candidates(self, predictions: Predictions) -> tuple[Tensor, Tensor, Tensor]:

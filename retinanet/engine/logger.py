@@ -6,6 +6,7 @@ import math
 import os
 import sys
 import time
+from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from retinanet.data.coco import CocoData
-from retinanet.data.image import read_image
+from retinanet.data.loader import Pictures
 from retinanet.detection.losses import Losses
 from retinanet.errors import InputError
 from retinanet.pages.draw import draw_detections
 from retinanet.structures import Detections
 
 METRICS_FILE = "metrics.jsonl"
+KEPT_MESSAGES = 1000
 BOARD_PICTURES = 4  # validation pictures shown in TensorBoard
 
 
@@ -32,8 +34,8 @@ class _ConsoleHandler(logging.Handler):
         tqdm.write(self.format(record))
 
 
-def start_logging(file: Path | None = None) -> None:
-    """Messages go to the console and, where given, to the end of a file. A later call replaces an earlier one."""
+def start_logging() -> None:
+    """Messages go to the console, and are kept for `log_to_file`. A later call replaces an earlier one."""
     root = logging.getLogger("retinanet")
     root.setLevel(logging.INFO)
     for handler in list(root.handlers):
@@ -42,10 +44,19 @@ def start_logging(file: Path | None = None) -> None:
     console = _ConsoleHandler()
     console.setFormatter(logging.Formatter("%(message)s"))
     root.addHandler(console)
-    if file is not None:
-        to_file = logging.FileHandler(file, encoding="utf-8")
-        to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        root.addHandler(to_file)
+    root.addHandler(MemoryHandler(KEPT_MESSAGES, flushLevel=logging.CRITICAL + 1))
+
+
+def log_to_file(file: Path) -> None:
+    """Messages go to the end of a file too, those since `start_logging` first."""
+    to_file = logging.FileHandler(file, encoding="utf-8")
+    to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    root = logging.getLogger("retinanet")
+    for handler in [handler for handler in root.handlers if isinstance(handler, MemoryHandler)]:
+        handler.setTarget(to_file)
+        handler.close()  # hands them over
+        root.removeHandler(handler)
+    root.addHandler(to_file)
 
 
 class MetricsLog:
@@ -76,10 +87,9 @@ class MetricsLog:
 
     def pictures(self, step: int, detections: dict[int, Detections], data: CocoData) -> None:
         """What was found on the first pictures of a data set, for TensorBoard alone."""
+        pictures = Pictures(data.records, [], seed=0, max_pixels=sys.maxsize)  # checked when they were detected on
         for index in range(min(BOARD_PICTURES, len(data.records))):
-            # Read as it was for the detector: its size was checked then.
-            image = read_image(data.records[index].path, max_pixels=sys.maxsize)
-            drawn = draw_detections(image, detections[index], data.class_names)
+            drawn = draw_detections(pictures.read(index).image, detections[index], data.class_names)
             self._board.add_image(f"validation/{index}", drawn, step)
 
     def close(self) -> None:
@@ -109,22 +119,32 @@ def _cut_back(path: Path, step: int) -> None:
 
 
 class RunningMeans:
-    """Figures of the steps since the last reading, kept on the device: reading them is the one wait of the loop."""
+    """Figures of the steps since the last reading, kept on the device: reading them is the one wait of the loop.
 
-    def __init__(self, device: torch.device):
-        self._sums = torch.zeros(4, device=device)
-        self._start()
+    Args:
+        skips_overflow: whether steps whose gradient is not finite are skipped by a gradient scaler.
+    """
 
-    def _start(self) -> None:
-        self._sums.zero_()
+    def __init__(self, device: torch.device, *, skips_overflow: bool):
+        self._sums = torch.zeros(5, device=device)
+        self._skips_overflow = skips_overflow
         self._steps = 0
         self._pictures = 0
-        self._since = time.perf_counter()
         self.waited = 0.0  # seconds spent waiting for data
+        self.start_clock()
+
+    def start_clock(self) -> None:
+        """Time from here: what came between two windows, as saving or an evaluation, is not counted."""
+        self._since = time.perf_counter()
 
     def add(self, losses: Losses, grad_norm: Tensor, num_positive: Tensor, pictures: int) -> None:
-        values = (losses.classification.detach(), losses.box_regression.detach(), grad_norm.float(), num_positive)
-        self._sums += torch.stack(values)
+        is_finite = torch.isfinite(grad_norm).float()
+        if (
+            self._skips_overflow
+        ):  # in float16 an overflow is a matter of the scale: that step is left out, the run goes on
+            grad_norm = torch.where(is_finite > 0, grad_norm, 0)
+        values = (losses.classification, losses.box_regression, grad_norm.float(), num_positive, is_finite)
+        self._sums += torch.stack([value.detach() for value in values])
         self._steps += 1
         self._pictures += pictures
 
@@ -134,7 +154,7 @@ class RunningMeans:
         Raises:
             InputError: a loss or gradient is not finite, so the run cannot go on.
         """
-        class_loss, box_loss, grad_norm, num_positive = (self._sums / self._steps).tolist()
+        class_loss, box_loss, grad_norm, num_positive, finite = (self._sums / self._steps).tolist()
         if not math.isfinite(class_loss + box_loss + grad_norm):
             raise InputError(
                 f"step {step}: training diverged: class loss {class_loss:g}, box loss {box_loss:g}, gradient norm "
@@ -151,5 +171,9 @@ class RunningMeans:
             "pictures_per_s": self._pictures / seconds,
             "data_share": self.waited / seconds,
         }
-        self._start()
+        if self._skips_overflow:
+            figures["skipped_share"] = 1 - finite
+        self._sums.zero_()
+        self._steps, self._pictures, self.waited = 0, 0, 0.0
+        self.start_clock()
         return figures

@@ -10,24 +10,46 @@ from retinanet.data.coco import CocoData
 from retinanet.errors import InputError, make_folder
 
 CHECKPOINTS = "checkpoints"
-RUN_FILES = ("config.yaml", "metrics.jsonl", CHECKPOINTS)  # each shows that a folder holds a run
-OTHER_FILES = ("environment.json", "log.txt", "tensorboard", "evaluation.json", "detections.json")
-# Keys that a resumed run may have another value of, since no result depends on them.
-FREE_KEYS = {"log_every", "save_every", "eval_every", "keep_checkpoints", "weights", "num_classes"}
+MARKER = "environment.json"  # shows that a folder holds a run
+RUN_FILES = ("config.yaml", "metrics.jsonl", "log.txt", "tensorboard", CHECKPOINTS)
+RESULT_FILES = ("evaluation.json", "detections.json")
+# Keys that a resumed run may have another value of, since no weight depends on them. Pictures may have moved.
+FREE_KEYS = {
+    *(
+        "data.train",
+        "data.val",
+        "data.workers",
+        "data.max_pixels",
+        "device",
+        "postprocess",
+        "model.weights",
+        "model.num_classes",
+    ),
+    *("train.log_every", "train.save_every", "train.keep_checkpoints"),
+}
 
 
-def prepare_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
+def check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
     """Make the run folder, or refuse one that holds a run without a word on what to do with it."""
-    holds_run = any((folder / name).exists() for name in RUN_FILES)
-    if holds_run and overwrite:
-        for name in (*RUN_FILES, *OTHER_FILES):
-            path = folder / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    elif holds_run and not resume:
+    holds_run = (folder / MARKER).exists()
+    others = [name for name in RUN_FILES if (folder / name).exists()]
+    if others and not holds_run:
+        raise InputError(f"{folder}: holds {others[0]}, and is not the folder of a run; name another folder")
+    if holds_run and not (resume or overwrite):
         raise InputError(
             f"{folder}: holds a run; go on with --resume, replace it with --overwrite, or name another folder"
         )
     make_folder(folder)
+
+
+def clear_folder(folder: Path) -> None:
+    """Remove the run that a folder holds, and nothing else."""
+    for name in (*RUN_FILES, *RESULT_FILES, MARKER):
+        path = folder / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def self_description(cfg: Config, data: CocoData) -> dict[str, Any]:
@@ -36,6 +58,7 @@ def self_description(cfg: Config, data: CocoData) -> dict[str, Any]:
         "config": cfg.model_dump_json(),
         "class_names": list(data.class_names),
         "category_ids": list(data.category_ids),
+        "num_images": len(data.records),
     }
 
 
@@ -43,14 +66,23 @@ def check_same_run(content: dict[str, Any], cfg: Config, data: CocoData, path: P
     """A run goes on with the same network, classes and schedule it began with."""
     if content["class_names"] != list(data.class_names):
         raise InputError(f"{path}: was trained on {content['class_names'][:10]}, not on {list(data.class_names)[:10]}")
-    before, now = json.loads(content["config"]), json.loads(cfg.model_dump_json())
-    for section in ("model", "train"):
-        changed = [
-            key for key in now[section] if before[section].get(key) != now[section][key] and key not in FREE_KEYS
-        ]
-        if changed:
-            key = changed[0]
+    if content["num_images"] != len(data.records):
+        raise InputError(
+            f"{path}: was trained on {content['num_images']} pictures, data.train has {len(data.records)}; "
+            "go on with the same ones, or start a new run"
+        )
+    before, now = (flat(json.loads(text)) for text in (content["config"], cfg.model_dump_json()))
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key) != now.get(key) and not any(f"{key}.".startswith(f"{free}.") for free in FREE_KEYS):
             raise InputError(
-                f"{path}: cannot go on with another {section}.{key}: it was {before[section].get(key)}, now "
-                f"{now[section][key]}; keep it, or start a new run"
+                f"{path}: cannot go on with another {key}: it was {before.get(key)}, now {now.get(key)}; "
+                "keep it, or start a new run"
             )
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        result |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return result

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
-from retinanet.checkpoint import CheckpointFolder, read_checkpoint
+from retinanet.checkpoint import CheckpointFolder
 from retinanet.config import Config
 from retinanet.config_file import config_to_yaml
 from retinanet.data.build import eval_loader, eval_plan, load_train_data, load_val_data, train_loader
@@ -20,10 +20,10 @@ from retinanet.detection.losses import DetectionLoss, build_loss
 from retinanet.detection.postprocess import Postprocess
 from retinanet.device import autocast, resolve_device, resolve_precision, set_determinism
 from retinanet.engine.evaluate import Evaluation, evaluate, progress
-from retinanet.engine.logger import MetricsLog, RunningMeans, start_logging
+from retinanet.engine.logger import MetricsLog, RunningMeans, log_to_file, start_logging
 from retinanet.engine.optimizer import build_optimizer, build_schedule
 from retinanet.engine.recipe import describe, write_environment
-from retinanet.engine.run_folder import CHECKPOINTS, check_same_run, prepare_folder, self_description
+from retinanet.engine.run_folder import CHECKPOINTS, check_folder, check_same_run, clear_folder, self_description
 from retinanet.model.retinanet import RetinaNet, build_model, build_model_for_training
 
 log = logging.getLogger(__name__)
@@ -49,8 +49,8 @@ def train(cfg: Config, output: str | Path, *, resume: bool = False, overwrite: b
     """
     folder = Path(output)
     checkpoints = CheckpointFolder(folder / CHECKPOINTS, keep=cfg.train.keep_checkpoints)
-    prepare_folder(folder, resume=resume, overwrite=overwrite)
-    start_logging(folder / "log.txt")
+    check_folder(folder, resume=resume, overwrite=overwrite)
+    start_logging()
     set_determinism(cfg.train.deterministic)
     torch.manual_seed(cfg.train.seed)
     device = resolve_device(cfg.device)
@@ -62,8 +62,7 @@ def train(cfg: Config, output: str | Path, *, resume: bool = False, overwrite: b
     eval_every = cfg.train.eval_every or epoch_steps(cfg, len(train_data.records))
     save_every = cfg.train.save_every or epoch_steps(cfg, len(train_data.records))
 
-    last = checkpoints.last() if resume else None
-    content = read_checkpoint(last) if last else None
+    last, content = checkpoints.last_whole() if resume else (None, None)
     num_classes = len(train_data.class_names)
     # Weights that a checkpoint is about to replace need no download.
     model = build_model(cfg.model, num_classes) if content else build_model_for_training(cfg.model, num_classes)
@@ -87,6 +86,9 @@ def train(cfg: Config, output: str | Path, *, resume: bool = False, overwrite: b
         log.info("going on from %s, step %d of %d", last, step, num_steps)
     elif resume:
         log.info("%s holds no checkpoint: starting from the beginning", folder)
+    if overwrite:
+        clear_folder(folder)  # not before: a mistake in the new run's input must not cost the old one
+    log_to_file(folder / "log.txt")
     (folder / "config.yaml").write_text(config_to_yaml(cfg), encoding="utf-8")
     write_environment(folder / "environment.json")
     metrics_log = MetricsLog(folder, resumed_at=step if content else None)
@@ -107,7 +109,7 @@ def train(cfg: Config, output: str | Path, *, resume: bool = False, overwrite: b
 
     metrics: dict[str, float] = {}
     evaluated = False
-    running = RunningMeans(device)
+    running = RunningMeans(device, skips_overflow=scaler.is_enabled())
     model.train()
     batches = train_loader(cfg, train_data, start=step, stop=num_steps, pin_memory=device.type == "cuda")
     bar = progress(None, "training", num_steps, initial=step)
@@ -127,6 +129,7 @@ def train(cfg: Config, output: str | Path, *, resume: bool = False, overwrite: b
                     step, metrics["AP"], metrics["AP50"], metrics["loss"], best_ap,
                 )  # fmt: skip
                 evaluated = True
+                running.start_clock()
             if step == num_steps:
                 break
 
@@ -160,6 +163,7 @@ def train(cfg: Config, output: str | Path, *, resume: bool = False, overwrite: b
                 bar.set_postfix_str(f"loss {figures['loss']:.3f}, {figures['pictures_per_s']:.1f} pictures/s")
             if due_save:
                 checkpoints.save(step, state())
+                running.start_clock()
     finally:
         bar.close()
         metrics_log.close()

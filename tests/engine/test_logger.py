@@ -2,7 +2,7 @@ import logging
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from retinanet.engine.logger import MetricsLog, read_metrics, start_logging
+from retinanet.engine.logger import MetricsLog, log_to_file, read_metrics, start_logging
 
 
 def test_every_line_is_json_and_not_a_number_is_null(tmp_path):
@@ -46,10 +46,12 @@ def test_tensorboard_has_the_same_figures_once(tmp_path):
 
 
 def test_the_log_file_gets_what_the_console_gets(tmp_path, capsys):
-    start_logging(tmp_path / "log.txt")
+    start_logging()
     logging.getLogger("retinanet.somewhere").warning("seven boxes")
+    log_to_file(tmp_path / "log.txt")
+    logging.getLogger("retinanet.somewhere").warning("eight")
     start_logging()  # closes the file
     logging.getLogger("retinanet.somewhere").warning("later")
-    assert "seven boxes" in (tmp_path / "log.txt").read_text()
-    assert "later" not in (tmp_path / "log.txt").read_text()
-    assert capsys.readouterr().out.split("\n")[:2] == ["seven boxes", "later"]
+    lines = [line.split(" WARNING ")[1] for line in (tmp_path / "log.txt").read_text().splitlines()]
+    assert lines == ["seven boxes", "eight"]
+    assert capsys.readouterr().out.split("\n")[:3] == ["seven boxes", "eight", "later"]

@@ -113,6 +113,14 @@ def test_a_folder_that_holds_a_run_is_refused(run):
     assert run("taken", "train.steps=4", overwrite=True).step == 4
 
 
+def test_a_mistake_in_the_new_run_does_not_cost_the_old_one(run):
+    folder = run("kept").folder
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match=r"data\.train\.images"):
+        run("kept", "data.train.images=nowhere", overwrite=True)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
+
+
 def test_going_on_with_another_network_is_refused(run):
     run("net")
     with pytest.raises(InputError, match=r"model\.channels: it was 64, now 96"):
@@ -122,6 +130,42 @@ def test_going_on_with_another_network_is_refused(run):
 def test_a_diverging_run_stops_with_its_reason(run):
     with pytest.raises(InputError, match="diverged"):
         run("wild", "train.optimizer.lr=1e30", "train.clip_norm=null", "train.warmup_steps=0", "train.log_every=1")
+
+
+def test_an_overflow_in_float16_is_skipped_and_the_run_goes_on(run):
+    # At the first scale of 65536 the class loss, 1000 times as heavy, is beyond what float16 holds.
+    result = run("overflow", "train.precision=fp16", "loss.class_weight=1000", "train.log_every=1", "train.steps=16")
+    lines = [line for line in figures(result.folder) if line["kind"] == "train"]
+    assert lines[0]["skipped_share"] == 1 and lines[-1]["skipped_share"] == 0
+    assert all(math.isfinite(line["grad_norm"]) for line in lines)
+    assert read_checkpoint(result.folder / "checkpoints/last.pt")["scaler"]["scale"] < 65536
+
+
+def test_a_damaged_last_checkpoint_is_passed_over(run):
+    straight = run("straight")
+    broken = run("broken")
+    newest = broken.folder / "checkpoints/step_00000008.pt"
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1
+    newest.write_bytes(data)
+    resumed = run("broken", resume=True)
+    assert "step_00000008.pt: is damaged" in (resumed.folder / "log.txt").read_text()
+    assert figures(resumed.folder) == figures(straight.folder)
+
+
+@pytest.mark.parametrize("change", ["loss.classification.gamma=1.0", "data.resize.shorter=96", "train.eval_every=2"])
+def test_going_on_with_another_recipe_is_refused(run, change):
+    run("recipe")
+    with pytest.raises(InputError, match=change.split("=")[0].replace(".", r"\.")):
+        run("recipe", change, resume=True)
+
+
+def test_a_folder_of_the_users_own_is_left_alone(run, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/config.yaml").write_text("mine: true")
+    with pytest.raises(InputError, match=r"config\.yaml, and is not the folder of a run"):
+        run("mine", overwrite=True)
+    assert (tmp_path / "mine/config.yaml").read_text() == "mine: true"
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
