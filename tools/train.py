@@ -30,8 +30,6 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_intermixed_args(argv)
-    if arguments.resume and arguments.overwrite:
-        parser().error("--resume and --overwrite exclude each other")
 
     def run() -> None:
         cfg = load_config(arguments.config, arguments.overrides)

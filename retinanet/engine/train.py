@@ -24,6 +24,7 @@ from retinanet.engine.logger import MetricsLog, RunningMeans, log_to_file, start
 from retinanet.engine.optimizer import build_optimizer, build_schedule
 from retinanet.engine.recipe import describe, write_environment
 from retinanet.engine.run_folder import CHECKPOINTS, check_folder, check_same_run, clear_folder, self_description
+from retinanet.errors import InputError
 from retinanet.model.retinanet import RetinaNet, build_model, build_model_for_training
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,8 @@ def train(cfg: Config, output: str | Path, *, resume: bool = False, overwrite: b
     Raises:
         InputError: anything wrong with what the user gave, before the first step where it can be known then.
     """
+    if resume and overwrite:
+        raise InputError("resume and overwrite exclude each other: give one of them")
     folder = Path(output)
     checkpoints = CheckpointFolder(folder / CHECKPOINTS, keep=cfg.train.keep_checkpoints)
     check_folder(folder, resume=resume, overwrite=overwrite)
