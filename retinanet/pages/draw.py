@@ -27,15 +27,22 @@ def draw_boxes(image: Tensor, boxes: Tensor, texts: list[str], labels: list[int]
     short = min(image.shape[-2:])
     height, width = image.shape[-2:]
     limits = torch.tensor([width - 1, height - 1, width - 1, height - 1])
+    colors = [class_color(label, num_classes) for label in labels]
     return draw_bounding_boxes(
         image,
         torch.minimum(boxes.clamp(min=0), limits),
         labels=texts,
-        colors=[class_color(label, num_classes) for label in labels],
+        colors=colors,
         width=max(1, round(short / 250)),
-        label_colors=["white"] * len(texts),
+        label_colors=["black" if luminance(color) > 128 else "white" for color in colors],
         fill_labels=True,
     )
+
+
+def luminance(color: tuple[int, int, int]) -> float:
+    """How bright a colour looks, 0..255 (Rec. 601)."""
+    red, green, blue = color
+    return 0.299 * red + 0.587 * green + 0.114 * blue
 
 
 def class_color(label: int, num_classes: int) -> tuple[int, int, int]:

@@ -190,7 +190,10 @@ def test_training_without_a_validation_set(run):
 
 @pytest.mark.slow
 def test_eight_pictures_are_learnt_by_heart(tmp_path, shapes):
-    """AP over 0.9 on the pictures trained on, with and without what makes learning easy left to the defaults."""
+    """AP over 0.9 on the pictures trained on.
+
+    With group norm: batch norm learns eight pictures through the statistics of their batches, which evaluation has not.
+    """
     document = json.loads((shapes / "train.json").read_text())
     chosen = {image["id"] for image in document["images"][:8]}
     document["images"] = document["images"][:8]
@@ -199,8 +202,10 @@ def test_eight_pictures_are_learnt_by_heart(tmp_path, shapes):
     source = [
         f"data.{part}={{images: {shapes / 'train'}, annotations: {tmp_path}/eight.json}}" for part in ("train", "val")
     ]
-    overrides = [*source, "data.workers=0", "data.transforms=[{type: resize}]", "train.epochs=null", "train.steps=400"]
-    result = train(load_config("quickstart", [*overrides, "train.eval_every=400"]), tmp_path / "run")
+    overrides = [*source, "data.workers=0", "data.transforms=[{type: resize}]", "train.epochs=null", "train.steps=200"]
+    result = train(
+        load_config("quickstart", [*overrides, "train.eval_every=200", "model.norm=group"]), tmp_path / "run"
+    )
     assert result.metrics["AP"] > 0.9
     predictor = Predictor.from_checkpoint(result.folder / "checkpoints/best.pt")
     assert predictor.class_names[0] == document["categories"][0]["name"]
