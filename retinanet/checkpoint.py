@@ -54,11 +54,6 @@ class CheckpointFolder:
         self._link("best.pt", self.folder / f"step_{step:08d}.pt")
         self._remove_old()
 
-    def last(self) -> Path | None:
-        """The newest checkpoint."""
-        steps = sorted(self.folder.glob("step_????????.pt"))
-        return steps[-1] if steps else None
-
     def last_whole(self) -> tuple[Path, dict[str, Any]] | tuple[None, None]:
         """The newest checkpoint that can be read, and its content; damaged ones are named and passed over.
 
@@ -66,7 +61,7 @@ class CheckpointFolder:
             InputError: there are checkpoints, and none of them can be read.
         """
         problem = None
-        for path in sorted(self.folder.glob("step_????????.pt"), reverse=True):
+        for path in reversed(self._files()):
             try:
                 return path, read_checkpoint(path)
             except InputError as error:
@@ -75,6 +70,10 @@ class CheckpointFolder:
         if problem is not None:
             raise problem
         return None, None
+
+    def _files(self) -> list[Path]:
+        """All checkpoints, oldest first."""
+        return sorted(self.folder.glob("step_????????.pt"))
 
     def _link(self, name: str, path: Path) -> None:
         partial = self.folder / f"{name}.partial"
@@ -85,10 +84,11 @@ class CheckpointFolder:
 
     def _remove_old(self) -> None:
         best = self.folder / "best.pt"
-        kept = set(sorted(self.folder.glob("step_????????.pt"))[-self.keep :])
+        files = self._files()
+        kept = set(files[-self.keep :])
         if best.is_symlink():
             kept.add(self.folder / os.readlink(best))
-        for path in set(self.folder.glob("step_????????.pt")) - kept:
+        for path in set(files) - kept:
             path.unlink()
             _checksum_file(path).unlink(missing_ok=True)
 

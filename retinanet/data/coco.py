@@ -223,9 +223,7 @@ def _choose_classes(
                     f"in addition {extra[:LISTED]}; name the classes to use with data.classes"
                 )
     else:
-        groups = {c: (c,) if isinstance(c, str) else c.merge for c in classes if isinstance(c, str)}
-        groups |= {c.name: c.merge for c in classes if isinstance(c, MergedClass)}
-        groups = {c if isinstance(c, str) else c.name: groups[c if isinstance(c, str) else c.name] for c in classes}
+        groups = dict((c, (c,)) if isinstance(c, str) else (c.name, c.merge) for c in classes)
         if len(groups) != len(classes):
             raise InputError(f"data.classes: names a class twice: {[c for c in classes]}")
         for source, found in zip(sources, in_file, strict=True):

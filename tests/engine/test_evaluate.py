@@ -18,10 +18,10 @@ def parts(tiny_overrides):
     return cfg, data, build_model(cfg.model, len(data.class_names))
 
 
-def run(cfg, data, model):
+def run(cfg, data, model, batches=None):
     return evaluate(
         model,
-        eval_loader(cfg, data, pin_memory=False),
+        batches or eval_loader(cfg, data, pin_memory=False),
         data,
         postprocess=Postprocess(),
         criterion=build_loss(cfg.loss),
@@ -60,14 +60,5 @@ def test_the_mode_is_as_before_also_after_a_failure(parts, training):
         yield
 
     with pytest.raises(OSError, match="gone"):
-        evaluate(
-            model,
-            fail(),
-            data,
-            postprocess=Postprocess(),
-            criterion=build_loss(cfg.loss),
-            assignment=cfg.assignment,
-            device=torch.device("cpu"),
-            dtype=torch.float32,
-        )
+        run(cfg, data, model, fail())
     assert model.training is training
