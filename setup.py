@@ -1,7 +1,7 @@
 """Packaging metadata, all of it: pyproject.toml holds only the build system and the settings of ruff and pytest.
 
-tools/ and configs/ stay at the top of the repository, where people look for them, and are installed as
-`retinanet.tools` and `retinanet.configs`. There is no second copy of either.
+tools/, configs/ and benchmarks/suites/ stay at the top of the repository, where people look for them, and are installed
+as `retinanet.tools`, `retinanet.configs` and `retinanet.benchmarks`. There is no second copy of any.
 """
 
 import re
@@ -25,8 +25,18 @@ setup(
     description="A RetinaNet training framework that reads top to bottom",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=[*find_packages(include=["retinanet", "retinanet.*"]), "retinanet.tools", "retinanet.configs"],
-    package_dir={"retinanet": "retinanet", "retinanet.tools": "tools", "retinanet.configs": "configs"},
+    packages=[
+        *find_packages(include=["retinanet", "retinanet.*"]),
+        "retinanet.tools",
+        "retinanet.configs",
+        "retinanet.benchmarks",
+    ],
+    package_dir={
+        "retinanet": "retinanet",
+        "retinanet.tools": "tools",
+        "retinanet.configs": "configs",
+        "retinanet.benchmarks": "benchmarks/suites",
+    },
     package_data={"retinanet.configs": ["*.yaml"]},
     install_requires=[
         # torch, torchvision and torchcodec are built against each other: these floors are one matching set.

@@ -11,6 +11,7 @@ TOOLS = {
     "train": "train a detector from a config file",
     "eval": "score a checkpoint on its validation set",
     "predict": "detect objects in pictures and draw them",
+    "benchmark": "measure speed and memory beside torchvision",
 }
 
 

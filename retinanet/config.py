@@ -224,6 +224,13 @@ class PostprocessConfig(StrictModel):
     max_detections: Count = 100
 
 
+class InferenceConfig(StrictModel):
+    """How a trained network runs in prediction."""
+
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    compile: bool = False  # one to two minutes for each padded shape on a CPU, paid back over many pictures
+
+
 class SGDConfig(StrictModel):
     type: Literal["sgd"] = "sgd"
     lr: Positive = 0.01
@@ -262,6 +269,8 @@ class TrainConfig(StrictModel):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     deterministic: bool = False  # the same bits again on the same machine, slower
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    # auto: loss, assignment and network on CUDA where a compiler is found; on a CPU nothing, which is faster there
+    compile: Literal["auto"] | bool = "auto"
     optimizer: Annotated[SGDConfig | AdamWConfig, Field(discriminator="type")] = SGDConfig()
     schedule: Annotated[StepsSchedule | CosineSchedule, Field(discriminator="type")] = StepsSchedule()
     # lr is meant for this batch size; another one scales it by the rule. None: lr is taken as it is.
@@ -291,5 +300,6 @@ class Config(StrictModel):
     assignment: AssignmentConfig = AssignmentConfig()
     loss: LossConfig = LossConfig()
     postprocess: PostprocessConfig = PostprocessConfig()
+    inference: InferenceConfig = InferenceConfig()
     train: TrainConfig
     device: str = "auto"  # "auto", "cpu", "cuda", "cuda:1", "mps", ...

@@ -1,6 +1,9 @@
 """Where and in which precision a run computes."""
 
+import importlib.util
 import os
+import shutil
+from typing import Literal
 
 import torch
 
@@ -44,6 +47,45 @@ def has_bfloat16(device: torch.device) -> bool:
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+
+def resolve_compile(device: torch.device, setting: Literal["auto"] | bool) -> bool:
+    """Whether to compile for training. "auto" is where it pays: on CUDA, with a compiler at hand.
+
+    On a CPU the eager losses and assignment are the faster ones, and convolutions, most of the step, are the same.
+
+    Raises:
+        InputError: asked for, and there is no compiler.
+    """
+    if setting == "auto":
+        return device.type == "cuda" and compiler_for(device) is not None
+    if setting:
+        require_compiler(device, "train.compile")
+    return setting
+
+
+def require_compiler(device: torch.device, key: str) -> None:
+    """
+    Raises:
+        InputError: torch.compile would fail on this machine.
+    """
+    if compiler_for(device) is None:
+        missing = "triton, which comes with torch for CUDA" if device.type == "cuda" else "a C++ compiler such as g++"
+        raise InputError(f"{key} is true, but compiling for {device} needs {missing}; install it, or set {key}=false")
+
+
+def compiler_for(device: torch.device) -> str | None:
+    """What torch.compile would use here: the path of a C++ compiler, or of triton on CUDA; None without one."""
+    if device.type == "cuda":
+        found = importlib.util.find_spec("triton")
+        return found.origin if found else None
+    named = os.environ.get("CXX")
+    return next(filter(None, map(shutil.which, [named] if named else ["g++", "clang++", "c++"])), None)
+
+
+def compiled_graphs() -> int:
+    """How often torch.compile has compiled in this process: a number that keeps growing is time lost in every step."""
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
 
 def set_determinism(deterministic: bool) -> None:

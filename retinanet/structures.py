@@ -19,9 +19,10 @@ class Targets(NamedTuple):
     labels: Tensor  # (B, N) int64, 0..K-1
     is_object: Tensor  # (B, N) bool
     is_crowd: Tensor  # (B, N) bool, regions where nothing is background
+    has_crowd: bool = True  # False only where `is_crowd` is False throughout: the host knows without asking the device
 
     def to(self, device: torch.device) -> "Targets":
-        return Targets(*(tensor.to(device, non_blocking=True) for tensor in self))
+        return Targets(*(tensor.to(device, non_blocking=True) for tensor in self[:4]), self.has_crowd)
 
 
 class Batch(NamedTuple):
@@ -41,13 +42,16 @@ class Batch(NamedTuple):
             targets=self.targets.to(device),
         )
 
+    def tensors(self) -> list[Tensor]:
+        return [self.images, self.image_sizes, self.original_sizes, *self.targets[:4]]
+
 
 class Predictions(NamedTuple):
     """What the network says, level by level, the same in training and in evaluation."""
 
     class_logits: list[Tensor]  # L x (B, A_l, K)
     box_deltas: list[Tensor]  # L x (B, A_l, 4)
-    anchors: list[Tensor]  # L x (A_l, 4)
+    anchors: list[Tensor]  # L x (H_l, W_l, a, 4), a in each cell of the grid: A_l = H_l W_l a
 
 
 class Detections(NamedTuple):

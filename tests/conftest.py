@@ -15,30 +15,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture
 def host_reads():
     """A context manager that lists the operations inside it, also of backward, that make a device wait for the host."""
-    import torch
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    reading = {
-        "aten::_local_scalar_dense",
-        "aten::nonzero",
-        "aten::masked_select",
-        "aten::_unique2",
-        "aten::unique_dim",
-        "aten::equal",
-        "aten::allclose",
-        "aten::bincount",
-        "aten::repeat_interleave",
-        "torchvision::nms",
-    }
-    indexing = {"aten::index", "aten::index_put", "aten::index_put_"}  # they read where an index is a mask
-
-    class HostReads(TorchDispatchMode, list):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            name = func._schema.name
-            indices = args[1] if name in indexing else []
-            if name in reading or any(index is not None and index.dtype == torch.bool for index in indices):
-                self.append(name)
-            return func(*args, **(kwargs or {}))
+    from retinanet.benchmarks.measure import HostReads
 
     return HostReads
 

@@ -5,7 +5,11 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "retinanet"
+REPO = Path(__file__).parent.parent
+PACKAGE = REPO / "retinanet"
+# Installed as parts of the package.
+FOLDERS = {"benchmarks": REPO / "benchmarks" / "suites", "tools": REPO / "tools"}
+FILES = sorted(file for folder in (PACKAGE, *FOLDERS.values()) for file in folder.rglob("*.py"))
 ROWS = [
     {"errors", "structures", "config"},
     {"config_file", "checkpoint", "device"},
@@ -13,6 +17,8 @@ ROWS = [
     {"model", "data", "evaluation"},
     {"inference"},
     {"engine"},
+    {"benchmarks"},
+    {"tools"},
 ]
 ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}
 # The public names, and the command line, stand above everything.
@@ -20,6 +26,9 @@ TOP = {"__init__", "__main__"}
 
 
 def part_of(file: Path) -> str:
+    for part, folder in FOLDERS.items():
+        if file.is_relative_to(folder):
+            return part
     relative = file.relative_to(PACKAGE)
     return relative.parts[0].removesuffix(".py")
 
@@ -35,7 +44,7 @@ def imported_parts(file: Path) -> set[str]:
     return {module.split(".")[1] for module in modules if module.startswith("retinanet.")}
 
 
-@pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda file: str(file.relative_to(PACKAGE)))
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(REPO)))
 def test_imports_go_one_way(file):
     part = part_of(file)
     if part in TOP:

@@ -30,7 +30,7 @@ def source(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("source")
     for name in ("setup.py", "pyproject.toml", "LICENSE"):
         shutil.copy(REPO / name, folder)
-    for name in ("retinanet", "tools", "configs"):
+    for name in ("retinanet", "tools", "configs", "benchmarks"):
         shutil.copytree(REPO / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     return folder
 
@@ -53,12 +53,13 @@ def files_of(folder: Path, pattern: str) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob(pattern)}
 
 
-def test_wheel_holds_package_tools_and_configs_once(source, wheel):
+def test_wheel_holds_package_tools_configs_and_benchmarks_once(source, wheel):
     expected = (
         {f"retinanet/{name}" for name in files_of(source / "retinanet", "*.py")}
         | {f"retinanet/tools/{name}" for name in files_of(source / "tools", "*.py")}
         | {f"retinanet/configs/{name}" for name in files_of(source / "configs", "*.py")}
         | {f"retinanet/configs/{name}" for name in files_of(source / "configs", "*.yaml")}
+        | {f"retinanet/benchmarks/{name}" for name in files_of(source / "benchmarks" / "suites", "*.py")}
     )
     with zipfile.ZipFile(wheel) as archive:
         held = [name for name in archive.namelist() if ".dist-info/" not in name]
@@ -75,19 +76,21 @@ def test_wheel_says_version_python_and_command(wheel):
 
 
 @pytest.mark.parametrize("kind", ["wheel", "editable"])
-def test_installed_from_elsewhere_finds_tools_and_configs(kind, source, wheel, tmp_path):
+def test_installed_from_elsewhere_finds_tools_configs_and_benchmarks(kind, source, wheel, tmp_path):
     site = tmp_path / "site"
     if kind == "wheel":
         run_pip("install", "--no-deps", "--no-index", "--target", site, wheel)
     else:
         run_pip("install", "--no-deps", "--no-index", "--no-build-isolation", "--target", site, "--editable", source)
     # -S runs no .pth file: an editable install of the repository itself would answer in place of this one.
+    names = ("__main__", "tools", "tools.train", "benchmarks.measure")
     code = f"""
 import sys
+NAMES = {names!r}
 sys.path.insert(0, {str(site)!r})
 import importlib.resources, importlib.util, site
 site.addsitedir({str(site)!r})
-print([importlib.util.find_spec("retinanet." + name).origin for name in ("__main__", "tools", "tools.train")])
+print([importlib.util.find_spec("retinanet." + name).origin for name in NAMES])
 print(sorted(entry.name for entry in importlib.resources.files("retinanet.configs").iterdir()))
 """
     others = [path for path in sys.path if path and Path(path).resolve() not in (REPO, REPO / "tests")]

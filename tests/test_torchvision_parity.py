@@ -165,7 +165,7 @@ def test_detections_are_torchvisions(version):
     with torch.no_grad():
         predictions = ours(batch, sizes)
     logits, deltas, anchors = outputs_of(theirs, as_floats)
-    assert torch.equal(torch.cat(predictions.anchors), anchors)
+    assert torch.equal(torch.cat([level.view(-1, 4) for level in predictions.anchors]), anchors)
     assert_close(torch.cat(predictions.class_logits, 1), logits, rtol=1e-4, atol=1e-3)
     assert_close(torch.cat(predictions.box_deltas, 1), deltas, rtol=1e-4, atol=1e-3)
     assert logits.std() > 1 and deltas.std() > 0.1
@@ -177,7 +177,7 @@ def test_detections_are_torchvisions(version):
         expected = theirs(as_floats)
     postprocess = Postprocess(min_score=theirs.score_thresh, top_k=TOP_K, max_detections=MAX_DETECTIONS)
 
-    counts = [len(level) for level in predictions.anchors]
+    counts = [level.shape[1] for level in predictions.class_logits]
     same_outputs = Predictions(list(logits.split(counts, 1)), list(deltas.split(counts, 1)), predictions.anchors)
     for found, reference in zip(postprocess(same_outputs, sizes, sizes), expected, strict=True):
         assert 20 < len(found.labels) == len(reference["labels"]) < MAX_DETECTIONS

@@ -1,5 +1,6 @@
 """Batches from a plan: read, transform, pad, in worker processes."""
 
+import math
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -13,7 +14,7 @@ from retinanet.data.transforms import Example, Step
 from retinanet.errors import InputError
 from retinanet.structures import Batch, Targets
 
-MIN_BOXES = 8  # ground truth is padded to 8, 16, 32, ...: few shapes, so that compiling pays
+BOXES_STEP = 8  # ground truth is padded to 8, 16, 24, ...: few shapes, and little work on padding
 
 
 class Pictures(Dataset):
@@ -111,9 +112,7 @@ def collate(items: list[tuple[Sample, Example, tuple[int, int]] | InputError]) -
 def pad_targets(truths: list[tuple[Tensor, Tensor, Tensor]]) -> Targets:
     """Boxes (N, 4), labels (N,) and crowd flags (N,) of each image -> one padded record."""
     most = max(len(labels) for _, labels, _ in truths)
-    length = MIN_BOXES
-    while length < most:
-        length *= 2
+    length = BOXES_STEP * max(1, math.ceil(most / BOXES_STEP))
     batch = len(truths)
     # Padding has an area, so that encoding it is finite; the masks keep it from meaning anything.
     boxes = torch.tensor([0.0, 0.0, 1.0, 1.0]).repeat(batch, length, 1)
@@ -126,4 +125,4 @@ def pad_targets(truths: list[tuple[Tensor, Tensor, Tensor]]) -> Targets:
         labels[row, :count] = row_labels
         is_object[row, :count] = ~row_crowd
         is_crowd[row, :count] = row_crowd
-    return Targets(boxes, labels, is_object, is_crowd)
+    return Targets(boxes, labels, is_object, is_crowd, has_crowd=any(bool(crowd.any()) for _, _, crowd in truths))

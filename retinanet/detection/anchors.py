@@ -38,7 +38,7 @@ class AnchorGenerator:
         self._made: dict[tuple[int, int, str], list[Tensor]] = {}
 
     def __call__(self, height: int, width: int, device: torch.device | str = "cpu") -> list[Tensor]:
-        """Anchors of an input of (height, width) pixels: L x (A_l, 4). Made once a size, and shared."""
+        """Anchors of an input of (height, width) pixels: L x (H_l, W_l, a, 4). Made once a size, and shared."""
         key = (height, width, str(device))
         if key not in self._made:
             levels = zip(self.strides, self._cells, strict=True)
@@ -55,7 +55,7 @@ class AnchorGenerator:
         x = (torch.arange(columns, dtype=torch.float32) + self.offset) * step_x
         y, x = torch.meshgrid(y, x, indexing="ij")
         centres = torch.stack([x, y, x, y], dim=-1)  # (rows, columns, 4)
-        return (centres[:, :, None] + cells).reshape(-1, 4)
+        return centres[:, :, None] + cells
 
 
 def cell_anchors(

@@ -5,11 +5,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from retinanet.detection.boxes import pairwise_ioa, pairwise_iou
+from retinanet.detection.boxes import area
 from retinanet.structures import Targets
 
-# Ground-truth boxes looked at together: bounds memory at (B, BOXES_AT_ONCE, A) for any number of boxes.
-BOXES_AT_ONCE = 8
+# (box, anchor) pairs looked at together: bounds memory for any number of boxes, and keeps a CPU inside its cache.
+PAIRS_AT_ONCE = {"cpu": 2**21}
+PAIRS_AT_ONCE_ELSEWHERE = 2**25
 
 
 class Assignment(NamedTuple):
@@ -20,9 +21,22 @@ class Assignment(NamedTuple):
     negative: Tensor  # (B, A) bool
 
 
+class _Axes(NamedTuple):
+    """Anchors of all levels, taken apart: what lies in a column has its x, what lies in a row has its y.
+
+    The overlap of a box with an anchor is the product of an overlap in x and one in y. So it is worked out for the
+    columns and the rows, which are few, and for every anchor only multiplied. Anchors stand here in the order
+    (level, a, y, x), in which whole rows are neighbours.
+    """
+
+    columns: Tensor  # (2, a, sum of W_l): left and right
+    rows: Tensor  # (2, a, sum of H_l): top and bottom
+    sizes: list[tuple[int, int, int]]  # (a, H_l, W_l)
+
+
 @torch.no_grad()
 def assign(
-    anchors: Tensor,
+    anchors: list[Tensor],
     targets: Targets,
     *,
     fg_iou: float = 0.5,
@@ -33,36 +47,108 @@ def assign(
     """Match every anchor of every image to at most one ground-truth box, without reading the device.
 
     Args:
-        anchors: (A, 4), pixels.
+        anchors: L x (H_l, W_l, a, 4), pixels, a grid on each level with one a for all: the x of an anchor depends on
+            its column and its place in the cell alone, the y on its row and that. Any boxes are a grid of one cell,
+            (1, 1, A, 4).
         targets: ground truth of B images. Where an image has no object, every anchor is negative.
         fg_iou: an anchor is positive from this IoU upwards.
         bg_iou: an anchor is negative below this IoU; in between it is ignored.
         low_quality_matches: an object that no anchor covers by `fg_iou` still gets its closest anchors, ties included.
         ignore_ioa: a negative anchor with at least this share of its area in one crowd region is ignored; 0 switches
             it off, and the region is background.
+
+    Returns: an assignment whose A counts the anchors of all levels in the order of the grids.
     """
     batch, num_boxes = targets.is_object.shape
-    shape = (batch, anchors.shape[0])
-    best_iou = anchors.new_zeros(shape)
-    gt_index = torch.zeros(shape, dtype=torch.int64, device=anchors.device)
-    closest = torch.zeros(shape, dtype=torch.bool, device=anchors.device)
-    in_crowd = torch.zeros(shape, dtype=torch.bool, device=anchors.device)
+    axes = _take_apart(anchors)
+    anchor_area = torch.cat([area(level).permute(2, 0, 1).flatten() for level in anchors])
+    count = len(anchor_area)
+    best_iou = anchor_area.new_zeros(batch, count)
+    best_row = torch.zeros_like(best_iou)  # as floats, exact for 16 million boxes an image
+    # How far the IoU of an anchor is from the best that an object has with any: 0 for that object's closest anchors.
+    gap = torch.full_like(best_iou, -1.0)
+    check_crowds = targets.has_crowd and ignore_ioa > 0
+    in_crowd = torch.zeros_like(best_iou) if check_crowds else best_iou  # square pixels inside one crowd region
 
-    for start in range(0, num_boxes, BOXES_AT_ONCE):
-        boxes = targets.boxes[:, start : start + BOXES_AT_ONCE]
-        is_object = targets.is_object[:, start : start + BOXES_AT_ONCE, None]
-        is_crowd = targets.is_crowd[:, start : start + BOXES_AT_ONCE, None]
+    most = PAIRS_AT_ONCE.get(anchor_area.device.type, PAIRS_AT_ONCE_ELSEWHERE) // count
+    rows_at_once = max(1, min(most, num_boxes))
+    images_at_once = max(1, min(most // rows_at_once, batch))
+    for images in (slice(start, start + images_at_once) for start in range(0, batch, images_at_once)):
+        for start in range(0, num_boxes, rows_at_once):
+            rows = slice(start, start + rows_at_once)
+            boxes = targets.boxes[images, rows]
+            iou = _shared_area(boxes, targets.is_object[images, rows], axes, count)  # (b, n, A)
+            union = anchor_area + area(boxes)[..., None]
+            union -= iou
+            iou /= union
+            _take_better(best_iou[images], best_row[images], iou, start)
+            if low_quality_matches:
+                closest = iou.amax(dim=2, keepdim=True)
+                # Padding, and boxes that touch no anchor, are close to none.
+                iou -= torch.where(closest > 0, closest, 2.0)
+                torch.maximum(gap[images], iou.amax(dim=1), out=gap[images])
+            if check_crowds:
+                shared = _shared_area(boxes, targets.is_crowd[images, rows], axes, count)
+                torch.maximum(in_crowd[images], shared.amax(dim=1), out=in_crowd[images])
 
-        iou = pairwise_iou(boxes, anchors) * is_object  # (B, n, A)
-        chunk_iou, chunk_index = iou.max(dim=1)
-        better = chunk_iou > best_iou  # strictly: of equal boxes the first one wins
-        gt_index = torch.where(better, chunk_index + start, gt_index)
-        best_iou = torch.where(better, chunk_iou, best_iou)
-        if low_quality_matches:
-            # Without `iou > 0`, padding and boxes that touch no anchor would claim every one of them.
-            closest |= ((iou == iou.amax(dim=2, keepdim=True)) & (iou > 0)).any(dim=1)
-        if ignore_ioa > 0:
-            in_crowd |= ((pairwise_ioa(boxes, anchors) >= ignore_ioa) & is_crowd).any(dim=1)
+    positive = (best_iou >= fg_iou) | (gap == 0)
+    negative = (best_iou < bg_iou) & ~positive
+    if check_crowds:
+        negative &= in_crowd < ignore_ioa * anchor_area
+    return Assignment(
+        _in_order(best_row, axes, torch.int64),
+        _in_order(positive, axes, torch.bool),
+        _in_order(negative, axes, torch.bool),
+    )
 
-    positive = (best_iou >= fg_iou) | closest
-    return Assignment(gt_index, positive, negative=(best_iou < bg_iou) & ~positive & ~in_crowd)
+
+def _take_apart(anchors: list[Tensor]) -> _Axes:
+    columns = [level[0, :, :, 0::2].permute(2, 1, 0) for level in anchors]
+    rows = [level[:, 0, :, 1::2].permute(2, 1, 0) for level in anchors]
+    sizes = [(level.shape[2], level.shape[0], level.shape[1]) for level in anchors]
+    return _Axes(torch.cat(columns, dim=2), torch.cat(rows, dim=2), sizes)
+
+
+def _shared_area(boxes: Tensor, counted: Tensor, axes: _Axes, count: int) -> Tensor:
+    """Of each box (b, n, 4) with each anchor: (b, n, A), square pixels; 0 where the box is not `counted` (b, n)."""
+    x1, y1, x2, y2 = boxes[..., None, None].unbind(2)  # (b, n, 1, 1) each
+    width = torch.minimum(x2, axes.columns[1]).sub_(torch.maximum(x1, axes.columns[0])).clamp_(min=0)
+    width *= counted[..., None, None]
+    height = torch.minimum(y2, axes.rows[1]).sub_(torch.maximum(y1, axes.rows[0])).clamp_(min=0)
+    shared = boxes.new_empty(*counted.shape, count)
+    widths = width.split([columns for _, _, columns in axes.sizes], dim=3)
+    heights = height.split([rows for _, rows, _ in axes.sizes], dim=3)
+    levels = shared.split([a * rows * columns for a, rows, columns in axes.sizes], dim=2)
+    for level, w, h, size in zip(levels, widths, heights, axes.sizes, strict=True):
+        torch.mul(w[..., None, :], h[..., None], out=level.view(*counted.shape, *size))
+    return shared
+
+
+def _take_better(best_iou: Tensor, best_row: Tensor, iou: Tensor, first_row: int) -> None:
+    """Where a row of `iou` (b, n, A) is above `best_iou` (b, A), take it and its number. Of equals the first one stays.
+
+    Without a comparison, which a CPU does not vectorise where it writes booleans: the sign of a difference is as exact.
+    """
+    chunk_iou = iou.amax(dim=1)
+    chunk_row = torch.full_like(best_row, first_row)
+    for row in range(iou.shape[1] - 1, -1, -1):  # backwards, so that of equals the first one is written last
+        is_less = (chunk_iou - iou[:, row]).sign_()  # exactly 0 or 1
+        number = chunk_row.new_full((), first_row + row)
+        torch.lerp(number, chunk_row, is_less, out=chunk_row)
+    torch.maximum(best_iou, chunk_iou, out=chunk_iou)
+    is_better = (chunk_iou - best_iou).sign_()
+    best_row.lerp_(chunk_row, is_better)
+    best_iou.copy_(chunk_iou)
+
+
+def _in_order(values: Tensor, axes: _Axes, dtype: torch.dtype) -> Tensor:
+    """(B, A), from the order (level, a, y, x) to that of the grids, (level, y, x, a)."""
+    ordered = torch.empty_like(values, dtype=dtype)
+    start = 0
+    for a, rows, columns in axes.sizes:
+        level = slice(start, start + a * rows * columns)
+        ordered[:, level].unflatten(1, (rows, columns, a)).copy_(
+            values[:, level].unflatten(1, (a, rows, columns)).permute(0, 2, 3, 1)
+        )
+        start = level.stop
+    return ordered

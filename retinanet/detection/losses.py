@@ -9,49 +9,19 @@ from torch import Tensor, nn
 from retinanet.config import LossConfig
 from retinanet.detection.assignment import Assignment
 from retinanet.detection.boxes import area, decode, encode
+from retinanet.detection.focal_loss import SigmoidFocal
 from retinanet.structures import Predictions, Targets
 
 EPSILON = 1e-7  # square pixels, against a division by zero
 
 
-def sigmoid_focal_loss(logits: Tensor, targets: Tensor, *, alpha: float, gamma: float) -> Tensor:
-    """-alpha_t (1 - p_t)^gamma log(p_t), elementwise (Lin et al. 2017, eq. 5).
-
-    Args:
-        logits: any shape.
-        targets: same shape, bool, True for the positive class.
-        alpha: weight of positives, 1 - alpha of negatives.
-        gamma: how fast well-classified examples lose their weight; 0 is balanced cross entropy.
-
-    Computed in float32 from log-sigmoids: finite, value and gradient, for logits of +-1e4.
-    """
-    logits = logits.float()
-    x_t = torch.where(targets, logits, -logits)
-    alpha_t = torch.where(targets, alpha, 1 - alpha)
-    loss = -alpha_t * F.logsigmoid(x_t)
-    if gamma == 0:
-        return loss
-    # As an exponential, never as a power of a rounded difference: for gamma < 1 that gradient would be infinite.
-    return loss * torch.exp(gamma * F.logsigmoid(-x_t))
-
-
 class ClassLoss(Protocol):
-    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor: ...  # (B, A_l, K) both; elementwise
+    def __call__(self, logits: Tensor, labels: Tensor, counted: Tensor) -> Tensor:
+        """(B, A_l, K), (B, A_l) with K for background, (B, A_l) -> () summed, float32."""
 
 
 class BoxLoss(Protocol):
     def __call__(self, deltas: Tensor, boxes: Tensor, anchors: Tensor) -> Tensor: ...  # -> (B, A_l), one an anchor
-
-
-class SigmoidFocal:
-    """Focal loss with fixed alpha and gamma."""
-
-    def __init__(self, *, alpha: float = 0.25, gamma: float = 2.0):
-        self.alpha = alpha
-        self.gamma = gamma
-
-    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return sigmoid_focal_loss(logits, targets, alpha=self.alpha, gamma=self.gamma)
 
 
 class SmoothL1:
@@ -112,26 +82,22 @@ class DetectionLoss(nn.Module):
             targets: ground truth, the rows that `assignment.gt_index` points at.
             num_positive: () float32.
         """
-        sizes = [len(anchors) for anchors in predictions.anchors]
+        sizes = [deltas.shape[1] for deltas in predictions.box_deltas]
         gt_index, positive, negative = (part.split(sizes, dim=1) for part in assignment)
         class_sum = box_sum = torch.zeros((), device=num_positive.device)
         for level, (logits, deltas, anchors) in enumerate(zip(*predictions, strict=True)):
             index = gt_index[level]  # (B, A_l)
-            labels = targets.labels.gather(1, index)
+            labels = torch.where(positive[level], targets.labels.gather(1, index), logits.shape[-1])
+            class_sum = class_sum + self.class_loss(logits, labels, positive[level] | negative[level])
             boxes = targets.boxes.gather(1, index[..., None].expand(-1, -1, 4))
-            counted = (positive[level] | negative[level])[..., None]
-
-            classes = torch.arange(logits.shape[-1], device=logits.device)
-            is_class = (labels[..., None] == classes) & positive[level][..., None]  # (B, A_l, K)
-            class_sum = class_sum + torch.where(counted, self.class_loss(logits, is_class), 0).sum()
             # Computed for every anchor and masked: a boolean index would make the device wait for the host.
-            box_loss = self.box_loss(deltas.float(), boxes, anchors)
+            box_loss = self.box_loss(deltas.float(), boxes, anchors.view(-1, 4))
             box_sum = box_sum + torch.where(positive[level], box_loss, 0).sum()
         return Losses(self.class_weight * class_sum / num_positive, self.box_weight * box_sum / num_positive)
 
 
-def build_loss(cfg: LossConfig) -> DetectionLoss:
-    class_loss = SigmoidFocal(alpha=cfg.classification.alpha, gamma=cfg.classification.gamma)
+def build_loss(cfg: LossConfig, *, compile: bool = False) -> DetectionLoss:
+    class_loss = SigmoidFocal(alpha=cfg.classification.alpha, gamma=cfg.classification.gamma, compile=compile)
     match cfg.box.type:
         case "smooth_l1":
             box_loss: BoxLoss = SmoothL1(beta=cfg.box.beta)

@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def nms_by_group(boxes: Tensor, scores: Tensor, groups: Tensor, *, max_iou: float) -> Tensor:
-    """Keep the best of the boxes that overlap within a group; groups do not see each other.
+    """Keep the best of the boxes that overlap within a group; groups do not see each other. On the CPU.
 
     Args:
         boxes: (D, 4).
@@ -19,10 +19,7 @@ def nms_by_group(boxes: Tensor, scores: Tensor, groups: Tensor, *, max_iou: floa
         return groups.new_zeros(0)
     # One call for all groups, each moved to a place of its own. In float64 the move costs no precision, where float32
     # would lose up to a hundredth of a pixel with many classes.
-    device = boxes.device
-    if device.type == "mps":  # has no float64
-        boxes, scores, groups = boxes.cpu(), scores.cpu(), groups.cpu()
     boxes = boxes.double()
     low = boxes.min()
     spacing = boxes.max() - low + 1
-    return torchvision.ops.nms(boxes - low + (groups * spacing)[:, None], scores.double(), max_iou).to(device)
+    return torchvision.ops.nms(boxes - low + (groups * spacing)[:, None], scores.double(), max_iou)

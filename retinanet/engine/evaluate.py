@@ -49,12 +49,12 @@ def evaluate(
             batch = batch.to(device)
             with autocast(device, dtype):
                 predictions = model(batch.images, batch.image_sizes)
-            matched = assign(torch.cat(predictions.anchors), batch.targets, **assignment.model_dump())
+            matched = assign(predictions.anchors, batch.targets, **assignment.model_dump())
             losses = criterion(predictions, matched, batch.targets, one)
             sums += torch.stack([losses.classification, losses.box_regression, matched.positive.sum().float()])
             found = postprocess(predictions, batch.image_sizes, batch.original_sizes)
             for index, result in zip(batch.image_indices, found, strict=True):
-                detections[index] = Detections(*(tensor.cpu() for tensor in result))
+                detections[index] = result
     finally:
         model.train(was_training)
     order = sorted(detections, key=lambda index: data.records[index].image_id)

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from retinanet.data.coco import CocoData
 from retinanet.data.loader import Pictures
-from retinanet.detection.losses import Losses
+from retinanet.engine.step import StepFigures
 from retinanet.errors import InputError
 from retinanet.pages.draw import draw_detections
 from retinanet.structures import Detections
@@ -137,13 +136,13 @@ class RunningMeans:
         """Time from here: what came between two windows, as saving or an evaluation, is not counted."""
         self._since = time.perf_counter()
 
-    def add(self, losses: Losses, grad_norm: Tensor, num_positive: Tensor, pictures: int) -> None:
+    def add(self, figures: StepFigures, pictures: int) -> None:
+        (class_loss, box_loss), grad_norm, num_positive = figures
         is_finite = torch.isfinite(grad_norm).float()
-        if (
-            self._skips_overflow
-        ):  # in float16 an overflow is a matter of the scale: that step is left out, the run goes on
+        if self._skips_overflow:
+            # In float16 an overflow is a matter of the scale: that step is left out, the run goes on.
             grad_norm = torch.where(is_finite > 0, grad_norm, 0)
-        values = (losses.classification, losses.box_regression, grad_norm.float(), num_positive, is_finite)
+        values = (class_loss, box_loss, grad_norm.float(), num_positive, is_finite)
         self._sums += torch.stack([value.detach() for value in values])
         self._steps += 1
         self._pictures += pictures

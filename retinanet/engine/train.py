@@ -7,23 +7,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from retinanet.checkpoint import CheckpointFolder
 from retinanet.config import Config
 from retinanet.config_file import config_to_yaml
 from retinanet.data.build import eval_loader, eval_plan, load_train_data, load_val_data, train_loader
 from retinanet.data.coco import CocoData
-from retinanet.detection.assignment import assign
+from retinanet.data.transfer import on_device
 from retinanet.detection.losses import DetectionLoss, build_loss
 from retinanet.detection.postprocess import Postprocess
-from retinanet.device import autocast, resolve_device, resolve_precision, set_determinism
+from retinanet.device import compiled_graphs, resolve_compile, resolve_device, resolve_precision, set_determinism
 from retinanet.engine.evaluate import Evaluation, evaluate, progress
 from retinanet.engine.logger import MetricsLog, RunningMeans, log_to_file, start_logging
 from retinanet.engine.optimizer import build_optimizer, build_schedule
 from retinanet.engine.recipe import describe, write_environment
 from retinanet.engine.run_folder import CHECKPOINTS, check_folder, check_same_run, clear_folder, self_description
+from retinanet.engine.step import TrainStep
 from retinanet.errors import InputError
 from retinanet.model.retinanet import RetinaNet, build_model, build_model_for_training
 
@@ -58,6 +57,7 @@ def train(cfg: Config, output: str | Path, *, resume: bool = False, overwrite: b
     torch.manual_seed(cfg.train.seed)
     device = resolve_device(cfg.device)
     dtype = resolve_precision(device, cfg.train.precision)
+    compile = resolve_compile(device, cfg.train.compile)
 
     train_data = load_train_data(cfg)
     val_data = load_val_data(cfg, train_data.class_names) if cfg.data.val else None
@@ -73,9 +73,18 @@ def train(cfg: Config, output: str | Path, *, resume: bool = False, overwrite: b
     optimizer = build_optimizer(model, cfg.train)
     schedule = build_schedule(optimizer, cfg.train, num_steps)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-    criterion = build_loss(cfg.loss)
+    criterion = build_loss(cfg.loss, compile=compile)
     postprocess = Postprocess(**cfg.postprocess.model_dump())
-    matching = cfg.assignment.model_dump()
+    train_step = TrainStep(
+        model,
+        criterion,
+        optimizer,
+        scaler,
+        assignment=cfg.assignment,
+        dtype=dtype,
+        clip_norm=cfg.train.clip_norm,
+        compile=compile,
+    )
 
     step, best_ap = 0, math.nan
     if content:
@@ -114,7 +123,9 @@ def train(cfg: Config, output: str | Path, *, resume: bool = False, overwrite: b
     evaluated = False
     running = RunningMeans(device, skips_overflow=scaler.is_enabled())
     model.train()
-    batches = train_loader(cfg, train_data, start=step, stop=num_steps, pin_memory=device.type == "cuda")
+    batches = on_device(
+        train_loader(cfg, train_data, start=step, stop=num_steps, pin_memory=device.type == "cuda"), device
+    )
     bar = progress(None, "training", num_steps, initial=step)
     try:
         while True:
@@ -137,23 +148,12 @@ def train(cfg: Config, output: str | Path, *, resume: bool = False, overwrite: b
                 break
 
             waited = time.perf_counter()
-            batch = next(batches).to(device)
+            batch = next(batches)
             running.waited += time.perf_counter() - waited
 
-            anchors = torch.cat(model.anchors(*batch.images.shape[-2:], device))
-            assignment = assign(anchors, batch.targets, **matching)
-            num_positive = assignment.positive.sum().float().clamp(min=1)
-            with autocast(device, dtype):
-                predictions = model(batch.images, batch.image_sizes)
-            losses = criterion(predictions, assignment, batch.targets, num_positive)
-            scaler.scale(losses.total).backward()
-            scaler.unscale_(optimizer)
-            grad_norm = clip(model, cfg.train.clip_norm)
-            running.add(losses, grad_norm, num_positive, len(batch.images))
             lr = schedule.get_last_lr()[0]
-            scaler.step(optimizer)
-            scaler.update()
-            optimizer.zero_grad(set_to_none=True)
+            figures = train_step(batch)
+            running.add(figures, len(batch.images))
             schedule.step()
             step += 1
             evaluated = False
@@ -161,9 +161,11 @@ def train(cfg: Config, output: str | Path, *, resume: bool = False, overwrite: b
 
             due_save = step % save_every == 0 or step % eval_every == 0 or step == num_steps
             if step % cfg.train.log_every == 0 or due_save:
-                figures = running.read(step)
-                metrics_log.write("train", step, figures | {"lr": lr})
-                bar.set_postfix_str(f"loss {figures['loss']:.3f}, {figures['pictures_per_s']:.1f} pictures/s")
+                means = running.read(step)
+                if compile:
+                    means["compiled_graphs"] = compiled_graphs()
+                metrics_log.write("train", step, means | {"lr": lr})
+                bar.set_postfix_str(f"loss {means['loss']:.3f}, {means['pictures_per_s']:.1f} pictures/s")
             if due_save:
                 checkpoints.save(step, state())
                 running.start_clock()
@@ -171,14 +173,6 @@ def train(cfg: Config, output: str | Path, *, resume: bool = False, overwrite: b
         bar.close()
         metrics_log.close()
     return TrainResult(folder, step, metrics, best_ap)
-
-
-def clip(model: nn.Module, max_norm: float | None) -> Tensor:
-    """Total gradient norm before clipping, on the device."""
-    parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
-    if max_norm is None:
-        return get_total_norm([parameter.grad for parameter in parameters])
-    return clip_grad_norm_(parameters, max_norm)
 
 
 def evaluate_now(

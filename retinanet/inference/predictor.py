@@ -17,8 +17,9 @@ from retinanet.data.loader import collate
 from retinanet.data.plan import Sample
 from retinanet.data.transforms import Example, Resize
 from retinanet.detection.postprocess import Postprocess
-from retinanet.device import autocast, resolve_device, resolve_precision
+from retinanet.device import resolve_device, resolve_precision
 from retinanet.errors import InputError
+from retinanet.inference.network import inference_model, warm_up
 from retinanet.model.retinanet import RetinaNet, build_model
 from retinanet.structures import Detections
 
@@ -27,16 +28,19 @@ class Predictor:
     """A detector ready to use.
 
     Args:
-        model: with trained weights; put into evaluation mode and moved to the device of the config.
+        model: with trained weights; moved to the device of the config, and copied there for prediction.
         class_names: of its labels.
         category_ids: of its labels, in COCO results.
-        cfg: how pictures are resized, what is kept of the predictions, device and precision.
+        cfg: how pictures are resized, what is kept of the predictions, device, precision, and whether to compile.
+
+    Raises:
+        InputError: the device is not there, or `inference.compile` finds no compiler.
     """
 
     def __init__(self, model: RetinaNet, class_names: Sequence[str], category_ids: Sequence[int], cfg: Config):
         self.device = resolve_device(cfg.device)
-        self.dtype = resolve_precision(self.device, cfg.train.precision)
-        self.model = model.to(self.device).eval()
+        self.dtype = resolve_precision(self.device, cfg.inference.precision)
+        self.model = inference_model(model.to(self.device), dtype=self.dtype, compile=cfg.inference.compile)
         self.class_names = tuple(class_names)
         self.category_ids = tuple(category_ids)
         self.cfg = cfg
@@ -60,14 +64,29 @@ class Predictor:
             raise InputError(f"{path}: its weights do not fit the model of the overrides: {error}") from None
         return cls(model, content["class_names"], content["category_ids"], cfg)
 
+    def warm_up(self) -> None:
+        """Run every padded shape that the config allows once, on one empty picture.
+
+        With `inference.compile`, this is when the network is compiled: minutes, which otherwise the first picture of
+        each shape waits for.
+        """
+        groups = itertools.product((True, False), range(len(self._canvases.aspects) + 1))
+        canvases = {self._canvases.canvas(group, self._shorter) for group in groups}
+        warm_up(self.model, [(1, *canvas) for canvas in sorted(canvases)], self.device)
+
     def __call__(self, image: str | Path | Tensor) -> Detections:
         """Objects in one picture: a file, or uint8 RGB of shape (3, H, W). Boxes are in pixels of the picture."""
         return next(self.predict([image]))
 
     @torch.inference_mode()
     def predict(self, images: Iterable[str | Path | Tensor], *, batch_size: int = 8) -> Iterator[Detections]:
-        """Detections of each picture, in order. Pictures of one shape go through the network together."""
+        """Detections of each picture, in order.
+
+        Pictures of one shape go through the network together, at most `batch_size`; with `inference.compile` one by
+        one, as every number of them would be compiled by itself.
+        """
         images = iter(images)
+        together = 1 if self.cfg.inference.compile else batch_size
         while chunk := list(itertools.islice(images, batch_size)):
             by_canvas: dict[tuple[int, int], list[tuple[int, Tensor]]] = {}
             for position, image in enumerate(self._read(item) for item in chunk):
@@ -75,8 +94,9 @@ class Predictor:
                 by_canvas.setdefault(canvas, []).append((position, image))
             found: dict[int, Detections] = {}
             for canvas, members in by_canvas.items():
-                results = self._detect([image for _, image in members], canvas)
-                found |= zip((position for position, _ in members), results, strict=True)
+                for start in range(0, len(members), together):
+                    positions, batch = zip(*members[start : start + together], strict=True)
+                    found |= zip(positions, self._detect(batch, canvas), strict=True)
             yield from (found[position] for position in range(len(chunk)))
 
     def _read(self, image: str | Path | Tensor) -> Tensor:
@@ -86,7 +106,7 @@ class Predictor:
             raise InputError(f"picture is {image.dtype} {tuple(image.shape)}, expected torch.uint8 (3, H, W), RGB")
         return image
 
-    def _detect(self, images: list[Tensor], canvas: tuple[int, int]) -> list[Detections]:
+    def _detect(self, images: Sequence[Tensor], canvas: tuple[int, int]) -> list[Detections]:
         sample = Sample(0, 0, self._shorter, self._canvases.longer, canvas)
         nothing = Example(
             images[0], torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool)
@@ -95,10 +115,8 @@ class Predictor:
             (sample, Resize()(nothing._replace(image=image.cpu()), sample), tuple(image.shape[-2:])) for image in images
         ]
         batch = collate(items).to(self.device)
-        with autocast(self.device, self.dtype):
-            predictions = self.model(batch.images, batch.image_sizes)
-        found = self._postprocess(predictions, batch.image_sizes, batch.original_sizes)
-        return [Detections(*(tensor.cpu() for tensor in detections)) for detections in found]
+        predictions = self.model(batch.images, batch.image_sizes)
+        return self._postprocess(predictions, batch.image_sizes, batch.original_sizes)
 
 
 def checkpoint_config(content: dict, path: str | Path) -> Config:

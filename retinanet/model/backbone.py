@@ -6,8 +6,12 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torchvision.models.resnet import BasicBlock, Bottleneck
+from torchvision.ops import FrozenBatchNorm2d
 
 from retinanet.errors import InputError
 
@@ -29,7 +33,7 @@ class ResNet(nn.Module):
     def __init__(self, name: str, *, norm: Norm, frozen_stages: int):
         super().__init__()
         full = getattr(torchvision.models, name)(weights=None, norm_layer=norm_layer(norm))
-        self.conv1, self.bn1, self.relu, self.maxpool = full.conv1, full.bn1, full.relu, full.maxpool
+        self.conv1, self.bn1, self.maxpool = full.conv1, full.bn1, full.maxpool
         self.layer1, self.layer2, self.layer3, self.layer4 = full.layer1, full.layer2, full.layer3, full.layer4
         self.out_channels = tuple(full.fc.in_features // shrink for shrink in (4, 2, 1))
         stages = [nn.ModuleList([self.conv1, self.bn1]), self.layer1, self.layer2, self.layer3, self.layer4]
@@ -39,10 +43,13 @@ class ResNet(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) normalised -> C3, C4, C5 of strides 8, 16, 32."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
-        c3 = self.layer2(self.layer1(x))
-        c4 = self.layer3(c3)
-        return [c3, c4, self.layer4(c4)]
+        x = self.maxpool(F.relu_(conv_norm(images, self.conv1, self.bn1)))
+        features = []
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            for block in stage:
+                x = residual(x, block)
+            features.append(x)
+        return features[1:]
 
     def train(self, mode: bool = True) -> "ResNet":
         """Frozen parts stay in evaluation mode, so that their batch statistics do not move either."""
@@ -56,13 +63,73 @@ def norm_layer(norm: Norm) -> Callable[[int], nn.Module]:
     """The normalisation that a configuration names, as a function of the channel count."""
     match norm:
         case "frozen":
-            return torchvision.ops.FrozenBatchNorm2d
+            return FrozenBatchNorm2d
         case "batch":
             return nn.BatchNorm2d
         case "sync":
             return nn.SyncBatchNorm
         case "group":
             return partial(nn.GroupNorm, GROUPS)
+
+
+def residual(x: Tensor, block: BasicBlock | Bottleneck) -> Tensor:
+    """What torchvision's block computes, in fewer passes over memory.
+
+    Adding and ReLU write over their input: neither a convolution nor a norm keeps its output for the backward pass.
+    """
+    out = F.relu_(conv_norm(x, block.conv1, block.bn1))
+    out = conv_norm(out, block.conv2, block.bn2)
+    if isinstance(block, Bottleneck):
+        out = conv_norm(F.relu_(out), block.conv3, block.bn3)
+    shortcut = x if block.downsample is None else conv_norm(x, *block.downsample)
+    return F.relu_(out.add_(shortcut))
+
+
+def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
+    """norm(conv(x)), of a convolution without bias; a frozen norm is folded into the convolution."""
+    if not isinstance(norm, FrozenBatchNorm2d):
+        return norm(conv(x))
+    scale, shift = scale_and_shift(norm)
+    return FoldedConv2d.apply(x, conv.weight, scale, shift, (conv.stride, conv.padding, conv.dilation, conv.groups))
+
+
+def scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """A batch norm with fixed statistics as x * scale + shift, each of shape (channels,)."""
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    return scale, norm.bias - norm.running_mean * scale
+
+
+class FoldedConv2d(torch.autograd.Function):
+    """conv2d(x, weight * scale) + shift, where `scale` and `shift` are given per output channel and learn nothing.
+
+    Autograd would keep weight * scale for the backward pass, a second copy of the network's weights. This keeps
+    `weight`, which is there anyway, and multiplies again. In autocast the product is rounded once.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, geometry: tuple) -> Tensor:
+        """(B, C_in, H, W) -> (B, C_out, H', W'); `geometry` is stride, padding, dilation and groups."""
+        out = F.conv2d(x, scaled(weight, scale), shift, *geometry)
+        ctx.geometry = geometry
+        ctx.save_for_backward(x.to(out.dtype), weight, scale)  # autocast decides the type
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, scale = ctx.saved_tensors
+        stride, padding, dilation, groups = ctx.geometry
+        grad_x, grad_scaled, _ = torch.ops.aten.convolution_backward(
+            grad, x, scaled(weight, scale).to(x.dtype), None, stride, padding, dilation, False, [0, 0], groups,
+            [*ctx.needs_input_grad[:2], False],
+        )  # fmt: skip
+        grad_weight = None if grad_scaled is None else scaled(grad_scaled, scale)
+        return grad_x, grad_weight, None, None, None
+
+
+def scaled(weight: Tensor, scale: Tensor) -> Tensor:
+    """Each output channel of (C_out, C_in, k, k) times its factor, in the wider of the two types."""
+    return weight * scale[:, None, None, None]
 
 
 def load_backbone_weights(backbone: ResNet, name: str, weights: str) -> None:

@@ -32,7 +32,7 @@ class FeaturePyramid(nn.Module):
         for level in range(len(merged) - 1, 0, -1):
             # To the exact size of the finer level: an odd size does not double evenly.
             coarse = F.interpolate(merged[level], size=merged[level - 1].shape[-2:], mode="nearest")
-            merged[level - 1] = merged[level - 1] + coarse
+            merged[level - 1].add_(coarse)  # in place: a convolution keeps its input for the backward pass, not this
         pyramid = [output(feature) for output, feature in zip(self.outputs, merged, strict=True)]
         p6 = halve(self.p6, features[-1] if self.p6_from == "c5" else pyramid[-1])
         return [*pyramid, p6, halve(self.p7, F.relu(p6))]

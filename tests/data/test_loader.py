@@ -15,7 +15,7 @@ from retinanet.data.build import (
     train_plan,
 )
 from retinanet.data.coco import Record
-from retinanet.data.loader import MIN_BOXES, Pictures, collate, make_loader, pad_targets
+from retinanet.data.loader import BOXES_STEP, Pictures, collate, make_loader, pad_targets
 from retinanet.data.plan import Sample
 from retinanet.data.transforms import Example, Resize, ScaleJitter
 from retinanet.errors import InputError
@@ -37,7 +37,8 @@ def assert_same(batches, others):
         assert batch.image_indices == other.image_indices
         for name in ("images", "image_sizes", "original_sizes"):
             assert torch.equal(getattr(batch, name), getattr(other, name)), name
-        for tensor, same in zip(batch.targets, other.targets, strict=True):
+        assert batch.targets.has_crowd == other.targets.has_crowd
+        for tensor, same in zip(batch.tensors(), other.tensors(), strict=True):
             assert torch.equal(tensor, same)
 
 
@@ -93,14 +94,14 @@ def test_side_of_evaluation(cfg_of):
     assert build_canvases(cfg.data).longer == 96
 
 
-@pytest.mark.parametrize(("most", "length"), [(0, 8), (1, 8), (8, 8), (9, 16), (16, 16), (17, 32), (100, 128)])
+@pytest.mark.parametrize(("most", "length"), [(0, 8), (1, 8), (8, 8), (9, 16), (16, 16), (17, 24), (100, 104)])
 def test_ground_truth_is_padded_to_a_few_lengths(most, length):
     def truth(count):
         boxes = torch.arange(4.0 * count).reshape(count, 4)
         return boxes, torch.arange(count) + 1, torch.arange(count) % 3 == 2
 
     targets = pad_targets([truth(most), truth(0), truth(min(most, 2))])
-    assert MIN_BOXES == 8
+    assert BOXES_STEP == 8
     assert targets.boxes.shape == (3, length, 4)
     assert targets.labels.shape == targets.is_object.shape == targets.is_crowd.shape == (3, length)
     for row, count in enumerate((most, 0, min(most, 2))):
@@ -275,3 +276,10 @@ def test_jittered_pictures_fit_their_canvas(tmp_path):
     plan = [[Sample(0, epoch, 64, 96, CANVAS)] for epoch in range(20)]
     sizes = [tuple(b.image_sizes[0].tolist()) for b in make_loader(data, plan, workers=0, pin_memory=False)]
     assert len(set(sizes)) > 2 and max(h for h, _ in sizes) == 64 and max(w for _, w in sizes) == 96
+
+
+def test_the_host_knows_whether_there_is_a_crowd():
+    box, label = torch.tensor([[1.0, 2.0, 3.0, 4.0]]), torch.tensor([0])
+    objects, crowd = (box, label, torch.tensor([False])), (box, label, torch.tensor([True]))
+    assert not pad_targets([objects, objects]).has_crowd
+    assert pad_targets([objects, crowd]).has_crowd

@@ -4,15 +4,32 @@ import torch
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models.detection._utils import Matcher
 
+from retinanet.detection import assignment as assignment_module
 from retinanet.detection.anchors import AnchorGenerator
-from retinanet.detection.assignment import BOXES_AT_ONCE, assign
+from retinanet.detection.assignment import assign
 from retinanet.structures import Targets
 
 # Whole pixels, so that every area below is exact in float32: equal overlaps are equal in any order of computing.
-ANCHORS = torch.cat(AnchorGenerator(strides=(16, 64), sizes=(24, 90), rounding="torchvision")(64, 48))
+GRIDS = AnchorGenerator(strides=(16, 64), sizes=(24, 90), rounding="torchvision")(64, 48)
+ANCHORS = torch.cat([level.view(-1, 4) for level in GRIDS])
+BOXES_AT_ONCE = 8
 OBJECT, CROWD, PADDING = "object", "crowd", "padding"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_chunks():
+    """Few enough that every test meets their edges."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(assignment_module.PAIRS_AT_ONCE, "cpu", BOXES_AT_ONCE * len(ANCHORS))
+        yield
+
+
+def match(anchors, targets, **settings):
+    """`assign` for any boxes (A, 4) as anchors."""
+    return assign([anchors.view(1, 1, -1, 4)], targets, **settings)
 
 
 def targets_of(*images):
@@ -104,7 +121,7 @@ def some_rows(draw):
 def test_assignment_is_that_of_a_loop(images, ious, low_quality_matches, ignore_ioa):
     fg_iou, bg_iou = ious
     assignment = assign(
-        ANCHORS,
+        GRIDS,
         targets_of(*images),
         fg_iou=fg_iou,
         bg_iou=bg_iou,
@@ -120,14 +137,15 @@ def test_assignment_is_that_of_a_loop(images, ious, low_quality_matches, ignore_
 @pytest.mark.parametrize("seed", range(4))
 def test_assignment_is_torchvisions(seed, low_quality_matches):
     generator = torch.Generator().manual_seed(seed)
-    anchors = torch.cat(AnchorGenerator()(256, 320))
+    grids = AnchorGenerator()(256, 320)
+    anchors = torch.cat([level.view(-1, 4) for level in grids])
     corner = torch.rand(30, 2, generator=generator) * 200
     boxes = torch.cat([corner, corner + 2 + torch.rand(30, 2, generator=generator) ** 2 * 300], dim=1)
     iou = torchvision.ops.box_iou(boxes, anchors)
     assert (iou.amax(dim=1) > 0).all()  # torchvision lets a box that touches nothing claim every anchor
     matches = Matcher(0.5, 0.4, allow_low_quality_matches=low_quality_matches)(iou)
 
-    assignment = assign(anchors, objects(*boxes.tolist()), low_quality_matches=low_quality_matches)
+    assignment = assign(grids, objects(*boxes.tolist()), low_quality_matches=low_quality_matches)
     assert torch.equal(assignment.positive[0], matches >= 0)
     assert torch.equal(assignment.negative[0], matches == Matcher.BELOW_LOW_THRESHOLD)
     assert torch.equal(assignment.gt_index[0][matches >= 0], matches[matches >= 0])
@@ -137,47 +155,48 @@ def test_assignment_is_torchvisions(seed, low_quality_matches):
 def test_thresholds_by_hand():
     anchors = torch.tensor([[0.0, 0.0, 10.0, width] for width in (10, 5, 4.5, 4, 3)])
     # The box is 10 x 10: the IoUs are 1, 0.5, 0.45, 0.4 and 0.3.
-    assignment = assign(anchors, objects((0, 0, 10, 10)))
+    assignment = match(anchors, objects((0, 0, 10, 10)))
     assert told(assignment) == [0, 0, "ignored", "ignored", "negative"]
 
 
-def test_each_anchor_takes_the_box_that_it_overlaps_most_and_of_equals_the_first():
+def test_each_anchor_takes_the_box_that_it_overlaps_most_and_of_equals_the_first(monkeypatch):
     anchors = torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 16.0]])
     tall, square = (0, 0, 10, 16), (0, 0, 10, 10)
-    assert told(assign(anchors, objects(tall, square, square, tall))) == [1, 0]
+    assert told(match(anchors, objects(tall, square, square, tall))) == [1, 0]
+    monkeypatch.setitem(assignment_module.PAIRS_AT_ONCE, "cpu", BOXES_AT_ONCE * len(anchors))
     apart = [(900, 900, 910, 910)] * BOXES_AT_ONCE  # the equals are in different chunks
-    assert told(assign(anchors, objects(square, *apart, square))) == [0, 0]
-    assert told(assign(anchors, objects(*apart, square, *apart, tall))) == [BOXES_AT_ONCE, 2 * BOXES_AT_ONCE + 1]
+    assert told(match(anchors, objects(square, *apart, square))) == [0, 0]
+    assert told(match(anchors, objects(*apart, square, *apart, tall))) == [BOXES_AT_ONCE, 2 * BOXES_AT_ONCE + 1]
 
 
 def test_box_below_every_threshold_gets_its_closest_anchors_ties_included():
     anchors = torch.tensor([[0.0, 0.0, 10.0, 10.0], [20.0, 0.0, 30.0, 10.0], [0.0, 20.0, 10.0, 30.0]])
     between = (8, 0, 22, 10)  # IoU 20 / 220 with the first two, none with the third
-    assert told(assign(anchors, objects(between))) == [0, 0, "negative"]
-    assert told(assign(anchors, objects(between), low_quality_matches=False)) == ["negative"] * 3
+    assert told(match(anchors, objects(between))) == [0, 0, "negative"]
+    assert told(match(anchors, objects(between), low_quality_matches=False)) == ["negative"] * 3
 
 
 def test_box_touching_no_anchor_claims_none():
     far_away = objects((900, 900, 910, 910))
-    assert told(assign(ANCHORS, far_away)) == ["negative"] * len(ANCHORS)
+    assert told(assign(GRIDS, far_away)) == ["negative"] * len(ANCHORS)
     touching_an_edge = objects((ANCHORS[:, 2].max().item(), 0, 1000, 10))
-    assert told(assign(ANCHORS, touching_an_edge)) == ["negative"] * len(ANCHORS)
+    assert told(assign(GRIDS, touching_an_edge)) == ["negative"] * len(ANCHORS)
 
 
 @pytest.mark.parametrize("num_rows", [0, 1, BOXES_AT_ONCE + 1])
 def test_without_objects_every_anchor_is_negative(num_rows):
     targets = targets_of([((0, 0, 1, 1), PADDING)] * num_rows, [])
     if num_rows == 0:
-        targets = Targets(*(part[:, :0] for part in targets))
-    assignment = assign(ANCHORS, targets)
+        targets = Targets(*(part[:, :0] for part in targets[:4]))
+    assignment = assign(GRIDS, targets)
     assert assignment.positive.shape == (2, len(ANCHORS))
     assert assignment.negative.all() and not assignment.positive.any()
 
 
 def test_one_images_boxes_do_not_reach_another():
     full = [((0, 0, 24, 24), OBJECT), ((0, 0, 48, 64), CROWD)]
-    assignment = assign(ANCHORS, targets_of(full, []))
-    assert told(assignment, 0) == told(assign(ANCHORS, targets_of(full)))
+    assignment = assign(GRIDS, targets_of(full, []))
+    assert told(assignment, 0) == told(assign(GRIDS, targets_of(full)))
     assert told(assignment, 1) == ["negative"] * len(ANCHORS)
 
 
@@ -188,31 +207,75 @@ def test_crowd_takes_negatives_only():
     )
     rows = [((0, 0, 10, 10), OBJECT), ((-5, -5, 60, 20), CROWD)]
     ignored, negative = "ignored", "negative"
-    assert told(assign(anchors, targets_of(rows))) == [0, ignored, ignored, negative, ignored]
-    assert told(assign(anchors, targets_of(rows), ignore_ioa=0.25)) == [0, ignored, ignored, ignored, ignored]
-    assert told(assign(anchors, targets_of(rows), ignore_ioa=0)) == [0, negative, negative, negative, ignored]
+    assert told(match(anchors, targets_of(rows))) == [0, ignored, ignored, negative, ignored]
+    assert told(match(anchors, targets_of(rows), ignore_ioa=0.25)) == [0, ignored, ignored, ignored, ignored]
+    assert told(match(anchors, targets_of(rows), ignore_ioa=0)) == [0, negative, negative, negative, ignored]
 
 
 def test_crowd_is_judged_region_by_region():
     anchors = torch.tensor([[0.0, 0.0, 10.0, 10.0]])
     halves = [((0, 0, 4, 10), CROWD), ((4, 0, 8, 10), CROWD)]  # 0.4 each, 0.8 together
-    assert told(assign(anchors, targets_of(halves))) == ["negative"]
+    assert told(match(anchors, targets_of(halves))) == ["negative"]
 
 
 def test_low_quality_matches_do_not_look_at_crowds():
     anchors = torch.tensor([[0.0, 0.0, 10.0, 10.0], [20.0, 0.0, 30.0, 10.0]])
     small_object = ((1, 1, 3, 3), OBJECT)
-    assert told(assign(anchors, targets_of([small_object, ((0, 0, 50, 50), CROWD)]))) == [0, "ignored"]
+    assert told(match(anchors, targets_of([small_object, ((0, 0, 50, 50), CROWD)]))) == [0, "ignored"]
     small_crowd = ((1, 1, 3, 3), CROWD)  # no object: it claims no anchor, and covers too little of one
-    assert told(assign(anchors, targets_of([small_crowd]))) == ["negative", "negative"]
+    assert told(match(anchors, targets_of([small_crowd]))) == ["negative", "negative"]
 
 
 def test_the_host_reads_nothing(host_reads):
     rows = [((x, 0, x + 20, 30), OBJECT) for x in range(BOXES_AT_ONCE + 2)] + [((0, 0, 40, 40), CROWD)]
     targets = targets_of(rows, [])
     with host_reads() as reads:
-        assign(ANCHORS, targets)
+        assign(GRIDS, targets)
     assert reads == []
     with host_reads() as reads:  # the counter does count
         targets.boxes[targets.is_object].sum().item()
     assert reads == ["aten::index", "aten::_local_scalar_dense"]
+
+
+def test_any_boxes_are_a_grid_of_one_cell():
+    targets = targets_of([((x, 0, x + 20, 30), OBJECT) for x in range(5)], [((0, 0, 40, 40), CROWD)])
+    for part, same in zip(match(ANCHORS, targets), assign(GRIDS, targets), strict=True):
+        assert torch.equal(part, same)
+
+
+@pytest.mark.parametrize("rounding", ["none", "torchvision"])
+def test_overlap_of_a_grid_is_that_of_its_boxes_to_the_last_bit(rounding):
+    # Taken apart into columns and rows, areas must be the floats that each anchor has by itself: ties depend on it.
+    generator = torch.Generator().manual_seed(1)
+    grids = AnchorGenerator(rounding=rounding, offset=0.0 if rounding == "torchvision" else 0.37)(200, 333)
+    anchors = torch.cat([level.view(-1, 4) for level in grids])
+    corner = torch.rand(12, 2, generator=generator) * 200
+    boxes = torch.cat([corner, corner + 1 + torch.rand(12, 2, generator=generator) * 60], dim=1)
+    shown = assign(grids, objects(*boxes.tolist()))
+    iou = torchvision.ops.box_iou(boxes, anchors)
+    closest = ((iou == iou.amax(1, keepdim=True)) & (iou > 0)).any(0)
+    assert torch.equal(shown.positive[0], closest | (iou.amax(0) >= 0.5))
+    assert torch.equal(shown.gt_index[0][shown.positive[0]], iou.max(0).indices[shown.positive[0]])
+
+
+def test_memory_is_bounded_for_thousands_of_boxes(monkeypatch):
+    monkeypatch.setitem(assignment_module.PAIRS_AT_ONCE, "cpu", 2**16)
+    largest = 0
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            nonlocal largest
+            result = func(*args, **(kwargs or {}))
+            for tensor in result if isinstance(result, tuple | list) else [result]:
+                if isinstance(tensor, torch.Tensor):
+                    largest = max(largest, tensor.untyped_storage().nbytes())
+            return result
+
+    grids = AnchorGenerator()(128, 128)
+    targets = objects(*([(10, 10, 60, 70), (3, 5, 100, 30)] * 1000))
+    count = sum(level[..., 0].numel() for level in grids)
+    with Sizes():
+        assign(grids, targets)
+    # No tensor holds a value for each pair: 2,000 boxes are as many as 2**16 pairs allow at once, or the anchors, or
+    # the boxes themselves.
+    assert largest <= max(2**16 * 4, 2 * count * 8, 2000 * 4 * 4) < 2000 * count * 4 / 50

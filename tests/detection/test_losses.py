@@ -1,5 +1,3 @@
-import math
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +8,8 @@ from torchvision.models.detection._utils import BoxCoder
 from retinanet.config import FocalConfig, GIoUConfig, LossConfig, SmoothL1Config
 from retinanet.detection.assignment import Assignment, assign
 from retinanet.detection.boxes import decode, encode
-from retinanet.detection.losses import DetectionLoss, GIoU, SigmoidFocal, SmoothL1, build_loss, sigmoid_focal_loss
+from retinanet.detection.focal_loss import SigmoidFocal
+from retinanet.detection.losses import DetectionLoss, GIoU, SmoothL1, build_loss
 from retinanet.structures import Predictions, Targets
 
 NUM_CLASSES = 5
@@ -35,6 +34,11 @@ def random_predictions(batch, num_classes=NUM_CLASSES, seed=0, dtype=torch.float
         box_deltas=[normal(count, 4) for count in ANCHORS_PER_LEVEL],
         anchors=list(random_boxes(sum(ANCHORS_PER_LEVEL), seed + 1).split(ANCHORS_PER_LEVEL)),
     )
+
+
+def as_grid(anchors):
+    """The anchors of all levels, any boxes, as those of one cell."""
+    return [torch.cat(anchors).view(1, 1, -1, 4)]
 
 
 def targets_of(*counts, num_rows=8, num_classes=NUM_CLASSES):
@@ -67,77 +71,6 @@ def value_and_gradient(loss, logits):
     value = loss(logits)
     (gradient,) = torch.autograd.grad(value.sum(), logits)
     return value.detach(), gradient
-
-
-def logits_and_targets(count=2000, spread=4.0):
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(count, generator=generator) * spread, torch.rand(count, generator=generator) < 0.5
-
-
-def test_focal_loss_by_hand():
-    logits = torch.tensor([0.0, math.log(9), math.log(9), -math.log(9)])
-    targets = torch.tensor([True, True, False, False])
-    expected = [
-        0.25 * 0.5**2 * math.log(2),  # p_t = 0.5
-        0.25 * 0.1**2 * -math.log(0.9),  # p_t = 0.9: hardly counts
-        0.75 * 0.9**2 * math.log(10),  # p_t = 0.1
-        0.75 * 0.1**2 * -math.log(0.9),
-    ]
-    assert expected[0] == pytest.approx(0.0433217, abs=1e-7)
-    assert_close(sigmoid_focal_loss(logits, targets, alpha=0.25, gamma=2.0), torch.tensor(expected))
-
-
-@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0, 5.0])
-@pytest.mark.parametrize("alpha", [0.0, 0.25, 0.75])
-def test_focal_loss_is_torchvisions(alpha, gamma):
-    logits, targets = logits_and_targets()
-    value, gradient = value_and_gradient(lambda x: sigmoid_focal_loss(x, targets, alpha=alpha, gamma=gamma), logits)
-    reference, reference_gradient = value_and_gradient(
-        lambda x: torchvision.ops.sigmoid_focal_loss(x, targets.double(), alpha=alpha, gamma=gamma), logits.double()
-    )
-    assert_close(value, reference.float(), rtol=1e-5, atol=1e-6)
-    assert_close(gradient, reference_gradient.float(), rtol=1e-5, atol=1e-6)
-
-
-def test_gamma_zero_is_balanced_cross_entropy_exactly():
-    logits, targets = logits_and_targets()
-    alpha_t = torch.where(targets, 0.75, 0.25)
-    value, gradient = value_and_gradient(lambda x: sigmoid_focal_loss(x, targets, alpha=0.75, gamma=0), logits)
-    # -log(p) is softplus(-x), and -log(1 - p) is softplus(x)
-    assert torch.equal(value, alpha_t * -F.logsigmoid(torch.where(targets, logits, -logits)))
-    reference, reference_gradient = value_and_gradient(
-        lambda x: alpha_t * F.binary_cross_entropy_with_logits(x, targets.double(), reduction="none"), logits.double()
-    )
-    assert_close(value, reference.float(), rtol=1e-6, atol=0)
-    assert_close(gradient, reference_gradient.float(), rtol=1e-6, atol=0)
-
-
-@pytest.mark.parametrize("gamma", [0.1, 0.5, 2.0, 5.0])
-def test_gamma_scales_each_term_by_its_error(gamma):
-    logits, targets = logits_and_targets()
-    error = torch.sigmoid(torch.where(targets, -logits, logits))  # 1 - p_t
-    plain = sigmoid_focal_loss(logits, targets, alpha=0.25, gamma=0)
-    assert_close(sigmoid_focal_loss(logits, targets, alpha=0.25, gamma=gamma), plain * error**gamma)
-
-
-def test_swapping_the_classes_swaps_alpha():
-    logits, targets = logits_and_targets()
-    loss = sigmoid_focal_loss(logits, targets, alpha=0.25, gamma=2.0)
-    assert torch.equal(loss, sigmoid_focal_loss(-logits, ~targets, alpha=0.75, gamma=2.0))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("gamma", [0, 0.1, 0.5, 1, 2, 5])
-def test_focal_loss_is_finite_for_wild_logits(gamma, dtype):
-    logits = torch.tensor([-1e4, -100, -20, 0, 20, 100, 1e4], dtype=dtype).repeat(2)
-    targets = torch.arange(14) < 7
-    value, gradient = value_and_gradient(lambda x: sigmoid_focal_loss(x, targets, alpha=0.25, gamma=gamma), logits)
-    assert value.dtype == torch.float32 and gradient.dtype == dtype
-    assert value.isfinite().all() and gradient.isfinite().all()
-    right, wrong = [6, 7], [0, 13]
-    assert (value[right] == 0).all() and (gradient[right] == 0).all()
-    assert_close(value[wrong], torch.tensor([0.25, 0.75]) * logits[6].float())
-    assert_close(gradient[wrong].float(), torch.tensor([-0.25, 0.75]))
 
 
 def test_smooth_l1_by_hand():
@@ -258,7 +191,7 @@ def test_only_the_anchors_that_count_get_a_gradient(box_loss):
 @pytest.mark.parametrize("box_loss", [SmoothL1Config(), SmoothL1Config(beta=0.0), GIoUConfig()])
 def test_images_without_objects_teach_background_alone(box_loss):
     predictions, targets = random_predictions(2), targets_of(0, 0)
-    assignment = assign(torch.cat(predictions.anchors), targets)
+    assignment = assign(as_grid(predictions.anchors), targets)
     losses = build_loss(LossConfig(box=box_loss))(predictions, assignment, targets, torch.tensor(1.0))
     losses.total.backward()
     assert losses.box_regression == 0 and losses.classification > 0
@@ -298,7 +231,7 @@ def test_the_host_reads_nothing(box_loss, host_reads):
     predictions, targets = random_predictions(2), targets_of(4, 0)
     criterion = build_loss(LossConfig(box=box_loss))
     with host_reads() as reads:
-        assignment = assign(torch.cat(predictions.anchors), targets)
+        assignment = assign(as_grid(predictions.anchors), targets)
         num_positive = assignment.positive.sum().clamp(min=1).float()
         criterion(predictions, assignment, targets, num_positive).total.backward()
     assert reads == []

@@ -6,6 +6,7 @@ import torchvision
 from torch.testing import assert_close
 from torchvision.models.detection._utils import BoxCoder
 
+from retinanet.detection import postprocess
 from retinanet.detection.anchors import AnchorGenerator
 from retinanet.detection.postprocess import Postprocess
 from retinanet.structures import Predictions
@@ -18,13 +19,14 @@ ORIGINAL_SIZES = torch.tensor([[128, 192], [250, 480], [427, 300]])
 def random_predictions(seed, mean=-1.0):
     generator = torch.Generator().manual_seed(seed)
     anchors = AnchorGenerator()(128, 192)
+    counts = [level[..., 0].numel() for level in anchors]
 
     def normal(count, values):
         return torch.randn(len(IMAGE_SIZES), count, values, generator=generator)
 
     return Predictions(
-        class_logits=[mean + normal(len(level), NUM_CLASSES) for level in anchors],
-        box_deltas=[0.3 * normal(len(level), 4) for level in anchors],
+        class_logits=[mean + normal(count, NUM_CLASSES) for count in counts],
+        box_deltas=[0.3 * normal(count, 4) for count in counts],
         anchors=anchors,
     )
 
@@ -38,7 +40,7 @@ def postprocess_slowly(predictions, image, *, min_score, top_k, nms_iou, max_det
         scores = logits[image].sigmoid()
         pairs = [(scores[a, k].item(), a, k) for a, k in torch.nonzero(scores > min_score).tolist()]
         for score, a, k in sorted(pairs, key=lambda pair: -pair[0])[:top_k]:
-            (box,) = coder.decode_single(deltas[image, a : a + 1], anchors[a : a + 1])
+            (box,) = coder.decode_single(deltas[image, a : a + 1], anchors.view(-1, 4)[a : a + 1])
             box = torchvision.ops.clip_boxes_to_image(box, (height, width))
             found.append((score, k, box))
     kept = []
@@ -53,7 +55,8 @@ def postprocess_slowly(predictions, image, *, min_score, top_k, nms_iou, max_det
     return [(score, k, box * stretch) for score, k, box in kept]
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("first_look", [1, 130, 1000])
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize(
     "settings",
     [
@@ -62,7 +65,8 @@ def postprocess_slowly(predictions, image, *, min_score, top_k, nms_iou, max_det
         {"min_score": 0.6, "top_k": 7, "nms_iou": 0.2, "max_detections": 5},
     ],
 )
-def test_detections_are_those_of_a_loop(settings, seed):
+def test_detections_are_those_of_a_loop(settings, seed, first_look, monkeypatch):
+    monkeypatch.setattr(postprocess, "FIRST_LOOK", first_look)  # enough for some of the settings, too few for others
     predictions = random_predictions(seed)
     detections = Postprocess(**settings)(predictions, IMAGE_SIZES, ORIGINAL_SIZES)
     assert len(detections) == len(IMAGE_SIZES)

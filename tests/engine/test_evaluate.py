@@ -38,7 +38,7 @@ def test_the_loss_is_that_of_the_whole_set_at_once(parts):
     with torch.no_grad():
         for batch in eval_loader(cfg, data, pin_memory=False):
             predictions = model(batch.images, batch.image_sizes)
-            matched = assign(torch.cat(predictions.anchors), batch.targets)
+            matched = assign(predictions.anchors, batch.targets)
             losses = build_loss(cfg.loss)(predictions, matched, batch.targets, torch.ones(()))
             sums += torch.stack([losses.classification, losses.box_regression])
             num_positive += int(matched.positive.sum())

@@ -82,6 +82,9 @@ def test_resuming_changes_nothing(run, monkeypatch):
             def __init__(self, batches):
                 self.batches = batches
 
+            def __iter__(self):
+                return self
+
             def __next__(self):
                 calls.append(1)
                 if len(calls) == 7:

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torchvision.io import write_png
 
-from retinanet.checkpoint import CheckpointFolder
+from retinanet.checkpoint import CheckpointFolder, read_checkpoint
 from retinanet.config_file import load_config
+from retinanet.detection.postprocess import Postprocess
 from retinanet.errors import InputError
 from retinanet.inference.predictor import Predictor
 from retinanet.model.retinanet import build_model
@@ -21,7 +22,7 @@ def checkpoint(tmp_path_factory):
     cfg = load_config(
         "quickstart",
         ["data.resize.shorter=64", "data.resize.longer=128", "model.channels=64", "model.prior=0.4", "device=cpu",
-         "train.precision=fp32", "model.norm=frozen"],
+         "inference.precision=fp32", "model.norm=frozen"],
     )  # fmt: skip
     content = {
         "model": build_model(cfg.model, len(NAMES)).state_dict(),
@@ -59,6 +60,68 @@ def test_a_picture_is_found_the_same_alone_in_a_batch_and_from_its_file(checkpoi
 def test_overrides_change_what_is_kept(checkpoint):
     found = Predictor.from_checkpoint(checkpoint, ["postprocess.max_detections=7"])(picture(100, 100))
     assert len(found.scores) == 7
+
+
+def test_detections_are_those_of_the_network_itself(checkpoint):
+    predictor = Predictor.from_checkpoint(checkpoint)
+    content = read_checkpoint(checkpoint)
+    model = build_model(predictor.cfg.model, len(NAMES)).eval()
+    model.load_state_dict(content["model"])
+    image = picture(128, 64)  # of the size that its shorter side of 64 gives it, and of a canvas of the config
+    sizes = torch.tensor([[128, 64]])
+    canvas = torch.zeros(1, 3, 128, 64, dtype=torch.uint8)
+    canvas[0] = image
+    with torch.no_grad():
+        (expected,) = Postprocess(**predictor.cfg.postprocess.model_dump())(model(canvas, sizes), sizes, sizes)
+    found = predictor(image)
+    assert len(found.boxes) == len(expected.boxes) == 100
+    torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found.boxes, expected.boxes, rtol=0, atol=1e-2)
+    assert torch.equal(found.labels, expected.labels)
+
+
+def test_precision_is_that_of_inference(checkpoint):
+    predictor = Predictor.from_checkpoint(checkpoint, ["inference.precision=bf16", "train.precision=fp32"])
+    assert predictor.dtype == predictor.model.dtype == torch.bfloat16
+
+
+def test_the_network_that_was_given_is_not_changed(checkpoint):
+    predictor = Predictor.from_checkpoint(checkpoint)
+    model = build_model(predictor.cfg.model, len(NAMES)).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    Predictor(model, NAMES, [3, 5, 9], predictor.cfg)
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_every_padded_shape_is_warmed_up(checkpoint, monkeypatch):
+    """One picture of any aspect ratio finds its shape among them."""
+    predictor = Predictor.from_checkpoint(checkpoint)
+    shapes = []
+    monkeypatch.setattr(predictor.model, "forward", lambda images, sizes: shapes.append(tuple(images.shape)))
+    predictor.warm_up()
+    monkeypatch.undo()
+    assert len(shapes) == len(set(shapes)) > 1
+    used = []
+    hook = predictor.model.register_forward_pre_hook(lambda module, inputs: used.append(tuple(inputs[0].shape)))
+    for height, width in [(50, 50), (50, 60), (50, 70), (50, 90), (50, 300), (60, 50), (70, 50), (90, 50), (300, 50)]:
+        predictor(picture(height, width))
+    hook.remove()
+    assert set(used) == set(shapes)
+
+
+def test_compiled_network_takes_pictures_one_by_one(checkpoint, monkeypatch):
+    """Each number of pictures would be compiled by itself. Here nothing is compiled."""
+    monkeypatch.setattr("torch.compile", lambda function, **options: function)
+    pictures = [picture(100, 150, seed) for seed in range(3)]
+    batches = {}
+    for compile in ("false", "true"):
+        predictor = Predictor.from_checkpoint(checkpoint, [f"inference.compile={compile}"])
+        predictor.model.register_forward_pre_hook(
+            lambda module, inputs, compile=compile: batches.setdefault(compile, []).append(len(inputs[0]))
+        )
+        assert len(list(predictor.predict(pictures))) == 3
+    assert batches == {"false": [3], "true": [1, 1, 1]}
 
 
 def test_weights_that_do_not_fit_an_override_are_refused(checkpoint):

@@ -20,24 +20,35 @@ def features_of(height, width, batch=2):
     ]
 
 
-@pytest.mark.parametrize("size", [(128, 256), (96, 160), (200, 333)])
-@pytest.mark.parametrize("p6_from", ["c5", "p5"])
-def test_pyramid_is_torchvisions(p6_from, size):
-    ours = FeaturePyramid(IN_CHANNELS, 12, p6_from=p6_from)
-    theirs = FeaturePyramidNetwork(
-        list(IN_CHANNELS), 12, extra_blocks=LastLevelP6P7(IN_CHANNELS[-1] if p6_from == "c5" else 12, 12)
-    )
-    renamed = {}
-    for name, value in ours.state_dict().items():
+def torchvisions_names(state):
+    """Our names of weights, in the same order, as torchvision has them."""
+    renamed = []
+    for name in state:
         for mine, its in (("laterals", "inner_blocks"), ("outputs", "layer_blocks")):
             if name.startswith(mine):
                 _, level, kind = name.split(".")
                 name = f"{its}.{level}.0.{kind}"
-        renamed[name if "blocks" in name else f"extra_blocks.{name}"] = value
-    for value in renamed.values():
-        nn.init.normal_(value, std=0.2)  # biases too
-    theirs.load_state_dict(renamed)
+        renamed.append(name if "blocks" in name else f"extra_blocks.{name}")
+    return renamed
 
+
+def pair_of(p6_from):
+    """Our pyramid and torchvision's, with the same random weights and biases."""
+    ours = FeaturePyramid(IN_CHANNELS, 12, p6_from=p6_from)
+    theirs = FeaturePyramidNetwork(
+        list(IN_CHANNELS), 12, extra_blocks=LastLevelP6P7(IN_CHANNELS[-1] if p6_from == "c5" else 12, 12)
+    )
+    state = ours.state_dict()
+    for value in state.values():
+        nn.init.normal_(value, std=0.2)
+    theirs.load_state_dict(dict(zip(torchvisions_names(state), state.values(), strict=True)))
+    return ours, theirs
+
+
+@pytest.mark.parametrize("size", [(128, 256), (96, 160), (200, 333)])
+@pytest.mark.parametrize("p6_from", ["c5", "p5"])
+def test_pyramid_is_torchvisions(p6_from, size):
+    ours, theirs = pair_of(p6_from)
     features = features_of(*size)
     pyramid = ours(features)
     expected = theirs(dict(zip("345", features, strict=True)))
@@ -45,6 +56,25 @@ def test_pyramid_is_torchvisions(p6_from, size):
     assert_close(pyramid, list(expected.values()))
     sizes = [tuple(math.ceil(side / stride) for side in size) for stride in (8, 16, 32, 64, 128)]
     assert [tuple(level.shape[-2:]) for level in pyramid] == sizes
+
+
+@pytest.mark.parametrize("p6_from", ["c5", "p5"])
+def test_gradients_are_torchvisions(p6_from):
+    """Its sums make new tensors, ours are in place."""
+    ours, theirs = (pyramid.double() for pyramid in pair_of(p6_from))
+    weights = dict(theirs.named_parameters())
+    gradients = []
+    for forward, learning in (
+        (ours, list(ours.parameters())),
+        (
+            lambda features: theirs(dict(zip("345", features, strict=True))).values(),
+            [weights[name] for name in torchvisions_names(ours.state_dict())],
+        ),
+    ):
+        features = [feature.double().requires_grad_() for feature in features_of(200, 333)]
+        loss = sum(level.square().mean() for level in forward(features))
+        gradients.append(torch.autograd.grad(loss, [*features, *learning]))
+    assert_close(*gradients, rtol=1e-10, atol=1e-12)
 
 
 def test_features_are_left_as_they_were():

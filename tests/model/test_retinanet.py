@@ -38,7 +38,7 @@ def no_objects(batch=2, num_rows=8):
 def learn(model, targets):
     """Losses of one step, and the gradients that it leaves."""
     predictions = model(noise(), IMAGE_SIZES)
-    assignment = assign(torch.cat(predictions.anchors), targets)
+    assignment = assign(predictions.anchors, targets)
     num_positive = assignment.positive.sum().clamp(min=1)
     losses = build_loss(LossConfig())(predictions, assignment, targets, num_positive)
     losses.total.backward()
@@ -84,8 +84,9 @@ def test_one_prediction_for_each_anchor(size):
         predictions = model.eval()(images, torch.tensor([size, size]))
     assert len(predictions.anchors) == 5
     for logits, deltas, anchors in zip(*predictions, strict=True):
-        assert logits.shape == (2, len(anchors), NUM_CLASSES)
-        assert deltas.shape == (2, len(anchors), 4)
+        count = anchors.numel() // 4
+        assert logits.shape == (2, count, NUM_CLASSES)
+        assert deltas.shape == (2, count, 4)
 
 
 @pytest.mark.parametrize("norm", ["frozen", "batch", "group"])
@@ -171,7 +172,7 @@ def test_config_reaches_every_part():
     assert model.fpn.p6.in_channels == model.fpn.p6.out_channels == 64
     assert len(model.head.class_subnet) == 4
     assert model.head.class_subnet[-1].out_channels == 3 * NUM_CLASSES
-    assert_close(model.anchors(64, 64)[0][1], torch.tensor([-4.0, -4.0, 12.0, 12.0]))
+    assert_close(model.anchors(64, 64)[0].view(-1, 4)[1], torch.tensor([-4.0, -4.0, 12.0, 12.0]))
     frozen = build_model(small(weights="imagenet", frozen_stages=2), NUM_CLASSES)
     still = {name.split(".")[1] for name, parameter in frozen.named_parameters() if not parameter.requires_grad}
     assert still == {"conv1", "layer1"}

@@ -1,0 +1,91 @@
+"""The convolutions of a call and nothing else: no detector that computes them can be faster.
+
+They are recorded where torch hands them to a kernel, below autograd and autocast, so that the replay has the very
+shapes, types and memory formats, and computes those gradients alone that were asked for.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from retinanet.benchmarks.measure import in_parts
+
+FORWARD = torch.ops.aten.convolution.default
+BACKWARD = torch.ops.aten.convolution_backward.default
+
+
+class Spec(NamedTuple):
+    """A tensor without its values."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+
+class Recorded(NamedTuple):
+    """One call of a kernel: a `Spec` in the place of each tensor."""
+
+    operation: torch._ops.OpOverload
+    arguments: tuple
+
+
+class Convolutions(TorchDispatchMode):
+    """A context manager that records every convolution inside it, forward and backward, in order."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls: list[Recorded] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        parts = in_parts(self, func, args, kwargs or {})
+        if parts is not NotImplemented:
+            return parts
+        if func in (FORWARD, BACKWARD):
+            assert not kwargs, kwargs
+            self.calls.append(Recorded(func, tuple(_spec(value) for value in args)))
+        return func(*args, **(kwargs or {}))
+
+    def count(self, operation: torch._ops.OpOverload) -> int:
+        return sum(call.operation == operation for call in self.calls)
+
+
+def _spec(value):
+    if isinstance(value, Tensor):
+        return Spec(tuple(value.shape), value.stride(), value.dtype, value.device)
+    return value
+
+
+def record(call: Callable[[], object]) -> Convolutions:
+    with Convolutions() as convolutions:
+        call()
+    return convolutions
+
+
+def replay(convolutions: Convolutions) -> Callable[[], None]:
+    """A call that computes every recorded convolution on random values; what it gives is dropped at once.
+
+    Tensors of one form are one tensor: that leaves them in cache more often than a network would, in favour of the
+    replay.
+    """
+    made: dict[Spec, Tensor] = {}
+
+    def argument(value):
+        if not isinstance(value, Spec):
+            return value
+        if value not in made:
+            tensor = torch.empty_strided(value.shape, value.strides, dtype=value.dtype, device=value.device)
+            made[value] = tensor.copy_(torch.randn(value.shape, device=value.device))
+        return made[value]
+
+    prepared = [(call.operation, [argument(value) for value in call.arguments]) for call in convolutions.calls]
+
+    @torch.no_grad()
+    def run() -> None:
+        for operation, arguments in prepared:
+            operation(*arguments)
+
+    return run

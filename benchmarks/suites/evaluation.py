@@ -1,0 +1,98 @@
+"""COCO figures of synthetic detections: ours and pycocotools called by hand.
+
+Where both are pycocotools, what is measured is the price of our wrapping.
+"""
+
+import contextlib
+import copy
+import io
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from retinanet.benchmarks.measure import Contestant, compete, ratio
+from retinanet.benchmarks.report import figures, race
+from retinanet.benchmarks.settings import Outcome, Settings
+from retinanet.evaluation.coco import METRICS, score_results
+
+PICTURES, FOUND, OBJECTS, CLASSES = 500, 100, 7, 80  # `FOUND` and `OBJECTS` in each picture
+SIDE = 640  # of a picture, pixels
+OURS, THEIRS = "ours", "pycocotools"
+
+
+def run(settings: Settings) -> Outcome:
+    pictures, classes = settings.batch or PICTURES, settings.classes or CLASSES
+    truth, results = synthetic(pictures, classes)
+    contestants = [
+        Contestant(OURS, our_call(truth, results), on_device=False),
+        Contestant(THEIRS, raw_call(truth, results), on_device=False),
+    ]
+    ours, raw = (contestant.call() for contestant in contestants)
+    difference = max(abs(ours[name] - raw[name]) for name in METRICS if not np.isnan(ours[name]))
+    measured = compete(contestants, rounds=settings.rounds, device=torch.device("cpu"), what="eval")
+    title = f"eval: {pictures} pictures x {FOUND} detections x {classes} classes"
+    tables = [race(title, measured, ours=OURS), f"largest difference of the twelve figures: {difference:.1e}"]
+    details = {
+        "pictures": pictures,
+        "detections_per_picture": FOUND,
+        "classes": classes,
+        "largest_difference": difference,
+        "contestants": figures(measured, ours=OURS),
+    }
+    return Outcome({"vs_pycocotools": ratio(measured[THEIRS], measured[OURS]).of_rounds}, tables, details)
+
+
+def synthetic(pictures: int, classes: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Objects, and detections of which as many lie near one as there are objects; both in COCO form."""
+    random = np.random.default_rng(0)
+    annotations, results = [], []
+    for image_id in range(1, pictures + 1):
+        objects = boxes_at_random(random, OBJECTS)
+        labels = random.integers(1, classes + 1, OBJECTS)
+        for box, label in zip(objects.tolist(), labels.tolist(), strict=True):
+            entry = {"id": len(annotations) + 1, "image_id": image_id, "category_id": label, "bbox": box}
+            annotations.append(entry | {"area": box[2] * box[3], "iscrowd": 0})
+        near = objects * random.uniform(0.9, 1.1, objects.shape)
+        boxes = np.concatenate([near, boxes_at_random(random, FOUND - OBJECTS)]).tolist()
+        kinds = np.concatenate([labels, random.integers(1, classes + 1, FOUND - OBJECTS)]).tolist()
+        for box, kind, score in zip(boxes, kinds, random.random(FOUND).tolist(), strict=True):
+            results.append({"image_id": image_id, "category_id": kind, "bbox": box, "score": score})
+    truth = {
+        "images": [{"id": number, "width": SIDE, "height": SIDE} for number in range(1, pictures + 1)],
+        "annotations": annotations,
+        "categories": [{"id": number, "name": f"class {number}"} for number in range(1, classes + 1)],
+    }
+    return truth, results
+
+
+def boxes_at_random(random: np.random.Generator, count: int) -> np.ndarray:
+    """(count, 4): x, y, width, height; sides evenly over the logarithm."""
+    sides = np.exp(random.uniform(np.log(8), np.log(SIDE / 2), (count, 2)))
+    return np.concatenate([random.random((count, 2)) * (SIDE - sides), sides], axis=1)
+
+
+def our_call(truth: dict[str, Any], results: list[dict[str, Any]]) -> Callable[[], dict[str, float]]:
+    truth, results = copy.deepcopy((truth, results))
+    return lambda: score_results(truth, results).metrics
+
+
+def raw_call(truth: dict[str, Any], results: list[dict[str, Any]]) -> Callable[[], dict[str, float]]:
+    # Copies of its own: it writes into what it is given.
+    truth, results = copy.deepcopy((truth, results))
+
+    def call() -> dict[str, float]:
+        with contextlib.redirect_stdout(io.StringIO()):
+            objects = COCO()
+            objects.dataset = truth
+            objects.createIndex()
+            evaluation = COCOeval(objects, objects.loadRes(results), "bbox")
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+        return dict(zip(METRICS, evaluation.stats.tolist(), strict=True))
+
+    return call

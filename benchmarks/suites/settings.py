@@ -1,0 +1,48 @@
+"""What a suite is asked to do, and what it gives back."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from retinanet.errors import InputError
+
+
+class Settings(NamedTuple):
+    """None leaves the choice to the suite."""
+
+    rounds: int
+    device: torch.device
+    dtype: torch.dtype
+    size: tuple[int, int] | None = None  # height and width of the padded pictures
+    batch: int | None = None
+    classes: int | None = None
+    backbone: str = "resnet50"
+    compiled: bool = False  # also measure what torch.compile makes of it
+    growth: bool = False  # also measure how cost grows with the work
+    workers: int = 2  # of the data suite
+    images: Path | None = None  # of the data suite; None draws some
+    annotations: Path | None = None
+
+
+class Outcome(NamedTuple):
+    """Of one suite."""
+
+    ratios: dict[str, float]  # over 1: ours is better
+    tables: list[str]
+    details: dict[str, Any]  # plain values for JSON
+
+
+def network_size(settings: Settings, default: tuple[int, int]) -> tuple[int, int]:
+    """Height and width for a whole network.
+
+    Raises:
+        InputError: torchvision would pad the pictures to something else.
+    """
+    size = settings.size or default
+    if any(side % 32 for side in size):
+        raise InputError(
+            f"--size is {size[0]}x{size[1]}, expected multiples of 32: torchvision pads to them, and the two sides "
+            "would compute different shapes"
+        )
+    return size

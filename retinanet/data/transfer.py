@@ -1,0 +1,28 @@
+"""Batches from the host to the device that computes."""
+
+from collections.abc import Iterable, Iterator
+
+import torch
+
+from retinanet.structures import Batch
+
+
+def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+    """Each batch on the device, in order.
+
+    On CUDA the copy runs on a stream of its own, from pinned memory, while the steps that were launched before it are
+    still computed; the host waits for none of them. How much of the copy is hidden is unmeasured.
+    """
+    if device.type != "cuda":
+        for batch in batches:
+            yield batch.to(device)
+        return
+    copies = torch.cuda.Stream(device)
+    for batch in batches:
+        with torch.cuda.stream(copies):
+            batch = batch.to(device)
+        current = torch.cuda.current_stream(device)
+        current.wait_stream(copies)
+        for tensor in batch.tensors():
+            tensor.record_stream(current)  # else its memory is given away while the step still reads it
+        yield batch

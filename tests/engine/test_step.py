@@ -1,0 +1,230 @@
+"""The training step: what it computes, and that nothing in it makes a device wait for the host.
+
+Without a GPU, three views together stand for one. Fake CUDA tensors show that forward, assignment and losses stay on
+the device, but their backward does not run without a driver. Fake CPU tensors go through the whole step, and any look
+at a value is an error. A counter on a real step counts such looks, and is shown to see those of a peer.
+"""
+
+import pytest
+import torch
+import torchvision
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from retinanet.config import (
+    AssignmentConfig,
+    GIoUConfig,
+    LossConfig,
+    ModelConfig,
+    SGDConfig,
+    SmoothL1Config,
+    TrainConfig,
+)
+from retinanet.data.loader import pad_targets
+from retinanet.detection.anchors import AnchorGenerator
+from retinanet.detection.assignment import assign
+from retinanet.detection.losses import build_loss
+from retinanet.detection.postprocess import Postprocess
+from retinanet.engine.logger import RunningMeans
+from retinanet.engine.optimizer import build_optimizer
+from retinanet.engine.step import TrainStep
+from retinanet.model.retinanet import build_model
+from retinanet.structures import Batch, Targets
+
+NUM_CLASSES = 5
+HEIGHT, WIDTH = 64, 96
+CPU = torch.device("cpu")
+
+
+class NoTransfers(TorchDispatchMode):
+    """Refuses what fake tensors let pass: copies between devices, masks as indices. Entered inside the fake mode."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        name = func._schema.name
+        target = kwargs.get("device")
+        if name == "aten::_to_copy" and target is not None and torch.device(target).type != args[0].device.type:
+            raise RuntimeError(f"{name}: {args[0].device} to {target}")
+        if name == "aten::copy_" and args[0].device.type != args[1].device.type:
+            raise RuntimeError(f"{name}: {args[1].device} to {args[0].device}")
+        if name in ("aten::index", "aten::index_put", "aten::index_put_"):
+            if any(index is not None and index.dtype == torch.bool for index in args[1]):
+                raise RuntimeError(f"{name} with a mask")
+        return func(*args, **kwargs)
+
+
+def batch_of():
+    """Two pictures: one with three objects and a crowd, one with nothing on it."""
+    boxes = torch.tensor(
+        [[5.0, 5.0, 40.0, 50.0], [30.0, 10.0, 90.0, 60.0], [2.0, 3.0, 7.0, 9.0], [50.0, 0.0, 90.0, 30.0]]
+    )
+    crowd = torch.tensor([False, False, False, True])
+    nothing = (torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool))
+    generator = torch.Generator().manual_seed(0)
+    sizes = torch.tensor([[HEIGHT, WIDTH], [HEIGHT, WIDTH - 20]])
+    images = torch.randint(256, (2, 3, HEIGHT, WIDTH), generator=generator, dtype=torch.uint8)
+    return Batch(images, sizes, sizes, pad_targets([(boxes, torch.tensor([0, 4, 2, 0]), crowd), nothing]), (0, 1))
+
+
+def model_of(norm="frozen", **settings):
+    torch.manual_seed(0)
+    cfg = ModelConfig(
+        backbone="resnet18", weights="none", frozen_stages=0, norm=norm, channels=64, head_convs=1, **settings
+    )
+    return build_model(cfg, NUM_CLASSES).train()
+
+
+def fake_batch(batch, device=CPU):
+    """The batch without values, inside a fake mode."""
+    images, image_sizes, original_sizes, *targets = (
+        torch.empty(x.shape, dtype=x.dtype, device=device) for x in batch.tensors()
+    )
+    return Batch(images, image_sizes, original_sizes, Targets(*targets, batch.targets.has_crowd), batch.image_indices)
+
+
+def fake(model, device=CPU):
+    """The model with weights that have no values, inside a fake mode; `Module.to` does not work there."""
+    for module in model.modules():
+        for name, weight in module.named_parameters(recurse=False):
+            empty = torch.empty_strided(weight.shape, weight.stride(), device=device)
+            module.register_parameter(name, torch.nn.Parameter(empty))
+        for name, values in module.named_buffers(recurse=False):
+            setattr(module, name, torch.empty_strided(values.shape, values.stride(), dtype=values.dtype, device=device))
+    model.anchors = AnchorGenerator()
+    return model
+
+
+def step_of(model, *, dtype=torch.float32, optimizer=None, scaled=False, compile=False, clip_norm=10.0, box=None):
+    cfg = TrainConfig(epochs=1, optimizer=optimizer or SGDConfig(), reference_batch_size=None)
+    return TrainStep(
+        model,
+        build_loss(LossConfig(box=box or SmoothL1Config())),
+        build_optimizer(model, cfg),
+        torch.amp.GradScaler("cpu", enabled=scaled),
+        assignment=AssignmentConfig(),
+        dtype=dtype,
+        clip_norm=clip_norm,
+        compile=compile,
+    )
+
+
+def test_a_step_is_gradient_descent_on_the_loss():
+    batch, model, by_hand = batch_of(), model_of(), model_of()
+    figures = step_of(model, optimizer=SGDConfig(lr=0.01, momentum=0.0, weight_decay=0.0), clip_norm=None)(batch)
+
+    predictions = by_hand(batch.images, batch.image_sizes)
+    assignment = assign(predictions.anchors, batch.targets)
+    num_positive = assignment.positive.sum().float()
+    losses = build_loss(LossConfig())(predictions, assignment, batch.targets, num_positive)
+    losses.total.backward()
+    squares = 0.0
+    for (name, after), before in zip(model.named_parameters(), by_hand.parameters(), strict=True):
+        assert_close(after, before - 0.01 * before.grad, rtol=1e-4, atol=1e-7, msg=name)
+        squares += before.grad.double().square().sum()
+    assert num_positive > 3 and figures.num_positive == num_positive
+    assert_close(tuple(figures.losses), tuple(losses))
+    assert_close(figures.grad_norm.double(), squares.sqrt(), rtol=1e-4, atol=0)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_clipping_shortens_the_step():
+    batch, model, start = batch_of(), model_of(), model_of()
+    settings = SGDConfig(lr=1.0, momentum=0.0, weight_decay=0.0)
+    figures = step_of(model, optimizer=settings, clip_norm=0.01)(batch)
+    moved = torch.cat([(a - b).flatten() for a, b in zip(model.parameters(), start.parameters(), strict=True)])
+    assert figures.grad_norm > 0.1
+    assert_close(moved.norm(), torch.tensor(0.01), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("box", [SmoothL1Config(), GIoUConfig()])
+@pytest.mark.parametrize("norm", ["frozen", "batch", "group"])
+def test_forward_assignment_and_losses_stay_on_a_cuda_device(norm, box):
+    model, batch, cuda = model_of(norm), batch_of(), torch.device("cuda")
+    with FakeTensorMode() as mode:
+        model, batch = fake(model, cuda), fake_batch(batch, cuda)
+        anchors = model.anchors(HEIGHT, WIDTH, batch.images.device)  # made on the host, once a shape, and then kept
+        with NoTransfers():  # autocast switches itself off where there is no driver
+            assignment = assign(anchors, batch.targets)
+            num_positive = assignment.positive.sum().float().clamp(min=1)
+            predictions = model(batch.images, batch.image_sizes)
+            losses = build_loss(LossConfig(box=box))(predictions, assignment, batch.targets, num_positive)
+            candidates = Postprocess()._candidates(predictions)
+        assert {x.device.type for x in (*assignment, *losses, *candidates)} == {"cuda"}
+        assert mode.allow_non_fake_inputs is False
+
+
+def test_the_fake_device_does_see_mistakes():
+    with FakeTensorMode(), NoTransfers():
+        values = torch.rand(4, device="cuda")
+        for mistake, error in [
+            (lambda: values.sum().item(), DataDependentOutputException),
+            (lambda: values.nonzero(), DynamicOutputShapeException),
+            (lambda: values[values > 0], Exception),
+            (lambda: values.cpu(), RuntimeError),
+            (lambda: values + torch.rand(4), Exception),
+        ]:
+            with pytest.raises(error):
+                mistake()
+
+
+@pytest.mark.parametrize("dtype, scaled", [(torch.float32, False), (torch.bfloat16, False), (torch.float16, True)])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_the_whole_step_runs_without_a_value(optimizer, dtype, scaled):
+    adamw = TrainConfig.model_validate_json('{"epochs": 1, "optimizer": {"type": "adamw"}}').optimizer
+    model, batch = model_of(), batch_of()
+    with FakeTensorMode():
+        model, batch = fake(model), fake_batch(batch)
+        step = step_of(model, dtype=dtype, scaled=scaled, optimizer=adamw if optimizer == "adamw" else SGDConfig())
+        running = RunningMeans(CPU, skips_overflow=scaled)
+        for _ in range(2):
+            running.add(step(batch), 2)
+        with pytest.raises(DataDependentOutputException):
+            running.read(2)  # the one that reads
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("norm", ["frozen", "batch"])
+def test_a_real_step_reads_nothing(norm, dtype, host_reads):
+    step, batch = step_of(model_of(norm), dtype=dtype), batch_of()
+    running = RunningMeans(CPU, skips_overflow=False)
+    running.add(step(batch), 2)
+    with host_reads() as reads:
+        running.add(step(batch), 2)
+    assert reads == []
+
+
+def test_the_counter_sees_the_reads_of_a_peer(host_reads):
+    torch.manual_seed(0)
+    theirs = torchvision.models.detection.retinanet_resnet50_fpn(
+        weights=None, weights_backbone=None, num_classes=NUM_CLASSES, min_size=HEIGHT, max_size=WIDTH
+    )
+    theirs.train()
+    batch = batch_of()
+    pictures = [image.float() / 255 for image in batch.images]
+    truth = [{"boxes": batch.targets.boxes[0, :3], "labels": batch.targets.labels[0, :3]}] * 2
+    with host_reads() as reads:
+        sum(theirs(pictures, truth).values()).backward()
+    assert len(reads) >= 10  # 24 in torchvision 0.29 for two pictures
+
+
+def test_float16_overflow_leaves_the_weights():
+    batch, model, start = batch_of(), model_of(), model_of()
+    step = step_of(model, dtype=torch.float16, scaled=True)
+    step.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
+    figures = step(batch)
+    assert not figures.grad_norm.isfinite()
+    for after, before in zip(model.parameters(), start.parameters(), strict=True):
+        assert torch.equal(after, before)
+    assert step.scaler.get_scale() == 2.0**39
+
+
+@pytest.mark.slow  # a minute of compiling
+def test_compiled_step_is_the_same():
+    batch, compiled, eager = batch_of(), model_of(), model_of()
+    first, second = step_of(compiled, compile=True), step_of(eager)
+    for _ in range(2):
+        a, b = first(batch), second(batch)
+        assert_close(tuple(a.losses), tuple(b.losses), rtol=1e-3, atol=1e-4)
+    for after, wanted in zip(compiled.parameters(), eager.parameters(), strict=True):
+        assert_close(after, wanted, rtol=1e-3, atol=1e-4)
