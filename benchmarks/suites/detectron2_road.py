@@ -17,7 +17,7 @@ from torchvision.ops import FrozenBatchNorm2d, box_iou, sigmoid_focal_loss
 
 from retinanet.benchmarks.networks import Scene, plain_extractor
 from retinanet.benchmarks.settings import Settings
-from retinanet.device import autocast
+from retinanet.device import autocast, memory_format_for
 from retinanet.model.retinanet import RetinaNet
 
 CONFIGS = {
@@ -48,7 +48,8 @@ def detectron2_step(ours: RetinaNet, scene: Scene, settings: Settings) -> tuple[
 def _remade(ours: RetinaNet, scene: Scene, settings: Settings) -> tuple[str, nn.Module, Callable[[], Tensor]]:
     extractor = plain_extractor(ours, settings.backbone, FrozenNorm)
     network = nn.ModuleDict({"extractor": extractor, "head": copy.deepcopy(ours.head)})
-    network.to(settings.device, memory_format=torch.channels_last).train()
+    memory_format = memory_format_for(settings.device, settings.dtype)  # the faster one here, as for ours
+    network.to(settings.device, memory_format=memory_format).train()
     mean, std = ours.mean.clone(), ours.std.clone()
     classes = ours.head.num_classes
     # As `DefaultAnchorGenerator` lays them out; made in each step there, but that is nothing beside the rest.
@@ -56,7 +57,7 @@ def _remade(ours: RetinaNet, scene: Scene, settings: Settings) -> tuple[str, nn.
 
     def step() -> Tensor:
         labels, boxes = label_anchors(anchors, scene.objects, classes)
-        images = ((scene.images - mean) / std).contiguous(memory_format=torch.channels_last)
+        images = ((scene.images - mean) / std).contiguous(memory_format=memory_format)
         with autocast(settings.device, settings.dtype):
             logits, deltas = network["head"](list(network["extractor"](images).values()))
             loss = losses(anchors, logits, labels, deltas, boxes, classes)

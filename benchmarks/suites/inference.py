@@ -66,7 +66,7 @@ def measure(
 ) -> tuple[dict[str, Measurement], int]:
     """The contestants, and how many convolutions ours computes; without `everything`, ours and torchvision's two."""
     scene = Scene(batch, *size, classes, device=settings.device)
-    model = our_network(settings.backbone, classes).to(settings.device).eval()
+    model = our_network(settings.backbone, classes, settings).eval()
     make_candidates(model, scene)
     theirs = torchvision_network(model, settings.backbone, size, skip_resize=False).to(settings.device).eval()
     ours = inference_model(model, dtype=settings.dtype, compile=False)

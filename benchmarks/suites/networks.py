@@ -11,8 +11,10 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
+from retinanet.benchmarks.settings import Settings
 from retinanet.config import ModelConfig, PostprocessConfig
 from retinanet.data.loader import pad_targets
+from retinanet.device import memory_format_for
 from retinanet.model.retinanet import RetinaNet, build_model
 from retinanet.structures import Targets
 
@@ -78,12 +80,12 @@ def calibrated_backbone(name: str) -> dict[str, Tensor]:
     }
 
 
-def our_network(backbone: str, classes: int) -> RetinaNet:
-    """Our detector with a calibrated backbone."""
+def our_network(backbone: str, classes: int, settings: Settings) -> RetinaNet:
+    """Our detector with a calibrated backbone, on its device and in the memory format that a run would choose."""
     state = calibrated_backbone(backbone)
     model = bare_network(backbone, classes)
     model.backbone.load_state_dict(state)
-    return model
+    return model.to(device=settings.device, memory_format=memory_format_for(settings.device, settings.dtype))
 
 
 def bare_network(backbone: str, classes: int) -> RetinaNet:

@@ -36,7 +36,7 @@ def run(settings: Settings) -> Outcome:
     size = network_size(settings, SIZE)
     batch, classes = settings.batch or BATCH, settings.classes or CLASSES
     scene = Scene(batch, *size, classes, device=settings.device)
-    model = our_network(settings.backbone, classes).to(settings.device).train()
+    model = our_network(settings.backbone, classes, settings).train()
     theirs = torchvision_network(model, settings.backbone, size, skip_resize=True).to(settings.device).train()
     step = our_step(model, scene, settings, compile=False)
     convolutions = record(step)
@@ -159,7 +159,7 @@ def is_finite(loss: Tensor) -> None:
 def grown(settings: Settings, batch: int, size: tuple[int, int], classes: int) -> dict[str, Measurement]:
     """Ours and torchvision's two on one shape."""
     scene = Scene(batch, *size, classes, device=settings.device)
-    model = our_network(settings.backbone, classes).to(settings.device).train()
+    model = our_network(settings.backbone, classes, settings).train()
     theirs = torchvision_network(model, settings.backbone, size, skip_resize=True).to(settings.device).train()
     faster = tuned_network(theirs)
     contestants = [

@@ -16,7 +16,14 @@ from retinanet.data.coco import CocoData
 from retinanet.data.transfer import on_device
 from retinanet.detection.losses import DetectionLoss, build_loss
 from retinanet.detection.postprocess import Postprocess
-from retinanet.device import compiled_graphs, resolve_compile, resolve_device, resolve_precision, set_determinism
+from retinanet.device import (
+    compiled_graphs,
+    memory_format_for,
+    resolve_compile,
+    resolve_device,
+    resolve_precision,
+    set_determinism,
+)
 from retinanet.engine.evaluate import Evaluation, evaluate, progress
 from retinanet.engine.logger import MetricsLog, RunningMeans, log_to_file, start_logging
 from retinanet.engine.optimizer import build_optimizer, build_schedule
@@ -69,7 +76,7 @@ def train(cfg: Config, output: str | Path, *, resume: bool = False, overwrite: b
     num_classes = len(train_data.class_names)
     # Weights that a checkpoint is about to replace need no download.
     model = build_model(cfg.model, num_classes) if content else build_model_for_training(cfg.model, num_classes)
-    model.to(device)
+    model.to(device=device, memory_format=memory_format_for(device, dtype))
     optimizer = build_optimizer(model, cfg.train)
     schedule = build_schedule(optimizer, cfg.train, num_steps)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)

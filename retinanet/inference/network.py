@@ -10,7 +10,7 @@ from torch._inductor import config as inductor_config
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.ops import FrozenBatchNorm2d
 
-from retinanet.device import require_compiler
+from retinanet.device import memory_format_for, require_compiler
 from retinanet.model.backbone import scale_and_shift, scaled
 from retinanet.model.retinanet import RetinaNet
 from retinanet.structures import Predictions
@@ -89,8 +89,9 @@ def inference_model(model: RetinaNet, *, dtype: torch.dtype, compile: bool) -> I
         require_compiler(next(model.parameters()).device, "inference.compile")
     model = copy.deepcopy(model).eval().requires_grad_(False)
     fold_norms_(model)
+    memory_format = memory_format_for(next(model.parameters()).device, dtype)
     for part in (model.backbone, model.fpn, model.head):  # not the mean and the spread of pictures
-        part.to(dtype=dtype, memory_format=torch.channels_last)
+        part.to(dtype=dtype, memory_format=memory_format)
     return InferenceModel(model, compile=compile).eval()
 
 

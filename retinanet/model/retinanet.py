@@ -42,14 +42,20 @@ class RetinaNet(nn.Module):
         return Predictions(class_logits, box_deltas, self.anchors(*images.shape[-2:], images.device))
 
     def normalise(self, images: Tensor, image_sizes: Tensor) -> Tensor:
-        """Zero mean and unit spread inside the pictures, zero in the padding, channels last."""
+        """Zero mean and unit spread inside the pictures, zero in the padding, in the memory format of the network."""
         height, width = images.shape[-2:]
         rows = torch.arange(height, device=images.device) < image_sizes[:, :1]  # (B, H)
         columns = torch.arange(width, device=images.device) < image_sizes[:, 1:]  # (B, W)
         inside = rows[:, None, :, None] & columns[:, None, None, :]  # (B, 1, H, W)
         # Plane by plane, in place, and the layout last: broadcasting to interleaved channels is slow on a CPU.
         pixels = images.to(self.mean.dtype).sub_(self.mean).div_(self.std).mul_(inside)
-        return pixels.contiguous(memory_format=torch.channels_last)
+        return pixels.contiguous(memory_format=self.memory_format)
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """That of the weights, which pictures follow: set it with `model.to(memory_format=...)`."""
+        is_last = self.backbone.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+        return torch.channels_last if is_last else torch.contiguous_format
 
 
 def build_model(cfg: ModelConfig, num_classes: int) -> RetinaNet:

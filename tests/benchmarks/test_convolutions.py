@@ -16,7 +16,7 @@ SETTINGS = Settings(rounds=1, device=CPU, dtype=torch.float32)
 
 @pytest.fixture(scope="module")
 def model():
-    return our_network("resnet18", CLASSES).train()
+    return our_network("resnet18", CLASSES, SETTINGS).train()
 
 
 @pytest.fixture(scope="module")

@@ -82,7 +82,7 @@ def test_copy_has_no_batch_norm_and_nothing_to_learn(norm):
     convolutions = [part for part in copied.modules() if isinstance(part, nn.Conv2d)]
     assert all(type(part) is nn.Conv2d and part.bias is not None for part in convolutions)
     assert {part.weight.dtype for part in convolutions} == {torch.bfloat16}
-    assert all(part.weight.is_contiguous(memory_format=torch.channels_last) for part in convolutions)
+    assert all(part.weight.is_contiguous(memory_format=torch.channels_last) for part in convolutions)  # in bfloat16
     assert copied.model.mean.dtype == torch.float32  # of pictures, 0..255: not to be rounded
 
 
