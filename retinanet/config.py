@@ -228,7 +228,7 @@ class InferenceConfig(StrictModel):
     """How a trained network runs in prediction."""
 
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    compile: bool = False  # one to two minutes for each padded shape on a CPU, paid back over many pictures
+    compile: bool = False  # each padded shape costs a minute or so, paid back over many pictures
 
 
 class SGDConfig(StrictModel):
@@ -269,7 +269,7 @@ class TrainConfig(StrictModel):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     deterministic: bool = False  # the same bits again on the same machine, slower
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    # auto: loss, assignment and network on CUDA where a compiler is found; on a CPU nothing, which is faster there
+    # auto: network and class loss on CUDA, where a compiler is found; on a CPU nothing
     compile: Literal["auto"] | bool = "auto"
     optimizer: Annotated[SGDConfig | AdamWConfig, Field(discriminator="type")] = SGDConfig()
     schedule: Annotated[StepsSchedule | CosineSchedule, Field(discriminator="type")] = StepsSchedule()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class Targets(NamedTuple):
-    """Ground truth of a batch, padded to one N. A row in neither mask is padding: the box (0, 0, 1, 1), label 0."""
+    """Ground truth of a batch, padded to one N, at least 1. A row in neither mask is padding: (0, 0, 1, 1), label 0."""
 
     boxes: Tensor  # (B, N, 4) float32
     labels: Tensor  # (B, N) int64, 0..K-1

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from retinanet.device import resolve_compile, resolve_precision
+from retinanet.device import memory_format_for, resolve_compile, resolve_precision
 from retinanet.errors import InputError
 
 CPU = torch.device("cpu")
@@ -35,3 +35,11 @@ def test_precision_by_name():
     assert resolve_precision(CPU, "fp32") == torch.float32
     assert resolve_precision(CPU, "bf16") == torch.bfloat16
     assert resolve_precision(CPU, "auto") in (torch.float32, torch.bfloat16)
+
+
+def test_channels_come_first_in_float32_with_avx2_alone(monkeypatch):
+    for capability, expected in (("AVX2", torch.contiguous_format), ("AVX512", torch.channels_last)):
+        monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda capability=capability: capability)
+        assert memory_format_for(CPU, torch.float32) == expected
+        assert memory_format_for(CPU, torch.bfloat16) == torch.channels_last
+        assert memory_format_for(torch.device("cuda"), torch.float32) == torch.channels_last

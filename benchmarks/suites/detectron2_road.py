@@ -3,6 +3,7 @@
 The road re-made is that of `modeling/meta_arch/retinanet.py` and `modeling/matcher.py` of Detectron2 0.6, on
 torchvision's modules with our weights. Its own network is built as it comes and starts from random weights: its
 residual blocks have the stride elsewhere, so ours do not fit. That branch was never run: nobody here had Detectron2.
+The focal loss of the road is torchvision's; Detectron2 takes a scripted one of the same formula from fvcore.
 """
 
 import copy

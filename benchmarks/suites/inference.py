@@ -78,9 +78,9 @@ def measure(
         network = inference_model(model, dtype=settings.dtype, compile=True)
         check = our_check(network, scene)
         contestants.append(Contestant(OURS_COMPILED, our_call(network, scene), check=check, compiled=True))
-    rivals = [(PLAIN, theirs, torch.float32), (TUNED, tuned_network(theirs), settings.dtype)]
+    rivals = [(PLAIN, theirs, torch.float32), (TUNED, tuned_network(theirs, settings), settings.dtype)]
     if settings.compiled and everything:
-        rivals.append((COMPILED, compiled_network(theirs), settings.dtype))
+        rivals.append((COMPILED, compiled_network(theirs, settings), settings.dtype))
     for name, network, dtype in rivals:
         call = torchvision_call(network, scene, settings, dtype)
         check = torchvision_check(network, call, scene)

@@ -148,14 +148,14 @@ def plain_extractor(ours: RetinaNet, backbone: str, norm: type[nn.Module]) -> nn
     return result
 
 
-def tuned_network(theirs: TorchvisionRetinaNet) -> TorchvisionRetinaNet:
-    """A copy in channels-last form, which is the faster one for most convolutions."""
-    return copy.deepcopy(theirs).to(memory_format=torch.channels_last)
+def tuned_network(theirs: TorchvisionRetinaNet, settings: Settings) -> TorchvisionRetinaNet:
+    """A copy in the memory format that is the faster one here, as for ours: channels last, but for AVX2 in float32."""
+    return copy.deepcopy(theirs).to(memory_format=memory_format_for(settings.device, settings.dtype))
 
 
-def compiled_network(theirs: TorchvisionRetinaNet) -> TorchvisionRetinaNet:
+def compiled_network(theirs: TorchvisionRetinaNet, settings: Settings) -> TorchvisionRetinaNet:
     """`tuned_network`, with backbone and head compiled; what stands around them branches on data."""
-    result = tuned_network(theirs)
+    result = tuned_network(theirs, settings)
     result.backbone.compile()
     result.head.compile()
     return result

@@ -16,12 +16,13 @@ from retinanet.benchmarks.measure import Contestant, Measurement, compete, ratio
 from retinanet.benchmarks.networks import Scene, compiled_network, our_network, torchvision_network, tuned_network
 from retinanet.benchmarks.report import figures, growth_table, precision_name, race
 from retinanet.benchmarks.settings import Outcome, Settings, network_size
-from retinanet.config import LossConfig, TrainConfig
-from retinanet.detection.assignment import assign
+from retinanet.config import AssignmentConfig, LossConfig, TrainConfig
 from retinanet.detection.losses import build_loss
 from retinanet.device import autocast, resolve_compile
 from retinanet.engine.optimizer import build_optimizer
+from retinanet.engine.step import TrainStep
 from retinanet.model.retinanet import RetinaNet
+from retinanet.structures import Batch
 
 SIZE, BATCH, CLASSES = (480, 640), 2, 90
 GROWTH_SIZE = (256, 320)
@@ -49,7 +50,9 @@ def run(settings: Settings) -> Outcome:
     if settings.compiled:
         step = our_step(model, scene, settings, compile=True)
         contestants.insert(1, contestant(OURS_COMPILED, model, step, compiled=True))
-    networks = {TUNED: tuned_network(theirs)} | ({COMPILED: compiled_network(theirs)} if settings.compiled else {})
+    networks = {TUNED: tuned_network(theirs, settings)}
+    if settings.compiled:
+        networks[COMPILED] = compiled_network(theirs, settings)
     for name, network in networks.items():
         step = torchvision_step(network, scene, settings, settings.dtype)
         contestants.append(contestant(name, network, step, compiled=name == COMPILED))
@@ -100,20 +103,18 @@ def run(settings: Settings) -> Outcome:
 
 
 def our_step(model: RetinaNet, scene: Scene, settings: Settings, *, compile: bool) -> Callable[[], Tensor]:
-    """What `engine/step.py` does before clipping, with the defaults of a config."""
-    criterion = build_loss(LossConfig(), compile=compile)
-    network = torch.compile(model) if compile else model
-
-    def step() -> Tensor:
-        assignment = assign(model.anchors(*scene.size, settings.device), scene.targets)
-        num_positive = assignment.positive.sum().float().clamp(min=1)
-        with autocast(settings.device, settings.dtype):
-            predictions = network(scene.images, scene.image_sizes)
-        loss = criterion(predictions, assignment, scene.targets, num_positive).total
-        loss.backward()
-        return loss
-
-    return step
+    """The step of a run without its update, with the defaults of a config."""
+    step = TrainStep(
+        model,
+        build_loss(LossConfig(), compile=compile),
+        build_optimizer(model, TrainConfig(epochs=1)),
+        torch.amp.GradScaler(settings.device.type, enabled=False),
+        assignment=AssignmentConfig(),
+        dtype=settings.dtype,
+        compile=compile,
+    )
+    batch = Batch(scene.images, scene.image_sizes, scene.image_sizes, scene.targets, tuple(range(len(scene.images))))
+    return lambda: step.backward(batch)[0].total
 
 
 def torchvision_step(network: nn.Module, scene: Scene, settings: Settings, dtype: torch.dtype) -> Callable[[], Tensor]:
@@ -161,7 +162,7 @@ def grown(settings: Settings, batch: int, size: tuple[int, int], classes: int) -
     scene = Scene(batch, *size, classes, device=settings.device)
     model = our_network(settings.backbone, classes, settings).train()
     theirs = torchvision_network(model, settings.backbone, size, skip_resize=True).to(settings.device).train()
-    faster = tuned_network(theirs)
+    faster = tuned_network(theirs, settings)
     contestants = [
         contestant(OURS, model, our_step(model, scene, settings, compile=False)),
         contestant(PLAIN, theirs, torchvision_step(theirs, scene, settings, torch.float32)),

@@ -14,28 +14,6 @@ def area(boxes: Tensor) -> Tensor:
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
-def intersection(boxes: Tensor, others: Tensor) -> Tensor:
-    """Shared area of every pair: (..., N, 4), (..., M, 4) -> (..., N, M)."""
-    x1, y1, x2, y2 = boxes[..., :, None, :].unbind(-1)  # (..., N, 1) each
-    other_x1, other_y1, other_x2, other_y2 = others[..., None, :, :].unbind(-1)
-    width = (torch.minimum(x2, other_x2) - torch.maximum(x1, other_x1)).clamp_(min=0)
-    height = (torch.minimum(y2, other_y2) - torch.maximum(y1, other_y1)).clamp_(min=0)
-    return width * height
-
-
-def pairwise_iou(boxes: Tensor, others: Tensor) -> Tensor:
-    """Intersection over union of every pair: (..., N, 4), (..., M, 4) -> (..., N, M). Two empty boxes give 0."""
-    shared = intersection(boxes, others)
-    union = area(boxes)[..., :, None] + area(others)[..., None, :] - shared
-    return torch.where(shared > 0, shared / union, 0)
-
-
-def pairwise_ioa(regions: Tensor, boxes: Tensor) -> Tensor:
-    """Share of each box that lies in each region: (..., N, 4), (..., M, 4) -> (..., N, M)."""
-    shared = intersection(regions, boxes)
-    return torch.where(shared > 0, shared / area(boxes)[..., None, :], 0)
-
-
 def encode(boxes: Tensor, anchors: Tensor) -> Tensor:
     """(dx, dy, log dw, log dh) from anchors to boxes: (..., 4), (..., 4) -> (..., 4). Boxes must have an area."""
     centres, sizes = centre_form(boxes)

@@ -46,7 +46,8 @@ class SigmoidFocal:
 
         Args:
             logits: (..., K), any float type. Arithmetic is float32; the gradient is rounded to the logits' type once,
-                after everything that comes in from above has been multiplied.
+                after everything that comes in from above has been multiplied. What is not finite shows in the sum or
+                in the gradient, also where it is not counted.
             labels: (...) int64, 0..K-1, or K for an anchor of no class.
             counted: (...) bool, False for an anchor that takes no part.
         """

@@ -69,7 +69,8 @@ class Postprocess:
 
     def _suppress(self, candidates: Tensor) -> Detections:
         """Of one image, on the host: (C, 10), box, scale, score and label of each."""
-        candidates = candidates[candidates[:, 8] > self.min_score]
+        # One box that is not a number would switch suppression off for all.
+        candidates = candidates[(candidates[:, 8] > self.min_score) & candidates.isfinite().all(dim=1)]
         candidates = candidates[candidates[:, 8].sort(descending=True, stable=True).indices]
         for look in (FIRST_LOOK, len(candidates)):
             boxes, scale, scores, labels = candidates[:look].split([4, 4, 1, 1], dim=1)

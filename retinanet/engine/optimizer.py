@@ -1,6 +1,7 @@
 """Optimizer, weight decay groups, and the learning rate over the run."""
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -28,6 +29,19 @@ def build_optimizer(model: nn.Module, cfg: TrainConfig) -> Optimizer:
         for parameter in (*decayed, *plain):
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
+
+
+def restore_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """Load a state dict, with every momentum laid out in memory as its parameter is here.
+
+    A checkpoint may be from a machine where channels came last. The fused kernels walk through memory without a look at
+    the layout: a momentum in another one would go to other weights, without an error.
+    """
+    optimizer.load_state_dict(state)
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def weight_decay_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

@@ -21,11 +21,12 @@ FREE_KEYS = {
         "data.workers",
         "data.max_pixels",
         "device",
+        "inference",
         "postprocess",
         "model.weights",
         "model.num_classes",
     ),
-    *("train.log_every", "train.save_every", "train.keep_checkpoints"),
+    *("train.compile", "train.log_every", "train.save_every", "train.keep_checkpoints"),
 }
 
 

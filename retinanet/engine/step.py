@@ -12,7 +12,7 @@ from retinanet.detection.assignment import assign
 from retinanet.detection.losses import DetectionLoss, Losses
 from retinanet.device import autocast
 from retinanet.model.retinanet import RetinaNet
-from retinanet.structures import Batch
+from retinanet.structures import Batch, Predictions
 
 
 class StepFigures(NamedTuple):
@@ -34,7 +34,7 @@ class TrainStep:
         assignment: which anchor learns what.
         dtype: the network computes in it, under autocast; losses are float32.
         clip_norm: total gradient norm is cut to it; None leaves it.
-        compile: compile the network.
+        compile: compile the network. The first few shapes cost a graph each; then one serves all sizes.
     """
 
     def __init__(
@@ -50,7 +50,8 @@ class TrainStep:
         compile: bool = False,
     ):
         self.model = model
-        self.network = torch.compile(model) if compile else model
+        # Without the anchors, which are made once a shape: each would be a graph of its own.
+        self.outputs = torch.compile(model.outputs) if compile else model.outputs
         self.criterion = criterion
         self.optimizer = optimizer
         self.scaler = scaler
@@ -59,21 +60,31 @@ class TrainStep:
         self.clip_norm = clip_norm
 
     def __call__(self, batch: Batch) -> StepFigures:
+        losses, num_positive = self.backward(batch)
+        return StepFigures(losses, self.update(), num_positive)
+
+    def backward(self, batch: Batch) -> tuple[Losses, Tensor]:
+        """The losses, the positive anchors they are divided by, and a gradient in every weight that learns."""
         device = batch.images.device
         # Needs the boxes alone, so it stands before the network: the divisor is known when the losses are.
         anchors = self.model.anchors(*batch.images.shape[-2:], device)
         assignment = assign(anchors, batch.targets, **self.matching)
         num_positive = assignment.positive.sum().float().clamp(min=1)
         with autocast(device, self.dtype):
-            predictions = self.network(batch.images, batch.image_sizes)
+            class_logits, box_deltas = self.outputs(self.model.normalise(batch.images, batch.image_sizes))
+        predictions = Predictions(class_logits, box_deltas, anchors)
         losses = self.criterion(predictions, assignment, batch.targets, num_positive)
         self.scaler.scale(losses.total).backward()
+        return losses, num_positive
+
+    def update(self) -> Tensor:
+        """Clip the gradients, change the weights, and return the total norm before clipping."""
         self.scaler.unscale_(self.optimizer)
         grad_norm = clip(self.model, self.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        return StepFigures(losses, grad_norm, num_positive)
+        return grad_norm
 
 
 def clip(model: nn.Module, max_norm: float | None) -> Tensor:

@@ -26,7 +26,7 @@ from retinanet.device import (
 )
 from retinanet.engine.evaluate import Evaluation, evaluate, progress
 from retinanet.engine.logger import MetricsLog, RunningMeans, log_to_file, start_logging
-from retinanet.engine.optimizer import build_optimizer, build_schedule
+from retinanet.engine.optimizer import build_optimizer, build_schedule, restore_optimizer
 from retinanet.engine.recipe import describe, write_environment
 from retinanet.engine.run_folder import CHECKPOINTS, check_folder, check_same_run, clear_folder, self_description
 from retinanet.engine.step import TrainStep
@@ -97,7 +97,7 @@ def train(cfg: Config, output: str | Path, *, resume: bool = False, overwrite: b
     if content:
         check_same_run(content, cfg, train_data, last)
         model.load_state_dict(content["model"])
-        optimizer.load_state_dict(content["optimizer"])
+        restore_optimizer(optimizer, content["optimizer"])
         schedule.load_state_dict(content["schedule"])
         scaler.load_state_dict(content["scaler"])
         torch.set_rng_state(content["rng_state"])

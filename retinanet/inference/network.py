@@ -33,7 +33,7 @@ class InferenceModel(nn.Module):
         self.model = model
         weight = next(model.parameters())
         self.device, self.dtype = weight.device, weight.dtype
-        self._outputs = compiled_outputs(self.device) if compile else outputs
+        self._outputs = compiled_outputs(self.device) if compile else RetinaNet.outputs
 
     # Whatever mode the caller is in, this is one, for which the network is compiled once.
     @torch.inference_mode(False)
@@ -46,20 +46,15 @@ class InferenceModel(nn.Module):
         return Predictions(class_logits, box_deltas, self.model.anchors(*images.shape[-2:], images.device))
 
 
-def outputs(model: RetinaNet, pixels: Tensor) -> Outputs:
-    """Class logits and box deltas of normalised pictures."""
-    return model.head(model.fpn(model.backbone(pixels)))
-
-
 def compiled_outputs(device: torch.device) -> Callable[[RetinaNet, Tensor], Outputs]:
-    """`outputs`, compiled for each model and shape when it is first called with them.
+    """`RetinaNet.outputs`, compiled for each model and shape when it is first called with them.
 
     On a CPU weights become constants, packed once for the kernel that uses them. On CUDA the kernels of a call start
     as one graph, which writes over what the call before returned; so a copy is returned.
     """
     on_cuda = device.type == "cuda"
     options = {"triton.cudagraphs": True} if on_cuda else None
-    run = torch.compile(outputs, fullgraph=True, dynamic=False, options=options)
+    run = torch.compile(RetinaNet.outputs, fullgraph=True, dynamic=False, options=options)
 
     def call(model: RetinaNet, pixels: Tensor) -> Outputs:
         with (
@@ -111,8 +106,9 @@ def fold_norms_(module: nn.Module) -> None:
     assert not left, left
 
 
-def warm_up(model: InferenceModel, shapes: Iterable[tuple[int, int, int]], device: torch.device) -> None:
+def warm_up(model: InferenceModel, shapes: Iterable[tuple[int, int, int]]) -> None:
     """Run each (B, H, W) on empty pictures, so that what happens once for a shape has happened: above all compiling."""
+    device = model.device
     runs = 2 if device.type == "cuda" else 1  # the first compiles, the second records the graph of kernels
     for batch, height, width in shapes:
         images = torch.zeros(batch, 3, height, width, dtype=torch.uint8, device=device)

@@ -38,8 +38,12 @@ class RetinaNet(nn.Module):
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> Predictions:
         """uint8 (B, 3, H, W) with sizes (B, 2) inside the padding -> predictions for every anchor."""
-        class_logits, box_deltas = self.head(self.fpn(self.backbone(self.normalise(images, image_sizes))))
+        class_logits, box_deltas = self.outputs(self.normalise(images, image_sizes))
         return Predictions(class_logits, box_deltas, self.anchors(*images.shape[-2:], images.device))
+
+    def outputs(self, pixels: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Class logits and box deltas of normalised pictures: what is compiled, where anything is."""
+        return self.head(self.fpn(self.backbone(pixels)))
 
     def normalise(self, images: Tensor, image_sizes: Tensor) -> Tensor:
         """Zero mean and unit spread inside the pictures, zero in the padding, in the memory format of the network."""
@@ -78,8 +82,7 @@ def build_model(cfg: ModelConfig, num_classes: int) -> RetinaNet:
         norm=cfg.head_norm,
         prior=cfg.prior,
     )
-    model = RetinaNet(backbone, fpn, head, anchors, mean=cfg.mean, std=cfg.std)
-    return model.to(memory_format=torch.channels_last)
+    return RetinaNet(backbone, fpn, head, anchors, mean=cfg.mean, std=cfg.std)
 
 
 def build_model_for_training(cfg: ModelConfig, num_classes: int) -> RetinaNet:

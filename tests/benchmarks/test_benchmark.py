@@ -60,7 +60,7 @@ def test_several_suites_prefix_their_ratios(tmp_path):
 def test_loss(tmp_path, monkeypatch):
     monkeypatch.setattr("retinanet.benchmarks.loss.ANCHORS", 2000)
     found = figures(tmp_path, "loss", "--classes", "20")
-    assert set(found) == {"vs_torchvision", "details"}
+    assert set(found) == {"vs_torchvision", "vs_torchvision_inexact", "vs_torchvision_float32", "details"}
     for precision, bound in (("bfloat16", 3e-3), ("float32", 1e-6)):  # half a last place of bfloat16 is 2e-3
         assert found["details"]["loss"][precision]["errors"]["ours"]["gradient"] < bound
 

@@ -146,3 +146,14 @@ def test_low_precision_predictions_are_decoded_in_float32(dtype):
     ):
         assert found.boxes.dtype == torch.float32
         assert_close(tuple(found), tuple(expected), rtol=0, atol=0)
+
+
+def test_a_box_that_is_no_number_costs_no_other():
+    boxes = torch.tensor([[10.0, 10.0, 50.0, 50.0]]).repeat(4, 1)
+    deltas = torch.zeros(1, 4, 4)
+    deltas[0, 1] = torch.nan
+    predictions = Predictions([torch.tensor([[[2.0], [3.0], [1.0], [0.0]]])], [deltas], [boxes])
+    sizes = torch.tensor([[100, 100]])
+    (found,) = Postprocess()(predictions, sizes, sizes)
+    assert_close(found.boxes, boxes[:1])
+    assert_close(found.scores, torch.tensor([2.0]).sigmoid())

@@ -5,7 +5,13 @@ import torch
 from torch import nn
 
 from retinanet.config import AdamWConfig, CosineSchedule, SGDConfig, StepsSchedule, TrainConfig
-from retinanet.engine.optimizer import build_optimizer, effective_lr, lr_factor, weight_decay_groups
+from retinanet.engine.optimizer import (
+    build_optimizer,
+    effective_lr,
+    lr_factor,
+    restore_optimizer,
+    weight_decay_groups,
+)
 
 
 def small_model() -> nn.Module:
@@ -78,3 +84,39 @@ def test_momentum_of_a_parameter_whose_gradient_comes_late():
     model(torch.rand(1, 3, 8, 8)).sum().backward()
     optimizer.step()
     assert all(math.isfinite(p.sum().item()) for p in model.parameters())
+
+
+@pytest.mark.parametrize("settings", [SGDConfig(), AdamWConfig()])
+@pytest.mark.parametrize(
+    "there, here",
+    [
+        (torch.channels_last, torch.contiguous_format),
+        (torch.contiguous_format, torch.channels_last),
+    ],
+)
+def test_momentum_goes_to_its_weights_in_another_memory_format(settings, there, here, tmp_path):
+    """As when a run goes on on another device: the fused kernels look at memory, not at strides."""
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, 9, 9)
+
+    def run(model, optimizer):
+        for _ in range(2):
+            optimizer.zero_grad()
+            model(images).square().sum().backward()
+            optimizer.step()
+
+    cfg = TrainConfig(epochs=1, optimizer=settings, reference_batch_size=None)
+    first = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)).to(memory_format=there)
+    optimizer = build_optimizer(first, cfg)
+    run(first, optimizer)
+    torch.save({"model": first.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "state.pt")
+    content = torch.load(tmp_path / "state.pt", weights_only=True)
+
+    second = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)).to(memory_format=here)
+    second.load_state_dict(content["model"])
+    resumed = build_optimizer(second, cfg)
+    restore_optimizer(resumed, content["optimizer"])
+    run(first, optimizer)
+    run(second, resumed)
+    for one, other in zip(first.parameters(), second.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)

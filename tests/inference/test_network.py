@@ -122,7 +122,7 @@ def test_compiled_copy_is_the_network(monkeypatch):
     torch._dynamo.reset()
     model = network().eval()
     copied = inference_model(model, dtype=torch.float32, compile=True)
-    warm_up(copied, [(2, 64, 96), (1, 96, 64)], torch.device("cpu"))
+    warm_up(copied, [(2, 64, 96), (1, 96, 64)])
     monkeypatch.setattr("torch._dynamo.config.error_on_recompile", True)
     for images, image_sizes in ((IMAGES, IMAGE_SIZES), (IMAGES[:1].mT.contiguous(), IMAGE_SIZES[:1].flip(1))):
         with torch.no_grad():

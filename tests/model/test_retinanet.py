@@ -55,7 +55,10 @@ def test_normalise_by_hand():
 def test_padding_is_zero_after_normalise():
     model, images = model_of(), noise()  # with something in the padding
     normal = model.normalise(images, IMAGE_SIZES)
-    assert normal.dtype == torch.float32 and normal.is_contiguous(memory_format=torch.channels_last)
+    assert normal.dtype == torch.float32 and normal.is_contiguous()
+    model.to(memory_format=torch.channels_last)  # pictures follow the weights
+    last = model.normalise(images, IMAGE_SIZES)
+    assert last.is_contiguous(memory_format=torch.channels_last) and torch.equal(last, normal)
     plain = (images - torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1)) / torch.tensor(
         [58.395, 57.12, 57.375]
     ).view(3, 1, 1)
