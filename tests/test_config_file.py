@@ -55,7 +55,8 @@ def one_problem(path, overrides=()):
     ("text", "line"),
     [
         ("devcie: cpu", "devcie: unknown key; did you mean 'device'?"),
-        ("xyzzy: 1", "xyzzy: unknown key; known here: assignment, data, device, inference, loss, model, postprocess, train"),
+        ("xyzzy: 1",
+         "xyzzy: unknown key; known here: assignment, data, device, inference, loss, model, postprocess, train"),
         ("data: {resize: {shortr: 3}}", "data.resize.shortr: unknown key; did you mean 'shorter'?"),
         ("model: {anchors: {size: []}}", "model.anchors.size: unknown key; did you mean 'sizes'?"),
         ("loss: {classification: {type: focal, gama: 2}}",
@@ -73,7 +74,8 @@ def one_problem(path, overrides=()):
          "data.train.imges: unknown key; did you mean 'images'?"),
         ("data: {val: [{images: a, annotations: b}, {images: a, annotations: b, imges: c}]}",
          "data.val.1.imges: unknown key; did you mean 'images'?"),
-        ("<<: {device: cpu}", "<<: unknown key; known here: assignment, data, device, inference, loss, model, postprocess, train"),
+        ("<<: {device: cpu}",
+         "<<: unknown key; known here: assignment, data, device, inference, loss, model, postprocess, train"),
     ],
 )  # fmt: skip
 def test_unknown_key_names_the_nearest(write, text, line):
@@ -423,7 +425,10 @@ def test_override_with_bad_yaml(write, override, message):
         ("train=3", "train: found 3 (whole number), expected a mapping of keys to values"),
         ("train.epochs=", "train: neither epochs nor steps given; set exactly one, the other is null"),
         ("train.steps=5", "train: both epochs and steps given; set exactly one, the other is null"),
-        ("base=quickstart", "base: unknown key; known here: assignment, data, device, inference, loss, model, postprocess, train"),
+        (
+            "base=quickstart",
+            "base: unknown key; known here: assignment, data, device, inference, loss, model, postprocess, train",
+        ),
         ("data.train.images=a", "data.train.annotations: missing, and it has no default"),
         ("data.transforms.0.p=1", 'data.transforms: found {"0": {"p": 1}} (mapping), expected a list'),
     ],
