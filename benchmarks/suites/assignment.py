@@ -12,7 +12,6 @@ from retinanet.benchmarks.measure import Contestant, Measurement, compete, ratio
 from retinanet.benchmarks.networks import Scene
 from retinanet.benchmarks.report import figures, growth_table, race
 from retinanet.benchmarks.settings import Outcome, Settings
-from retinanet.config import ModelConfig
 from retinanet.detection.anchors import AnchorGenerator
 from retinanet.detection.assignment import Assignment, assign
 
@@ -50,10 +49,7 @@ def run(settings: Settings) -> Outcome:
 
 def make_grids(size: tuple[int, int], device: torch.device) -> list[Tensor]:
     """The default anchors: L x (H_l, W_l, a, 4)."""
-    cfg = ModelConfig().anchors
-    return AnchorGenerator(strides=cfg.strides, sizes=cfg.sizes, scales=cfg.scales, aspect_ratios=cfg.aspect_ratios)(
-        *size, device
-    )
+    return AnchorGenerator()(*size, device)
 
 
 def measure(

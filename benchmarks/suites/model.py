@@ -1,6 +1,5 @@
 """What a network weighs: parameters, arithmetic, and what it keeps for the backward pass. Nothing is computed."""
 
-import contextlib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -83,22 +82,25 @@ def drop_values(network: nn.Module, mode: FakeTensorMode) -> None:
 
 def weigh(network: nn.Module, outputs: Callable[[], list[Tensor]], settings: Settings) -> Weight:
     """Of a network whose `outputs` are differentiable; every parameter is trained."""
-    with FlopCounterMode(display=False) as forward, torch.no_grad(), autocast(settings.device, settings.dtype):
-        outputs()
-    with FlopCounterMode(display=False) as step:
+
+    def in_autocast() -> list[Tensor]:
         with autocast(settings.device, settings.dtype):
-            made = outputs()
-        sum(output.float().sum() for output in made).backward()
+            return outputs()
+
+    with FlopCounterMode(display=False) as forward, torch.no_grad():
+        in_autocast()
+    with FlopCounterMode(display=False) as step:
+        sum(output.float().sum() for output in in_autocast()).backward()
     network.zero_grad(set_to_none=True)
     return Weight(
         sum(parameter.numel() for parameter in network.parameters()),
         forward.get_total_flops(),
         step.get_total_flops(),
-        saved_bytes(network, outputs, settings),
+        saved_bytes(network, in_autocast),
     )
 
 
-def saved_bytes(network: nn.Module, outputs: Callable[[], list[Tensor]], settings: Settings) -> int:
+def saved_bytes(network: nn.Module, outputs: Callable[[], list[Tensor]]) -> int:
     """Bytes of the distinct storages that autograd keeps after a forward pass, those of weights not counted."""
     owned = {tensor.untyped_storage()._cdata for tensor in (*network.parameters(), *network.buffers())}
     kept: dict[int, torch.UntypedStorage] = {}  # holding them keeps their identity from being given away again
@@ -109,9 +111,6 @@ def saved_bytes(network: nn.Module, outputs: Callable[[], list[Tensor]], setting
             kept[storage._cdata] = storage
         return tensor
 
-    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(hooks)
-        stack.enter_context(autocast(settings.device, settings.dtype))
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         outputs()
     return sum(storage.nbytes() for storage in kept.values())

@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_
 
 from retinanet.benchmarks.convolutions import BACKWARD, FORWARD, record, replay
 from retinanet.benchmarks.detectron2_road import detectron2_step
@@ -60,7 +59,7 @@ def run(settings: Settings) -> Outcome:
     detectron2 = f"detectron2 ({origin})"
     contestants.append(contestant(detectron2, network, their_step))
     contestants.append(Contestant(CONVOLUTIONS, replay(convolutions)))
-    contestants.append(Contestant(OPTIMIZER, optimizer_step(model)))
+    contestants.append(our_update(model, settings))
 
     measured = compete(contestants, rounds=settings.rounds, device=settings.device, what="train_step")
     title = (
@@ -104,17 +103,23 @@ def run(settings: Settings) -> Outcome:
 
 def our_step(model: RetinaNet, scene: Scene, settings: Settings, *, compile: bool) -> Callable[[], Tensor]:
     """The step of a run without its update, with the defaults of a config."""
-    step = TrainStep(
+    step = default_step(model, settings, compile=compile)
+    batch = Batch(scene.images, scene.image_sizes, scene.image_sizes, scene.targets, tuple(range(len(scene.images))))
+    return lambda: step.backward(batch)[0].total
+
+
+def default_step(model: RetinaNet, settings: Settings, *, compile: bool) -> TrainStep:
+    cfg = TrainConfig(epochs=1)
+    return TrainStep(
         model,
         build_loss(LossConfig(), compile=compile),
-        build_optimizer(model, TrainConfig(epochs=1)),
+        build_optimizer(model, cfg),
         torch.amp.GradScaler(settings.device.type, enabled=False),
         assignment=AssignmentConfig(),
         dtype=settings.dtype,
+        clip_norm=cfg.clip_norm,
         compile=compile,
     )
-    batch = Batch(scene.images, scene.image_sizes, scene.image_sizes, scene.targets, tuple(range(len(scene.images))))
-    return lambda: step.backward(batch)[0].total
 
 
 def torchvision_step(network: nn.Module, scene: Scene, settings: Settings, dtype: torch.dtype) -> Callable[[], Tensor]:
@@ -129,19 +134,16 @@ def torchvision_step(network: nn.Module, scene: Scene, settings: Settings, dtype
     return step
 
 
-def optimizer_step(model: RetinaNet) -> Callable[[], object]:
+def our_update(model: RetinaNet, settings: Settings) -> Contestant:
     """Clipping and the default optimizer on gradients that are there; on a copy of the network, which drifts."""
-    cfg = TrainConfig(epochs=1)
     model = copy.deepcopy(model)
-    optimizer = build_optimizer(model, cfg)
-    for parameter in model.parameters():
-        parameter.grad = torch.randn_like(parameter)
 
-    def step() -> None:
-        clip_grad_norm_(model.parameters(), cfg.clip_norm)
-        optimizer.step()
+    def give_gradients() -> None:
+        for parameter in model.parameters():
+            parameter.grad = torch.randn_like(parameter)
 
-    return step
+    give_gradients()
+    return Contestant(OPTIMIZER, default_step(model, settings, compile=False).update, clean_up=give_gradients)
 
 
 def contestant(name: str, network: nn.Module, step: Callable[[], Tensor], *, compiled: bool = False) -> Contestant:

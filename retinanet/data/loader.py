@@ -125,4 +125,4 @@ def pad_targets(truths: list[tuple[Tensor, Tensor, Tensor]]) -> Targets:
         labels[row, :count] = row_labels
         is_object[row, :count] = ~row_crowd
         is_crowd[row, :count] = row_crowd
-    return Targets(boxes, labels, is_object, is_crowd, has_crowd=any(bool(crowd.any()) for _, _, crowd in truths))
+    return Targets(boxes, labels, is_object, is_crowd, has_crowd=bool(is_crowd.any()))

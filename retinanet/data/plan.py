@@ -46,6 +46,11 @@ class Canvases:
         short, long = (-(-int(side + 0.5) // self.divisor) * self.divisor for side in (shorter, longest))
         return (short, long) if landscape else (long, short)
 
+    def every(self, shorter: int) -> list[tuple[int, int]]:
+        """All the padded shapes (height, width) that pictures of this shorter side can come in."""
+        groups = itertools.product((True, False), range(len(self.aspects) + 1))
+        return sorted({self.canvas(group, shorter) for group in groups})
+
 
 def resized(height: int, width: int, shorter: int, longer: int) -> tuple[int, int]:
     """Height and width that a picture is resized to."""

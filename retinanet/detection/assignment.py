@@ -33,6 +33,11 @@ class _Axes(NamedTuple):
     rows: Tensor  # (2, a, sum of H_l): top and bottom
     sizes: list[tuple[int, int, int]]  # (a, H_l, W_l)
 
+    @property
+    def lengths(self) -> list[int]:
+        """Anchors of each level."""
+        return [a * rows * columns for a, rows, columns in self.sizes]
+
 
 @torch.no_grad()
 def assign(
@@ -68,7 +73,7 @@ def assign(
     # How far the IoU of an anchor is from the best that an object has with any: 0 for that object's closest anchors.
     gap = torch.full_like(best_iou, -1.0)
     check_crowds = targets.has_crowd and ignore_ioa > 0
-    in_crowd = torch.zeros_like(best_iou) if check_crowds else best_iou  # square pixels inside one crowd region
+    in_crowd = torch.zeros_like(best_iou)  # square pixels inside one crowd region
 
     most = PAIRS_AT_ONCE.get(anchor_area.device.type, PAIRS_AT_ONCE_ELSEWHERE) // count
     rows_at_once = max(1, min(most, num_boxes))
@@ -77,7 +82,7 @@ def assign(
         for start in range(0, num_boxes, rows_at_once):
             rows = slice(start, start + rows_at_once)
             boxes = targets.boxes[images, rows]
-            iou = _shared_area(boxes, targets.is_object[images, rows], axes, count)  # (b, n, A)
+            iou = _shared_area(boxes, targets.is_object[images, rows], axes)  # (b, n, A)
             union = anchor_area + area(boxes)[..., None]
             union -= iou
             iou /= union
@@ -88,7 +93,7 @@ def assign(
                 iou -= torch.where(closest > 0, closest, 2.0)
                 torch.maximum(gap[images], iou.amax(dim=1), out=gap[images])
             if check_crowds:
-                shared = _shared_area(boxes, targets.is_crowd[images, rows], axes, count)
+                shared = _shared_area(boxes, targets.is_crowd[images, rows], axes)
                 torch.maximum(in_crowd[images], shared.amax(dim=1), out=in_crowd[images])
 
     positive = (best_iou >= fg_iou) | (gap == 0)
@@ -109,17 +114,16 @@ def _take_apart(anchors: list[Tensor]) -> _Axes:
     return _Axes(torch.cat(columns, dim=2), torch.cat(rows, dim=2), sizes)
 
 
-def _shared_area(boxes: Tensor, counted: Tensor, axes: _Axes, count: int) -> Tensor:
+def _shared_area(boxes: Tensor, counted: Tensor, axes: _Axes) -> Tensor:
     """Of each box (b, n, 4) with each anchor: (b, n, A), square pixels; 0 where the box is not `counted` (b, n)."""
     x1, y1, x2, y2 = boxes[..., None, None].unbind(2)  # (b, n, 1, 1) each
     width = torch.minimum(x2, axes.columns[1]).sub_(torch.maximum(x1, axes.columns[0])).clamp_(min=0)
     width *= counted[..., None, None]
     height = torch.minimum(y2, axes.rows[1]).sub_(torch.maximum(y1, axes.rows[0])).clamp_(min=0)
-    shared = boxes.new_empty(*counted.shape, count)
+    shared = boxes.new_empty(*counted.shape, sum(axes.lengths))
     widths = width.split([columns for _, _, columns in axes.sizes], dim=3)
     heights = height.split([rows for _, rows, _ in axes.sizes], dim=3)
-    levels = shared.split([a * rows * columns for a, rows, columns in axes.sizes], dim=2)
-    for level, w, h, size in zip(levels, widths, heights, axes.sizes, strict=True):
+    for level, w, h, size in zip(shared.split(axes.lengths, dim=2), widths, heights, axes.sizes, strict=True):
         torch.mul(w[..., None, :], h[..., None], out=level.view(*counted.shape, *size))
     return shared
 
@@ -144,11 +148,7 @@ def _take_better(best_iou: Tensor, best_row: Tensor, iou: Tensor, first_row: int
 def _in_order(values: Tensor, axes: _Axes, dtype: torch.dtype) -> Tensor:
     """(B, A), from the order (level, a, y, x) to that of the grids, (level, y, x, a)."""
     ordered = torch.empty_like(values, dtype=dtype)
-    start = 0
-    for a, rows, columns in axes.sizes:
-        level = slice(start, start + a * rows * columns)
-        ordered[:, level].unflatten(1, (rows, columns, a)).copy_(
-            values[:, level].unflatten(1, (a, rows, columns)).permute(0, 2, 3, 1)
-        )
-        start = level.stop
+    levels = zip(values.split(axes.lengths, dim=1), ordered.split(axes.lengths, dim=1), axes.sizes, strict=True)
+    for level, target, (a, rows, columns) in levels:
+        target.unflatten(1, (rows, columns, a)).copy_(level.unflatten(1, (a, rows, columns)).permute(0, 2, 3, 1))
     return ordered

@@ -10,7 +10,6 @@ one-hot target is made, no anchor is picked out, and nothing of the size of the 
 """
 
 from collections.abc import Iterator
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -67,12 +66,10 @@ class _FocalSum(torch.autograd.Function):
     def forward(ctx: FunctionCtx, logits: Tensor, labels: Tensor, counted: Tensor, rule: SigmoidFocal) -> Tensor:
         ctx.save_for_backward(logits, labels, counted)
         ctx.rule = rule
-        sum_of_losses = rule.sum_of_losses
-        if _looks_up(logits, rule):
-            sum_of_losses = partial(_sum_of_losses_looked_up, table=rule.tables(logits.dtype)[0])
+        table = rule.tables(logits.dtype)[0] if _looks_up(logits, rule) else None
         background = torch.zeros((), dtype=_working_type(logits), device=logits.device)
         for rows in _row_chunks(logits, whole=rule.compile):
-            background = background + sum_of_losses(logits[rows], counted[rows], rule.gamma)
+            background = background + rule.sum_of_losses(logits[rows], counted[rows], rule.gamma, table)
         _, is_class, own = _own_class(logits, labels, counted)
         swapped = rule.alpha * _loss(-own, rule.gamma) - (1 - rule.alpha) * _loss(own, rule.gamma)
         return (1 - rule.alpha) * background + torch.where(is_class, swapped, 0).sum()
@@ -82,16 +79,16 @@ class _FocalSum(torch.autograd.Function):
     def backward(ctx: FunctionCtx, scale: Tensor) -> tuple[Tensor | None, ...]:
         logits, labels, counted = ctx.saved_tensors
         rule = ctx.rule
-        scaled_slopes = rule.scaled_slopes
+        background_scale = scale * (1 - rule.alpha)
+        table = None
         if _looks_up(logits, rule):
             # A multiplication for each value that there is, not for each logit.
-            table = (rule.tables(logits.dtype)[1] * (scale * (1 - rule.alpha))).to(logits.dtype)
-            scaled_slopes = partial(_scaled_slopes_looked_up, table=table)
+            table = (rule.tables(logits.dtype)[1] * background_scale).to(logits.dtype)
         gradient = torch.empty_like(logits)
         column, is_class, own = _own_class(logits, labels, counted)
         swapped = (-rule.alpha * scale * _slope(-own, rule.gamma)).to(gradient.dtype)
         for rows in _row_chunks(logits, whole=rule.compile):
-            chunk = scaled_slopes(logits[rows], counted[rows], scale * (1 - rule.alpha), rule.gamma)
+            chunk = rule.scaled_slopes(logits[rows], counted[rows], background_scale, rule.gamma, table)
             # In the chunk, since a CPU's scatter makes a float32 copy of a 16-bit tensor.
             kept = chunk.gather(1, column[rows])
             gradient[rows] = chunk.scatter_(1, column[rows], torch.where(is_class[rows], swapped[rows], kept))
@@ -112,23 +109,18 @@ def _slope(z: Tensor, gamma: float) -> Tensor:
     return slope.mul_(error.pow_(gamma))
 
 
-def _sum_of_losses(logits: Tensor, counted: Tensor, gamma: float) -> Tensor:
-    """Every logit as background: (R, K), (R,) -> ()."""
-    return torch.where(counted, _loss(logits.to(_working_type(logits)), gamma).sum(1), 0).sum()
+def _sum_of_losses(logits: Tensor, counted: Tensor, gamma: float, table: Tensor | None) -> Tensor:
+    """Every logit as background: (R, K), (R,) -> (). A table has the losses by the bits of a logit."""
+    losses = _loss(logits.to(_working_type(logits)), gamma) if table is None else _look_up(logits, table)
+    return torch.where(counted, losses.sum(1), 0).sum()
 
 
-def _scaled_slopes(logits: Tensor, counted: Tensor, scale: Tensor, gamma: float) -> Tensor:
-    """Every logit as background: (R, K), (R,), () -> (R, K) in the logits' type."""
+def _scaled_slopes(logits: Tensor, counted: Tensor, scale: Tensor, gamma: float, table: Tensor | None) -> Tensor:
+    """Every logit as background: (R, K), (R,), () -> (R, K) in the logits' type. A table has them scaled already."""
+    if table is not None:
+        return _look_up(logits, table).mul_(counted.to(table.dtype)[:, None])
     scale = torch.where(counted, scale, 0)[:, None]
     return _slope(logits.to(_working_type(logits)), gamma).mul_(scale).to(logits.dtype)
-
-
-def _sum_of_losses_looked_up(logits: Tensor, counted: Tensor, gamma: float, *, table: Tensor) -> Tensor:
-    return torch.where(counted, _look_up(logits, table).sum(1), 0).sum()
-
-
-def _scaled_slopes_looked_up(logits: Tensor, counted: Tensor, scale: Tensor, gamma: float, *, table: Tensor) -> Tensor:
-    return _look_up(logits, table).mul_(counted.to(table.dtype)[:, None])
 
 
 def _look_up(values: Tensor, table: Tensor) -> Tensor:

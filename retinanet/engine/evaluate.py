@@ -53,8 +53,7 @@ def evaluate(
             losses = criterion(predictions, matched, batch.targets, one)
             sums += torch.stack([losses.classification, losses.box_regression, matched.positive.sum().float()])
             found = postprocess(predictions, batch.image_sizes, batch.original_sizes)
-            for index, result in zip(batch.image_indices, found, strict=True):
-                detections[index] = result
+            detections |= zip(batch.image_indices, found, strict=True)
     finally:
         model.train(was_training)
     order = sorted(detections, key=lambda index: data.records[index].image_id)

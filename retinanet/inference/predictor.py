@@ -70,9 +70,7 @@ class Predictor:
         With `inference.compile`, this is when the network is compiled: minutes, which otherwise the first picture of
         each shape waits for.
         """
-        groups = itertools.product((True, False), range(len(self._canvases.aspects) + 1))
-        canvases = {self._canvases.canvas(group, self._shorter) for group in groups}
-        warm_up(self.model, [(1, *canvas) for canvas in sorted(canvases)])
+        warm_up(self.model, [(1, *canvas) for canvas in self._canvases.every(self._shorter)])
 
     def __call__(self, image: str | Path | Tensor) -> Detections:
         """Objects in one picture: a file, or uint8 RGB of shape (3, H, W). Boxes are in pixels of the picture."""
