@@ -13,7 +13,7 @@ FILES = sorted(file for folder in (PACKAGE, *FOLDERS.values()) for file in folde
 ROWS = [
     {"errors", "structures", "config"},
     {"config_file", "checkpoint", "device"},
-    {"detection", "pages"},
+    {"detection", "pages", "checkpoint_writer"},
     {"model", "data", "evaluation"},
     {"inference"},
     {"engine"},
