@@ -45,6 +45,7 @@ setup(
         "torchcodec>=0.16",
         "numpy",
         "pillow>=11",
+        "faster-coco-eval>=1.8",
         "pycocotools",
         "pydantic>=2.10",
         "pyyaml",

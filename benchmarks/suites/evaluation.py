@@ -1,7 +1,4 @@
-"""COCO figures of synthetic detections: ours and pycocotools called by hand.
-
-Where both are pycocotools, what is measured is the price of our wrapping.
-"""
+"""COCO figures of synthetic detections: ours, and pycocotools called by hand."""
 
 import contextlib
 import copy

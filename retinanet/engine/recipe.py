@@ -17,7 +17,7 @@ from retinanet.data.build import build_canvases
 from retinanet.data.coco import CocoData
 from retinanet.engine.optimizer import effective_lr, lr_factor
 
-PACKAGES = ("torch", "torchvision", "torchcodec", "pycocotools", "pydantic", "numpy", "pillow")
+PACKAGES = ("torch", "torchvision", "torchcodec", "faster-coco-eval", "pycocotools", "pydantic", "numpy", "pillow")
 
 
 def describe(

@@ -1,13 +1,10 @@
-"""COCO average precision, by pycocotools."""
+"""COCO average precision, by faster-coco-eval: the rules and figures of pycocotools, in a fraction of its time."""
 
-import contextlib
-import io
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from faster_coco_eval import COCO, COCOeval_faster
 
 from retinanet.structures import Detections
 
@@ -35,29 +32,32 @@ def coco_results(detections: Iterable[tuple[int, Detections]], category_ids: tup
 
 
 def score_results(ground_truth: dict[str, Any], results: list[dict[str, Any]]) -> CocoScores:
-    """Average precision of `results` on `ground_truth`, both in COCO form. No results at all score 0."""
-    with contextlib.redirect_stdout(io.StringIO()):  # its progress lines
-        truth = COCO()
-        truth.dataset = ground_truth
-        truth.createIndex()
-        found = COCO()
-        # Not loadRes: it fails on an empty list. This is what it does for boxes.
-        annotations = [
-            {**result, "id": number, "area": result["bbox"][2] * result["bbox"][3], "iscrowd": 0}
-            for number, result in enumerate(results, start=1)
-        ]
-        found.dataset = {**ground_truth, "annotations": annotations}
-        found.createIndex()
-        evaluation = COCOeval(truth, found, "bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
-    with contextlib.redirect_stdout(io.StringIO()) as summary:
-        evaluation.summarize()
+    """Average precision of `results` on `ground_truth`, both in COCO form. No results at all score 0.
+
+    All ids are whole numbers, scores and boxes are finite, and every object has an area. Neither argument is changed.
+    """
+    # Copies, for the evaluation writes into what it is given; ids from 1, for 0 stands for "not found" in it.
+    objects = [{**entry, "id": number} for number, entry in enumerate(ground_truth["annotations"], start=1)]
+    found = [
+        {**result, "id": number, "area": result["bbox"][2] * result["bbox"][3], "iscrowd": 0}
+        for number, result in enumerate(results, start=1)
+    ]
+    truth, detected = (COCO({**ground_truth, "annotations": entries}) for entries in (objects, found))
+    lines: list[str] = []
+    evaluation = COCOeval_faster(truth, detected, "bbox", print_function=_silent)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.print_function = lines.append
+    evaluation.summarize()
     precision = evaluation.eval["precision"]  # (IoU, recall, class, size, detections): all sizes, 100 detections
     names = {category["id"]: category["name"] for category in ground_truth["categories"]}
     per_class = {names[id_]: _mean(precision[:, :, k, 0, -1]) for k, id_ in enumerate(evaluation.params.catIds)}
     metrics = {name: _or_nan(value) for name, value in zip(METRICS, evaluation.stats.tolist(), strict=True)}
-    return CocoScores(metrics, per_class, summary.getvalue().rstrip())
+    return CocoScores(metrics, per_class, "\n".join(lines[: len(METRICS)]))  # two more recalls follow
+
+
+def _silent(line: str) -> None:
+    """For its progress lines."""
 
 
 def _mean(precision: np.ndarray) -> float:
