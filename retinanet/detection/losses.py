@@ -61,6 +61,13 @@ class Losses(NamedTuple):
         return self.classification + self.box_regression
 
 
+class LevelSums(NamedTuple):
+    """Sums over a batch, neither weighted nor divided: L x () each."""
+
+    classification: list[Tensor]
+    box_regression: list[Tensor]
+
+
 class DetectionLoss(nn.Module):
     """Class loss over every anchor that is not ignored, box loss over positive ones, both divided by `num_positive`."""
 
@@ -82,18 +89,23 @@ class DetectionLoss(nn.Module):
             targets: ground truth, the rows that `assignment.gt_index` points at.
             num_positive: () float32.
         """
+        class_sum, box_sum = map(sum, self.sums_per_level(predictions, assignment, targets))
+        return Losses(self.class_weight * class_sum / num_positive, self.box_weight * box_sum / num_positive)
+
+    def sums_per_level(self, predictions: Predictions, assignment: Assignment, targets: Targets) -> LevelSums:
+        """What `forward` adds up, level by level; the arguments are its own."""
         sizes = [deltas.shape[1] for deltas in predictions.box_deltas]
         gt_index, positive, negative = (part.split(sizes, dim=1) for part in assignment)
-        class_sum = box_sum = torch.zeros((), device=num_positive.device)
+        sums = LevelSums([], [])
         for level, (logits, deltas, anchors) in enumerate(zip(*predictions, strict=True)):
             index = gt_index[level]  # (B, A_l)
             labels = torch.where(positive[level], targets.labels.gather(1, index), logits.shape[-1])
-            class_sum = class_sum + self.class_loss(logits, labels, positive[level] | negative[level])
+            sums.classification.append(self.class_loss(logits, labels, positive[level] | negative[level]))
             boxes = targets.boxes.gather(1, index[..., None].expand(-1, -1, 4))
             # Computed for every anchor and masked: a boolean index would make the device wait for the host.
             box_loss = self.box_loss(deltas.float(), boxes, anchors.view(-1, 4))
-            box_sum = box_sum + torch.where(positive[level], box_loss, 0).sum()
-        return Losses(self.class_weight * class_sum / num_positive, self.box_weight * box_sum / num_positive)
+            sums.box_regression.append(torch.where(positive[level], box_loss, 0).sum())
+        return sums
 
 
 def build_loss(cfg: LossConfig, *, compile: bool = False) -> DetectionLoss:

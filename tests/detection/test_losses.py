@@ -167,6 +167,22 @@ def test_detection_loss_in_the_right_order_of_levels():
     assert torch.equal(losses.total, losses.classification + losses.box_regression)
 
 
+def test_losses_are_the_sums_of_their_levels():
+    predictions, targets = random_predictions(2), targets_of(4, 3)
+    assignment, count = random_assignment(targets), torch.tensor(7.0)
+    criterion = DetectionLoss(SigmoidFocal(), SmoothL1(), class_weight=1.5, box_weight=0.3)
+    whole = criterion(predictions, assignment, targets, count)
+    sums = criterion.sums_per_level(predictions, assignment, targets)
+    level_of_anchor = torch.repeat_interleave(torch.tensor(ANCHORS_PER_LEVEL))
+    for level, (class_sum, box_sum) in enumerate(zip(*sums, strict=True)):
+        here = level_of_anchor == level
+        alone = Assignment(assignment.gt_index, assignment.positive & here, assignment.negative & here)
+        expected = criterion(predictions, alone, targets, count)
+        assert class_sum > 0 and box_sum > 0
+        assert_close((1.5 * class_sum / count, 0.3 * box_sum / count), tuple(expected))
+    assert tuple(whole) == (1.5 * sum(sums.classification) / count, 0.3 * sum(sums.box_regression) / count)
+
+
 def test_normaliser_divides_both_losses():
     predictions, targets = random_predictions(2), targets_of(4, 3)
     assignment = random_assignment(targets)
