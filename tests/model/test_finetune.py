@@ -1,0 +1,158 @@
+import pytest
+import torch
+from torch.testing import assert_close
+
+from retinanet.config import AnchorConfig, Config, ModelConfig, TrainConfig
+from retinanet.errors import InputError
+from retinanet.model.finetune import load_for_finetuning
+from retinanet.model.retinanet import build_model
+
+TRAINED = ["cat", "dog", "bird"]
+IMAGES = torch.randint(256, (2, 3, 64, 96), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+SIZES = torch.tensor([[64, 96]] * 2)
+
+
+def config(**settings):
+    settings = {"norm": "frozen", "channels": 64, "head_convs": 1, **settings}
+    return ModelConfig(backbone="resnet18", weights="none", frozen_stages=0, **settings)
+
+
+def detector(class_names, seed, **settings):
+    torch.manual_seed(seed)
+    return build_model(config(**settings), len(class_names)).eval()
+
+
+def trained(class_names=TRAINED, **settings):
+    """A checkpoint's content, and the model it is of, whose last layers are far from any initialisation."""
+    model = detector(class_names, seed=1, **settings)
+    with torch.no_grad():
+        for subnet in (model.head.class_subnet, model.head.box_subnet):
+            torch.nn.init.normal_(subnet[-1].weight, std=0.1)
+            torch.nn.init.normal_(subnet[-1].bias)
+    cfg = Config(model=config(**settings), train=TrainConfig(steps=1))
+    return {"class_names": class_names, "config": cfg.model_dump_json(), "model": model.state_dict()}, model
+
+
+def load(model, content, class_names):
+    return load_for_finetuning(model, content, content["model"], class_names, source="old/best.pt")
+
+
+def outputs(model):
+    """Logits (B, A, K) and box deltas (B, A, 4) of all levels."""
+    with torch.no_grad():
+        predictions = model(IMAGES, SIZES)
+    return torch.cat(predictions.class_logits, 1), torch.cat(predictions.box_deltas, 1)
+
+
+def test_the_same_classes_are_loaded_whole():
+    content, old = trained()
+    new = detector(TRAINED, seed=2)
+    assert load(new, content, TRAINED) == []
+    for name, value in new.state_dict().items():
+        assert torch.equal(value, old.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(
+    "class_names", [["dog", "cat", "bird"], ["bird", "fish", "cat"], ["dog"], ["a", "bird", "b", "c", "cat", "d"]]
+)
+def test_shared_classes_score_as_before_and_new_ones_as_fresh(class_names):
+    content, old = trained()
+    new = detector(class_names, seed=2)
+    fresh_layer = new.head.class_subnet[-1]
+    fresh_weight, fresh_bias = fresh_layer.weight.clone(), fresh_layer.bias.clone()
+    told = load(new, content, class_names)
+    (old_logits, old_deltas), (logits, deltas) = outputs(old), outputs(new)
+    assert torch.equal(deltas, old_deltas)
+    for index, name in enumerate(class_names):
+        if name in TRAINED:
+            assert_close(logits[..., index], old_logits[..., TRAINED.index(name)], rtol=1e-4, atol=1e-5)
+        else:  # row by row as it was made: anchor a's row of class k is a * K + k
+            rows = [anchor * len(class_names) + index for anchor in range(9)]
+            assert torch.equal(fresh_layer.weight[rows], fresh_weight[rows])
+            assert torch.equal(fresh_layer.bias[rows], fresh_bias[rows])
+    if set(class_names) == set(TRAINED):
+        assert told == []
+    else:
+        (line,) = told
+        assert line.startswith("head.class_subnet.2: ")
+        assert all(name in line for name in {*class_names, *TRAINED})
+
+
+def test_no_shared_class_leaves_the_last_layer_as_made():
+    content, _ = trained()
+    new = detector(["fish", "worm"], seed=2)
+    before = {name: value.clone() for name, value in new.state_dict().items()}
+    (line,) = load(new, content, ["fish", "worm"])
+    assert "0 classes are taken by name, 2 classes (fish, worm) start anew" in line
+    for name, value in new.state_dict().items():
+        is_last = name.startswith("head.class_subnet.2.")
+        assert torch.equal(value, before[name] if is_last else content["model"][name]), name
+
+
+@pytest.mark.parametrize(
+    "anchors",
+    [
+        AnchorConfig(scales=(1.0,)),  # fewer
+        AnchorConfig(aspect_ratios=(2.0, 1.0, 0.5)),  # as many, in another order
+        AnchorConfig(scales=(1.0, 1.4, 2.0)),
+    ],
+)
+@pytest.mark.parametrize("class_names", [TRAINED, ["cat", "fish"]])
+def test_other_anchors_leave_both_last_layers_as_made(anchors, class_names):
+    content, _ = trained()
+    new = detector(class_names, seed=2, anchors=anchors)
+    before = {name: value.clone() for name, value in new.state_dict().items()}
+    told = load(new, content, class_names)
+    assert [line.partition(":")[0] for line in told] == ["head.class_subnet.2", "head.box_subnet.2"]
+    for name, value in new.state_dict().items():
+        is_last = name.startswith(("head.class_subnet.2.", "head.box_subnet.2."))
+        assert torch.equal(value, before[name] if is_last else content["model"][name]), name
+
+
+@pytest.mark.parametrize(
+    "anchors",
+    [AnchorConfig(sizes=(16, 32, 64, 128, 256)), AnchorConfig(offset=0.5), AnchorConfig(rounding="torchvision")],
+)
+def test_anchors_of_other_sizes_keep_the_weights(anchors):
+    content, old = trained()
+    new = detector(TRAINED, seed=2, anchors=anchors)
+    assert load(new, content, TRAINED) == []
+    assert torch.equal(outputs(new)[1], outputs(old)[1])
+
+
+def test_a_frozen_norm_becomes_a_learning_one_and_back():
+    content, old = trained()
+    learning = detector(TRAINED, seed=2, norm="batch")
+    assert load(learning, content, TRAINED) == []
+    assert_close(outputs(learning), outputs(old), rtol=1e-3, atol=1e-3)
+    content, _ = trained(norm="batch")
+    assert load(detector(TRAINED, seed=2), content, TRAINED) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "found"),
+    [
+        (
+            {"head_convs": 2},
+            r"4 missing \(head.class_subnet.4.weight.* of another shape \(head.*subnet.2.weight ",
+        ),
+        ({"channels": 32}, r"0 missing, 0 unknown, .* of another shape \(fpn.laterals.0.weight \(64, 128, 1, 1\) for "),
+        ({"norm": "group"}, "40 unknown"),
+    ],
+)
+@pytest.mark.parametrize("class_names", [TRAINED, ["cat", "fish"]])
+def test_another_network_is_refused_and_nothing_is_changed(settings, found, class_names):
+    content, _ = trained()
+    new = detector(class_names, seed=2, **settings)
+    before = {name: value.clone() for name, value in new.state_dict().items()}
+    with pytest.raises(InputError, match=found) as error:
+        load(new, content, class_names)
+    assert "old/best.pt" in str(error.value) and "model.*" in str(error.value)
+    assert all(torch.equal(value, before[name]) for name, value in new.state_dict().items())
+
+
+def test_a_broken_last_layer_is_refused():
+    content, _ = trained()
+    del content["model"]["head.class_subnet.2.bias"]
+    with pytest.raises(InputError, match=r"1 missing \(head.class_subnet.2.bias\)"):
+        load(detector(["cat"], seed=2), content, ["cat"])
