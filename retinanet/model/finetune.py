@@ -1,6 +1,7 @@
 """Weights of a trained detector for one of other classes or anchors."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ COUNTER = "num_batches_tracked"  # of a batch norm: a frozen one has none, and h
 
 
 def load_for_finetuning(
-    model: RetinaNet, content: dict[str, Any], state: dict[str, Tensor], class_names: list[str], *, source: str
+    model: RetinaNet, content: dict[str, Any], state: dict[str, Tensor], class_names: Sequence[str], *, source: str
 ) -> list[str]:
     """Load all weights that still mean the same.
 
@@ -36,7 +37,8 @@ def load_for_finetuning(
     Raises:
         InputError: another tensor is missing, unknown, or of another shape.
     """
-    trained_names = content["class_names"]
+    trained_names, class_names = content["class_names"], list(class_names)
+    device = model.head.class_subnet[-1].weight.device
     class_layer = f"head.class_subnet.{len(model.head.class_subnet) - 1}"
     box_layer = f"head.box_subnet.{len(model.head.box_subnet) - 1}"
     wanted = model.state_dict()
@@ -54,8 +56,8 @@ def load_for_finetuning(
         taken |= {name: wanted[name] for name in may_differ}
     elif trained_names != class_names:
         shared = [name for name in class_names if name in trained_names]
-        rows = torch.tensor([class_names.index(name) for name in shared], dtype=torch.int64)
-        trained_rows = torch.tensor([trained_names.index(name) for name in shared], dtype=torch.int64)
+        rows = torch.tensor([class_names.index(name) for name in shared], dtype=torch.int64, device=device)
+        trained_rows = torch.tensor([trained_names.index(name) for name in shared], dtype=torch.int64, device=device)
         for name in class_rows:
             # Rows of a convolution are (anchor of a cell, class), the class running fastest.
             fresh = wanted[name].unflatten(0, (-1, len(class_names))).clone()
