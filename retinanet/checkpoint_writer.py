@@ -85,8 +85,8 @@ class CheckpointWriter:
             if not self.folder.path_of(step).exists():
                 self._failed_steps.add(step)
             log.warning(
-                "%s: SAVING FAILED: %s (failed saves: %d). Training goes on, and what it learns is lost if it ends "
-                "before a save works again. Still whole: %s. Make room in %s or mend the disk; the next save tries again",
+                "%s: SAVING FAILED: %s (failed saves: %d). Training goes on; what it learns is lost if it ends before "
+                "a save works again. Still whole: %s. Make room in %s or mend the disk; the next save tries again",
                 self.folder.path_of(step),
                 error,
                 self.failed_saves,

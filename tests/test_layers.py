@@ -12,9 +12,9 @@ FOLDERS = {"benchmarks": REPO / "benchmarks" / "suites", "tools": REPO / "tools"
 FILES = sorted(file for folder in (PACKAGE, *FOLDERS.values()) for file in folder.rglob("*.py"))
 ROWS = [
     {"errors", "structures", "config"},
-    {"config_file", "checkpoint", "device"},
-    {"detection", "pages", "checkpoint_writer"},
-    {"model", "data", "evaluation"},
+    {"config_file", "checkpoint_file", "device"},
+    {"detection", "pages", "checkpoint"},
+    {"model", "data", "evaluation", "checkpoint_writer"},
     {"inference"},
     {"engine"},
     {"benchmarks"},
