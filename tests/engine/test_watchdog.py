@@ -16,7 +16,7 @@ import torch.distributed as dist
 from retinanet.engine import watchdog
 from retinanet.engine.watchdog import EXIT_STALLED, Watchdog, report_failure
 
-PATIENCE = 60.0  # seconds until a test gives up; nothing here takes long unless it hangs
+PATIENCE = 120.0  # seconds until a test gives up; nothing here takes long unless it hangs
 SPAWNER = multiprocessing.get_context("forkserver")  # ranks fork from a process with one thread
 SPAWNER.set_forkserver_preload(["torch.distributed", "retinanet.engine.stop", "retinanet.engine.watchdog"])
 
