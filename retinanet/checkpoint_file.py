@@ -11,7 +11,7 @@ import torch
 
 from retinanet.errors import InputError
 
-FORMAT = "retinanet checkpoint 1"
+FORMAT = "retinanet checkpoint 2"
 
 
 class DamagedCheckpoint(InputError):
@@ -67,6 +67,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"{path}: holds something else than a {FORMAT!r}; name a file that training wrote")
     return content
+
+
+def weights_to_predict_with(content: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Of a checkpoint: the averaged ones where the run has an average, as they are what it evaluates."""
+    return content["ema"]["model"] if content.get("ema") else content["model"]
 
 
 def _check_whole(file: Path, named: Path) -> None:

@@ -114,6 +114,8 @@ class DataConfig(StrictModel):
     keep_empty: bool = True  # whether pictures without boxes are trained on
     strict: bool = False  # refuse unusable boxes; else they are dropped, counted and listed once
     max_pixels: Count = 100_000_000  # a larger picture is refused before it is decoded
+    # Pictures that cannot be read while training are replaced by others; with more of them than this a run ends.
+    max_unreadable: Annotated[int, Field(ge=0)] = 10
     workers: Annotated[int, Field(ge=0)] = 2  # processes that read pictures; 0 reads in the training process
     resize: ResizeConfig = ResizeConfig()
     transforms: tuple[Transform, ...] = (ResizeTransform(), FlipTransform())
@@ -263,7 +265,8 @@ class CosineSchedule(StrictModel):
 
 
 class TrainConfig(StrictModel):
-    batch_size: Count = 16
+    batch_size: Count = 16  # of the whole step: over all processes and all parts that are accumulated
+    accumulate: Count = 1  # parts that each process cuts its share of a batch into, one after the other
     epochs: Positive | None = None  # exactly one of epochs and steps
     steps: Count | None = None
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
@@ -279,10 +282,20 @@ class TrainConfig(StrictModel):
     warmup_steps: Annotated[int, Field(ge=0)] = 1000
     warmup_factor: Share = 0.001  # of the learning rate at the first step
     clip_norm: Positive | None = 10.0
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None  # averages the weights, and uses the average
+    init_from: str | None = None  # a checkpoint to start from; its classes are matched by name
+    # Where a gradient is not finite, nothing is changed: the run stops with a report, or that step alone is left out.
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    max_skipped: Count = 10  # steps left out before a run stops all the same
+    allow_local_norm: bool = False  # norm: batch on several processes, each with the statistics of its own pictures
     log_every: Count = 20  # steps
     save_every: Count | None = None  # steps; none: once an epoch
     eval_every: Count | None = None  # steps; none: once an epoch; the last step is always evaluated
     keep_checkpoints: Count = 2  # besides the best
+    early_stop: Count | None = None  # evaluations in a row without a better AP, after which a run ends
+    max_hours: Positive | None = None  # of training, over all its resumptions; then the run is saved and ends
+    stall_timeout: Positive = 600.0  # seconds without a step, after which stacks are written and the run ends
+    grace: Positive = 25.0  # seconds between a signal to stop and the end without saving
 
     @model_validator(mode="after")
     def one_length(self) -> Self:

@@ -9,18 +9,19 @@ from typing import Literal
 
 import torch
 
+from retinanet.distributed import local_device
 from retinanet.errors import InputError
 
 
 def resolve_device(name: str) -> torch.device:
-    """ "auto" is the accelerator that torch finds, else the CPU.
+    """ "auto" is the accelerator that torch finds, else the CPU. Under torchrun each process has a GPU of its own.
 
     Raises:
         InputError: the device is not known or not there.
     """
     if name == "auto":
         found = torch.accelerator.current_accelerator(check_available=True)
-        return found if found is not None else torch.device("cpu")
+        return local_device(found) if found is not None else torch.device("cpu")
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)
@@ -28,7 +29,7 @@ def resolve_device(name: str) -> torch.device:
         raise InputError(
             f"device: {name} cannot be used: {str(error).splitlines()[0]}; set device=auto or cpu"
         ) from None
-    return device
+    return local_device(device)
 
 
 def resolve_precision(device: torch.device, precision: str) -> torch.dtype:

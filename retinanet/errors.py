@@ -23,14 +23,14 @@ def make_folder(folder: Path) -> None:
         raise InputError(f"{folder}: cannot be written to: {error.strerror}; name another folder") from None
 
 
-def exit_code(run: Callable[[], object]) -> int:
-    """Run a tool: 0 when it went through, 2 with the message alone for a mistake in its input, 130 for Ctrl-C."""
+def exit_code(run: Callable[[], int | None]) -> int:
+    """Run a tool: 0 or what it returns when it went through, 2 with the message alone for a mistake in its input, 130
+    for Ctrl-C."""
     try:
-        run()
+        return run() or 0
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    return 0

@@ -213,7 +213,7 @@ def test_eval_of_something_else(refused, not_a_checkpoint, tmp_path):
     assert message.startswith(f"{not_a_checkpoint}: is not a checkpoint of this framework, or not whole (")
     assert message.endswith("name a file that training wrote")
     torch.save({"model": {}}, tmp_path / "other.pt")
-    assert "holds something else than a 'retinanet checkpoint 1'" in refused(eval_tool, tmp_path / "other.pt")
+    assert "holds something else than a 'retinanet checkpoint 2'" in refused(eval_tool, tmp_path / "other.pt")
 
 
 def test_damaged_checkpoint(refused, checkpoint, tmp_path):

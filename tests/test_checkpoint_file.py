@@ -10,7 +10,7 @@ import torch
 from retinanet.checkpoint_file import DamagedCheckpoint, checksum_file, read_checkpoint, write_checkpoint
 from retinanet.errors import InputError
 
-FORMAT = "retinanet checkpoint 1"
+FORMAT = "retinanet checkpoint 2"
 
 
 def content(value: float = 1.5, size: int = 1000) -> dict:
@@ -174,9 +174,9 @@ def test_a_tensor_of_ours_does_not_hide_a_function_beside_it(tmp_path):
         ("old format", "is a bare pickle, which could run code"),
         ("zip", "is not a checkpoint of this framework: .*not trusted"),
         ("script", "is not a checkpoint of this framework: .*not trusted"),
-        ("weights", "holds something else than a 'retinanet checkpoint 1'"),
-        ("tensor", "holds something else than a 'retinanet checkpoint 1'"),
-        ("other format", "holds something else than a 'retinanet checkpoint 1'"),
+        ("weights", "holds something else than a 'retinanet checkpoint 2'"),
+        ("tensor", "holds something else than a 'retinanet checkpoint 2'"),
+        ("other format", "holds something else than a 'retinanet checkpoint 2'"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*[Tt]orch.?[Ss]cript", "ignore:.*torch.jit")

@@ -12,6 +12,7 @@ FOLDERS = {"benchmarks": REPO / "benchmarks" / "suites", "tools": REPO / "tools"
 FILES = sorted(file for folder in (PACKAGE, *FOLDERS.values()) for file in folder.rglob("*.py"))
 ROWS = [
     {"errors", "structures", "config"},
+    {"distributed"},
     {"config_file", "checkpoint_file", "device"},
     {"detection", "pages", "checkpoint"},
     {"model", "data", "evaluation", "checkpoint_writer"},

@@ -9,6 +9,7 @@ from pathlib import Path
 from retinanet.data.build import load_val_data
 from retinanet.detection.losses import build_loss
 from retinanet.detection.postprocess import Postprocess
+from retinanet.distributed import is_main, on_main, process_group
 from retinanet.engine.logger import start_logging
 from retinanet.engine.run_folder import CHECKPOINTS
 from retinanet.engine.train import evaluate_now
@@ -37,34 +38,42 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_intermixed_args(argv)
 
     def run() -> None:
-        start_logging()
         predictor = Predictor.from_checkpoint(arguments.checkpoint, arguments.overrides)
-        cfg = predictor.cfg
-        data = load_val_data(cfg, predictor.class_names)
-        output = arguments.output or run_folder(arguments.checkpoint)
-        make_folder(output)
-        result = evaluate_now(
-            cfg,
-            predictor.model,
-            data,
-            Postprocess(**cfg.postprocess.model_dump()),
-            build_loss(cfg.loss),
-            predictor.device,
-            predictor.dtype,
-        )
-        print(result.scores.summary)
-        width = max(map(len, data.class_names))
-        print("\nAP per class")
-        for name, value in result.scores.per_class.items():
-            print(f"  {name:{width}}  {'no objects' if math.isnan(value) else f'{value:.3f}'}")
-        figures = result.scores.metrics | result.losses | {f"AP/{k}": v for k, v in result.scores.per_class.items()}
-        figures = {name: None if math.isnan(value) else value for name, value in figures.items()}
-        description = {"checkpoint": str(arguments.checkpoint), "annotations": [s.annotations for s in cfg.data.val]}
-        (output / "evaluation.json").write_text(json.dumps(figures | description, indent=2) + "\n", encoding="utf-8")
-        (output / "detections.json").write_text(json.dumps(result.results), encoding="utf-8")
-        print(f"\nwritten: {output / 'evaluation.json'}, {output / 'detections.json'}")
+        # Under torchrun the pictures are shared by its processes.
+        with process_group(predictor.device, timeout=predictor.cfg.train.stall_timeout):
+            start_logging(silent=not is_main())
+            score(predictor, arguments.checkpoint, arguments.output or run_folder(arguments.checkpoint))
 
     return exit_code(run)
+
+
+def score(predictor: Predictor, checkpoint: Path, output: Path) -> None:
+    """Evaluate, print the figures, and write them and the detections into a folder."""
+    cfg = predictor.cfg
+    data = load_val_data(cfg, predictor.class_names)
+    on_main(lambda: make_folder(output))
+    result = evaluate_now(
+        cfg,
+        predictor.model,
+        data,
+        Postprocess(**cfg.postprocess.model_dump()),
+        build_loss(cfg.loss),
+        predictor.device,
+        predictor.dtype,
+    )
+    if result is None:  # not the main process
+        return
+    print(result.scores.summary)
+    width = max(map(len, data.class_names))
+    print("\nAP per class")
+    for name, value in result.scores.per_class.items():
+        print(f"  {name:{width}}  {'no objects' if math.isnan(value) else f'{value:.3f}'}")
+    figures = result.scores.metrics | result.losses | {f"AP/{k}": v for k, v in result.scores.per_class.items()}
+    figures = {name: None if math.isnan(value) else value for name, value in figures.items()}
+    description = {"checkpoint": str(checkpoint), "annotations": [s.annotations for s in cfg.data.val]}
+    (output / "evaluation.json").write_text(json.dumps(figures | description, indent=2) + "\n", encoding="utf-8")
+    (output / "detections.json").write_text(json.dumps(result.results), encoding="utf-8")
+    print(f"\nwritten: {output / 'evaluation.json'}, {output / 'detections.json'}")
 
 
 def run_folder(checkpoint: Path) -> Path:

@@ -2,11 +2,15 @@
 
 import argparse
 import sys
+import tempfile
 from pathlib import Path
 
 from retinanet.config_file import config_to_yaml, load_config
+from retinanet.device import resolve_device
+from retinanet.engine.replay import replay
+from retinanet.engine.stop import EXIT_STOPPED
 from retinanet.engine.train import train
-from retinanet.errors import exit_code
+from retinanet.errors import InputError, exit_code
 
 
 def parser() -> argparse.ArgumentParser:
@@ -16,7 +20,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="example: retinanet train bccd_r18 --output runs/cells train.epochs=12 data.train.images=my/pictures",
     )
     result.add_argument(
-        "config", help="a YAML file, or the name of a config that the package ships, such as quickstart"
+        "config", nargs="?", help="a YAML file, or the name of a config that the package ships, such as quickstart"
     )
     result.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="changes one key of the config: train.epochs=3"
@@ -24,6 +28,11 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--output", type=Path, metavar="DIR", help="run folder (default: runs/NAME-OF-CONFIG)")
     result.add_argument("--resume", action="store_true", help="go on from the last checkpoint of the run folder")
     result.add_argument("--overwrite", action="store_true", help="delete the run that the folder holds, and start anew")
+    result.add_argument("--dry-run", action="store_true", help="try one step of everything, keep nothing, and stop")
+    result.add_argument(
+        "--replay", type=Path, metavar="FILE", help="compute a step again whose gradient was not finite, and say why"
+    )
+    result.add_argument("--profile", action="store_true", help="record where the time of a few steps goes")
     result.add_argument("--print-config", action="store_true", help="print every value, defaults included, and stop")
     return result
 
@@ -31,14 +40,24 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_intermixed_args(argv)
 
-    def run() -> None:
+    def run() -> int:
+        if arguments.replay:
+            print(replay(arguments.replay, resolve_device("auto")).describe())
+            return 0
+        if arguments.config is None:
+            raise InputError("no config given; name a YAML file, or one that the package ships, such as quickstart")
         cfg = load_config(arguments.config, arguments.overrides)
         if arguments.print_config:
             print(config_to_yaml(cfg), end="")
-            return
+            return 0
+        if arguments.dry_run:
+            with tempfile.TemporaryDirectory() as folder:
+                train(cfg, folder, dry_run=True)
+            print("one step, one checkpoint and an evaluation of a few pictures went through; nothing of them is kept")
+            return 0
         output = arguments.output or Path("runs") / Path(arguments.config).name.removesuffix(".yaml")
-        result = train(cfg, output, resume=arguments.resume, overwrite=arguments.overwrite)
-        print(f"trained {result.step} steps; checkpoints are in {result.folder / 'checkpoints'}")
+        result = train(cfg, output, resume=arguments.resume, overwrite=arguments.overwrite, profile=arguments.profile)
+        return EXIT_STOPPED if result.is_preempted else 0
 
     return exit_code(run)
 

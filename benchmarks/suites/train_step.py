@@ -105,7 +105,7 @@ def our_step(model: RetinaNet, scene: Scene, settings: Settings, *, compile: boo
     """The step of a run without its update, with the defaults of a config."""
     step = default_step(model, settings, compile=compile)
     batch = Batch(scene.images, scene.image_sizes, scene.image_sizes, scene.targets, tuple(range(len(scene.images))))
-    return lambda: step.backward(batch)[0].total
+    return lambda: step.backward([batch])[0].total
 
 
 def default_step(model: RetinaNet, settings: Settings, *, compile: bool) -> TrainStep:
@@ -143,7 +143,8 @@ def our_update(model: RetinaNet, settings: Settings) -> Contestant:
             parameter.grad = torch.randn_like(parameter)
 
     give_gradients()
-    return Contestant(OPTIMIZER, default_step(model, settings, compile=False).update, clean_up=give_gradients)
+    step = default_step(model, settings, compile=False)
+    return Contestant(OPTIMIZER, lambda: step.update(1), clean_up=give_gradients)
 
 
 def contestant(name: str, network: nn.Module, step: Callable[[], Tensor], *, compiled: bool = False) -> Contestant:

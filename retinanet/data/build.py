@@ -1,13 +1,14 @@
 """From the `data` section of a config to data sets and batches. The only file in data/ that reads a whole config."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from retinanet.config import Config, DataConfig
 from retinanet.data.coco import CocoData, load_coco
 from retinanet.data.loader import Pictures, make_loader
 from retinanet.data.plan import Canvases, Sample, eval_batches, train_batches
 from retinanet.data.transforms import Resize, build_transforms
+from retinanet.distributed import rank, share_of, world_size
 from retinanet.errors import InputError
 from retinanet.structures import Batch
 
@@ -43,6 +44,16 @@ def load_val_data(cfg: Config, class_names: tuple[str, ...]) -> CocoData:
     )
 
 
+def first_pictures(data: CocoData, count: int) -> CocoData:
+    """A data set of the first few pictures alone."""
+    records = data.records[:count]
+    image_ids = {record.image_id for record in records}
+    truth = dict(data.ground_truth)
+    truth["images"] = [image for image in truth["images"] if image["id"] in image_ids]
+    truth["annotations"] = [item for item in truth["annotations"] if item["image_id"] in image_ids]
+    return data._replace(records=records, ground_truth=truth)
+
+
 def build_canvases(cfg: DataConfig) -> Canvases:
     return Canvases(longer=cfg.resize.longer, aspects=cfg.resize.canvas_aspects, divisor=cfg.resize.divisor)
 
@@ -59,15 +70,41 @@ def train_plan(cfg: Config, data: CocoData) -> Iterator[list[Sample]]:
 
 
 def train_loader(cfg: Config, data: CocoData, *, start: int, stop: int, pin_memory: bool) -> Iterator[Batch]:
-    """Batches of the steps from `start` to `stop`, the same ones whether or not a run was interrupted before."""
+    """This process's batches of the steps from `start` to `stop`: `train.accumulate` for each step.
+
+    They are the same ones whether or not a run was interrupted before; together with those of the other processes they
+    are the global batches of the plan.
+    """
     pictures = Pictures(
         data.records, build_transforms(cfg.data.transforms), seed=cfg.train.seed, max_pixels=cfg.data.max_pixels
     )
-    batches = itertools.islice(train_plan(cfg, data), start, stop)
+    batches = shares(itertools.islice(train_plan(cfg, data), start, stop), cfg.train.accumulate)
     return make_loader(pictures, batches, workers=cfg.data.workers, pin_memory=pin_memory)
 
 
+def shares(batches: Iterable[list[Sample]], accumulate: int) -> Iterator[list[Sample]]:
+    """Global batches -> this process's parts of them, `accumulate` of each."""
+    parts = world_size() * accumulate
+    for batch in batches:
+        for number in range(accumulate):
+            yield share_of(batch, rank() * accumulate + number, parts)
+
+
+def check_shares(cfg: Config) -> None:
+    """
+    Raises:
+        InputError: a batch is too small to be shared by the processes.
+    """
+    parts = world_size() * cfg.train.accumulate
+    if cfg.train.batch_size < parts:
+        raise InputError(
+            f"train.batch_size is {cfg.train.batch_size} pictures over all processes, too few for {world_size()} "
+            f"processes with train.accumulate {cfg.train.accumulate}; give at least {parts}"
+        )
+
+
 def eval_plan(cfg: Config, data: CocoData) -> list[list[Sample]]:
+    """All batches of an evaluation, over all processes."""
     return eval_batches(
         [(record.height, record.width) for record in data.records],
         batch_size=cfg.train.batch_size,
@@ -77,9 +114,10 @@ def eval_plan(cfg: Config, data: CocoData) -> list[list[Sample]]:
 
 
 def eval_loader(cfg: Config, data: CocoData, *, pin_memory: bool) -> Iterator[Batch]:
-    """Every picture once."""
+    """Every picture once, over all processes; each takes whole batches, so that none depends on their number."""
     pictures = Pictures(data.records, [Resize()], seed=0, max_pixels=cfg.data.max_pixels)
-    return make_loader(pictures, eval_plan(cfg, data), workers=cfg.data.workers, pin_memory=pin_memory)
+    batches = eval_plan(cfg, data)[rank() :: world_size()]
+    return make_loader(pictures, batches, workers=cfg.data.workers, pin_memory=pin_memory)
 
 
 def eval_shorter(cfg: DataConfig) -> int:

@@ -1,5 +1,6 @@
 """A model on a validation set: detections, COCO AP, and the loss."""
 
+import math
 import sys
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from retinanet.detection.assignment import assign
 from retinanet.detection.losses import DetectionLoss
 from retinanet.detection.postprocess import Postprocess
 from retinanet.device import autocast
+from retinanet.distributed import gather, is_main
 from retinanet.evaluation.coco import CocoScores, coco_results, score_results
 from retinanet.structures import Batch, Detections
 
@@ -37,12 +39,15 @@ def evaluate(
     device: torch.device,
     dtype: torch.dtype,
     num_batches: int | None = None,
-) -> Evaluation:
-    """Detect on every batch and score the whole. The model's mode is as before, whatever happens."""
+) -> Evaluation | None:
+    """Detect on every batch and score the whole. The model's mode is as before, whatever happens.
+
+    With several processes each has its batches, and the main one scores what all of them found; the others get None.
+    """
     was_training = model.training
     model.eval()
     detections: dict[int, Detections] = {}
-    sums = torch.zeros(3, device=device)  # class loss, box loss, positive anchors
+    sums: list[torch.Tensor] = []  # of each batch: class loss, box loss, positive anchors
     one = torch.ones((), device=device)
     try:
         for batch in progress(batches, "evaluating", num_batches):
@@ -51,21 +56,37 @@ def evaluate(
                 predictions = model(batch.images, batch.image_sizes)
             matched = assign(predictions.anchors, batch.targets, **assignment.model_dump())
             losses = criterion(predictions, matched, batch.targets, one)
-            sums += torch.stack([losses.classification, losses.box_regression, matched.positive.sum().float()])
+            sums.append(torch.stack([losses.classification, losses.box_regression, matched.positive.sum().float()]))
             found = postprocess(predictions, batch.image_sizes, batch.original_sizes)
             detections |= zip(batch.image_indices, found, strict=True)
     finally:
         model.train(was_training)
+    gathered = gather((detections, [figures.tolist() for figures in sums]))
+    if gathered is None:
+        return None
+    figures = []
+    for their_detections, their_figures in gathered:
+        detections |= their_detections
+        figures += their_figures
     order = sorted(detections, key=lambda index: data.records[index].image_id)
     results = coco_results(((data.records[index].image_id, detections[index]) for index in order), data.category_ids)
     scores = score_results(data.ground_truth, results)
-    class_loss, box_loss, num_positive = sums.tolist()
+    # Exact sums: whichever process had which batch, they are the same.
+    class_loss, box_loss, num_positive = map(math.fsum, zip(*figures, strict=True))
     num_positive = max(num_positive, 1.0)
     losses = {"class_loss": class_loss / num_positive, "box_loss": box_loss / num_positive}
     return Evaluation(scores, results, detections, {"loss": sum(losses.values()), **losses})
 
 
 def progress(items: Iterable, what: str, total: int | None, *, initial: int = 0) -> tqdm:
-    """A bar with the time left; on a file or a pipe a line now and then."""
-    interval = 0.2 if sys.stderr.isatty() else 15.0
-    return tqdm(items, desc=what, total=total, initial=initial, mininterval=interval, dynamic_ncols=True, leave=False)
+    """A bar with the time left; on a file or a pipe a line now and then. One for all processes."""
+    return tqdm(
+        items,
+        desc=what,
+        total=total,
+        initial=initial,
+        mininterval=0.2 if sys.stderr.isatty() else 15.0,
+        dynamic_ncols=True,
+        leave=False,
+        disable=not is_main(),
+    )

@@ -5,7 +5,6 @@ import logging
 import math
 import os
 import sys
-import time
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ from tqdm import tqdm
 
 from retinanet.data.coco import CocoData
 from retinanet.data.loader import Pictures
+from retinanet.distributed import sum_over_ranks, world_size
 from retinanet.engine.step import StepFigures
-from retinanet.errors import InputError
 from retinanet.pages.draw import draw_detections
 from retinanet.structures import Detections
 
@@ -33,10 +32,14 @@ class _ConsoleHandler(logging.Handler):
         tqdm.write(self.format(record))
 
 
-def start_logging() -> None:
-    """Messages go to the console, and are kept for `log_to_file`. A later call replaces an earlier one."""
+def start_logging(*, silent: bool = False) -> None:
+    """Messages go to the console, and are kept for `log_to_file`. A later call replaces an earlier one.
+
+    Args:
+        silent: all but errors are left to another process, which says the same.
+    """
     root = logging.getLogger("retinanet")
-    root.setLevel(logging.INFO)
+    root.setLevel(logging.ERROR if silent else logging.INFO)
     for handler in list(root.handlers):
         root.removeHandler(handler)
         handler.close()
@@ -64,9 +67,13 @@ class MetricsLog:
     Args:
         folder: of the run.
         resumed_at: the step a resumed run goes on from; later lines of the interrupted one are cut off.
+        silent: write nothing: the main process does.
     """
 
-    def __init__(self, folder: Path, *, resumed_at: int | None = None):
+    def __init__(self, folder: Path, *, resumed_at: int | None = None, silent: bool = False):
+        self._silent = silent
+        if silent:
+            return
         self._path = folder / METRICS_FILE
         if resumed_at is None:
             self._path.unlink(missing_ok=True)
@@ -78,6 +85,8 @@ class MetricsLog:
 
     def write(self, kind: str, step: int, values: dict[str, float]) -> None:
         """`kind` is "train" or "eval"; not-a-number is written as null, which JSON has."""
+        if self._silent:
+            return
         line = {"kind": kind, "step": step, **{k: v if math.isfinite(v) else None for k, v in values.items()}}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
@@ -92,6 +101,8 @@ class MetricsLog:
             self._board.add_image(f"validation/{index}", drawn, step)
 
     def close(self) -> None:
+        if self._silent:
+            return
         self._file.close()
         self._board.close()
 
@@ -121,58 +132,45 @@ class RunningMeans:
     """Figures of the steps since the last reading, kept on the device: reading them is the one wait of the loop.
 
     Args:
-        skips_overflow: whether steps whose gradient is not finite are skipped by a gradient scaler.
+        skips: whether steps whose gradient is not finite are left out and the run goes on.
     """
 
-    def __init__(self, device: torch.device, *, skips_overflow: bool):
+    def __init__(self, device: torch.device, *, skips: bool):
         self._sums = torch.zeros(5, device=device)
-        self._skips_overflow = skips_overflow
-        self._steps = 0
-        self._pictures = 0
-        self.waited = 0.0  # seconds spent waiting for data
-        self.start_clock()
-
-    def start_clock(self) -> None:
-        """Time from here: what came between two windows, as saving or an evaluation, is not counted."""
-        self._since = time.perf_counter()
+        self._skips = skips
+        self.steps = 0
+        self.pictures = 0
 
     def add(self, figures: StepFigures, pictures: int) -> None:
+        """One step of `pictures`, over all processes."""
         (class_loss, box_loss), grad_norm, num_positive = figures
-        is_finite = torch.isfinite(grad_norm).float()
-        if self._skips_overflow:
-            # In float16 an overflow is a matter of the scale: that step is left out, the run goes on.
-            grad_norm = torch.where(is_finite > 0, grad_norm, 0)
-        values = (class_loss, box_loss, grad_norm.float(), num_positive, is_finite)
-        self._sums += torch.stack([value.detach() for value in values])
-        self._steps += 1
-        self._pictures += pictures
+        is_finite = torch.isfinite(grad_norm)
+        # In float16 an overflow is a matter of the scale: such a step does not count in the mean of the norm.
+        values = (class_loss, box_loss, torch.where(is_finite, grad_norm, 0).float(), num_positive, is_finite.float())
+        self._sums += torch.stack(values)
+        self.steps += 1
+        self.pictures += pictures
 
-    def read(self, step: int) -> dict[str, float]:
-        """Means a step, and begin anew.
-
-        Raises:
-            InputError: a loss or gradient is not finite, so the run cannot go on.
-        """
-        class_loss, box_loss, grad_norm, num_positive, finite = (self._sums / self._steps).tolist()
-        if not math.isfinite(class_loss + box_loss + grad_norm):
-            raise InputError(
-                f"step {step}: training diverged: class loss {class_loss:g}, box loss {box_loss:g}, gradient norm "
-                f"{grad_norm:g} over the last {self._steps} steps; lower train.optimizer.lr, raise train.warmup_steps, "
-                "or set train.clip_norm; the last checkpoint is from before"
-            )
-        seconds = time.perf_counter() - self._since
+    def read(self) -> dict[str, float]:
+        """Means a step, of the global batch, and begin anew. All processes call it at the same step."""
+        sums = sum_over_ranks(self._sums.clone()) / (self.steps * world_size())
+        class_loss, box_loss, grad_norm, num_positive, finite = sums.tolist()
         figures = {
             "loss": class_loss + box_loss,
             "class_loss": class_loss,
             "box_loss": box_loss,
             "grad_norm": grad_norm,
             "positive_anchors": num_positive,
-            "pictures_per_s": self._pictures / seconds,
-            "data_share": self.waited / seconds,
         }
-        if self._skips_overflow:
+        if self._skips:
             figures["skipped_share"] = 1 - finite
         self._sums.zero_()
-        self._steps, self._pictures, self.waited = 0, 0, 0.0
-        self.start_clock()
+        self.steps, self.pictures = 0, 0
         return figures
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sums": self._sums, "steps": self.steps, "pictures": self.pictures}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._sums.copy_(state["sums"])
+        self.steps, self.pictures = state["steps"], state["pictures"]

@@ -10,9 +10,11 @@ from retinanet.data.coco import CocoData
 from retinanet.errors import InputError, make_folder
 
 CHECKPOINTS = "checkpoints"
+UNREADABLE_FILE = "unreadable.jsonl"
 MARKER = "environment.json"  # shows that a folder holds a run
 RUN_FILES = ("config.yaml", "metrics.jsonl", "log.txt", "tensorboard", CHECKPOINTS)
-RESULT_FILES = ("evaluation.json", "detections.json")
+RESULT_FILES = ("evaluation.json", "detections.json", "profile", "preempted", UNREADABLE_FILE)
+RESULT_PATTERNS = ("nonfinite_step_*.pt", "stall_rank*.txt", "failure_rank*.txt")
 # Keys that a resumed run may have another value of, since no weight depends on them. Pictures may have moved.
 FREE_KEYS = {
     *(
@@ -26,7 +28,10 @@ FREE_KEYS = {
         "model.weights",
         "model.num_classes",
     ),
-    *("train.compile", "train.log_every", "train.save_every", "train.keep_checkpoints"),
+    "data.max_unreadable",
+    *("train.compile", "train.log_every", "train.save_every", "train.keep_checkpoints", "train.accumulate"),
+    *("train.on_nonfinite", "train.max_skipped", "train.allow_local_norm", "train.init_from"),
+    *("train.early_stop", "train.max_hours", "train.stall_timeout", "train.grace"),
 }
 
 
@@ -45,8 +50,8 @@ def check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
 
 def clear_folder(folder: Path) -> None:
     """Remove the run that a folder holds, and nothing else."""
-    for name in (*RUN_FILES, *RESULT_FILES, MARKER):
-        path = folder / name
+    reports = [path for pattern in RESULT_PATTERNS for path in folder.glob(pattern)]
+    for path in [*(folder / name for name in (*RUN_FILES, *RESULT_FILES, MARKER)), *reports]:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:

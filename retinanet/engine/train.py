@@ -2,184 +2,260 @@
 
 import logging
 import math
-import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
+from tqdm import tqdm
 
-from retinanet.checkpoint import CheckpointFolder
+from retinanet.checkpoint_writer import CheckpointWriter
 from retinanet.config import Config
-from retinanet.config_file import config_to_yaml
-from retinanet.data.build import eval_loader, eval_plan, load_train_data, load_val_data, train_loader
+from retinanet.data.build import eval_loader, eval_plan, train_loader
 from retinanet.data.coco import CocoData
+from retinanet.data.quarantine import Quarantine
 from retinanet.data.transfer import on_device
-from retinanet.detection.losses import DetectionLoss, build_loss
+from retinanet.detection.losses import DetectionLoss
 from retinanet.detection.postprocess import Postprocess
-from retinanet.device import (
-    compiled_graphs,
-    memory_format_for,
-    resolve_compile,
-    resolve_device,
-    resolve_precision,
-    set_determinism,
+from retinanet.device import compiled_graphs, resolve_device, set_determinism
+from retinanet.distributed import (
+    broadcast,
+    gather,
+    is_launched,
+    is_main,
+    is_restarted,
+    on_main,
+    process_group,
+    rank,
+    world_size,
 )
+from retinanet.engine.assemble import Run, assemble
+from retinanet.engine.clock import Clock, describe_times
 from retinanet.engine.evaluate import Evaluation, evaluate, progress
-from retinanet.engine.logger import MetricsLog, RunningMeans, log_to_file, start_logging
-from retinanet.engine.optimizer import build_optimizer, build_schedule, restore_optimizer
-from retinanet.engine.recipe import describe, write_environment
-from retinanet.engine.run_folder import CHECKPOINTS, check_folder, check_same_run, clear_folder, self_description
-from retinanet.engine.step import TrainStep
+from retinanet.engine.logger import MetricsLog, start_logging
+from retinanet.engine.memory import is_out_of_memory, out_of_memory_message
+from retinanet.engine.nonfinite import check_gradients
+from retinanet.engine.profiler import profiled
+from retinanet.engine.run_folder import UNREADABLE_FILE, self_description
+from retinanet.engine.stop import SIGNALS, StopRequest, write_preempted
+from retinanet.engine.watchdog import Watchdog, end_with_parent, report_failure
 from retinanet.errors import InputError
-from retinanet.model.retinanet import RetinaNet, build_model, build_model_for_training
+from retinanet.model.retinanet import RetinaNet
+from retinanet.structures import Batch
 
 log = logging.getLogger(__name__)
+
+STOP_SIGNALS = [number.name for number in SIGNALS]
+GROUP_PATIENCE = 2.0  # of the other processes' operations, beyond that of the watchdog, which is to speak first
 
 
 class TrainResult(NamedTuple):
     folder: Path
     step: int
-    metrics: dict[str, float]  # of the last evaluation; empty without a validation set
+    metrics: dict[str, float]  # of the last evaluation; empty without one
     best_ap: float  # nan without a validation set
+    stopped_by: str | None  # what ended the run before its last step: a signal, or a key of the config
+
+    @property
+    def is_preempted(self) -> bool:
+        """Whether it was told to stop, and can go on."""
+        return self.stopped_by in STOP_SIGNALS
 
 
-def train(cfg: Config, output: str | Path, *, resume: bool = False, overwrite: bool = False) -> TrainResult:
-    """Train as the config says, into a run folder.
+def train(
+    cfg: Config,
+    output: str | Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    profile: bool = False,
+) -> TrainResult:
+    """Train as the config says, into a run folder; under torchrun together with the other processes.
 
     Args:
         output: holds `config.yaml`, `environment.json`, `log.txt`, `metrics.jsonl`, `tensorboard/` and `checkpoints/`.
         resume: go on from the last checkpoint in `output`; without one, start from the beginning and say so.
         overwrite: delete the run that `output` holds.
+        dry_run: one step, one checkpoint and an evaluation of a few pictures, to see that all of it works.
+        profile: record where the time of a few steps goes, into `output/profile`.
 
     Raises:
         InputError: anything wrong with what the user gave, before the first step where it can be known then.
     """
     if resume and overwrite:
         raise InputError("resume and overwrite exclude each other: give one of them")
-    folder = Path(output)
-    checkpoints = CheckpointFolder(folder / CHECKPOINTS, keep=cfg.train.keep_checkpoints)
-    check_folder(folder, resume=resume, overwrite=overwrite)
-    start_logging()
+    if is_restarted():  # by torchrun, after a worker died
+        resume, overwrite = True, False
     set_determinism(cfg.train.deterministic)
     torch.manual_seed(cfg.train.seed)
     device = resolve_device(cfg.device)
-    dtype = resolve_precision(device, cfg.train.precision)
-    compile = resolve_compile(device, cfg.train.compile)
+    if is_launched():
+        end_with_parent()
+    with (
+        process_group(device, timeout=GROUP_PATIENCE * cfg.train.stall_timeout) as store,
+        StopRequest(store, grace=cfg.train.grace, rank=rank(), world_size=world_size()) as stop,
+        Watchdog(store, rank=rank(), timeout=cfg.train.stall_timeout, folder=Path(output)) as watchdog,
+    ):
+        start_logging(silent=not is_main())
+        run = assemble(cfg, Path(output), device, resume=resume, overwrite=overwrite, dry_run=dry_run)
+        with profiled(run.folder / "profile" if profile else None) as profiler_step:
+            return loop(run, stop, watchdog, profiler_step)
 
-    train_data = load_train_data(cfg)
-    val_data = load_val_data(cfg, train_data.class_names) if cfg.data.val else None
-    num_steps = run_length(cfg, len(train_data.records))
-    eval_every = cfg.train.eval_every or epoch_steps(cfg, len(train_data.records))
-    save_every = cfg.train.save_every or epoch_steps(cfg, len(train_data.records))
 
-    last, content = checkpoints.last_whole() if resume else (None, None)
-    num_classes = len(train_data.class_names)
-    # Weights that a checkpoint is about to replace need no download.
-    model = build_model(cfg.model, num_classes) if content else build_model_for_training(cfg.model, num_classes)
-    model.to(device=device, memory_format=memory_format_for(device, dtype))
-    optimizer = build_optimizer(model, cfg.train)
-    schedule = build_schedule(optimizer, cfg.train, num_steps)
-    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-    criterion = build_loss(cfg.loss, compile=compile)
-    postprocess = Postprocess(**cfg.postprocess.model_dump())
-    train_step = TrainStep(
-        model,
-        criterion,
-        optimizer,
-        scaler,
-        assignment=cfg.assignment,
-        dtype=dtype,
-        clip_norm=cfg.train.clip_norm,
-        compile=compile,
-    )
-
-    step, best_ap = 0, math.nan
-    if content:
-        check_same_run(content, cfg, train_data, last)
-        model.load_state_dict(content["model"])
-        restore_optimizer(optimizer, content["optimizer"])
-        schedule.load_state_dict(content["schedule"])
-        scaler.load_state_dict(content["scaler"])
-        torch.set_rng_state(content["rng_state"])
-        step, best_ap = content["step"], content["best_ap"]
-        log.info("going on from %s, step %d of %d", last, step, num_steps)
-    elif resume:
-        log.info("%s holds no checkpoint: starting from the beginning", folder)
-    if overwrite:
-        clear_folder(folder)  # not before: a mistake in the new run's input must not cost the old one
-    log_to_file(folder / "log.txt")
-    (folder / "config.yaml").write_text(config_to_yaml(cfg), encoding="utf-8")
-    write_environment(folder / "environment.json")
-    metrics_log = MetricsLog(folder, resumed_at=step if content else None)
-    log.info("run %s\n%s", folder, describe(cfg, train_data, model, num_steps, device, dtype))
-    if cfg.train.warmup_steps > num_steps / 2:
-        log.warning("train.warmup_steps %d is more than half of the %d steps", cfg.train.warmup_steps, num_steps)
-
-    def state() -> dict[str, Any]:
-        return {
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "schedule": schedule.state_dict(),
-            "scaler": scaler.state_dict(),
-            "rng_state": torch.get_rng_state(),
-            "best_ap": best_ap,
-            **self_description(cfg, train_data),
-        }
-
+def loop(run: Run, stop: StopRequest, watchdog: Watchdog, after_step: Callable[[], None]) -> TrainResult:
+    """From the first step, or the one that a checkpoint was written after, to the last."""
+    cfg, state, num_steps = run.cfg, run.state, run.num_steps
     metrics: dict[str, float] = {}
-    evaluated = False
-    running = RunningMeans(device, skips_overflow=scaler.is_enabled())
-    model.train()
-    batches = on_device(
-        train_loader(cfg, train_data, start=step, stop=num_steps, pin_memory=device.type == "cuda"), device
-    )
-    bar = progress(None, "training", num_steps, initial=step)
+    evaluated_at = saved_at = stopped_by = None
+    batches: list[Batch] = []
+    clock = Clock(before=state.seconds)
+    metrics_log = MetricsLog(run.folder, resumed_at=state.step if run.resumed else None, silent=not is_main())
+    quarantine = Quarantine(run.folder / UNREADABLE_FILE, budget=cfg.data.max_unreadable) if is_main() else None
+    loader = train_loader(cfg, run.train_data, start=state.step, stop=num_steps, pin_memory=run.device.type == "cuda")
+    parts = on_device(loader, run.device)
+    bar = progress(None, "training", num_steps, initial=state.step)
     try:
-        while True:
-            # At the top, so that a run resumed at this step evaluates what an interrupted one had not.
-            if val_data and not evaluated and (step == num_steps or (step and step % eval_every == 0)):
-                result = evaluate_now(cfg, model, val_data, postprocess, criterion, device, dtype)
-                metrics = result.scores.metrics | result.losses
-                metrics_log.write("eval", step, metrics | per_class_figures(result))
-                metrics_log.pictures(step, result.detections, val_data)
-                if not best_ap >= metrics["AP"]:
-                    best_ap = metrics["AP"]
-                    checkpoints.mark_best(step)
-                log.info(
-                    "step %d: AP %.4f, AP50 %.4f, validation loss %.4f (best AP %.4f)",
-                    step, metrics["AP"], metrics["AP50"], metrics["loss"], best_ap,
-                )  # fmt: skip
-                evaluated = True
-                running.start_clock()
-            if step == num_steps:
-                break
+        with CheckpointWriter(run.checkpoints) if is_main() else nullcontext() as writer:
+            while True:
+                if state.step < num_steps and stop.due(state.step):
+                    stopped_by = stop.signal_name
+                    if saved_at != state.step:
+                        save(run, writer, clock)
+                    break
+                # Here, so that a run resumed at this step evaluates what an interrupted one had not.
+                if run.val_data and evaluated_at != state.step and is_due(state.step, run.eval_every, num_steps):
+                    with clock.spent_on("evaluation"):
+                        metrics = score(run, metrics_log, writer, watchdog)
+                    evaluated_at = state.step
+                    if cfg.train.early_stop and state.evaluations_since_best >= cfg.train.early_stop:
+                        stopped_by = "train.early_stop"
+                        log.info("step %d: no better AP in %d evaluations: done", state.step, cfg.train.early_stop)
+                if state.step == num_steps or stopped_by:
+                    break
 
-            waited = time.perf_counter()
-            batch = next(batches)
-            running.waited += time.perf_counter() - waited
+                with clock.spent_on("data"):
+                    batches = [next(parts) for _ in range(cfg.train.accumulate)]
+                watchdog.beat(state.step + 1, [index for batch in batches for index in batch.image_indices])
+                lr = state.schedule.get_last_lr()[0]
+                figures = run.train_step(batches, state.step + 1)
+                state.running.add(figures, cfg.train.batch_size)
+                state.unreadable += [picture for batch in batches for picture in batch.unreadable]
+                state.schedule.step()
+                state.step += 1
+                bar.update()
+                after_step()
 
-            lr = schedule.get_last_lr()[0]
-            figures = train_step(batch)
-            running.add(figures, len(batch.images))
-            schedule.step()
-            step += 1
-            evaluated = False
-            bar.update()
-
-            due_save = step % save_every == 0 or step % eval_every == 0 or step == num_steps
-            if step % cfg.train.log_every == 0 or due_save:
-                means = running.read(step)
-                if compile:
-                    means["compiled_graphs"] = compiled_graphs()
-                metrics_log.write("train", step, means | {"lr": lr})
-                bar.set_postfix_str(f"loss {means['loss']:.3f}, {means['pictures_per_s']:.1f} pictures/s")
-            if due_save:
-                checkpoints.save(step, state())
-                running.start_clock()
+                due_log = is_due(state.step, cfg.train.log_every, num_steps)
+                due_save = is_due(state.step, run.save_every, num_steps) or is_due(
+                    state.step, run.eval_every, num_steps
+                )
+                if due_log or due_save:
+                    check_gradients(run)
+                    put_aside(run, quarantine)
+                if due_log:
+                    write_figures(run, metrics_log, clock, lr, bar)
+                    if time_is_up(cfg, clock):
+                        stopped_by = "train.max_hours"
+                if due_save or stopped_by:
+                    with clock.spent_on("saving"):
+                        save(run, writer, clock)
+                    saved_at = state.step
+    except Exception as error:
+        image_ids = [run.train_data.records[index].image_id for batch in batches for index in batch.image_indices]
+        if is_out_of_memory(error):
+            raise InputError(out_of_memory_message(error, cfg, batches, state.step + 1)) from error
+        if world_size() > 1 and not isinstance(error, InputError):
+            report_failure(run.folder, error, rank=rank(), step=state.step + 1, images=image_ids)
+        raise
     finally:
         bar.close()
         metrics_log.close()
-    return TrainResult(folder, step, metrics, best_ap)
+    result = TrainResult(run.folder, state.step, metrics, state.best_ap, stopped_by)
+    on_main(lambda: None)  # the first process to end with an error makes torchrun end the others
+    done = f"stopped by {stopped_by} after" if stopped_by else "trained"
+    log.info("%s %d steps; checkpoints are in %s", done, state.step, run.checkpoints.folder)
+    if result.is_preempted and is_main():
+        write_preempted(run.folder, step=state.step, signal_name=stopped_by)
+    return result
+
+
+def is_due(step: int, every: int, last: int) -> bool:
+    return step > 0 and (step % every == 0 or step == last)
+
+
+def score(run: Run, metrics_log: MetricsLog, writer: CheckpointWriter | None, watchdog: Watchdog) -> dict[str, float]:
+    """Evaluate, note it, and mark the checkpoint of this step where it is the best; the figures, on every rank."""
+    state = run.state
+    state.share_statistics()
+    postprocess = Postprocess(**run.cfg.postprocess.model_dump())
+
+    def beat(batch: Batch) -> None:
+        watchdog.beat(state.step, batch.image_indices, phase="evaluating")
+
+    result = evaluate_now(
+        run.cfg, state.evaluated, run.val_data, postprocess, run.criterion, run.device, run.dtype, beat
+    )
+    metrics: dict[str, float] = {}
+    if result:
+        metrics = result.scores.metrics | result.losses
+        metrics_log.write("eval", state.step, metrics | per_class_figures(result))
+        metrics_log.pictures(state.step, result.detections, run.val_data)
+    metrics = broadcast(metrics)
+    if not state.best_ap >= metrics["AP"]:
+        state.best_ap, state.evaluations_since_best = metrics["AP"], 0
+        if is_main():
+            writer.mark_best(state.step)
+    else:
+        state.evaluations_since_best += 1
+    log.info(
+        "step %d: AP %.4f, AP50 %.4f, validation loss %.4f (best AP %.4f)",
+        state.step, metrics["AP"], metrics["AP50"], metrics["loss"], state.best_ap,
+    )  # fmt: skip
+    return metrics
+
+
+def save(run: Run, writer: CheckpointWriter | None, clock: Clock) -> None:
+    """Hand a copy of everything to the writer, which needs no further look at it."""
+    run.state.share_statistics()
+    if is_main():
+        run.state.seconds = clock.run_seconds
+        writer.save(run.state.step, run.state.state_dict() | self_description(run.cfg, run.train_data))
+
+
+def time_is_up(cfg: Config, clock: Clock) -> bool:
+    """Whether the run has taken as long as it may, by the clock of the main process."""
+    limit = cfg.train.max_hours
+    return limit is not None and broadcast(clock.run_seconds >= 3600 * limit)
+
+
+def write_figures(run: Run, metrics_log: MetricsLog, clock: Clock, lr: float, bar: tqdm) -> None:
+    """One line of the log: what was learnt, how fast, where the time went, how long it will take."""
+    state = run.state
+    times = clock.read(state.running.steps, state.running.pictures)
+    means = state.running.read()
+    if run.compile:
+        means["compiled_graphs"] = compiled_graphs()
+    metrics_log.write("train", state.step, means | times | {"lr": lr})
+    bar.set_postfix_str(f"loss {means['loss']:.3f}, {times['pictures_per_s']:.1f} pictures/s")
+    log.info(
+        "step %d of %d: loss %.4f (class %.4f, box %.4f), lr %.3g, %.1f pictures/s, time: %s; %s left",
+        state.step, run.num_steps, means["loss"], means["class_loss"], means["box_loss"], lr,
+        times["pictures_per_s"], describe_times(times), clock.left(run.num_steps - state.step),
+    )  # fmt: skip
+
+
+def put_aside(run: Run, quarantine: Quarantine | None) -> None:
+    """Write down the pictures that no process could read since the last time.
+
+    Raises:
+        InputError: they are too many.
+    """
+    found = gather(run.state.unreadable)
+    run.state.unreadable = []
+    everyone = [picture for pictures in found or [] for picture in pictures]
+    on_main(lambda: quarantine.add(run.state.step, everyone, run.train_data.records))
 
 
 def evaluate_now(
@@ -190,31 +266,27 @@ def evaluate_now(
     criterion: DetectionLoss,
     device: torch.device,
     dtype: torch.dtype,
-) -> Evaluation:
-    """The model on a validation set, as the config says."""
+    before_batch: Callable[[Batch], None] = lambda batch: None,
+) -> Evaluation | None:
+    """The model on a validation set, as the config says; None on all processes but the main one."""
+
+    def batches() -> Iterator[Batch]:
+        for batch in eval_loader(cfg, data, pin_memory=device.type == "cuda"):
+            before_batch(batch)
+            yield batch
+
     return evaluate(
         model,
-        eval_loader(cfg, data, pin_memory=device.type == "cuda"),
+        batches(),
         data,
         postprocess=postprocess,
         criterion=criterion,
         assignment=cfg.assignment,
         device=device,
         dtype=dtype,
-        num_batches=len(eval_plan(cfg, data)),
+        num_batches=math.ceil(len(eval_plan(cfg, data)) / world_size()),
     )
 
 
 def per_class_figures(result: Evaluation) -> dict[str, float]:
     return {f"AP/{name}": value for name, value in result.scores.per_class.items()}
-
-
-def run_length(cfg: Config, num_images: int) -> int:
-    """Steps of the whole run: epochs are counted in pictures."""
-    if cfg.train.steps is not None:
-        return cfg.train.steps
-    return math.ceil(cfg.train.epochs * num_images / cfg.train.batch_size)
-
-
-def epoch_steps(cfg: Config, num_images: int) -> int:
-    return math.ceil(num_images / cfg.train.batch_size)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from retinanet.checkpoint import read_checkpoint
+from retinanet.checkpoint_file import read_checkpoint, weights_to_predict_with
 from retinanet.config import Config
 from retinanet.config_file import config_from_values, with_overrides
 from retinanet.data.build import build_canvases, eval_shorter
@@ -59,7 +59,7 @@ class Predictor:
         cfg = with_overrides(checkpoint_config(content, path), overrides, source=f"{path} with overrides")
         model = build_model(cfg.model, len(content["class_names"]))
         try:
-            model.load_state_dict(content["model"])
+            model.load_state_dict(weights_to_predict_with(content))
         except RuntimeError as error:
             raise InputError(f"{path}: its weights do not fit the model of the overrides: {error}") from None
         return cls(model, content["class_names"], content["category_ids"], cfg)

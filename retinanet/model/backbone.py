@@ -1,9 +1,6 @@
 """ResNet and ResNeXt (He et al. 2016, Xie et al. 2017) as feature extractors, from torchvision."""
 
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +11,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import FrozenBatchNorm2d
 
 from retinanet.errors import InputError
-
-Norm = Literal["frozen", "batch", "sync", "group"]
-GROUPS = 32
+from retinanet.model.norm import Norm, norm_layer
 
 
 class ResNet(nn.Module):
@@ -57,19 +52,6 @@ class ResNet(nn.Module):
         for stage in self._frozen:
             stage.eval()
         return self
-
-
-def norm_layer(norm: Norm) -> Callable[[int], nn.Module]:
-    """The normalisation that a configuration names, as a function of the channel count."""
-    match norm:
-        case "frozen":
-            return FrozenBatchNorm2d
-        case "batch":
-            return nn.BatchNorm2d
-        case "sync":
-            return nn.SyncBatchNorm
-        case "group":
-            return partial(nn.GroupNorm, GROUPS)
 
 
 def residual(x: Tensor, block: BasicBlock | Bottleneck) -> Tensor:

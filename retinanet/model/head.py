@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from retinanet.model.backbone import norm_layer
+from retinanet.model.norm import norm_layer
 
 HeadNorm = Literal["none", "group"]
 

@@ -217,7 +217,7 @@ def test_what_is_no_bad_step_is_refused_by_name(fault, tmp_path):
         data = (tmp_path / "bad_step.pt").read_bytes()
         path.write_bytes(data[: len(data) // 2])
     elif fault == "other":
-        torch.save({"format": "retinanet checkpoint 1"}, path)
+        torch.save({"format": "retinanet checkpoint 2"}, path)
     elif fault == "code":
         torch.save({"format": "retinanet replay 1", "code": print}, path)
     with pytest.raises(InputError, match=r"x\.pt"):

@@ -13,7 +13,8 @@ from torch.testing import assert_close
 from torchvision.models import Weights, WeightsEnum
 
 from retinanet.errors import InputError
-from retinanet.model.backbone import ResNet, conv_norm, load_backbone_weights, norm_layer
+from retinanet.model.backbone import ResNet, conv_norm, load_backbone_weights
+from retinanet.model.norm import norm_layer
 
 STAGES = ("conv1 bn1", "layer1", "layer2", "layer3", "layer4")
 ARCHITECTURES = [

@@ -1,0 +1,75 @@
+"""What a run does when its guard has found a gradient that is not finite: take the step again, and say why."""
+
+import logging
+from pathlib import Path
+
+import torch
+
+from retinanet.data.build import train_loader
+from retinanet.distributed import gather, on_main
+from retinanet.engine.assemble import Run
+from retinanet.engine.guard import BadStep, NonFiniteGradient
+from retinanet.engine.replay import replay, write_replay
+from retinanet.errors import InputError
+from retinanet.structures import Batch
+
+log = logging.getLogger(__name__)
+
+
+def check_gradients(run: Run) -> None:
+    """Read the guard: the one wait for the device that it costs. Every process calls it at the same step.
+
+    Raises:
+        InputError: the run is to stop; the message has the report.
+    """
+    try:
+        bad = run.state.guard.read()
+    except NonFiniteGradient as error:
+        raise NonFiniteGradient(f"training diverged: {error}", error.bad_step) from None
+    if bad is None:
+        return
+    if run.cfg.train.on_nonfinite == "skip":
+        log.warning(
+            "step %d: the gradient was not finite; %d step(s) left out since the last line, %d of the run "
+            "(train.max_skipped: %d)",
+            bad.step, bad.count, run.state.guard.skipped, run.cfg.train.max_skipped,
+        )  # fmt: skip
+        return
+    batches = batches_of_step(run, bad.step)
+    raise InputError(on_main(lambda: report(run, bad, batches)))
+
+
+def batches_of_step(run: Run, step: int) -> list[Batch] | None:
+    """The whole global batch of a step, read once more, on the main process; None on the others.
+
+    Which pictures a step has, and what becomes of them, depends on the seed and its number alone.
+    """
+    cfg = run.cfg.model_copy(update={"data": run.cfg.data.model_copy(update={"workers": 0})})
+    own = list(train_loader(cfg, run.train_data, start=step - 1, stop=step, pin_memory=False))
+    everyones = gather(own)
+    return None if everyones is None else [batch for batches in everyones for batch in batches]
+
+
+def report(run: Run, bad: BadStep, batches: list[Batch]) -> str:
+    """Keep the step in a file, take it again from there, and describe it. The weights are still those it met."""
+    path: Path = run.folder / f"nonfinite_step_{bad.step:08d}.pt"
+    records = run.train_data.records
+    write_replay(
+        path,
+        cfg=run.cfg,
+        class_names=run.train_data.class_names,
+        model_state=run.state.model.state_dict(),
+        batches=batches,
+        image_ids=[records[index].image_id for batch in batches for index in batch.image_indices],
+        step=bad.step,
+        dtype=run.dtype,
+        loss_scale=run.state.scaler.get_scale() if run.state.scaler.is_enabled() else 1.0,
+    )
+    with torch.random.fork_rng(devices=[]):
+        description = replay(path, run.device).describe()
+    return (
+        f"step {bad.step}: training diverged: the gradient was not finite; weights, optimizer and statistics are as "
+        f"they were before that step\n{description}\nthe step is kept in {path}: retinanet train --replay {path} takes "
+        "it again. Lower train.optimizer.lr, raise train.warmup_steps, set train.clip_norm, correct the pictures or "
+        "boxes named above, or go on without such steps: train.on_nonfinite=skip with --resume"
+    )

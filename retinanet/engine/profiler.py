@@ -1,0 +1,34 @@
+"""Where the time of a few steps goes, operation by operation."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, profile, schedule, tensorboard_trace_handler
+
+SKIPPED, WARM_UP, RECORDED = 2, 1, 5  # steps
+ROWS = 40
+
+
+@contextmanager
+def profiled(folder: Path | None) -> Iterator[Callable[[], None]]:
+    """Record steps 4 to 8 into a folder: a trace for TensorBoard or chrome://tracing, and a table as text.
+
+    Yields:
+        What is to be called after each step. Without a folder it does nothing.
+    """
+    if folder is None:
+        yield lambda: None
+        return
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
+
+    def write(recorded: profile) -> None:
+        tensorboard_trace_handler(str(folder))(recorded)
+        order = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
+        table = recorded.key_averages().table(sort_by=order, row_limit=ROWS)
+        (folder / "profile.txt").write_text(table + "\n", encoding="utf-8")
+
+    plan = schedule(wait=SKIPPED, warmup=WARM_UP, active=RECORDED, repeat=1)
+    with profile(activities=activities, schedule=plan, on_trace_ready=write) as recorder:
+        yield recorder.step

@@ -1,0 +1,201 @@
+"""Runs that are killed, told to stop, or fail, as real processes, and what is left of them."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from retinanet.checkpoint_file import read_checkpoint
+from retinanet.engine.clock import TIMES
+from retinanet.engine.logger import read_metrics
+from tests.engine.test_train import assert_same_state
+from tests.processes import ENVIRONMENT, REPO
+
+pytestmark = pytest.mark.slow
+
+# One process imports everything; each attempt is a fork of it, which takes no time to start.
+KILLED_RUNS = """
+    import json, os, random, signal, sys, time, traceback
+    import torch.utils.tensorboard
+    from retinanet.config_file import load_config
+    from retinanet.engine.train import train
+    import retinanet.tools.train
+
+    straight, killed, kills, seed, *overrides = sys.argv[1:]
+    cfg = load_config("quickstart", overrides)
+
+    def start(folder):
+        child = os.fork()
+        if child:
+            return child
+        code = 1
+        try:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            train(cfg, folder, resume=True)
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+
+    def timed(folder):
+        began = time.monotonic()
+        _, status = os.waitpid(start(folder), 0)
+        assert status == 0, status
+        return time.monotonic() - began
+
+    whole = timed(straight)
+    start_up = timed(straight)  # nothing is left to do, but to evaluate once more
+    random.seed(int(seed))
+    steps = []
+    for number in range(int(kills)):
+        child = start(killed)
+        time.sleep(random.uniform(0.1 * start_up, start_up + whole / 12))
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        lines = open(killed + "/metrics.jsonl").read().splitlines() if os.path.exists(killed + "/metrics.jsonl") else []
+        steps.append((status, len(lines)))
+    timed(killed)
+    print(json.dumps({"whole": whole, "start_up": start_up, "kills": steps}))
+"""
+
+
+def figures(folder):
+    return [{k: v for k, v in line.items() if k not in TIMES} for line in read_metrics(folder)]
+
+
+def test_twenty_kills_change_nothing(tiny_overrides, tmp_path):
+    """Killed at random instants, in the middle of steps, epochs, evaluations and writing, and resumed each time."""
+    overrides = [
+        *tiny_overrides,
+        "train.steps=48",
+        "train.log_every=5",
+        "train.save_every=2",
+        "train.eval_every=16",
+        "train.ema_decay=0.9",
+    ]
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    command = [sys.executable, "-c", textwrap.dedent(KILLED_RUNS), str(straight), str(killed), "20", "0", *overrides]
+    done = subprocess.run(command, env={**os.environ, **ENVIRONMENT}, cwd=REPO, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads(done.stdout.splitlines()[-1])
+    while_running = [status for status, _ in told["kills"] if status == signal.SIGKILL]
+    assert len(while_running) == 20, told  # none of them came after the end
+    assert len({lines for _, lines in told["kills"]}) > 4, told  # and they were spread over the run
+    assert figures(killed) == figures(straight)
+    last = [read_checkpoint(folder / "checkpoints/last.pt") for folder in (straight, killed)]
+    assert_same_state(*last)
+    best = [read_checkpoint(folder / "checkpoints/best.pt") for folder in (straight, killed)]
+    assert_same_state(*best)
+
+
+def torchrun(folder, overrides, *, processes=2, restarts=0, resume=False):
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+        *(f"--nproc_per_node={processes}", f"--max-restarts={restarts}"),
+        *("tools/train.py", "quickstart", "--output", str(folder), *overrides, *(["--resume"] if resume else [])),
+    ]
+    environment = {**os.environ, **ENVIRONMENT, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    output = open(f"{folder}.log", "a")
+    return subprocess.Popen(command, env=environment, cwd=REPO, stdout=output, stderr=output)
+
+
+def wait_for_step(folder, step, process, timeout=180):
+    """Until a line of that step stands in the log of figures."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        assert process.poll() is None, open(f"{folder}.log").read()[-3000:]
+        if (folder / "metrics.jsonl").exists():
+            steps = [int(found) for found in re.findall(r'"step": (\d+)', (folder / "metrics.jsonl").read_text())]
+            if steps and max(steps) >= step:
+                return
+        time.sleep(0.05)
+    raise AssertionError(f"no step {step} in {timeout} s\n" + open(f"{folder}.log").read()[-3000:])
+
+
+def workers_of(process):
+    """The training processes that torchrun has started."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                stat = open(f"/proc/{entry}/stat").read().rsplit(")", 1)[1].split()
+                command = open(f"/proc/{entry}/cmdline").read()
+            except OSError:
+                continue
+            if int(stat[1]) == process.pid and "tools/train.py" in command:
+                found.append(int(entry))
+    return sorted(found)
+
+
+@pytest.fixture
+def two_process_run(tiny_overrides, tmp_path):
+    """Overrides of a run long enough to be disturbed, and the same one undisturbed."""
+    overrides = [
+        *tiny_overrides,
+        *("model.norm=group", "train.steps=60", "train.log_every=1", "train.save_every=5", "train.eval_every=60"),
+        "train.stall_timeout=60",
+    ]
+    straight = tmp_path / "straight"
+    process = torchrun(straight, overrides)
+    assert process.wait(timeout=300) == 0, open(f"{straight}.log").read()[-3000:]
+    return overrides, straight
+
+
+def test_torchrun_jobs_survive(two_process_run, tmp_path):
+    """One undisturbed run, and beside it: a worker killed and restarted; SIGTERM to all; SIGTERM to one."""
+    overrides, straight = two_process_run
+    wanted = read_checkpoint(straight / "checkpoints/last.pt")
+
+    killed = tmp_path / "killed"
+    process = torchrun(killed, overrides, restarts=3)
+    wait_for_step(killed, 12, process)
+    os.kill(workers_of(process)[-1], signal.SIGKILL)
+    assert process.wait(timeout=300) == 0, open(f"{killed}.log").read()[-3000:]
+    assert "going on from" in open(f"{killed}.log").read()
+    assert_same_state(read_checkpoint(killed / "checkpoints/last.pt"), wanted)
+    assert figures(killed) == figures(straight)
+
+    for name, chosen in (("all", slice(None)), ("one", slice(1, 2))):
+        stopped = tmp_path / name
+        process = torchrun(stopped, overrides)
+        wait_for_step(stopped, 7, process)
+        if name == "all":
+            process.send_signal(signal.SIGTERM)  # torchrun passes it on
+        else:
+            os.kill(workers_of(process)[chosen][0], signal.SIGTERM)
+        assert process.wait(timeout=120) != 0
+        word = json.loads((stopped / "preempted").read_text())
+        content = read_checkpoint(stopped / "checkpoints/last.pt")
+        assert word["signal"] == "SIGTERM" and word["step"] == content["step"] < 60
+        process = torchrun(stopped, overrides, resume=True)
+        assert process.wait(timeout=300) == 0, open(f"{stopped}.log").read()[-3000:]
+        assert not (stopped / "preempted").exists()
+        assert_same_state(read_checkpoint(stopped / "checkpoints/last.pt"), wanted)
+        assert figures(stopped) == figures(straight)
+
+
+def test_a_single_process_told_to_stop_saves_and_says_how_it_ended(tiny_overrides, tmp_path):
+    folder = tmp_path / "run"
+    overrides = [
+        *tiny_overrides,
+        "train.steps=500",
+        "train.log_every=1",
+        "train.save_every=400",
+        "train.eval_every=400",
+    ]
+    command = [sys.executable, "tools/train.py", "quickstart", "--output", str(folder), *overrides]
+    with open(f"{folder}.log", "a") as output:
+        process = subprocess.Popen(command, env={**os.environ, **ENVIRONMENT}, cwd=REPO, stdout=output, stderr=output)
+    wait_for_step(folder, 3, process)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 143
+    assert json.loads((folder / "preempted").read_text())["signal"] == "SIGINT"
+    assert 3 <= read_checkpoint(folder / "checkpoints/last.pt")["step"] < 500
+    assert "Traceback" not in open(f"{folder}.log").read()

@@ -1,0 +1,71 @@
+import json
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from retinanet.model.norm import SyncBatchNorm, norm_layer
+from tests.processes import run_together
+
+SHARE = """
+    import json
+    import torch
+    from retinanet.distributed import process_group, rank, share_of, world_size
+    from retinanet.model.norm import SyncBatchNorm
+    from tests.model.test_norm import pictures, weights
+
+    with process_group(torch.device("cpu"), timeout=60):
+        norm, every = SyncBatchNorm(6), pictures()
+        part = share_of(range(len(every)), rank(), world_size())
+        x = every[part.start : part.stop].clone().requires_grad_()
+        for _ in range(2):
+            out = norm(x)
+        (out * weights()[part.start : part.stop]).sum().backward()
+        told = {
+            "out": out.tolist(), "grad": x.grad.tolist(), "mean": norm.running_mean.tolist(),
+            "var": norm.running_var.tolist(), "seen": int(norm.num_batches_tracked),
+            "weight": norm.weight.grad.tolist(), "bias": norm.bias.grad.tolist(),
+        }
+    print(json.dumps(told))
+"""
+
+
+def pictures():
+    return torch.randn(5, 6, 3, 4, generator=torch.Generator().manual_seed(0)) * 3 + 5
+
+
+def weights():
+    return torch.randn(5, 6, 3, 4, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.slow
+def test_two_processes_with_unequal_shares_normalise_as_one():
+    told = [json.loads(text) for text in run_together(2, SHARE)]
+    norm, x = nn.BatchNorm2d(6), pictures().requires_grad_()
+    for _ in range(2):
+        out = norm(x)
+    (out * weights()).sum().backward()
+    assert [len(part["out"]) for part in told] == [2, 3]
+    assert_close(torch.tensor(told[0]["out"] + told[1]["out"]), out, rtol=1e-5, atol=1e-5)
+    assert_close(torch.tensor(told[0]["grad"] + told[1]["grad"]), x.grad, rtol=1e-4, atol=1e-5)
+    for part in told:
+        assert_close(torch.tensor(part["mean"]), norm.running_mean)
+        assert_close(torch.tensor(part["var"]), norm.running_var)
+        assert part["seen"] == 2
+    # The gradients of weight and bias are sums over the pictures, which DistributedDataParallel adds up.
+    for name, parameter in (("weight", norm.weight), ("bias", norm.bias)):
+        assert_close(torch.tensor(told[0][name]) + torch.tensor(told[1][name]), parameter.grad, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_alone_it_is_batch_norm(training):
+    ours, theirs = SyncBatchNorm(6).train(training), nn.BatchNorm2d(6).train(training)
+    for _ in range(2):
+        assert_close(ours(pictures()), theirs(pictures()))
+    assert_close(ours.state_dict(), theirs.state_dict())
+
+
+def test_names():
+    assert isinstance(norm_layer("sync")(8), SyncBatchNorm)
+    assert isinstance(norm_layer("group")(64), nn.GroupNorm)
