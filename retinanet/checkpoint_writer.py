@@ -3,6 +3,7 @@
 import concurrent.futures
 import copy
 import logging
+import os
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
@@ -82,7 +83,7 @@ class CheckpointWriter:
             self.folder.save(step, content)
         except OSError as error:
             self.failed_saves += 1
-            if not self.folder.path_of(step).exists():
+            if not os.path.exists(self.folder.path_of(step)):  # False also where the disk is gone
                 self._failed_steps.add(step)
             log.warning(
                 "%s: SAVING FAILED: %s (failed saves: %d). Training goes on; what it learns is lost if it ends before "
@@ -107,13 +108,17 @@ class CheckpointWriter:
                 return
             except OSError as error:
                 reason = str(error)
-        best = self.folder.best()
+        try:
+            best = self.folder.best()
+            state = f"stays on {best.name}" if best else "is not there at all"
+        except OSError as error:
+            state = f"cannot be read: {error}"
         log.warning(
             "%s: STILL NOT THE BEST: it should be step %d, but %s. It %s",
             self.folder.folder / "best.pt",
             step,
             reason,
-            f"stays on {best.name}" if best else "is not there at all",
+            state,
         )
 
     def _whole(self) -> str:
