@@ -186,8 +186,9 @@ class Trial:
             losses = [self.criterion.class_weight * value / num_positive for value in sums.classification]
             losses += [self.criterion.box_weight * value / num_positive for value in sums.box_regression]
             levels.append([loss.item() for loss in losses])
+            total = sum(losses) * self.loss_scale
             with watched("backward"):
-                (sum(losses) * self.loss_scale).backward()
+                total.backward()
         gradients = {name: p.grad / self.loss_scale for name, p in self.model.named_parameters() if p.grad is not None}
         summed = [sum(values) for values in zip(*levels, strict=True)]
         half = len(summed) // 2

@@ -63,8 +63,9 @@ class ReplayReport(NamedTuple):
             lines.append(self.note)
         if self.bad_weights:
             lines.append(f"weights that were not finite before the step: {_listed(self.bad_weights)}")
-        for way, place in (("forward", self.first_in_forward), ("backward", self.first_in_backward)):
-            lines.append(f"first value that is not finite on the way {way}: {place or 'none'}")
+        lines.append(f"first value that is not finite on the way forward: {self.first_in_forward or 'none'}")
+        if _finite(*self.class_per_level, *self.box_per_level):  # else its gradient cannot be
+            lines.append(f"first value that is not finite on the way back: {self.first_in_backward or 'none'}")
         if self.bad_gradients:
             lines.append(
                 f"gradients that are not finite: {len(self.bad_gradients)} of {self.num_gradients}: "
@@ -77,7 +78,7 @@ class ReplayReport(NamedTuple):
         for image in self.images:
             height, width = image.size
             least, most, mean = image.pixels
-            boxes = f"{image.num_boxes} boxes"
+            boxes = "1 box" if image.num_boxes == 1 else f"{image.num_boxes} boxes"
             if image.sides is not None:
                 boxes += f" with sides of {image.sides[0]:g} to {image.sides[1]:g}"
             mark = "" if image.is_finite else "  <-- not finite"
@@ -93,7 +94,7 @@ class ReplayReport(NamedTuple):
 
     def advice(self) -> str:
         guilty = [str(image.image_id) for image in self.images if not image.is_finite]
-        odd = [str(image.image_id) for image in self.images if image.odd_boxes]
+        odd = [str(image.image_id) for image in self.images if image.odd_boxes and not image.is_finite]
         if self.bad_weights:
             return "The weights were broken before: the fault is in an earlier step; go back to an older checkpoint."
         if self.is_finite:

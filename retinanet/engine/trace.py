@@ -21,7 +21,7 @@ class FirstNonFinite(TorchDispatchMode):
         super().__init__()
         self.found: dict[str, str] = {}
         self._way = ""
-        self._last = "the start"
+        self._last = ""
         self._modules: dict[int, str] = {}  # names by the address of a weight
         self._kept: list[Tensor] = []  # made of weights alone; kept, so that no address comes twice
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
@@ -29,7 +29,7 @@ class FirstNonFinite(TorchDispatchMode):
 
     def on(self, way: str) -> "FirstNonFinite":
         """What follows is this way through the network."""
-        self._way, self._last = way, "the start"
+        self._way, self._last = way, ""
         return self
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
@@ -45,7 +45,7 @@ class FirstNonFinite(TorchDispatchMode):
         if self._way not in self.found and "empty" not in func._schema.name:  # which holds what was there before
             bad = [output for output in outputs if output.is_floating_point() and not output.isfinite().all()]
             if bad:
-                place = name or f"after {self._last}"
+                place = name or (f"after {self._last}" if self._last else "before any weight")
                 self.found[self._way] = f"{place} ({func._schema.name}, result {tuple(bad[0].shape)})"
         self._last = name or self._last
         return result

@@ -1,5 +1,8 @@
 """ResNet and ResNeXt (He et al. 2016, Xie et al. 2017) as feature extractors, from torchvision."""
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -7,6 +10,8 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -23,10 +28,13 @@ class ResNet(nn.Module):
         name: a residual network of torchvision, such as "resnet50" or "resnext101_32x8d".
         norm: "frozen" keeps the statistics of the weights and learns nothing; "batch", "sync" and "group" learn.
         frozen_stages: how many leading parts never change: 1 is the stem, 2 the stem and `layer1`, up to 5 for all.
+        checkpoint_activations: keep the input of each residual block alone for the backward pass, and compute the block
+            again there: less memory, a third more time in the backbone, the same gradients.
     """
 
-    def __init__(self, name: str, *, norm: Norm, frozen_stages: int):
+    def __init__(self, name: str, *, norm: Norm, frozen_stages: int, checkpoint_activations: bool = False):
         super().__init__()
+        self.checkpoint_activations = checkpoint_activations
         full = getattr(torchvision.models, name)(weights=None, norm_layer=norm_layer(norm))
         self.conv1, self.bn1, self.maxpool = full.conv1, full.bn1, full.maxpool
         self.layer1, self.layer2, self.layer3, self.layer4 = full.layer1, full.layer2, full.layer3, full.layer4
@@ -42,9 +50,17 @@ class ResNet(nn.Module):
         features = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             for block in stage:
-                x = residual(x, block)
+                x = self._block(x, block)
             features.append(x)
         return features[1:]
+
+    def _block(self, x: Tensor, block: BasicBlock | Bottleneck) -> Tensor:
+        learns = x.requires_grad or block.conv1.weight.requires_grad  # else nothing is kept anyway
+        if not (self.checkpoint_activations and torch.is_grad_enabled() and learns):
+            return residual(x, block)
+        return checkpoint(
+            residual, x, block, use_reentrant=False, preserve_rng_state=False, context_fn=partial(_once, block)
+        )
 
     def train(self, mode: bool = True) -> "ResNet":
         """Frozen parts stay in evaluation mode, so that their batch statistics do not move either."""
@@ -65,6 +81,25 @@ def residual(x: Tensor, block: BasicBlock | Bottleneck) -> Tensor:
         out = conv_norm(F.relu_(out), block.conv3, block.bn3)
     shortcut = x if block.downsample is None else conv_norm(x, *block.downsample)
     return F.relu_(out.add_(shortcut))
+
+
+def _once(block: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
+    """Contexts for the two times that a checkpointed block is computed: only the first one moves running statistics."""
+    return nullcontext(), _statistics_held(block)
+
+
+@contextmanager
+def _statistics_held(block: nn.Module) -> Iterator[None]:
+    """Batch norms move copies of their running statistics, which are then forgotten."""
+    norms = [module for module in block.modules() if isinstance(module, _BatchNorm) and module.training]
+    held = [(norm, name, tensor) for norm in norms for name, tensor in norm.named_buffers(recurse=False)]
+    for norm, name, tensor in held:
+        setattr(norm, name, tensor.clone())
+    try:
+        yield
+    finally:
+        for norm, name, tensor in held:
+            setattr(norm, name, tensor)
 
 
 def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:

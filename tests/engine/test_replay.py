@@ -146,7 +146,8 @@ def test_a_gradient_that_overflows_on_the_way_back_is_told(tmp_path):
     """Forward and losses are finite; float16 at this scale is not."""
     report = report_of(tmp_path, [batch_of(None, None)], dtype=torch.float16, loss_scale=2.0**60)
     assert all(map(math.isfinite, [*report.class_per_level, *report.box_per_level]))
-    assert report.first_in_forward is None and report.first_in_backward is not None
+    assert report.first_in_forward is None
+    assert report.first_in_backward.startswith("before any weight (aten::mul")  # 2**60 / 58 times a focal slope
     assert report.bad_gradients and not math.isfinite(report.grad_norm)
     assert "loss scaled by 1.15292e+18" in report.describe() and "float16 overflowed" in report.describe()
 
