@@ -58,6 +58,8 @@ class ResNet(nn.Module):
         learns = x.requires_grad or block.conv1.weight.requires_grad  # else nothing is kept anyway
         if not (self.checkpoint_activations and torch.is_grad_enabled() and learns):
             return residual(x, block)
+        if torch.compiler.is_compiling():  # a graph moves statistics once, whatever it computes again
+            return checkpoint(residual, x, block, use_reentrant=False, preserve_rng_state=False)
         return checkpoint(
             residual, x, block, use_reentrant=False, preserve_rng_state=False, context_fn=partial(_once, block)
         )

@@ -520,3 +520,18 @@ def test_the_host_reads_nothing_when_blocks_are_computed_again(host_reads):
     with host_reads() as reads:
         sum(feature.square().mean() for feature in backbone(IMAGES)).backward()
     assert reads == []
+
+
+@pytest.mark.slow  # traced graphs of 30 convolutions
+@pytest.mark.parametrize("norm", ["frozen", "batch"])
+def test_compiled_graphs_compute_blocks_again_to_the_same_bits(norm):
+    torch.manual_seed(0)
+    plain = ResNet("resnet18", norm=norm, frozen_stages=0).train()
+    again = checkpointed(plain).train()
+    images = IMAGES[:, :, :32, :64]
+    compiled = torch.compile(again, backend="aot_eager")
+    expected = features_and_gradients(plain, plain, images)
+    for one, other in zip(features_and_gradients(compiled, again, images), expected, strict=True):
+        assert torch.equal(one, other)
+    for (key, value), other in zip(again.state_dict().items(), plain.state_dict().values(), strict=True):
+        assert torch.equal(value, other), key
