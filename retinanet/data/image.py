@@ -45,8 +45,8 @@ class ImageHeader(NamedTuple):
 
 def read_header(path: str | PathLike[str], *, max_pixels: int) -> ImageHeader:
     """Read size, orientation and format without decoding a pixel; InputError where the file is no usable picture."""
-    with _opened(path, max_pixels) as (_, _, header):
-        return header
+    with open_image(path, max_pixels=max_pixels) as opened:
+        return opened.header
 
 
 def read_image(path: str | PathLike[str], *, max_pixels: int, apply_orientation: bool = True) -> Tensor:
@@ -56,7 +56,25 @@ def read_image(path: str | PathLike[str], *, max_pixels: int, apply_orientation:
         max_pixels: refuse a larger picture by its header, before any memory is taken for it.
         apply_orientation: False keeps the pixels as stored, for boxes that were drawn without regard to EXIF.
     """
-    with _opened(path, max_pixels) as (file, image, header):
+    with open_image(path, max_pixels=max_pixels) as opened:
+        return opened.decode(apply_orientation=apply_orientation).contiguous()
+
+
+class OpenedImage(NamedTuple):
+    """A file whose header has been read and found in order."""
+
+    path: str | PathLike[str]
+    file: BinaryIO
+    image: Image.Image
+    header: ImageHeader
+
+    def decode(self, *, apply_orientation: bool = True) -> Tensor:
+        """As `read_image`, but strided as the decoder left it: mostly with channels interleaved.
+
+        Raises:
+            InputError: the file is damaged, or its kind has no agreed black and white.
+        """
+        path, header = self.path, self.header
         # Both decoders handle 16 bits otherwise: these are 32-bit or signed TIFFs, with no agreed black and white.
         if header.mode in ("I", "F"):
             raise InputError(
@@ -65,7 +83,7 @@ def read_image(path: str | PathLike[str], *, max_pixels: int, apply_orientation:
             )
         assert not ImageFile.LOAD_TRUNCATED_IMAGES, "someone set Pillow to fill cut-off pictures with grey"
         try:
-            shown = _decode(file, image, header)
+            shown = _decode(self.file, self.image, header)
         except Exception as error:  # libraries raise nearly any type on damaged bytes
             # torchcodec's reason follows the C++ function and line that raised it.
             reason = re.sub(r"^\w+, \S+:\d+, ", "", str(error))
@@ -73,24 +91,26 @@ def read_image(path: str | PathLike[str], *, max_pixels: int, apply_orientation:
                 f"{path}: damaged or cut-off {header.format} ({reason}), expected one that decodes completely; "
                 "fetch the file again or take it out of the data set"
             ) from error
-    if apply_orientation:
-        return shown.contiguous()
-    stored = shown.flip(FLIPS[header.orientation])
-    return (stored.transpose(1, 2) if header.orientation >= 5 else stored).contiguous()
+        if apply_orientation:
+            return shown
+        stored = shown.flip(FLIPS[header.orientation])
+        return stored.transpose(1, 2) if header.orientation >= 5 else stored
 
 
 @contextmanager
-def _opened(path: str | PathLike[str], max_pixels: int) -> Iterator[tuple[BinaryIO, Image.Image, ImageHeader]]:
+def open_image(path: str | PathLike[str], *, max_pixels: int) -> Iterator[OpenedImage]:
+    """Open a picture and read its header; InputError where the file is no usable picture of at most `max_pixels`."""
     try:
         file = open(path, "rb")
     except OSError as error:  # missing, a directory, not permitted
-        raise InputError(
-            f"{path}: {error.strerror}, expected a picture that can be read; correct the path or fetch the file"
-        ) from None
+        raise _cannot_be_read(path, error) from None
     with file, warnings.catch_warnings():
         # Pillow warns of its own pixel limit, where ours decides, and of broken metadata that no pixel depends on.
         warnings.simplefilter("ignore")
-        start = file.read(8)
+        try:
+            start = file.read(8)
+        except OSError as error:  # a broken disk, a file server that is gone
+            raise _cannot_be_read(path, error) from None
         if not start:
             raise InputError(f"{path}: empty file, expected a picture; fetch the file again")
         file.seek(0)
@@ -113,7 +133,13 @@ def _opened(path: str | PathLike[str], max_pixels: int) -> Iterator[tuple[Binary
                 f"{path}: {header.width} x {header.height} is {header.height * header.width} pixels, expected at most "
                 f"{max_pixels}; shrink the picture or raise data.max_pixels"
             )
-        yield file, image, header
+        yield OpenedImage(path, file, image, header)
+
+
+def _cannot_be_read(path: str | PathLike[str], error: OSError) -> InputError:
+    return InputError(
+        f"{path}: {error.strerror}, expected a picture that can be read; correct the path or fetch the file"
+    )
 
 
 def _header(image: Image.Image) -> ImageHeader:

@@ -1,14 +1,15 @@
 """Batches from a plan: read, transform, pad, in worker processes."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from retinanet.data.coco import Record
-from retinanet.data.image import read_header, read_image
+from retinanet.data.image import open_image
 from retinanet.data.plan import Sample, stable_hash
 from retinanet.data.transforms import Example, Step
 from retinanet.errors import InputError
@@ -48,16 +49,17 @@ class Pictures(Dataset):
         made on the rotated picture are used with it, boxes made on the stored pixels with those.
         """
         record = self.records[index]
-        header = read_header(record.path, max_pixels=self.max_pixels)
-        is_shown = (header.height, header.width) == (record.height, record.width)
-        is_stored = header.orientation >= 5 and (header.width, header.height) == (record.height, record.width)
-        if not is_shown and not is_stored:
-            raise InputError(
-                f"{record.path}: is {header.width}x{header.height}, but its annotations say "
-                f"{record.width}x{record.height}; its boxes would be in the wrong place: correct the annotations, or "
-                "restore the picture they were made on"
-            )
-        image = read_image(record.path, max_pixels=self.max_pixels, apply_orientation=is_shown)
+        with open_image(record.path, max_pixels=self.max_pixels) as opened:
+            header = opened.header
+            is_shown = (header.height, header.width) == (record.height, record.width)
+            is_stored = header.orientation >= 5 and (header.width, header.height) == (record.height, record.width)
+            if not is_shown and not is_stored:
+                raise InputError(
+                    f"{record.path}: is {header.width}x{header.height}, but its annotations say "
+                    f"{record.width}x{record.height}; its boxes would be in the wrong place: correct the annotations, "
+                    "or restore the picture they were made on"
+                )
+            image = opened.decode(apply_orientation=is_shown)
         return Example(
             image,
             torch.from_numpy(record.boxes),
@@ -77,7 +79,7 @@ def make_loader(
     loader = DataLoader(
         pictures,
         batch_sampler=batches,
-        collate_fn=collate,
+        collate_fn=collate_to_send if workers else collate,
         num_workers=workers,
         pin_memory=pin_memory,
         prefetch_factor=4 if workers else None,
@@ -90,16 +92,45 @@ def make_loader(
         yield batch
 
 
+def collate_to_send(items: list[tuple[Sample, Example, tuple[int, int]] | InputError]) -> "Parcel | InputError":
+    """`collate` in a worker process."""
+    batch = collate(items)
+    return batch if isinstance(batch, InputError) else Parcel(batch)
+
+
+class Parcel:
+    """A batch on its way out of a worker process, where it arrives as the batch itself.
+
+    A tensor takes a file in shared memory and a connection to fetch it by, which pays for the pictures; the rest goes
+    as bytes.
+    """
+
+    def __init__(self, batch: Batch):
+        self.batch = batch
+
+    def __reduce__(self) -> tuple[Callable[..., Batch], tuple]:
+        images, *others = self.batch.tensors()
+        arrays = [tensor.numpy() for tensor in others]
+        return _unpack, (images, arrays, self.batch.targets.has_crowd, self.batch.image_indices)
+
+
+def _unpack(images: Tensor, arrays: list[np.ndarray], has_crowd: bool, image_indices: tuple[int, ...]) -> Batch:
+    image_sizes, original_sizes, *targets = map(torch.from_numpy, arrays)
+    return Batch(images, image_sizes, original_sizes, Targets(*targets, has_crowd), image_indices)
+
+
 def collate(items: list[tuple[Sample, Example, tuple[int, int]] | InputError]) -> Batch | InputError:
     """Pad pictures to the shape of their batch, and ground truth to one length."""
     for item in items:
         if isinstance(item, InputError):
             return item
     samples, examples, original_sizes = zip(*items, strict=True)
-    height, width = samples[0].canvas
-    images = torch.zeros(len(items), 3, height, width, dtype=torch.uint8)
+    images = unfilled(len(items), *samples[0].canvas)
     for image, example in zip(images, examples, strict=True):
-        image[:, : example.image.shape[1], : example.image.shape[2]] = example.image
+        height, width = example.image.shape[-2:]
+        image[:, :height, :width] = example.image
+        image[:, height:] = 0
+        image[:, :height, width:] = 0
     return Batch(
         images=images,
         image_sizes=torch.tensor([tuple(example.image.shape[-2:]) for example in examples]),
@@ -107,6 +138,20 @@ def collate(items: list[tuple[Sample, Example, tuple[int, int]] | InputError]) -
         targets=pad_targets([(example.boxes, example.labels, example.is_crowd) for example in examples]),
         image_indices=tuple(sample.index for sample in samples),
     )
+
+
+def unfilled(batch: int, height: int, width: int) -> Tensor:
+    """(B, 3, H, W) uint8 of any values, in a worker in memory that is shared from the start: sending copies nothing.
+
+    In memory the channels are interleaved, as decoding and resizing leave them: pictures are copied row by row.
+    """
+    shape = (batch, height, width, 3)
+    if get_worker_info() is None:
+        pixels = torch.empty(shape, dtype=torch.uint8)
+    else:
+        storage = torch.UntypedStorage._new_shared(math.prod(shape))  # as torch's default_collate does
+        pixels = torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
+    return pixels.permute(0, 3, 1, 2)
 
 
 def pad_targets(truths: list[tuple[Tensor, Tensor, Tensor]]) -> Targets:

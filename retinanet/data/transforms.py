@@ -87,7 +87,7 @@ def resize(example: Example, height: int, width: int) -> Example:
     if (old_height, old_width) == (height, width):
         return example
     image = F.resize(example.image, [height, width], antialias=True)
-    scale = torch.tensor([width / old_width, height / old_height]).repeat(2)
+    scale = torch.tensor([width / old_width, height / old_height] * 2)
     return example._replace(image=image, boxes=example.boxes * scale)
 
 

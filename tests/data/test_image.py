@@ -484,3 +484,9 @@ def test_reason_carries_no_source_path_of_the_decoder(tmp_path):
     with pytest.raises(InputError) as caught:
         read(tmp_path / "cut.jpg")
     assert ".cpp" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="needs a file that opens and cannot be read")
+def test_file_that_opens_but_cannot_be_read():
+    with pytest.raises(InputError, match=r"^/proc/self/mem: Input/output error, expected a picture that can be read"):
+        read("/proc/self/mem")

@@ -1,3 +1,7 @@
+import io
+import pickle
+from multiprocessing.reduction import ForkingPickler
+
 import numpy as np
 import pytest
 import torch
@@ -15,13 +19,15 @@ from retinanet.data.build import (
     train_plan,
 )
 from retinanet.data.coco import Record
-from retinanet.data.loader import BOXES_STEP, Pictures, collate, make_loader, pad_targets
+from retinanet.data.loader import BOXES_STEP, Parcel, Pictures, collate, make_loader, pad_targets
 from retinanet.data.plan import Sample
 from retinanet.data.transforms import Example, Resize, ScaleJitter
 from retinanet.errors import InputError
+from retinanet.structures import Batch, Targets
 
 MAX_PIXELS = 1_000_000
 CANVAS = (64, 96)
+NO_OBJECTS = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool)
 AUGMENT = "data.transforms=[{type: scale_jitter, min: 0.7, max: 1.5}, {type: flip}, {type: color, hue: 0.1}]"
 
 
@@ -181,10 +187,37 @@ def test_random_state_of_the_run_is_untouched(cfg_of, workers):
 
 def test_picture_that_is_cropped_away_leaves_an_empty_row():
     image = torch.full((3, 64, 96), 9, dtype=torch.uint8)
-    record = Example(image, torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool))
-    batch = collate([(Sample(3, 0, 64, 96, CANVAS), record, (10, 20))])
+    batch = collate([(Sample(3, 0, 64, 96, CANVAS), Example(image, *NO_OBJECTS), (10, 20))])
     assert batch.image_indices == (3,) and batch.original_sizes.tolist() == [[10, 20]]
     assert not batch.targets.is_object.any() and batch.targets.boxes.shape == (1, 8, 4)
+
+
+def test_batch_leaves_a_worker_as_bytes_but_for_the_pictures(cfg_of):
+    cfg = cfg_of(AUGMENT)
+    (batch,) = train_loader(cfg, load_train_data(cfg), start=3, stop=4, pin_memory=False)
+    shared = []
+
+    class Watching(ForkingPickler):
+        def reducer_override(self, value):
+            if isinstance(value, torch.Tensor):
+                shared.append(value.shape)
+            return NotImplemented
+
+    sent = io.BytesIO()
+    Watching(sent, pickle.HIGHEST_PROTOCOL).dump(Parcel(batch))
+    assert shared == [batch.images.shape]
+    arrived = pickle.loads(sent.getvalue())
+    assert type(arrived) is Batch and type(arrived.targets) is Targets
+    assert_same([arrived], [batch])
+
+
+def test_pictures_of_a_worker_lie_in_shared_memory_from_the_start(cfg_of, monkeypatch):
+    item = (Sample(3, 0, 64, 96, CANVAS), Example(torch.ones(3, 50, 96, dtype=torch.uint8), *NO_OBJECTS), (10, 20))
+    here = collate([item])
+    monkeypatch.setattr("retinanet.data.loader.get_worker_info", object)
+    there = collate([item])
+    assert there.images.is_shared() and not here.images.is_shared()
+    assert_same([here], [there])
 
 
 # ---- reading

@@ -191,6 +191,22 @@ def test_input_is_not_changed(name):
     assert all(torch.equal(tensor, copy) for tensor, copy in zip(before, copies, strict=True))
 
 
+@pytest.mark.parametrize("name", CHAINS)
+def test_the_layout_in_memory_changes_no_pixel(name):
+    """Pictures come from the decoder with interleaved channels."""
+    generator = torch.Generator().manual_seed(0)
+    interleaved = torch.randint(256, (100, 131, 3), dtype=torch.uint8, generator=generator).permute(2, 0, 1)
+    before = example(100, 131, [[40, 30, 90, 70]])
+    results = []
+    for image in (interleaved, interleaved.contiguous()):
+        torch.manual_seed(3)
+        result = before._replace(image=image)
+        for step in build_transforms(CHAINS[name]):
+            result = step(result, sample((96, 128), shorter=90, longer=128))
+        results.append(result)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
 def test_same_seed_gives_the_same_and_another_does_not():
     steps = build_transforms([ScaleJitterTransform(min=0.5, max=2.0), FlipTransform(), ColorTransform(hue=0.3)])
 
