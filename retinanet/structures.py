@@ -25,6 +25,15 @@ class Targets(NamedTuple):
         return Targets(*(tensor.to(device, non_blocking=True) for tensor in self[:4]), self.has_crowd)
 
 
+class Unreadable(NamedTuple):
+    """A picture that should have been in a batch, and what was done about it."""
+
+    index: int  # in the data set, as `replaced_by`
+    epoch: int
+    replaced_by: int
+    reason: str  # the message for a person; it names the file
+
+
 class Batch(NamedTuple):
     """Pictures resized into one padded shape, and what is on them."""
 
@@ -33,6 +42,7 @@ class Batch(NamedTuple):
     original_sizes: Tensor  # (B, 2) int64, height and width of the file
     targets: Targets
     image_indices: tuple[int, ...]  # positions in the data set, for reports and for evaluation
+    unreadable: tuple[Unreadable, ...] = ()  # in place of which others are in the batch
 
     def to(self, device: torch.device) -> "Batch":
         return self._replace(

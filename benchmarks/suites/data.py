@@ -100,7 +100,8 @@ def our_call(data: CocoData, cfg: DataConfig, batch: int, workers: int, times: i
     pictures = Pictures(data.records, [Resize()], seed=0, max_pixels=cfg.max_pixels)
 
     def call() -> int:
-        return sum(len(read.images) for read in make_loader(pictures, plan, workers=workers, pin_memory=False))
+        batches = make_loader(pictures, plan, workers=workers, pin_memory=False, replace_unreadable=False)
+        return sum(len(read.images) for read in batches)
 
     return call
 

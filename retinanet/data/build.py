@@ -73,13 +73,13 @@ def train_loader(cfg: Config, data: CocoData, *, start: int, stop: int, pin_memo
     """This process's batches of the steps from `start` to `stop`: `train.accumulate` for each step.
 
     They are the same ones whether or not a run was interrupted before; together with those of the other processes they
-    are the global batches of the plan.
+    are the global batches of the plan. A picture that cannot be read is replaced and reported in its batch.
     """
     pictures = Pictures(
         data.records, build_transforms(cfg.data.transforms), seed=cfg.train.seed, max_pixels=cfg.data.max_pixels
     )
     batches = shares(itertools.islice(train_plan(cfg, data), start, stop), cfg.train.accumulate)
-    return make_loader(pictures, batches, workers=cfg.data.workers, pin_memory=pin_memory)
+    return make_loader(pictures, batches, workers=cfg.data.workers, pin_memory=pin_memory, replace_unreadable=True)
 
 
 def shares(batches: Iterable[list[Sample]], accumulate: int) -> Iterator[list[Sample]]:
@@ -114,10 +114,13 @@ def eval_plan(cfg: Config, data: CocoData) -> list[list[Sample]]:
 
 
 def eval_loader(cfg: Config, data: CocoData, *, pin_memory: bool) -> Iterator[Batch]:
-    """Every picture once, over all processes; each takes whole batches, so that none depends on their number."""
+    """Every picture once, over all processes; each takes whole batches, so that none depends on their number.
+
+    One that cannot be read is an InputError: a score without it would be another score.
+    """
     pictures = Pictures(data.records, [Resize()], seed=0, max_pixels=cfg.data.max_pixels)
     batches = eval_plan(cfg, data)[rank() :: world_size()]
-    return make_loader(pictures, batches, workers=cfg.data.workers, pin_memory=pin_memory)
+    return make_loader(pictures, batches, workers=cfg.data.workers, pin_memory=pin_memory, replace_unreadable=False)
 
 
 def eval_shorter(cfg: DataConfig) -> int:

@@ -1,7 +1,8 @@
 """Batches from a plan: read, transform, pad, in worker processes."""
 
+import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -10,15 +11,18 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from retinanet.data.coco import Record
 from retinanet.data.image import open_image
-from retinanet.data.plan import Sample, stable_hash
+from retinanet.data.plan import Sample, resized, stable_hash
 from retinanet.data.transforms import Example, Step
 from retinanet.errors import InputError
-from retinanet.structures import Batch, Targets
+from retinanet.structures import Batch, Targets, Unreadable
 
 BOXES_STEP = 8  # ground truth is padded to 8, 16, 24, ...: few shapes, and little work on padding
+MOST_REPLACEMENTS = 10  # tried for one picture
+
+Item = tuple[Sample, Example, tuple[int, int]]  # the last is the original size
 
 
-class Pictures(Dataset):
+class Pictures:
     """Reads and transforms one sample at a time. What a sample becomes depends on the seed and the sample alone."""
 
     def __init__(self, records: list[Record], steps: list[Step], *, seed: int, max_pixels: int):
@@ -27,14 +31,46 @@ class Pictures(Dataset):
         self.seed = seed
         self.max_pixels = max_pixels
 
-    def __len__(self) -> int:
-        return len(self.records)
+    def __call__(self, sample: Sample) -> Item:
+        """The picture of a sample, ready for its batch; InputError where it cannot be read."""
+        return self.transform(self.read(sample.index), sample)
 
-    def __getitem__(self, sample: Sample) -> tuple[Sample, Example, tuple[int, int]] | InputError:
-        try:
-            example = self.read(sample.index)
-        except InputError as error:  # raised by the reader of the batch: from here it would arrive as a traceback
-            return error
+    def replace(self, sample: Sample, error: InputError) -> tuple[Item, list[Unreadable]]:
+        """Another picture that fits the batch, for one that cannot be read.
+
+        Returns:
+            The sample with the index of the picture that took the place, and a record of each that was not readable.
+
+        Raises:
+            InputError: several others cannot be read either, so that it is more than a damaged file.
+        """
+        errors = [(sample.index, error)]
+        for index in itertools.islice(self._fitting(sample), MOST_REPLACEMENTS):
+            try:
+                # With the randomness of the sample: in its own place in the epoch the other looks another way.
+                _, example, original_size = self.transform(self.read(index), sample)
+            except InputError as another:
+                errors.append((index, another))
+                continue
+            unreadable = [Unreadable(bad, sample.epoch, index, str(reason)) for bad, reason in errors]
+            return (sample._replace(index=index), example, original_size), unreadable
+        if len(errors) == 1:  # there is no other picture of a shape that fits
+            raise error
+        raise InputError(
+            f"{error} (and none of the {len(errors) - 1} pictures tried in its place can be read, the last: "
+            f"{errors[-1][1]})"
+        )
+
+    def _fitting(self, sample: Sample) -> Iterator[int]:
+        """The other pictures that fit the canvas of a sample, in an order drawn for it."""
+        random = np.random.default_rng(stable_hash("replacement", self.seed, sample.epoch, sample.index))
+        for index in random.permutation(len(self.records)).tolist():
+            record = self.records[index]
+            height, width = resized(record.height, record.width, sample.shorter, sample.longer)
+            if index != sample.index and height <= sample.canvas[0] and width <= sample.canvas[1]:
+                yield index
+
+    def transform(self, example: Example, sample: Sample) -> Item:
         original_size = tuple(example.image.shape[-2:])
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(stable_hash(self.seed, sample.epoch, sample.index))
@@ -68,18 +104,42 @@ class Pictures(Dataset):
         )
 
 
+class Reader(Dataset):
+    """`Pictures` as DataLoader wants them. An error is returned, and raised by who reads the batches: raised here, it
+    would arrive from a worker as a traceback."""
+
+    def __init__(self, pictures: Pictures, *, replace_unreadable: bool):
+        self.pictures = pictures
+        self.replace_unreadable = replace_unreadable
+
+    def __getitem__(self, sample: Sample) -> tuple[Item, list[Unreadable]] | InputError:
+        try:
+            try:
+                return self.pictures(sample), []
+            except InputError as error:
+                if not self.replace_unreadable:
+                    raise
+                return self.pictures.replace(sample, error)
+        except InputError as error:
+            return error
+
+
 def make_loader(
-    pictures: Pictures, batches: Iterable[list[Sample]], *, workers: int, pin_memory: bool
+    pictures: Pictures, batches: Iterable[list[Sample]], *, workers: int, pin_memory: bool, replace_unreadable: bool
 ) -> Iterator[Batch]:
     """Batches in the order of the plan, whatever the number of workers.
 
+    Args:
+        replace_unreadable: put another picture in the place of one that cannot be read, always the same one, and say
+            so in the batch.
+
     Raises:
-        InputError: a picture cannot be read; where it stands in the order, not before.
+        InputError: a picture cannot be read, nor replaced; where it stands in the order, not before.
     """
     loader = DataLoader(
-        pictures,
+        Reader(pictures, replace_unreadable=replace_unreadable),
         batch_sampler=batches,
-        collate_fn=collate_to_send if workers else collate,
+        collate_fn=collate_to_send if workers else collate_read,
         num_workers=workers,
         pin_memory=pin_memory,
         prefetch_factor=4 if workers else None,
@@ -92,9 +152,18 @@ def make_loader(
         yield batch
 
 
-def collate_to_send(items: list[tuple[Sample, Example, tuple[int, int]] | InputError]) -> "Parcel | InputError":
-    """`collate` in a worker process."""
-    batch = collate(items)
+def collate_read(read: list[tuple[Item, list[Unreadable]] | InputError]) -> Batch | InputError:
+    """What `Reader` gives, as a batch; the first error, if there is one."""
+    for result in read:
+        if isinstance(result, InputError):
+            return result
+    items, unreadable = zip(*read, strict=True)
+    return collate(items)._replace(unreadable=tuple(itertools.chain.from_iterable(unreadable)))
+
+
+def collate_to_send(read: list[tuple[Item, list[Unreadable]] | InputError]) -> "Parcel | InputError":
+    """`collate_read` in a worker process."""
+    batch = collate_read(read)
     return batch if isinstance(batch, InputError) else Parcel(batch)
 
 
@@ -111,19 +180,23 @@ class Parcel:
     def __reduce__(self) -> tuple[Callable[..., Batch], tuple]:
         images, *others = self.batch.tensors()
         arrays = [tensor.numpy() for tensor in others]
-        return _unpack, (images, arrays, self.batch.targets.has_crowd, self.batch.image_indices)
+        batch = self.batch
+        return _unpack, (images, arrays, batch.targets.has_crowd, batch.image_indices, batch.unreadable)
 
 
-def _unpack(images: Tensor, arrays: list[np.ndarray], has_crowd: bool, image_indices: tuple[int, ...]) -> Batch:
+def _unpack(
+    images: Tensor,
+    arrays: list[np.ndarray],
+    has_crowd: bool,
+    image_indices: tuple[int, ...],
+    unreadable: tuple[Unreadable, ...],
+) -> Batch:
     image_sizes, original_sizes, *targets = map(torch.from_numpy, arrays)
-    return Batch(images, image_sizes, original_sizes, Targets(*targets, has_crowd), image_indices)
+    return Batch(images, image_sizes, original_sizes, Targets(*targets, has_crowd), image_indices, unreadable)
 
 
-def collate(items: list[tuple[Sample, Example, tuple[int, int]] | InputError]) -> Batch | InputError:
+def collate(items: Sequence[Item]) -> Batch:
     """Pad pictures to the shape of their batch, and ground truth to one length."""
-    for item in items:
-        if isinstance(item, InputError):
-            return item
     samples, examples, original_sizes = zip(*items, strict=True)
     images = unfilled(len(items), *samples[0].canvas)
     for image, example in zip(images, examples, strict=True):
