@@ -1,5 +1,6 @@
 """Which anchor learns what: object, background, or nothing (Lin et al. 2017, section 4)."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -9,8 +10,10 @@ from retinanet.detection.boxes import area
 from retinanet.structures import Targets
 
 # (box, anchor) pairs looked at together: bounds memory for any number of boxes, and keeps a CPU inside its cache.
-PAIRS_AT_ONCE = {"cpu": 2**21}
+PAIRS_AT_ONCE = {"cpu": 2**18}
 PAIRS_AT_ONCE_ELSEWHERE = 2**25
+BOXES_AT_ONCE = 24  # a float32 holds one bit for each of them exactly
+FLOAT32_FRACTION_BITS, FLOAT32_EXPONENT_OF_ONE = 23, 127
 
 
 class Assignment(NamedTuple):
@@ -19,6 +22,16 @@ class Assignment(NamedTuple):
     gt_index: Tensor  # (B, A) int64, row of the targets, meaningful only where `positive`
     positive: Tensor  # (B, A) bool
     negative: Tensor  # (B, A) bool
+
+
+class _Block(NamedTuple):
+    """Anchors that are looked at together: whole grids of one level, or some rows of one grid."""
+
+    shapes: slice  # which of the a in a cell
+    rows: slice  # in `_Axes.rows`
+    columns: slice  # in `_Axes.columns`
+    size: tuple[int, int, int]  # (a, H, W), of the block
+    anchors: slice  # among all
 
 
 class _Axes(NamedTuple):
@@ -31,12 +44,21 @@ class _Axes(NamedTuple):
 
     columns: Tensor  # (2, a, sum of W_l): left and right
     rows: Tensor  # (2, a, sum of H_l): top and bottom
+    area: Tensor  # (A,), square pixels
     sizes: list[tuple[int, int, int]]  # (a, H_l, W_l)
 
     @property
     def lengths(self) -> list[int]:
         """Anchors of each level."""
         return [a * rows * columns for a, rows, columns in self.sizes]
+
+
+class _Comparison(NamedTuple):
+    """Some boxes of each image, seen by its anchors."""
+
+    best_iou: Tensor  # (b, A)
+    best_row: Tensor  # (b, A), as a float: exact for 16 million boxes an image
+    closest: Tensor  # (b, A) int32, one bit for each of the boxes that no anchor overlaps more; 0 where there is none
 
 
 @torch.no_grad()
@@ -52,9 +74,9 @@ def assign(
     """Match every anchor of every image to at most one ground-truth box, without reading the device.
 
     Args:
-        anchors: L x (H_l, W_l, a, 4), pixels, a grid on each level with one a for all: the x of an anchor depends on
-            its column and its place in the cell alone, the y on its row and that. Any boxes are a grid of one cell,
-            (1, 1, A, 4).
+        anchors: L x (H_l, W_l, a, 4), float32 pixels, a grid on each level with one a for all: the x of an anchor
+            depends on its column and its place in the cell alone, the y on its row and that. Any boxes are a grid of
+            one cell, (1, 1, A, 4).
         targets: ground truth of B images. Where an image has no object, every anchor is negative.
         fg_iou: an anchor is positive from this IoU upwards.
         bg_iou: an anchor is negative below this IoU; in between it is ignored.
@@ -66,89 +88,148 @@ def assign(
     """
     batch, num_boxes = targets.is_object.shape
     axes = _take_apart(anchors)
-    anchor_area = torch.cat([area(level).permute(2, 0, 1).flatten() for level in anchors])
-    count = len(anchor_area)
-    best_iou = anchor_area.new_zeros(batch, count)
-    best_row = torch.zeros_like(best_iou)  # as floats, exact for 16 million boxes an image
-    # How far the IoU of an anchor is from the best that an object has with any: 0 for that object's closest anchors.
-    gap = torch.full_like(best_iou, -1.0)
+    count = len(axes.area)
+    pairs = PAIRS_AT_ONCE.get(axes.area.device.type, PAIRS_AT_ONCE_ELSEWHERE)
+    boxes_at_once = max(1, min(BOXES_AT_ONCE, num_boxes))
+    images_at_once = max(1, min(pairs // (boxes_at_once * count), batch))
+    blocks = _blocks(axes, pairs // (boxes_at_once * images_at_once))
     check_crowds = targets.has_crowd and ignore_ioa > 0
-    in_crowd = torch.zeros_like(best_iou)  # square pixels inside one crowd region
 
-    most = PAIRS_AT_ONCE.get(anchor_area.device.type, PAIRS_AT_ONCE_ELSEWHERE) // count
-    rows_at_once = max(1, min(most, num_boxes))
-    images_at_once = max(1, min(most // rows_at_once, batch))
+    gt_index = torch.empty(batch, count, dtype=torch.int64, device=axes.area.device)
+    positive, negative = (torch.empty_like(gt_index, dtype=torch.bool) for _ in range(2))
     for images in (slice(start, start + images_at_once) for start in range(0, batch, images_at_once)):
-        for start in range(0, num_boxes, rows_at_once):
-            rows = slice(start, start + rows_at_once)
+        best_iou = axes.area.new_zeros(gt_index[images].shape)
+        best_row = torch.zeros_like(best_iou)
+        closest = torch.zeros_like(best_iou, dtype=torch.int32)
+        in_crowd = torch.zeros_like(best_iou)  # square pixels inside one crowd region
+        for start in range(0, num_boxes, boxes_at_once):
+            rows = slice(start, start + boxes_at_once)
             boxes = targets.boxes[images, rows]
-            iou = _shared_area(boxes, targets.is_object[images, rows], axes)  # (b, n, A)
-            union = anchor_area + area(boxes)[..., None]
-            union -= iou
-            iou /= union
-            _take_better(best_iou[images], best_row[images], iou, start)
-            if low_quality_matches:
-                closest = iou.amax(dim=2, keepdim=True)
-                # Padding, and boxes that touch no anchor, are close to none.
-                iou -= torch.where(closest > 0, closest, 2.0)
-                torch.maximum(gap[images], iou.amax(dim=1), out=gap[images])
+            chunk = _compare(boxes, targets.is_object[images, rows], start, axes, blocks)
+            # A comparison written as 0 or 1, and no choice by a mask: a CPU vectorises neither booleans nor `where`.
+            best_row.lerp_(chunk.best_row, torch.gt(chunk.best_iou, best_iou, out=torch.empty_like(best_iou)))
+            torch.maximum(best_iou, chunk.best_iou, out=best_iou)
+            closest |= chunk.closest
             if check_crowds:
-                shared = _shared_area(boxes, targets.is_crowd[images, rows], axes)
-                torch.maximum(in_crowd[images], shared.amax(dim=1), out=in_crowd[images])
+                shared = _most_shared(boxes, targets.is_crowd[images, rows], axes, blocks)
+                torch.maximum(in_crowd, shared, out=in_crowd)
 
-    positive = (best_iou >= fg_iou) | (gap == 0)
-    negative = (best_iou < bg_iou) & ~positive
-    if check_crowds:
-        negative &= in_crowd < ignore_ioa * anchor_area
-    return Assignment(
-        _in_order(best_row, axes, torch.int64),
-        _in_order(positive, axes, torch.bool),
-        _in_order(negative, axes, torch.bool),
-    )
+        is_positive = best_iou >= fg_iou
+        if low_quality_matches:
+            is_positive |= closest != 0
+        is_negative = (best_iou < bg_iou) & ~is_positive
+        if check_crowds:
+            is_negative &= in_crowd < ignore_ioa * axes.area
+        for values, out in ((best_row, gt_index), (is_positive, positive), (is_negative, negative)):
+            _put_in_order(values, axes, out[images])
+    return Assignment(gt_index, positive, negative)
 
 
 def _take_apart(anchors: list[Tensor]) -> _Axes:
     columns = [level[0, :, :, 0::2].permute(2, 1, 0) for level in anchors]
     rows = [level[:, 0, :, 1::2].permute(2, 1, 0) for level in anchors]
+    areas = [area(level).permute(2, 0, 1).flatten() for level in anchors]
     sizes = [(level.shape[2], level.shape[0], level.shape[1]) for level in anchors]
-    return _Axes(torch.cat(columns, dim=2), torch.cat(rows, dim=2), sizes)
+    return _Axes(torch.cat(columns, dim=2), torch.cat(rows, dim=2), torch.cat(areas), sizes)
 
 
-def _shared_area(boxes: Tensor, counted: Tensor, axes: _Axes) -> Tensor:
-    """Of each box (b, n, 4) with each anchor: (b, n, A), square pixels; 0 where the box is not `counted` (b, n)."""
-    x1, y1, x2, y2 = boxes[..., None, None].unbind(2)  # (b, n, 1, 1) each
-    width = torch.minimum(x2, axes.columns[1]).sub_(torch.maximum(x1, axes.columns[0])).clamp_(min=0)
-    width *= counted[..., None, None]
-    height = torch.minimum(y2, axes.rows[1]).sub_(torch.maximum(y1, axes.rows[0])).clamp_(min=0)
-    shared = boxes.new_empty(*counted.shape, sum(axes.lengths))
-    widths = width.split([columns for _, _, columns in axes.sizes], dim=3)
-    heights = height.split([rows for _, rows, _ in axes.sizes], dim=3)
-    for level, w, h, size in zip(shared.split(axes.lengths, dim=2), widths, heights, axes.sizes, strict=True):
-        torch.mul(w[..., None, :], h[..., None], out=level.view(*counted.shape, *size))
-    return shared
+def _blocks(axes: _Axes, most: int) -> list[_Block]:
+    """All anchors, in their order, by at most `most` of them, or by a row where even that is more."""
+    blocks = []
+    first_row = first_column = first_anchor = 0
+    for a, rows, columns in axes.sizes:
+        shapes_at_once = _even_share(a, most // (rows * columns))
+        rows_at_once = _even_share(rows, most // columns)
+        for shape in range(0, a, shapes_at_once):
+            shapes = slice(shape, min(shape + shapes_at_once, a))
+            for row in range(0, rows, rows_at_once):
+                size = (shapes.stop - shape, min(rows_at_once, rows - row), columns)
+                here = slice(first_row + row, first_row + row + size[1])
+                across = slice(first_column, first_column + columns)
+                blocks.append(_Block(shapes, here, across, size, slice(first_anchor, first_anchor + math.prod(size))))
+                first_anchor += math.prod(size)
+        first_row += rows
+        first_column += columns
+    return blocks
 
 
-def _take_better(best_iou: Tensor, best_row: Tensor, iou: Tensor, first_row: int) -> None:
-    """Where a row of `iou` (b, n, A) is above `best_iou` (b, A), take it and its number. Of equals the first one stays.
+def _even_share(count: int, most: int) -> int:
+    """The size of the fewest parts of `count` that are all about as large, and at most `most` if that is 1 or more."""
+    return math.ceil(count / math.ceil(count / max(1, most)))
 
-    Without a comparison, which a CPU does not vectorise where it writes booleans: the sign of a difference is as exact.
+
+def _compare(boxes: Tensor, is_object: Tensor, first_row: int, axes: _Axes, blocks: list[_Block]) -> _Comparison:
+    """Boxes (b, n, 4), of which those that are an object (b, n) count, with all anchors; n <= `BOXES_AT_ONCE`.
+
+    Which of the boxes something holds for is a number with a bit for each of them, the first one the highest: the sum
+    of powers of two over a 0 or 1 for each pair. That is a product with a vector: one pass, exact in any precision of
+    the factors.
     """
-    chunk_iou = iou.amax(dim=1)
-    chunk_row = torch.full_like(best_row, first_row)
-    for row in range(iou.shape[1] - 1, -1, -1):  # backwards, so that of equals the first one is written last
-        is_less = (chunk_iou - iou[:, row]).sign_()  # exactly 0 or 1
-        number = chunk_row.new_full((), first_row + row)
-        torch.lerp(number, chunk_row, is_less, out=chunk_row)
-    torch.maximum(best_iou, chunk_iou, out=chunk_iou)
-    is_better = (chunk_iou - best_iou).sign_()
-    best_row.lerp_(chunk_row, is_better)
-    best_iou.copy_(chunk_iou)
+    batch, num_boxes = is_object.shape
+    widths, heights = _overlaps(boxes, is_object, axes)
+    box_area = area(boxes)[..., None]
+    bits = torch.exp2(torch.arange(num_boxes - 1, -1, -1, dtype=boxes.dtype, device=boxes.device))
+    bits = bits.expand(batch, 1, num_boxes)
+    largest = batch * num_boxes * max(math.prod(block.size) for block in blocks)
+    shared_memory, union_memory = boxes.new_empty(largest), boxes.new_empty(largest)  # the blocks take turns in it
+    best_iou = boxes.new_empty(batch, len(axes.area))
+    best_bits, closest_bits = torch.empty_like(best_iou), torch.empty_like(best_iou)
+    highest = boxes.new_empty(batch, num_boxes, len(blocks))  # IoU of each box with any anchor of the block
+    for i, block in enumerate(blocks):
+        shape = (batch, num_boxes, math.prod(block.size))
+        iou = shared_memory[: math.prod(shape)].view(shape)
+        union = union_memory[: math.prod(shape)].view(shape)
+        _multiply(widths, heights, block, out=iou)
+        torch.add(axes.area[block.anchors], box_area, out=union)
+        union -= iou
+        iou /= union
+        best = torch.amax(iou, dim=1, out=best_iou[:, block.anchors])
+        is_best = torch.eq(iou, best[:, None], out=union)
+        torch.bmm(bits, is_best, out=best_bits[:, None, block.anchors])
+        torch.amax(iou, dim=2, out=highest[:, :, i])
+        is_highest = torch.eq(iou, highest[:, :, i, None], out=union)
+        torch.bmm(bits, is_highest, out=closest_bits[:, None, block.anchors])
+
+    # The exponent of the sum is the place of its highest bit, which is the first of equals.
+    exponent = (best_bits.view(torch.int32) >> FLOAT32_FRACTION_BITS) - FLOAT32_EXPONENT_OF_ONE
+    best_row = (first_row + num_boxes - 1 - exponent).to(boxes.dtype)
+    # A box is closest to anchors of those blocks alone that hold its highest IoU of all. Padding, and boxes that touch
+    # no anchor, are close to none.
+    holds_closest = (highest == highest.amax(dim=2, keepdim=True)) & (highest > 0)
+    valid = (bits.mT * holds_closest).sum(dim=1).int()  # (b, number of blocks)
+    per_block = zip(valid.split(1, dim=1), blocks, strict=True)
+    valid = torch.cat([value.expand(-1, math.prod(block.size)) for value, block in per_block], dim=1)
+    return _Comparison(best_iou, best_row, closest_bits.int() & valid)
 
 
-def _in_order(values: Tensor, axes: _Axes, dtype: torch.dtype) -> Tensor:
-    """(B, A), from the order (level, a, y, x) to that of the grids, (level, y, x, a)."""
-    ordered = torch.empty_like(values, dtype=dtype)
-    levels = zip(values.split(axes.lengths, dim=1), ordered.split(axes.lengths, dim=1), axes.sizes, strict=True)
+def _most_shared(boxes: Tensor, counted: Tensor, axes: _Axes, blocks: list[_Block]) -> Tensor:
+    """(b, A) square pixels that an anchor shares with one of the boxes (b, n, 4) that are `counted` (b, n)."""
+    widths, heights = _overlaps(boxes, counted, axes)
+    most = boxes.new_empty(len(boxes), len(axes.area))
+    for block in blocks:
+        shared = boxes.new_empty(*counted.shape, math.prod(block.size))
+        _multiply(widths, heights, block, out=shared)
+        torch.amax(shared, dim=1, out=most[:, block.anchors])
+    return most
+
+
+def _overlaps(boxes: Tensor, counted: Tensor, axes: _Axes) -> tuple[Tensor, Tensor]:
+    """Of boxes (b, n, 4) with all columns and rows: (b, n, a, sum of W_l or H_l), pixels; 0 where not `counted`."""
+    x1, y1, x2, y2 = boxes[..., None, None].unbind(2)  # (b, n, 1, 1) each
+    widths = torch.minimum(x2, axes.columns[1]).sub_(torch.maximum(x1, axes.columns[0])).clamp_(min=0)
+    widths *= counted[..., None, None]
+    heights = torch.minimum(y2, axes.rows[1]).sub_(torch.maximum(y1, axes.rows[0])).clamp_(min=0)
+    return widths, heights
+
+
+def _multiply(widths: Tensor, heights: Tensor, block: _Block, *, out: Tensor) -> None:
+    """The shared areas (b, n, anchors of the block), from the overlaps with all columns and rows."""
+    w, h = widths[:, :, block.shapes, block.columns], heights[:, :, block.shapes, block.rows]
+    torch.mul(w[..., None, :], h[..., None], out=out.view(*out.shape[:2], *block.size))
+
+
+def _put_in_order(values: Tensor, axes: _Axes, out: Tensor) -> None:
+    """(b, A), from the order (level, a, y, x) to that of the grids, (level, y, x, a)."""
+    levels = zip(values.split(axes.lengths, dim=1), out.split(axes.lengths, dim=1), axes.sizes, strict=True)
     for level, target, (a, rows, columns) in levels:
         target.unflatten(1, (rows, columns, a)).copy_(level.unflatten(1, (a, rows, columns)).permute(0, 2, 3, 1))
-    return ordered

@@ -24,6 +24,7 @@ def small_chunks():
     """Few enough that every test meets their edges."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(assignment_module.PAIRS_AT_ONCE, "cpu", BOXES_AT_ONCE * len(ANCHORS))
+        patch.setattr(assignment_module, "BOXES_AT_ONCE", BOXES_AT_ONCE)
         yield
 
 
@@ -150,6 +151,62 @@ def test_assignment_is_torchvisions(seed, low_quality_matches):
     assert torch.equal(assignment.negative[0], matches == Matcher.BELOW_LOW_THRESHOLD)
     assert torch.equal(assignment.gt_index[0][matches >= 0], matches[matches >= 0])
     assert (matches >= 0).any() and (matches == Matcher.BETWEEN_THRESHOLDS).any()
+
+
+def assign_at_once(anchors, targets, fg_iou=0.5, bg_iou=0.4, ignore_ioa=0.5):
+    """The rule with a value for each pair, on torchvision's overlaps: gt_index, positive and negative, (B, A) each."""
+    parts = []
+    for boxes, _, is_object, is_crowd in zip(*targets[:4], strict=True):
+        iou = torchvision.ops.box_iou(boxes, anchors) * is_object[:, None]
+        best, index = iou.amax(dim=0), iou.numpy().argmax(axis=0)  # numpy's is the first of equals
+        closest = ((iou == iou.amax(dim=1, keepdim=True)) & (iou > 0)).any(dim=0)
+        sides = torch.minimum(boxes[:, None, 2:], anchors[:, 2:]) - torch.maximum(boxes[:, None, :2], anchors[:, :2])
+        shared = sides.clamp(min=0).prod(dim=2) * is_crowd[:, None]
+        crowded = shared.amax(dim=0) >= ignore_ioa * torchvision.ops.box_area(anchors)
+        positive = (best >= fg_iou) | closest
+        parts.append((torch.from_numpy(index), positive, (best < bg_iou) & ~positive & ~crowded))
+    return tuple(torch.stack(part) for part in zip(*parts, strict=True))
+
+
+def boxes_of_all_kinds(anchors, generator):
+    """Floats of no special form, by 10: anywhere, tiny, huge, thin, an anchor, one moved by a hair, outside; one box 30
+    times, which is more than are looked at together."""
+    corner, side = torch.rand(6, 10, 2, generator=generator) * 150, torch.rand(6, 10, 2, generator=generator)
+    anywhere, tiny, huge = side[0] * 120 + 1, side[1] * 3 + 0.01, side[2] * 2000 + 300
+    thin = side[3] * torch.tensor([300.0, 2.0]) + 0.5
+    sides = torch.stack([anywhere, tiny, huge, thin, side[4] * 20 + 5, side[5] * 20 + 5])
+    corner[2] -= 250
+    corner[4] -= 60  # partly or wholly to the left and above
+    corner[5] += 2000
+    chosen = anchors[torch.randint(len(anchors), (10,), generator=generator)]
+    moved = chosen + torch.rand(10, 4, generator=generator) * 1e-4
+    mixed = torch.cat([torch.cat([corner, corner + sides], dim=2).view(-1, 4), chosen, moved])
+    mixed = torch.cat([mixed, mixed[:1].expand(30, 4)])
+    return mixed[torch.randperm(len(mixed), generator=generator)]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "boxes_at_once"),  # a row of anchors, parts of a grid, grids, all images
+    [(1, assignment_module.BOXES_AT_ONCE), (3000, 7), (2**18, 1), (2**18, assignment_module.BOXES_AT_ONCE), (2**25, 7)],
+)
+@pytest.mark.parametrize("rounding", ["none", "torchvision"])
+def test_blocks_of_any_size_give_what_all_pairs_at_once_give_to_the_last_bit(
+    pairs, boxes_at_once, rounding, monkeypatch
+):
+    monkeypatch.setitem(assignment_module.PAIRS_AT_ONCE, "cpu", pairs)
+    monkeypatch.setattr(assignment_module, "BOXES_AT_ONCE", boxes_at_once)
+    grids = AnchorGenerator(rounding=rounding)(96, 120)
+    anchors = torch.cat([level.view(-1, 4) for level in grids])
+    generator = torch.Generator().manual_seed(2)
+    boxes = torch.stack([boxes_of_all_kinds(anchors, generator) for _ in range(3)])
+    kind = torch.rand(boxes.shape[:2], generator=generator)
+    kind[2] = 0  # every box of the last image is an object
+    targets = Targets(boxes, torch.zeros(kind.shape, dtype=torch.int64), kind < 0.7, kind > 0.85)
+    assert targets.has_crowd
+    expected = assign_at_once(anchors, targets)
+    for part, right in zip(assign(grids, targets), expected, strict=True):
+        assert torch.equal(part, right)
+    assert all(mask.any() for mask in (expected[1], expected[2], ~expected[1] & ~expected[2]))
 
 
 def test_thresholds_by_hand():
