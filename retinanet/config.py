@@ -161,6 +161,8 @@ class ModelConfig(StrictModel):
     frozen_stages: Annotated[int, Field(ge=0, le=5)] = 2  # 2: the stem and the first residual stage never change
     channels: Count = 256  # of the pyramid and the heads
     p6_from: Literal["c5", "p5"] = "c5"
+    # Keeps less of the backbone for the backward pass, and computes it again: less memory, more time, the same numbers.
+    checkpoint_activations: bool = False
     head_convs: Annotated[int, Field(ge=0)] = 4
     head_norm: Literal["none", "group"] = "none"
     prior: Annotated[float, Field(gt=0, lt=1)] = 0.01

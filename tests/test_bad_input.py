@@ -210,7 +210,8 @@ def test_output_that_cannot_be_written(refused, tiny_overrides, tmp_path, below)
 def test_eval_of_something_else(refused, not_a_checkpoint, tmp_path):
     assert refused(eval_tool, tmp_path / "gone.pt").startswith(f"{tmp_path / 'gone.pt'}: no such checkpoint; ")
     message = refused(eval_tool, not_a_checkpoint)
-    assert message.startswith(f"{not_a_checkpoint}: is not a checkpoint of this framework, or not whole (")
+    start = f"{not_a_checkpoint}: is not a checkpoint of this framework: it is no archive of torch.save; "
+    assert message.startswith(start)
     assert message.endswith("name a file that training wrote")
     torch.save({"model": {}}, tmp_path / "other.pt")
     assert "holds something else than a 'retinanet checkpoint 2'" in refused(eval_tool, tmp_path / "other.pt")

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
@@ -124,6 +125,12 @@ class Reader(Dataset):
             return error
 
 
+def leave_group(worker: int) -> None:
+    """Signals that a shell or torchrun sends to all processes of the run are for those that train: a worker that died
+    of one could not deliver the batches of the last steps."""
+    os.setpgid(0, 0)
+
+
 def make_loader(
     pictures: Pictures, batches: Iterable[list[Sample]], *, workers: int, pin_memory: bool, replace_unreadable: bool
 ) -> Iterator[Batch]:
@@ -143,6 +150,7 @@ def make_loader(
         num_workers=workers,
         pin_memory=pin_memory,
         prefetch_factor=4 if workers else None,
+        worker_init_fn=leave_group,
         # A generator of its own: the default would draw from the global one, whose state is the run's.
         generator=torch.Generator(),
     )

@@ -28,7 +28,7 @@ FREE_KEYS = {
         "model.weights",
         "model.num_classes",
     ),
-    "data.max_unreadable",
+    *("data.max_unreadable", "model.checkpoint_activations"),
     *("train.compile", "train.log_every", "train.save_every", "train.keep_checkpoints", "train.accumulate"),
     *("train.on_nonfinite", "train.max_skipped", "train.allow_local_norm", "train.init_from"),
     *("train.early_stop", "train.max_hours", "train.stall_timeout", "train.grace"),

@@ -1,6 +1,6 @@
 """ResNet and ResNeXt (He et al. 2016, Xie et al. 2017) as feature extractors, from torchvision."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path

@@ -72,7 +72,12 @@ def build_model(cfg: ModelConfig, num_classes: int) -> RetinaNet:
         offset=cfg.anchors.offset,
         rounding=cfg.anchors.rounding,
     )
-    backbone = ResNet(cfg.backbone, norm=cfg.norm, frozen_stages=cfg.frozen_stages)
+    backbone = ResNet(
+        cfg.backbone,
+        norm=cfg.norm,
+        frozen_stages=cfg.frozen_stages,
+        checkpoint_activations=cfg.checkpoint_activations,
+    )
     fpn = FeaturePyramid(backbone.out_channels, cfg.channels, p6_from=cfg.p6_from)
     head = RetinaNetHead(
         cfg.channels,
