@@ -207,9 +207,10 @@ def collate(items: Sequence[Item]) -> Batch:
     """Pad pictures to the shape of their batch, and ground truth to one length."""
     samples, examples, original_sizes = zip(*items, strict=True)
     images = unfilled(len(items), *samples[0].canvas)
-    for image, example in zip(images, examples, strict=True):
+    # By NumPy, for torch would share each of these copies among threads: on a busy machine they wait for each other.
+    for image, example in zip(images.numpy(), examples, strict=True):
         height, width = example.image.shape[-2:]
-        image[:, :height, :width] = example.image
+        image[:, :height, :width] = example.image.numpy()
         image[:, height:] = 0
         image[:, :height, width:] = 0
     return Batch(

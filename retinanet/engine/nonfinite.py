@@ -3,8 +3,6 @@
 import logging
 from pathlib import Path
 
-import torch
-
 from retinanet.data.build import train_loader
 from retinanet.distributed import gather, on_main
 from retinanet.engine.assemble import Run
@@ -65,8 +63,10 @@ def report(run: Run, bad: BadStep, batches: list[Batch]) -> str:
         dtype=run.dtype,
         loss_scale=run.state.scaler.get_scale() if run.state.scaler.is_enabled() else 1.0,
     )
-    with torch.random.fork_rng(devices=[]):
+    try:
         description = replay(path, run.device).describe()
+    except (RuntimeError, ValueError) as error:  # a second network may not fit beside the first; the file is there
+        description = f"it could not be taken again here: {str(error).splitlines()[0][:200]}"
     return (
         f"step {bad.step}: training diverged: the gradient was not finite; weights, optimizer and statistics are as "
         f"they were before that step\n{description}\nthe step is kept in {path}: retinanet train --replay {path} takes "
