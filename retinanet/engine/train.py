@@ -122,6 +122,7 @@ def loop(run: Run, stop: StopRequest, watchdog: Watchdog, after_step: Callable[[
                 if state.step < num_steps and stop.due(state.step):
                     stopped_by = stop.signal_name
                     if saved_at != state.step:
+                        check_gradients(run)
                         save(run, writer, clock)
                     break
                 # Here, so that a run resumed at this step evaluates what an interrupted one had not.
@@ -173,11 +174,12 @@ def loop(run: Run, stop: StopRequest, watchdog: Watchdog, after_step: Callable[[
         bar.close()
         metrics_log.close()
     result = TrainResult(run.folder, state.step, metrics, state.best_ap, stopped_by)
-    on_main(lambda: None)  # the first process to end with an error makes torchrun end the others
     done = f"stopped by {stopped_by} after" if stopped_by else "trained"
     log.info("%s %d steps; checkpoints are in %s", done, state.step, run.checkpoints.folder)
     if result.is_preempted and is_main():
         write_preempted(run.folder, step=state.step, signal_name=stopped_by)
+    # All leave together: the first process that ends with an error code makes torchrun end the others.
+    on_main(lambda: None)
     return result
 
 

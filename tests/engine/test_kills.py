@@ -74,10 +74,10 @@ def test_twenty_kills_change_nothing(tiny_overrides, tmp_path):
     """Killed at random instants, in the middle of steps, epochs, evaluations and writing, and resumed each time."""
     overrides = [
         *tiny_overrides,
-        "train.steps=48",
+        "train.steps=32",
         "train.log_every=5",
         "train.save_every=2",
-        "train.eval_every=16",
+        "train.eval_every=8",
         "train.ema_decay=0.9",
     ]
     straight, killed = tmp_path / "straight", tmp_path / "killed"
@@ -139,7 +139,7 @@ def two_process_run(tiny_overrides, tmp_path):
     """Overrides of a run long enough to be disturbed, and the same one undisturbed."""
     overrides = [
         *tiny_overrides,
-        *("model.norm=group", "train.steps=60", "train.log_every=1", "train.save_every=5", "train.eval_every=60"),
+        *("model.norm=group", "train.steps=36", "train.log_every=1", "train.save_every=5", "train.eval_every=36"),
         "train.stall_timeout=60",
     ]
     straight = tmp_path / "straight"
@@ -155,7 +155,7 @@ def test_torchrun_jobs_survive(two_process_run, tmp_path):
 
     killed = tmp_path / "killed"
     process = torchrun(killed, overrides, restarts=3)
-    wait_for_step(killed, 12, process)
+    wait_for_step(killed, 8, process)
     os.kill(workers_of(process)[-1], signal.SIGKILL)
     assert process.wait(timeout=300) == 0, open(f"{killed}.log").read()[-3000:]
     assert "going on from" in open(f"{killed}.log").read()
@@ -173,7 +173,7 @@ def test_torchrun_jobs_survive(two_process_run, tmp_path):
         assert process.wait(timeout=120) != 0
         word = json.loads((stopped / "preempted").read_text())
         content = read_checkpoint(stopped / "checkpoints/last.pt")
-        assert word["signal"] == "SIGTERM" and word["step"] == content["step"] < 60
+        assert word["signal"] == "SIGTERM" and word["step"] == content["step"] < 36
         process = torchrun(stopped, overrides, resume=True)
         assert process.wait(timeout=300) == 0, open(f"{stopped}.log").read()[-3000:]
         assert not (stopped / "preempted").exists()
