@@ -33,6 +33,10 @@ class _Block(NamedTuple):
     size: tuple[int, int, int]  # (a, H, W), of the block
     anchors: slice  # among all
 
+    @property
+    def length(self) -> int:
+        return math.prod(self.size)
+
 
 class _Axes(NamedTuple):
     """Anchors of all levels, taken apart: what lies in a column has its x, what lies in a row has its y.
@@ -106,7 +110,7 @@ def assign(
             rows = slice(start, start + boxes_at_once)
             boxes = targets.boxes[images, rows]
             chunk = _compare(boxes, targets.is_object[images, rows], start, axes, blocks)
-            # A comparison written as 0 or 1, and no choice by a mask: a CPU vectorises neither booleans nor `where`.
+            # Comparisons are written as 0 or 1, here and below: a CPU does not vectorise those that write booleans.
             best_row.lerp_(chunk.best_row, torch.gt(chunk.best_iou, best_iou, out=torch.empty_like(best_iou)))
             torch.maximum(best_iou, chunk.best_iou, out=best_iou)
             closest |= chunk.closest
@@ -114,12 +118,12 @@ def assign(
                 shared = _most_shared(boxes, targets.is_crowd[images, rows], axes, blocks)
                 torch.maximum(in_crowd, shared, out=in_crowd)
 
-        is_positive = best_iou >= fg_iou
+        is_positive = best_iou.clone().ge_(fg_iou)
         if low_quality_matches:
-            is_positive |= closest != 0
-        is_negative = (best_iou < bg_iou) & ~is_positive
+            torch.maximum(is_positive, closest.clamp_(max=1).to(is_positive.dtype), out=is_positive)
+        is_negative = best_iou.lt_(bg_iou).gt_(is_positive)  # below, and not positive
         if check_crowds:
-            is_negative &= in_crowd < ignore_ioa * axes.area
+            is_negative *= in_crowd < ignore_ioa * axes.area
         for values, out in ((best_row, gt_index), (is_positive, positive), (is_negative, negative)):
             _put_in_order(values, axes, out[images])
     return Assignment(gt_index, positive, negative)
@@ -170,36 +174,39 @@ def _compare(boxes: Tensor, is_object: Tensor, first_row: int, axes: _Axes, bloc
     box_area = area(boxes)[..., None]
     bits = torch.exp2(torch.arange(num_boxes - 1, -1, -1, dtype=boxes.dtype, device=boxes.device))
     bits = bits.expand(batch, 1, num_boxes)
-    largest = batch * num_boxes * max(math.prod(block.size) for block in blocks)
+    lengths = [block.length for block in blocks]
+    largest = batch * num_boxes * max(lengths)
     shared_memory, union_memory = boxes.new_empty(largest), boxes.new_empty(largest)  # the blocks take turns in it
-    best_iou = boxes.new_empty(batch, len(axes.area))
+    best_iou = boxes.new_empty(batch, 1, len(axes.area))
     best_bits, closest_bits = torch.empty_like(best_iou), torch.empty_like(best_iou)
-    highest = boxes.new_empty(batch, num_boxes, len(blocks))  # IoU of each box with any anchor of the block
-    for i, block in enumerate(blocks):
-        shape = (batch, num_boxes, math.prod(block.size))
+    highest = []  # for each block, the IoU of a box with any of its anchors: (b, n, 1)
+    wholes = (axes.area, best_iou, best_bits, closest_bits)
+    parts = zip(blocks, *(whole.split(lengths, dim=-1) for whole in wholes), strict=True)
+    for block, anchor_area, block_best, block_best_bits, block_closest_bits in parts:
+        shape = (batch, num_boxes, block.length)
         iou = shared_memory[: math.prod(shape)].view(shape)
         union = union_memory[: math.prod(shape)].view(shape)
         _multiply(widths, heights, block, out=iou)
-        torch.add(axes.area[block.anchors], box_area, out=union)
+        torch.add(anchor_area, box_area, out=union)
         union -= iou
         iou /= union
-        best = torch.amax(iou, dim=1, out=best_iou[:, block.anchors])
-        is_best = torch.eq(iou, best[:, None], out=union)
-        torch.bmm(bits, is_best, out=best_bits[:, None, block.anchors])
-        torch.amax(iou, dim=2, out=highest[:, :, i])
-        is_highest = torch.eq(iou, highest[:, :, i, None], out=union)
-        torch.bmm(bits, is_highest, out=closest_bits[:, None, block.anchors])
+        torch.amax(iou, dim=1, keepdim=True, out=block_best)
+        torch.bmm(bits, torch.eq(iou, block_best, out=union), out=block_best_bits)
+        highest.append(iou.amax(dim=2, keepdim=True))
+        torch.bmm(bits, torch.eq(iou, highest[-1], out=union), out=block_closest_bits)
 
     # The exponent of the sum is the place of its highest bit, which is the first of equals.
-    exponent = (best_bits.view(torch.int32) >> FLOAT32_FRACTION_BITS) - FLOAT32_EXPONENT_OF_ONE
-    best_row = (first_row + num_boxes - 1 - exponent).to(boxes.dtype)
+    exponent = (best_bits.view(torch.int32) >> FLOAT32_FRACTION_BITS).sub_(FLOAT32_EXPONENT_OF_ONE)
+    best_row = exponent.neg_().add_(first_row + num_boxes - 1).to(boxes.dtype)
     # A box is closest to anchors of those blocks alone that hold its highest IoU of all. Padding, and boxes that touch
     # no anchor, are close to none.
+    highest = torch.cat(highest, dim=2)
     holds_closest = (highest == highest.amax(dim=2, keepdim=True)) & (highest > 0)
     valid = (bits.mT * holds_closest).sum(dim=1).int()  # (b, number of blocks)
-    per_block = zip(valid.split(1, dim=1), blocks, strict=True)
-    valid = torch.cat([value.expand(-1, math.prod(block.size)) for value, block in per_block], dim=1)
-    return _Comparison(best_iou, best_row, closest_bits.int() & valid)
+    closest = closest_bits[:, 0].int()
+    for i, block in enumerate(blocks):
+        closest[:, block.anchors] &= valid[:, i, None]
+    return _Comparison(best_iou[:, 0], best_row[:, 0], closest)
 
 
 def _most_shared(boxes: Tensor, counted: Tensor, axes: _Axes, blocks: list[_Block]) -> Tensor:
@@ -207,7 +214,7 @@ def _most_shared(boxes: Tensor, counted: Tensor, axes: _Axes, blocks: list[_Bloc
     widths, heights = _overlaps(boxes, counted, axes)
     most = boxes.new_empty(len(boxes), len(axes.area))
     for block in blocks:
-        shared = boxes.new_empty(*counted.shape, math.prod(block.size))
+        shared = boxes.new_empty(*counted.shape, block.length)
         _multiply(widths, heights, block, out=shared)
         torch.amax(shared, dim=1, out=most[:, block.anchors])
     return most
