@@ -52,6 +52,6 @@ setup(
         "tensorboard",
         "tqdm",
     ],
-    extras_require={"dev": ["pytest", "hypothesis", "ruff"]},
+    extras_require={"dev": ["pytest", "pytest-xdist", "hypothesis", "ruff"]},
     entry_points={"console_scripts": ["retinanet = retinanet.__main__:main"]},
 )

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Lint, then run the tests. Arguments go to pytest: scripts/test.sh -m "not slow" tests/detection
+# Lint, then run the tests, two at a time. Arguments go to pytest: scripts/test.sh -m "not slow" tests/detection
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/environment.sh dev
 bash scripts/lint.sh
-python -m pytest "$@"
+# One thread each: threads of two processes that share cores wait for each other in a busy loop.
+OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} python -m pytest -n 2 "$@"
