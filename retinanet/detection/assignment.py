@@ -10,7 +10,7 @@ from retinanet.detection.boxes import area
 from retinanet.structures import Targets
 
 # (box, anchor) pairs looked at together: bounds memory for any number of boxes, and keeps a CPU inside its cache.
-PAIRS_AT_ONCE = {"cpu": 2**18}
+PAIRS_AT_ONCE = {"cpu": 2**19}
 PAIRS_AT_ONCE_ELSEWHERE = 2**25
 BOXES_AT_ONCE = 24  # a float32 holds one bit for each of them exactly
 FLOAT32_FRACTION_BITS, FLOAT32_EXPONENT_OF_ONE = 23, 127
