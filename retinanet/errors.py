@@ -23,11 +23,12 @@ def make_folder(folder: Path) -> None:
         raise InputError(f"{folder}: cannot be written to: {error.strerror}; name another folder") from None
 
 
-def exit_code(run: Callable[[], int | None]) -> int:
-    """Run a tool: 0 or what it returns when it went through, 2 with the message alone for a mistake in its input, 130
+def exit_code(run: Callable[[], object]) -> int:
+    """Run a tool: 0 or the number it returns when it went through, 2 with the message alone for a mistake in its input, 130
     for Ctrl-C."""
     try:
-        return run() or 0
+        code = run()
+        return code if isinstance(code, int) else 0
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -201,7 +201,7 @@ def test_what_is_no_checkpoint_is_refused_by_name(tmp_path, make, message):
         case "tensor":
             torch.save(torch.zeros(3), path)
         case "other format":
-            torch.save({**content(), "format": "retinanet checkpoint 2"}, path)
+            torch.save({**content(), "format": "retinanet checkpoint 1"}, path)
     with pytest.raises(InputError, match=message) as error:
         read_checkpoint(path)
     assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from retinanet.data.coco import CocoData
 from retinanet.data.loader import Pictures
-from retinanet.distributed import sum_over_ranks, world_size
+from retinanet.distributed import gather, rank, sum_over_ranks, world_size
 from retinanet.engine.step import StepFigures
 from retinanet.pages.draw import draw_detections
 from retinanet.structures import Detections
@@ -169,8 +169,11 @@ class RunningMeans:
         return figures
 
     def state_dict(self) -> dict[str, Any]:
-        return {"sums": self._sums, "steps": self.steps, "pictures": self.pictures}
+        """All processes call it together: each has sums of its own, which the main one collects."""
+        return {"sums": gather(self._sums.cpu()), "steps": self.steps, "pictures": self.pictures}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._sums.copy_(state["sums"])
+        """On another number of processes each takes the mean: what is read is a mean of them anyway."""
+        of_ranks = torch.stack(state["sums"])
+        self._sums.copy_(of_ranks[rank()] if len(of_ranks) == world_size() else of_ranks.mean(0))
         self.steps, self.pictures = state["steps"], state["pictures"]

@@ -67,6 +67,7 @@ class TrainState:
             broadcast_tensors([values for norm in norms for values in norm.buffers()])
 
     def state_dict(self) -> dict[str, Any]:
+        """All processes call it together; it is the main one's that is kept."""
         return {
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict() if self.ema else None,

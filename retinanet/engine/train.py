@@ -221,9 +221,10 @@ def score(run: Run, metrics_log: MetricsLog, writer: CheckpointWriter | None, wa
 def save(run: Run, writer: CheckpointWriter | None, clock: Clock) -> None:
     """Hand a copy of everything to the writer, which needs no further look at it."""
     run.state.share_statistics()
+    run.state.seconds = clock.run_seconds
+    content = run.state.state_dict()
     if is_main():
-        run.state.seconds = clock.run_seconds
-        writer.save(run.state.step, run.state.state_dict() | self_description(run.cfg, run.train_data))
+        writer.save(run.state.step, content | self_description(run.cfg, run.train_data))
 
 
 def time_is_up(cfg: Config, clock: Clock) -> bool:

@@ -221,6 +221,7 @@ def test_float16_overflow_leaves_the_weights():
     assert step.scaler.get_scale() == 2.0**39
 
 
+@pytest.mark.slow
 def test_one_compiled_graph_serves_many_shapes(monkeypatch):
     monkeypatch.setattr(
         torch, "compile", partial(torch.compile, backend="eager")

@@ -135,6 +135,7 @@ def test_a_diverging_run_stops_with_its_reason(run):
         run("wild", "train.optimizer.lr=1e30", "train.clip_norm=null", "train.warmup_steps=0", "train.log_every=1")
 
 
+@pytest.mark.slow  # float16 is emulated on most CPUs
 def test_an_overflow_in_float16_is_skipped_and_the_run_goes_on(run):
     # At the first scale of 65536 the class loss, 1000 times as heavy, is beyond what float16 holds.
     result = run("overflow", "train.precision=fp16", "loss.class_weight=1000", "train.log_every=1", "train.steps=16")

@@ -15,7 +15,7 @@ from torchvision.models.resnet import Bottleneck
 
 from retinanet.errors import InputError
 from retinanet.model.backbone import ResNet, conv_norm, load_backbone_weights
-from retinanet.model.norm import norm_layer
+from retinanet.model.norm import SyncBatchNorm, norm_layer
 
 STAGES = ("conv1 bn1", "layer1", "layer2", "layer3", "layer4")
 ARCHITECTURES = [
@@ -98,7 +98,7 @@ def test_features_are_those_of_torchvision(imagenet_state, imagenet_file):
     [
         ("frozen", torchvision.ops.FrozenBatchNorm2d),
         ("batch", nn.BatchNorm2d),
-        ("sync", nn.SyncBatchNorm),
+        ("sync", SyncBatchNorm),
         ("group", nn.GroupNorm),
     ],
 )
@@ -448,7 +448,7 @@ def checkpointed(backbone):
     """The same network, which computes its blocks again on the way back."""
     name = "resnet50" if backbone.out_channels[-1] == 2048 else "resnet18"
     kinds = {torchvision.ops.FrozenBatchNorm2d: "frozen", nn.BatchNorm2d: "batch", nn.GroupNorm: "group"}
-    kinds[nn.SyncBatchNorm] = "sync"
+    kinds[SyncBatchNorm] = "sync"
     twin = ResNet(name, norm=kinds[type(backbone.bn1)], frozen_stages=0, checkpoint_activations=True)
     twin.load_state_dict(backbone.state_dict())
     return twin
