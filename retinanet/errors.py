@@ -24,8 +24,8 @@ def make_folder(folder: Path) -> None:
 
 
 def exit_code(run: Callable[[], object]) -> int:
-    """Run a tool: 0 or the number it returns when it went through, 2 with the message alone for a mistake in its input, 130
-    for Ctrl-C."""
+    """Run a tool: 0 or the number it returns when it went through, 2 with the message alone for a mistake in its
+    input, 130 for Ctrl-C."""
     try:
         code = run()
         return code if isinstance(code, int) else 0
