@@ -23,13 +23,13 @@ def resolve_device(name: str) -> torch.device:
         found = torch.accelerator.current_accelerator(check_available=True)
         return local_device(found) if found is not None else torch.device("cpu")
     try:
-        device = torch.device(name)
+        device = local_device(torch.device(name))  # first: a look at one GPU from all processes takes memory there
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:  # what is not built into this torch is a RuntimeError too
         raise InputError(
             f"device: {name} cannot be used: {str(error).splitlines()[0]}; set device=auto or cpu"
         ) from None
-    return local_device(device)
+    return device
 
 
 def resolve_precision(device: torch.device, precision: str) -> torch.dtype:

@@ -40,6 +40,11 @@ def is_restarted() -> bool:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
+def launch_id() -> str | None:
+    """Of one start of torchrun, the same after it has restarted its workers; None without it."""
+    return f"{os.environ.get('TORCHELASTIC_RUN_ID')} {os.getppid()}" if is_launched() else None
+
+
 def local_device(device: torch.device) -> torch.device:
     """The device of this process: of CUDA devices each takes its own, in the order of local ranks.
 

@@ -51,8 +51,12 @@ def main(argv: list[str] | None = None) -> int:
             print(config_to_yaml(cfg), end="")
             return 0
         if arguments.dry_run:
+            if arguments.resume or arguments.overwrite or arguments.profile or arguments.output:
+                raise InputError("--dry-run keeps nothing: leave out --resume, --overwrite, --profile and --output")
             with tempfile.TemporaryDirectory() as folder:
-                train(cfg, folder, dry_run=True)
+                result = train(cfg, folder, dry_run=True)
+            if result.stopped_by:
+                return EXIT_STOPPED
             print("one step, one checkpoint and an evaluation of a few pictures went through; nothing of them is kept")
             return 0
         output = arguments.output or Path("runs") / Path(arguments.config).name.removesuffix(".yaml")

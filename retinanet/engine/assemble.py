@@ -55,6 +55,8 @@ def assemble(cfg: Config, folder: Path, device: torch.device, *, resume: bool, o
     on_main(lambda: check_folder(folder, resume=resume, overwrite=overwrite))
     check_norm(cfg)
     check_shares(cfg)
+    if cfg.train.early_stop and not cfg.data.val:
+        raise InputError("train.early_stop needs evaluations, and data.val is empty; give one, or set it to null")
     dtype = resolve_precision(device, cfg.train.precision)
     compile = resolve_compile(device, cfg.train.compile)
 

@@ -23,6 +23,7 @@ class Clock:
         self._start = time.perf_counter()
         self._since = self._start
         self._spent: dict[str, float] = {}
+        self._window_steps = self._window_pictures = 0
         self._steps, self._step_seconds = 0, 0.0  # over the whole process, for the time left
 
     @contextmanager
@@ -34,17 +35,24 @@ class Clock:
         finally:
             self._spent[what] = self._spent.get(what, 0.0) + time.perf_counter() - start
 
+    def stepped(self, pictures: int) -> None:
+        """One step is done."""
+        self._window_steps += 1
+        self._window_pictures += pictures
+
     @property
     def run_seconds(self) -> float:
         """Of the run so far, with all its resumptions."""
         return self._before + time.perf_counter() - self._start
 
-    def read(self, steps: int, pictures: int) -> dict[str, float]:
+    def read(self) -> dict[str, float]:
         """Pictures a second while training, and the shares of the time since the last reading."""
         now = time.perf_counter()
         total, spent = now - self._since, self._spent
         idle = spent.get("evaluation", 0.0) + spent.get("saving", 0.0)
-        self._steps += steps
+        self._steps += self._window_steps
+        pictures = self._window_pictures
+        self._window_steps = self._window_pictures = 0
         self._step_seconds += total - idle
         self._since, self._spent = now, {}
         return {

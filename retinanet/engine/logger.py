@@ -139,17 +139,14 @@ class RunningMeans:
         self._sums = torch.zeros(5, device=device)
         self._skips = skips
         self.steps = 0
-        self.pictures = 0
 
-    def add(self, figures: StepFigures, pictures: int) -> None:
-        """One step of `pictures`, over all processes."""
+    def add(self, figures: StepFigures) -> None:
+        """One step. What is not finite, as in steps that are left out, counts as 0 in the means."""
         (class_loss, box_loss), grad_norm, num_positive = figures
         is_finite = torch.isfinite(grad_norm)
-        # In float16 an overflow is a matter of the scale: such a step does not count in the mean of the norm.
-        values = (class_loss, box_loss, torch.where(is_finite, grad_norm, 0).float(), num_positive, is_finite.float())
-        self._sums += torch.stack(values)
+        values = torch.stack([class_loss, box_loss, grad_norm.float(), num_positive, is_finite.float()])
+        self._sums += torch.where(values.isfinite(), values, 0)
         self.steps += 1
-        self.pictures += pictures
 
     def read(self) -> dict[str, float]:
         """Means a step, of the global batch, and begin anew. All processes call it at the same step."""
@@ -165,15 +162,15 @@ class RunningMeans:
         if self._skips:
             figures["skipped_share"] = 1 - finite
         self._sums.zero_()
-        self.steps, self.pictures = 0, 0
+        self.steps = 0
         return figures
 
     def state_dict(self) -> dict[str, Any]:
         """All processes call it together: each has sums of its own, which the main one collects."""
-        return {"sums": gather(self._sums.cpu()), "steps": self.steps, "pictures": self.pictures}
+        return {"sums": gather(self._sums.cpu()), "steps": self.steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """On another number of processes each takes the mean: what is read is a mean of them anyway."""
         of_ranks = torch.stack(state["sums"])
         self._sums.copy_(of_ranks[rank()] if len(of_ranks) == world_size() else of_ranks.mean(0))
-        self.steps, self.pictures = state["steps"], state["pictures"]
+        self.steps = state["steps"]

@@ -22,7 +22,7 @@ def out_of_memory_message(error: BaseException, cfg: Config, batches: list[Batch
     return (
         f"step {step}: out of memory with {' + '.join(map(str, pictures))} pictures of {shapes} pixels and up to "
         f"{boxes} boxes each in this process ({world_size()} in all): {str(error).splitlines()[0][:200]}; raise "
-        f"train.accumulate (now {cfg.train.accumulate}: results stay the same), or lower train.batch_size "
-        f"({cfg.train.batch_size}), data.resize.shorter and longer ({max(cfg.data.resize.shorter)}, "
+        f"train.accumulate (now {cfg.train.accumulate}: results stay the same, but for norms of batches), or lower "
+        f"train.batch_size ({cfg.train.batch_size}), data.resize.shorter and longer ({max(cfg.data.resize.shorter)}, "
         f"{cfg.data.resize.longer}), model.channels ({cfg.model.channels}), or set model.checkpoint_activations=true"
     )

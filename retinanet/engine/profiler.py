@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule, tensorboard_trace_handler
 
+from retinanet.distributed import rank
+
 SKIPPED, WARM_UP, RECORDED = 2, 1, 5  # steps
 ROWS = 40
 
@@ -27,7 +29,7 @@ def profiled(folder: Path | None) -> Iterator[Callable[[], None]]:
         tensorboard_trace_handler(str(folder))(recorded)
         order = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
         table = recorded.key_averages().table(sort_by=order, row_limit=ROWS)
-        (folder / "profile.txt").write_text(table + "\n", encoding="utf-8")
+        (folder / f"profile_rank{rank()}.txt").write_text(table + "\n", encoding="utf-8")
 
     plan = schedule(wait=SKIPPED, warmup=WARM_UP, active=RECORDED, repeat=1)
     with profile(activities=activities, schedule=plan, on_trace_ready=write) as recorder:

@@ -15,6 +15,7 @@ from retinanet import __version__
 from retinanet.config import Config
 from retinanet.data.build import build_canvases
 from retinanet.data.coco import CocoData
+from retinanet.distributed import launch_id
 from retinanet.engine.optimizer import effective_lr, lr_factor
 
 PACKAGES = ("torch", "torchvision", "torchcodec", "faster-coco-eval", "pycocotools", "pydantic", "numpy", "pillow")
@@ -70,6 +71,7 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "command": sys.argv,
+        "launch": launch_id(),
     }
 
 

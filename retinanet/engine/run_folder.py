@@ -7,6 +7,7 @@ from typing import Any
 
 from retinanet.config import Config
 from retinanet.data.coco import CocoData
+from retinanet.distributed import launch_id
 from retinanet.errors import InputError, make_folder
 
 CHECKPOINTS = "checkpoints"
@@ -46,6 +47,15 @@ def check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
             f"{folder}: holds a run; go on with --resume, replace it with --overwrite, or name another folder"
         )
     make_folder(folder)
+
+
+def is_of_this_launch(folder: Path) -> bool:
+    """Whether the run in a folder was begun, or gone on with, by this very start of torchrun."""
+    try:
+        environment = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return environment.get("launch") == launch_id() is not None
 
 
 def clear_folder(folder: Path) -> None:

@@ -37,7 +37,7 @@ from retinanet.engine.logger import MetricsLog, start_logging
 from retinanet.engine.memory import is_out_of_memory, out_of_memory_message
 from retinanet.engine.nonfinite import check_gradients
 from retinanet.engine.profiler import profiled
-from retinanet.engine.run_folder import UNREADABLE_FILE, self_description
+from retinanet.engine.run_folder import UNREADABLE_FILE, is_of_this_launch, self_description
 from retinanet.engine.stop import SIGNALS, StopRequest, write_preempted
 from retinanet.engine.watchdog import Watchdog, end_with_parent, report_failure
 from retinanet.errors import InputError
@@ -86,8 +86,6 @@ def train(
     """
     if resume and overwrite:
         raise InputError("resume and overwrite exclude each other: give one of them")
-    if is_restarted():  # by torchrun, after a worker died
-        resume, overwrite = True, False
     set_determinism(cfg.train.deterministic)
     torch.manual_seed(cfg.train.seed)
     device = resolve_device(cfg.device)
@@ -99,6 +97,9 @@ def train(
         Watchdog(store, rank=rank(), timeout=cfg.train.stall_timeout, folder=Path(output)) as watchdog,
     ):
         start_logging(silent=not is_main())
+        # By torchrun, after a worker died; a run of before is not gone on with unasked.
+        if is_restarted() and on_main(lambda: is_of_this_launch(Path(output))):
+            resume, overwrite = True, False
         run = assemble(cfg, Path(output), device, resume=resume, overwrite=overwrite, dry_run=dry_run)
         with profiled(run.folder / "profile" if profile else None) as profiler_step:
             return loop(run, stop, watchdog, profiler_step)
@@ -124,6 +125,7 @@ def loop(run: Run, stop: StopRequest, watchdog: Watchdog, after_step: Callable[[
                     if saved_at != state.step:
                         check_gradients(run)
                         save(run, writer, clock)
+                        put_aside(run, quarantine)
                     break
                 # Here, so that a run resumed at this step evaluates what an interrupted one had not.
                 if run.val_data and evaluated_at != state.step and is_due(state.step, run.eval_every, num_steps):
@@ -141,7 +143,8 @@ def loop(run: Run, stop: StopRequest, watchdog: Watchdog, after_step: Callable[[
                 watchdog.beat(state.step + 1, [index for batch in batches for index in batch.image_indices])
                 lr = state.schedule.get_last_lr()[0]
                 figures = run.train_step(batches, state.step + 1)
-                state.running.add(figures, cfg.train.batch_size)
+                state.running.add(figures)
+                clock.stepped(cfg.train.batch_size)
                 state.unreadable += [picture for batch in batches for picture in batch.unreadable]
                 state.schedule.step()
                 state.step += 1
@@ -149,12 +152,11 @@ def loop(run: Run, stop: StopRequest, watchdog: Watchdog, after_step: Callable[[
                 after_step()
 
                 due_log = is_due(state.step, cfg.train.log_every, num_steps)
-                due_save = is_due(state.step, run.save_every, num_steps) or is_due(
-                    state.step, run.eval_every, num_steps
-                )
+                due_save = is_due(state.step, run.save_every, num_steps)
+                # What is evaluated is saved before, so that it can be marked as the best.
+                due_save |= run.val_data is not None and is_due(state.step, run.eval_every, num_steps)
                 if due_log or due_save:
                     check_gradients(run)
-                    put_aside(run, quarantine)
                 if due_log:
                     write_figures(run, metrics_log, clock, lr, bar)
                     if time_is_up(cfg, clock):
@@ -163,6 +165,8 @@ def loop(run: Run, stop: StopRequest, watchdog: Watchdog, after_step: Callable[[
                     with clock.spent_on("saving"):
                         save(run, writer, clock)
                     saved_at = state.step
+                if due_log or due_save:
+                    put_aside(run, quarantine)
     except Exception as error:
         image_ids = [run.train_data.records[index].image_id for batch in batches for index in batch.image_indices]
         if is_out_of_memory(error):
@@ -236,7 +240,7 @@ def time_is_up(cfg: Config, clock: Clock) -> bool:
 def write_figures(run: Run, metrics_log: MetricsLog, clock: Clock, lr: float, bar: tqdm) -> None:
     """One line of the log: what was learnt, how fast, where the time went, how long it will take."""
     state = run.state
-    times = clock.read(state.running.steps, state.running.pictures)
+    times = clock.read()
     means = state.running.read()
     if run.compile:
         means["compiled_graphs"] = compiled_graphs()

@@ -180,7 +180,7 @@ def test_the_whole_step_runs_without_a_value(optimizer, dtype, scaled):
         step = step_of(model, dtype=dtype, scaled=scaled, optimizer=adamw if optimizer == "adamw" else SGDConfig())
         running = RunningMeans(CPU, skips=scaled)
         for _ in range(2):
-            running.add(step([batch], 1), 2)
+            running.add(step([batch], 1))
         with pytest.raises(DataDependentOutputException):
             running.read()  # the one that reads
 
@@ -190,9 +190,9 @@ def test_the_whole_step_runs_without_a_value(optimizer, dtype, scaled):
 def test_a_real_step_reads_nothing(norm, dtype, host_reads):
     step, batch = step_of(model_of(norm), dtype=dtype), batch_of()
     running = RunningMeans(CPU, skips=False)
-    running.add(step([batch], 1), 2)
+    running.add(step([batch], 1))
     with host_reads() as reads:
-        running.add(step([batch], 1), 2)
+        running.add(step([batch], 1))
     assert reads == []
 
 
