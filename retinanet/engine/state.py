@@ -137,6 +137,8 @@ def build_state(
         trained = read_checkpoint(source)
         remade = load_for_finetuning(model, trained, weights_to_predict_with(trained), class_names, source=source)
         log.info("weights from %s%s", source, "".join(f"\n  {line}" for line in remade))
+    if cfg.model.norm == "sync" and device.type == "cuda":
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     model.to(device=device, memory_format=memory_format_for(device, dtype)).train()
     optimizer = build_optimizer(model, cfg.train)
     scaled = dtype == torch.float16

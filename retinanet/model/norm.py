@@ -29,14 +29,15 @@ def norm_layer(norm: Norm) -> Callable[[int], nn.Module]:
             return partial(nn.GroupNorm, GROUPS)
 
 
-class SyncBatchNorm(nn.SyncBatchNorm):
-    """Batch norm with the statistics of the whole batch over all processes: torch's on CUDA, and the same on a CPU,
-    which torch's refuses."""
+class SyncBatchNorm(nn.BatchNorm2d):
+    """Batch norm with the statistics of the whole batch over all processes, on a CPU, which torch's refuses.
+
+    Not a kind of torch's: DistributedDataParallel looks for those, and refuses a CPU too. On CUDA
+    `torch.nn.SyncBatchNorm.convert_sync_batchnorm` puts torch's in the place of these.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, H, W) -> the same shape, normalised."""
-        if x.is_cuda:
-            return super().forward(x)
         if not self.training or world_size() == 1:
             if self.training:
                 self.num_batches_tracked.add_(1)

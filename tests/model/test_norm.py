@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
+from retinanet.model.backbone import ResNet
 from retinanet.model.norm import SyncBatchNorm, norm_layer
 from tests.processes import run_together
 
@@ -64,6 +65,15 @@ def test_alone_it_is_batch_norm(training):
     for _ in range(2):
         assert_close(ours(pictures()), theirs(pictures()))
     assert_close(ours.state_dict(), theirs.state_dict())
+
+
+def test_torch_s_own_takes_over_where_there_is_cuda():
+    backbone = ResNet("resnet18", norm="sync", frozen_stages=0)
+    state = {name: value.clone() for name, value in backbone.state_dict().items()}
+    converted = nn.SyncBatchNorm.convert_sync_batchnorm(backbone)
+    kinds = [type(module) for module in converted.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    assert kinds == [nn.SyncBatchNorm] * 20
+    assert_close(dict(converted.state_dict()), state, rtol=0, atol=0)
 
 
 def test_names():
