@@ -293,6 +293,7 @@ class TrainConfig(StrictModel):
     log_every: Count = 20  # steps
     save_every: Count | None = None  # steps; none: once an epoch
     eval_every: Count | None = None  # steps; none: once an epoch; the last step is always evaluated
+    eval_batch_size: Count | None = None  # pictures that a process evaluates at once; none: batch_size
     keep_checkpoints: Count = 2  # besides the best
     early_stop: Count | None = None  # evaluations in a row without a better AP, after which a run ends
     max_hours: Positive | None = None  # of training, over all its resumptions; then the run is saved and ends

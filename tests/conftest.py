@@ -1,3 +1,5 @@
+import subprocess
+
 import pytest
 
 
@@ -18,6 +20,20 @@ def host_reads():
     from retinanet.benchmarks.measure import HostReads
 
     return HostReads
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 1 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"a small tmpfs cannot be mounted here: {mounted.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", "--lazy", disk], check=True)  # a log file may be open still
 
 
 @pytest.fixture(scope="session")

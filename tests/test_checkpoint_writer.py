@@ -220,20 +220,6 @@ def test_the_state_of_a_real_run_is_read_back_bit_by_bit(tmp_path):
 # ---- a disk that fails
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A disk of 1 MiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"a small tmpfs cannot be mounted here: {mounted.stderr.strip()}")
-    yield disk
-    subprocess.run(["umount", disk], check=True)
-
-
 def test_training_goes_on_when_the_disk_is_full(small_disk, caplog):
     # A checkpoint of 60,000 floats takes 240 kB: four fit, and a fifth does not.
     with CheckpointWriter(CheckpointFolder(small_disk, keep=5)) as writer:

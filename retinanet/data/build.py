@@ -107,7 +107,7 @@ def eval_plan(cfg: Config, data: CocoData) -> list[list[Sample]]:
     """All batches of an evaluation, over all processes."""
     return eval_batches(
         [(record.height, record.width) for record in data.records],
-        batch_size=cfg.train.batch_size,
+        batch_size=cfg.train.eval_batch_size or cfg.train.batch_size,
         shorter=eval_shorter(cfg.data),
         canvases=build_canvases(cfg.data),
     )

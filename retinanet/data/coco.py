@@ -5,6 +5,7 @@ import json
 import logging
 import os
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ import numpy as np
 from retinanet.config import DataSource, MergedClass
 from retinanet.data.image import read_header
 from retinanet.errors import InputError
+from retinanet.structures import Batch
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +42,10 @@ class CocoData(NamedTuple):
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]  # of each label in results and evaluation
     ground_truth: dict[str, Any]  # COCO form, unusable boxes included, for evaluation
+
+    def image_ids(self, batches: Iterable[Batch]) -> list[int | str]:
+        """The ids of the pictures in some batches of this set, in their order."""
+        return [self.records[index].image_id for batch in batches for index in batch.image_indices]
 
 
 class Classes(NamedTuple):

@@ -18,7 +18,7 @@ from retinanet.device import resolve_compile, resolve_precision
 from retinanet.distributed import is_main, on_main, world_size
 from retinanet.engine.logger import log_to_file
 from retinanet.engine.recipe import describe, write_environment
-from retinanet.engine.run_folder import CHECKPOINTS, check_folder, check_same_run, clear_folder
+from retinanet.engine.run_folder import CHECKPOINTS, MARKER, check_folder, check_same_run, clear_folder
 from retinanet.engine.state import TrainState, build_state
 from retinanet.engine.step import TrainStep
 from retinanet.engine.stop import clear_preempted
@@ -88,13 +88,9 @@ def assemble(cfg: Config, folder: Path, device: torch.device, *, resume: bool, o
         guard=state.guard,
         ema=state.ema,
     )
-    if is_main():
-        if overwrite:
-            clear_folder(folder)  # not before: a mistake in the new run's input must not cost the old one
-        log_to_file(folder / "log.txt")
-        (folder / "config.yaml").write_text(config_to_yaml(cfg), encoding="utf-8")
-        write_environment(folder / "environment.json")
-        clear_preempted(folder)
+    if overwrite and is_main():
+        clear_folder(folder)  # not before: a mistake in the new run's input must not cost the old one
+    on_main(lambda: open_folder(folder, cfg))
     if last:
         log.info("going on from %s, step %d of %d", last, state.step, num_steps)
     elif resume:
@@ -119,6 +115,21 @@ def assemble(cfg: Config, folder: Path, device: torch.device, *, resume: bool, o
         criterion=criterion,
         train_step=train_step,
     )
+
+
+def open_folder(folder: Path, cfg: Config) -> None:
+    """Write down what is being run, and where.
+
+    Raises:
+        InputError: the disk is full.
+    """
+    try:
+        log_to_file(folder / "log.txt")
+        (folder / "config.yaml").write_text(config_to_yaml(cfg), encoding="utf-8")
+        write_environment(folder / MARKER)
+        clear_preempted(folder)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written to: {error.strerror}; make room on the disk") from None
 
 
 def check_norm(cfg: Config) -> None:

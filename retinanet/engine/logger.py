@@ -1,10 +1,13 @@
 """What a run tells: the console, a log file, `metrics.jsonl`, TensorBoard."""
 
+import errno
 import json
 import logging
 import math
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,8 @@ from retinanet.distributed import gather, rank, sum_over_ranks, world_size
 from retinanet.engine.step import StepFigures
 from retinanet.pages.draw import draw_detections
 from retinanet.structures import Detections
+
+log = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.jsonl"
 KEPT_MESSAGES = 1000
@@ -67,44 +72,69 @@ class MetricsLog:
     Args:
         folder: of the run.
         resumed_at: the step a resumed run goes on from; later lines of the interrupted one are cut off.
-        silent: write nothing: the main process does.
     """
 
-    def __init__(self, folder: Path, *, resumed_at: int | None = None, silent: bool = False):
-        self._silent = silent
-        if silent:
-            return
+    def __init__(self, folder: Path, *, resumed_at: int | None = None):
         self._path = folder / METRICS_FILE
         if resumed_at is None:
             self._path.unlink(missing_ok=True)
         else:
             _cut_back(self._path, resumed_at)
-        self._file = open(self._path, "a", encoding="utf-8")
+        self._file = open(self._path, "ab", buffering=0)  # what the disk refuses must not wait in a buffer
+        self._unwritten = b""  # lines that the disk had no room for
         purge_step = None if resumed_at is None else resumed_at + 1
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step)
+        self._board: SummaryWriter | None = SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step)
 
     def write(self, kind: str, step: int, values: dict[str, float]) -> None:
-        """`kind` is "train" or "eval"; not-a-number is written as null, which JSON has."""
-        if self._silent:
-            return
+        """`kind` is "train" or "eval"; not-a-number is written as null, which JSON has.
+
+        On a full disk a run goes on: its lines are kept until there is room, TensorBoard goes without what follows.
+        """
         line = {"kind": kind, "step": step, **{k: v if math.isfinite(v) else None for k, v in values.items()}}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
-        for name, value in values.items():
-            self._board.add_scalar(f"{kind}/{name}", value, step)
+        self._unwritten += json.dumps(line).encode() + b"\n"
+        self._write_lines()
+        with self._board_or_none() as board:
+            for name, value in values.items() if board else ():
+                board.add_scalar(f"{kind}/{name}", value, step)
 
     def pictures(self, step: int, detections: dict[int, Detections], data: CocoData) -> None:
         """What was found on the first pictures of a data set, for TensorBoard alone."""
         pictures = Pictures(data.records, [], seed=0, max_pixels=sys.maxsize)  # checked when they were detected on
         for index in range(min(BOARD_PICTURES, len(data.records))):
             drawn = draw_detections(pictures.read(index).image, detections[index], data.class_names)
-            self._board.add_image(f"validation/{index}", drawn, step)
+            with self._board_or_none() as board:
+                if board:
+                    board.add_image(f"validation/{index}", drawn, step)
 
     def close(self) -> None:
-        if self._silent:
-            return
+        if self._unwritten:
+            self._write_lines()
         self._file.close()
-        self._board.close()
+        with self._board_or_none() as board:
+            if board:
+                board.close()
+
+    def _write_lines(self) -> None:
+        """All or none of what waits: a line cut short would spoil the file."""
+        whole = self._file.seek(0, os.SEEK_END)
+        try:
+            if self._file.write(self._unwritten) < len(self._unwritten):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            self._file.truncate(whole)
+            count = self._unwritten.count(b"\n")
+            log.warning("%s: CANNOT BE WRITTEN: %s. %d line(s) wait for room on the disk", self._path, error, count)
+        else:
+            self._unwritten = b""
+
+    @contextmanager
+    def _board_or_none(self) -> Iterator[SummaryWriter | None]:
+        """TensorBoard, until the disk has refused something: its writer is then of no more use."""
+        try:
+            yield self._board
+        except OSError as error:
+            self._board = None
+            log.warning("TensorBoard goes without what follows, %s has it: %s", self._path.name, error)
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

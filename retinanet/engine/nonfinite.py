@@ -6,7 +6,7 @@ from pathlib import Path
 from retinanet.data.build import train_loader
 from retinanet.distributed import gather, on_main
 from retinanet.engine.assemble import Run
-from retinanet.engine.guard import BadStep, NonFiniteGradient
+from retinanet.engine.guard import NonFiniteGradient
 from retinanet.engine.replay import replay, write_replay
 from retinanet.errors import InputError
 from retinanet.structures import Batch
@@ -23,7 +23,10 @@ def check_gradients(run: Run) -> None:
     try:
         bad = run.state.guard.read()
     except NonFiniteGradient as error:
-        raise NonFiniteGradient(f"training diverged: {error}", error.bad_step) from None
+        # Of more such steps than may be left out the first is kept; the weights have moved on since.
+        step, reason = error.bad_step.step, str(error)
+        batches = batches_of_step(run, step)
+        raise InputError(on_main(lambda: f"training diverged: {reason}\n{keep(run, step, batches)}")) from None
     if bad is None:
         return
     if run.cfg.train.on_nonfinite == "skip":
@@ -34,7 +37,7 @@ def check_gradients(run: Run) -> None:
         )  # fmt: skip
         return
     batches = batches_of_step(run, bad.step)
-    raise InputError(on_main(lambda: report(run, bad, batches)))
+    raise InputError(on_main(lambda: report(run, bad.step, batches)))
 
 
 def batches_of_step(run: Run, step: int) -> list[Batch] | None:
@@ -48,28 +51,35 @@ def batches_of_step(run: Run, step: int) -> list[Batch] | None:
     return None if everyones is None else [batch for batches in everyones for batch in batches]
 
 
-def report(run: Run, bad: BadStep, batches: list[Batch]) -> str:
-    """Keep the step in a file, take it again from there, and describe it. The weights are still those it met."""
-    path: Path = run.folder / f"nonfinite_step_{bad.step:08d}.pt"
-    records = run.train_data.records
-    write_replay(
-        path,
-        cfg=run.cfg,
-        class_names=run.train_data.class_names,
-        model_state=run.state.model.state_dict(),
-        batches=batches,
-        image_ids=[records[index].image_id for batch in batches for index in batch.image_indices],
-        step=bad.step,
-        dtype=run.dtype,
-        loss_scale=run.state.scaler.get_scale() if run.state.scaler.is_enabled() else 1.0,
+def report(run: Run, step: int, batches: list[Batch]) -> str:
+    """What happened, and what to do. The weights are still those that the step met."""
+    return (
+        f"step {step}: training diverged: the gradient was not finite; weights, optimizer and statistics are as they "
+        f"were before that step\n{keep(run, step, batches)}. Lower train.optimizer.lr, raise train.warmup_steps, set "
+        "train.clip_norm, correct the pictures or boxes named above, or go on without such steps: "
+        "train.on_nonfinite=skip with --resume"
     )
+
+
+def keep(run: Run, step: int, batches: list[Batch]) -> str:
+    """Put the step into a file with the weights as they are now, take it again from there, and describe it."""
+    path: Path = run.folder / f"nonfinite_step_{step:08d}.pt"
+    try:
+        write_replay(
+            path,
+            cfg=run.cfg,
+            class_names=run.train_data.class_names,
+            model_state=run.state.model.state_dict(),
+            batches=batches,
+            image_ids=run.train_data.image_ids(batches),
+            step=step,
+            dtype=run.dtype,
+            loss_scale=run.state.scaler.get_scale() if run.state.scaler.is_enabled() else 1.0,
+        )
+    except InputError as error:  # a full disk
+        return f"images {run.train_data.image_ids(batches)}; the step is not kept: {error}"
     try:
         description = replay(path, run.device).describe()
     except (RuntimeError, ValueError) as error:  # a second network may not fit beside the first; the file is there
         description = f"it could not be taken again here: {str(error).splitlines()[0][:200]}"
-    return (
-        f"step {bad.step}: training diverged: the gradient was not finite; weights, optimizer and statistics are as "
-        f"they were before that step\n{description}\nthe step is kept in {path}: retinanet train --replay {path} takes "
-        "it again. Lower train.optimizer.lr, raise train.warmup_steps, set train.clip_norm, correct the pictures or "
-        "boxes named above, or go on without such steps: train.on_nonfinite=skip with --resume"
-    )
+    return f"{description}\nthe step is kept in {path}: retinanet train --replay {path} takes it again"

@@ -8,9 +8,22 @@ import torch
 from torch.profiler import ProfilerActivity, profile, schedule, tensorboard_trace_handler
 
 from retinanet.distributed import rank
+from retinanet.errors import InputError
 
 SKIPPED, WARM_UP, RECORDED = 2, 1, 5  # steps
 ROWS = 40
+
+
+def check_profile(steps: int) -> None:
+    """
+    Raises:
+        InputError: the steps that are left end before anything is recorded.
+    """
+    if steps <= SKIPPED + WARM_UP:
+        raise InputError(
+            f"--profile leaves out the first {SKIPPED + WARM_UP} steps and records the next {RECORDED}, but this run "
+            f"has {steps} left; give it more with train.steps or train.epochs"
+        )
 
 
 @contextmanager

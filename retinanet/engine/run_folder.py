@@ -32,7 +32,7 @@ FREE_KEYS = {
     *("data.max_unreadable", "model.checkpoint_activations"),
     *("train.compile", "train.log_every", "train.save_every", "train.keep_checkpoints", "train.accumulate"),
     *("train.on_nonfinite", "train.max_skipped", "train.allow_local_norm", "train.init_from"),
-    *("train.early_stop", "train.max_hours", "train.stall_timeout", "train.grace"),
+    *("train.early_stop", "train.eval_batch_size", "train.max_hours", "train.stall_timeout", "train.grace"),
 }
 
 

@@ -41,6 +41,7 @@ class TrainState:
         scaler: torch.amp.GradScaler,
         guard: NonFiniteGuard,
         running: RunningMeans,
+        arithmetic: dict[str, Any],
     ):
         self.model = model
         self.ema = ema
@@ -49,6 +50,7 @@ class TrainState:
         self.scaler = scaler
         self.guard = guard
         self.running = running
+        self.arithmetic = arithmetic  # decides in which order numbers are added, see `arithmetic_of`
         self.step = 0
         self.seconds = 0.0  # of the run up to here
         self.best_ap = math.nan
@@ -80,7 +82,7 @@ class TrainState:
             "seconds": self.seconds,
             "best_ap": self.best_ap,
             "evaluations_since_best": self.evaluations_since_best,
-            "arithmetic": arithmetic(self.model),
+            "arithmetic": self.arithmetic,
         }
 
     def load(self, content: dict[str, Any], path: Path) -> None:
@@ -96,17 +98,25 @@ class TrainState:
         torch.set_rng_state(content["rng_state"])
         self.step, self.seconds = content["step"], content["seconds"]
         self.best_ap, self.evaluations_since_best = content["best_ap"], content["evaluations_since_best"]
-        before, now = content["arithmetic"], arithmetic(self.model)
-        changed = [f"{name} {before[name]}, now {now[name]}" for name in now if before[name] != now[name]]
+        before, now = content["arithmetic"], self.arithmetic
+        changed = {name: f"{name} {before.get(name)}, now {now[name]}" for name in now if before.get(name) != now[name]}
         if changed:
-            log.warning("%s was written with %s: results will differ in their last digits", path, "; ".join(changed))
+            log.warning(
+                "%s was written with %s: results will differ in their last digits", path, "; ".join(changed.values())
+            )
+        parts = {"processes", "train.accumulate"} if now["norms"] == "batch" else {"train.accumulate"}
+        if now["norms"] in ("batch", "sync") and changed.keys() & parts:
+            log.warning("norms of other parts of a batch than before (model.norm: %s): it is another run", now["norms"])
 
 
-def arithmetic(model: RetinaNet) -> dict[str, Any]:
+def arithmetic_of(cfg: Config, model: RetinaNet, dtype: torch.dtype) -> dict[str, Any]:
     """What decides in which order numbers are added: with all of it the same, a run is the same to the last bit."""
     return {
         "threads": torch.get_num_threads(),
         "processes": world_size(),
+        "train.accumulate": cfg.train.accumulate,
+        "precision": str(dtype).removeprefix("torch."),
+        "norms": cfg.model.norm,
         "memory format": str(model.memory_format).removeprefix("torch."),
         "CPU capability": torch.backends.cpu.get_cpu_capability(),
         "device": next(model.parameters()).device.type,
@@ -153,6 +163,7 @@ def build_state(
         torch.amp.GradScaler(device.type, enabled=scaled),
         guard,
         RunningMeans(device, skips=scaled or cfg.train.on_nonfinite == "skip"),
+        arithmetic_of(cfg, model, dtype),
     )
     if content:
         state.load(content, path)

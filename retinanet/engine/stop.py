@@ -154,7 +154,10 @@ class StopRequest:
 def write_preempted(folder: Path, *, step: int, signal_name: str) -> None:
     """Leave a word that the run was stopped in the middle. torchrun's exit code is 1 whatever its workers return."""
     content = {"step": step, "signal": signal_name, "time": datetime.now().astimezone().isoformat(timespec="seconds")}
-    (folder / PREEMPTED).write_text(json.dumps(content) + "\n", encoding="utf-8")
+    try:
+        (folder / PREEMPTED).write_text(json.dumps(content) + "\n", encoding="utf-8")
+    except OSError as error:
+        _say(f"{folder / PREEMPTED}: CANNOT BE WRITTEN: {error}. A scheduler will take this run for one that failed")
 
 
 def clear_preempted(folder: Path) -> None:

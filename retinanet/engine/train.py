@@ -33,13 +33,14 @@ from retinanet.distributed import (
 from retinanet.engine.assemble import Run, assemble
 from retinanet.engine.clock import Clock, describe_times
 from retinanet.engine.evaluate import Evaluation, evaluate, progress
+from retinanet.engine.failure import report_failure
 from retinanet.engine.logger import MetricsLog, start_logging
 from retinanet.engine.memory import is_out_of_memory, out_of_memory_message
 from retinanet.engine.nonfinite import check_gradients
-from retinanet.engine.profiler import profiled
+from retinanet.engine.profiler import check_profile, profiled
 from retinanet.engine.run_folder import UNREADABLE_FILE, is_of_this_launch, self_description
 from retinanet.engine.stop import SIGNALS, StopRequest, write_preempted
-from retinanet.engine.watchdog import Watchdog, end_with_parent, report_failure
+from retinanet.engine.watchdog import Watchdog, end_with_parent
 from retinanet.errors import InputError
 from retinanet.model.retinanet import RetinaNet
 from retinanet.structures import Batch
@@ -97,12 +98,19 @@ def train(
         Watchdog(store, rank=rank(), timeout=cfg.train.stall_timeout, folder=Path(output)) as watchdog,
     ):
         start_logging(silent=not is_main())
-        # By torchrun, after a worker died; a run of before is not gone on with unasked.
-        if is_restarted() and on_main(lambda: is_of_this_launch(Path(output))):
-            resume, overwrite = True, False
-        run = assemble(cfg, Path(output), device, resume=resume, overwrite=overwrite, dry_run=dry_run)
-        with profiled(run.folder / "profile" if profile else None) as profiler_step:
-            return loop(run, stop, watchdog, profiler_step)
+        try:
+            # By torchrun, after a worker died; a run of before is not gone on with unasked.
+            if is_restarted() and on_main(lambda: is_of_this_launch(Path(output))):
+                resume, overwrite = True, False
+            run = assemble(cfg, Path(output), device, resume=resume, overwrite=overwrite, dry_run=dry_run)
+            if profile:
+                check_profile(run.num_steps - run.state.step)
+            with profiled(run.folder / "profile" if profile else None) as profiler_step:
+                return loop(run, stop, watchdog, profiler_step)
+        except Exception as error:
+            if store:
+                report_failure(store, Path(output), error, rank=rank(), doing=watchdog.doing)
+            raise
 
 
 def loop(run: Run, stop: StopRequest, watchdog: Watchdog, after_step: Callable[[], None]) -> TrainResult:
@@ -110,9 +118,9 @@ def loop(run: Run, stop: StopRequest, watchdog: Watchdog, after_step: Callable[[
     cfg, state, num_steps = run.cfg, run.state, run.num_steps
     metrics: dict[str, float] = {}
     evaluated_at = saved_at = stopped_by = None
-    batches: list[Batch] = []
+    batches: list[Batch] = []  # at hand, in training or evaluation: what is told where memory runs out
     clock = Clock(before=state.seconds)
-    metrics_log = MetricsLog(run.folder, resumed_at=state.step if run.resumed else None, silent=not is_main())
+    metrics_log = MetricsLog(run.folder, resumed_at=state.step if run.resumed else None) if is_main() else None
     quarantine = Quarantine(run.folder / UNREADABLE_FILE, budget=cfg.data.max_unreadable) if is_main() else None
     loader = train_loader(cfg, run.train_data, start=state.step, stop=num_steps, pin_memory=run.device.type == "cuda")
     parts = on_device(loader, run.device)
@@ -130,7 +138,7 @@ def loop(run: Run, stop: StopRequest, watchdog: Watchdog, after_step: Callable[[
                 # Here, so that a run resumed at this step evaluates what an interrupted one had not.
                 if run.val_data and evaluated_at != state.step and is_due(state.step, run.eval_every, num_steps):
                     with clock.spent_on("evaluation"):
-                        metrics = score(run, metrics_log, writer, watchdog)
+                        metrics = score(run, metrics_log, writer, watchdog, batches)
                     evaluated_at = state.step
                     if cfg.train.early_stop and state.evaluations_since_best >= cfg.train.early_stop:
                         stopped_by = "train.early_stop"
@@ -139,8 +147,8 @@ def loop(run: Run, stop: StopRequest, watchdog: Watchdog, after_step: Callable[[
                     break
 
                 with clock.spent_on("data"):
-                    batches = [next(parts) for _ in range(cfg.train.accumulate)]
-                watchdog.beat(state.step + 1, [index for batch in batches for index in batch.image_indices])
+                    batches[:] = [next(parts) for _ in range(cfg.train.accumulate)]
+                watchdog.beat(state.step + 1, run.train_data.image_ids(batches))
                 lr = state.schedule.get_last_lr()[0]
                 figures = run.train_step(batches, state.step + 1)
                 state.running.add(figures)
@@ -159,7 +167,7 @@ def loop(run: Run, stop: StopRequest, watchdog: Watchdog, after_step: Callable[[
                     check_gradients(run)
                 if due_log:
                     write_figures(run, metrics_log, clock, lr, bar)
-                    if time_is_up(cfg, clock):
+                    if state.step < num_steps and time_is_up(cfg, clock):
                         stopped_by = "train.max_hours"
                 if due_save or stopped_by:
                     with clock.spent_on("saving"):
@@ -168,22 +176,20 @@ def loop(run: Run, stop: StopRequest, watchdog: Watchdog, after_step: Callable[[
                 if due_log or due_save:
                     put_aside(run, quarantine)
     except Exception as error:
-        image_ids = [run.train_data.records[index].image_id for batch in batches for index in batch.image_indices]
         if is_out_of_memory(error):
-            raise InputError(out_of_memory_message(error, cfg, batches, state.step + 1)) from error
-        if world_size() > 1 and not isinstance(error, InputError):
-            report_failure(run.folder, error, rank=rank(), step=state.step + 1, images=image_ids)
+            raise InputError(out_of_memory_message(error, cfg, batches, watchdog.doing)) from error
         raise
     finally:
         bar.close()
-        metrics_log.close()
+        if metrics_log:
+            metrics_log.close()
     result = TrainResult(run.folder, state.step, metrics, state.best_ap, stopped_by)
     done = f"stopped by {stopped_by} after" if stopped_by else "trained"
     log.info("%s %d steps; checkpoints are in %s", done, state.step, run.checkpoints.folder)
     if result.is_preempted and is_main():
         write_preempted(run.folder, step=state.step, signal_name=stopped_by)
     # All leave together: the first process that ends with an error code makes torchrun end the others.
-    on_main(lambda: None)
+    on_main(lambda: check_saved(run))
     return result
 
 
@@ -191,20 +197,34 @@ def is_due(step: int, every: int, last: int) -> bool:
     return step > 0 and (step % every == 0 or step == last)
 
 
-def score(run: Run, metrics_log: MetricsLog, writer: CheckpointWriter | None, watchdog: Watchdog) -> dict[str, float]:
-    """Evaluate, note it, and mark the checkpoint of this step where it is the best; the figures, on every rank."""
+def score(
+    run: Run,
+    metrics_log: MetricsLog | None,
+    writer: CheckpointWriter | None,
+    watchdog: Watchdog,
+    batches: list[Batch],
+) -> dict[str, float]:
+    """Evaluate, note it, and mark the checkpoint of this step where it is the best; the figures, on every rank.
+
+    Args:
+        batches: is made to hold what is being evaluated.
+    """
     state = run.state
     state.share_statistics()
     postprocess = Postprocess(**run.cfg.postprocess.model_dump())
 
-    def beat(batch: Batch) -> None:
-        watchdog.beat(state.step, batch.image_indices, phase="evaluating")
+    def beat(batch: Batch | None) -> None:
+        if batch:
+            batches[:] = [batch]
+            watchdog.beat(state.step, run.val_data.image_ids(batches), phase="evaluating")
+        else:
+            watchdog.beat(state.step, phase="scoring")
 
     result = evaluate_now(
         run.cfg, state.evaluated, run.val_data, postprocess, run.criterion, run.device, run.dtype, beat
     )
     metrics: dict[str, float] = {}
-    if result:
+    if result and metrics_log:
         metrics = result.scores.metrics | result.losses
         metrics_log.write("eval", state.step, metrics | per_class_figures(result))
         metrics_log.pictures(state.step, result.detections, run.val_data)
@@ -231,20 +251,35 @@ def save(run: Run, writer: CheckpointWriter | None, clock: Clock) -> None:
         writer.save(run.state.step, content | self_description(run.cfg, run.train_data))
 
 
+def check_saved(run: Run) -> None:
+    """
+    Raises:
+        InputError: the disk did not take the last checkpoint.
+    """
+    path = run.checkpoints.path_of(run.state.step)
+    if not path.exists():
+        whole = ", ".join(file.name for file in run.checkpoints.files()) or "none"
+        raise InputError(
+            f"{path}: could not be written, see the warnings above; checkpoints that are whole: {whole}. Make room on "
+            "the disk, and go on from there with --resume"
+        )
+
+
 def time_is_up(cfg: Config, clock: Clock) -> bool:
     """Whether the run has taken as long as it may, by the clock of the main process."""
     limit = cfg.train.max_hours
     return limit is not None and broadcast(clock.run_seconds >= 3600 * limit)
 
 
-def write_figures(run: Run, metrics_log: MetricsLog, clock: Clock, lr: float, bar: tqdm) -> None:
+def write_figures(run: Run, metrics_log: MetricsLog | None, clock: Clock, lr: float, bar: tqdm) -> None:
     """One line of the log: what was learnt, how fast, where the time went, how long it will take."""
     state = run.state
     times = clock.read()
     means = state.running.read()
     if run.compile:
         means["compiled_graphs"] = compiled_graphs()
-    metrics_log.write("train", state.step, means | times | {"lr": lr})
+    if metrics_log:
+        metrics_log.write("train", state.step, means | times | {"lr": lr})
     bar.set_postfix_str(f"loss {means['loss']:.3f}, {times['pictures_per_s']:.1f} pictures/s")
     log.info(
         "step %d of %d: loss %.4f (class %.4f, box %.4f), lr %.3g, %.1f pictures/s, time: %s; %s left",
@@ -273,14 +308,19 @@ def evaluate_now(
     criterion: DetectionLoss,
     device: torch.device,
     dtype: torch.dtype,
-    before_batch: Callable[[Batch], None] = lambda batch: None,
+    beat: Callable[[Batch | None], None] = lambda batch: None,
 ) -> Evaluation | None:
-    """The model on a validation set, as the config says; None on all processes but the main one."""
+    """The model on a validation set, as the config says; None on all processes but the main one.
+
+    Args:
+        beat: called with each batch before it is detected on, and with None before the scores are worked out.
+    """
 
     def batches() -> Iterator[Batch]:
         for batch in eval_loader(cfg, data, pin_memory=device.type == "cuda"):
-            before_batch(batch)
+            beat(batch)
             yield batch
+        beat(None)
 
     return evaluate(
         model,

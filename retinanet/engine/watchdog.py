@@ -1,4 +1,4 @@
-"""Nothing hangs in silence: a stall ends with every rank's stack, a failure names its images, an orphan ends itself."""
+"""Nothing hangs in silence: a stall ends with every rank's stack, and an orphan ends itself."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import signal
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -33,7 +32,7 @@ class Watchdog:
     """Ends a run in which one rank gives no sign of life, after every rank has written its stacks.
 
         with Watchdog(store, rank=rank, timeout=600.0, folder=folder) as watchdog:
-            watchdog.beat(step, batch.image_indices)
+            watchdog.beat(step, image_ids)
 
     A rank without a beat for `timeout` seconds writes the stacks of all its threads to stderr and to
     `stall_rank{rank}.txt`, and asks the others over the store to do the same. Then all end with `EXIT_STALLED`. Ranks
@@ -70,22 +69,25 @@ class Watchdog:
         if self._thread is not None:
             self._thread.join()
 
-    def beat(
-        self, step: int | None, images: Sequence[int] = (), *, phase: str = "training", seconds: float | None = None
-    ) -> None:
+    def beat(self, step: int | None, images: Sequence[int | str] = (), *, phase: str = "training") -> None:
         """A sign of life: what begins now. Call it once a step, and at the start of what comes between steps.
 
         Args:
-            images: indices of the step's images.
-            seconds: how long what begins may take where that is more than `timeout`: compiling, a whole evaluation.
+            images: ids of the step's images.
         """
         # One assignment, so that the thread never sees half of it. The text is made when somebody reads it.
-        self._last = (time.monotonic(), max(self.timeout or 0.0, seconds or 0.0), phase, step, images)
+        self._last = (time.monotonic(), phase, step, images)
+
+    @property
+    def doing(self) -> str:
+        """What began last, in words."""
+        _, phase, step, images = self._last
+        at = "" if step is None else f", step {step}"
+        return f"{phase}{at}" + (f", images {list(images)}" if len(images) else "")
 
     def _watch(self, store: Store | None) -> None:
         while not self._ended.wait(POLL):
-            began, limit, *_ = self._last
-            silent = time.monotonic() - began
+            limit, silent = self.timeout, time.monotonic() - self._last[0]
             # A call that holds the interpreter's lock stops this thread too, but not faulthandler's own.
             faulthandler.dump_traceback_later(max(limit - silent, 0.0) + 2 * POLL + LINGER, exit=True, file=STDERR)
             if silent > limit:
@@ -101,15 +103,12 @@ class Watchdog:
         faulthandler.cancel_dump_traceback_later()
 
     def _end(self, store: Store | None, reason: str) -> None:
-        _, _, phase, step, images = self._last
         # A file system that hangs may be what stalled the run: it must not keep this process from ending.
         faulthandler.dump_traceback_later(4 * LINGER, exit=True, file=STDERR)
         if store is not None:
             with contextlib.suppress(RuntimeError):
                 store.set(KEY, f"rank {self.rank}, which gave {reason}")
-        at = "" if step is None else f", step {step}"
-        of = f", images {list(images)}" if len(images) else ""
-        header = f"rank {self.rank} stalled: {reason}; last seen: {phase}{at}{of}\n"
+        header = f"rank {self.rank} stalled: {reason}; last seen: {self.doing}\n"
         with contextlib.suppress(OSError):
             os.write(STDERR, header.encode())
         faulthandler.dump_traceback(file=STDERR, all_threads=True)
@@ -119,20 +118,6 @@ class Watchdog:
             faulthandler.dump_traceback(file=file, all_threads=True)
         time.sleep(LINGER)
         os._exit(EXIT_STALLED)
-
-
-def report_failure(folder: Path, error: BaseException, *, rank: int, step: int, images: Sequence[int]) -> None:
-    """Say where a rank failed, on stderr and in `failure_rank{rank}.txt`.
-
-    Args:
-        step: the one in progress.
-        images: indices of the images in it.
-    """
-    stack = "".join(traceback.format_exception(error))
-    text = f"rank {rank} failed in step {step}, images {list(images)}\n{stack}"
-    with contextlib.suppress(OSError):  # the failure itself is what counts, also where the disk is full
-        (folder / f"failure_rank{rank}.txt").write_text(text, encoding="utf-8")
-    print(text, end="", file=sys.stderr, flush=True)  # in one piece: other ranks write as well
 
 
 def end_with_parent() -> None:

@@ -1,5 +1,7 @@
+import contextlib
 import logging
 
+import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from retinanet.engine.logger import MetricsLog, log_to_file, read_metrics, start_logging
@@ -30,6 +32,30 @@ def test_going_on_cuts_back_what_came_after_the_checkpoint(tmp_path):
     log.close()
     lines = [(line["kind"], line["step"]) for line in read_metrics(tmp_path)]
     assert lines == [("train", 1), ("eval", 1), ("train", 2), ("eval", 2), ("train", 3)]
+
+
+def fill(disk):
+    """Leave no byte on it, and give the file that took them."""
+    with contextlib.suppress(OSError), open(disk / "filler", "wb", buffering=0) as filler:
+        while True:
+            filler.write(bytes(4096))
+    return disk / "filler"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_lines_wait_for_room_on_a_full_disk(small_disk, caplog):
+    log = MetricsLog(small_disk)
+    log.write("train", 1, {"loss": 1.0})
+    filler = fill(small_disk)
+    for step in range(2, 200):  # more than the last page that the file has begun
+        log.write("train", step, {"loss": 1.0})
+    steps = [line["step"] for line in read_metrics(small_disk)]
+    assert steps == list(range(1, len(steps) + 1)) and 1 < len(steps) < 199  # whole lines
+    assert "metrics.jsonl: CANNOT BE WRITTEN" in caplog.text
+    filler.unlink()
+    log.write("train", 200, {"loss": 1.0})
+    assert [line["step"] for line in read_metrics(small_disk)] == list(range(1, 201))
+    log.close()
 
 
 def test_tensorboard_has_the_same_figures_once(tmp_path):

@@ -1,0 +1,32 @@
+import pytest
+
+from retinanet.config_file import load_config
+from retinanet.data.build import eval_plan, first_pictures, load_val_data
+
+
+@pytest.fixture
+def load(tiny_overrides):
+    return lambda *overrides: load_config("quickstart", [*tiny_overrides, *overrides])
+
+
+def test_the_first_pictures_are_a_whole_data_set(load):
+    cfg = load()
+    data = load_val_data(cfg, ("disc", "ring", "rectangle", "triangle", "star", "cross"))
+    few = first_pictures(data, 3)
+    ids = [record.image_id for record in data.records[:3]]
+    assert [record.image_id for record in few.records] == ids
+    assert [image["id"] for image in few.ground_truth["images"]] == ids
+    assert {item["image_id"] for item in few.ground_truth["annotations"]} <= set(ids)
+    boxes = sum(len(record.boxes) for record in few.records)
+    assert len(few.ground_truth["annotations"]) == boxes > 0
+    assert few.class_names == data.class_names
+    assert len(data.records) == 8  # and the whole one is as it was
+
+
+@pytest.mark.parametrize(("overrides", "most"), [((), 4), (("train.eval_batch_size=3",), 3)])
+def test_pictures_evaluated_at_once(load, overrides, most):
+    cfg = load(*overrides)
+    data = load_val_data(cfg, ("disc", "ring", "rectangle", "triangle", "star", "cross"))
+    plan = eval_plan(cfg, data)
+    assert max(map(len, plan)) == most
+    assert sorted(sample.index for batch in plan for sample in batch) == list(range(8))
