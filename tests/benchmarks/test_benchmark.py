@@ -42,6 +42,7 @@ def test_several_suites_prefix_their_ratios(tmp_path):
     assert set(found) == {
         "assignment.vs_torchvision",
         "postprocess.vs_torchvision",
+        "postprocess.vs_torchvision_crowds",
         "eval.vs_pycocotools",
         "model.vs_torchvision",
         "details",
