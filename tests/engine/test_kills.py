@@ -21,13 +21,13 @@ pytestmark = pytest.mark.slow
 
 # One process imports everything; each attempt is a fork of it, which takes no time to start.
 KILLED_RUNS = """
-    import json, os, random, signal, sys, time, traceback
+    import glob, json, os, random, signal, sys, time, traceback
     import torch.utils.tensorboard
     from retinanet.config_file import load_config
     from retinanet.engine.train import train
     import retinanet.tools.train
 
-    straight, killed, kills, seed, *overrides = sys.argv[1:]
+    straight, killed, seed, *overrides = sys.argv[1:]
     cfg = load_config("quickstart", overrides)
 
     def start(folder):
@@ -52,11 +52,22 @@ KILLED_RUNS = """
 
     whole = timed(straight)
     start_up = timed(straight)  # nothing is left to do, but to evaluate once more
+    step = (whole - start_up) / cfg.train.steps
+
+    def newest():
+        return max([int(name[-11:-3]) for name in glob.glob(killed + "/checkpoints/step_*.pt")], default=0)
+
     random.seed(int(seed))
     steps = []
-    for number in range(int(kills)):
-        child = start(killed)
-        time.sleep(random.uniform(0.1 * start_up, start_up + whole / 12))
+    for number in range(20):
+        child, before = start(killed), newest()
+        if number % 5 < 2:
+            time.sleep(random.uniform(0, start_up))
+        else:  # past its next checkpoint, however fast this machine is now, and up to the one after that
+            deadline = time.monotonic() + 10 * whole
+            while newest() == before and time.monotonic() < deadline:
+                time.sleep(0.001)
+            time.sleep(random.uniform(0, 1.5 * step))
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         lines = open(killed + "/metrics.jsonl").read().splitlines() if os.path.exists(killed + "/metrics.jsonl") else []
@@ -71,17 +82,17 @@ def figures(folder):
 
 
 def test_twenty_kills_change_nothing(tiny_overrides, tmp_path):
-    """Killed at random instants, in the middle of steps, epochs, evaluations and writing, and resumed each time."""
+    """Killed at random instants, while it starts, and in steps, epochs, evaluations and writing; resumed each time."""
     overrides = [
         *tiny_overrides,
-        "train.steps=32",
+        "train.steps=40",
         "train.log_every=5",
         "train.save_every=2",
         "train.eval_every=8",
         "train.ema_decay=0.9",
     ]
     straight, killed = tmp_path / "straight", tmp_path / "killed"
-    command = [sys.executable, "-c", textwrap.dedent(KILLED_RUNS), str(straight), str(killed), "20", "0", *overrides]
+    command = [sys.executable, "-c", textwrap.dedent(KILLED_RUNS), str(straight), str(killed), "0", *overrides]
     done = subprocess.run(command, env={**os.environ, **ENVIRONMENT}, cwd=REPO, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     told = json.loads(done.stdout.splitlines()[-1])
