@@ -214,9 +214,20 @@ class GIoUConfig(StrictModel):
     type: Literal["giou"] = "giou"
 
 
+class DIoUConfig(StrictModel):
+    type: Literal["diou"] = "diou"
+
+
+class CIoUConfig(StrictModel):
+    type: Literal["ciou"] = "ciou"
+
+
+BoxLossConfig = SmoothL1Config | GIoUConfig | DIoUConfig | CIoUConfig
+
+
 class LossConfig(StrictModel):
     classification: FocalConfig = FocalConfig()
-    box: Annotated[SmoothL1Config | GIoUConfig, Field(discriminator="type")] = SmoothL1Config()
+    box: Annotated[BoxLossConfig, Field(discriminator="type")] = SmoothL1Config()
     class_weight: Annotated[float, Field(ge=0)] = 1.0
     box_weight: Annotated[float, Field(ge=0)] = 1.0
 

@@ -3,16 +3,13 @@
 from typing import NamedTuple, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from retinanet.config import LossConfig
 from retinanet.detection.assignment import Assignment
-from retinanet.detection.boxes import area, decode, encode
+from retinanet.detection.box_losses import CIoU, DIoU, GIoU, SmoothL1
 from retinanet.detection.focal_loss import SigmoidFocal
 from retinanet.structures import Predictions, Targets
-
-EPSILON = 1e-7  # square pixels, against a division by zero
 
 
 class ClassLoss(Protocol):
@@ -22,32 +19,6 @@ class ClassLoss(Protocol):
 
 class BoxLoss(Protocol):
     def __call__(self, deltas: Tensor, boxes: Tensor, anchors: Tensor) -> Tensor: ...  # -> (B, A_l), one an anchor
-
-
-class SmoothL1:
-    """Smooth L1 on the encoded offsets, summed over the four (Girshick 2015, eq. 3); beta 0 is L1."""
-
-    def __init__(self, *, beta: float = 0.1):
-        self.beta = beta
-
-    def __call__(self, deltas: Tensor, boxes: Tensor, anchors: Tensor) -> Tensor:
-        return F.smooth_l1_loss(deltas, encode(boxes, anchors), beta=self.beta, reduction="none").sum(-1)
-
-
-class GIoU:
-    """1 - generalised IoU of the decoded boxes (Rezatofighi et al. 2019).
-
-    Not torchvision's: that indexes with a mask, where the device waits for the host.
-    """
-
-    def __call__(self, deltas: Tensor, boxes: Tensor, anchors: Tensor) -> Tensor:
-        decoded = decode(deltas, anchors)
-        low, high = torch.minimum(decoded, boxes), torch.maximum(decoded, boxes)
-        width, height = (low[..., 2:] - high[..., :2]).clamp(min=0).unbind(-1)
-        shared = width * height
-        union = area(decoded) + area(boxes) - shared
-        hull = area(torch.cat([low[..., :2], high[..., 2:]], dim=-1))
-        return 1 - shared / (union + EPSILON) + (hull - union) / (hull + EPSILON)
 
 
 class Losses(NamedTuple):
@@ -115,4 +86,8 @@ def build_loss(cfg: LossConfig, *, compile: bool = False) -> DetectionLoss:
             box_loss: BoxLoss = SmoothL1(beta=cfg.box.beta)
         case "giou":
             box_loss = GIoU()
+        case "diou":
+            box_loss = DIoU()
+        case "ciou":
+            box_loss = CIoU()
     return DetectionLoss(class_loss, box_loss, class_weight=cfg.class_weight, box_weight=cfg.box_weight)

@@ -3,15 +3,16 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch.testing import assert_close
-from torchvision.models.detection._utils import BoxCoder
 
-from retinanet.config import FocalConfig, GIoUConfig, LossConfig, SmoothL1Config
+from retinanet.config import CIoUConfig, DIoUConfig, FocalConfig, GIoUConfig, LossConfig, SmoothL1Config
 from retinanet.detection.assignment import Assignment, assign
+from retinanet.detection.box_losses import CIoU, DIoU, GIoU, SmoothL1
 from retinanet.detection.boxes import decode, encode
 from retinanet.detection.focal_loss import SigmoidFocal
-from retinanet.detection.losses import DetectionLoss, GIoU, SmoothL1, build_loss
+from retinanet.detection.losses import DetectionLoss, build_loss
 from retinanet.structures import Predictions, Targets
 
+BOX_LOSSES = [SmoothL1Config(), GIoUConfig(), DIoUConfig(), CIoUConfig()]
 NUM_CLASSES = 5
 ANCHORS_PER_LEVEL = (40, 12, 3)
 
@@ -66,43 +67,11 @@ def random_assignment(targets, seed=0):
     return Assignment(gt_index, positive, negative=(lot < 0.8) & ~positive)
 
 
-def value_and_gradient(loss, logits):
-    logits = logits.detach().clone().requires_grad_()
-    value = loss(logits)
-    (gradient,) = torch.autograd.grad(value.sum(), logits)
-    return value.detach(), gradient
-
-
-def test_smooth_l1_by_hand():
-    anchors = torch.tensor([[[0.0, 0.0, 10.0, 10.0]]])
-    deltas = torch.tensor([[[0.05, -0.2, 0.5, 0.0]]])  # the truth is the anchor: all zero
-    # below beta: 0.5 * x^2 / beta; from there on: |x| - beta / 2
-    expected = 0.5 * 0.05**2 / 0.1 + (0.2 - 0.05) + (0.5 - 0.05) + 0
-    assert_close(SmoothL1(beta=0.1)(deltas, anchors, anchors), torch.tensor([[expected]]))
-    assert_close(SmoothL1(beta=0.0)(deltas, anchors, anchors), torch.tensor([[0.75]]))
-
-
-def test_beta_zero_is_l1():
-    deltas, boxes, anchors = torch.randn(50, 4), random_boxes(50, 0), random_boxes(50, 1)
-    truth = encode(boxes, anchors)
-    value, gradient = value_and_gradient(lambda x: SmoothL1(beta=0.0)(x, boxes, anchors), deltas)
-    assert_close(value, (deltas - truth).abs().sum(1))
-    assert torch.equal(gradient, (deltas - truth).sign())
-
-
-def test_giou_by_hand():
-    anchors = torch.tensor([[[0.0, 0.0, 1.0, 1.0]]]).expand(1, 3, 4)
-    boxes = torch.tensor([[[0.0, 0.0, 1.0, 1.0], [2.0, 0.0, 3.0, 1.0], [0.0, 0.0, 2.0, 1.0]]])
-    # the same: 0; apart, a hull of 3 around a union of 2: 1 - (0 - 1 / 3); half covered, the hull is the union: 1 / 2
-    expected = torch.tensor([[0.0, 4 / 3, 0.5]])
-    assert_close(GIoU()(torch.zeros(1, 3, 4), boxes, anchors), expected, atol=1e-6, rtol=1e-6)
-
-
-def test_giou_is_that_of_torchvisions_boxes():
-    deltas, boxes, anchors = torch.randn(50, 4), random_boxes(50, 0), random_boxes(50, 1)
-    decoded = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0)).decode_single(deltas, anchors)
-    expected = 1 - torchvision.ops.generalized_box_iou(decoded, boxes).diagonal()
-    assert_close(GIoU()(deltas, boxes, anchors), expected, rtol=1e-4, atol=1e-5)
+TORCHVISION = {
+    "giou": torchvision.ops.generalized_box_iou_loss,
+    "diou": torchvision.ops.distance_box_iou_loss,
+    "ciou": torchvision.ops.complete_box_iou_loss,
+}
 
 
 def detection_loss_slowly(predictions, assignment, targets, num_positive, *, box_loss, class_weight, box_weight):
@@ -120,9 +89,8 @@ def detection_loss_slowly(predictions, assignment, targets, num_positive, *, box
             logits[image][counted], wanted[counted], alpha=0.25, gamma=2.0, reduction="sum"
         )
         boxes, mine = targets.boxes[image][rows], anchors[positive]
-        if box_loss == "giou":
-            decoded = decode(deltas[image][positive], mine)
-            loss = torchvision.ops.generalized_box_iou_loss(decoded, boxes, reduction="sum")
+        if box_loss in TORCHVISION:
+            loss = TORCHVISION[box_loss](decode(deltas[image][positive], mine), boxes, reduction="sum")
         else:
             loss = F.smooth_l1_loss(deltas[image][positive], encode(boxes, mine), beta=0.1, reduction="sum")
         box_regression = box_regression + loss
@@ -130,7 +98,7 @@ def detection_loss_slowly(predictions, assignment, targets, num_positive, *, box
 
 
 @pytest.mark.parametrize("num_classes", [1, NUM_CLASSES])
-@pytest.mark.parametrize("box_loss", ["smooth_l1", "giou"])
+@pytest.mark.parametrize("box_loss", ["smooth_l1", "giou", "diou", "ciou"])
 def test_detection_loss_is_that_of_a_loop_over_images(box_loss, num_classes):
     predictions = random_predictions(3, num_classes)
     targets = targets_of(5, 0, 8, num_classes=num_classes)
@@ -139,7 +107,7 @@ def test_detection_loss_is_that_of_a_loop_over_images(box_loss, num_classes):
     assert num_positive > 10
     leaves = [*predictions.class_logits, *predictions.box_deltas]
 
-    box = {"smooth_l1": SmoothL1(beta=0.1), "giou": GIoU()}[box_loss]
+    box = {"smooth_l1": SmoothL1(beta=0.1), "giou": GIoU(), "diou": DIoU(), "ciou": CIoU()}[box_loss]
     criterion = DetectionLoss(SigmoidFocal(), box, class_weight=1.5, box_weight=0.5)
     losses = criterion(predictions, assignment, targets, num_positive)
     gradients = torch.autograd.grad(losses.total, leaves)
@@ -192,7 +160,7 @@ def test_normaliser_divides_both_losses():
     assert torch.equal(one.box_regression / 8, eight.box_regression)
 
 
-@pytest.mark.parametrize("box_loss", [SmoothL1Config(), GIoUConfig()])
+@pytest.mark.parametrize("box_loss", BOX_LOSSES)
 def test_only_the_anchors_that_count_get_a_gradient(box_loss):
     predictions, targets = random_predictions(2), targets_of(4, 0)
     assignment = random_assignment(targets)
@@ -204,7 +172,7 @@ def test_only_the_anchors_that_count_get_a_gradient(box_loss):
     assert not by_class.all() and not by_box[1].any()
 
 
-@pytest.mark.parametrize("box_loss", [SmoothL1Config(), SmoothL1Config(beta=0.0), GIoUConfig()])
+@pytest.mark.parametrize("box_loss", [*BOX_LOSSES, SmoothL1Config(beta=0.0)])
 def test_images_without_objects_teach_background_alone(box_loss):
     predictions, targets = random_predictions(2), targets_of(0, 0)
     assignment = assign(as_grid(predictions.anchors), targets)
@@ -242,7 +210,7 @@ def test_config_decides_the_loss():
     assert default.classification != by_hand.classification and default.box_regression != by_hand.box_regression
 
 
-@pytest.mark.parametrize("box_loss", [SmoothL1Config(), GIoUConfig()])
+@pytest.mark.parametrize("box_loss", BOX_LOSSES)
 def test_the_host_reads_nothing(box_loss, host_reads):
     predictions, targets = random_predictions(2), targets_of(4, 0)
     criterion = build_loss(LossConfig(box=box_loss))
