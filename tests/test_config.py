@@ -7,9 +7,14 @@ from retinanet.config import (
     AnchorConfig,
     AssignmentConfig,
     Config,
+    CrossEntropyConfig,
     DataConfig,
     FlipTransform,
+    FocalConfig,
+    FocalStarConfig,
+    LossConfig,
     ModelConfig,
+    OHEMConfig,
     ResizeConfig,
     ResizeTransform,
     ScaleJitterTransform,
@@ -106,6 +111,11 @@ def test_what_only_looks_like_a_contradiction_passes(model, values):
         (AnchorConfig, {"aspect_ratios": []}, "aspect_ratios"),
         (AnchorConfig, {"offset": 1.0}, "offset"),
         (ModelConfig, {"prior": 0}, "prior"),
+        (FocalConfig, {"alpha": -0.1}, "alpha"),
+        (FocalConfig, {"gamma": -1}, "gamma"),
+        (FocalStarConfig, {"gamma": 0}, "gamma"),
+        (OHEMConfig, {"keep": 0}, "keep"),
+        (OHEMConfig, {"nms_iou": 1.1}, "nms_iou"),
         (ModelConfig, {"std": [58.0, 0, 57.0]}, "std"),
         (TrainConfig, {"epochs": 1, "batch_size": 0}, "batch_size"),
         (TrainConfig, {"epochs": 0}, "epochs"),
@@ -150,3 +160,20 @@ def test_one_source_and_one_side_stand_for_a_list_of_one():
 def test_type_chooses_the_part():
     steps = [{"type": "flip", "p": 0.1}, {"type": "resize"}]
     assert from_json(DataConfig, {"transforms": steps}).transforms == (FlipTransform(p=0.1), ResizeTransform())
+
+
+@pytest.mark.parametrize("alpha", [0, 0.25, 1.0, None, [0.1, 0.9], "inverse_frequency"])
+def test_alpha_is_a_number_a_list_a_rule_or_nothing(alpha):
+    cfg = from_json(LossConfig, {"classification": {"type": "focal", "alpha": alpha}})
+    assert cfg.classification.alpha == (tuple(alpha) if isinstance(alpha, list) else alpha)
+    assert from_json(LossConfig, cfg.model_dump(mode="json")) == cfg
+
+
+def test_type_chooses_the_class_loss_with_defaults_of_its_own():
+    def chosen(**values):
+        return from_json(LossConfig, {"classification": values}).classification
+
+    assert chosen(type="focal") == LossConfig().classification == FocalConfig(alpha=0.25, gamma=2.0)
+    assert chosen(type="cross_entropy") == CrossEntropyConfig(alpha=None)
+    assert chosen(type="focal_star", gamma=4) == FocalStarConfig(gamma=4.0, beta=1.0)
+    assert chosen(type="ohem", nms_iou=None) == OHEMConfig(keep=512, nms_iou=None, one_to_three=False)

@@ -57,7 +57,7 @@ def score(predictor: Predictor, checkpoint: Path, output: Path) -> None:
         predictor.model,
         data,
         Postprocess(**cfg.postprocess.model_dump()),
-        build_loss(cfg.loss),
+        build_loss(cfg.loss, num_classes=len(predictor.class_names)),
         predictor.device,
         predictor.dtype,
     )

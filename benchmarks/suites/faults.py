@@ -40,7 +40,7 @@ def average_precision(checkpoint: str, overrides: list[str], swapped: bool) -> d
         Swapped(predictor.model) if swapped else predictor.model,
         load_val_data(cfg, predictor.class_names),
         Postprocess(**cfg.postprocess.model_dump()),
-        build_loss(cfg.loss),
+        build_loss(cfg.loss, num_classes=len(predictor.class_names)),
         predictor.device,
         predictor.dtype,
     )

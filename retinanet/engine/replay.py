@@ -106,7 +106,8 @@ def replay(path: str | Path, device: torch.device) -> ReplayReport:
     model.to(device=device, memory_format=memory_format_for(device, dtype)).train()
     bad_weights = [name for name, value in model.state_dict().items() if not value.isfinite().all()]
     batches = [_batch(plain).to(device) for plain in content["batches"]]
-    trial = Trial(model, build_loss(cfg.loss), cfg.assignment, dtype, content["loss_scale"])
+    criterion = build_loss(cfg.loss, num_classes=len(content["class_names"]))
+    trial = Trial(model, criterion, cfg.assignment, dtype, content["loss_scale"])
     num_positive = trial.num_positive(batches)
 
     trace = FirstNonFinite(model)

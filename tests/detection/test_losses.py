@@ -4,14 +4,40 @@ import torch.nn.functional as F
 import torchvision
 from torch.testing import assert_close
 
-from retinanet.config import CIoUConfig, DIoUConfig, FocalConfig, GIoUConfig, LossConfig, SmoothL1Config
+from retinanet.config import (
+    CIoUConfig,
+    CrossEntropyConfig,
+    DIoUConfig,
+    FocalConfig,
+    FocalStarConfig,
+    GIoUConfig,
+    HingeConfig,
+    LossConfig,
+    OHEMConfig,
+    QualityFocalConfig,
+    SmoothL1Config,
+    VarifocalConfig,
+)
 from retinanet.detection.assignment import Assignment, assign
 from retinanet.detection.box_losses import CIoU, DIoU, GIoU, SmoothL1
 from retinanet.detection.boxes import decode, encode
-from retinanet.detection.focal_loss import SigmoidFocal
+from retinanet.detection.focal_loss import Focal, FocalStar, Hinge, SigmoidFocal
 from retinanet.detection.losses import DetectionLoss, build_loss
+from retinanet.detection.ohem import HardExamples
+from retinanet.detection.quality_loss import QualityFocal, Varifocal
+from retinanet.detection.sigmoid_loss import SigmoidLoss
+from retinanet.errors import InputError
 from retinanet.structures import Predictions, Targets
 
+CLASS_LOSSES = [
+    FocalConfig(),
+    FocalConfig(alpha=(0.1, 0.3, 0.5, 0.7, 0.9)),
+    CrossEntropyConfig(),
+    FocalStarConfig(),
+    HingeConfig(),
+    QualityFocalConfig(),
+    VarifocalConfig(),
+]
 BOX_LOSSES = [SmoothL1Config(), GIoUConfig(), DIoUConfig(), CIoUConfig()]
 NUM_CLASSES = 5
 ANCHORS_PER_LEVEL = (40, 12, 3)
@@ -161,10 +187,12 @@ def test_normaliser_divides_both_losses():
 
 
 @pytest.mark.parametrize("box_loss", BOX_LOSSES)
-def test_only_the_anchors_that_count_get_a_gradient(box_loss):
+@pytest.mark.parametrize("class_loss", CLASS_LOSSES[:3] + CLASS_LOSSES[-2:])
+def test_only_the_anchors_that_count_get_a_gradient(class_loss, box_loss):
     predictions, targets = random_predictions(2), targets_of(4, 0)
     assignment = random_assignment(targets)
-    build_loss(LossConfig(box=box_loss))(predictions, assignment, targets, torch.tensor(1.0)).total.backward()
+    criterion = build_loss(LossConfig(classification=class_loss, box=box_loss))
+    criterion(predictions, assignment, targets, torch.tensor(1.0)).total.backward()
     by_class = torch.cat([level.grad for level in predictions.class_logits], 1).abs().sum(-1) > 0
     by_box = torch.cat([level.grad for level in predictions.box_deltas], 1).abs().sum(-1) > 0
     assert torch.equal(by_class, assignment.positive | assignment.negative)
@@ -210,10 +238,78 @@ def test_config_decides_the_loss():
     assert default.classification != by_hand.classification and default.box_regression != by_hand.box_regression
 
 
-@pytest.mark.parametrize("box_loss", BOX_LOSSES)
-def test_the_host_reads_nothing(box_loss, host_reads):
+@pytest.mark.parametrize(
+    ("cfg", "rule"),
+    [
+        (CrossEntropyConfig(alpha=0.75), SigmoidFocal(alpha=0.75, gamma=0.0)),
+        (CrossEntropyConfig(), SigmoidLoss(Focal(0.0))),
+        (FocalConfig(alpha=(0.1, 0.3, 0.5, 0.7, 0.9)), SigmoidFocal(alpha=[0.1, 0.3, 0.5, 0.7, 0.9])),
+        (FocalStarConfig(gamma=4.0, beta=0.5), SigmoidLoss(FocalStar(4.0, 0.5))),
+        (HingeConfig(), SigmoidLoss(Hinge())),
+        (QualityFocalConfig(beta=1.5), QualityFocal(beta=1.5)),
+        (VarifocalConfig(alpha=0.6, gamma=1.5), Varifocal(alpha=0.6, gamma=1.5)),
+    ],
+)
+def test_config_decides_the_class_loss(cfg, rule):
+    predictions, targets = random_predictions(2), targets_of(5, 2)
+    arguments = predictions, random_assignment(targets), targets, torch.tensor(2.0)
+    built = build_loss(LossConfig(classification=cfg), num_classes=NUM_CLASSES)(*arguments)
+    assert tuple(built) == tuple(DetectionLoss(rule, SmoothL1())(*arguments))
+    assert built.classification != build_loss(LossConfig())(*arguments).classification
+
+
+def test_config_decides_the_hard_examples():
+    predictions, targets = random_predictions(2), targets_of(5, 2)
+    arguments = predictions, random_assignment(targets), targets, torch.tensor(2.0)
+    cfg = OHEMConfig(keep=7, nms_iou=0.3, one_to_three=True)
+    mining = HardExamples(keep=7, nms_iou=0.3, one_to_three=True)
+    by_hand = DetectionLoss(SigmoidFocal(alpha=None, gamma=0.0), SmoothL1(), hard_examples=mining)(*arguments)
+    assert tuple(build_loss(LossConfig(classification=cfg))(*arguments)) == tuple(by_hand)
+    every = build_loss(LossConfig(classification=CrossEntropyConfig()))(*arguments)
+    assert 0 < by_hand.classification < every.classification and by_hand.box_regression == every.box_regression
+
+
+@pytest.mark.parametrize(("cfg", "rule"), [(GIoUConfig(), GIoU()), (DIoUConfig(), DIoU()), (CIoUConfig(), CIoU())])
+def test_config_decides_the_box_loss(cfg, rule):
+    predictions, targets = random_predictions(2), targets_of(5, 2)
+    arguments = predictions, random_assignment(targets), targets, torch.tensor(2.0)
+    assert tuple(build_loss(LossConfig(box=cfg))(*arguments)) == tuple(DetectionLoss(SigmoidFocal(), rule)(*arguments))
+
+
+def test_weights_of_other_classes_are_refused():
+    cfg = LossConfig(classification=FocalConfig(alpha=(0.1, 0.2)))
+    with pytest.raises(InputError, match=r"loss\.classification\.alpha has 2 values for 5 classes"):
+        build_loss(cfg, num_classes=NUM_CLASSES)
+
+
+@pytest.mark.parametrize("rule", [QualityFocal(), Varifocal()])
+def test_quality_is_the_iou_of_the_decoded_box(rule):
+    predictions, targets = random_predictions(2), targets_of(4, 3)
+    assignment, counts = random_assignment(targets), torch.tensor(1.0)
+    decoded = decode(torch.cat(predictions.box_deltas, 1), torch.cat(predictions.anchors))
+    quality = torch.stack(
+        [
+            torchvision.ops.box_iou(mine, boxes).gather(1, rows[:, None])[:, 0]
+            for mine, boxes, rows in zip(decoded, targets.boxes, assignment.gt_index, strict=True)
+        ]
+    )
+    assert ((quality > 0.1) & assignment.positive).any()
+    labels = torch.where(assignment.positive, targets.labels.gather(1, assignment.gt_index), NUM_CLASSES)
+    counted = assignment.positive | assignment.negative
+    wanted = rule(torch.cat(predictions.class_logits, 1), labels, counted, quality)
+    losses = DetectionLoss(rule, SmoothL1())(predictions, assignment, targets, counts)
+    assert_close(losses.classification, wanted, rtol=1e-5, atol=0)
+    # A box does not learn from its score.
+    assert torch.autograd.grad(losses.classification, predictions.box_deltas, allow_unused=True) == (None,) * 3
+
+
+@pytest.mark.parametrize(
+    "cfg",
+    [LossConfig(box=box) for box in BOX_LOSSES] + [LossConfig(classification=rule) for rule in CLASS_LOSSES],
+)
+def test_the_host_reads_nothing(cfg, host_reads):
     predictions, targets = random_predictions(2), targets_of(4, 0)
-    criterion = build_loss(LossConfig(box=box_loss))
+    criterion = build_loss(cfg)
     with host_reads() as reads:
         assignment = assign(as_grid(predictions.anchors), targets)
         num_positive = assignment.positive.sum().clamp(min=1).float()
