@@ -8,7 +8,7 @@ from torch import Tensor
 from retinanet.structures import Predictions
 
 # Candidates that suppression looks at first, in units of what is kept; then as many times more. What becomes of an
-# anchor depends on harder ones alone: where those give enough, the rest of a hundred thousand needs no look.
+# anchor depends on harder ones alone: where those give enough, the rest needs no look.
 FIRST_LOOK = 4
 
 
@@ -24,8 +24,9 @@ class HardExamples:
     Args:
         keep: at most so many anchors an image.
         nms_iou: None suppresses nothing.
-        one_to_three: of what is left, the hardest positives up to a quarter of `keep` (at least one), and the hardest
-            negatives up to three for each of them; an image without positives then gives nothing.
+        one_to_three: the hardest positives up to a quarter of `keep` (at least one), and the hardest negatives up to
+            three for each of them; an image without positives then gives nothing. Each kind is suppressed by itself:
+            what becomes of an easy positive would depend on all harder negatives, which may be a hundred thousand.
     """
 
     def __init__(self, *, keep: int = 512, nms_iou: float | None = 0.7, one_to_three: bool = False):
@@ -43,33 +44,29 @@ class HardExamples:
         is_object = labels < predictions.class_logits[0].shape[-1]
         chosen = torch.zeros_like(counted)
         for image in range(len(losses)):
-            candidates = counted[image].nonzero().flatten()
-            candidates = candidates[losses[image, candidates].argsort(descending=True, stable=True)]
-            places = self._choose(anchors[candidates], losses[image, candidates], is_object[image, candidates])
-            chosen[image, candidates[places]] = True
+            if self.one_to_three:
+                most = max(1, self.keep // 4)
+                positives = self._hardest(anchors, losses[image], counted[image] & is_object[image], most)
+                most = min(3 * len(positives), self.keep - len(positives))
+                negatives = self._hardest(anchors, losses[image], counted[image] & ~is_object[image], most)
+                chosen[image, torch.cat([positives, negatives])] = True
+            else:
+                chosen[image, self._hardest(anchors, losses[image], counted[image], self.keep)] = True
         return chosen
 
-    def _choose(self, boxes: Tensor, losses: Tensor, positive: Tensor) -> Tensor:
-        """Places in a list of candidates of one image that is sorted by loss, highest first."""
-        look = len(losses) if self.nms_iou is None else FIRST_LOOK * self.keep
+    def _hardest(self, anchors: Tensor, losses: Tensor, candidates: Tensor, most: int) -> Tensor:
+        """Of the anchors (A, 4) of an image that are candidates (A,), those that are left, at most so many."""
+        index = candidates.nonzero().flatten()
+        index = index[losses[index].argsort(descending=True, stable=True)]
+        if self.nms_iou is None:
+            return index[:most]
+        look = FIRST_LOOK * most
         while True:
-            places = torch.arange(len(losses[:look]), device=losses.device)
-            if self.nms_iou is not None:
-                places = torchvision.ops.nms(boxes[:look], losses[:look], self.nms_iou)
-            chosen, is_full = self._limit(places, positive, more_positives=bool(positive[look:].any()))
-            if is_full or look >= len(losses):
-                return chosen
+            seen = index[:look]
+            left = seen[torchvision.ops.nms(anchors[seen], losses[seen], self.nms_iou)]
+            if len(left) >= most or look >= len(index):
+                return left[:most]
             look *= FIRST_LOOK
-
-    def _limit(self, places: Tensor, positive: Tensor, *, more_positives: bool) -> tuple[Tensor, bool]:
-        """The part of the hardest places that is kept, and whether easier ones could not change it."""
-        if not self.one_to_three:
-            return places[: self.keep], len(places) >= self.keep
-        most = max(1, self.keep // 4)
-        positives, negatives = places[positive[places]][:most], places[~positive[places]]
-        wanted = min(3 * len(positives), self.keep - len(positives))
-        is_full = len(negatives) >= wanted and (len(positives) == most or not more_positives)
-        return torch.cat([positives, negatives[:wanted]]), is_full
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

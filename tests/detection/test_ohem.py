@@ -47,16 +47,22 @@ def slowly(predictions, labels, counted, *, keep, nms_iou, one_to_three):
     anchors = torch.cat([level.view(-1, 4) for level in predictions.anchors]).double().tolist()
     chosen = torch.zeros_like(counted)
     for image in range(len(labels)):
-        left = []
-        for i in losses[image].argsort(descending=True).tolist():
-            apart = nms_iou is None or all(overlap_of(anchors[i], anchors[j]) <= nms_iou for j in left)
-            if counted[image, i] and apart:
-                left.append(i)
+
+        def hardest(candidates, most, image=image):
+            left = []
+            for i in losses[image].argsort(descending=True).tolist():
+                apart = nms_iou is None or all(overlap_of(anchors[i], anchors[j]) <= nms_iou for j in left)
+                if candidates[i] and apart:
+                    left.append(i)
+            return left[:most]
+
+        is_object = labels[image] < CLASSES
         if one_to_three:
-            positives = [i for i in left if labels[image, i] < CLASSES][: max(1, keep // 4)]
-            negatives = [i for i in left if labels[image, i] == CLASSES][: 3 * len(positives)]
-            left = positives + negatives
-        chosen[image, left[:keep]] = True
+            left = hardest(counted[image] & is_object, max(1, keep // 4))
+            left += hardest(counted[image] & ~is_object, min(3 * len(left), keep - len(left)))
+        else:
+            left = hardest(counted[image], keep)
+        chosen[image, left] = True
     return chosen
 
 
