@@ -5,10 +5,11 @@ from pydantic import ValidationError
 
 from retinanet.config import (
     AnchorConfig,
-    AssignmentConfig,
+    ATSSAssignmentConfig,
     Config,
     DataConfig,
     FlipTransform,
+    IoUAssignmentConfig,
     ModelConfig,
     ResizeConfig,
     ResizeTransform,
@@ -70,7 +71,7 @@ def test_length_of_a_run_is_given_once(values, message):
         (ResizeConfig, {"shorter": [640, 900], "longer": 899}, "longer 899 is below shorter 900"),
         (ResizeConfig, {"shorter": 640, "longer": 700, "val_shorter": 701}, "longer 700 is below shorter 701"),
         (ScaleJitterTransform, {"min": 1.5}, r"min 1.5 is above max 1.25"),
-        (AssignmentConfig, {"fg_iou": 0.3}, "bg_iou 0.4 is above fg_iou 0.3"),
+        (IoUAssignmentConfig, {"fg_iou": 0.3}, "bg_iou 0.4 is above fg_iou 0.3"),
         (DataConfig, {"transforms": [{"type": "flip"}]}, "transforms has no resize"),
         (DataConfig, {"transforms": [{"type": "resize"}, {"type": "scale_jitter"}]}, "exactly one of resize and scale"),
     ],
@@ -87,7 +88,7 @@ def test_contradictions_are_refused_by_name(model, values, message):
         (ModelConfig, {"head_norm": "group", "channels": 96}),
         (ResizeConfig, {"shorter": 800, "longer": 800}),
         (ScaleJitterTransform, {"min": 1.0, "max": 1.0}),
-        (AssignmentConfig, {"fg_iou": 0.4}),
+        (IoUAssignmentConfig, {"fg_iou": 0.4}),
         (TrainConfig, {"epochs": 0.5}),
         (TrainConfig, {"steps": 1}),
         (TrainConfig, {"epochs": None, "steps": 3}),
@@ -102,6 +103,7 @@ def test_what_only_looks_like_a_contradiction_passes(model, values):
     [
         (ResizeConfig, {"shorter": []}, "shorter"),
         (DataConfig, {"classes": []}, "classes"),
+        (ATSSAssignmentConfig, {"anchors_per_level": 0}, "anchors_per_level"),
         (AnchorConfig, {"scales": []}, "scales"),
         (AnchorConfig, {"aspect_ratios": []}, "aspect_ratios"),
         (AnchorConfig, {"offset": 1.0}, "offset"),
@@ -150,3 +152,11 @@ def test_one_source_and_one_side_stand_for_a_list_of_one():
 def test_type_chooses_the_part():
     steps = [{"type": "flip", "p": 0.1}, {"type": "resize"}]
     assert from_json(DataConfig, {"transforms": steps}).transforms == (FlipTransform(p=0.1), ResizeTransform())
+
+
+def test_assignment_without_a_type_is_by_iou():
+    """As in the configs of older checkpoints."""
+    for values in ({"fg_iou": 0.6}, {"type": "iou", "fg_iou": 0.6}):
+        assert from_json(Config, MINIMAL | {"assignment": values}).assignment == IoUAssignmentConfig(fg_iou=0.6)
+    assert from_json(Config, MINIMAL).assignment == from_json(Config, MINIMAL | {"assignment": {}}).assignment
+    assert from_json(Config, MINIMAL | {"assignment": {"type": "atss"}}).assignment == ATSSAssignmentConfig()

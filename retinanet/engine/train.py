@@ -16,6 +16,7 @@ from retinanet.data.build import eval_loader, eval_plan, train_loader
 from retinanet.data.coco import CocoData
 from retinanet.data.quarantine import Quarantine
 from retinanet.data.transfer import on_device
+from retinanet.detection.build import build_assignment
 from retinanet.detection.losses import DetectionLoss
 from retinanet.detection.postprocess import Postprocess
 from retinanet.device import compiled_graphs, resolve_device, set_determinism
@@ -288,7 +289,7 @@ def evaluate_now(
         data,
         postprocess=postprocess,
         criterion=criterion,
-        assignment=cfg.assignment,
+        assign=build_assignment(cfg.assignment),
         device=device,
         dtype=dtype,
         num_batches=math.ceil(len(eval_plan(cfg, data)) / world_size()),

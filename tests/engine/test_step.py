@@ -15,7 +15,6 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from retinanet.config import (
-    AssignmentConfig,
     GIoUConfig,
     LossConfig,
     ModelConfig,
@@ -105,7 +104,7 @@ def step_of(model, *, dtype=torch.float32, optimizer=None, scaled=False, compile
         build_loss(LossConfig(box=box or SmoothL1Config()), compile=compile),
         build_optimizer(model, cfg),
         torch.amp.GradScaler("cpu", enabled=scaled),
-        assignment=AssignmentConfig(),
+        assign=assign,
         dtype=dtype,
         clip_norm=clip_norm,
         compile=compile,
