@@ -166,6 +166,8 @@ class ModelConfig(StrictModel):
     head_convs: Annotated[int, Field(ge=0)] = 4
     head_norm: Literal["none", "group"] = "none"
     prior: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    # sigmoid: a logit for each class. softmax: one more, the last, for background; its loss is softmax_focal
+    class_activation: Literal["sigmoid", "softmax"] = "sigmoid"
     num_classes: Count | None = None  # none: counted in the data
     anchors: AnchorConfig = AnchorConfig()
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)  # ImageNet's, RGB, 0..255
@@ -223,6 +225,13 @@ class FocalConfig(StrictModel):
     gamma: Annotated[float, Field(ge=0)] = 2.0
 
 
+class SoftmaxFocalConfig(StrictModel):
+    type: Literal["softmax_focal"] = "softmax_focal"
+    # The weight of classes, or of each; background weighs one minus their mean. None: all weigh 1.
+    alpha: Share | tuple[Share, ...] | Literal["inverse_frequency"] | None = None
+    gamma: Annotated[float, Field(ge=0)] = 2.0
+
+
 class SmoothL1Config(StrictModel):
     type: Literal["smooth_l1"] = "smooth_l1"
     beta: Annotated[float, Field(ge=0)] = 0.1  # 0 is L1
@@ -233,7 +242,7 @@ class GIoUConfig(StrictModel):
 
 
 class LossConfig(StrictModel):
-    classification: FocalConfig = FocalConfig()
+    classification: Annotated[FocalConfig | SoftmaxFocalConfig, Field(discriminator="type")] = FocalConfig()
     box: Annotated[SmoothL1Config | GIoUConfig, Field(discriminator="type")] = SmoothL1Config()
     class_weight: Annotated[float, Field(ge=0)] = 1.0
     box_weight: Annotated[float, Field(ge=0)] = 1.0
@@ -336,3 +345,15 @@ class Config(StrictModel):
     inference: InferenceConfig = InferenceConfig()
     train: TrainConfig
     device: str = "auto"  # "auto", "cpu", "cuda", "cuda:1", "mps", ...
+
+    @model_validator(mode="after")
+    def loss_is_of_the_activation(self) -> Self:
+        loss, activation = self.loss.classification.type, self.model.class_activation
+        if (loss == "softmax_focal") != (activation == "softmax"):
+            wanted = "softmax" if loss == "softmax_focal" else "sigmoid"
+            other = "set loss.classification.type: softmax_focal" if wanted == "sigmoid" else "take another loss"
+            raise ValueError(
+                f"loss.classification.type is {loss} and model.class_activation is {activation}; "
+                f"set model.class_activation: {wanted}, or {other}"
+            )
+        return self

@@ -14,6 +14,7 @@ from retinanet.config import (
     ResizeConfig,
     ResizeTransform,
     ScaleJitterTransform,
+    SoftmaxFocalConfig,
     StrictModel,
     TrainConfig,
 )
@@ -73,6 +74,16 @@ def test_length_of_a_run_is_given_once(values, message):
         (ScaleJitterTransform, {"min": 1.5}, r"min 1.5 is above max 1.25"),
         (IoUAssignmentConfig, {"fg_iou": 0.3}, "bg_iou 0.4 is above fg_iou 0.3"),
         (DataConfig, {"transforms": [{"type": "flip"}]}, "transforms has no resize"),
+        (
+            Config,
+            MINIMAL | {"loss": {"classification": {"type": "softmax_focal"}}},
+            "classification.type is softmax_focal and model.class_activation is sigmoid; set .*activation: softmax",
+        ),
+        (
+            Config,
+            MINIMAL | {"model": {"class_activation": "softmax"}},
+            "classification.type is focal and model.class_activation is softmax; set model.class_activation: sigmoid",
+        ),
         (DataConfig, {"transforms": [{"type": "resize"}, {"type": "scale_jitter"}]}, "exactly one of resize and scale"),
     ],
 )
@@ -89,6 +100,10 @@ def test_contradictions_are_refused_by_name(model, values, message):
         (ResizeConfig, {"shorter": 800, "longer": 800}),
         (ScaleJitterTransform, {"min": 1.0, "max": 1.0}),
         (IoUAssignmentConfig, {"fg_iou": 0.4}),
+        (
+            Config,
+            MINIMAL | {"model": {"class_activation": "softmax"}, "loss": {"classification": {"type": "softmax_focal"}}},
+        ),
         (TrainConfig, {"epochs": 0.5}),
         (TrainConfig, {"steps": 1}),
         (TrainConfig, {"epochs": None, "steps": 3}),
@@ -108,6 +123,7 @@ def test_what_only_looks_like_a_contradiction_passes(model, values):
         (AnchorConfig, {"aspect_ratios": []}, "aspect_ratios"),
         (AnchorConfig, {"offset": 1.0}, "offset"),
         (ModelConfig, {"prior": 0}, "prior"),
+        (SoftmaxFocalConfig, {"gamma": -1}, "gamma"),
         (ModelConfig, {"std": [58.0, 0, 57.0]}, "std"),
         (TrainConfig, {"epochs": 1, "batch_size": 0}, "batch_size"),
         (TrainConfig, {"epochs": 0}, "epochs"),
@@ -152,6 +168,13 @@ def test_one_source_and_one_side_stand_for_a_list_of_one():
 def test_type_chooses_the_part():
     steps = [{"type": "flip", "p": 0.1}, {"type": "resize"}]
     assert from_json(DataConfig, {"transforms": steps}).transforms == (FlipTransform(p=0.1), ResizeTransform())
+
+
+@pytest.mark.parametrize("alpha", [0, 0.25, 1.0, None, [0.1, 0.9], "inverse_frequency"])
+def test_alpha_of_a_softmax_is_a_number_a_list_a_rule_or_nothing(alpha):
+    cfg = from_json(SoftmaxFocalConfig, {"alpha": alpha})
+    assert cfg.alpha == (tuple(alpha) if isinstance(alpha, list) else alpha)
+    assert from_json(SoftmaxFocalConfig, cfg.model_dump(mode="json")) == cfg
 
 
 def test_assignment_without_a_type_is_by_iou():

@@ -10,6 +10,8 @@ from retinanet.config import LossConfig
 from retinanet.detection.assignment import Assignment
 from retinanet.detection.boxes import area, decode, encode
 from retinanet.detection.focal_loss import SigmoidFocal
+from retinanet.detection.softmax_focal_loss import SoftmaxFocal
+from retinanet.errors import InputError
 from retinanet.structures import Predictions, Targets
 
 EPSILON = 1e-7  # square pixels, against a division by zero
@@ -17,7 +19,7 @@ EPSILON = 1e-7  # square pixels, against a division by zero
 
 class ClassLoss(Protocol):
     def __call__(self, logits: Tensor, labels: Tensor, counted: Tensor) -> Tensor:
-        """(B, A_l, K), (B, A_l) with K for background, (B, A_l) -> () summed, float32."""
+        """(B, A_l, K), (B, A_l) with K for background, (B, A_l) -> () summed, float32. Of a softmax (B, A_l, K + 1)."""
 
 
 class BoxLoss(Protocol):
@@ -69,14 +71,27 @@ class LevelSums(NamedTuple):
 
 
 class DetectionLoss(nn.Module):
-    """Class loss over every anchor that is not ignored, box loss over positive ones, both divided by `num_positive`."""
+    """Class loss over every anchor that is not ignored, box loss over positive ones, both divided by `num_positive`.
 
-    def __init__(self, class_loss: ClassLoss, box_loss: BoxLoss, *, class_weight: float = 1.0, box_weight: float = 1.0):
+    Args:
+        background_logit: the last logit is that of background, as a softmax has it; else every logit is of a class.
+    """
+
+    def __init__(
+        self,
+        class_loss: ClassLoss,
+        box_loss: BoxLoss,
+        *,
+        class_weight: float = 1.0,
+        box_weight: float = 1.0,
+        background_logit: bool = False,
+    ):
         super().__init__()
         self.class_loss = class_loss
         self.box_loss = box_loss
         self.class_weight = class_weight
         self.box_weight = box_weight
+        self.background_logit = background_logit
 
     def forward(
         self, predictions: Predictions, assignment: Assignment, targets: Targets, num_positive: Tensor
@@ -99,7 +114,8 @@ class DetectionLoss(nn.Module):
         sums = LevelSums([], [])
         for level, (logits, deltas, anchors) in enumerate(zip(*predictions, strict=True)):
             index = gt_index[level]  # (B, A_l)
-            labels = torch.where(positive[level], targets.labels.gather(1, index), logits.shape[-1])
+            background = logits.shape[-1] - self.background_logit
+            labels = torch.where(positive[level], targets.labels.gather(1, index), background)
             sums.classification.append(self.class_loss(logits, labels, positive[level] | negative[level]))
             boxes = targets.boxes.gather(1, index[..., None].expand(-1, -1, 4))
             # Computed for every anchor and masked: a boolean index would make the device wait for the host.
@@ -109,10 +125,24 @@ class DetectionLoss(nn.Module):
 
 
 def build_loss(cfg: LossConfig, *, compile: bool = False) -> DetectionLoss:
-    class_loss = SigmoidFocal(alpha=cfg.classification.alpha, gamma=cfg.classification.gamma, compile=compile)
+    match cfg.classification.type:
+        case "focal":
+            class_loss: ClassLoss = SigmoidFocal(
+                alpha=cfg.classification.alpha, gamma=cfg.classification.gamma, compile=compile
+            )
+        case "softmax_focal":
+            if cfg.classification.alpha == "inverse_frequency":
+                raise InputError("loss.classification.alpha is inverse_frequency, expected numbers in its place")
+            class_loss = SoftmaxFocal(alpha=cfg.classification.alpha, gamma=cfg.classification.gamma)
     match cfg.box.type:
         case "smooth_l1":
             box_loss: BoxLoss = SmoothL1(beta=cfg.box.beta)
         case "giou":
             box_loss = GIoU()
-    return DetectionLoss(class_loss, box_loss, class_weight=cfg.class_weight, box_weight=cfg.box_weight)
+    return DetectionLoss(
+        class_loss,
+        box_loss,
+        class_weight=cfg.class_weight,
+        box_weight=cfg.box_weight,
+        background_logit=cfg.classification.type == "softmax_focal",
+    )
