@@ -166,6 +166,8 @@ class ModelConfig(StrictModel):
     head_convs: Annotated[int, Field(ge=0)] = 4
     head_norm: Literal["none", "group"] = "none"
     prior: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    # sigmoid: a logit for each class. softmax: one more, the last, for background; its loss is softmax_focal
+    class_activation: Literal["sigmoid", "softmax"] = "sigmoid"
     num_classes: Count | None = None  # none: counted in the data
     anchors: AnchorConfig = AnchorConfig()
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)  # ImageNet's, RGB, 0..255
@@ -186,7 +188,8 @@ class ModelConfig(StrictModel):
         return self
 
 
-class AssignmentConfig(StrictModel):
+class IoUAssignmentConfig(StrictModel):
+    type: Literal["iou"] = "iou"
     fg_iou: Annotated[float, Field(gt=0, le=1)] = 0.5
     bg_iou: Share = 0.4
     low_quality_matches: bool = True
@@ -210,6 +213,23 @@ ClassAlpha = Annotated[
     | Annotated[tuple[Share, ...], Field(min_length=1), Tag("list")]
     | Annotated[Literal["inverse_frequency"], Tag("text")],
     Discriminator(_form),
+]
+
+
+class ATSSAssignmentConfig(StrictModel):
+    type: Literal["atss"] = "atss"
+    anchors_per_level: Count = 9  # for each object, the nearest; 9 anchors in a cell are one cell
+    ignore_ioa: Share = 0.5  # 0: crowd regions are background
+
+
+def _iou_unless_named(value: Any) -> Any:
+    """Configs of older checkpoints have no type: there was only one."""
+    return {"type": "iou"} | value if isinstance(value, dict) else value
+
+
+AssignmentConfig = Annotated[
+    Annotated[IoUAssignmentConfig | ATSSAssignmentConfig, Field(discriminator="type")],
+    BeforeValidator(_iou_unless_named),
 ]
 
 
@@ -264,7 +284,15 @@ class VarifocalConfig(StrictModel):
     gamma: Annotated[float, Field(ge=0)] = 2.0
 
 
-WeighedByClass = FocalConfig | CrossEntropyConfig
+class SoftmaxFocalConfig(StrictModel):
+    """Of a head with a softmax. Background is a class that weighs 1 minus the mean of the others; null: all weigh 1."""
+
+    type: Literal["softmax_focal"] = "softmax_focal"
+    alpha: ClassAlpha = None
+    gamma: Annotated[float, Field(ge=0)] = 2.0
+
+
+WeighedByClass = FocalConfig | CrossEntropyConfig | SoftmaxFocalConfig
 ClassLossConfig = WeighedByClass | FocalStarConfig | HingeConfig | OHEMConfig | QualityFocalConfig | VarifocalConfig
 
 
@@ -386,9 +414,21 @@ class Config(StrictModel):
 
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
-    assignment: AssignmentConfig = AssignmentConfig()
+    assignment: AssignmentConfig = IoUAssignmentConfig()
     loss: LossConfig = LossConfig()
     postprocess: PostprocessConfig = PostprocessConfig()
     inference: InferenceConfig = InferenceConfig()
     train: TrainConfig
     device: str = "auto"  # "auto", "cpu", "cuda", "cuda:1", "mps", ...
+
+    @model_validator(mode="after")
+    def loss_is_of_the_activation(self) -> Self:
+        loss, activation = self.loss.classification.type, self.model.class_activation
+        if (loss == "softmax_focal") != (activation == "softmax"):
+            wanted = "softmax" if loss == "softmax_focal" else "sigmoid"
+            other = "set loss.classification.type: softmax_focal" if wanted == "sigmoid" else "take another loss"
+            raise ValueError(
+                f"loss.classification.type is {loss} and model.class_activation is {activation}; "
+                f"set model.class_activation: {wanted}, or {other}"
+            )
+        return self

@@ -14,12 +14,13 @@ from retinanet.detection.focal_loss import FocalStar, Hinge, SigmoidFocal
 from retinanet.detection.ohem import HardExamples
 from retinanet.detection.quality_loss import QualityFocal, QualityLoss, Varifocal
 from retinanet.detection.sigmoid_loss import SigmoidLoss
+from retinanet.detection.softmax_focal_loss import SoftmaxFocal
 from retinanet.structures import Predictions, Targets
 
 
 class ClassLoss(Protocol):
     def __call__(self, logits: Tensor, labels: Tensor, counted: Tensor) -> Tensor:
-        """(B, A_l, K), (B, A_l) with K for background, (B, A_l) -> () summed, float32."""
+        """(B, A_l, K), (B, A_l) with K for background, (B, A_l) -> () summed, float32. Of a softmax (B, A_l, K + 1)."""
 
 
 class BoxLoss(Protocol):
@@ -53,6 +54,7 @@ class DetectionLoss(nn.Module):
         class_weight, box_weight: of the two in the total.
         hard_examples: the class loss is over the anchors that it chooses, and those alone; box loss and divisor are as
             without it. (Shrivastava et al. take both losses of the chosen ones, and divide by their number.)
+        background_logit: the last logit is that of background, as a softmax has it; else every logit is of a class.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class DetectionLoss(nn.Module):
         class_weight: float = 1.0,
         box_weight: float = 1.0,
         hard_examples: HardExamples | None = None,
+        background_logit: bool = False,
     ):
         super().__init__()
         self.class_loss = class_loss
@@ -70,6 +73,7 @@ class DetectionLoss(nn.Module):
         self.class_weight = class_weight
         self.box_weight = box_weight
         self.hard_examples = hard_examples
+        self.background_logit = background_logit
 
     def forward(
         self, predictions: Predictions, assignment: Assignment, targets: Targets, num_positive: Tensor
@@ -87,7 +91,7 @@ class DetectionLoss(nn.Module):
 
     def sums_per_level(self, predictions: Predictions, assignment: Assignment, targets: Targets) -> LevelSums:
         """What `forward` adds up, level by level; the arguments are its own."""
-        num_classes = predictions.class_logits[0].shape[-1]
+        num_classes = predictions.class_logits[0].shape[-1] - self.background_logit
         labels = torch.where(assignment.positive, targets.labels.gather(1, assignment.gt_index), num_classes)  # (B, A)
         counted = assignment.positive | assignment.negative
         if self.hard_examples:
@@ -123,6 +127,7 @@ def build_loss(cfg: LossConfig, *, num_classes: int | None = None, compile: bool
         class_weight=cfg.class_weight,
         box_weight=cfg.box_weight,
         hard_examples=build_hard_examples(cfg.classification),
+        background_logit=cfg.classification.type == "softmax_focal",
     )
 
 
@@ -133,6 +138,8 @@ def build_class_loss(cfg: ClassLossConfig, *, num_classes: int | None, compile: 
             return SigmoidFocal(alpha=alpha, gamma=cfg.gamma, compile=compile)
         case "cross_entropy" | "ohem":
             return SigmoidFocal(alpha=alpha, gamma=0.0, compile=compile)
+        case "softmax_focal":
+            return SoftmaxFocal(alpha=alpha, gamma=cfg.gamma)
         case "focal_star":
             return SigmoidLoss(FocalStar(cfg.gamma, cfg.beta), compile=compile)
         case "hinge":

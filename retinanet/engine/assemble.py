@@ -13,6 +13,7 @@ from retinanet.config import Config
 from retinanet.config_file import config_to_yaml
 from retinanet.data.build import check_shares, class_counts, first_pictures, load_train_data, load_val_data
 from retinanet.data.coco import CocoData
+from retinanet.detection.build import build_assignment
 from retinanet.detection.class_weights import with_class_weights
 from retinanet.detection.losses import DetectionLoss, build_loss
 from retinanet.device import resolve_compile, resolve_precision
@@ -83,7 +84,7 @@ def assemble(cfg: Config, folder: Path, device: torch.device, *, resume: bool, o
         criterion,
         state.optimizer,
         state.scaler,
-        assignment=cfg.assignment,
+        assign=build_assignment(cfg.assignment),
         dtype=dtype,
         clip_norm=cfg.train.clip_norm,
         compile=compile,

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retinanet.config import CrossEntropyConfig, FocalConfig, HingeConfig, LossConfig
+from retinanet.config import CrossEntropyConfig, FocalConfig, HingeConfig, LossConfig, SoftmaxFocalConfig
 from retinanet.detection.class_weights import checked_alpha, inverse_frequency, with_class_weights
 from retinanet.errors import InputError
 
@@ -33,6 +33,8 @@ def test_counts_become_numbers_of_the_config():
     )
     plain = LossConfig(classification=CrossEntropyConfig(alpha="inverse_frequency"))
     assert with_class_weights(plain, [5]).classification == CrossEntropyConfig(alpha=(0.5,))
+    softmax = LossConfig(classification=SoftmaxFocalConfig(alpha="inverse_frequency"))
+    assert with_class_weights(softmax, [3, 3]).classification == SoftmaxFocalConfig(alpha=(0.5, 0.5))
 
 
 @pytest.mark.parametrize("classification", [FocalConfig(), FocalConfig(alpha=(0.1, 0.2)), HingeConfig()])

@@ -16,6 +16,7 @@ from retinanet.config import (
     OHEMConfig,
     QualityFocalConfig,
     SmoothL1Config,
+    SoftmaxFocalConfig,
     VarifocalConfig,
 )
 from retinanet.detection.assignment import Assignment, assign
@@ -143,6 +144,26 @@ def test_detection_loss_is_that_of_a_loop_over_images(box_loss, num_classes):
     assert_close(tuple(losses), expected, rtol=1e-5, atol=1e-5)
     assert_close(losses.total, sum(expected), rtol=1e-5, atol=1e-5)
     assert_close(gradients, torch.autograd.grad(sum(expected), leaves), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("alpha", [None, 0.25, (0.1, 0.2, 0.3, 0.4, 0.5)])
+def test_class_loss_of_a_softmax_is_that_of_a_loop_over_images(alpha):
+    predictions, targets = random_predictions(3, NUM_CLASSES + 1), targets_of(5, 0, 8)
+    assignment = random_assignment(targets)
+    criterion = build_loss(LossConfig(classification=SoftmaxFocalConfig(alpha=alpha, gamma=1.0)))
+    losses = criterion(predictions, assignment, targets, torch.tensor(4.0))
+    weights = {None: [1.0] * 6, 0.25: [0.25] * 5 + [0.75]}.get(alpha, [0.1, 0.2, 0.3, 0.4, 0.5, 0.7])
+    logits = torch.cat(predictions.class_logits, 1)
+    expected = 0.0
+    for image, anchor in torch.nonzero(assignment.positive | assignment.negative).tolist():
+        is_object = assignment.positive[image, anchor]
+        label = targets.labels[image, assignment.gt_index[image, anchor]] if is_object else NUM_CLASSES
+        p = logits[image, anchor].softmax(0)[label]
+        expected = expected - weights[label] * (1 - p) * p.log() / 4
+    assert_close(losses.classification, expected, rtol=1e-5, atol=1e-5)
+    leaves = predictions.class_logits
+    gradients = torch.autograd.grad(losses.classification, leaves)
+    assert_close(gradients, torch.autograd.grad(expected, leaves), rtol=1e-4, atol=1e-6)
 
 
 def test_detection_loss_in_the_right_order_of_levels():
@@ -305,10 +326,15 @@ def test_quality_is_the_iou_of_the_decoded_box(rule):
 
 @pytest.mark.parametrize(
     "cfg",
-    [LossConfig(box=box) for box in BOX_LOSSES] + [LossConfig(classification=rule) for rule in CLASS_LOSSES],
+    [LossConfig(box=box) for box in BOX_LOSSES]
+    + [
+        LossConfig(classification=rule)
+        for rule in (*CLASS_LOSSES, SoftmaxFocalConfig(), SoftmaxFocalConfig(alpha=0.25))
+    ],
 )
 def test_the_host_reads_nothing(cfg, host_reads):
-    predictions, targets = random_predictions(2), targets_of(4, 0)
+    num_logits = NUM_CLASSES + (cfg.classification.type == "softmax_focal")
+    predictions, targets = random_predictions(2, num_logits), targets_of(4, 0)
     criterion = build_loss(cfg)
     with host_reads() as reads:
         assignment = assign(as_grid(predictions.anchors), targets)
