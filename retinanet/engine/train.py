@@ -16,8 +16,9 @@ from retinanet.data.build import eval_loader, eval_plan, train_loader
 from retinanet.data.coco import CocoData
 from retinanet.data.quarantine import Quarantine
 from retinanet.data.transfer import on_device
+from retinanet.detection.build import build_assignment
 from retinanet.detection.losses import DetectionLoss
-from retinanet.detection.postprocess import Postprocess
+from retinanet.detection.postprocess import Postprocess, build_postprocess
 from retinanet.device import compiled_graphs, resolve_device, set_determinism
 from retinanet.distributed import (
     broadcast,
@@ -211,7 +212,7 @@ def score(
     """
     state = run.state
     state.share_statistics()
-    postprocess = Postprocess(**run.cfg.postprocess.model_dump())
+    postprocess = build_postprocess(run.cfg.postprocess, class_activation=run.cfg.model.class_activation)
 
     def beat(batch: Batch | None) -> None:
         if batch:
@@ -328,7 +329,7 @@ def evaluate_now(
         data,
         postprocess=postprocess,
         criterion=criterion,
-        assignment=cfg.assignment,
+        assign=build_assignment(cfg.assignment),
         device=device,
         dtype=dtype,
         num_batches=math.ceil(len(eval_plan(cfg, data)) / world_size()),
