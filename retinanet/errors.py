@@ -10,6 +10,11 @@ class InputError(ValueError):
     """A mistake in what the user gave: tools print the message alone and exit with 2."""
 
 
+def first_line(error: BaseException) -> str:
+    """Of what an error says, to be part of a message of one line; its type where it says nothing."""
+    return str(error).partition("\n")[0][:200] or type(error).__name__
+
+
 def make_folder(folder: Path) -> None:
     """Make an output folder, before the work whose results it is for.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from torchvision.io import write_png
 
 from retinanet.data.image import read_image
-from retinanet.engine.evaluate import progress
+from retinanet.engine.console import progress
 from retinanet.engine.logger import start_logging
 from retinanet.errors import InputError, exit_code, make_folder
 from retinanet.evaluation.coco import coco_results

@@ -91,11 +91,15 @@ def train_loader(cfg: Config, data: CocoData, *, start: int, stop: int, pin_memo
 
 
 def shares(batches: Iterable[list[Sample]], accumulate: int) -> Iterator[list[Sample]]:
-    """Global batches -> this process's parts of them, `accumulate` of each."""
+    """Global batches -> this process's parts of them, `accumulate` of each.
+
+    The n-th parts of all processes are neighbours, so that synchronised norms see the same pictures together however
+    many processes there are.
+    """
     parts = world_size() * accumulate
     for batch in batches:
         for number in range(accumulate):
-            yield share_of(batch, rank() * accumulate + number, parts)
+            yield share_of(batch, number * world_size() + rank(), parts)
 
 
 def check_shares(cfg: Config) -> None:

@@ -41,7 +41,7 @@ class Quarantine:
             records: of the data set that `unreadable` counts in.
 
         Raises:
-            InputError: there are more than the budget allows, or the file cannot be written to.
+            InputError: there are more than the budget allows.
         """
         met = False
         for index, _, replaced_by, reason in unreadable:
@@ -57,7 +57,7 @@ class Quarantine:
                 "step": step,
                 "replaced_by": records[replaced_by].path,
             }
-            self._append(json.dumps(line) + "\n")
+            self._append(json.dumps(line) + "\n", record.path)
             log.warning("step %d: %s; %s is used in its place", step, reason, records[replaced_by].path)
         if met and len(self) > self.budget:
             raise InputError(
@@ -66,14 +66,12 @@ class Quarantine:
                 "data.max_unreadable"
             )
 
-    def _append(self, line: str) -> None:
+    def _append(self, line: str, path: str) -> None:
         try:
             with open(self.file, "a", encoding="utf-8") as file:
                 file.write(line)
-        except OSError as error:
-            raise InputError(
-                f"{self.file}: cannot be written to: {error.strerror}; make room or name another folder"
-            ) from None
+        except OSError as error:  # a full disk ends no run
+            log.warning("%s: CANNOT BE WRITTEN: %s. It lacks %s", self.file, error.strerror, path)
 
 
 def _paths_in(file: Path) -> set[str]:

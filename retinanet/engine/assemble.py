@@ -19,6 +19,7 @@ from retinanet.detection.losses import DetectionLoss, build_loss
 from retinanet.device import resolve_compile, resolve_precision
 from retinanet.distributed import is_main, on_main, world_size
 from retinanet.engine.logger import log_to_file
+from retinanet.engine.profiler import check_profile
 from retinanet.engine.recipe import describe, write_environment
 from retinanet.engine.run_folder import CHECKPOINTS, MARKER, check_folder, check_same_run, clear_folder
 from retinanet.engine.state import TrainState, build_state
@@ -49,7 +50,9 @@ class Run(NamedTuple):
     train_step: TrainStep
 
 
-def assemble(cfg: Config, folder: Path, device: torch.device, *, resume: bool, overwrite: bool, dry_run: bool) -> Run:
+def assemble(
+    cfg: Config, folder: Path, device: torch.device, *, resume: bool, overwrite: bool, dry_run: bool, profile: bool
+) -> Run:
     """
     Raises:
         InputError: anything wrong with what the user gave; the folder is then as it was.
@@ -76,8 +79,17 @@ def assemble(cfg: Config, folder: Path, device: torch.device, *, resume: bool, o
     if content:
         check_same_run(content, cfg, train_data, last)
     state = build_state(
-        cfg, train_data.class_names, num_steps=num_steps, device=device, dtype=dtype, content=content, path=last
+        cfg,
+        train_data.class_names,
+        num_steps=num_steps,
+        device=device,
+        dtype=dtype,
+        compile=compile,
+        content=content,
+        path=last,
     )
+    if profile:
+        check_profile(num_steps - state.step)
     criterion = build_loss(cfg.loss, num_classes=len(train_data.class_names), compile=compile)
     train_step = TrainStep(
         state.model,
@@ -127,12 +139,14 @@ def open_folder(folder: Path, cfg: Config) -> None:
         InputError: the disk is full.
     """
     try:
+        write_environment(folder / MARKER)  # first: without it, what follows would be taken for someone else's
         log_to_file(folder / "log.txt")
         (folder / "config.yaml").write_text(config_to_yaml(cfg), encoding="utf-8")
-        write_environment(folder / MARKER)
         clear_preempted(folder)
     except OSError as error:
-        raise InputError(f"{folder}: cannot be written to: {error.strerror}; make room on the disk") from None
+        raise InputError(
+            f"{folder}: cannot be written to: {error.strerror}; make room on the disk, or name another folder"
+        ) from None
 
 
 def check_norm(cfg: Config) -> None:

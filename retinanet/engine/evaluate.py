@@ -1,20 +1,19 @@
 """A model on a validation set: detections, COCO AP, and the loss."""
 
 import math
-import sys
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from retinanet.data.coco import CocoData
 from retinanet.detection.assignment import Assign
 from retinanet.detection.losses import DetectionLoss
 from retinanet.detection.postprocess import Postprocess
 from retinanet.device import autocast
-from retinanet.distributed import gather, is_main
+from retinanet.distributed import gather
+from retinanet.engine.console import progress
 from retinanet.evaluation.coco import CocoScores, coco_results, score_results
 from retinanet.structures import Batch, Detections
 
@@ -75,17 +74,3 @@ def evaluate(
     num_positive = max(num_positive, 1.0)
     losses = {"class_loss": class_loss / num_positive, "box_loss": box_loss / num_positive}
     return Evaluation(scores, results, detections, {"loss": sum(losses.values()), **losses})
-
-
-def progress(items: Iterable, what: str, total: int | None, *, initial: int = 0) -> tqdm:
-    """A bar with the time left; on a file or a pipe a line now and then. One for all processes."""
-    return tqdm(
-        items,
-        desc=what,
-        total=total,
-        initial=initial,
-        mininterval=0.2 if sys.stderr.isatty() else 15.0,
-        dynamic_ncols=True,
-        leave=False,
-        disable=not is_main(),
-    )

@@ -8,7 +8,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from retinanet.errors import InputError
+from retinanet.errors import InputError, first_line
 
 if TYPE_CHECKING:
     from torch.distributed import Store
@@ -16,33 +16,54 @@ if TYPE_CHECKING:
 KEY = "retinanet/failed"
 
 
-def report_failure(store: Store, folder: Path, error: Exception, *, rank: int, doing: str) -> None:
-    """Say where a rank failed, on stderr and in `failure_rank{rank}.txt`, unless another one has failed before.
+def report_failure(store: Store | None, folder: Path, error: Exception, *, rank: int, doing: str) -> None:
+    """Say what a rank was at when it failed, its stack in `failure_rank{rank}.txt`, unless another one is to blame.
 
     Call it while the connections to the others are still open: they fail when those close, and ask who was first.
 
     Args:
-        store: of this attempt alone.
-        doing: what it was at: phase, step and image ids.
+        store: of this attempt alone; None in a single process.
+        doing: phase, step and image ids.
 
     Raises:
-        InputError: another rank failed first, and this error comes of it. A user's mistake always comes first.
+        InputError: another rank failed first or is gone, and this error comes of it. A user's mistake is told by its
+            own message in any case.
     """
-    first = _first_to_fail(store, rank)
+    is_lost = _is_lost_contact(error)
+    first = _first_to_fail(store, None if is_lost else rank) if store else rank
     if isinstance(error, InputError):
-        return  # told by its message alone, without a stack
+        return
+    if first is None:
+        raise InputError(
+            f"rank {rank} lost contact with another rank, which ended without a word: what started them, such as "
+            f"torchrun, knows how; noticed by: {first_line(error)}"
+        ) from None
     if first != rank:
-        reason = str(error).partition("\n")[0][:200]
-        raise InputError(f"rank {rank} ends since rank {first} failed, which says why; noticed by: {reason}") from None
-    stack = "".join(traceback.format_exception(error))
-    text = f"rank {rank} failed; last seen: {doing}\n{stack}"
-    with contextlib.suppress(OSError):  # the failure itself is what counts, also where the disk is full
-        (folder / f"failure_rank{rank}.txt").write_text(text, encoding="utf-8")
-    print(text, end="", file=sys.stderr, flush=True)  # in one piece: other ranks write as well
+        raise InputError(
+            f"rank {rank} ends since rank {first} failed, which says why; noticed by: {first_line(error)}"
+        ) from None
+    path = folder / f"failure_rank{rank}.txt"
+    header = f"rank {rank} failed; last seen: {doing}"
+    # The interpreter prints the stack as well, but line by line, and other ranks print between them.
+    with contextlib.suppress(OSError):
+        path.write_text(f"{header}\n{''.join(traceback.format_exception(error))}", encoding="utf-8")
+        header += f"; its stack is in {path}"
+    with contextlib.suppress(OSError):
+        print(header, file=sys.stderr, flush=True)
 
 
-def _first_to_fail(store: Store, rank: int) -> int:
+def _is_lost_contact(error: Exception) -> bool:
+    """Of a collective whose other side is gone. gloo has no type of error for it."""
+    return type(error).__name__ in ("DistBackendError", "DistNetworkError") or (
+        isinstance(error, RuntimeError) and "gloo/transport" in str(error)
+    )
+
+
+def _first_to_fail(store: Store, rank: int | None) -> int | None:
+    """Which rank has failed first, as this one fails; a `rank` of None looks and claims nothing."""
     try:
-        return int(store.compare_set(KEY, "", str(rank)))
-    except RuntimeError:  # its host has ended already; whether it failed, nobody can tell
+        if rank is not None:
+            return int(store.compare_set(KEY, "", str(rank)))
+        return int(store.get(KEY)) if store.check([KEY]) else None
+    except RuntimeError:  # the store's host has ended already
         return rank

@@ -7,19 +7,20 @@ import math
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
 from retinanet.data.coco import CocoData
 from retinanet.data.loader import Pictures
 from retinanet.distributed import gather, rank, sum_over_ranks, world_size
+from retinanet.engine.console import ConsoleHandler
 from retinanet.engine.step import StepFigures
+from retinanet.errors import InputError
 from retinanet.pages.draw import draw_detections
 from retinanet.structures import Detections
 
@@ -30,11 +31,15 @@ KEPT_MESSAGES = 1000
 BOARD_PICTURES = 4  # validation pictures shown in TensorBoard
 
 
-class _ConsoleHandler(logging.Handler):
-    """Prints above a progress bar, not through it."""
+class _QuietFileHandler(logging.FileHandler):
+    """Says nothing of a full disk, line after line: the console has what it drops, and whoever saves warns of it."""
 
-    def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record))
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
 
 
 def start_logging(*, silent: bool = False) -> None:
@@ -48,7 +53,7 @@ def start_logging(*, silent: bool = False) -> None:
     for handler in list(root.handlers):
         root.removeHandler(handler)
         handler.close()
-    console = _ConsoleHandler()
+    console = ConsoleHandler()
     console.setFormatter(logging.Formatter("%(message)s"))
     root.addHandler(console)
     root.addHandler(MemoryHandler(KEPT_MESSAGES, flushLevel=logging.CRITICAL + 1))
@@ -56,7 +61,7 @@ def start_logging(*, silent: bool = False) -> None:
 
 def log_to_file(file: Path) -> None:
     """Messages go to the end of a file too, those since `start_logging` first."""
-    to_file = logging.FileHandler(file, encoding="utf-8")
+    to_file = _QuietFileHandler(file, encoding="utf-8")
     to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     root = logging.getLogger("retinanet")
     for handler in [handler for handler in root.handlers if isinstance(handler, MemoryHandler)]:
@@ -72,18 +77,24 @@ class MetricsLog:
     Args:
         folder: of the run.
         resumed_at: the step a resumed run goes on from; later lines of the interrupted one are cut off.
+
+    Raises:
+        InputError: the disk is full already.
     """
 
     def __init__(self, folder: Path, *, resumed_at: int | None = None):
         self._path = folder / METRICS_FILE
-        if resumed_at is None:
-            self._path.unlink(missing_ok=True)
-        else:
-            _cut_back(self._path, resumed_at)
-        self._file = open(self._path, "ab", buffering=0)  # what the disk refuses must not wait in a buffer
-        self._unwritten = b""  # lines that the disk had no room for
         purge_step = None if resumed_at is None else resumed_at + 1
-        self._board: SummaryWriter | None = SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step)
+        try:
+            if resumed_at is None:
+                self._path.unlink(missing_ok=True)
+            else:
+                _cut_back(self._path, resumed_at)
+            self._file = open(self._path, "ab", buffering=0)  # what the disk refuses must not wait in a buffer
+            self._board: SummaryWriter | None = SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step)
+        except OSError as error:
+            raise InputError(f"{folder}: cannot be written to: {error.strerror}; make room on the disk") from None
+        self._unwritten = b""  # lines that the disk had no room for
 
     def write(self, kind: str, step: int, values: dict[str, float]) -> None:
         """`kind` is "train" or "eval"; not-a-number is written as null, which JSON has.
@@ -116,12 +127,14 @@ class MetricsLog:
 
     def _write_lines(self) -> None:
         """All or none of what waits: a line cut short would spoil the file."""
-        whole = self._file.seek(0, os.SEEK_END)
+        whole = None
         try:
+            whole = self._file.seek(0, os.SEEK_END)
             if self._file.write(self._unwritten) < len(self._unwritten):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
-            self._file.truncate(whole)
+            with suppress(OSError):
+                self._file.truncate(whole)
             count = self._unwritten.count(b"\n")
             log.warning("%s: CANNOT BE WRITTEN: %s. %d line(s) wait for room on the disk", self._path, error, count)
         else:

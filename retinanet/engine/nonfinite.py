@@ -8,13 +8,14 @@ from retinanet.distributed import gather, on_main
 from retinanet.engine.assemble import Run
 from retinanet.engine.guard import NonFiniteGradient
 from retinanet.engine.replay import replay, write_replay
-from retinanet.errors import InputError
+from retinanet.engine.watchdog import Watchdog
+from retinanet.errors import InputError, first_line
 from retinanet.structures import Batch
 
 log = logging.getLogger(__name__)
 
 
-def check_gradients(run: Run) -> None:
+def check_gradients(run: Run, watchdog: Watchdog) -> None:
     """Read the guard: the one wait for the device that it costs. Every process calls it at the same step.
 
     Raises:
@@ -23,10 +24,14 @@ def check_gradients(run: Run) -> None:
     try:
         bad = run.state.guard.read()
     except NonFiniteGradient as error:
-        # Of more such steps than may be left out the first is kept; the weights have moved on since.
-        step, reason = error.bad_step.step, str(error)
-        batches = batches_of_step(run, step)
-        raise InputError(on_main(lambda: f"training diverged: {reason}\n{keep(run, step, batches)}")) from None
+        # Of more such steps than may be left out the first is kept.
+        step = error.bad_step.step
+        reason = (
+            f"training diverged: {error}\nwhat follows is that step with the weights of now: if nothing is seen of it "
+            "again, it lay in the weights, which have moved on"
+        )
+        batches = batches_of_step(run, step, watchdog)
+        raise InputError(on_main(lambda: f"{reason}\n{keep(run, step, batches)}")) from None
     if bad is None:
         return
     if run.cfg.train.on_nonfinite == "skip":
@@ -36,15 +41,16 @@ def check_gradients(run: Run) -> None:
             bad.step, bad.count, run.state.guard.skipped, run.cfg.train.max_skipped,
         )  # fmt: skip
         return
-    batches = batches_of_step(run, bad.step)
+    batches = batches_of_step(run, bad.step, watchdog)
     raise InputError(on_main(lambda: report(run, bad.step, batches)))
 
 
-def batches_of_step(run: Run, step: int) -> list[Batch] | None:
+def batches_of_step(run: Run, step: int, watchdog: Watchdog) -> list[Batch] | None:
     """The whole global batch of a step, read once more, on the main process; None on the others.
 
     Which pictures a step has, and what becomes of them, depends on the seed and its number alone.
     """
+    watchdog.beat(step, phase="taking the step again")
     cfg = run.cfg.model_copy(update={"data": run.cfg.data.model_copy(update={"workers": 0})})
     own = list(train_loader(cfg, run.train_data, start=step - 1, stop=step, pin_memory=False))
     everyones = gather(own)
@@ -80,6 +86,6 @@ def keep(run: Run, step: int, batches: list[Batch]) -> str:
         return f"images {run.train_data.image_ids(batches)}; the step is not kept: {error}"
     try:
         description = replay(path, run.device).describe()
-    except (RuntimeError, ValueError) as error:  # a second network may not fit beside the first; the file is there
-        description = f"it could not be taken again here: {str(error).splitlines()[0][:200]}"
+    except (RuntimeError, ValueError, MemoryError) as error:  # a second network may not fit beside the first
+        description = f"it could not be taken again here: {first_line(error)}"
     return f"{description}\nthe step is kept in {path}: retinanet train --replay {path} takes it again"

@@ -99,23 +99,29 @@ class TrainState:
         self.step, self.seconds = content["step"], content["seconds"]
         self.best_ap, self.evaluations_since_best = content["best_ap"], content["evaluations_since_best"]
         before, now = content["arithmetic"], self.arithmetic
-        changed = {name: f"{name} {before.get(name)}, now {now[name]}" for name in now if before.get(name) != now[name]}
+        known = before.keys() & now.keys()  # of an earlier version some are not told
+        changed = {
+            name: f"{name} {before[name]}, now {now[name]}" for name in sorted(known) if before[name] != now[name]
+        }
         if changed:
             log.warning(
                 "%s was written with %s: results will differ in their last digits", path, "; ".join(changed.values())
             )
-        parts = {"processes", "train.accumulate"} if now["norms"] == "batch" else {"train.accumulate"}
-        if now["norms"] in ("batch", "sync") and changed.keys() & parts:
+        # Parts that are normalised together: those of a process with batch norm, those of all with sync.
+        of_parts = {"batch": {"processes", "train.accumulate"}, "sync": {"train.accumulate"}}.get(now["norms"], set())
+        if changed.keys() & of_parts:
             log.warning("norms of other parts of a batch than before (model.norm: %s): it is another run", now["norms"])
 
 
-def arithmetic_of(cfg: Config, model: RetinaNet, dtype: torch.dtype) -> dict[str, Any]:
+def arithmetic_of(cfg: Config, model: RetinaNet, dtype: torch.dtype, compile: bool) -> dict[str, Any]:
     """What decides in which order numbers are added: with all of it the same, a run is the same to the last bit."""
     return {
         "threads": torch.get_num_threads(),
         "processes": world_size(),
         "train.accumulate": cfg.train.accumulate,
         "precision": str(dtype).removeprefix("torch."),
+        "compiled": compile,
+        "torch": str(torch.__version__),
         "norms": cfg.model.norm,
         "memory format": str(model.memory_format).removeprefix("torch."),
         "CPU capability": torch.backends.cpu.get_cpu_capability(),
@@ -130,6 +136,7 @@ def build_state(
     num_steps: int,
     device: torch.device,
     dtype: torch.dtype,
+    compile: bool,
     content: dict[str, Any] | None,
     path: Path | None,
 ) -> TrainState:
@@ -163,7 +170,7 @@ def build_state(
         torch.amp.GradScaler(device.type, enabled=scaled),
         guard,
         RunningMeans(device, skips=scaled or cfg.train.on_nonfinite == "skip"),
-        arithmetic_of(cfg, model, dtype),
+        arithmetic_of(cfg, model, dtype, compile),
     )
     if content:
         state.load(content, path)

@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -44,14 +45,24 @@ class StopRequest:
     Args:
         store: of this attempt alone (after a restart an old request must not be found), or None for one process.
         grace: seconds. torchrun kills its workers 30 s after it was told to end, so stay below that.
+        give_up: called with the name of the signal by rank 0 when the grace is over, before the process ends.
     """
 
-    def __init__(self, store: Store | None, *, grace: float, rank: int = 0, world_size: int = 1):
+    def __init__(
+        self,
+        store: Store | None,
+        *,
+        grace: float,
+        rank: int = 0,
+        world_size: int = 1,
+        give_up: Callable[[str], None] = lambda signal_name: None,
+    ):
         assert store is not None or world_size == 1, world_size
         self.store = store
         self.grace = grace
         self.rank = rank
         self.world_size = world_size
+        self.give_up = give_up
         self.signal_name: str | None = None  # of the signal that came first, to whichever rank
         self._stop_after: int | None = None
         self._handlers_before: dict[signal.Signals, Any] = {}
@@ -119,9 +130,11 @@ class StopRequest:
             ready, _, _ = select.select([self._read_end], [], [], remaining)
             if not ready:
                 _say(
-                    f"rank {self.rank}: {self.signal_name} came {self.grace:g} s ago (train.grace) and the step is not "
-                    "through: ending without saving; the last checkpoint is whole"
+                    f"rank {self.rank}: {self.signal_name} came {self.grace:g} s ago (train.grace), and what the run "
+                    "was at is not through: ending without saving; the last checkpoint is whole"
                 )
+                if self.rank == 0:
+                    self.give_up(self.signal_name)
                 os._exit(EXIT_STOPPED)
             now = time.monotonic()
             for number in os.read(self._read_end, 256):
@@ -132,8 +145,6 @@ class StopRequest:
                     self.signal_name = self.signal_name or signal.Signals(number).name
                 elif now - first_signal >= REPEAT_AFTER:
                     _end_by(number)
-            if self._closed:
-                return
             if deadline is None and self.signal_name is not None:
                 deadline = now + self.grace
                 if self.rank == 0:
@@ -141,6 +152,8 @@ class StopRequest:
                         f"{self.signal_name}: the run finishes its step, saves and ends; "
                         "a second signal ends it at once, without saving"
                     )
+            if self._closed:
+                return
 
     def _remove_handlers(self) -> None:
         if self._handlers_before:
@@ -151,8 +164,12 @@ class StopRequest:
             self._handlers_before = {}
 
 
-def write_preempted(folder: Path, *, step: int, signal_name: str) -> None:
-    """Leave a word that the run was stopped in the middle. torchrun's exit code is 1 whatever its workers return."""
+def write_preempted(folder: Path, *, step: int | None, signal_name: str) -> None:
+    """Leave a word that the run was stopped in the middle. torchrun's exit code is 1 whatever its workers return.
+
+    Args:
+        step: that was saved; None for the last one before.
+    """
     content = {"step": step, "signal": signal_name, "time": datetime.now().astimezone().isoformat(timespec="seconds")}
     try:
         (folder / PREEMPTED).write_text(json.dumps(content) + "\n", encoding="utf-8")

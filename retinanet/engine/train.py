@@ -33,13 +33,14 @@ from retinanet.distributed import (
 )
 from retinanet.engine.assemble import Run, assemble
 from retinanet.engine.clock import Clock, describe_times
-from retinanet.engine.evaluate import Evaluation, evaluate, progress
+from retinanet.engine.console import progress
+from retinanet.engine.evaluate import Evaluation, evaluate
 from retinanet.engine.failure import report_failure
 from retinanet.engine.logger import MetricsLog, start_logging
-from retinanet.engine.memory import is_out_of_memory, out_of_memory_message
+from retinanet.engine.memory import explained
 from retinanet.engine.nonfinite import check_gradients
-from retinanet.engine.profiler import check_profile, profiled
-from retinanet.engine.run_folder import UNREADABLE_FILE, is_of_this_launch, self_description
+from retinanet.engine.profiler import profiled
+from retinanet.engine.run_folder import MARKER, UNREADABLE_FILE, is_of_this_launch, self_description
 from retinanet.engine.stop import SIGNALS, StopRequest, write_preempted
 from retinanet.engine.watchdog import Watchdog, end_with_parent
 from retinanet.errors import InputError
@@ -91,35 +92,48 @@ def train(
     set_determinism(cfg.train.deterministic)
     torch.manual_seed(cfg.train.seed)
     device = resolve_device(cfg.device)
+    folder = Path(output)
+    batches: list[Batch] = []  # at hand, in training or evaluation: what is told where memory runs out
+
+    def give_up(signal_name: str) -> None:
+        """Out of grace, without a save. A scheduler may begin the run again."""
+        if (folder / MARKER).exists():
+            write_preempted(folder, step=None, signal_name=signal_name)
+
     if is_launched():
         end_with_parent()
     with (
         process_group(device, timeout=GROUP_PATIENCE * cfg.train.stall_timeout) as store,
-        StopRequest(store, grace=cfg.train.grace, rank=rank(), world_size=world_size()) as stop,
-        Watchdog(store, rank=rank(), timeout=cfg.train.stall_timeout, folder=Path(output)) as watchdog,
+        StopRequest(store, grace=cfg.train.grace, rank=rank(), world_size=world_size(), give_up=give_up) as stop,
+        Watchdog(store, rank=rank(), timeout=cfg.train.stall_timeout, folder=folder) as watchdog,
     ):
         start_logging(silent=not is_main())
         try:
             # By torchrun, after a worker died; a run of before is not gone on with unasked.
-            if is_restarted() and on_main(lambda: is_of_this_launch(Path(output))):
+            if is_restarted() and on_main(lambda: is_of_this_launch(folder)):
                 resume, overwrite = True, False
-            run = assemble(cfg, Path(output), device, resume=resume, overwrite=overwrite, dry_run=dry_run)
-            if profile:
-                check_profile(run.num_steps - run.state.step)
-            with profiled(run.folder / "profile" if profile else None) as profiler_step:
-                return loop(run, stop, watchdog, profiler_step)
+            with explained(cfg, batches, lambda: watchdog.doing):
+                run = assemble(
+                    cfg, folder, device, resume=resume, overwrite=overwrite, dry_run=dry_run, profile=profile
+                )
+                with profiled(folder / "profile" if profile else None) as profiler_step:
+                    return loop(run, batches, stop, watchdog, profiler_step)
         except Exception as error:
-            if store:
-                report_failure(store, Path(output), error, rank=rank(), doing=watchdog.doing)
+            report_failure(store, folder, error, rank=rank(), doing=watchdog.doing)
             raise
 
 
-def loop(run: Run, stop: StopRequest, watchdog: Watchdog, after_step: Callable[[], None]) -> TrainResult:
-    """From the first step, or the one that a checkpoint was written after, to the last."""
+def loop(
+    run: Run, batches: list[Batch], stop: StopRequest, watchdog: Watchdog, after_step: Callable[[], None]
+) -> TrainResult:
+    """From the first step, or the one that a checkpoint was written after, to the last.
+
+    Args:
+        batches: is made to hold what is being computed on.
+    """
     cfg, state, num_steps = run.cfg, run.state, run.num_steps
     metrics: dict[str, float] = {}
     evaluated_at = saved_at = stopped_by = None
-    batches: list[Batch] = []  # at hand, in training or evaluation: what is told where memory runs out
     clock = Clock(before=state.seconds)
     metrics_log = MetricsLog(run.folder, resumed_at=state.step if run.resumed else None) if is_main() else None
     quarantine = Quarantine(run.folder / UNREADABLE_FILE, budget=cfg.data.max_unreadable) if is_main() else None
@@ -132,7 +146,7 @@ def loop(run: Run, stop: StopRequest, watchdog: Watchdog, after_step: Callable[[
                 if state.step < num_steps and stop.due(state.step):
                     stopped_by = stop.signal_name
                     if saved_at != state.step:
-                        check_gradients(run)
+                        check_gradients(run, watchdog)
                         save(run, writer, clock)
                         put_aside(run, quarantine)
                     break
@@ -147,6 +161,8 @@ def loop(run: Run, stop: StopRequest, watchdog: Watchdog, after_step: Callable[[
                 if state.step == num_steps or stopped_by:
                     break
 
+                batches.clear()
+                watchdog.beat(state.step + 1, phase="reading pictures")
                 with clock.spent_on("data"):
                     batches[:] = [next(parts) for _ in range(cfg.train.accumulate)]
                 watchdog.beat(state.step + 1, run.train_data.image_ids(batches))
@@ -165,7 +181,7 @@ def loop(run: Run, stop: StopRequest, watchdog: Watchdog, after_step: Callable[[
                 # What is evaluated is saved before, so that it can be marked as the best.
                 due_save |= run.val_data is not None and is_due(state.step, run.eval_every, num_steps)
                 if due_log or due_save:
-                    check_gradients(run)
+                    check_gradients(run, watchdog)
                 if due_log:
                     write_figures(run, metrics_log, clock, lr, bar)
                     if state.step < num_steps and time_is_up(cfg, clock):
@@ -176,10 +192,6 @@ def loop(run: Run, stop: StopRequest, watchdog: Watchdog, after_step: Callable[[
                     saved_at = state.step
                 if due_log or due_save:
                     put_aside(run, quarantine)
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise InputError(out_of_memory_message(error, cfg, batches, watchdog.doing)) from error
-        raise
     finally:
         bar.close()
         if metrics_log:
@@ -187,10 +199,10 @@ def loop(run: Run, stop: StopRequest, watchdog: Watchdog, after_step: Callable[[
     result = TrainResult(run.folder, state.step, metrics, state.best_ap, stopped_by)
     done = f"stopped by {stopped_by} after" if stopped_by else "trained"
     log.info("%s %d steps; checkpoints are in %s", done, state.step, run.checkpoints.folder)
-    if result.is_preempted and is_main():
-        write_preempted(run.folder, step=state.step, signal_name=stopped_by)
     # All leave together: the first process that ends with an error code makes torchrun end the others.
     on_main(lambda: check_saved(run))
+    if result.is_preempted and is_main():
+        write_preempted(run.folder, step=state.step, signal_name=stopped_by)
     return result
 
 

@@ -112,9 +112,14 @@ def test_other_files_are_refused(file, content):
     assert file.read_text() == content
 
 
-def test_file_that_cannot_be_read_or_written(tmp_path):
+def test_file_that_cannot_be_read(tmp_path):
     with pytest.raises(InputError, match="cannot be read: Is a directory"):
         Quarantine(tmp_path, budget=3)
-    quarantine = Quarantine(tmp_path / "nowhere" / "unreadable.jsonl", budget=3)
-    with pytest.raises(InputError, match="cannot be written to: No such file or directory"):
-        quarantine.add(1, (bad(1),), RECORDS)
+
+
+def test_a_list_that_cannot_be_written_ends_no_run_and_counts_all_the_same(tmp_path, caplog):
+    quarantine = Quarantine(tmp_path / "nowhere" / "unreadable.jsonl", budget=1)
+    quarantine.add(1, (bad(1),), RECORDS)
+    assert "CANNOT BE WRITTEN: No such file or directory. It lacks /pictures/1.jpg" in caplog.text
+    with pytest.raises(InputError, match="2 pictures that cannot be read, expected at most 1"):
+        quarantine.add(2, (bad(2),), RECORDS)

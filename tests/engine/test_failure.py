@@ -39,11 +39,14 @@ def fails(values: list[int]) -> int:
     return values[3]
 
 
-def failure(error_type=IndexError):
+def failure():
     try:
         fails([1, 2])
     except IndexError as error:
         return error
+
+
+LOST = RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:5104")
 
 
 @pytest.mark.parametrize("folder_exists", [True, False])
@@ -51,11 +54,29 @@ def test_a_failure_names_rank_step_images_and_place(tmp_path, capsys, folder_exi
     folder = tmp_path if folder_exists else tmp_path / "gone"
     report_failure(dist.HashStore(), folder, failure(), rank=3, doing="training, step 120, images [4, 7]")
     said = capsys.readouterr().err
-    assert said.startswith("rank 3 failed; last seen: training, step 120, images [4, 7]\nTraceback")
-    assert "return values[3]" in said
-    assert said.endswith("IndexError: list index out of range\n")
+    assert said.startswith("rank 3 failed; last seen: training, step 120, images [4, 7]")
     if folder_exists:
-        assert (folder / "failure_rank3.txt").read_text() == said
+        told = (folder / "failure_rank3.txt").read_text()
+        assert told.startswith("rank 3 failed; last seen: training, step 120, images [4, 7]\nTraceback")
+        assert "return values[3]" in told and told.endswith("IndexError: list index out of range\n")
+        assert str(folder / "failure_rank3.txt") in said
+
+
+def test_a_single_process_says_what_it_was_at(tmp_path, capsys):
+    report_failure(None, tmp_path, failure(), rank=0, doing="training, step 3, images [1]")
+    assert "training, step 3, images [1]" in capsys.readouterr().err
+    assert (tmp_path / "failure_rank0.txt").exists()
+
+
+def test_nobody_is_blamed_for_a_rank_that_was_killed(tmp_path, capsys):
+    store = dist.HashStore()
+    for rank in (0, 2):
+        with pytest.raises(InputError, match=rf"rank {rank} lost contact with another rank.*Connection closed by peer"):
+            report_failure(store, tmp_path, LOST, rank=rank, doing="training")
+    report_failure(store, tmp_path, failure(), rank=1, doing="training")  # the cause, however late it says so
+    with pytest.raises(InputError, match="rank 3 ends since rank 1 failed"):
+        report_failure(store, tmp_path, LOST, rank=3, doing="training")
+    assert [path.name for path in tmp_path.iterdir()] == ["failure_rank1.txt"]
 
 
 def test_who_fails_later_points_at_the_first(tmp_path, capsys):

@@ -14,7 +14,17 @@ def test_what_is_out_of_memory_and_what_is_not():
     with pytest.raises(RuntimeError) as refused:
         torch.empty(2**60, dtype=torch.uint8)  # an exabyte
     assert is_out_of_memory(refused.value)
+    assert is_out_of_memory(RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "))
     assert not is_out_of_memory(RuntimeError("shapes do not match"))
+
+
+def test_memory_that_runs_out_before_the_first_batch(tiny_overrides, tmp_path, monkeypatch):
+    def hungry(*arguments, **keywords):
+        raise MemoryError  # says nothing
+
+    monkeypatch.setattr("retinanet.engine.assemble.build_state", hungry)
+    with pytest.raises(InputError, match=r"starting: out of memory with no pictures in this process .*: MemoryError; "):
+        train(load_config("quickstart", tiny_overrides), tmp_path / "run")
 
 
 @pytest.mark.parametrize(("training", "doing"), [(True, "training, step 1"), (False, "evaluating, step 4")])

@@ -91,7 +91,7 @@ def test_the_score_is_the_same_to_the_last_digit_for_any_number_of_processes(ove
 
 @pytest.mark.slow
 def test_synchronised_norms_make_two_processes_one(overrides, tmp_path):
-    settings = [*overrides, "model.norm=sync", "train.steps=4"]
+    settings = [*overrides, "model.norm=sync", "train.steps=4", "train.accumulate=2"]
     alone = train(load_config("quickstart", settings), tmp_path / "alone")
     run_together(2, TRAIN, [str(tmp_path / "two"), *settings])
     for name, value in weights(alone.folder).items():
@@ -109,7 +109,7 @@ def test_the_processes_share_exactly_the_batches_of_the_plan(overrides, monkeypa
         monkeypatch.setattr("retinanet.data.build.world_size", lambda: world_size)
         of_ranks.append(list(shares(itertools.islice(train_plan(cfg, data), num_batches), accumulate)))
     for number, batch in enumerate(itertools.islice(train_plan(cfg, data), num_batches)):
-        parts = [part for rank in of_ranks for part in rank[number * accumulate : (number + 1) * accumulate]]
+        parts = [rank[number * accumulate + part] for part in range(accumulate) for rank in of_ranks]
         assert list(itertools.chain(*parts)) == batch
         assert all(parts)
 

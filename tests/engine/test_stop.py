@@ -135,7 +135,7 @@ def hang(rank, folder, port):
 
 
 def hang_impatiently(rank, folder, port):
-    with StopRequest(None, grace=0.3):
+    with StopRequest(None, grace=0.3, give_up=lambda name: write_preempted(folder, step=None, signal_name=name)):
         say("done 0.")
         connect(port).get("what nobody sets")
 
@@ -246,6 +246,8 @@ def test_a_process_that_hangs_ends_after_its_grace(tmp_path):
         ranks.signal(0, signal.SIGTERM)
         assert ranks.exit_codes() == [EXIT_STOPPED]
     assert "ending without saving; the last checkpoint is whole" in ranks.said(0)
+    left = json.loads((tmp_path / "preempted").read_text())
+    assert (left["step"], left["signal"]) == (None, "SIGTERM")  # so that a scheduler begins it again
 
 
 def test_the_grace_of_a_rank_that_got_no_signal_counts_too(tmp_path):

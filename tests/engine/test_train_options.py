@@ -102,6 +102,22 @@ def test_a_profile_of_too_few_steps_is_refused_at_once(run):
         run("few", "train.steps=3", profile=True)
 
 
+def test_a_profile_that_is_refused_costs_no_run(run):
+    first = run("old", "train.steps=3")
+    with pytest.raises(InputError, match="--profile"):
+        run("old", "train.steps=3", overwrite=True, profile=True)
+    assert read_checkpoint(first.folder / "checkpoints/last.pt")["step"] == 3
+
+
+def test_a_start_that_was_killed_leaves_a_folder_that_can_be_started_again(run, monkeypatch):
+    """Killed, or out of room, before the first of its files but one is there."""
+    monkeypatch.setattr("retinanet.engine.assemble.log_to_file", lambda file: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run("begun")
+    monkeypatch.undo()
+    assert run("begun", "train.steps=1", resume=True).step == 1
+
+
 def test_other_parts_of_a_batch_are_warned_of(run, capsys):
     run("parts", "train.max_hours=1e-9")
     run("parts", "train.accumulate=2", resume=True)
