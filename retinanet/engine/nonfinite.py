@@ -8,7 +8,6 @@ from retinanet.distributed import gather, on_main
 from retinanet.engine.assemble import Run
 from retinanet.engine.guard import BadStep, NonFiniteGradient
 from retinanet.engine.replay import replay, write_replay
-from retinanet.errors import InputError
 from retinanet.structures import Batch
 
 log = logging.getLogger(__name__)
@@ -18,7 +17,7 @@ def check_gradients(run: Run) -> None:
     """Read the guard: the one wait for the device that it costs. Every process calls it at the same step.
 
     Raises:
-        InputError: the run is to stop; the message has the report.
+        NonFiniteGradient: the run is to stop; the message has the report.
     """
     try:
         bad = run.state.guard.read()
@@ -34,7 +33,7 @@ def check_gradients(run: Run) -> None:
         )  # fmt: skip
         return
     batches = batches_of_step(run, bad.step)
-    raise InputError(on_main(lambda: report(run, bad, batches)))
+    raise NonFiniteGradient(on_main(lambda: report(run, bad, batches)), bad)
 
 
 def batches_of_step(run: Run, step: int) -> list[Batch] | None:

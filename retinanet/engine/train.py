@@ -56,6 +56,7 @@ class TrainResult(NamedTuple):
     metrics: dict[str, float]  # of the last evaluation; empty without one
     best_ap: float  # nan without a validation set
     stopped_by: str | None  # what ended the run before its last step: a signal, or a key of the config
+    seconds: float  # that it took, over all its resumptions
 
     @property
     def is_preempted(self) -> bool:
@@ -177,7 +178,7 @@ def loop(run: Run, stop: StopRequest, watchdog: Watchdog, after_step: Callable[[
     finally:
         bar.close()
         metrics_log.close()
-    result = TrainResult(run.folder, state.step, metrics, state.best_ap, stopped_by)
+    result = TrainResult(run.folder, state.step, metrics, state.best_ap, stopped_by, clock.run_seconds)
     done = f"stopped by {stopped_by} after" if stopped_by else "trained"
     log.info("%s %d steps; checkpoints are in %s", done, state.step, run.checkpoints.folder)
     if result.is_preempted and is_main():
