@@ -129,7 +129,7 @@ def _explanation(report: TableReport) -> str:
     least = detectable_difference(common, max(counts), level=LEVEL)
     return (
         f"{text}p: Welch's t-test against the baseline, two-sided, corrected for all rows by Holm's method; * is below "
-        f"{LEVEL}. With {max(counts)} seeds a row and the spread found here ({common:.2f}), a single comparison calls a "
+        f"{LEVEL}. With {max(counts)} seeds a row and the spread here ({common:.2f}), a single comparison calls a "
         f"difference of {least:.1f} AP significant, before correction; a smaller one may be there and not be seen."
     )
 
