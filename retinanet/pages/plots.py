@@ -11,6 +11,7 @@ DASHES = ("", "7 3", "2 3", "9 3 2 3", "4 4", "1 2")  # lines differ in print, t
 WIDTH, HEIGHT = 520, 380  # of one chart, pixels
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 40, 52  # margins around its axes
 LETTER = 6.4  # pixels across, about, of the small text
+SLANT = 55  # degrees, of names that would not fit side by side
 
 
 class Series(NamedTuple):
@@ -72,7 +73,7 @@ def write_svg(charts: Sequence[Chart], path: Path, *, columns: int = 2) -> None:
 def _bottom(chart: Chart) -> float:
     """The margin below the axes: names that stand slanted need more."""
     longest = max((len(name) for name in (chart.ticks or {}).values()), default=0)
-    return BOTTOM + 0.6 * LETTER * max(0, longest - 4) if longest > 4 else BOTTOM
+    return BOTTOM + math.sin(math.radians(SLANT)) * LETTER * (longest - 4) if longest > 4 else BOTTOM
 
 
 def _draw(chart: Chart) -> list[str]:
@@ -122,7 +123,7 @@ def _frame(chart: Chart, x_axis: _Axis, y_axis: _Axis) -> list[str]:
     for value, name in names.items():
         x = x_axis(value)
         parts.append(f'<path d="M{x:.1f} {bottom}v4" stroke="#444"/>')
-        turn = f' transform="rotate(-35 {x:.1f} {bottom + 14})"' if slanted else ""
+        turn = f' transform="rotate({-SLANT} {x:.1f} {bottom + 14})"' if slanted else ""
         parts.append(_text(x, bottom + (14 if slanted else 17), name, anchor="end" if slanted else "middle", more=turn))
     parts.append(f'<path d="M{LEFT} {TOP}V{bottom}H{right}" fill="none" stroke="#444"/>')
     parts.append(_text((LEFT + right) / 2, HEIGHT - 14, chart.x_label, anchor="middle"))
