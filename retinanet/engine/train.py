@@ -59,6 +59,7 @@ class TrainResult(NamedTuple):
     metrics: dict[str, float]  # of the last evaluation; empty without one
     best_ap: float  # nan without a validation set
     stopped_by: str | None  # what ended the run before its last step: a signal, or a key of the config
+    seconds: float  # that it took, over all its resumptions
 
     @property
     def is_preempted(self) -> bool:
@@ -196,7 +197,7 @@ def loop(
         bar.close()
         if metrics_log:
             metrics_log.close()
-    result = TrainResult(run.folder, state.step, metrics, state.best_ap, stopped_by)
+    result = TrainResult(run.folder, state.step, metrics, state.best_ap, stopped_by, clock.run_seconds)
     done = f"stopped by {stopped_by} after" if stopped_by else "trained"
     log.info("%s %d steps; checkpoints are in %s", done, state.step, run.checkpoints.folder)
     # All leave together: the first process that ends with an error code makes torchrun end the others.
