@@ -37,7 +37,7 @@ setup(
         "retinanet.configs": "configs",
         "retinanet.benchmarks": "benchmarks/suites",
     },
-    package_data={"retinanet.configs": ["*.yaml"]},
+    package_data={"retinanet.configs": ["*.yaml", "paper/*.yaml"]},
     install_requires=[
         # torch, torchvision and torchcodec are built against each other: these floors are one matching set.
         "torch>=2.11",

@@ -10,6 +10,7 @@ _HOMES = {
     "Config": "retinanet.config",
     "InputError": "retinanet.errors",
     "Predictor": "retinanet.inference.predictor",
+    "SoftmaxFocalLoss": "retinanet.detection.softmax_focal_loss",
     "build_model": "retinanet.model.retinanet",
     "load_config": "retinanet.config_file",
     "train": "retinanet.engine.train",

@@ -11,6 +11,7 @@ TOOLS = {
     "train": "train a detector from a config file",
     "eval": "score a checkpoint on its validation set",
     "predict": "detect objects in pictures and draw them",
+    "ablate": "train the rows of the paper's tables, and draw its figures",
     "benchmark": "measure speed and memory beside torchvision",
 }
 
@@ -43,7 +44,8 @@ def main(argv: list[str] | None = None) -> int:
     # Only the first word is ours: what follows, `--help` included, belongs to the tool.
     name = parser.parse_args(argv[:1]).command
     if name not in TOOLS:
-        nearest = difflib.get_close_matches(name, TOOLS, n=1, cutoff=0.5)
+        begun = [tool for tool in TOOLS if name.startswith(tool)]  # evaluate is meant for eval, not for ablate
+        nearest = begun or difflib.get_close_matches(name, TOOLS, n=1, cutoff=0.5)
         advice = f"did you mean {nearest[0]!r}?" if nearest else f"the commands are {', '.join(TOOLS)}"
         parser.exit(2, f"retinanet: no command {name!r}; {advice}\n")
     return importlib.import_module(f"retinanet.tools.{name}").main(argv[1:])

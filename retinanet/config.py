@@ -5,7 +5,7 @@ Only `build_*` functions and tools read a config. Where two keys contradict each
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 
 class StrictModel(BaseModel):
@@ -166,6 +166,8 @@ class ModelConfig(StrictModel):
     head_convs: Annotated[int, Field(ge=0)] = 4
     head_norm: Literal["none", "group"] = "none"
     prior: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    # sigmoid: a logit for each class. softmax: one more, the last, for background; its loss is softmax_focal
+    class_activation: Literal["sigmoid", "softmax"] = "sigmoid"
     num_classes: Count | None = None  # none: counted in the data
     anchors: AnchorConfig = AnchorConfig()
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)  # ImageNet's, RGB, 0..255
@@ -186,7 +188,8 @@ class ModelConfig(StrictModel):
         return self
 
 
-class AssignmentConfig(StrictModel):
+class IoUAssignmentConfig(StrictModel):
+    type: Literal["iou"] = "iou"
     fg_iou: Annotated[float, Field(gt=0, le=1)] = 0.5
     bg_iou: Share = 0.4
     low_quality_matches: bool = True
@@ -199,10 +202,98 @@ class AssignmentConfig(StrictModel):
         return self
 
 
+def _form(value: Any) -> str:
+    return "list" if isinstance(value, list | tuple) else "text" if isinstance(value, str) else "number"
+
+
+# The weight of an anchor's own class, where every other class weighs 1 minus it. A list has one a class; null: all
+# weigh 1. "inverse_frequency" is worked out from the objects of the training data when a run starts.
+ClassAlpha = Annotated[
+    Annotated[Share | None, Tag("number")]
+    | Annotated[tuple[Share, ...], Field(min_length=1), Tag("list")]
+    | Annotated[Literal["inverse_frequency"], Tag("text")],
+    Discriminator(_form),
+]
+
+
+class ATSSAssignmentConfig(StrictModel):
+    type: Literal["atss"] = "atss"
+    anchors_per_level: Count = 9  # for each object, the nearest; 9 anchors in a cell are one cell
+    ignore_ioa: Share = 0.5  # 0: crowd regions are background
+
+
+def _iou_unless_named(value: Any) -> Any:
+    """Configs of older checkpoints have no type: there was only one."""
+    return {"type": "iou"} | value if isinstance(value, dict) else value
+
+
+AssignmentConfig = Annotated[
+    Annotated[IoUAssignmentConfig | ATSSAssignmentConfig, Field(discriminator="type")],
+    BeforeValidator(_iou_unless_named),
+]
+
+
 class FocalConfig(StrictModel):
     type: Literal["focal"] = "focal"
-    alpha: Share = 0.25
+    alpha: ClassAlpha = 0.25
     gamma: Annotated[float, Field(ge=0)] = 2.0
+
+
+class CrossEntropyConfig(StrictModel):
+    """The focal loss with gamma 0."""
+
+    type: Literal["cross_entropy"] = "cross_entropy"
+    alpha: ClassAlpha = None
+
+
+class FocalStarConfig(StrictModel):
+    """FL* of the paper's appendix."""
+
+    type: Literal["focal_star"] = "focal_star"
+    gamma: Positive = 2.0
+    beta: float = 1.0
+
+
+class HingeConfig(StrictModel):
+    """On the probability of what is true. The paper found it unstable."""
+
+    type: Literal["hinge"] = "hinge"
+
+
+class OHEMConfig(StrictModel):
+    """Cross entropy on the hardest anchors of each image."""
+
+    type: Literal["ohem"] = "ohem"
+    keep: Count = 512  # anchors an image
+    nms_iou: Share | None = 0.7  # of two anchors that overlap by more, the harder one is looked at; null: all are
+    one_to_three: bool = False  # at most three negatives for a positive
+
+
+class QualityFocalConfig(StrictModel):
+    """An object's target is the IoU of its predicted box, of a focal loss."""
+
+    type: Literal["quality_focal"] = "quality_focal"
+    beta: Annotated[float, Field(ge=0)] = 2.0
+
+
+class VarifocalConfig(StrictModel):
+    """The same, and an object weighs as much as its target; what is none weighs `alpha`."""
+
+    type: Literal["varifocal"] = "varifocal"
+    alpha: Annotated[float, Field(ge=0)] = 0.75
+    gamma: Annotated[float, Field(ge=0)] = 2.0
+
+
+class SoftmaxFocalConfig(StrictModel):
+    """Of a head with a softmax. Background is a class that weighs 1 minus the mean of the others; null: all weigh 1."""
+
+    type: Literal["softmax_focal"] = "softmax_focal"
+    alpha: ClassAlpha = None
+    gamma: Annotated[float, Field(ge=0)] = 2.0
+
+
+WeighedByClass = FocalConfig | CrossEntropyConfig | SoftmaxFocalConfig
+ClassLossConfig = WeighedByClass | FocalStarConfig | HingeConfig | OHEMConfig | QualityFocalConfig | VarifocalConfig
 
 
 class SmoothL1Config(StrictModel):
@@ -214,9 +305,20 @@ class GIoUConfig(StrictModel):
     type: Literal["giou"] = "giou"
 
 
+class DIoUConfig(StrictModel):
+    type: Literal["diou"] = "diou"
+
+
+class CIoUConfig(StrictModel):
+    type: Literal["ciou"] = "ciou"
+
+
+BoxLossConfig = SmoothL1Config | GIoUConfig | DIoUConfig | CIoUConfig
+
+
 class LossConfig(StrictModel):
-    classification: FocalConfig = FocalConfig()
-    box: Annotated[SmoothL1Config | GIoUConfig, Field(discriminator="type")] = SmoothL1Config()
+    classification: Annotated[ClassLossConfig, Field(discriminator="type")] = FocalConfig()
+    box: Annotated[BoxLossConfig, Field(discriminator="type")] = SmoothL1Config()
     class_weight: Annotated[float, Field(ge=0)] = 1.0
     box_weight: Annotated[float, Field(ge=0)] = 1.0
 
@@ -313,9 +415,21 @@ class Config(StrictModel):
 
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
-    assignment: AssignmentConfig = AssignmentConfig()
+    assignment: AssignmentConfig = IoUAssignmentConfig()
     loss: LossConfig = LossConfig()
     postprocess: PostprocessConfig = PostprocessConfig()
     inference: InferenceConfig = InferenceConfig()
     train: TrainConfig
     device: str = "auto"  # "auto", "cpu", "cuda", "cuda:1", "mps", ...
+
+    @model_validator(mode="after")
+    def loss_is_of_the_activation(self) -> Self:
+        loss, activation = self.loss.classification.type, self.model.class_activation
+        if (loss == "softmax_focal") != (activation == "softmax"):
+            wanted = "softmax" if loss == "softmax_focal" else "sigmoid"
+            other = "set loss.classification.type: softmax_focal" if wanted == "sigmoid" else "take another loss"
+            raise ValueError(
+                f"loss.classification.type is {loss} and model.class_activation is {activation}; "
+                f"set model.class_activation: {wanted}, or {other}"
+            )
+        return self

@@ -103,7 +103,7 @@ def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> Confi
         InputError: for any mistake in the file or the overrides; it names the file, the key and what was expected.
     """
     file = find_config(path)
-    source, values = str(file), _read(file)
+    source, values = str(file), read_yaml(file)
     if "base" in values:
         base_name = values.pop("base")
         if not isinstance(base_name, str):
@@ -113,7 +113,7 @@ def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> Confi
             base_file = beside if beside.is_file() else find_config(base_name)
         except InputError as error:
             raise InputError(f"{file}: base: {error}") from None
-        base = _read(base_file)
+        base = read_yaml(base_file)
         if "base" in base:
             raise InputError(f"{base_file}: is the base of {file} and names a base itself; only one step is allowed")
         values = merge(base, values)
@@ -199,7 +199,12 @@ def parse_override(override: str) -> dict[str, Any]:
     return value
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read_yaml(file: Path) -> dict[str, Any]:
+    """The keys and values of one file; none for an empty one.
+
+    Raises:
+        InputError: it cannot be read, or is no YAML of keys and values.
+    """
     try:
         if file.stat().st_size > MAX_BYTES:
             raise InputError(f"{file}: {file.stat().st_size} bytes, a configuration file has at most {MAX_BYTES}")

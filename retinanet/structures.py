@@ -59,7 +59,7 @@ class Batch(NamedTuple):
 class Predictions(NamedTuple):
     """What the network says, level by level, the same in training and in evaluation."""
 
-    class_logits: list[Tensor]  # L x (B, A_l, K)
+    class_logits: list[Tensor]  # L x (B, A_l, K); of a softmax K + 1, the last for background
     box_deltas: list[Tensor]  # L x (B, A_l, 4)
     anchors: list[Tensor]  # L x (H_l, W_l, a, 4), a in each cell of the grid: A_l = H_l W_l a
 

@@ -5,14 +5,21 @@ from pydantic import ValidationError
 
 from retinanet.config import (
     AnchorConfig,
-    AssignmentConfig,
+    ATSSAssignmentConfig,
     Config,
+    CrossEntropyConfig,
     DataConfig,
     FlipTransform,
+    FocalConfig,
+    FocalStarConfig,
+    IoUAssignmentConfig,
+    LossConfig,
     ModelConfig,
+    OHEMConfig,
     ResizeConfig,
     ResizeTransform,
     ScaleJitterTransform,
+    SoftmaxFocalConfig,
     StrictModel,
     TrainConfig,
 )
@@ -70,8 +77,18 @@ def test_length_of_a_run_is_given_once(values, message):
         (ResizeConfig, {"shorter": [640, 900], "longer": 899}, "longer 899 is below shorter 900"),
         (ResizeConfig, {"shorter": 640, "longer": 700, "val_shorter": 701}, "longer 700 is below shorter 701"),
         (ScaleJitterTransform, {"min": 1.5}, r"min 1.5 is above max 1.25"),
-        (AssignmentConfig, {"fg_iou": 0.3}, "bg_iou 0.4 is above fg_iou 0.3"),
+        (IoUAssignmentConfig, {"fg_iou": 0.3}, "bg_iou 0.4 is above fg_iou 0.3"),
         (DataConfig, {"transforms": [{"type": "flip"}]}, "transforms has no resize"),
+        (
+            Config,
+            MINIMAL | {"loss": {"classification": {"type": "softmax_focal"}}},
+            "classification.type is softmax_focal and model.class_activation is sigmoid; set .*activation: softmax",
+        ),
+        (
+            Config,
+            MINIMAL | {"model": {"class_activation": "softmax"}},
+            "classification.type is focal and model.class_activation is softmax; set model.class_activation: sigmoid",
+        ),
         (DataConfig, {"transforms": [{"type": "resize"}, {"type": "scale_jitter"}]}, "exactly one of resize and scale"),
     ],
 )
@@ -87,7 +104,11 @@ def test_contradictions_are_refused_by_name(model, values, message):
         (ModelConfig, {"head_norm": "group", "channels": 96}),
         (ResizeConfig, {"shorter": 800, "longer": 800}),
         (ScaleJitterTransform, {"min": 1.0, "max": 1.0}),
-        (AssignmentConfig, {"fg_iou": 0.4}),
+        (IoUAssignmentConfig, {"fg_iou": 0.4}),
+        (
+            Config,
+            MINIMAL | {"model": {"class_activation": "softmax"}, "loss": {"classification": {"type": "softmax_focal"}}},
+        ),
         (TrainConfig, {"epochs": 0.5}),
         (TrainConfig, {"steps": 1}),
         (TrainConfig, {"epochs": None, "steps": 3}),
@@ -102,10 +123,17 @@ def test_what_only_looks_like_a_contradiction_passes(model, values):
     [
         (ResizeConfig, {"shorter": []}, "shorter"),
         (DataConfig, {"classes": []}, "classes"),
+        (ATSSAssignmentConfig, {"anchors_per_level": 0}, "anchors_per_level"),
         (AnchorConfig, {"scales": []}, "scales"),
         (AnchorConfig, {"aspect_ratios": []}, "aspect_ratios"),
         (AnchorConfig, {"offset": 1.0}, "offset"),
         (ModelConfig, {"prior": 0}, "prior"),
+        (FocalConfig, {"alpha": -0.1}, "alpha"),
+        (FocalConfig, {"gamma": -1}, "gamma"),
+        (FocalStarConfig, {"gamma": 0}, "gamma"),
+        (OHEMConfig, {"keep": 0}, "keep"),
+        (OHEMConfig, {"nms_iou": 1.1}, "nms_iou"),
+        (SoftmaxFocalConfig, {"gamma": -1}, "gamma"),
         (ModelConfig, {"std": [58.0, 0, 57.0]}, "std"),
         (TrainConfig, {"epochs": 1, "batch_size": 0}, "batch_size"),
         (TrainConfig, {"epochs": 0}, "epochs"),
@@ -150,3 +178,35 @@ def test_one_source_and_one_side_stand_for_a_list_of_one():
 def test_type_chooses_the_part():
     steps = [{"type": "flip", "p": 0.1}, {"type": "resize"}]
     assert from_json(DataConfig, {"transforms": steps}).transforms == (FlipTransform(p=0.1), ResizeTransform())
+
+
+@pytest.mark.parametrize("alpha", [0, 0.25, 1.0, None, [0.1, 0.9], "inverse_frequency"])
+def test_alpha_is_a_number_a_list_a_rule_or_nothing(alpha):
+    cfg = from_json(LossConfig, {"classification": {"type": "focal", "alpha": alpha}})
+    assert cfg.classification.alpha == (tuple(alpha) if isinstance(alpha, list) else alpha)
+    assert from_json(LossConfig, cfg.model_dump(mode="json")) == cfg
+
+
+def test_type_chooses_the_class_loss_with_defaults_of_its_own():
+    def chosen(**values):
+        return from_json(LossConfig, {"classification": values}).classification
+
+    assert chosen(type="focal") == LossConfig().classification == FocalConfig(alpha=0.25, gamma=2.0)
+    assert chosen(type="cross_entropy") == CrossEntropyConfig(alpha=None)
+    assert chosen(type="focal_star", gamma=4) == FocalStarConfig(gamma=4.0, beta=1.0)
+    assert chosen(type="ohem", nms_iou=None) == OHEMConfig(keep=512, nms_iou=None, one_to_three=False)
+
+
+@pytest.mark.parametrize("alpha", [0, 0.25, 1.0, None, [0.1, 0.9], "inverse_frequency"])
+def test_alpha_of_a_softmax_is_a_number_a_list_a_rule_or_nothing(alpha):
+    cfg = from_json(SoftmaxFocalConfig, {"alpha": alpha})
+    assert cfg.alpha == (tuple(alpha) if isinstance(alpha, list) else alpha)
+    assert from_json(SoftmaxFocalConfig, cfg.model_dump(mode="json")) == cfg
+
+
+def test_assignment_without_a_type_is_by_iou():
+    """As in the configs of older checkpoints."""
+    for values in ({"fg_iou": 0.6}, {"type": "iou", "fg_iou": 0.6}):
+        assert from_json(Config, MINIMAL | {"assignment": values}).assignment == IoUAssignmentConfig(fg_iou=0.6)
+    assert from_json(Config, MINIMAL).assignment == from_json(Config, MINIMAL | {"assignment": {}}).assignment
+    assert from_json(Config, MINIMAL | {"assignment": {"type": "atss"}}).assignment == ATSSAssignmentConfig()

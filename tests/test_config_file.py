@@ -7,7 +7,14 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retinanet.config import AdamWConfig, Config, CosineSchedule, SGDConfig
+from retinanet.config import (
+    AdamWConfig,
+    ATSSAssignmentConfig,
+    Config,
+    CosineSchedule,
+    IoUAssignmentConfig,
+    SGDConfig,
+)
 from retinanet.config_file import (
     config_from_values,
     config_to_yaml,
@@ -130,8 +137,25 @@ def test_all_problems_are_listed_at_once(write):
          "did you mean 'flip'?"),
         (TRAIN + "data: {transforms: [{type: scale_jitter, min: 2}]}", "data.transforms.0: min 2.0 is above max 1.25"),
         (TRAIN + "loss: {box: {beta: x}}", 'loss.box.beta: found "x" (text), expected a number'),
-        (TRAIN + "loss: {box: {type: 3}}", "loss.box.type: found 3, expected one of 'smooth_l1', 'giou'"),
+        (TRAIN + "loss: {box: {type: 3}}",
+         "loss.box.type: found 3, expected one of 'smooth_l1', 'giou', 'diou', 'ciou'"),
         (TRAIN + "loss: {box: giou}", 'loss.box: found "giou" (text), expected a mapping of keys to values'),
+        (TRAIN + "loss: {classification: {type: focal_loss}}",
+         "loss.classification.type: found \"focal_loss\", expected one of 'focal', 'cross_entropy', "
+         "'softmax_focal', 'focal_star', 'hinge', 'ohem', 'quality_focal', 'varifocal'; did you mean 'focal_star'?"),
+        (TRAIN + "loss: {classification: {type: hinge, gamma: 2}}",
+         "loss.classification.gamma: unknown key; known here: type"),
+        (TRAIN + "loss: {classification: {alpha: 2}}",
+         "loss.classification.alpha: found 2 (whole number), expected less than or equal to 1"),
+        (TRAIN + "loss: {classification: {alpha: true}}", "loss.classification.alpha: found true, expected a number"),
+        (TRAIN + "loss: {classification: {alpha: frequency}}",
+         'loss.classification.alpha: found "frequency" (text), expected \'inverse_frequency\''),
+        (TRAIN + "loss: {classification: {alpha: [0.5, 2]}}",
+         "loss.classification.alpha.1: found 2 (whole number), expected less than or equal to 1"),
+        (TRAIN + "loss: {classification: {alpha: []}}",
+         "loss.classification.alpha: found [] (list), expected at least 1 of them"),
+        (TRAIN + "loss: {classification: {type: ohem, nms_iou: x}}",
+         'loss.classification.nms_iou: found "x" (text), expected a number'),
         (TRAIN + "data: {classes: [3]}", "data.classes.0: found 3 (whole number), expected text, in quotes"),
         (TRAIN + "data: {classes: [no]}", "data.classes.0: found false, expected text, in quotes"),
         (TRAIN + "data: {classes: [{name: a, merge: []}]}",
@@ -145,6 +169,12 @@ def test_all_problems_are_listed_at_once(write):
          "data.resize.shorter: found 0 (whole number), expected greater than or equal to 1"),
         (TRAIN + "model: {anchors: {sizes: [1, 2]}}",
          "model.anchors: 5 strides but 2 sizes; give one of each per level"),
+        (TRAIN + "assignment: {type: ats}",
+         "assignment.type: found \"ats\", expected one of 'iou', 'atss'; did you mean 'atss'?"),
+        (TRAIN + "assignment: {fg_iou: 0.1}", "assignment: bg_iou 0.4 is above fg_iou 0.1"),
+        (TRAIN + "assignment: {type: atss, fg_iou: 0.5}",
+         "assignment.fg_iou: unknown key; known here: anchors_per_level, ignore_ioa, type"),
+        (TRAIN + "assignment: [iou]", 'assignment: found ["iou"] (list), expected a mapping of keys to values'),
         (TRAIN + "model: {mean: [1, 2, 3, 4]}", "model.mean: found [1, 2, 3, 4] (list), expected at most 3 of them"),
         (TRAIN + 'device: "\\ud800"',
          "holds text that is not Unicode, expected plain text"),
@@ -444,6 +474,14 @@ def test_overrides_are_named_as_the_place_to_look(write):
 def test_later_overrides_win(write):
     cfg = load_config(write(TRAIN), ["train.epochs=2", "train.epochs=3", "device=cpu", "train.optimizer.type=adamw"])
     assert (cfg.train.epochs, cfg.device, cfg.train.optimizer) == (3, "cpu", AdamWConfig())
+
+
+def test_keys_of_the_assignment_go_with_its_type(write):
+    assert load_config(write(TRAIN), ["assignment.fg_iou=0.6"]).assignment == IoUAssignmentConfig(fg_iou=0.6)
+    by_centre = write(TRAIN + "assignment: {type: atss, anchors_per_level: 27}")
+    changed = load_config(by_centre, ["assignment.ignore_ioa=0"]).assignment
+    assert changed == ATSSAssignmentConfig(anchors_per_level=27, ignore_ioa=0)
+    assert load_config(by_centre, ["assignment.type=iou"]).assignment == IoUAssignmentConfig()
 
 
 def test_epochs_give_way_to_steps(write):

@@ -91,7 +91,8 @@ sys.path.insert(0, {str(site)!r})
 import importlib.resources, importlib.util, site
 site.addsitedir({str(site)!r})
 print([importlib.util.find_spec("retinanet." + name).origin for name in NAMES])
-print(sorted(entry.name for entry in importlib.resources.files("retinanet.configs").iterdir()))
+folder = importlib.resources.files("retinanet.configs")
+print(sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*.yaml")))
 """
     others = [path for path in sys.path if path and Path(path).resolve() not in (REPO, REPO / "tests")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(others)}

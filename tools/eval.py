@@ -8,7 +8,7 @@ from pathlib import Path
 
 from retinanet.data.build import load_val_data
 from retinanet.detection.losses import build_loss
-from retinanet.detection.postprocess import Postprocess
+from retinanet.detection.postprocess import build_postprocess
 from retinanet.distributed import is_main, on_main, process_group
 from retinanet.engine.logger import start_logging
 from retinanet.engine.run_folder import CHECKPOINTS
@@ -56,8 +56,8 @@ def score(predictor: Predictor, checkpoint: Path, output: Path) -> None:
         cfg,
         predictor.model,
         data,
-        Postprocess(**cfg.postprocess.model_dump()),
-        build_loss(cfg.loss),
+        build_postprocess(cfg.postprocess, class_activation=cfg.model.class_activation),
+        build_loss(cfg.loss, num_classes=len(predictor.class_names)),
         predictor.device,
         predictor.dtype,
     )

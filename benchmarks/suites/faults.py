@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from retinanet.data.build import load_val_data
 from retinanet.detection.losses import build_loss
-from retinanet.detection.postprocess import Postprocess
+from retinanet.detection.postprocess import build_postprocess
 from retinanet.engine.train import evaluate_now
 from retinanet.inference.predictor import Predictor
 from retinanet.structures import Predictions
@@ -39,8 +39,8 @@ def average_precision(checkpoint: str, overrides: list[str], swapped: bool) -> d
         cfg,
         Swapped(predictor.model) if swapped else predictor.model,
         load_val_data(cfg, predictor.class_names),
-        Postprocess(**cfg.postprocess.model_dump()),
-        build_loss(cfg.loss),
+        build_postprocess(cfg.postprocess, class_activation=cfg.model.class_activation),
+        build_loss(cfg.loss, num_classes=len(predictor.class_names)),
         predictor.device,
         predictor.dtype,
     )

@@ -15,7 +15,8 @@ from retinanet.benchmarks.measure import Contestant, Measurement, compete, ratio
 from retinanet.benchmarks.networks import Scene, compiled_network, our_network, torchvision_network, tuned_network
 from retinanet.benchmarks.report import figures, growth_table, precision_name, race
 from retinanet.benchmarks.settings import Outcome, Settings, network_size
-from retinanet.config import AssignmentConfig, LossConfig, TrainConfig
+from retinanet.config import IoUAssignmentConfig, LossConfig, TrainConfig
+from retinanet.detection.build import build_assignment
 from retinanet.detection.losses import build_loss
 from retinanet.device import autocast, resolve_compile
 from retinanet.engine.optimizer import build_optimizer
@@ -115,7 +116,7 @@ def default_step(model: RetinaNet, settings: Settings, *, compile: bool) -> Trai
         build_loss(LossConfig(), compile=compile),
         build_optimizer(model, cfg),
         torch.amp.GradScaler(settings.device.type, enabled=False),
-        assignment=AssignmentConfig(),
+        assign=build_assignment(IoUAssignmentConfig()),
         dtype=settings.dtype,
         clip_norm=cfg.clip_norm,
         compile=compile,

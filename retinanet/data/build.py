@@ -3,6 +3,8 @@
 import itertools
 from collections.abc import Iterable, Iterator
 
+import numpy as np
+
 from retinanet.config import Config, DataConfig
 from retinanet.data.coco import CocoData, load_coco
 from retinanet.data.loader import Pictures, make_loader
@@ -42,6 +44,12 @@ def load_val_data(cfg: Config, class_names: tuple[str, ...]) -> CocoData:
         max_pixels=cfg.data.max_pixels,
         key="data.val",
     )
+
+
+def class_counts(data: CocoData) -> list[int]:
+    """Objects of each class, crowd regions aside."""
+    labels = np.concatenate([record.labels[~record.is_crowd] for record in data.records])
+    return np.bincount(labels, minlength=len(data.class_names)).tolist()
 
 
 def first_pictures(data: CocoData, count: int) -> CocoData:

@@ -1,6 +1,7 @@
 """Which anchor learns what: object, background, or nothing (Lin et al. 2017, section 4)."""
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -22,6 +23,9 @@ class Assignment(NamedTuple):
     gt_index: Tensor  # (B, A) int64, row of the targets, meaningful only where `positive`
     positive: Tensor  # (B, A) bool
     negative: Tensor  # (B, A) bool
+
+
+Assign = Callable[[list[Tensor], Targets], Assignment]  # a rule, of anchors L x (H_l, W_l, a, 4) and B images
 
 
 class _Block(NamedTuple):

@@ -14,6 +14,14 @@ def area(boxes: Tensor) -> Tensor:
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
+def overlap(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each two boxes (..., 4), the area that both cover (...), and the area that either covers (...)."""
+    low, high = torch.maximum(boxes[..., :2], others[..., :2]), torch.minimum(boxes[..., 2:], others[..., 2:])
+    width, height = (high - low).clamp(min=0).unbind(-1)
+    shared = width * height
+    return shared, area(boxes) + area(others) - shared
+
+
 def encode(boxes: Tensor, anchors: Tensor) -> Tensor:
     """(dx, dy, log dw, log dh) from anchors to boxes: (..., 4), (..., 4) -> (..., 4). Boxes must have an area."""
     centres, sizes = centre_form(boxes)

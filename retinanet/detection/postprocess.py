@@ -1,8 +1,11 @@
 """From predictions to detections (Lin et al. 2017, section 4, "Inference")."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
+from retinanet.config import PostprocessConfig
 from retinanet.detection.boxes import clip, decode
 from retinanet.detection.nms import nms_by_group
 from retinanet.structures import Detections, Predictions
@@ -10,6 +13,8 @@ from retinanet.structures import Detections, Predictions
 # Candidates of an image that suppression looks at first. Its time grows with their square, and what becomes of a box
 # depends on better ones alone: where the best of them leave enough detections, the others need no look.
 FIRST_LOOK = 1000
+
+ClassActivation = Literal["sigmoid", "softmax"]
 
 
 class Postprocess:
@@ -20,13 +25,24 @@ class Postprocess:
         top_k: candidates kept on each level, (anchor, class) pairs, before suppression.
         nms_iou: of two boxes of one class that overlap by more, the weaker goes.
         max_detections: kept per image over all levels and classes.
+        class_activation: what makes scores of the logits. Of a softmax the last is that of background, which is no
+            candidate.
     """
 
-    def __init__(self, *, min_score: float = 0.05, top_k: int = 1000, nms_iou: float = 0.5, max_detections: int = 100):
+    def __init__(
+        self,
+        *,
+        min_score: float = 0.05,
+        top_k: int = 1000,
+        nms_iou: float = 0.5,
+        max_detections: int = 100,
+        class_activation: ClassActivation = "sigmoid",
+    ):
         self.min_score = min_score
         self.top_k = top_k
         self.nms_iou = nms_iou
         self.max_detections = max_detections
+        self.class_activation = class_activation
 
     @torch.no_grad()
     def __call__(self, predictions: Predictions, image_sizes: Tensor, original_sizes: Tensor) -> list[Detections]:
@@ -50,15 +66,18 @@ class Postprocess:
 
     def _candidates(self, predictions: Predictions) -> tuple[Tensor, Tensor, Tensor]:
         """Top-k of each level before decoding: scores (B, C), boxes (B, C, 4), labels (B, C)."""
+        is_softmax = self.class_activation == "softmax"
         scores_per_level, boxes_per_level, labels_per_level = [], [], []
         for logits, deltas, anchors in zip(*predictions, strict=True):
-            num_classes = logits.shape[-1]
+            # Logits of a softmax compare with those of the same anchor alone, its probabilities with all.
+            ranked = logits.softmax(dim=-1, dtype=torch.float32)[..., :-1] if is_softmax else logits  # (B, A_l, K)
+            num_classes = ranked.shape[-1]
             # The best k pairs are among the k anchors with the best classes: a maximum is cheaper than a ranking.
-            best_class = logits.amax(dim=-1)  # (B, A_l)
+            best_class = ranked.amax(dim=-1)  # (B, A_l)
             anchor = best_class.topk(min(self.top_k, best_class.shape[1]), dim=1, sorted=False).indices
-            rows = logits.gather(1, anchor[..., None].expand(-1, -1, num_classes))
+            rows = ranked.gather(1, anchor[..., None].expand(-1, -1, num_classes))
             # Ranked as probabilities, like every reference: two logits may round to one score.
-            scores = rows.float().sigmoid().flatten(1)
+            scores = (rows if is_softmax else rows.float().sigmoid()).flatten(1)
             scores, pair = scores.topk(min(self.top_k, scores.shape[1]), dim=1)
             anchor = anchor.gather(1, pair // num_classes)  # (B, k)
             deltas = deltas.gather(1, anchor[..., None].expand(-1, -1, 4)).float()
@@ -79,3 +98,13 @@ class Postprocess:
             if len(keep) == self.max_detections or look >= len(candidates):
                 break
         return Detections((boxes * scale)[keep], scores[keep], labels[keep])
+
+
+def build_postprocess(cfg: PostprocessConfig, *, class_activation: ClassActivation) -> Postprocess:
+    return Postprocess(
+        min_score=cfg.min_score,
+        top_k=cfg.top_k,
+        nms_iou=cfg.nms_iou,
+        max_detections=cfg.max_detections,
+        class_activation=class_activation,
+    )

@@ -11,8 +11,10 @@ from retinanet.checkpoint import CheckpointFolder
 from retinanet.checkpoint_file import read_checkpoint
 from retinanet.config import Config
 from retinanet.config_file import config_to_yaml
-from retinanet.data.build import check_shares, first_pictures, load_train_data, load_val_data
+from retinanet.data.build import check_shares, class_counts, first_pictures, load_train_data, load_val_data
 from retinanet.data.coco import CocoData
+from retinanet.detection.build import build_assignment
+from retinanet.detection.class_weights import with_class_weights
 from retinanet.detection.losses import DetectionLoss, build_loss
 from retinanet.device import resolve_compile, resolve_precision
 from retinanet.distributed import is_main, on_main, world_size
@@ -64,6 +66,7 @@ def assemble(
     compile = resolve_compile(device, cfg.train.compile)
 
     train_data = load_train_data(cfg)
+    cfg = cfg.model_copy(update={"loss": with_class_weights(cfg.loss, class_counts(train_data))})
     val_data = load_val_data(cfg, train_data.class_names) if cfg.data.val else None
     num_steps, epoch = run_length(cfg, len(train_data.records)), epoch_steps(cfg, len(train_data.records))
     if dry_run:
@@ -87,13 +90,13 @@ def assemble(
     )
     if profile:
         check_profile(num_steps - state.step)
-    criterion = build_loss(cfg.loss, compile=compile)
+    criterion = build_loss(cfg.loss, num_classes=len(train_data.class_names), compile=compile)
     train_step = TrainStep(
         state.model,
         criterion,
         state.optimizer,
         state.scaler,
-        assignment=cfg.assignment,
+        assign=build_assignment(cfg.assignment),
         dtype=dtype,
         clip_norm=cfg.train.clip_norm,
         compile=compile,

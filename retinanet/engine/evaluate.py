@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from retinanet.config import AssignmentConfig
 from retinanet.data.coco import CocoData
-from retinanet.detection.assignment import assign
+from retinanet.detection.assignment import Assign
 from retinanet.detection.losses import DetectionLoss
 from retinanet.detection.postprocess import Postprocess
 from retinanet.device import autocast
@@ -34,7 +33,7 @@ def evaluate(
     *,
     postprocess: Postprocess,
     criterion: DetectionLoss,
-    assignment: AssignmentConfig,
+    assign: Assign,
     device: torch.device,
     dtype: torch.dtype,
     num_batches: int | None = None,
@@ -53,7 +52,7 @@ def evaluate(
             batch = batch.to(device)
             with autocast(device, dtype):
                 predictions = model(batch.images, batch.image_sizes)
-            matched = assign(predictions.anchors, batch.targets, **assignment.model_dump())
+            matched = assign(predictions.anchors, batch.targets)
             losses = criterion(predictions, matched, batch.targets, one)
             sums.append(torch.stack([losses.classification, losses.box_regression, matched.positive.sum().float()]))
             found = postprocess(predictions, batch.image_sizes, batch.original_sizes)

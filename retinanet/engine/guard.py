@@ -21,7 +21,7 @@ class BadStep(NamedTuple):
 
 
 class NonFiniteGradient(InputError):
-    """More steps had no finite gradient than a run is allowed to leave out."""
+    """Training diverged: more steps had no finite gradient than a run is allowed to leave out."""
 
     def __init__(self, message: str, bad_step: BadStep):
         super().__init__(message)

@@ -19,7 +19,7 @@ def check_gradients(run: Run, watchdog: Watchdog) -> None:
     """Read the guard: the one wait for the device that it costs. Every process calls it at the same step.
 
     Raises:
-        InputError: the run is to stop; the message has the report.
+        NonFiniteGradient: the run is to stop; the message has the report.
     """
     try:
         bad = run.state.guard.read()
@@ -31,7 +31,8 @@ def check_gradients(run: Run, watchdog: Watchdog) -> None:
             "again, it lay in the weights, which have moved on"
         )
         batches = batches_of_step(run, step, watchdog)
-        raise InputError(on_main(lambda: f"{reason}\n{keep(run, step, batches)}")) from None
+        message = on_main(lambda: f"{reason}\n{keep(run, step, batches)}")
+        raise NonFiniteGradient(message, error.bad_step) from None
     if bad is None:
         return
     if run.cfg.train.on_nonfinite == "skip":
@@ -42,7 +43,7 @@ def check_gradients(run: Run, watchdog: Watchdog) -> None:
         )  # fmt: skip
         return
     batches = batches_of_step(run, bad.step, watchdog)
-    raise InputError(on_main(lambda: report(run, bad.step, batches)))
+    raise NonFiniteGradient(on_main(lambda: report(run, bad.step, batches)), bad)
 
 
 def batches_of_step(run: Run, step: int, watchdog: Watchdog) -> list[Batch] | None:

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from retinanet.config import AssignmentConfig, Config
+from retinanet.config import Config
 from retinanet.config_file import config_from_values
-from retinanet.detection.assignment import assign
+from retinanet.detection.assignment import Assign
+from retinanet.detection.build import build_assignment
 from retinanet.detection.losses import DetectionLoss, build_loss
 from retinanet.device import autocast, memory_format_for
 from retinanet.engine.replay_report import ImageReport, ReplayReport
@@ -106,7 +107,8 @@ def replay(path: str | Path, device: torch.device) -> ReplayReport:
     model.to(device=device, memory_format=memory_format_for(device, dtype)).train()
     bad_weights = [name for name, value in model.state_dict().items() if not value.isfinite().all()]
     batches = [_batch(plain).to(device) for plain in content["batches"]]
-    trial = Trial(model, build_loss(cfg.loss), cfg.assignment, dtype, content["loss_scale"])
+    criterion = build_loss(cfg.loss, num_classes=len(content["class_names"]))
+    trial = Trial(model, criterion, build_assignment(cfg.assignment), dtype, content["loss_scale"])
     num_positive = trial.num_positive(batches)
 
     trace = FirstNonFinite(model)
@@ -150,20 +152,18 @@ class Trial:
         self,
         model: RetinaNet,
         criterion: DetectionLoss,
-        assignment: AssignmentConfig,
+        assign: Assign,
         dtype: torch.dtype,
         loss_scale: float,
     ):
         self.model = model
         self.criterion = criterion
-        self.matching = assignment.model_dump()
+        self.assign = assign
         self.dtype = dtype
         self.loss_scale = loss_scale
 
     def num_positive(self, batches: list[Batch]) -> Tensor:
-        counts = [
-            assign(self._anchors(batch), batch.targets, **self.matching).positive.sum().float() for batch in batches
-        ]
+        counts = [self.assign(self._anchors(batch), batch.targets).positive.sum().float() for batch in batches]
         return sum(counts).clamp(min=1)
 
     def run(self, batches: list[Batch], num_positive: Tensor, trace: FirstNonFinite | None = None) -> Outcome:
@@ -176,7 +176,7 @@ class Trial:
         levels: list[list[float]] = []  # of each batch: class losses, then box losses
         for batch in batches:
             anchors = self._anchors(batch)
-            assignment = assign(anchors, batch.targets, **self.matching)
+            assignment = self.assign(anchors, batch.targets)
             pixels = self.model.normalise(batch.images, batch.image_sizes)
             with watched("forward"), autocast(pixels.device, self.dtype):
                 class_logits, box_deltas = self.model.outputs(pixels)

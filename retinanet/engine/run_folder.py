@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from retinanet.config import Config
+from retinanet.config_file import config_from_values
 from retinanet.data.coco import CocoData
 from retinanet.distributed import launch_id
 from retinanet.errors import InputError, make_folder
@@ -87,7 +88,9 @@ def check_same_run(content: dict[str, Any], cfg: Config, data: CocoData, path: P
             f"{path}: was trained on {content['num_images']} pictures, data.train has {len(data.records)}; "
             "go on with the same ones, or start a new run"
         )
-    before, now = (flat(json.loads(text)) for text in (content["config"], cfg.model_dump_json()))
+    # By the schema, so that a key which the checkpoint is older than has its default.
+    trained = config_from_values(json.loads(content["config"]), source=f"{path}: config")
+    before, now = (flat(json.loads(one.model_dump_json())) for one in (trained, cfg))
     for key in sorted(before.keys() | now.keys()):
         if before.get(key) != now.get(key) and not any(f"{key}.".startswith(f"{free}.") for free in FREE_KEYS):
             raise InputError(

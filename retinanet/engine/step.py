@@ -10,8 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
-from retinanet.config import AssignmentConfig
-from retinanet.detection.assignment import assign
+from retinanet.detection.assignment import Assign
 from retinanet.detection.losses import DetectionLoss, Losses
 from retinanet.device import autocast
 from retinanet.distributed import sum_over_ranks, world_size
@@ -53,7 +52,7 @@ class TrainStep:
         criterion: its loss.
         optimizer: fused, so that a skipped step needs no reading of the device.
         scaler: of the gradient; switched off but in float16.
-        assignment: which anchor learns what.
+        assign: which anchor learns what.
         dtype: the network computes in it, under autocast; losses are float32.
         clip_norm: total gradient norm is cut to it; None leaves it.
         compile: compile the network. The first few shapes cost a graph each; then one serves all sizes.
@@ -68,7 +67,7 @@ class TrainStep:
         optimizer: Optimizer,
         scaler: torch.amp.GradScaler,
         *,
-        assignment: AssignmentConfig,
+        assign: Assign,
         dtype: torch.dtype,
         clip_norm: float | None = None,
         compile: bool = False,
@@ -85,7 +84,7 @@ class TrainStep:
         self.criterion = criterion
         self.optimizer = optimizer
         self.scaler = scaler
-        self.matching = assignment.model_dump()
+        self.assign = assign
         self.dtype = dtype
         self.clip_norm = clip_norm
         self.guard = guard
@@ -104,7 +103,7 @@ class TrainStep:
         assignments, anchors = [], []
         for batch in batches:
             anchors.append(self.model.anchors(*batch.images.shape[-2:], batch.images.device))
-            assignments.append(assign(anchors[-1], batch.targets, **self.matching))
+            assignments.append(self.assign(anchors[-1], batch.targets))
         num_positive = sum(assignment.positive.sum() for assignment in assignments).float()
         num_positive = sum_over_ranks(num_positive).clamp(min=1)
         # Gradients are averaged over the processes, where those of the whole batch are a sum.

@@ -16,8 +16,9 @@ from retinanet.data.build import eval_loader, eval_plan, train_loader
 from retinanet.data.coco import CocoData
 from retinanet.data.quarantine import Quarantine
 from retinanet.data.transfer import on_device
+from retinanet.detection.build import build_assignment
 from retinanet.detection.losses import DetectionLoss
-from retinanet.detection.postprocess import Postprocess
+from retinanet.detection.postprocess import Postprocess, build_postprocess
 from retinanet.device import compiled_graphs, resolve_device, set_determinism
 from retinanet.distributed import (
     broadcast,
@@ -58,6 +59,7 @@ class TrainResult(NamedTuple):
     metrics: dict[str, float]  # of the last evaluation; empty without one
     best_ap: float  # nan without a validation set
     stopped_by: str | None  # what ended the run before its last step: a signal, or a key of the config
+    seconds: float  # that it took, over all its resumptions
 
     @property
     def is_preempted(self) -> bool:
@@ -195,7 +197,7 @@ def loop(
         bar.close()
         if metrics_log:
             metrics_log.close()
-    result = TrainResult(run.folder, state.step, metrics, state.best_ap, stopped_by)
+    result = TrainResult(run.folder, state.step, metrics, state.best_ap, stopped_by, clock.run_seconds)
     done = f"stopped by {stopped_by} after" if stopped_by else "trained"
     log.info("%s %d steps; checkpoints are in %s", done, state.step, run.checkpoints.folder)
     # All leave together: the first process that ends with an error code makes torchrun end the others.
@@ -223,7 +225,7 @@ def score(
     """
     state = run.state
     state.share_statistics()
-    postprocess = Postprocess(**run.cfg.postprocess.model_dump())
+    postprocess = build_postprocess(run.cfg.postprocess, class_activation=run.cfg.model.class_activation)
 
     def beat(batch: Batch | None) -> None:
         if batch:
@@ -340,7 +342,7 @@ def evaluate_now(
         data,
         postprocess=postprocess,
         criterion=criterion,
-        assignment=cfg.assignment,
+        assign=build_assignment(cfg.assignment),
         device=device,
         dtype=dtype,
         num_batches=math.ceil(len(eval_plan(cfg, data)) / world_size()),

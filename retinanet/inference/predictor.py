@@ -16,7 +16,7 @@ from retinanet.data.image import read_image
 from retinanet.data.loader import collate
 from retinanet.data.plan import Sample
 from retinanet.data.transforms import Example, Resize
-from retinanet.detection.postprocess import Postprocess
+from retinanet.detection.postprocess import build_postprocess
 from retinanet.device import resolve_device, resolve_precision
 from retinanet.errors import InputError
 from retinanet.inference.network import inference_model, warm_up
@@ -44,7 +44,7 @@ class Predictor:
         self.class_names = tuple(class_names)
         self.category_ids = tuple(category_ids)
         self.cfg = cfg
-        self._postprocess = Postprocess(**cfg.postprocess.model_dump())
+        self._postprocess = build_postprocess(cfg.postprocess, class_activation=cfg.model.class_activation)
         self._canvases = build_canvases(cfg.data)
         self._shorter = eval_shorter(cfg.data)
 

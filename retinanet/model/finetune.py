@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from retinanet.config_file import config_from_values
 from retinanet.detection.anchors import AnchorGenerator
 from retinanet.errors import InputError
 from retinanet.model.retinanet import RetinaNet
@@ -22,8 +23,9 @@ def load_for_finetuning(
     """Load all weights that still mean the same.
 
     The last convolution of the class subnet has rows for each anchor of a cell and class: those of classes that both
-    detectors name are taken, the others stay as the model was made. Anchors of other shapes or in another order leave
-    the last convolution of both subnets as made; sizes may differ, since offsets are relative to them.
+    detectors name are taken, and of background where both have a softmax; the others stay as the model was made, and
+    all where the class activation is another. Anchors of other shapes or in another order leave the last convolution of
+    both subnets as made; sizes may differ, since offsets are relative to them.
 
     Args:
         model: changed in place, or not at all.
@@ -42,27 +44,38 @@ def load_for_finetuning(
     class_layer = f"head.class_subnet.{len(model.head.class_subnet) - 1}"
     box_layer = f"head.box_subnet.{len(model.head.box_subnet) - 1}"
     wanted = model.state_dict()
-    same_anchors = _same_shapes(model.anchors, AnchorGenerator(**json.loads(content["config"])["model"]["anchors"]))
+    trained = config_from_values(json.loads(content["config"]), source=source).model
+    same_anchors = _same_shapes(model.anchors, AnchorGenerator(**trained.anchors.model_dump()))
+    same_activation = trained.class_activation == model.head.class_activation
     class_rows, box_rows = ([f"{layer}.weight", f"{layer}.bias"] for layer in (class_layer, box_layer))
     if not same_anchors:
         may_differ = [*class_rows, *box_rows]
     else:
-        may_differ = class_rows if trained_names != class_names else []
+        may_differ = class_rows if trained_names != class_names or not same_activation else []
     _check(state, wanted, source, may_differ)
 
     taken, remade = dict(state), []
     if not same_anchors:
         remade = [f"{layer}: the anchors are others, all rows start anew" for layer in (class_layer, box_layer)]
         taken |= {name: wanted[name] for name in may_differ}
+    elif not same_activation:
+        remade = [
+            f"{class_layer}: the class activation was {trained.class_activation} and is {model.head.class_activation}, "
+            "all rows start anew"
+        ]
+        taken |= {name: wanted[name] for name in may_differ}
     elif trained_names != class_names:
         shared = [name for name in class_names if name in trained_names]
-        rows = torch.tensor([class_names.index(name) for name in shared], dtype=torch.int64, device=device)
-        trained_rows = torch.tensor([trained_names.index(name) for name in shared], dtype=torch.int64, device=device)
+        # Background, where there is one, is the last.
+        background = int(model.head.class_activation == "softmax")
+        rows = [class_names.index(name) for name in shared] + [len(class_names)] * background
+        trained_rows = [trained_names.index(name) for name in shared] + [len(trained_names)] * background
+        rows, trained_rows = (torch.tensor(x, dtype=torch.int64, device=device) for x in (rows, trained_rows))
         for name in class_rows:
             # Rows of a convolution are (anchor of a cell, class), the class running fastest.
-            fresh = wanted[name].unflatten(0, (-1, len(class_names))).clone()
-            trained = state[name].to(fresh).unflatten(0, (-1, len(trained_names)))
-            taken[name] = fresh.index_copy(1, rows, trained.index_select(1, trained_rows)).flatten(0, 1)
+            fresh = wanted[name].unflatten(0, (-1, len(class_names) + background)).clone()
+            old = state[name].to(fresh).unflatten(0, (-1, len(trained_names) + background))
+            taken[name] = fresh.index_copy(1, rows, old.index_select(1, trained_rows)).flatten(0, 1)
         new = [name for name in class_names if name not in trained_names]
         gone = [name for name in trained_names if name not in class_names]
         if new or gone:

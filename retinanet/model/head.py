@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from retinanet.detection.postprocess import ClassActivation
 from retinanet.model.norm import norm_layer
 
 HeadNorm = Literal["none", "group"]
@@ -20,8 +21,9 @@ class RetinaNetHead(nn.Module):
         num_classes: K, no background.
         num_convs: 3x3 convolutions before the last one, in each subnet.
         norm: after each of them; the paper has none.
-        prior: the probability that every anchor gives every class at the start. Without it, the many background
-            anchors make the first steps diverge (section 4.1, "Initialization").
+        prior: the probability that every anchor gives every class at the start; with a softmax, all classes together.
+            Without it, the many background anchors make the first steps diverge (section 4.1, "Initialization").
+        class_activation: what makes scores of the logits. A softmax has one more of them, the last, for background.
     """
 
     def __init__(
@@ -33,16 +35,24 @@ class RetinaNetHead(nn.Module):
         num_convs: int = 4,
         norm: HeadNorm = "none",
         prior: float = 0.01,
+        class_activation: ClassActivation = "sigmoid",
     ):
         super().__init__()
         self.num_classes = num_classes
-        self.class_subnet = subnet(channels, num_convs, num_anchors * num_classes, norm)
+        self.class_activation = class_activation
+        self.num_logits = num_classes + (class_activation == "softmax")
+        self.class_subnet = subnet(channels, num_convs, num_anchors * self.num_logits, norm)
         self.box_subnet = subnet(channels, num_convs, num_anchors * 4, norm)
-        nn.init.constant_(self.class_subnet[-1].bias, -math.log((1 - prior) / prior))
+        bias = self.class_subnet[-1].bias
+        if class_activation == "sigmoid":
+            nn.init.constant_(bias, -math.log((1 - prior) / prior))
+        else:
+            # Classes at 0, background at b: each class has 1 / (K + e^b), which is to be prior / K.
+            bias.data.view(num_anchors, -1)[:, -1] = math.log(num_classes * (1 - prior) / prior)
 
     def forward(self, pyramid: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """L x (B, channels, H_l, W_l) -> L x (B, A_l, K) and L x (B, A_l, 4)."""
-        class_logits = [per_anchor(self.class_subnet(level), self.num_classes) for level in pyramid]
+        """L x (B, channels, H_l, W_l) -> L x (B, A_l, K), or K + 1 of a softmax, and L x (B, A_l, 4)."""
+        class_logits = [per_anchor(self.class_subnet(level), self.num_logits) for level in pyramid]
         box_deltas = [per_anchor(self.box_subnet(level), 4) for level in pyramid]
         return class_logits, box_deltas
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 import torchvision
 from torch.testing import assert_close
 
-from retinanet.detection import focal_loss
+from retinanet.detection import sigmoid_loss
 from retinanet.detection.focal_loss import SigmoidFocal
 
 HALF = (torch.bfloat16, torch.float16)
@@ -139,7 +139,7 @@ def test_other_settings_on_many_classes(gamma, dtype):
 def test_chunks_do_not_show(monkeypatch, dtype):
     logits, labels, counted = anchors_to_classify(7, dtype=dtype)
     whole, whole_gradient = value_and_gradient(lambda x: SigmoidFocal()(x, labels, counted), logits)
-    monkeypatch.setitem(focal_loss.LOGITS_AT_ONCE, "cpu", 100)  # 14 rows at once: the last chunk is none of the same
+    monkeypatch.setitem(sigmoid_loss.LOGITS_AT_ONCE, "cpu", 100)  # 14 rows at once: the last chunk is none of the same
     value, gradient = value_and_gradient(lambda x: SigmoidFocal()(x, labels, counted), logits)
     assert_close(value, whole)
     assert_close(gradient, whole_gradient, rtol=1e-6, atol=0)  # the ends of a chunk are not vectorised

@@ -3,15 +3,43 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch.testing import assert_close
-from torchvision.models.detection._utils import BoxCoder
 
-from retinanet.config import FocalConfig, GIoUConfig, LossConfig, SmoothL1Config
+from retinanet.config import (
+    CIoUConfig,
+    CrossEntropyConfig,
+    DIoUConfig,
+    FocalConfig,
+    FocalStarConfig,
+    GIoUConfig,
+    HingeConfig,
+    LossConfig,
+    OHEMConfig,
+    QualityFocalConfig,
+    SmoothL1Config,
+    SoftmaxFocalConfig,
+    VarifocalConfig,
+)
 from retinanet.detection.assignment import Assignment, assign
+from retinanet.detection.box_losses import CIoU, DIoU, GIoU, SmoothL1
 from retinanet.detection.boxes import decode, encode
-from retinanet.detection.focal_loss import SigmoidFocal
-from retinanet.detection.losses import DetectionLoss, GIoU, SmoothL1, build_loss
+from retinanet.detection.focal_loss import Focal, FocalStar, Hinge, SigmoidFocal
+from retinanet.detection.losses import DetectionLoss, build_loss
+from retinanet.detection.ohem import HardExamples
+from retinanet.detection.quality_loss import QualityFocal, Varifocal
+from retinanet.detection.sigmoid_loss import SigmoidLoss
+from retinanet.errors import InputError
 from retinanet.structures import Predictions, Targets
 
+CLASS_LOSSES = [
+    FocalConfig(),
+    FocalConfig(alpha=(0.1, 0.3, 0.5, 0.7, 0.9)),
+    CrossEntropyConfig(),
+    FocalStarConfig(),
+    HingeConfig(),
+    QualityFocalConfig(),
+    VarifocalConfig(),
+]
+BOX_LOSSES = [SmoothL1Config(), GIoUConfig(), DIoUConfig(), CIoUConfig()]
 NUM_CLASSES = 5
 ANCHORS_PER_LEVEL = (40, 12, 3)
 
@@ -66,43 +94,11 @@ def random_assignment(targets, seed=0):
     return Assignment(gt_index, positive, negative=(lot < 0.8) & ~positive)
 
 
-def value_and_gradient(loss, logits):
-    logits = logits.detach().clone().requires_grad_()
-    value = loss(logits)
-    (gradient,) = torch.autograd.grad(value.sum(), logits)
-    return value.detach(), gradient
-
-
-def test_smooth_l1_by_hand():
-    anchors = torch.tensor([[[0.0, 0.0, 10.0, 10.0]]])
-    deltas = torch.tensor([[[0.05, -0.2, 0.5, 0.0]]])  # the truth is the anchor: all zero
-    # below beta: 0.5 * x^2 / beta; from there on: |x| - beta / 2
-    expected = 0.5 * 0.05**2 / 0.1 + (0.2 - 0.05) + (0.5 - 0.05) + 0
-    assert_close(SmoothL1(beta=0.1)(deltas, anchors, anchors), torch.tensor([[expected]]))
-    assert_close(SmoothL1(beta=0.0)(deltas, anchors, anchors), torch.tensor([[0.75]]))
-
-
-def test_beta_zero_is_l1():
-    deltas, boxes, anchors = torch.randn(50, 4), random_boxes(50, 0), random_boxes(50, 1)
-    truth = encode(boxes, anchors)
-    value, gradient = value_and_gradient(lambda x: SmoothL1(beta=0.0)(x, boxes, anchors), deltas)
-    assert_close(value, (deltas - truth).abs().sum(1))
-    assert torch.equal(gradient, (deltas - truth).sign())
-
-
-def test_giou_by_hand():
-    anchors = torch.tensor([[[0.0, 0.0, 1.0, 1.0]]]).expand(1, 3, 4)
-    boxes = torch.tensor([[[0.0, 0.0, 1.0, 1.0], [2.0, 0.0, 3.0, 1.0], [0.0, 0.0, 2.0, 1.0]]])
-    # the same: 0; apart, a hull of 3 around a union of 2: 1 - (0 - 1 / 3); half covered, the hull is the union: 1 / 2
-    expected = torch.tensor([[0.0, 4 / 3, 0.5]])
-    assert_close(GIoU()(torch.zeros(1, 3, 4), boxes, anchors), expected, atol=1e-6, rtol=1e-6)
-
-
-def test_giou_is_that_of_torchvisions_boxes():
-    deltas, boxes, anchors = torch.randn(50, 4), random_boxes(50, 0), random_boxes(50, 1)
-    decoded = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0)).decode_single(deltas, anchors)
-    expected = 1 - torchvision.ops.generalized_box_iou(decoded, boxes).diagonal()
-    assert_close(GIoU()(deltas, boxes, anchors), expected, rtol=1e-4, atol=1e-5)
+TORCHVISION = {
+    "giou": torchvision.ops.generalized_box_iou_loss,
+    "diou": torchvision.ops.distance_box_iou_loss,
+    "ciou": torchvision.ops.complete_box_iou_loss,
+}
 
 
 def detection_loss_slowly(predictions, assignment, targets, num_positive, *, box_loss, class_weight, box_weight):
@@ -120,9 +116,8 @@ def detection_loss_slowly(predictions, assignment, targets, num_positive, *, box
             logits[image][counted], wanted[counted], alpha=0.25, gamma=2.0, reduction="sum"
         )
         boxes, mine = targets.boxes[image][rows], anchors[positive]
-        if box_loss == "giou":
-            decoded = decode(deltas[image][positive], mine)
-            loss = torchvision.ops.generalized_box_iou_loss(decoded, boxes, reduction="sum")
+        if box_loss in TORCHVISION:
+            loss = TORCHVISION[box_loss](decode(deltas[image][positive], mine), boxes, reduction="sum")
         else:
             loss = F.smooth_l1_loss(deltas[image][positive], encode(boxes, mine), beta=0.1, reduction="sum")
         box_regression = box_regression + loss
@@ -130,7 +125,7 @@ def detection_loss_slowly(predictions, assignment, targets, num_positive, *, box
 
 
 @pytest.mark.parametrize("num_classes", [1, NUM_CLASSES])
-@pytest.mark.parametrize("box_loss", ["smooth_l1", "giou"])
+@pytest.mark.parametrize("box_loss", ["smooth_l1", "giou", "diou", "ciou"])
 def test_detection_loss_is_that_of_a_loop_over_images(box_loss, num_classes):
     predictions = random_predictions(3, num_classes)
     targets = targets_of(5, 0, 8, num_classes=num_classes)
@@ -139,7 +134,7 @@ def test_detection_loss_is_that_of_a_loop_over_images(box_loss, num_classes):
     assert num_positive > 10
     leaves = [*predictions.class_logits, *predictions.box_deltas]
 
-    box = {"smooth_l1": SmoothL1(beta=0.1), "giou": GIoU()}[box_loss]
+    box = {"smooth_l1": SmoothL1(beta=0.1), "giou": GIoU(), "diou": DIoU(), "ciou": CIoU()}[box_loss]
     criterion = DetectionLoss(SigmoidFocal(), box, class_weight=1.5, box_weight=0.5)
     losses = criterion(predictions, assignment, targets, num_positive)
     gradients = torch.autograd.grad(losses.total, leaves)
@@ -149,6 +144,26 @@ def test_detection_loss_is_that_of_a_loop_over_images(box_loss, num_classes):
     assert_close(tuple(losses), expected, rtol=1e-5, atol=1e-5)
     assert_close(losses.total, sum(expected), rtol=1e-5, atol=1e-5)
     assert_close(gradients, torch.autograd.grad(sum(expected), leaves), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("alpha", [None, 0.25, (0.1, 0.2, 0.3, 0.4, 0.5)])
+def test_class_loss_of_a_softmax_is_that_of_a_loop_over_images(alpha):
+    predictions, targets = random_predictions(3, NUM_CLASSES + 1), targets_of(5, 0, 8)
+    assignment = random_assignment(targets)
+    criterion = build_loss(LossConfig(classification=SoftmaxFocalConfig(alpha=alpha, gamma=1.0)))
+    losses = criterion(predictions, assignment, targets, torch.tensor(4.0))
+    weights = {None: [1.0] * 6, 0.25: [0.25] * 5 + [0.75]}.get(alpha, [0.1, 0.2, 0.3, 0.4, 0.5, 0.7])
+    logits = torch.cat(predictions.class_logits, 1)
+    expected = 0.0
+    for image, anchor in torch.nonzero(assignment.positive | assignment.negative).tolist():
+        is_object = assignment.positive[image, anchor]
+        label = targets.labels[image, assignment.gt_index[image, anchor]] if is_object else NUM_CLASSES
+        p = logits[image, anchor].softmax(0)[label]
+        expected = expected - weights[label] * (1 - p) * p.log() / 4
+    assert_close(losses.classification, expected, rtol=1e-5, atol=1e-5)
+    leaves = predictions.class_logits
+    gradients = torch.autograd.grad(losses.classification, leaves)
+    assert_close(gradients, torch.autograd.grad(expected, leaves), rtol=1e-4, atol=1e-6)
 
 
 def test_detection_loss_in_the_right_order_of_levels():
@@ -192,11 +207,13 @@ def test_normaliser_divides_both_losses():
     assert torch.equal(one.box_regression / 8, eight.box_regression)
 
 
-@pytest.mark.parametrize("box_loss", [SmoothL1Config(), GIoUConfig()])
-def test_only_the_anchors_that_count_get_a_gradient(box_loss):
+@pytest.mark.parametrize("box_loss", BOX_LOSSES)
+@pytest.mark.parametrize("class_loss", CLASS_LOSSES[:3] + CLASS_LOSSES[-2:])
+def test_only_the_anchors_that_count_get_a_gradient(class_loss, box_loss):
     predictions, targets = random_predictions(2), targets_of(4, 0)
     assignment = random_assignment(targets)
-    build_loss(LossConfig(box=box_loss))(predictions, assignment, targets, torch.tensor(1.0)).total.backward()
+    criterion = build_loss(LossConfig(classification=class_loss, box=box_loss))
+    criterion(predictions, assignment, targets, torch.tensor(1.0)).total.backward()
     by_class = torch.cat([level.grad for level in predictions.class_logits], 1).abs().sum(-1) > 0
     by_box = torch.cat([level.grad for level in predictions.box_deltas], 1).abs().sum(-1) > 0
     assert torch.equal(by_class, assignment.positive | assignment.negative)
@@ -204,7 +221,7 @@ def test_only_the_anchors_that_count_get_a_gradient(box_loss):
     assert not by_class.all() and not by_box[1].any()
 
 
-@pytest.mark.parametrize("box_loss", [SmoothL1Config(), SmoothL1Config(beta=0.0), GIoUConfig()])
+@pytest.mark.parametrize("box_loss", [*BOX_LOSSES, SmoothL1Config(beta=0.0)])
 def test_images_without_objects_teach_background_alone(box_loss):
     predictions, targets = random_predictions(2), targets_of(0, 0)
     assignment = assign(as_grid(predictions.anchors), targets)
@@ -242,10 +259,83 @@ def test_config_decides_the_loss():
     assert default.classification != by_hand.classification and default.box_regression != by_hand.box_regression
 
 
-@pytest.mark.parametrize("box_loss", [SmoothL1Config(), GIoUConfig()])
-def test_the_host_reads_nothing(box_loss, host_reads):
-    predictions, targets = random_predictions(2), targets_of(4, 0)
-    criterion = build_loss(LossConfig(box=box_loss))
+@pytest.mark.parametrize(
+    ("cfg", "rule"),
+    [
+        (CrossEntropyConfig(alpha=0.75), SigmoidFocal(alpha=0.75, gamma=0.0)),
+        (CrossEntropyConfig(), SigmoidLoss(Focal(0.0))),
+        (FocalConfig(alpha=(0.1, 0.3, 0.5, 0.7, 0.9)), SigmoidFocal(alpha=[0.1, 0.3, 0.5, 0.7, 0.9])),
+        (FocalStarConfig(gamma=4.0, beta=0.5), SigmoidLoss(FocalStar(4.0, 0.5))),
+        (HingeConfig(), SigmoidLoss(Hinge())),
+        (QualityFocalConfig(beta=1.5), QualityFocal(beta=1.5)),
+        (VarifocalConfig(alpha=0.6, gamma=1.5), Varifocal(alpha=0.6, gamma=1.5)),
+    ],
+)
+def test_config_decides_the_class_loss(cfg, rule):
+    predictions, targets = random_predictions(2), targets_of(5, 2)
+    arguments = predictions, random_assignment(targets), targets, torch.tensor(2.0)
+    built = build_loss(LossConfig(classification=cfg), num_classes=NUM_CLASSES)(*arguments)
+    assert tuple(built) == tuple(DetectionLoss(rule, SmoothL1())(*arguments))
+    assert built.classification != build_loss(LossConfig())(*arguments).classification
+
+
+def test_config_decides_the_hard_examples():
+    predictions, targets = random_predictions(2), targets_of(5, 2)
+    arguments = predictions, random_assignment(targets), targets, torch.tensor(2.0)
+    cfg = OHEMConfig(keep=7, nms_iou=0.3, one_to_three=True)
+    mining = HardExamples(keep=7, nms_iou=0.3, one_to_three=True)
+    by_hand = DetectionLoss(SigmoidFocal(alpha=None, gamma=0.0), SmoothL1(), hard_examples=mining)(*arguments)
+    assert tuple(build_loss(LossConfig(classification=cfg))(*arguments)) == tuple(by_hand)
+    every = build_loss(LossConfig(classification=CrossEntropyConfig()))(*arguments)
+    assert 0 < by_hand.classification < every.classification and by_hand.box_regression == every.box_regression
+
+
+@pytest.mark.parametrize(("cfg", "rule"), [(GIoUConfig(), GIoU()), (DIoUConfig(), DIoU()), (CIoUConfig(), CIoU())])
+def test_config_decides_the_box_loss(cfg, rule):
+    predictions, targets = random_predictions(2), targets_of(5, 2)
+    arguments = predictions, random_assignment(targets), targets, torch.tensor(2.0)
+    assert tuple(build_loss(LossConfig(box=cfg))(*arguments)) == tuple(DetectionLoss(SigmoidFocal(), rule)(*arguments))
+
+
+def test_weights_of_other_classes_are_refused():
+    cfg = LossConfig(classification=FocalConfig(alpha=(0.1, 0.2)))
+    with pytest.raises(InputError, match=r"loss\.classification\.alpha has 2 values for 5 classes"):
+        build_loss(cfg, num_classes=NUM_CLASSES)
+
+
+@pytest.mark.parametrize("rule", [QualityFocal(), Varifocal()])
+def test_quality_is_the_iou_of_the_decoded_box(rule):
+    predictions, targets = random_predictions(2), targets_of(4, 3)
+    assignment, counts = random_assignment(targets), torch.tensor(1.0)
+    decoded = decode(torch.cat(predictions.box_deltas, 1), torch.cat(predictions.anchors))
+    quality = torch.stack(
+        [
+            torchvision.ops.box_iou(mine, boxes).gather(1, rows[:, None])[:, 0]
+            for mine, boxes, rows in zip(decoded, targets.boxes, assignment.gt_index, strict=True)
+        ]
+    )
+    assert ((quality > 0.1) & assignment.positive).any()
+    labels = torch.where(assignment.positive, targets.labels.gather(1, assignment.gt_index), NUM_CLASSES)
+    counted = assignment.positive | assignment.negative
+    wanted = rule(torch.cat(predictions.class_logits, 1), labels, counted, quality)
+    losses = DetectionLoss(rule, SmoothL1())(predictions, assignment, targets, counts)
+    assert_close(losses.classification, wanted, rtol=1e-5, atol=0)
+    # A box does not learn from its score.
+    assert torch.autograd.grad(losses.classification, predictions.box_deltas, allow_unused=True) == (None,) * 3
+
+
+@pytest.mark.parametrize(
+    "cfg",
+    [LossConfig(box=box) for box in BOX_LOSSES]
+    + [
+        LossConfig(classification=rule)
+        for rule in (*CLASS_LOSSES, SoftmaxFocalConfig(), SoftmaxFocalConfig(alpha=0.25))
+    ],
+)
+def test_the_host_reads_nothing(cfg, host_reads):
+    num_logits = NUM_CLASSES + (cfg.classification.type == "softmax_focal")
+    predictions, targets = random_predictions(2, num_logits), targets_of(4, 0)
+    criterion = build_loss(cfg)
     with host_reads() as reads:
         assignment = assign(as_grid(predictions.anchors), targets)
         num_positive = assignment.positive.sum().clamp(min=1).float()

@@ -6,9 +6,10 @@ import torchvision
 from torch.testing import assert_close
 from torchvision.models.detection._utils import BoxCoder
 
+from retinanet.config import PostprocessConfig
 from retinanet.detection import postprocess
 from retinanet.detection.anchors import AnchorGenerator
-from retinanet.detection.postprocess import Postprocess
+from retinanet.detection.postprocess import Postprocess, build_postprocess
 from retinanet.structures import Predictions
 
 NUM_CLASSES = 4
@@ -16,7 +17,7 @@ IMAGE_SIZES = torch.tensor([[128, 192], [100, 192], [128, 90]])
 ORIGINAL_SIZES = torch.tensor([[128, 192], [250, 480], [427, 300]])
 
 
-def random_predictions(seed, mean=-1.0):
+def random_predictions(seed, mean=-1.0, num_logits=NUM_CLASSES):
     generator = torch.Generator().manual_seed(seed)
     anchors = AnchorGenerator()(128, 192)
     counts = [level[..., 0].numel() for level in anchors]
@@ -25,19 +26,20 @@ def random_predictions(seed, mean=-1.0):
         return torch.randn(len(IMAGE_SIZES), count, values, generator=generator)
 
     return Predictions(
-        class_logits=[mean + normal(count, NUM_CLASSES) for count in counts],
+        class_logits=[mean + normal(count, num_logits) for count in counts],
         box_deltas=[0.3 * normal(count, 4) for count in counts],
         anchors=anchors,
     )
 
 
-def postprocess_slowly(predictions, image, *, min_score, top_k, nms_iou, max_detections):
+def postprocess_slowly(predictions, image, *, min_score, top_k, nms_iou, max_detections, class_activation="sigmoid"):
     """One image: per level the best pairs one by one, then torchvision's NMS class by class, then the best of all."""
     coder = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0))
     height, width = IMAGE_SIZES[image].tolist()
     found = []
     for logits, deltas, anchors in zip(*predictions, strict=True):
-        scores = logits[image].sigmoid()
+        is_softmax = class_activation == "softmax"
+        scores = logits[image].softmax(1)[:, :NUM_CLASSES] if is_softmax else logits[image].sigmoid()
         pairs = [(scores[a, k].item(), a, k) for a, k in torch.nonzero(scores > min_score).tolist()]
         for score, a, k in sorted(pairs, key=lambda pair: -pair[0])[:top_k]:
             (box,) = coder.decode_single(deltas[image, a : a + 1], anchors.view(-1, 4)[a : a + 1])
@@ -81,6 +83,46 @@ def test_detections_are_those_of_a_loop(settings, seed, first_look, monkeypatch)
         assert_close(found.boxes[order], torch.stack([box for _, _, box in expected]), rtol=1e-5, atol=1e-3)
     if settings["max_detections"] < 1000:
         assert {len(found.scores) for found in detections} == {settings["max_detections"]}
+
+
+@pytest.mark.parametrize("first_look", [130, 1000])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"min_score": 0.2, "top_k": 1000, "nms_iou": 0.5, "max_detections": 1000},
+        {"min_score": 0.05, "top_k": 7, "nms_iou": 0.5, "max_detections": 5},
+    ],
+)
+def test_detections_of_a_softmax_are_those_of_a_loop(settings, first_look, monkeypatch):
+    monkeypatch.setattr(postprocess, "FIRST_LOOK", first_look)
+    predictions = random_predictions(0, num_logits=NUM_CLASSES + 1)
+    for logits in predictions.class_logits:
+        # What is added to all logits of an anchor changes no probability, but which anchor has the largest logit.
+        logits += 20 * torch.randn(*logits.shape[:2], 1, generator=torch.Generator().manual_seed(1))
+    settings = {**settings, "class_activation": "softmax"}
+    for image, found in enumerate(Postprocess(**settings)(predictions, IMAGE_SIZES, ORIGINAL_SIZES)):
+        expected = postprocess_slowly(predictions, image, **settings)
+        assert len(expected) > 4
+        assert_close(found.scores, torch.tensor([score for score, _, _ in expected]), rtol=1e-4, atol=1e-6)
+        assert found.labels.tolist() == [label for _, label, _ in expected]
+        assert_close(found.boxes, torch.stack([box for _, _, box in expected]), rtol=1e-5, atol=1e-3)
+
+
+def test_background_of_a_softmax_is_no_candidate():
+    # e^logits are 6, 3 and 1, and 10 of background: of 20, the classes have 0.3, 0.15 and 0.05.
+    predictions = one_anchor(math.log(6), math.log(3), 0.0, math.log(10))
+    sizes = torch.tensor([[100, 100]])
+    (found,) = Postprocess(min_score=0.1, class_activation="softmax")(predictions, sizes, sizes)
+    assert_close(found.scores, torch.tensor([0.3, 0.15]))
+    assert found.labels.tolist() == [0, 1]
+
+
+def test_config_decides_the_postprocessing():
+    cfg = PostprocessConfig(min_score=0.3, top_k=7, nms_iou=0.2, max_detections=5)
+    settings = {"min_score": 0.3, "top_k": 7, "nms_iou": 0.2, "max_detections": 5}
+    for activation in ("sigmoid", "softmax"):
+        built = build_postprocess(cfg, class_activation=activation)
+        assert vars(built) == {**settings, "class_activation": activation}
 
 
 def one_anchor(*logits, anchor=(10.0, 20.0, 50.0, 40.0), deltas=(0.0, 0.0, 0.0, 0.0)):

@@ -4,6 +4,7 @@ import torch
 from retinanet.config_file import load_config
 from retinanet.data.build import eval_loader, load_train_data, load_val_data
 from retinanet.detection.assignment import assign
+from retinanet.detection.build import build_assignment
 from retinanet.detection.losses import build_loss
 from retinanet.detection.postprocess import Postprocess
 from retinanet.engine.evaluate import evaluate
@@ -25,7 +26,7 @@ def run(cfg, data, model, batches=None):
         data,
         postprocess=Postprocess(),
         criterion=build_loss(cfg.loss),
-        assignment=cfg.assignment,
+        assign=build_assignment(cfg.assignment),
         device=torch.device("cpu"),
         dtype=torch.float32,
     )

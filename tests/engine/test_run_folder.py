@@ -1,8 +1,13 @@
 import json
+from types import SimpleNamespace
 
 import pytest
 
-from retinanet.engine.run_folder import MARKER, is_of_this_launch
+from retinanet.config_file import config_from_values, load_config
+from retinanet.engine.run_folder import MARKER, check_same_run, is_of_this_launch
+from retinanet.errors import InputError
+
+DATA = SimpleNamespace(class_names=("cat", "dog"), records=[None] * 3)
 
 
 @pytest.fixture
@@ -39,3 +44,29 @@ def test_without_torchrun_nothing_is(tmp_path, monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     (tmp_path / MARKER).write_text('{"launch": null}')
     assert not is_of_this_launch(tmp_path)
+
+
+def content_of(values):
+    return {"config": json.dumps(values), "class_names": ["cat", "dog"], "num_images": 3}
+
+
+def test_a_key_that_the_checkpoint_is_older_than_has_its_default():
+    values = {"train": {"epochs": 1}, "assignment": {"fg_iou": 0.6}}  # of a time without assignment.type
+    check_same_run(content_of(values), config_from_values(values, source="now"), DATA, None)
+    with pytest.raises(InputError, match=r"another assignment\.fg_iou: it was 0\.6, now 0\.5"):
+        check_same_run(content_of(values), config_from_values({"train": {"epochs": 1}}, source="now"), DATA, None)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("assignment.type=atss", r"another assignment\.anchors_per_level: it was None, now 9"),
+        ("loss.classification.gamma=1.0", r"another loss\.classification\.gamma: it was 2\.0, now 1\.0"),
+        ("train.seed=5", r"another train\.seed: it was 0, now 5"),
+    ],
+)
+def test_another_recipe_is_refused_by_key(override, message):
+    content = content_of(json.loads(load_config("quickstart").model_dump_json()))
+    check_same_run(content, load_config("quickstart", ["postprocess.min_score=0.5", "device=cpu"]), DATA, None)
+    with pytest.raises(InputError, match=message):
+        check_same_run(content, load_config("quickstart", [override]), DATA, None)

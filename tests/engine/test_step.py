@@ -15,17 +15,18 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from retinanet.config import (
-    AssignmentConfig,
     GIoUConfig,
     LossConfig,
     ModelConfig,
     SGDConfig,
     SmoothL1Config,
+    SoftmaxFocalConfig,
     TrainConfig,
 )
 from retinanet.data.loader import pad_targets
 from retinanet.detection.anchors import AnchorGenerator
 from retinanet.detection.assignment import assign
+from retinanet.detection.atss import assign_atss
 from retinanet.detection.losses import build_loss
 from retinanet.detection.postprocess import Postprocess
 from retinanet.device import compiled_graphs
@@ -105,7 +106,7 @@ def step_of(model, *, dtype=torch.float32, optimizer=None, scaled=False, compile
         build_loss(LossConfig(box=box or SmoothL1Config()), compile=compile),
         build_optimizer(model, cfg),
         torch.amp.GradScaler("cpu", enabled=scaled),
-        assignment=AssignmentConfig(),
+        assign=assign,
         dtype=dtype,
         clip_norm=clip_norm,
         compile=compile,
@@ -153,6 +154,21 @@ def test_forward_assignment_and_losses_stay_on_a_cuda_device(norm, box):
             predictions = model(batch.images, batch.image_sizes)
             losses = build_loss(LossConfig(box=box))(predictions, assignment, batch.targets, num_positive)
             candidates = Postprocess()._candidates(predictions)
+        assert {x.device.type for x in (*assignment, *losses, *candidates)} == {"cuda"}
+
+
+def test_a_softmax_and_atss_stay_on_a_cuda_device():
+    model, batch, cuda = model_of(class_activation="softmax"), batch_of(), torch.device("cuda")
+    criterion = build_loss(LossConfig(classification=SoftmaxFocalConfig()))
+    with FakeTensorMode():
+        model, batch = fake(model, cuda), fake_batch(batch, cuda)
+        anchors = model.anchors(HEIGHT, WIDTH, batch.images.device)
+        with NoTransfers():
+            assignment = assign_atss(anchors, batch.targets)
+            num_positive = assignment.positive.sum().float().clamp(min=1)
+            predictions = model(batch.images, batch.image_sizes)
+            losses = criterion(predictions, assignment, batch.targets, num_positive)
+            candidates = Postprocess(class_activation="softmax")._candidates(predictions)
         assert {x.device.type for x in (*assignment, *losses, *candidates)} == {"cuda"}
 
 

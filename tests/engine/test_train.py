@@ -7,7 +7,10 @@ import pytest
 import torch
 
 from retinanet.checkpoint_file import read_checkpoint
+from retinanet.config import CrossEntropyConfig
 from retinanet.config_file import load_config
+from retinanet.detection.class_weights import inverse_frequency
+from retinanet.detection.losses import build_loss
 from retinanet.engine.clock import TIMES
 from retinanet.engine.logger import read_metrics
 from retinanet.engine.train import train
@@ -184,6 +187,43 @@ def test_every_box_loss_and_optimizer_learns(run, box_loss):
     result = run(box_loss, f"loss.box={{type: {box_loss}}}", f"train.optimizer={{type: {optimizer}, lr: 0.002}}")
     losses = [line["loss"] for line in figures(result.folder) if line["kind"] == "train"]
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize(
+    ("class_loss", "box_loss"),
+    [
+        ("focal_star", "diou"),
+        ("hinge", "ciou"),
+        ("ohem, keep: 16, one_to_three: true", "giou"),
+        ("quality_focal", "ciou"),
+        ("varifocal", "diou"),
+    ],
+)
+def test_every_class_loss_trains(run, class_loss, box_loss):
+    parts = [f"loss.classification={{type: {class_loss}}}", f"loss.box={{type: {box_loss}}}"]
+    result = run("loss", *parts, "train.steps=2", "train.log_every=1", "data.val=[]")
+    lines = [line for line in figures(result.folder) if line["kind"] == "train"]
+    assert all(math.isfinite(line["loss"]) and 0 < line["grad_norm"] < math.inf for line in lines)
+
+
+def test_weights_by_inverse_frequency_are_kept_as_numbers(run, shapes):
+    document = json.loads((shapes / "train.json").read_text())
+    ids = sorted(category["id"] for category in document["categories"])
+    objects = [item["category_id"] for item in document["annotations"] if not item["iscrowd"]]
+    weights = inverse_frequency([objects.count(i) for i in ids])
+    overrides = ["loss.classification={type: cross_entropy, alpha: inverse_frequency}", "data.val=[]"]
+    folder = run("weighed", *overrides, "train.steps=4").folder
+    cfg = load_config(folder / "config.yaml")
+    assert cfg.loss.classification == CrossEntropyConfig(alpha=weights)
+    build_loss(cfg.loss, num_classes=len(ids))  # what scores or replays it needs no training data
+    # The same words, and the numbers that they became, both go on with the run.
+    assert run("weighed", *overrides, "train.steps=4", resume=True).step == 4
+    assert train(cfg, folder, resume=True).step == 4
+
+
+def test_weights_of_other_classes_are_refused(run):
+    with pytest.raises(InputError, match=r"loss\.classification\.alpha has 2 values for 6 classes"):
+        run("other", "loss.classification.alpha=[0.5, 0.5]")
 
 
 def test_training_without_a_validation_set(run):

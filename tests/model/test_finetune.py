@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from retinanet.config import AnchorConfig, Config, ModelConfig, TrainConfig
+from retinanet.config import AnchorConfig, Config, LossConfig, ModelConfig, SoftmaxFocalConfig, TrainConfig
 from retinanet.errors import InputError
 from retinanet.model.finetune import load_for_finetuning
 from retinanet.model.retinanet import build_model
@@ -29,7 +29,9 @@ def trained(class_names=TRAINED, **settings):
         for subnet in (model.head.class_subnet, model.head.box_subnet):
             torch.nn.init.normal_(subnet[-1].weight, std=0.1)
             torch.nn.init.normal_(subnet[-1].bias)
-    cfg = Config(model=config(**settings), train=TrainConfig(steps=1))
+    is_softmax = settings.get("class_activation") == "softmax"
+    loss = LossConfig(classification=SoftmaxFocalConfig()) if is_softmax else LossConfig()
+    cfg = Config(model=config(**settings), loss=loss, train=TrainConfig(steps=1))
     return {"class_names": class_names, "config": cfg.model_dump_json(), "model": model.state_dict()}, model
 
 
@@ -76,6 +78,34 @@ def test_shared_classes_score_as_before_and_new_ones_as_fresh(class_names):
         (line,) = told
         assert line.startswith("head.class_subnet.2: ")
         assert all(name in line for name in {*class_names, *TRAINED})
+
+
+def test_background_of_a_softmax_is_taken_with_the_classes():
+    content, old = trained(class_activation="softmax")
+    new = detector(["fish", "bird", "cat", "worm"], seed=2, class_activation="softmax")
+    (line,) = load(new, content, ["fish", "bird", "cat", "worm"])
+    assert "2 classes (bird, cat) are taken by name, 2 classes (fish, worm) start anew, 1 class (dog) of" in line
+    (old_logits, _), (logits, _) = outputs(old), outputs(new)
+    assert old_logits.shape[-1] == 4 and logits.shape[-1] == 5
+    assert_close(logits[..., [1, 2, 4]], old_logits[..., [2, 0, 3]], rtol=1e-4, atol=1e-5)
+    same = detector(TRAINED, seed=2, class_activation="softmax")
+    assert load(same, content, TRAINED) == []
+    assert torch.equal(outputs(same)[0], old_logits)
+
+
+@pytest.mark.parametrize("before", ["sigmoid", "softmax"])
+@pytest.mark.parametrize("class_names", [TRAINED, ["cat", "dog"], ["cat", "dog", "bird", "fish"]])
+def test_another_class_activation_leaves_the_class_layer_as_made(class_names, before):
+    """Also where the two have as many logits: 4 classes of a sigmoid, and 3 of a softmax with background."""
+    now = {"sigmoid": "softmax", "softmax": "sigmoid"}[before]
+    content, _ = trained(class_activation=before)
+    new = detector(class_names, seed=2, class_activation=now)
+    fresh = {name: value.clone() for name, value in new.state_dict().items()}
+    (line,) = load(new, content, class_names)
+    assert line == f"head.class_subnet.2: the class activation was {before} and is {now}, all rows start anew"
+    for name, value in new.state_dict().items():
+        is_last = name.startswith("head.class_subnet.2.")
+        assert torch.equal(value, fresh[name] if is_last else content["model"][name]), name
 
 
 def test_no_shared_class_leaves_the_last_layer_as_made():

@@ -1,0 +1,134 @@
+"""The runs of a table, one after the other, by as many processes as are started on its folder."""
+
+import logging
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from retinanet.ablation.results import ResultsFile, RunResult, claimed, config_hash
+from retinanet.ablation.table import Job
+from retinanet.data.build import load_train_data, load_val_data
+from retinanet.distributed import is_launched
+from retinanet.engine.guard import NonFiniteGradient
+from retinanet.engine.recipe import environment
+from retinanet.engine.train import TrainResult, train
+from retinanet.errors import InputError, make_folder
+
+log = logging.getLogger(__name__)
+
+LONGEST_MESSAGE = 500  # characters; the whole one is in the log of the run
+
+
+class Outcome(NamedTuple):
+    results: dict[tuple[str, int], RunResult]  # by row and seed, those of earlier starts and other processes too
+    elsewhere: list[Job]  # that other processes are at
+    is_preempted: bool  # told to stop; the run at hand can go on
+
+
+def run_jobs(jobs: list[Job], folder: Path) -> Outcome:
+    """Do every run that is not done and that no other process is at. A run that was interrupted goes on.
+
+    A run that diverges, or fails, is written down with its message, and the others go on.
+
+    Args:
+        folder: holds `results.jsonl`, `runs/` and a lock file a run. Any number of processes may work on it, on
+            several machines where they share its disk and its locks.
+
+    Raises:
+        InputError: a mistake that all runs share.
+    """
+    if is_launched():
+        raise InputError(
+            "ablate runs in single processes, not under torchrun: start the same command once for each GPU, each with "
+            "a device of its own (device=cuda:1); they share the runs among them"
+        )
+    make_folder(folder / "runs")
+    results_file = ResultsFile(folder)
+    # Before the first run: what is wrong with the data is wrong for all of them, and no result.
+    load_val_data(jobs[0].cfg, load_train_data(jobs[0].cfg).class_names)
+    elsewhere: list[Job] = []
+    for number, job in enumerate(jobs, start=1):
+        run_folder = folder / "runs" / job.folder
+        with claimed(run_folder.with_name(f"{job.folder}.lock")) as is_ours:
+            if not is_ours:
+                elsewhere.append(job)
+                continue
+            # Read under the lock: the process that had it before may have finished the run.
+            done = results_file.read().get((job.row, job.seed))
+            if done and done.is_final:
+                continue
+            log.info("run %d of %d: %s, seed %d", number, len(jobs), job.row, job.seed)
+            result = run_job(job, run_folder)
+            if result is None:
+                return Outcome(results_file.read(), elsewhere, is_preempted=True)
+            results_file.append(result)
+    return Outcome(results_file.read(), elsewhere, is_preempted=False)
+
+
+def outcome_so_far(folder: Path) -> Outcome:
+    """What is there, without a run.
+
+    Raises:
+        InputError: nothing is there.
+    """
+    results_file = ResultsFile(folder)
+    if not results_file.path.exists():
+        raise InputError(f"{results_file.path}: no such file; leave out --report to make the runs first")
+    return Outcome(results_file.read(), [], is_preempted=False)
+
+
+def check_results(results_file: ResultsFile, jobs: list[Job]) -> None:
+    """
+    Args:
+        jobs: of all rows, also of those that are not run now: one table shows them all.
+
+    Raises:
+        InputError: a result is there, of another config: two recipes would share a table.
+    """
+    results = results_file.read()
+    for job in jobs:
+        found = results.get((job.row, job.seed))
+        if found and found.is_final and found.config_hash != config_hash(job.cfg):
+            raise InputError(
+                f"{results_file.path}: row {job.row!r}, seed {job.seed} is the result of another config "
+                f"({found.config_hash}, now {config_hash(job.cfg)}); give the overrides it was made with, or another "
+                "--output"
+            )
+
+
+def run_job(job: Job, folder: Path) -> RunResult | None:
+    """Train, from the last checkpoint where there is one. None: it was told to stop."""
+    start = time.perf_counter()
+    trained: TrainResult | None = None
+    status, message, steps = "finished", None, 0
+    try:
+        trained = train(job.cfg, folder, resume=True)
+    except NonFiniteGradient as error:
+        status, message, steps = "diverged", str(error), error.bad_step.step - 1
+    except Exception as error:  # of one run: the others may go through
+        log.exception("%s, seed %d failed", job.row, job.seed)
+        status, message = "failed", f"{type(error).__name__}: {error}"
+    if trained is None:
+        log.error("%s, seed %d %s: %s", job.row, job.seed, status, message)
+    elif trained.is_preempted:
+        return None
+    elif trained.stopped_by:
+        message = f"ended by {trained.stopped_by}"
+    described = environment()
+    return RunResult(
+        row=job.row,
+        seed=job.seed,
+        status=status,
+        metrics=_known(trained.metrics) if trained else {},
+        message=message[:LONGEST_MESSAGE] if message else None,
+        steps=trained.step if trained else steps,
+        seconds=trained.seconds if trained else time.perf_counter() - start,
+        config_hash=config_hash(job.cfg),
+        commit=described["git_commit"],
+        versions={"python": described["python"], **described["packages"]},
+    )
+
+
+def _known(metrics: dict[str, float]) -> dict[str, float | None]:
+    """JSON has no nan."""
+    return {name: None if value != value else value for name, value in metrics.items()}

@@ -1,0 +1,199 @@
+"""Charts as SVG: lines and points with whiskers on linear or logarithmic axes. Any browser shows them."""
+
+import math
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+COLORS = ("#1f6fb4", "#d9541e", "#2b9348", "#8e44ad", "#b8860b", "#607d8b")
+DASHES = ("", "7 3", "2 3", "9 3 2 3", "4 4", "1 2")  # lines differ in print, too
+WIDTH, HEIGHT = 520, 380  # of one chart, pixels
+LEFT, RIGHT, TOP, BOTTOM = 64, 16, 40, 52  # margins around its axes
+LETTER = 6.4  # pixels across, about, of the small text
+SLANT = 55  # degrees, of names that would not fit side by side
+
+
+class Series(NamedTuple):
+    """One line, or one set of points. A value that is not finite, or not above 0 on a logarithmic axis, is left out."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    spread: Sequence[float] | None = None  # half the length of a whisker at each point
+    style: Literal["line", "points"] = "line"
+
+
+class Chart(NamedTuple):
+    title: str
+    x_label: str
+    y_label: str
+    series: Sequence[Series]
+    ticks: dict[float, str] | None = None  # names at places of the x axis, in place of numbers
+    x_range: tuple[float, float] | None = None  # else that of the values
+    y_range: tuple[float, float] | None = None  # else that of the values, whiskers included, and 0
+    log_y: bool = False
+    legend: Literal["left", "right"] = "left"
+
+
+class _Axis(NamedTuple):
+    """Values low..high onto pixels start..end."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    log: bool
+
+    def __call__(self, value: float) -> float:
+        low, high, value = (math.log10(v) if self.log else v for v in (self.low, self.high, value))
+        return self.start + (self.end - self.start) * (value - low) / (high - low)
+
+    def holds(self, value: float) -> bool:
+        return math.isfinite(value) and (value > 0 or not self.log)
+
+
+def write_svg(charts: Sequence[Chart], path: Path, *, columns: int = 2) -> None:
+    """Charts in rows of `columns`, in one picture."""
+    columns = min(columns, len(charts))
+    bottoms = [_bottom(chart) for chart in charts]
+    row_height = HEIGHT - BOTTOM + max(bottoms)
+    width, height = columns * WIDTH, math.ceil(len(charts) / columns) * row_height
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+        'font-family="Helvetica, Arial, DejaVu Sans, sans-serif" font-size="12">',
+        f'<rect width="{width}" height="{height}" fill="white"/>',
+    ]
+    for number, chart in enumerate(charts):
+        x, y = number % columns * WIDTH, number // columns * row_height
+        parts += [f'<g transform="translate({x} {y})">', *_draw(chart), "</g>"]
+    path.write_text("\n".join([*parts, "</svg>"]) + "\n", encoding="utf-8")
+
+
+def _bottom(chart: Chart) -> float:
+    """The margin below the axes: names that stand slanted need more."""
+    longest = max((len(name) for name in (chart.ticks or {}).values()), default=0)
+    return BOTTOM + math.sin(math.radians(SLANT)) * LETTER * (longest - 4) if longest > 4 else BOTTOM
+
+
+def _draw(chart: Chart) -> list[str]:
+    x_axis, y_axis = _axes(chart)
+    parts = [_text(WIDTH / 2, 18, chart.title[:90], anchor="middle", size=13 if len(chart.title) < 70 else 10.5)]
+    parts += _frame(chart, x_axis, y_axis)
+    inside = [_drawn(one, number, x_axis, y_axis) for number, one in enumerate(chart.series)]
+    parts += [line for lines in inside for line in lines]
+    longest = max((len(one.name) for one in chart.series), default=0)
+    x = LEFT + 10 if chart.legend == "left" else WIDTH - RIGHT - 40 - LETTER * longest
+    for number, one in enumerate(chart.series):
+        y = TOP + 14 + 16 * number
+        parts.append(_mark(x + 12, y - 4, number) if one.style == "points" else _stroke(f"M{x} {y - 4}h24", number))
+        parts.append(_text(x + 30, y, one.name, halo=True))
+    return parts
+
+
+def _axes(chart: Chart) -> tuple[_Axis, _Axis]:
+    places = list(chart.ticks or {}) or [x for one in chart.series for x in one.x]
+    padding = 0.5 if chart.ticks else 0.0
+    low, high = chart.x_range or (min(places, default=0.0) - padding, max(places, default=1.0) + padding)
+    x_axis = _Axis(low, high if high > low else low + 1, LEFT, WIDTH - RIGHT, log=False)
+    values = [0.0] if not chart.log_y else []
+    for one in chart.series:
+        for y, half in zip(one.y, one.spread or [0.0] * len(one.y), strict=True):
+            values += [
+                value for value in (y - half, y + half) if math.isfinite(value) and (value > 0 or not chart.log_y)
+            ]
+    low, high = chart.y_range or (min(values, default=0.1), max(values, default=1.0))
+    if chart.y_range is None and chart.log_y:
+        low, high = 10 ** math.floor(math.log10(low)), 10 ** math.ceil(math.log10(high))
+    elif chart.y_range is None:
+        room = 0.05 + 0.07 * len(chart.series)  # for the legend
+        high += room * (high - low)
+    return x_axis, _Axis(low, high if high > low else low + 1, HEIGHT - BOTTOM, TOP, log=chart.log_y)
+
+
+def _frame(chart: Chart, x_axis: _Axis, y_axis: _Axis) -> list[str]:
+    bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
+    parts = []
+    for value in _decades(y_axis) if y_axis.log else nice_ticks(y_axis.low, y_axis.high):
+        y = y_axis(value)
+        parts.append(f'<path d="M{LEFT} {y:.1f}H{right}" stroke="#e4e4e4"/>')
+        parts.append(_text(LEFT - 6, y + 4, _number(value), anchor="end"))
+    names = chart.ticks or {value: _number(value) for value in nice_ticks(x_axis.low, x_axis.high)}
+    slanted = any(len(name) > 4 for name in names.values()) and chart.ticks is not None
+    for value, name in names.items():
+        x = x_axis(value)
+        parts.append(f'<path d="M{x:.1f} {bottom}v4" stroke="#444"/>')
+        turn = f' transform="rotate({-SLANT} {x:.1f} {bottom + 14})"' if slanted else ""
+        parts.append(_text(x, bottom + (14 if slanted else 17), name, anchor="end" if slanted else "middle", more=turn))
+    parts.append(f'<path d="M{LEFT} {TOP}V{bottom}H{right}" fill="none" stroke="#444"/>')
+    parts.append(_text((LEFT + right) / 2, HEIGHT - 14, chart.x_label, anchor="middle"))
+    middle = (TOP + bottom) / 2
+    parts.append(_text(16, middle, chart.y_label, anchor="middle", more=f' transform="rotate(-90 16 {middle})"'))
+    return parts
+
+
+def _drawn(series: Series, number: int, x_axis: _Axis, y_axis: _Axis) -> list[str]:
+    spread = series.spread or [0.0] * len(series.x)
+    points = [(x, y, half) for x, y, half in zip(series.x, series.y, spread, strict=True) if y_axis.holds(y)]
+    parts = []
+    for x, y, half in points:
+        if half > 0:
+            low, high = (max(TOP, min(HEIGHT - BOTTOM, y_axis(end))) if y_axis.holds(end) else HEIGHT - BOTTOM
+                         for end in (y - half, y + half))  # fmt: skip
+            at = x_axis(x)
+            parts.append(_stroke(f"M{at - 4:.1f} {low:.1f}h8m-4 0V{high:.1f}m-4 0h8", number, dashed=False))
+    if series.style == "points":
+        return parts + [_mark(x_axis(x), y_axis(y), number) for x, y, _ in points]
+    corners = " ".join(f"{x_axis(x):.1f},{_inside(y_axis(y)):.1f}" for x, y, _ in points)
+    return [*parts, _stroke("M" + corners.replace(" ", "L"), number)] if points else parts
+
+
+def _inside(pixel: float) -> float:
+    """A line that leaves a given range runs along its edge."""
+    return max(TOP, min(HEIGHT - BOTTOM, pixel))
+
+
+def _decades(axis: _Axis) -> list[float]:
+    first, last = round(math.log10(axis.low)), round(math.log10(axis.high))
+    step = max(1, math.ceil((last - first) / 8))
+    return [10.0**power for power in range(first, last + 1, step)]
+
+
+def _number(value: float) -> str:
+    """Short enough for the margin: 0.5, 1000, 1e-5."""
+    return f"{value:g}" if value == 0 or abs(value) >= 0.01 else f"{value:.0e}".replace("e-0", "e-")
+
+
+def nice_ticks(low: float, high: float, most: int = 7) -> list[float]:
+    """At most `most` multiples of 1, 2 or 5 times a power of ten from low to high; high is above low."""
+    power = 10 ** math.floor(math.log10((high - low) / most))
+    step = next(power * factor for factor in (1, 2, 5, 10, 20) if (high - low) / (power * factor) <= most - 1)
+    first = math.ceil(low / step - 1e-9)
+    return [round(index * step, 12) for index in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def _stroke(path: str, number: int, *, dashed: bool = True) -> str:
+    dash = DASHES[number % len(DASHES)] if dashed else ""
+    return (
+        f'<path d="{path}" fill="none" stroke="{COLORS[number % len(COLORS)]}" stroke-width="1.8"'
+        + (f' stroke-dasharray="{dash}"' if dash else "")
+        + "/>"
+    )
+
+
+def _mark(x: float, y: float, number: int) -> str:
+    """A disc for the first series, a hollow diamond for the second, and so on in turn."""
+    color = COLORS[number % len(COLORS)]
+    if number % 2 == 0:
+        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{color}"/>'
+    return f'<path d="M{x:.1f} {y - 5:.1f}l5 5-5 5-5-5z" fill="white" stroke="{color}" stroke-width="1.8"/>'
+
+
+def _text(
+    x: float, y: float, text: str, *, anchor: str = "start", size: float = 11, more: str = "", halo: bool = False
+) -> str:
+    behind = ' stroke="white" stroke-width="3" paint-order="stroke"' if halo else ""
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size:g}" fill="#222"{behind}{more}>'
+        f"{escape(text)}</text>"
+    )

@@ -1,0 +1,50 @@
+import math
+
+import pytest
+import torch
+
+from retinanet.ablation.imbalance import (
+    COMMON_A_RARE,
+    CONTESTANTS,
+    average_precision,
+    chart,
+    draw_points,
+    markdown,
+    train_one,
+)
+from retinanet.evaluation.significance import two_sided_p
+
+
+def test_average_precision_by_hand():
+    # Ranks of the rare ones: 1 and 3. (1/1 + 2/3) / 2.
+    scores, is_rare = torch.tensor([0.9, 0.8, 0.7, 0.1]), torch.tensor([True, False, True, False])
+    assert average_precision(scores, is_rare) == pytest.approx(5 / 6)
+    assert average_precision(-scores, is_rare) == pytest.approx((1 / 2 + 2 / 4) / 2)
+
+
+def test_points_are_as_imbalanced_as_they_say():
+    points, labels = draw_points(3, torch.Generator().manual_seed(0))
+    assert (labels == 0).sum() == 3
+    assert (labels == 1).sum() == 3 * COMMON_A_RARE
+    assert points[labels == 0].norm(dim=1).max() < points[-1].norm()  # the easy ones come last, outside
+
+
+def test_a_seed_decides_a_network():
+    first, again, other = (train_one(CONTESTANTS[-1], seed, num_rare=4, steps=30, batch=256) for seed in (0, 0, 1))
+    assert first == again != other
+    assert 0 <= first <= 1
+
+
+def test_the_table_and_the_chart_have_a_row_a_loss():
+    text = markdown({"a": [0.5, 0.7], "b": [0.8, 0.9]})
+    # Means .6 and .85, variances .02 and .005: t = -.25 / sqrt(.0125) = -2.236068, and .0125^2 / (.01^2 + .0025^2) =
+    # 1.470588 degrees of freedom.
+    row = next(line for line in text.splitlines() if line.startswith("| a |"))
+    assert "0.600 ± 0.141" in row and "-0.250" in row
+    assert row.endswith(f"| {two_sided_p(2.236068, 1.470588):.3f} |")
+    one = markdown({"a": [0.5], "b": [0.8]})
+    assert "| a | 0.500 |" in one and "nan" not in one
+    drawn = chart({"a": [0.5, 0.7], "b": [0.8, 0.9]})
+    assert drawn.ticks == {0: "a", 1: "b"}
+    assert drawn.series[0].y == pytest.approx([0.6, 0.85])
+    assert drawn.series[0].spread == pytest.approx([math.sqrt(0.02), math.sqrt(0.005)])

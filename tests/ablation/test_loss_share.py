@@ -1,0 +1,132 @@
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from retinanet.ablation.loss_share import (
+    LogitCounts,
+    cumulative_share,
+    loss_curve,
+    loss_parts,
+    score_shares,
+    share_of_hardest,
+)
+from retinanet.detection.assignment import Assignment
+from retinanet.structures import Predictions, Targets
+
+GAMMAS = [0.0, 0.5, 2.0]
+
+
+@pytest.fixture(scope="module")
+def batch() -> tuple[Predictions, Assignment, Targets]:
+    """Two pictures, two levels of 40 and 10 anchors, three classes."""
+    generator = torch.Generator().manual_seed(0)
+    logits = [4 * torch.randn(2, count, 3, generator=generator) for count in (40, 10)]
+    kind = torch.rand(2, 50, generator=generator)
+    targets = Targets(
+        boxes=torch.tensor([[[0.0, 0.0, 9.0, 9.0]] * 2] * 2),
+        labels=torch.tensor([[2, 0], [1, 1]]),
+        is_object=torch.ones(2, 2, dtype=torch.bool),
+        is_crowd=torch.zeros(2, 2, dtype=torch.bool),
+    )
+    gt_index = torch.randint(2, (2, 50), generator=generator)
+    assignment = Assignment(gt_index, positive=kind < 0.3, negative=kind > 0.5)
+    return Predictions(logits, [torch.zeros(2, n, 4) for n in (40, 10)], []), assignment, targets
+
+
+def probabilities(batch) -> tuple[Tensor, Tensor]:
+    """p_t of positive and of negative examples, anchor by anchor."""
+    predictions, assignment, targets = batch
+    logits = torch.cat(predictions.class_logits, 1).double()
+    positive, negative = [], []
+    for image in range(2):
+        for anchor in range(50):
+            scores = logits[image, anchor].sigmoid()
+            if assignment.positive[image, anchor]:
+                positive.append(scores[targets.labels[image, assignment.gt_index[image, anchor]]])
+            elif assignment.negative[image, anchor]:
+                negative += (1 - scores).tolist()
+    return torch.tensor(positive).double(), torch.tensor(negative).double()
+
+
+def focal(p: Tensor, gamma: float) -> Tensor:
+    return -((1 - p) ** gamma) * p.log()
+
+
+@pytest.fixture(scope="module")
+def counts(batch) -> LogitCounts:
+    result = LogitCounts()
+    result.add(*batch)
+    return result
+
+
+def test_every_example_is_counted_once(batch, counts):
+    positive, negative = probabilities(batch)
+    assert counts.positive.sum() == len(positive) > 0
+    assert counts.negative.sum() == len(negative) > 0
+
+
+@pytest.mark.parametrize("gamma", GAMMAS)
+def test_cumulative_share_against_sorting(batch, counts, gamma):
+    for p, of_kind in zip(probabilities(batch), (counts.positive, counts.negative), strict=True):
+        losses = focal(p, gamma).sort().values
+        curve = cumulative_share(of_kind, gamma, points=len(p) + 1)
+        expected = [0.0, *(losses.cumsum(0) / losses.sum()).tolist()]
+        assert curve.y == pytest.approx(expected, abs=0.005)
+        assert curve.x[0] == 0 and curve.x[-1] == 1
+        assert curve.y[0] == 0 and curve.y[-1] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("gamma", GAMMAS)
+@pytest.mark.parametrize("share", [0.0, 0.013, 0.2, 1.0])
+def test_share_of_hardest_against_sorting(batch, counts, gamma, share):
+    losses = focal(probabilities(batch)[1], gamma).sort(descending=True).values
+    wanted = share * len(losses)
+    whole = int(wanted)
+    expected = losses[:whole].sum() + (wanted - whole) * (losses[whole] if whole < len(losses) else 0)
+    assert share_of_hardest(counts.negative, gamma, share) == pytest.approx(float(expected / losses.sum()), abs=0.005)
+
+
+@pytest.mark.parametrize(("alpha", "gamma"), [(0.5, 0.0), (0.25, 2.0)])
+def test_parts_of_the_loss_against_sums(batch, counts, alpha, gamma):
+    positive, negative = probabilities(batch)
+    parts = [weight * focal(p[chosen], gamma).sum()
+             for p, weight in ((positive, alpha), (negative, 1 - alpha)) for chosen in (p < 0.5, p >= 0.5)]  # fmt: skip
+    assert list(loss_parts(counts, alpha=alpha, gamma=gamma)) == pytest.approx(
+        [float(part / sum(parts)) for part in parts], abs=0.005
+    )
+
+
+def test_gamma_moves_the_loss_of_negatives_onto_hard_ones(counts):
+    shares = [share_of_hardest(counts.negative, gamma, 0.1) for gamma in (0.0, 0.5, 1.0, 2.0)]
+    assert shares == sorted(shares) and shares[0] < shares[-1]
+
+
+def test_score_shares_against_a_histogram(batch, counts):
+    positive, negative = probabilities(batch)
+    middles, own, other = score_shares(counts, bins=10)
+    assert middles[0] == pytest.approx(0.05)
+    assert own == pytest.approx((torch.histc(positive, 10, 0, 1) / len(positive)).tolist(), abs=0.05)
+    assert other == pytest.approx((torch.histc(1 - negative, 10, 0, 1) / len(negative)).tolist(), abs=0.02)
+    assert sum(own) == pytest.approx(1) and sum(other) == pytest.approx(1)
+
+
+def test_extreme_logits_are_counted_at_the_ends():
+    counts = LogitCounts()
+    one = torch.ones(1, 2, dtype=torch.bool)
+    nothing = Targets(torch.zeros(1, 1, 4), torch.zeros(1, 1, dtype=torch.int64), ~one[:, :1], ~one[:, :1])
+    logits = Predictions([torch.tensor([[[1e4], [-1e4]]])], [torch.zeros(1, 2, 4)], [])
+    counts.add(logits, Assignment(torch.zeros(1, 2, dtype=torch.int64), ~one, one), nothing)
+    assert counts.negative[0] == counts.negative[-1] == 1
+    assert share_of_hardest(counts.negative, 2.0, 0.5) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0, 5.0])
+def test_loss_curve_against_the_formula(gamma):
+    ps = [0.01, 0.3, 0.5, 0.9]
+    loss, slope = loss_curve(gamma, ps)
+    assert loss.x == ps
+    assert loss.y == pytest.approx([-((1 - p) ** gamma) * math.log(p) for p in ps])
+    # Lin et al. 2017, appendix B: (1 - p_t)^gamma (gamma p_t log(p_t) + p_t - 1).
+    assert slope.y == pytest.approx([abs((1 - p) ** gamma * (gamma * p * math.log(p) + p - 1)) for p in ps])

@@ -1,0 +1,106 @@
+import pytest
+
+from retinanet.ablation.report import chart, markdown, summarise_table
+from retinanet.ablation.results import RunResult
+from retinanet.ablation.table import Row, Setup, Table
+from retinanet.evaluation.significance import holm, welch
+
+TABLE = Table(
+    title="a table",
+    baseline="base",
+    setups={"here": Setup(config="quickstart", short=True)},
+    rows=(
+        Row(name="base", paper={"AP": 31.1, "AP50": 49.4}),
+        Row(name="better", paper={"AP": 34.0}),
+        Row(name="worse"),
+        Row(name="wild"),
+        Row(name="elsewhere", setups=()),
+    ),
+)
+
+
+def runs(row: str, *values: float) -> dict[tuple[str, int], RunResult]:
+    return {
+        (row, seed): RunResult(
+            row=row, seed=seed, status="finished", metrics={"AP": ap, "AP50": 2 * ap, "AP75": None}, message=None,
+            steps=9, seconds=10.0, config_hash="h", commit="abc", versions={"torch": "2.14"},
+        )
+        for seed, ap in enumerate(values)
+    }  # fmt: skip
+
+
+def broken(row: str, status: str, message: str) -> dict[tuple[str, int], RunResult]:
+    values = {"status": status, "message": message, "metrics": {}, "steps": 6}
+    return {(row, 0): runs(row, 0.0)[row, 0].model_copy(update=values)}
+
+
+RESULTS = {
+    **runs("base", 0.20, 0.22, 0.24),
+    **runs("better", 0.30, 0.31, 0.35),
+    **runs("worse", 0.19, 0.23, 0.21),
+    **broken("wild", "diverged", "step 7: training\ndiverged"),
+}
+
+
+def table_rows(text: str) -> dict[str, list[str]]:
+    lines = [line for line in text.splitlines() if line.startswith("| ")][2:]
+    return {(cells := [cell.strip() for cell in line.strip("|").split("|")])[0]: cells[1:] for line in lines}
+
+
+def test_means_and_differences_by_hand():
+    rows = table_rows(markdown(TABLE, "here", RESULTS, schedule="short", command="do"))
+    assert list(rows) == ["base (baseline)", "better", "worse", "wild"]
+    # 20, 22, 24: mean 22, deviation 2. 30, 31, 35: mean 32, deviation sqrt((4 + 1 + 9) / 2) = 2.6.
+    assert rows["base (baseline)"] == ["22.0 ± 2.0", "3", "44.0", "-", "31.1", "49.4", "-", "-"]
+    assert rows["better"][:7] == ["32.0 ± 2.6", "3", "64.0", "-", "34.0", "-", "+10.0"]
+    assert rows["worse"][6] == "-1.0"
+    assert rows["wild"] == ["diverged", "0", "-", "-", "-", "-", "-", "-"]
+
+
+def test_p_values_are_corrected_for_the_rows():
+    report = summarise_table(TABLE, "here", RESULTS)
+    p = {entry.row.name: entry.p for entry in report.rows}
+    raw = [welch([30, 31, 35], [20, 22, 24]).p, welch([19, 23, 21], [20, 22, 24]).p]
+    assert [p["better"], p["worse"]] == pytest.approx(holm(raw))
+    rows = table_rows(markdown(TABLE, "here", RESULTS, schedule="short", command="do"))
+    assert rows["better"][-1] == f"{2 * raw[0]:.3f} *" and "*" not in rows["worse"][-1]
+
+
+def test_without_the_baseline_the_best_row_stands_for_it_and_it_is_said():
+    results = {key: value for key, value in RESULTS.items() if key[0] != "base"}
+    report = summarise_table(TABLE, "here", results)
+    assert report.baseline == "better" and report.chosen_as_best
+    assert "having been picked for its score" in markdown(TABLE, "here", results, schedule="short", command="do")
+    assert not summarise_table(TABLE, "here", RESULTS).chosen_as_best
+
+
+def test_what_can_be_told_is_said():
+    text = markdown(TABLE, "here", RESULTS, schedule="a SHORT schedule", command="retinanet ablate x")
+    assert "a SHORT schedule" in text and "retinanet ablate x" in text
+    # Deviations 2, sqrt(7), 2: together sqrt((4 + 7 + 4) / 3) = 2.236, times 2.266958 (four degrees of freedom).
+    assert "the spread here (2.24)" in text and "difference of 5.1 AP" in text
+    assert "- wild, seed 0: diverged after 6 steps: step 7: training diverged" in text
+    assert "commit abc; torch 2.14" in text
+
+    one = markdown(TABLE, "here", runs("base", 0.2) | runs("better", 0.3), schedule="s", command="c")
+    assert "With one seed there is no spread and no test" in one and "nan" not in one
+    same = markdown(TABLE, "here", runs("base", 0.0, 0.0) | runs("worse", 0.0, 0.0), schedule="s", command="c")
+    assert "without a spread there is no test" in same
+    assert "No run is finished." in markdown(TABLE, "here", {}, schedule="s", command="c")
+    only = markdown(TABLE, "here", broken("base", "failed", "no memory"), schedule="s", command="c")
+    assert "failed after 6 steps: no memory" in only
+
+
+def test_rows_of_several_commits_say_so():
+    mixed = RESULTS | {("base", 0): RESULTS["base", 0].model_copy(update={"commit": "def"})}
+    assert "several commits" in markdown(TABLE, "here", mixed, schedule="s", command="c")
+
+
+def test_the_chart_has_what_the_table_has():
+    drawn = chart(TABLE, "here", RESULTS)
+    here, paper = drawn.series
+    assert drawn.ticks == {0: "base", 1: "better", 2: "worse", 3: "wild"}
+    assert list(here.x) == [0, 1, 2] and here.y == pytest.approx([22, 32, 21])
+    assert here.spread == pytest.approx([2, 7**0.5, 2])
+    assert (list(paper.x), list(paper.y)) == ([0, 1], [31.1, 34.0])
+    assert "short" in here.name

@@ -1,0 +1,111 @@
+import pytest
+
+from retinanet.ablation.table import describe_schedule, folder_name, jobs_of, load_table, shipped_tables
+from retinanet.config_file import load_config
+from retinanet.errors import InputError
+
+TABLES = sorted(shipped_tables())
+MY_DATA = [f"data.{part}.{key}=x" for part in ("train", "val") for key in ("images", "annotations")]
+
+SMALL = """
+title: small
+baseline: two
+setups:
+  here: {config: quickstart, short: true, overrides: {train: {batch_size: 2}}}
+  there: {config: quickstart}
+rows:
+  - {name: one, overrides: {loss: {classification: {gamma: 0.0}}}, paper: {AP: 30.0}}
+  - {name: two, overrides: {model: {prior: 0.5}}}
+  - {name: elsewhere, setups: [there]}
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def into_file(text: str):
+        file = tmp_path / "mine.yaml"
+        file.write_text(text)
+        return file
+
+    return into_file
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_row_of_every_shipped_table_is_a_config(name):
+    table = load_table(name)
+    for setup in table.setups:
+        jobs = jobs_of(table, setup, num_seeds=1, overrides=MY_DATA)
+        assert len({job.folder for job in jobs}) == len(jobs) > 1
+        configs = [job.cfg for job in jobs]
+        assert all(cfg != other for index, cfg in enumerate(configs) for other in configs[:index])
+
+
+def test_the_papers_tables_are_all_there():
+    assert {"1a", "1b", "1c", "1d", "1e", "2", "3", "losses", "prior"} <= set(TABLES)
+    # Lin et al. 2017, table 1: the best of each.
+    best = {"1a": 31.1, "1b": 34.0, "1c": 34.2, "1d": 36.0, "1e": 37.8, "2": 40.8}
+    assert {name: max(row.paper.get("AP", 0) for row in load_table(name).rows) for name in best} == best
+
+
+def test_rows_and_seeds_and_overrides_become_configs(write):
+    table = load_table(write(SMALL))
+    jobs = jobs_of(table, "here", num_seeds=2, overrides=["train.epochs=null", "train.steps=7"])
+    assert [(job.row, job.seed) for job in jobs] == [("one", 0), ("two", 0), ("one", 1), ("two", 1)]
+    assert [job.cfg.train.seed for job in jobs] == [0, 0, 1, 1]
+    assert [job.cfg.loss.classification.gamma for job in jobs[:2]] == [0.0, 2.0]
+    assert [job.cfg.model.prior for job in jobs[:2]] == [0.01, 0.5]
+    assert {job.cfg.train.batch_size for job in jobs} == {2} and {job.cfg.train.steps for job in jobs} == {7}
+    assert jobs[2].folder == "one_seed1"
+    assert [job.row for job in jobs_of(table, "there", num_seeds=1, rows=["elsewhere"])] == ["elsewhere"]
+
+
+def test_a_short_or_changed_schedule_is_named_as_such(write):
+    table = load_table(write(SMALL))
+    here, there = (jobs_of(table, setup, num_seeds=1)[0].cfg for setup in ("here", "there"))
+    assert describe_schedule(table, "here", here).startswith("a SHORT schedule, not the paper's: 3.75 epochs of 2")
+    assert describe_schedule(table, "there", there).startswith("the paper's schedule: 3.75 epochs of 4")
+    changed = load_config("quickstart", ["train.epochs=1"])
+    assert "of the command's own" in describe_schedule(table, "there", changed)
+
+
+def test_a_config_beside_the_table_is_found(write, tmp_path):
+    (tmp_path / "near.yaml").write_text("base: quickstart\ntrain: {batch_size: 3}\n")
+    table = load_table(write(SMALL.replace("there: {config: quickstart}", "there: {config: near.yaml}")))
+    assert jobs_of(table, "there", num_seeds=1)[0].cfg.train.batch_size == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("title: small", "titel: small"), "titel: unknown key"),
+        (("baseline: two", "baseline: three"), "baseline 'three' is no row"),
+        (("AP: 30.0", "AP60: 30.0"), "paper.AP60"),
+        (("AP: 30.0", "AP: 300.0"), "less than or equal to 100"),
+        (("name: two", "name: one!"), "or one but for punctuation"),
+        (("setups: [there]", "setups: [nowhere]"), "names the setups ['nowhere']"),
+        (("there: {config: quickstart}", "there: {config: quickstrat}"), "did you mean quickstart?"),
+        (("- {name: one,", "- {nam: one,"), "rows.0.name: missing"),
+    ],
+)
+def test_a_mistake_in_a_table_is_named(write, change, message):
+    with pytest.raises(InputError) as error:
+        load_table(write(SMALL.replace(*change)))
+    assert message in str(error.value) and "mine.yaml" in str(error.value)
+
+
+def test_what_is_not_there_is_refused(write):
+    with pytest.raises(InputError, match=r"no such table.*the package has 1a, 1b"):
+        load_table("nonsense")
+    table = load_table(write(SMALL))
+    with pytest.raises(InputError, match="no set-up 'coco'; expected one of here, there"):
+        jobs_of(table, "coco", num_seeds=1)
+    with pytest.raises(InputError, match="no row 'elsewhere' on here; the rows are 'one', 'two'"):
+        jobs_of(table, "here", num_seeds=1, rows=["elsewhere"])
+    with pytest.raises(InputError, match=r"(?s)row .one.: .*did you mean .gamma."):
+        jobs_of(load_table(write(SMALL.replace("gamma: 0.0", "gama: 0.0"))), "here", num_seeds=1)
+    with pytest.raises(InputError, match=r"data\.val is empty"):
+        jobs_of(table, "here", num_seeds=1, overrides=["data.val=[]"])
+
+
+def test_names_make_folders():
+    assert folder_name("OHEM 1:3 128, NMS .5") == "OHEM-1-3-128-NMS-.5"

@@ -1,0 +1,130 @@
+"""The paper's tables, trained row by row over several seeds; its figures; what the focal loss does to rare classes."""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from retinanet.ablation import imbalance
+from retinanet.ablation.figures import write_figures
+from retinanet.ablation.report import chart, markdown
+from retinanet.ablation.results import ResultsFile
+from retinanet.ablation.run import check_results, outcome_so_far, run_jobs
+from retinanet.ablation.table import describe_schedule, jobs_of, load_table
+from retinanet.engine.logger import start_logging
+from retinanet.engine.run_folder import CHECKPOINTS
+from retinanet.engine.stop import EXIT_STOPPED
+from retinanet.errors import InputError, exit_code, make_folder
+from retinanet.pages.plots import write_svg
+
+FIGURES, DEMO = "figures", "demo"
+
+
+def table_parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(
+        prog="retinanet ablate",
+        description=f"{__doc__} `retinanet ablate {FIGURES} --help` and `retinanet ablate {DEMO} --help` tell more.",
+        epilog="Started again, it goes on where it was; started several times at once, each process takes runs that no "
+        "other has. example: retinanet ablate 1b --data quickstart --seeds 3",
+    )
+    result.add_argument(
+        "table", help=f"a YAML file, or the name of a table that the package ships, such as 1b; or {FIGURES}, or {DEMO}"
+    )
+    result.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes one key of every row's config")
+    result.add_argument(
+        "--data", default="quickstart", metavar="SETUP", help="one of the table's: quickstart, bccd, coco (%(default)s)"
+    )
+    result.add_argument("--seeds", type=int, default=3, metavar="N", help="runs of each row, from seed 0 (%(default)s)")
+    result.add_argument("--rows", nargs="+", metavar="NAME", help="some rows alone, by their names in the table")
+    result.add_argument("--output", type=Path, metavar="DIR", help="(default: runs/ablate/TABLE-SETUP)")
+    result.add_argument("--report", action="store_true", help="write table and plot of what is there; train nothing")
+    return result
+
+
+def figures_parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(
+        prog=f"retinanet ablate {FIGURES}",
+        description="Figures 1 and 4 of the paper, scores, and where the loss came from, of a trained checkpoint.",
+        epilog=f"example: retinanet ablate {FIGURES} runs/quickstart/checkpoints/last.pt",
+    )
+    result.add_argument("checkpoint", type=Path, help="a file that training wrote; it carries its config and classes")
+    result.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes one key of that config")
+    result.add_argument("--output", type=Path, metavar="DIR", help="(default: figures in the run folder)")
+    return result
+
+
+def demo_parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(
+        prog=f"retinanet ablate {DEMO}",
+        description="Cross entropy against the focal loss on a rare class of a drawn problem, in minutes on a CPU.",
+    )
+    result.add_argument("--seeds", type=int, default=5, metavar="N", help="networks of each loss (%(default)s)")
+    result.add_argument("--output", type=Path, default=Path("runs/ablate/demo"), metavar="DIR", help="(%(default)s)")
+    return result
+
+
+def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == [FIGURES]:
+        return exit_code(lambda: make_figures(figures_parser().parse_intermixed_args(argv[1:])))
+    if argv[:1] == [DEMO]:
+        return exit_code(lambda: make_demo(demo_parser().parse_args(argv[1:])))
+    return exit_code(lambda: make_table(table_parser().parse_intermixed_args(argv), argv))
+
+
+def make_table(arguments: argparse.Namespace, argv: list[str]) -> int:
+    check_seeds(arguments.seeds)
+    start_logging()
+    table = load_table(arguments.table)
+    jobs = jobs_of(table, arguments.data, num_seeds=arguments.seeds, rows=arguments.rows, overrides=arguments.overrides)
+    name = Path(arguments.table).name.removesuffix(".yaml")
+    folder = arguments.output or Path("runs/ablate") / f"{name}-{arguments.data}"
+    results_file = ResultsFile(folder)
+    num_seeds = max([arguments.seeds, *(seed + 1 for _, seed in results_file.read())])
+    check_results(results_file, jobs_of(table, arguments.data, num_seeds=num_seeds, overrides=arguments.overrides))
+    outcome = outcome_so_far(folder) if arguments.report else run_jobs(jobs, folder)
+    text = markdown(
+        table,
+        arguments.data,
+        outcome.results,
+        schedule=describe_schedule(table, arguments.data, jobs[0].cfg),
+        command=shlex.join(["retinanet", "ablate", *argv]),
+    )
+    (folder / "table.md").write_text(text, encoding="utf-8")
+    write_svg([chart(table, arguments.data, outcome.results)], folder / "plot.svg")
+    print(f"\n{text}\nwritten: {folder / 'table.md'}, {folder / 'plot.svg'}, {folder / 'results.jsonl'}")
+    if outcome.elsewhere:
+        print(
+            f"{len(outcome.elsewhere)} runs are with other processes; --report makes the table anew when they are done"
+        )
+    if outcome.is_preempted:
+        return EXIT_STOPPED
+    return 1 if any(result.status == "failed" for result in outcome.results.values()) else 0
+
+
+def make_figures(arguments: argparse.Namespace) -> None:
+    start_logging()
+    parent = arguments.checkpoint.parent
+    output = arguments.output or (parent.parent if parent.name == CHECKPOINTS else parent) / "figures"
+    written = write_figures(arguments.checkpoint, output, arguments.overrides)
+    print((output / "figures.md").read_text(encoding="utf-8"))
+    print("written: " + ", ".join(map(str, written)))
+
+
+def make_demo(arguments: argparse.Namespace) -> None:
+    check_seeds(arguments.seeds)
+    make_folder(arguments.output)
+    scores = imbalance.compare(arguments.seeds)
+    text = imbalance.markdown(scores)
+    (arguments.output / "demo.md").write_text(text, encoding="utf-8")
+    write_svg([imbalance.chart(scores)], arguments.output / "demo.svg")
+    print(f"{text}\nwritten: {arguments.output / 'demo.md'}, {arguments.output / 'demo.svg'}")
+
+
+def check_seeds(count: int) -> None:
+    if count < 1:
+        raise InputError(f"--seeds is {count}, expected 1 or more")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
