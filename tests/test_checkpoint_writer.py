@@ -355,13 +355,22 @@ writer = CheckpointWriter(CheckpointFolder(Path(sys.argv[1]), keep=2))
 """
 
 
+# What a shell puts into the background begins with SIGINT ignored, and so do its children.
+CTRL_C = """
+import os, signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+os.kill(os.getpid(), signal.SIGINT)
+time.sleep(60)
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("end", "status"),
     [
         ("raise RuntimeError('the loop failed')", 1),
         ("sys.exit(3)", 3),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGINT); import time; time.sleep(60)", -signal.SIGINT),
+        (CTRL_C, -signal.SIGINT),
         ("pass", 0),
     ],
     ids=["exception", "exit", "Ctrl-C", "end"],
