@@ -1,3 +1,4 @@
+import logging
 import subprocess
 
 import pytest
@@ -20,6 +21,20 @@ def host_reads():
     from retinanet.benchmarks.measure import HostReads
 
     return HostReads
+
+
+@pytest.fixture
+def process_as_before():
+    """A tool sets up its process; this one goes on to other tests."""
+    import torch
+
+    was_deterministic = torch.are_deterministic_algorithms_enabled()
+    yield
+    torch.use_deterministic_algorithms(was_deterministic)
+    root = logging.getLogger("retinanet")
+    for handler in list(root.handlers):
+        root.removeHandler(handler)
+        handler.close()
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """A user's mistake ends every tool the same way: exit code 2, one message on stderr, no traceback."""
 
 import json
-import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -21,16 +20,7 @@ from retinanet.tools import train as train_tool
 REPO = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture(autouse=True)
-def as_before():
-    """The tools set up their process; this one goes on to other tests."""
-    was_deterministic = torch.are_deterministic_algorithms_enabled()
-    yield
-    torch.use_deterministic_algorithms(was_deterministic)
-    root = logging.getLogger("retinanet")
-    for handler in list(root.handlers):
-        root.removeHandler(handler)
-        handler.close()
+pytestmark = pytest.mark.usefixtures("process_as_before")
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ logit a row is then swapped: no one-hot target is made, no anchor is picked out,
 is kept for the way back.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
@@ -51,7 +52,7 @@ class Weights:
         return weights[columns] if isinstance(weights, Tensor) else weights
 
 
-class SigmoidSum:
+class SigmoidSum(ABC):
     """A sum over anchors and classes: a weighted curve for every class that an anchor is not of, and for its own class
     what a subclass says.
 
@@ -70,13 +71,13 @@ class SigmoidSum:
         self.scaled_slopes = torch.compile(_scaled_slopes, dynamic=True) if compile else _scaled_slopes
         self._tables: dict[torch.dtype, tuple[Tensor, Tensor]] = {}
 
+    @abstractmethod
     def own_loss(self, own: Tensor, column: Tensor, quality: Tensor | None) -> Tensor:
         """Of logits (R, 1) of the classes (R, 1) that anchors are of, weighted."""
-        raise NotImplementedError
 
+    @abstractmethod
     def own_slope(self, own: Tensor, column: Tensor, quality: Tensor | None, scale: Tensor) -> Tensor:
         """Its derivative in the logits, times a scale ()."""
-        raise NotImplementedError
 
     def sum(self, logits: Tensor, labels: Tensor, counted: Tensor, quality: Tensor | None = None) -> Tensor:
         """The sum, () in float32 (float64 for float64 logits), differentiable in the logits.

@@ -1,11 +1,9 @@
 """Whole tables, figures and the demonstration, through the tool."""
 
 import json
-import logging
 from pathlib import Path
 
 import pytest
-import torch
 
 from retinanet.ablation import figures, run
 from retinanet.ablation.results import ResultsFile, claimed
@@ -13,17 +11,7 @@ from retinanet.engine.stop import EXIT_STOPPED
 from retinanet.engine.train import TrainResult
 from retinanet.tools.ablate import main
 
-
-@pytest.fixture(autouse=True)
-def as_before():
-    """The tool sets up its process; this one goes on to other tests."""
-    was_deterministic = torch.are_deterministic_algorithms_enabled()
-    yield
-    torch.use_deterministic_algorithms(was_deterministic)
-    root = logging.getLogger("retinanet")
-    for handler in list(root.handlers):
-        root.removeHandler(handler)
-        handler.close()
+pytestmark = pytest.mark.usefixtures("process_as_before")
 
 
 @pytest.fixture

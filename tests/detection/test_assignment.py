@@ -77,7 +77,7 @@ def assign_slowly(anchors, rows, fg_iou, bg_iou, low_quality_matches, ignore_ioa
 
 
 def told(assignment, image=0):
-    """An Assignment in the words of `assign_slowly`."""
+    """Of each anchor the row that it learns, "negative", or "ignored"."""
     rows = zip(*(part[image].tolist() for part in assignment), strict=True)
     assert not (assignment.positive & assignment.negative).any()
     return [index if positive else "negative" if negative else "ignored" for index, positive, negative in rows]

@@ -15,35 +15,12 @@ from retinanet.detection.assignment import assign
 from retinanet.detection.atss import assign_atss
 from retinanet.detection.build import build_assignment
 from retinanet.structures import Targets
+from tests.detection.test_assignment import CROWD, OBJECT, PADDING, objects, targets_of, told
 
 # Whole pixels, so that centres, distances and areas are exact in float32: equals are equal in any order of computing.
 GRIDS = AnchorGenerator(strides=(16, 64), sizes=(24, 90), rounding="torchvision")(64, 48)
 LEVELS = [level.reshape(-1, 4).tolist() for level in GRIDS]
 NUM_ANCHORS = sum(map(len, LEVELS))
-OBJECT, CROWD, PADDING = "object", "crowd", "padding"
-
-
-def targets_of(*images):
-    """Images as lists of (box, kind) -> Targets, padded to the longest, at least to one row."""
-    length = max(1, *(len(rows) for rows in images))
-    padded = [[*rows, *[((0, 0, 1, 1), PADDING)] * (length - len(rows))] for rows in images]
-    return Targets(
-        boxes=torch.tensor([[box for box, _ in rows] for rows in padded], dtype=torch.float32),
-        labels=torch.zeros(len(images), length, dtype=torch.int64),
-        is_object=torch.tensor([[kind == OBJECT for _, kind in rows] for rows in padded]),
-        is_crowd=torch.tensor([[kind == CROWD for _, kind in rows] for rows in padded]),
-    )
-
-
-def objects(*boxes):
-    return targets_of([(box, OBJECT) for box in boxes])
-
-
-def told(assignment, image=0):
-    """Of each anchor the row that it learns, "negative", or "ignored"."""
-    rows = zip(*(part[image].tolist() for part in assignment), strict=True)
-    assert not (assignment.positive & assignment.negative).any()
-    return [index if positive else "negative" if negative else "ignored" for index, positive, negative in rows]
 
 
 def box_area(box):

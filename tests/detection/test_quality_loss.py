@@ -7,6 +7,7 @@ from torch.testing import assert_close
 
 from retinanet.detection.focal_loss import SigmoidFocal
 from retinanet.detection.quality_loss import QualityFocal, Varifocal
+from tests.detection.test_sigmoid_loss import value_and_gradient
 
 LOSSES = {
     "quality focal": QualityFocal(),
@@ -19,13 +20,6 @@ each_loss = pytest.mark.parametrize("name", LOSSES)
 each_type = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 2**-8 * 1.01, torch.float16: 2**-11 * 1.01}
 SMALLEST = {torch.float32: 1e-8, torch.bfloat16: 1e-8, torch.float16: 2**-25}
-
-
-def value_and_gradient(loss, logits):
-    logits = logits.detach().clone().requires_grad_()
-    value = loss(logits)
-    (gradient,) = torch.autograd.grad(value, logits)
-    return value.detach(), gradient
 
 
 def case(num_classes, *, shape=(2, 150), dtype=torch.float32):
