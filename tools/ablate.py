@@ -8,8 +8,8 @@ from pathlib import Path
 from retinanet.ablation import imbalance
 from retinanet.ablation.figures import write_figures
 from retinanet.ablation.report import chart, markdown
-from retinanet.ablation.results import ResultsFile
-from retinanet.ablation.run import check_results, outcome_so_far, run_jobs
+from retinanet.ablation.results import RESULTS_FILE, ResultsFile
+from retinanet.ablation.run import results_of, run_jobs
 from retinanet.ablation.table import describe_schedule, jobs_of, load_table
 from retinanet.engine.logger import start_logging
 from retinanet.engine.run_folder import CHECKPOINTS
@@ -36,7 +36,7 @@ def table_parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--seeds", type=int, default=3, metavar="N", help="runs of each row, from seed 0 (%(default)s)")
     result.add_argument("--rows", nargs="+", metavar="NAME", help="some rows alone, by their names in the table")
-    result.add_argument("--output", type=Path, metavar="DIR", help="(default: runs/ablate/TABLE-SETUP)")
+    result.add_argument("--output", type=Path, metavar="DIR", help="(default: runs/ablate/SETUP) tables share its runs")
     result.add_argument("--report", action="store_true", help="write table and plot of what is there; train nothing")
     return result
 
@@ -75,31 +75,38 @@ def main(argv: list[str] | None = None) -> int:
 def make_table(arguments: argparse.Namespace, argv: list[str]) -> int:
     check_seeds(arguments.seeds)
     start_logging()
-    table = load_table(arguments.table)
-    jobs = jobs_of(table, arguments.data, num_seeds=arguments.seeds, rows=arguments.rows, overrides=arguments.overrides)
+    table, setup = load_table(arguments.table), arguments.data
+    folder = arguments.output or Path("runs/ablate") / setup
+    jobs = jobs_of(table, setup, num_seeds=arguments.seeds, rows=arguments.rows, overrides=arguments.overrides)
+    is_preempted, elsewhere = False, []
+    if not arguments.report:
+        elsewhere, is_preempted = run_jobs(jobs, folder)
+    # The table has all that is there, of other rows and further seeds too.
+    known_seeds = [result.seed + 1 for result in ResultsFile(folder).read().values()]
+    num_seeds = max([arguments.seeds, *known_seeds])
+    results = results_of(jobs_of(table, setup, num_seeds=num_seeds, overrides=arguments.overrides), folder)
+    if arguments.report and not results:
+        raise InputError(
+            f"{folder / RESULTS_FILE}: {len(known_seeds)} runs, none of this table on {setup} with these overrides; "
+            "give those that they were made with, or leave out --report to make the runs"
+        )
     name = Path(arguments.table).name.removesuffix(".yaml")
-    folder = arguments.output or Path("runs/ablate") / f"{name}-{arguments.data}"
-    results_file = ResultsFile(folder)
-    num_seeds = max([arguments.seeds, *(seed + 1 for _, seed in results_file.read())])
-    check_results(results_file, jobs_of(table, arguments.data, num_seeds=num_seeds, overrides=arguments.overrides))
-    outcome = outcome_so_far(folder) if arguments.report else run_jobs(jobs, folder)
+    page, plot = folder / f"{name}.md", folder / f"{name}.svg"
     text = markdown(
         table,
-        arguments.data,
-        outcome.results,
-        schedule=describe_schedule(table, arguments.data, jobs[0].cfg),
+        setup,
+        results,
+        schedule=describe_schedule(table, setup, jobs[0].cfg),
         command=shlex.join(["retinanet", "ablate", *argv]),
     )
-    (folder / "table.md").write_text(text, encoding="utf-8")
-    write_svg([chart(table, arguments.data, outcome.results)], folder / "plot.svg")
-    print(f"\n{text}\nwritten: {folder / 'table.md'}, {folder / 'plot.svg'}, {folder / 'results.jsonl'}")
-    if outcome.elsewhere:
-        print(
-            f"{len(outcome.elsewhere)} runs are with other processes; --report makes the table anew when they are done"
-        )
-    if outcome.is_preempted:
+    page.write_text(text, encoding="utf-8")
+    write_svg([chart(table, setup, results)], plot)
+    print(f"\n{text}\nwritten: {page}, {plot}, {folder / RESULTS_FILE}")
+    if elsewhere:
+        print(f"{len(elsewhere)} runs are with other processes; --report makes the table anew when they are done")
+    if is_preempted:
         return EXIT_STOPPED
-    return 1 if any(result.status == "failed" for result in outcome.results.values()) else 0
+    return 1 if any(result.status == "failed" for result in results.values()) else 0
 
 
 def make_figures(arguments: argparse.Namespace) -> None:

@@ -87,7 +87,7 @@ def markdown(
         "\n".join(lines),
         _explanation(report),
         *_broken(report),
-        _origin([result for result in results.values() if result.row in {entry.row.name for entry in report.rows}]),
+        _origin([results[name, seed] for name, seed in results if name in {entry.row.name for entry in report.rows}]),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -135,11 +135,12 @@ def _explanation(report: TableReport) -> str:
 
 
 def _broken(report: TableReport) -> list[str]:
-    runs = [run for entry in report.rows for run in entry.broken]
-    if not runs:
-        return []
-    lines = [f"- {run.row}, seed {run.seed}: {run.status} after {run.steps} steps: {_one_line(run)}" for run in runs]
-    return ["Not in the means:", "\n".join(lines)]
+    lines = [
+        f"- {entry.row.name}, seed {run.seed}: {run.status} after {run.steps} steps: {_one_line(run)}"
+        for entry in report.rows
+        for run in entry.broken
+    ]
+    return ["Not in the means:", "\n".join(lines)] if lines else []
 
 
 def _one_line(run: RunResult) -> str:

@@ -1,4 +1,4 @@
-"""What the runs of a table came to, one JSON object a line, and which process has which run."""
+"""What runs came to, one JSON object a line, and which process has which run."""
 
 import fcntl
 import hashlib
@@ -24,9 +24,9 @@ WITHOUT_EFFECT = {
 
 
 class RunResult(StrictModel):
-    """One run that is over."""
+    """One run that is over. Its config alone says what it is: rows of several tables may stand on one run."""
 
-    row: str
+    row: str  # that it was made for
     seed: int
     status: Literal["finished", "diverged", "failed"]  # failed: by something that may be mended, and is tried again
     metrics: dict[str, float | None]  # of the evaluation after the last step, 0..1; none where there is no such object
@@ -50,13 +50,13 @@ def config_hash(cfg: Config) -> str:
 
 
 class ResultsFile:
-    """The lines that all processes on a table write and read."""
+    """The lines that all processes on a folder write and read."""
 
     def __init__(self, folder: Path):
         self.path = folder / RESULTS_FILE
 
-    def read(self) -> dict[tuple[str, int], RunResult]:
-        """By row and seed; of several attempts the last.
+    def read(self) -> dict[str, RunResult]:
+        """By the hash of the config; of several attempts the last.
 
         A last line without an end is one that is being written, or was cut off: it counts as none.
 
@@ -77,7 +77,7 @@ class ResultsFile:
                     f"{self.path}: line {number} is no result of a run: {where + ': ' if where else ''}"
                     f"{problem['msg']}; delete the line to run it again"
                 ) from None
-            results[result.row, result.seed] = result
+            results[result.config_hash] = result
         return results
 
     def append(self, result: RunResult) -> None:

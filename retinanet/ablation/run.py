@@ -1,4 +1,4 @@
-"""The runs of a table, one after the other, by as many processes as are started on its folder."""
+"""Runs, one after the other, by as many processes as are started on their folder."""
 
 import logging
 import time
@@ -20,7 +20,6 @@ LONGEST_MESSAGE = 500  # characters; the whole one is in the log of the run
 
 
 class Outcome(NamedTuple):
-    results: dict[tuple[str, int], RunResult]  # by row and seed, those of earlier starts and other processes too
     elsewhere: list[Job]  # that other processes are at
     is_preempted: bool  # told to stop; the run at hand can go on
 
@@ -31,8 +30,9 @@ def run_jobs(jobs: list[Job], folder: Path) -> Outcome:
     A run that diverges, or fails, is written down with its message, and the others go on.
 
     Args:
-        folder: holds `results.jsonl`, `runs/` and a lock file a run. Any number of processes may work on it, on
-            several machines where they share its disk and its locks.
+        folder: holds `results.jsonl`, and `runs/` with a folder and a lock file for each config, named by its hash.
+            Any number of processes may work on it, for one table or several, on several machines where they share its
+            disk and its locks.
 
     Raises:
         InputError: a mistake that all runs share.
@@ -48,52 +48,28 @@ def run_jobs(jobs: list[Job], folder: Path) -> Outcome:
     load_val_data(jobs[0].cfg, load_train_data(jobs[0].cfg).class_names)
     elsewhere: list[Job] = []
     for number, job in enumerate(jobs, start=1):
-        run_folder = folder / "runs" / job.folder
-        with claimed(run_folder.with_name(f"{job.folder}.lock")) as is_ours:
+        name = config_hash(job.cfg)
+        run_folder = folder / "runs" / name
+        with claimed(run_folder.with_name(f"{name}.lock")) as is_ours:
             if not is_ours:
                 elsewhere.append(job)
                 continue
             # Read under the lock: the process that had it before may have finished the run.
-            done = results_file.read().get((job.row, job.seed))
+            done = results_file.read().get(name)
             if done and done.is_final:
                 continue
-            log.info("run %d of %d: %s, seed %d", number, len(jobs), job.row, job.seed)
+            log.info("run %d of %d: %s, seed %d, in %s", number, len(jobs), job.row, job.seed, run_folder)
             result = run_job(job, run_folder)
             if result is None:
-                return Outcome(results_file.read(), elsewhere, is_preempted=True)
+                return Outcome(elsewhere, is_preempted=True)
             results_file.append(result)
-    return Outcome(results_file.read(), elsewhere, is_preempted=False)
+    return Outcome(elsewhere, is_preempted=False)
 
 
-def outcome_so_far(folder: Path) -> Outcome:
-    """What is there, without a run.
-
-    Raises:
-        InputError: nothing is there.
-    """
-    results_file = ResultsFile(folder)
-    if not results_file.path.exists():
-        raise InputError(f"{results_file.path}: no such file; leave out --report to make the runs first")
-    return Outcome(results_file.read(), [], is_preempted=False)
-
-
-def check_results(results_file: ResultsFile, jobs: list[Job]) -> None:
-    """
-    Args:
-        jobs: of all rows, also of those that are not run now: one table shows them all.
-
-    Raises:
-        InputError: a result is there, of another config: two recipes would share a table.
-    """
-    results = results_file.read()
-    for job in jobs:
-        found = results.get((job.row, job.seed))
-        if found and found.is_final and found.config_hash != config_hash(job.cfg):
-            raise InputError(
-                f"{results_file.path}: row {job.row!r}, seed {job.seed} is the result of another config "
-                f"({found.config_hash}, now {config_hash(job.cfg)}); give the overrides it was made with, or another "
-                "--output"
-            )
+def results_of(jobs: list[Job], folder: Path) -> dict[tuple[str, int], RunResult]:
+    """What is known of them, by row and seed, whichever table it was made for."""
+    known = ResultsFile(folder).read()
+    return {(job.row, job.seed): known[name] for job in jobs if (name := config_hash(job.cfg)) in known}
 
 
 def run_job(job: Job, folder: Path) -> RunResult | None:

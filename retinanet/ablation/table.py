@@ -2,7 +2,6 @@
 
 import difflib
 import json
-import re
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
@@ -47,9 +46,8 @@ class Table(StrictModel):
     @model_validator(mode="after")
     def names_fit_together(self) -> Self:
         names = [row.name for row in self.rows]
-        folders = [folder_name(name) for name in names]
-        if twice := {name for name, folder in zip(names, folders, strict=True) if folders.count(folder) > 1}:
-            raise ValueError(f"rows {sorted(twice)} have one name, or one but for punctuation; give each its own")
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"several rows are named {', '.join(map(repr, sorted(twice)))}; give each its own name")
         if self.baseline is not None and self.baseline not in names:
             raise ValueError(f"baseline {self.baseline!r} is no row; the rows are {', '.join(names)}")
         for row in self.rows:
@@ -66,14 +64,6 @@ class Job(NamedTuple):
     row: str
     seed: int
     cfg: Config
-
-    @property
-    def folder(self) -> str:
-        return f"{folder_name(self.row)}_seed{self.seed}"
-
-
-def folder_name(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-")
 
 
 def load_table(name: str | Path) -> Table:

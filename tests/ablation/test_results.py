@@ -9,19 +9,19 @@ from retinanet.errors import InputError
 from tests.processes import ENVIRONMENT
 
 
-def result(row: str, seed: int = 0, *, status: str = "finished", ap: float = 0.5) -> RunResult:
+def result(config_hash: str, *, status: str = "finished", ap: float = 0.5) -> RunResult:
     return RunResult(
-        row=row, seed=seed, status=status, metrics={"AP": ap, "APl": None}, message=None, steps=2, seconds=1.5,
-        config_hash="h", commit=None, versions={"torch": "2"},
+        row="a row", seed=0, status=status, metrics={"AP": ap, "APl": None}, message=None, steps=2, seconds=1.5,
+        config_hash=config_hash, commit=None, versions={"torch": "2"},
     )  # fmt: skip
 
 
 def test_what_was_written_is_read(tmp_path):
     file = ResultsFile(tmp_path)
     assert file.read() == {}
-    for one in (result("a"), result("a", 1), result("b")):
+    for one in (result("a"), result("b")):
         file.append(one)
-    assert file.read() == {("a", 0): result("a"), ("a", 1): result("a", 1), ("b", 0): result("b")}
+    assert file.read() == {"a": result("a"), "b": result("b")}
 
 
 def test_a_cut_line_is_no_result_and_the_next_one_is_whole(tmp_path):
@@ -31,24 +31,24 @@ def test_a_cut_line_is_no_result_and_the_next_one_is_whole(tmp_path):
     whole = file.path.read_bytes()
     for cut in range(len(whole) // 2, len(whole)):
         file.path.write_bytes(whole[:cut])
-        assert list(file.read()) == [("a", 0)]
+        assert list(file.read()) == ["a"]
         file.append(result("c"))
-        assert list(file.read()) == [("a", 0), ("c", 0)]
+        assert list(file.read()) == ["a", "c"]
 
 
 def test_a_cut_first_line_leaves_an_empty_file(tmp_path):
     file = ResultsFile(tmp_path)
     file.path.write_bytes(b'{"row": "a", "se')
     file.append(result("b"))
-    assert list(file.read()) == [("b", 0)]
+    assert list(file.read()) == ["b"]
 
 
 def test_the_last_attempt_counts(tmp_path):
     file = ResultsFile(tmp_path)
     file.append(result("a", status="failed"))
-    assert not file.read()["a", 0].is_final
+    assert not file.read()["a"].is_final
     file.append(result("a"))
-    assert file.read()["a", 0].is_final
+    assert file.read()["a"].is_final
 
 
 def test_a_foreign_line_is_named(tmp_path):

@@ -38,18 +38,23 @@ def ablate(tmp_path, tiny_overrides):
     return start
 
 
+def named(cfg) -> str:
+    """Gamma tells the rows apart."""
+    return f"gamma {cfg.loss.classification.gamma:g}, seed {cfg.train.seed}"
+
+
 def lines(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture
 def no_training(monkeypatch):
-    """Counts runs that would be trained, and says they are done."""
+    """Lists runs that would be trained, and says they are done."""
     started = []
 
     def instead(cfg, folder, *, resume):
         assert resume
-        started.append(folder.name)
+        started.append(named(cfg))
         return TrainResult(folder, 2, {"AP": 0.25, "APl": float("nan")}, 0.25, None, 1.0)
 
     monkeypatch.setattr(run, "train", instead)
@@ -65,22 +70,20 @@ def test_a_whole_table(ablate, tmp_path, monkeypatch, capsys):
     assert all(line["steps"] == 2 and line["seconds"] > 0 and 0 <= line["metrics"]["AP"] <= 1 for line in results)
     assert len({line["config_hash"] for line in results}) == 4
     assert all(line["versions"]["torch"] for line in results)
-    table = (tmp_path / "out/table.md").read_text()
+    table = (tmp_path / "out/mine.md").read_text()
     assert "| focal (baseline) |" in table and "| cross entropy |" in table and "of the command's own" in table
     assert table in capsys.readouterr().out
-    assert "<svg" in (tmp_path / "out/plot.svg").read_text()
+    assert "<svg" in (tmp_path / "out/mine.svg").read_text()
 
     # What is done is not done again; what a cut line leaves out is, from the last checkpoint of its run.
     file = tmp_path / "out/results.jsonl"
     file.write_bytes(file.read_bytes()[:-40])
     trained = []
     real = run.train
-    monkeypatch.setattr(
-        run, "train", lambda cfg, folder, **rest: trained.append(folder.name) or real(cfg, folder, **rest)
-    )
+    monkeypatch.setattr(run, "train", lambda cfg, folder, **rest: trained.append(folder) or real(cfg, folder, **rest))
     assert ablate() == 0
-    assert trained == ["cross-entropy_seed1"]
-    assert "step 2 of 2" in (tmp_path / "out/runs/cross-entropy_seed1/log.txt").read_text()
+    assert trained == [tmp_path / "out/runs" / results[3]["config_hash"]]
+    assert "step 2 of 2" in (trained[0] / "log.txt").read_text()
     again = lines(tmp_path / "out")
     assert again[:3] == results[:3] and again[3]["metrics"] == results[3]["metrics"]
     assert ablate() == 0 and len(trained) == 1
@@ -92,14 +95,14 @@ def test_a_row_that_diverges_is_written_down_and_the_rest_goes_on(ablate, tmp_pa
     wild, focal = lines(tmp_path / "out")
     assert wild["status"] == "diverged" and "training diverged" in wild["message"] and wild["metrics"] == {}
     assert focal["status"] == "finished"
-    table = (tmp_path / "out/table.md").read_text()
+    table = (tmp_path / "out/mine.md").read_text()
     assert "| wild | diverged |" in table and "- wild, seed 0: diverged after" in table
 
 
 @pytest.mark.slow
 def test_figures_of_a_checkpoint(ablate, tmp_path, capsys):
     assert ablate("--seeds", "1", rows=("focal",)) == 0
-    folder = tmp_path / "out/runs/focal_seed0"
+    folder = tmp_path / "out/runs" / lines(tmp_path / "out")[0]["config_hash"]
     assert main(["figures", str(folder / "checkpoints/last.pt")]) == 0
     written = {path.name for path in (folder / "figures").iterdir()}
     assert written == {"figure_1.svg", "figure_4.svg", "scores.svg", "course.svg", "figures.md"}
@@ -122,31 +125,34 @@ def _alone(checkpoint: Path, tmp_path: Path) -> Path:
 
 
 def test_a_run_that_another_process_has_is_left_to_it(ablate, tmp_path, no_training, capsys):
-    (tmp_path / "out/runs").mkdir(parents=True)
-    with claimed(tmp_path / "out/runs/focal_seed1.lock"):
+    assert ablate() == 0
+    first = (tmp_path / "out/results.jsonl").read_text().splitlines(keepends=True)[0]
+    (tmp_path / "out/results.jsonl").unlink()
+    no_training.clear()
+    with claimed(tmp_path / f"out/runs/{json.loads(first)['config_hash']}.lock"):
         assert ablate() == 0
-    assert no_training == ["focal_seed0", "cross-entropy_seed0", "cross-entropy_seed1"]
+    assert no_training == ["gamma 0, seed 0", "gamma 2, seed 1", "gamma 0, seed 1"]
     assert "1 runs are with other processes" in capsys.readouterr().out
     assert ablate() == 0
-    assert no_training[3:] == ["focal_seed1"]
+    assert no_training[3:] == ["gamma 2, seed 0"]
 
 
 def test_a_run_that_fails_is_tried_again_and_the_rest_goes_on(ablate, tmp_path, no_training, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(run, "train", _failing(run.train, "focal_seed0"))
+        patch.setattr(run, "train", _failing(run.train, "gamma 2, seed 0"))
         assert ablate() == 1
     first = lines(tmp_path / "out")[0]
     assert (first["status"], first["message"]) == ("failed", "RuntimeError: no memory left")
     assert len(no_training) == 3
-    assert "- focal, seed 0: failed" in (tmp_path / "out/table.md").read_text()
+    assert "- focal, seed 0: failed" in (tmp_path / "out/mine.md").read_text()
     assert ablate() == 0
-    assert no_training[3:] == ["focal_seed0"]
-    assert ResultsFile(tmp_path / "out").read()["focal", 0].is_final
+    assert no_training[3:] == ["gamma 2, seed 0"]
+    assert all(result.is_final for result in ResultsFile(tmp_path / "out").read().values())
 
 
 def _failing(train, name):
     def instead(cfg, folder, **rest):
-        if folder.name == name:
+        if named(cfg) == name:
             raise RuntimeError("no memory left")
         return train(cfg, folder, **rest)
 
@@ -159,13 +165,27 @@ def test_a_run_that_is_told_to_stop_is_no_result(ablate, tmp_path, monkeypatch):
     assert not (tmp_path / "out/results.jsonl").exists()
 
 
-def test_results_of_another_config_are_not_mixed_in(ablate, no_training, capsys):
+def test_a_run_of_another_config_is_another_run(ablate, tmp_path, no_training, capsys):
     assert ablate() == 0
-    assert ablate("train.optimizer.lr=0.5") == 2
-    assert "row 'focal', seed 0 is the result of another config" in capsys.readouterr().err
-    # Nor beside them, in a row that is not there yet.
-    assert ablate("train.optimizer.lr=0.5", rows=("wild",)) == 2
+    assert ablate("train.optimizer.lr=0.5", "--report") == 2
+    assert "4 runs, none of this table on quickstart with these overrides" in capsys.readouterr().err
+    assert ablate("train.optimizer.lr=0.5", rows=("focal",)) == 0
+    assert no_training[4:] == ["gamma 2, seed 0", "gamma 2, seed 1"]
+    # A table has those of its own config alone; of the first the others are still there.
+    assert "| cross entropy | - | 0 |" in (tmp_path / "out/mine.md").read_text()
+    assert ablate() == 0 and len(no_training) == 6
+    assert "| cross entropy | 25.0 ± 0.0 | 2 |" in (tmp_path / "out/mine.md").read_text()
+
+
+def test_tables_share_what_is_the_same_run(ablate, tmp_path, no_training):
+    assert ablate() == 0
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(mine.read_text().replace("name: cross entropy", "name: gamma 0").replace("name: focal", "name: FL"))
+    mine.write_text(mine.read_text().replace("baseline: focal", "baseline: FL"))
+    assert ablate(rows=("gamma 0", "FL")) == 0
     assert len(no_training) == 4
+    table = (tmp_path / "out/mine.md").read_text()
+    assert "| FL (baseline) | 25.0 ± 0.0 | 2 |" in table and "| gamma 0 | 25.0 ± 0.0 | 2 |" in table
 
 
 def test_a_mistake_that_all_runs_share_is_no_result(ablate, tmp_path, no_training, capsys):
@@ -178,9 +198,9 @@ def test_a_report_alone_trains_nothing(ablate, tmp_path, no_training, capsys):
     assert ablate("--report") == 2
     assert "leave out --report" in capsys.readouterr().err
     ablate("--seeds", "1")
-    (tmp_path / "out/table.md").unlink()
+    (tmp_path / "out/mine.md").unlink()
     assert ablate("--report") == 0
-    assert "| focal (baseline) | 25.0 |" in (tmp_path / "out/table.md").read_text()
+    assert "| focal (baseline) | 25.0 |" in (tmp_path / "out/mine.md").read_text()
     assert len(no_training) == 2
 
 

@@ -1,6 +1,7 @@
 import pytest
 
-from retinanet.ablation.table import describe_schedule, folder_name, jobs_of, load_table, shipped_tables
+from retinanet.ablation.results import config_hash
+from retinanet.ablation.table import describe_schedule, jobs_of, load_table, shipped_tables
 from retinanet.config_file import load_config
 from retinanet.errors import InputError
 
@@ -35,7 +36,7 @@ def test_every_row_of_every_shipped_table_is_a_config(name):
     table = load_table(name)
     for setup in table.setups:
         jobs = jobs_of(table, setup, num_seeds=1, overrides=MY_DATA)
-        assert len({job.folder for job in jobs}) == len(jobs) > 1
+        assert len({job.row for job in jobs}) == len(jobs) > 1
         configs = [job.cfg for job in jobs]
         assert all(cfg != other for index, cfg in enumerate(configs) for other in configs[:index])
 
@@ -47,6 +48,18 @@ def test_the_papers_tables_are_all_there():
     assert {name: max(row.paper.get("AP", 0) for row in load_table(name).rows) for name in best} == best
 
 
+def test_tables_share_rows_that_are_one_run():
+    def of(table: str, row: str) -> str:
+        return config_hash(jobs_of(load_table(table), "quickstart", num_seeds=1, rows=[row])[0].cfg)
+
+    focal = {of("1b", "gamma 2"), of("1c", "3x3"), of("1d", "focal loss"), of("1e", "18-96")}
+    balanced = {of("1a", "alpha .75"), of("1b", "gamma 0"), of("losses", "balanced cross entropy")}
+    assert len(focal) == len(balanced) == 1 and focal != balanced
+    assert of("1a", "alpha .50") == of("losses", "cross entropy")
+    assert of("losses", "focal loss") in focal
+    assert of("1b", "gamma 5") == of("losses", "gamma 5") and of("1d", "OHEM 128, NMS .5") == of("losses", "OHEM")
+
+
 def test_rows_and_seeds_and_overrides_become_configs(write):
     table = load_table(write(SMALL))
     jobs = jobs_of(table, "here", num_seeds=2, overrides=["train.epochs=null", "train.steps=7"])
@@ -55,7 +68,6 @@ def test_rows_and_seeds_and_overrides_become_configs(write):
     assert [job.cfg.loss.classification.gamma for job in jobs[:2]] == [0.0, 2.0]
     assert [job.cfg.model.prior for job in jobs[:2]] == [0.01, 0.5]
     assert {job.cfg.train.batch_size for job in jobs} == {2} and {job.cfg.train.steps for job in jobs} == {7}
-    assert jobs[2].folder == "one_seed1"
     assert [job.row for job in jobs_of(table, "there", num_seeds=1, rows=["elsewhere"])] == ["elsewhere"]
 
 
@@ -81,7 +93,7 @@ def test_a_config_beside_the_table_is_found(write, tmp_path):
         (("baseline: two", "baseline: three"), "baseline 'three' is no row"),
         (("AP: 30.0", "AP60: 30.0"), "paper.AP60"),
         (("AP: 30.0", "AP: 300.0"), "less than or equal to 100"),
-        (("name: two", "name: one!"), "or one but for punctuation"),
+        (("name: two", "name: one"), "several rows are named 'one'"),
         (("setups: [there]", "setups: [nowhere]"), "names the setups ['nowhere']"),
         (("there: {config: quickstart}", "there: {config: quickstrat}"), "did you mean quickstart?"),
         (("- {name: one,", "- {nam: one,"), "rows.0.name: missing"),
@@ -105,7 +117,3 @@ def test_what_is_not_there_is_refused(write):
         jobs_of(load_table(write(SMALL.replace("gamma: 0.0", "gama: 0.0"))), "here", num_seeds=1)
     with pytest.raises(InputError, match=r"data\.val is empty"):
         jobs_of(table, "here", num_seeds=1, overrides=["data.val=[]"])
-
-
-def test_names_make_folders():
-    assert folder_name("OHEM 1:3 128, NMS .5") == "OHEM-1-3-128-NMS-.5"
