@@ -18,7 +18,8 @@ ROWS = [
     {"model", "data", "evaluation", "checkpoint_writer"},
     {"inference"},
     {"engine"},
-    {"benchmarks", "ablation"},
+    {"benchmarks"},
+    {"ablation"},
     {"tools"},
 ]
 ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}

@@ -3,6 +3,7 @@
 import argparse
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from retinanet.ablation import imbalance
@@ -10,12 +11,13 @@ from retinanet.ablation.figures import write_figures
 from retinanet.ablation.report import chart, markdown
 from retinanet.ablation.results import RESULTS_FILE, ResultsFile
 from retinanet.ablation.run import results_of, run_jobs
-from retinanet.ablation.table import describe_schedule, jobs_of, load_table
+from retinanet.ablation.speed import measure_rows, speed_charts, speed_markdown
+from retinanet.ablation.table import describe_schedule, jobs_of, jobs_that_fit, load_table
 from retinanet.engine.logger import start_logging
 from retinanet.engine.run_folder import CHECKPOINTS
 from retinanet.engine.stop import EXIT_STOPPED
 from retinanet.errors import InputError, exit_code, make_folder
-from retinanet.pages.plots import write_svg
+from retinanet.pages.plots import Chart, write_svg
 
 FIGURES, DEMO = "figures", "demo"
 
@@ -37,6 +39,7 @@ def table_parser() -> argparse.ArgumentParser:
     result.add_argument("--seeds", type=int, default=3, metavar="N", help="runs of each row, from seed 0 (%(default)s)")
     result.add_argument("--rows", nargs="+", metavar="NAME", help="some rows alone, by their names in the table")
     result.add_argument("--output", type=Path, metavar="DIR", help="(default: runs/ablate/SETUP) tables share its runs")
+    result.add_argument("--speed", action="store_true", help="then time the network of each row, and plot AP over time")
     result.add_argument("--report", action="store_true", help="write table and plot of what is there; train nothing")
     return result
 
@@ -84,29 +87,41 @@ def make_table(arguments: argparse.Namespace, argv: list[str]) -> int:
     # The table has all that is there, of other rows and further seeds too.
     known_seeds = [result.seed + 1 for result in ResultsFile(folder).read().values()]
     num_seeds = max([arguments.seeds, *known_seeds])
-    results = results_of(jobs_of(table, setup, num_seeds=num_seeds, overrides=arguments.overrides), folder)
+    all_jobs = jobs_that_fit(table, setup, num_seeds=num_seeds, overrides=arguments.overrides)
+    results = results_of(all_jobs, folder)
     if arguments.report and not results:
         raise InputError(
             f"{folder / RESULTS_FILE}: {len(known_seeds)} runs, none of this table on {setup} with these overrides; "
             "give those that they were made with, or leave out --report to make the runs"
         )
     name = Path(arguments.table).name.removesuffix(".yaml")
-    page, plot = folder / f"{name}.md", folder / f"{name}.svg"
-    text = markdown(
-        table,
-        setup,
-        results,
-        schedule=describe_schedule(table, setup, jobs[0].cfg),
-        command=shlex.join(["retinanet", "ablate", *argv]),
+    command = shlex.join(["retinanet", "ablate", *argv])
+    schedule = describe_schedule(table, setup, jobs[0].cfg)
+    write_page(
+        folder / name,
+        markdown(table, setup, results, schedule=schedule, command=command),
+        [chart(table, setup, results)],
     )
-    page.write_text(text, encoding="utf-8")
-    write_svg([chart(table, setup, results)], plot)
-    print(f"\n{text}\nwritten: {page}, {plot}, {folder / RESULTS_FILE}")
+    if arguments.speed and not is_preempted:
+        speeds = measure_rows(all_jobs, results, folder)
+        write_page(
+            folder / f"{name}_speed",
+            speed_markdown(table, setup, results, speeds, command=command),
+            speed_charts(table, setup, results, speeds),
+        )
     if elsewhere:
         print(f"{len(elsewhere)} runs are with other processes; --report makes the table anew when they are done")
     if is_preempted:
         return EXIT_STOPPED
     return 1 if any(result.status == "failed" for result in results.values()) else 0
+
+
+def write_page(path: Path, text: str, charts: Sequence[Chart]) -> None:
+    """Text and charts, in two files that differ in their endings; the text on the console too."""
+    page, plot = (path.with_name(path.name + ending) for ending in (".md", ".svg"))
+    page.write_text(text, encoding="utf-8")
+    write_svg(charts, plot)
+    print(f"\n{text}\nwritten: {page}, {plot}")
 
 
 def make_figures(arguments: argparse.Namespace) -> None:
@@ -123,9 +138,7 @@ def make_demo(arguments: argparse.Namespace) -> None:
     make_folder(arguments.output)
     scores = imbalance.compare(arguments.seeds)
     text = imbalance.markdown(scores)
-    (arguments.output / "demo.md").write_text(text, encoding="utf-8")
-    write_svg([imbalance.chart(scores)], arguments.output / "demo.svg")
-    print(f"{text}\nwritten: {arguments.output / 'demo.md'}, {arguments.output / 'demo.svg'}")
+    write_page(arguments.output / "demo", text, [imbalance.chart(scores)])
 
 
 def check_seeds(count: int) -> None:

@@ -16,11 +16,13 @@ from retinanet.ablation.loss_share import (
     share_of_hardest,
 )
 from retinanet.checkpoint import CheckpointFolder
+from retinanet.checkpoint_file import read_checkpoint
+from retinanet.config_file import with_overrides
 from retinanet.data.build import eval_loader, eval_plan, load_val_data
 from retinanet.detection.build import build_assignment
 from retinanet.engine.console import progress
 from retinanet.errors import InputError, make_folder
-from retinanet.inference.predictor import Predictor
+from retinanet.inference.predictor import Predictor, checkpoint_config
 from retinanet.pages.plots import Chart, Series, write_svg
 
 log = logging.getLogger(__name__)
@@ -37,7 +39,7 @@ def count_logits(checkpoint: Path, overrides: Sequence[str] = ()) -> LogitCounts
     """Class logits of a trained network over its validation pictures, as its assignment sees them.
 
     Raises:
-        InputError: no checkpoint, no validation pictures, no object on them, or classes that are no sigmoids.
+        InputError: no checkpoint, no validation pictures, or no object on them.
     """
     predictor = Predictor.from_checkpoint(checkpoint, ["inference.precision=fp32", *overrides])
     cfg, counts = predictor.cfg, LogitCounts()
@@ -47,8 +49,6 @@ def count_logits(checkpoint: Path, overrides: Sequence[str] = ()) -> LogitCounts
     for batch in progress(batches, f"{checkpoint.name}", len(eval_plan(cfg, data))):
         batch = batch.to(predictor.device)
         predictions = predictor.model(batch.images, batch.image_sizes)
-        if predictions.class_logits[0].shape[-1] != len(predictor.class_names):
-            raise InputError(f"{checkpoint}: its classes share a softmax; these figures are of one sigmoid a class")
         assignment = assign(predictions.anchors, batch.targets)
         counts.add(predictions, assignment, batch.targets)
     if not counts.positive.sum() or not counts.negative.sum():
@@ -61,7 +61,11 @@ def write_figures(checkpoint: Path, output: Path, overrides: Sequence[str] = ())
 
     The course of training is drawn where the checkpoint lies among others of its run: `train.keep_checkpoints` says
     how many a run keeps.
+
+    Raises:
+        InputError: as `check_sigmoids` and `count_logits` say.
     """
+    check_sigmoids(checkpoint, overrides)
     make_folder(output)
     course = count_course(checkpoint, overrides)
     counts = course.get(step_of(checkpoint.resolve())) or count_logits(checkpoint, overrides)
@@ -76,6 +80,17 @@ def write_figures(checkpoint: Path, output: Path, overrides: Sequence[str] = ())
         write_svg(charts, output / name)
     (output / "figures.md").write_text(describe(checkpoint, counts, course), encoding="utf-8")
     return [output / name for name in (*pictures, "figures.md")]
+
+
+def check_sigmoids(checkpoint: Path, overrides: Sequence[str] = ()) -> None:
+    """
+    Raises:
+        InputError: no checkpoint, or one whose classes are no sigmoids.
+    """
+    content = read_checkpoint(checkpoint)
+    cfg = with_overrides(checkpoint_config(content, checkpoint), overrides, source=f"{checkpoint} with overrides")
+    if cfg.model.class_activation != "sigmoid":
+        raise InputError(f"{checkpoint}: its classes share a softmax; these figures are of one sigmoid a class")
 
 
 def count_course(checkpoint: Path, overrides: Sequence[str] = ()) -> dict[int, LogitCounts]:
@@ -118,8 +133,8 @@ def figure_4(counts: LogitCounts) -> list[Chart]:
 def scores_chart(counts: LogitCounts) -> Chart:
     middles, positive, negative = score_shares(counts)
     series = [
-        Series("positive anchors, own class", middles, positive),
-        Series("negative anchors, every class", middles, negative),
+        Series("own class of positive anchors", middles, positive),
+        Series("every other class", middles, negative),
     ]
     title = "Scores on validation pictures"
     return Chart(title, "score", "share of examples", series, x_range=(0, 1), log_y=True, legend="right")

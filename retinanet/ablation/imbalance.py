@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from retinanet.ablation.report import LEVEL, NOTHING, p_text, spread_text
 from retinanet.detection.focal_loss import SigmoidFocal
-from retinanet.engine.evaluate import progress
+from retinanet.engine.console import progress
 from retinanet.evaluation.significance import holm, summarise, welch
 from retinanet.pages.plots import Chart, Series
 
@@ -61,10 +61,15 @@ def _at(distance: Tensor, angle: Tensor) -> Tensor:
 
 
 def average_precision(scores: Tensor, is_rare: Tensor) -> float:
-    """Area under precision over recall: the mean, over the rare points, of the precision when each is found."""
-    hits = is_rare[scores.argsort(descending=True, stable=True)].double()
-    precision = hits.cumsum(0) / torch.arange(1, len(hits) + 1)
-    return float((precision * hits).sum() / hits.sum())
+    """Area under precision over recall: the mean, over the rare points, of the precision when each is found.
+
+    Points of one score are found together: a network that says the same of all has the share of rare ones.
+    """
+    levels, level_of = scores.unique(return_inverse=True)  # from the lowest
+    found = torch.zeros(len(levels), dtype=torch.float64).index_add_(0, level_of, torch.ones_like(scores).double())
+    hits = torch.zeros(len(levels), dtype=torch.float64).index_add_(0, level_of, is_rare.double())
+    precision = hits.flip(0).cumsum(0) / found.flip(0).cumsum(0)
+    return float((precision * hits.flip(0)).sum() / hits.sum())
 
 
 def train_one(contestant: Contestant, seed: int, *, num_rare: int = 200, steps: int = 600, batch: int = 2048) -> float:

@@ -1,8 +1,9 @@
 """Which examples a detector's class loss comes from: the data of figures 1 and 4 of Lin et al. 2017.
 
-An example is one logit: of a positive anchor that of its own class, of a negative anchor each of its K. With z = -x for
-the first kind and z = x for the second, p_t = sigmoid(-z), and every focal loss grows with z. So counting how often
-each z occurs is all there is to know: any number of pictures fits, and a gamma can be chosen afterwards.
+An example is one logit of an anchor that counts: a positive one where the anchor is of that class, else a negative one.
+With z = -x for the first kind and z = x for the second, p_t = sigmoid(-z), and every focal loss grows with z. So
+counting how often each z occurs is all there is to know: any number of pictures fits, and a gamma can be chosen
+afterwards.
 """
 
 from collections.abc import Sequence
@@ -35,7 +36,9 @@ class LogitCounts:
             labels = targets.labels.gather(1, gt_index[level])
             own = logits.gather(2, labels[..., None])[..., 0]
             self.positive += _count(-own[positive[level]])
-            self.negative += _count(logits[negative[level]])
+            is_other = (positive[level] | negative[level])[..., None].repeat(1, 1, logits.shape[2])
+            is_other.scatter_(2, labels[..., None], negative[level][..., None])
+            self.negative += _count(logits[is_other])
 
 
 def _count(z: Tensor) -> Tensor:
@@ -66,7 +69,7 @@ def cumulative_share(counts: Tensor, gamma: float, *, points: int = 201) -> Curv
     """
     loss = counts * bin_losses(gamma)
     zero = torch.zeros(1, dtype=torch.float64)
-    examples = torch.cat([zero, counts.cumsum(0) / counts.sum()])
+    examples = torch.cat([zero, counts.cumsum(0).double() / counts.sum()])  # their own division would be in float32
     shares = torch.cat([zero, loss.cumsum(0) / loss.sum()])
     x = torch.linspace(0, 1, points, dtype=torch.float64)
     # Within a bin all examples are alike, so that the curve is straight from corner to corner.

@@ -71,7 +71,7 @@ def markdown(
     lines = ["| " + " | ".join(columns) + " |", "| --- |" + " ---: |" * (len(columns) - 1)]
     for entry in report.rows:
         cells = [
-            f"{entry.row.name} (baseline)" if entry.row.name == report.baseline else entry.row.name,
+            cell_text(entry.row.name) + (" (baseline)" if entry.row.name == report.baseline else ""),
             _ap_text(entry),
             str(len(entry.ap)),
             *(f"{entry.summaries[m].mean:.1f}" if m in entry.summaries else NOTHING for m in ("AP50", "AP75")),
@@ -90,6 +90,11 @@ def markdown(
         _origin([results[name, seed] for name, seed in results if name in {entry.row.name for entry in report.rows}]),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def cell_text(name: str) -> str:
+    """A name that is safe in a cell."""
+    return name.replace("|", "\\|")
 
 
 def _ap_text(entry: RowReport) -> str:
@@ -122,14 +127,18 @@ def _explanation(report: TableReport) -> str:
     counts = [len(entry.ap) for entry in report.rows if entry.ap]
     if max(counts) < 2:
         return text + "With one seed there is no spread and no test: differences cannot be told from chance."
+    tested = [entry for entry in report.rows if not math.isnan(entry.p)]
+    if len(counts) > 1 and not tested and min(counts) < 2:
+        return text + "A row or the baseline has one seed, and without a spread of both there is no test."
     deviations = [e.summaries["AP"].deviation for e in report.rows if len(e.ap) > 1]
     common = math.sqrt(statistics.fmean(value**2 for value in deviations))
     if common == 0:
         return text + "All runs of a row came to the same score: without a spread there is no test."
-    least = detectable_difference(common, max(counts), level=LEVEL)
+    fewest = min(count for count in counts if count > 1)
+    least = detectable_difference(common, fewest, level=LEVEL)
     return (
         f"{text}p: Welch's t-test against the baseline, two-sided, corrected for all rows by Holm's method; * is below "
-        f"{LEVEL}. With {max(counts)} seeds a row and the spread here ({common:.2f}), a single comparison calls a "
+        f"{LEVEL}. With {fewest} seeds a row and the spread here ({common:.2f}), a single comparison calls a "
         f"difference of {least:.1f} AP significant, before correction; a smaller one may be there and not be seen."
     )
 
@@ -155,9 +164,12 @@ def _origin(results: Sequence[RunResult]) -> str:
     commits = sorted({result.commit or "unknown" for result in results})
     torch = sorted({result.versions.get("torch", "unknown") for result in results})
     seconds = statistics.median(result.seconds for result in results)
-    several = "; **several commits: rows may differ for that alone**" if len(commits) > 1 else ""
+    machines = sorted({result.computed_on for result in results})
+    differing = [name for name, values in (("commits", commits), ("machines", machines)) if len(values) > 1]
+    several = f" **Several {' and '.join(differing)}: rows may differ for that alone.**" if differing else ""
     return (
-        f"{len(results)} runs, median {seconds:.0f} s; commit {', '.join(commits)}{several}; torch {', '.join(torch)}."
+        f"{len(results)} runs, median {seconds:.0f} s, on {'; '.join(machines)}; commit {', '.join(commits)}; torch "
+        f"{', '.join(torch)}.{several}"
     )
 
 

@@ -30,11 +30,12 @@ class RunResult(StrictModel):
     seed: int
     status: Literal["finished", "diverged", "failed"]  # failed: by something that may be mended, and is tried again
     metrics: dict[str, float | None]  # of the evaluation after the last step, 0..1; none where there is no such object
-    message: str | None  # why it diverged or failed, or ended before its last step
+    message: str | None  # why it diverged or failed
     steps: int
     seconds: float
     config_hash: str
     commit: str | None
+    computed_on: str  # device and type of the arithmetic, neither of which is always in the config
     versions: dict[str, str]
 
     @property

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from retinanet.ablation.results import ResultsFile, RunResult, claimed, config_hash
 from retinanet.ablation.table import Job
 from retinanet.data.build import load_train_data, load_val_data
+from retinanet.device import resolve_device, resolve_precision
 from retinanet.distributed import is_launched
 from retinanet.engine.guard import NonFiniteGradient
 from retinanet.engine.recipe import environment
@@ -27,7 +28,7 @@ class Outcome(NamedTuple):
 def run_jobs(jobs: list[Job], folder: Path) -> Outcome:
     """Do every run that is not done and that no other process is at. A run that was interrupted goes on.
 
-    A run that diverges, or fails, is written down with its message, and the others go on.
+    A run that diverges, or fails by a fault of ours, is written down with its message, and the others go on.
 
     Args:
         folder: holds `results.jsonl`, and `runs/` with a folder and a lock file for each config, named by its hash.
@@ -35,7 +36,7 @@ def run_jobs(jobs: list[Job], folder: Path) -> Outcome:
             disk and its locks.
 
     Raises:
-        InputError: a mistake that all runs share.
+        InputError: of the data, or of one of the runs; those before it are done.
     """
     if is_launched():
         raise InputError(
@@ -73,7 +74,11 @@ def results_of(jobs: list[Job], folder: Path) -> dict[tuple[str, int], RunResult
 
 
 def run_job(job: Job, folder: Path) -> RunResult | None:
-    """Train, from the last checkpoint where there is one. None: it was told to stop."""
+    """Train, from the last checkpoint where there is one. None: it was told to stop.
+
+    Raises:
+        InputError: by its row: something about the config, the data or the machine is to be mended first.
+    """
     start = time.perf_counter()
     trained: TrainResult | None = None
     status, message, steps = "finished", None, 0
@@ -81,6 +86,8 @@ def run_job(job: Job, folder: Path) -> RunResult | None:
         trained = train(job.cfg, folder, resume=True)
     except NonFiniteGradient as error:
         status, message, steps = "diverged", str(error), error.bad_step.step - 1
+    except InputError as error:  # somebody's to mend, and likely in the way of the other runs too
+        raise InputError(f"row {job.row!r}, seed {job.seed}: {error}") from None
     except Exception as error:  # of one run: the others may go through
         log.exception("%s, seed %d failed", job.row, job.seed)
         status, message = "failed", f"{type(error).__name__}: {error}"
@@ -88,9 +95,10 @@ def run_job(job: Job, folder: Path) -> RunResult | None:
         log.error("%s, seed %d %s: %s", job.row, job.seed, status, message)
     elif trained.is_preempted:
         return None
-    elif trained.stopped_by:
-        message = f"ended by {trained.stopped_by}"
     described = environment()
+    device = resolve_device(job.cfg.device)
+    device_name = described["accelerator"] if device.type == "cuda" else f"{device.type} {described['cpu_capability']}"
+    dtype = resolve_precision(device, job.cfg.train.precision)
     return RunResult(
         row=job.row,
         seed=job.seed,
@@ -101,6 +109,7 @@ def run_job(job: Job, folder: Path) -> RunResult | None:
         seconds=trained.seconds if trained else time.perf_counter() - start,
         config_hash=config_hash(job.cfg),
         commit=described["git_commit"],
+        computed_on=f"{device_name}, {str(dtype).removeprefix('torch.')}",
         versions={"python": described["python"], **described["packages"]},
     )
 

@@ -1,5 +1,6 @@
 """A table of a paper as data: rows of overrides over a config, with the figures that were published."""
 
+import contextlib
 import difflib
 import json
 from importlib.resources import files
@@ -32,6 +33,7 @@ class Row(StrictModel):
     name: Name
     overrides: Overrides = Field(default_factory=dict)
     paper: dict[Metric, Percent] = Field(default_factory=dict)  # AP in percent, as the paper prints it
+    paper_ms: Annotated[float, Field(gt=0)] | None = None  # milliseconds a picture, on the paper's machine
     setups: tuple[str, ...] | None = None  # those that it makes sense in; none: all
 
 
@@ -129,7 +131,8 @@ def jobs_of(
         overrides: of every row, applied last.
 
     Raises:
-        InputError: there is no such setup or row, or an override does not fit.
+        InputError: there is no such setup or row, an override does not fit, or runs would not all end at their last
+            step.
     """
     if setup not in table.setups:
         raise InputError(f"{table.title!r} has no set-up {setup!r}; expected one of {', '.join(table.setups)}")
@@ -140,6 +143,8 @@ def jobs_of(
         raise InputError(
             f"there is no row {unknown[0]!r} on {setup}; the rows are {', '.join(map(repr, possible))}{hint}"
         )
+    if any(override.partition("=")[0].strip() == "train.seed" for override in overrides or []):
+        raise InputError("train.seed is that of each run in turn; --seeds says how many there are")
     jobs = []
     for seed in range(num_seeds):
         for row in (possible[name] for name in rows or possible):
@@ -150,7 +155,23 @@ def jobs_of(
                 raise InputError(f"row {row.name!r}: {error}") from None
             if not cfg.data.val:
                 raise InputError(f"row {row.name!r}: data.val is empty; give pictures to score the rows on")
+            for key in ("max_hours", "early_stop"):
+                if getattr(cfg.train, key) is not None:
+                    raise InputError(
+                        f"row {row.name!r}: train.{key} may end a run before its last step, and rows would differ in "
+                        f"their length; give train.{key}=null"
+                    )
             jobs.append(Job(row.name, seed, cfg))
+    return jobs
+
+
+def jobs_that_fit(table: Table, setup: str, *, num_seeds: int, overrides: list[str] | None = None) -> list[Job]:
+    """Those of every row but the ones that the overrides do not fit, of which there can be no runs."""
+    jobs = []
+    for row in table.rows:
+        if row.setups is None or setup in row.setups:
+            with contextlib.suppress(InputError):
+                jobs += jobs_of(table, setup, num_seeds=num_seeds, rows=[row.name], overrides=overrides)
     return jobs
 
 

@@ -72,6 +72,8 @@ class HardExamples:
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """(B, A_l, K), (B, A_l) with K for background -> (B, A_l), summed over the classes."""
     logits = logits.float()
-    own = logits.gather(2, labels.clamp(max=logits.shape[-1] - 1)[..., None])[..., 0]
-    # softplus(-x) = softplus(x) - x, for the one class that is there.
-    return F.softplus(logits).sum(-1) - torch.where(labels < logits.shape[-1], own, 0)
+    column = labels.clamp(max=logits.shape[-1] - 1)[..., None]
+    is_class = (labels < logits.shape[-1])[..., None]
+    losses = F.softplus(logits)
+    own = torch.where(is_class, F.softplus(-logits.gather(2, column)), losses.gather(2, column))
+    return losses.scatter_(2, column, own).sum(-1)

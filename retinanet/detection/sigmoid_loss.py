@@ -1,9 +1,10 @@
 """Class losses of one sigmoid a class, value and gradient in one pass each over the logits.
 
 With z = x for a class that is not there and z = -x for one that is, p_t = sigmoid(-z): a loss of p_t alone is one curve
-h(z) for both kinds of example. An anchor has at most one class. So every logit counts as background first, and one
-logit a row is then swapped: no one-hot target is made, no anchor is picked out, and nothing of the size of the logits
-is kept for the way back.
+h(z) for both kinds of example. An anchor has at most one class. So every logit is looked at as background first, and
+one a row is then replaced: no one-hot target is made, no anchor is picked out, and nothing of the size of the logits is
+kept for the way back. It is replaced before a sum is taken: what an easy object's logit would cost as background is far
+more than what it costs, and taken off again afterwards it would leave its rounding error.
 """
 
 from abc import ABC, abstractmethod
@@ -151,13 +152,14 @@ class _Sum(torch.autograd.Function):
         weight = rule.background.like(logits)
         by_class = weight if isinstance(weight, Tensor) else None
         background = torch.zeros((), dtype=_working_type(logits), device=logits.device)
+        column, is_class, own = _own_class(logits, labels, counted)
         for rows in _row_chunks(logits, whole=rule.compile):
-            background = background + rule.sum_of_losses(logits[rows], counted[rows], rule.curve, by_class, table)
+            background = background + rule.sum_of_losses(
+                logits[rows], counted[rows], column[rows], is_class[rows], rule.curve, by_class, table
+            )
         if by_class is None:
             background = weight * background
-        column, is_class, own = _own_class(logits, labels, counted)
-        swapped = rule.own_loss(own, column, quality) - rule.background.at(column, own) * rule.curve.loss(own)
-        return background + torch.where(is_class, swapped, 0).sum()
+        return background + torch.where(is_class, rule.own_loss(own, column, quality), 0).sum()
 
     @staticmethod
     @once_differentiable
@@ -181,10 +183,20 @@ class _Sum(torch.autograd.Function):
 
 
 def _sum_of_losses(
-    logits: Tensor, counted: Tensor, curve: Curve, weights: Tensor | None, table: Tensor | None
+    logits: Tensor,
+    counted: Tensor,
+    column: Tensor,
+    is_class: Tensor,
+    curve: Curve,
+    weights: Tensor | None,
+    table: Tensor | None,
 ) -> Tensor:
-    """Every logit as background: (R, K), (R,) -> (), weights (K,). A table has the losses by the bits of a logit."""
+    """Every logit but that of a row's own class as background: (R, K), (R,), (R, 1), (R, 1) -> (), weights (K,).
+
+    A table has the losses by the bits of a logit.
+    """
     losses = curve.loss(logits.to(_working_type(logits))) if table is None else _look_up(logits, table)
+    losses.scatter_(1, column, torch.where(is_class, 0, losses.gather(1, column)))
     each = losses.sum(1) if weights is None else losses @ weights
     return torch.where(counted, each, 0).sum()
 

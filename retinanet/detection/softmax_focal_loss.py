@@ -7,6 +7,7 @@ below the precision of p_c counts, and no power of a rounded 1 - p_c is taken, w
 
 import math
 from collections.abc import Iterator, Sequence
+from numbers import Integral, Real
 from typing import Literal, get_args
 
 import numpy as np
@@ -49,16 +50,16 @@ class SoftmaxFocalLoss(nn.Module):
         reduction: Reduction = "mean",
     ):
         super().__init__()
-        if not isinstance(num_classes, int) or num_classes < 1:
+        if isinstance(num_classes, bool) or not isinstance(num_classes, Integral) or num_classes < 1:
             raise ValueError(f"num_classes is {num_classes!r}, expected a whole number from 1 upwards")
-        if not 0 <= gamma < math.inf:
+        if isinstance(gamma, bool) or not isinstance(gamma, Real) or not 0 <= gamma < math.inf:
             raise ValueError(f"gamma is {gamma!r}, expected a number from 0 upwards")
         if reduction not in get_args(Reduction):
             raise ValueError(f"reduction is {reduction!r}, expected one of {', '.join(map(repr, get_args(Reduction)))}")
-        self.num_classes = num_classes
-        self.gamma = gamma
+        self.num_classes = int(num_classes)
+        self.gamma = float(gamma)
         self.reduction = reduction
-        self.register_buffer("alpha", None if alpha is None else class_weights(alpha, num_classes))
+        self.register_buffer("alpha", None if alpha is None else weight_tensor(alpha, self.num_classes))
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The loss, differentiable once in the logits.
@@ -89,13 +90,17 @@ class SoftmaxFocalLoss(nn.Module):
         return f"{self.num_classes}, alpha={weighted}, gamma={self.gamma}, reduction={self.reduction!r}"
 
     def _check(self, logits: Tensor, targets: Tensor) -> None:
+        for name, value in (("logits", logits), ("targets", targets)):
+            if not isinstance(value, Tensor):
+                raise ValueError(f"{name} are {type(value).__name__}, expected a torch.Tensor")
         if logits.ndim < 2 or logits.shape[1] != self.num_classes:
             wanted = f"(N, {self.num_classes}) or (N, {self.num_classes}, d1, ...)"
             raise ValueError(f"logits have the shape {tuple(logits.shape)}, expected {wanted}")
         if not logits.is_floating_point():
             raise ValueError(f"logits are {logits.dtype}, expected a float type")
         if targets.dtype not in INTEGERS:
-            raise ValueError(f"targets are {targets.dtype}, expected integers, the index of each class")
+            wanted = ", ".join(map(str, INTEGERS))
+            raise ValueError(f"targets are {targets.dtype}, expected the index of each class as one of {wanted}")
         wanted = (logits.shape[0], *logits.shape[2:])
         if targets.shape != wanted:
             raise ValueError(
@@ -121,7 +126,7 @@ class SoftmaxFocal:
     def __init__(self, *, alpha: float | Sequence[float] | None = None, gamma: float = 2.0):
         self.alpha = alpha
         self.gamma = gamma
-        self._weights: dict[torch.device, Tensor] = {}
+        self._weights: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
     def __call__(self, logits: Tensor, labels: Tensor, counted: Tensor) -> Tensor:
         """The sum, () in float32 (float64 for float64 logits), differentiable in the logits.
@@ -130,20 +135,25 @@ class SoftmaxFocal:
             logits: (..., K + 1), any float type.
             labels: (...) int64, 0..K-1, or K for background.
             counted: (...) bool, False for an anchor that takes no part.
+
+        Raises:
+            ValueError: the weights are not those of K classes.
         """
         labels = labels.flatten()
         losses = softmax_focal_losses(logits.flatten(0, -2), labels, gamma=self.gamma)
         if self.alpha is not None:
-            losses = losses * self.weights(logits.shape[-1] - 1, logits.device)[labels]
+            losses = losses * self.weights(logits.shape[-1] - 1, losses.device, losses.dtype)[labels]
         return torch.where(counted.flatten(), losses, 0).sum()
 
-    def weights(self, num_classes: int, device: torch.device) -> Tensor:
+    def weights(self, num_classes: int, device: torch.device, dtype: torch.dtype) -> Tensor:
         """(K + 1,), that of background last. Put on a device once, as the host waits for it."""
-        if device not in self._weights:
+        key = device, dtype
+        if key not in self._weights:
             alpha = [self.alpha] * num_classes if isinstance(self.alpha, int | float) else list(self.alpha)
-            assert len(alpha) == num_classes, (alpha, num_classes)
-            self._weights[device] = torch.tensor([*alpha, 1 - sum(alpha) / num_classes], device=device)
-        return self._weights[device]
+            if len(alpha) != num_classes:
+                raise ValueError(f"{len(alpha)} weights of classes for {num_classes} classes; give one a class")
+            self._weights[key] = torch.tensor([*alpha, 1 - sum(alpha) / num_classes], device=device, dtype=dtype)
+        return self._weights[key]
 
 
 def softmax_focal_losses(logits: Tensor, targets: Tensor, *, gamma: float) -> Tensor:
@@ -151,13 +161,18 @@ def softmax_focal_losses(logits: Tensor, targets: Tensor, *, gamma: float) -> Te
     return _SoftmaxFocalLosses.apply(logits, targets, gamma)
 
 
-def class_weights(alpha: float | Sequence[float] | np.ndarray | Tensor, num_classes: int) -> Tensor:
+def weight_tensor(alpha: float | Sequence[float] | np.ndarray | Tensor, num_classes: int) -> Tensor:
     """(C,), a copy of the weights, in their own float type.
 
     Raises:
         ValueError: not a weight for each class, or one that is negative or not finite.
     """
-    weights = torch.as_tensor(alpha).detach()
+    try:
+        weights = torch.as_tensor(alpha).detach()
+    except (TypeError, ValueError, RuntimeError):  # whatever torch says of text, of rows of several lengths, of None
+        weights = None
+    if weights is None or weights.is_complex():
+        raise ValueError(f"alpha is {alpha!r}, expected a number, or a weight for each of {num_classes} classes")
     weights = weights.to(weights.dtype if weights.is_floating_point() else torch.get_default_dtype(), copy=True)
     if weights.ndim == 0:
         weights = weights.repeat(num_classes)

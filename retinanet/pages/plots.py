@@ -161,7 +161,10 @@ def _decades(axis: _Axis) -> list[float]:
 
 def _number(value: float) -> str:
     """Short enough for the margin: 0.5, 1000, 1e-5."""
-    return f"{value:g}" if value == 0 or abs(value) >= 0.01 else f"{value:.0e}".replace("e-0", "e-")
+    if value == 0 or abs(value) >= 0.01:
+        return f"{value:g}"
+    digits, _, power = f"{value:.1e}".partition("e")
+    return f"{digits.removesuffix('.0')}e{int(power)}"
 
 
 def nice_ticks(low: float, high: float, most: int = 7) -> list[float]:

@@ -22,6 +22,13 @@ def test_average_precision_by_hand():
     assert average_precision(-scores, is_rare) == pytest.approx((1 / 2 + 2 / 4) / 2)
 
 
+def test_what_says_nothing_finds_nothing():
+    # All of one score: the share of rare ones. Two of one score, one of them rare, before two others: 1/2, then 2/4.
+    assert average_precision(torch.zeros(8), torch.arange(8) < 2) == pytest.approx(2 / 8)
+    scores, is_rare = torch.tensor([0.9, 0.9, 0.2, 0.2]), torch.tensor([True, False, True, False])
+    assert average_precision(scores, is_rare) == pytest.approx((1 / 2 + 2 / 4) / 2)
+
+
 def test_points_are_as_imbalanced_as_they_say():
     points, labels = draw_points(3, torch.Generator().manual_seed(0))
     assert (labels == 0).sum() == 3

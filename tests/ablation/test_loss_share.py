@@ -5,6 +5,8 @@ import torch
 from torch import Tensor
 
 from retinanet.ablation.loss_share import (
+    BINS_A_UNIT,
+    LIMIT,
     LogitCounts,
     cumulative_share,
     loss_curve,
@@ -36,7 +38,7 @@ def batch() -> tuple[Predictions, Assignment, Targets]:
 
 
 def probabilities(batch) -> tuple[Tensor, Tensor]:
-    """p_t of positive and of negative examples, anchor by anchor."""
+    """p_t of positive and of negative examples, logit by logit of the anchors that count."""
     predictions, assignment, targets = batch
     logits = torch.cat(predictions.class_logits, 1).double()
     positive, negative = [], []
@@ -44,7 +46,9 @@ def probabilities(batch) -> tuple[Tensor, Tensor]:
         for anchor in range(50):
             scores = logits[image, anchor].sigmoid()
             if assignment.positive[image, anchor]:
-                positive.append(scores[targets.labels[image, assignment.gt_index[image, anchor]]])
+                own = targets.labels[image, assignment.gt_index[image, anchor]]
+                positive.append(scores[own])
+                negative += [1 - scores[other] for other in range(3) if other != own]
             elif assignment.negative[image, anchor]:
                 negative += (1 - scores).tolist()
     return torch.tensor(positive).double(), torch.tensor(negative).double()
@@ -110,6 +114,14 @@ def test_score_shares_against_a_histogram(batch, counts):
     assert own == pytest.approx((torch.histc(positive, 10, 0, 1) / len(positive)).tolist(), abs=0.05)
     assert other == pytest.approx((torch.histc(1 - negative, 10, 0, 1) / len(negative)).tolist(), abs=0.02)
     assert sum(own) == pytest.approx(1) and sum(other) == pytest.approx(1)
+
+
+def test_the_hardest_few_of_a_thousand_million_are_seen():
+    counts = torch.zeros(2 * LIMIT * BINS_A_UNIT + 1, dtype=torch.int64)
+    counts[(LIMIT - 8) * BINS_A_UNIT] = 10**9  # z = -8
+    counts[(LIMIT + 10) * BINS_A_UNIT] = 20  # z = 10: 3e-8 of the examples
+    curve = cumulative_share(counts, 2.0)
+    assert curve.x[-1] == 1 and curve.y[-1] == pytest.approx(1, abs=1e-12)
 
 
 def test_extreme_logits_are_counted_at_the_ends():

@@ -23,7 +23,8 @@ def runs(row: str, *values: float) -> dict[tuple[str, int], RunResult]:
     return {
         (row, seed): RunResult(
             row=row, seed=seed, status="finished", metrics={"AP": ap, "AP50": 2 * ap, "AP75": None}, message=None,
-            steps=9, seconds=10.0, config_hash="h", commit="abc", versions={"torch": "2.14"},
+            steps=9, seconds=10.0, config_hash="h", commit="abc", computed_on="cpu, float32",
+            versions={"torch": "2.14"},
         )
         for seed, ap in enumerate(values)
     }  # fmt: skip
@@ -80,7 +81,7 @@ def test_what_can_be_told_is_said():
     # Deviations 2, sqrt(7), 2: together sqrt((4 + 7 + 4) / 3) = 2.236, times 2.266958 (four degrees of freedom).
     assert "the spread here (2.24)" in text and "difference of 5.1 AP" in text
     assert "- wild, seed 0: diverged after 6 steps: step 7: training diverged" in text
-    assert "commit abc; torch 2.14" in text
+    assert "on cpu, float32; commit abc; torch 2.14" in text
 
     one = markdown(TABLE, "here", runs("base", 0.2) | runs("better", 0.3), schedule="s", command="c")
     assert "With one seed there is no spread and no test" in one and "nan" not in one
@@ -91,9 +92,31 @@ def test_what_can_be_told_is_said():
     assert "failed after 6 steps: no memory" in only
 
 
-def test_rows_of_several_commits_say_so():
-    mixed = RESULTS | {("base", 0): RESULTS["base", 0].model_copy(update={"commit": "def"})}
-    assert "several commits" in markdown(TABLE, "here", mixed, schedule="s", command="c")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"commit": "def"}, "**Several commits: rows may differ"),
+        ({"computed_on": "cuda, bfloat16"}, "**Several machines: rows may differ"),
+    ],
+)
+def test_rows_of_several_makings_say_so(change, message):
+    mixed = RESULTS | {("base", 0): RESULTS["base", 0].model_copy(update=change)}
+    assert message in markdown(TABLE, "here", mixed, schedule="s", command="c")
+    assert "**" not in markdown(TABLE, "here", RESULTS, schedule="s", command="c")
+
+
+def test_no_test_is_claimed_where_there_was_none():
+    uneven = runs("base", 0.2) | runs("better", 0.30, 0.31, 0.35)
+    text = markdown(TABLE, "here", uneven, schedule="s", command="c")
+    assert "without a spread of both there is no test" in text and "Welch" not in text
+    # With 2 and 3 seeds, what is said to be seen is what 2 can tell.
+    uneven = runs("base", 0.2, 0.22) | runs("better", 0.30, 0.31, 0.35)
+    assert "With 2 seeds a row" in markdown(TABLE, "here", uneven, schedule="s", command="c")
+
+
+def test_a_name_stays_in_its_cell():
+    table = TABLE.model_copy(update={"rows": (Row(name="a|b"),), "baseline": None})
+    assert "| a\\|b (baseline) |" in markdown(table, "here", runs("a|b", 0.2), schedule="s", command="c")
 
 
 def test_the_chart_has_what_the_table_has():

@@ -12,7 +12,7 @@ from tests.processes import ENVIRONMENT
 def result(config_hash: str, *, status: str = "finished", ap: float = 0.5) -> RunResult:
     return RunResult(
         row="a row", seed=0, status=status, metrics={"AP": ap, "APl": None}, message=None, steps=2, seconds=1.5,
-        config_hash=config_hash, commit=None, versions={"torch": "2"},
+        config_hash=config_hash, commit=None, computed_on="cpu", versions={"torch": "2"},
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from retinanet.ablation import figures, run
 from retinanet.ablation.results import ResultsFile, claimed
 from retinanet.engine.stop import EXIT_STOPPED
 from retinanet.engine.train import TrainResult
+from retinanet.errors import InputError
 from retinanet.tools.ablate import main
 
 pytestmark = pytest.mark.usefixtures("process_as_before")
@@ -88,6 +89,11 @@ def test_a_whole_table(ablate, tmp_path, monkeypatch, capsys):
     assert again[:3] == results[:3] and again[3]["metrics"] == results[3]["metrics"]
     assert ablate() == 0 and len(trained) == 1
 
+    assert ablate("--report", "--speed") == 0 and len(trained) == 1
+    speed = (tmp_path / "out/mine_speed.md").read_text()
+    assert "| focal |" in speed and "| cross entropy |" in speed and "| 1.00 |" in speed
+    assert "<svg" in (tmp_path / "out/mine_speed.svg").read_text()
+
 
 @pytest.mark.slow
 def test_a_row_that_diverges_is_written_down_and_the_rest_goes_on(ablate, tmp_path):
@@ -159,6 +165,20 @@ def _failing(train, name):
     return instead
 
 
+def test_a_mistake_of_the_user_ends_it_without_a_traceback(ablate, tmp_path, no_training, monkeypatch, capsys, caplog):
+    def refuse(cfg, folder, **rest):
+        raise InputError("device: cuda:7 cannot be used")
+
+    assert ablate(rows=("cross entropy",)) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "train", refuse)
+        assert ablate() == 2
+    said = capsys.readouterr()
+    assert "row 'focal', seed 0: device: cuda:7 cannot be used" in said.err
+    assert "Traceback" not in said.err + said.out + caplog.text
+    assert len(lines(tmp_path / "out")) == 2
+
+
 def test_a_run_that_is_told_to_stop_is_no_result(ablate, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "train", lambda cfg, folder, **rest: TrainResult(folder, 1, {}, 0.0, "SIGTERM", 1.0))
     assert ablate() == EXIT_STOPPED
@@ -204,6 +224,12 @@ def test_a_report_alone_trains_nothing(ablate, tmp_path, no_training, capsys):
     assert len(no_training) == 2
 
 
+def test_a_time_needs_a_network(ablate, tmp_path, no_training, capsys):
+    assert ablate("--speed") == 2
+    assert "no checkpoint of a finished run of these rows" in capsys.readouterr().err
+    assert (tmp_path / "out/mine.md").exists()
+
+
 def test_torchrun_and_no_seed_are_refused(ablate, monkeypatch, no_training, capsys):
     assert ablate("--seeds", "0") == 2
     assert "--seeds is 0, expected 1 or more" in capsys.readouterr().err
@@ -215,6 +241,7 @@ def test_torchrun_and_no_seed_are_refused(ablate, monkeypatch, no_training, caps
 def test_figures_of_no_checkpoint(tmp_path, capsys):
     assert main(["figures", str(tmp_path / "none.pt")]) == 2
     assert "none.pt: no such checkpoint" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
     assert figures.step_of(Path("step_00000012.pt")) == 12 and figures.step_of(Path("last.pt")) is None
 
 

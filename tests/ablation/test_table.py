@@ -1,7 +1,7 @@
 import pytest
 
 from retinanet.ablation.results import config_hash
-from retinanet.ablation.table import describe_schedule, jobs_of, load_table, shipped_tables
+from retinanet.ablation.table import describe_schedule, jobs_of, jobs_that_fit, load_table, shipped_tables
 from retinanet.config_file import load_config
 from retinanet.errors import InputError
 
@@ -117,3 +117,17 @@ def test_what_is_not_there_is_refused(write):
         jobs_of(load_table(write(SMALL.replace("gamma: 0.0", "gama: 0.0"))), "here", num_seeds=1)
     with pytest.raises(InputError, match=r"data\.val is empty"):
         jobs_of(table, "here", num_seeds=1, overrides=["data.val=[]"])
+    with pytest.raises(InputError, match="--seeds says how many"):
+        jobs_of(table, "here", num_seeds=1, overrides=["train.seed=5"])
+    with pytest.raises(InputError, match=r"row 'one': train\.max_hours may end a run before its last step"):
+        jobs_of(table, "here", num_seeds=1, overrides=["train.max_hours=1"])
+    with pytest.raises(InputError, match=r"train\.early_stop may end"):
+        jobs_of(table, "here", num_seeds=1, overrides=["train.early_stop=1"])
+
+
+def test_rows_that_an_override_does_not_fit_are_left_out():
+    table = load_table("1d")
+    jobs = jobs_that_fit(table, "quickstart", num_seeds=2, overrides=["loss.classification.keep=64"])
+    assert {job.row for job in jobs} == {row.name for row in table.rows} - {"focal loss"}
+    assert {job.seed for job in jobs} == {0, 1}
+    assert jobs_that_fit(table, "quickstart", num_seeds=1) == jobs_of(table, "quickstart", num_seeds=1)

@@ -138,6 +138,15 @@ def test_loss_is_the_cross_entropy_of_the_chosen():
     assert losses.box_regression == detection_loss(predictions, labels, counted, None).box_regression > 0
 
 
+def test_easy_objects_are_told_apart():
+    # softplus(-16) = 1.1e-7 and softplus(-18) = 1.5e-8: beside a sum of 16 and 18 both would be nothing.
+    own = torch.tensor([[[18.0], [16.0], [17.0]]])
+    three = Predictions([own], [torch.zeros(1, 3, 4)], [torch.tensor([0.0, 0.0, 8.0, 8.0]).expand(1, 1, 3, 4)])
+    labels, counted = torch.zeros(1, 3, dtype=torch.int64), torch.ones(1, 3, dtype=torch.bool)
+    assert HardExamples(keep=1, nms_iou=None)(three, labels, counted).tolist() == [[False, True, False]]
+    assert HardExamples(keep=2, nms_iou=None)(three, labels, counted).tolist() == [[False, True, True]]
+
+
 def test_keeping_all_is_cross_entropy():
     predictions, labels, counted = scene(4)
     every = HardExamples(keep=ANCHORS, nms_iou=None)

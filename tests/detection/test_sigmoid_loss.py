@@ -69,6 +69,24 @@ def alphas(num_classes):
     )
 
 
+@pytest.mark.parametrize("own", [0.25, 1.0])
+@pytest.mark.parametrize("gamma", [0.0, 2.0])
+def test_easy_objects_keep_their_digits(gamma, own):
+    # Each would cost 10 to 1e4 as background; added and taken off again, that would leave its rounding error.
+    logits = torch.full((300, 5), -12.0)
+    logits[:, 2] = torch.linspace(10, 15, 300)
+    logits[0] = torch.tensor([1e4, 0.0, 1e4, -1e4, 0.0])
+    labels, counted = torch.full((300,), 2), torch.ones(300, dtype=torch.bool)
+    value = SigmoidFocal(alpha=own, gamma=gamma)(logits, labels, counted)
+    is_own = F.one_hot(labels, 5).bool()
+    z = torch.where(is_own, -logits, logits).double()
+    each = torch.sigmoid(z) ** gamma * F.softplus(z) * torch.where(is_own, own, 1 - own)
+    assert_close(value.double(), each.sum(), rtol=1e-5, atol=0)
+    easy = SigmoidFocal(alpha=own, gamma=gamma)(logits[1:], labels[1:], counted[1:])
+    assert easy > 0
+    assert_close(easy.double(), each[1:].sum(), rtol=1e-5, atol=0)
+
+
 def test_focal_star_by_hand():
     # gamma 2, beta 1. x_t = 0: ln(1 + e^-1) / 2; x_t = -1: ln(1 + e) / 2, with slope sigmoid(1) in z = -x_t
     z = torch.tensor([0.0, 1.0])

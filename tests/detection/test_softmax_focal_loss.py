@@ -242,11 +242,24 @@ def test_targets_of_every_integer_type(dtype):
         ({"alpha": -1}, "expected weights from 0 upwards"),
         ({"alpha": [1.0, math.nan, 2.0]}, "expected weights from 0 upwards"),
         ({"alpha": [1.0, math.inf, 2.0]}, "expected weights from 0 upwards"),
+        ({"num_classes": True}, "num_classes is True, expected a whole number"),
+        *(({"gamma": wrong}, "expected a number from 0 upwards") for wrong in (None, "2", [1.0], True)),
+        *(
+            ({"alpha": wrong}, "expected a number, or a weight for each of 3 classes")
+            for wrong in ("abc", [0.2, None, 1.0], {"a": 1.0}, [[1.0], [1.0, 2.0]], [1j, 1.0, 1.0])
+        ),
     ],
 )
 def test_bad_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         SoftmaxFocalLoss(**{"num_classes": 3, **settings})
+
+
+def test_numbers_of_numpy_are_numbers():
+    logits, targets = to_classify(3)
+    assert_close(
+        SoftmaxFocalLoss(np.int64(3), gamma=np.float32(2))(logits, targets), SoftmaxFocalLoss(3)(logits, targets)
+    )
 
 
 @pytest.mark.parametrize(
@@ -257,8 +270,10 @@ def test_bad_settings_are_refused(settings, message):
         (torch.zeros(2, 3, dtype=torch.int64), torch.tensor([0, 1]), "logits are torch.int64, expected a float type"),
         (torch.zeros(2, 3), torch.tensor([0]), r"targets have the shape \(1,\), expected \(2,\) for logits \(2, 3\)"),
         (torch.zeros(2, 3, 5), torch.tensor([0, 1]), r"targets have the shape \(2,\), expected \(2, 5\)"),
-        (torch.zeros(2, 3), torch.tensor([0.0, 1.0]), "targets are torch.float32, expected integers"),
-        (torch.zeros(2, 3), torch.tensor([False, True]), "targets are torch.bool, expected integers"),
+        (torch.zeros(2, 3), torch.tensor([0.0, 1.0]), "targets are torch.float32, expected the index of each class as"),
+        (torch.zeros(2, 3), torch.tensor([False, True]), "targets are torch.bool, expected .* as one of torch.int64"),
+        (torch.zeros(2, 3), [0, 1], r"targets are list, expected a torch\.Tensor"),
+        (np.zeros((2, 3)), torch.tensor([0, 1]), r"logits are ndarray, expected a torch\.Tensor"),
         (torch.zeros(2, 3), torch.tensor([0, 3]), r"targets are in 0\.\.3, expected 0\.\.2"),
         (torch.zeros(2, 3), torch.tensor([-100, 1]), r"targets are in -100\.\.1, expected 0\.\.2"),
     ],

@@ -62,11 +62,16 @@ def test_nothing_to_draw_is_an_empty_frame_and_names_are_text(tmp_path):
     drawn([Chart("t", "x", "y", [Series("flat", [1.0], [0.0])])], tmp_path)
 
 
+def test_small_values_keep_their_digits(tmp_path):
+    root = drawn([Chart("t", "x", "y", [], y_range=(0, 0.003))], tmp_path)
+    assert {"5e-4", "1e-3", "1.5e-3", "2e-3", "2.5e-3", "3e-3"} <= set(texts(root))
+
+
 @settings(deadline=None)
 @given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6))
 def test_ticks_are_few_round_and_inside(low, width):
     ticks = nice_ticks(low, low + width)
-    assert 1 <= len(ticks) <= 8
+    assert 1 <= len(ticks) <= 7
     for first, second in itertools.pairwise(ticks):
         leading = (second - first) / 10 ** math.floor(math.log10(second - first) + 1e-6)
         assert any(leading == pytest.approx(round_step, rel=1e-6) for round_step in (1, 2, 5))

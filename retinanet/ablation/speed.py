@@ -1,0 +1,141 @@
+"""Speed against accuracy: the score of each row beside the time its trained network takes, as figure 2 of the paper."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from retinanet.ablation.report import NOTHING, RowReport, cell_text, spread_text, summarise_table
+from retinanet.ablation.results import RunResult, config_hash
+from retinanet.ablation.table import Job, Row, Table
+from retinanet.benchmarks.measure import Contestant, compete
+from retinanet.checkpoint import CheckpointFolder
+from retinanet.data.build import eval_shorter, load_val_data
+from retinanet.data.image import read_image
+from retinanet.engine.recipe import environment
+from retinanet.engine.run_folder import CHECKPOINTS
+from retinanet.errors import InputError
+from retinanet.inference.predictor import Predictor
+from retinanet.pages.plots import Chart, Series
+
+PICTURES, ROUNDS = 8, 7
+
+
+class RowSpeed(NamedTuple):
+    """What a network of a row is and does on this machine."""
+
+    backbone: str
+    shorter: int  # side of its pictures, pixels
+    milliseconds: float  # a picture, median of the rounds
+
+
+def measure_rows(jobs: Sequence[Job], results: dict[tuple[str, int], RunResult], folder: Path) -> dict[str, RowSpeed]:
+    """Time one picture after the other, from decoded pixels to its final detections, the rows in interleaved rounds.
+
+    The same validation pictures for all. Weights are those of a row's first finished run: an untrained network has
+    other candidates for NMS.
+
+    Args:
+        folder: with the runs.
+
+    Raises:
+        InputError: no run of these rows has left a checkpoint there.
+    """
+    predictors: dict[str, Predictor] = {}
+    for job in jobs:
+        result = results.get((job.row, job.seed))
+        files = CheckpointFolder(folder / "runs" / config_hash(job.cfg) / CHECKPOINTS, keep=1).files()
+        if files and result and result.status == "finished" and job.row not in predictors:
+            predictors[job.row] = Predictor.from_checkpoint(files[-1], [f"device={job.cfg.device}"])
+    if not predictors:
+        raise InputError(f"{folder / 'runs'}: no checkpoint of a finished run of these rows; run them here first")
+    predictor = next(iter(predictors.values()))
+    records = load_val_data(predictor.cfg, predictor.class_names).records[:PICTURES]
+    pictures = [read_image(record.path, max_pixels=predictor.cfg.data.max_pixels) for record in records]
+
+    def contestant(name: str, network: Predictor) -> Contestant:
+        return Contestant(name, lambda: list(network.predict(pictures, batch_size=1)))
+
+    measured = compete(
+        [contestant(name, network) for name, network in predictors.items()],
+        rounds=ROUNDS,
+        device=predictor.device,
+        what="inference",
+    )
+    return {
+        name: RowSpeed(
+            network.cfg.model.backbone,
+            eval_shorter(network.cfg.data),
+            1000 * measured[name].median / len(pictures),
+        )
+        for name, network in predictors.items()
+    }
+
+
+def speed_markdown(
+    table: Table, setup: str, results: dict[tuple[str, int], RunResult], speeds: dict[str, RowSpeed], *, command: str
+) -> str:
+    """AP and time of each row, and both as the paper has them; ratios are to the fastest row of each side."""
+    rows = _rows(table, setup, results, speeds)
+    fastest = min(speed.milliseconds for speed in speeds.values())
+    published = [entry.row.paper_ms for entry in rows if entry.row.paper_ms]
+    columns = ["", "AP", "ms a picture", "ratio", *(["paper AP", "paper ms", "paper ratio"] if published else [])]
+    lines = ["| " + " | ".join(columns) + " |", "| --- |" + " ---: |" * (len(columns) - 1)]
+    for entry in rows:
+        milliseconds = speeds[entry.row.name].milliseconds
+        cells = [
+            cell_text(entry.row.name),
+            spread_text(entry.summaries["AP"], digits=1),
+            f"{milliseconds:.1f}",
+            f"{milliseconds / fastest:.2f}",
+        ]
+        lines.append("| " + " | ".join([*cells, *(_paper(entry.row, min(published)) if published else [])]) + " |")
+    about = environment()
+    machine = about["accelerator"] or f"a CPU with {about['cpu_capability']}, {about['threads']} threads"
+    parts = [
+        f"# Speed against accuracy: {table.title}",
+        f"Set-up `{setup}`. `{command}`",
+        "\n".join(lines),
+        f"Time from the decoded picture to its detections, one picture at a time: median of {ROUNDS} interleaved "
+        f"rounds over {PICTURES} validation pictures, on {machine}. Ratios are to the fastest row.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _rows(
+    table: Table, setup: str, results: dict[tuple[str, int], RunResult], speeds: dict[str, RowSpeed]
+) -> list[RowReport]:
+    """Those with both, a score and a time."""
+    return [row for row in summarise_table(table, setup, results).rows if row.ap and row.row.name in speeds]
+
+
+def _paper(row: Row, fastest: float) -> list[str]:
+    ap = f"{row.paper['AP']:.1f}" if "AP" in row.paper else NOTHING
+    return [ap, *([f"{row.paper_ms:g}", f"{row.paper_ms / fastest:.2f}"] if row.paper_ms else [NOTHING, NOTHING])]
+
+
+def speed_charts(
+    table: Table, setup: str, results: dict[tuple[str, int], RunResult], speeds: dict[str, RowSpeed]
+) -> list[Chart]:
+    """A line for each backbone, over the sizes of its pictures; the paper's beside it where it has times."""
+    rows = _rows(table, setup, results, speeds)
+    by_backbone: dict[str, list[RowReport]] = {}
+    for entry in sorted(rows, key=lambda entry: speeds[entry.row.name].shorter):
+        by_backbone.setdefault(speeds[entry.row.name].backbone, []).append(entry)
+    here = [
+        Series(
+            backbone,
+            [speeds[entry.row.name].milliseconds for entry in entries],
+            [entry.summaries["AP"].mean for entry in entries],
+            spread=[0.0 if len(entry.ap) < 2 else entry.summaries["AP"].deviation for entry in entries],
+        )
+        for backbone, entries in by_backbone.items()
+    ]
+    charts = [Chart(f"{setup}, this machine", "ms a picture", "AP, percent", here, legend="right")]
+    paper = [
+        Series(backbone, [entry.row.paper_ms for entry in known], [entry.row.paper["AP"] for entry in known])
+        for backbone, entries in by_backbone.items()
+        if (known := [entry for entry in entries if entry.row.paper_ms and "AP" in entry.row.paper])
+    ]
+    if paper:
+        charts.append(Chart("paper, COCO test-dev", "ms a picture", "AP, percent", paper, legend="right"))
+    return charts

@@ -1,0 +1,59 @@
+from retinanet.ablation.results import RunResult
+from retinanet.ablation.speed import RowSpeed, speed_charts, speed_markdown
+from retinanet.ablation.table import Row, Setup, Table
+
+TABLE = Table(
+    title="a table",
+    setups={"here": Setup(config="quickstart")},
+    rows=(
+        Row(name="big", paper={"AP": 35.7}, paper_ms=153),
+        Row(name="small", paper={"AP": 30.5}, paper_ms=64),
+        Row(name="deep", paper={"AP": 31.9}),
+        Row(name="not measured", paper={"AP": 1.0}, paper_ms=1),
+    ),
+)
+SPEEDS = {
+    "big": RowSpeed("resnet50", 800, 30.0),
+    "small": RowSpeed("resnet50", 400, 12.0),
+    "deep": RowSpeed("resnet101", 400, 18.0),
+}
+
+
+def run(row: str, seed: int, ap: float) -> RunResult:
+    return RunResult(
+        row=row, seed=seed, status="finished", metrics={"AP": ap, "AP50": ap, "AP75": ap}, message=None, steps=9,
+        seconds=10.0, config_hash="h", commit="abc", computed_on="cpu", versions={},
+    )  # fmt: skip
+
+
+RESULTS = {
+    (name, seed): run(name, seed, ap + seed / 100)
+    for name, ap in {"big": 0.3, "small": 0.2, "deep": 0.25, "not measured": 0.1}.items()
+    for seed in (0, 2)
+}
+
+
+def test_times_stand_beside_scores_by_hand():
+    text = speed_markdown(TABLE, "here", RESULTS, SPEEDS, command="retinanet ablate x --speed")
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    assert lines[2:] == [
+        # Seeds 0 and 2 are 2 percent apart: a deviation of the square root of 2. 153 / 64 = 2.39, 30 / 12 = 2.5.
+        "| big | 31.0 ± 1.4 | 30.0 | 2.50 | 35.7 | 153 | 2.39 |",
+        "| small | 21.0 ± 1.4 | 12.0 | 1.00 | 30.5 | 64 | 1.00 |",
+        "| deep | 26.0 ± 1.4 | 18.0 | 1.50 | 31.9 | - | - |",
+    ]
+    assert "retinanet ablate x --speed" in text and "threads" in text
+
+
+def test_without_times_of_the_paper_there_are_no_columns_for_them():
+    rows = [row.model_copy(update={"paper_ms": None}) for row in TABLE.rows]
+    table = TABLE.model_copy(update={"rows": tuple(rows)})
+    assert "paper" not in speed_markdown(table, "here", RESULTS, SPEEDS, command="c")
+    assert len(speed_charts(table, "here", RESULTS, SPEEDS)) == 1
+
+
+def test_a_backbone_is_a_line_over_sizes():
+    here, paper = speed_charts(TABLE, "here", RESULTS, SPEEDS)
+    lines = {line.name: (line.x, [round(y, 9) for y in line.y]) for line in here.series}
+    assert lines == {"resnet50": ([12.0, 30.0], [21.0, 31.0]), "resnet101": ([18.0], [26.0])}
+    assert [(line.name, line.x, line.y) for line in paper.series] == [("resnet50", [64.0, 153.0], [30.5, 35.7])]
