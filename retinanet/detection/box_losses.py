@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from retinanet.detection.boxes import area, centre_form, decode, encode, overlap
+from retinanet.detection.boxes import area, centre_form, decode, decoded_sizes, encode, overlap
 
 EPSILON = 1e-7  # square pixels, against a division by zero; torchvision's
 
@@ -52,7 +52,9 @@ class CIoU:
     def __call__(self, deltas: Tensor, boxes: Tensor, anchors: Tensor) -> Tensor:
         decoded = decode(deltas, anchors)
         distance_loss, iou = _distance_loss(decoded, boxes)
-        v = (4 / math.pi**2) * (_angle(boxes) - _angle(decoded)) ** 2
+        # Sizes from corners would send back two gradients as large as a tiny box is small, which nearly cancel.
+        difference = _angle(centre_form(boxes)[1]) - _angle(decoded_sizes(deltas, anchors))
+        v = (4 / math.pi**2) * difference**2
         weight = (v / (1 - iou + v + EPSILON)).detach()
         return distance_loss + weight * v
 
@@ -74,7 +76,6 @@ def _hull(boxes: Tensor, others: Tensor) -> Tensor:
     )
 
 
-def _angle(boxes: Tensor) -> Tensor:
-    """arctan(width / height), with a finite gradient for boxes without a height, too."""
-    width, height = (boxes[..., 2:] - boxes[..., :2]).unbind(-1)
-    return torch.atan2(width, height)
+def _angle(sizes: Tensor) -> Tensor:
+    """arctan(width / height), with a finite gradient for boxes without a height, too: (..., 2) -> (...)."""
+    return torch.atan2(*sizes.unbind(-1))

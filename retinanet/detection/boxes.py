@@ -33,8 +33,13 @@ def decode(deltas: Tensor, anchors: Tensor) -> Tensor:
     """The inverse of `encode`: (..., 4), (..., 4) -> (..., 4), in pixels."""
     anchor_centres, anchor_sizes = centre_form(anchors)
     centres = deltas[..., :2] * anchor_sizes + anchor_centres
-    half = torch.exp(deltas[..., 2:].clamp(max=MAX_LOG_SCALE)) * anchor_sizes / 2
+    half = decoded_sizes(deltas, anchors) / 2
     return torch.cat([centres - half, centres + half], dim=-1)
+
+
+def decoded_sizes(deltas: Tensor, anchors: Tensor) -> Tensor:
+    """Width and height (..., 2) of the decoded boxes, also where they are too small to be told from corners."""
+    return torch.exp(deltas[..., 2:].clamp(max=MAX_LOG_SCALE)) * centre_form(anchors)[1]
 
 
 def centre_form(boxes: Tensor) -> tuple[Tensor, Tensor]:

@@ -124,6 +124,19 @@ def test_wild_deltas_have_a_finite_loss_and_gradient(loss):
     assert value.isfinite().all() and gradient.isfinite().all()
 
 
+@pytest.mark.parametrize("scale", [-5.0, -20.0, -40.0])
+def test_a_tiny_box_is_drawn_to_its_object(scale):
+    # Its corners are one point in float32, and what they would send back is lost between two huge numbers.
+    deltas = torch.tensor([[0.0, 0.0, scale, scale]])
+    box, anchor = torch.tensor([[0.0, 0.0, 10.0, 20.0]]), torch.tensor([[-16.0, -16.0, 16.0, 16.0]])
+
+    def gradient(dtype):
+        return value_and_gradient(lambda d: CIoU()(d, box.to(dtype), anchor.to(dtype)).sum(), deltas.to(dtype))[1]
+
+    assert_close(gradient(torch.float32).double(), gradient(torch.float64), rtol=1e-3, atol=1e-5)
+    assert gradient(torch.float32)[0, 1] < -0.5
+
+
 @pytest.mark.parametrize("loss", [SmoothL1(), *ON_IOU.values()])
 def test_no_anchors(loss):
     deltas = torch.zeros(2, 0, 4, requires_grad=True)

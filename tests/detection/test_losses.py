@@ -240,7 +240,8 @@ def test_low_precision_predictions_give_a_float32_loss():
     criterion, count = build_loss(LossConfig()), torch.tensor(3.0)
     losses = criterion(low, assignment, targets, count)
     assert losses.total.dtype == torch.float32
-    assert tuple(losses) == tuple(criterion(same, assignment, targets, count))
+    # A table of 16-bit values is made in float64, and so may differ in a last bit from what float32 computes.
+    assert_close(tuple(losses), tuple(criterion(same, assignment, targets, count)), rtol=1e-6, atol=0)
     losses.total.backward()
     assert low.class_logits[0].grad.dtype == torch.bfloat16
 
