@@ -10,19 +10,8 @@ from torchvision.models.detection._utils import BoxCoder
 
 from retinanet.detection.box_losses import CIoU, DIoU, GIoU, SmoothL1
 from retinanet.detection.boxes import decode, encode
-
-
-def random_boxes(count, seed, smallest=4.0):
-    generator = torch.Generator().manual_seed(seed)
-    corner = torch.rand(count, 2, generator=generator) * 80
-    return torch.cat([corner, corner + smallest + torch.rand(count, 2, generator=generator) * 40], dim=1)
-
-
-def value_and_gradient(loss, logits):
-    logits = logits.detach().clone().requires_grad_()
-    value = loss(logits)
-    (gradient,) = torch.autograd.grad(value.sum(), logits)
-    return value.detach(), gradient
+from tests.detection.test_losses import random_boxes
+from tests.gradients import value_and_gradient
 
 
 def test_smooth_l1_by_hand():

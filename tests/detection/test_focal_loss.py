@@ -8,15 +8,9 @@ from torch.testing import assert_close
 
 from retinanet.detection import sigmoid_loss
 from retinanet.detection.focal_loss import SigmoidFocal
+from tests.gradients import value_and_gradient
 
 HALF = (torch.bfloat16, torch.float16)
-
-
-def value_and_gradient(loss, logits):
-    logits = logits.detach().clone().requires_grad_()
-    value = loss(logits)
-    (gradient,) = torch.autograd.grad(value.sum(), logits)
-    return value.detach(), gradient
 
 
 def term_by_term(logits, targets, *, alpha=0.25, gamma=2.0):

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from retinanet.detection.focal_loss import SigmoidFocal
 from retinanet.detection.quality_loss import QualityFocal, Varifocal
-from tests.detection.test_sigmoid_loss import value_and_gradient
+from tests.gradients import value_and_gradient
 
 LOSSES = {
     "quality focal": QualityFocal(),

@@ -10,6 +10,7 @@ from torch.testing import assert_close
 from retinanet.detection import sigmoid_loss
 from retinanet.detection.focal_loss import Focal, FocalStar, Hinge, SigmoidFocal
 from retinanet.detection.sigmoid_loss import SigmoidLoss
+from tests.gradients import value_and_gradient
 
 CURVES = {
     "focal": Focal(2.0),
@@ -45,13 +46,6 @@ def slowly(name, logits, labels, counted, own, other):
     p = torch.sigmoid(logits)
     each = torch.where(is_own, own * by_definition(name, p), other * by_definition(name, 1 - p))
     return torch.where(counted[..., None], each, 0).sum()
-
-
-def value_and_gradient(loss, logits):
-    logits = logits.detach().clone().requires_grad_()
-    value = loss(logits)
-    (gradient,) = torch.autograd.grad(value, logits)
-    return value.detach(), gradient
 
 
 def anchors_to_classify(num_classes, *, shape=(2, 150), dtype=torch.float32):

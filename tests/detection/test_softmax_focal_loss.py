@@ -14,6 +14,7 @@ from torch.testing import assert_close
 import retinanet
 from retinanet.detection import softmax_focal_loss
 from retinanet.detection.softmax_focal_loss import SoftmaxFocal, SoftmaxFocalLoss
+from tests.gradients import value_and_gradient
 
 GAMMAS = [0, 0.1, 0.5, 1, 2, 5]
 
@@ -24,13 +25,6 @@ def small_chunks():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(softmax_focal_loss.LOGITS_AT_ONCE, "cpu", 40)
         yield
-
-
-def value_and_gradient(loss, logits, *others):
-    logits = logits.detach().clone().requires_grad_()
-    value = loss(logits, *others)
-    (gradient,) = torch.autograd.grad(value.sum(), logits)
-    return value.detach(), gradient
 
 
 def to_classify(num_classes, *, shape=(60,), dtype=torch.float64, spread=3.0):
