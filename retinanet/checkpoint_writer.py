@@ -33,17 +33,14 @@ class CheckpointWriter:
         self._thread = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: list[concurrent.futures.Future[None]] = []
 
-    def save(self, step: int, content: dict[str, Any], *, then: Callable[[], None] | None = None) -> None:
+    def save(self, step: int, content: dict[str, Any]) -> None:
         """Copy the content to the host, and have it written as the checkpoint of a step.
 
         When this returns, the content may be changed. It waits for a write that is still under way, before it copies:
         there is one copy in memory at most.
-
-        Args:
-            then: called in the thread when the checkpoint is whole on the disk, and not at all if that failed.
         """
         self.wait()
-        self._submit(self._write, step, host_copy(content), then)
+        self._submit(self._write, step, host_copy(content))
 
     def mark_best(self, step: int) -> None:
         """Point `best.pt` at the checkpoint of a step, after all writes given so far."""
@@ -78,7 +75,7 @@ class CheckpointWriter:
             self._pending.pop(0).result()
         self._pending.append(self._thread.submit(job, *arguments))
 
-    def _write(self, step: int, content: dict[str, Any], then: Callable[[], None] | None) -> None:
+    def _write(self, step: int, content: dict[str, Any]) -> None:
         try:
             self.folder.save(step, content)
         except OSError as error:
@@ -96,8 +93,6 @@ class CheckpointWriter:
             )
             return
         self._failed_steps.discard(step)
-        if then:
-            then()
 
     def _mark_best(self, step: int) -> None:
         if step in self._failed_steps:
