@@ -76,7 +76,7 @@ def markdown(
             str(len(entry.ap)),
             *(f"{entry.summaries[m].mean:.1f}" if m in entry.summaries else NOTHING for m in ("AP50", "AP75")),
             *(f"{entry.row.paper[m]:.1f}" if m in entry.row.paper else NOTHING for m in published),
-            f"{entry.versus.difference:+.1f}" if entry.versus else NOTHING,
+            f"{round(entry.versus.difference, 1) + 0.0:+.1f}" if entry.versus else NOTHING,  # not -0.0
             p_text(entry.p),
         ]
         lines.append("| " + " | ".join(cells) + " |")

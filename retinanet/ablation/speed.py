@@ -130,12 +130,17 @@ def speed_charts(
         )
         for backbone, entries in by_backbone.items()
     ]
-    charts = [Chart(f"{setup}, this machine", "ms a picture", "AP, percent", here, legend="right")]
+    charts = [_chart(f"{setup}, this machine", here)]
     paper = [
         Series(backbone, [entry.row.paper_ms for entry in known], [entry.row.paper["AP"] for entry in known])
         for backbone, entries in by_backbone.items()
         if (known := [entry for entry in entries if entry.row.paper_ms and "AP" in entry.row.paper])
     ]
     if paper:
-        charts.append(Chart("paper, COCO test-dev", "ms a picture", "AP, percent", paper, legend="right"))
+        charts.append(_chart("paper, COCO test-dev", paper))
     return charts
+
+
+def _chart(title: str, lines: list[Series]) -> Chart:
+    longest = max(milliseconds for line in lines for milliseconds in line.x)
+    return Chart(title, "ms a picture", "AP, percent", lines, x_range=(0, 1.1 * longest), legend="right")

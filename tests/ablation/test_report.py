@@ -114,6 +114,11 @@ def test_no_test_is_claimed_where_there_was_none():
     assert "With 2 seeds a row" in markdown(TABLE, "here", uneven, schedule="s", command="c")
 
 
+def test_no_difference_has_no_minus():
+    close = runs("base", 0.2, 0.2) | runs("worse", 0.1999, 0.2)
+    assert table_rows(markdown(TABLE, "here", close, schedule="s", command="c"))["worse"][6] == "+0.0"
+
+
 def test_a_name_stays_in_its_cell():
     table = TABLE.model_copy(update={"rows": (Row(name="a|b"),), "baseline": None})
     assert "| a\\|b (baseline) |" in markdown(table, "here", runs("a|b", 0.2), schedule="s", command="c")
