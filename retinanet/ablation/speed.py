@@ -142,5 +142,5 @@ def speed_charts(
 
 
 def _chart(title: str, lines: list[Series]) -> Chart:
-    longest = max(milliseconds for line in lines for milliseconds in line.x)
+    longest = max((milliseconds for line in lines for milliseconds in line.x), default=1.0)
     return Chart(title, "ms a picture", "AP, percent", lines, x_range=(0, 1.1 * longest), legend="right")

@@ -57,3 +57,10 @@ def test_a_backbone_is_a_line_over_sizes():
     lines = {line.name: (line.x, [round(y, 9) for y in line.y]) for line in here.series}
     assert lines == {"resnet50": ([12.0, 30.0], [21.0, 31.0]), "resnet101": ([18.0], [26.0])}
     assert [(line.name, line.x, line.y) for line in paper.series] == [("resnet50", [64.0, 153.0], [30.5, 35.7])]
+
+
+def test_a_run_without_a_score_has_no_place():
+    unknown = {key: value.model_copy(update={"metrics": {"AP": None}}) for key, value in RESULTS.items()}
+    (here,) = speed_charts(TABLE, "here", unknown, SPEEDS)
+    assert here.series == []
+    assert "| big |" not in speed_markdown(TABLE, "here", unknown, SPEEDS, command="c")
