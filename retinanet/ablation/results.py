@@ -6,12 +6,12 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 from pydantic import ValidationError
 
 from retinanet.checkpoint_file import sync
-from retinanet.config import Config, StrictModel
+from retinanet.config import Config, StrictModel, TrainConfig
 from retinanet.engine.run_folder import flat
 from retinanet.errors import InputError
 
@@ -21,6 +21,8 @@ WITHOUT_EFFECT = {
     *("device", "data.workers", "train.compile", "train.log_every", "train.save_every", "train.keep_checkpoints"),
     *("train.stall_timeout", "train.grace"),
 }
+# Raise it when another default of a key changes what a run comes to: results of before are then those of other runs.
+DEFAULTS = 1
 
 
 class RunResult(StrictModel):
@@ -44,10 +46,20 @@ class RunResult(StrictModel):
 
 
 def config_hash(cfg: Config) -> str:
-    """The same for two configs that lead to the same result."""
-    values = flat(json.loads(cfg.model_dump_json()))
-    telling = {key: value for key, value in values.items() if key not in WITHOUT_EFFECT}
-    return hashlib.sha256(json.dumps(telling, sort_keys=True).encode()).hexdigest()[:16]
+    """The same for two configs that lead to the same result; a key that is new to the schema, left at its default,
+    makes no other hash."""
+    usual = _flat(Config(train=TrainConfig(steps=1)))
+    del usual["train.steps"]  # has no default that goes for a run
+    telling = {
+        key: value
+        for key, value in _flat(cfg).items()
+        if key not in WITHOUT_EFFECT and (key not in usual or usual[key] != value)
+    }
+    return hashlib.sha256(json.dumps([DEFAULTS, telling], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _flat(cfg: Config) -> dict[str, Any]:
+    return flat(json.loads(cfg.model_dump_json()))
 
 
 class ResultsFile:

@@ -3,6 +3,7 @@ import sys
 
 import pytest
 
+from retinanet.ablation import results
 from retinanet.ablation.results import ResultsFile, RunResult, claimed, config_hash
 from retinanet.config_file import load_config
 from retinanet.errors import InputError
@@ -90,3 +91,20 @@ def test_the_hash_is_of_what_the_result_depends_on():
     assert of() == of("device=cuda:3", "data.workers=7", "train.keep_checkpoints=9")
     others = [of(change) for change in ("train.seed=1", "train.optimizer.lr=0.1", "postprocess.nms_iou=0.6")]
     assert len({of(), *others}) == 4
+    # A default that is written out is that default; one step is not the default of a number of steps.
+    assert of() == of("train.seed=0", "postprocess.nms_iou=0.5", "loss.classification={type: focal, gamma: 2.0}")
+    steps = [of("train.epochs=null", f"train.steps={count}") for count in (1, 2)]
+    assert len({of(), *steps}) == 3
+    # Of two losses the values that are the default of another one are told apart by their type.
+    losses = [of(f"loss.classification={{type: {kind}, alpha: 0.25}}") for kind in ("focal", "cross_entropy")]
+    assert losses[0] == of() != losses[1]
+
+
+def test_a_new_key_at_its_default_makes_no_other_run(monkeypatch):
+    """As if the schema of before had not had it."""
+    before = config_hash(load_config("quickstart"))
+    whole = results._flat
+    monkeypatch.setattr(results, "_flat", lambda cfg: {**whole(cfg), "train.new_key": None})
+    assert config_hash(load_config("quickstart")) == before
+    monkeypatch.setattr(results, "DEFAULTS", results.DEFAULTS + 1)
+    assert config_hash(load_config("quickstart")) != before
