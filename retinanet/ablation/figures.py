@@ -16,13 +16,11 @@ from retinanet.ablation.loss_share import (
     share_of_hardest,
 )
 from retinanet.checkpoint import CheckpointFolder
-from retinanet.checkpoint_file import read_checkpoint
-from retinanet.config_file import with_overrides
 from retinanet.data.build import eval_loader, eval_plan, load_val_data
 from retinanet.detection.build import build_assignment
 from retinanet.engine.console import progress
 from retinanet.errors import InputError, make_folder
-from retinanet.inference.predictor import Predictor, checkpoint_config
+from retinanet.inference.predictor import Predictor
 from retinanet.pages.plots import Chart, Series, write_svg
 
 log = logging.getLogger(__name__)
@@ -34,14 +32,24 @@ PARTS = {"hard_positive": "hard positive", "easy_positive": "easy positive",
          "hard_negative": "hard negative", "easy_negative": "easy negative"}  # fmt: skip
 
 
+def load_network(checkpoint: Path, overrides: Sequence[str] = ()) -> Predictor:
+    """
+    Raises:
+        InputError: no checkpoint, or one whose classes are no sigmoids.
+    """
+    predictor = Predictor.from_checkpoint(checkpoint, ["inference.precision=fp32", *overrides])
+    if predictor.cfg.model.class_activation != "sigmoid":
+        raise InputError(f"{checkpoint}: its classes share a softmax; these figures are of one sigmoid a class")
+    return predictor
+
+
 @torch.no_grad()
-def count_logits(checkpoint: Path, overrides: Sequence[str] = ()) -> LogitCounts:
+def count_logits(checkpoint: Path, predictor: Predictor) -> LogitCounts:
     """Class logits of a trained network over its validation pictures, as its assignment sees them.
 
     Raises:
-        InputError: no checkpoint, no validation pictures, or no object on them.
+        InputError: no validation pictures, or no object on them.
     """
-    predictor = Predictor.from_checkpoint(checkpoint, ["inference.precision=fp32", *overrides])
     cfg, counts = predictor.cfg, LogitCounts()
     data = load_val_data(cfg, predictor.class_names)
     assign = build_assignment(cfg.assignment)
@@ -63,12 +71,12 @@ def write_figures(checkpoint: Path, output: Path, overrides: Sequence[str] = ())
     how many a run keeps.
 
     Raises:
-        InputError: as `check_sigmoids` and `count_logits` say.
+        InputError: as `load_network` and `count_logits` say.
     """
-    check_sigmoids(checkpoint, overrides)
+    network = load_network(checkpoint, overrides)
     make_folder(output)
-    course = count_course(checkpoint, overrides)
-    counts = course.get(step_of(checkpoint.resolve())) or count_logits(checkpoint, overrides)
+    counts = count_logits(checkpoint, network)
+    course = count_course(checkpoint, counts, overrides)
     pictures = {
         "figure_1.svg": figure_1(),
         "figure_4.svg": figure_4(counts),
@@ -82,23 +90,21 @@ def write_figures(checkpoint: Path, output: Path, overrides: Sequence[str] = ())
     return [output / name for name in (*pictures, "figures.md")]
 
 
-def check_sigmoids(checkpoint: Path, overrides: Sequence[str] = ()) -> None:
-    """
-    Raises:
-        InputError: no checkpoint, or one whose classes are no sigmoids.
-    """
-    content = read_checkpoint(checkpoint)
-    cfg = with_overrides(checkpoint_config(content, checkpoint), overrides, source=f"{checkpoint} with overrides")
-    if cfg.model.class_activation != "sigmoid":
-        raise InputError(f"{checkpoint}: its classes share a softmax; these figures are of one sigmoid a class")
+def count_course(checkpoint: Path, counts: LogitCounts, overrides: Sequence[str] = ()) -> dict[int, LogitCounts]:
+    """By step, of every checkpoint that lies beside this one; none where they are fewer than two.
 
-
-def count_course(checkpoint: Path, overrides: Sequence[str] = ()) -> dict[int, LogitCounts]:
-    """By step, of every checkpoint that lies beside this one; none where they are fewer than two."""
+    Args:
+        counts: those of this one.
+    """
     files = CheckpointFolder(checkpoint.parent, keep=1).files()
     if len(files) < 2:
         return {}
-    return {step_of(file): count_logits(file, overrides) for file in files}
+    this = step_of(checkpoint.resolve())
+    by_step = {step_of(file): file for file in files}
+    return {
+        step: counts if step == this else count_logits(file, load_network(file, overrides))
+        for step, file in by_step.items()
+    }
 
 
 def step_of(file: Path) -> int | None:

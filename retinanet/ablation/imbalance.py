@@ -65,8 +65,7 @@ def average_precision(scores: Tensor, is_rare: Tensor) -> float:
 
     Points of one score are found together: a network that says the same of all has the share of rare ones.
     """
-    levels, level_of = scores.unique(return_inverse=True)  # from the lowest
-    found = torch.zeros(len(levels), dtype=torch.float64).index_add_(0, level_of, torch.ones_like(scores).double())
+    levels, level_of, found = scores.unique(return_inverse=True, return_counts=True)  # from the lowest
     hits = torch.zeros(len(levels), dtype=torch.float64).index_add_(0, level_of, is_rare.double())
     precision = hits.flip(0).cumsum(0) / found.flip(0).cumsum(0)
     return float((precision * hits.flip(0)).sum() / hits.sum())

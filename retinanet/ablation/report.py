@@ -31,7 +31,7 @@ class TableReport(NamedTuple):
 
 def summarise_table(table: Table, setup: str, results: dict[tuple[str, int], RunResult]) -> TableReport:
     """Rows in the order of the table, those of the set-up alone."""
-    rows = [row for row in table.rows if row.setups is None or setup in row.setups]
+    rows = list(table.rows_on(setup).values())
     done = {row.name: [result for (name, _), result in sorted(results.items()) if name == row.name] for row in rows}
     finished = {name: [result for result in runs if result.status == "finished"] for name, runs in done.items()}
     ap = {name: _percent(runs, "AP") for name, runs in finished.items()}

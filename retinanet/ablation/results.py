@@ -6,13 +6,13 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import BinaryIO, Literal
 
 from pydantic import ValidationError
 
 from retinanet.checkpoint_file import sync
 from retinanet.config import Config, StrictModel, TrainConfig
-from retinanet.engine.run_folder import flat
+from retinanet.engine.run_folder import flat_config
 from retinanet.errors import InputError
 
 RESULTS_FILE = "results.jsonl"
@@ -48,18 +48,14 @@ class RunResult(StrictModel):
 def config_hash(cfg: Config) -> str:
     """The same for two configs that lead to the same result; a key that is new to the schema, left at its default,
     makes no other hash."""
-    usual = _flat(Config(train=TrainConfig(steps=1)))
+    usual = flat_config(Config(train=TrainConfig(steps=1)))
     del usual["train.steps"]  # has no default that goes for a run
     telling = {
         key: value
-        for key, value in _flat(cfg).items()
+        for key, value in flat_config(cfg).items()
         if key not in WITHOUT_EFFECT and (key not in usual or usual[key] != value)
     }
     return hashlib.sha256(json.dumps([DEFAULTS, telling], sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _flat(cfg: Config) -> dict[str, Any]:
-    return flat(json.loads(cfg.model_dump_json()))
 
 
 class ResultsFile:

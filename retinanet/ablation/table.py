@@ -59,6 +59,10 @@ class Table(StrictModel):
                 )
         return self
 
+    def rows_on(self, setup: str) -> dict[str, Row]:
+        """By name, those that make sense there."""
+        return {row.name: row for row in self.rows if row.setups is None or setup in row.setups}
+
 
 class Job(NamedTuple):
     """One run: a row with a seed."""
@@ -137,7 +141,7 @@ def jobs_of(
     if setup not in table.setups:
         raise InputError(f"{table.title!r} has no set-up {setup!r}; expected one of {', '.join(table.setups)}")
     chosen = table.setups[setup]
-    possible = {row.name: row for row in table.rows if row.setups is None or setup in row.setups}
+    possible = table.rows_on(setup)
     if unknown := [name for name in rows or [] if name not in possible]:
         hint = "; KEY=VALUE stands before --rows" if "=" in unknown[0] else ""
         raise InputError(
@@ -168,10 +172,9 @@ def jobs_of(
 def jobs_that_fit(table: Table, setup: str, *, num_seeds: int, overrides: list[str] | None = None) -> list[Job]:
     """Those of every row but the ones that the overrides do not fit, of which there can be no runs."""
     jobs = []
-    for row in table.rows:
-        if row.setups is None or setup in row.setups:
-            with contextlib.suppress(InputError):
-                jobs += jobs_of(table, setup, num_seeds=num_seeds, rows=[row.name], overrides=overrides)
+    for name in table.rows_on(setup):
+        with contextlib.suppress(InputError):
+            jobs += jobs_of(table, setup, num_seeds=num_seeds, rows=[name], overrides=overrides)
     return jobs
 
 

@@ -90,13 +90,18 @@ def check_same_run(content: dict[str, Any], cfg: Config, data: CocoData, path: P
         )
     # By the schema, so that a key which the checkpoint is older than has its default.
     trained = config_from_values(json.loads(content["config"]), source=f"{path}: config")
-    before, now = (flat(json.loads(one.model_dump_json())) for one in (trained, cfg))
+    before, now = (flat_config(one) for one in (trained, cfg))
     for key in sorted(before.keys() | now.keys()):
         if before.get(key) != now.get(key) and not any(f"{key}.".startswith(f"{free}.") for free in FREE_KEYS):
             raise InputError(
                 f"{path}: cannot go on with another {key}: it was {before.get(key)}, now {now.get(key)}; "
                 "keep it, or start a new run"
             )
+
+
+def flat_config(cfg: Config) -> dict[str, Any]:
+    """Its values as JSON has them, with dotted keys."""
+    return flat(json.loads(cfg.model_dump_json()))
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -103,8 +103,8 @@ def test_the_hash_is_of_what_the_result_depends_on():
 def test_a_new_key_at_its_default_makes_no_other_run(monkeypatch):
     """As if the schema of before had not had it."""
     before = config_hash(load_config("quickstart"))
-    whole = results._flat
-    monkeypatch.setattr(results, "_flat", lambda cfg: {**whole(cfg), "train.new_key": None})
+    whole = results.flat_config
+    monkeypatch.setattr(results, "flat_config", lambda cfg: {**whole(cfg), "train.new_key": None})
     assert config_hash(load_config("quickstart")) == before
     monkeypatch.setattr(results, "DEFAULTS", results.DEFAULTS + 1)
     assert config_hash(load_config("quickstart")) != before
