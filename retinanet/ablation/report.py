@@ -3,15 +3,16 @@
 import math
 import statistics
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from retinanet.ablation.results import RunResult
-from retinanet.ablation.table import Row, Table
+from retinanet.ablation.table import Metric, Row, Table
 from retinanet.evaluation.significance import Comparison, Summary, detectable_difference, holm, summarise, welch
 from retinanet.pages.plots import Chart, Series
 
 LEVEL = 0.05  # of significance
 NOTHING = "-"
+METRICS = get_args(Metric)
 
 
 class RowReport(NamedTuple):
@@ -44,7 +45,7 @@ def summarise_table(table: Table, setup: str, results: dict[tuple[str, int], Run
     corrected = dict(zip(versus, holm([comparison.p for comparison in versus.values()]), strict=True))
     reports = []
     for row in rows:
-        metrics = {metric: _percent(finished[row.name], metric) for metric in ("AP", "AP50", "AP75")}
+        metrics = {metric: _percent(finished[row.name], metric) for metric in METRICS}
         summaries = {metric: summarise(values) for metric, values in metrics.items() if values}
         broken = [result for result in done[row.name] if result.status != "finished"]
         p = corrected.get(row.name, math.nan)
@@ -66,15 +67,16 @@ def markdown(
         command: that made them.
     """
     report = summarise_table(table, setup, results)
-    published = [metric for metric in ("AP", "AP50", "AP75") if any(metric in row.row.paper for row in report.rows)]
-    columns = ["", "AP", "n", "AP50", "AP75", *(f"paper {metric}" for metric in published), "AP difference", "p"]
+    published = [metric for metric in METRICS if any(metric in row.row.paper for row in report.rows)]
+    measured = [metric for metric in METRICS[1:] if metric in ("AP50", "AP75", *published)]
+    columns = ["", "AP", "n", *measured, *(f"paper {metric}" for metric in published), "AP difference", "p"]
     lines = ["| " + " | ".join(columns) + " |", "| --- |" + " ---: |" * (len(columns) - 1)]
     for entry in report.rows:
         cells = [
             cell_text(entry.row.name) + (" (baseline)" if entry.row.name == report.baseline else ""),
             _ap_text(entry),
             str(len(entry.ap)),
-            *(f"{entry.summaries[m].mean:.1f}" if m in entry.summaries else NOTHING for m in ("AP50", "AP75")),
+            *(f"{entry.summaries[m].mean:.1f}" if m in entry.summaries else NOTHING for m in measured),
             *(f"{entry.row.paper[m]:.1f}" if m in entry.row.paper else NOTHING for m in published),
             f"{round(entry.versus.difference, 1) + 0.0:+.1f}" if entry.versus else NOTHING,  # not -0.0
             p_text(entry.p),

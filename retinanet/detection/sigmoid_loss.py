@@ -38,6 +38,14 @@ class Weights:
         self.values = tuple(values) if isinstance(values, Sequence) else float(values)
         self._copies: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
+    def check(self, num_classes: int) -> None:
+        """
+        Raises:
+            ValueError: not as many as there are classes.
+        """
+        if isinstance(self.values, tuple) and len(self.values) != num_classes:
+            raise ValueError(f"{len(self.values)} weights of classes for {num_classes} classes; give one a class")
+
     def like(self, logits: Tensor) -> float | Tensor:
         """The number, or (K,) where the logits are and in the type that is worked in."""
         if isinstance(self.values, float):
@@ -48,7 +56,7 @@ class Weights:
         return self._copies[key]
 
     def at(self, columns: Tensor, own: Tensor) -> float | Tensor:
-        """Those of the classes (R, 1) whose logits (R, 1) are given."""
+        """Those of the classes of some logits, both (R,) or (R, 1)."""
         weights = self.like(own)
         return weights[columns] if isinstance(weights, Tensor) else weights
 
@@ -94,9 +102,7 @@ class SigmoidSum(ABC):
         Raises:
             ValueError: the weights are not those of K classes.
         """
-        num_classes, values = logits.shape[-1], self.background.values
-        if isinstance(values, tuple) and len(values) != num_classes:
-            raise ValueError(f"{len(values)} weights of classes for {num_classes} classes; give one a class")
+        self.background.check(logits.shape[-1])
         if quality is not None:
             quality = quality.flatten()[:, None].to(_working_type(logits))
         return _Sum.apply(logits.flatten(0, -2), labels.flatten(), counted.flatten(), quality, self)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from retinanet.detection.focal_loss import Focal
-from retinanet.detection.sigmoid_loss import LOGITS_AT_ONCE, LOGITS_AT_ONCE_ELSEWHERE
+from retinanet.detection.sigmoid_loss import LOGITS_AT_ONCE, LOGITS_AT_ONCE_ELSEWHERE, Weights
 
 Reduction = Literal["mean", "sum", "none"]
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -124,9 +124,14 @@ class SoftmaxFocal:
     """
 
     def __init__(self, *, alpha: float | Sequence[float] | None = None, gamma: float = 2.0):
-        self.alpha = alpha
+        if alpha is None:
+            own, self.background = 1.0, 1.0
+        elif isinstance(alpha, Sequence):
+            own, self.background = alpha, 1 - sum(alpha) / len(alpha)
+        else:
+            own, self.background = alpha, 1 - alpha
+        self.own = Weights(own)
         self.gamma = gamma
-        self._weights: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
     def __call__(self, logits: Tensor, labels: Tensor, counted: Tensor) -> Tensor:
         """The sum, () in float32 (float64 for float64 logits), differentiable in the logits.
@@ -139,21 +144,13 @@ class SoftmaxFocal:
         Raises:
             ValueError: the weights are not those of K classes.
         """
+        num_classes = logits.shape[-1] - 1
+        self.own.check(num_classes)
         labels = labels.flatten()
         losses = softmax_focal_losses(logits.flatten(0, -2), labels, gamma=self.gamma)
-        if self.alpha is not None:
-            losses = losses * self.weights(logits.shape[-1] - 1, losses.device, losses.dtype)[labels]
-        return torch.where(counted.flatten(), losses, 0).sum()
-
-    def weights(self, num_classes: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """(K + 1,), that of background last. Put on a device once, as the host waits for it."""
-        key = device, dtype
-        if key not in self._weights:
-            alpha = [self.alpha] * num_classes if isinstance(self.alpha, int | float) else list(self.alpha)
-            if len(alpha) != num_classes:
-                raise ValueError(f"{len(alpha)} weights of classes for {num_classes} classes; give one a class")
-            self._weights[key] = torch.tensor([*alpha, 1 - sum(alpha) / num_classes], device=device, dtype=dtype)
-        return self._weights[key]
+        own = losses * self.own.at(labels.clamp(max=num_classes - 1), losses)
+        weighted = torch.where(labels == num_classes, losses * self.background, own)
+        return torch.where(counted.flatten(), weighted, 0).sum()
 
 
 def softmax_focal_losses(logits: Tensor, targets: Tensor, *, gamma: float) -> Tensor:

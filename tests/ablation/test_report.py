@@ -58,6 +58,16 @@ def test_means_and_differences_by_hand():
     assert rows["wild"] == ["diverged", "0", "-", "-", "-", "-", "-", "-"]
 
 
+def test_sizes_of_objects_stand_in_the_table_where_the_paper_gives_them():
+    table = TABLE.model_copy(update={"rows": (Row(name="base", paper={"AP": 39.1, "APs": 21.8}), Row(name="better"))})
+    measured = {key: run.model_copy(update={"metrics": run.metrics | {"APs": 0.125, "APl": 0.5}})
+                for key, run in runs("base", 0.2, 0.22).items()}  # fmt: skip
+    text = markdown(table, "here", measured, schedule="s", command="c")
+    assert "|  | AP | n | AP50 | AP75 | APs | paper AP | paper APs | AP difference | p |" in text
+    assert table_rows(text)["base (baseline)"][4:7] == ["12.5", "39.1", "21.8"]
+    assert "APs" not in markdown(TABLE, "here", RESULTS, schedule="s", command="c")
+
+
 def test_p_values_are_corrected_for_the_rows():
     report = summarise_table(TABLE, "here", RESULTS)
     p = {entry.row.name: entry.p for entry in report.rows}
