@@ -256,6 +256,9 @@ def test_one_compiled_graph_serves_many_shapes(monkeypatch):
 @pytest.mark.slow  # a minute of compiling
 def test_compiled_step_is_the_same():
     batch, compiled, eager = batch_of(), model_of(), model_of()
+    for model in (compiled, eager):
+        for stage in (model.backbone.layer1, model.backbone.layer2, model.backbone.layer3, model.backbone.layer4):
+            del stage[1:]  # a block of each kind is left: a kernel less to compile for each that is not
     first, second = step_of(compiled, compile=True), step_of(eager)
     for _ in range(2):
         a, b = first([batch], 1), second([batch], 1)

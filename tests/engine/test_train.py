@@ -246,10 +246,11 @@ def test_eight_pictures_are_learnt_by_heart(tmp_path, shapes):
     source = [
         f"data.{part}={{images: {shapes / 'train'}, annotations: {tmp_path}/eight.json}}" for part in ("train", "val")
     ]
-    overrides = [*source, "data.workers=0", "data.transforms=[{type: resize}]", "train.epochs=null", "train.steps=200"]
-    result = train(
-        load_config("quickstart", [*overrides, "train.eval_every=200", "model.norm=group"]), tmp_path / "run"
-    )
+    overrides = [
+        *source, "data.workers=0", "data.transforms=[{type: resize}]", "data.resize.shorter=96", "model.norm=group",
+        "model.channels=64", "model.head_convs=1", "train.epochs=null", "train.steps=150", "train.eval_every=150",
+    ]  # fmt: skip
+    result = train(load_config("quickstart", overrides), tmp_path / "run")
     assert result.metrics["AP"] > 0.9
     predictor = Predictor.from_checkpoint(result.folder / "checkpoints/best.pt")
     assert predictor.class_names[0] == document["categories"][0]["name"]
