@@ -34,7 +34,10 @@ def table_parser() -> argparse.ArgumentParser:
     )
     result.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes one key of every row's config")
     result.add_argument(
-        "--data", default="quickstart", metavar="SETUP", help="one of the table's: quickstart, bccd, coco (%(default)s)"
+        "--data",
+        default="quickstart",
+        metavar="SETUP",
+        help="one that the table has: quickstart, bccd, coco (%(default)s)",
     )
     result.add_argument("--seeds", type=int, default=3, metavar="N", help="runs of each row, from seed 0 (%(default)s)")
     result.add_argument("--rows", nargs="+", metavar="NAME", help="some rows alone, by their names in the table")

@@ -17,7 +17,7 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         prog="retinanet train",
         description=__doc__,
-        epilog="example: retinanet train bccd_r18 --output runs/cells train.epochs=12 data.train.images=my/pictures",
+        epilog="example: retinanet train quickstart --output runs/trial train.optimizer.lr=5e-4 train.seed=1",
     )
     result.add_argument(
         "config", nargs="?", help="a YAML file, or the name of a config that the package ships, such as quickstart"
