@@ -109,7 +109,7 @@ def make_table(arguments: argparse.Namespace, argv: list[str]) -> int:
         speeds = measure_rows(all_jobs, results, folder)
         write_page(
             folder / f"{name}_speed",
-            speed_markdown(table, setup, results, speeds, command=command),
+            speed_markdown(table, setup, results, speeds, schedule=schedule, command=command),
             speed_charts(table, setup, results, speeds),
         )
     if elsewhere:

@@ -1,4 +1,7 @@
-"""A checkpoint -> figures 1 and 4 of Lin et al. 2017, its scores, and where its loss came from while it was trained."""
+"""A checkpoint -> figures 1 and 4 of Lin et al. 2017, its scores, and where its loss on validation pictures comes from.
+
+The last also for the checkpoints beside it.
+"""
 
 import logging
 from collections.abc import Sequence
@@ -147,7 +150,10 @@ def scores_chart(counts: LogitCounts) -> Chart:
 
 
 def course_charts(course: dict[int, LogitCounts]) -> list[Chart]:
-    """Who has the loss, step by step, with cross entropy and with the focal loss."""
+    """Who has the loss on validation pictures, checkpoint by checkpoint.
+
+    By cross entropy and by the paper's focal loss, whichever the network was trained with.
+    """
     charts = []
     for title, alpha, gamma in (("Cross entropy", 0.5, 0.0), ("Focal loss, gamma 2, alpha 0.25", 0.25, 2.0)):
         parts = {step: loss_parts(counts, alpha=alpha, gamma=gamma) for step, counts in course.items()}

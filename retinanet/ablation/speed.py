@@ -72,9 +72,20 @@ def measure_rows(jobs: Sequence[Job], results: dict[tuple[str, int], RunResult],
 
 
 def speed_markdown(
-    table: Table, setup: str, results: dict[tuple[str, int], RunResult], speeds: dict[str, RowSpeed], *, command: str
+    table: Table,
+    setup: str,
+    results: dict[tuple[str, int], RunResult],
+    speeds: dict[str, RowSpeed],
+    *,
+    schedule: str,
+    command: str,
 ) -> str:
-    """AP and time of each row, and both as the paper has them; ratios are to the fastest row of each side."""
+    """AP and time of each row, and both as the paper has them; ratios are to the fastest row of each side.
+
+    Args:
+        schedule: of the runs, in words.
+        command: that timed them.
+    """
     rows = _rows(table, setup, results, speeds)
     fastest = min(speed.milliseconds for speed in speeds.values())
     published = [entry.row.paper_ms for entry in rows if entry.row.paper_ms]
@@ -93,7 +104,8 @@ def speed_markdown(
     machine = about["accelerator"] or f"a CPU with {about['cpu_capability']}, {about['threads']} threads"
     parts = [
         f"# Speed against accuracy: {table.title}",
-        f"Set-up `{setup}`. `{command}`",
+        f"Set-up `{setup}`, {schedule}.",
+        f"`{command}`",
         "\n".join(lines),
         f"Time from the decoded picture to its detections, one picture at a time: median of {ROUNDS} interleaved "
         f"rounds over {PICTURES} validation pictures, on {machine}. Ratios are to the fastest row.",
@@ -116,7 +128,10 @@ def _paper(row: Row, fastest: float) -> list[str]:
 def speed_charts(
     table: Table, setup: str, results: dict[tuple[str, int], RunResult], speeds: dict[str, RowSpeed]
 ) -> list[Chart]:
-    """A line for each backbone, over the sizes of its pictures; the paper's beside it where it has times."""
+    """A line for each backbone, over the sizes of its pictures; the paper's beside it where it has times.
+
+    Times are ratios to the fastest row of each chart, so that two machines can be compared.
+    """
     rows = _rows(table, setup, results, speeds)
     by_backbone: dict[str, list[RowReport]] = {}
     for entry in sorted(rows, key=lambda entry: speeds[entry.row.name].shorter):
@@ -142,5 +157,10 @@ def speed_charts(
 
 
 def _chart(title: str, lines: list[Series]) -> Chart:
-    longest = max((milliseconds for line in lines for milliseconds in line.x), default=1.0)
-    return Chart(title, "ms a picture", "AP, percent", lines, x_range=(0, 1.1 * longest), legend="right")
+    times = [milliseconds for line in lines for milliseconds in line.x]
+    fastest = min(times, default=1.0)
+    ratios = [line._replace(x=[milliseconds / fastest for milliseconds in line.x]) for line in lines]
+    label = f"time a picture, in units of the fastest ({fastest:.0f} ms)"
+    return Chart(
+        title, label, "AP, percent", ratios, x_range=(0, 1.1 * max(times, default=1.0) / fastest), legend="right"
+    )

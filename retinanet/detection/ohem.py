@@ -27,6 +27,7 @@ class HardExamples:
         one_to_three: the hardest positives up to a quarter of `keep` (at least one), and the hardest negatives up to
             three for each of them; an image without positives then gives nothing. Each kind is suppressed by itself:
             what becomes of an easy positive would depend on all harder negatives, which may be a hundred thousand.
+            While fewer positives than a quarter of `keep` survive suppression, `keep` changes nothing.
     """
 
     def __init__(self, *, keep: int = 512, nms_iou: float | None = 0.7, one_to_three: bool = False):

@@ -93,15 +93,17 @@ class SigmoidSum(ABC):
 
         Args:
             logits: (..., K), any float type. Arithmetic is float32; the gradient is rounded to the logits' type once,
-                after everything that comes in from above has been multiplied. What is not finite shows in the sum or
-                in the gradient, also where it is not counted, unless the curve is bounded.
+                after everything that comes in from above has been multiplied. Not-a-number shows in the sum or in the
+                gradient, also where it is not counted; an infinite logit may not: it is a very sure one.
             labels: (...) int64, 0..K-1, or K for an anchor of no class.
             counted: (...) bool, False for an anchor that takes no part.
             quality: (...) float32, handed on to `own_loss` and `own_slope`.
 
         Raises:
-            ValueError: the weights are not those of K classes.
+            ValueError: labels or `counted` are not those of the logits' anchors, or the weights not those of K classes.
+                Labels out of range are not looked for, which would be a wait.
         """
+        check_anchors(logits, labels, counted)
         self.background.check(logits.shape[-1])
         if quality is not None:
             quality = quality.flatten()[:, None].to(_working_type(logits))
@@ -145,6 +147,19 @@ class SigmoidLoss(SigmoidSum):
 
     def own_slope(self, own: Tensor, column: Tensor, quality: Tensor | None, scale: Tensor) -> Tensor:
         return -self.own.at(column, own) * scale * self.curve.slope(-own)
+
+
+def check_anchors(logits: Tensor, labels: Tensor, counted: Tensor) -> None:
+    """
+    Raises:
+        ValueError: not one label and one flag for each row of logits (..., K).
+    """
+    for name, value in (("labels", labels), ("counted", counted)):
+        if value.shape != logits.shape[:-1]:
+            raise ValueError(
+                f"{name} have the shape {tuple(value.shape)}, expected {tuple(logits.shape[:-1])} for logits "
+                f"{tuple(logits.shape)}"
+            )
 
 
 class _Sum(torch.autograd.Function):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from retinanet.detection.focal_loss import Focal
-from retinanet.detection.sigmoid_loss import LOGITS_AT_ONCE, LOGITS_AT_ONCE_ELSEWHERE, Weights
+from retinanet.detection.sigmoid_loss import LOGITS_AT_ONCE, LOGITS_AT_ONCE_ELSEWHERE, Weights, check_anchors
 
 Reduction = Literal["mean", "sum", "none"]
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -142,8 +142,9 @@ class SoftmaxFocal:
             counted: (...) bool, False for an anchor that takes no part.
 
         Raises:
-            ValueError: the weights are not those of K classes.
+            ValueError: labels or `counted` are not those of the logits' anchors, or the weights not those of K classes.
         """
+        check_anchors(logits, labels, counted)
         num_classes = logits.shape[-1] - 1
         self.own.check(num_classes)
         labels = labels.flatten()
@@ -159,7 +160,7 @@ def softmax_focal_losses(logits: Tensor, targets: Tensor, *, gamma: float) -> Te
 
 
 def weight_tensor(alpha: float | Sequence[float] | np.ndarray | Tensor, num_classes: int) -> Tensor:
-    """(C,), a copy of the weights, in their own float type.
+    """(C,), a copy of the weights: of a float tensor in its type, else in torch's default one.
 
     Raises:
         ValueError: not a weight for each class, or one that is negative or not finite.
@@ -170,7 +171,9 @@ def weight_tensor(alpha: float | Sequence[float] | np.ndarray | Tensor, num_clas
         weights = None
     if weights is None or weights.is_complex():
         raise ValueError(f"alpha is {alpha!r}, expected a number, or a weight for each of {num_classes} classes")
-    weights = weights.to(weights.dtype if weights.is_floating_point() else torch.get_default_dtype(), copy=True)
+    # An array of float64 says nothing about wanting it: there are devices that have none.
+    keeps_type = isinstance(alpha, Tensor) and weights.is_floating_point()
+    weights = weights.to(weights.dtype if keeps_type else torch.get_default_dtype(), copy=True)
     if weights.ndim == 0:
         weights = weights.repeat(num_classes)
     if weights.shape != (num_classes,):

@@ -22,7 +22,8 @@ class RetinaNetHead(nn.Module):
         num_convs: 3x3 convolutions before the last one, in each subnet.
         norm: after each of them; the paper has none.
         prior: the probability that every anchor gives every class at the start; with a softmax, all classes together.
-            Without it, the many background anchors make the first steps diverge (section 4.1, "Initialization").
+            It is meant to keep the many background anchors from making the first steps diverge (section 4.1,
+            "Initialization").
         class_activation: what makes scores of the logits. A softmax has one more of them, the last, for background.
     """
 

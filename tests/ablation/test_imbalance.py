@@ -42,6 +42,15 @@ def test_a_seed_decides_a_network():
     assert 0 <= first <= 1
 
 
+@pytest.mark.slow
+def test_the_focal_loss_finds_what_cross_entropy_misses():
+    """Measured over five seeds: 0.751 with a deviation of 0.036, and 0.949 with 0.020."""
+    plain, focal = CONTESTANTS[0], CONTESTANTS[-1]
+    assert (plain.gamma, focal.gamma) == (0, 2)
+    for seed in (0, 1):
+        assert train_one(focal, seed) > train_one(plain, seed) + 0.05
+
+
 def test_the_table_and_the_chart_have_a_row_a_loss():
     text = markdown({"a": [0.5, 0.7], "b": [0.8, 0.9]})
     # Means .6 and .85, variances .02 and .005: t = -.25 / sqrt(.0125) = -2.236068, and .0125^2 / (.01^2 + .0025^2) =

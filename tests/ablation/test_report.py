@@ -89,7 +89,7 @@ def test_what_can_be_told_is_said():
     text = markdown(TABLE, "here", RESULTS, schedule="a SHORT schedule", command="retinanet ablate x")
     assert "a SHORT schedule" in text and "retinanet ablate x" in text
     # Deviations 2, sqrt(7), 2: together sqrt((4 + 7 + 4) / 3) = 2.236, times 2.266958 (four degrees of freedom).
-    assert "the spread here (2.24)" in text and "difference of 5.1 AP" in text
+    assert "the common one (2.24)" in text and "difference of 5.1 AP" in text
     assert "- wild, seed 0: diverged after 6 steps: step 7: training diverged" in text
     assert "on cpu, float32; commit abc; torch 2.14" in text
 

@@ -84,7 +84,9 @@ def test_a_whole_table(ablate, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(run, "train", lambda cfg, folder, **rest: trained.append(folder) or real(cfg, folder, **rest))
     assert ablate() == 0
     assert trained == [tmp_path / "out/runs" / results[3]["config_hash"]]
-    assert "step 2 of 2" in (trained[0] / "log.txt").read_text()
+    # Nothing was left to do: its one training step of this start would have been logged anew.
+    log = (trained[0] / "log.txt").read_text()
+    assert "going on from" in log and log.count("step 2 of 2: loss") == 1
     again = lines(tmp_path / "out")
     assert again[:3] == results[:3] and again[3]["metrics"] == results[3]["metrics"]
     assert ablate() == 0 and len(trained) == 1
@@ -103,6 +105,18 @@ def test_a_row_that_diverges_is_written_down_and_the_rest_goes_on(ablate, tmp_pa
     assert focal["status"] == "finished"
     table = (tmp_path / "out/mine.md").read_text()
     assert "| wild | diverged |" in table and "- wild, seed 0: diverged after" in table
+
+
+@pytest.mark.slow
+def test_without_the_prior_training_diverges_and_is_told(tiny_overrides, tmp_path):
+    """Section 5.1 of the paper, on the recipe of its table: the other row does not."""
+    data = [override for override in tiny_overrides if override.startswith("data.")]
+    steps = ["train.steps=12", "train.eval_every=12", "train.save_every=12"]
+    options = ["--data", "quickstart", "--seeds", "1", "--output", str(tmp_path / "out")]
+    assert main(["prior", *data, *steps, *options]) == 0
+    with_prior, without = lines(tmp_path / "out")
+    assert with_prior["status"] == "finished" and with_prior["steps"] == 12
+    assert without["status"] == "diverged" and "training diverged: the gradient was not finite" in without["message"]
 
 
 @pytest.mark.slow

@@ -83,14 +83,33 @@ def test_gamma_zero_is_balanced_cross_entropy():
     )
     assert_close(value, wanted.float(), rtol=1e-6, atol=1e-7)
     assert_close(gradient, wanted_gradient.float(), rtol=1e-6, atol=1e-7)
+    exact, exact_gradient = term_by_term(logits.double(), targets, alpha=0.75, gamma=0.0)
+    assert_close(exact, wanted, rtol=1e-13, atol=1e-15)
+    assert_close(exact_gradient, wanted_gradient, rtol=1e-13, atol=1e-15)
 
 
 @pytest.mark.parametrize("gamma", [0.1, 0.5, 2.0, 5.0])
 def test_gamma_scales_each_term_by_its_error(gamma):
     logits, targets = logits_and_targets()
-    error = torch.sigmoid(torch.where(targets, -logits, logits))  # 1 - p_t
-    plain, _ = term_by_term(logits, targets, gamma=0.0)
-    assert_close(term_by_term(logits, targets, gamma=gamma)[0], plain * error**gamma, rtol=1e-5, atol=1e-6)
+    logits = logits.double()
+    error, steepness = torch.sigmoid(torch.where(targets, -logits, logits)), torch.where(targets, -1, 1)  # 1 - p_t
+    plain, plain_gradient = term_by_term(logits, targets, gamma=0.0)
+    value, gradient = term_by_term(logits, targets, gamma=gamma)
+    assert_close(value, plain * error**gamma, rtol=1e-13, atol=0)
+    # By the product rule: of the error, the slope in the logit is error (1 - error), upwards for a negative.
+    slope_of_factor = gamma * error**gamma * (1 - error) * steepness
+    assert_close(gradient, plain_gradient * error**gamma + plain * slope_of_factor, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 2.0])
+def test_alpha_of_zero_and_one_are_the_sums_of_one_side(gamma):
+    logits, targets = logits_and_targets()
+    one_sided = {1.0: targets, 0.0: ~targets}
+    unweighted = term_by_term(logits, targets, alpha=None, gamma=gamma)
+    for alpha, learns in one_sided.items():
+        value, gradient = term_by_term(logits, targets, alpha=alpha, gamma=gamma)
+        assert torch.equal(value, torch.where(learns, unweighted[0], 0))
+        assert_close(gradient, torch.where(learns, unweighted[1], 0), rtol=1e-6, atol=0)
 
 
 def test_swapping_the_classes_swaps_alpha():

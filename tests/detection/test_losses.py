@@ -29,6 +29,7 @@ from retinanet.detection.quality_loss import QualityFocal, Varifocal
 from retinanet.detection.sigmoid_loss import SigmoidLoss
 from retinanet.errors import InputError
 from retinanet.structures import Predictions, Targets
+from tests.gradients import value_and_gradient
 
 CLASS_LOSSES = [
     FocalConfig(),
@@ -258,6 +259,23 @@ def test_config_decides_the_loss():
     assert tuple(build_loss(cfg)(predictions, assignment, targets, count)) == tuple(by_hand)
     default = build_loss(LossConfig())(predictions, assignment, targets, count)
     assert default.classification != by_hand.classification and default.box_regression != by_hand.box_regression
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("alpha", [None, 0.75, (0.1, 0.3, 0.5, 0.7, 0.9)])
+def test_a_gamma_of_zero_is_cross_entropy_to_the_last_bit(alpha, dtype):
+    generator = torch.Generator().manual_seed(0)
+    logits = (torch.randn(200, NUM_CLASSES, generator=generator) * 4).to(dtype)
+    labels, counted = torch.arange(200) % (NUM_CLASSES + 1), torch.arange(200) % 7 > 0
+
+    def of(cfg):
+        rule = build_loss(LossConfig(classification=cfg)).class_loss
+        return value_and_gradient(lambda x: rule(x, labels, counted), logits)
+
+    focal, cross_entropy = of(FocalConfig(alpha=alpha, gamma=0.0)), of(CrossEntropyConfig(alpha=alpha))
+    assert torch.equal(focal[0], cross_entropy[0]) and torch.equal(focal[1], cross_entropy[1])
+    other = of(FocalConfig(alpha=alpha, gamma=0.5))
+    assert not torch.equal(focal[0], other[0])
 
 
 @pytest.mark.parametrize(

@@ -196,6 +196,15 @@ def test_a_class_has_its_own_alpha():
     assert_close(gradient, torch.tensor([[-0.5, 0.5], [0.0, 0.0], [0.0, 0.5]]))
 
 
+def test_labels_of_other_anchors_are_refused():
+    logits, labels, counted = anchors_to_classify(4)
+    # As many, but of one image: what is meant cannot be told.
+    with pytest.raises(ValueError, match=r"labels have the shape \(300,\), expected \(2, 150\)"):
+        SigmoidFocal()(logits, labels.flatten(), counted)
+    with pytest.raises(ValueError, match=r"counted have the shape \(150, 2\), expected \(2, 150\)"):
+        SigmoidFocal()(logits, labels, counted.T)
+
+
 def test_weights_for_another_number_of_classes_are_refused():
     logits, labels, counted = anchors_to_classify(4)
     with pytest.raises(ValueError, match="3 weights of classes for 4 classes"):

@@ -81,6 +81,20 @@ def test_gamma_zero_is_torchs_cross_entropy(dtype, reduction):
     assert_close(ours, value_and_gradient(lambda x: F.cross_entropy(x, targets, reduction=reduction), logits))
 
 
+def test_an_array_has_the_default_type_and_a_tensor_its_own():
+    array = np.array([0.25, 0.75])
+    assert SoftmaxFocalLoss(2, array).alpha.dtype == torch.float32
+    assert SoftmaxFocalLoss(2, torch.from_numpy(array)).alpha.dtype == torch.float64
+
+
+@pytest.mark.parametrize("gamma", GAMMAS)
+def test_gamma_scales_each_term_by_its_error(gamma):
+    logits, targets = to_classify(4)
+    error = 1 - logits.softmax(1).gather(1, targets[:, None])[:, 0]
+    plain = SoftmaxFocalLoss(4, gamma=0.0, reduction="none")(logits, targets)
+    assert_close(SoftmaxFocalLoss(4, gamma=gamma, reduction="none")(logits, targets), plain * error**gamma)
+
+
 def test_mean_does_not_divide_by_the_weights():
     logits, targets = to_classify(3)
     alpha = torch.tensor([0.5, 2.0, 4.0], dtype=torch.float64)
@@ -336,6 +350,12 @@ def test_the_sum_over_anchors_that_count(gamma, alpha, weights):
     ours = value_and_gradient(lambda x: rule(x, labels, counted), logits)
     assert_close(ours, value_and_gradient(expected, logits), rtol=1e-6, atol=1e-9)
     assert (ours[1][~counted] == 0).all() and counted.any() and not counted.all()
+
+
+def test_labels_of_other_anchors_are_refused():
+    logits, labels, counted = anchors_to_classify(3)
+    with pytest.raises(ValueError, match=r"labels have the shape \(100,\), expected \(2, 50\)"):
+        SoftmaxFocal()(logits, labels.flatten(), counted)
 
 
 def test_one_class_against_background_is_the_sigmoids_focal_loss():

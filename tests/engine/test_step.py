@@ -15,13 +15,21 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from retinanet.config import (
+    CIoUConfig,
+    CrossEntropyConfig,
+    DIoUConfig,
+    FocalConfig,
+    FocalStarConfig,
     GIoUConfig,
+    HingeConfig,
     LossConfig,
     ModelConfig,
+    QualityFocalConfig,
     SGDConfig,
     SmoothL1Config,
     SoftmaxFocalConfig,
     TrainConfig,
+    VarifocalConfig,
 )
 from retinanet.data.loader import pad_targets
 from retinanet.detection.anchors import AnchorGenerator
@@ -34,7 +42,7 @@ from retinanet.engine.logger import RunningMeans
 from retinanet.engine.optimizer import build_optimizer
 from retinanet.engine.step import TrainStep
 from retinanet.model.retinanet import build_model
-from retinanet.structures import Batch, Targets
+from retinanet.structures import Batch, Predictions, Targets
 
 NUM_CLASSES = 5
 HEIGHT, WIDTH = 64, 96
@@ -155,6 +163,36 @@ def test_forward_assignment_and_losses_stay_on_a_cuda_device(norm, box):
             losses = build_loss(LossConfig(box=box))(predictions, assignment, batch.targets, num_positive)
             candidates = Postprocess()._candidates(predictions)
         assert {x.device.type for x in (*assignment, *losses, *candidates)} == {"cuda"}
+
+
+@pytest.mark.parametrize(
+    "cfg",
+    [
+        *(LossConfig(classification=rule) for rule in (
+            FocalConfig(alpha=(0.1, 0.2, 0.3, 0.4, 0.5)), CrossEntropyConfig(), FocalStarConfig(), HingeConfig(),
+            QualityFocalConfig(), VarifocalConfig(),
+        )),
+        *(LossConfig(box=rule) for rule in (DIoUConfig(), CIoUConfig())),
+    ],
+)  # fmt: skip
+def test_every_loss_stays_on_a_cuda_device(cfg):
+    batch = batch_of()
+    with FakeTensorMode():
+        targets = fake_batch(batch, torch.device("cuda")).targets
+        anchors = AnchorGenerator()(HEIGHT, WIDTH, targets.boxes.device)
+        sizes = [grid[..., 0].numel() for grid in anchors]
+        logits, deltas = (
+            [torch.empty(2, size, values, device="cuda") for size in sizes] for values in (NUM_CLASSES, 4)
+        )
+        criterion = build_loss(cfg, num_classes=NUM_CLASSES)
+        predictions = Predictions(logits, deltas, anchors)
+        # Once before: weights of classes go to the device, which is once a run.
+        criterion(predictions, assign(anchors, targets), targets, torch.ones((), device="cuda"))
+        with NoTransfers():
+            assignment = assign(anchors, targets)
+            num_positive = assignment.positive.sum().float().clamp(min=1)
+            losses = criterion(predictions, assignment, targets, num_positive)
+        assert {x.device.type for x in losses} == {"cuda"}
 
 
 def test_a_softmax_and_atss_stay_on_a_cuda_device():
