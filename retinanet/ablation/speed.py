@@ -145,7 +145,8 @@ def speed_charts(
         )
         for backbone, entries in by_backbone.items()
     ]
-    charts = [_chart(f"{setup}, this machine", here)]
+    short = " (short)" if table.setups[setup].short else ""
+    charts = [_chart(f"{setup}{short}, this machine", here)]
     paper = [
         Series(backbone, [entry.row.paper_ms for entry in known], [entry.row.paper["AP"] for entry in known])
         for backbone, entries in by_backbone.items()
