@@ -122,13 +122,19 @@ class FoldedConv2d(torch.autograd.Function):
     """conv2d(x, weight * scale) + shift, where `scale` and `shift` are given per output channel and learn nothing.
 
     Autograd would keep weight * scale for the backward pass, a second copy of the network's weights. This keeps
-    `weight`, which is there anyway, and multiplies again. In autocast the product is rounded once.
+    `weight`, which is there anyway, and multiplies again. In autocast the product is rounded once. Where a map has
+    fewer places than a filter has weights, it is the convolution's output that is multiplied.
     """
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, geometry: tuple) -> Tensor:
         """(B, C_in, H, W) -> (B, C_out, H', W'); `geometry` is stride, padding, dilation and groups."""
-        out = F.conv2d(x, scaled(weight, scale), shift, *geometry)
+        ctx.scales_weight = scales_weight(x, weight, geometry[0])
+        if ctx.scales_weight:
+            out = F.conv2d(x, scaled(weight, scale), shift, *geometry)
+        else:
+            out = F.conv2d(x, weight, None, *geometry)
+            out = torch.addcmul(shift[:, None, None], out, scale[:, None, None]).to(out.dtype)
         ctx.geometry = geometry
         ctx.save_for_backward(x.to(out.dtype), weight, scale)  # autocast decides the type
         return out
@@ -138,12 +144,30 @@ class FoldedConv2d(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, scale = ctx.saved_tensors
         stride, padding, dilation, groups = ctx.geometry
-        grad_x, grad_scaled, _ = torch.ops.aten.convolution_backward(
-            grad, x, scaled(weight, scale).to(x.dtype), None, stride, padding, dilation, False, [0, 0], groups,
+        if ctx.scales_weight:
+            used = scaled(weight, scale)
+        else:
+            used, grad = weight, (grad * scale[:, None, None]).to(grad.dtype)
+        grad_x, grad_used, _ = torch.ops.aten.convolution_backward(
+            grad, x, used.to(x.dtype), None, stride, padding, dilation, False, [0, 0], groups,
             [*ctx.needs_input_grad[:2], False],
         )  # fmt: skip
-        grad_weight = None if grad_scaled is None else scaled(grad_scaled, scale)
+        if grad_used is None:
+            grad_weight = None
+        else:
+            grad_weight = scaled(grad_used, scale) if ctx.scales_weight else grad_used.to(weight.dtype)
         return grad_x, grad_weight, None, None, None
+
+
+def scales_weight(x: Tensor, weight: Tensor, stride: tuple[int, int]) -> bool:
+    """Whether there is less to multiply in the weights than in the output of a picture (B, C_in, H, W).
+
+    Of one picture, so that its result does not depend on how many are beside it. A compiled graph serves all sizes.
+    """
+    if torch.compiler.is_compiling():
+        return True
+    places = (x.shape[2] // stride[0]) * (x.shape[3] // stride[1])
+    return places >= weight[0].numel()
 
 
 def scaled(weight: Tensor, scale: Tensor) -> Tensor:

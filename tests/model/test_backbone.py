@@ -7,7 +7,7 @@ import torchvision
 from torch import nn
 from torch.testing import assert_close
 
-from retinanet.model.backbone import ResNet, conv_norm, load_backbone_weights
+from retinanet.model.backbone import ResNet, conv_norm, load_backbone_weights, scales_weight
 from retinanet.model.norm import SyncBatchNorm, norm_layer
 
 STAGES = ("conv1 bn1", "layer1", "layer2", "layer3", "layer4")
@@ -139,11 +139,13 @@ def test_features_and_gradients_are_those_of_torchvisions_blocks(name, norm):
     ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 2**-6)]
 )
 @pytest.mark.parametrize("geometry", [{}, {"stride": 2}, {"padding": 1, "groups": 4}, {"padding": 2, "dilation": 2}])
-def test_folded_norm_is_the_norm_after_the_convolution(geometry, dtype, tolerance):
+@pytest.mark.parametrize(("height", "width"), [(21, 18), (5, 3)])
+def test_folded_norm_is_the_norm_after_the_convolution(height, width, geometry, dtype, tolerance):
     """In bfloat16 under autocast, where a number is off by up to 2**-9."""
     torch.manual_seed(0)
     conv, norm = nn.Conv2d(8, 16, 3, bias=False, **geometry), spread_out(norm_layer("frozen")(16))
-    x = torch.randn(2, 8, 9, 7)
+    x = torch.randn(2, 8, height, width)
+    assert scales_weight(x, conv.weight, conv.stride) == (height == 21)  # a filter has 72 weights, or 18
     results = []
     for mode, function in ((dtype, conv_norm), (torch.float64, lambda x, conv, norm: norm(conv(x)))):
         weights = torch.float64 if mode == torch.float64 else torch.float32
@@ -161,7 +163,7 @@ def test_folded_norm_is_the_norm_after_the_convolution(geometry, dtype, toleranc
 def test_folded_weight_is_rounded_once_in_autocast():
     torch.manual_seed(0)
     conv, norm = nn.Conv2d(8, 16, 3, padding=1, bias=False), spread_out(norm_layer("frozen")(16))
-    x = torch.randn(2, 8, 6, 7)
+    x = torch.randn(2, 8, 9, 8)
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
     weight, shift = conv.weight * scale.view(-1, 1, 1, 1), norm.bias - norm.running_mean * scale
     with torch.autocast("cpu", torch.bfloat16):
