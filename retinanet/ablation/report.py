@@ -141,8 +141,8 @@ def _explanation(report: TableReport) -> str:
     return (
         f"{text}p: Welch's t-test against the baseline, two-sided, corrected for all rows by Holm's method; * is below "
         f"{LEVEL}. With {fewest} seeds a row, were every row's spread the common one ({common:.2f}), a single "
-        f"comparison would call a difference of {least:.1f} AP significant, before correction; a smaller one may be "
-        "there and not be seen, and behind a wider spread a larger one too."
+        f"comparison would call a difference of {least:.1f} AP significant, before correction. Smaller differences "
+        "can go unnoticed, and where a row spreads more, larger ones too."
     )
 
 

@@ -31,7 +31,7 @@ class SoftmaxFocalLoss(nn.Module):
     Args:
         num_classes: C, 1 or more.
         alpha: weight of each class, (C,), not negative; a number for one and the same; None for 1. It is kept as a
-            buffer, which moves with the module.
+            buffer, which moves with the module: a float tensor in its type, anything else in torch's default one.
         gamma: not negative: how fast well-classified examples lose their weight.
         reduction: "mean" divides the sum by the number of targets, whatever their weights, and is 0 where there are
             none; "sum"; "none" gives a loss for each target.

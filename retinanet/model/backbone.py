@@ -122,8 +122,8 @@ class FoldedConv2d(torch.autograd.Function):
     """conv2d(x, weight * scale) + shift, where `scale` and `shift` are given per output channel and learn nothing.
 
     Autograd would keep weight * scale for the backward pass, a second copy of the network's weights. This keeps
-    `weight`, which is there anyway, and multiplies again. In autocast the product is rounded once. Where a map has
-    fewer places than a filter has weights, it is the convolution's output that is multiplied.
+    `weight`, which is there anyway, and multiplies again. In autocast the product is rounded once. Where maps have
+    fewer places than a filter has weights, the convolution's output is multiplied, and rounded before and after.
     """
 
     @staticmethod
@@ -134,7 +134,7 @@ class FoldedConv2d(torch.autograd.Function):
             out = F.conv2d(x, scaled(weight, scale), shift, *geometry)
         else:
             out = F.conv2d(x, weight, None, *geometry)
-            out = torch.addcmul(shift[:, None, None], out, scale[:, None, None]).to(out.dtype)
+            torch.addcmul(shift[:, None, None], out, scale[:, None, None], out=out)
         ctx.geometry = geometry
         ctx.save_for_backward(x.to(out.dtype), weight, scale)  # autocast decides the type
         return out
@@ -160,13 +160,13 @@ class FoldedConv2d(torch.autograd.Function):
 
 
 def scales_weight(x: Tensor, weight: Tensor, stride: tuple[int, int]) -> bool:
-    """Whether there is less to multiply in the weights than in the output of a picture (B, C_in, H, W).
+    """Whether there is less to multiply in the weights than in what comes of (B, C_in, H, W).
 
-    Of one picture, so that its result does not depend on how many are beside it. A compiled graph serves all sizes.
+    Always in a compiled graph, which serves all sizes.
     """
     if torch.compiler.is_compiling():
         return True
-    places = (x.shape[2] // stride[0]) * (x.shape[3] // stride[1])
+    places = x.shape[0] * (x.shape[2] // stride[0]) * (x.shape[3] // stride[1])
     return places >= weight[0].numel()
 
 

@@ -170,7 +170,7 @@ def test_forward_assignment_and_losses_stay_on_a_cuda_device(norm, box):
     [
         *(LossConfig(classification=rule) for rule in (
             FocalConfig(alpha=(0.1, 0.2, 0.3, 0.4, 0.5)), CrossEntropyConfig(), FocalStarConfig(), HingeConfig(),
-            QualityFocalConfig(), VarifocalConfig(),
+            QualityFocalConfig(), VarifocalConfig(), SoftmaxFocalConfig(alpha=(0.1, 0.2, 0.3, 0.4, 0.5)),
         )),
         *(LossConfig(box=rule) for rule in (DIoUConfig(), CIoUConfig())),
     ],
@@ -181,9 +181,8 @@ def test_every_loss_stays_on_a_cuda_device(cfg):
         targets = fake_batch(batch, torch.device("cuda")).targets
         anchors = AnchorGenerator()(HEIGHT, WIDTH, targets.boxes.device)
         sizes = [grid[..., 0].numel() for grid in anchors]
-        logits, deltas = (
-            [torch.empty(2, size, values, device="cuda") for size in sizes] for values in (NUM_CLASSES, 4)
-        )
+        num_logits = NUM_CLASSES + (cfg.classification.type == "softmax_focal")
+        logits, deltas = ([torch.empty(2, size, values, device="cuda") for size in sizes] for values in (num_logits, 4))
         criterion = build_loss(cfg, num_classes=NUM_CLASSES)
         predictions = Predictions(logits, deltas, anchors)
         # Once before: weights of classes go to the device, which is once a run.

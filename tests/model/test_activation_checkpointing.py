@@ -4,6 +4,7 @@ import pytest
 import torch
 import torchvision
 from torch import nn
+from torch.testing import assert_close
 from torchvision.models.resnet import Bottleneck
 
 from retinanet.model.backbone import ResNet
@@ -98,15 +99,17 @@ def test_the_host_reads_nothing_when_blocks_are_computed_again(host_reads):
 
 @pytest.mark.slow  # traced graphs of 30 convolutions
 @pytest.mark.parametrize("norm", ["frozen", "batch"])
-def test_compiled_graphs_compute_blocks_again_to_the_same_bits(norm):
+def test_compiled_graphs_compute_blocks_again_to_the_same(norm):
     torch.manual_seed(0)
-    plain = ResNet("resnet18", norm=norm, frozen_stages=0).train()
-    again = checkpointed(plain).train()
-    images = IMAGES[:, :, :32, :64]
-    # Both compiled: a graph multiplies norms into all weights, where eager code chooses by the size of a map.
-    first, second = (torch.compile(backbone, backend="aot_eager") for backbone in (plain, again))
-    expected = features_and_gradients(first, plain, images)
-    for one, other in zip(features_and_gradients(second, again, images), expected, strict=True):
-        assert torch.equal(one, other)
+    plain = ResNet("resnet18", norm=norm, frozen_stages=0).double().train()
+    again = checkpointed(plain).double().train()
+    images = IMAGES[:, :, :32, :64].double()
+    compiled = torch.compile(again, backend="aot_eager")
+    expected = features_and_gradients(plain, plain, images)
+    for one, other in zip(features_and_gradients(compiled, again, images), expected, strict=True):
+        if norm == "batch":
+            assert torch.equal(one, other)
+        else:  # a graph multiplies norms into all weights, where eager code chooses by the size of a map
+            assert_close(one, other, rtol=0, atol=1e-12 * other.abs().max().item())
     for (key, value), other in zip(again.state_dict().items(), plain.state_dict().values(), strict=True):
         assert torch.equal(value, other), key
