@@ -15,21 +15,13 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from retinanet.config import (
-    CIoUConfig,
-    CrossEntropyConfig,
-    DIoUConfig,
-    FocalConfig,
-    FocalStarConfig,
     GIoUConfig,
-    HingeConfig,
     LossConfig,
     ModelConfig,
-    QualityFocalConfig,
     SGDConfig,
     SmoothL1Config,
     SoftmaxFocalConfig,
     TrainConfig,
-    VarifocalConfig,
 )
 from retinanet.data.loader import pad_targets
 from retinanet.detection.anchors import AnchorGenerator
@@ -43,6 +35,7 @@ from retinanet.engine.optimizer import build_optimizer
 from retinanet.engine.step import TrainStep
 from retinanet.model.retinanet import build_model
 from retinanet.structures import Batch, Predictions, Targets
+from tests.detection.test_losses import BOX_LOSSES, CLASS_LOSSES
 
 NUM_CLASSES = 5
 HEIGHT, WIDTH = 64, 96
@@ -167,14 +160,9 @@ def test_forward_assignment_and_losses_stay_on_a_cuda_device(norm, box):
 
 @pytest.mark.parametrize(
     "cfg",
-    [
-        *(LossConfig(classification=rule) for rule in (
-            FocalConfig(alpha=(0.1, 0.2, 0.3, 0.4, 0.5)), CrossEntropyConfig(), FocalStarConfig(), HingeConfig(),
-            QualityFocalConfig(), VarifocalConfig(), SoftmaxFocalConfig(alpha=(0.1, 0.2, 0.3, 0.4, 0.5)),
-        )),
-        *(LossConfig(box=rule) for rule in (DIoUConfig(), CIoUConfig())),
-    ],
-)  # fmt: skip
+    [LossConfig(classification=rule) for rule in (*CLASS_LOSSES, SoftmaxFocalConfig(alpha=(0.1, 0.2, 0.3, 0.4, 0.5)))]
+    + [LossConfig(box=rule) for rule in BOX_LOSSES],
+)
 def test_every_loss_stays_on_a_cuda_device(cfg):
     batch = batch_of()
     with FakeTensorMode():
