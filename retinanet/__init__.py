@@ -10,9 +10,9 @@ _HOMES = {
     "Config": "retinanet.config",
     "InputError": "retinanet.errors",
     "Predictor": "retinanet.inference.predictor",
-    "SoftmaxFocalLoss": "retinanet.detection.softmax_focal_loss",
+    "SoftmaxFocalLoss": "retinanet.losses.softmax_focal",
     "build_model": "retinanet.model.retinanet",
-    "load_config": "retinanet.config_file",
+    "load_config": "retinanet.config.load",
     "train": "retinanet.engine.train",
 }
 __all__ = list(_HOMES)

@@ -7,7 +7,7 @@ import sys
 
 from retinanet import __version__
 
-TOOLS = {
+COMMANDS = {
     "train": "train a detector from a config file",
     "eval": "score a checkpoint on its validation set",
     "predict": "detect objects in pictures and draw them",
@@ -23,8 +23,8 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    width = max(map(len, TOOLS))
-    listing = "\n".join(f"  {name:<{width}}  {purpose}" for name, purpose in TOOLS.items())
+    width = max(map(len, COMMANDS))
+    listing = "\n".join(f"  {name:<{width}}  {purpose}" for name, purpose in COMMANDS.items())
     parser = _Parser(
         prog="retinanet",
         usage="retinanet COMMAND [ARGUMENTS]",
@@ -43,12 +43,14 @@ def main(argv: list[str] | None = None) -> int:
     parser = _parser()
     # Only the first word is ours: what follows, `--help` included, belongs to the tool.
     name = parser.parse_args(argv[:1]).command
-    if name not in TOOLS:
-        begun = [tool for tool in TOOLS if name.startswith(tool)]  # evaluate is meant for eval, not for ablate
-        nearest = begun or difflib.get_close_matches(name, TOOLS, n=1, cutoff=0.5)
-        advice = f"did you mean {nearest[0]!r}?" if nearest else f"the commands are {', '.join(TOOLS)}"
+    if name not in COMMANDS:
+        begun = [
+            command for command in COMMANDS if name.startswith(command)
+        ]  # evaluate is meant for eval, not for ablate
+        nearest = begun or difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
+        advice = f"did you mean {nearest[0]!r}?" if nearest else f"the commands are {', '.join(COMMANDS)}"
         parser.exit(2, f"retinanet: no command {name!r}; {advice}\n")
-    return importlib.import_module(f"retinanet.tools.{name}").main(argv[1:])
+    return importlib.import_module(f"retinanet.cli.{name}").main(argv[1:])
 
 
 if __name__ == "__main__":

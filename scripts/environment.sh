@@ -23,7 +23,7 @@ _retinanet_check_python() {
 
 # Changes of these make an installation stale. The root is among them because an editable install points to it.
 _retinanet_fingerprint() {
-    cksum <"$1/setup.py" && "$1/.venv/bin/python" -c 'import sys; print(sys.version)' 2>/dev/null && printf '%s\n' "$1"
+    cat "$1/setup.py" "$1/pyproject.toml" | cksum && "$1/.venv/bin/python" -c 'import sys; print(sys.version)' 2>/dev/null && printf '%s\n' "$1"
 }
 
 _retinanet_install() {
@@ -70,13 +70,13 @@ PY
     # Building in place rather than in pip's isolation needs no download when everything is here already.
     if ! "$python" -c '
 import sys, setuptools
-sys.exit(tuple(map(int, setuptools.__version__.split(".")[:2])) < (70, 1))' 2>/dev/null; then
-        "$python" -m pip install --quiet --disable-pip-version-check "setuptools>=70.1" || return 1
+sys.exit(tuple(map(int, setuptools.__version__.split(".")[:2])) < (77, 0))' 2>/dev/null; then
+        "$python" -m pip install --quiet --disable-pip-version-check "setuptools>=77" || return 1
     fi
     if ! (cd "$root" && "$python" -m pip install "${quiet[@]+"${quiet[@]}"}" --disable-pip-version-check \
         --no-build-isolation --constraint "$constraints" --editable "$target"); then
         _retinanet_say "pip failed (its reason stands above); run this again to continue"
-        [[ ! -s $constraints ]] || _retinanet_say "the installed $(<"$constraints") was kept; setup.py says which is needed"
+        [[ ! -s $constraints ]] || _retinanet_say "the installed $(<"$constraints") was kept; pyproject.toml says which is needed"
         return 1
     fi
 }

@@ -54,7 +54,7 @@ def small_disk(tmp_path):
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory):
     """A small embedded data set: 24 training and 8 validation pictures."""
-    from retinanet.data.shapes import write_shapes
+    from retinanet.data.synthetic.shapes import write_shapes
 
     folder = tmp_path_factory.mktemp("data") / "shapes"
     write_shapes(folder, num_train=24, num_val=8, progress=False)

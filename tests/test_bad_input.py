@@ -9,13 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from retinanet.checkpoint import CheckpointFolder
-from retinanet.config_file import load_config
+from retinanet.checkpoint.folder import CheckpointFolder
+from retinanet.cli import eval as eval_tool
+from retinanet.cli import predict as predict_tool
+from retinanet.cli import train as train_tool
+from retinanet.config.load import load_config
 from retinanet.errors import InputError, exit_code, make_folder
 from retinanet.model.retinanet import build_model
-from retinanet.tools import eval as eval_tool
-from retinanet.tools import predict as predict_tool
-from retinanet.tools import train as train_tool
 
 REPO = Path(__file__).resolve().parent.parent
 

@@ -7,20 +7,18 @@ import pytest
 
 REPO = Path(__file__).parent.parent
 PACKAGE = REPO / "retinanet"
-# Installed as parts of the package.
-FOLDERS = {"benchmarks": REPO / "benchmarks" / "suites", "tools": REPO / "tools"}
-FILES = sorted(file for folder in (PACKAGE, *FOLDERS.values()) for file in folder.rglob("*.py"))
+FILES = sorted(PACKAGE.rglob("*.py"))
 ROWS = [
-    {"errors", "structures", "config"},
-    {"distributed"},
-    {"config_file", "checkpoint_file", "device"},
-    {"detection", "pages", "checkpoint"},
-    {"model", "data", "evaluation", "checkpoint_writer"},
+    {"errors", "structures"},
+    {"config"},
+    {"runtime", "checkpoint", "formats", "evaluation", "visualization"},
+    {"data", "detection"},
+    {"losses", "model"},
     {"inference"},
     {"engine"},
     {"benchmarks"},
     {"ablation"},
-    {"tools"},
+    {"cli"},
 ]
 ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}
 # The public names, and the command line, stand above everything.
@@ -28,11 +26,7 @@ TOP = {"__init__", "__main__"}
 
 
 def part_of(file: Path) -> str:
-    for part, folder in FOLDERS.items():
-        if file.is_relative_to(folder):
-            return part
-    relative = file.relative_to(PACKAGE)
-    return relative.parts[0].removesuffix(".py")
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 def imported_parts(file: Path) -> set[str]:

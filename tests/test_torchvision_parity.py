@@ -12,9 +12,9 @@ from torchvision.models.detection import retinanet_resnet50_fpn, retinanet_resne
 from torchvision.transforms.v2 import functional as F
 
 from retinanet.config import AnchorConfig, ModelConfig
-from retinanet.data.image import read_image
-from retinanet.data.shapes import draw_image
+from retinanet.data.synthetic.shapes import draw_image
 from retinanet.detection.postprocess import Postprocess
+from retinanet.formats.image import read_image
 from retinanet.model.retinanet import RetinaNet, build_model
 from retinanet.structures import Detections, Predictions
 

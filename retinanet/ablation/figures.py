@@ -18,13 +18,13 @@ from retinanet.ablation.loss_share import (
     score_shares,
     share_of_hardest,
 )
-from retinanet.checkpoint import CheckpointFolder
+from retinanet.checkpoint.folder import CheckpointFolder
 from retinanet.data.build import eval_loader, eval_plan, load_val_data
 from retinanet.detection.build import build_assignment
-from retinanet.engine.console import progress
 from retinanet.errors import InputError, make_folder
 from retinanet.inference.predictor import Predictor
-from retinanet.pages.plots import Chart, Series, write_svg
+from retinanet.runtime.console import progress
+from retinanet.visualization.plots import Chart, Series, write_svg
 
 log = logging.getLogger(__name__)
 

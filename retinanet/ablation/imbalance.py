@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from retinanet.ablation.report import LEVEL, NOTHING, p_text, spread_text
-from retinanet.detection.focal_loss import SigmoidFocal
-from retinanet.engine.console import progress
 from retinanet.evaluation.significance import holm, summarise, welch
-from retinanet.pages.plots import Chart, Series
+from retinanet.losses.focal import SigmoidFocal
+from retinanet.runtime.console import progress
+from retinanet.visualization.plots import Chart, Series
 
 COMMON_A_RARE, HARD_A_RARE = 1000, 5  # common points, and those of them that lie close to rare ones
 SPREAD = 0.08  # of points around the spirals, which are 1 long from the centre outwards

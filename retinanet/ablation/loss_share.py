@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from retinanet.detection.assignment import Assignment
-from retinanet.detection.focal_loss import SigmoidFocal
+from retinanet.losses.focal import SigmoidFocal
 from retinanet.structures import Predictions, Targets
 
 BINS_A_UNIT = 128  # of z: a loss is known to 1 %, and a sum of many far better

@@ -8,7 +8,7 @@ from typing import NamedTuple, get_args
 from retinanet.ablation.results import RunResult
 from retinanet.ablation.table import Metric, Row, Table
 from retinanet.evaluation.significance import Comparison, Summary, detectable_difference, holm, summarise, welch
-from retinanet.pages.plots import Chart, Series
+from retinanet.visualization.plots import Chart, Series
 
 LEVEL = 0.05  # of significance
 NOTHING = "-"

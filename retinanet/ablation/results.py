@@ -10,7 +10,7 @@ from typing import BinaryIO, Literal
 
 from pydantic import ValidationError
 
-from retinanet.checkpoint_file import sync
+from retinanet.checkpoint.file import sync
 from retinanet.config import Config, StrictModel, TrainConfig
 from retinanet.engine.run_folder import flat_config
 from retinanet.errors import InputError

@@ -8,12 +8,12 @@ from typing import NamedTuple
 from retinanet.ablation.results import ResultsFile, RunResult, claimed, config_hash
 from retinanet.ablation.table import Job
 from retinanet.data.build import load_train_data, load_val_data
-from retinanet.device import resolve_device, resolve_precision
-from retinanet.distributed import is_launched
-from retinanet.engine.guard import NonFiniteGradient
-from retinanet.engine.recipe import environment
+from retinanet.engine.environment import environment
+from retinanet.engine.nonfinite.guard import NonFiniteGradient
 from retinanet.engine.train import TrainResult, train
 from retinanet.errors import InputError, make_folder
+from retinanet.runtime.device import resolve_device, resolve_precision
+from retinanet.runtime.distributed import is_launched
 
 log = logging.getLogger(__name__)
 

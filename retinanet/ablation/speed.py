@@ -8,14 +8,14 @@ from retinanet.ablation.report import NOTHING, RowReport, cell_text, spread_text
 from retinanet.ablation.results import RunResult, config_hash
 from retinanet.ablation.table import Job, Row, Table
 from retinanet.benchmarks.measure import Contestant, compete
-from retinanet.checkpoint import CheckpointFolder
+from retinanet.checkpoint.folder import CheckpointFolder
 from retinanet.data.build import eval_shorter, load_val_data
-from retinanet.data.image import read_image
-from retinanet.engine.recipe import environment
+from retinanet.engine.environment import environment
 from retinanet.engine.run_folder import CHECKPOINTS
 from retinanet.errors import InputError
+from retinanet.formats.image import read_image
 from retinanet.inference.predictor import Predictor
-from retinanet.pages.plots import Chart, Series
+from retinanet.visualization.plots import Chart, Series
 
 PICTURES, ROUNDS = 8, 7
 

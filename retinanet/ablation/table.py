@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import Field, ValidationError, model_validator
 
 from retinanet.config import Config, StrictModel
-from retinanet.config_file import find_config, load_config, read_yaml
+from retinanet.config.load import find_config, load_config, read_yaml
 from retinanet.errors import InputError
 
 Metric = Literal["AP", "AP50", "AP75", "APs", "APm", "APl"]

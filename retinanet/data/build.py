@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from retinanet.config import Config, DataConfig
-from retinanet.data.coco import CocoData, load_coco
 from retinanet.data.loader import Pictures, make_loader
-from retinanet.data.plan import Canvases, Sample, eval_batches, train_batches
+from retinanet.data.sampler import Canvases, Sample, eval_batches, train_batches
 from retinanet.data.transforms import Resize, build_transforms
-from retinanet.distributed import rank, share_of, world_size
 from retinanet.errors import InputError
+from retinanet.formats.coco import CocoData, load_coco
+from retinanet.runtime.distributed import rank, share_of, world_size
 from retinanet.structures import Batch
 
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from retinanet.data.coco import Record
-from retinanet.data.image import open_image
-from retinanet.data.plan import Sample, resized, stable_hash
+from retinanet.data.sampler import Sample, resized, stable_hash
 from retinanet.data.transforms import Example, Step
 from retinanet.errors import InputError
+from retinanet.formats.coco import Record
+from retinanet.formats.image import open_image
 from retinanet.structures import Batch, Targets, Unreadable
 
 BOXES_STEP = 8  # ground truth is padded to 8, 16, 24, ...: few shapes, and little work on padding

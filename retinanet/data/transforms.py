@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from retinanet.config import ColorTransform, FlipTransform, ResizeTransform, ScaleJitterTransform, Transform
-from retinanet.data.plan import Sample, resized
+from retinanet.data.sampler import Sample, resized
 
 MIN_SIDE = 1.0  # pixels; a box with less of it left after cropping is gone
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from retinanet.engine.guard import moving_statistics
+from retinanet.engine.nonfinite.guard import moving_statistics
 
 
 class EMA:

@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from retinanet.data.coco import CocoData
 from retinanet.detection.assignment import Assign
-from retinanet.detection.losses import DetectionLoss
 from retinanet.detection.postprocess import Postprocess
-from retinanet.device import autocast
-from retinanet.distributed import gather
-from retinanet.engine.console import progress
 from retinanet.evaluation.coco import CocoScores, coco_results, score_results
+from retinanet.formats.coco import CocoData
+from retinanet.losses.detection import DetectionLoss
+from retinanet.runtime.console import progress
+from retinanet.runtime.device import autocast
+from retinanet.runtime.distributed import gather
 from retinanet.structures import Batch, Detections
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule, tensorboard_trace_handler
 
-from retinanet.distributed import rank
 from retinanet.errors import InputError
+from retinanet.runtime.distributed import rank
 
 SKIPPED, WARM_UP, RECORDED = 2, 1, 5  # steps
 ROWS = 40

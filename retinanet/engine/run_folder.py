@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from retinanet.config import Config
-from retinanet.config_file import config_from_values
-from retinanet.data.coco import CocoData
-from retinanet.distributed import launch_id
+from retinanet.config.load import config_from_values
 from retinanet.errors import InputError, make_folder
+from retinanet.formats.coco import CocoData
+from retinanet.runtime.distributed import launch_id
 
 CHECKPOINTS = "checkpoints"
 UNREADABLE_FILE = "unreadable.jsonl"

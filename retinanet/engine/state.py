@@ -10,16 +10,16 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from retinanet.checkpoint_file import read_checkpoint, weights_to_predict_with
+from retinanet.checkpoint.file import read_checkpoint, weights_to_predict_with
 from retinanet.config import Config
-from retinanet.device import memory_format_for
-from retinanet.distributed import broadcast_tensors, world_size
 from retinanet.engine.ema import EMA
-from retinanet.engine.guard import NonFiniteGuard
-from retinanet.engine.logger import RunningMeans
+from retinanet.engine.metrics import RunningMeans
+from retinanet.engine.nonfinite.guard import NonFiniteGuard
 from retinanet.engine.optimizer import build_optimizer, build_schedule, restore_optimizer
 from retinanet.model.finetune import load_for_finetuning
 from retinanet.model.retinanet import RetinaNet, build_model, build_model_for_training
+from retinanet.runtime.device import memory_format_for
+from retinanet.runtime.distributed import broadcast_tensors, world_size
 from retinanet.structures import Unreadable
 
 log = logging.getLogger(__name__)

@@ -11,12 +11,12 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from retinanet.detection.assignment import Assign
-from retinanet.detection.losses import DetectionLoss, Losses
-from retinanet.device import autocast
-from retinanet.distributed import sum_over_ranks, world_size
 from retinanet.engine.ema import EMA
-from retinanet.engine.guard import NonFiniteGuard
+from retinanet.engine.nonfinite.guard import NonFiniteGuard
+from retinanet.losses.detection import DetectionLoss, Losses
 from retinanet.model.retinanet import RetinaNet
+from retinanet.runtime.device import autocast
+from retinanet.runtime.distributed import sum_over_ranks, world_size
 from retinanet.structures import Batch, Predictions
 
 

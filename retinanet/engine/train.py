@@ -10,17 +10,27 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
-from retinanet.checkpoint_writer import CheckpointWriter
+from retinanet.checkpoint.writer import CheckpointWriter
 from retinanet.config import Config
 from retinanet.data.build import eval_loader, eval_plan, train_loader
-from retinanet.data.coco import CocoData
-from retinanet.data.quarantine import Quarantine
 from retinanet.data.transfer import on_device
+from retinanet.data.unreadable import Quarantine
 from retinanet.detection.build import build_assignment
-from retinanet.detection.losses import DetectionLoss
 from retinanet.detection.postprocess import Postprocess, build_postprocess
-from retinanet.device import compiled_graphs, resolve_device, set_determinism
-from retinanet.distributed import (
+from retinanet.engine.evaluate import Evaluation, evaluate
+from retinanet.engine.metrics_log import MetricsLog
+from retinanet.engine.nonfinite.check import check_gradients
+from retinanet.engine.profiler import profiled
+from retinanet.engine.run_folder import MARKER, UNREADABLE_FILE, is_of_this_launch, self_description
+from retinanet.engine.setup import Run, assemble
+from retinanet.engine.timing import Clock, describe_times
+from retinanet.errors import InputError
+from retinanet.formats.coco import CocoData
+from retinanet.losses.detection import DetectionLoss
+from retinanet.model.retinanet import RetinaNet
+from retinanet.runtime.console import progress
+from retinanet.runtime.device import compiled_graphs, resolve_device, set_determinism
+from retinanet.runtime.distributed import (
     broadcast,
     gather,
     is_launched,
@@ -31,20 +41,11 @@ from retinanet.distributed import (
     rank,
     world_size,
 )
-from retinanet.engine.assemble import Run, assemble
-from retinanet.engine.clock import Clock, describe_times
-from retinanet.engine.console import progress
-from retinanet.engine.evaluate import Evaluation, evaluate
-from retinanet.engine.failure import report_failure
-from retinanet.engine.logger import MetricsLog, start_logging
-from retinanet.engine.memory import explained
-from retinanet.engine.nonfinite import check_gradients
-from retinanet.engine.profiler import profiled
-from retinanet.engine.run_folder import MARKER, UNREADABLE_FILE, is_of_this_launch, self_description
-from retinanet.engine.stop import SIGNALS, StopRequest, write_preempted
-from retinanet.engine.watchdog import Watchdog, end_with_parent
-from retinanet.errors import InputError
-from retinanet.model.retinanet import RetinaNet
+from retinanet.runtime.failure import report_failure
+from retinanet.runtime.logging import start_logging
+from retinanet.runtime.memory import explained
+from retinanet.runtime.stop import SIGNALS, StopRequest, write_preempted
+from retinanet.runtime.watchdog import Watchdog, end_with_parent
 from retinanet.structures import Batch
 
 log = logging.getLogger(__name__)

@@ -10,9 +10,9 @@ from torch._inductor import config as inductor_config
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.ops import FrozenBatchNorm2d
 
-from retinanet.device import memory_format_for, require_compiler
-from retinanet.model.backbone import scale_and_shift, scaled
+from retinanet.model.resnet import scale_and_shift, scaled
 from retinanet.model.retinanet import RetinaNet
+from retinanet.runtime.device import memory_format_for, require_compiler
 from retinanet.structures import Predictions
 
 MAX_SHAPES = 256  # compiled for in one process; for one more, torch raises an error

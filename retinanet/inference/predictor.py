@@ -8,19 +8,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from retinanet.checkpoint_file import read_checkpoint, weights_to_predict_with
+from retinanet.checkpoint.file import read_checkpoint, weights_to_predict_with
 from retinanet.config import Config
-from retinanet.config_file import config_from_values, with_overrides
+from retinanet.config.load import config_from_values, with_overrides
 from retinanet.data.build import build_canvases, eval_shorter
-from retinanet.data.image import read_image
 from retinanet.data.loader import collate
-from retinanet.data.plan import Sample
+from retinanet.data.sampler import Sample
 from retinanet.data.transforms import Example, Resize
 from retinanet.detection.postprocess import build_postprocess
-from retinanet.device import resolve_device, resolve_precision
 from retinanet.errors import InputError
+from retinanet.formats.image import read_image
 from retinanet.inference.network import inference_model, warm_up
 from retinanet.model.retinanet import RetinaNet, build_model
+from retinanet.runtime.device import resolve_device, resolve_precision
 from retinanet.structures import Detections
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from retinanet.config_file import config_from_values
+from retinanet.config.load import config_from_values
 from retinanet.detection.anchors import AnchorGenerator
 from retinanet.errors import InputError
 from retinanet.model.retinanet import RetinaNet

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 from torchvision.ops import FrozenBatchNorm2d
 
-from retinanet.distributed import world_size
+from retinanet.runtime.distributed import world_size
 
 Norm = Literal["frozen", "batch", "sync", "group"]
 GROUPS = 32

@@ -5,9 +5,9 @@ from torch import Tensor, nn
 
 from retinanet.config import ModelConfig
 from retinanet.detection.anchors import AnchorGenerator
-from retinanet.model.backbone import ResNet, load_backbone_weights
 from retinanet.model.fpn import FeaturePyramid
 from retinanet.model.head import RetinaNetHead
+from retinanet.model.resnet import ResNet, load_backbone_weights
 from retinanet.structures import Predictions
 
 

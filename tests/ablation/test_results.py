@@ -5,7 +5,7 @@ import pytest
 
 from retinanet.ablation import results
 from retinanet.ablation.results import ResultsFile, RunResult, claimed, config_hash
-from retinanet.config_file import load_config
+from retinanet.config.load import load_config
 from retinanet.errors import InputError
 from tests.processes import ENVIRONMENT
 

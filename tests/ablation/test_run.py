@@ -7,10 +7,10 @@ import pytest
 
 from retinanet.ablation import figures, run
 from retinanet.ablation.results import ResultsFile, claimed
-from retinanet.engine.stop import EXIT_STOPPED
+from retinanet.cli.ablate import main
 from retinanet.engine.train import TrainResult
 from retinanet.errors import InputError
-from retinanet.tools.ablate import main
+from retinanet.runtime.stop import EXIT_STOPPED
 
 pytestmark = pytest.mark.usefixtures("process_as_before")
 

@@ -2,7 +2,7 @@ import pytest
 
 from retinanet.ablation.results import config_hash
 from retinanet.ablation.table import describe_schedule, jobs_of, jobs_that_fit, load_table, shipped_tables
-from retinanet.config_file import load_config
+from retinanet.config.load import load_config
 from retinanet.errors import InputError
 
 TABLES = sorted(shipped_tables())

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from retinanet.benchmarks.candidates import check_candidates
-from retinanet.tools.benchmark import SUITES, main
+from retinanet.cli.benchmark import SUITES, main
 
 SMALL = ["--size", "64x96", "--batch", "1", "--rounds", "1", "--backbone", "resnet18", "--precision", "fp32"]
 
@@ -91,7 +91,7 @@ def test_mistakes_are_named(arguments, message, capsys):
 
 def test_dash_for_underscore():
     assert "train_step" in SUITES
-    from retinanet.tools.benchmark import chosen
+    from retinanet.cli.benchmark import chosen
 
     assert chosen(["train-step", "loss", "train_step"]) == ["train_step", "loss"]
     assert chosen(["loss", "all"]) == list(SUITES)

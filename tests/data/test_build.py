@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from retinanet.config_file import load_config
+from retinanet.config.load import load_config
 from retinanet.data.build import class_counts, eval_plan, first_pictures, load_val_data
-from retinanet.data.coco import CocoData, Record
+from retinanet.formats.coco import CocoData, Record
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from retinanet.config_file import load_config
+from retinanet.config.load import load_config
 from retinanet.data.build import (
     build_canvases,
     eval_loader,
@@ -18,11 +18,11 @@ from retinanet.data.build import (
     train_loader,
     train_plan,
 )
-from retinanet.data.coco import Record
 from retinanet.data.loader import BOXES_STEP, Parcel, Pictures, collate, make_loader, pad_targets
-from retinanet.data.plan import Sample
+from retinanet.data.sampler import Sample
 from retinanet.data.transforms import Example, Resize, ScaleJitter
 from retinanet.errors import InputError
+from retinanet.formats.coco import Record
 from retinanet.structures import Batch, Targets, Unreadable
 
 MAX_PIXELS = 1_000_000

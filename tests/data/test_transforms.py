@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from retinanet.config import ColorTransform, FlipTransform, ResizeTransform, ScaleJitterTransform
-from retinanet.data.plan import Sample
+from retinanet.data.sampler import Sample
 from retinanet.data.transforms import (
     Example,
     Resize,

@@ -1,162 +1,125 @@
-"""Pictures that cannot be read while training are replaced and reported."""
-
-import itertools
-from pathlib import Path
+import json
+import logging
 
 import numpy as np
 import pytest
-import torch
-from PIL import Image
 
-from retinanet.config import FlipTransform, ScaleJitterTransform
-from retinanet.data.loader import Pictures, make_loader
-from retinanet.data.plan import Canvases, Sample, train_batches
-from retinanet.data.transforms import Resize, build_transforms
+from retinanet.data.unreadable import Quarantine
 from retinanet.errors import InputError
+from retinanet.formats.coco import Record
 from retinanet.structures import Unreadable
-from tests.data.test_loader import MAX_PIXELS, assert_same, pictures, record_of
+
+NOTHING = np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool)
+RECORDS = [Record(f"/pictures/{number}.jpg", 100 + number, 48, 64, *NOTHING) for number in range(10)]
 
 
-def harm(path, how):
-    data = path.read_bytes()
-    if how == "vanished":
-        path.unlink()
-    elif how == "cut off":
-        path.write_bytes(data[: len(data) // 2])
-    else:  # a bit of the compressed pixels: the checksum of their chunk no longer fits
-        place = data.index(b"IDAT") + 40
-        path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
-
-
-HARMED = {3: "cut off", 5: "bad checksum", 6: "vanished"}
-REASONS = {3: "damaged or cut-off JPEG", 5: "damaged or cut-off PNG", 6: "No such file or directory"}
-ROADS = [build_transforms([ScaleJitterTransform(min=0.7, max=1.5), FlipTransform()]), [Resize()]]
+def bad(index, *, epoch=0, replaced_by=9):
+    return Unreadable(index, epoch, replaced_by, f"/pictures/{index}.jpg: cut off")
 
 
 @pytest.fixture
-def harmed(tmp_path):
-    """Records of twelve pictures, every other one upright; three of them are damaged, each in its own way."""
-    records = []
-    for number in range(12):
-        height, width = (64, 48) if number % 2 else (48, 64)
-        path = tmp_path / f"{number}.{'png' if number == 5 else 'jpg'}"
-        pixels = np.random.default_rng(number).integers(0, 256, (height, width, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(path)
-        records.append(record_of(path, height, width))
-    for number, how in HARMED.items():
-        harm(Path(records[number].path), how)
-    return records
+def file(tmp_path):
+    return tmp_path / "unreadable.jsonl"
 
 
-def training_batches(records, steps, *, workers=0, start=0, batch_size=3, seed=0):
-    canvases = Canvases(longer=96, aspects=(1.5,), divisor=32)
-    sizes = [(record.height, record.width) for record in records]
-    plan = train_batches(sizes, batch_size=batch_size, shorter=(48, 64), canvases=canvases, seed=seed)
-    plan = list(itertools.islice(plan, start, 36 // batch_size))
-    data = Pictures(records, steps, seed=seed, max_pixels=MAX_PIXELS)
-    return plan, list(make_loader(data, plan, workers=workers, pin_memory=False, replace_unreadable=True))
+def lines(file):
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("steps", ROADS)
-def test_unreadable_pictures_are_replaced_and_reported(harmed, steps, workers):
-    plan, batches = training_batches(harmed, steps, workers=workers)
-    reports = []
-    for samples, batch in zip(plan, batches, strict=True):
-        assert batch.images.shape == (3, 3, *samples[0].canvas)
-        replaced = {unreadable.index: unreadable for unreadable in batch.unreadable}
-        for row, sample in enumerate(samples):
-            used = batch.image_indices[row]
-            assert used not in HARMED
-            if sample.index in HARMED:
-                report = replaced[sample.index]
-                assert (report.epoch, report.replaced_by) == (sample.epoch, used)
-            else:
-                assert used == sample.index
-            record = harmed[used]
-            assert batch.original_sizes[row].tolist() == [record.height, record.width]
-            height, width = batch.image_sizes[row].tolist()
-            assert height <= samples[0].canvas[0] and width <= samples[0].canvas[1]
-        reports += batch.unreadable
-    for report in reports:
-        assert type(report) is Unreadable
-        assert report.reason.startswith(f"{harmed[report.index].path}: ") and REASONS[report.index] in report.reason
-    assert {report.index for report in reports} == HARMED.keys()
-    assert {report.epoch for report in reports} == {0, 1, 2}
-    assert len({report.replaced_by for report in reports}) > 2  # not always the same stands in
+def test_each_picture_is_written_down_once(file, caplog):
+    quarantine = Quarantine(file, budget=5)
+    quarantine.add(0, (), RECORDS)
+    assert not file.exists() and len(quarantine) == 0
+    with caplog.at_level(logging.WARNING):
+        quarantine.add(3, (bad(1), bad(4, replaced_by=2)), RECORDS)
+        quarantine.add(7, (bad(1, epoch=1, replaced_by=5),), RECORDS)
+        quarantine.add(9, (bad(1, epoch=2), bad(6)), RECORDS)
+    assert len(quarantine) == 3
+    assert lines(file) == [
+        {
+            "path": f"/pictures/{index}.jpg",
+            "image_id": 100 + index,
+            "reason": f"/pictures/{index}.jpg: cut off",
+            "step": step,
+            "replaced_by": f"/pictures/{other}.jpg",
+        }
+        for index, step, other in ((1, 3, 9), (4, 3, 2), (6, 9, 9))
+    ]
+    assert [record.getMessage() for record in caplog.records] == [
+        "step 3: /pictures/1.jpg: cut off; /pictures/9.jpg is used in its place",
+        "step 3: /pictures/4.jpg: cut off; /pictures/2.jpg is used in its place",
+        "step 9: /pictures/6.jpg: cut off; /pictures/9.jpg is used in its place",
+    ]
 
 
-def test_replacements_depend_on_nothing_but_seed_epoch_and_picture(harmed):
-    def replaced(**kwargs):
-        _, batches = training_batches(harmed, [Resize()], **kwargs)
-        return {(u.epoch, u.index): u.replaced_by for batch in batches for u in batch.unreadable}
-
-    expected = replaced()
-    assert len(expected) >= 9
-    _, whole = training_batches(harmed, ROADS[0])
-    for workers, start in ((2, 0), (0, 5), (1, 7)):
-        assert_same(training_batches(harmed, ROADS[0], workers=workers, start=start)[1], whole[start:])
-    other = replaced(batch_size=2)
-    assert other.keys() & expected.keys() and all(other[key] == expected[key] for key in other.keys() & expected.keys())
-    assert replaced(seed=1).items() & expected.items() != expected.items()
-
-
-def test_replacement_is_the_other_picture_with_the_randomness_of_the_place(harmed):
-    """Its own place in the epoch shows it another way."""
-    data = Pictures(harmed, ROADS[0], seed=0, max_pixels=MAX_PIXELS)
-    sample = Sample(3, 1, 64, 96, (96, 64))
-    (used, example, _), (report,) = data.replace(sample, InputError("gone"))
-    assert used == sample._replace(index=report.replaced_by) and report.reason == "gone"
-    by_hand = data.transform(data.read(used.index), sample)[1]
-    assert torch.equal(example.image, by_hand.image) and torch.equal(example.boxes, by_hand.boxes)
-    own = data(used)[1]
-    assert own.image.shape != example.image.shape or not torch.equal(own.image, example.image)
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_evaluation_refuses_what_training_replaces(harmed, workers):
-    plan = [[Sample(index, 0, 48, 96, (64, 64))] for index in range(12)]
-    data = pictures(*harmed, steps=[Resize()])
-    loader = make_loader(data, plan, workers=workers, pin_memory=False, replace_unreadable=False)
-    assert [next(loader).image_indices for _ in range(3)] == [(0,), (1,), (2,)]
-    with pytest.raises(InputError, match="damaged or cut-off JPEG"):
-        next(loader)
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_lost_folder_is_an_error_not_a_search_through_the_data_set(tmp_path, workers, monkeypatch):
-    records = [record_of(tmp_path / f"{number}.png", 48, 64) for number in range(40)]
-    tried = []
-    data = pictures(*records, steps=[Resize()])
-    monkeypatch.setattr(data, "read", lambda index: tried.append(index) or Pictures.read(data, index))
-    plan = [[Sample(4, 0, 48, 96, (64, 64))]]
+def test_more_than_the_budget_ends_the_run_and_is_written_down(file):
+    quarantine = Quarantine(file, budget=2)
+    quarantine.add(1, (bad(1), bad(2)), RECORDS)
+    quarantine.add(2, (bad(2, epoch=1), bad(1, epoch=1)), RECORDS)  # the same ones: still two
     with pytest.raises(InputError) as caught:
-        next(make_loader(data, plan, workers=workers, pin_memory=False, replace_unreadable=True))
-    assert str(caught.value).startswith(f"{records[4].path}: No such file or directory")
-    assert "none of the 10 pictures tried in its place can be read" in str(caught.value)
-    assert "Traceback" not in str(caught.value)
-    if workers == 0:
-        assert len(tried) == len(set(tried)) == 11
+        quarantine.add(5, (bad(3), bad(4)), RECORDS)
+    assert str(caught.value).startswith(f"{file}: lists 4 pictures that cannot be read, expected at most 2 ")
+    assert "data.max_unreadable" in str(caught.value)
+    assert [line["image_id"] for line in lines(file)] == [101, 102, 103, 104]
 
 
-def test_unreadable_stand_ins_are_reported_too(tmp_path):
-    records = [record_of(tmp_path / f"{number}.png", 48, 64) for number in range(5)]
-    Image.new("RGB", (64, 48)).save(records[1].path)
-    plan = [[Sample(4, epoch, 48, 96, (64, 64))] for epoch in range(8)]
-    data = pictures(*records, steps=[Resize()])
-    batches = list(make_loader(data, plan, workers=0, pin_memory=False, replace_unreadable=True))
-    assert {batch.image_indices for batch in batches} == {(1,)}
-    assert {unreadable.replaced_by for batch in batches for unreadable in batch.unreadable} == {1}
-    assert {unreadable.index for batch in batches for unreadable in batch.unreadable} == {0, 2, 3, 4}
-    assert len({len(batch.unreadable) for batch in batches}) > 1  # the order of trying is another each time
+def test_no_budget_allows_none(file):
+    quarantine = Quarantine(file, budget=0)
+    quarantine.add(1, (), RECORDS)
+    with pytest.raises(InputError, match=r"lists 1 pictures .* at most 0"):
+        quarantine.add(2, (bad(1),), RECORDS)
 
 
-def test_no_picture_of_a_fitting_shape_leaves_the_error_as_it_is(tmp_path):
-    Image.new("RGB", (48, 96)).save(tmp_path / "upright.png")
-    records = [record_of(tmp_path / "gone.png", 48, 96), record_of(tmp_path / "upright.png", 96, 48)]
-    plan = [[Sample(0, 0, 48, 96, (64, 96))]]
-    data = pictures(*records, steps=[Resize()])
-    with pytest.raises(
-        InputError, match=r"gone\.png: No such file or directory, expected a picture that can be read; [^(]*$"
-    ):
-        next(make_loader(data, plan, workers=0, pin_memory=False, replace_unreadable=True))
+def test_a_resumed_run_goes_on_counting(file):
+    Quarantine(file, budget=3).add(1, (bad(1), bad(2)), RECORDS)
+    resumed = Quarantine(file, budget=3)
+    assert len(resumed) == 2
+    resumed.add(1, (bad(1), bad(3)), RECORDS)  # the same step once more, as after a kill
+    assert [line["image_id"] for line in lines(file)] == [101, 102, 103]
+    with pytest.raises(InputError, match="lists 4 pictures"):
+        resumed.add(2, (bad(4),), RECORDS)
+
+
+def test_what_is_known_is_refused_again_after_the_budget_and_not_once_it_is_mended(file):
+    with pytest.raises(InputError):
+        Quarantine(file, budget=0).add(1, (bad(1),), RECORDS)
+    resumed = Quarantine(file, budget=0)
+    resumed.add(1, (), RECORDS)
+    with pytest.raises(InputError, match="lists 1 pictures"):
+        resumed.add(2, (bad(1, epoch=1),), RECORDS)
+    Quarantine(file, budget=1).add(2, (bad(1, epoch=1),), RECORDS)
+    assert len(lines(file)) == 1
+
+
+@pytest.mark.parametrize("left", [1, 20, -1])
+def test_cut_off_last_line_is_written_again(file, left):
+    Quarantine(file, budget=3).add(1, (bad(1), bad(2)), RECORDS)
+    whole = file.read_bytes()
+    first, second = whole.splitlines(keepends=True)
+    file.write_bytes(first + second[:left])
+    resumed = Quarantine(file, budget=3)
+    assert len(resumed) == 1 and file.read_bytes() == first
+    resumed.add(1, (bad(2),), RECORDS)
+    assert file.read_bytes() == whole
+
+
+@pytest.mark.parametrize("content", ["hello\n", "[]\n", "3\n", '{"step": 1}\n', "\n"])
+def test_other_files_are_refused(file, content):
+    file.write_text(content)
+    with pytest.raises(InputError) as caught:
+        Quarantine(file, budget=3)
+    assert str(caught.value).startswith(f"{file}: is no list of unreadable pictures")
+    assert file.read_text() == content
+
+
+def test_file_that_cannot_be_read(tmp_path):
+    with pytest.raises(InputError, match="cannot be read: Is a directory"):
+        Quarantine(tmp_path, budget=3)
+
+
+def test_a_list_that_cannot_be_written_ends_no_run_and_counts_all_the_same(tmp_path, caplog):
+    quarantine = Quarantine(tmp_path / "nowhere" / "unreadable.jsonl", budget=1)
+    quarantine.add(1, (bad(1),), RECORDS)
+    assert "CANNOT BE WRITTEN: No such file or directory. It lacks /pictures/1.jpg" in caplog.text
+    with pytest.raises(InputError, match="2 pictures that cannot be read, expected at most 1"):
+        quarantine.add(2, (bad(2),), RECORDS)

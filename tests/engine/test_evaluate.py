@@ -1,13 +1,13 @@
 import pytest
 import torch
 
-from retinanet.config_file import load_config
+from retinanet.config.load import load_config
 from retinanet.data.build import eval_loader, load_train_data, load_val_data
 from retinanet.detection.assignment import assign
 from retinanet.detection.build import build_assignment
-from retinanet.detection.losses import build_loss
 from retinanet.detection.postprocess import Postprocess
 from retinanet.engine.evaluate import evaluate
+from retinanet.losses.detection import build_loss
 from retinanet.model.retinanet import build_model
 
 

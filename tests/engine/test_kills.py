@@ -11,9 +11,9 @@ import time
 
 import pytest
 
-from retinanet.checkpoint_file import read_checkpoint
-from retinanet.engine.clock import TIMES
-from retinanet.engine.logger import read_metrics
+from retinanet.checkpoint.file import read_checkpoint
+from retinanet.engine.metrics_log import read_metrics
+from retinanet.engine.timing import TIMES
 from tests.engine.test_train import assert_same_state
 from tests.processes import ENVIRONMENT, REPO
 
@@ -23,9 +23,9 @@ pytestmark = pytest.mark.slow
 KILLED_RUNS = """
     import glob, json, os, random, signal, sys, time, traceback
     import torch.utils.tensorboard
-    from retinanet.config_file import load_config
+    from retinanet.config.load import load_config
     from retinanet.engine.train import train
-    import retinanet.tools.train
+    import retinanet.cli.train
 
     straight, killed, seed, *overrides = sys.argv[1:]
     cfg = load_config("quickstart", overrides)

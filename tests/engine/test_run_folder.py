@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from retinanet.config_file import config_from_values, load_config
+from retinanet.config.load import config_from_values, load_config
 from retinanet.engine.run_folder import MARKER, check_same_run, is_of_this_launch
 from retinanet.errors import InputError
 
@@ -18,7 +18,7 @@ def launched(monkeypatch):
         monkeypatch.setenv("RANK", "0")
         monkeypatch.setenv("WORLD_SIZE", "2")
         monkeypatch.setenv("TORCHELASTIC_RUN_ID", run_id)
-        monkeypatch.setattr("retinanet.distributed.os.getppid", lambda: 4321)
+        monkeypatch.setattr("retinanet.runtime.distributed.os.getppid", lambda: 4321)
         return f"{run_id} 4321"
 
     return start

@@ -8,18 +8,18 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from retinanet.checkpoint_file import read_checkpoint
-from retinanet.config_file import load_config
+from retinanet.checkpoint.file import read_checkpoint
+from retinanet.config.load import load_config
 from retinanet.data.build import check_shares, load_train_data, shares, train_plan
-from retinanet.engine.assemble import check_norm
-from retinanet.engine.logger import read_metrics
+from retinanet.engine.metrics_log import read_metrics
+from retinanet.engine.setup import check_norm
 from retinanet.engine.train import train
 from retinanet.errors import InputError
 from tests.processes import run_together
 
 TRAIN = """
     import json, sys
-    from retinanet.config_file import load_config
+    from retinanet.config.load import load_config
     from retinanet.engine.train import train
     folder, *overrides = sys.argv[1:]
     result = train(load_config("quickstart", overrides), folder)
@@ -27,7 +27,7 @@ TRAIN = """
 """
 EVALUATE = """
     import sys
-    from retinanet.tools.eval import main
+    from retinanet.cli.eval import main
     sys.exit(main(sys.argv[1:]))
 """
 
@@ -123,7 +123,7 @@ def test_a_batch_too_small_to_share_is_refused(overrides, monkeypatch):
 def test_norms_that_would_differ_between_processes_are_refused(overrides, monkeypatch):
     cfg = load_config("quickstart", [*overrides, "model.norm=batch"])
     check_norm(cfg)
-    monkeypatch.setattr("retinanet.engine.assemble.world_size", lambda: 2)
+    monkeypatch.setattr("retinanet.engine.setup.world_size", lambda: 2)
     with pytest.raises(InputError, match=r"sync.*group.*frozen.*allow_local_norm"):
         check_norm(cfg)
     check_norm(load_config("quickstart", [*overrides, "model.norm=batch", "train.allow_local_norm=true"]))

@@ -27,15 +27,15 @@ from retinanet.data.loader import pad_targets
 from retinanet.detection.anchors import AnchorGenerator
 from retinanet.detection.assignment import assign
 from retinanet.detection.atss import assign_atss
-from retinanet.detection.losses import build_loss
 from retinanet.detection.postprocess import Postprocess
-from retinanet.device import compiled_graphs
-from retinanet.engine.logger import RunningMeans
+from retinanet.engine.metrics import RunningMeans
 from retinanet.engine.optimizer import build_optimizer
 from retinanet.engine.step import TrainStep
+from retinanet.losses.detection import build_loss
 from retinanet.model.retinanet import build_model
+from retinanet.runtime.device import compiled_graphs
 from retinanet.structures import Batch, Predictions, Targets
-from tests.detection.test_losses import BOX_LOSSES, CLASS_LOSSES
+from tests.losses.test_detection import BOX_LOSSES, CLASS_LOSSES
 
 NUM_CLASSES = 5
 HEIGHT, WIDTH = 64, 96

@@ -6,16 +6,16 @@ import math
 import pytest
 import torch
 
-from retinanet.checkpoint_file import read_checkpoint
+from retinanet.checkpoint.file import read_checkpoint
 from retinanet.config import CrossEntropyConfig
-from retinanet.config_file import load_config
-from retinanet.detection.class_weights import inverse_frequency
-from retinanet.detection.losses import build_loss
-from retinanet.engine.clock import TIMES
-from retinanet.engine.logger import read_metrics
+from retinanet.config.load import load_config
+from retinanet.engine.metrics_log import read_metrics
+from retinanet.engine.timing import TIMES
 from retinanet.engine.train import train
 from retinanet.errors import InputError
 from retinanet.inference.predictor import Predictor
+from retinanet.losses.class_weights import inverse_frequency
+from retinanet.losses.detection import build_loss
 
 
 def figures(folder) -> list[dict]:

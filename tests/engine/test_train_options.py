@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from retinanet.checkpoint_file import read_checkpoint
-from retinanet.config_file import load_config
-from retinanet.engine.logger import read_metrics
+from retinanet.checkpoint.file import read_checkpoint
+from retinanet.cli.train import main
+from retinanet.config.load import load_config
+from retinanet.engine.metrics_log import read_metrics
 from retinanet.engine.train import train
 from retinanet.errors import InputError
-from retinanet.tools.train import main
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_a_profile_that_is_refused_costs_no_run(run):
 
 def test_a_start_that_was_killed_leaves_a_folder_that_can_be_started_again(run, monkeypatch):
     """Killed, or out of room, before the first of its files but one is there."""
-    monkeypatch.setattr("retinanet.engine.assemble.log_to_file", lambda file: 1 / 0)
+    monkeypatch.setattr("retinanet.engine.setup.log_to_file", lambda file: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run("begun")
     monkeypatch.undo()

@@ -4,13 +4,13 @@ import pytest
 import torch
 from torchvision.io import write_png
 
-from retinanet.checkpoint import CheckpointFolder, read_checkpoint
-from retinanet.config_file import load_config
+from retinanet.checkpoint.folder import CheckpointFolder, read_checkpoint
+from retinanet.cli import predict as predict_tool
+from retinanet.config.load import load_config
 from retinanet.detection.postprocess import Postprocess
 from retinanet.errors import InputError
 from retinanet.inference.predictor import Predictor
 from retinanet.model.retinanet import build_model
-from retinanet.tools import predict as predict_tool
 
 NAMES = ["one", "two", "three"]
 

@@ -7,9 +7,9 @@ from torch import nn
 from torch.testing import assert_close
 from torchvision.models.resnet import Bottleneck
 
-from retinanet.model.backbone import ResNet
 from retinanet.model.norm import SyncBatchNorm
-from tests.model.test_backbone import (
+from retinanet.model.resnet import ResNet
+from tests.model.test_resnet import (
     IMAGES,
     by_torchvision,
     features_and_gradients,
@@ -74,7 +74,7 @@ def test_blocks_computed_again_keep_their_inputs_alone(norm, most):
 
 
 def test_a_network_in_evaluation_or_frozen_computes_nothing_again(monkeypatch):
-    monkeypatch.setattr("retinanet.model.backbone.checkpoint", None)  # would be called in vain
+    monkeypatch.setattr("retinanet.model.resnet.checkpoint", None)  # would be called in vain
     backbone = checkpointed(resnet18("batch"))
     with torch.no_grad():
         backbone.train()(IMAGES)

@@ -5,14 +5,14 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from retinanet.model.backbone import ResNet
 from retinanet.model.norm import SyncBatchNorm, norm_layer
+from retinanet.model.resnet import ResNet
 from tests.processes import run_together
 
 SHARE = """
     import json
     import torch
-    from retinanet.distributed import process_group, rank, share_of, world_size
+    from retinanet.runtime.distributed import process_group, rank, share_of, world_size
     from retinanet.model.norm import SyncBatchNorm
     from tests.model.test_norm import pictures, weights
 

@@ -5,7 +5,7 @@ from torch.testing import assert_close
 
 from retinanet.config import AnchorConfig, LossConfig, ModelConfig
 from retinanet.detection.assignment import assign
-from retinanet.detection.losses import build_loss
+from retinanet.losses.detection import build_loss
 from retinanet.model.retinanet import build_model, build_model_for_training
 from retinanet.structures import Predictions, Targets
 

@@ -1,1 +1,0 @@
-"""What measures, installed as `retinanet.benchmarks`: each suite sets our part beside others doing the same work."""

@@ -1,0 +1,1 @@
+"""Measurements of speed and memory: one file a suite, run by `retinanet benchmark`."""

@@ -1,0 +1,123 @@
+"""Pictures a second from a folder: read, resized, with their boxes. One call reads the folder several times."""
+
+import contextlib
+import io
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader, Subset
+from torchvision.datasets import CocoDetection, wrap_dataset_for_transforms_v2
+from torchvision.transforms import v2
+
+from retinanet.benchmarks.measure import Contestant, compete, ratio
+from retinanet.benchmarks.report import figures, race, table
+from retinanet.benchmarks.settings import Outcome, Settings
+from retinanet.config import DataConfig, DataSource, ResizeConfig
+from retinanet.data.build import build_canvases, eval_shorter
+from retinanet.data.loader import Pictures, make_loader
+from retinanet.data.sampler import eval_batches
+from retinanet.data.synthetic.shapes import write_shapes
+from retinanet.data.transforms import Resize
+from retinanet.errors import InputError
+from retinanet.formats.coco import CocoData, load_coco
+
+OURS, THEIRS = "ours", "torchvision"
+DRAWN, BATCH, AT_LEAST = 48, 4, 96  # pictures; a call reads at least so many, beside which starting workers is little
+
+
+def run(settings: Settings) -> Outcome:
+    if (settings.images is None) != (settings.annotations is None):
+        given = "--images" if settings.images else "--annotations"
+        raise InputError(f"found {given} alone, expected --images and --annotations, or neither")
+    if settings.images is not None:
+        return measure(settings, settings.images, settings.annotations)
+    with tempfile.TemporaryDirectory() as folder:
+        shapes = Path(folder) / "shapes"
+        write_shapes(shapes, num_train=DRAWN, num_val=1, progress=False)
+        return measure(settings, shapes / "train", shapes / "train.json")
+
+
+def measure(settings: Settings, images: Path, annotations: Path) -> Outcome:
+    resize = ResizeConfig(shorter=min(settings.size), longer=max(settings.size)) if settings.size else ResizeConfig()
+    cfg = DataConfig(resize=resize)
+    batch = settings.batch or BATCH
+    data = load_coco((DataSource(images=str(images), annotations=str(annotations)),))
+    times = -(-AT_LEAST // len(data.records))
+    count = times * len(data.records)
+    worker_counts = tuple(dict.fromkeys((0, settings.workers)))
+    contestants = []
+    for workers in worker_counts:
+        for name, call in (
+            (OURS, our_call(data, cfg, batch, workers, times)),
+            (THEIRS, torchvision_call(images, annotations, cfg, batch, workers, times)),
+        ):
+            contestants.append(Contestant(named(name, workers), call, check=complete(count), on_device=False))
+    measured = compete(contestants, rounds=settings.rounds, device=torch.device("cpu"), what="data")
+
+    tables = []
+    details = {
+        "pictures": count,
+        "source": "drawn" if settings.images is None else str(annotations),
+        "shorter": eval_shorter(cfg),
+        "longer": cfg.resize.longer,
+        "batch": batch,
+    }
+    for workers in worker_counts:
+        title = (
+            f"data: {count} pictures, shorter side to {eval_shorter(cfg)}, batches of {batch}, {workers} workers"
+            + (", starting them included" if workers else "")
+        )
+        ours = named(OURS, workers)
+        pair = {name: measured[name] for name in (ours, named(THEIRS, workers))}
+        rows = [[name, f"{count / entry.median:.1f}", f"{count / entry.fastest:.1f}"] for name, entry in pair.items()]
+        tables += [race(title, pair, ours=ours), table("pictures/s", ["", "median", "fastest"], rows)]
+        details[f"{workers}_workers"] = {
+            "pictures_per_s": {name: count / entry.median for name, entry in pair.items()},
+            "contestants": figures(pair, ours=ours),
+        }
+    single = ratio(measured[named(THEIRS, 0)], measured[named(OURS, 0)])
+    return Outcome({"vs_torchvision": single.of_rounds}, tables, details)
+
+
+def named(name: str, workers: int) -> str:
+    return f"{name}, {workers} workers"
+
+
+def complete(expected: int) -> Callable[[int], None]:
+    def check(count: int) -> None:
+        if count != expected:
+            raise RuntimeError(f"{count} pictures were read, expected {expected}: the two roads would do other work")
+
+    return check
+
+
+def our_call(data: CocoData, cfg: DataConfig, batch: int, workers: int, times: int) -> Callable[[], int]:
+    """Padded batches as evaluation reads them; gives the number of pictures."""
+    sizes = [(record.height, record.width) for record in data.records]
+    plan = eval_batches(sizes, batch_size=batch, shorter=eval_shorter(cfg), canvases=build_canvases(cfg)) * times
+    pictures = Pictures(data.records, [Resize()], seed=0, max_pixels=cfg.max_pixels)
+
+    def call() -> int:
+        batches = make_loader(pictures, plan, workers=workers, pin_memory=False, replace_unreadable=False)
+        return sum(len(read.images) for read in batches)
+
+    return call
+
+
+def torchvision_call(
+    images: Path, annotations: Path, cfg: DataConfig, batch: int, workers: int, times: int
+) -> Callable[[], int]:
+    """`CocoDetection` with transforms.v2, as torchvision's references read; its batches are lists, not padded."""
+    resize = v2.Resize(eval_shorter(cfg), max_size=cfg.resize.longer, antialias=True)
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools' progress lines
+        data = CocoDetection(images, annotations, transforms=v2.Compose([v2.ToImage(), resize]))
+        data = wrap_dataset_for_transforms_v2(data, target_keys=("boxes", "labels"))
+    repeated = Subset(data, list(range(len(data))) * times)
+
+    def call() -> int:
+        loader = DataLoader(repeated, batch_size=batch, num_workers=workers, collate_fn=list)
+        return sum(len(read) for read in loader)
+
+    return call

@@ -1,0 +1,62 @@
+"""What well-known mistakes cost: a trained checkpoint, scored as it is and with a mistake made on purpose.
+
+python benchmarks/suites/faults.py runs/quickstart/checkpoints/last.pt
+
+Two mistakes are made in detection alone: anchors moved by half a stride, and dx and dy swapped. Made in training and
+detection alike they would be conventions. Those of training need a run each, by keys of the config:
+    model.prior=0.5 loss.classification.gamma=0      every anchor starts undecided, and easy ones keep their weight
+    assignment.ignore_ioa=0                          crowd regions are background
+"""
+
+import sys
+
+from torch import Tensor, nn
+
+from retinanet.data.build import load_val_data
+from retinanet.detection.postprocess import build_postprocess
+from retinanet.engine.train import evaluate_now
+from retinanet.inference.predictor import Predictor
+from retinanet.losses.detection import build_loss
+from retinanet.structures import Predictions
+
+
+class Swapped(nn.Module):
+    """A detector whose dx and dy are taken for each other."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor, image_sizes: Tensor) -> Predictions:
+        predictions = self.model(images, image_sizes)
+        return predictions._replace(box_deltas=[deltas[..., [1, 0, 2, 3]] for deltas in predictions.box_deltas])
+
+
+def average_precision(checkpoint: str, overrides: list[str], swapped: bool) -> dict[str, float]:
+    predictor = Predictor.from_checkpoint(checkpoint, overrides)
+    cfg = predictor.cfg
+    result = evaluate_now(
+        cfg,
+        Swapped(predictor.model) if swapped else predictor.model,
+        load_val_data(cfg, predictor.class_names),
+        build_postprocess(cfg.postprocess, class_activation=cfg.model.class_activation),
+        build_loss(cfg.loss, num_classes=len(predictor.class_names)),
+        predictor.device,
+        predictor.dtype,
+    )
+    return result.scores.metrics
+
+
+def main(argv: list[str]) -> None:
+    cases = {
+        "as it is": ([], False),
+        "anchors moved by half a stride": (["model.anchors.offset=0.5"], False),
+        "dx and dy swapped": ([], True),
+    }
+    for name, (overrides, swapped) in cases.items():
+        metrics = average_precision(argv[0], overrides, swapped)
+        print(f"{name:32} AP {metrics['AP']:.3f}  AP50 {metrics['AP50']:.3f}  APs {metrics['APs']:.3f}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

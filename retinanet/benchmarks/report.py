@@ -1,0 +1,123 @@
+"""Tables for a person, and the same figures for a file."""
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from retinanet.benchmarks.measure import Measurement, Ratio, ratio
+from retinanet.benchmarks.settings import Settings
+from retinanet.engine.environment import environment
+
+MIB = 2**20
+
+
+def machine(settings: Settings) -> dict[str, Any]:
+    """Where and with what it was measured, as plain values."""
+    return {
+        **environment(),
+        "cpu": cpu_name(),
+        "device": str(settings.device),
+        "precision": precision_name(settings.dtype),
+        "rounds": settings.rounds,
+    }
+
+
+def cpu_name() -> str:
+    """As the system calls it; where it does not say, "unknown CPU"."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return "unknown CPU"
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown CPU")
+
+
+def precision_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def header(description: dict[str, Any]) -> str:
+    packages = description["packages"]
+    where = description["accelerator"] if description["device"].startswith("cuda") else description["device"]
+    return "\n".join(
+        [
+            f"machine   {description['cpu']}, {description['cpu_capability']}, {description['threads']} threads; "
+            f"computes on {where}",
+            f"versions  torch {packages['torch']}, torchvision {packages['torchvision']}, "
+            f"Python {description['python']}",
+            f"commit    {description['git_commit'] or 'unknown: not run from a source tree'}",
+            f"precision {description['precision']}; {description['rounds']} rounds",
+        ]
+    )
+
+
+def table(title: str, columns: list[str], rows: list[list[str]]) -> str:
+    """Plain text, the first column to the left and the others to the right."""
+    widths = [max(len(row[index]) for row in [columns, *rows]) for index in range(len(columns))]
+
+    def line(cells: list[str]) -> str:
+        first, *others = cells
+        aligned = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        return "  ".join([first.ljust(widths[0]), *aligned]).rstrip()
+
+    rule = "  ".join("-" * width for width in widths)
+    return "\n".join([title, line(columns), rule, *(line(row) for row in rows)])
+
+
+def race(title: str, measured: dict[str, Measurement], *, ours: str, apart: tuple[str, ...] = ()) -> str:
+    """The table of contestants. Those named in `apart` do other work, and get no ratio."""
+    rows = []
+    for name, measurement in measured.items():
+        is_compared = name not in (ours, *apart)
+        versus = ratio(measurement, measured[ours]) if is_compared else None
+        rows.append(
+            [
+                name,
+                milliseconds(measurement.median),
+                milliseconds(measurement.fastest),
+                f"{versus.of_medians:.2f}" if versus else "",
+                f"{versus.of_rounds:.2f}" if versus else "",
+                "-" if measurement.peak_bytes is None else f"{measurement.peak_bytes / MIB:.1f}",
+                "-" if measurement.host_reads is None else str(measurement.host_reads),
+            ]
+        )
+    columns = ["", "median ms", "min ms", "/ ours", "by rounds", "peak MiB", "host reads"]
+    return table(title, columns, rows)
+
+
+def milliseconds(seconds: float) -> str:
+    return f"{seconds * 1000:.4g}" if seconds < 1 else f"{seconds * 1000:.0f}"
+
+
+def figures(measured: dict[str, Measurement], *, ours: str) -> dict[str, Any]:
+    """The same as plain values, every round included."""
+    result = {}
+    for name, measurement in measured.items():
+        versus: Ratio = ratio(measurement, measured[ours])
+        result[name] = {
+            "median_s": measurement.median,
+            "min_s": measurement.fastest,
+            "spread_s": statistics.pstdev(measurement.seconds),
+            "rounds_s": measurement.seconds,
+            "over_ours_by_medians": versus.of_medians,
+            "over_ours_by_rounds": versus.of_rounds,
+            "peak_bytes": measurement.peak_bytes,
+            "host_reads": measurement.host_reads,
+        }
+    return result
+
+
+def growth_table(title: str, what: str, measured: dict[str, dict[str, Measurement]]) -> str:
+    """Medians and peak memory by the thing that grows; a dash where a contestant did not take part."""
+    names = list(dict.fromkeys(name for row in measured.values() for name in row))
+    rows = []
+    for key, row in measured.items():
+        cells = [key]
+        for name in names:
+            entry = row.get(name)
+            peak = None if entry is None else entry.peak_bytes
+            cells.append("-" if entry is None else milliseconds(entry.median))
+            cells.append("-" if peak is None else f"{peak / MIB:.1f}")
+        rows.append(cells)
+    return table(title, [what, *(f"{name} {unit}" for name in names for unit in ("ms", "MiB"))], rows)

@@ -1,0 +1,80 @@
+"""Score a checkpoint on a validation set: the twelve COCO figures, and AP per class."""
+
+import argparse
+import json
+import math
+from pathlib import Path
+
+from retinanet.data.build import load_val_data
+from retinanet.detection.postprocess import build_postprocess
+from retinanet.engine.run_folder import CHECKPOINTS
+from retinanet.engine.train import evaluate_now
+from retinanet.errors import exit_code, make_folder
+from retinanet.inference.predictor import Predictor
+from retinanet.losses.detection import build_loss
+from retinanet.runtime.distributed import is_main, on_main, process_group
+from retinanet.runtime.logging import start_logging
+
+
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(
+        prog="retinanet eval",
+        description=__doc__,
+        epilog="example: retinanet eval runs/cells/checkpoints/best.pt postprocess.nms_iou=0.6",
+    )
+    result.add_argument("checkpoint", type=Path, help="a file that training wrote; it carries its config and classes")
+    result.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes one key of that config")
+    result.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="where evaluation.json and detections.json are written (default: the run folder of the checkpoint)",
+    )
+    return result
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = parser().parse_intermixed_args(argv)
+
+    def run() -> None:
+        predictor = Predictor.from_checkpoint(arguments.checkpoint, arguments.overrides)
+        # Under torchrun the pictures are shared by its processes.
+        with process_group(predictor.device, timeout=predictor.cfg.train.stall_timeout):
+            start_logging(silent=not is_main())
+            score(predictor, arguments.checkpoint, arguments.output or run_folder(arguments.checkpoint))
+
+    return exit_code(run)
+
+
+def score(predictor: Predictor, checkpoint: Path, output: Path) -> None:
+    """Evaluate, print the figures, and write them and the detections into a folder."""
+    cfg = predictor.cfg
+    data = load_val_data(cfg, predictor.class_names)
+    on_main(lambda: make_folder(output))
+    result = evaluate_now(
+        cfg,
+        predictor.model,
+        data,
+        build_postprocess(cfg.postprocess, class_activation=cfg.model.class_activation),
+        build_loss(cfg.loss, num_classes=len(predictor.class_names)),
+        predictor.device,
+        predictor.dtype,
+    )
+    if result is None:  # not the main process
+        return
+    print(result.scores.summary)
+    width = max(map(len, data.class_names))
+    print("\nAP per class")
+    for name, value in result.scores.per_class.items():
+        print(f"  {name:{width}}  {'no objects' if math.isnan(value) else f'{value:.3f}'}")
+    figures = result.scores.metrics | result.losses | {f"AP/{k}": v for k, v in result.scores.per_class.items()}
+    figures = {name: None if math.isnan(value) else value for name, value in figures.items()}
+    description = {"checkpoint": str(checkpoint), "annotations": [s.annotations for s in cfg.data.val]}
+    (output / "evaluation.json").write_text(json.dumps(figures | description, indent=2) + "\n", encoding="utf-8")
+    (output / "detections.json").write_text(json.dumps(result.results), encoding="utf-8")
+    print(f"\nwritten: {output / 'evaluation.json'}, {output / 'detections.json'}")
+
+
+def run_folder(checkpoint: Path) -> Path:
+    """The folder of the run a checkpoint lies in; its own folder where it was moved."""
+    return checkpoint.parent.parent if checkpoint.parent.name == CHECKPOINTS else checkpoint.parent

@@ -1,0 +1,65 @@
+"""Train a detector from a config file."""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from retinanet.config.load import config_to_yaml, load_config
+from retinanet.engine.nonfinite.replay import replay
+from retinanet.engine.train import train
+from retinanet.errors import InputError, exit_code
+from retinanet.runtime.device import resolve_device
+from retinanet.runtime.stop import EXIT_STOPPED
+
+
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(
+        prog="retinanet train",
+        description=__doc__,
+        epilog="example: retinanet train quickstart --output runs/trial train.optimizer.lr=5e-4 train.seed=1",
+    )
+    result.add_argument(
+        "config", nargs="?", help="a YAML file, or the name of a config that the package ships, such as quickstart"
+    )
+    result.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="changes one key of the config: train.epochs=3"
+    )
+    result.add_argument("--output", type=Path, metavar="DIR", help="run folder (default: runs/NAME-OF-CONFIG)")
+    result.add_argument("--resume", action="store_true", help="go on from the last checkpoint of the run folder")
+    result.add_argument("--overwrite", action="store_true", help="delete the run that the folder holds, and start anew")
+    result.add_argument("--dry-run", action="store_true", help="try one step of everything, keep nothing, and stop")
+    result.add_argument(
+        "--replay", type=Path, metavar="FILE", help="compute a step again whose gradient was not finite, and say why"
+    )
+    result.add_argument("--profile", action="store_true", help="record where the time of a few steps goes")
+    result.add_argument("--print-config", action="store_true", help="print every value, defaults included, and stop")
+    return result
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = parser().parse_intermixed_args(argv)
+
+    def run() -> int:
+        if arguments.replay:
+            print(replay(arguments.replay, resolve_device("auto")).describe())
+            return 0
+        if arguments.config is None:
+            raise InputError("no config given; name a YAML file, or one that the package ships, such as quickstart")
+        cfg = load_config(arguments.config, arguments.overrides)
+        if arguments.print_config:
+            print(config_to_yaml(cfg), end="")
+            return 0
+        if arguments.dry_run:
+            if arguments.resume or arguments.overwrite or arguments.profile or arguments.output:
+                raise InputError("--dry-run keeps nothing: leave out --resume, --overwrite, --profile and --output")
+            with tempfile.TemporaryDirectory() as folder:
+                result = train(cfg, folder, dry_run=True)
+            if result.stopped_by:
+                return EXIT_STOPPED
+            print("one step, one checkpoint and an evaluation of a few pictures went through; nothing of them is kept")
+            return 0
+        output = arguments.output or Path("runs") / Path(arguments.config).name.removesuffix(".yaml")
+        result = train(cfg, output, resume=arguments.resume, overwrite=arguments.overwrite, profile=arguments.profile)
+        return EXIT_STOPPED if result.is_preempted else 0
+
+    return exit_code(run)

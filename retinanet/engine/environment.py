@@ -1,0 +1,54 @@
+"""What a run really does, said before it starts and kept beside its results."""
+
+import json
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from retinanet import __version__
+from retinanet.runtime.distributed import launch_id
+
+PACKAGES = ("torch", "torchvision", "torchcodec", "faster-coco-eval", "pycocotools", "pydantic", "numpy", "pillow")
+
+
+def environment() -> dict[str, Any]:
+    """Versions, hardware and source of a run, as plain values."""
+    packages = {}
+    for package in PACKAGES:
+        try:
+            packages[package] = version(package)
+        except PackageNotFoundError:
+            packages[package] = "not installed as a package"
+    return {
+        "retinanet": __version__,
+        "git_commit": _git_commit(),
+        "python": platform.python_version(),
+        "packages": packages,
+        "platform": platform.platform(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "command": sys.argv,
+        "launch": launch_id(),
+    }
+
+
+def write_environment(file: Path) -> None:
+    file.write_text(json.dumps(environment(), indent=2) + "\n", encoding="utf-8")
+
+
+def _git_commit() -> str | None:
+    """Of the source tree, with a mark where it has changes; None for an installed package."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

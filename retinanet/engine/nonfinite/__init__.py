@@ -1,0 +1,1 @@
+"""Steps whose gradient is not finite: masking, saving, replaying and reporting them."""

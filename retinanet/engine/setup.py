@@ -1,0 +1,174 @@
+"""The parts of a training run, put together from its config and its folder, and checked against each other."""
+
+import logging
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from retinanet.checkpoint.file import read_checkpoint
+from retinanet.checkpoint.folder import CheckpointFolder
+from retinanet.config import Config
+from retinanet.config.load import config_to_yaml
+from retinanet.data.build import check_shares, class_counts, first_pictures, load_train_data, load_val_data
+from retinanet.detection.build import build_assignment
+from retinanet.engine.environment import write_environment
+from retinanet.engine.profiler import check_profile
+from retinanet.engine.run_folder import CHECKPOINTS, MARKER, check_folder, check_same_run, clear_folder
+from retinanet.engine.state import TrainState, build_state
+from retinanet.engine.step import TrainStep
+from retinanet.engine.summary import describe
+from retinanet.errors import InputError
+from retinanet.formats.coco import CocoData
+from retinanet.losses.class_weights import with_class_weights
+from retinanet.losses.detection import DetectionLoss, build_loss
+from retinanet.runtime.device import resolve_compile, resolve_precision
+from retinanet.runtime.distributed import is_main, on_main, world_size
+from retinanet.runtime.logging import log_to_file
+from retinanet.runtime.stop import clear_preempted
+
+log = logging.getLogger(__name__)
+
+
+class Run(NamedTuple):
+    """What the training loop works with."""
+
+    cfg: Config
+    folder: Path
+    device: torch.device
+    dtype: torch.dtype
+    compile: bool
+    train_data: CocoData
+    val_data: CocoData | None
+    num_steps: int
+    eval_every: int  # steps
+    save_every: int  # steps
+    checkpoints: CheckpointFolder
+    resumed: bool
+    state: TrainState
+    criterion: DetectionLoss
+    train_step: TrainStep
+
+
+def assemble(
+    cfg: Config, folder: Path, device: torch.device, *, resume: bool, overwrite: bool, dry_run: bool, profile: bool
+) -> Run:
+    """
+    Raises:
+        InputError: anything wrong with what the user gave; the folder is then as it was.
+    """
+    on_main(lambda: check_folder(folder, resume=resume, overwrite=overwrite))
+    check_norm(cfg)
+    check_shares(cfg)
+    if cfg.train.early_stop and not cfg.data.val:
+        raise InputError("train.early_stop needs evaluations, and data.val is empty; give one, or set it to null")
+    dtype = resolve_precision(device, cfg.train.precision)
+    compile = resolve_compile(device, cfg.train.compile)
+
+    train_data = load_train_data(cfg)
+    cfg = cfg.model_copy(update={"loss": with_class_weights(cfg.loss, class_counts(train_data))})
+    val_data = load_val_data(cfg, train_data.class_names) if cfg.data.val else None
+    num_steps, epoch = run_length(cfg, len(train_data.records)), epoch_steps(cfg, len(train_data.records))
+    if dry_run:
+        num_steps = 1
+        val_data = first_pictures(val_data, cfg.train.batch_size) if val_data else None
+
+    checkpoints = CheckpointFolder(folder / CHECKPOINTS, keep=cfg.train.keep_checkpoints)
+    last = on_main(lambda: checkpoints.last_whole()[0]) if resume else None
+    content = read_checkpoint(last) if last else None
+    if content:
+        check_same_run(content, cfg, train_data, last)
+    state = build_state(
+        cfg,
+        train_data.class_names,
+        num_steps=num_steps,
+        device=device,
+        dtype=dtype,
+        compile=compile,
+        content=content,
+        path=last,
+    )
+    if profile:
+        check_profile(num_steps - state.step)
+    criterion = build_loss(cfg.loss, num_classes=len(train_data.class_names), compile=compile)
+    train_step = TrainStep(
+        state.model,
+        criterion,
+        state.optimizer,
+        state.scaler,
+        assign=build_assignment(cfg.assignment),
+        dtype=dtype,
+        clip_norm=cfg.train.clip_norm,
+        compile=compile,
+        guard=state.guard,
+        ema=state.ema,
+    )
+    if overwrite and is_main():
+        clear_folder(folder)  # not before: a mistake in the new run's input must not cost the old one
+    on_main(lambda: open_folder(folder, cfg))
+    if last:
+        log.info("going on from %s, step %d of %d", last, state.step, num_steps)
+    elif resume:
+        log.info("%s holds no checkpoint: starting from the beginning", folder)
+    log.info("run %s\n%s", folder, describe(cfg, train_data, state.model, num_steps, device, dtype))
+    if cfg.train.warmup_steps > num_steps / 2 and not dry_run:
+        log.warning("train.warmup_steps %d is more than half of the %d steps", cfg.train.warmup_steps, num_steps)
+    return Run(
+        cfg=cfg,
+        folder=folder,
+        device=device,
+        dtype=dtype,
+        compile=compile,
+        train_data=train_data,
+        val_data=val_data,
+        num_steps=num_steps,
+        eval_every=cfg.train.eval_every or epoch,
+        save_every=cfg.train.save_every or epoch,
+        checkpoints=checkpoints,
+        resumed=content is not None,
+        state=state,
+        criterion=criterion,
+        train_step=train_step,
+    )
+
+
+def open_folder(folder: Path, cfg: Config) -> None:
+    """Write down what is being run, and where.
+
+    Raises:
+        InputError: the disk is full.
+    """
+    try:
+        write_environment(folder / MARKER)  # first: without it, what follows would be taken for someone else's
+        log_to_file(folder / "log.txt")
+        (folder / "config.yaml").write_text(config_to_yaml(cfg), encoding="utf-8")
+        clear_preempted(folder)
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be written to: {error.strerror}; make room on the disk, or name another folder"
+        ) from None
+
+
+def check_norm(cfg: Config) -> None:
+    """
+    Raises:
+        InputError: statistics of batches that several processes do not share, without a word that this is wanted.
+    """
+    if cfg.model.norm == "batch" and world_size() > 1 and not cfg.train.allow_local_norm:
+        raise InputError(
+            f"model.norm is batch on {world_size()} processes: each would normalise with the statistics of its own few "
+            "pictures, and results would depend on the number of processes; set model.norm to sync (shared "
+            "statistics), group or frozen, or train.allow_local_norm=true"
+        )
+
+
+def run_length(cfg: Config, num_images: int) -> int:
+    """Steps of the whole run: epochs are counted in pictures."""
+    if cfg.train.steps is not None:
+        return cfg.train.steps
+    return math.ceil(cfg.train.epochs * num_images / cfg.train.batch_size)
+
+
+def epoch_steps(cfg: Config, num_images: int) -> int:
+    return math.ceil(num_images / cfg.train.batch_size)

@@ -1,0 +1,1 @@
+"""Annotation and image formats: the only package that knows a file format."""

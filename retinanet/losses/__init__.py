@@ -1,0 +1,1 @@
+"""What training minimises: class losses, box losses, and the criterion that combines them."""

@@ -1,1 +1,0 @@
-"""Pictures and plots for people."""

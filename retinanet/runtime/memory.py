@@ -1,0 +1,54 @@
+"""What to say when memory runs out."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from retinanet.config import Config
+from retinanet.errors import InputError, first_line
+from retinanet.runtime.distributed import world_size
+from retinanet.structures import Batch
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Of an accelerator or of the host: torch has a type of error for the first alone."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    # The second is a process that reads pictures, and was shot by the kernel.
+    found = ("can't allocate memory", "killed by signal: Killed")
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in found)
+
+
+@contextmanager
+def explained(cfg: Config, batches: list[Batch], doing: Callable[[], str]) -> Iterator[None]:
+    """
+    Args:
+        batches: being computed on, as they are when memory runs out.
+        doing: gives phase, step and image ids.
+
+    Raises:
+        InputError: memory ran out in its body.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise InputError(out_of_memory_message(error, cfg, batches, doing())) from error
+
+
+def out_of_memory_message(error: BaseException, cfg: Config, batches: list[Batch], doing: str) -> str:
+    """The sizes at hand, and the keys that lower them."""
+    pictures = [len(batch.images) for batch in batches]
+    shapes = " and ".join(sorted({"x".join(map(str, batch.images.shape[-2:])) for batch in batches}))
+    boxes = max((batch.targets.boxes.shape[1] for batch in batches), default=0)
+    at_hand = f"{' + '.join(map(str, pictures))} pictures of {shapes} pixels and up to {boxes} boxes each"
+    return (
+        f"{doing}: out of memory with {at_hand if batches else 'no pictures'} in this process ({world_size()} in all): "
+        f"{first_line(error)}; raise "
+        f"train.accumulate (now {cfg.train.accumulate}: results stay the same, but for norms of batches), or lower "
+        f"train.batch_size ({cfg.train.batch_size}; in evaluation train.eval_batch_size is enough), "
+        f"data.resize.shorter and longer ({max(cfg.data.resize.shorter)}, {cfg.data.resize.longer}), model.channels "
+        f"({cfg.model.channels}), or set model.checkpoint_activations=true"
+    )

@@ -1,0 +1,307 @@
+import hashlib
+import json
+import platform
+from itertools import combinations
+
+import numpy as np
+import PIL
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+
+from retinanet.data.synthetic import shapes
+from retinanet.data.synthetic.shapes import CLASSES, draw_image, iou, main, write_shapes
+from retinanet.data.synthetic.sprites import draw_sprite, extent, paint
+from retinanet.errors import InputError
+
+NUM_IMAGES = {"train": 60, "val": 16}
+
+
+def write(folder, *, num_train=2, num_val=2, seed=0):
+    write_shapes(folder, num_train=num_train, num_val=num_val, seed=seed, progress=False)
+    return folder
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def corners(annotation):
+    x, y, width, height = annotation["bbox"]
+    return x, y, x + width, y + height
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    parent = tmp_path_factory.mktemp("shapes")
+    return write(parent / "set", num_train=NUM_IMAGES["train"], num_val=NUM_IMAGES["val"])
+
+
+@pytest.fixture(scope="module")
+def documents(folder):
+    return {split: json.loads((folder / f"{split}.json").read_text()) for split in NUM_IMAGES}
+
+
+@pytest.fixture(scope="module")
+def objects_per_image(documents):
+    """For every image of both splits, its ordinary annotations and its crowds."""
+    per_image = []
+    for document in documents.values():
+        by_id = {image["id"]: ([], []) for image in document["images"]}
+        for annotation in document["annotations"]:
+            by_id[annotation["image_id"]][annotation["iscrowd"]].append(annotation)
+        per_image += by_id.values()
+    return per_image
+
+
+def test_same_seed_gives_same_files_and_another_seed_does_not(tmp_path):
+    first, again, other = (contents(write(tmp_path / name, seed=seed)) for name, seed in (("a", 3), ("b", 3), ("c", 4)))
+    assert first == again
+    assert first.keys() == other.keys()
+    assert [name for name in first if first[name] == other[name]] == []
+
+
+@pytest.mark.skipif(
+    (PIL.__version__, np.__version__, platform.machine()) != ("13.0.0", "2.4.6", "x86_64"),
+    reason="the digest was taken with Pillow 13.0.0 and NumPy 2.4.6 on x86-64; others may draw an edge otherwise",
+)
+def test_drawing_version_is_raised_with_every_change_of_the_drawing():
+    # From `draw_image(0, "train", 7)`, which holds a crowd.
+    # Where it fails after a change of shapes.py or sprites.py: raise DRAWING_VERSION and note the new digest here.
+    pixels, annotations = draw_image(0, "train", 7)
+    digest = hashlib.sha256(pixels.tobytes() + repr(annotations).encode()).hexdigest()[:16]
+    assert (shapes.DRAWING_VERSION, digest) == (1, "ef8548c3f8b53d68")
+
+
+def test_smaller_set_is_the_beginning_of_a_larger_one(folder, documents, tmp_path):
+    small = write(tmp_path / "small", num_train=3, num_val=2)
+    for split, num_images in (("train", 3), ("val", 2)):
+        for path in sorted((small / split).iterdir()):
+            assert path.read_bytes() == (folder / split / path.name).read_bytes()
+        document = json.loads((small / f"{split}.json").read_text())
+        assert len(document["images"]) == num_images
+        assert document["images"] == documents[split]["images"][:num_images]
+        assert document["annotations"] == documents[split]["annotations"][: len(document["annotations"])]
+
+
+def test_splits_show_different_pictures(folder):
+    pictures = [path.read_bytes() for path in folder.rglob("*.png")]
+    assert len(set(pictures)) == len(pictures) == sum(NUM_IMAGES.values())
+
+
+@pytest.mark.parametrize("split", NUM_IMAGES)
+def test_pycocotools_reads_it_and_files_match(folder, split):
+    coco = COCO(folder / f"{split}.json")
+    assert len(coco.getImgIds()) == NUM_IMAGES[split]
+    category_ids = coco.getCatIds()
+    assert [category["name"] for category in coco.loadCats(category_ids)] == list(CLASSES)
+    assert category_ids != list(range(1, len(CLASSES) + 1)), "ids without gaps would hide a mix-up with labels"
+    for image in coco.loadImgs(coco.getImgIds()):
+        with Image.open(folder / split / image["file_name"]) as picture:
+            assert (picture.mode, picture.size) == ("RGB", (image["width"], image["height"]))
+            assert picture.size in {(256, 256), (256, 320), (320, 256)}
+    assert sorted(path.name for path in (folder / split).iterdir()) == sorted(
+        i["file_name"] for i in coco.imgs.values()
+    )
+
+
+def test_annotations_are_valid(documents):
+    for document in documents.values():
+        ids = [annotation["id"] for annotation in document["annotations"]]
+        assert ids == list(range(1, len(ids) + 1))
+        images = {image["id"]: image for image in document["images"]}
+        assert len(images) == len(document["images"])
+        for annotation in document["annotations"]:
+            image = images[annotation["image_id"]]
+            x1, y1, x2, y2 = corners(annotation)
+            assert 0 <= x1 < x2 <= image["width"] and 0 <= y1 < y2 <= image["height"], annotation
+            assert 0 < annotation["area"] <= (x2 - x1) * (y2 - y1), annotation
+
+
+def test_objects_are_as_varied_as_promised(objects_per_image):
+    objects = [annotation for ordinary, _ in objects_per_image for annotation in ordinary]
+    assert {annotation["category_id"] for annotation in objects} == set(shapes.CATEGORY_IDS)
+    sizes = np.array([max(annotation["bbox"][2:]) for annotation in objects])
+    assert sizes.min() >= 10 and sizes.max() <= 200
+    # The share below s is (ln(s / 10) / ln 20)^2, with room for chance, for what is cut off and what finds no place.
+    for low, expected in ((10, 0.05), (20, 0.16), (40, 0.27), (80, 0.38)):
+        assert abs(np.mean((sizes >= low) & (sizes < 2 * low)) - expected) < 0.1
+    assert sizes.max() > 160
+
+    overlapped = 0
+    for ordinary, _ in objects_per_image:
+        pairs = [pair for pair in combinations(ordinary, 2) if iou(corners(pair[0]), corners(pair[1])) > 0.05]
+        overlapped += len({annotation["id"] for pair in pairs for annotation in pair})
+    assert overlapped / len(objects) >= 0.2
+
+    counts = [len(ordinary) for ordinary, _ in objects_per_image]
+    assert max(counts) <= 9 and len(set(counts)) > 6
+    assert 0.02 <= np.mean([not ordinary and not crowds for ordinary, crowds in objects_per_image]) <= 0.12
+
+
+def test_crowds_lie_apart_from_ordinary_objects(objects_per_image):
+    assert 0.1 <= np.mean([len(crowds) == 1 for _, crowds in objects_per_image]) <= 0.32
+    assert max(len(crowds) for _, crowds in objects_per_image) == 1
+    for ordinary, crowds in objects_per_image:
+        for crowd in crowds:
+            left, top, right, bottom = corners(crowd)
+            for annotation in ordinary:
+                x1, y1, x2, y2 = corners(annotation)
+                shared = max(0, min(x2, right) - max(x1, left)) * max(0, min(y2, bottom) - max(y1, top))
+                assert shared <= 0.1 * (x2 - x1) * (y2 - y1)
+
+
+def recorded_drawing(monkeypatch, index):
+    """Annotations of one picture and all that was painted for it, in order: (kind, size, sprite, x, y)."""
+    made, painted = {}, []
+
+    def draw_and_note(kind, size, rng):
+        sprite = draw_sprite(kind, size, rng)
+        made[id(sprite)] = kind, size, sprite
+        return sprite
+
+    def paint_and_note(pixels, sprite, x, y, rng, label):
+        painted.append((*made[id(sprite)], x, y))
+        paint(pixels, sprite, x, y, rng, label)
+
+    monkeypatch.setattr(shapes, "draw_sprite", draw_and_note)
+    monkeypatch.setattr(shapes, "paint", paint_and_note)
+    pixels, annotations = draw_image(0, "train", index)
+    return pixels.shape[:2], annotations, painted
+
+
+@pytest.mark.parametrize("index", range(0, 60, 4))
+def test_labelled_objects_are_at_least_60_percent_visible(monkeypatch, index):
+    (height, width), annotations, painted = recorded_drawing(monkeypatch, index)
+    labels = [annotation.label for annotation in annotations if not annotation.is_crowd]
+    objects = painted[len(painted) - len(labels) :]
+    assert [kind for kind, *_ in objects] == [CLASSES[label] for label in labels]
+    margin = 256  # so that what the image border hides is counted too
+    topmost = np.full((height + 2 * margin, width + 2 * margin), -1)
+    totals = []
+    for i, (_, _, sprite, x, y) in enumerate(objects):
+        mask = sprite.cover >= 128
+        rows, columns = slice(y + margin, y + margin + mask.shape[0]), slice(x + margin, x + margin + mask.shape[1])
+        topmost[rows, columns][mask] = i
+        totals.append(mask.sum())
+    seen = topmost[margin:-margin, margin:-margin]
+    assert [i for i, total in enumerate(totals) if (seen == i).sum() < 0.4 * total] == []
+
+
+def test_a_crowd_is_a_dense_cluster_of_one_class(monkeypatch):
+    _, annotations, painted = recorded_drawing(monkeypatch, 7)
+    (crowd,) = (annotation for annotation in annotations if annotation.is_crowd)
+    num_objects = len(annotations) - 1
+    members = [thing for thing in painted[: len(painted) - num_objects] if thing[0] in CLASSES]
+    assert 12 <= len(members) <= 30
+    assert {kind for kind, *_ in members} == {CLASSES[crowd.label]}
+    assert all(10 <= size <= 24 for _, size, *_ in members)
+    boxes = np.array([extent(sprite, x, y, 320, 320)[0] for _, _, sprite, x, y in members])
+    assert crowd.box == (*boxes[:, :2].min(axis=0), *boxes[:, 2:].max(axis=0))
+    x1, y1, x2, y2 = crowd.box
+    assert crowd.area > 0.25 * (x2 - x1) * (y2 - y1)
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+@pytest.mark.parametrize(("x", "y"), [(20, 30), (-9, 30), (20, -7), (75, 77)])
+def test_boxes_are_tight_also_at_the_border(kind, x, y):
+    sprite = draw_sprite(kind, 30, np.random.default_rng(x + 100 * y + 1000))
+    box, area, _ = extent(sprite, x, y, 96, 96)
+    # The same shape on a canvas of quarter pixels, with a margin for what lies outside the image.
+    canvas = Image.new("L", (4 * 160, 4 * 160))
+    canvas.paste(Image.fromarray(sprite.fine), (4 * (x + 32), 4 * (y + 32)))
+    inside = canvas.crop((4 * 32, 4 * 32, 4 * 128, 4 * 128))
+    assert box == tuple(edge / 4 for edge in inside.getbbox())
+    assert area == np.count_nonzero(inside) / 16
+
+    # What is painted agrees with the box up to the faint pixels at its edge.
+    pixels = np.full((96, 96, 3), 128, dtype=np.int32)
+    paint(pixels, sprite, x, y, np.random.default_rng(1), 0)
+    rows, columns = np.nonzero((pixels != 128).any(axis=2))
+    painted = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+    assert np.abs(np.subtract(painted, box)).max() <= 1
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+@pytest.mark.parametrize("size", [10, 57, 200])
+def test_longer_box_side_is_the_size_asked_for(kind, size):
+    sprite = draw_sprite(kind, size, np.random.default_rng(size))
+    x1, y1, x2, y2 = extent(sprite, 0, 0, 256, 256)[0]
+    assert max(x2 - x1, y2 - y1) == size
+
+
+def test_existing_set_is_reused(tmp_path, capsys):
+    folder = write(tmp_path / "set")
+    before = {path: path.stat().st_mtime_ns for path in [folder, *folder.rglob("*")]}
+    capsys.readouterr()
+    write(folder)
+    assert {path: path.stat().st_mtime_ns for path in [folder, *folder.rglob("*")]} == before
+    assert "already holds" in capsys.readouterr().out
+
+
+def test_other_content_is_refused_and_unchanged(tmp_path):
+    foreign, other_seed, damaged = tmp_path / "foreign", tmp_path / "other", tmp_path / "damaged"
+    foreign.mkdir()
+    (foreign / "thesis.txt").write_text("irreplaceable")
+    write(other_seed, seed=1)
+    write(damaged)
+    (damaged / "val" / "000002.png").unlink()
+    plain_file = tmp_path / "file"
+    plain_file.write_text("irreplaceable")
+    before = contents(tmp_path)
+    for folder, found in ((foreign, "shapes.json"), (other_seed, "'seed': 1"), (damaged, "1 pictures in val/"),
+                          (plain_file, "not a shapes data set")):  # fmt: skip
+        with pytest.raises(InputError, match=found):
+            write(folder)
+    assert contents(tmp_path) == before
+
+
+def test_empty_folder_is_filled(tmp_path):
+    (tmp_path / "set").mkdir()
+    assert len(contents(write(tmp_path / "set"))) == 2 + 2 + 3
+
+
+def test_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
+    def draw_until_interrupted(seed, split, index):
+        if (split, index) == ("val", 1):
+            assert [path.name for path in tmp_path.iterdir()] != ["set"], "drawn in place"
+            raise KeyboardInterrupt
+        return draw_image(seed, split, index)
+
+    monkeypatch.setattr(shapes, "draw_image", draw_until_interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "set")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_writers_at_once_agree(tmp_path, monkeypatch):
+    """Another process puts the same set in place while this one is drawing."""
+    folder, real_replace = tmp_path / "set", shapes.os.replace
+
+    def replace_second(source, target):
+        monkeypatch.setattr(shapes.os, "replace", real_replace)
+        write(folder)
+        real_replace(source, target)
+
+    monkeypatch.setattr(shapes.os, "replace", replace_second)
+    write(folder)
+    assert list(tmp_path.iterdir()) == [folder]
+    assert len(contents(folder)) == 2 + 2 + 3
+
+
+@pytest.mark.parametrize("wrong", [{"num_train": 0}, {"num_val": -1}, {"seed": -1}])
+def test_senseless_numbers_are_refused(tmp_path, wrong):
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        write(tmp_path / "set", **wrong)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_command_line(tmp_path, capsys):
+    folder = tmp_path / "new" / "set"
+    arguments = [str(folder), "--train", "2", "--val", "1"]
+    assert main(arguments) == 0
+    assert {path.name for path in folder.iterdir()} == {"train", "val", "train.json", "val.json", "shapes.json"}
+    capsys.readouterr()
+    assert main([*arguments, "--seed", "9"]) == 2
+    message = capsys.readouterr().err
+    assert "another shapes data set" in message and "Traceback" not in message

@@ -1,0 +1,214 @@
+import itertools
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from retinanet.data.sampler import Canvases, eval_batches, resized, stable_hash, train_batches
+
+USUAL = Canvases(longer=1333, aspects=(1.0, 1.34, 1.5), divisor=32)
+
+SIDES = st.integers(1, 3000)
+SIZES = st.tuples(SIDES, SIDES)
+CANVASES = st.builds(
+    lambda shorter, more, aspects, divisor: (
+        shorter,
+        Canvases(longer=max(shorter) + more, aspects=aspects, divisor=divisor),
+    ),
+    shorter=st.lists(st.integers(1, 1200), min_size=1, max_size=4),
+    more=st.integers(0, 1200),
+    aspects=st.lists(st.sampled_from([1.0, 1.25, 4 / 3, 1.34, 1.5, 16 / 9, 2.0]) | st.floats(1, 5), max_size=4),
+    divisor=st.sampled_from([1, 8, 32, 128]),
+)
+
+
+def stream(sizes, num_batches, *, batch_size=4, shorter=(800,), canvases=USUAL, seed=0):
+    batches = train_batches(sizes, batch_size=batch_size, shorter=shorter, canvases=canvases, seed=seed)
+    return list(itertools.islice(batches, num_batches))
+
+
+# ---- shapes, worked by hand
+
+
+@pytest.mark.parametrize(
+    ("size", "resized_to", "canvas"),
+    [
+        ((480, 640), (800, 1067), (800, 1088)),  # 4:3 fits into 1.34: 800 * 1.34 = 1072, in whole 32s 1088
+        ((640, 480), (1067, 800), (1088, 800)),
+        ((500, 500), (800, 800), (800, 800)),
+        ((100, 150), (800, 1200), (800, 1216)),  # 3:2 exactly: 1200, in whole 32s 1216
+        ((1080, 1920), (750, 1333), (800, 1344)),  # 16:9 is past all aspects: 1333 decides, in whole 32s 1344
+        ((1000, 1), (1333, 1), (1344, 800)),
+        ((100, 101), (800, 808), (800, 1088)),
+    ],
+)
+def test_800_1333(size, resized_to, canvas):
+    assert resized(*size, 800, 1333) == resized_to
+    assert USUAL.canvas(USUAL.group(*size), 800) == canvas
+
+
+def test_longer_bounds_every_canvas():
+    # 800 * 1.5 = 1200 would pass 1000.
+    canvases = Canvases(longer=1000, aspects=(1.5,), divisor=32)
+    assert canvases.canvas(canvases.group(100, 150), 800) == (800, 1024)
+    assert resized(100, 150, 800, 1000) == (667, 1000)
+
+
+def test_canvas_rounds_as_the_picture_does():
+    # 67 / 50 is 1.34 exactly, and 25 * 1.34 is 33.5, which becomes 34 pixels.
+    canvases = Canvases(longer=100, aspects=(1.34,), divisor=1)
+    assert resized(50, 67, 25, 100) == (25, 34)
+    assert canvases.canvas(canvases.group(50, 67), 25) == (25, 34)
+
+
+def test_square_counts_as_landscape():
+    assert USUAL.group(7, 7) == (True, 0)
+    assert USUAL.group(8, 7) == (False, 1)
+
+
+def test_picture_keeps_at_least_one_pixel():
+    assert resized(1, 100_000, 800, 1333) == (1, 1333)
+
+
+@settings(max_examples=500, deadline=None)
+@given(size=SIZES, setting=CANVASES)
+def test_every_picture_fits_its_canvas(size, setting):
+    shorter, canvases = setting
+    for side in shorter:
+        height, width = resized(*size, side, canvases.longer)
+        canvas = canvases.canvas(canvases.group(*size), side)
+        assert 1 <= height <= canvas[0] and 1 <= width <= canvas[1]
+        assert canvas[0] % canvases.divisor == canvas[1] % canvases.divisor == 0
+        assert min(height, width) <= side and max(height, width) <= canvases.longer
+        # As large as allowed: one of the two bounds is met.
+        assert min(height, width) == side or max(height, width) == canvases.longer
+
+
+@settings(max_examples=500, deadline=None)
+@given(size=SIZES, shorter=st.integers(1, 1200), more=st.integers(0, 1200))
+def test_aspect_is_kept_to_half_a_pixel(size, shorter, more):
+    height, width = resized(*size, shorter, shorter + more)
+    scale = min(shorter / min(size), (shorter + more) / max(size))
+    assert abs(height - size[0] * scale) <= 0.5 or height == 1
+    assert abs(width - size[1] * scale) <= 0.5 or width == 1
+
+
+# ---- batches for training
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    sizes=st.lists(SIZES, min_size=1, max_size=25),
+    setting=CANVASES,
+    batch_size=st.integers(1, 9),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_stream(sizes, setting, batch_size, seed):
+    shorter, canvases = setting
+    num_batches = 4 * (len(sizes) // batch_size + 1)
+    batches = stream(sizes, num_batches, batch_size=batch_size, shorter=shorter, canvases=canvases, seed=seed)
+    groups = [canvases.group(*size) for size in sizes]
+    in_group = Counter(groups)
+    emitted = {group: [] for group in in_group}
+    for batch in batches:
+        assert len(batch) == batch_size
+        (canvas,) = {sample.canvas for sample in batch}
+        (side,) = {sample.shorter for sample in batch}
+        (group,) = {groups[sample.index] for sample in batch}
+        assert side in shorter and canvas == canvases.canvas(group, side)
+        for sample in batch:
+            height, width = resized(*sizes[sample.index], sample.shorter, sample.longer)
+            assert height <= canvas[0] and width <= canvas[1]
+        emitted[group] += [(sample.epoch, sample.index) for sample in batch]
+
+    # Within its group a picture comes once in every epoch, epochs in order, none skipped.
+    waiting_most = 0
+    last_epoch = max(epoch for samples in emitted.values() for epoch, _ in samples)
+    for group, samples in emitted.items():
+        assert len(set(samples)) == len(samples)
+        assert [epoch for epoch, _ in samples] == [i // in_group[group] for i in range(len(samples))]
+        waiting_most += max(0, (last_epoch + 1) * in_group[group] - len(samples))
+    # What has not come yet waits for a full batch of its shape, or is the rest of the epoch under way.
+    assert waiting_most < len(sizes) + len(in_group) * batch_size
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    sizes=st.lists(SIZES, min_size=1, max_size=15),
+    batch_size=st.integers(1, 5),
+    seed=st.integers(0, 99),
+    cut=st.integers(0, 20),
+)
+def test_stream_is_pure_and_goes_on_from_anywhere(sizes, batch_size, seed, cut):
+    options = {"batch_size": batch_size, "shorter": (640, 672, 800), "seed": seed}
+    whole = stream(sizes, 20, **options)
+    assert stream(sizes, 20, **options) == whole
+    assert stream(sizes, cut, **options) == whole[:cut]
+
+
+def test_one_shape_gives_exact_epochs():
+    batches = stream([(480, 640)] * 12, 9, batch_size=4)
+    for epoch in range(3):
+        samples = [sample for batch in batches[3 * epoch : 3 * epoch + 3] for sample in batch]
+        assert sorted(sample.index for sample in samples) == list(range(12))
+        assert {sample.epoch for sample in samples} == {epoch}
+
+
+def test_what_is_left_over_opens_the_next_batch():
+    # Of 5 pictures in batches of 3, two wait: the second batch is those and the first of the next epoch.
+    first, second, *_ = stream([(480, 640)] * 5, 5, batch_size=3)
+    assert [sample.epoch for sample in first + second] == [0, 0, 0, 0, 0, 1]
+    assert sorted(sample.index for sample in (first + second)[:5]) == list(range(5))
+
+
+def test_batch_larger_than_the_data_set():
+    (batch,) = stream([(480, 640)] * 2, 1, batch_size=5)
+    assert [sample.epoch for sample in batch] == [0, 0, 1, 1, 2]
+
+
+def test_seed_and_epoch_change_the_order():
+    orders = {
+        tuple(sample.index for sample in stream([(480, 640)] * 30, epoch + 1, batch_size=30, seed=seed)[epoch])
+        for seed in range(3)
+        for epoch in range(3)
+    }
+    assert len(orders) == 9
+
+
+def test_every_shorter_side_is_drawn_about_as_often():
+    batches = stream([(480, 640)] * 10, 600, batch_size=1, shorter=(640, 720, 800))
+    counts = Counter(batch[0].shorter for batch in batches)
+    assert set(counts) == {640, 720, 800} and min(counts.values()) > 150  # 200 on average, deviation 12
+
+
+# ---- batches for evaluation
+
+
+@settings(max_examples=100, deadline=None)
+@given(sizes=st.lists(SIZES, max_size=40), setting=CANVASES, batch_size=st.integers(1, 9))
+def test_evaluation_covers_each_picture_once(sizes, setting, batch_size):
+    (shorter, *_), canvases = setting
+    batches = eval_batches(sizes, batch_size=batch_size, shorter=shorter, canvases=canvases)
+    assert sorted(sample.index for batch in batches for sample in batch) == list(range(len(sizes)))
+    for batch in batches:
+        (group,) = {canvases.group(*sizes[sample.index]) for sample in batch}
+        assert {sample.canvas for sample in batch} == {canvases.canvas(group, shorter)}
+        assert 1 <= len(batch) <= batch_size
+        assert [sample.index for sample in batch] == sorted(sample.index for sample in batch)
+    short = [batch for batch in batches if len(batch) < batch_size]
+    assert len(short) <= len({canvases.group(*size) for size in sizes})
+
+
+# ---- the hash that seeds augmentation
+
+
+def test_hash_is_the_same_everywhere():
+    # From  printf "('shorter', 0, 1)" | b2sum -l 32 : bytes 9390cdfb, least significant first.
+    assert stable_hash("shorter", 0, 1) == 4224553107
+    assert len(
+        {stable_hash(seed, epoch, index) for seed in range(10) for epoch in range(10) for index in range(100)}
+    ) > (
+        9_990  # of 10000; two of 2 ** 32 values rarely meet
+    )
+    assert all(0 <= stable_hash(key) < 2**32 for key in range(100))

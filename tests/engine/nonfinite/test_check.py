@@ -1,0 +1,94 @@
+"""Not-a-number from one picture, in whole runs with batch norm."""
+
+import math
+
+import pytest
+import torch
+
+from retinanet.checkpoint.file import read_checkpoint
+from retinanet.cli.train import main
+from retinanet.config.load import load_config
+from retinanet.data.build import load_train_data, train_plan
+from retinanet.data.loader import Pictures
+from retinanet.engine.train import train
+from retinanet.errors import InputError
+from retinanet.model.retinanet import RetinaNet
+
+
+@pytest.fixture
+def cfg(tiny_overrides):
+    def load(*overrides: str):
+        return load_config("quickstart", [*tiny_overrides, "train.ema_decay=0.9", *overrides])
+
+    return load
+
+
+@pytest.fixture
+def poisoned(cfg, monkeypatch):
+    """Makes one picture of the batch of a step white, and every white picture not a number in the network."""
+
+    def plant(step: int):
+        data, plan = load_train_data(cfg()), train_plan(cfg(), load_train_data(cfg()))
+        for _ in range(step):
+            batch = next(plan)
+        index = batch[1].index
+        read, normalise = Pictures.read, RetinaNet.normalise
+
+        def read_white(self, number):
+            example = read(self, number)
+            return example._replace(image=torch.full_like(example.image, 255)) if number == index else example
+
+        def normalise_white(self, images, image_sizes):
+            white = (images[:, :, :8, :8] == 255).flatten(1).all(dim=1)
+            return torch.where(white[:, None, None, None], torch.nan, normalise(self, images, image_sizes))
+
+        monkeypatch.setattr(Pictures, "read", read_white)
+        monkeypatch.setattr(RetinaNet, "normalise", normalise_white)
+        return data.records[index].image_id
+
+    return plant
+
+
+def test_the_very_first_step_stops_the_run_and_names_the_picture(cfg, poisoned, tmp_path, capsys):
+    image_id = poisoned(1)
+    with pytest.raises(InputError, match=r"step 1: training diverged") as stopped:
+        train(cfg(), tmp_path / "run")
+    assert f"It comes from {image_id}: look at these pictures" in str(stopped.value)
+    file = tmp_path / "run/nonfinite_step_00000001.pt"
+    assert str(file) in str(stopped.value)
+    assert not list((tmp_path / "run/checkpoints").glob("step*.pt"))  # nothing was saved after it
+    kept = torch.load(file, weights_only=True)
+    assert all(value.isfinite().all() for value in kept["model"].values())
+    statistics = {name: value for name, value in kept["model"].items() if name.endswith("running_mean")}
+    assert statistics and not any(value.any() for value in statistics.values())  # still those of the start
+    capsys.readouterr()
+    assert main(["--replay", str(file)]) == 0
+    assert f"It comes from {image_id}: look at these pictures" in capsys.readouterr().out
+
+
+def test_the_steps_after_it_change_nothing_until_it_is_noticed(cfg, poisoned, tmp_path):
+    """The step is the third; it is read after the fourth, and kept with the weights of the second."""
+    before = train(cfg("train.steps=2", "train.schedule={type: steps, milestones: []}"), tmp_path / "before")
+    poisoned(3)
+    with pytest.raises(InputError, match=r"step 3: training diverged"):
+        train(cfg("train.schedule={type: steps, milestones: []}"), tmp_path / "run")
+    kept = torch.load(tmp_path / "run/nonfinite_step_00000003.pt", weights_only=True)["model"]
+    for name, value in read_checkpoint(before.folder / "checkpoints/last.pt")["model"].items():
+        assert torch.equal(kept[name], value), name
+
+
+def test_skipping_goes_on_with_finite_weights_and_counts(cfg, poisoned, tmp_path):
+    poisoned(3)
+    result = train(cfg("train.on_nonfinite=skip"), tmp_path / "run")
+    assert result.step == 8 and math.isfinite(result.metrics["loss"])
+    content = read_checkpoint(result.folder / "checkpoints/last.pt")
+    assert content["guard"]["skipped"] >= 1
+    for state in (content["model"], content["ema"]["model"]):
+        assert all(value.isfinite().all() for value in state.values())
+    assert "step 3: the gradient was not finite" in (result.folder / "log.txt").read_text()
+
+
+def test_skipping_has_a_limit(cfg, poisoned, tmp_path):
+    poisoned(1)
+    with pytest.raises(InputError, match=r"diverged.*left out"):
+        train(cfg("train.on_nonfinite=skip", "train.max_skipped=1", "train.steps=40"), tmp_path / "run")

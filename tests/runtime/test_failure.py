@@ -1,0 +1,122 @@
+"""One rank fails: it alone is blamed, and all end."""
+
+import os
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+import torch.distributed as dist
+
+from retinanet.errors import InputError
+from retinanet.runtime.failure import report_failure
+from tests.processes import ENVIRONMENT, REPO
+
+ONE_FAILS = """
+    import sys, time
+    from pathlib import Path
+    from retinanet.runtime.distributed import rank
+    from retinanet.engine.step import TrainStep
+    from retinanet.errors import InputError
+    from retinanet.cli.train import main
+
+    folder, kind, *arguments = sys.argv[1:]
+    step_of = TrainStep.__call__
+
+    def failing(self, batches, step):
+        if step == 3 and rank() == 1:
+            Path(folder, "failed_at").write_text(str(time.time()))
+            raise InputError("the third is not to my taste") if kind == "input" else ZeroDivisionError("planted")
+        return step_of(self, batches, step)
+
+    TrainStep.__call__ = failing
+    sys.exit(main(["quickstart", "--output", folder + "/run", *arguments]))
+"""
+
+
+def fails(values: list[int]) -> int:
+    return values[3]
+
+
+def failure():
+    try:
+        fails([1, 2])
+    except IndexError as error:
+        return error
+
+
+LOST = RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:5104")
+
+
+@pytest.mark.parametrize("folder_exists", [True, False])
+def test_a_failure_names_rank_step_images_and_place(tmp_path, capsys, folder_exists):
+    folder = tmp_path if folder_exists else tmp_path / "gone"
+    report_failure(dist.HashStore(), folder, failure(), rank=3, doing="training, step 120, images [4, 7]")
+    said = capsys.readouterr().err
+    assert said.startswith("rank 3 failed; last seen: training, step 120, images [4, 7]")
+    if folder_exists:
+        told = (folder / "failure_rank3.txt").read_text()
+        assert told.startswith("rank 3 failed; last seen: training, step 120, images [4, 7]\nTraceback")
+        assert "return values[3]" in told and told.endswith("IndexError: list index out of range\n")
+        assert str(folder / "failure_rank3.txt") in said
+
+
+def test_a_single_process_says_what_it_was_at(tmp_path, capsys):
+    report_failure(None, tmp_path, failure(), rank=0, doing="training, step 3, images [1]")
+    assert "training, step 3, images [1]" in capsys.readouterr().err
+    assert (tmp_path / "failure_rank0.txt").exists()
+
+
+def test_nobody_is_blamed_for_a_rank_that_was_killed(tmp_path, capsys):
+    store = dist.HashStore()
+    for rank in (0, 2):
+        with pytest.raises(InputError, match=rf"rank {rank} lost contact with another rank.*Connection closed by peer"):
+            report_failure(store, tmp_path, LOST, rank=rank, doing="training")
+    report_failure(store, tmp_path, failure(), rank=1, doing="training")  # the cause, however late it says so
+    with pytest.raises(InputError, match="rank 3 ends since rank 1 failed"):
+        report_failure(store, tmp_path, LOST, rank=3, doing="training")
+    assert [path.name for path in tmp_path.iterdir()] == ["failure_rank1.txt"]
+
+
+def test_who_fails_later_points_at_the_first(tmp_path, capsys):
+    store = dist.HashStore()
+    report_failure(store, tmp_path, failure(), rank=1, doing="training")
+    capsys.readouterr()
+    with pytest.raises(InputError, match=r"rank 0 ends since rank 1 failed, .*noticed by: list index out of range"):
+        report_failure(store, tmp_path, failure(), rank=0, doing="training")
+    assert [path.name for path in tmp_path.iterdir()] == ["failure_rank1.txt"]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_mistake_of_the_user_leaves_no_stack_on_any_rank(tmp_path, capsys):
+    store = dist.HashStore()
+    report_failure(store, tmp_path, InputError("no such picture"), rank=1, doing="training")
+    with pytest.raises(InputError, match="rank 1 failed"):
+        report_failure(store, tmp_path, failure(), rank=0, doing="training")
+    report_failure(store, tmp_path, InputError("another mistake"), rank=2, doing="training")  # has its own message
+    assert list(tmp_path.iterdir()) == [] and capsys.readouterr().err == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["input", "other"])
+def test_a_rank_that_fails_ends_the_run_within_a_minute(tiny_overrides, tmp_path, kind):
+    program = tmp_path / "program.py"
+    program.write_text(textwrap.dedent(ONE_FAILS))
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
+        *(str(program), str(tmp_path), kind, *tiny_overrides, "model.norm=frozen"),
+    ]
+    done = subprocess.run(command, env={**os.environ, **ENVIRONMENT}, cwd=REPO, capture_output=True, text=True)
+    assert done.returncode == 1 and (tmp_path / "failed_at").exists(), done.stderr[-3000:]
+    assert time.time() - float((tmp_path / "failed_at").read_text()) < 60
+    told = sorted(path.name for path in (tmp_path / "run").glob("failure_rank*.txt"))
+    if kind == "input":
+        assert told == []
+        assert "error: the third is not to my taste" in done.stderr
+        assert "retinanet/engine/train.py" not in done.stderr  # no stack of ours
+    else:
+        assert told == ["failure_rank1.txt"]
+        text = (tmp_path / "run/failure_rank1.txt").read_text()
+        assert text.startswith("rank 1 failed; last seen: training, step 3, images [")
+        assert text.endswith("ZeroDivisionError: planted\n")

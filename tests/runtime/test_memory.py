@@ -1,0 +1,49 @@
+import pytest
+import torch
+
+from retinanet.config.load import load_config
+from retinanet.engine.train import train
+from retinanet.errors import InputError
+from retinanet.model.retinanet import RetinaNet
+from retinanet.runtime.memory import is_out_of_memory
+
+
+def test_what_is_out_of_memory_and_what_is_not():
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB"))
+    assert is_out_of_memory(MemoryError())
+    with pytest.raises(RuntimeError) as refused:
+        torch.empty(2**60, dtype=torch.uint8)  # an exabyte
+    assert is_out_of_memory(refused.value)
+    assert is_out_of_memory(RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "))
+    assert not is_out_of_memory(RuntimeError("shapes do not match"))
+
+
+def test_memory_that_runs_out_before_the_first_batch(tiny_overrides, tmp_path, monkeypatch):
+    def hungry(*arguments, **keywords):
+        raise MemoryError  # says nothing
+
+    monkeypatch.setattr("retinanet.engine.setup.build_state", hungry)
+    with pytest.raises(InputError, match=r"starting: out of memory with no pictures in this process .*: MemoryError; "):
+        train(load_config("quickstart", tiny_overrides), tmp_path / "run")
+
+
+@pytest.mark.parametrize(("training", "doing"), [(True, "training, step 1"), (False, "evaluating, step 4")])
+def test_the_message_has_the_sizes_at_hand_and_the_keys(tiny_overrides, tmp_path, monkeypatch, training, doing):
+    normalise = RetinaNet.normalise
+
+    def hungry(self, images, image_sizes):
+        if self.training == training:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB\nmore of it")
+        return normalise(self, images, image_sizes)
+
+    monkeypatch.setattr(RetinaNet, "normalise", hungry)
+    cfg = load_config("quickstart", [*tiny_overrides, "train.eval_batch_size=2"])
+    with pytest.raises(InputError) as stopped:
+        train(cfg, tmp_path / "run")
+    message = str(stopped.value)
+    count = 4 if training else 2
+    assert message.startswith(f"{doing}, images [")
+    assert f"out of memory with {count} pictures of 64x" in message or f"with {count} pictures of 80x" in message
+    assert "Tried to allocate 20 MiB; raise train.accumulate (now 1" in message
+    for key in ("train.batch_size (4;", "train.eval_batch_size", "data.resize.shorter and longer (64, 96)"):
+        assert key in message

@@ -1,0 +1,178 @@
+"""Real processes that really hang, and parents that are really killed."""
+
+import ctypes
+import multiprocessing
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch.distributed as dist
+
+from retinanet.runtime import watchdog
+from retinanet.runtime.watchdog import EXIT_STALLED, Watchdog
+
+PATIENCE = 120.0  # seconds until a test gives up; nothing here takes long unless it hangs
+SPAWNER = multiprocessing.get_context("forkserver")  # ranks fork from a process with one thread
+SPAWNER.set_forkserver_preload(["torch.distributed", "retinanet.runtime.stop", "retinanet.runtime.watchdog"])
+
+
+def run_ranks(body, folder: Path, world_size: int) -> list[int]:
+    """Exit codes of processes that run `body(rank, folder, port)` each, on a store that this process hosts."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    ranks = [SPAWNER.Process(target=run_body, args=(body, rank, folder, store.port)) for rank in range(world_size)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(PATIENCE)
+    codes = [process.exitcode for process in ranks]
+    for process in ranks:
+        process.kill()
+    return codes
+
+
+def run_body(body, rank: int, folder: Path, port: int) -> None:
+    with open(folder / f"stderr{rank}", "w") as file:
+        os.dup2(file.fileno(), 2)
+    watchdog.POLL, watchdog.LINGER = 0.1, 0.5  # in this process alone
+    body(rank, folder, port)
+
+
+def connect(port: int) -> dist.TCPStore:
+    return dist.TCPStore("127.0.0.1", port, is_master=False)
+
+
+def stuck_here() -> None:
+    time.sleep(PATIENCE)
+
+
+def one_rank_stalls(rank, folder, port):
+    with Watchdog(connect(port), rank=rank, timeout=0.5 if rank else PATIENCE, folder=folder) as dog:
+        for step in range(7):
+            dog.beat(step, (2 * step, 2 * step + 1))
+        if rank == 1:
+            stuck_here()
+        while True:  # a rank with nothing to complain of
+            dog.beat(step)
+            time.sleep(0.01)
+
+
+def test_a_stalled_rank_is_found_and_every_rank_writes_its_stacks(tmp_path):
+    assert run_ranks(one_rank_stalls, tmp_path, 2) == [EXIT_STALLED] * 2
+    stalled, other = ((tmp_path / f"stall_rank{rank}.txt").read_text() for rank in (1, 0))
+    # step 6, the last of seven, has images 12 and 13
+    assert "rank 1 stalled: no sign of life for" in stalled
+    assert "training, step 6, images [12, 13]" in stalled
+    assert "in stuck_here" in stalled
+    assert "asked by rank 1, which gave no sign of life" in other
+    assert "in one_rank_stalls" in other
+    assert "stuck_here" not in other
+    for rank, text in ((0, other), (1, stalled)):
+        assert text.splitlines()[0] in (tmp_path / f"stderr{rank}").read_text()
+
+
+def stalls_alone_into_no_folder(rank, folder, port):
+    with Watchdog(None, rank=0, timeout=0.3, folder=folder / "gone"):
+        stuck_here()
+
+
+def test_without_a_store_and_a_folder_it_still_says_so_and_ends(tmp_path):
+    assert run_ranks(stalls_alone_into_no_folder, tmp_path, 1) == [EXIT_STALLED]
+    said = (tmp_path / "stderr0").read_text()
+    assert "last seen: starting\n" in said
+    assert "in stuck_here" in said
+
+
+def stalls_after_its_store_is_gone(rank, folder, port):
+    host = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    with Watchdog(connect(host.port), rank=0, timeout=0.6, folder=folder):
+        del host
+        stuck_here()
+
+
+def test_the_end_of_the_store_does_not_end_the_watch(tmp_path):
+    assert run_ranks(stalls_after_its_store_is_gone, tmp_path, 1) == [EXIT_STALLED]
+
+
+def holds_the_lock_of_the_interpreter(rank, folder, port):
+    with Watchdog(None, rank=0, timeout=0.3, folder=folder) as dog:
+        time.sleep(0.25)  # past the first look
+        dog.beat(1)
+        ctypes.PyDLL(None).sleep(int(PATIENCE))
+
+
+def test_a_call_that_stops_every_thread_ends_too(tmp_path):
+    assert run_ranks(holds_the_lock_of_the_interpreter, tmp_path, 1) == [1]
+    assert "in holds_the_lock_of_the_interpreter" in (tmp_path / "stderr0").read_text()
+
+
+def ends_before_its_time(rank, folder, port):
+    with Watchdog(None, rank=0, timeout=0.3, folder=folder) as dog:
+        dog.beat(8)
+    time.sleep(1.0)  # nobody watches any more
+    sys.exit(5)
+
+
+def test_nobody_watches_after_the_end(tmp_path):
+    assert run_ranks(ends_before_its_time, tmp_path, 1) == [5]
+    assert not (tmp_path / "stall_rank0.txt").exists()
+
+
+def is_not_watched(rank, folder, port):
+    with Watchdog(None, rank=0, timeout=None, folder=folder) as dog:
+        dog.beat(1, (1, 2))
+        time.sleep(0.5)
+    sys.exit(5)
+
+
+def test_no_timeout_no_watching(tmp_path):
+    assert run_ranks(is_not_watched, tmp_path, 1) == [5]
+
+
+PARENT = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', sys.argv[1]]).wait()"
+HELD_BY_THE_KERNEL = """
+import ctypes
+from retinanet.runtime import watchdog
+watchdog.end_with_parent()
+print("ready", flush=True)
+ctypes.PyDLL(None).sleep(60)  # no thread of Python's runs
+"""
+SEEN_BY_THE_THREAD = """
+import os, threading, time
+from retinanet.runtime import watchdog
+watchdog.POLL = 0.1
+threading.Thread(target=watchdog._watch_parent, args=(os.getppid(),), daemon=True).start()
+print("ready", flush=True)
+time.sleep(60)
+"""
+LEFT_ALONE = """
+import os, time
+print("ready", flush=True)
+time.sleep(3)
+os.write(1, b"outlived")
+"""
+
+
+@pytest.mark.parametrize(
+    ("child", "last_words"),
+    [(HELD_BY_THE_KERNEL, b""), (SEEN_BY_THE_THREAD, b""), (LEFT_ALONE, b"outlived")],
+    ids=["by the kernel", "by its thread", "not asked to"],
+)
+def test_a_child_ends_with_its_killed_parent(child, last_words):
+    if child is HELD_BY_THE_KERNEL and sys.platform != "linux":
+        pytest.skip("only Linux tells a process of its parent's death")
+    root = Path(watchdog.__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, child], stdout=subprocess.PIPE, env=environment, bufsize=0)
+    with parent.stdout as pipe:
+        assert pipe.readline() == b"ready\n"
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+        # The child alone holds the other end now: it can be read to the end when the child is gone.
+        ready, _, _ = select.select([pipe], [], [], 30)
+        assert ready, "the child lives on"
+        assert pipe.read() == last_words

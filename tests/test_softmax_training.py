@@ -1,0 +1,86 @@
+"""A softmax over classes and background, with ATSS, all the way: training, checkpoint, evaluation, prediction."""
+
+import json
+
+import pytest
+import torch
+
+from retinanet.checkpoint.file import read_checkpoint
+from retinanet.cli import eval as eval_tool
+from retinanet.config.load import load_config
+from retinanet.engine.metrics_log import read_metrics
+from retinanet.engine.train import train
+from retinanet.errors import InputError
+from retinanet.inference.predictor import Predictor
+
+SOFTMAX = ["model.class_activation=softmax", "loss.classification.type=softmax_focal"]
+
+
+@pytest.fixture
+def overrides(tiny_overrides):
+    return [
+        *tiny_overrides,
+        *SOFTMAX,
+        "loss.classification.alpha=inverse_frequency",
+        "assignment.type=atss",
+        "assignment.anchors_per_level=27",
+        "train.optimizer={type: adamw, lr: 0.002}",
+        "train.warmup_steps=0",
+        "model.prior=0.5",  # so that few steps leave scores which are kept
+        "postprocess.min_score=0.01",
+        "inference.precision=fp32",
+    ]
+
+
+@pytest.fixture
+def run(tmp_path, overrides):
+    return train(load_config("quickstart", overrides), tmp_path / "run")
+
+
+def class_bias(content):
+    """Of the last layer of the class subnet."""
+    return [value for name, value in content["model"].items() if name.startswith("head.class_subnet.")][-1]
+
+
+def test_what_was_trained_is_evaluated_and_predicted_with(run, shapes):
+    lines = read_metrics(run.folder)
+    losses = [line["class_loss"] for line in lines if line["kind"] == "train"]
+    assert losses[-1] < losses[0]
+    checkpoint = run.folder / "checkpoints/last.pt"
+    content = read_checkpoint(checkpoint)
+    num_classes = len(content["class_names"])
+    assert class_bias(content).shape == (9 * (num_classes + 1),)
+
+    # The checkpoint alone gives the figures of the run's last evaluation.
+    assert eval_tool.main([str(checkpoint), "--output", str(run.folder)]) == 0
+    figures = json.loads((run.folder / "evaluation.json").read_text())
+    for name in ("AP", "AP50", "loss", "class_loss", "box_loss"):
+        assert figures[name] == pytest.approx(lines[-1][name], rel=1e-3, abs=1e-6), name
+
+    found = Predictor.from_checkpoint(checkpoint)(shapes / "val" / "000001.png")
+    assert len(found.scores) > 10 and found.labels.max() < num_classes
+    # Scores that a softmax can have: those of one box are less than 1 together.
+    boxes, index = found.boxes.unique(dim=0, return_inverse=True)
+    together = torch.zeros(len(boxes)).index_add_(0, index, found.scores)
+    assert len(boxes) < len(found.scores) and together.max() < 1
+
+    with pytest.raises(InputError, match=r"model\.class_activation is sigmoid"):
+        Predictor.from_checkpoint(checkpoint, ["model.class_activation=sigmoid"])
+    with pytest.raises(InputError, match="its weights do not fit the model of the overrides"):
+        Predictor.from_checkpoint(checkpoint, ["model.class_activation=sigmoid", "loss.classification.type=focal"])
+
+
+def test_a_run_goes_on_and_another_begins_with_its_weights(run, overrides, tmp_path):
+    last = run.folder / "checkpoints/step_00000008.pt"
+    straight = read_checkpoint(last)
+    last.unlink()
+    again = train(load_config("quickstart", overrides), run.folder, resume=True)
+    assert "going on from" in (again.folder / "log.txt").read_text()
+    for name, value in read_checkpoint(last)["model"].items():
+        assert torch.equal(value, straight["model"][name]), name
+
+    second, first = straight["class_names"][1], straight["class_names"][0]
+    others = [f"data.classes=[{second}, {first}]", f"train.init_from={last}", "train.steps=1"]
+    fine = train(load_config("quickstart", [*overrides, *others]), tmp_path / "fine")
+    assert f"2 classes ({second}, {first}) are taken by name" in (fine.folder / "log.txt").read_text()
+    assert class_bias(read_checkpoint(fine.folder / "checkpoints/last.pt")).shape == (9 * 3,)
