@@ -10,7 +10,7 @@ from retinanet import __version__
 COMMANDS = {
     "train": "train a detector from a config file",
     "eval": "score a checkpoint on its validation set",
-    "predict": "detect objects in pictures and draw them",
+    "predict": "detect objects in images and draw them",
     "ablate": "train the rows of the paper's tables, and draw its figures",
     "benchmark": "measure speed and memory beside torchvision",
 }

@@ -26,7 +26,7 @@ class Targets(NamedTuple):
 
 
 class Unreadable(NamedTuple):
-    """A picture that should have been in a batch, and what was done about it."""
+    """An image that should have been in a batch, and what was done about it."""
 
     index: int  # in the data set, as `replaced_by`
     epoch: int
@@ -35,7 +35,7 @@ class Unreadable(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Pictures resized into one padded shape, and what is on them."""
+    """Images resized into one padded shape, and what is on them."""
 
     images: Tensor  # (B, 3, H, W) uint8, RGB, zero in the padding
     image_sizes: Tensor  # (B, 2) int64, height and width inside the padding
@@ -56,7 +56,7 @@ class Batch(NamedTuple):
         return [self.images, self.image_sizes, self.original_sizes, *self.targets[:4]]
 
 
-class Predictions(NamedTuple):
+class HeadOutputs(NamedTuple):
     """What the network says, level by level, the same in training and in evaluation."""
 
     class_logits: list[Tensor]  # L x (B, A_l, K); of a softmax K + 1, the last for background
@@ -65,7 +65,7 @@ class Predictions(NamedTuple):
 
 
 class Detections(NamedTuple):
-    """Objects found in one image, best first, boxes in pixels of the original picture."""
+    """Objects found in one image, best first, boxes in pixels of the original image."""
 
     boxes: Tensor  # (D, 4) float32
     scores: Tensor  # (D,) float32

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From nothing to a trained, scored detector and pictures of what it finds, on a small data set that is drawn on the spot.
+# From nothing to a trained, scored detector and images of what it finds, on a small data set that is drawn on the spot.
 # Takes no arguments; a second run reuses the environment and replaces runs/quickstart.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -16,7 +16,7 @@ python tools/train.py configs/quickstart.yaml --output "$run" --overwrite
 step "3/4 evaluate the best checkpoint"
 python tools/eval.py "$best"
 step "4/4 draw what it finds"
-python tools/predict.py "$best" datasets/shapes/val --output "$run/pictures" --limit 12
+python tools/predict.py "$best" datasets/shapes/val --output "$run/images" --limit 12
 
 root=$(pwd -P)
 cat <<END
@@ -27,14 +27,14 @@ cat <<END
   metrics        $run/metrics.jsonl      and, as curves: tensorboard --logdir runs
   score          $run/evaluation.json
   checkpoints    $run/checkpoints/       best.pt, last.pt
-  pictures       $run/pictures/
+  images       $run/images/
 
 What to type next, from $root:
   source .venv/bin/activate
   tensorboard --logdir runs
   # the same training with other settings: any key of the config, as KEY=VALUE
   retinanet train configs/quickstart.yaml --output runs/trial train.optimizer.lr=0.0005 train.seed=1
-  # your own pictures, with annotations in COCO form
+  # your own images, with annotations in COCO form
   retinanet train configs/quickstart.yaml --output runs/mine \\
     data.train.images=my/train data.train.annotations=my/train.json \\
     data.val.images=my/val data.val.annotations=my/val.json

@@ -53,7 +53,7 @@ def small_disk(tmp_path):
 
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory):
-    """A small embedded data set: 24 training and 8 validation pictures."""
+    """A small embedded data set: 24 training and 8 validation images."""
     from retinanet.data.synthetic.shapes import write_shapes
 
     folder = tmp_path_factory.mktemp("data") / "shapes"
@@ -63,7 +63,7 @@ def shapes(tmp_path_factory):
 
 @pytest.fixture
 def tiny_overrides(shapes):
-    """Overrides of the quickstart config for a run of seconds: eight steps on pictures of 64 pixels."""
+    """Overrides of the quickstart config for a run of seconds: eight steps on images of 64 pixels."""
     return [
         *(f"data.{part}.images={shapes / part}" for part in ("train", "val")),
         *(f"data.{part}.annotations={shapes / part}.json" for part in ("train", "val")),

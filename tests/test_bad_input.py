@@ -137,10 +137,10 @@ def test_annotations_of_another_form(train_refused, tmp_path):
     assert "is not in COCO form" in train_refused(f"data.train.annotations={tmp_path / 'some.json'}")
 
 
-def test_pictures_missing(train_refused, shapes, tmp_path):
+def test_images_missing(train_refused, shapes, tmp_path):
     assert "data.train.images: gone is not a folder" in train_refused("data.train.images=gone")
     (tmp_path / "empty").mkdir()
-    assert "24 of 24 pictures are not in" in train_refused(f"data.train.images={tmp_path / 'empty'}")
+    assert "24 of 24 images are not in" in train_refused(f"data.train.images={tmp_path / 'empty'}")
 
 
 def test_num_classes_of_other_data(train_refused):
@@ -161,7 +161,7 @@ def test_strict_boxes(train_refused, shapes, tmp_path):
     assert "has bbox [4, 4, 0, 4]: without area" in message
 
 
-def test_pictures_of_another_size(refused, tiny_overrides, shapes, tmp_path):
+def test_images_of_another_size(refused, tiny_overrides, shapes, tmp_path):
     def grow(document):
         for image in document["images"]:
             image["width"] += 1
@@ -247,21 +247,21 @@ def test_predict_without_a_checkpoint(refused, not_a_checkpoint, shapes, tmp_pat
     assert not (tmp_path / "found").exists()
 
 
-def test_predict_on_what_is_no_picture(refused, checkpoint, tmp_path):
+def test_predict_on_what_is_no_image(refused, checkpoint, tmp_path):
     found = tmp_path / "found"
     assert refused(predict_tool, checkpoint, tmp_path / "gone.png", "--output", found) == (
-        f"{tmp_path / 'gone.png'}: no such picture or folder"
+        f"{tmp_path / 'gone.png'}: no such image or folder"
     )
     (tmp_path / "empty").mkdir()
     message = refused(predict_tool, checkpoint, tmp_path / "empty", "--output", found)
-    assert message.startswith(f"{tmp_path / 'empty'}: holds no picture; looked for .bmp, ")
+    assert message.startswith(f"{tmp_path / 'empty'}: holds no image; looked for .bmp, ")
     broken = tmp_path / "broken.png"
-    broken.write_bytes(b"hello, no picture")
+    broken.write_bytes(b"hello, no image")
     message = refused(predict_tool, checkpoint, broken, "--output", found)
-    assert message.startswith(f"{broken}: not a picture") and "\n" not in message
+    assert message.startswith(f"{broken}: not an image") and "\n" not in message
 
 
-def test_predict_on_a_cut_off_picture(refused, checkpoint, shapes, tmp_path):
+def test_predict_on_a_cut_off_image(refused, checkpoint, shapes, tmp_path):
     whole = sorted((shapes / "val").iterdir())[0]
     cut = tmp_path / "cut.png"
     cut.write_bytes(whole.read_bytes()[:-500])
@@ -269,7 +269,7 @@ def test_predict_on_a_cut_off_picture(refused, checkpoint, shapes, tmp_path):
     assert message.startswith(f"{cut}: damaged or cut-off PNG") and "\n" not in message
 
 
-def test_predict_does_not_draw_over_the_pictures(refused, checkpoint, tmp_path):
+def test_predict_does_not_draw_over_the_images(refused, checkpoint, tmp_path):
     mine = tmp_path / "mine"
     mine.mkdir()
     Image.new("RGB", (64, 64)).save(mine / "a.png")

@@ -16,11 +16,11 @@ from retinanet.data.synthetic.shapes import draw_image
 from retinanet.detection.postprocess import Postprocess
 from retinanet.formats.image import read_image
 from retinanet.model.retinanet import RetinaNet, build_model
-from retinanet.structures import Detections, Predictions
+from retinanet.structures import Detections, HeadOutputs
 
 DATA = Path(os.environ.get("RETINANET_DATA", Path(__file__).resolve().parents[1] / "../shared/data"))
 NUM_CLASSES = 91
-SHORTER = 120  # of the pictures below
+SHORTER = 120  # of the images below
 # More than there are: at a cut, rounding would decide.
 TOP_K = MAX_DETECTIONS = 10_000
 RENAMED = [
@@ -70,7 +70,7 @@ def batched(images: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
 
 @torch.no_grad()
 def spread_out(theirs: nn.Module, images: list[torch.Tensor]) -> None:
-    """Give random weights the scale of trained ones: statistics of these pictures, scores and offsets that differ."""
+    """Give random weights the scale of trained ones: statistics of these images, scores and offsets that differ."""
     norms = [module for module in theirs.backbone.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = 1.0
@@ -123,7 +123,7 @@ def pair_of(version: str, images: list[torch.Tensor]) -> tuple[RetinaNet, nn.Mod
     """Our network and torchvision's, with the same random weights."""
     torch.manual_seed(0)
     build = {"v1": retinanet_resnet50_fpn, "v2": retinanet_resnet50_fpn_v2}[version]
-    # No picture is resized: their shorter sides are `min_size` already.
+    # No image is resized: their shorter sides are `min_size` already.
     theirs = build(
         weights=None,
         weights_backbone=None,
@@ -178,7 +178,7 @@ def test_detections_are_torchvisions(version):
     postprocess = Postprocess(min_score=theirs.score_thresh, top_k=TOP_K, max_detections=MAX_DETECTIONS)
 
     counts = [level.shape[1] for level in predictions.class_logits]
-    same_outputs = Predictions(list(logits.split(counts, 1)), list(deltas.split(counts, 1)), predictions.anchors)
+    same_outputs = HeadOutputs(list(logits.split(counts, 1)), list(deltas.split(counts, 1)), predictions.anchors)
     for found, reference in zip(postprocess(same_outputs, sizes, sizes), expected, strict=True):
         assert 20 < len(found.labels) == len(reference["labels"]) < MAX_DETECTIONS
         assert len(found.labels.unique()) > 5

@@ -1,4 +1,4 @@
-"""A checkpoint -> figures 1 and 4 of Lin et al. 2017, its scores, and where its loss on validation pictures comes from.
+"""A checkpoint -> figures 1 and 4 of Lin et al. 2017, its scores, and where its loss on validation images comes from.
 
 The last also for the checkpoints beside it.
 """
@@ -48,10 +48,10 @@ def load_network(checkpoint: Path, overrides: Sequence[str] = ()) -> Predictor:
 
 @torch.no_grad()
 def count_logits(checkpoint: Path, predictor: Predictor) -> LogitCounts:
-    """Class logits of a trained network over its validation pictures, as its assignment sees them.
+    """Class logits of a trained network over its validation images, as its assignment sees them.
 
     Raises:
-        InputError: no validation pictures, or no object on them.
+        InputError: no validation images, or no object on them.
     """
     cfg, counts = predictor.cfg, LogitCounts()
     data = load_val_data(cfg, predictor.class_names)
@@ -63,12 +63,12 @@ def count_logits(checkpoint: Path, predictor: Predictor) -> LogitCounts:
         assignment = assign(predictions.anchors, batch.targets)
         counts.add(predictions, assignment, batch.targets)
     if not counts.positive.sum() or not counts.negative.sum():
-        raise InputError(f"{checkpoint}: no positive anchor on the validation pictures; name others with data.val")
+        raise InputError(f"{checkpoint}: no positive anchor on the validation images; name others with data.val")
     return counts
 
 
 def write_figures(checkpoint: Path, output: Path, overrides: Sequence[str] = ()) -> list[Path]:
-    """Pictures, and `figures.md` with the numbers in them.
+    """Images, and `figures.md` with the numbers in them.
 
     The course of training is drawn where the checkpoint lies among others of its run: `train.keep_checkpoints` says
     how many a run keeps.
@@ -145,12 +145,12 @@ def scores_chart(counts: LogitCounts) -> Chart:
         Series("own class of positive anchors", middles, positive),
         Series("every other class", middles, negative),
     ]
-    title = "Scores on validation pictures"
+    title = "Scores on validation images"
     return Chart(title, "score", "share of examples", series, x_range=(0, 1), log_y=True, legend="right")
 
 
 def course_charts(course: dict[int, LogitCounts]) -> list[Chart]:
-    """Who has the loss on validation pictures, checkpoint by checkpoint.
+    """Who has the loss on validation images, checkpoint by checkpoint.
 
     By cross entropy and by the paper's focal loss, whichever the network was trained with.
     """

@@ -2,7 +2,7 @@
 
 An example is one logit of an anchor that counts: a positive one where the anchor is of that class, else a negative one.
 With z = -x for the first kind and z = x for the second, p_t = sigmoid(-z), and every focal loss grows with z. So
-counting how often each z occurs is all there is to know: any number of pictures fits, and a gamma can be chosen
+counting how often each z occurs is all there is to know: any number of images fits, and a gamma can be chosen
 afterwards.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from retinanet.detection.assignment import Assignment
 from retinanet.losses.focal import SigmoidFocal
-from retinanet.structures import Predictions, Targets
+from retinanet.structures import HeadOutputs, Targets
 
 BINS_A_UNIT = 128  # of z: a loss is known to 1 %, and a sum of many far better
 LIMIT = 40  # z beyond is counted there: its loss is 0 to float32, or grows no more than linearly
@@ -28,7 +28,7 @@ class LogitCounts:
         self.positive = torch.zeros(2 * LIMIT * BINS_A_UNIT + 1, dtype=torch.int64)
         self.negative = torch.zeros_like(self.positive)
 
-    def add(self, predictions: Predictions, assignment: Assignment, targets: Targets) -> None:
+    def add(self, predictions: HeadOutputs, assignment: Assignment, targets: Targets) -> None:
         """A batch, with sigmoid class logits."""
         sizes = [level.shape[1] for level in predictions.class_logits]
         gt_index, positive, negative = (part.split(sizes, dim=1) for part in assignment)

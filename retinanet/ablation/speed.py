@@ -17,21 +17,21 @@ from retinanet.formats.image import read_image
 from retinanet.inference.predictor import Predictor
 from retinanet.visualization.plots import Chart, Series
 
-PICTURES, ROUNDS = 8, 7
+IMAGES, ROUNDS = 8, 7
 
 
 class RowSpeed(NamedTuple):
     """What a network of a row is and does on this machine."""
 
     backbone: str
-    shorter: int  # side of its pictures, pixels
-    milliseconds: float  # a picture, median of the rounds
+    shorter: int  # side of its images, pixels
+    milliseconds: float  # an image, median of the rounds
 
 
 def measure_rows(jobs: Sequence[Job], results: dict[tuple[str, int], RunResult], folder: Path) -> dict[str, RowSpeed]:
-    """Time one picture after the other, from decoded pixels to its final detections, the rows in interleaved rounds.
+    """Time one image after the other, from decoded pixels to its final detections, the rows in interleaved rounds.
 
-    The same validation pictures for all. Weights are those of a row's first finished run: an untrained network has
+    The same validation images for all. Weights are those of a row's first finished run: an untrained network has
     other candidates for NMS.
 
     Args:
@@ -49,11 +49,11 @@ def measure_rows(jobs: Sequence[Job], results: dict[tuple[str, int], RunResult],
     if not predictors:
         raise InputError(f"{folder / 'runs'}: no checkpoint of a finished run of these rows; run them here first")
     predictor = next(iter(predictors.values()))
-    records = load_val_data(predictor.cfg, predictor.class_names).records[:PICTURES]
-    pictures = [read_image(record.path, max_pixels=predictor.cfg.data.max_pixels) for record in records]
+    records = load_val_data(predictor.cfg, predictor.class_names).records[:IMAGES]
+    images = [read_image(record.path, max_pixels=predictor.cfg.data.max_pixels) for record in records]
 
     def contestant(name: str, network: Predictor) -> Contestant:
-        return Contestant(name, lambda: list(network.predict(pictures, batch_size=1)))
+        return Contestant(name, lambda: list(network.predict(images, batch_size=1)))
 
     measured = compete(
         [contestant(name, network) for name, network in predictors.items()],
@@ -65,7 +65,7 @@ def measure_rows(jobs: Sequence[Job], results: dict[tuple[str, int], RunResult],
         name: RowSpeed(
             network.cfg.model.backbone,
             eval_shorter(network.cfg.data),
-            1000 * measured[name].median / len(pictures),
+            1000 * measured[name].median / len(images),
         )
         for name, network in predictors.items()
     }
@@ -89,7 +89,7 @@ def speed_markdown(
     rows = _rows(table, setup, results, speeds)
     fastest = min(speed.milliseconds for speed in speeds.values())
     published = [entry.row.paper_ms for entry in rows if entry.row.paper_ms]
-    columns = ["", "AP", "ms a picture", "ratio", *(["paper AP", "paper ms", "paper ratio"] if published else [])]
+    columns = ["", "AP", "ms an image", "ratio", *(["paper AP", "paper ms", "paper ratio"] if published else [])]
     lines = ["| " + " | ".join(columns) + " |", "| --- |" + " ---: |" * (len(columns) - 1)]
     for entry in rows:
         milliseconds = speeds[entry.row.name].milliseconds
@@ -107,8 +107,8 @@ def speed_markdown(
         f"Set-up `{setup}`, {schedule}.",
         f"`{command}`",
         "\n".join(lines),
-        f"Time from the decoded picture to its detections, one picture at a time: median of {ROUNDS} interleaved "
-        f"rounds over {PICTURES} validation pictures, on {machine}. Ratios are to the fastest row.",
+        f"Time from the decoded image to its detections, one image at a time: median of {ROUNDS} interleaved "
+        f"rounds over {IMAGES} validation images, on {machine}. Ratios are to the fastest row.",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -128,7 +128,7 @@ def _paper(row: Row, fastest: float) -> list[str]:
 def speed_charts(
     table: Table, setup: str, results: dict[tuple[str, int], RunResult], speeds: dict[str, RowSpeed]
 ) -> list[Chart]:
-    """A line for each backbone, over the sizes of its pictures; the paper's beside it where it has times.
+    """A line for each backbone, over the sizes of its images; the paper's beside it where it has times.
 
     Times are ratios to the fastest row of each chart, so that two machines can be compared.
     """
@@ -161,7 +161,7 @@ def _chart(title: str, lines: list[Series]) -> Chart:
     times = [milliseconds for line in lines for milliseconds in line.x]
     fastest = min(times, default=1.0)
     ratios = [line._replace(x=[milliseconds / fastest for milliseconds in line.x]) for line in lines]
-    label = f"time a picture, in units of the fastest ({fastest:.0f} ms)"
+    label = f"time an image, in units of the fastest ({fastest:.0f} ms)"
     return Chart(
         title, label, "AP, percent", ratios, x_range=(0, 1.1 * max(times, default=1.0) / fastest), legend="right"
     )

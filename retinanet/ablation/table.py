@@ -33,7 +33,7 @@ class Row(StrictModel):
     name: Name
     overrides: Overrides = Field(default_factory=dict)
     paper: dict[Metric, Percent] = Field(default_factory=dict)  # AP in percent, as the paper prints it
-    paper_ms: Annotated[float, Field(gt=0)] | None = None  # milliseconds a picture, on the paper's machine
+    paper_ms: Annotated[float, Field(gt=0)] | None = None  # milliseconds an image, on the paper's machine
     setups: tuple[str, ...] | None = None  # those that it makes sense in; none: all
 
 
@@ -158,7 +158,7 @@ def jobs_of(
             except InputError as error:
                 raise InputError(f"row {row.name!r}: {error}") from None
             if not cfg.data.val:
-                raise InputError(f"row {row.name!r}: data.val is empty; give pictures to score the rows on")
+                raise InputError(f"row {row.name!r}: data.val is empty; give images to score the rows on")
             for key in ("max_hours", "early_stop"):
                 if getattr(cfg.train, key) is not None:
                     raise InputError(
@@ -190,7 +190,7 @@ def describe_schedule(table: Table, setup: str, cfg: Config) -> str:
 
 def _length(cfg: Config) -> str:
     count = f"{cfg.train.steps} steps" if cfg.train.steps is not None else f"{cfg.train.epochs:g} epochs"
-    return f"{count} of {cfg.train.batch_size} pictures a step"
+    return f"{count} of {cfg.train.batch_size} images a step"
 
 
 def _as_text(overrides: Overrides) -> list[str]:

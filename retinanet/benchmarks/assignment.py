@@ -1,4 +1,4 @@
-"""Which anchor learns what: our assignment and torchvision's, which takes one picture after the other."""
+"""Which anchor learns what: our assignment and torchvision's, which takes one image after the other."""
 
 import os
 from collections.abc import Callable
@@ -27,7 +27,7 @@ def run(settings: Settings) -> Outcome:
     grids = make_grids(size, settings.device)
     count = sum(grid[..., 0].numel() for grid in grids)
     measured, different = measure(grids, settings, size, batch, BOXES)
-    title = f"assignment: {batch} pictures x {BOXES} boxes x {count} anchors ({size[0]}x{size[1]})"
+    title = f"assignment: {batch} images x {BOXES} boxes x {count} anchors ({size[0]}x{size[1]})"
     tables = [
         race(title, measured, ours=OURS),
         f"anchors that the two treat differently: {different} of {batch * count} (rounding, at a threshold or a tie)",
@@ -42,7 +42,7 @@ def run(settings: Settings) -> Outcome:
     }
     if settings.growth:
         by_boxes = {str(boxes): measure(grids, settings, size, 1, boxes)[0] for boxes in GROWTH_BOXES}
-        tables.append(growth_table(f"assignment by boxes, 1 picture x {count} anchors", "boxes", by_boxes))
+        tables.append(growth_table(f"assignment by boxes, 1 image x {count} anchors", "boxes", by_boxes))
         details["growth"] = {"boxes": {key: figures(value, ours=OURS) for key, value in by_boxes.items()}}
     return Outcome({"vs_torchvision": ratio(measured[THEIRS], measured[OURS]).of_rounds}, tables, details)
 

@@ -24,16 +24,16 @@ def shift_for_candidates(logits: list[Tensor]) -> Tensor:
 
 
 def check_candidates(logits: list[Tensor], counts: list[int]) -> None:
-    """Raises where a picture has not enough candidates on a level, or not all the detections that it may have."""
+    """Raises where an image has not enough candidates on a level, or not all the detections that it may have."""
     for number, level in enumerate(logits):
         candidates = (level.float().sigmoid() > MIN_SCORE).flatten(1).sum(1)
         if level[0].numel() > TOP_K and int(candidates.min()) <= TOP_K:
             raise RuntimeError(
                 f"level {number} has {candidates.tolist()} candidates above {MIN_SCORE}, expected over {TOP_K} in each "
-                "picture: the measurement would be of another work"
+                "image: the measurement would be of another work"
             )
     if any(count != MAX_DETECTIONS for count in counts):
         raise RuntimeError(
-            f"{counts} detections remain, expected {MAX_DETECTIONS} in each picture; give a larger --size or more "
+            f"{counts} detections remain, expected {MAX_DETECTIONS} in each image; give a larger --size or more "
             "--classes"
         )

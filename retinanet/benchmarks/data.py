@@ -1,4 +1,4 @@
-"""Pictures a second from a folder: read, resized, with their boxes. One call reads the folder several times."""
+"""Images a second from a folder: read, resized, with their boxes. One call reads the folder several times."""
 
 import contextlib
 import io
@@ -15,8 +15,8 @@ from retinanet.benchmarks.measure import Contestant, compete, ratio
 from retinanet.benchmarks.report import figures, race, table
 from retinanet.benchmarks.settings import Outcome, Settings
 from retinanet.config import DataConfig, DataSource, ResizeConfig
-from retinanet.data.build import build_canvases, eval_shorter
-from retinanet.data.loader import Pictures, make_loader
+from retinanet.data.build import build_padded_shapes, eval_shorter
+from retinanet.data.loader import SampleReader, make_loader
 from retinanet.data.sampler import eval_batches
 from retinanet.data.synthetic.shapes import write_shapes
 from retinanet.data.transforms import Resize
@@ -24,7 +24,7 @@ from retinanet.errors import InputError
 from retinanet.formats.coco import CocoData, load_coco
 
 OURS, THEIRS = "ours", "torchvision"
-DRAWN, BATCH, AT_LEAST = 48, 4, 96  # pictures; a call reads at least so many, beside which starting workers is little
+DRAWN, BATCH, AT_LEAST = 48, 4, 96  # images; a call reads at least so many, beside which starting workers is little
 
 
 def run(settings: Settings) -> Outcome:
@@ -58,23 +58,22 @@ def measure(settings: Settings, images: Path, annotations: Path) -> Outcome:
 
     tables = []
     details = {
-        "pictures": count,
+        "images": count,
         "source": "drawn" if settings.images is None else str(annotations),
         "shorter": eval_shorter(cfg),
         "longer": cfg.resize.longer,
         "batch": batch,
     }
     for workers in worker_counts:
-        title = (
-            f"data: {count} pictures, shorter side to {eval_shorter(cfg)}, batches of {batch}, {workers} workers"
-            + (", starting them included" if workers else "")
+        title = f"data: {count} images, shorter side to {eval_shorter(cfg)}, batches of {batch}, {workers} workers" + (
+            ", starting them included" if workers else ""
         )
         ours = named(OURS, workers)
         pair = {name: measured[name] for name in (ours, named(THEIRS, workers))}
         rows = [[name, f"{count / entry.median:.1f}", f"{count / entry.fastest:.1f}"] for name, entry in pair.items()]
-        tables += [race(title, pair, ours=ours), table("pictures/s", ["", "median", "fastest"], rows)]
+        tables += [race(title, pair, ours=ours), table("images/s", ["", "median", "fastest"], rows)]
         details[f"{workers}_workers"] = {
-            "pictures_per_s": {name: count / entry.median for name, entry in pair.items()},
+            "images_per_s": {name: count / entry.median for name, entry in pair.items()},
             "contestants": figures(pair, ours=ours),
         }
     single = ratio(measured[named(THEIRS, 0)], measured[named(OURS, 0)])
@@ -88,16 +87,18 @@ def named(name: str, workers: int) -> str:
 def complete(expected: int) -> Callable[[int], None]:
     def check(count: int) -> None:
         if count != expected:
-            raise RuntimeError(f"{count} pictures were read, expected {expected}: the two roads would do other work")
+            raise RuntimeError(f"{count} images were read, expected {expected}: the two roads would do other work")
 
     return check
 
 
 def our_call(data: CocoData, cfg: DataConfig, batch: int, workers: int, times: int) -> Callable[[], int]:
-    """Padded batches as evaluation reads them; gives the number of pictures."""
+    """Padded batches as evaluation reads them; gives the number of images."""
     sizes = [(record.height, record.width) for record in data.records]
-    plan = eval_batches(sizes, batch_size=batch, shorter=eval_shorter(cfg), canvases=build_canvases(cfg)) * times
-    pictures = Pictures(data.records, [Resize()], seed=0, max_pixels=cfg.max_pixels)
+    plan = (
+        eval_batches(sizes, batch_size=batch, shorter=eval_shorter(cfg), padded_shapes=build_padded_shapes(cfg)) * times
+    )
+    pictures = SampleReader(data.records, [Resize()], seed=0, max_pixels=cfg.max_pixels)
 
     def call() -> int:
         batches = make_loader(pictures, plan, workers=workers, pin_memory=False, replace_unreadable=False)

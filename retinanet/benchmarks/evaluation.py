@@ -16,14 +16,14 @@ from retinanet.benchmarks.report import figures, race
 from retinanet.benchmarks.settings import Outcome, Settings
 from retinanet.evaluation.coco import METRICS, score_results
 
-PICTURES, FOUND, OBJECTS, CLASSES = 500, 100, 7, 80  # `FOUND` and `OBJECTS` in each picture
-SIDE = 640  # of a picture, pixels
+IMAGES, FOUND, OBJECTS, CLASSES = 500, 100, 7, 80  # `FOUND` and `OBJECTS` in each image
+SIDE = 640  # of an image, pixels
 OURS, THEIRS = "ours", "pycocotools"
 
 
 def run(settings: Settings) -> Outcome:
-    pictures, classes = settings.batch or PICTURES, settings.classes or CLASSES
-    truth, results = synthetic(pictures, classes)
+    images, classes = settings.batch or IMAGES, settings.classes or CLASSES
+    truth, results = synthetic(images, classes)
     contestants = [
         Contestant(OURS, our_call(truth, results), on_device=False),
         Contestant(THEIRS, raw_call(truth, results), on_device=False),
@@ -31,11 +31,11 @@ def run(settings: Settings) -> Outcome:
     ours, raw = (contestant.call() for contestant in contestants)
     difference = max(abs(ours[name] - raw[name]) for name in METRICS if not np.isnan(ours[name]))
     measured = compete(contestants, rounds=settings.rounds, device=torch.device("cpu"), what="eval")
-    title = f"eval: {pictures} pictures x {FOUND} detections x {classes} classes"
+    title = f"eval: {images} images x {FOUND} detections x {classes} classes"
     tables = [race(title, measured, ours=OURS), f"largest difference of the twelve figures: {difference:.1e}"]
     details = {
-        "pictures": pictures,
-        "detections_per_picture": FOUND,
+        "images": images,
+        "detections_per_image": FOUND,
         "classes": classes,
         "largest_difference": difference,
         "contestants": figures(measured, ours=OURS),
@@ -43,11 +43,11 @@ def run(settings: Settings) -> Outcome:
     return Outcome({"vs_pycocotools": ratio(measured[THEIRS], measured[OURS]).of_rounds}, tables, details)
 
 
-def synthetic(pictures: int, classes: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def synthetic(images: int, classes: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Objects, and detections of which as many lie near one as there are objects; both in COCO form."""
     random = np.random.default_rng(0)
     annotations, results = [], []
-    for image_id in range(1, pictures + 1):
+    for image_id in range(1, images + 1):
         objects = boxes_at_random(random, OBJECTS)
         labels = random.integers(1, classes + 1, OBJECTS)
         for box, label in zip(objects.tolist(), labels.tolist(), strict=True):
@@ -59,7 +59,7 @@ def synthetic(pictures: int, classes: int) -> tuple[dict[str, Any], list[dict[st
         for box, kind, score in zip(boxes, kinds, random.random(FOUND).tolist(), strict=True):
             results.append({"image_id": image_id, "category_id": kind, "bbox": box, "score": score})
     truth = {
-        "images": [{"id": number, "width": SIDE, "height": SIDE} for number in range(1, pictures + 1)],
+        "images": [{"id": number, "width": SIDE, "height": SIDE} for number in range(1, images + 1)],
         "annotations": annotations,
         "categories": [{"id": number, "name": f"class {number}"} for number in range(1, classes + 1)],
     }

@@ -17,7 +17,7 @@ from retinanet.detection.postprocess import build_postprocess
 from retinanet.engine.train import evaluate_now
 from retinanet.inference.predictor import Predictor
 from retinanet.losses.detection import build_loss
-from retinanet.structures import Predictions
+from retinanet.structures import HeadOutputs
 
 
 class Swapped(nn.Module):
@@ -27,7 +27,7 @@ class Swapped(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, images: Tensor, image_sizes: Tensor) -> Predictions:
+    def forward(self, images: Tensor, image_sizes: Tensor) -> HeadOutputs:
         predictions = self.model(images, image_sizes)
         return predictions._replace(box_deltas=[deltas[..., [1, 0, 2, 3]] for deltas in predictions.box_deltas])
 

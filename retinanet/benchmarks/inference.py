@@ -1,4 +1,4 @@
-"""From a decoded picture to its final detections.
+"""From a decoded image to its final detections.
 
 Random weights find nothing, and finding nothing is quick. So the last layer of the classes is set until every level has
 more candidates than are kept of it, and as many detections come out as may: in both detectors, with the same weights.
@@ -49,7 +49,7 @@ def run(settings: Settings) -> Outcome:
     }
     if settings.growth:
         by_side = {str(side): measure(settings, 1, (side, side), classes, everything=False)[0] for side in GROWTH_SIDES}
-        tables.append(growth_table("inference by side of a square picture, batch 1", "side", by_side))
+        tables.append(growth_table("inference by side of a square image, batch 1", "side", by_side))
         details["growth"] = {"side": {key: figures(value, ours=OURS) for key, value in by_side.items()}}
     ratios = {
         "vs_torchvision": ratio(measured[PLAIN], measured[OURS]).of_rounds,

@@ -23,10 +23,10 @@ TEXTURE_STEPS = (1, 4, 16, 64)  # pixels
 
 
 class Scene:
-    """Random pictures with random objects, in the forms that the two detectors take.
+    """Random images with random objects, in the forms that the two detectors take.
 
     Args:
-        num_boxes: of each picture.
+        num_boxes: of each image.
     """
 
     def __init__(self, batch: int, height: int, width: int, classes: int, *, num_boxes: int = 10, device: torch.device):
@@ -52,7 +52,7 @@ def textures(batch: int, height: int, width: int, random: torch.Generator) -> Te
 
 
 def random_objects(count: int, height: int, width: int, classes: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Boxes (count, 4) inside the picture, sides evenly over the logarithm from 16 pixels up; labels (count,)."""
+    """Boxes (count, 4) inside the image, sides evenly over the logarithm from 16 pixels up; labels (count,)."""
     limits = torch.tensor([width, height], dtype=torch.float32)
     smallest = torch.minimum(torch.tensor(16.0), limits / 2)
     sides = smallest * (limits * 0.9 / smallest) ** torch.rand(count, 2, generator=random)

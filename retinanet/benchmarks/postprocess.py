@@ -17,13 +17,13 @@ from retinanet.detection.assignment import assign
 from retinanet.detection.boxes import encode
 from retinanet.detection.postprocess import Postprocess
 from retinanet.runtime.device import autocast
-from retinanet.structures import Detections, Predictions
+from retinanet.structures import Detections, HeadOutputs
 
 SIZE, BATCHES, CLASSES = (800, 1344), (1, 8), 90
 GROWTH_CLASSES = (20, 80, 365, 1203)
 LOGIT_MEAN, LOGIT_SPREAD, DELTA_SPREAD = -5.0, 1.0, 0.1  # two in a hundred pairs above a score of 0.05
-OBJECTS, NEAR, NOTHING = 60, 0.3, -8.0  # a picture, the IoU of an anchor that speaks, the logit of one that does not
-SHRUNK = 0.8  # side of the resized picture / side of the original one
+OBJECTS, NEAR, NOTHING = 60, 0.3, -8.0  # an image, the IoU of an anchor that speaks, the logit of one that does not
+SHRUNK = 0.8  # side of the resized image / side of the original one
 OURS, THEIRS = "ours", "torchvision"
 
 
@@ -52,7 +52,7 @@ def run(settings: Settings) -> Outcome:
 
 
 def measure(
-    settings: Settings, predictions: Predictions, size: tuple[int, int]
+    settings: Settings, predictions: HeadOutputs, size: tuple[int, int]
 ) -> tuple[dict[str, Measurement], float]:
     """The contestants, and the share of our detections that torchvision's has as well."""
     batch = len(predictions.class_logits[0])
@@ -67,7 +67,7 @@ def measure(
     return measured, share_of_same(ours.call(), theirs.call())
 
 
-def noise(size: tuple[int, int], batch: int, classes: int, settings: Settings) -> Predictions:
+def noise(size: tuple[int, int], batch: int, classes: int, settings: Settings) -> HeadOutputs:
     """Random logits and offsets of every anchor, with more candidates on each level than are kept."""
     random = torch.Generator(settings.device).manual_seed(0)
     grids = make_grids(size, settings.device)
@@ -80,10 +80,10 @@ def noise(size: tuple[int, int], batch: int, classes: int, settings: Settings) -
         offsets = torch.randn(*shape, 4, generator=random, device=settings.device).mul_(DELTA_SPREAD)
         deltas.append(offsets.to(settings.dtype))
     check_candidates(logits, [])
-    return Predictions(logits, deltas, grids)
+    return HeadOutputs(logits, deltas, grids)
 
 
-def crowds(size: tuple[int, int], batch: int, classes: int, settings: Settings) -> Predictions:
+def crowds(size: tuple[int, int], batch: int, classes: int, settings: Settings) -> HeadOutputs:
     """What a trained network says: nothing but where objects are, and there the same of every anchor that fits."""
     random = torch.Generator(settings.device).manual_seed(0)
     grids = make_grids(size, settings.device)
@@ -99,7 +99,7 @@ def crowds(size: tuple[int, int], batch: int, classes: int, settings: Settings) 
     offsets += encode(boxes, torch.cat([grid.reshape(-1, 4) for grid in grids]))
     lengths = [grid[..., 0].numel() for grid in grids]
     deltas = torch.where(positive[..., None], offsets, 0)
-    return Predictions(
+    return HeadOutputs(
         [level.to(settings.dtype) for level in logits.split(lengths, 1)],
         [level.to(settings.dtype) for level in deltas.split(lengths, 1)],
         grids,
@@ -107,7 +107,7 @@ def crowds(size: tuple[int, int], batch: int, classes: int, settings: Settings) 
 
 
 def torchvision_road(
-    predictions: Predictions, size: tuple[int, int], original_sizes: list[list[int]], settings: Settings
+    predictions: HeadOutputs, size: tuple[int, int], original_sizes: list[list[int]], settings: Settings
 ) -> Callable[[], list[dict[str, Tensor]]]:
     """`RetinaNet.postprocess_detections` and the scaling after it; the network itself is never called.
 

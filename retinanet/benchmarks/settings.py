@@ -14,7 +14,7 @@ class Settings(NamedTuple):
     rounds: int
     device: torch.device
     dtype: torch.dtype
-    size: tuple[int, int] | None = None  # height and width of the padded pictures
+    size: tuple[int, int] | None = None  # height and width of the padded images
     batch: int | None = None
     classes: int | None = None
     backbone: str = "resnet50"
@@ -37,7 +37,7 @@ def network_size(settings: Settings, default: tuple[int, int]) -> tuple[int, int
     """Height and width for a whole network.
 
     Raises:
-        InputError: torchvision would pad the pictures to something else.
+        InputError: torchvision would pad the images to something else.
     """
     size = settings.size or default
     if any(side % 32 for side in size):

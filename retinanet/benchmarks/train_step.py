@@ -1,6 +1,6 @@
 """One step of training without its optimizer: matching, forward, losses, backward.
 
-The same pictures, boxes, classes, weights and threads for all; every weight is trained, batch norms are frozen.
+The same images, boxes, classes, weights and threads for all; every weight is trained, batch norms are frozen.
 """
 
 import copy
@@ -83,7 +83,7 @@ def run(settings: Settings) -> Outcome:
         by_batch = {f"{count}": grown(settings, count, growth_size, classes) for count in GROWTH_BATCHES}
         by_side = {f"{side}": grown(settings, 1, (side, side), classes) for side in GROWTH_SIDES}
         tables.append(growth_table(f"train_step by batch, {growth_size[0]}x{growth_size[1]}", "batch", by_batch))
-        tables.append(growth_table("train_step by side of a square picture, batch 1", "side", by_side))
+        tables.append(growth_table("train_step by side of a square image, batch 1", "side", by_side))
         details["growth"] = {
             "batch": {key: figures(value, ours=OURS) for key, value in by_batch.items()},
             "side": {key: figures(value, ours=OURS) for key, value in by_side.items()},
@@ -124,7 +124,7 @@ def default_step(model: RetinaNet, settings: Settings, *, compile: bool) -> Trai
 
 
 def torchvision_step(network: nn.Module, scene: Scene, settings: Settings, dtype: torch.dtype) -> Callable[[], Tensor]:
-    """As its references train: loss inside autocast. Pictures are float already, as its data loading leaves them."""
+    """As its references train: loss inside autocast. Images are float already, as its data loading leaves them."""
 
     def step() -> Tensor:
         with autocast(settings.device, dtype):

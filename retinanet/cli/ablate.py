@@ -50,7 +50,7 @@ def table_parser() -> argparse.ArgumentParser:
 def figures_parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         prog=f"retinanet ablate {FIGURES}",
-        description="Figures 1 and 4 of the paper, scores, and where the loss on validation pictures comes from, of a "
+        description="Figures 1 and 4 of the paper, scores, and where the loss on validation images comes from, of a "
         "trained checkpoint.",
         epilog=f"example: retinanet ablate {FIGURES} runs/quickstart/checkpoints/last.pt",
     )

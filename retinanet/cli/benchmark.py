@@ -46,16 +46,14 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--precision", choices=("fp32", "bf16", "auto"), default="auto", help="of networks (%(default)s)"
     )
-    result.add_argument(
-        "--size", type=height_and_width, metavar="HxW", help="of padded pictures (default: the suite's)"
-    )
-    result.add_argument("--batch", type=int, metavar="B", help="pictures at once (default: the suite's)")
+    result.add_argument("--size", type=height_and_width, metavar="HxW", help="of padded images (default: the suite's)")
+    result.add_argument("--batch", type=int, metavar="B", help="images at once (default: the suite's)")
     result.add_argument("--classes", type=int, metavar="K", help="number of classes (default: the suite's)")
     result.add_argument("--backbone", default="resnet50", metavar="NAME", help="of networks (%(default)s)")
     result.add_argument("--compiled", action="store_true", help="also measure what torch.compile makes of it")
     result.add_argument("--growth", action="store_true", help="also measure how cost grows with the work")
     result.add_argument("--workers", type=int, default=2, metavar="N", help="of the suite data, beside 0 (%(default)s)")
-    result.add_argument("--images", type=Path, metavar="DIR", help="pictures of the suite data (default: drawn ones)")
+    result.add_argument("--images", type=Path, metavar="DIR", help="images of the suite data (default: drawn ones)")
     result.add_argument("--annotations", type=Path, metavar="FILE", help="their annotations in COCO form")
     result.add_argument("--json", type=Path, metavar="FILE", help="also write ratios and details")
     return result

@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
 
     def run() -> None:
         predictor = Predictor.from_checkpoint(arguments.checkpoint, arguments.overrides)
-        # Under torchrun the pictures are shared by its processes.
+        # Under torchrun the images are shared by its processes.
         with process_group(predictor.device, timeout=predictor.cfg.train.stall_timeout):
             start_logging(silent=not is_main())
             score(predictor, arguments.checkpoint, arguments.output or run_folder(arguments.checkpoint))

@@ -1,4 +1,4 @@
-"""Detect objects in pictures: draw them, and write them down."""
+"""Detect objects in images: draw them, and write them down."""
 
 import argparse
 import json
@@ -22,18 +22,14 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         prog="retinanet predict",
         description=__doc__,
-        epilog="example: retinanet predict runs/cells/checkpoints/best.pt my/pictures --output found --min-score 0.5",
+        epilog="example: retinanet predict runs/cells/checkpoints/best.pt my/images --output found --min-score 0.5",
     )
     result.add_argument("checkpoint", type=Path, help="a file that training wrote")
-    result.add_argument("images", nargs="+", type=Path, help="pictures, or folders of them")
-    result.add_argument(
-        "--output", type=Path, required=True, metavar="DIR", help="for the pictures and detections.json"
-    )
+    result.add_argument("images", nargs="+", type=Path, help="images, or folders of them")
+    result.add_argument("--output", type=Path, required=True, metavar="DIR", help="for the images and detections.json")
     result.add_argument("--min-score", type=float, default=0.3, help="draw detections from this score (default: 0.3)")
-    result.add_argument("--limit", type=whole_number, metavar="N", help="only the first N pictures")
-    result.add_argument(
-        "--batch-size", type=whole_number, default=8, metavar="N", help="pictures at a time (default: 8)"
-    )
+    result.add_argument("--limit", type=whole_number, metavar="N", help="only the first N images")
+    result.add_argument("--batch-size", type=whole_number, default=8, metavar="N", help="images at a time (default: 8)")
     result.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="changes one key of the config")
     return result
 
@@ -50,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     def run() -> None:
         start_logging()
         predictor = Predictor.from_checkpoint(arguments.checkpoint, arguments.set)
-        files = find_pictures(arguments.images)[: arguments.limit]
+        files = find_images(arguments.images)[: arguments.limit]
         results, names, count = [], output_names(files), 0
         taken = [name for name in names if (arguments.output / name).exists()]
         if taken and not (arguments.output / RESULTS).exists():
@@ -70,35 +66,33 @@ def main(argv: list[str] | None = None) -> int:
             results += [{**entry, "file_name": str(file)} for entry in entries]
             count += int((detections.scores >= arguments.min_score).sum())
         (arguments.output / RESULTS).write_text(json.dumps(results), encoding="utf-8")
-        print(
-            f"{count} objects from score {arguments.min_score} upwards on {len(files)} pictures in {arguments.output}"
-        )
+        print(f"{count} objects from score {arguments.min_score} upwards on {len(files)} images in {arguments.output}")
 
     return exit_code(run)
 
 
-def find_pictures(paths: list[Path]) -> list[Path]:
-    """Pictures in the order given; those of a folder by name.
+def find_images(paths: list[Path]) -> list[Path]:
+    """Images in the order given; those of a folder by name.
 
     Raises:
-        InputError: a path is not there, or a folder holds no picture.
+        InputError: a path is not there, or a folder holds no image.
     """
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
             inside = sorted(file for file in path.iterdir() if file.suffix.lower() in ENDINGS)
             if not inside:
-                raise InputError(f"{path}: holds no picture; looked for {', '.join(sorted(ENDINGS))}")
+                raise InputError(f"{path}: holds no image; looked for {', '.join(sorted(ENDINGS))}")
             found += inside
         elif path.is_file():
             found.append(path)
         else:
-            raise InputError(f"{path}: no such picture or folder")
+            raise InputError(f"{path}: no such image or folder")
     return found
 
 
 def output_names(files: list[Path]) -> list[str]:
-    """A name for each drawn picture, no two alike: where files share one, a number keeps them apart."""
+    """A name for each drawn image, no two alike: where files share one, a number keeps them apart."""
     names: dict[str, None] = {}  # in order, and quick to look up
     for file in files:
         name, number = f"{file.stem}.png", 1

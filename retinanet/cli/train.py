@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
                 result = train(cfg, folder, dry_run=True)
             if result.stopped_by:
                 return EXIT_STOPPED
-            print("one step, one checkpoint and an evaluation of a few pictures went through; nothing of them is kept")
+            print("one step, one checkpoint and an evaluation of a few images went through; nothing of them is kept")
             return 0
         output = arguments.output or Path("runs") / Path(arguments.config).name.removesuffix(".yaml")
         result = train(cfg, output, resume=arguments.resume, overwrite=arguments.overwrite, profile=arguments.profile)

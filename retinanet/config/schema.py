@@ -43,7 +43,7 @@ class MergedClass(StrictModel):
 
 
 class ResizeTransform(StrictModel):
-    """Fit the picture into its batch's shape, keeping its aspect ratio."""
+    """Fit the image into its batch's shape, keeping its aspect ratio."""
 
     type: Literal["resize"] = "resize"
 
@@ -85,17 +85,17 @@ Transform = Annotated[
 
 
 class ResizeConfig(StrictModel):
-    """How large pictures are, and the few padded shapes that batches come in.
+    """How large images are, and the few padded shapes that batches come in.
 
-    A picture's shorter side becomes `shorter`, unless its longer side would pass `longer`: then that decides.
+    An image's shorter side becomes `shorter`, unless its longer side would pass `longer`: then that decides.
     """
 
     # One is drawn for each training batch.
     shorter: Annotated[tuple[Count, ...], BeforeValidator(_as_tuple), Field(min_length=1)] = (800,)
     longer: Count = 1333
     val_shorter: Count | None = None  # none: the largest of `shorter`
-    # A padded shape for each: longer / shorter side. The first that holds the picture is used; `longer` is the last.
-    canvas_aspects: tuple[Annotated[float, Field(ge=1)], ...] = (1.0, 1.34, 1.5)
+    # A padded shape for each: longer / shorter side. The first that holds the image is used; `longer` is the last.
+    bucket_aspects: tuple[Annotated[float, Field(ge=1)], ...] = (1.0, 1.34, 1.5)
     divisor: Count = 32  # padded sides are multiples of it
 
     @model_validator(mode="after")
@@ -111,12 +111,12 @@ class DataConfig(StrictModel):
     val: Sources = ()
     # none: all categories of the training set, by their ids
     classes: Annotated[tuple[str | MergedClass, ...], Field(min_length=1)] | None = None
-    keep_empty: bool = True  # whether pictures without boxes are trained on
+    keep_empty: bool = True  # whether images without boxes are trained on
     strict: bool = False  # refuse unusable boxes; else they are dropped, counted and listed once
-    max_pixels: Count = 100_000_000  # a larger picture is refused before it is decoded
-    # Pictures that cannot be read while training are replaced by others; with more of them than this a run ends.
+    max_pixels: Count = 100_000_000  # a larger image is refused before it is decoded
+    # Images that cannot be read while training are replaced by others; with more of them than this a run ends.
     max_unreadable: Annotated[int, Field(ge=0)] = 10
-    workers: Annotated[int, Field(ge=0)] = 2  # processes that read pictures; 0 reads in the training process
+    workers: Annotated[int, Field(ge=0)] = 2  # processes that read images; 0 reads in the training process
     resize: ResizeConfig = ResizeConfig()
     transforms: tuple[Transform, ...] = (ResizeTransform(), FlipTransform())
 
@@ -334,7 +334,7 @@ class InferenceConfig(StrictModel):
     """How a trained network runs in prediction."""
 
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    compile: bool = False  # each padded shape costs a minute or so, paid back over many pictures
+    compile: bool = False  # each padded shape costs a minute or so, paid back over many images
 
 
 class SGDConfig(StrictModel):
@@ -391,11 +391,11 @@ class TrainConfig(StrictModel):
     # Where a gradient is not finite, nothing is changed: the run stops with a report, or that step alone is left out.
     on_nonfinite: Literal["stop", "skip"] = "stop"
     max_skipped: Count = 10  # steps left out before a run stops all the same
-    allow_local_norm: bool = False  # norm: batch on several processes, each with the statistics of its own pictures
+    allow_local_norm: bool = False  # norm: batch on several processes, each with the statistics of its own images
     log_every: Count = 20  # steps
     save_every: Count | None = None  # steps; none: once an epoch
     eval_every: Count | None = None  # steps; none: once an epoch; the last step is always evaluated
-    eval_batch_size: Count | None = None  # pictures that a process evaluates at once; none: batch_size
+    eval_batch_size: Count | None = None  # images that a process evaluates at once; none: batch_size
     keep_checkpoints: Count = 2  # besides the best
     early_stop: Count | None = None  # evaluations in a row without a better AP, after which a run ends
     max_hours: Positive | None = None  # of training, over all its resumptions; then the run is saved and ends

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from retinanet.config import Config, DataConfig
-from retinanet.data.loader import Pictures, make_loader
-from retinanet.data.sampler import Canvases, Sample, eval_batches, train_batches
+from retinanet.data.loader import SampleReader, make_loader
+from retinanet.data.sampler import PaddedShapes, PlannedImage, eval_batches, train_batches
 from retinanet.data.transforms import Resize, build_transforms
 from retinanet.errors import InputError
 from retinanet.formats.coco import CocoData, load_coco
@@ -52,8 +52,8 @@ def class_counts(data: CocoData) -> list[int]:
     return np.bincount(labels, minlength=len(data.class_names)).tolist()
 
 
-def first_pictures(data: CocoData, count: int) -> CocoData:
-    """A data set of the first few pictures alone."""
+def first_images(data: CocoData, count: int) -> CocoData:
+    """A data set of the first few images alone."""
     records = data.records[:count]
     image_ids = {record.image_id for record in records}
     truth = dict(data.ground_truth)
@@ -62,17 +62,17 @@ def first_pictures(data: CocoData, count: int) -> CocoData:
     return data._replace(records=records, ground_truth=truth)
 
 
-def build_canvases(cfg: DataConfig) -> Canvases:
-    return Canvases(longer=cfg.resize.longer, aspects=cfg.resize.canvas_aspects, divisor=cfg.resize.divisor)
+def build_padded_shapes(cfg: DataConfig) -> PaddedShapes:
+    return PaddedShapes(longer=cfg.resize.longer, aspects=cfg.resize.bucket_aspects, divisor=cfg.resize.divisor)
 
 
-def train_plan(cfg: Config, data: CocoData) -> Iterator[list[Sample]]:
+def train_plan(cfg: Config, data: CocoData) -> Iterator[list[PlannedImage]]:
     """The endless stream of global batches."""
     return train_batches(
         [(record.height, record.width) for record in data.records],
         batch_size=cfg.train.batch_size,
         shorter=cfg.data.resize.shorter,
-        canvases=build_canvases(cfg.data),
+        padded_shapes=build_padded_shapes(cfg.data),
         seed=cfg.train.seed,
     )
 
@@ -81,19 +81,19 @@ def train_loader(cfg: Config, data: CocoData, *, start: int, stop: int, pin_memo
     """This process's batches of the steps from `start` to `stop`: `train.accumulate` for each step.
 
     They are the same ones whether or not a run was interrupted before; together with those of the other processes they
-    are the global batches of the plan. A picture that cannot be read is replaced and reported in its batch.
+    are the global batches of the plan. An image that cannot be read is replaced and reported in its batch.
     """
-    pictures = Pictures(
+    images = SampleReader(
         data.records, build_transforms(cfg.data.transforms), seed=cfg.train.seed, max_pixels=cfg.data.max_pixels
     )
     batches = shares(itertools.islice(train_plan(cfg, data), start, stop), cfg.train.accumulate)
-    return make_loader(pictures, batches, workers=cfg.data.workers, pin_memory=pin_memory, replace_unreadable=True)
+    return make_loader(images, batches, workers=cfg.data.workers, pin_memory=pin_memory, replace_unreadable=True)
 
 
-def shares(batches: Iterable[list[Sample]], accumulate: int) -> Iterator[list[Sample]]:
+def shares(batches: Iterable[list[PlannedImage]], accumulate: int) -> Iterator[list[PlannedImage]]:
     """Global batches -> this process's parts of them, `accumulate` of each.
 
-    The n-th parts of all processes are neighbours, so that synchronised norms see the same pictures together however
+    The n-th parts of all processes are neighbours, so that synchronised norms see the same images together however
     many processes there are.
     """
     parts = world_size() * accumulate
@@ -110,31 +110,31 @@ def check_shares(cfg: Config) -> None:
     parts = world_size() * cfg.train.accumulate
     if cfg.train.batch_size < parts:
         raise InputError(
-            f"train.batch_size is {cfg.train.batch_size} pictures over all processes, too few for {world_size()} "
+            f"train.batch_size is {cfg.train.batch_size} images over all processes, too few for {world_size()} "
             f"processes with train.accumulate {cfg.train.accumulate}; give at least {parts}"
         )
 
 
-def eval_plan(cfg: Config, data: CocoData) -> list[list[Sample]]:
+def eval_plan(cfg: Config, data: CocoData) -> list[list[PlannedImage]]:
     """All batches of an evaluation, over all processes."""
     return eval_batches(
         [(record.height, record.width) for record in data.records],
         batch_size=cfg.train.eval_batch_size or cfg.train.batch_size,
         shorter=eval_shorter(cfg.data),
-        canvases=build_canvases(cfg.data),
+        padded_shapes=build_padded_shapes(cfg.data),
     )
 
 
 def eval_loader(cfg: Config, data: CocoData, *, pin_memory: bool) -> Iterator[Batch]:
-    """Every picture once, over all processes; each takes whole batches, so that none depends on their number.
+    """Every image once, over all processes; each takes whole batches, so that none depends on their number.
 
     One that cannot be read is an InputError: a score without it would be another score.
     """
-    pictures = Pictures(data.records, [Resize()], seed=0, max_pixels=cfg.data.max_pixels)
+    images = SampleReader(data.records, [Resize()], seed=0, max_pixels=cfg.data.max_pixels)
     batches = eval_plan(cfg, data)[rank() :: world_size()]
-    return make_loader(pictures, batches, workers=cfg.data.workers, pin_memory=pin_memory, replace_unreadable=False)
+    return make_loader(images, batches, workers=cfg.data.workers, pin_memory=pin_memory, replace_unreadable=False)
 
 
 def eval_shorter(cfg: DataConfig) -> int:
-    """The shorter side of pictures in evaluation and prediction."""
+    """The shorter side of images in evaluation and prediction."""
     return cfg.resize.val_shorter or max(cfg.resize.shorter)

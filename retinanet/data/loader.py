@@ -10,20 +10,20 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from retinanet.data.sampler import Sample, resized, stable_hash
-from retinanet.data.transforms import Example, Step
+from retinanet.data.sampler import PlannedImage, resized, stable_hash
+from retinanet.data.transforms import Sample, Step
 from retinanet.errors import InputError
 from retinanet.formats.coco import Record
 from retinanet.formats.image import open_image
 from retinanet.structures import Batch, Targets, Unreadable
 
 BOXES_STEP = 8  # ground truth is padded to 8, 16, 24, ...: few shapes, and little work on padding
-MOST_REPLACEMENTS = 10  # tried for one picture
+MOST_REPLACEMENTS = 10  # tried for one image
 
-Item = tuple[Sample, Example, tuple[int, int]]  # the last is the original size
+Item = tuple[PlannedImage, Sample, tuple[int, int]]  # the last is the original size
 
 
-class Pictures:
+class SampleReader:
     """Reads and transforms one sample at a time. What a sample becomes depends on the seed and the sample alone."""
 
     def __init__(self, records: list[Record], steps: list[Step], *, seed: int, max_pixels: int):
@@ -32,15 +32,15 @@ class Pictures:
         self.seed = seed
         self.max_pixels = max_pixels
 
-    def __call__(self, sample: Sample) -> Item:
-        """The picture of a sample, ready for its batch; InputError where it cannot be read."""
+    def __call__(self, sample: PlannedImage) -> Item:
+        """The image of a sample, ready for its batch; InputError where it cannot be read."""
         return self.transform(self.read(sample.index), sample)
 
-    def replace(self, sample: Sample, error: InputError) -> tuple[Item, list[Unreadable]]:
-        """Another picture that fits the batch, for one that cannot be read.
+    def replace(self, sample: PlannedImage, error: InputError) -> tuple[Item, list[Unreadable]]:
+        """Another image that fits the batch, for one that cannot be read.
 
         Returns:
-            The sample with the index of the picture that took the place, and a record of each that was not readable.
+            The sample with the index of the image that took the place, and a record of each that was not readable.
 
         Raises:
             InputError: several others cannot be read either, so that it is more than a damaged file.
@@ -55,23 +55,23 @@ class Pictures:
                 continue
             unreadable = [Unreadable(bad, sample.epoch, index, str(reason)) for bad, reason in errors]
             return (sample._replace(index=index), example, original_size), unreadable
-        if len(errors) == 1:  # there is no other picture of a shape that fits
+        if len(errors) == 1:  # there is no other image of a shape that fits
             raise error
         raise InputError(
-            f"{error} (and none of the {len(errors) - 1} pictures tried in its place can be read, the last: "
+            f"{error} (and none of the {len(errors) - 1} images tried in its place can be read, the last: "
             f"{errors[-1][1]})"
         )
 
-    def _fitting(self, sample: Sample) -> Iterator[int]:
-        """The other pictures that fit the canvas of a sample, in an order drawn for it."""
+    def _fitting(self, sample: PlannedImage) -> Iterator[int]:
+        """The other images that fit the padded shape of a sample, in an order drawn for it."""
         random = np.random.default_rng(stable_hash("replacement", self.seed, sample.epoch, sample.index))
         for index in random.permutation(len(self.records)).tolist():
             record = self.records[index]
             height, width = resized(record.height, record.width, sample.shorter, sample.longer)
-            if index != sample.index and height <= sample.canvas[0] and width <= sample.canvas[1]:
+            if index != sample.index and height <= sample.padded_shape[0] and width <= sample.padded_shape[1]:
                 yield index
 
-    def transform(self, example: Example, sample: Sample) -> Item:
+    def transform(self, example: Sample, sample: PlannedImage) -> Item:
         original_size = tuple(example.image.shape[-2:])
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(stable_hash(self.seed, sample.epoch, sample.index))
@@ -79,11 +79,11 @@ class Pictures:
                 example = step(example, sample)
         return sample, example, original_size
 
-    def read(self, index: int) -> Example:
-        """The picture as annotated.
+    def read(self, index: int) -> Sample:
+        """The image as annotated.
 
         Annotation tools differ in whether they look at the EXIF orientation, so the size in the file decides: boxes
-        made on the rotated picture are used with it, boxes made on the stored pixels with those.
+        made on the rotated image are used with it, boxes made on the stored pixels with those.
         """
         record = self.records[index]
         with open_image(record.path, max_pixels=self.max_pixels) as opened:
@@ -94,10 +94,10 @@ class Pictures:
                 raise InputError(
                     f"{record.path}: is {header.width}x{header.height}, but its annotations say "
                     f"{record.width}x{record.height}; its boxes would be in the wrong place: correct the annotations, "
-                    "or restore the picture they were made on"
+                    "or restore the image they were made on"
                 )
             image = opened.decode(apply_orientation=is_shown)
-        return Example(
+        return Sample(
             image,
             torch.from_numpy(record.boxes),
             torch.from_numpy(record.labels),
@@ -106,14 +106,14 @@ class Pictures:
 
 
 class Reader(Dataset):
-    """`Pictures` as DataLoader wants them. An error is returned, and raised by who reads the batches: raised here, it
+    """`Images` as DataLoader wants them. An error is returned, and raised by who reads the batches: raised here, it
     would arrive from a worker as a traceback."""
 
-    def __init__(self, pictures: Pictures, *, replace_unreadable: bool):
+    def __init__(self, pictures: SampleReader, *, replace_unreadable: bool):
         self.pictures = pictures
         self.replace_unreadable = replace_unreadable
 
-    def __getitem__(self, sample: Sample) -> tuple[Item, list[Unreadable]] | InputError:
+    def __getitem__(self, sample: PlannedImage) -> tuple[Item, list[Unreadable]] | InputError:
         try:
             try:
                 return self.pictures(sample), []
@@ -132,16 +132,21 @@ def leave_group(worker: int) -> None:
 
 
 def make_loader(
-    pictures: Pictures, batches: Iterable[list[Sample]], *, workers: int, pin_memory: bool, replace_unreadable: bool
+    pictures: SampleReader,
+    batches: Iterable[list[PlannedImage]],
+    *,
+    workers: int,
+    pin_memory: bool,
+    replace_unreadable: bool,
 ) -> Iterator[Batch]:
     """Batches in the order of the plan, whatever the number of workers.
 
     Args:
-        replace_unreadable: put another picture in the place of one that cannot be read, always the same one, and say
+        replace_unreadable: put another image in the place of one that cannot be read, always the same one, and say
             so in the batch.
 
     Raises:
-        InputError: a picture cannot be read, nor replaced; where it stands in the order, not before.
+        InputError: an image cannot be read, nor replaced; where it stands in the order, not before.
     """
     loader = DataLoader(
         Reader(pictures, replace_unreadable=replace_unreadable),
@@ -178,7 +183,7 @@ def collate_to_send(read: list[tuple[Item, list[Unreadable]] | InputError]) -> "
 class Parcel:
     """A batch on its way out of a worker process, where it arrives as the batch itself.
 
-    A tensor takes a file in shared memory and a connection to fetch it by, which pays for the pictures; the rest goes
+    A tensor takes a file in shared memory and a connection to fetch it by, which pays for the images; the rest goes
     as bytes.
     """
 
@@ -204,9 +209,9 @@ def _unpack(
 
 
 def collate(items: Sequence[Item]) -> Batch:
-    """Pad pictures to the shape of their batch, and ground truth to one length."""
+    """Pad images to the shape of their batch, and ground truth to one length."""
     samples, examples, original_sizes = zip(*items, strict=True)
-    images = unfilled(len(items), *samples[0].canvas)
+    images = unfilled(len(items), *samples[0].padded_shape)
     # By NumPy, for torch would share each of these copies among threads: on a busy machine they wait for each other.
     for image, example in zip(images.numpy(), examples, strict=True):
         height, width = example.image.shape[-2:]
@@ -225,7 +230,7 @@ def collate(items: Sequence[Item]) -> Batch:
 def unfilled(batch: int, height: int, width: int) -> Tensor:
     """(B, 3, H, W) uint8 of any values, in a worker in memory that is shared from the start: sending copies nothing.
 
-    In memory the channels are interleaved, as decoding and resizing leave them: pictures are copied row by row.
+    In memory the channels are interleaved, as decoding and resizing leave them: images are copied row by row.
     """
     shape = (batch, height, width, 3)
     if get_worker_info() is None:

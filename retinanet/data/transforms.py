@@ -1,4 +1,4 @@
-"""What happens to a picture and its boxes before they join a batch.
+"""What happens to an image and its boxes before they join a batch.
 
 Randomness is torch's global generator, seeded by the caller.
 """
@@ -13,13 +13,13 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from retinanet.config import ColorTransform, FlipTransform, ResizeTransform, ScaleJitterTransform, Transform
-from retinanet.data.sampler import Sample, resized
+from retinanet.data.sampler import PlannedImage, resized
 
 MIN_SIDE = 1.0  # pixels; a box with less of it left after cropping is gone
 
 
-class Example(NamedTuple):
-    """A picture with its ground truth, both in the same pixels."""
+class Sample(NamedTuple):
+    """An image with its ground truth, both in the same pixels."""
 
     image: Tensor  # (3, H, W) uint8
     boxes: Tensor  # (N, 4) float32
@@ -27,7 +27,7 @@ class Example(NamedTuple):
     is_crowd: Tensor  # (N,) bool
 
 
-Step = Callable[[Example, Sample], Example]
+Step = Callable[[Sample, PlannedImage], Sample]
 
 
 def build_transforms(cfg: Sequence[Transform]) -> list[Step]:
@@ -50,7 +50,7 @@ def build_transforms(cfg: Sequence[Transform]) -> list[Step]:
 class Resize:
     """Fit into the batch's shape, aspect ratio kept. Evaluation has this step alone."""
 
-    def __call__(self, example: Example, sample: Sample) -> Example:
+    def __call__(self, example: Sample, sample: PlannedImage) -> Sample:
         return resize(example, *resized(*example.image.shape[-2:], sample.shorter, sample.longer))
 
 
@@ -61,11 +61,11 @@ class ScaleJitter:
         self.low = low
         self.high = high
 
-    def __call__(self, example: Example, sample: Sample) -> Example:
+    def __call__(self, example: Sample, sample: PlannedImage) -> Sample:
         factor = torch.empty(()).uniform_(self.low, self.high).item()
         height, width = resized(*example.image.shape[-2:], sample.shorter, sample.longer)
         example = resize(example, max(1, round(height * factor)), max(1, round(width * factor)))
-        return random_crop(example, *sample.canvas)
+        return random_crop(example, *sample.padded_shape)
 
 
 class TorchvisionStep:
@@ -74,14 +74,14 @@ class TorchvisionStep:
     def __init__(self, transform: v2.Transform):
         self.transform = transform
 
-    def __call__(self, example: Example, sample: Sample) -> Example:
+    def __call__(self, example: Sample, sample: PlannedImage) -> Sample:
         size = tuple(example.image.shape[-2:])
         boxes = tv_tensors.BoundingBoxes(example.boxes, format="XYXY", canvas_size=size)
         image, boxes = self.transform(tv_tensors.Image(example.image), boxes)
         return example._replace(image=image.as_subclass(Tensor), boxes=boxes.as_subclass(Tensor))
 
 
-def resize(example: Example, height: int, width: int) -> Example:
+def resize(example: Sample, height: int, width: int) -> Sample:
     """To exactly (height, width)."""
     old_height, old_width = example.image.shape[-2:]
     if (old_height, old_width) == (height, width):
@@ -91,7 +91,7 @@ def resize(example: Example, height: int, width: int) -> Example:
     return example._replace(image=image, boxes=example.boxes * scale)
 
 
-def random_crop(example: Example, height: int, width: int) -> Example:
+def random_crop(example: Sample, height: int, width: int) -> Sample:
     """At most (height, width) at a random place; boxes are cut, and go where nothing of them is left."""
     old_height, old_width = example.image.shape[-2:]
     top = int(torch.randint(max(0, old_height - height) + 1, ()))
@@ -100,7 +100,7 @@ def random_crop(example: Example, height: int, width: int) -> Example:
     limits = torch.tensor([width, height, width, height])
     boxes = torch.minimum((example.boxes - torch.tensor([left, top, left, top])).clamp(min=0), limits)
     left_over = ((boxes[:, 2:] - boxes[:, :2]) >= MIN_SIDE).all(dim=1)
-    return Example(
+    return Sample(
         example.image[:, top : top + height, left : left + width],
         boxes[left_over],
         example.labels[left_over],

@@ -1,4 +1,4 @@
-"""Pictures that could not be read while training: written down, counted, and too many of them refused."""
+"""Images that could not be read while training: written down, counted, and too many of them refused."""
 
 import json
 import logging
@@ -14,11 +14,11 @@ log = logging.getLogger(__name__)
 
 
 class Quarantine:
-    """The list of a run's unreadable pictures. The pictures themselves are left as they are.
+    """The list of a run's unreadable images. The images themselves are left as they are.
 
     Args:
-        file: one JSON line a picture. What it holds from before counts, so a run that is resumed goes on counting.
-        budget: how many different pictures may be unreadable.
+        file: one JSON line an image. What it holds from before counts, so a run that is resumed goes on counting.
+        budget: how many different images may be unreadable.
 
     Raises:
         InputError: `file` cannot be read, or is something else.
@@ -30,7 +30,7 @@ class Quarantine:
         self._paths = _paths_in(file)
 
     def __len__(self) -> int:
-        """Different pictures so far."""
+        """Different images so far."""
         return len(self._paths)
 
     def add(self, step: int, unreadable: Iterable[Unreadable], records: Sequence[Record]) -> None:
@@ -61,7 +61,7 @@ class Quarantine:
             log.warning("step %d: %s; %s is used in its place", step, reason, records[replaced_by].path)
         if met and len(self) > self.budget:
             raise InputError(
-                f"{self.file}: lists {len(self)} pictures that cannot be read, expected at most {self.budget} "
+                f"{self.file}: lists {len(self)} images that cannot be read, expected at most {self.budget} "
                 "(data.max_unreadable); restore them and delete the list, take them out of the data set, or raise "
                 "data.max_unreadable"
             )
@@ -75,7 +75,7 @@ class Quarantine:
 
 
 def _paths_in(file: Path) -> set[str]:
-    """The pictures that a list holds. A last line that was cut off, as by a kill, is taken away."""
+    """The images that a list holds. A last line that was cut off, as by a kill, is taken away."""
     try:
         content = file.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
@@ -89,5 +89,5 @@ def _paths_in(file: Path) -> set[str]:
         return {str(json.loads(line)["path"]) for line in whole.splitlines()}
     except (ValueError, TypeError, KeyError):
         raise InputError(
-            f"{file}: is no list of unreadable pictures, expected one JSON line with a path for each; move it away"
+            f"{file}: is no list of unreadable images, expected one JSON line with a path for each; move it away"
         ) from None

@@ -8,7 +8,7 @@ from torch import Tensor
 from retinanet.config import PostprocessConfig
 from retinanet.detection.boxes import clip, decode
 from retinanet.detection.nms import nms_by_group
-from retinanet.structures import Detections, Predictions
+from retinanet.structures import Detections, HeadOutputs
 
 # Candidates of an image that suppression looks at first. Its time grows with their square, and what becomes of a box
 # depends on better ones alone: where the best of them leave enough detections, the others need no look.
@@ -45,15 +45,15 @@ class Postprocess:
         self.class_activation = class_activation
 
     @torch.no_grad()
-    def __call__(self, predictions: Predictions, image_sizes: Tensor, original_sizes: Tensor) -> list[Detections]:
-        """Detections of each image, boxes in pixels of the original picture, on the CPU whatever the device.
+    def __call__(self, predictions: HeadOutputs, image_sizes: Tensor, original_sizes: Tensor) -> list[Detections]:
+        """Detections of each image, boxes in pixels of the original image, on the CPU whatever the device.
 
         The candidates come to the host in one copy, the only time it waits for the device.
 
         Args:
             predictions: of B images.
             image_sizes: (B, 2), height and width inside the padding; boxes are cut to it.
-            original_sizes: (B, 2), height and width of the picture before resizing.
+            original_sizes: (B, 2), height and width of the image before resizing.
         """
         scores, boxes, labels = self._candidates(predictions)
         boxes = clip(boxes, image_sizes)
@@ -64,7 +64,7 @@ class Postprocess:
         # Image by image: suppression compares every two boxes it is given, also those of different groups.
         return [self._suppress(image) for image in candidates]
 
-    def _candidates(self, predictions: Predictions) -> tuple[Tensor, Tensor, Tensor]:
+    def _candidates(self, predictions: HeadOutputs) -> tuple[Tensor, Tensor, Tensor]:
         """Top-k of each level before decoding: scores (B, C), boxes (B, C, 4), labels (B, C)."""
         is_softmax = self.class_activation == "softmax"
         scores_per_level, boxes_per_level, labels_per_level = [], [], []

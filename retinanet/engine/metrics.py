@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from retinanet.engine.step import StepFigures
+from retinanet.engine.step import StepMetrics
 from retinanet.runtime.distributed import gather, rank, sum_over_ranks, world_size
 
 
@@ -20,7 +20,7 @@ class RunningMeans:
         self._skips = skips
         self.steps = 0
 
-    def add(self, figures: StepFigures) -> None:
+    def add(self, figures: StepMetrics) -> None:
         """One step. What is not finite, as in steps that are left out, counts as 0 in the means."""
         (class_loss, box_loss), grad_norm, num_positive = figures
         is_finite = torch.isfinite(grad_norm)

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from retinanet.data.loader import Pictures
+from retinanet.data.loader import SampleReader
 from retinanet.errors import InputError
 from retinanet.formats.coco import CocoData
 from retinanet.structures import Detections
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.jsonl"
 KEPT_MESSAGES = 1000
-BOARD_PICTURES = 4  # validation pictures shown in TensorBoard
+BOARD_IMAGES = 4  # validation images shown in TensorBoard
 
 
 class MetricsLog:
@@ -63,11 +63,11 @@ class MetricsLog:
             for name, value in values.items() if board else ():
                 board.add_scalar(f"{kind}/{name}", value, step)
 
-    def pictures(self, step: int, detections: dict[int, Detections], data: CocoData) -> None:
-        """What was found on the first pictures of a data set, for TensorBoard alone."""
-        pictures = Pictures(data.records, [], seed=0, max_pixels=sys.maxsize)  # checked when they were detected on
-        for index in range(min(BOARD_PICTURES, len(data.records))):
-            drawn = draw_detections(pictures.read(index).image, detections[index], data.class_names)
+    def images(self, step: int, detections: dict[int, Detections], data: CocoData) -> None:
+        """What was found on the first images of a data set, for TensorBoard alone."""
+        images = SampleReader(data.records, [], seed=0, max_pixels=sys.maxsize)  # checked when they were detected on
+        for index in range(min(BOARD_IMAGES, len(data.records))):
+            drawn = draw_detections(images.read(index).image, detections[index], data.class_names)
             with self._board_or_none() as board:
                 if board:
                     board.add_image(f"validation/{index}", drawn, step)

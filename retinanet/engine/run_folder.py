@@ -17,7 +17,7 @@ MARKER = "environment.json"  # shows that a folder holds a run
 RUN_FILES = ("config.yaml", "metrics.jsonl", "log.txt", "tensorboard", CHECKPOINTS)
 RESULT_FILES = ("evaluation.json", "detections.json", "profile", "preempted", UNREADABLE_FILE)
 RESULT_PATTERNS = ("nonfinite_step_*.pt", "stall_rank*.txt", "failure_rank*.txt")
-# Keys that a resumed run may have another value of, since no weight depends on them. Pictures may have moved.
+# Keys that a resumed run may have another value of, since no weight depends on them. Images may have moved.
 FREE_KEYS = {
     *(
         "data.train",
@@ -85,7 +85,7 @@ def check_same_run(content: dict[str, Any], cfg: Config, data: CocoData, path: P
         raise InputError(f"{path}: was trained on {content['class_names'][:10]}, not on {list(data.class_names)[:10]}")
     if content["num_images"] != len(data.records):
         raise InputError(
-            f"{path}: was trained on {content['num_images']} pictures, data.train has {len(data.records)}; "
+            f"{path}: was trained on {content['num_images']} images, data.train has {len(data.records)}; "
             "go on with the same ones, or start a new run"
         )
     # By the schema, so that a key which the checkpoint is older than has its default.

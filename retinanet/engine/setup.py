@@ -11,7 +11,7 @@ from retinanet.checkpoint.file import read_checkpoint
 from retinanet.checkpoint.folder import CheckpointFolder
 from retinanet.config import Config
 from retinanet.config.load import config_to_yaml
-from retinanet.data.build import check_shares, class_counts, first_pictures, load_train_data, load_val_data
+from retinanet.data.build import check_shares, class_counts, first_images, load_train_data, load_val_data
 from retinanet.detection.build import build_assignment
 from retinanet.engine.environment import write_environment
 from retinanet.engine.profiler import check_profile
@@ -72,7 +72,7 @@ def assemble(
     num_steps, epoch = run_length(cfg, len(train_data.records)), epoch_steps(cfg, len(train_data.records))
     if dry_run:
         num_steps = 1
-        val_data = first_pictures(val_data, cfg.train.batch_size) if val_data else None
+        val_data = first_images(val_data, cfg.train.batch_size) if val_data else None
 
     checkpoints = CheckpointFolder(folder / CHECKPOINTS, keep=cfg.train.keep_checkpoints)
     last = on_main(lambda: checkpoints.last_whole()[0]) if resume else None
@@ -158,13 +158,13 @@ def check_norm(cfg: Config) -> None:
     if cfg.model.norm == "batch" and world_size() > 1 and not cfg.train.allow_local_norm:
         raise InputError(
             f"model.norm is batch on {world_size()} processes: each would normalise with the statistics of its own few "
-            "pictures, and results would depend on the number of processes; set model.norm to sync (shared "
+            "images, and results would depend on the number of processes; set model.norm to sync (shared "
             "statistics), group or frozen, or train.allow_local_norm=true"
         )
 
 
 def run_length(cfg: Config, num_images: int) -> int:
-    """Steps of the whole run: epochs are counted in pictures."""
+    """Steps of the whole run: epochs are counted in images."""
     if cfg.train.steps is not None:
         return cfg.train.steps
     return math.ceil(cfg.train.epochs * num_images / cfg.train.batch_size)

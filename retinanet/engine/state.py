@@ -55,7 +55,7 @@ class TrainState:
         self.seconds = 0.0  # of the run up to here
         self.best_ap = math.nan
         self.evaluations_since_best = 0
-        self.unreadable: list[Unreadable] = []  # pictures met since they were last written down
+        self.unreadable: list[Unreadable] = []  # images met since they were last written down
 
     @property
     def evaluated(self) -> RetinaNet:
@@ -63,7 +63,7 @@ class TrainState:
         return self.ema.model if self.ema else self.model
 
     def share_statistics(self) -> None:
-        """Give every process the batch norm statistics of the main one, where each has those of its own pictures."""
+        """Give every process the batch norm statistics of the main one, where each has those of its own images."""
         for model in [self.model, *([self.ema.model] if self.ema else [])]:
             norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
             broadcast_tensors([values for norm in norms for values in norm.buffers()])

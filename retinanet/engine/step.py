@@ -17,10 +17,10 @@ from retinanet.losses.detection import DetectionLoss, Losses
 from retinanet.model.retinanet import RetinaNet
 from retinanet.runtime.device import autocast
 from retinanet.runtime.distributed import sum_over_ranks, world_size
-from retinanet.structures import Batch, Predictions
+from retinanet.structures import Batch, HeadOutputs
 
 
-class StepFigures(NamedTuple):
+class StepMetrics(NamedTuple):
     """What a step tells, on the device: reading it is the reader's wait."""
 
     losses: Losses  # of this process's share, so divided that the mean over processes is the loss of the global batch
@@ -29,7 +29,7 @@ class StepFigures(NamedTuple):
 
 
 class Outputs(nn.Module):
-    """Normalised pictures to logits and deltas: what is compiled, and what several processes share gradients of."""
+    """Normalised images to logits and deltas: what is compiled, and what several processes share gradients of."""
 
     def __init__(self, model: RetinaNet, *, compile: bool):
         super().__init__()
@@ -90,12 +90,12 @@ class TrainStep:
         self.guard = guard
         self.ema = ema
 
-    def __call__(self, batches: Sequence[Batch], step: int) -> StepFigures:
+    def __call__(self, batches: Sequence[Batch], step: int) -> StepMetrics:
         """The share of this process of one global batch, and the number of the step, from 1."""
         if self.guard:
             self.guard.before_step()
         losses, num_positive = self.backward(batches)
-        return StepFigures(losses, self.update(step), num_positive)
+        return StepMetrics(losses, self.update(step), num_positive)
 
     def backward(self, batches: Sequence[Batch]) -> tuple[Losses, Tensor]:
         """The losses, the positive anchors of the global batch, and a gradient in every weight that learns."""
@@ -113,7 +113,7 @@ class TrainStep:
             with self._gradients_shared(number == len(batches)):
                 with autocast(batch.images.device, self.dtype):
                     class_logits, box_deltas = self.network(self.model.normalise(batch.images, batch.image_sizes))
-                predictions = Predictions(class_logits, box_deltas, anchors[number - 1])
+                predictions = HeadOutputs(class_logits, box_deltas, anchors[number - 1])
                 losses = self.criterion(predictions, assignment, batch.targets, divisor)
                 self.scaler.scale(losses.total).backward()
             parts.append([loss.detach() for loss in losses])

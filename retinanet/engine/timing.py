@@ -23,7 +23,7 @@ class Clock:
         self._start = time.perf_counter()
         self._since = self._start
         self._spent: dict[str, float] = {}
-        self._window_steps = self._window_pictures = 0
+        self._window_steps = self._window_images = 0
         self._steps, self._step_seconds = 0, 0.0  # over the whole process, for the time left
 
     @contextmanager
@@ -35,10 +35,10 @@ class Clock:
         finally:
             self._spent[what] = self._spent.get(what, 0.0) + time.perf_counter() - start
 
-    def stepped(self, pictures: int) -> None:
+    def stepped(self, images: int) -> None:
         """One step is done."""
         self._window_steps += 1
-        self._window_pictures += pictures
+        self._window_images += images
 
     @property
     def run_seconds(self) -> float:
@@ -46,17 +46,17 @@ class Clock:
         return self._before + time.perf_counter() - self._start
 
     def read(self) -> dict[str, float]:
-        """Pictures a second while training, and the shares of the time since the last reading."""
+        """Images a second while training, and the shares of the time since the last reading."""
         now = time.perf_counter()
         total, spent = now - self._since, self._spent
         idle = spent.get("evaluation", 0.0) + spent.get("saving", 0.0)
         self._steps += self._window_steps
-        pictures = self._window_pictures
-        self._window_steps = self._window_pictures = 0
+        images = self._window_images
+        self._window_steps = self._window_images = 0
         self._step_seconds += total - idle
         self._since, self._spent = now, {}
         return {
-            "pictures_per_s": pictures / (total - idle),
+            "images_per_s": images / (total - idle),
             "data_share": spent.get("data", 0.0) / total,
             "step_share": (total - idle - spent.get("data", 0.0)) / total,
             "evaluation_share": spent.get("evaluation", 0.0) / total,
@@ -68,13 +68,13 @@ class Clock:
         return timedelta(seconds=round(steps * self._step_seconds / max(1, self._steps)))
 
 
-TIMES = ("pictures_per_s", "data_share", "step_share", "evaluation_share", "saving_share")
+TIMES = ("images_per_s", "data_share", "step_share", "evaluation_share", "saving_share")
 
 
 def describe_times(figures: dict[str, float]) -> str:
-    """For a line of the log, with advice where reading pictures is what holds training up."""
+    """For a line of the log, with advice where reading images is what holds training up."""
     shares = {name: figures[f"{name}_share"] for name in ("data", "step", "evaluation", "saving")}
     text = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if name == "step" or share >= 0.005)
     if shares["data"] > DATA_IS_THE_BRAKE:
-        text += "; pictures come too slowly: raise data.workers, or store them smaller"
+        text += "; images come too slowly: raise data.workers, or store them smaller"
     return text

@@ -83,7 +83,7 @@ def train(
         output: holds `config.yaml`, `environment.json`, `log.txt`, `metrics.jsonl`, `tensorboard/` and `checkpoints/`.
         resume: go on from the last checkpoint in `output`; without one, start from the beginning and say so.
         overwrite: delete the run that `output` holds.
-        dry_run: one step, one checkpoint and an evaluation of a few pictures, to see that all of it works.
+        dry_run: one step, one checkpoint and an evaluation of a few images, to see that all of it works.
         profile: record where the time of a few steps goes, into `output/profile`.
 
     Raises:
@@ -164,7 +164,7 @@ def loop(
                     break
 
                 batches.clear()
-                watchdog.beat(state.step + 1, phase="reading pictures")
+                watchdog.beat(state.step + 1, phase="reading images")
                 with clock.spent_on("data"):
                     batches[:] = [next(parts) for _ in range(cfg.train.accumulate)]
                 watchdog.beat(state.step + 1, run.train_data.image_ids(batches))
@@ -172,7 +172,7 @@ def loop(
                 figures = run.train_step(batches, state.step + 1)
                 state.running.add(figures)
                 clock.stepped(cfg.train.batch_size)
-                state.unreadable += [picture for batch in batches for picture in batch.unreadable]
+                state.unreadable += [image for batch in batches for image in batch.unreadable]
                 state.schedule.step()
                 state.step += 1
                 bar.update()
@@ -242,7 +242,7 @@ def score(
     if result and metrics_log:
         metrics = result.scores.metrics | result.losses
         metrics_log.write("eval", state.step, metrics | per_class_figures(result))
-        metrics_log.pictures(state.step, result.detections, run.val_data)
+        metrics_log.images(state.step, result.detections, run.val_data)
     metrics = broadcast(metrics)
     if not state.best_ap >= metrics["AP"]:
         state.best_ap, state.evaluations_since_best = metrics["AP"], 0
@@ -295,23 +295,23 @@ def write_figures(run: Run, metrics_log: MetricsLog | None, clock: Clock, lr: fl
         means["compiled_graphs"] = compiled_graphs()
     if metrics_log:
         metrics_log.write("train", state.step, means | times | {"lr": lr})
-    bar.set_postfix_str(f"loss {means['loss']:.3f}, {times['pictures_per_s']:.1f} pictures/s")
+    bar.set_postfix_str(f"loss {means['loss']:.3f}, {times['images_per_s']:.1f} images/s")
     log.info(
-        "step %d of %d: loss %.4f (class %.4f, box %.4f), lr %.3g, %.1f pictures/s, time: %s; %s left",
+        "step %d of %d: loss %.4f (class %.4f, box %.4f), lr %.3g, %.1f images/s, time: %s; %s left",
         state.step, run.num_steps, means["loss"], means["class_loss"], means["box_loss"], lr,
-        times["pictures_per_s"], describe_times(times), clock.left(run.num_steps - state.step),
+        times["images_per_s"], describe_times(times), clock.left(run.num_steps - state.step),
     )  # fmt: skip
 
 
 def put_aside(run: Run, quarantine: Quarantine | None) -> None:
-    """Write down the pictures that no process could read since the last time.
+    """Write down the images that no process could read since the last time.
 
     Raises:
         InputError: they are too many.
     """
     found = gather(run.state.unreadable)
     run.state.unreadable = []
-    everyone = [picture for pictures in found or [] for picture in pictures]
+    everyone = [image for images in found or [] for image in images]
     on_main(lambda: quarantine.add(run.state.step, everyone, run.train_data.records))
 
 

@@ -30,7 +30,7 @@ def summarise(values: Sequence[float]) -> Summary:
 def welch(values: Sequence[float], others: Sequence[float]) -> Comparison:
     """Welch's t-test (1947): two samples, each with a variance of its own, not paired.
 
-    Seeds are not paired: what one seed fixes (first weights, order of pictures, augmentation) is only a part of what
+    Seeds are not paired: what one seed fixes (first weights, order of images, augmentation) is only a part of what
     makes two runs differ, nothing of it where networks differ, and pairs have half as many degrees of freedom.
     """
     first, second = summarise(values), summarise(others)

@@ -24,7 +24,7 @@ OUTSIDE_TOLERANCE = 1.0  # pixels; annotation tools round outwards by that much
 
 
 class Record(NamedTuple):
-    """One picture and its ground truth in pixels of the picture as annotated."""
+    """One image and its ground truth in pixels of the image as annotated."""
 
     path: str
     image_id: int  # the file's own, or a new one where several files are joined
@@ -44,7 +44,7 @@ class CocoData(NamedTuple):
     ground_truth: dict[str, Any]  # COCO form, unusable boxes included, for evaluation
 
     def image_ids(self, batches: Iterable[Batch]) -> list[int | str]:
-        """The ids of the pictures in some batches of this set, in their order."""
+        """The ids of the images in some batches of this set, in their order."""
         return [self.records[index].image_id for batch in batches for index in batch.image_indices]
 
 
@@ -71,13 +71,13 @@ def load_coco(
         sources: one or several files; joined where several.
         classes: choose, order or merge categories by name. None takes all of the first file, ordered by id.
         like: class names that must come out, those of the training set or of a checkpoint.
-        keep_empty: whether pictures without any box stay.
+        keep_empty: whether images without any box stay.
         strict: refuse unusable boxes in place of dropping them.
-        max_pixels: for pictures whose size the file does not give.
+        max_pixels: for images whose size the file does not give.
         key: what the configuration calls these sources, for messages.
 
     Raises:
-        InputError: a missing or malformed file, an unknown class, a missing picture; each with what to do.
+        InputError: a missing or malformed file, an unknown class, a missing image; each with what to do.
     """
     if not sources:
         raise InputError(f"{key}: no data given; set {key}.images=FOLDER {key}.annotations=FILE")
@@ -95,7 +95,7 @@ def load_coco(
             by_image[annotation["image_id"]].append(annotation)
         folder = Path(source.images)
         if not folder.is_dir():
-            raise InputError(f"{key}.images: {folder} is not a folder; set it to the folder of the pictures")
+            raise InputError(f"{key}.images: {folder} is not a folder; set it to the folder of the images")
         missing = []
         for image in document["images"]:
             path = _inside(folder, image["file_name"], source.annotations)
@@ -117,12 +117,12 @@ def load_coco(
                 )
         if missing:
             raise InputError(
-                f"{source.annotations}: {len(missing)} of {len(document['images'])} pictures are not in {folder}, "
+                f"{source.annotations}: {len(missing)} of {len(document['images'])} images are not in {folder}, "
                 f"first {missing[:LISTED]}; correct {key}.images or the file names"
             )
     problems.report(", ".join(source.annotations for source in sources))
     if not records:
-        raise InputError(f"{key}: no picture is left in {sources[0].annotations}; see the reasons above")
+        raise InputError(f"{key}: no image is left in {sources[0].annotations}; see the reasons above")
     ground_truth = {
         "info": {},
         "images": [
@@ -156,7 +156,7 @@ class _Problems:
             listed = ", ".join(map(str, ids[:LISTED])) + (", ..." if len(ids) > LISTED else "")
             log.warning("%s: %d box(es) %s (annotation %s)", source, len(ids), kind, listed)
         if self.empty:
-            log.warning("%s: %d picture(s) without boxes left out (data.keep_empty: false)", source, self.empty)
+            log.warning("%s: %d image(s) without boxes left out (data.keep_empty: false)", source, self.empty)
 
 
 def _record(

@@ -1,4 +1,4 @@
-"""Picture files to uint8 RGB tensors, or to an InputError that names the file.
+"""Image files to uint8 RGB tensors, or to an InputError that names the file.
 
 Measured with torchcodec 0.17.0 and Pillow 13.0.0, on every way of writing a file that the test lists:
     torchcodec equals Pillow bit for bit on 8-bit JPEG (grey, CMYK, YCCK, progressive), PNG and WebP; both drop alpha.
@@ -26,7 +26,7 @@ from retinanet.errors import InputError
 
 # Pillow knows more, but its EPS starts Ghostscript, and each further plugin is one more parser of untrusted bytes.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
-# MPO is a JPEG with further pictures behind the first, as some phones write.
+# MPO is a JPEG with further images behind the first, as some phones write.
 TORCHCODEC_FORMATS = ("JPEG", "MPO", "PNG", "WEBP")
 ORIENTATION_TAG = 0x0112
 # From stored to shown, after a transpose where the orientation is 5 or more: dimensions of (3, H, W) to flip.
@@ -34,7 +34,7 @@ FLIPS: dict[int, tuple[int, ...]] = {1: (), 2: (2,), 3: (1, 2), 4: (1,), 5: (), 
 
 
 class ImageHeader(NamedTuple):
-    """What a picture file says about itself, before a pixel is decoded."""
+    """What an image file says about itself, before a pixel is decoded."""
 
     height: int  # as shown, i.e. after `orientation`
     width: int
@@ -44,7 +44,7 @@ class ImageHeader(NamedTuple):
 
 
 def read_header(path: str | PathLike[str], *, max_pixels: int) -> ImageHeader:
-    """Read size, orientation and format without decoding a pixel; InputError where the file is no usable picture."""
+    """Read size, orientation and format without decoding a pixel; InputError where the file is no usable image."""
     with open_image(path, max_pixels=max_pixels) as opened:
         return opened.header
 
@@ -53,7 +53,7 @@ def read_image(path: str | PathLike[str], *, max_pixels: int, apply_orientation:
     """Decode the first frame to contiguous uint8 (3, H, W) RGB; alpha is ignored, 16 bits are scaled to 8.
 
     Args:
-        max_pixels: refuse a larger picture by its header, before any memory is taken for it.
+        max_pixels: refuse a larger image by its header, before any memory is taken for it.
         apply_orientation: False keeps the pixels as stored, for boxes that were drawn without regard to EXIF.
     """
     with open_image(path, max_pixels=max_pixels) as opened:
@@ -79,9 +79,9 @@ class OpenedImage(NamedTuple):
         if header.mode in ("I", "F"):
             raise InputError(
                 f"{path}: {header.format} with 32-bit or signed samples (mode {header.mode}), expected 8 or 16 bits "
-                "without sign; choose what is black and white, and convert the picture"
+                "without sign; choose what is black and white, and convert the image"
             )
-        assert not ImageFile.LOAD_TRUNCATED_IMAGES, "someone set Pillow to fill cut-off pictures with grey"
+        assert not ImageFile.LOAD_TRUNCATED_IMAGES, "someone set Pillow to fill cut-off images with grey"
         try:
             shown = _decode(self.file, self.image, header)
         except Exception as error:  # libraries raise nearly any type on damaged bytes
@@ -99,7 +99,7 @@ class OpenedImage(NamedTuple):
 
 @contextmanager
 def open_image(path: str | PathLike[str], *, max_pixels: int) -> Iterator[OpenedImage]:
-    """Open a picture and read its header; InputError where the file is no usable picture of at most `max_pixels`."""
+    """Open an image and read its header; InputError where the file is no usable image of at most `max_pixels`."""
     try:
         file = open(path, "rb")
     except OSError as error:  # missing, a directory, not permitted
@@ -112,7 +112,7 @@ def open_image(path: str | PathLike[str], *, max_pixels: int) -> Iterator[Opened
         except OSError as error:  # a broken disk, a file server that is gone
             raise _cannot_be_read(path, error) from None
         if not start:
-            raise InputError(f"{path}: empty file, expected a picture; fetch the file again")
+            raise InputError(f"{path}: empty file, expected an image; fetch the file again")
         file.seek(0)
         try:
             image = Image.open(file, formats=FORMATS)
@@ -120,25 +120,25 @@ def open_image(path: str | PathLike[str], *, max_pixels: int) -> Iterator[Opened
         except Image.DecompressionBombError as error:
             raise InputError(
                 f"{path}: {str(error).partition(',')[0].lower()} that Pillow opens, expected at most {max_pixels} "
-                "(data.max_pixels); shrink the picture or take it out of the data set"
+                "(data.max_pixels); shrink the image or take it out of the data set"
             ) from None
         except Exception as error:
             found = f"starts with {start!r}" if isinstance(error, UnidentifiedImageError) else error
             raise InputError(
-                f"{path}: not a picture, or its header is damaged ({found}), expected {', '.join(FORMATS)}; "
+                f"{path}: not an image, or its header is damaged ({found}), expected {', '.join(FORMATS)}; "
                 "convert the file or fetch it again"
             ) from error
         if header.height * header.width > max_pixels:
             raise InputError(
                 f"{path}: {header.width} x {header.height} is {header.height * header.width} pixels, expected at most "
-                f"{max_pixels}; shrink the picture or raise data.max_pixels"
+                f"{max_pixels}; shrink the image or raise data.max_pixels"
             )
         yield OpenedImage(path, file, image, header)
 
 
 def _cannot_be_read(path: str | PathLike[str], error: OSError) -> InputError:
     return InputError(
-        f"{path}: {error.strerror}, expected a picture that can be read; correct the path or fetch the file"
+        f"{path}: {error.strerror}, expected an image that can be read; correct the path or fetch the file"
     )
 
 
@@ -183,7 +183,7 @@ def _decode(file: BinaryIO, image: Image.Image, header: ImageHeader) -> Tensor:
             raise ValueError(f"header says {header.height} x {header.width}, decoded {list(pixels.shape)}")
         return pixels
     except Exception as error:
-        # Pillow may know a JPEG or WebP that torchcodec does not. It also passes pictures that are not whole: any PNG
+        # Pillow may know a JPEG or WebP that torchcodec does not. It also passes images that are not whole: any PNG
         # with too few rows, and a JPEG whose missing end was filled with zeros, as broken downloads are.
         if header.format != "PNG" and "truncated" not in str(error):
             with suppress(Exception):

@@ -1,1 +1,1 @@
-"""A trained detector on pictures."""
+"""A trained detector on images."""

@@ -13,7 +13,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from retinanet.model.resnet import scale_and_shift, scaled
 from retinanet.model.retinanet import RetinaNet
 from retinanet.runtime.device import memory_format_for, require_compiler
-from retinanet.structures import Predictions
+from retinanet.structures import HeadOutputs
 
 MAX_SHAPES = 256  # compiled for in one process; for one more, torch raises an error
 
@@ -25,7 +25,7 @@ class InferenceModel(nn.Module):
 
     Args:
         model: on its device and in its precision, without anything to learn.
-        compile: what lies between normalised pictures and logits is compiled anew for every (B, H, W).
+        compile: what lies between normalised images and logits is compiled anew for every (B, H, W).
     """
 
     def __init__(self, model: RetinaNet, *, compile: bool):
@@ -38,12 +38,12 @@ class InferenceModel(nn.Module):
     # Whatever mode the caller is in, this is one, for which the network is compiled once.
     @torch.inference_mode(False)
     @torch.no_grad()
-    def forward(self, images: Tensor, image_sizes: Tensor) -> Predictions:
+    def forward(self, images: Tensor, image_sizes: Tensor) -> HeadOutputs:
         """uint8 (B, 3, H, W) with sizes (B, 2) inside the padding -> predictions for every anchor, in `dtype`."""
         with torch.autocast(self.device.type, enabled=False):
             pixels = self.model.normalise(images, image_sizes).to(self.dtype)
             class_logits, box_deltas = self._outputs(self.model, pixels)
-        return Predictions(class_logits, box_deltas, self.model.anchors(*images.shape[-2:], images.device))
+        return HeadOutputs(class_logits, box_deltas, self.model.anchors(*images.shape[-2:], images.device))
 
 
 def compiled_outputs(device: torch.device) -> Callable[[RetinaNet, Tensor], Outputs]:
@@ -74,7 +74,7 @@ def inference_model(model: RetinaNet, *, dtype: torch.dtype, compile: bool) -> I
     """A copy of a network for prediction alone, on the same device; the network stays as it is.
 
     Args:
-        dtype: of weights and activations. Pictures are normalised in the precision of `model` before.
+        dtype: of weights and activations. Images are normalised in the precision of `model` before.
         compile: pays a minute or two for each new shape of a batch; see `warm_up`.
 
     Raises:
@@ -85,7 +85,7 @@ def inference_model(model: RetinaNet, *, dtype: torch.dtype, compile: bool) -> I
     model = copy.deepcopy(model).eval().requires_grad_(False)
     fold_norms_(model)
     memory_format = memory_format_for(next(model.parameters()).device, dtype)
-    for part in (model.backbone, model.fpn, model.head):  # not the mean and the spread of pictures
+    for part in (model.backbone, model.fpn, model.head):  # not the mean and the spread of images
         part.to(dtype=dtype, memory_format=memory_format)
     return InferenceModel(model, compile=compile).eval()
 
@@ -107,7 +107,7 @@ def fold_norms_(module: nn.Module) -> None:
 
 
 def warm_up(model: InferenceModel, shapes: Iterable[tuple[int, int, int]]) -> None:
-    """Run each (B, H, W) on empty pictures, so that what happens once for a shape has happened: above all compiling."""
+    """Run each (B, H, W) on empty images, so that what happens once for a shape has happened: above all compiling."""
     device = model.device
     runs = 2 if device.type == "cuda" else 1  # the first compiles, the second records the graph of kernels
     for batch, height, width in shapes:

@@ -1,4 +1,4 @@
-"""A checkpoint and pictures in, detections out."""
+"""A checkpoint and images in, detections out."""
 
 import itertools
 import json
@@ -11,10 +11,10 @@ from torch import Tensor
 from retinanet.checkpoint.file import read_checkpoint, weights_to_predict_with
 from retinanet.config import Config
 from retinanet.config.load import config_from_values, with_overrides
-from retinanet.data.build import build_canvases, eval_shorter
+from retinanet.data.build import build_padded_shapes, eval_shorter
 from retinanet.data.loader import collate
-from retinanet.data.sampler import Sample
-from retinanet.data.transforms import Example, Resize
+from retinanet.data.sampler import PlannedImage
+from retinanet.data.transforms import Resize, Sample
 from retinanet.detection.postprocess import build_postprocess
 from retinanet.errors import InputError
 from retinanet.formats.image import read_image
@@ -31,7 +31,7 @@ class Predictor:
         model: with trained weights; moved to the device of the config, and copied there for prediction.
         class_names: of its labels.
         category_ids: of its labels, in COCO results.
-        cfg: how pictures are resized, what is kept of the predictions, device, precision, and whether to compile.
+        cfg: how images are resized, what is kept of the predictions, device, precision, and whether to compile.
 
     Raises:
         InputError: the device is not there, or `inference.compile` finds no compiler.
@@ -45,7 +45,7 @@ class Predictor:
         self.category_ids = tuple(category_ids)
         self.cfg = cfg
         self._postprocess = build_postprocess(cfg.postprocess, class_activation=cfg.model.class_activation)
-        self._canvases = build_canvases(cfg.data)
+        self._padded_shapes = build_padded_shapes(cfg.data)
         self._shorter = eval_shorter(cfg.data)
 
     @classmethod
@@ -65,48 +65,50 @@ class Predictor:
         return cls(model, content["class_names"], content["category_ids"], cfg)
 
     def warm_up(self) -> None:
-        """Run every padded shape that the config allows once, on one empty picture.
+        """Run every padded shape that the config allows once, on one empty image.
 
-        With `inference.compile`, this is when the network is compiled: minutes, which otherwise the first picture of
+        With `inference.compile`, this is when the network is compiled: minutes, which otherwise the first image of
         each shape waits for.
         """
-        warm_up(self.model, [(1, *canvas) for canvas in self._canvases.every(self._shorter)])
+        warm_up(self.model, [(1, *padded_shape) for padded_shape in self._padded_shapes.every(self._shorter)])
 
     def __call__(self, image: str | Path | Tensor) -> Detections:
-        """Objects in one picture: a file, or uint8 RGB of shape (3, H, W). Boxes are in pixels of the picture."""
+        """Objects in one image: a file, or uint8 RGB of shape (3, H, W). Boxes are in pixels of the image."""
         return next(self.predict([image]))
 
     @torch.inference_mode()
     def predict(self, images: Iterable[str | Path | Tensor], *, batch_size: int = 8) -> Iterator[Detections]:
-        """Detections of each picture, in order.
+        """Detections of each image, in order.
 
-        Pictures of one shape go through the network together, at most `batch_size`; with `inference.compile` one by
+        Images of one shape go through the network together, at most `batch_size`; with `inference.compile` one by
         one, as every number of them would be compiled by itself.
         """
         images = iter(images)
         together = 1 if self.cfg.inference.compile else batch_size
         while chunk := list(itertools.islice(images, batch_size)):
-            by_canvas: dict[tuple[int, int], list[tuple[int, Tensor]]] = {}
+            by_shape: dict[tuple[int, int], list[tuple[int, Tensor]]] = {}
             for position, image in enumerate(self._read(item) for item in chunk):
-                canvas = self._canvases.canvas(self._canvases.group(*image.shape[-2:]), self._shorter)
-                by_canvas.setdefault(canvas, []).append((position, image))
+                padded_shape = self._padded_shapes.padded_shape(
+                    self._padded_shapes.group(*image.shape[-2:]), self._shorter
+                )
+                by_shape.setdefault(padded_shape, []).append((position, image))
             found: dict[int, Detections] = {}
-            for canvas, members in by_canvas.items():
+            for padded_shape, members in by_shape.items():
                 for start in range(0, len(members), together):
                     positions, batch = zip(*members[start : start + together], strict=True)
-                    found |= zip(positions, self._detect(batch, canvas), strict=True)
+                    found |= zip(positions, self._detect(batch, padded_shape), strict=True)
             yield from (found[position] for position in range(len(chunk)))
 
     def _read(self, image: str | Path | Tensor) -> Tensor:
         if not isinstance(image, Tensor):
             return read_image(image, max_pixels=self.cfg.data.max_pixels)
         if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
-            raise InputError(f"picture is {image.dtype} {tuple(image.shape)}, expected torch.uint8 (3, H, W), RGB")
+            raise InputError(f"image is {image.dtype} {tuple(image.shape)}, expected torch.uint8 (3, H, W), RGB")
         return image
 
-    def _detect(self, images: Sequence[Tensor], canvas: tuple[int, int]) -> list[Detections]:
-        sample = Sample(0, 0, self._shorter, self._canvases.longer, canvas)
-        nothing = Example(
+    def _detect(self, images: Sequence[Tensor], padded_shape: tuple[int, int]) -> list[Detections]:
+        sample = PlannedImage(0, 0, self._shorter, self._padded_shapes.longer, padded_shape)
+        nothing = Sample(
             images[0], torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool)
         )
         items = [

@@ -15,7 +15,7 @@ from retinanet.losses.fused_sigmoid import SigmoidLoss
 from retinanet.losses.hard_examples import HardExamples
 from retinanet.losses.quality import QualityFocal, QualityLoss, Varifocal
 from retinanet.losses.softmax_focal import SoftmaxFocal
-from retinanet.structures import Predictions, Targets
+from retinanet.structures import HeadOutputs, Targets
 
 
 class ClassLoss(Protocol):
@@ -76,7 +76,7 @@ class DetectionLoss(nn.Module):
         self.background_logit = background_logit
 
     def forward(
-        self, predictions: Predictions, assignment: Assignment, targets: Targets, num_positive: Tensor
+        self, predictions: HeadOutputs, assignment: Assignment, targets: Targets, num_positive: Tensor
     ) -> Losses:
         """Sum over the batch, divided by `num_positive`: the positives of the whole global batch, at least 1.
 
@@ -89,7 +89,7 @@ class DetectionLoss(nn.Module):
         class_sum, box_sum = map(sum, self.sums_per_level(predictions, assignment, targets))
         return Losses(self.class_weight * class_sum / num_positive, self.box_weight * box_sum / num_positive)
 
-    def sums_per_level(self, predictions: Predictions, assignment: Assignment, targets: Targets) -> LevelSums:
+    def sums_per_level(self, predictions: HeadOutputs, assignment: Assignment, targets: Targets) -> LevelSums:
         """What `forward` adds up, level by level; the arguments are its own."""
         num_classes = predictions.class_logits[0].shape[-1] - self.background_logit
         labels = torch.where(assignment.positive, targets.labels.gather(1, assignment.gt_index), num_classes)  # (B, A)

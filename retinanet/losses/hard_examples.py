@@ -5,7 +5,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor
 
-from retinanet.structures import Predictions
+from retinanet.structures import HeadOutputs
 
 # Candidates that suppression looks at first, in units of what is kept; then as many times more. What becomes of an
 # anchor depends on harder ones alone: where those give enough, the rest needs no look.
@@ -36,7 +36,7 @@ class HardExamples:
         self.one_to_three = one_to_three
 
     @torch.no_grad()
-    def __call__(self, predictions: Predictions, labels: Tensor, counted: Tensor) -> Tensor:
+    def __call__(self, predictions: HeadOutputs, labels: Tensor, counted: Tensor) -> Tensor:
         """(B, A) bool, those of the anchors `counted` (B, A) that are chosen; labels (B, A) have K for background."""
         sizes = [logits.shape[1] for logits in predictions.class_logits]
         per_level = map(_cross_entropy, predictions.class_logits, labels.split(sizes, dim=1))

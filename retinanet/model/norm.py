@@ -48,7 +48,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
 
     def _over_ranks(self, x: Tensor) -> Tensor:
         values = x.float()
-        # Ranks may hold different numbers of pictures, so sums are shared, and the count with them.
+        # Ranks may hold different numbers of images, so sums are shared, and the count with them.
         ones = values.new_full((1,), x.numel() / x.shape[1])
         sums = all_reduce(torch.cat([values.sum((0, 2, 3)), ones]))
         count = sums[-1].detach()

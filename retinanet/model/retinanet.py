@@ -1,4 +1,4 @@
-"""The whole network: pictures in, `Predictions` out, in training and in evaluation alike."""
+"""The whole network: images in, `Predictions` out, in training and in evaluation alike."""
 
 import torch
 from torch import Tensor, nn
@@ -8,14 +8,14 @@ from retinanet.detection.anchors import AnchorGenerator
 from retinanet.model.fpn import FeaturePyramid
 from retinanet.model.head import RetinaNetHead
 from retinanet.model.resnet import ResNet, load_backbone_weights
-from retinanet.structures import Predictions
+from retinanet.structures import HeadOutputs
 
 
 class RetinaNet(nn.Module):
     """Backbone, pyramid and heads over anchors.
 
     Args:
-        mean, std: of the backbone's training pictures, per RGB channel, in 0..255.
+        mean, std: of the backbone's training images, per RGB channel, in 0..255.
     """
 
     def __init__(
@@ -36,17 +36,17 @@ class RetinaNet(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
-    def forward(self, images: Tensor, image_sizes: Tensor) -> Predictions:
+    def forward(self, images: Tensor, image_sizes: Tensor) -> HeadOutputs:
         """uint8 (B, 3, H, W) with sizes (B, 2) inside the padding -> predictions for every anchor."""
         class_logits, box_deltas = self.outputs(self.normalise(images, image_sizes))
-        return Predictions(class_logits, box_deltas, self.anchors(*images.shape[-2:], images.device))
+        return HeadOutputs(class_logits, box_deltas, self.anchors(*images.shape[-2:], images.device))
 
     def outputs(self, pixels: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Class logits and box deltas of normalised pictures: what is compiled, where anything is."""
+        """Class logits and box deltas of normalised images: what is compiled, where anything is."""
         return self.head(self.fpn(self.backbone(pixels)))
 
     def normalise(self, images: Tensor, image_sizes: Tensor) -> Tensor:
-        """Zero mean and unit spread inside the pictures, zero in the padding, in the memory format of the network."""
+        """Zero mean and unit spread inside the images, zero in the padding, in the memory format of the network."""
         height, width = images.shape[-2:]
         rows = torch.arange(height, device=images.device) < image_sizes[:, :1]  # (B, H)
         columns = torch.arange(width, device=images.device) < image_sizes[:, 1:]  # (B, W)
@@ -57,7 +57,7 @@ class RetinaNet(nn.Module):
 
     @property
     def memory_format(self) -> torch.memory_format:
-        """That of the weights, which pictures follow: set it with `model.to(memory_format=...)`."""
+        """That of the weights, which images follow: set it with `model.to(memory_format=...)`."""
         is_last = self.backbone.conv1.weight.is_contiguous(memory_format=torch.channels_last)
         return torch.channels_last if is_last else torch.contiguous_format
 

@@ -15,7 +15,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Of an accelerator or of the host: torch has a type of error for the first alone."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    # The second is a process that reads pictures, and was shot by the kernel.
+    # The second is a process that reads images, and was shot by the kernel.
     found = ("can't allocate memory", "killed by signal: Killed")
     return isinstance(error, RuntimeError) and any(text in str(error) for text in found)
 
@@ -40,12 +40,12 @@ def explained(cfg: Config, batches: list[Batch], doing: Callable[[], str]) -> It
 
 def out_of_memory_message(error: BaseException, cfg: Config, batches: list[Batch], doing: str) -> str:
     """The sizes at hand, and the keys that lower them."""
-    pictures = [len(batch.images) for batch in batches]
+    batch_sizes = [len(batch.images) for batch in batches]
     shapes = " and ".join(sorted({"x".join(map(str, batch.images.shape[-2:])) for batch in batches}))
     boxes = max((batch.targets.boxes.shape[1] for batch in batches), default=0)
-    at_hand = f"{' + '.join(map(str, pictures))} pictures of {shapes} pixels and up to {boxes} boxes each"
+    at_hand = f"{' + '.join(map(str, batch_sizes))} images of {shapes} pixels and up to {boxes} boxes each"
     return (
-        f"{doing}: out of memory with {at_hand if batches else 'no pictures'} in this process ({world_size()} in all): "
+        f"{doing}: out of memory with {at_hand if batches else 'no images'} in this process ({world_size()} in all): "
         f"{first_line(error)}; raise "
         f"train.accumulate (now {cfg.train.accumulate}: results stay the same, but for norms of batches), or lower "
         f"train.batch_size ({cfg.train.batch_size}; in evaluation train.eval_batch_size is enough), "

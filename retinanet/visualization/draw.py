@@ -1,4 +1,4 @@
-"""Pictures with boxes drawn on them."""
+"""Images with boxes drawn on them."""
 
 import colorsys
 
@@ -12,7 +12,7 @@ from retinanet.structures import Detections
 def draw_detections(
     image: Tensor, detections: Detections, class_names: tuple[str, ...], *, min_score: float = 0.3
 ) -> Tensor:
-    """A copy of a uint8 (3, H, W) picture with a box, class and score for each detection from `min_score` upwards."""
+    """A copy of a uint8 (3, H, W) image with a box, class and score for each detection from `min_score` upwards."""
     shown = detections.scores >= min_score
     # Weakest first, so that the best lie on top.
     boxes, scores, labels = (tensor[shown].flip(0).cpu() for tensor in detections)
@@ -21,7 +21,7 @@ def draw_detections(
 
 
 def draw_boxes(image: Tensor, boxes: Tensor, texts: list[str], labels: list[int], num_classes: int) -> Tensor:
-    """Boxes (N, 4) with a text each, one colour a class; lines grow with the picture."""
+    """Boxes (N, 4) with a text each, one colour a class; lines grow with the image."""
     if len(boxes) == 0:
         return image.clone()
     short = min(image.shape[-2:])

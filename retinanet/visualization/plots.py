@@ -54,7 +54,7 @@ class _Axis(NamedTuple):
 
 
 def write_svg(charts: Sequence[Chart], path: Path, *, columns: int = 2) -> None:
-    """Charts in rows of `columns`, in one picture."""
+    """Charts in rows of `columns`, in one image."""
     columns = min(columns, len(charts))
     bottoms = [_bottom(chart) for chart in charts]
     row_height = HEIGHT - BOTTOM + max(bottoms)

@@ -15,14 +15,14 @@ from retinanet.ablation.loss_share import (
     share_of_hardest,
 )
 from retinanet.detection.assignment import Assignment
-from retinanet.structures import Predictions, Targets
+from retinanet.structures import HeadOutputs, Targets
 
 GAMMAS = [0.0, 0.5, 2.0]
 
 
 @pytest.fixture(scope="module")
-def batch() -> tuple[Predictions, Assignment, Targets]:
-    """Two pictures, two levels of 40 and 10 anchors, three classes."""
+def batch() -> tuple[HeadOutputs, Assignment, Targets]:
+    """Two images, two levels of 40 and 10 anchors, three classes."""
     generator = torch.Generator().manual_seed(0)
     logits = [4 * torch.randn(2, count, 3, generator=generator) for count in (40, 10)]
     kind = torch.rand(2, 50, generator=generator)
@@ -34,7 +34,7 @@ def batch() -> tuple[Predictions, Assignment, Targets]:
     )
     gt_index = torch.randint(2, (2, 50), generator=generator)
     assignment = Assignment(gt_index, positive=kind < 0.3, negative=kind > 0.5)
-    return Predictions(logits, [torch.zeros(2, n, 4) for n in (40, 10)], []), assignment, targets
+    return HeadOutputs(logits, [torch.zeros(2, n, 4) for n in (40, 10)], []), assignment, targets
 
 
 def probabilities(batch) -> tuple[Tensor, Tensor]:
@@ -128,7 +128,7 @@ def test_extreme_logits_are_counted_at_the_ends():
     counts = LogitCounts()
     one = torch.ones(1, 2, dtype=torch.bool)
     nothing = Targets(torch.zeros(1, 1, 4), torch.zeros(1, 1, dtype=torch.int64), ~one[:, :1], ~one[:, :1])
-    logits = Predictions([torch.tensor([[[1e4], [-1e4]]])], [torch.zeros(1, 2, 4)], [])
+    logits = HeadOutputs([torch.tensor([[[1e4], [-1e4]]])], [torch.zeros(1, 2, 4)], [])
     counts.add(logits, Assignment(torch.zeros(1, 2, dtype=torch.int64), ~one, one), nothing)
     assert counts.negative[0] == counts.negative[-1] == 1
     assert share_of_hardest(counts.negative, 2.0, 0.5) == pytest.approx(1)

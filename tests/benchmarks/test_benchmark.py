@@ -70,7 +70,7 @@ def test_data(tmp_path, shapes):
     own = ["--images", str(shapes / "val"), "--annotations", str(shapes / "val.json"), "--workers", "0"]
     found = figures(tmp_path, "data", *own)
     assert set(found) == {"vs_torchvision", "details"}
-    assert found["details"]["data"]["pictures"] == 96  # 8 pictures, 12 times
+    assert found["details"]["data"]["images"] == 96  # 8 images, 12 times
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from retinanet.benchmarks.measure import count_host_reads
 from retinanet.benchmarks.networks import Scene, our_network, torchvision_network
 from retinanet.benchmarks.settings import Settings
 from retinanet.benchmarks.train_step import our_step, torchvision_step
-from retinanet.structures import Predictions
+from retinanet.structures import HeadOutputs
 
 CPU = torch.device("cpu")
 SIZE, CLASSES = (64, 96), 3
@@ -35,7 +35,7 @@ def test_every_convolution_of_a_step_is_recorded(model, scene):
     convolutions = record(our_step(model, scene, SETTINGS, compile=False))
     expected = convolutions_in(model)
     assert convolutions.count(FORWARD) == convolutions.count(BACKWARD) == expected
-    # Of the pictures no gradient is needed, of everything else it is; the output mask is the last argument.
+    # Of the images no gradient is needed, of everything else it is; the output mask is the last argument.
     masks = [call.arguments[-1] for call in convolutions.calls if call.operation == BACKWARD]
     assert sum(not mask[0] for mask in masks) == 1
     assert all(mask[1] for mask in masks)
@@ -65,6 +65,6 @@ def test_both_networks_compute_the_same(model, scene):
     with torch.no_grad():
         pixels = model.normalise(scene.images, scene.image_sizes)
         expected = theirs.head(list(theirs.backbone(pixels).values()))
-        found: Predictions = model(scene.images, scene.image_sizes)
+        found: HeadOutputs = model(scene.images, scene.image_sizes)
     torch.testing.assert_close(torch.cat(found.class_logits, 1), expected["cls_logits"], rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(torch.cat(found.box_deltas, 1), expected["bbox_regression"], rtol=1e-3, atol=1e-3)

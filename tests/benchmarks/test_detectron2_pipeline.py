@@ -7,7 +7,7 @@ from retinanet.benchmarks.networks import Scene
 from retinanet.config import LossConfig
 from retinanet.detection.assignment import assign
 from retinanet.losses.detection import build_loss
-from retinanet.structures import Predictions
+from retinanet.structures import HeadOutputs
 
 
 def test_road_remade_gives_our_loss():
@@ -21,7 +21,7 @@ def test_road_remade_gives_our_loss():
 
     assignment = assign(grids, scene.targets)
     num_positive = assignment.positive.sum().float()
-    ours = build_loss(LossConfig())(Predictions(logits, deltas, grids), assignment, scene.targets, num_positive)
+    ours = build_loss(LossConfig())(HeadOutputs(logits, deltas, grids), assignment, scene.targets, num_positive)
 
     anchors = torch.cat([grid.reshape(-1, 4) for grid in grids])
     labels, boxes = label_anchors(anchors, scene.objects, classes)

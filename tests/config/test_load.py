@@ -26,7 +26,7 @@ from retinanet.config.load import (
 )
 from retinanet.errors import InputError
 
-CONFIGS = sorted((Path(__file__).resolve().parent.parent / "configs").glob("*.yaml"))
+CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
 TRAIN = "train: {epochs: 1}\n"
 
 

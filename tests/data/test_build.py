@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from retinanet.config.load import load_config
-from retinanet.data.build import class_counts, eval_plan, first_pictures, load_val_data
+from retinanet.data.build import class_counts, eval_plan, first_images, load_val_data
 from retinanet.formats.coco import CocoData, Record
 
 
@@ -11,10 +11,10 @@ def load(tiny_overrides):
     return lambda *overrides: load_config("quickstart", [*tiny_overrides, *overrides])
 
 
-def test_the_first_pictures_are_a_whole_data_set(load):
+def test_the_first_images_are_a_whole_data_set(load):
     cfg = load()
     data = load_val_data(cfg, ("disc", "ring", "rectangle", "triangle", "star", "cross"))
-    few = first_pictures(data, 3)
+    few = first_images(data, 3)
     ids = [record.image_id for record in data.records[:3]]
     assert [record.image_id for record in few.records] == ids
     assert [image["id"] for image in few.ground_truth["images"]] == ids
@@ -26,7 +26,7 @@ def test_the_first_pictures_are_a_whole_data_set(load):
 
 
 @pytest.mark.parametrize(("overrides", "most"), [((), 4), (("train.eval_batch_size=3",), 3)])
-def test_pictures_evaluated_at_once(load, overrides, most):
+def test_images_evaluated_at_once(load, overrides, most):
     cfg = load(*overrides)
     data = load_val_data(cfg, ("disc", "ring", "rectangle", "triangle", "star", "cross"))
     plan = eval_plan(cfg, data)

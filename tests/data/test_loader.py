@@ -9,7 +9,7 @@ from PIL import Image
 
 from retinanet.config.load import load_config
 from retinanet.data.build import (
-    build_canvases,
+    build_padded_shapes,
     eval_loader,
     eval_plan,
     eval_shorter,
@@ -18,15 +18,15 @@ from retinanet.data.build import (
     train_loader,
     train_plan,
 )
-from retinanet.data.loader import BOXES_STEP, Parcel, Pictures, collate, make_loader, pad_targets
-from retinanet.data.sampler import Sample
-from retinanet.data.transforms import Example, Resize, ScaleJitter
+from retinanet.data.loader import BOXES_STEP, Parcel, SampleReader, collate, make_loader, pad_targets
+from retinanet.data.sampler import PlannedImage
+from retinanet.data.transforms import Resize, Sample, ScaleJitter
 from retinanet.errors import InputError
 from retinanet.formats.coco import Record
 from retinanet.structures import Batch, Targets, Unreadable
 
 MAX_PIXELS = 1_000_000
-CANVAS = (64, 96)
+SHAPE = (64, 96)
 NO_OBJECTS = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool)
 AUGMENT = "data.transforms=[{type: scale_jitter, min: 0.7, max: 1.5}, {type: flip}, {type: color, hue: 0.1}]"
 
@@ -58,7 +58,7 @@ def test_batches_follow_the_plan(cfg_of):
     for batch in train_loader(cfg, data, start=0, stop=6, pin_memory=False):
         samples = next(plan)
         assert batch.image_indices == tuple(sample.index for sample in samples)
-        assert batch.images.shape == (4, 3, *samples[0].canvas) and batch.images.dtype == torch.uint8
+        assert batch.images.shape == (4, 3, *samples[0].padded_shape) and batch.images.dtype == torch.uint8
         for row, index in enumerate(batch.image_indices):
             record = data.records[index]
             height, width = batch.image_sizes[row].tolist()
@@ -73,7 +73,7 @@ def test_batches_follow_the_plan(cfg_of):
             assert (boxes >= 0).all() and (boxes[:, [0, 2]] <= width).all() and (boxes[:, [1, 3]] <= height).all()
 
 
-def test_evaluation_has_each_picture_once_and_changes_nothing_but_its_size(cfg_of):
+def test_evaluation_has_each_image_once_and_changes_nothing_but_its_size(cfg_of):
     cfg = cfg_of(AUGMENT)
     data = load_val_data(cfg, load_train_data(cfg).class_names)
     batches = list(eval_loader(cfg, data, pin_memory=False))
@@ -84,8 +84,8 @@ def test_evaluation_has_each_picture_once_and_changes_nothing_but_its_size(cfg_o
             record = data.records[index]
             with Image.open(record.path) as picture:
                 pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-            example = Example(pixels, torch.from_numpy(record.boxes), torch.zeros(0), torch.zeros(0))
-            expected = Resize()(example, Sample(index, 0, 64, 96, tuple(batch.images.shape[-2:])))
+            example = Sample(pixels, torch.from_numpy(record.boxes), torch.zeros(0), torch.zeros(0))
+            expected = Resize()(example, PlannedImage(index, 0, 64, 96, tuple(batch.images.shape[-2:])))
             height, width = batch.image_sizes[row].tolist()
             assert torch.equal(batch.images[row, :, :height, :width], expected.image)
             assert torch.equal(batch.targets.boxes[row, : len(record.boxes)], expected.boxes)
@@ -97,7 +97,7 @@ def test_side_of_evaluation(cfg_of):
     cfg = cfg_of("data.resize.val_shorter=72")
     data = load_val_data(cfg, load_train_data(cfg).class_names)
     assert {sample.shorter for batch in eval_plan(cfg, data) for sample in batch} == {72}
-    assert build_canvases(cfg.data).longer == 96
+    assert build_padded_shapes(cfg.data).longer == 96
 
 
 @pytest.mark.parametrize(("most", "length"), [(0, 8), (1, 8), (8, 8), (9, 16), (16, 16), (17, 24), (100, 104)])
@@ -143,11 +143,11 @@ def test_going_on_later_gives_the_same_batches(cfg_of, start):
     assert_same(whole[start:], train_loader(cfg, data, start=start, stop=9, pin_memory=False))
 
 
-def test_augmentation_depends_on_seed_epoch_and_picture_alone(cfg_of):
+def test_augmentation_depends_on_seed_epoch_and_image_alone(cfg_of):
     cfg, wide = cfg_of(AUGMENT), cfg_of(AUGMENT, "train.batch_size=6")
     data = load_train_data(cfg)
 
-    def pictures_of(cfg, stop):
+    def images_of(cfg, stop):
         plan, found = train_plan(cfg, data), {}
         for batch in train_loader(cfg, data, start=0, stop=stop, pin_memory=False):
             for row, sample in enumerate(next(plan)):
@@ -155,7 +155,7 @@ def test_augmentation_depends_on_seed_epoch_and_picture_alone(cfg_of):
                 found[sample.epoch, sample.index] = batch.images[row, :, :height, :width]
         return found
 
-    in_fours, in_sixes = pictures_of(cfg, 12), pictures_of(wide, 8)
+    in_fours, in_sixes = images_of(cfg, 12), images_of(wide, 8)
     common = in_fours.keys() & in_sixes.keys()
     assert len(common) > 24
     assert all(torch.equal(in_fours[key], in_sixes[key]) for key in common)
@@ -168,7 +168,7 @@ def test_augmentation_depends_on_seed_epoch_and_picture_alone(cfg_of):
     )
     both = first.keys() & second.keys()
     assert len(both) > 12 and all(differ(first[index], second[index]) for index in both)
-    reseeded = pictures_of(cfg_of(AUGMENT, "train.seed=1"), 6)
+    reseeded = images_of(cfg_of(AUGMENT, "train.seed=1"), 6)
     both = in_fours.keys() & reseeded.keys()
     assert len(both) > 12 and all(differ(in_fours[key], reseeded[key]) for key in both)
 
@@ -185,14 +185,14 @@ def test_random_state_of_the_run_is_untouched(cfg_of, workers):
     assert (np.random.get_state()[1] == before[1]).all()
 
 
-def test_picture_that_is_cropped_away_leaves_an_empty_row():
+def test_image_that_is_cropped_away_leaves_an_empty_row():
     image = torch.full((3, 64, 96), 9, dtype=torch.uint8)
-    batch = collate([(Sample(3, 0, 64, 96, CANVAS), Example(image, *NO_OBJECTS), (10, 20))])
+    batch = collate([(PlannedImage(3, 0, 64, 96, SHAPE), Sample(image, *NO_OBJECTS), (10, 20))])
     assert batch.image_indices == (3,) and batch.original_sizes.tolist() == [[10, 20]]
     assert not batch.targets.is_object.any() and batch.targets.boxes.shape == (1, 8, 4)
 
 
-def test_batch_leaves_a_worker_as_bytes_but_for_the_pictures(cfg_of):
+def test_batch_leaves_a_worker_as_bytes_but_for_the_images(cfg_of):
     cfg = cfg_of(AUGMENT)
     (batch,) = train_loader(cfg, load_train_data(cfg), start=3, stop=4, pin_memory=False)
     shared = []
@@ -213,8 +213,8 @@ def test_batch_leaves_a_worker_as_bytes_but_for_the_pictures(cfg_of):
     assert pickle.loads(ForkingPickler.dumps(Parcel(reported))).unreadable == reported.unreadable
 
 
-def test_pictures_of_a_worker_lie_in_shared_memory_from_the_start(cfg_of, monkeypatch):
-    item = (Sample(3, 0, 64, 96, CANVAS), Example(torch.ones(3, 50, 96, dtype=torch.uint8), *NO_OBJECTS), (10, 20))
+def test_images_of_a_worker_lie_in_shared_memory_from_the_start(cfg_of, monkeypatch):
+    item = (PlannedImage(3, 0, 64, 96, SHAPE), Sample(torch.ones(3, 50, 96, dtype=torch.uint8), *NO_OBJECTS), (10, 20))
     here = collate([item])
     monkeypatch.setattr("retinanet.data.loader.get_worker_info", object)
     there = collate([item])
@@ -231,7 +231,7 @@ def record_of(path, height, width, boxes=((1, 1, 5, 4),)):
 
 
 def pictures(*records, steps=()):
-    return Pictures(list(records), list(steps), seed=0, max_pixels=MAX_PIXELS)
+    return SampleReader(list(records), list(steps), seed=0, max_pixels=MAX_PIXELS)
 
 
 @pytest.fixture
@@ -244,13 +244,13 @@ def turned(tmp_path):
     return tmp_path / "turned.png", pixels
 
 
-def test_boxes_on_the_shown_picture_get_the_shown_picture(turned):
+def test_boxes_on_the_shown_image_get_the_shown_image(turned):
     path, stored = turned
     image = pictures(record_of(path, 10, 6)).read(0).image
     assert np.array_equal(image.permute(1, 2, 0).numpy(), np.rot90(stored, -1))
 
 
-def test_boxes_on_the_stored_picture_get_the_stored_picture(turned):
+def test_boxes_on_the_stored_image_get_the_stored_image(turned):
     path, stored = turned
     image = pictures(record_of(path, 6, 10)).read(0).image
     assert np.array_equal(image.permute(1, 2, 0).numpy(), stored)
@@ -273,8 +273,8 @@ def test_swapped_size_without_a_turn_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("harm", ["cut off", "no picture", "missing"])
-def test_broken_picture_is_an_input_error_where_it_stands(tmp_path, workers, harm):
+@pytest.mark.parametrize("harm", ["cut off", "no image", "missing"])
+def test_broken_image_is_an_input_error_where_it_stands(tmp_path, workers, harm):
     records = []
     for number in range(4):
         path = tmp_path / f"{number}.png"
@@ -284,8 +284,8 @@ def test_broken_picture_is_an_input_error_where_it_stands(tmp_path, workers, har
     if harm == "missing":
         broken.unlink()
     else:
-        broken.write_bytes(broken.read_bytes()[:3000] if harm == "cut off" else b"hello, no picture")
-    plan = [[Sample(index, 0, 64, 96, CANVAS)] for index in range(4)]
+        broken.write_bytes(broken.read_bytes()[:3000] if harm == "cut off" else b"hello, no image")
+    plan = [[PlannedImage(index, 0, 64, 96, SHAPE)] for index in range(4)]
     loader = make_loader(
         pictures(*records, steps=[Resize()]), plan, workers=workers, pin_memory=False, replace_unreadable=False
     )
@@ -297,22 +297,26 @@ def test_broken_picture_is_an_input_error_where_it_stands(tmp_path, workers, har
     assert "Traceback" not in message and "worker" not in message.lower()
 
 
-def test_one_broken_picture_refuses_its_whole_batch(tmp_path):
+def test_one_broken_image_refuses_its_whole_batch(tmp_path):
     Image.new("RGB", (64, 48)).save(tmp_path / "good.png")
     data = pictures(
         record_of(tmp_path / "good.png", 48, 64), record_of(tmp_path / "gone.png", 48, 64), steps=[Resize()]
     )
     loader = make_loader(
-        data, [[Sample(i, 0, 64, 96, CANVAS) for i in (0, 1)]], workers=0, pin_memory=False, replace_unreadable=False
+        data,
+        [[PlannedImage(i, 0, 64, 96, SHAPE) for i in (0, 1)]],
+        workers=0,
+        pin_memory=False,
+        replace_unreadable=False,
     )
     with pytest.raises(InputError, match=r"gone\.png: No such file"):
         next(loader)
 
 
-def test_jittered_pictures_fit_their_canvas(tmp_path):
+def test_jittered_images_fit_their_canvas(tmp_path):
     Image.new("RGB", (64, 48), (9, 9, 9)).save(tmp_path / "a.png")
     data = pictures(record_of(tmp_path / "a.png", 48, 64), steps=[ScaleJitter(0.5, 3.0)])
-    plan = [[Sample(0, epoch, 64, 96, CANVAS)] for epoch in range(20)]
+    plan = [[PlannedImage(0, epoch, 64, 96, SHAPE)] for epoch in range(20)]
     sizes = [
         tuple(b.image_sizes[0].tolist())
         for b in make_loader(data, plan, workers=0, pin_memory=False, replace_unreadable=False)

@@ -5,16 +5,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retinanet.data.sampler import Canvases, eval_batches, resized, stable_hash, train_batches
+from retinanet.data.sampler import PaddedShapes, eval_batches, resized, stable_hash, train_batches
 
-USUAL = Canvases(longer=1333, aspects=(1.0, 1.34, 1.5), divisor=32)
+USUAL = PaddedShapes(longer=1333, aspects=(1.0, 1.34, 1.5), divisor=32)
 
 SIDES = st.integers(1, 3000)
 SIZES = st.tuples(SIDES, SIDES)
-CANVASES = st.builds(
+SHAPES = st.builds(
     lambda shorter, more, aspects, divisor: (
         shorter,
-        Canvases(longer=max(shorter) + more, aspects=aspects, divisor=divisor),
+        PaddedShapes(longer=max(shorter) + more, aspects=aspects, divisor=divisor),
     ),
     shorter=st.lists(st.integers(1, 1200), min_size=1, max_size=4),
     more=st.integers(0, 1200),
@@ -23,8 +23,8 @@ CANVASES = st.builds(
 )
 
 
-def stream(sizes, num_batches, *, batch_size=4, shorter=(800,), canvases=USUAL, seed=0):
-    batches = train_batches(sizes, batch_size=batch_size, shorter=shorter, canvases=canvases, seed=seed)
+def stream(sizes, num_batches, *, batch_size=4, shorter=(800,), padded_shapes=USUAL, seed=0):
+    batches = train_batches(sizes, batch_size=batch_size, shorter=shorter, padded_shapes=padded_shapes, seed=seed)
     return list(itertools.islice(batches, num_batches))
 
 
@@ -32,7 +32,7 @@ def stream(sizes, num_batches, *, batch_size=4, shorter=(800,), canvases=USUAL, 
 
 
 @pytest.mark.parametrize(
-    ("size", "resized_to", "canvas"),
+    ("size", "resized_to", "padded_shape"),
     [
         ((480, 640), (800, 1067), (800, 1088)),  # 4:3 fits into 1.34: 800 * 1.34 = 1072, in whole 32s 1088
         ((640, 480), (1067, 800), (1088, 800)),
@@ -43,23 +43,23 @@ def stream(sizes, num_batches, *, batch_size=4, shorter=(800,), canvases=USUAL, 
         ((100, 101), (800, 808), (800, 1088)),
     ],
 )
-def test_800_1333(size, resized_to, canvas):
+def test_800_1333(size, resized_to, padded_shape):
     assert resized(*size, 800, 1333) == resized_to
-    assert USUAL.canvas(USUAL.group(*size), 800) == canvas
+    assert USUAL.padded_shape(USUAL.group(*size), 800) == padded_shape
 
 
-def test_longer_bounds_every_canvas():
+def test_longer_bounds_every_padded_shape():
     # 800 * 1.5 = 1200 would pass 1000.
-    canvases = Canvases(longer=1000, aspects=(1.5,), divisor=32)
-    assert canvases.canvas(canvases.group(100, 150), 800) == (800, 1024)
+    padded_shapes = PaddedShapes(longer=1000, aspects=(1.5,), divisor=32)
+    assert padded_shapes.padded_shape(padded_shapes.group(100, 150), 800) == (800, 1024)
     assert resized(100, 150, 800, 1000) == (667, 1000)
 
 
-def test_canvas_rounds_as_the_picture_does():
+def test_canvas_rounds_as_the_image_does():
     # 67 / 50 is 1.34 exactly, and 25 * 1.34 is 33.5, which becomes 34 pixels.
-    canvases = Canvases(longer=100, aspects=(1.34,), divisor=1)
+    padded_shapes = PaddedShapes(longer=100, aspects=(1.34,), divisor=1)
     assert resized(50, 67, 25, 100) == (25, 34)
-    assert canvases.canvas(canvases.group(50, 67), 25) == (25, 34)
+    assert padded_shapes.padded_shape(padded_shapes.group(50, 67), 25) == (25, 34)
 
 
 def test_square_counts_as_landscape():
@@ -67,22 +67,22 @@ def test_square_counts_as_landscape():
     assert USUAL.group(8, 7) == (False, 1)
 
 
-def test_picture_keeps_at_least_one_pixel():
+def test_image_keeps_at_least_one_pixel():
     assert resized(1, 100_000, 800, 1333) == (1, 1333)
 
 
 @settings(max_examples=500, deadline=None)
-@given(size=SIZES, setting=CANVASES)
-def test_every_picture_fits_its_canvas(size, setting):
-    shorter, canvases = setting
+@given(size=SIZES, setting=SHAPES)
+def test_every_image_fits_its_canvas(size, setting):
+    shorter, padded_shapes = setting
     for side in shorter:
-        height, width = resized(*size, side, canvases.longer)
-        canvas = canvases.canvas(canvases.group(*size), side)
-        assert 1 <= height <= canvas[0] and 1 <= width <= canvas[1]
-        assert canvas[0] % canvases.divisor == canvas[1] % canvases.divisor == 0
-        assert min(height, width) <= side and max(height, width) <= canvases.longer
+        height, width = resized(*size, side, padded_shapes.longer)
+        padded_shape = padded_shapes.padded_shape(padded_shapes.group(*size), side)
+        assert 1 <= height <= padded_shape[0] and 1 <= width <= padded_shape[1]
+        assert padded_shape[0] % padded_shapes.divisor == padded_shape[1] % padded_shapes.divisor == 0
+        assert min(height, width) <= side and max(height, width) <= padded_shapes.longer
         # As large as allowed: one of the two bounds is met.
-        assert min(height, width) == side or max(height, width) == canvases.longer
+        assert min(height, width) == side or max(height, width) == padded_shapes.longer
 
 
 @settings(max_examples=500, deadline=None)
@@ -100,29 +100,29 @@ def test_aspect_is_kept_to_half_a_pixel(size, shorter, more):
 @settings(max_examples=100, deadline=None)
 @given(
     sizes=st.lists(SIZES, min_size=1, max_size=25),
-    setting=CANVASES,
+    setting=SHAPES,
     batch_size=st.integers(1, 9),
     seed=st.integers(0, 2**32 - 1),
 )
 def test_stream(sizes, setting, batch_size, seed):
-    shorter, canvases = setting
+    shorter, padded_shapes = setting
     num_batches = 4 * (len(sizes) // batch_size + 1)
-    batches = stream(sizes, num_batches, batch_size=batch_size, shorter=shorter, canvases=canvases, seed=seed)
-    groups = [canvases.group(*size) for size in sizes]
+    batches = stream(sizes, num_batches, batch_size=batch_size, shorter=shorter, padded_shapes=padded_shapes, seed=seed)
+    groups = [padded_shapes.group(*size) for size in sizes]
     in_group = Counter(groups)
     emitted = {group: [] for group in in_group}
     for batch in batches:
         assert len(batch) == batch_size
-        (canvas,) = {sample.canvas for sample in batch}
+        (padded_shape,) = {sample.padded_shape for sample in batch}
         (side,) = {sample.shorter for sample in batch}
         (group,) = {groups[sample.index] for sample in batch}
-        assert side in shorter and canvas == canvases.canvas(group, side)
+        assert side in shorter and padded_shape == padded_shapes.padded_shape(group, side)
         for sample in batch:
             height, width = resized(*sizes[sample.index], sample.shorter, sample.longer)
-            assert height <= canvas[0] and width <= canvas[1]
+            assert height <= padded_shape[0] and width <= padded_shape[1]
         emitted[group] += [(sample.epoch, sample.index) for sample in batch]
 
-    # Within its group a picture comes once in every epoch, epochs in order, none skipped.
+    # Within its group an image comes once in every epoch, epochs in order, none skipped.
     waiting_most = 0
     last_epoch = max(epoch for samples in emitted.values() for epoch, _ in samples)
     for group, samples in emitted.items():
@@ -156,7 +156,7 @@ def test_one_shape_gives_exact_epochs():
 
 
 def test_what_is_left_over_opens_the_next_batch():
-    # Of 5 pictures in batches of 3, two wait: the second batch is those and the first of the next epoch.
+    # Of 5 images in batches of 3, two wait: the second batch is those and the first of the next epoch.
     first, second, *_ = stream([(480, 640)] * 5, 5, batch_size=3)
     assert [sample.epoch for sample in first + second] == [0, 0, 0, 0, 0, 1]
     assert sorted(sample.index for sample in (first + second)[:5]) == list(range(5))
@@ -186,18 +186,18 @@ def test_every_shorter_side_is_drawn_about_as_often():
 
 
 @settings(max_examples=100, deadline=None)
-@given(sizes=st.lists(SIZES, max_size=40), setting=CANVASES, batch_size=st.integers(1, 9))
-def test_evaluation_covers_each_picture_once(sizes, setting, batch_size):
-    (shorter, *_), canvases = setting
-    batches = eval_batches(sizes, batch_size=batch_size, shorter=shorter, canvases=canvases)
+@given(sizes=st.lists(SIZES, max_size=40), setting=SHAPES, batch_size=st.integers(1, 9))
+def test_evaluation_covers_each_image_once(sizes, setting, batch_size):
+    (shorter, *_), padded_shapes = setting
+    batches = eval_batches(sizes, batch_size=batch_size, shorter=shorter, padded_shapes=padded_shapes)
     assert sorted(sample.index for batch in batches for sample in batch) == list(range(len(sizes)))
     for batch in batches:
-        (group,) = {canvases.group(*sizes[sample.index]) for sample in batch}
-        assert {sample.canvas for sample in batch} == {canvases.canvas(group, shorter)}
+        (group,) = {padded_shapes.group(*sizes[sample.index]) for sample in batch}
+        assert {sample.padded_shape for sample in batch} == {padded_shapes.padded_shape(group, shorter)}
         assert 1 <= len(batch) <= batch_size
         assert [sample.index for sample in batch] == sorted(sample.index for sample in batch)
     short = [batch for batch in batches if len(batch) < batch_size]
-    assert len(short) <= len({canvases.group(*size) for size in sizes})
+    assert len(short) <= len({padded_shapes.group(*size) for size in sizes})
 
 
 # ---- the hash that seeds augmentation

@@ -2,10 +2,10 @@ import pytest
 import torch
 
 from retinanet.config import ColorTransform, FlipTransform, ResizeTransform, ScaleJitterTransform
-from retinanet.data.sampler import Sample
+from retinanet.data.sampler import PlannedImage
 from retinanet.data.transforms import (
-    Example,
     Resize,
+    Sample,
     ScaleJitter,
     build_transforms,
     random_crop,
@@ -16,17 +16,17 @@ GREY = 40
 
 
 def example(height, width, boxes):
-    """A grey picture, white where the boxes are; their edges lie between pixels."""
+    """A grey image, white where the boxes are; their edges lie between pixels."""
     image = torch.full((3, height, width), GREY, dtype=torch.uint8)
     for x1, y1, x2, y2 in boxes:
         image[:, y1:y2, x1:x2] = 255
     count = len(boxes)
     is_crowd = torch.arange(count) % 2 == 1
-    return Example(image, torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), torch.arange(count), is_crowd)
+    return Sample(image, torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), torch.arange(count), is_crowd)
 
 
-def sample(canvas=(64, 64), *, shorter=48, longer=64):
-    return Sample(0, 0, shorter, longer, canvas)
+def sample(padded_shape=(64, 64), *, shorter=48, longer=64):
+    return PlannedImage(0, 0, shorter, longer, padded_shape)
 
 
 def assert_white_exactly_in(image, box, *, blur=1):
@@ -58,7 +58,7 @@ def test_resize_to_the_same_size_is_nothing():
 
 def test_resize_step_fits_the_batch():
     # 480 x 640 times 800 / 480: 800 x 1067, not exactly the same factor across.
-    result = Resize()(example(480, 640, [[64, 48, 320, 240]]), Sample(0, 0, 800, 1333, (800, 1088)))
+    result = Resize()(example(480, 640, [[64, 48, 320, 240]]), PlannedImage(0, 0, 800, 1333, (800, 1088)))
     assert result.image.shape == (3, 800, 1067)
     torch.testing.assert_close(result.boxes, torch.tensor([[106.7, 80.0, 533.5, 400.0]]))
 
@@ -109,7 +109,7 @@ def test_crop_reaches_every_place_and_not_beyond():
     assert corners == {5 * top + left for top in range(3) for left in range(2)}
 
 
-def test_picture_smaller_than_the_window_is_not_cropped():
+def test_image_smaller_than_the_window_is_not_cropped():
     before = example(8, 9, [[2, 1, 6, 5]])
     result = random_crop(before, 10, 10)
     assert torch.equal(result.image, before.image) and torch.equal(result.boxes, before.boxes)
@@ -174,7 +174,7 @@ def test_jitter_draws_sizes_from_its_whole_range():
 
 
 @pytest.mark.parametrize("name", CHAINS)
-def test_picture_without_boxes_passes(name):
+def test_image_without_boxes_passes(name):
     result = example(100, 130, [])
     for step in build_transforms(CHAINS[name]):
         result = step(result, sample((96, 128), shorter=90, longer=128))
@@ -193,7 +193,7 @@ def test_input_is_not_changed(name):
 
 @pytest.mark.parametrize("name", CHAINS)
 def test_the_layout_in_memory_changes_no_pixel(name):
-    """Pictures come from the decoder with interleaved channels."""
+    """Images come from the decoder with interleaved channels."""
     generator = torch.Generator().manual_seed(0)
     interleaved = torch.randint(256, (100, 131, 3), dtype=torch.uint8, generator=generator).permute(2, 0, 1)
     before = example(100, 131, [[40, 30, 90, 70]])

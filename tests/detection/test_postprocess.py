@@ -10,7 +10,7 @@ from retinanet.config import PostprocessConfig
 from retinanet.detection import postprocess
 from retinanet.detection.anchors import AnchorGenerator
 from retinanet.detection.postprocess import Postprocess, build_postprocess
-from retinanet.structures import Predictions
+from retinanet.structures import HeadOutputs
 
 NUM_CLASSES = 4
 IMAGE_SIZES = torch.tensor([[128, 192], [100, 192], [128, 90]])
@@ -25,7 +25,7 @@ def random_predictions(seed, mean=-1.0, num_logits=NUM_CLASSES):
     def normal(count, values):
         return torch.randn(len(IMAGE_SIZES), count, values, generator=generator)
 
-    return Predictions(
+    return HeadOutputs(
         class_logits=[mean + normal(count, num_logits) for count in counts],
         box_deltas=[0.3 * normal(count, 4) for count in counts],
         anchors=anchors,
@@ -126,7 +126,7 @@ def test_config_decides_the_postprocessing():
 
 
 def one_anchor(*logits, anchor=(10.0, 20.0, 50.0, 40.0), deltas=(0.0, 0.0, 0.0, 0.0)):
-    return Predictions([torch.tensor([[logits]])], [torch.tensor([[deltas]])], [torch.tensor([anchor])])
+    return HeadOutputs([torch.tensor([[logits]])], [torch.tensor([[deltas]])], [torch.tensor([anchor])])
 
 
 def test_one_anchor_by_hand():
@@ -139,7 +139,7 @@ def test_one_anchor_by_hand():
     assert found.labels.tolist() == [0, 2]
 
 
-def test_boxes_are_cut_to_the_picture_not_to_the_padding():
+def test_boxes_are_cut_to_the_image_not_to_the_padding():
     predictions = one_anchor(2.0, anchor=(-30.0, 20.0, 500.0, 400.0))
     (found,) = Postprocess()(predictions, torch.tensor([[100, 200]]), torch.tensor([[50, 100]]))
     assert_close(found.boxes, torch.tensor([[0.0, 10.0, 100.0, 50.0]]))
@@ -169,7 +169,7 @@ def test_images_do_not_reach_one_another():
     for image, found in enumerate(together):
         mine = slice(image, image + 1)
         parts = [[level[mine] for level in part] for part in (predictions.class_logits, predictions.box_deltas)]
-        (alone,) = Postprocess()(Predictions(*parts, predictions.anchors), IMAGE_SIZES[mine], ORIGINAL_SIZES[mine])
+        (alone,) = Postprocess()(HeadOutputs(*parts, predictions.anchors), IMAGE_SIZES[mine], ORIGINAL_SIZES[mine])
         assert_close(tuple(found), tuple(alone))
 
 
@@ -181,8 +181,8 @@ def test_best_come_first():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_low_precision_predictions_are_decoded_in_float32(dtype):
     predictions = random_predictions(3)
-    low = Predictions(*([level.to(dtype) for level in part] for part in predictions[:2]), predictions.anchors)
-    same = Predictions(*([level.float() for level in part] for part in low[:2]), predictions.anchors)
+    low = HeadOutputs(*([level.to(dtype) for level in part] for part in predictions[:2]), predictions.anchors)
+    same = HeadOutputs(*([level.float() for level in part] for part in low[:2]), predictions.anchors)
     for found, expected in zip(
         Postprocess()(low, IMAGE_SIZES, ORIGINAL_SIZES), Postprocess()(same, IMAGE_SIZES, ORIGINAL_SIZES), strict=True
     ):
@@ -194,7 +194,7 @@ def test_a_box_that_is_no_number_costs_no_other():
     boxes = torch.tensor([[10.0, 10.0, 50.0, 50.0]]).repeat(4, 1)
     deltas = torch.zeros(1, 4, 4)
     deltas[0, 1] = torch.nan
-    predictions = Predictions([torch.tensor([[[2.0], [3.0], [1.0], [0.0]]])], [deltas], [boxes])
+    predictions = HeadOutputs([torch.tensor([[[2.0], [3.0], [1.0], [0.0]]])], [deltas], [boxes])
     sizes = torch.tensor([[100, 100]])
     (found,) = Postprocess()(predictions, sizes, sizes)
     assert_close(found.boxes, boxes[:1])

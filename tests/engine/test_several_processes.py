@@ -54,7 +54,7 @@ def weights(folder):
 
 @pytest.mark.slow
 def test_however_a_batch_is_shared_the_weights_are_the_same(overrides, tmp_path):
-    """1 x 8 pictures, 1 x 4 twice, 2 x 4, 3 x (2 or 3), 4 x 2."""
+    """1 x 8 images, 1 x 4 twice, 2 x 4, 3 x (2 or 3), 4 x 2."""
     alone = train(load_config("quickstart", overrides), tmp_path / "alone")
     twice = train(load_config("quickstart", [*overrides, "train.accumulate=2"]), tmp_path / "twice")
     told = {

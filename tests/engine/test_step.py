@@ -34,7 +34,7 @@ from retinanet.engine.step import TrainStep
 from retinanet.losses.detection import build_loss
 from retinanet.model.retinanet import build_model
 from retinanet.runtime.device import compiled_graphs
-from retinanet.structures import Batch, Predictions, Targets
+from retinanet.structures import Batch, HeadOutputs, Targets
 from tests.losses.test_detection import BOX_LOSSES, CLASS_LOSSES
 
 NUM_CLASSES = 5
@@ -60,7 +60,7 @@ class NoTransfers(TorchDispatchMode):
 
 
 def batch_of():
-    """Two pictures: one with three objects and a crowd, one with nothing on it."""
+    """Two images: one with three objects and a crowd, one with nothing on it."""
     boxes = torch.tensor(
         [[5.0, 5.0, 40.0, 50.0], [30.0, 10.0, 90.0, 60.0], [2.0, 3.0, 7.0, 9.0], [50.0, 0.0, 90.0, 30.0]]
     )
@@ -172,7 +172,7 @@ def test_every_loss_stays_on_a_cuda_device(cfg):
         num_logits = NUM_CLASSES + (cfg.classification.type == "softmax_focal")
         logits, deltas = ([torch.empty(2, size, values, device="cuda") for size in sizes] for values in (num_logits, 4))
         criterion = build_loss(cfg, num_classes=NUM_CLASSES)
-        predictions = Predictions(logits, deltas, anchors)
+        predictions = HeadOutputs(logits, deltas, anchors)
         # Once before: weights of classes go to the device, which is once a run.
         criterion(predictions, assign(anchors, targets), targets, torch.ones((), device="cuda"))
         with NoTransfers():
@@ -248,7 +248,7 @@ def test_the_counter_sees_the_reads_of_a_peer(host_reads):
     truth = [{"boxes": batch.targets.boxes[0, :3], "labels": batch.targets.labels[0, :3]}] * 2
     with host_reads() as reads:
         sum(theirs(pictures, truth).values()).backward()
-    assert len(reads) >= 10  # 24 in torchvision 0.29 for two pictures
+    assert len(reads) >= 10  # 24 in torchvision 0.29 for two images
 
 
 def test_float16_overflow_leaves_the_weights():

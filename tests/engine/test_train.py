@@ -233,10 +233,10 @@ def test_training_without_a_validation_set(run):
 
 
 @pytest.mark.slow
-def test_eight_pictures_are_learnt_by_heart(tmp_path, shapes):
-    """AP over 0.9 on the pictures trained on.
+def test_eight_images_are_learnt_by_heart(tmp_path, shapes):
+    """AP over 0.9 on the images trained on.
 
-    With group norm: batch norm learns eight pictures through the statistics of their batches, which evaluation has not.
+    With group norm: batch norm learns eight images through the statistics of their batches, which evaluation has not.
     """
     document = json.loads((shapes / "train.json").read_text())
     chosen = {image["id"] for image in document["images"][:8]}

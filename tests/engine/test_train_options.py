@@ -73,7 +73,7 @@ def test_a_dry_run_tries_everything_and_keeps_nothing(tiny_overrides, tmp_path, 
 
 
 def test_a_dry_run_finds_what_would_fail_at_the_first_evaluation(tiny_overrides, tmp_path, shapes, capsys):
-    """Long after its start: an annotation file whose picture is not there."""
+    """Long after its start: an annotation file whose image is not there."""
     truth = json.loads((shapes / "val.json").read_text())
     truth["images"][0]["file_name"] = "missing.png"
     (tmp_path / "val.json").write_text(json.dumps(truth))

@@ -130,10 +130,10 @@ def random_set(
     gapped: bool = False,
     borders: bool = False,
 ) -> tuple[dict, list[dict]]:
-    """Six pictures in COCO form, some without objects or detections.
+    """Six images in COCO form, some without objects or detections.
 
     Args:
-        objects, detections: a picture, at most.
+        objects, detections: an image, at most.
         crowds: chance of each object to be a crowd.
         coarse: boxes and scores of few values, so that overlaps and scores tie.
         gapped: ids neither in order nor without gaps.

@@ -33,7 +33,7 @@ def document(images, annotations=(), categories=CATEGORIES):
 
 @pytest.fixture
 def source(tmp_path):
-    """Writes annotations and the pictures they name, as far as these have a plain name; returns the source."""
+    """Writes annotations and the images they name, as far as these have a plain name; returns the source."""
 
     def write(content, name="some", pictures=True):
         folder = tmp_path / name
@@ -97,7 +97,7 @@ def test_ground_truth_is_numbered_from_1(source):
     assert truth["categories"] == [{"id": 3, "name": "cat"}, {"id": 5, "name": "cow"}, {"id": 7, "name": "dog"}]
 
 
-def test_empty_pictures_stay_or_go(source, caplog):
+def test_empty_images_stay_or_go(source, caplog):
     some = source(document([image(1), image(2), image(3)], [box(1, 2, [0, 0, 5, 5]), box(2, 3, [0, 0, 0, 5])]))
     assert [record.image_id for record in load_coco((some,)).records] == [1, 2, 3]
     caplog.clear()
@@ -106,19 +106,19 @@ def test_empty_pictures_stay_or_go(source, caplog):
     # What was left out is not expected to be found either.
     assert [i["id"] for i in data.ground_truth["images"]] == [2]
     assert [a["image_id"] for a in data.ground_truth["annotations"]] == [2]
-    assert any("2 picture(s) without boxes left out (data.keep_empty: false)" in text for text in warnings_in(caplog))
+    assert any("2 image(s) without boxes left out (data.keep_empty: false)" in text for text in warnings_in(caplog))
 
 
 def test_nothing_left_is_refused(source):
     assert refusal(source(document([image(1)])), keep_empty=False, key="data.train") == (
-        "data.train: no picture is left in some.json; see the reasons above"
+        "data.train: no image is left in some.json; see the reasons above"
     )
-    assert "no picture is left" in refusal(source(document([])))
+    assert "no image is left" in refusal(source(document([])))
     assert refusal(key="data.val") == ("data.val: no data given; set data.val.images=FOLDER data.val.annotations=FILE")
 
 
 @pytest.mark.parametrize("sizes", [{}, {"width": None, "height": None}, {"width": 20}, {"height": 10, "width": None}])
-def test_missing_sizes_are_read_from_the_picture(source, sizes):
+def test_missing_sizes_are_read_from_the_image(source, sizes):
     item = {"id": 1, "file_name": "1.png", **sizes}
     some = source(document([item], [box(1, 1, [10, 5, 50, 50])]))
     (record,) = load_coco((some,)).records
@@ -127,7 +127,7 @@ def test_missing_sizes_are_read_from_the_picture(source, sizes):
     assert "some/1.png: 20 x 10 is 200 pixels, expected at most 199" in refusal(some, max_pixels=199)
 
 
-def test_missing_sizes_are_those_of_the_picture_as_shown(source, tmp_path):
+def test_missing_sizes_are_those_of_the_image_as_shown(source, tmp_path):
     some = source(document([{"id": 1, "file_name": "1.jpg"}]), pictures=False)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -280,7 +280,7 @@ def test_file_that_is_no_coco(source, content, message):
     assert refusal(source(content, pictures=False)).startswith(f"some.json: {message}")
 
 
-# ---- pictures that are not there
+# ---- images that are not there
 
 
 def test_missing_annotation_file(tmp_path):
@@ -297,12 +297,12 @@ def test_missing_folder(source):
     assert message.startswith("data.val.images: some_gone is not a folder")
 
 
-def test_missing_pictures_are_counted(source):
+def test_missing_images_are_counted(source):
     some = source(document([image(number) for number in range(1, 9)]))
     for number in (2, 3, 4, 5, 6, 8):
         (Path(some.images) / f"{number}.png").unlink()
     assert refusal(some, key="data.val") == (
-        "some.json: 6 of 8 pictures are not in some, first ['2.png', '3.png', '4.png', '5.png', '6.png']; "
+        "some.json: 6 of 8 images are not in some, first ['2.png', '3.png', '4.png', '5.png', '6.png']; "
         "correct data.val.images or the file names"
     )
 
@@ -311,7 +311,7 @@ def test_missing_pictures_are_counted(source):
 def test_names_that_no_file_can_have(source, name):
     some = source(document([image(1, file_name=name)]), pictures=False)
     (Path(some.images) / "folder").mkdir()
-    assert "1 of 1 pictures are not in" in refusal(some)
+    assert "1 of 1 images are not in" in refusal(some)
 
 
 @pytest.mark.parametrize("name", ["../secret.png", "a/../../secret.png", "ABSOLUTE"])
@@ -324,7 +324,7 @@ def test_file_names_stay_in_the_folder(source, tmp_path, name):
     assert "leaves the folder" in refusal(some) and "give names inside it" in refusal(some)
 
 
-def test_pictures_in_folders_below(source, tmp_path):
+def test_images_in_folders_below(source, tmp_path):
     some = source(document([image(1, file_name="a/b..c.png")]), pictures=False)
     (tmp_path / "some" / "a").mkdir()
     Image.new("RGB", (20, 10)).save(tmp_path / "some" / "a" / "b..c.png")
@@ -422,7 +422,7 @@ def test_sources_are_joined_with_new_image_ids(source):
     assert [(a["id"], a["image_id"], a["category_id"]) for a in truth] == [(1, 2, 3), (2, 3, 3), (3, 3, 1)]
 
 
-def test_joined_image_ids_stay_unique_when_pictures_are_left_out(source):
+def test_joined_image_ids_stay_unique_when_images_are_left_out(source):
     first = source(document([image(5), image(9)], [box(1, 9, [0, 0, 5, 5])]), "first")
     second = source(document([image(5), image(6)], [box(1, 5, [1, 0, 5, 5]), box(2, 6, [2, 0, 5, 5])]), "second")
     data = load_coco((first, second), keep_empty=False)
@@ -470,7 +470,7 @@ def test_val_follows_train(source):
     names = load_train_data(cfg).class_names
     data = load_val_data(cfg, names)
     assert data.class_names == names
-    assert len(data.records) == 2, "pictures without boxes can still have false detections"
+    assert len(data.records) == 2, "images without boxes can still have false detections"
     other = source(document([image(1)], [], CATEGORIES[:2]), "other")
     with pytest.raises(InputError, match=r"^data\.val: the categories of .*other\.json do not match"):
         load_val_data(config(train, other), names)

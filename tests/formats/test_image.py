@@ -20,7 +20,7 @@ MAX_PIXELS = 10_000
 RNG = np.random.default_rng(0)
 NOISE = RNG.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
 WIDE = RNG.integers(0, 65536, (HEIGHT, WIDTH, 4))  # 16-bit samples
-PICTURE = Image.fromarray(NOISE)  # saved as a copy: JPEG leaves settings behind that break a later TIFF
+IMAGE = Image.fromarray(NOISE)  # saved as a copy: JPEG leaves settings behind that break a later TIFF
 SECOND_FRAME = Image.fromarray(255 - NOISE)
 
 # EXIF 2.32, table "Orientation", as NumPy says it: stored (H, W, 3) to shown.
@@ -83,47 +83,47 @@ def tiff(samples, *, dtype, photometric=1, bits=16, sample_format=1, extra_tags=
 
 
 PILLOW_FILES = {
-    "jpeg": (PICTURE, "JPEG", {}),
-    "jpeg 4:4:4": (PICTURE, "JPEG", {"subsampling": 0}),
-    "jpeg progressive": (PICTURE, "JPEG", {"progressive": True}),
-    "jpeg without YCbCr": (PICTURE, "JPEG", {"keep_rgb": True}),
-    "jpeg grey": (PICTURE.convert("L"), "JPEG", {}),
-    "jpeg CMYK": (PICTURE.convert("CMYK"), "JPEG", {}),
-    "mpo": (PICTURE, "MPO", {"save_all": True, "append_images": [SECOND_FRAME.copy()]}),
-    "png": (PICTURE, "PNG", {}),
-    "png L": (PICTURE.convert("L"), "PNG", {}),
-    "png LA": (with_alpha(PICTURE.convert("L")), "PNG", {}),
-    "png RGBA": (with_alpha(PICTURE), "PNG", {}),
-    "png RGB tRNS": (PICTURE, "PNG", {"transparency": tuple(NOISE[0, 0].tolist())}),
-    "png L tRNS": (PICTURE.convert("L"), "PNG", {"transparency": 90}),
-    "png palette": (PICTURE.quantize(100), "PNG", {}),
-    "png palette tRNS": (PICTURE.quantize(100), "PNG", {"transparency": 3}),
-    "png palette 4 bits": (PICTURE.quantize(16), "PNG", {"bits": 4}),
-    "png 1 bit": (PICTURE.convert("1"), "PNG", {}),
-    "png animated": (PICTURE, "PNG", {"save_all": True, "append_images": [SECOND_FRAME]}),
-    "webp": (PICTURE, "WEBP", {}),
-    "webp lossless": (PICTURE, "WEBP", {"lossless": True}),
-    "webp RGBA": (with_alpha(PICTURE), "WEBP", {}),
-    "webp animated": (PICTURE, "WEBP", {"save_all": True, "append_images": [SECOND_FRAME], "lossless": True}),
-    "gif": (PICTURE, "GIF", {}),
-    "gif animated": (PICTURE, "GIF", {"save_all": True, "append_images": [SECOND_FRAME]}),
-    "gif transparent": (PICTURE.quantize(100), "GIF", {"transparency": 3}),
-    "bmp": (PICTURE, "BMP", {}),
-    "bmp palette": (PICTURE.quantize(100), "BMP", {}),
-    "bmp 1 bit": (PICTURE.convert("1"), "BMP", {}),
-    "tiff": (PICTURE, "TIFF", {}),
-    "tiff lzw": (PICTURE, "TIFF", {"compression": "tiff_lzw"}),
-    "tiff RGBA": (with_alpha(PICTURE), "TIFF", {}),
-    "tiff CMYK": (PICTURE.convert("CMYK"), "TIFF", {}),
-    "tiff palette": (PICTURE.quantize(100), "TIFF", {}),
-    "tiff 1 bit": (PICTURE.convert("1"), "TIFF", {}),
+    "jpeg": (IMAGE, "JPEG", {}),
+    "jpeg 4:4:4": (IMAGE, "JPEG", {"subsampling": 0}),
+    "jpeg progressive": (IMAGE, "JPEG", {"progressive": True}),
+    "jpeg without YCbCr": (IMAGE, "JPEG", {"keep_rgb": True}),
+    "jpeg grey": (IMAGE.convert("L"), "JPEG", {}),
+    "jpeg CMYK": (IMAGE.convert("CMYK"), "JPEG", {}),
+    "mpo": (IMAGE, "MPO", {"save_all": True, "append_images": [SECOND_FRAME.copy()]}),
+    "png": (IMAGE, "PNG", {}),
+    "png L": (IMAGE.convert("L"), "PNG", {}),
+    "png LA": (with_alpha(IMAGE.convert("L")), "PNG", {}),
+    "png RGBA": (with_alpha(IMAGE), "PNG", {}),
+    "png RGB tRNS": (IMAGE, "PNG", {"transparency": tuple(NOISE[0, 0].tolist())}),
+    "png L tRNS": (IMAGE.convert("L"), "PNG", {"transparency": 90}),
+    "png palette": (IMAGE.quantize(100), "PNG", {}),
+    "png palette tRNS": (IMAGE.quantize(100), "PNG", {"transparency": 3}),
+    "png palette 4 bits": (IMAGE.quantize(16), "PNG", {"bits": 4}),
+    "png 1 bit": (IMAGE.convert("1"), "PNG", {}),
+    "png animated": (IMAGE, "PNG", {"save_all": True, "append_images": [SECOND_FRAME]}),
+    "webp": (IMAGE, "WEBP", {}),
+    "webp lossless": (IMAGE, "WEBP", {"lossless": True}),
+    "webp RGBA": (with_alpha(IMAGE), "WEBP", {}),
+    "webp animated": (IMAGE, "WEBP", {"save_all": True, "append_images": [SECOND_FRAME], "lossless": True}),
+    "gif": (IMAGE, "GIF", {}),
+    "gif animated": (IMAGE, "GIF", {"save_all": True, "append_images": [SECOND_FRAME]}),
+    "gif transparent": (IMAGE.quantize(100), "GIF", {"transparency": 3}),
+    "bmp": (IMAGE, "BMP", {}),
+    "bmp palette": (IMAGE.quantize(100), "BMP", {}),
+    "bmp 1 bit": (IMAGE.convert("1"), "BMP", {}),
+    "tiff": (IMAGE, "TIFF", {}),
+    "tiff lzw": (IMAGE, "TIFF", {"compression": "tiff_lzw"}),
+    "tiff RGBA": (with_alpha(IMAGE), "TIFF", {}),
+    "tiff CMYK": (IMAGE.convert("CMYK"), "TIFF", {}),
+    "tiff palette": (IMAGE.quantize(100), "TIFF", {}),
+    "tiff 1 bit": (IMAGE.convert("1"), "TIFF", {}),
 }
 
 
 @pytest.mark.parametrize("name", PILLOW_FILES)
 def test_equals_pillow(tmp_path, name):
     picture, file_format, options = PILLOW_FILES[name]
-    path = tmp_path / "picture"  # the content decides, not the suffix
+    path = tmp_path / "image"  # the content decides, not the suffix
     picture.copy().save(path, file_format, **options)
     with Image.open(path) as image:
         expected = np.asarray(image.convert("RGB"))
@@ -140,32 +140,32 @@ def test_equals_pillow(tmp_path, name):
     + [("WEBP", {"save_all": True, "append_images": [SECOND_FRAME], "lossless": True})],
 )
 def test_lossless_first_frame_comes_back(tmp_path, file_format, options):
-    PICTURE.copy().save(tmp_path / "picture", file_format, **options)
-    assert np.array_equal(read(tmp_path / "picture"), NOISE)
+    IMAGE.copy().save(tmp_path / "image", file_format, **options)
+    assert np.array_equal(read(tmp_path / "image"), NOISE)
 
 
 def test_alpha_is_ignored_not_blended(tmp_path):
     for file_format, options in (("PNG", {}), ("TIFF", {}), ("WEBP", {"lossless": True, "exact": True})):
-        with_alpha(PICTURE).save(tmp_path / "picture", file_format, **options)
-        assert np.array_equal(read(tmp_path / "picture"), NOISE), file_format
+        with_alpha(IMAGE).save(tmp_path / "image", file_format, **options)
+        assert np.array_equal(read(tmp_path / "image"), NOISE), file_format
 
 
-def test_gif_frame_smaller_than_its_canvas(tmp_path):
-    PICTURE.copy().save(tmp_path / "small.gif")
+def test_gif_frame_smaller_than_its_padded_shape(tmp_path):
+    IMAGE.copy().save(tmp_path / "small.gif")
     data = bytearray((tmp_path / "small.gif").read_bytes())
     frame = data.index(b"\x2c\0\0\0\0")
     data[6:10] = struct.pack("<HH", WIDTH + 10, HEIGHT + 10)
     data[frame + 1 : frame + 5] = struct.pack("<HH", 4, 7)
-    (tmp_path / "canvas.gif").write_bytes(data)
-    pixels = read(tmp_path / "canvas.gif")
+    (tmp_path / "frame.gif").write_bytes(data)
+    pixels = read(tmp_path / "frame.gif")
     assert pixels.shape == (HEIGHT + 10, WIDTH + 10, 3)
     assert np.array_equal(pixels[7 : 7 + HEIGHT, 4 : 4 + WIDTH], read(tmp_path / "small.gif"))
 
 
 @pytest.mark.parametrize("adobe_transform", [None, 0, 2])
 def test_cmyk_jpeg_equals_pillow_whatever_its_adobe_marker_says(tmp_path, adobe_transform):
-    path = tmp_path / "picture.jpg"
-    PICTURE.convert("CMYK").save(path)
+    path = tmp_path / "image.jpg"
+    IMAGE.convert("CMYK").save(path)
     data = path.read_bytes()
     at = data.index(b"Adobe")
     marker = b"" if adobe_transform is None else data[at - 4 : at + 11] + bytes([adobe_transform])
@@ -191,8 +191,8 @@ ORIENTED = {
 @pytest.mark.parametrize("name", ORIENTED)
 def test_orientation(tmp_path, name, orientation):
     path, plain = tmp_path / "turned", tmp_path / "plain"
-    PICTURE.copy().save(path, name.split()[0], exif=exif(orientation), **ORIENTED[name])
-    PICTURE.copy().save(plain, name.split()[0], **ORIENTED[name])
+    IMAGE.copy().save(path, name.split()[0], exif=exif(orientation), **ORIENTED[name])
+    IMAGE.copy().save(plain, name.split()[0], **ORIENTED[name])
     stored = read(plain)
     assert np.array_equal(stored, NOISE) or name == "JPEG"
 
@@ -231,8 +231,8 @@ ODD_EXIF = {
 @pytest.mark.parametrize("name", ODD_EXIF)
 def test_header_reads_odd_exif_as_torchcodec_does(tmp_path, file_format, name):
     block, orientation = ODD_EXIF[name]
-    path = tmp_path / "picture"
-    PICTURE.copy().save(path, file_format)
+    path = tmp_path / "image"
+    IMAGE.copy().save(path, file_format)
     data = path.read_bytes()
     stored = read(path)
     if file_format == "JPEG":
@@ -258,37 +258,37 @@ ROUNDED = np.floor(WIDE / 257 + 0.5).astype(np.uint8)  # 0..65535 to 0..255
 def test_16_bit_png_is_scaled(tmp_path, color, channels, apply_orientation):
     samples = WIDE[..., : {0: 1, 4: 2, 2: 3, 6: 4}[color]].astype(">u2")
     turned = chunk(b"eXIf", ODD_EXIF["big endian"][0])
-    (tmp_path / "picture").write_bytes(png([row.tobytes() for row in samples], depth=16, color=color, extra=turned))
+    (tmp_path / "image").write_bytes(png([row.tobytes() for row in samples], depth=16, color=color, extra=turned))
     expected = ROUNDED[..., channels]
-    pixels = read(tmp_path / "picture", apply_orientation=apply_orientation)
+    pixels = read(tmp_path / "image", apply_orientation=apply_orientation)
     assert np.array_equal(pixels, np.rot90(expected, -1) if apply_orientation else expected)
 
 
 @pytest.mark.parametrize("dtype", ["<u2", ">u2"])
 def test_16_bit_grey_tiff_is_scaled(tmp_path, dtype):
-    (tmp_path / "picture").write_bytes(tiff(WIDE[..., 0], dtype=dtype))
-    assert read_header(tmp_path / "picture", max_pixels=MAX_PIXELS).mode == {"<u2": "I;16", ">u2": "I;16B"}[dtype]
-    assert np.array_equal(read(tmp_path / "picture"), ROUNDED[..., [0, 0, 0]])
+    (tmp_path / "image").write_bytes(tiff(WIDE[..., 0], dtype=dtype))
+    assert read_header(tmp_path / "image", max_pixels=MAX_PIXELS).mode == {"<u2": "I;16", ">u2": "I;16B"}[dtype]
+    assert np.array_equal(read(tmp_path / "image"), ROUNDED[..., [0, 0, 0]])
 
 
 def test_16_bit_grey_tiff_is_turned(tmp_path):
-    (tmp_path / "picture").write_bytes(tiff(WIDE[..., 0], dtype="<u2", extra_tags=[(0x0112, 6)]))
-    header = read_header(tmp_path / "picture", max_pixels=MAX_PIXELS)
+    (tmp_path / "image").write_bytes(tiff(WIDE[..., 0], dtype="<u2", extra_tags=[(0x0112, 6)]))
+    header = read_header(tmp_path / "image", max_pixels=MAX_PIXELS)
     assert (header.height, header.width, header.orientation) == (WIDTH, HEIGHT, 6)
-    assert np.array_equal(read(tmp_path / "picture"), np.rot90(ROUNDED[..., [0, 0, 0]], -1))
-    assert np.array_equal(read(tmp_path / "picture", apply_orientation=False), ROUNDED[..., [0, 0, 0]])
+    assert np.array_equal(read(tmp_path / "image"), np.rot90(ROUNDED[..., [0, 0, 0]], -1))
+    assert np.array_equal(read(tmp_path / "image", apply_orientation=False), ROUNDED[..., [0, 0, 0]])
 
 
 def test_tiff_where_zero_is_white(tmp_path):
     samples = np.array([[0, 257, 65535 - 257, 65535]])
-    (tmp_path / "picture").write_bytes(tiff(samples, dtype="<u2", photometric=0))
-    assert read(tmp_path / "picture")[..., 0].tolist() == [[255, 254, 1, 0]]
+    (tmp_path / "image").write_bytes(tiff(samples, dtype="<u2", photometric=0))
+    assert read(tmp_path / "image")[..., 0].tolist() == [[255, 254, 1, 0]]
 
 
 def test_12_bit_tiff_reaches_white(tmp_path):
     # 0, 4095, 2048, 291 of 4095, in three nibbles each: 2048 / 4095 * 255 = 127.5, 291 / 4095 * 255 = 18.1
-    (tmp_path / "picture").write_bytes(tiff(bytes.fromhex("000fff800123"), dtype="<u2", bits=12))
-    assert read(tmp_path / "picture")[..., 0].tolist() == [[0, 255, 128, 18]]
+    (tmp_path / "image").write_bytes(tiff(bytes.fromhex("000fff800123"), dtype="<u2", bits=12))
+    assert read(tmp_path / "image")[..., 0].tolist() == [[0, 255, 128, 18]]
 
 
 @pytest.mark.parametrize(
@@ -296,28 +296,28 @@ def test_12_bit_tiff_reaches_white(tmp_path):
     [("F", "<f4", 32, 3), ("I", "<i4", 32, 2), ("I", "<u4", 32, 1), ("I", "<i2", 16, 2)],
 )
 def test_samples_without_agreed_range_are_refused(tmp_path, mode, dtype, bits, sample_format):
-    path = tmp_path / "picture.tif"
+    path = tmp_path / "image.tif"
     path.write_bytes(tiff(WIDE[..., 0] % 1000, dtype=dtype, bits=bits, sample_format=sample_format))
     assert read_header(path, max_pixels=MAX_PIXELS).mode == mode
-    with pytest.raises(InputError, match=rf"picture\.tif: TIFF with 32-bit or signed samples \(mode {mode}\)"):
+    with pytest.raises(InputError, match=rf"image\.tif: TIFF with 32-bit or signed samples \(mode {mode}\)"):
         read(path)
 
 
-# ---- what is no picture, or half of one
+# ---- what is no image, or half of one
 
 
 def test_header_needs_no_pixel(tmp_path):
-    path = tmp_path / "picture"
+    path = tmp_path / "image"
     path.write_bytes(png([])[:50])
     assert read_header(path, max_pixels=MAX_PIXELS) == (HEIGHT, WIDTH, 1, "PNG", "RGB")
 
 
 def test_max_pixels_is_the_largest_allowed(tmp_path):
-    PICTURE.copy().save(tmp_path / "picture.png")
-    assert read_image(tmp_path / "picture.png", max_pixels=HEIGHT * WIDTH).shape == (3, HEIGHT, WIDTH)
+    IMAGE.copy().save(tmp_path / "image.png")
+    assert read_image(tmp_path / "image.png", max_pixels=HEIGHT * WIDTH).shape == (3, HEIGHT, WIDTH)
     for reader in (read_header, read_image):
         with pytest.raises(InputError, match=r"34 x 21 is 714 pixels, expected at most 713;.*data\.max_pixels"):
-            reader(tmp_path / "picture.png", max_pixels=HEIGHT * WIDTH - 1)
+            reader(tmp_path / "image.png", max_pixels=HEIGHT * WIDTH - 1)
 
 
 def test_only_max_pixels_decides_below_the_limit_of_pillow(tmp_path):
@@ -333,13 +333,13 @@ def test_only_max_pixels_decides_below_the_limit_of_pillow(tmp_path):
 
 
 @pytest.mark.parametrize("file_format", ["JPEG", "WEBP"])
-def test_picture_that_torchcodec_does_not_know_goes_to_pillow(tmp_path, monkeypatch, file_format):
+def test_image_that_torchcodec_does_not_know_goes_to_pillow(tmp_path, monkeypatch, file_format):
     # None of the files here is one, so torchcodec is made to refuse.
     def refuse(source, mode):
         raise RuntimeError("decode_rows, /a/File.cpp:7, arithmetic coding is not supported")
 
-    path = tmp_path / "picture"
-    PICTURE.copy().save(path, file_format, exif=exif(6))
+    path = tmp_path / "image"
+    IMAGE.copy().save(path, file_format, exif=exif(6))
     whole = read(path)
     monkeypatch.setattr("retinanet.formats.image.decode_image", refuse)
     assert np.array_equal(read(path), whole)
@@ -352,31 +352,31 @@ def test_animated_webp_is_not_decoded_to_its_last_frame(tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr("retinanet.formats.image.decode_image", lambda source, mode: calls.append(mode))
     for options in ({"save_all": True, "append_images": [SECOND_FRAME]}, {}):
-        PICTURE.copy().save(tmp_path / "picture", "WEBP", **options)
-        read(tmp_path / "picture")
+        IMAGE.copy().save(tmp_path / "image", "WEBP", **options)
+        read(tmp_path / "image")
         assert calls == ([] if options else ["RGB"])
 
 
 def test_jpeg_filled_up_with_zeros_is_refused(tmp_path):
-    path = tmp_path / "picture.jpg"
-    PICTURE.copy().save(path)
+    path = tmp_path / "image.jpg"
+    IMAGE.copy().save(path)
     data = path.read_bytes()
     path.write_bytes(data[: len(data) * 3 // 4] + bytes(1000))
     with Image.open(path) as image:
         image.load()  # which is why torchcodec's refusal must stand
-    with pytest.raises(InputError, match=r"picture\.jpg: damaged or cut-off JPEG"):
+    with pytest.raises(InputError, match=r"image\.jpg: damaged or cut-off JPEG"):
         read(path)
 
 
-def test_pillow_set_to_accept_cut_off_pictures_is_noticed(tmp_path, monkeypatch):
-    PICTURE.copy().save(tmp_path / "picture.bmp")
+def test_pillow_set_to_accept_cut_off_images_is_noticed(tmp_path, monkeypatch):
+    IMAGE.copy().save(tmp_path / "image.bmp")
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     with pytest.raises(AssertionError, match="cut-off"):
-        read(tmp_path / "picture.bmp")
+        read(tmp_path / "image.bmp")
 
 
 def save(path, file_format, **options):
-    PICTURE.copy().save(path, file_format, **options)
+    IMAGE.copy().save(path, file_format, **options)
     return path.read_bytes()
 
 
@@ -415,7 +415,7 @@ def bad_files(folder):
         "half.bmp": (save(scratch, "BMP")[:1500], "damaged or cut-off BMP"),
         "half.gif": (save(scratch, "GIF")[:1500], "damaged or cut-off GIF"),
         "half.tif": (tiff(WIDE[..., 0], dtype="<u2")[:700], "damaged or cut-off TIFF"),
-        "words.jpg": (b"a few words, not a picture", "not a picture"),
+        "words.jpg": (b"a few words, not an image", "not an image"),
         "other_format.jpg": (b"P6 1 1 255\nabc", "expected JPEG, PNG, WEBP, BMP, TIFF, GIF"),
         "empty.jpg": (b"", "empty file"),
         "missing.jpg": (None, "No such file"),
@@ -478,8 +478,8 @@ def test_pillow_alone_would_pass_a_png_with_too_few_rows(tmp_path):
 
 
 def test_reason_carries_no_source_path_of_the_decoder(tmp_path):
-    PICTURE.copy().save(tmp_path / "picture.jpg")
-    data = (tmp_path / "picture.jpg").read_bytes()
+    IMAGE.copy().save(tmp_path / "image.jpg")
+    data = (tmp_path / "image.jpg").read_bytes()
     (tmp_path / "cut.jpg").write_bytes(data[:-30])
     with pytest.raises(InputError) as caught:
         read(tmp_path / "cut.jpg")
@@ -488,5 +488,5 @@ def test_reason_carries_no_source_path_of_the_decoder(tmp_path):
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="needs a file that opens and cannot be read")
 def test_file_that_opens_but_cannot_be_read():
-    with pytest.raises(InputError, match=r"^/proc/self/mem: Input/output error, expected a picture that can be read"):
+    with pytest.raises(InputError, match=r"^/proc/self/mem: Input/output error, expected an image that can be read"):
         read("/proc/self/mem")

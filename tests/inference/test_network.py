@@ -11,7 +11,7 @@ from retinanet.config import ModelConfig
 from retinanet.errors import InputError
 from retinanet.inference.network import inference_model, warm_up
 from retinanet.model.retinanet import build_model
-from retinanet.structures import Predictions
+from retinanet.structures import HeadOutputs
 
 IMAGES = torch.randint(256, (2, 3, 64, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 IMAGE_SIZES = torch.tensor([[64, 80], [50, 96]])
@@ -68,7 +68,7 @@ def test_copy_is_the_network_in_evaluation(norm, settings, dtype, tolerance):
     assert all(torch.equal(value, after[0][name]) for name, value in before[0].items())
     assert before[1:] == after[1:]
 
-    assert isinstance(found, Predictions)
+    assert isinstance(found, HeadOutputs)
     with torch.no_grad():
         assert_predictions_equal(found, model.eval()(IMAGES, IMAGE_SIZES), tolerance)
     assert not any(level.requires_grad for levels in found for level in levels)
@@ -83,7 +83,7 @@ def test_copy_has_no_batch_norm_and_nothing_to_learn(norm):
     assert all(type(part) is nn.Conv2d and part.bias is not None for part in convolutions)
     assert {part.weight.dtype for part in convolutions} == {torch.bfloat16}
     assert all(part.weight.is_contiguous(memory_format=torch.channels_last) for part in convolutions)  # in bfloat16
-    assert copied.model.mean.dtype == torch.float32  # of pictures, 0..255: not to be rounded
+    assert copied.model.mean.dtype == torch.float32  # of images, 0..255: not to be rounded
 
 
 @pytest.mark.parametrize("norm", ["frozen", "batch"])

@@ -37,7 +37,7 @@ def picture(height: int, width: int, seed: int = 0) -> torch.Tensor:
     return torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
 
 
-def test_detections_are_in_pixels_of_the_picture(checkpoint):
+def test_detections_are_in_pixels_of_the_image(checkpoint):
     found = Predictor.from_checkpoint(checkpoint)(picture(200, 300))
     assert len(found.boxes) == 100
     assert (found.boxes >= 0).all()
@@ -46,7 +46,7 @@ def test_detections_are_in_pixels_of_the_picture(checkpoint):
     assert (found.scores.diff() <= 0).all()
 
 
-def test_a_picture_is_found_the_same_alone_in_a_batch_and_from_its_file(checkpoint, tmp_path):
+def test_a_image_is_found_the_same_alone_in_a_batch_and_from_its_file(checkpoint, tmp_path):
     predictor = Predictor.from_checkpoint(checkpoint)
     pictures = [picture(100, 150, 1), picture(150, 100, 2), picture(90, 90, 3), picture(100, 150, 4)]
     write_png(pictures[1], str(tmp_path / "1.png"))
@@ -67,12 +67,12 @@ def test_detections_are_those_of_the_network_itself(checkpoint):
     content = read_checkpoint(checkpoint)
     model = build_model(predictor.cfg.model, len(NAMES)).eval()
     model.load_state_dict(content["model"])
-    image = picture(128, 64)  # of the size that its shorter side of 64 gives it, and of a canvas of the config
+    image = picture(128, 64)  # of the size that its shorter side of 64 gives it, and of a padded shape of the config
     sizes = torch.tensor([[128, 64]])
-    canvas = torch.zeros(1, 3, 128, 64, dtype=torch.uint8)
-    canvas[0] = image
+    padded_shape = torch.zeros(1, 3, 128, 64, dtype=torch.uint8)
+    padded_shape[0] = image
     with torch.no_grad():
-        (expected,) = Postprocess(**predictor.cfg.postprocess.model_dump())(model(canvas, sizes), sizes, sizes)
+        (expected,) = Postprocess(**predictor.cfg.postprocess.model_dump())(model(padded_shape, sizes), sizes, sizes)
     found = predictor(image)
     assert len(found.boxes) == len(expected.boxes) == 100
     torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=1e-5)
@@ -95,7 +95,7 @@ def test_the_network_that_was_given_is_not_changed(checkpoint):
 
 
 def test_every_padded_shape_is_warmed_up(checkpoint, monkeypatch):
-    """One picture of any aspect ratio finds its shape among them."""
+    """One image of any aspect ratio finds its shape among them."""
     predictor = Predictor.from_checkpoint(checkpoint)
     shapes = []
     monkeypatch.setattr(predictor.model, "forward", lambda images, sizes: shapes.append(tuple(images.shape)))
@@ -110,8 +110,8 @@ def test_every_padded_shape_is_warmed_up(checkpoint, monkeypatch):
     assert set(used) == set(shapes)
 
 
-def test_compiled_network_takes_pictures_one_by_one(checkpoint, monkeypatch):
-    """Each number of pictures would be compiled by itself. Here nothing is compiled."""
+def test_compiled_network_takes_images_one_by_one(checkpoint, monkeypatch):
+    """Each number of images would be compiled by itself. Here nothing is compiled."""
     monkeypatch.setattr("torch.compile", lambda function, **options: function)
     pictures = [picture(100, 150, seed) for seed in range(3)]
     batches = {}
@@ -133,7 +133,7 @@ def test_weights_that_do_not_fit_an_override_are_refused(checkpoint):
     "image",
     [torch.zeros(3, 10, 10), torch.zeros(10, 10, 3, dtype=torch.uint8), torch.zeros(3, 0, 4, dtype=torch.uint8)],
 )
-def test_what_is_no_picture_is_refused(checkpoint, image):
+def test_what_is_no_image_is_refused(checkpoint, image):
     with pytest.raises(InputError, match=r"expected torch\.uint8"):
         Predictor.from_checkpoint(checkpoint)(image)
 

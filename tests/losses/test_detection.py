@@ -28,7 +28,7 @@ from retinanet.losses.focal import Focal, FocalStar, Hinge, SigmoidFocal
 from retinanet.losses.fused_sigmoid import SigmoidLoss
 from retinanet.losses.hard_examples import HardExamples
 from retinanet.losses.quality import QualityFocal, Varifocal
-from retinanet.structures import Predictions, Targets
+from retinanet.structures import HeadOutputs, Targets
 from tests.gradients import value_and_gradient
 
 CLASS_LOSSES = [
@@ -58,7 +58,7 @@ def random_predictions(batch, num_classes=NUM_CLASSES, seed=0, dtype=torch.float
     def normal(count, values):
         return torch.randn(batch, count, values, generator=generator).to(dtype).requires_grad_()
 
-    return Predictions(
+    return HeadOutputs(
         class_logits=[normal(count, num_classes) for count in ANCHORS_PER_LEVEL],
         box_deltas=[normal(count, 4) for count in ANCHORS_PER_LEVEL],
         anchors=list(random_boxes(sum(ANCHORS_PER_LEVEL), seed + 1).split(ANCHORS_PER_LEVEL)),
@@ -237,7 +237,7 @@ def test_low_precision_predictions_give_a_float32_loss():
     targets = targets_of(4, 3)
     assignment = random_assignment(targets)
     low = random_predictions(2, dtype=torch.bfloat16)
-    same = Predictions([x.float() for x in low.class_logits], [x.float() for x in low.box_deltas], low.anchors)
+    same = HeadOutputs([x.float() for x in low.class_logits], [x.float() for x in low.box_deltas], low.anchors)
     criterion, count = build_loss(LossConfig()), torch.tensor(3.0)
     losses = criterion(low, assignment, targets, count)
     assert losses.total.dtype == torch.float32

@@ -10,7 +10,7 @@ from retinanet.losses.boxes import SmoothL1
 from retinanet.losses.detection import DetectionLoss
 from retinanet.losses.focal import SigmoidFocal
 from retinanet.losses.hard_examples import HardExamples
-from retinanet.structures import Predictions, Targets
+from retinanet.structures import HeadOutputs, Targets
 
 LEVELS = (60, 12, 8)
 ANCHORS, CLASSES = sum(LEVELS), 3
@@ -24,7 +24,7 @@ def scene(seed, *, images=2, positive=0.2, side=40.0):
     logits = torch.randn(images, ANCHORS, CLASSES, generator=generator) * 3
     lot = torch.rand(images, ANCHORS, generator=generator)
     labels = torch.where(lot < positive, torch.randint(CLASSES, lot.shape, generator=generator), CLASSES)
-    predictions = Predictions(
+    predictions = HeadOutputs(
         class_logits=[level.requires_grad_() for level in logits.split(LEVELS, dim=1)],
         box_deltas=[torch.zeros(images, count, 4, requires_grad=True) for count in LEVELS],
         anchors=[level.view(1, 1, -1, 4) for level in anchors.split(LEVELS)],
@@ -83,7 +83,7 @@ def test_chosen_as_by_brute_force(seed, keep, nms_iou, one_to_three, positive, s
 
 
 def by_hand(logits, labels, boxes, **rule):
-    predictions = Predictions([torch.tensor([[[x] for x in logits]])], [], [torch.tensor(boxes).view(1, 1, -1, 4)])
+    predictions = HeadOutputs([torch.tensor([[[x] for x in logits]])], [], [torch.tensor(boxes).view(1, 1, -1, 4)])
     counted = torch.ones(1, len(labels), dtype=torch.bool)
     return HardExamples(**rule)(predictions, torch.tensor([labels]), counted)[0].nonzero().flatten().tolist()
 
@@ -141,7 +141,7 @@ def test_loss_is_the_cross_entropy_of_the_chosen():
 def test_easy_objects_are_told_apart():
     # softplus(-16) = 1.1e-7 and softplus(-18) = 1.5e-8: beside a sum of 16 and 18 both would be nothing.
     own = torch.tensor([[[18.0], [16.0], [17.0]]])
-    three = Predictions([own], [torch.zeros(1, 3, 4)], [torch.tensor([0.0, 0.0, 8.0, 8.0]).expand(1, 1, 3, 4)])
+    three = HeadOutputs([own], [torch.zeros(1, 3, 4)], [torch.tensor([0.0, 0.0, 8.0, 8.0]).expand(1, 1, 3, 4)])
     labels, counted = torch.zeros(1, 3, dtype=torch.int64), torch.ones(1, 3, dtype=torch.bool)
     assert HardExamples(keep=1, nms_iou=None)(three, labels, counted).tolist() == [[False, True, False]]
     assert HardExamples(keep=2, nms_iou=None)(three, labels, counted).tolist() == [[False, True, True]]

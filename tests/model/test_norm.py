@@ -14,10 +14,10 @@ SHARE = """
     import torch
     from retinanet.runtime.distributed import process_group, rank, share_of, world_size
     from retinanet.model.norm import SyncBatchNorm
-    from tests.model.test_norm import pictures, weights
+    from tests.model.test_norm import images, weights
 
     with process_group(torch.device("cpu"), timeout=60):
-        norm, every = SyncBatchNorm(6), pictures()
+        norm, every = SyncBatchNorm(6), images()
         part = share_of(range(len(every)), rank(), world_size())
         x = every[part.start : part.stop].clone().requires_grad_()
         for _ in range(2):
@@ -32,7 +32,7 @@ SHARE = """
 """
 
 
-def pictures():
+def images():
     return torch.randn(5, 6, 3, 4, generator=torch.Generator().manual_seed(0)) * 3 + 5
 
 
@@ -43,7 +43,7 @@ def weights():
 @pytest.mark.slow
 def test_two_processes_with_unequal_shares_normalise_as_one():
     told = [json.loads(text) for text in run_together(2, SHARE)]
-    norm, x = nn.BatchNorm2d(6), pictures().requires_grad_()
+    norm, x = nn.BatchNorm2d(6), images().requires_grad_()
     for _ in range(2):
         out = norm(x)
     (out * weights()).sum().backward()
@@ -54,7 +54,7 @@ def test_two_processes_with_unequal_shares_normalise_as_one():
         assert_close(torch.tensor(part["mean"]), norm.running_mean)
         assert_close(torch.tensor(part["var"]), norm.running_var)
         assert part["seen"] == 2
-    # The gradients of weight and bias are sums over the pictures, which DistributedDataParallel adds up.
+    # The gradients of weight and bias are sums over the images, which DistributedDataParallel adds up.
     for name, parameter in (("weight", norm.weight), ("bias", norm.bias)):
         assert_close(torch.tensor(told[0][name]) + torch.tensor(told[1][name]), parameter.grad, rtol=1e-4, atol=1e-4)
 
@@ -63,7 +63,7 @@ def test_two_processes_with_unequal_shares_normalise_as_one():
 def test_alone_it_is_batch_norm(training):
     ours, theirs = SyncBatchNorm(6).train(training), nn.BatchNorm2d(6).train(training)
     for _ in range(2):
-        assert_close(ours(pictures()), theirs(pictures()))
+        assert_close(ours(images()), theirs(images()))
     assert_close(ours.state_dict(), theirs.state_dict())
 
 

@@ -7,7 +7,7 @@ from retinanet.config import AnchorConfig, LossConfig, ModelConfig
 from retinanet.detection.assignment import assign
 from retinanet.losses.detection import build_loss
 from retinanet.model.retinanet import build_model, build_model_for_training
-from retinanet.structures import Predictions, Targets
+from retinanet.structures import HeadOutputs, Targets
 
 NUM_CLASSES = 3
 HEIGHT, WIDTH = 96, 128
@@ -56,7 +56,7 @@ def test_padding_is_zero_after_normalise():
     model, images = model_of(), noise()  # with something in the padding
     normal = model.normalise(images, IMAGE_SIZES)
     assert normal.dtype == torch.float32 and normal.is_contiguous()
-    model.to(memory_format=torch.channels_last)  # pictures follow the weights
+    model.to(memory_format=torch.channels_last)  # images follow the weights
     last = model.normalise(images, IMAGE_SIZES)
     assert last.is_contiguous(memory_format=torch.channels_last) and torch.equal(last, normal)
     plain = (images - torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1)) / torch.tensor(
@@ -97,7 +97,7 @@ def test_predictions_are_of_one_form_in_training_and_evaluation(norm):
     model = model_of(norm=norm)
     with torch.no_grad():
         training, evaluation = (model.train(mode)(noise(), IMAGE_SIZES) for mode in (True, False))
-    assert type(training) is type(evaluation) is Predictions
+    assert type(training) is type(evaluation) is HeadOutputs
     for one, other in zip(training, evaluation, strict=True):
         assert type(one) is type(other) is list
         assert [(x.shape, x.dtype) for x in one] == [(x.shape, x.dtype) for x in other]

@@ -91,7 +91,7 @@ def test_who_fails_later_points_at_the_first(tmp_path, capsys):
 
 def test_a_mistake_of_the_user_leaves_no_stack_on_any_rank(tmp_path, capsys):
     store = dist.HashStore()
-    report_failure(store, tmp_path, InputError("no such picture"), rank=1, doing="training")
+    report_failure(store, tmp_path, InputError("no such image"), rank=1, doing="training")
     with pytest.raises(InputError, match="rank 1 failed"):
         report_failure(store, tmp_path, failure(), rank=0, doing="training")
     report_failure(store, tmp_path, InputError("another mistake"), rank=2, doing="training")  # has its own message

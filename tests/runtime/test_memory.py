@@ -23,7 +23,7 @@ def test_memory_that_runs_out_before_the_first_batch(tiny_overrides, tmp_path, m
         raise MemoryError  # says nothing
 
     monkeypatch.setattr("retinanet.engine.setup.build_state", hungry)
-    with pytest.raises(InputError, match=r"starting: out of memory with no pictures in this process .*: MemoryError; "):
+    with pytest.raises(InputError, match=r"starting: out of memory with no images in this process .*: MemoryError; "):
         train(load_config("quickstart", tiny_overrides), tmp_path / "run")
 
 
@@ -43,7 +43,7 @@ def test_the_message_has_the_sizes_at_hand_and_the_keys(tiny_overrides, tmp_path
     message = str(stopped.value)
     count = 4 if training else 2
     assert message.startswith(f"{doing}, images [")
-    assert f"out of memory with {count} pictures of 64x" in message or f"with {count} pictures of 80x" in message
+    assert f"out of memory with {count} images of 64x" in message or f"with {count} images of 80x" in message
     assert "Tried to allocate 20 MiB; raise train.accumulate (now 1" in message
     for key in ("train.batch_size (4;", "train.eval_batch_size", "data.resize.shorter and longer (64, 96)"):
         assert key in message

@@ -1,6 +1,6 @@
 """The embedded data set: six kinds of shapes on textured backgrounds, drawn by code and written in COCO form.
 
-Every picture depends on (seed, split, index) alone, so a smaller set is the beginning of a larger one. Integer
+Every image depends on (seed, split, index) alone, so a smaller set is the beginning of a larger one. Integer
 arithmetic wherever a last bit could show keeps pixels the same from machine to machine, given NumPy and Pillow.
 
 A box is tight around what the image border leaves of a shape; another shape lying over it does not shrink it.
@@ -42,7 +42,7 @@ SPLITS = ("train", "val")
 IMAGE_SIZES = ((320, 256), (256, 320), (256, 256))  # (width, height), pixels
 DRAWING_VERSION = 1  # raise it with every change that moves a pixel or a box
 MARKER = "shapes.json"
-WORTH_A_POOL = 200  # pictures; fewer are drawn before worker processes have started
+WORTH_A_POOL = 200  # images; fewer are drawn before worker processes have started
 HUFFMAN_ONLY = 2  # zlib's Z_HUFFMAN_ONLY
 
 MIN_SIZE, MAX_SIZE = 10, 200  # longer side of a box, pixels
@@ -55,7 +55,7 @@ MAX_CROWD_COVER = 0.1
 
 
 class Annotation(NamedTuple):
-    """One labelled thing of one picture."""
+    """One labelled thing of one image."""
 
     label: int  # index into CLASSES
     box: Box
@@ -82,7 +82,7 @@ def log_uniform(low: int, high: int, rng: np.random.Generator, skew: float = 1.0
 
 
 class Scene:
-    """A picture in the making, and what it shows so far."""
+    """An image in the making, and what it shows so far."""
 
     def __init__(self, rng: np.random.Generator):
         self.rng = rng
@@ -195,8 +195,8 @@ def draw_image(seed: int, split: str, index: int) -> tuple[np.ndarray, list[Anno
     return scene.finish(), scene.annotations
 
 
-def write_picture(folder: Path, seed: int, split: str, index: int) -> tuple[int, int, list[Annotation]]:
-    """Draw one picture into its folder: its height, its width and what is labelled in it."""
+def write_image(folder: Path, seed: int, split: str, index: int) -> tuple[int, int, list[Annotation]]:
+    """Draw one image into its folder: its height, its width and what is labelled in it."""
     pixels, things = draw_image(seed, split, index)
     # Noise holds no repeats to look for: Huffman coding alone is both faster and smaller.
     Image.fromarray(pixels).save(folder / split / file_name(index), compress_level=1, compress_type=HUFFMAN_ONLY)
@@ -210,7 +210,7 @@ def file_name(index: int) -> str:
 def write_split(folder: Path, split: str, num_images: int, seed: int, progress: bool) -> None:
     (folder / split).mkdir()
     images, annotations = [], []
-    write = functools.partial(write_picture, folder, seed, split)
+    write = functools.partial(write_image, folder, seed, split)
     with contextlib.ExitStack() as stack:
         drawn: Iterator[tuple[int, int, list[Annotation]]] = map(write, range(num_images))
         if num_images >= WORTH_A_POOL:
@@ -259,7 +259,7 @@ def already_written(folder: Path, marker: dict[str, int]) -> bool:
         num_images = len(list((folder / split).glob("*.png")))
         if num_images != marker[f"num_{split}"] or not (folder / f"{split}.json").is_file():
             raise InputError(
-                f"{folder} is damaged: {num_images} pictures in {split}/, expected {marker[f'num_{split}']} "
+                f"{folder} is damaged: {num_images} images in {split}/, expected {marker[f'num_{split}']} "
                 f"and {split}.json beside it; remove the folder and run this again"
             )
     return True
@@ -300,14 +300,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m retinanet.data.synthetic.shapes",
         description="Draw the embedded data set: shapes on textured backgrounds, in COCO form.",
         epilog=f"Classes: {', '.join(CLASSES)}. Writes FOLDER/train/*.png, FOLDER/val/*.png, FOLDER/train.json and "
-        "FOLDER/val.json. The same arguments give the same pictures; a folder that already holds them is kept, "
+        "FOLDER/val.json. The same arguments give the same images; a folder that already holds them is kept, "
         "one that holds anything else is never touched.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="where to write; made if missing")
     parser.add_argument("--train", type=int, default=1600, metavar="N", help="number of training images")
     parser.add_argument("--val", type=int, default=160, metavar="N", help="number of validation images")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="another seed draws other pictures")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="another seed draws other images")
     args = parser.parse_args(argv)
     try:
         write_shapes(args.folder, num_train=args.train, num_val=args.val, seed=args.seed)

@@ -1,4 +1,4 @@
-"""How the things of the embedded data set look: outlines, textures, colours, and painting them into a picture.
+"""How the things of the embedded data set look: outlines, textures, colours, and painting them into an image.
 
 Integer arithmetic wherever a last bit could show keeps pixels the same from machine to machine.
 """

@@ -49,7 +49,7 @@ def check_gradients(run: Run, watchdog: Watchdog) -> None:
 def batches_of_step(run: Run, step: int, watchdog: Watchdog) -> list[Batch] | None:
     """The whole global batch of a step, read once more, on the main process; None on the others.
 
-    Which pictures a step has, and what becomes of them, depends on the seed and its number alone.
+    Which images a step has, and what becomes of them, depends on the seed and its number alone.
     """
     watchdog.beat(step, phase="taking the step again")
     cfg = run.cfg.model_copy(update={"data": run.cfg.data.model_copy(update={"workers": 0})})
@@ -63,7 +63,7 @@ def report(run: Run, step: int, batches: list[Batch]) -> str:
     return (
         f"step {step}: training diverged: the gradient was not finite; weights, optimizer and statistics are as they "
         f"were before that step\n{keep(run, step, batches)}. Lower train.optimizer.lr, raise train.warmup_steps, set "
-        "train.clip_norm, correct the pictures or boxes named above, or go on without such steps: "
+        "train.clip_norm, correct the images or boxes named above, or go on without such steps: "
         "train.on_nonfinite=skip with --resume"
     )
 

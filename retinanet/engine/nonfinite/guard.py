@@ -124,7 +124,7 @@ class NonFiniteGuard:
                 raise NonFiniteGradient(
                     f"step {first}: the gradient was not finite, in {count} step(s) since the last log line and in "
                     f"{self.skipped} of the run, more than the {self._limit} that may be left out; lower "
-                    "train.optimizer.lr, raise train.warmup_steps, set train.clip_norm, or look at the pictures of the "
+                    "train.optimizer.lr, raise train.warmup_steps, set train.clip_norm, or look at the images of the "
                     "report",
                     bad,
                 )

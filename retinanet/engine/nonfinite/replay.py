@@ -21,7 +21,7 @@ from retinanet.errors import InputError
 from retinanet.losses.detection import DetectionLoss, build_loss
 from retinanet.model.retinanet import RetinaNet, build_model
 from retinanet.runtime.device import autocast, memory_format_for
-from retinanet.structures import Batch, Predictions, Targets
+from retinanet.structures import Batch, HeadOutputs, Targets
 
 FORMAT = "retinanet replay 1"
 
@@ -43,7 +43,7 @@ def write_replay(
     Args:
         model_state: the weights that the step met.
         batches: every micro-batch of the global batch, of all ranks: the loss is divided by the positives of all.
-        image_ids: of the pictures of all batches, in their order.
+        image_ids: of the images of all batches, in their order.
         dtype: what the network computed in.
         loss_scale: of the gradient scaler, 1 without one.
 
@@ -90,7 +90,7 @@ def read_replay(path: str | Path) -> dict[str, Any]:
 
 
 def replay(path: str | Path, device: torch.device) -> ReplayReport:
-    """Take the step of a file again, all pictures together and each alone. Slow: it looks at every value.
+    """Take the step of a file again, all images together and each alone. Slow: it looks at every value.
 
     Raises:
         InputError: the file cannot be used.
@@ -181,7 +181,7 @@ class Trial:
             with watched("forward"), autocast(pixels.device, self.dtype):
                 class_logits, box_deltas = self.model.outputs(pixels)
             sums = self.criterion.sums_per_level(
-                Predictions(class_logits, box_deltas, anchors), assignment, batch.targets
+                HeadOutputs(class_logits, box_deltas, anchors), assignment, batch.targets
             )
             losses = [self.criterion.class_weight * value / num_positive for value in sums.classification]
             losses += [self.criterion.box_weight * value / num_positive for value in sums.box_regression]
@@ -228,12 +228,12 @@ def _problem(box: list[float], height: int, width: int) -> str | None:
     if x2 <= x1 or y2 <= y1:
         return f"{shown} has no area"
     if min(x1, y1) < -1 or x2 > width + 1 or y2 > height + 1:  # a pixel for rounding
-        return f"{shown} is outside the picture"
+        return f"{shown} is outside the image"
     return None
 
 
 def _only(batch: Batch, row: int) -> Batch:
-    """One picture of a batch, in the same padded shape."""
+    """One image of a batch, in the same padded shape."""
     rows = slice(row, row + 1)
     images, image_sizes, original_sizes, *targets = (tensor[rows] for tensor in batch.tensors())
     targets = Targets(*targets, batch.targets.has_crowd)

@@ -10,14 +10,14 @@ MOST_LISTED = 5  # names or boxes in one line of a report
 
 
 class ImageReport(NamedTuple):
-    """A picture of the step, and the step taken with it alone, divided by the same number of positive anchors."""
+    """An image of the step, and the step taken with it alone, divided by the same number of positive anchors."""
 
     image_id: int | str
     size: tuple[int, int]  # height and width inside the padding
     pixels: tuple[int, int, float]  # least, most, mean
     num_boxes: int  # crowd regions included
     sides: tuple[float, float] | None  # shortest and longest of its boxes, pixels; None without a box
-    odd_boxes: list[str]  # one line on each that is not finite, without an area, or outside the picture
+    odd_boxes: list[str]  # one line on each that is not finite, without an area, or outside the image
     classification: float
     box_regression: float
     grad_norm: float
@@ -56,7 +56,7 @@ class ReplayReport(NamedTuple):
         scaled = f", loss scaled by {self.loss_scale:g}" if self.loss_scale != 1 else ""
         outcome = "everything is finite here" if self.is_finite else f"gradient norm {self.grad_norm:g}"
         lines = [
-            f"step {self.step} again, on {self.device} in {precision}{scaled}, {len(self.images)} pictures, "
+            f"step {self.step} again, on {self.device} in {precision}{scaled}, {len(self.images)} images, "
             f"{self.num_positive:g} positive anchors: {outcome}"
         ]
         if self.note:
@@ -74,7 +74,7 @@ class ReplayReport(NamedTuple):
         lines.append("loss of each level, class and box:")
         for level, values in enumerate(zip(self.class_per_level, self.box_per_level, strict=True), start=3):
             lines.append(f"  P{level} {values[0]:12.6g} {values[1]:12.6g}")
-        lines.append("each picture alone, class loss, box loss, gradient norm:")
+        lines.append("each image alone, class loss, box loss, gradient norm:")
         for image in self.images:
             height, width = image.size
             least, most, mean = image.pixels
@@ -102,14 +102,12 @@ class ReplayReport(NamedTuple):
         if odd:
             return f"Look at the annotations of {_listed(odd)} first."
         if 0 < len(guilty) < len(self.images):
-            return f"It comes from {_listed(guilty)}: look at these pictures and their annotations."
+            return f"It comes from {_listed(guilty)}: look at these images and their annotations."
         if self.first_in_forward is None and self.dtype == torch.float16:
             return (
                 "The forward pass is finite: float16 overflowed on the way back; a lower loss scale or bf16 cures it."
             )
-        return (
-            "It comes from no picture alone: lower train.optimizer.lr, raise train.warmup_steps, set train.clip_norm."
-        )
+        return "It comes from no image alone: lower train.optimizer.lr, raise train.warmup_steps, set train.clip_norm."
 
 
 def _finite(*values: float) -> bool:

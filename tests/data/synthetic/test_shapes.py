@@ -84,7 +84,7 @@ def test_smaller_set_is_the_beginning_of_a_larger_one(folder, documents, tmp_pat
         assert document["annotations"] == documents[split]["annotations"][: len(document["annotations"])]
 
 
-def test_splits_show_different_pictures(folder):
+def test_splits_show_different_images(folder):
     pictures = [path.read_bytes() for path in folder.rglob("*.png")]
     assert len(set(pictures)) == len(pictures) == sum(NUM_IMAGES.values())
 
@@ -152,7 +152,7 @@ def test_crowds_lie_apart_from_ordinary_objects(objects_per_image):
 
 
 def recorded_drawing(monkeypatch, index):
-    """Annotations of one picture and all that was painted for it, in order: (kind, size, sprite, x, y)."""
+    """Annotations of one image and all that was painted for it, in order: (kind, size, sprite, x, y)."""
     made, painted = {}, []
 
     def draw_and_note(kind, size, rng):
@@ -207,10 +207,10 @@ def test_a_crowd_is_a_dense_cluster_of_one_class(monkeypatch):
 def test_boxes_are_tight_also_at_the_border(kind, x, y):
     sprite = draw_sprite(kind, 30, np.random.default_rng(x + 100 * y + 1000))
     box, area, _ = extent(sprite, x, y, 96, 96)
-    # The same shape on a canvas of quarter pixels, with a margin for what lies outside the image.
-    canvas = Image.new("L", (4 * 160, 4 * 160))
-    canvas.paste(Image.fromarray(sprite.fine), (4 * (x + 32), 4 * (y + 32)))
-    inside = canvas.crop((4 * 32, 4 * 32, 4 * 128, 4 * 128))
+    # The same shape on a padded shape of quarter pixels, with a margin for what lies outside the image.
+    padded_shape = Image.new("L", (4 * 160, 4 * 160))
+    padded_shape.paste(Image.fromarray(sprite.fine), (4 * (x + 32), 4 * (y + 32)))
+    inside = padded_shape.crop((4 * 32, 4 * 32, 4 * 128, 4 * 128))
     assert box == tuple(edge / 4 for edge in inside.getbbox())
     assert area == np.count_nonzero(inside) / 16
 
@@ -249,7 +249,7 @@ def test_other_content_is_refused_and_unchanged(tmp_path):
     plain_file = tmp_path / "file"
     plain_file.write_text("irreplaceable")
     before = contents(tmp_path)
-    for folder, found in ((foreign, "shapes.json"), (other_seed, "'seed': 1"), (damaged, "1 pictures in val/"),
+    for folder, found in ((foreign, "shapes.json"), (other_seed, "'seed': 1"), (damaged, "1 images in val/"),
                           (plain_file, "not a shapes data set")):  # fmt: skip
         with pytest.raises(InputError, match=found):
             write(folder)

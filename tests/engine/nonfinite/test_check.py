@@ -1,4 +1,4 @@
-"""Not-a-number from one picture, in whole runs with batch norm."""
+"""Not-a-number from one image, in whole runs with batch norm."""
 
 import math
 
@@ -9,7 +9,7 @@ from retinanet.checkpoint.file import read_checkpoint
 from retinanet.cli.train import main
 from retinanet.config.load import load_config
 from retinanet.data.build import load_train_data, train_plan
-from retinanet.data.loader import Pictures
+from retinanet.data.loader import SampleReader
 from retinanet.engine.train import train
 from retinanet.errors import InputError
 from retinanet.model.retinanet import RetinaNet
@@ -25,14 +25,14 @@ def cfg(tiny_overrides):
 
 @pytest.fixture
 def poisoned(cfg, monkeypatch):
-    """Makes one picture of the batch of a step white, and every white picture not a number in the network."""
+    """Makes one image of the batch of a step white, and every white image not a number in the network."""
 
     def plant(step: int):
         data, plan = load_train_data(cfg()), train_plan(cfg(), load_train_data(cfg()))
         for _ in range(step):
             batch = next(plan)
         index = batch[1].index
-        read, normalise = Pictures.read, RetinaNet.normalise
+        read, normalise = SampleReader.read, RetinaNet.normalise
 
         def read_white(self, number):
             example = read(self, number)
@@ -42,18 +42,18 @@ def poisoned(cfg, monkeypatch):
             white = (images[:, :, :8, :8] == 255).flatten(1).all(dim=1)
             return torch.where(white[:, None, None, None], torch.nan, normalise(self, images, image_sizes))
 
-        monkeypatch.setattr(Pictures, "read", read_white)
+        monkeypatch.setattr(SampleReader, "read", read_white)
         monkeypatch.setattr(RetinaNet, "normalise", normalise_white)
         return data.records[index].image_id
 
     return plant
 
 
-def test_the_very_first_step_stops_the_run_and_names_the_picture(cfg, poisoned, tmp_path, capsys):
+def test_the_very_first_step_stops_the_run_and_names_the_image(cfg, poisoned, tmp_path, capsys):
     image_id = poisoned(1)
     with pytest.raises(InputError, match=r"step 1: training diverged") as stopped:
         train(cfg(), tmp_path / "run")
-    assert f"It comes from {image_id}: look at these pictures" in str(stopped.value)
+    assert f"It comes from {image_id}: look at these images" in str(stopped.value)
     file = tmp_path / "run/nonfinite_step_00000001.pt"
     assert str(file) in str(stopped.value)
     assert not list((tmp_path / "run/checkpoints").glob("step*.pt"))  # nothing was saved after it
@@ -63,7 +63,7 @@ def test_the_very_first_step_stops_the_run_and_names_the_picture(cfg, poisoned, 
     assert statistics and not any(value.any() for value in statistics.values())  # still those of the start
     capsys.readouterr()
     assert main(["--replay", str(file)]) == 0
-    assert f"It comes from {image_id}: look at these pictures" in capsys.readouterr().out
+    assert f"It comes from {image_id}: look at these images" in capsys.readouterr().out
 
 
 def test_the_steps_after_it_change_nothing_until_it_is_noticed(cfg, poisoned, tmp_path):

@@ -20,7 +20,7 @@ from retinanet.engine.optimizer import build_optimizer
 from retinanet.errors import InputError
 from retinanet.losses.detection import build_loss
 from retinanet.model.retinanet import build_model
-from retinanet.structures import Predictions, Targets
+from retinanet.structures import HeadOutputs, Targets
 
 CPU = torch.device("cpu")
 SIZE = 64
@@ -53,7 +53,7 @@ class Run:
     def step(self, number, pixels, *, gradient_only=False):
         """NaN in the pixels makes statistics and gradients NaN; or the gradient alone is, as when it overflows."""
         self.guard.before_step()
-        predictions = Predictions(*self.model.outputs(pixels), self.model.anchors(SIZE, SIZE))
+        predictions = HeadOutputs(*self.model.outputs(pixels), self.model.anchors(SIZE, SIZE))
         assignment = assign(predictions.anchors, self.targets)
         loss = self.criterion(predictions, assignment, self.targets, torch.tensor(9.0)).total
         self.scaler.scale(loss * float("nan") if gradient_only else loss).backward()

@@ -22,7 +22,7 @@ BLACK, WHITE = 0, 255
 
 
 def batch_of(*pictures, indices=(0, 1)):
-    """Pictures of one grey value each, or of noise for None, with one box each; or with boxes of their own."""
+    """Images of one grey value each, or of noise for None, with one box each; or with boxes of their own."""
     generator = torch.Generator().manual_seed(0)
     images, truths = [], []
     for picture in pictures:
@@ -53,7 +53,7 @@ def report_of(folder, batches, *, cfg=None, change=None, ids=None, **settings):
     if change is not None:
         with torch.no_grad():
             change(model)
-    ids = ids or [f"picture {number}" for number in range(sum(len(batch.images) for batch in batches))]
+    ids = ids or [f"image {number}" for number in range(sum(len(batch.images) for batch in batches))]
     path = folder / "bad_step.pt"
     settings = {"step": 12, "dtype": torch.float32, **settings}
     write_replay(
@@ -63,7 +63,7 @@ def report_of(folder, batches, *, cfg=None, change=None, ids=None, **settings):
 
 
 def bright_is_too_much(model):
-    """The first convolution overflows on a white picture; on a black one it is negative, which the ReLU cuts to 0."""
+    """The first convolution overflows on a white image; on a black one it is negative, which the ReLU cuts to 0."""
     model.backbone.conv1.weight.fill_(1e37)
 
 
@@ -87,7 +87,7 @@ def test_a_sound_step_is_what_training_computes(tmp_path):
     assert sum(report.class_per_level) == pytest.approx(sum(loss.classification.item() for loss in losses), rel=1e-5)
     assert sum(report.box_per_level) == pytest.approx(sum(loss.box_regression.item() for loss in losses), rel=1e-5)
     assert report.grad_norm == pytest.approx(norm, rel=1e-4)
-    # Norms are frozen, so pictures do not meet: the losses of each alone add up to that of all.
+    # Norms are frozen, so images do not meet: the losses of each alone add up to that of all.
     assert sum(image.classification for image in report.images) == pytest.approx(sum(report.class_per_level), rel=1e-4)
     assert sum(image.box_regression for image in report.images) == pytest.approx(sum(report.box_per_level), rel=1e-4)
     assert report.is_finite and all(image.is_finite for image in report.images)
@@ -95,11 +95,11 @@ def test_a_sound_step_is_what_training_computes(tmp_path):
     assert report.bad_gradients == report.bad_weights == []
     assert report.num_gradients == len(list(model.parameters()))
     text = report.describe()
-    assert "step 12 again, on cpu in float32, 4 pictures" in text and "everything is finite here" in text
+    assert "step 12 again, on cpu in float32, 4 images" in text and "everything is finite here" in text
     assert "Not seen again" in text
 
 
-def test_the_picture_that_overflows_is_named_and_the_place(tmp_path):
+def test_the_image_that_overflows_is_named_and_the_place(tmp_path):
     batches = [batch_of(BLACK, BLACK), batch_of(WHITE, BLACK)]
     report = report_of(tmp_path, batches, change=bright_is_too_much, ids=[11, 12, 13, 14])
     assert not report.is_finite and math.isnan(report.grad_norm)
@@ -124,7 +124,7 @@ def test_a_layer_that_overflows_is_found_on_the_finest_level_first(dtype, tmp_pa
     assert not any(math.isfinite(value) for value in report.class_per_level)
     assert all(math.isfinite(value) for value in report.box_per_level)
     assert all(not image.is_finite for image in report.images)
-    assert "It comes from no picture alone" in report.describe()
+    assert "It comes from no image alone" in report.describe()
 
 
 def test_the_level_that_is_not_finite_is_told(tmp_path):
@@ -164,14 +164,14 @@ def test_pixels_and_boxes_are_described(tmp_path):
     assert (first.size, first.pixels, first.num_boxes) == ((64, 96), (100, 100, 100.0), 4)
     assert [line.partition(") ")[2] for line in first.odd_boxes] == [
         "has no area",
-        "is outside the picture",
+        "is outside the image",
         "is not finite",
     ]
     assert first.odd_boxes[0] == "box (10, 10, 10, 30) has no area"
     assert second.sides is None and second.odd_boxes == [] and second.pixels[:2] == (0, 255)
     sound = report_of(tmp_path, [batch_of((None, [BOX, (1.0, 2.0, 4.0, 90.5)]), None)])
     assert sound.images[0].sides == (3.0, 88.5)
-    assert sound.images[0].odd_boxes == ["box (1, 2, 4, 90.5) is outside the picture"]  # which is 64 pixels high
+    assert sound.images[0].odd_boxes == ["box (1, 2, 4, 90.5) is outside the image"]  # which is 64 pixels high
 
 
 def test_crowd_regions_are_kept(tmp_path):
@@ -192,7 +192,7 @@ def test_sync_norm_is_taken_as_batch_and_said(tmp_path):
     assert report.is_finite and "norm sync is taken as batch" in report.describe()
 
 
-def test_a_file_holds_its_pictures_and_no_more(tmp_path):
+def test_a_file_holds_its_images_and_no_more(tmp_path):
     """Slices of a large batch, as micro-batches are, do not bring the rest with them."""
     whole = batch_of(*[None] * 40, indices=tuple(range(40)))
     rows = slice(0, 2)
@@ -204,7 +204,7 @@ def test_a_file_holds_its_pictures_and_no_more(tmp_path):
         sizes.append((tmp_path / "bad_step.pt").stat().st_size)
     assert abs(sizes[0] - sizes[1]) < 4096
     content = read_replay(tmp_path / "bad_step.pt")
-    assert content["image_ids"] == ["picture 0", "picture 1"] and content["dtype"] == torch.float32
+    assert content["image_ids"] == ["image 0", "image 1"] and content["dtype"] == torch.float32
     assert not list(tmp_path.glob("*.partial"))
 
 
