@@ -11,12 +11,13 @@ from torch.testing import assert_close
 from torchvision.models.detection import retinanet_resnet50_fpn, retinanet_resnet50_fpn_v2
 from torchvision.transforms.v2 import functional as F
 
-from retinanet.config import AnchorConfig, ModelConfig
+from retinanet.config import AnchorConfig
 from retinanet.data.synthetic.shapes import draw_image
 from retinanet.detection.postprocess import Postprocess
 from retinanet.formats.image import read_image
 from retinanet.model.retinanet import RetinaNet, build_model
 from retinanet.structures import Detections, HeadOutputs
+from tests.helpers.models import model_config
 
 DATA = Path(os.environ.get("RETINANET_DATA", Path(__file__).resolve().parents[1] / "../shared/data"))
 NUM_CLASSES = 91
@@ -136,7 +137,7 @@ def pair_of(version: str, images: list[torch.Tensor]) -> tuple[RetinaNet, nn.Mod
     spread_out(theirs, images)
 
     settings = {"v1": {"p6_from": "p5"}, "v2": {"p6_from": "c5", "head_norm": "group"}}[version]
-    cfg = ModelConfig(weights="none", frozen_stages=0, anchors=AnchorConfig(rounding="torchvision"), **settings)
+    cfg = model_config(name="resnet50", anchors=AnchorConfig(rounding="torchvision"), **settings)
     ours = build_model(cfg, NUM_CLASSES).eval()
     missing, unknown = ours.load_state_dict(renamed(theirs.state_dict(), 2 if version == "v1" else 3), strict=False)
     assert unknown == []

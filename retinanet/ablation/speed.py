@@ -63,7 +63,7 @@ def measure_rows(jobs: Sequence[Job], results: dict[tuple[str, int], RunResult],
     )
     return {
         name: RowSpeed(
-            network.cfg.model.backbone,
+            network.cfg.model.backbone.name,
             eval_shorter(network.cfg.data),
             1000 * measured[name].median / len(images),
         )

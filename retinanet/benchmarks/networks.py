@@ -12,7 +12,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from retinanet.benchmarks.settings import Settings
-from retinanet.config import ModelConfig, PostprocessConfig
+from retinanet.config import ModelConfig, PostprocessConfig, ResNetConfig
 from retinanet.data.loader import pad_targets
 from retinanet.model.retinanet import RetinaNet, build_model
 from retinanet.runtime.device import memory_format_for
@@ -90,7 +90,9 @@ def our_network(backbone: str, classes: int, settings: Settings) -> RetinaNet:
 
 def bare_network(backbone: str, classes: int) -> RetinaNet:
     """Everything is trained, norms are frozen, and P6 comes from P5 as in torchvision's first RetinaNet."""
-    cfg = ModelConfig(backbone=backbone, weights="none", norm="frozen", frozen_stages=0, p6_from="p5")
+    cfg = ModelConfig(
+        backbone=ResNetConfig(name=backbone, weights="none", norm="frozen", frozen_stages=0), p6_from="p5"
+    )
     return build_model(cfg, classes)
 
 

@@ -13,7 +13,7 @@ import torch
 from retinanet.benchmarks import assignment, data, evaluation, inference, loss, model, postprocess, train_step
 from retinanet.benchmarks.report import header, machine
 from retinanet.benchmarks.settings import Outcome, Settings
-from retinanet.config import ModelConfig
+from retinanet.config import ResNetConfig
 from retinanet.errors import InputError, exit_code, make_folder
 from retinanet.runtime.device import has_bfloat16, resolve_device, resolve_precision
 
@@ -125,7 +125,7 @@ def check_counts(arguments: argparse.Namespace) -> None:
         value = getattr(arguments, name)
         if value is not None and value < least:
             raise InputError(f"--{name} is {value}, expected {least} or more")
-    backbones = get_args(ModelConfig.model_fields["backbone"].annotation)
+    backbones = get_args(ResNetConfig.model_fields["name"].annotation)
     if arguments.backbone not in backbones:
         raise InputError(f"--backbone is {arguments.backbone!r}, expected one of {', '.join(backbones)}")
 

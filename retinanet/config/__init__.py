@@ -1,54 +1,49 @@
 """The typed configuration of a run: its schema, its defaults, and how it is read."""
 
-from retinanet.config.schema import (
-    AdamWConfig,
-    AnchorConfig,
-    AssignmentConfig,
-    ATSSAssignmentConfig,
+from retinanet.config.assignment import AssignmentConfig, ATSSAssignmentConfig, IoUAssignmentConfig
+from retinanet.config.base import StrictModel
+from retinanet.config.data import (
+    ColorTransform,
+    DataConfig,
+    DataSource,
+    FlipTransform,
+    MergedClass,
+    ResizeConfig,
+    ResizeTransform,
+    ScaleJitterTransform,
+    Sources,
+    Transform,
+)
+from retinanet.config.inference import InferenceConfig, PostprocessConfig
+from retinanet.config.loss import (
     BoxLossConfig,
     CIoUConfig,
     ClassAlpha,
     ClassLossConfig,
-    ColorTransform,
-    Config,
-    CosineSchedule,
     CrossEntropyConfig,
-    DataConfig,
-    DataSource,
     DIoUConfig,
-    FlipTransform,
     FocalConfig,
     FocalStarConfig,
     GIoUConfig,
     HingeConfig,
-    InferenceConfig,
-    IoUAssignmentConfig,
     LossConfig,
-    MergedClass,
-    ModelConfig,
     OHEMConfig,
-    PostprocessConfig,
     QualityFocalConfig,
-    ResizeConfig,
-    ResizeTransform,
-    ScaleJitterTransform,
-    SGDConfig,
     SmoothL1Config,
     SoftmaxFocalConfig,
-    Sources,
-    StepsSchedule,
-    StrictModel,
-    TrainConfig,
-    Transform,
     VarifocalConfig,
     WeighedByClass,
 )
+from retinanet.config.model import AnchorConfig, BackboneConfig, ModelConfig, ResNetConfig
+from retinanet.config.schema import Config
+from retinanet.config.train import AdamWConfig, CosineSchedule, SGDConfig, StepsSchedule, TrainConfig
 
 __all__ = [
     "ATSSAssignmentConfig",
     "AdamWConfig",
     "AnchorConfig",
     "AssignmentConfig",
+    "BackboneConfig",
     "BoxLossConfig",
     "CIoUConfig",
     "ClassAlpha",
@@ -73,6 +68,7 @@ __all__ = [
     "OHEMConfig",
     "PostprocessConfig",
     "QualityFocalConfig",
+    "ResNetConfig",
     "ResizeConfig",
     "ResizeTransform",
     "SGDConfig",

@@ -12,7 +12,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from retinanet.config.schema import Config, MergedClass, TrainConfig
+from retinanet.config.data import MergedClass
+from retinanet.config.schema import Config
+from retinanet.config.train import TrainConfig
 from retinanet.errors import InputError
 
 MAX_BYTES = 1_000_000  # of a configuration file

@@ -155,10 +155,10 @@ def check_norm(cfg: Config) -> None:
     Raises:
         InputError: statistics of batches that several processes do not share, without a word that this is wanted.
     """
-    if cfg.model.norm == "batch" and world_size() > 1 and not cfg.train.allow_local_norm:
+    if cfg.model.backbone.norm == "batch" and world_size() > 1 and not cfg.train.allow_local_norm:
         raise InputError(
-            f"model.norm is batch on {world_size()} processes: each would normalise with the statistics of its own few "
-            "images, and results would depend on the number of processes; set model.norm to sync (shared "
+            f"model.backbone.norm is batch on {world_size()} processes: each would normalise with the statistics of its "
+            "own few images, and results would depend on the number of processes; set model.backbone.norm to sync (shared "
             "statistics), group or frozen, or train.allow_local_norm=true"
         )
 

@@ -110,7 +110,9 @@ class TrainState:
         # Parts that are normalised together: those of a process with batch norm, those of all with sync.
         of_parts = {"batch": {"processes", "train.accumulate"}, "sync": {"train.accumulate"}}.get(now["norms"], set())
         if changed.keys() & of_parts:
-            log.warning("norms of other parts of a batch than before (model.norm: %s): it is another run", now["norms"])
+            log.warning(
+                "norms of other parts of a batch than before (model.backbone.norm: %s): it is another run", now["norms"]
+            )
 
 
 def arithmetic_of(cfg: Config, model: RetinaNet, dtype: torch.dtype, compile: bool) -> dict[str, Any]:
@@ -122,7 +124,7 @@ def arithmetic_of(cfg: Config, model: RetinaNet, dtype: torch.dtype, compile: bo
         "precision": str(dtype).removeprefix("torch."),
         "compiled": compile,
         "torch": str(torch.__version__),
-        "norms": cfg.model.norm,
+        "norms": cfg.model.backbone.norm,
         "memory format": str(model.memory_format).removeprefix("torch."),
         "CPU capability": torch.backends.cpu.get_cpu_capability(),
         "device": next(model.parameters()).device.type,
@@ -154,7 +156,7 @@ def build_state(
         trained = read_checkpoint(source)
         remade = load_for_finetuning(model, trained, weights_to_predict_with(trained), class_names, source=source)
         log.info("weights from %s%s", source, "".join(f"\n  {line}" for line in remade))
-    if cfg.model.norm == "sync" and device.type == "cuda":
+    if cfg.model.backbone.norm == "sync" and device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     model.to(device=device, memory_format=memory_format_for(device, dtype)).train()
     optimizer = build_optimizer(model, cfg.train)

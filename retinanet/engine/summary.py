@@ -31,7 +31,7 @@ def describe(
         "data": f"{len(train.records)} images ({empty} without objects), {boxes} objects, {crowds} crowd regions",
         "classes": f"{len(train.class_names)}: {names}",
         "padded shapes": f"{shown} (height x width)",
-        "model": f"{cfg.model.backbone}, weights {cfg.model.weights}, {cfg.model.norm} norm, "
+        "model": f"{cfg.model.backbone.name}, weights {cfg.model.backbone.weights}, {cfg.model.backbone.norm} norm, "
         f"{total / 1e6:.1f} M parameters, {learning / 1e6:.1f} M of them learn",
         "length": f"{num_steps} steps of {batch} images, {num_steps * batch / len(train.records):.2f} epochs",
         "learning rate": f"{lr:g}{scaled if lr != cfg.train.optimizer.lr else ''}, {cfg.train.optimizer.type}, "

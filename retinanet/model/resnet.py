@@ -200,8 +200,9 @@ def load_backbone_weights(backbone: ResNet, name: str, weights: str) -> None:
     if missing or unknown or misshapen:
         raise InputError(
             f"{source}: does not hold the weights of {name}: {len(missing)} missing {missing[:3]}, {len(unknown)} "
-            f"unknown {unknown[:3]}, {len(misshapen)} of another shape {misshapen[:3]}; set model.backbone to the "
-            "network of the file, model.norm to frozen, batch or sync for ImageNet weights, or model.weights to none"
+            f"unknown {unknown[:3]}, {len(misshapen)} of another shape {misshapen[:3]}; set "
+            "model.backbone.name to the network of the file, model.backbone.norm to frozen, batch or sync for ImageNet weights, or "
+            "model.backbone.weights to none"
         )
     backbone.load_state_dict(state, strict=False)
 
@@ -211,16 +212,16 @@ def _download(name: str, weights: str) -> tuple[dict[str, Tensor], str]:
     wanted = "DEFAULT" if weights == "imagenet" else weights
     if wanted not in known.__members__:
         names = ", ".join(["imagenet", *(key for key in known.__members__ if key != "DEFAULT")])
-        raise InputError(f"model.weights: {weights} is not known for {name}; known are {names}")
+        raise InputError(f"model.backbone.weights: {weights} is not known for {name}; known are {names}")
     url = known[wanted].url
     target = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
     try:
         return known[wanted].get_state_dict(progress=True, check_hash=True), url
     except Exception as error:  # network, disk, hash, or a broken file that is there already, each in its own way
         raise InputError(
-            f"model.weights: {weights} for {name} could not be downloaded from {url} to {target}, or what is there is "
-            f"broken: {_reason(error)}; put the file there by hand, name a file with model.weights=PATH, or train from "
-            "scratch with model.weights=none model.frozen_stages=0 model.norm=batch"
+            f"model.backbone.weights: {weights} for {name} could not be downloaded from {url} to {target}, or what is "
+            f"there is broken: {_reason(error)}; put the file there by hand, name a file with model.backbone.weights=PATH, or "
+            "train from scratch with model.backbone.weights=none model.backbone.frozen_stages=0 model.backbone.norm=batch"
         ) from None
 
 
@@ -229,15 +230,16 @@ def _read(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(
-            f"model.weights: {path} is not there; name an existing file, imagenet, or none to train from scratch"
+            f"model.backbone.weights: {path} is not there; name an existing file, imagenet, or none to train from "
+            "scratch"
         ) from None
     except Exception as error:  # torch.load raises a different type for each way a file can be broken
         raise InputError(
-            f"model.weights: {path} is not a file of weights: {_reason(error)}; give one that "
+            f"model.backbone.weights: {path} is not a file of weights: {_reason(error)}; give one that "
             "torch.save(module.state_dict(), path) wrote"
         ) from None
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
-        raise InputError(f"model.weights: {path} holds no plain state dict (names to tensors)")
+        raise InputError(f"model.backbone.weights: {path} holds no plain state dict (names to tensors)")
     return state
 
 

@@ -73,10 +73,10 @@ def build_model(cfg: ModelConfig, num_classes: int) -> RetinaNet:
         rounding=cfg.anchors.rounding,
     )
     backbone = ResNet(
-        cfg.backbone,
-        norm=cfg.norm,
-        frozen_stages=cfg.frozen_stages,
-        checkpoint_activations=cfg.checkpoint_activations,
+        cfg.backbone.name,
+        norm=cfg.backbone.norm,
+        frozen_stages=cfg.backbone.frozen_stages,
+        checkpoint_activations=cfg.backbone.checkpoint_activations,
     )
     fpn = FeaturePyramid(backbone.out_channels, cfg.channels, p6_from=cfg.p6_from)
     head = RetinaNetHead(
@@ -94,6 +94,6 @@ def build_model(cfg: ModelConfig, num_classes: int) -> RetinaNet:
 def build_model_for_training(cfg: ModelConfig, num_classes: int) -> RetinaNet:
     """`build_model`, with the backbone's weights as the config asks."""
     model = build_model(cfg, num_classes)
-    if cfg.weights != "none":
-        load_backbone_weights(model.backbone, cfg.backbone, cfg.weights)
+    if cfg.backbone.weights != "none":
+        load_backbone_weights(model.backbone, cfg.backbone.name, cfg.backbone.weights)
     return model

@@ -50,5 +50,5 @@ def out_of_memory_message(error: BaseException, cfg: Config, batches: list[Batch
         f"train.accumulate (now {cfg.train.accumulate}: results stay the same, but for norms of batches), or lower "
         f"train.batch_size ({cfg.train.batch_size}; in evaluation train.eval_batch_size is enough), "
         f"data.resize.shorter and longer ({max(cfg.data.resize.shorter)}, {cfg.data.resize.longer}), model.channels "
-        f"({cfg.model.channels}), or set model.checkpoint_activations=true"
+        f"({cfg.model.channels}), or set model.backbone.checkpoint_activations=true"
     )

@@ -185,8 +185,8 @@ def test_wrong_value_says_what_was_found_and_expected(write, text, line):
 
 
 def test_unknown_backbone_lists_the_known(write):
-    line = one_problem(write(TRAIN + "model: {backbone: resnet52}"))
-    assert line.startswith("model.backbone: found \"resnet52\" (text), expected 'resnet18', 'resnet34'")
+    line = one_problem(write(TRAIN + "model: {backbone: {name: resnet52}}"))
+    assert line.startswith("model.backbone.name: found \"resnet52\" (text), expected 'resnet18', 'resnet34'")
 
 
 def test_long_values_are_cut(write):
@@ -519,8 +519,10 @@ def test_with_overrides_checks_the_whole(write):
     changed = with_overrides(cfg, ["data.val.images=a", "data.val.annotations=b", "train.optimizer.lr=0.5"], "here")
     assert (changed.data.val[0].images, changed.train.optimizer.lr) == ("a", 0.5)
     assert cfg.data.val == ()
-    with pytest.raises(InputError, match=r"^here: 1 problem\(s\) in the configuration\n  model: weights is none"):
-        with_overrides(cfg, ["model.weights=none"], "here")
+    with pytest.raises(
+        InputError, match=r"^here: 1 problem\(s\) in the configuration\n  model.backbone: weights is none"
+    ):
+        with_overrides(cfg, ["model.backbone.weights=none"], "here")
 
 
 MAPPINGS = st.dictionaries(st.sampled_from("abcd"), st.integers(0, 3) | st.lists(st.integers()), max_size=4)

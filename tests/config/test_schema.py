@@ -18,6 +18,7 @@ from retinanet.config import (
     OHEMConfig,
     ResizeConfig,
     ResizeTransform,
+    ResNetConfig,
     ScaleJitterTransform,
     SoftmaxFocalConfig,
     StrictModel,
@@ -69,7 +70,7 @@ def test_length_of_a_run_is_given_once(values, message):
 @pytest.mark.parametrize(
     ("model", "values", "message"),
     [
-        (ModelConfig, {"weights": "none"}, "weights is none and frozen_stages is 2"),
+        (ResNetConfig, {"weights": "none"}, "weights is none and frozen_stages is 2"),
         (ModelConfig, {"head_norm": "group", "channels": 100}, "channels is 100; give a multiple of 32"),
         (AnchorConfig, {"sizes": [32, 64]}, "5 strides but 2 sizes"),
         (AnchorConfig, {"strides": [4, 8], "sizes": [32, 64]}, r"the pyramid P3 to P7 has \(8, 16, 32, 64, 128\)"),
@@ -100,7 +101,7 @@ def test_contradictions_are_refused_by_name(model, values, message):
 @pytest.mark.parametrize(
     ("model", "values"),
     [
-        (ModelConfig, {"weights": "none", "frozen_stages": 0}),
+        (ResNetConfig, {"weights": "none", "frozen_stages": 0}),
         (ModelConfig, {"head_norm": "group", "channels": 96}),
         (ResizeConfig, {"shorter": 800, "longer": 800}),
         (ScaleJitterTransform, {"min": 1.0, "max": 1.0}),

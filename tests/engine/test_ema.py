@@ -5,9 +5,9 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from retinanet.config import ModelConfig
 from retinanet.engine.ema import EMA
 from retinanet.model.retinanet import build_model
+from tests.helpers.models import model_config
 
 STEP, LEFT_OUT = torch.tensor(0.0), torch.tensor(1.0)
 
@@ -96,7 +96,7 @@ def test_resume_is_exact(tmp_path):
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_average_of_a_detector_detects(layout):
     torch.manual_seed(0)
-    cfg = ModelConfig(backbone="resnet18", weights="none", frozen_stages=0, norm="batch", channels=64, head_convs=1)
+    cfg = model_config(norm="batch", channels=64, head_convs=1)
     model = build_model(cfg, 3).to(memory_format=layout).train()
     ema = EMA(model, 0.9998)
     with torch.no_grad():

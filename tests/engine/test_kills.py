@@ -150,7 +150,13 @@ def two_process_run(tiny_overrides, tmp_path):
     """Overrides of a run long enough to be disturbed, and the same one undisturbed. Saved in mid-window of the log."""
     overrides = [
         *tiny_overrides,
-        *("model.norm=group", "train.steps=36", "train.log_every=4", "train.save_every=5", "train.eval_every=36"),
+        *(
+            "model.backbone.norm=group",
+            "train.steps=36",
+            "train.log_every=4",
+            "train.save_every=5",
+            "train.eval_every=36",
+        ),
         "train.stall_timeout=60",
     ]
     straight = tmp_path / "straight"

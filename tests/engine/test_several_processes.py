@@ -44,7 +44,7 @@ def overrides(tiny_overrides):
         "train.warmup_steps=0",
         # What is left is rounding, which a training that is still wild would blow up: 1.5e-8 after the first step.
         "train.optimizer={type: sgd, lr: 0.001}",
-        "model.norm=frozen",
+        "model.backbone.norm=frozen",
     ]
 
 
@@ -91,7 +91,7 @@ def test_the_score_is_the_same_to_the_last_digit_for_any_number_of_processes(ove
 
 @pytest.mark.slow
 def test_synchronised_norms_make_two_processes_one(overrides, tmp_path):
-    settings = [*overrides, "model.norm=sync", "train.steps=4", "train.accumulate=2"]
+    settings = [*overrides, "model.backbone.norm=sync", "train.steps=4", "train.accumulate=2"]
     alone = train(load_config("quickstart", settings), tmp_path / "alone")
     run_together(2, TRAIN, [str(tmp_path / "two"), *settings])
     for name, value in weights(alone.folder).items():
@@ -121,17 +121,17 @@ def test_a_batch_too_small_to_share_is_refused(overrides, monkeypatch):
 
 
 def test_norms_that_would_differ_between_processes_are_refused(overrides, monkeypatch):
-    cfg = load_config("quickstart", [*overrides, "model.norm=batch"])
+    cfg = load_config("quickstart", [*overrides, "model.backbone.norm=batch"])
     check_norm(cfg)
     monkeypatch.setattr("retinanet.engine.setup.world_size", lambda: 2)
     with pytest.raises(InputError, match=r"sync.*group.*frozen.*allow_local_norm"):
         check_norm(cfg)
-    check_norm(load_config("quickstart", [*overrides, "model.norm=batch", "train.allow_local_norm=true"]))
+    check_norm(load_config("quickstart", [*overrides, "model.backbone.norm=batch", "train.allow_local_norm=true"]))
 
 
 @pytest.mark.slow
 def test_local_norms_are_those_of_the_main_process_when_saved_and_scored(overrides, tmp_path):
-    settings = [*overrides, "model.norm=batch", "train.allow_local_norm=true", "train.steps=2"]
+    settings = [*overrides, "model.backbone.norm=batch", "train.allow_local_norm=true", "train.steps=2"]
     told = run_together(2, TRAIN, [str(tmp_path / "two"), *settings])
     assert [json.loads(text.splitlines()[-1])["step"] for text in told] == [2, 2]
     assert torch.isfinite(weights(tmp_path / "two")["backbone.bn1.running_var"]).all()

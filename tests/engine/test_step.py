@@ -17,7 +17,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from retinanet.config import (
     GIoUConfig,
     LossConfig,
-    ModelConfig,
     SGDConfig,
     SmoothL1Config,
     SoftmaxFocalConfig,
@@ -35,6 +34,7 @@ from retinanet.losses.detection import build_loss
 from retinanet.model.retinanet import build_model
 from retinanet.runtime.device import compiled_graphs
 from retinanet.structures import Batch, HeadOutputs, Targets
+from tests.helpers.models import model_config
 from tests.losses.test_detection import BOX_LOSSES, CLASS_LOSSES
 
 NUM_CLASSES = 5
@@ -74,9 +74,7 @@ def batch_of():
 
 def model_of(norm="frozen", **settings):
     torch.manual_seed(0)
-    cfg = ModelConfig(
-        backbone="resnet18", weights="none", frozen_stages=0, norm=norm, channels=64, head_convs=1, **settings
-    )
+    cfg = model_config(norm=norm, channels=64, head_convs=1, **settings)
     return build_model(cfg, NUM_CLASSES).train()
 
 

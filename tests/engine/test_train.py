@@ -247,7 +247,8 @@ def test_eight_images_are_learnt_by_heart(tmp_path, shapes):
         f"data.{part}={{images: {shapes / 'train'}, annotations: {tmp_path}/eight.json}}" for part in ("train", "val")
     ]
     overrides = [
-        *source, "data.workers=0", "data.transforms=[{type: resize}]", "data.resize.shorter=96", "model.norm=group",
+        *source, "data.workers=0", "data.transforms=[{type: resize}]", "data.resize.shorter=96",
+        "model.backbone.norm=group",
         "model.channels=64", "model.head_convs=1", "train.epochs=null", "train.steps=150", "train.eval_every=150",
     ]  # fmt: skip
     result = train(load_config("quickstart", overrides), tmp_path / "run")

@@ -123,7 +123,7 @@ def test_other_parts_of_a_batch_are_warned_of(run, capsys):
     run("parts", "train.accumulate=2", resume=True)
     printed = capsys.readouterr().out
     assert "train.accumulate 1, now 2: results will differ in their last digits" in printed
-    assert "norms of other parts of a batch than before (model.norm: batch)" in printed
+    assert "norms of other parts of a batch than before (model.backbone.norm: batch)" in printed
 
 
 # TensorBoard's writing thread dies of it, and says so.

@@ -7,11 +7,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.testing import assert_close
 from torchvision.ops import FrozenBatchNorm2d
 
-from retinanet.config import ModelConfig
 from retinanet.errors import InputError
 from retinanet.inference.network import inference_model, warm_up
 from retinanet.model.retinanet import build_model
 from retinanet.structures import HeadOutputs
+from tests.helpers.models import model_config
 
 IMAGES = torch.randint(256, (2, 3, 64, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 IMAGE_SIZES = torch.tensor([[64, 80], [50, 96]])
@@ -20,10 +20,7 @@ IMAGE_SIZES = torch.tensor([[64, 80], [50, 96]])
 def network(norm="frozen", **settings):
     """A small network whose norms all have statistics, factors and shifts of their own."""
     torch.manual_seed(0)
-    cfg = ModelConfig(
-        **{"backbone": "resnet18", "weights": "none", "frozen_stages": 0, "channels": 64, "head_convs": 1} | settings,
-        norm=norm,
-    )
+    cfg = model_config(norm=norm, **{"channels": 64, "head_convs": 1} | settings)
     model = build_model(cfg, 5)
     with torch.no_grad():
         for part in model.modules():
@@ -57,7 +54,7 @@ def assert_predictions_equal(found, expected, tolerance):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
-@pytest.mark.parametrize("settings", [{}, {"backbone": "resnet50", "head_norm": "group"}, {"p6_from": "p5"}])
+@pytest.mark.parametrize("settings", [{}, {"name": "resnet50", "head_norm": "group"}, {"p6_from": "p5"}])
 @pytest.mark.parametrize("norm", ["frozen", "batch", "sync", "group"])
 def test_copy_is_the_network_in_evaluation(norm, settings, dtype, tolerance):
     model = network(norm, **settings).to(dtype).train()

@@ -22,7 +22,7 @@ def checkpoint(tmp_path_factory):
     cfg = load_config(
         "quickstart",
         ["data.resize.shorter=64", "data.resize.longer=128", "model.channels=64", "model.prior=0.4", "device=cpu",
-         "inference.precision=fp32", "model.norm=frozen"],
+         "inference.precision=fp32", "model.backbone.norm=frozen"],
     )  # fmt: skip
     content = {
         "model": build_model(cfg.model, len(NAMES)).state_dict(),

@@ -2,10 +2,11 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from retinanet.config import AnchorConfig, Config, LossConfig, ModelConfig, SoftmaxFocalConfig, TrainConfig
+from retinanet.config import AnchorConfig, Config, LossConfig, SoftmaxFocalConfig, TrainConfig
 from retinanet.errors import InputError
 from retinanet.model.finetune import load_for_finetuning
 from retinanet.model.retinanet import build_model
+from tests.helpers.models import model_config
 
 TRAINED = ["cat", "dog", "bird"]
 IMAGES = torch.randint(256, (2, 3, 64, 96), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
@@ -14,7 +15,7 @@ SIZES = torch.tensor([[64, 96]] * 2)
 
 def config(**settings):
     settings = {"norm": "frozen", "channels": 64, "head_convs": 1, **settings}
-    return ModelConfig(backbone="resnet18", weights="none", frozen_stages=0, **settings)
+    return model_config(**settings)
 
 
 def detector(class_names, seed, **settings):

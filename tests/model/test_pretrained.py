@@ -43,7 +43,7 @@ def test_weights_of_another_network_are_refused(name, norm, found, imagenet_file
     before = backbone.layer1[0].conv1.weight.clone()
     with pytest.raises(InputError, match=found) as error:
         load_backbone_weights(backbone, name, str(imagenet_file))
-    for part in (str(imagenet_file), name, "model.backbone", "model.norm", "model.weights"):
+    for part in (str(imagenet_file), name, "model.backbone.name", "model.backbone.norm", "model.backbone.weights"):
         assert part in str(error.value)
     assert torch.equal(backbone.layer1[0].conv1.weight, before)
 
@@ -70,13 +70,13 @@ def test_file_without_weights_is_refused(content, found, tmp_path):
         torch.save(content, path)
     with pytest.raises(InputError, match=found) as error:
         load_backbone_weights(resnet18(), "resnet18", str(path))
-    assert str(path) in str(error.value) and "model.weights" in str(error.value)
+    assert str(path) in str(error.value) and "model.backbone.weights" in str(error.value)
     assert "weights_only" not in str(error.value)  # torch proposes to load it unsafely
 
 
 def test_missing_file_and_folder_are_refused(tmp_path):
     for path in (tmp_path / "nowhere.pth", tmp_path):
-        with pytest.raises(InputError, match=r"model\.weights") as error:
+        with pytest.raises(InputError, match=r"model\.backbone\.weights") as error:
             load_backbone_weights(resnet18(), "resnet18", str(path))
         assert str(path) in str(error.value)
 
@@ -114,7 +114,7 @@ def test_failed_download_says_what_to_do(weights, reason, torch_home, monkeypatc
         load_backbone_weights(backbone, "resnet18", weights)
     url = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url
     assert asked == [url]
-    for part in (url, str(torch_home / "hub" / "checkpoints" / "resnet18-f37072fd.pth"), "model.weights="):
+    for part in (url, str(torch_home / "hub" / "checkpoints" / "resnet18-f37072fd.pth"), "model.backbone.weights="):
         assert part in str(error.value)
     assert torch.equal(backbone.conv1.weight, before)
 
@@ -135,7 +135,7 @@ def test_broken_file_in_the_place_of_a_download_is_refused(content, torch_home):
     target = torch_home / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
     target.parent.mkdir(parents=True)
     target.write_bytes(content)
-    with pytest.raises(InputError, match=r"model\.weights") as error:
+    with pytest.raises(InputError, match=r"model\.backbone\.weights") as error:
         load_backbone_weights(resnet18(), "resnet18", "imagenet")
     assert str(target) in str(error.value)
 

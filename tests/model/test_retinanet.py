@@ -3,11 +3,12 @@ import torch
 import torchvision
 from torch.testing import assert_close
 
-from retinanet.config import AnchorConfig, LossConfig, ModelConfig
+from retinanet.config import AnchorConfig, LossConfig
 from retinanet.detection.assignment import assign
 from retinanet.losses.detection import build_loss
 from retinanet.model.retinanet import build_model, build_model_for_training
 from retinanet.structures import HeadOutputs, Targets
+from tests.helpers.models import model_config
 
 NUM_CLASSES = 3
 HEIGHT, WIDTH = 96, 128
@@ -16,7 +17,7 @@ IMAGE_SIZES = torch.tensor([[96, 100], [70, 128]])
 
 def small(**settings):
     """A config of a network that a test can afford."""
-    return ModelConfig(**{"backbone": "resnet18", "weights": "none", "frozen_stages": 0, "channels": 32} | settings)
+    return model_config(**{"channels": 32} | settings)
 
 
 def model_of(**settings):

@@ -105,7 +105,7 @@ def test_a_rank_that_fails_ends_the_run_within_a_minute(tiny_overrides, tmp_path
     program.write_text(textwrap.dedent(ONE_FAILS))
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
-        *(str(program), str(tmp_path), kind, *tiny_overrides, "model.norm=frozen"),
+        *(str(program), str(tmp_path), kind, *tiny_overrides, "model.backbone.norm=frozen"),
     ]
     done = subprocess.run(command, env={**os.environ, **ENVIRONMENT}, cwd=REPO, capture_output=True, text=True)
     assert done.returncode == 1 and (tmp_path / "failed_at").exists(), done.stderr[-3000:]

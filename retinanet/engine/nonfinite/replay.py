@@ -98,10 +98,13 @@ def replay(path: str | Path, device: torch.device) -> ReplayReport:
     content = read_replay(path)
     cfg = config_from_values(json.loads(content["config"]), source=f"{path}: config")
     # Other ranks are not here to share statistics with.
-    norm, note = cfg.model.norm, ""
+    norm, note = cfg.model.backbone.norm, ""
     if norm == "sync":
         norm, note = "batch", "norm sync is taken as batch: each micro-batch has statistics of its own"
-    model = build_model(cfg.model.model_copy(update={"norm": norm}), len(content["class_names"]))
+    model = build_model(
+        cfg.model.model_copy(update={"backbone": cfg.model.backbone.model_copy(update={"norm": norm})}),
+        len(content["class_names"]),
+    )
     model.load_state_dict(content["model"])
     dtype = content["dtype"]
     model.to(device=device, memory_format=memory_format_for(device, dtype)).train()

@@ -5,7 +5,7 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.nn.utils import clip_grad_norm_
 
-from retinanet.config import AdamWConfig, LossConfig, ModelConfig, SGDConfig, TrainConfig
+from retinanet.config import AdamWConfig, LossConfig, SGDConfig, TrainConfig
 from retinanet.detection.assignment import assign
 from retinanet.engine import ema
 from retinanet.engine.ema import EMA
@@ -21,6 +21,7 @@ from retinanet.errors import InputError
 from retinanet.losses.detection import build_loss
 from retinanet.model.retinanet import build_model
 from retinanet.structures import HeadOutputs, Targets
+from tests.helpers.models import model_config
 
 CPU = torch.device("cpu")
 SIZE = 64
@@ -29,7 +30,7 @@ OPTIMIZERS = pytest.mark.parametrize("optimizer", [SGDConfig(lr=0.01), AdamWConf
 
 def small_detector(norm):
     torch.manual_seed(0)
-    cfg = ModelConfig(backbone="resnet18", weights="none", frozen_stages=0, norm=norm, channels=64, head_convs=1)
+    cfg = model_config(norm=norm, channels=64, head_convs=1)
     return build_model(cfg, 3).train()
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from retinanet.config import Config, LossConfig, ModelConfig, TrainConfig
+from retinanet.config import Config, LossConfig, TrainConfig
 from retinanet.data.loader import pad_targets
 from retinanet.detection.assignment import assign
 from retinanet.engine.nonfinite.replay import read_replay, replay, write_replay
@@ -14,6 +14,7 @@ from retinanet.errors import InputError
 from retinanet.losses.detection import build_loss
 from retinanet.model.retinanet import build_model
 from retinanet.structures import Batch
+from tests.helpers.models import model_config
 
 CPU = torch.device("cpu")
 CLASSES = ["cat", "dog", "bird"]
@@ -37,7 +38,7 @@ def batch_of(*pictures, indices=(0, 1)):
 
 
 def config(**loss):
-    model = ModelConfig(backbone="resnet18", weights="none", frozen_stages=0, channels=64, head_convs=1)
+    model = model_config(channels=64, head_convs=1)
     return Config(model=model, loss=LossConfig(**loss), train=TrainConfig(steps=1))
 
 
@@ -187,7 +188,7 @@ def test_crowd_regions_are_kept(tmp_path):
 
 def test_sync_norm_is_taken_as_batch_and_said(tmp_path):
     cfg = config()
-    cfg = cfg.model_copy(update={"model": cfg.model.model_copy(update={"norm": "sync"})})
+    cfg = cfg.model_copy(update={"model": model_config(channels=64, head_convs=1, norm="sync")})
     report = report_of(tmp_path, [batch_of(None, None)], cfg=cfg)
     assert report.is_finite and "norm sync is taken as batch" in report.describe()
 

@@ -1,0 +1,15 @@
+"""Small networks and their configs."""
+
+from typing import Any
+
+from retinanet.config import ModelConfig, ResNetConfig
+
+BACKBONE_KEYS = set(ResNetConfig.model_fields)
+
+
+def model_config(**settings: Any) -> ModelConfig:
+    """A network that a test can afford: ResNet-18 from random weights. Keys of the backbone and of the model mix freely."""
+    settings = {"name": "resnet18", "weights": "none", "frozen_stages": 0, **settings}
+    backbone = {key: value for key, value in settings.items() if key in BACKBONE_KEYS}
+    others = {key: value for key, value in settings.items() if key not in BACKBONE_KEYS}
+    return ModelConfig(backbone=ResNetConfig(**backbone), **others)
