@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from retinanet.checkpoint.file import Checkpoint
 from retinanet.checkpoint.folder import CheckpointFolder
 from retinanet.cli import eval as eval_tool
 from retinanet.cli import predict as predict_tool
@@ -63,13 +64,15 @@ def checkpoint(tmp_path_factory, shapes):
     categories = json.loads((shapes / "val.json").read_text())["categories"]
     categories.sort(key=lambda category: category["id"])
     torch.manual_seed(0)
-    content = {
-        "model": build_model(cfg.model, len(categories)).state_dict(),
-        "config": cfg.model_dump_json(),
-        "class_names": [category["name"] for category in categories],
-        "category_ids": [category["id"] for category in categories],
-    }
-    return CheckpointFolder(folder, keep=1).save(1, content)
+    checkpoint = Checkpoint(
+        config=cfg,
+        class_names=tuple(category["name"] for category in categories),
+        category_ids=tuple(category["id"] for category in categories),
+        num_images=1,
+        step=1,
+        state={"model": build_model(cfg.model, len(categories)).state_dict()},
+    )
+    return CheckpointFolder(folder, keep=1).save(checkpoint)
 
 
 @pytest.fixture
@@ -232,7 +235,7 @@ def test_eval_on_other_classes(refused, checkpoint, tmp_path):
 
 
 def test_eval_output_that_cannot_be_written(refused, checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr(eval_tool, "evaluate_now", lambda *_: pytest.fail("found out only after the work"))
+    monkeypatch.setattr(eval_tool, "evaluate_dataset", lambda *_, **__: pytest.fail("found out only after the work"))
     (tmp_path / "file").touch()
     message = refused(eval_tool, checkpoint, "--output", tmp_path / "file")
     assert message.startswith(f"{tmp_path / 'file'}: cannot be written to: ")

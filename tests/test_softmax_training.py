@@ -39,7 +39,7 @@ def run(tmp_path, overrides):
 
 def class_bias(content):
     """Of the last layer of the class subnet."""
-    return [value for name, value in content["model"].items() if name.startswith("head.class_subnet.")][-1]
+    return [value for name, value in content.weights().items() if name.startswith("head.class_subnet.")][-1]
 
 
 def test_what_was_trained_is_evaluated_and_predicted_with(run, shapes):
@@ -48,7 +48,7 @@ def test_what_was_trained_is_evaluated_and_predicted_with(run, shapes):
     assert losses[-1] < losses[0]
     checkpoint = run.folder / "checkpoints/last.pt"
     content = read_checkpoint(checkpoint)
-    num_classes = len(content["class_names"])
+    num_classes = len(content.class_names)
     assert class_bias(content).shape == (9 * (num_classes + 1),)
 
     # The checkpoint alone gives the figures of the run's last evaluation.
@@ -76,10 +76,10 @@ def test_a_run_goes_on_and_another_begins_with_its_weights(run, overrides, tmp_p
     last.unlink()
     again = train(load_config("quickstart", overrides), run.folder, resume=True)
     assert "going on from" in (again.folder / "log.txt").read_text()
-    for name, value in read_checkpoint(last)["model"].items():
-        assert torch.equal(value, straight["model"][name]), name
+    for name, value in read_checkpoint(last).weights().items():
+        assert torch.equal(value, straight.weights()[name]), name
 
-    second, first = straight["class_names"][1], straight["class_names"][0]
+    second, first = straight.class_names[1], straight.class_names[0]
     others = [f"data.classes=[{second}, {first}]", f"train.init_from={last}", "train.steps=1"]
     fine = train(load_config("quickstart", [*overrides, *others]), tmp_path / "fine")
     assert f"2 classes ({second}, {first}) are taken by name" in (fine.folder / "log.txt").read_text()

@@ -56,8 +56,9 @@ def count_logits(checkpoint: Path, predictor: Predictor) -> LogitCounts:
     cfg, counts = predictor.cfg, LogitCounts()
     data = load_val_data(cfg, predictor.class_names)
     assign = build_assignment(cfg.assignment)
-    batches = eval_loader(cfg, data, pin_memory=predictor.device.type == "cuda")
-    for batch in progress(batches, f"{checkpoint.name}", len(eval_plan(cfg, data))):
+    plan = eval_plan(cfg, data)
+    batches = eval_loader(cfg, data, plan, pin_memory=predictor.device.type == "cuda")
+    for batch in progress(batches, f"{checkpoint.name}", len(plan)):
         batch = batch.to(predictor.device)
         predictions = predictor.model(batch.images, batch.image_sizes)
         assignment = assign(predictions.anchors, batch.targets)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from retinanet.ablation.results import ResultsFile, RunResult, claimed, config_hash
 from retinanet.ablation.table import Job
 from retinanet.data.build import load_train_data, load_val_data
-from retinanet.engine.environment import environment
+from retinanet.engine.environment import environment_record
 from retinanet.engine.nonfinite.guard import NonFiniteGradient
 from retinanet.engine.train import TrainResult, train
 from retinanet.errors import InputError, make_folder
@@ -95,7 +95,7 @@ def run_job(job: Job, folder: Path) -> RunResult | None:
         log.error("%s, seed %d %s: %s", job.row, job.seed, status, message)
     elif trained.is_preempted:
         return None
-    described = environment()
+    described = environment_record()
     device = resolve_device(job.cfg.device)
     device_name = described["accelerator"] if device.type == "cuda" else f"{device.type} {described['cpu_capability']}"
     dtype = resolve_precision(device, job.cfg.train.precision)

@@ -10,7 +10,7 @@ from retinanet.ablation.table import Job, Row, Table
 from retinanet.benchmarks.measure import Contestant, compete
 from retinanet.checkpoint.folder import CheckpointFolder
 from retinanet.data.build import eval_shorter, load_val_data
-from retinanet.engine.environment import environment
+from retinanet.engine.environment import environment_record
 from retinanet.engine.run_folder import CHECKPOINTS
 from retinanet.errors import InputError
 from retinanet.formats.image import read_image
@@ -100,7 +100,7 @@ def speed_markdown(
             f"{milliseconds / fastest:.2f}",
         ]
         lines.append("| " + " | ".join([*cells, *(_paper(entry.row, min(published)) if published else [])]) + " |")
-    about = environment()
+    about = environment_record()
     machine = about["accelerator"] or f"a CPU with {about['cpu_capability']}, {about['threads']} threads"
     parts = [
         f"# Speed against accuracy: {table.title}",

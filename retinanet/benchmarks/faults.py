@@ -13,8 +13,7 @@ import sys
 from torch import Tensor, nn
 
 from retinanet.data.build import load_val_data
-from retinanet.detection.postprocess import build_postprocess
-from retinanet.engine.train import evaluate_now
+from retinanet.engine.evaluate import evaluate_dataset
 from retinanet.inference.predictor import Predictor
 from retinanet.losses.detection import build_loss
 from retinanet.structures import HeadOutputs
@@ -35,14 +34,13 @@ class Swapped(nn.Module):
 def average_precision(checkpoint: str, overrides: list[str], swapped: bool) -> dict[str, float]:
     predictor = Predictor.from_checkpoint(checkpoint, overrides)
     cfg = predictor.cfg
-    result = evaluate_now(
+    result = evaluate_dataset(
         cfg,
         Swapped(predictor.model) if swapped else predictor.model,
         load_val_data(cfg, predictor.class_names),
-        build_postprocess(cfg.postprocess, class_activation=cfg.model.class_activation),
-        build_loss(cfg.loss, num_classes=len(predictor.class_names)),
-        predictor.device,
-        predictor.dtype,
+        criterion=build_loss(cfg.loss, num_classes=len(predictor.class_names)),
+        device=predictor.device,
+        dtype=predictor.dtype,
     )
     return result.scores.metrics
 

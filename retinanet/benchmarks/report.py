@@ -8,7 +8,7 @@ import torch
 
 from retinanet.benchmarks.measure import Measurement, Ratio, ratio
 from retinanet.benchmarks.settings import Settings
-from retinanet.engine.environment import environment
+from retinanet.engine.environment import environment_record
 
 MIB = 2**20
 
@@ -16,7 +16,7 @@ MIB = 2**20
 def machine(settings: Settings) -> dict[str, Any]:
     """Where and with what it was measured, as plain values."""
     return {
-        **environment(),
+        **environment_record(),
         "cpu": cpu_name(),
         "device": str(settings.device),
         "precision": precision_name(settings.dtype),

@@ -1,1 +1,1 @@
-"""Checkpoints: one file, a folder of them, and the writer in the background."""
+"""Checkpoints: the file format, a folder of files, and the background writer."""

@@ -1,33 +1,68 @@
-"""One checkpoint as a file: written with its checksum, read without trust."""
+"""One checkpoint file: write it with a checksum, read it without running code from it."""
 
 import hashlib
+import json
 import os
 import re
 import zipfile
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
+from torch import Tensor
 
+from retinanet.config import Config
+from retinanet.config.load import config_from_values
 from retinanet.errors import InputError
 
-FORMAT = "retinanet checkpoint 2"
+FORMAT = "retinanet checkpoint 3"
+OLDER_FORMATS = ("retinanet checkpoint 1", "retinanet checkpoint 2")
 
 
 class DamagedCheckpoint(InputError):
-    """A checkpoint whose bytes are not those that were written: cut off, or changed since."""
+    """A checkpoint file that was truncated or changed after it was written."""
 
 
-def write_checkpoint(path: Path, content: dict[str, Any]) -> str:
-    """Write a file through to the disk, see that it can be read again, and return its checksum.
+class Checkpoint(NamedTuple):
+    """The complete state of a training run after one step, with what is needed to use its weights elsewhere."""
+
+    config: Config
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...]  # of the classes, in the training annotations
+    num_images: int  # in the training set
+    step: int  # training steps done
+    state: dict[str, Any]  # state dicts by part: "model", "ema" (None without an average), "optimizer", ...
+
+    def weights(self, *, average: bool = True) -> dict[str, Tensor]:
+        """State dict of the model.
+
+        Args:
+            average: the moving average of the weights if the run keeps one, since that is what it evaluates. False
+                returns the weights of the last step.
+        """
+        ema = self.state.get("ema")
+        return ema["model"] if average and ema else self.state["model"]
+
+
+def write_checkpoint(path: Path, checkpoint: Checkpoint) -> str:
+    """Write a file and flush it to disk, check that it can be read, and return its SHA-256 checksum.
 
     Raises:
-        OSError: the disk is full, or else cannot be written to.
-        TypeError: the content has something in it that `read_checkpoint` would refuse.
+        OSError: the disk is full or cannot be written to.
+        TypeError: the state holds something that `read_checkpoint` would refuse.
     """
+    content = {
+        "format": FORMAT,
+        "config": checkpoint.config.model_dump_json(),  # JSON text: `weights_only` loading refuses records
+        "class_names": list(checkpoint.class_names),
+        "category_ids": list(checkpoint.category_ids),
+        "num_images": checkpoint.num_images,
+        "step": checkpoint.step,
+        "state": checkpoint.state,
+    }
     with open(path, "wb") as file:
         hashed = _HashedFile(file)
-        torch.save({"format": FORMAT, **content}, hashed)
+        torch.save(content, hashed)
         if hashed.error:
             raise hashed.error
         sync(file)
@@ -37,23 +72,25 @@ def write_checkpoint(path: Path, content: dict[str, Any]) -> str:
     except OSError:
         raise
     except Exception as error:
-        raise TypeError(f"{path}: could not be read again, {_why_refused(error)}") from error
+        raise TypeError(f"{path}: cannot be read back: {_why_refused(error)}") from error
     return hashed.sha256.hexdigest()
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Load a checkpoint of ours, tensors on the CPU. No code in it is run, and nothing on the disk is changed.
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Load a checkpoint with its tensors on the CPU. Runs no code from the file and changes nothing on disk.
+
+    Config keys that the checkpoint lacks take their defaults.
 
     Raises:
-        DamagedCheckpoint: it is cut off, or was changed since it was written.
-        InputError: it is missing, cannot be read, or is something else, which then is not to be trusted.
+        DamagedCheckpoint: the file was truncated or changed after it was written.
+        InputError: the file is missing, unreadable, not a checkpoint of this framework, or of an older format.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint; training writes RUN/checkpoints/last.pt and best.pt")
     resolved = path.resolve()  # once: last.pt may point elsewhere a moment later
     try:
-        _check_whole(resolved, path)
+        _check_intact(resolved, path)
         content = torch.load(resolved, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}; name another checkpoint") from None
@@ -61,94 +98,107 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise
     except Exception as error:  # torch.load raises a different type for each way a file can be wrong
         raise InputError(
-            f"{path}: is not a checkpoint of this framework: {_why_refused(error)}; it is not trusted and nothing in "
-            "it was run; name a file that training wrote"
+            f"{path}: not a checkpoint of this framework: {_why_refused(error)}; it was not trusted and nothing in it "
+            "was run; name a file written by training"
         ) from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise InputError(f"{path}: holds something else than a {FORMAT!r}; name a file that training wrote")
-    return content
+    found = content.get("format") if isinstance(content, dict) else None
+    if found in OLDER_FORMATS:
+        raise InputError(
+            f"{path}: found format {found!r}, expected {FORMAT!r}; use the version of retinanet that wrote it, or "
+            "train again"
+        )
+    if found != FORMAT:
+        raise InputError(f"{path}: not a {FORMAT!r}; name a file written by training")
+    return Checkpoint(
+        config=config_from_values(json.loads(content["config"]), source=f"{path}: config"),
+        class_names=tuple(content["class_names"]),
+        category_ids=tuple(content["category_ids"]),
+        num_images=content["num_images"],
+        step=content["step"],
+        state=content["state"],
+    )
 
 
-def weights_to_predict_with(content: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """Of a checkpoint: the averaged ones where the run has an average, as they are what it evaluates."""
-    return content["ema"]["model"] if content.get("ema") else content["model"]
-
-
-def _check_whole(file: Path, named: Path) -> None:
-    """Hold a file against its checksum or, where that was deleted, against the sums inside it.
+def _check_intact(file: Path, named: Path) -> None:
+    """Compare a file with its checksum or, if that was deleted, with the checksums inside the archive.
 
     Args:
-        named: what the user calls it, for the messages.
+        named: the path as the user gave it, for the messages.
     """
     checksum = checksum_file(file)
     has_end = _has_end(file)
-    cut_off = f"it is cut off after {file.stat().st_size} bytes"
+    truncated = f"it is truncated after {file.stat().st_size} bytes"
     if checksum.is_file() and checksum.read_bytes().split()[:1] != [file_checksum(file).encode()]:
-        more = "" if has_end else f", and {cut_off}"
+        more = "" if has_end else f", and {truncated}"
         raise DamagedCheckpoint(
-            f"{named}: is damaged, its checksum differs from {checksum.name}{more}; use another checkpoint"
+            f"{named}: damaged: checksum differs from {checksum.name}{more}; use another checkpoint"
         )
     with open(file, "rb") as opened:
         start = opened.read(4)
     if not has_end:
         if b"PK\3\4".startswith(start):
-            raise DamagedCheckpoint(f"{named}: is not whole, {cut_off}; use another checkpoint")
+            raise DamagedCheckpoint(f"{named}: damaged: {truncated}; use another checkpoint")
         kind = "a bare pickle, which could run code" if start.startswith(b"\x80") else "no archive of torch.save"
         raise InputError(
-            f"{named}: is not a checkpoint of this framework: it is {kind}; it is not trusted and nothing in it was "
-            "run; name a file that training wrote"
+            f"{named}: not a checkpoint of this framework: it is {kind}; it was not trusted and nothing in it was run; "
+            "name a file written by training"
         )
     if not checksum.is_file() and (problem := _zip_problem(file)):
-        raise DamagedCheckpoint(f"{named}: is damaged, as its own sums show ({problem}); use another checkpoint")
+        raise DamagedCheckpoint(f"{named}: damaged: checksums inside the archive ({problem}); use another checkpoint")
 
 
 def _has_end(file: Path) -> bool:
-    """Whether the directory of a zip archive, which is its last part, is there."""
+    """Whether the file ends in the directory of a zip archive."""
     try:
         return zipfile.is_zipfile(file)
-    except zipfile.BadZipFile:  # it is, and has nonsense in it
+    except zipfile.BadZipFile:  # the directory exists and is invalid
         return True
 
 
 def _zip_problem(file: Path) -> str | None:
-    """What is wrong with an archive by its own sums, in words."""
+    """What an archive's own checksums report as damaged, None if nothing."""
     try:
         with zipfile.ZipFile(file) as archive:
             if damaged := archive.testzip():
                 return damaged
-            # No sum covers this bit. It says that a record is a folder, and torch.load then returns what was in memory.
+            # No checksum covers this bit. It marks a record as a folder; torch.load would return uninitialised memory.
             return next((record.filename for record in archive.infolist() if record.external_attr & 0x10), None)
     except OSError:
         raise
-    except Exception as error:  # with a flipped bit the directory may ask for a password, or a method nobody knows
+    except Exception as error:  # a flipped bit can make the directory ask for a password or an unknown method
         return str(error)
 
 
 def _why_refused(error: Exception) -> str:
+    """The reason for which `torch.load` refused a file, in one line."""
     message = str(error)
     if unsafe := re.search(r"GLOBAL (\S+)", message):
-        return f"it asks for {unsafe[1]}, and ours hold plain data"
+        return f"it refers to {unsafe[1]}, and checkpoints hold plain data only"
     paragraphs = message.strip().split("\n\n")
-    if paragraphs[0].startswith("Weights only load failed"):  # advice of torch that nobody should follow here
+    if paragraphs[0].startswith("Weights only load failed"):  # torch's advice, unsafe to follow here
         paragraphs = paragraphs[1:]
     return "".join(paragraphs[:1]).strip().split("\n")[0][:160] or type(error).__name__
 
 
 def file_checksum(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def checksum_file(path: Path) -> Path:
+    """The file next to a checkpoint that holds its checksum, in the format of `sha256sum`."""
     return path.with_name(path.name + ".sha256")
 
 
 def sync(file: Any) -> None:
+    """Flush an open file to disk."""
     file.flush()
     os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
+    """Flush the entries of a folder to disk: its new, renamed and removed files."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -157,10 +207,10 @@ def sync_folder(folder: Path) -> None:
 
 
 class _HashedFile:
-    """Takes the checksum of what is written, on its way to the file. torch.save writes from front to back.
+    """A file opened for writing that computes the checksum of what is written. torch.save writes front to back.
 
-    An exception in `write` would come out of torch.save as a RuntimeError of its own. So the first one is kept, and
-    from then on nothing is written.
+    torch.save would turn an exception in `write` into a RuntimeError of its own, so the first one is stored instead,
+    and nothing is written after it.
     """
 
     def __init__(self, file: BinaryIO):
@@ -177,4 +227,4 @@ class _HashedFile:
                 self.error = error
 
     def flush(self) -> None:
-        """Left to the sync that follows, whose error is not hidden."""
+        """Do nothing: `sync` flushes afterwards and reports its errors."""

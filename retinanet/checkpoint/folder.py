@@ -1,7 +1,7 @@
-"""The checkpoints of a run: immutable files, whole or not there, that carry all it needs to go on.
+"""The checkpoint folder of a run: immutable files that are either complete or absent.
 
-A folder holds `step_00001234.pt` with its checksum beside it, and the links `last.pt` and `best.pt`. What is being
-written has another name, `*.partial`, and so has what was found damaged, `*.damaged`.
+It holds `step_00001234.pt`, each with its checksum file, and the links `last.pt` and `best.pt`. Files being written are
+named `*.partial`, damaged ones are renamed to `*.damaged`.
 """
 
 import itertools
@@ -9,9 +9,9 @@ import logging
 import os
 import re
 from pathlib import Path
-from typing import Any
 
 from retinanet.checkpoint.file import (
+    Checkpoint,
     DamagedCheckpoint,
     checksum_file,
     read_checkpoint,
@@ -29,10 +29,10 @@ PARTIAL_NAME = re.compile(r"(step_\d{8,}\.pt(\.sha256)?|(last|best)\.pt)\.partia
 
 
 class CheckpointFolder:
-    """Writes and finds the checkpoints of one run. One process writes at a time.
+    """Writes and finds the checkpoints of one run. Only one process may write at a time.
 
     Args:
-        keep: how many of the newest stay, besides the best; at least one.
+        keep: number of newest checkpoints to keep besides the best, at least 1.
     """
 
     def __init__(self, folder: Path, *, keep: int):
@@ -41,38 +41,38 @@ class CheckpointFolder:
         self.keep = keep
 
     def open_for_writing(self) -> None:
-        """Make the folder, and remove what a killed run left half written; nothing else is touched.
+        """Create the folder and remove partial files of a killed run; other files are left alone.
 
         Raises:
-            InputError: it cannot be made, or nothing can be written into it.
+            InputError: the folder cannot be created or written to.
         """
         make_folder(self.folder)
         for path in self.folder.iterdir():
             if PARTIAL_NAME.fullmatch(path.name):
                 path.unlink()
 
-    def save(self, step: int, content: dict[str, Any]) -> Path:
-        """Write a checkpoint, point `last.pt` at it, and remove those beyond `keep`.
+    def save(self, checkpoint: Checkpoint) -> Path:
+        """Write a checkpoint, point `last.pt` to it, and remove old ones beyond `keep`.
 
-        The file appears under its name only when it is whole on the disk, its checksum before it, and only then do
-        older ones go. After an error there is nothing of it, unless only the links or the removal went wrong.
+        The file appears under its name only once it is complete on disk, after its checksum file; only then are older
+        ones removed. After an error nothing of it remains, unless only a link or a removal failed.
 
         Raises:
-            OSError: the disk is full, or else cannot be written to.
-            TypeError: the content has something in it that `read_checkpoint` would refuse.
+            OSError: the disk is full or cannot be written to.
+            TypeError: the state holds something that `read_checkpoint` would refuse.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.path_of(step)
+        path = self.path_of(checkpoint.step)
         checksum = checksum_file(path)
         partial, checksum_partial = _partial_file(path), _partial_file(checksum)
         try:
-            digest = write_checkpoint(partial, {"step": step, **content})
+            digest = write_checkpoint(partial, checkpoint)
             with open(checksum_partial, "w") as file:
                 file.write(f"{digest}  {path.name}\n")
                 sync(file)
             if path.exists():
-                # A step saved once more. The old checksum goes first: as long as there is none, the file's own sums
-                # vouch for it, the old one as well as the new one.
+                # The step was saved before. Remove the old checksum first: without one, readers rely on the checksums
+                # inside the archive, which hold for the old file and for the new one.
                 checksum.unlink(missing_ok=True)
                 sync_folder(self.folder)
                 os.replace(partial, path)
@@ -90,54 +90,53 @@ class CheckpointFolder:
         return path
 
     def mark_best(self, step: int) -> None:
-        """Point `best.pt` at the checkpoint of a step, which must be there."""
+        """Point `best.pt` to the checkpoint of a step, which must exist."""
         path = self.path_of(step)
         assert path.is_file(), path
         self._link("best.pt", path)
         self._remove_old()
 
-    def last_whole(self) -> tuple[Path, dict[str, Any]] | tuple[None, None]:
-        """The newest whole checkpoint and its content, for the one process that is about to write here.
+    def last_intact(self) -> tuple[Path, Checkpoint] | tuple[None, None]:
+        """The newest intact checkpoint and its path, for the only process that is about to write here.
 
-        Damaged ones that are newer are named and set aside, so that the run can write theirs again. Where none is
-        whole, nothing is moved.
+        Newer, damaged ones are reported and renamed, so that the run can write these steps again. If none is intact,
+        nothing is renamed.
 
         Raises:
-            InputError: there are checkpoints and none is whole, or the newest one that is whole is not of this
-                framework or cannot be read.
+            InputError: there are checkpoints and none is intact, or the newest intact one is unreadable or not a
+                checkpoint of this framework.
         """
         damaged: list[Path] = []
         for path in reversed(self.files()):
             try:
-                content = read_checkpoint(path)
+                checkpoint = read_checkpoint(path)
             except DamagedCheckpoint as error:
-                log.warning("%s; looking for the one before", error)
+                log.warning("%s; trying the previous one", error)
                 damaged.append(path)
                 continue
-            self._go_back_to(path, damaged)
-            return path, content
+            self._roll_back_to(path, damaged)
+            return path, checkpoint
         if damaged:
             names = ", ".join(path.name for path in reversed(damaged))
             raise InputError(
-                f"{self.folder}: holds no whole checkpoint, damaged are {names}; "
-                "put a whole copy in place, or start the run again"
+                f"{self.folder}: no intact checkpoint; damaged: {names}; restore one from a copy, or start a new run"
             )
         return None, None
 
-    def set_aside_damaged(self, path: Path) -> Path:
-        """Rename a checkpoint of this folder to `*.pt.damaged`, with its checksum: kept, but no checkpoint any more."""
+    def rename_damaged(self, path: Path) -> Path:
+        """Rename a checkpoint and its checksum file to `*.pt.damaged`, so that it is kept but not used."""
         assert path in self.files(), path
         suffixes = itertools.chain([""], (f".{number}" for number in itertools.count(2)))
-        aside = next(
-            aside for suffix in suffixes if not os.path.lexists(aside := path.with_name(f"{path.name}.damaged{suffix}"))
-        )
-        path.rename(aside)
+        names = (path.with_name(f"{path.name}.damaged{suffix}") for suffix in suffixes)
+        renamed = next(name for name in names if not os.path.lexists(name))
+        path.rename(renamed)
         if checksum_file(path).is_file():
-            checksum_file(path).rename(checksum_file(aside))
+            checksum_file(path).rename(checksum_file(renamed))
         sync_folder(self.folder)
-        return aside
+        return renamed
 
     def path_of(self, step: int) -> Path:
+        """The file of a step, whether or not it exists."""
         return self.folder / f"step_{step:08d}.pt"
 
     def files(self) -> list[Path]:
@@ -148,31 +147,31 @@ class CheckpointFolder:
         return sorted(step_of, key=lambda path: int(step_of[path][1]))
 
     def best(self) -> Path | None:
-        """What `best.pt` points at, there or not."""
+        """The target of `best.pt`, whether or not it exists; None without the link."""
         link = self.folder / "best.pt"
         return self.folder / Path(os.readlink(link)).name if link.is_symlink() else None
 
-    def _go_back_to(self, path: Path, damaged: list[Path]) -> None:
-        """Set the damaged ones aside, and mend the links that pointed at them."""
+    def _roll_back_to(self, path: Path, damaged: list[Path]) -> None:
+        """Rename the damaged checkpoints and fix the links that point to them."""
         try:
             for newer in damaged:
-                aside = self.set_aside_damaged(newer)
-                log.warning("%s: damaged, therefore renamed to %s; going on from %s", newer, aside.name, path.name)
-            # Links that lead nowhere may also be from a run killed while it did this.
+                renamed = self.rename_damaged(newer)
+                log.warning("%s: damaged; renamed to %s; resuming from %s", newer, renamed.name, path.name)
+            # Dangling links may also come from a run that was killed at this point.
             if (self.folder / "last.pt").is_symlink() and not (self.folder / "last.pt").exists():
                 self._link("last.pt", path)
             best = self.best()
             if best and not best.exists():
                 (self.folder / "best.pt").unlink()
                 log.warning(
-                    "%s: removed, since %s, which it pointed at, is gone; the next best score makes it again",
+                    "%s: removed: its target %s no longer exists; recreated at the next best score",
                     self.folder / "best.pt",
                     best.name,
                 )
         except OSError as error:
             raise InputError(
-                f"{error.filename or self.folder}: cannot be set aside, though damaged: {error.strerror}; "
-                "make the folder writable"
+                f"{error.filename or self.folder}: damaged, but cannot be renamed: {error.strerror}; make the folder "
+                "writable"
             ) from None
 
     def _link(self, name: str, path: Path) -> None:
@@ -183,7 +182,7 @@ class CheckpointFolder:
         sync_folder(self.folder)
 
     def _remove_old(self) -> None:
-        """Checksums whose file a kill left them without go as well."""
+        """Remove checkpoints beyond `keep`, and checksum files that a killed run left without a checkpoint."""
         kept = {path.name for path in self.files()[-self.keep :]}
         if best := self.best():
             kept.add(best.name)

@@ -1,4 +1,4 @@
-"""Checkpoints written in the background, while training goes on."""
+"""Write checkpoints in a background thread while training continues."""
 
 import concurrent.futures
 import copy
@@ -10,50 +10,51 @@ from typing import Any
 
 import torch
 
+from retinanet.checkpoint.file import Checkpoint
 from retinanet.checkpoint.folder import CheckpointFolder
 
 log = logging.getLogger(__name__)
 
 
 class CheckpointWriter:
-    """Writes checkpoints in one thread, in the order they were given. The training loop does not wait for the disk.
+    """Writes checkpoints in one thread, in the order they are given, so that training does not wait for the disk.
 
-    A disk that is full or cannot be written to is warned of, and training goes on. Any other error of the thread is
-    a mistake of ours and is raised by the next call. Whatever ends the process short of a kill, a write under way is
-    finished first: Python joins the thread.
+    A full or unwritable disk causes a warning, and training continues. Any other error in the thread is a bug and is
+    raised by the next call. Unless the process is killed, a write in progress is finished before it ends: Python joins
+    the thread.
 
-    It is a context manager, which ends in `close`. Opening it removes what a killed run left half written.
+    Use as a context manager; leaving it calls `close`. Opening removes partial files of a killed run.
     """
 
     def __init__(self, folder: CheckpointFolder):
         folder.open_for_writing()
         self.folder = folder
-        self.failed_saves = 0  # so far; after `wait`, of all that were given
+        self.failed_saves = 0  # so far; after `wait`, of all saves
         self._failed_steps: set[int] = set()
         self._thread = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: list[concurrent.futures.Future[None]] = []
 
-    def save(self, step: int, content: dict[str, Any]) -> None:
-        """Copy the content to the host, and have it written as the checkpoint of a step.
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Copy the state to the host and queue it for writing.
 
-        When this returns, the content may be changed. It waits for a write that is still under way, before it copies:
-        there is one copy in memory at most.
+        The state may be changed once this returns. It waits for the previous write before it copies, so that memory
+        holds at most one copy.
         """
         self.wait()
-        self._submit(self._write, step, host_copy(content))
+        self._submit(self._write, checkpoint._replace(state=host_copy(checkpoint.state)))
 
     def mark_best(self, step: int) -> None:
-        """Point `best.pt` at the checkpoint of a step, after all writes given so far."""
+        """Point `best.pt` to the checkpoint of a step, after all earlier writes."""
         self._submit(self._mark_best, step)
 
     def wait(self) -> None:
-        """Return when everything given so far is on the disk, or was warned of."""
+        """Return once every earlier write has reached the disk or failed with a warning."""
         while self._pending:
             concurrent.futures.wait(self._pending[:1])
             self._pending.pop(0).result()
 
     def close(self) -> None:
-        """Finish everything given so far, and take no more."""
+        """Finish every queued write and accept no more."""
         self._thread.shutdown()
         self.wait()
 
@@ -68,31 +69,33 @@ class CheckpointWriter:
         except Exception:
             if error is None:
                 raise
-            log.exception("writing a checkpoint failed as well")  # the error on its way is the one to see
+            log.exception("writing a checkpoint failed as well")  # raise the first error, not this one
 
     def _submit(self, job: Callable[..., None], *arguments: Any) -> None:
         while self._pending and self._pending[0].done():
             self._pending.pop(0).result()
         self._pending.append(self._thread.submit(job, *arguments))
 
-    def _write(self, step: int, content: dict[str, Any]) -> None:
+    def _write(self, checkpoint: Checkpoint) -> None:
+        path = self.folder.path_of(checkpoint.step)
         try:
-            self.folder.save(step, content)
+            self.folder.save(checkpoint)
         except OSError as error:
             self.failed_saves += 1
-            if not os.path.exists(self.folder.path_of(step)):  # False also where the disk is gone
-                self._failed_steps.add(step)
+            if not os.path.exists(path):  # also False if the disk is gone
+                self._failed_steps.add(checkpoint.step)
             log.warning(
-                "%s: SAVING FAILED: %s (failed saves: %d). Training goes on; what it learns is lost if it ends before "
-                "a save works again. Still whole: %s. Make room in %s or mend the disk; the next save tries again",
-                self.folder.path_of(step),
+                "%s: could not save the checkpoint: %s (failed saves: %d). Training continues; progress is lost if the "
+                "run stops before the next successful save. Intact: %s. Free disk space in %s or repair the disk; the "
+                "next save tries again",
+                path,
                 error,
                 self.failed_saves,
-                self._whole(),
+                self._intact(),
                 self.folder.folder,
             )
             return
-        self._failed_steps.discard(step)
+        self._failed_steps.discard(checkpoint.step)
 
     def _mark_best(self, step: int) -> None:
         if step in self._failed_steps:
@@ -105,30 +108,30 @@ class CheckpointWriter:
                 reason = str(error)
         try:
             best = self.folder.best()
-            state = f"stays on {best.name}" if best else "is not there at all"
+            state = f"still points to {best.name}" if best else "does not exist"
         except OSError as error:
             state = f"cannot be read: {error}"
         log.warning(
-            "%s: STILL NOT THE BEST: it should be step %d, but %s. It %s",
+            "%s: not updated: step %d is better, but %s; best.pt %s",
             self.folder.folder / "best.pt",
             step,
             reason,
             state,
         )
 
-    def _whole(self) -> str:
+    def _intact(self) -> str:
         try:
-            return ", ".join(path.name for path in self.folder.files()) or "no checkpoint at all"
+            return ", ".join(path.name for path in self.folder.files()) or "none"
         except OSError as error:
             return f"unknown ({error})"
 
 
 def host_copy(content: Any) -> Any:
-    """The same content with memory of its own: tensors on the CPU, of views only what they show."""
+    """A deep copy with every tensor on the CPU; a view is copied without the rest of its storage."""
     if isinstance(content, torch.Tensor):
         return content.detach().to("cpu", copy=True)
     if isinstance(content, dict):
-        copied = copy.copy(content)  # its kind, and what else it carries: a state dict has versions
+        copied = copy.copy(content)  # keeps its type and attributes: a state dict has versions
         for key, value in content.items():
             copied[key] = host_copy(value)
         return copied

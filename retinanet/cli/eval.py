@@ -6,9 +6,8 @@ import math
 from pathlib import Path
 
 from retinanet.data.build import load_val_data
-from retinanet.detection.postprocess import build_postprocess
+from retinanet.engine.evaluate import evaluate_dataset
 from retinanet.engine.run_folder import CHECKPOINTS
-from retinanet.engine.train import evaluate_now
 from retinanet.errors import exit_code, make_folder
 from retinanet.inference.predictor import Predictor
 from retinanet.losses.detection import build_loss
@@ -51,14 +50,13 @@ def score(predictor: Predictor, checkpoint: Path, output: Path) -> None:
     cfg = predictor.cfg
     data = load_val_data(cfg, predictor.class_names)
     on_main(lambda: make_folder(output))
-    result = evaluate_now(
+    result = evaluate_dataset(
         cfg,
         predictor.model,
         data,
-        build_postprocess(cfg.postprocess, class_activation=cfg.model.class_activation),
-        build_loss(cfg.loss, num_classes=len(predictor.class_names)),
-        predictor.device,
-        predictor.dtype,
+        criterion=build_loss(cfg.loss, num_classes=len(predictor.class_names)),
+        device=predictor.device,
+        dtype=predictor.dtype,
     )
     if result is None:  # not the main process
         return

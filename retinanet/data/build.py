@@ -125,13 +125,13 @@ def eval_plan(cfg: Config, data: CocoData) -> list[list[PlannedImage]]:
     )
 
 
-def eval_loader(cfg: Config, data: CocoData, *, pin_memory: bool) -> Iterator[Batch]:
-    """Every image once, over all processes; each takes whole batches, so that none depends on their number.
+def eval_loader(cfg: Config, data: CocoData, batches: list[list[PlannedImage]], *, pin_memory: bool) -> Iterator[Batch]:
+    """Load batches of an `eval_plan`.
 
-    One that cannot be read is an InputError: a score without it would be another score.
+    Raises:
+        InputError: an image cannot be read; a score without it would be a different score.
     """
     images = SampleReader(data.records, [Resize()], seed=0, max_pixels=cfg.data.max_pixels)
-    batches = eval_plan(cfg, data)[rank() :: world_size()]
     return make_loader(images, batches, workers=cfg.data.workers, pin_memory=pin_memory, replace_unreadable=False)
 
 

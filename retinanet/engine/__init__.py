@@ -1,1 +1,1 @@
-"""Running the detector: training, evaluation, and what they write."""
+"""Training: the loop, its step and state, evaluation, and what a run records."""

@@ -1,4 +1,4 @@
-"""The exponential moving average of weights, which is often a better detector than the weights themselves."""
+"""Exponential moving average of the weights, often a better detector than the weights themselves."""
 
 from copy import deepcopy
 from typing import Any
@@ -10,13 +10,14 @@ from retinanet.engine.nonfinite.guard import moving_statistics
 
 
 class EMA:
-    """A second model whose weights follow those of the first, step by step: decay * average + (1 - decay) * weight.
+    """A copy of the model whose weights follow: average = decay * average + (1 - decay) * weight, after each step.
 
-    The first averages would be of random weights. So the decay begins at 0.1 and is (1 + n) / (10 + n) after n updates,
-    until that passes `decay`. What does not learn is copied: running statistics in every update, the rest once.
+    The first averages would be dominated by the initial weights, so after n updates the decay is
+    min(decay, (1 + n) / (10 + n)), starting at 0.1. Values that are not trained are copied: running statistics in every
+    update, everything else once.
 
     Args:
-        model: with the weights that the run starts from, not wrapped, on its device.
+        model: with the initial weights, not wrapped, on its device.
         decay: 0 to 1; 0.9998 averages over about the last 5000 steps.
     """
 
@@ -29,24 +30,24 @@ class EMA:
         self._averages = [average for average, _ in learning]
         self._weights = [weight for _, weight in learning]
         self._statistics = list(zip(moving_statistics(self.model), moving_statistics(model), strict=True))
-        # On the device, since only there it is known which updates were left out. Exact for 16 million updates.
+        # On the device, since only the device knows which updates were skipped. Exact up to 16 million updates.
         self._updates = torch.zeros((), device=next(model.parameters()).device)
 
     @torch.no_grad()
-    def update(self, left_out: Tensor) -> None:
+    def update(self, skipped: Tensor) -> None:
         """Follow the weights after the optimizer's step.
 
         Args:
-            left_out: () float32, 1 where the step was left out, and nothing is to move; else 0.
+            skipped: () float32, 1 if the step was skipped and nothing may change, else 0.
         """
-        share = (9 / (10 + self._updates)).clamp(min=1 - self.decay) * (1 - left_out)
+        share = (9 / (10 + self._updates)).clamp(min=1 - self.decay) * (1 - skipped)
         torch._foreach_lerp_(self._averages, self._weights, [share] * len(self._weights))
         for followers, leaders in self._statistics:
             torch._foreach_copy_(followers, leaders)
-        self._updates += 1 - left_out
+        self._updates += 1 - skipped
 
     def state_dict(self) -> dict[str, Any]:
-        """The average under the names of the model, as the model itself would give it."""
+        """The averaged weights under the names of the model's state dict, and the number of updates."""
         return {"model": self.model.state_dict(), "updates": self._updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

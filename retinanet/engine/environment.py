@@ -1,4 +1,4 @@
-"""What a run really does, said before it starts and kept beside its results."""
+"""Environment record: versions, hardware and source of a run, saved with its results."""
 
 import json
 import platform
@@ -16,8 +16,8 @@ from retinanet.runtime.distributed import launch_id
 PACKAGES = ("torch", "torchvision", "torchcodec", "faster-coco-eval", "pycocotools", "pydantic", "numpy", "pillow")
 
 
-def environment() -> dict[str, Any]:
-    """Versions, hardware and source of a run, as plain values."""
+def environment_record() -> dict[str, Any]:
+    """Versions, hardware, source and command line of this process, as plain values."""
     packages = {}
     for package in PACKAGES:
         try:
@@ -39,11 +39,12 @@ def environment() -> dict[str, Any]:
 
 
 def write_environment(file: Path) -> None:
-    file.write_text(json.dumps(environment(), indent=2) + "\n", encoding="utf-8")
+    """Write the environment record as JSON."""
+    file.write_text(json.dumps(environment_record(), indent=2) + "\n", encoding="utf-8")
 
 
 def _git_commit() -> str | None:
-    """Of the source tree, with a mark where it has changes; None for an installed package."""
+    """Commit of the source tree, with the suffix -dirty if it has changes; None for an installed package."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None

@@ -1,28 +1,78 @@
-"""A model on a validation set: detections, COCO AP, and the loss."""
+"""Evaluate a model on a validation set: detections, COCO AP, and the loss."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
+from retinanet.config import Config
+from retinanet.data.build import eval_loader, eval_plan
 from retinanet.detection.assignment import Assign
-from retinanet.detection.postprocess import Postprocess
+from retinanet.detection.build import build_assignment
+from retinanet.detection.postprocess import Postprocess, build_postprocess
 from retinanet.evaluation.coco import CocoScores, coco_results, score_results
 from retinanet.formats.coco import CocoData
 from retinanet.losses.detection import DetectionLoss
 from retinanet.runtime.console import progress
 from retinanet.runtime.device import autocast
-from retinanet.runtime.distributed import gather
+from retinanet.runtime.distributed import gather, rank, world_size
 from retinanet.structures import Batch, Detections
 
 
 class Evaluation(NamedTuple):
+    """Results of one evaluation."""
+
     scores: CocoScores
-    results: list[dict[str, Any]]  # COCO results form, by image id
+    results: list[dict[str, Any]]  # in COCO's results format, in the order of image ids
     detections: dict[int, Detections]  # by position in the data set
-    losses: dict[str, float]  # per positive anchor of the whole set
+    losses: dict[str, float]  # loss, class_loss and box_loss, per positive anchor of the whole set
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """COCO metrics and losses by name."""
+        return self.scores.metrics | self.losses
+
+
+def evaluate_dataset(
+    cfg: Config,
+    model: nn.Module,
+    data: CocoData,
+    *,
+    criterion: DetectionLoss,
+    device: torch.device,
+    dtype: torch.dtype,
+    on_batch: Callable[[Batch | None], None] = lambda batch: None,
+) -> Evaluation | None:
+    """Evaluate a model on a data set with the image sizes, postprocessing and assignment of a config.
+
+    Args:
+        criterion: the loss to report.
+        on_batch: called with each batch before the model runs on it, and with None before the detections are scored.
+
+    Returns: None on every process but the main one.
+    """
+    plan = eval_plan(cfg, data)
+    own_batches = plan[rank() :: world_size()]  # whole batches, so that no result depends on the number of processes
+
+    def batches() -> Iterator[Batch]:
+        for batch in eval_loader(cfg, data, own_batches, pin_memory=device.type == "cuda"):
+            on_batch(batch)
+            yield batch
+        on_batch(None)
+
+    return evaluate(
+        model,
+        batches(),
+        data,
+        postprocess=build_postprocess(cfg.postprocess, class_activation=cfg.model.class_activation),
+        criterion=criterion,
+        assign=build_assignment(cfg.assignment),
+        device=device,
+        dtype=dtype,
+        num_batches=math.ceil(len(plan) / world_size()),
+    )
 
 
 @torch.no_grad()
@@ -38,39 +88,47 @@ def evaluate(
     dtype: torch.dtype,
     num_batches: int | None = None,
 ) -> Evaluation | None:
-    """Detect on every batch and score the whole. The model's mode is as before, whatever happens.
+    """Run a model on batches and score its detections. The model's training mode is restored, also after an error.
 
-    With several processes each has its batches, and the main one scores what all of them found; the others get None.
+    With several processes, each runs on its own batches and the main process scores the detections of all.
+
+    Args:
+        model: called as `model(images, image_sizes)`, returns `HeadOutputs`.
+        batches: together with those of the other processes, every image of `data` once.
+        num_batches: of this process, for the progress bar.
+
+    Returns: None on every process but the main one.
     """
     was_training = model.training
     model.eval()
     detections: dict[int, Detections] = {}
-    sums: list[torch.Tensor] = []  # of each batch: class loss, box loss, positive anchors
+    sums: list[torch.Tensor] = []  # per batch: class loss, box loss, positive anchors
     one = torch.ones((), device=device)
     try:
         for batch in progress(batches, "evaluating", num_batches):
             batch = batch.to(device)
             with autocast(device, dtype):
-                predictions = model(batch.images, batch.image_sizes)
-            matched = assign(predictions.anchors, batch.targets)
-            losses = criterion(predictions, matched, batch.targets, one)
-            sums.append(torch.stack([losses.classification, losses.box_regression, matched.positive.sum().float()]))
-            found = postprocess(predictions, batch.image_sizes, batch.original_sizes)
-            detections |= zip(batch.image_indices, found, strict=True)
+                outputs = model(batch.images, batch.image_sizes)
+            assignment = assign(outputs.anchors, batch.targets)
+            losses = criterion(outputs, assignment, batch.targets, one)
+            sums.append(torch.stack([losses.classification, losses.box_regression, assignment.positive.sum().float()]))
+            detections |= zip(
+                batch.image_indices, postprocess(outputs, batch.image_sizes, batch.original_sizes), strict=True
+            )
     finally:
         model.train(was_training)
-    gathered = gather((detections, [figures.tolist() for figures in sums]))
+    gathered = gather((detections, [values.tolist() for values in sums]))
     if gathered is None:
         return None
-    figures = []
-    for their_detections, their_figures in gathered:
-        detections |= their_detections
-        figures += their_figures
+    sums_of_all = []
+    for rank_detections, rank_sums in gathered:
+        detections |= rank_detections
+        sums_of_all += rank_sums
     order = sorted(detections, key=lambda index: data.records[index].image_id)
     results = coco_results(((data.records[index].image_id, detections[index]) for index in order), data.category_ids)
     scores = score_results(data.ground_truth, results)
-    # Exact sums: whichever process had which batch, they are the same.
-    class_loss, box_loss, num_positive = map(math.fsum, zip(*figures, strict=True))
+    # Exact sums are the same for any distribution of batches over processes.
+    class_loss, box_loss, num_positive = map(math.fsum, zip(*sums_of_all, strict=True))
     num_positive = max(num_positive, 1.0)
     losses = {"class_loss": class_loss / num_positive, "box_loss": box_loss / num_positive}
     return Evaluation(scores, results, detections, {"loss": sum(losses.values()), **losses})

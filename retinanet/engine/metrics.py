@@ -1,18 +1,28 @@
-"""Metrics of the training steps, kept on the device until they are logged."""
+"""Metrics of training steps, their running means, and the best validation score."""
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
-from retinanet.engine.step import StepMetrics
+from retinanet.losses.detection import Losses
 from retinanet.runtime.distributed import gather, rank, sum_over_ranks, world_size
 
 
+class StepMetrics(NamedTuple):
+    """Metrics of one training step, on the device: reading them waits for it."""
+
+    losses: Losses  # of this process's share, divided so that the mean over processes is the loss of the global batch
+    grad_norm: Tensor  # () before clipping, of the global batch
+    num_positive: Tensor  # () float32, of the global batch, at least 1
+
+
 class RunningMeans:
-    """Figures of the steps since the last reading, kept on the device: reading them is the one wait of the loop.
+    """Means over the steps since the last reading, kept on the device: reading them is the loop's only wait for it.
 
     Args:
-        skips: whether steps whose gradient is not finite are left out and the run goes on.
+        skips: the run skips steps with non-finite gradients and continues.
     """
 
     def __init__(self, device: torch.device, *, skips: bool):
@@ -20,19 +30,26 @@ class RunningMeans:
         self._skips = skips
         self.steps = 0
 
-    def add(self, figures: StepMetrics) -> None:
-        """One step. What is not finite, as in steps that are left out, counts as 0 in the means."""
-        (class_loss, box_loss), grad_norm, num_positive = figures
-        is_finite = torch.isfinite(grad_norm)
-        values = torch.stack([class_loss, box_loss, grad_norm.float(), num_positive, is_finite.float()])
+    def add(self, metrics: StepMetrics) -> None:
+        """Add one step. Non-finite values, as in skipped steps, count as 0 in the means."""
+        is_finite = torch.isfinite(metrics.grad_norm)
+        values = torch.stack(
+            [
+                metrics.losses.classification,
+                metrics.losses.box_regression,
+                metrics.grad_norm.float(),
+                metrics.num_positive,
+                is_finite.float(),
+            ]
+        )
         self._sums += torch.where(values.isfinite(), values, 0)
         self.steps += 1
 
     def read(self) -> dict[str, float]:
-        """Means a step, of the global batch, and begin anew. All processes call it at the same step."""
+        """Means per step of the global batch, then reset. Collective: every process calls it at the same step."""
         sums = sum_over_ranks(self._sums.clone()) / (self.steps * world_size())
         class_loss, box_loss, grad_norm, num_positive, finite = sums.tolist()
-        figures = {
+        means = {
             "loss": class_loss + box_loss,
             "class_loss": class_loss,
             "box_loss": box_loss,
@@ -40,17 +57,53 @@ class RunningMeans:
             "positive_anchors": num_positive,
         }
         if self._skips:
-            figures["skipped_share"] = 1 - finite
+            means["skipped_share"] = 1 - finite
         self._sums.zero_()
         self.steps = 0
-        return figures
+        return means
 
     def state_dict(self) -> dict[str, Any]:
-        """All processes call it together: each has sums of its own, which the main one collects."""
+        """The sums of every process, complete on the main one. Collective."""
         return {"sums": gather(self._sums.cpu()), "steps": self.steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """On another number of processes each takes the mean: what is read is a mean of them anyway."""
-        of_ranks = torch.stack(state["sums"])
-        self._sums.copy_(of_ranks[rank()] if len(of_ranks) == world_size() else of_ranks.mean(0))
+        """Restore the sums. If the number of processes has changed, each takes their mean, which `read` preserves."""
+        sums_of_ranks = torch.stack(state["sums"])
+        is_same_number = len(sums_of_ranks) == world_size()
+        self._sums.copy_(sums_of_ranks[rank()] if is_same_number else sums_of_ranks.mean(0))
         self.steps = state["steps"]
+
+
+class BestScore:
+    """The best value of one validation metric so far, and the number of evaluations since then.
+
+    Args:
+        metric: key of the evaluation metrics. A lower `loss` is better; of any other metric a higher value is.
+    """
+
+    def __init__(self, metric: str):
+        self.metric = metric
+        self.value = math.nan  # until the first evaluation
+        self.evaluations_since = 0
+
+    def update(self, metrics: dict[str, float]) -> bool:
+        """Compare the metrics of one more evaluation; whether they are the best so far.
+
+        A value of nan (no ground truth to score against) always counts as the best, so that the newest checkpoint is
+        kept.
+        """
+        value = metrics[self.metric]
+        is_no_better = self.value <= value if self.metric == "loss" else self.value >= value
+        if is_no_better:
+            self.evaluations_since += 1
+            return False
+        self.value, self.evaluations_since = value, 0
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"metric": self.metric, "value": self.value, "evaluations_since": self.evaluations_since}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the best value; values of another metric are not comparable and are ignored."""
+        if state["metric"] == self.metric:
+            self.value, self.evaluations_since = state["value"], state["evaluations_since"]

@@ -1,4 +1,4 @@
-"""What a run tells: the console, a log file, `metrics.jsonl`, TensorBoard."""
+"""Metrics of a run in `metrics.jsonl` and in TensorBoard."""
 
 import errno
 import json
@@ -22,19 +22,18 @@ from retinanet.visualization.draw import draw_detections
 log = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.jsonl"
-KEPT_MESSAGES = 1000
 BOARD_IMAGES = 4  # validation images shown in TensorBoard
 
 
 class MetricsLog:
-    """Figures of a run, one JSON object a line, and the same in TensorBoard.
+    """Writes metrics to `metrics.jsonl`, one JSON object per line, and to TensorBoard.
 
     Args:
         folder: of the run.
-        resumed_at: the step a resumed run goes on from; later lines of the interrupted one are cut off.
+        resumed_at: step of the checkpoint that the run resumes from; later lines are removed. None for a new run.
 
     Raises:
-        InputError: the disk is full already.
+        InputError: the folder cannot be written to, or the disk is full.
     """
 
     def __init__(self, folder: Path, *, resumed_at: int | None = None):
@@ -45,16 +44,19 @@ class MetricsLog:
                 self._path.unlink(missing_ok=True)
             else:
                 _cut_back(self._path, resumed_at)
-            self._file = open(self._path, "ab", buffering=0)  # what the disk refuses must not wait in a buffer
+            self._file = open(self._path, "ab", buffering=0)  # a full disk must show at once
             self._board: SummaryWriter | None = SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step)
         except OSError as error:
-            raise InputError(f"{folder}: cannot be written to: {error.strerror}; make room on the disk") from None
-        self._unwritten = b""  # lines that the disk had no room for
+            raise InputError(f"{folder}: cannot be written to: {error.strerror}; free disk space") from None
+        self._unwritten = b""  # lines that did not fit on the disk
 
     def write(self, kind: str, step: int, values: dict[str, float]) -> None:
-        """`kind` is "train" or "eval"; not-a-number is written as null, which JSON has.
+        """Append one line. Non-finite values become null, since JSON has no nan.
 
-        On a full disk a run goes on: its lines are kept until there is room, TensorBoard goes without what follows.
+        On a full disk, lines are kept in memory until there is space, and TensorBoard gets nothing more.
+
+        Args:
+            kind: "train" or "eval".
         """
         line = {"kind": kind, "step": step, **{k: v if math.isfinite(v) else None for k, v in values.items()}}
         self._unwritten += json.dumps(line).encode() + b"\n"
@@ -64,8 +66,8 @@ class MetricsLog:
                 board.add_scalar(f"{kind}/{name}", value, step)
 
     def images(self, step: int, detections: dict[int, Detections], data: CocoData) -> None:
-        """What was found on the first images of a data set, for TensorBoard alone."""
-        images = SampleReader(data.records, [], seed=0, max_pixels=sys.maxsize)  # checked when they were detected on
+        """Show detections on the first images of a data set in TensorBoard."""
+        images = SampleReader(data.records, [], seed=0, max_pixels=sys.maxsize)  # evaluation has checked their size
         for index in range(min(BOARD_IMAGES, len(data.records))):
             drawn = draw_detections(images.read(index).image, detections[index], data.class_names)
             with self._board_or_none() as board:
@@ -73,6 +75,7 @@ class MetricsLog:
                     board.add_image(f"validation/{index}", drawn, step)
 
     def close(self) -> None:
+        """Write lines that are still pending, if there is space now, and close the files."""
         if self._unwritten:
             self._write_lines()
         self._file.close()
@@ -81,43 +84,46 @@ class MetricsLog:
                 board.close()
 
     def _write_lines(self) -> None:
-        """All or none of what waits: a line cut short would spoil the file."""
-        whole = None
+        """Write all pending lines or none: a partial line would corrupt the file."""
+        end = None
         try:
-            whole = self._file.seek(0, os.SEEK_END)
+            end = self._file.seek(0, os.SEEK_END)
             if self._file.write(self._unwritten) < len(self._unwritten):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             with suppress(OSError):
-                self._file.truncate(whole)
+                self._file.truncate(end)
             count = self._unwritten.count(b"\n")
-            log.warning("%s: CANNOT BE WRITTEN: %s. %d line(s) wait for room on the disk", self._path, error, count)
+            log.warning(
+                "%s: cannot be written: %s; %d line(s) are kept until there is disk space", self._path, error, count
+            )
         else:
             self._unwritten = b""
 
     @contextmanager
     def _board_or_none(self) -> Iterator[SummaryWriter | None]:
-        """TensorBoard, until the disk has refused something: its writer is then of no more use."""
+        """The TensorBoard writer; None after an error on disk, which breaks it for good."""
         try:
             yield self._board
         except OSError as error:
             self._board = None
-            log.warning("TensorBoard goes without what follows, %s has it: %s", self._path.name, error)
+            log.warning("TensorBoard gets nothing more, see %s instead: %s", self._path.name, error)
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's `metrics.jsonl`."""
     return [json.loads(line) for line in (folder / METRICS_FILE).read_text(encoding="utf-8").splitlines()]
 
 
 def _cut_back(path: Path, step: int) -> None:
-    """Drop what was logged after a step, and its evaluation, which is done again; every line then stands once."""
+    """Remove lines after a step, and the evaluation of the step, which the resumed run repeats."""
     if not path.exists():
         return
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             values = json.loads(line)
-        except ValueError:  # the line that a kill cut short
+        except ValueError:  # a line cut off by a kill
             continue
         if values["step"] < step or (values["step"] == step and values["kind"] == "train"):
             kept.append(line + "\n")

@@ -1,4 +1,4 @@
-"""Where the time of a few steps goes, operation by operation."""
+"""Profile a few training steps, operation by operation."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,23 +15,27 @@ ROWS = 40
 
 
 def check_profile(steps: int) -> None:
-    """
+    """Check that a run is long enough to be profiled.
+
+    Args:
+        steps: that remain.
+
     Raises:
-        InputError: the steps that are left end before anything is recorded.
+        InputError: they end before any is recorded.
     """
     if steps <= SKIPPED + WARM_UP:
         raise InputError(
-            f"--profile leaves out the first {SKIPPED + WARM_UP} steps and records the next {RECORDED}, but this run "
-            f"has {steps} left; give it more with train.steps or train.epochs"
+            f"--profile skips the first {SKIPPED + WARM_UP} steps and records the next {RECORDED}, but this run has "
+            f"{steps} left; raise train.steps or train.epochs"
         )
 
 
 @contextmanager
 def profiled(folder: Path | None) -> Iterator[Callable[[], None]]:
-    """Record steps 4 to 8 into a folder: a trace for TensorBoard or chrome://tracing, and a table as text.
+    """Record steps 4 to 8 to a folder, as a trace for TensorBoard or chrome://tracing and as a text table.
 
     Yields:
-        What is to be called after each step. Without a folder it does nothing.
+        A function to call after each step. It does nothing if `folder` is None.
     """
     if folder is None:
         yield lambda: None
@@ -44,6 +48,6 @@ def profiled(folder: Path | None) -> Iterator[Callable[[], None]]:
         table = recorded.key_averages().table(sort_by=order, row_limit=ROWS)
         (folder / f"profile_rank{rank()}.txt").write_text(table + "\n", encoding="utf-8")
 
-    plan = schedule(wait=SKIPPED, warmup=WARM_UP, active=RECORDED, repeat=1)
-    with profile(activities=activities, schedule=plan, on_trace_ready=write) as recorder:
+    steps = schedule(wait=SKIPPED, warmup=WARM_UP, active=RECORDED, repeat=1)
+    with profile(activities=activities, schedule=steps, on_trace_ready=write) as recorder:
         yield recorder.step

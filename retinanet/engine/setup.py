@@ -1,4 +1,4 @@
-"""The parts of a training run, put together from its config and its folder, and checked against each other."""
+"""Set up a training run from its config and its folder, and check that they fit each other."""
 
 import logging
 import math
@@ -18,7 +18,7 @@ from retinanet.engine.profiler import check_profile
 from retinanet.engine.run_folder import CHECKPOINTS, MARKER, check_folder, check_same_run, clear_folder
 from retinanet.engine.state import TrainState, build_state
 from retinanet.engine.step import TrainStep
-from retinanet.engine.summary import describe
+from retinanet.engine.summary import run_summary
 from retinanet.errors import InputError
 from retinanet.formats.coco import CocoData
 from retinanet.losses.class_weights import with_class_weights
@@ -45,24 +45,33 @@ class Run(NamedTuple):
     eval_every: int  # steps
     save_every: int  # steps
     checkpoints: CheckpointFolder
-    resumed: bool
+    resumed: bool  # from a checkpoint
     state: TrainState
     criterion: DetectionLoss
     train_step: TrainStep
 
+    def is_due(self, every: int) -> bool:
+        """Whether the current step is a multiple of `every`, or the last."""
+        step = self.state.step
+        return step > 0 and (step % every == 0 or step == self.num_steps)
 
-def assemble(
+
+def set_up_run(
     cfg: Config, folder: Path, device: torch.device, *, resume: bool, overwrite: bool, dry_run: bool, profile: bool
 ) -> Run:
-    """
+    """Load the data, build or restore the training state, and open the run folder.
+
+    Args:
+        resume, overwrite, dry_run, profile: as for `train`.
+
     Raises:
-        InputError: anything wrong with what the user gave; the folder is then as it was.
+        InputError: the user's input is wrong in any way; the folder is then left as it was.
     """
     on_main(lambda: check_folder(folder, resume=resume, overwrite=overwrite))
     check_norm(cfg)
     check_shares(cfg)
     if cfg.train.early_stop and not cfg.data.val:
-        raise InputError("train.early_stop needs evaluations, and data.val is empty; give one, or set it to null")
+        raise InputError("train.early_stop needs evaluations, but data.val is empty; set data.val, or early_stop=null")
     dtype = resolve_precision(device, cfg.train.precision)
     compile = resolve_compile(device, cfg.train.compile)
 
@@ -75,10 +84,10 @@ def assemble(
         val_data = first_images(val_data, cfg.train.batch_size) if val_data else None
 
     checkpoints = CheckpointFolder(folder / CHECKPOINTS, keep=cfg.train.keep_checkpoints)
-    last = on_main(lambda: checkpoints.last_whole()[0]) if resume else None
-    content = read_checkpoint(last) if last else None
-    if content:
-        check_same_run(content, cfg, train_data, last)
+    last = on_main(lambda: checkpoints.last_intact()[0]) if resume else None
+    resume_from = (last, read_checkpoint(last)) if last else None
+    if resume_from:
+        check_same_run(*resume_from, cfg, train_data)
     state = build_state(
         cfg,
         train_data.class_names,
@@ -86,8 +95,7 @@ def assemble(
         device=device,
         dtype=dtype,
         compile=compile,
-        content=content,
-        path=last,
+        resume_from=resume_from,
     )
     if profile:
         check_profile(num_steps - state.step)
@@ -105,13 +113,13 @@ def assemble(
         ema=state.ema,
     )
     if overwrite and is_main():
-        clear_folder(folder)  # not before: a mistake in the new run's input must not cost the old one
+        clear_folder(folder)  # not earlier: a mistake in the new run's input must not cost the old run
     on_main(lambda: open_folder(folder, cfg))
     if last:
-        log.info("going on from %s, step %d of %d", last, state.step, num_steps)
+        log.info("resuming from %s, step %d of %d", last, state.step, num_steps)
     elif resume:
-        log.info("%s holds no checkpoint: starting from the beginning", folder)
-    log.info("run %s\n%s", folder, describe(cfg, train_data, state.model, num_steps, device, dtype))
+        log.info("%s has no checkpoint: starting from the beginning", folder)
+    log.info("run %s\n%s", folder, run_summary(cfg, train_data, state.model, num_steps, device, dtype))
     if cfg.train.warmup_steps > num_steps / 2 and not dry_run:
         log.warning("train.warmup_steps %d is more than half of the %d steps", cfg.train.warmup_steps, num_steps)
     return Run(
@@ -126,7 +134,7 @@ def assemble(
         eval_every=cfg.train.eval_every or epoch,
         save_every=cfg.train.save_every or epoch,
         checkpoints=checkpoints,
-        resumed=content is not None,
+        resumed=resume_from is not None,
         state=state,
         criterion=criterion,
         train_step=train_step,
@@ -134,41 +142,43 @@ def assemble(
 
 
 def open_folder(folder: Path, cfg: Config) -> None:
-    """Write down what is being run, and where.
+    """Write the config and the environment record, and start the log file.
 
     Raises:
-        InputError: the disk is full.
+        InputError: the disk is full or cannot be written to.
     """
     try:
-        write_environment(folder / MARKER)  # first: without it, what follows would be taken for someone else's
+        write_environment(folder / MARKER)  # first: without it, the other files would not be recognised as a run's
         log_to_file(folder / "log.txt")
         (folder / "config.yaml").write_text(config_to_yaml(cfg), encoding="utf-8")
         clear_preempted(folder)
     except OSError as error:
         raise InputError(
-            f"{folder}: cannot be written to: {error.strerror}; make room on the disk, or name another folder"
+            f"{folder}: cannot be written to: {error.strerror}; free disk space, or name another folder"
         ) from None
 
 
 def check_norm(cfg: Config) -> None:
-    """
+    """Refuse batch norm on several processes unless the config allows it.
+
     Raises:
-        InputError: statistics of batches that several processes do not share, without a word that this is wanted.
+        InputError: every process would use statistics of its own images only.
     """
     if cfg.model.backbone.norm == "batch" and world_size() > 1 and not cfg.train.allow_local_norm:
         raise InputError(
-            f"model.backbone.norm is batch on {world_size()} processes: each would normalise with the statistics of its "
-            "own few images, and results would depend on the number of processes; set model.backbone.norm to sync (shared "
-            "statistics), group or frozen, or train.allow_local_norm=true"
+            f"model.backbone.norm is batch on {world_size()} processes: each would normalise with the statistics of "
+            "its own few images, and results would depend on the number of processes; set model.backbone.norm to sync "
+            "(shared statistics), group or frozen, or train.allow_local_norm=true"
         )
 
 
 def run_length(cfg: Config, num_images: int) -> int:
-    """Steps of the whole run: epochs are counted in images."""
+    """Steps of the whole run. An epoch is as many images as the training set has, not a number of whole batches."""
     if cfg.train.steps is not None:
         return cfg.train.steps
     return math.ceil(cfg.train.epochs * num_images / cfg.train.batch_size)
 
 
 def epoch_steps(cfg: Config, num_images: int) -> int:
+    """Steps of one epoch, rounded up."""
     return math.ceil(num_images / cfg.train.batch_size)

@@ -1,7 +1,6 @@
-"""What changes while a run goes on: all of it lies in a checkpoint, and nothing of it anywhere else."""
+"""Everything that changes while a run trains. All of it is saved in checkpoints, and nothing is kept elsewhere."""
 
 import logging
-import math
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,10 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from retinanet.checkpoint.file import read_checkpoint, weights_to_predict_with
+from retinanet.checkpoint.file import Checkpoint, read_checkpoint
 from retinanet.config import Config
 from retinanet.engine.ema import EMA
-from retinanet.engine.metrics import RunningMeans
+from retinanet.engine.metrics import BestScore, RunningMeans
 from retinanet.engine.nonfinite.guard import NonFiniteGuard
 from retinanet.engine.optimizer import build_optimizer, build_schedule, restore_optimizer
 from retinanet.model.finetune import load_for_finetuning
@@ -26,10 +25,11 @@ log = logging.getLogger(__name__)
 
 
 class TrainState:
-    """Weights and their average, optimizer, schedule, gradient scale, position, open window of the log, best score.
+    """Weights and their average, optimizer, schedule, gradient scale, position, running means and best score.
 
     Args:
         model: on its device.
+        arithmetic: as `arithmetic_of` returns it.
     """
 
     def __init__(
@@ -41,6 +41,7 @@ class TrainState:
         scaler: torch.amp.GradScaler,
         guard: NonFiniteGuard,
         running: RunningMeans,
+        best: BestScore,
         arithmetic: dict[str, Any],
     ):
         self.model = model
@@ -50,26 +51,25 @@ class TrainState:
         self.scaler = scaler
         self.guard = guard
         self.running = running
-        self.arithmetic = arithmetic  # decides in which order numbers are added, see `arithmetic_of`
-        self.step = 0
-        self.seconds = 0.0  # of the run up to here
-        self.best_ap = math.nan
-        self.evaluations_since_best = 0
-        self.unreadable: list[Unreadable] = []  # images met since they were last written down
+        self.best = best
+        self.arithmetic = arithmetic
+        self.step = 0  # steps done
+        self.seconds = 0.0  # duration of the run up to the last save
+        self.unreadable: list[Unreadable] = []  # images of this process that are not recorded yet
 
     @property
     def evaluated(self) -> RetinaNet:
-        """The network that is scored and predicted with."""
+        """The network used for evaluation and inference: the average of the weights if there is one."""
         return self.ema.model if self.ema else self.model
 
     def share_statistics(self) -> None:
-        """Give every process the batch norm statistics of the main one, where each has those of its own images."""
+        """Copy the batch norm statistics of the main process to all others, where each has those of its own images."""
         for model in [self.model, *([self.ema.model] if self.ema else [])]:
             norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
             broadcast_tensors([values for norm in norms for values in norm.buffers()])
 
     def state_dict(self) -> dict[str, Any]:
-        """All processes call it together; it is the main one's that is kept."""
+        """The state of a checkpoint, complete on the main process. Collective."""
         return {
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict() if self.ema else None,
@@ -78,28 +78,28 @@ class TrainState:
             "scaler": self.scaler.state_dict(),
             "guard": self.guard.state_dict(),
             "running": self.running.state_dict(),
+            "best": self.best.state_dict(),
             "rng_state": torch.get_rng_state(),
             "seconds": self.seconds,
-            "best_ap": self.best_ap,
-            "evaluations_since_best": self.evaluations_since_best,
             "arithmetic": self.arithmetic,
         }
 
-    def load(self, content: dict[str, Any], path: Path) -> None:
-        """Go on from a checkpoint, and say what makes results differ in their last digits."""
-        self.model.load_state_dict(content["model"])
+    def load(self, checkpoint: Checkpoint, path: Path) -> None:
+        """Continue from a checkpoint, and warn of differences that change results in their last digits."""
+        state = checkpoint.state
+        self.model.load_state_dict(state["model"])
         if self.ema:
-            self.ema.load_state_dict(content["ema"])
-        restore_optimizer(self.optimizer, content["optimizer"])
-        self.schedule.load_state_dict(content["schedule"])
-        self.scaler.load_state_dict(content["scaler"])
-        self.guard.load_state_dict(content["guard"])
-        self.running.load_state_dict(content["running"])
-        torch.set_rng_state(content["rng_state"])
-        self.step, self.seconds = content["step"], content["seconds"]
-        self.best_ap, self.evaluations_since_best = content["best_ap"], content["evaluations_since_best"]
-        before, now = content["arithmetic"], self.arithmetic
-        known = before.keys() & now.keys()  # of an earlier version some are not told
+            self.ema.load_state_dict(state["ema"])
+        restore_optimizer(self.optimizer, state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.guard.load_state_dict(state["guard"])
+        self.running.load_state_dict(state["running"])
+        self.best.load_state_dict(state["best"])
+        torch.set_rng_state(state["rng_state"])
+        self.step, self.seconds = checkpoint.step, state["seconds"]
+        before, now = state["arithmetic"], self.arithmetic
+        known = before.keys() & now.keys()  # a checkpoint of an earlier version may lack some
         changed = {
             name: f"{name} {before[name]}, now {now[name]}" for name in sorted(known) if before[name] != now[name]
         }
@@ -107,16 +107,17 @@ class TrainState:
             log.warning(
                 "%s was written with %s: results will differ in their last digits", path, "; ".join(changed.values())
             )
-        # Parts that are normalised together: those of a process with batch norm, those of all with sync.
-        of_parts = {"batch": {"processes", "train.accumulate"}, "sync": {"train.accumulate"}}.get(now["norms"], set())
-        if changed.keys() & of_parts:
+        # What decides which images are normalised together: batch norm works per process, sync norm over all.
+        splits = {"batch": {"processes", "train.accumulate"}, "sync": {"train.accumulate"}}.get(now["norms"], set())
+        if changed.keys() & splits:
             log.warning(
-                "norms of other parts of a batch than before (model.backbone.norm: %s): it is another run", now["norms"]
+                "batch norm now sees different micro-batches (model.backbone.norm: %s): results are not comparable",
+                now["norms"],
             )
 
 
 def arithmetic_of(cfg: Config, model: RetinaNet, dtype: torch.dtype, compile: bool) -> dict[str, Any]:
-    """What decides in which order numbers are added: with all of it the same, a run is the same to the last bit."""
+    """Everything that decides the order of floating-point operations: if all of it is equal, runs are bit-identical."""
     return {
         "threads": torch.get_num_threads(),
         "processes": world_size(),
@@ -139,23 +140,24 @@ def build_state(
     device: torch.device,
     dtype: torch.dtype,
     compile: bool,
-    content: dict[str, Any] | None,
-    path: Path | None,
+    resume_from: tuple[Path, Checkpoint] | None,
 ) -> TrainState:
-    """The state at the start of a run, or that of a checkpoint: its content and where it was read from.
+    """The state at the start of a run, or that of a checkpoint.
+
+    Args:
+        resume_from: a checkpoint of this run and its file.
 
     Raises:
-        InputError: the weights that the config names cannot be used.
+        InputError: the weights named by the config cannot be used.
     """
-    if content or cfg.train.init_from:  # weights that are about to be replaced need no download
+    if resume_from or cfg.train.init_from:  # weights that are about to be replaced need no download
         model = build_model(cfg.model, len(class_names))
     else:
         model = build_model_for_training(cfg.model, len(class_names))
-    if cfg.train.init_from and not content:
+    if cfg.train.init_from and not resume_from:
         source = cfg.train.init_from
-        trained = read_checkpoint(source)
-        remade = load_for_finetuning(model, trained, weights_to_predict_with(trained), class_names, source=source)
-        log.info("weights from %s%s", source, "".join(f"\n  {line}" for line in remade))
+        not_loaded = load_for_finetuning(model, read_checkpoint(source), class_names, source=source)
+        log.info("weights from %s%s", source, "".join(f"\n  {line}" for line in not_loaded))
     if cfg.model.backbone.norm == "sync" and device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     model.to(device=device, memory_format=memory_format_for(device, dtype)).train()
@@ -172,8 +174,10 @@ def build_state(
         torch.amp.GradScaler(device.type, enabled=scaled),
         guard,
         RunningMeans(device, skips=scaled or cfg.train.on_nonfinite == "skip"),
+        BestScore(cfg.train.best_metric),
         arithmetic_of(cfg, model, dtype, compile),
     )
-    if content:
-        state.load(content, path)
+    if resume_from:
+        path, checkpoint = resume_from
+        state.load(checkpoint, path)
     return state

@@ -1,8 +1,8 @@
-"""One training step: from a global batch on the device to changed weights, without a wait for the device."""
+"""One training step, from a global batch on the device to updated weights, without waiting for the device."""
 
+import inspect
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from retinanet.detection.assignment import Assign
 from retinanet.engine.ema import EMA
+from retinanet.engine.metrics import StepMetrics
 from retinanet.engine.nonfinite.guard import NonFiniteGuard
 from retinanet.losses.detection import DetectionLoss, Losses
 from retinanet.model.retinanet import RetinaNet
@@ -19,22 +20,21 @@ from retinanet.runtime.device import autocast
 from retinanet.runtime.distributed import sum_over_ranks, world_size
 from retinanet.structures import Batch, HeadOutputs
 
-
-class StepMetrics(NamedTuple):
-    """What a step tells, on the device: reading it is the reader's wait."""
-
-    losses: Losses  # of this process's share, so divided that the mean over processes is the loss of the global batch
-    grad_norm: Tensor  # () before clipping, of the global batch
-    num_positive: Tensor  # () float32, of the global batch, at least 1
+# Each process keeps the running statistics of its own batch norms. Older versions of torch name the argument
+# `broadcast_buffers`, which newer ones deprecate.
+_ARGUMENTS = inspect.signature(DistributedDataParallel).parameters
+UNSHARED_BUFFERS = {
+    "forward_sync_buffers" if "forward_sync_buffers" in _ARGUMENTS else "broadcast_buffers": False,
+}
 
 
 class Outputs(nn.Module):
-    """Normalised images to logits and deltas: what is compiled, and what several processes share gradients of."""
+    """The part of the model that is compiled and whose gradients processes share: normalised images to head outputs."""
 
     def __init__(self, model: RetinaNet, *, compile: bool):
         super().__init__()
         self.model = model
-        # Without the anchors, which are made once a shape: each would be a graph of its own.
+        # Without the anchors, which are generated once per shape: each shape would need its own graph.
         self.outputs = torch.compile(model.outputs) if compile else model.outputs
 
     def forward(self, pixels: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -42,22 +42,23 @@ class Outputs(nn.Module):
 
 
 class TrainStep:
-    """Assignment, forward, losses, backward, clipping and update.
+    """Assignment, forward pass, losses, backward pass, clipping and update.
 
-    A global batch is shared by the processes of the group, and by each process cut into the batches of a call: the
-    gradient is the same however it is shared, since the loss is divided by the positive anchors of all of it.
+    A global batch is split over the processes of the group, and by each process over the batches of a call. The
+    gradient does not depend on the split, since the loss is divided by the number of positive anchors in the whole
+    global batch.
 
     Args:
         model: on the device of the batches.
-        criterion: its loss.
-        optimizer: fused, so that a skipped step needs no reading of the device.
-        scaler: of the gradient; switched off but in float16.
-        assign: which anchor learns what.
-        dtype: the network computes in it, under autocast; losses are float32.
-        clip_norm: total gradient norm is cut to it; None leaves it.
-        compile: compile the network. The first few shapes cost a graph each; then one serves all sizes.
-        guard: leaves everything as it was in a step whose gradient is not finite; None changes it regardless.
-        ema: follows the weights, which takes a guard; None does without.
+        criterion: the detection loss.
+        optimizer: fused, so that skipping a step needs no read from the device.
+        scaler: gradient scaler, disabled except in float16.
+        assign: matches anchors to ground truth.
+        dtype: computing type of the network, under autocast; losses are float32.
+        clip_norm: largest total gradient norm; None disables clipping.
+        compile: compile the network. The first few shapes cost a graph each; then one graph serves all sizes.
+        guard: skips steps with non-finite gradients; None applies them.
+        ema: follows the weights, and requires a guard; None disables it.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class TrainStep:
         self.network: nn.Module = Outputs(model, compile=compile)
         if world_size() > 1:
             self.network = DistributedDataParallel(
-                self.network, broadcast_buffers=False, gradient_as_bucket_view=True, find_unused_parameters=False
+                self.network, **UNSHARED_BUFFERS, gradient_as_bucket_view=True, find_unused_parameters=False
             )
         self.criterion = criterion
         self.optimizer = optimizer
@@ -91,50 +92,55 @@ class TrainStep:
         self.ema = ema
 
     def __call__(self, batches: Sequence[Batch], step: int) -> StepMetrics:
-        """The share of this process of one global batch, and the number of the step, from 1."""
+        """Train on this process's share of one global batch.
+
+        Args:
+            step: its number, from 1.
+        """
         if self.guard:
             self.guard.before_step()
         losses, num_positive = self.backward(batches)
         return StepMetrics(losses, self.update(step), num_positive)
 
     def backward(self, batches: Sequence[Batch]) -> tuple[Losses, Tensor]:
-        """The losses, the positive anchors of the global batch, and a gradient in every weight that learns."""
-        # Needs the boxes alone, so it stands before the network: the divisor is known when the losses are.
+        """Compute losses and gradients; returns the losses and the number of positive anchors in the global batch."""
+        # Assignment needs boxes only, so it runs before the network: the losses need their divisor.
         assignments, anchors = [], []
         for batch in batches:
             anchors.append(self.model.anchors(*batch.images.shape[-2:], batch.images.device))
             assignments.append(self.assign(anchors[-1], batch.targets))
         num_positive = sum(assignment.positive.sum() for assignment in assignments).float()
         num_positive = sum_over_ranks(num_positive).clamp(min=1)
-        # Gradients are averaged over the processes, where those of the whole batch are a sum.
+        # Gradients are averaged over processes; the gradient of the global batch is their sum.
         divisor = num_positive / world_size()
         parts = []
         for number, (batch, assignment) in enumerate(zip(batches, assignments, strict=True), start=1):
             with self._gradients_shared(number == len(batches)):
                 with autocast(batch.images.device, self.dtype):
                     class_logits, box_deltas = self.network(self.model.normalise(batch.images, batch.image_sizes))
-                predictions = HeadOutputs(class_logits, box_deltas, anchors[number - 1])
-                losses = self.criterion(predictions, assignment, batch.targets, divisor)
+                outputs = HeadOutputs(class_logits, box_deltas, anchors[number - 1])
+                losses = self.criterion(outputs, assignment, batch.targets, divisor)
                 self.scaler.scale(losses.total).backward()
             parts.append([loss.detach() for loss in losses])
         return Losses(*map(sum, zip(*parts, strict=True))), num_positive
 
     def update(self, step: int) -> Tensor:
-        """Clip the gradients, change the weights, and return the total norm before clipping."""
+        """Clip the gradients, update the weights, and return the total gradient norm before clipping."""
         self.scaler.unscale_(self.optimizer)
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         grad_norm = get_total_norm(gradients)
         if self.clip_norm is not None:
             clip_grads_with_norm_(self.model.parameters(), self.clip_norm, grad_norm)
-        left_out = self.guard.mask(grad_norm, step) if self.guard else None
+        skipped = self.guard.mask(grad_norm, step) if self.guard else None
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema:
-            self.ema.update(left_out)
+            self.ema.update(skipped)
         return grad_norm
 
     def _gradients_shared(self, is_last: bool) -> AbstractContextManager[None]:
-        """All but the last batch of a step leave their gradients where they are."""
-        is_alone = not isinstance(self.network, DistributedDataParallel)
-        return nullcontext() if is_alone or is_last else self.network.no_sync()
+        """Share gradients between processes only with the last batch of a step."""
+        if is_last or not isinstance(self.network, DistributedDataParallel):
+            return nullcontext()
+        return self.network.no_sync()

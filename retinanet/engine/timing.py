@@ -1,60 +1,61 @@
-"""Where the time of a run goes: data, steps, evaluation, saving."""
+"""Measure where the time of a run is spent: data, steps, evaluation, saving."""
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
-DATA_IS_THE_BRAKE = 0.3  # of the time
+DATA_BOUND_SHARE = 0.3  # of the time spent waiting for data, above which the log advises to speed up data loading
+TIMING_KEYS = ("images_per_s", "data_share", "step_share", "evaluation_share", "saving_share")
 
 
-class Clock:
-    """Wall time by what it was spent on, since the last reading and over the whole run.
+class RunTimer:
+    """Wall-clock time by activity, since the last reading and over the whole run.
 
-    What is not named is the step. On CUDA the host runs ahead of the device, so that the wait for data shows only where
-    it is longer than the computing: where it is the brake.
+    Time not measured as anything else counts as steps. On CUDA the host runs ahead of the device, so waiting for data
+    shows up only where it takes longer than the computation: exactly where data loading is the bottleneck.
 
     Args:
-        before: seconds that earlier parts of a resumed run took.
+        earlier: seconds that the run took before it was resumed.
     """
 
-    def __init__(self, *, before: float):
-        self._before = before
+    def __init__(self, *, earlier: float):
+        self._earlier = earlier
         self._start = time.perf_counter()
-        self._since = self._start
+        self._last_reading = self._start
         self._spent: dict[str, float] = {}
         self._window_steps = self._window_images = 0
         self._steps, self._step_seconds = 0, 0.0  # over the whole process, for the time left
 
     @contextmanager
-    def spent_on(self, what: str) -> Iterator[None]:
-        """`what` is "data", "evaluation" or "saving"."""
+    def measure(self, activity: str) -> Iterator[None]:
+        """Count the time of its body as "data", "evaluation" or "saving"."""
         start = time.perf_counter()
         try:
             yield
         finally:
-            self._spent[what] = self._spent.get(what, 0.0) + time.perf_counter() - start
+            self._spent[activity] = self._spent.get(activity, 0.0) + time.perf_counter() - start
 
-    def stepped(self, images: int) -> None:
-        """One step is done."""
+    def count_step(self, images: int) -> None:
+        """Count a completed step and its images."""
         self._window_steps += 1
         self._window_images += images
 
     @property
     def run_seconds(self) -> float:
-        """Of the run so far, with all its resumptions."""
-        return self._before + time.perf_counter() - self._start
+        """Duration of the run so far, including the parts before it was resumed."""
+        return self._earlier + time.perf_counter() - self._start
 
     def read(self) -> dict[str, float]:
-        """Images a second while training, and the shares of the time since the last reading."""
+        """Images per second while training, and the shares of the time since the last reading."""
         now = time.perf_counter()
-        total, spent = now - self._since, self._spent
+        total, spent = now - self._last_reading, self._spent
         idle = spent.get("evaluation", 0.0) + spent.get("saving", 0.0)
         self._steps += self._window_steps
         images = self._window_images
         self._window_steps = self._window_images = 0
         self._step_seconds += total - idle
-        self._since, self._spent = now, {}
+        self._last_reading, self._spent = now, {}
         return {
             "images_per_s": images / (total - idle),
             "data_share": spent.get("data", 0.0) / total,
@@ -63,18 +64,19 @@ class Clock:
             "saving_share": spent.get("saving", 0.0) / total,
         }
 
-    def left(self, steps: int) -> timedelta:
-        """For so many further steps, at the mean rate so far, without evaluations."""
+    def time_left(self, steps: int) -> timedelta:
+        """Estimate for further steps at the mean rate so far, without evaluation and saving."""
         return timedelta(seconds=round(steps * self._step_seconds / max(1, self._steps)))
 
 
-TIMES = ("images_per_s", "data_share", "step_share", "evaluation_share", "saving_share")
+def describe_timing(timing: dict[str, float]) -> str:
+    """The shares for a log line, with advice if data loading is the bottleneck.
 
-
-def describe_times(figures: dict[str, float]) -> str:
-    """For a line of the log, with advice where reading images is what holds training up."""
-    shares = {name: figures[f"{name}_share"] for name in ("data", "step", "evaluation", "saving")}
+    Args:
+        timing: as `RunTimer.read` returns it.
+    """
+    shares = {name: timing[f"{name}_share"] for name in ("data", "step", "evaluation", "saving")}
     text = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if name == "step" or share >= 0.005)
-    if shares["data"] > DATA_IS_THE_BRAKE:
-        text += "; images come too slowly: raise data.workers, or store them smaller"
+    if shares["data"] > DATA_BOUND_SHARE:
+        text += "; data loading is the bottleneck: raise data.workers or store smaller images"
     return text

@@ -1,33 +1,26 @@
 """The training loop, top to bottom."""
 
 import logging
-import math
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from tqdm import tqdm
 
-from retinanet.checkpoint.writer import CheckpointWriter
+from retinanet.checkpoint.file import Checkpoint
 from retinanet.config import Config
-from retinanet.data.build import eval_loader, eval_plan, train_loader
+from retinanet.data.build import train_loader
 from retinanet.data.transfer import on_device
-from retinanet.data.unreadable import Quarantine
-from retinanet.detection.build import build_assignment
-from retinanet.detection.postprocess import Postprocess, build_postprocess
-from retinanet.engine.evaluate import Evaluation, evaluate
-from retinanet.engine.metrics_log import MetricsLog
+from retinanet.engine.evaluate import evaluate_dataset
 from retinanet.engine.nonfinite.check import check_gradients
 from retinanet.engine.profiler import profiled
-from retinanet.engine.run_folder import MARKER, UNREADABLE_FILE, is_of_this_launch, self_description
-from retinanet.engine.setup import Run, assemble
-from retinanet.engine.timing import Clock, describe_times
+from retinanet.engine.recorder import Recorder, open_recorder
+from retinanet.engine.run_folder import MARKER, is_of_this_launch
+from retinanet.engine.setup import Run, set_up_run
+from retinanet.engine.timing import RunTimer, describe_timing
 from retinanet.errors import InputError
-from retinanet.formats.coco import CocoData
-from retinanet.losses.detection import DetectionLoss
-from retinanet.model.retinanet import RetinaNet
+from retinanet.runtime.activity import Activity
 from retinanet.runtime.console import progress
 from retinanet.runtime.device import compiled_graphs, resolve_device, set_determinism
 from retinanet.runtime.distributed import (
@@ -51,20 +44,23 @@ from retinanet.structures import Batch
 log = logging.getLogger(__name__)
 
 STOP_SIGNALS = [number.name for number in SIGNALS]
-GROUP_PATIENCE = 2.0  # of the other processes' operations, beyond that of the watchdog, which is to speak first
+GROUP_TIMEOUT = 2.0  # of collectives, in units of the watchdog's timeout: the watchdog must report first
 
 
 class TrainResult(NamedTuple):
+    """The outcome of a run."""
+
     folder: Path
-    step: int
+    step: int  # steps done
     metrics: dict[str, float]  # of the last evaluation; empty without one
-    best_ap: float  # nan without a validation set
-    stopped_by: str | None  # what ended the run before its last step: a signal, or a key of the config
-    seconds: float  # that it took, over all its resumptions
+    best: float  # best value of `best_metric` so far; nan without a validation set
+    best_metric: str  # as in `train.best_metric`
+    stopped_by: str | None  # signal or config key that ended the run before its last step
+    seconds: float  # duration of the run, including the parts before it was resumed
 
     @property
     def is_preempted(self) -> bool:
-        """Whether it was told to stop, and can go on."""
+        """Whether a signal stopped the run; it can be resumed."""
         return self.stopped_by in STOP_SIGNALS
 
 
@@ -77,278 +73,241 @@ def train(
     dry_run: bool = False,
     profile: bool = False,
 ) -> TrainResult:
-    """Train as the config says, into a run folder; under torchrun together with the other processes.
+    """Train a detector and write the run to a folder; under torchrun, together with the other processes.
 
     Args:
-        output: holds `config.yaml`, `environment.json`, `log.txt`, `metrics.jsonl`, `tensorboard/` and `checkpoints/`.
-        resume: go on from the last checkpoint in `output`; without one, start from the beginning and say so.
-        overwrite: delete the run that `output` holds.
-        dry_run: one step, one checkpoint and an evaluation of a few images, to see that all of it works.
-        profile: record where the time of a few steps goes, into `output/profile`.
+        output: folder for `config.yaml`, `environment.json`, `log.txt`, `metrics.jsonl`, `tensorboard/` and
+            `checkpoints/`.
+        resume: continue from the last checkpoint in `output`; without one, start from the beginning and log it.
+        overwrite: delete the run in `output` first.
+        dry_run: run one step, save one checkpoint and evaluate a few images, to check that all of it works.
+        profile: profile a few steps and write the results to `output/profile`.
 
     Raises:
-        InputError: anything wrong with what the user gave, before the first step where it can be known then.
+        InputError: the user's input is wrong, found before the first step where possible.
     """
     if resume and overwrite:
         raise InputError("resume and overwrite exclude each other: give one of them")
     set_determinism(cfg.train.deterministic)
     torch.manual_seed(cfg.train.seed)
     device = resolve_device(cfg.device)
-    folder = Path(output)
-    batches: list[Batch] = []  # at hand, in training or evaluation: what is told where memory runs out
+    folder, activity, timeout = Path(output), Activity(), cfg.train.stall_timeout
 
     def give_up(signal_name: str) -> None:
-        """Out of grace, without a save. A scheduler may begin the run again."""
+        """The grace period ended before a save: mark the run as one that a scheduler may restart."""
         if (folder / MARKER).exists():
             write_preempted(folder, step=None, signal_name=signal_name)
 
     if is_launched():
         end_with_parent()
     with (
-        process_group(device, timeout=GROUP_PATIENCE * cfg.train.stall_timeout) as store,
+        process_group(device, timeout=GROUP_TIMEOUT * timeout) as store,
         StopRequest(store, grace=cfg.train.grace, rank=rank(), world_size=world_size(), give_up=give_up) as stop,
-        Watchdog(store, rank=rank(), timeout=cfg.train.stall_timeout, folder=folder) as watchdog,
+        Watchdog(store, activity, rank=rank(), timeout=timeout, folder=folder),
     ):
         start_logging(silent=not is_main())
         try:
-            # By torchrun, after a worker died; a run of before is not gone on with unasked.
+            # torchrun restarted the workers: resume. Never resume a run from an earlier launch unasked.
             if is_restarted() and on_main(lambda: is_of_this_launch(folder)):
                 resume, overwrite = True, False
-            with explained(cfg, batches, lambda: watchdog.doing):
-                run = assemble(
+            with explained(cfg, activity):
+                run = set_up_run(
                     cfg, folder, device, resume=resume, overwrite=overwrite, dry_run=dry_run, profile=profile
                 )
                 with profiled(folder / "profile" if profile else None) as profiler_step:
-                    return loop(run, batches, stop, watchdog, profiler_step)
+                    return loop(run, stop, activity, profiler_step)
         except Exception as error:
-            report_failure(store, folder, error, rank=rank(), doing=watchdog.doing)
+            report_failure(store, folder, error, rank=rank(), doing=str(activity))
             raise
 
 
-def loop(
-    run: Run, batches: list[Batch], stop: StopRequest, watchdog: Watchdog, after_step: Callable[[], None]
-) -> TrainResult:
-    """From the first step, or the one that a checkpoint was written after, to the last.
-
-    Args:
-        batches: is made to hold what is being computed on.
-    """
+def loop(run: Run, stop: StopRequest, activity: Activity, after_step: Callable[[], None]) -> TrainResult:
+    """Train from the first step, or from the one after the checkpoint, to the last."""
     cfg, state, num_steps = run.cfg, run.state, run.num_steps
     metrics: dict[str, float] = {}
     evaluated_at = saved_at = stopped_by = None
-    clock = Clock(before=state.seconds)
-    metrics_log = MetricsLog(run.folder, resumed_at=state.step if run.resumed else None) if is_main() else None
-    quarantine = Quarantine(run.folder / UNREADABLE_FILE, budget=cfg.data.max_unreadable) if is_main() else None
+    timer = RunTimer(earlier=state.seconds)
+    resumed_at = state.step if run.resumed else None
     loader = train_loader(cfg, run.train_data, start=state.step, stop=num_steps, pin_memory=run.device.type == "cuda")
-    parts = on_device(loader, run.device)
-    bar = progress(None, "training", num_steps, initial=state.step)
-    try:
-        with CheckpointWriter(run.checkpoints) if is_main() else nullcontext() as writer:
-            while True:
-                if state.step < num_steps and stop.due(state.step):
-                    stopped_by = stop.signal_name
-                    if saved_at != state.step:
-                        check_gradients(run, watchdog)
-                        save(run, writer, clock)
-                        put_aside(run, quarantine)
-                    break
-                # Here, so that a run resumed at this step evaluates what an interrupted one had not.
-                if run.val_data and evaluated_at != state.step and is_due(state.step, run.eval_every, num_steps):
-                    with clock.spent_on("evaluation"):
-                        metrics = score(run, metrics_log, writer, watchdog, batches)
-                    evaluated_at = state.step
-                    if cfg.train.early_stop and state.evaluations_since_best >= cfg.train.early_stop:
-                        stopped_by = "train.early_stop"
-                        log.info("step %d: no better AP in %d evaluations: done", state.step, cfg.train.early_stop)
-                if state.step == num_steps or stopped_by:
-                    break
+    batches = on_device(loader, run.device)
+    with (
+        open_recorder(
+            run.folder, run.checkpoints, resumed_at=resumed_at, max_unreadable=cfg.data.max_unreadable
+        ) as recorder,
+        closing(progress(None, "training", num_steps, initial=state.step)) as bar,
+    ):
+        while True:
+            if state.step < num_steps and stop.due(state.step):
+                stopped_by = stop.signal_name
+                if saved_at != state.step:
+                    check_gradients(run, activity)
+                    save(run, recorder, timer)
+                    record_unreadable(run, recorder)
+                break
+            # Before the step: a run that resumes here makes up for an evaluation that the interrupted one missed.
+            if run.val_data and evaluated_at != state.step and run.is_due(run.eval_every):
+                with timer.measure("evaluation"):
+                    metrics = evaluate_and_record(run, recorder, activity)
+                evaluated_at = state.step
+                if cfg.train.early_stop and state.best.evaluations_since >= cfg.train.early_stop:
+                    stopped_by = "train.early_stop"
+                    log.info(
+                        "step %d: %d evaluations without a better %s: stopping early",
+                        state.step, state.best.evaluations_since, state.best.metric,
+                    )  # fmt: skip
+            if state.step == num_steps or stopped_by:
+                break
 
-                batches.clear()
-                watchdog.beat(state.step + 1, phase="reading images")
-                with clock.spent_on("data"):
-                    batches[:] = [next(parts) for _ in range(cfg.train.accumulate)]
-                watchdog.beat(state.step + 1, run.train_data.image_ids(batches))
-                lr = state.schedule.get_last_lr()[0]
-                figures = run.train_step(batches, state.step + 1)
-                state.running.add(figures)
-                clock.stepped(cfg.train.batch_size)
-                state.unreadable += [image for batch in batches for image in batch.unreadable]
-                state.schedule.step()
-                state.step += 1
-                bar.update()
-                after_step()
+            lr = state.schedule.get_last_lr()[0]
+            take_step(run, batches, activity, timer)
+            bar.update()
+            after_step()
 
-                due_log = is_due(state.step, cfg.train.log_every, num_steps)
-                due_save = is_due(state.step, run.save_every, num_steps)
-                # What is evaluated is saved before, so that it can be marked as the best.
-                due_save |= run.val_data is not None and is_due(state.step, run.eval_every, num_steps)
-                if due_log or due_save:
-                    check_gradients(run, watchdog)
-                if due_log:
-                    write_figures(run, metrics_log, clock, lr, bar)
-                    if state.step < num_steps and time_is_up(cfg, clock):
-                        stopped_by = "train.max_hours"
-                if due_save or stopped_by:
-                    with clock.spent_on("saving"):
-                        save(run, writer, clock)
-                    saved_at = state.step
-                if due_log or due_save:
-                    put_aside(run, quarantine)
-    finally:
-        bar.close()
-        if metrics_log:
-            metrics_log.close()
-    result = TrainResult(run.folder, state.step, metrics, state.best_ap, stopped_by, clock.run_seconds)
-    done = f"stopped by {stopped_by} after" if stopped_by else "trained"
-    log.info("%s %d steps; checkpoints are in %s", done, state.step, run.checkpoints.folder)
-    # All leave together: the first process that ends with an error code makes torchrun end the others.
-    on_main(lambda: check_saved(run))
-    if result.is_preempted and is_main():
-        write_preempted(run.folder, step=state.step, signal_name=stopped_by)
+            log_due = run.is_due(cfg.train.log_every)
+            # A step that is evaluated is saved first, so that it can be marked as the best.
+            save_due = run.is_due(run.save_every) or (run.val_data is not None and run.is_due(run.eval_every))
+            if log_due or save_due:
+                check_gradients(run, activity)
+            if log_due:
+                bar.set_postfix_str(log_step(run, recorder, timer, lr))
+                if state.step < num_steps and is_time_up(cfg, timer):
+                    stopped_by = "train.max_hours"
+            if save_due or stopped_by:
+                with timer.measure("saving"):
+                    save(run, recorder, timer)
+                saved_at = state.step
+            if log_due or save_due:
+                record_unreadable(run, recorder)
+    result = TrainResult(
+        run.folder, state.step, metrics, state.best.value, state.best.metric, stopped_by, timer.run_seconds
+    )
+    finish(run, result)
     return result
 
 
-def is_due(step: int, every: int, last: int) -> bool:
-    return step > 0 and (step % every == 0 or step == last)
-
-
-def score(
-    run: Run,
-    metrics_log: MetricsLog | None,
-    writer: CheckpointWriter | None,
-    watchdog: Watchdog,
-    batches: list[Batch],
-) -> dict[str, float]:
-    """Evaluate, note it, and mark the checkpoint of this step where it is the best; the figures, on every rank.
+def take_step(run: Run, batches: Iterator[Batch], activity: Activity, timer: RunTimer) -> None:
+    """Read this process's share of the next global batch and train on it.
 
     Args:
-        batches: is made to hold what is being evaluated.
+        batches: on the device, `train.accumulate` for each step.
     """
+    state, step = run.state, run.state.step + 1
+    activity.begin("reading images", step)
+    with timer.measure("data"):
+        own = [next(batches) for _ in range(run.cfg.train.accumulate)]
+    activity.begin("training", step, own, run.train_data.image_ids(own))
+    state.running.add(run.train_step(own, step))
+    timer.count_step(run.cfg.train.batch_size)
+    state.unreadable += [image for batch in own for image in batch.unreadable]
+    state.schedule.step()
+    state.step = step
+
+
+def log_step(run: Run, recorder: Recorder, timer: RunTimer, lr: float) -> str:
+    """Log means and timing since the last line; returns the text for the progress bar. Collective."""
+    state = run.state
+    timing = timer.read()
+    means = state.running.read()
+    if run.compile:
+        means["compiled_graphs"] = compiled_graphs()
+    recorder.write_train_metrics(state.step, means | timing | {"lr": lr})
+    log.info(
+        "step %d of %d: loss %.4f (class %.4f, box %.4f), lr %.3g, %.1f images/s, time: %s; %s left",
+        state.step, run.num_steps, means["loss"], means["class_loss"], means["box_loss"], lr,
+        timing["images_per_s"], describe_timing(timing), timer.time_left(run.num_steps - state.step),
+    )  # fmt: skip
+    return f"loss {means['loss']:.3f}, {timing['images_per_s']:.1f} images/s"
+
+
+def is_time_up(cfg: Config, timer: RunTimer) -> bool:
+    """Whether the run has reached `train.max_hours` by the clock of the main process. Collective."""
+    limit = cfg.train.max_hours
+    return limit is not None and broadcast(timer.run_seconds >= 3600 * limit)
+
+
+def save(run: Run, recorder: Recorder, timer: RunTimer) -> None:
+    """Save a checkpoint of the current step in the background. Collective."""
+    run.state.share_statistics()
+    run.state.seconds = timer.run_seconds
+    checkpoint = Checkpoint(
+        config=run.cfg,
+        class_names=tuple(run.train_data.class_names),
+        category_ids=tuple(run.train_data.category_ids),
+        num_images=len(run.train_data.records),
+        step=run.state.step,
+        state=run.state.state_dict(),
+    )
+    recorder.save(checkpoint)
+
+
+def evaluate_and_record(run: Run, recorder: Recorder, activity: Activity) -> dict[str, float]:
+    """Evaluate, record the metrics, and mark the current checkpoint if it is the best; every process returns them."""
     state = run.state
     state.share_statistics()
-    postprocess = build_postprocess(run.cfg.postprocess, class_activation=run.cfg.model.class_activation)
 
-    def beat(batch: Batch | None) -> None:
+    def on_batch(batch: Batch | None) -> None:
         if batch:
-            batches[:] = [batch]
-            watchdog.beat(state.step, run.val_data.image_ids(batches), phase="evaluating")
+            activity.begin("evaluating", state.step, [batch], run.val_data.image_ids([batch]))
         else:
-            watchdog.beat(state.step, phase="scoring")
+            activity.begin("scoring", state.step)
 
-    result = evaluate_now(
-        run.cfg, state.evaluated, run.val_data, postprocess, run.criterion, run.device, run.dtype, beat
+    evaluation = evaluate_dataset(
+        run.cfg,
+        state.evaluated,
+        run.val_data,
+        criterion=run.criterion,
+        device=run.device,
+        dtype=run.dtype,
+        on_batch=on_batch,
     )
-    metrics: dict[str, float] = {}
-    if result and metrics_log:
-        metrics = result.scores.metrics | result.losses
-        metrics_log.write("eval", state.step, metrics | per_class_figures(result))
-        metrics_log.images(state.step, result.detections, run.val_data)
-    metrics = broadcast(metrics)
-    if not state.best_ap >= metrics["AP"]:
-        state.best_ap, state.evaluations_since_best = metrics["AP"], 0
-        if is_main():
-            writer.mark_best(state.step)
-    else:
-        state.evaluations_since_best += 1
+    if evaluation:
+        recorder.write_evaluation(state.step, evaluation, run.val_data)
+    metrics = broadcast(evaluation.metrics if evaluation else {})
+    if state.best.update(metrics):
+        recorder.mark_best(state.step)
     log.info(
-        "step %d: AP %.4f, AP50 %.4f, validation loss %.4f (best AP %.4f)",
-        state.step, metrics["AP"], metrics["AP50"], metrics["loss"], state.best_ap,
+        "step %d: AP %.4f, AP50 %.4f, validation loss %.4f (best %s %.4f)",
+        state.step, metrics["AP"], metrics["AP50"], metrics["loss"], state.best.metric, state.best.value,
     )  # fmt: skip
     return metrics
 
 
-def save(run: Run, writer: CheckpointWriter | None, clock: Clock) -> None:
-    """Hand a copy of everything to the writer, which needs no further look at it."""
-    run.state.share_statistics()
-    run.state.seconds = clock.run_seconds
-    content = run.state.state_dict()
-    if is_main():
-        writer.save(run.state.step, content | self_description(run.cfg, run.train_data))
+def record_unreadable(run: Run, recorder: Recorder) -> None:
+    """Record the images that some process could not read since the last call. Collective.
+
+    Raises:
+        InputError: there are more of them than `data.max_unreadable`.
+    """
+    gathered = gather(run.state.unreadable)
+    run.state.unreadable = []
+    of_all = [image for images in gathered or [] for image in images]
+    on_main(lambda: recorder.record_unreadable(run.state.step, of_all, run.train_data))
+
+
+def finish(run: Run, result: TrainResult) -> None:
+    """Log the end of a run and check that its last checkpoint was written. Collective.
+
+    Raises:
+        InputError: the last checkpoint was not written.
+    """
+    done = f"stopped by {result.stopped_by} after" if result.stopped_by else "trained"
+    log.info("%s %d steps; checkpoints are in %s", done, result.step, run.checkpoints.folder)
+    # Every process raises: otherwise torchrun would kill the others as soon as one exits with an error.
+    on_main(lambda: check_saved(run))
+    if result.is_preempted and is_main():
+        write_preempted(run.folder, step=result.step, signal_name=result.stopped_by)
 
 
 def check_saved(run: Run) -> None:
-    """
+    """Check that the checkpoint of the current step exists.
+
     Raises:
-        InputError: the disk did not take the last checkpoint.
+        InputError: the disk did not take it.
     """
     path = run.checkpoints.path_of(run.state.step)
     if not path.exists():
-        whole = ", ".join(file.name for file in run.checkpoints.files()) or "none"
+        intact = ", ".join(file.name for file in run.checkpoints.files()) or "none"
         raise InputError(
-            f"{path}: could not be written, see the warnings above; checkpoints that are whole: {whole}. Make room on "
-            "the disk, and go on from there with --resume"
+            f"{path}: could not be written, see the warnings above; intact checkpoints: {intact}. Free disk space, and "
+            "continue from there with --resume"
         )
-
-
-def time_is_up(cfg: Config, clock: Clock) -> bool:
-    """Whether the run has taken as long as it may, by the clock of the main process."""
-    limit = cfg.train.max_hours
-    return limit is not None and broadcast(clock.run_seconds >= 3600 * limit)
-
-
-def write_figures(run: Run, metrics_log: MetricsLog | None, clock: Clock, lr: float, bar: tqdm) -> None:
-    """One line of the log: what was learnt, how fast, where the time went, how long it will take."""
-    state = run.state
-    times = clock.read()
-    means = state.running.read()
-    if run.compile:
-        means["compiled_graphs"] = compiled_graphs()
-    if metrics_log:
-        metrics_log.write("train", state.step, means | times | {"lr": lr})
-    bar.set_postfix_str(f"loss {means['loss']:.3f}, {times['images_per_s']:.1f} images/s")
-    log.info(
-        "step %d of %d: loss %.4f (class %.4f, box %.4f), lr %.3g, %.1f images/s, time: %s; %s left",
-        state.step, run.num_steps, means["loss"], means["class_loss"], means["box_loss"], lr,
-        times["images_per_s"], describe_times(times), clock.left(run.num_steps - state.step),
-    )  # fmt: skip
-
-
-def put_aside(run: Run, quarantine: Quarantine | None) -> None:
-    """Write down the images that no process could read since the last time.
-
-    Raises:
-        InputError: they are too many.
-    """
-    found = gather(run.state.unreadable)
-    run.state.unreadable = []
-    everyone = [image for images in found or [] for image in images]
-    on_main(lambda: quarantine.add(run.state.step, everyone, run.train_data.records))
-
-
-def evaluate_now(
-    cfg: Config,
-    model: RetinaNet,
-    data: CocoData,
-    postprocess: Postprocess,
-    criterion: DetectionLoss,
-    device: torch.device,
-    dtype: torch.dtype,
-    beat: Callable[[Batch | None], None] = lambda batch: None,
-) -> Evaluation | None:
-    """The model on a validation set, as the config says; None on all processes but the main one.
-
-    Args:
-        beat: called with each batch before it is detected on, and with None before the scores are worked out.
-    """
-
-    def batches() -> Iterator[Batch]:
-        for batch in eval_loader(cfg, data, pin_memory=device.type == "cuda"):
-            beat(batch)
-            yield batch
-        beat(None)
-
-    return evaluate(
-        model,
-        batches(),
-        data,
-        postprocess=postprocess,
-        criterion=criterion,
-        assign=build_assignment(cfg.assignment),
-        device=device,
-        dtype=dtype,
-        num_batches=math.ceil(len(eval_plan(cfg, data)) / world_size()),
-    )
-
-
-def per_class_figures(result: Evaluation) -> dict[str, float]:
-    return {f"AP/{name}": value for name, value in result.scores.per_class.items()}

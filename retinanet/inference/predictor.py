@@ -1,16 +1,15 @@
 """A checkpoint and images in, detections out."""
 
 import itertools
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from retinanet.checkpoint.file import read_checkpoint, weights_to_predict_with
+from retinanet.checkpoint.file import read_checkpoint
 from retinanet.config import Config
-from retinanet.config.load import config_from_values, with_overrides
+from retinanet.config.load import with_overrides
 from retinanet.data.build import build_padded_shapes, eval_shorter
 from retinanet.data.loader import collate
 from retinanet.data.sampler import PlannedImage
@@ -55,14 +54,14 @@ class Predictor:
         Raises:
             InputError: no checkpoint of ours, or an override that does not fit.
         """
-        content = read_checkpoint(path)
-        cfg = with_overrides(checkpoint_config(content, path), overrides, source=f"{path} with overrides")
-        model = build_model(cfg.model, len(content["class_names"]))
+        checkpoint = read_checkpoint(path)
+        cfg = with_overrides(checkpoint.config, overrides, source=f"{path} with overrides")
+        model = build_model(cfg.model, len(checkpoint.class_names))
         try:
-            model.load_state_dict(weights_to_predict_with(content))
+            model.load_state_dict(checkpoint.weights())
         except RuntimeError as error:
             raise InputError(f"{path}: its weights do not fit the model of the overrides: {error}") from None
-        return cls(model, content["class_names"], content["category_ids"], cfg)
+        return cls(model, checkpoint.class_names, checkpoint.category_ids, cfg)
 
     def warm_up(self) -> None:
         """Run every padded shape that the config allows once, on one empty image.
@@ -117,8 +116,3 @@ class Predictor:
         batch = collate(items).to(self.device)
         predictions = self.model(batch.images, batch.image_sizes)
         return self._postprocess(predictions, batch.image_sizes, batch.original_sizes)
-
-
-def checkpoint_config(content: dict, path: str | Path) -> Config:
-    """The config that a checkpoint carries."""
-    return config_from_values(json.loads(content["config"]), source=str(path))

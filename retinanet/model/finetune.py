@@ -1,13 +1,11 @@
 """Weights of a trained detector for one of other classes or anchors."""
 
-import json
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from retinanet.config.load import config_from_values
+from retinanet.checkpoint.file import Checkpoint
 from retinanet.detection.anchors import AnchorGenerator
 from retinanet.errors import InputError
 from retinanet.model.retinanet import RetinaNet
@@ -18,7 +16,7 @@ COUNTER = "num_batches_tracked"  # of a batch norm: a frozen one has none, and h
 
 
 def load_for_finetuning(
-    model: RetinaNet, content: dict[str, Any], state: dict[str, Tensor], class_names: Sequence[str], *, source: str
+    model: RetinaNet, checkpoint: Checkpoint, class_names: Sequence[str], *, source: str
 ) -> list[str]:
     """Load all weights that still mean the same.
 
@@ -29,8 +27,7 @@ def load_for_finetuning(
 
     Args:
         model: changed in place, or not at all.
-        content: of a checkpoint, for its class names and anchors.
-        state: the weights, under the names of the model: those that the checkpoint was trained to, or their average.
+        checkpoint: its averaged weights are loaded if it has them.
         class_names: of the model.
         source: where the weights are from, for messages.
 
@@ -39,12 +36,12 @@ def load_for_finetuning(
     Raises:
         InputError: another tensor is missing, unknown, or of another shape.
     """
-    trained_names, class_names = content["class_names"], list(class_names)
+    state, trained = checkpoint.weights(), checkpoint.config.model
+    trained_names, class_names = list(checkpoint.class_names), list(class_names)
     device = model.head.class_subnet[-1].weight.device
     class_layer = f"head.class_subnet.{len(model.head.class_subnet) - 1}"
     box_layer = f"head.box_subnet.{len(model.head.box_subnet) - 1}"
     wanted = model.state_dict()
-    trained = config_from_values(json.loads(content["config"]), source=source).model
     same_anchors = _same_shapes(model.anchors, AnchorGenerator(**trained.anchors.model_dump()))
     same_activation = trained.class_activation == model.head.class_activation
     class_rows, box_rows = ([f"{layer}.weight", f"{layer}.bias"] for layer in (class_layer, box_layer))

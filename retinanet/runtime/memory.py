@@ -1,14 +1,14 @@
 """What to say when memory runs out."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
 from retinanet.config import Config
 from retinanet.errors import InputError, first_line
+from retinanet.runtime.activity import Activity
 from retinanet.runtime.distributed import world_size
-from retinanet.structures import Batch
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -21,33 +21,31 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def explained(cfg: Config, batches: list[Batch], doing: Callable[[], str]) -> Iterator[None]:
-    """
-    Args:
-        batches: being computed on, as they are when memory runs out.
-        doing: gives phase, step and image ids.
+def explained(cfg: Config, activity: Activity) -> Iterator[None]:
+    """Turn an out-of-memory error in its body into a message with the current batches and the keys to lower.
 
     Raises:
-        InputError: memory ran out in its body.
+        InputError: memory ran out.
     """
     try:
         yield
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        raise InputError(out_of_memory_message(error, cfg, batches, doing())) from error
+        raise InputError(out_of_memory_message(error, cfg, activity)) from error
 
 
-def out_of_memory_message(error: BaseException, cfg: Config, batches: list[Batch], doing: str) -> str:
-    """The sizes at hand, and the keys that lower them."""
+def out_of_memory_message(error: BaseException, cfg: Config, activity: Activity) -> str:
+    """The current batches, and the keys that reduce memory use."""
+    batches = activity.current.batches
     batch_sizes = [len(batch.images) for batch in batches]
     shapes = " and ".join(sorted({"x".join(map(str, batch.images.shape[-2:])) for batch in batches}))
     boxes = max((batch.targets.boxes.shape[1] for batch in batches), default=0)
-    at_hand = f"{' + '.join(map(str, batch_sizes))} images of {shapes} pixels and up to {boxes} boxes each"
+    sizes = f"{' + '.join(map(str, batch_sizes))} images of {shapes} pixels and up to {boxes} boxes each"
     return (
-        f"{doing}: out of memory with {at_hand if batches else 'no images'} in this process ({world_size()} in all): "
+        f"{activity}: out of memory with {sizes if batches else 'no images'} in this process ({world_size()} in all): "
         f"{first_line(error)}; raise "
-        f"train.accumulate (now {cfg.train.accumulate}: results stay the same, but for norms of batches), or lower "
+        f"train.accumulate (now {cfg.train.accumulate}: results stay the same, except with batch norm), or lower "
         f"train.batch_size ({cfg.train.batch_size}; in evaluation train.eval_batch_size is enough), "
         f"data.resize.shorter and longer ({max(cfg.data.resize.shorter)}, {cfg.data.resize.longer}), model.channels "
         f"({cfg.model.channels}), or set model.backbone.checkpoint_activations=true"

@@ -10,7 +10,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +17,8 @@ from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from torch.distributed import Store
+
+    from retinanet.runtime.activity import Activity
 
 EXIT_STALLED = 75  # EX_TEMPFAIL: the run may go on from its last checkpoint
 POLL = 1.0  # seconds between two looks at the clock and at the other ranks
@@ -31,20 +32,22 @@ STDERR = 2  # the file descriptor: Python's own stream may be locked by the thre
 class Watchdog:
     """Ends a run in which one rank gives no sign of life, after every rank has written its stacks.
 
-        with Watchdog(store, rank=rank, timeout=600.0, folder=folder) as watchdog:
-            watchdog.beat(step, image_ids)
+        with Watchdog(store, activity, rank=rank, timeout=600.0, folder=folder):
+            activity.begin("training", step, batches, image_ids)
 
-    A rank without a beat for `timeout` seconds writes the stacks of all its threads to stderr and to
+    A rank that begins nothing for `timeout` seconds writes the stacks of all its threads to stderr and to
     `stall_rank{rank}.txt`, and asks the others over the store to do the same. Then all end with `EXIT_STALLED`. Ranks
     that wait for each other run out of time together: the file of the culprit is the one not waiting in a collective.
 
     Args:
         store: of this attempt alone, or None for one process. It is cloned: a thread shares no connection.
+        activity: of this process.
         timeout: seconds, or None for no watching at all.
     """
 
-    def __init__(self, store: Store | None, *, rank: int, timeout: float | None, folder: Path):
+    def __init__(self, store: Store | None, activity: Activity, *, rank: int, timeout: float | None, folder: Path):
         self.store = store
+        self.activity = activity
         self.rank = rank
         self.timeout = timeout
         self.folder = folder
@@ -52,7 +55,7 @@ class Watchdog:
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
-        self.beat(None, phase="starting")
+        self.activity.begin("starting")
         if self.timeout is not None:
             store = None
             if self.store is not None:
@@ -69,25 +72,9 @@ class Watchdog:
         if self._thread is not None:
             self._thread.join()
 
-    def beat(self, step: int | None, images: Sequence[int | str] = (), *, phase: str = "training") -> None:
-        """A sign of life: what begins now. Call it once a step, and at the start of what comes between steps.
-
-        Args:
-            images: ids of the step's images.
-        """
-        # One assignment, so that the thread never sees half of it. The text is made when somebody reads it.
-        self._last = (time.monotonic(), phase, step, images)
-
-    @property
-    def doing(self) -> str:
-        """What began last, in words."""
-        _, phase, step, images = self._last
-        at = "" if step is None else f", step {step}"
-        return f"{phase}{at}" + (f", images {list(images)}" if len(images) else "")
-
     def _watch(self, store: Store | None) -> None:
         while not self._ended.wait(POLL):
-            limit, silent = self.timeout, time.monotonic() - self._last[0]
+            limit, silent = self.timeout, time.monotonic() - self.activity.current.began
             # A call that holds the interpreter's lock stops this thread too, but not faulthandler's own.
             faulthandler.dump_traceback_later(max(limit - silent, 0.0) + 2 * POLL + LINGER, exit=True, file=STDERR)
             if silent > limit:
@@ -108,7 +95,7 @@ class Watchdog:
         if store is not None:
             with contextlib.suppress(RuntimeError):
                 store.set(KEY, f"rank {self.rank}, which gave {reason}")
-        header = f"rank {self.rank} stalled: {reason}; last seen: {self.doing}\n"
+        header = f"rank {self.rank} stalled: {reason}; last seen: {self.activity}\n"
         with contextlib.suppress(OSError):
             os.write(STDERR, header.encode())
         faulthandler.dump_traceback(file=STDERR, all_threads=True)

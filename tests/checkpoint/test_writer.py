@@ -17,12 +17,16 @@ from torch import nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
-from retinanet.checkpoint.folder import CheckpointFolder, read_checkpoint
+from retinanet.checkpoint.file import Checkpoint, read_checkpoint
+from retinanet.checkpoint.folder import CheckpointFolder
 from retinanet.checkpoint.writer import CheckpointWriter, host_copy
+from tests.helpers.checkpoints import checkpoint_of
+from tests.processes import ENVIRONMENT, REPO
 
 
-def content(value: float, size: int = 1000) -> dict:
-    return {"model": {"weight": torch.full((size,), float(value))}}
+def filled(step: int, size: int = 1000) -> Checkpoint:
+    """A checkpoint whose weights all have the value of the step."""
+    return checkpoint_of(step, model={"weight": torch.full((size,), float(step))})
 
 
 def names(folder: Path) -> list[str]:
@@ -34,92 +38,92 @@ def step_files(*steps: int) -> list[str]:
 
 
 class GatedFolder(CheckpointFolder):
-    """Writes only when it is let."""
+    """Writes only once its gate is set."""
 
     def __init__(self, folder: Path, *, keep: int = 5):
         super().__init__(folder, keep=keep)
         self.reached = threading.Event()
         self.gate = threading.Event()
 
-    def save(self, step, content):
+    def save(self, checkpoint):
         self.reached.set()
         assert self.gate.wait(timeout=60)
-        return super().save(step, content)
+        return super().save(checkpoint)
 
 
-def test_saving_returns_while_the_write_is_under_way(tmp_path):
+def test_save_returns_before_the_file_is_written(tmp_path):
     folder = GatedFolder(tmp_path)
     weight = torch.ones(10)
     with CheckpointWriter(folder) as writer:
-        writer.save(1, {"weight": weight})
+        writer.save(checkpoint_of(1, weight=weight))
         assert folder.reached.wait(timeout=60)
         writer.mark_best(1)
         weight.fill_(2.0)  # as the next optimizer step would
-        assert names(tmp_path) == []  # nothing is written, and both calls are back
+        assert names(tmp_path) == []  # nothing is written, and both calls have returned
         folder.gate.set()
         writer.wait()
         assert names(tmp_path) == ["best.pt", "last.pt", *step_files(1)]
-    assert torch.equal(read_checkpoint(tmp_path / "best.pt")["weight"], torch.ones(10))
+    assert torch.equal(read_checkpoint(tmp_path / "best.pt").state["weight"], torch.ones(10))
 
 
-def test_a_second_save_waits_for_the_first_before_it_copies(tmp_path):
+def test_second_save_waits_for_the_first_before_it_copies(tmp_path):
     folder = GatedFolder(tmp_path)
     weight = torch.ones(10)
     with CheckpointWriter(folder) as writer:
-        writer.save(1, {"weight": weight})
-        second = threading.Thread(target=writer.save, args=(2, {"weight": weight}))
+        writer.save(checkpoint_of(1, weight=weight))
+        second = threading.Thread(target=writer.save, args=(checkpoint_of(2, weight=weight),))
         second.start()
         second.join(timeout=0.3)
         assert second.is_alive()
-        weight.fill_(2.0)  # seen by the second copy, as it was not taken yet
+        weight.fill_(2.0)  # seen by the second copy, which does not exist yet
         folder.gate.set()
         second.join(timeout=60)
-    assert read_checkpoint(tmp_path / "step_00000001.pt")["weight"][0] == 1.0
-    assert read_checkpoint(tmp_path / "step_00000002.pt")["weight"][0] == 2.0
+    assert read_checkpoint(tmp_path / "step_00000001.pt").state["weight"][0] == 1.0
+    assert read_checkpoint(tmp_path / "step_00000002.pt").state["weight"][0] == 2.0
 
 
-def test_opening_removes_what_a_killed_run_left(tmp_path):
+def test_opening_removes_partial_files_of_a_killed_run(tmp_path):
     (tmp_path / "step_00000004.pt.partial").write_text("half")
     (tmp_path / "mine.partial").write_text("mine")
     with CheckpointWriter(CheckpointFolder(tmp_path, keep=2)):
         assert names(tmp_path) == ["mine.partial"]
 
 
-# ---- mistakes of ours
+# ---- bugs
 
 
 @pytest.mark.parametrize("call", ["save", "mark_best", "wait", "close"])
-def test_a_mistake_in_the_thread_is_raised_by_the_next_call(tmp_path, call):
+def test_bug_in_the_thread_is_raised_by_the_next_call(tmp_path, call):
     writer = CheckpointWriter(CheckpointFolder(tmp_path, keep=2))
-    writer.save(1, {"output": tmp_path})  # a path, which reading would refuse
-    writer._thread.submit(int).result()  # the thread is through with it
-    next_call = {"save": lambda: writer.save(2, content(2)), "mark_best": lambda: writer.mark_best(1)}
-    with pytest.raises(TypeError, match=r"could not be read again, it asks for pathlib"):
+    writer.save(checkpoint_of(1, output=tmp_path))  # reading would refuse a path
+    writer._thread.submit(int).result()  # the thread has finished the write
+    next_call = {"save": lambda: writer.save(filled(2)), "mark_best": lambda: writer.mark_best(1)}
+    with pytest.raises(TypeError, match=r"cannot be read back: it refers to pathlib"):
         next_call.get(call, getattr(writer, call))()
     if call != "close":
-        writer.save(3, content(3))  # raised once
+        writer.save(filled(3))  # raised only once
         writer.close()
         assert names(tmp_path) == ["last.pt", *step_files(3)]
 
 
-def test_the_best_must_have_been_saved(tmp_path):
+def test_best_step_must_have_been_saved(tmp_path):
     writer = CheckpointWriter(CheckpointFolder(tmp_path, keep=2))
     writer.mark_best(7)
     with pytest.raises(AssertionError, match="step_00000007"):
         writer.close()
 
 
-def test_an_error_of_the_loop_is_not_hidden_by_one_of_the_thread(tmp_path, caplog):
+def test_error_in_the_loop_is_not_hidden_by_one_in_the_thread(tmp_path, caplog):
     with pytest.raises(ZeroDivisionError), CheckpointWriter(CheckpointFolder(tmp_path, keep=2)) as writer:
-        writer.save(1, {"output": tmp_path})
+        writer.save(checkpoint_of(1, output=tmp_path))
         1 / 0  # noqa: B018
-    assert "could not be read again" in caplog.text
+    assert "cannot be read back" in caplog.text
 
 
 # ---- the copy
 
 
-def test_the_copy_shares_no_memory_and_keeps_kinds(tmp_path):
+def test_host_copy_shares_no_memory_and_keeps_types(tmp_path):
     big = torch.arange(1_000_000.0)
     norm = nn.BatchNorm2d(3)
     original = {
@@ -135,7 +139,7 @@ def test_the_copy_shares_no_memory_and_keeps_kinds(tmp_path):
     }
     copied = host_copy(original)
     torch.save(copied, tmp_path / "copied.pt")
-    assert (tmp_path / "copied.pt").stat().st_size < 50_000  # of the view alone, and not 4 MB
+    assert (tmp_path / "copied.pt").stat().st_size < 50_000  # of the view only, not 4 MB
     expected = json.dumps(original, default=lambda value: value.tolist() if hasattr(value, "tolist") else list(value))
     big.zero_()
     original["channels last"].zero_()
@@ -156,7 +160,7 @@ def test_the_copy_shares_no_memory_and_keeps_kinds(tmp_path):
     assert copied["state"]._metadata == norm.state_dict()._metadata
 
 
-def test_the_state_of_a_real_run_is_read_back_bit_by_bit(tmp_path):
+def test_resuming_from_a_written_state_continues_bit_for_bit(tmp_path):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1))
     model.to(memory_format=torch.channels_last)
@@ -183,23 +187,22 @@ def test_the_state_of_a_real_run_is_read_back_bit_by_bit(tmp_path):
             "schedule": schedule.state_dict(),
             "scaler": scaler.state_dict(),
             "rng": {"torch": torch.get_rng_state(), "python": random.getstate()},
-            "config": json.dumps({"lr": 0.1, "names": ["a"]}),
             "best": float("nan"),
         }
 
     train(3)
     with CheckpointWriter(CheckpointFolder(tmp_path, keep=2)) as writer:
-        writer.save(3, state())
-        train(3)  # while it is written
+        writer.save(checkpoint_of(3, **state()))
+        train(3)  # while the checkpoint is written
         straight = host_copy(state())
     read = read_checkpoint(tmp_path / "last.pt")
-    model.load_state_dict(read["model"])
-    optimizer.load_state_dict(read["optimizer"])
-    schedule.load_state_dict(read["schedule"])
-    scaler.load_state_dict(read["scaler"])
-    averaged = read["ema"]
-    torch.set_rng_state(read["rng"]["torch"])
-    random.setstate(read["rng"]["python"])
+    model.load_state_dict(read.state["model"])
+    optimizer.load_state_dict(read.state["optimizer"])
+    schedule.load_state_dict(read.state["schedule"])
+    scaler.load_state_dict(read.state["scaler"])
+    averaged = read.state["ema"]
+    torch.set_rng_state(read.state["rng"]["torch"])
+    random.setstate(read.state["rng"]["python"])
     train(3)
     resumed = host_copy(state())
     as_bytes = [tmp_path / "straight", tmp_path / "resumed"]
@@ -207,79 +210,79 @@ def test_the_state_of_a_real_run_is_read_back_bit_by_bit(tmp_path):
         path.write_text(json.dumps(value, default=torch.Tensor.tolist))  # floats to their last bit
     assert as_bytes[0].read_text() == as_bytes[1].read_text()
     assert straight["optimizer"]["state"][0]["momentum_buffer"].abs().sum() > 0
-    assert json.loads(read["config"]) == {"lr": 0.1, "names": ["a"]}
+    assert read._replace(state={}) == checkpoint_of(3)
 
 
 # ---- a disk that fails
 
 
-def test_training_goes_on_when_the_disk_is_full(small_disk, caplog):
+def test_training_continues_on_a_full_disk(small_disk, caplog):
     # A checkpoint of 60,000 floats takes 240 kB: four fit, and a fifth does not.
     with CheckpointWriter(CheckpointFolder(small_disk, keep=5)) as writer:
         for step in (1, 2, 3, 4):
-            writer.save(step, content(step, 60_000))
+            writer.save(filled(step, 60_000))
         writer.mark_best(2)
         writer.wait()
         assert (writer.failed_saves, caplog.text) == (0, "")
-        whole = ["best.pt", "last.pt", *step_files(1, 2, 3, 4)]
-        assert names(small_disk) == whole
+        intact = ["best.pt", "last.pt", *step_files(1, 2, 3, 4)]
+        assert names(small_disk) == intact
 
-        writer.save(5, content(5, 60_000))
+        writer.save(filled(5, 60_000))
         writer.mark_best(5)
         writer.wait()
         assert writer.failed_saves == 1
-        assert names(small_disk) == whole
+        assert names(small_disk) == intact
         for step in (1, 2, 3, 4):
-            assert read_checkpoint(small_disk / f"step_{step:08d}.pt")["model"]["weight"][-1] == step
-        assert read_checkpoint(small_disk / "last.pt")["step"] == 4
-        assert read_checkpoint(small_disk / "best.pt")["step"] == 2
+            assert read_checkpoint(small_disk / f"step_{step:08d}.pt").state["model"]["weight"][-1] == step
+        assert read_checkpoint(small_disk / "last.pt").step == 4
+        assert read_checkpoint(small_disk / "best.pt").step == 2
         failed, best = caplog.records
         assert (failed.levelno, best.levelno) == (logging.WARNING, logging.WARNING)
         for part in (
-            f"{small_disk}/step_00000005.pt: SAVING FAILED: ",
+            f"{small_disk}/step_00000005.pt: could not save the checkpoint: ",
             "No space left on device",
             "failed saves: 1",
-            "Still whole: step_00000001.pt, step_00000002.pt, step_00000003.pt, step_00000004.pt.",
-            f"Make room in {small_disk}",
+            "Intact: step_00000001.pt, step_00000002.pt, step_00000003.pt, step_00000004.pt.",
+            f"Free disk space in {small_disk}",
         ):
             assert part in failed.getMessage()
         assert best.getMessage() == (
-            f"{small_disk}/best.pt: STILL NOT THE BEST: it should be step 5, but saving step 5 failed. "
-            "It stays on step_00000002.pt"
+            f"{small_disk}/best.pt: not updated: step 5 is better, but saving step 5 failed; "
+            "best.pt still points to step_00000002.pt"
         )
 
-        writer.save(6, content(6, 60_000))
+        writer.save(filled(6, 60_000))
         writer.wait()
         assert writer.failed_saves == 2
 
-        (small_disk / "step_00000001.pt").unlink()  # the user makes room
-        writer.save(7, content(7, 60_000))
+        (small_disk / "step_00000001.pt").unlink()  # the user frees disk space
+        writer.save(filled(7, 60_000))
         writer.mark_best(7)
         writer.wait()
         assert writer.failed_saves == 2
-        assert read_checkpoint(small_disk / "best.pt")["step"] == 7
-        assert read_checkpoint(small_disk / "last.pt")["step"] == 7
+        assert read_checkpoint(small_disk / "best.pt").step == 7
+        assert read_checkpoint(small_disk / "last.pt").step == 7
 
 
-def test_wherever_the_disk_gets_full_the_older_checkpoint_stays_whole(small_disk):
-    """Also where the file still fits and its checksum does not. The disk gives its room out in pages."""
+def test_older_checkpoint_stays_intact_wherever_the_disk_becomes_full(small_disk):
+    """Also if the file still fits and its checksum does not. The disk allocates space in pages."""
     folder = CheckpointFolder(small_disk, keep=1)
     saved = []
     for free_pages in range(1, 20):
-        folder.save(1, content(1, 10_000))
+        folder.save(filled(1, 10_000))
         page = os.statvfs(small_disk).f_bsize
         filler = small_disk / "filler"
         filler.write_bytes(bytes(page * (os.statvfs(small_disk).f_bavail - free_pages)))
         try:
-            folder.save(2, content(2, 10_000))
+            folder.save(filled(2, 10_000))
             saved.append(free_pages)
         except OSError:
             assert names(small_disk) == ["filler", "last.pt", *step_files(1)], free_pages
-            assert read_checkpoint(small_disk / "last.pt")["step"] == 1
+            assert read_checkpoint(small_disk / "last.pt").step == 1
         filler.unlink()
         for path in folder.files():
             path.unlink()
-    # In pages of 4096 bytes: 11 for 40 kB and the directory, one for the checksum.
+    # In pages of 4096 bytes: 11 for 40 kB, the config and the directory of the archive, one for the checksum.
     if page == 4096:
         assert saved == list(range(12, 20))
 
@@ -289,17 +292,18 @@ import logging, resource, sys, torch
 from pathlib import Path
 from retinanet.checkpoint.folder import CheckpointFolder
 from retinanet.checkpoint.writer import CheckpointWriter
+from tests.helpers.checkpoints import checkpoint_of
 logging.basicConfig(format="%(levelname)s %(message)s")
 folder = Path(sys.argv[1])
 with CheckpointWriter(CheckpointFolder(folder, keep=5)) as writer:
-    writer.save(1, {"weight": torch.ones(10_000)})
+    writer.save(checkpoint_of(1, weight=torch.ones(10_000)))
     writer.wait()
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
-    writer.save(2, {"weight": torch.ones(10_000)})
+    writer.save(checkpoint_of(2, weight=torch.ones(10_000)))
     writer.mark_best(2)
     writer.wait()
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    writer.save(3, {"weight": torch.ones(10_000)})
+    writer.save(checkpoint_of(3, weight=torch.ones(10_000)))
     writer.wait()
     print(writer.failed_saves)
 """
@@ -307,31 +311,36 @@ with CheckpointWriter(CheckpointFolder(folder, keep=5)) as writer:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("limit", [0, 100, 5000, 40_500])
-def test_a_file_that_must_not_grow_is_like_a_full_disk(tmp_path, limit):
+def test_file_size_limit_is_handled_like_a_full_disk(tmp_path, limit):
     child = subprocess.run(
-        [sys.executable, "-c", LIMITED, str(tmp_path), str(limit)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", LIMITED, str(tmp_path), str(limit)],
+        env={**os.environ, **ENVIRONMENT},
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert child.stdout == "1\n"
     failed, best = child.stderr.splitlines()
-    assert failed.startswith(f"WARNING {tmp_path}/step_00000002.pt: SAVING FAILED: [Errno 27] File too large")
-    assert "Still whole: step_00000001.pt. " in failed
-    assert best.endswith(
-        "best.pt: STILL NOT THE BEST: it should be step 2, but saving step 2 failed. It is not there at all"
+    assert failed.startswith(
+        f"WARNING {tmp_path}/step_00000002.pt: could not save the checkpoint: [Errno 27] File too large"
     )
+    assert "Intact: step_00000001.pt. " in failed
+    assert best.endswith("best.pt: not updated: step 2 is better, but saving step 2 failed; best.pt does not exist")
     assert names(tmp_path) == ["last.pt", *step_files(1, 3)]
-    assert read_checkpoint(tmp_path / "last.pt")["step"] == 3
+    assert read_checkpoint(tmp_path / "last.pt").step == 3
 
 
-def test_a_folder_that_is_gone_is_made_again(tmp_path):
+def test_removed_folder_is_created_again(tmp_path):
     folder = tmp_path / "checkpoints"
     with CheckpointWriter(CheckpointFolder(folder, keep=2)) as writer:
         folder.rmdir()
         folder.write_text("in the way")
-        writer.save(1, content(1))
+        writer.save(filled(1))
         writer.wait()
         assert writer.failed_saves == 1
         folder.unlink()
-        writer.save(2, content(2))
+        writer.save(filled(2))
     assert names(folder) == ["last.pt", *step_files(2)]
 
 
@@ -342,11 +351,12 @@ import sys, torch
 from pathlib import Path
 from retinanet.checkpoint.folder import CheckpointFolder
 from retinanet.checkpoint.writer import CheckpointWriter
+from tests.helpers.checkpoints import checkpoint_of
 writer = CheckpointWriter(CheckpointFolder(Path(sys.argv[1]), keep=2))
 """
 
 
-# What a shell puts into the background begins with SIGINT ignored, and so do its children.
+# A shell starts background processes with SIGINT ignored, which their children inherit.
 CTRL_C = """
 import os, signal, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -366,19 +376,25 @@ time.sleep(60)
     ],
     ids=["exception", "exit", "Ctrl-C", "end"],
 )
-def test_a_process_that_ends_finishes_its_write_and_ends(tmp_path, end, status):
-    program = START + 'writer.save(1, {"weight": torch.ones(20_000_000)}); writer.mark_best(1)\n' + end
-    child = subprocess.run([sys.executable, "-c", program, str(tmp_path)], timeout=120, stderr=subprocess.PIPE)
+def test_ending_process_finishes_its_write(tmp_path, end, status):
+    program = START + "writer.save(checkpoint_of(1, weight=torch.ones(20_000_000))); writer.mark_best(1)\n" + end
+    child = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)],
+        env={**os.environ, **ENVIRONMENT},
+        cwd=REPO,
+        timeout=120,
+        stderr=subprocess.PIPE,
+    )
     assert child.returncode == status, child.stderr
     assert names(tmp_path) == ["best.pt", "last.pt", *step_files(1)]
-    assert read_checkpoint(tmp_path / "best.pt")["weight"].sum() == 20_000_000
+    assert read_checkpoint(tmp_path / "best.pt").state["weight"].sum() == 20_000_000
 
 
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="there is no fork here")
-def test_a_worker_forked_during_a_write_ends_by_itself(tmp_path):
+def test_worker_forked_during_a_write_ends(tmp_path):
     folder = GatedFolder(tmp_path)
     with CheckpointWriter(folder) as writer:
-        writer.save(1, content(1))
+        writer.save(filled(1))
         assert folder.reached.wait(timeout=60)
         worker = multiprocessing.get_context("fork").Process(target=int)
         worker.start()
@@ -391,16 +407,16 @@ def test_a_worker_forked_during_a_write_ends_by_itself(tmp_path):
 KILLED = (
     START
     + """
-class Telling(CheckpointFolder):
-    def save(self, step, content):
-        super().save(step, content)
-        print(step, flush=True)
+class Printing(CheckpointFolder):
+    def save(self, checkpoint):
+        super().save(checkpoint)
+        print(checkpoint.step, flush=True)
 
-writer.folder = Telling(Path(sys.argv[1]), keep=2)
+writer.folder = Printing(Path(sys.argv[1]), keep=2)
 step, size = 0, 2_000_000
 while True:
     step += 1
-    writer.save(step, {"weight": torch.full((size,), float(step))})
+    writer.save(checkpoint_of(step, weight=torch.full((size,), float(step))))
     if step % 2:
         writer.mark_best(step)
 """
@@ -409,8 +425,14 @@ while True:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12))
-def test_a_kill_during_a_background_write_leaves_whole_checkpoints(tmp_path, seed):
-    writer = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+def test_kill_during_a_background_write_leaves_intact_checkpoints(tmp_path, seed):
+    writer = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(tmp_path)],
+        env={**os.environ, **ENVIRONMENT},
+        cwd=REPO,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     for _ in range(3):
         written = int(writer.stdout.readline())
     time.sleep(random.Random(seed).uniform(0, 0.15))
@@ -420,11 +442,11 @@ def test_a_kill_during_a_background_write_leaves_whole_checkpoints(tmp_path, see
     folder = CheckpointFolder(tmp_path, keep=2)
     for path in (tmp_path / "last.pt", tmp_path / "best.pt", *folder.files()):
         read = read_checkpoint(path)
-        assert torch.equal(read["weight"], torch.full((2_000_000,), float(read["step"])))
-    path, read = folder.last_whole()
-    assert path == folder.files()[-1]  # none had to be passed over
-    assert read["step"] >= written
+        assert torch.equal(read.state["weight"], torch.full((2_000_000,), float(read.step)))
+    path, read = folder.last_intact()
+    assert path == folder.files()[-1]  # none had to be skipped
+    assert read.step >= written
     with CheckpointWriter(folder) as again:
         assert not list(tmp_path.glob("*.partial"))
-        again.save(read["step"] + 1, {"weight": read["weight"]})
+        again.save(read._replace(step=read.step + 1))
     assert folder.files()[-1].name == f"step_{read['step'] + 1:08d}.pt"

@@ -76,7 +76,7 @@ def test_batches_follow_the_plan(cfg_of):
 def test_evaluation_has_each_image_once_and_changes_nothing_but_its_size(cfg_of):
     cfg = cfg_of(AUGMENT)
     data = load_val_data(cfg, load_train_data(cfg).class_names)
-    batches = list(eval_loader(cfg, data, pin_memory=False))
+    batches = list(eval_loader(cfg, data, eval_plan(cfg, data), pin_memory=False))
     assert len(batches) == len(eval_plan(cfg, data))
     assert sorted(index for batch in batches for index in batch.image_indices) == list(range(8))
     for batch in batches:

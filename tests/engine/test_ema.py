@@ -9,7 +9,7 @@ from retinanet.engine.ema import EMA
 from retinanet.model.retinanet import build_model
 from tests.helpers.models import model_config
 
-STEP, LEFT_OUT = torch.tensor(0.0), torch.tensor(1.0)
+TAKEN, SKIPPED = torch.tensor(0.0), torch.tensor(1.0)
 
 
 def small_model():
@@ -26,7 +26,7 @@ def train(model, ema, steps, seed=1):
         optimizer.zero_grad()
         model(torch.randn(2, 3, 8, 8, generator=generator)).square().mean().backward()
         optimizer.step()
-        ema.update(STEP)
+        ema.update(TAKEN)
 
 
 def test_warm_up_by_hand():
@@ -37,11 +37,11 @@ def test_warm_up_by_hand():
     ema = EMA(model, 0.2)
     for weight, expected in [(10.0, 9.0), (20.0, 18.0), (28.0, 26.0)]:
         nn.init.constant_(model.weight, weight)
-        ema.update(STEP)
+        ema.update(TAKEN)
         assert ema.model.weight.item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_average_is_that_of_a_loop_in_float64():
+def test_average_equals_a_loop_in_float64():
     model = small_model()
     ema = EMA(model, 0.6)
     expected = {name: value.double() for name, value in model.named_parameters()}
@@ -52,7 +52,7 @@ def test_average_is_that_of_a_loop_in_float64():
             expected[name] = decay * expected[name] + (1 - decay) * value.detach().double()
     for name, value in ema.model.named_parameters():
         assert_close(value.double(), expected[name], rtol=1e-5, atol=1e-6)
-        assert torch.equal(value, dict(model.named_parameters())[name]) == name.startswith("0.")  # which is frozen
+        assert torch.equal(value, dict(model.named_parameters())[name]) == name.startswith("0.")  # the frozen layer
 
 
 def test_running_statistics_are_copied():
@@ -64,13 +64,13 @@ def test_running_statistics_are_copied():
         assert torch.equal(average, value)
 
 
-def test_a_step_left_out_counts_for_nothing():
+def test_skipped_step_changes_nothing():
     model, reference = small_model(), small_model()
     with_gap, without = EMA(model, 0.9), EMA(reference, 0.9)
-    with_gap.update(LEFT_OUT)
+    with_gap.update(SKIPPED)
     train(model, with_gap, 2)
     before = copy.deepcopy(with_gap.state_dict())
-    with_gap.update(LEFT_OUT)
+    with_gap.update(SKIPPED)
     assert_close(with_gap.state_dict(), before, rtol=0, atol=0)
     train(reference, without, 2)
     assert_close(with_gap.state_dict(), without.state_dict(), rtol=0, atol=0)
@@ -94,7 +94,7 @@ def test_resume_is_exact(tmp_path):
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_average_of_a_detector_detects(layout):
+def test_averaged_detector_is_an_independent_working_copy(layout):
     torch.manual_seed(0)
     cfg = model_config(norm="batch", channels=64, head_convs=1)
     model = build_model(cfg, 3).to(memory_format=layout).train()
@@ -102,10 +102,10 @@ def test_average_of_a_detector_detects(layout):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.01)
-    ema.update(STEP)
+    ema.update(TAKEN)
     assert ema.model.memory_format == layout
     assert not ema.model.training and not any(parameter.requires_grad for parameter in ema.model.parameters())
-    assert list(ema.state_dict()["model"]) == list(model.state_dict())  # under the names of the model
+    assert list(ema.state_dict()["model"]) == list(model.state_dict())  # the names of the model
 
     same = build_model(cfg, 3).eval()
     same.load_state_dict(ema.state_dict()["model"])
@@ -117,10 +117,10 @@ def test_average_of_a_detector_detects(layout):
     assert not torch.allclose(one.class_logits[0], plain.class_logits[0])
 
 
-def test_the_host_reads_nothing(host_reads):
+def test_update_reads_nothing_from_the_device(host_reads):
     model = small_model()
     ema = EMA(model, 0.9)
     with host_reads() as reads:
-        ema.update(STEP)
-        ema.update(LEFT_OUT)
+        ema.update(TAKEN)
+        ema.update(SKIPPED)
     assert reads == []

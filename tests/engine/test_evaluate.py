@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from retinanet.config.load import load_config
-from retinanet.data.build import eval_loader, load_train_data, load_val_data
+from retinanet.data.build import eval_loader, eval_plan, load_train_data, load_val_data
 from retinanet.detection.assignment import assign
 from retinanet.detection.build import build_assignment
 from retinanet.detection.postprocess import Postprocess
@@ -22,7 +22,7 @@ def parts(tiny_overrides):
 def run(cfg, data, model, batches=None):
     return evaluate(
         model,
-        batches or eval_loader(cfg, data, pin_memory=False),
+        batches or eval_loader(cfg, data, eval_plan(cfg, data), pin_memory=False),
         data,
         postprocess=Postprocess(),
         criterion=build_loss(cfg.loss),
@@ -37,7 +37,7 @@ def test_the_loss_is_that_of_the_whole_set_at_once(parts):
     model.eval()
     sums, num_positive = torch.zeros(2), 0
     with torch.no_grad():
-        for batch in eval_loader(cfg, data, pin_memory=False):
+        for batch in eval_loader(cfg, data, eval_plan(cfg, data), pin_memory=False):
             predictions = model(batch.images, batch.image_sizes)
             matched = assign(predictions.anchors, batch.targets)
             losses = build_loss(cfg.loss)(predictions, matched, batch.targets, torch.ones(()))

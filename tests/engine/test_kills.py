@@ -1,4 +1,4 @@
-"""Runs that are killed, told to stop, or fail, as real processes, and what is left of them."""
+"""Runs in real processes that are killed or stopped by signals, and are resumed."""
 
 import json
 import os
@@ -12,14 +12,12 @@ import time
 import pytest
 
 from retinanet.checkpoint.file import read_checkpoint
-from retinanet.engine.metrics_log import read_metrics
-from retinanet.engine.timing import TIMES
-from tests.engine.test_train import assert_same_state
+from tests.helpers.states import assert_same_checkpoint, metrics_without_times
 from tests.processes import ENVIRONMENT, REPO
 
 pytestmark = pytest.mark.slow
 
-# One process imports everything; each attempt is a fork of it, which takes no time to start.
+# One process imports everything; each attempt is a fork of it, which starts quickly.
 KILLED_RUNS = """
     import glob, json, os, random, signal, sys, time, traceback
     import torch.utils.tensorboard
@@ -51,7 +49,7 @@ KILLED_RUNS = """
         return time.monotonic() - began
 
     whole = timed(straight)
-    start_up = timed(straight)  # nothing is left to do, but to evaluate once more
+    start_up = timed(straight)  # nothing is left to do but one evaluation
     step = (whole - start_up) / cfg.train.steps
 
     def newest():
@@ -63,7 +61,7 @@ KILLED_RUNS = """
         child, before = start(killed), newest()
         if number % 2:
             time.sleep(random.uniform(0, start_up))
-        else:  # past its next checkpoint, however fast this machine is now, and up to the one after that
+        else:  # between its next checkpoint and the one after that, on a machine of any speed
             deadline = time.monotonic() + 10 * whole
             while newest() == before and time.monotonic() < deadline:
                 time.sleep(0.001)
@@ -77,12 +75,8 @@ KILLED_RUNS = """
 """
 
 
-def figures(folder):
-    return [{k: v for k, v in line.items() if k not in TIMES} for line in read_metrics(folder)]
-
-
-def test_twenty_kills_change_nothing(tiny_overrides, tmp_path):
-    """Killed at random instants, while it starts, and in steps, epochs, evaluations and writing; resumed each time."""
+def test_run_killed_twenty_times_is_bit_identical_to_an_uninterrupted_one(tiny_overrides, tmp_path):
+    """Killed at random times, while it starts, trains, evaluates and saves; resumed each time."""
     overrides = [
         *tiny_overrides,
         "train.steps=48",
@@ -95,15 +89,15 @@ def test_twenty_kills_change_nothing(tiny_overrides, tmp_path):
     command = [sys.executable, "-c", textwrap.dedent(KILLED_RUNS), str(straight), str(killed), "0", *overrides]
     done = subprocess.run(command, env={**os.environ, **ENVIRONMENT}, cwd=REPO, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    told = json.loads(done.stdout.splitlines()[-1])
-    while_running = [status for status, _ in told["kills"] if status == signal.SIGKILL]
-    assert len(while_running) == 20, told  # none of them came after the end
-    assert len({lines for _, lines in told["kills"]}) > 4, told  # and they were spread over the run
-    assert figures(killed) == figures(straight)
+    printed = json.loads(done.stdout.splitlines()[-1])
+    while_running = [status for status, _ in printed["kills"] if status == signal.SIGKILL]
+    assert len(while_running) == 20, printed  # none came after the end of the run
+    assert len({lines for _, lines in printed["kills"]}) > 4, printed  # spread over the run
+    assert metrics_without_times(killed) == metrics_without_times(straight)
     last = [read_checkpoint(folder / "checkpoints/last.pt") for folder in (straight, killed)]
-    assert_same_state(*last)
+    assert_same_checkpoint(*last)
     best = [read_checkpoint(folder / "checkpoints/best.pt") for folder in (straight, killed)]
-    assert_same_state(*best)
+    assert_same_checkpoint(*best)
 
 
 def torchrun(folder, overrides, *, processes=2, restarts=0, resume=False):
@@ -118,7 +112,7 @@ def torchrun(folder, overrides, *, processes=2, restarts=0, resume=False):
 
 
 def wait_for_step(folder, step, process, timeout=180):
-    """Until a line of that step stands in the log of figures."""
+    """Wait until the metrics log has a line of that step."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         assert process.poll() is None, open(f"{folder}.log").read()[-3000:]
@@ -131,7 +125,7 @@ def wait_for_step(folder, step, process, timeout=180):
 
 
 def workers_of(process):
-    """The training processes that torchrun has started."""
+    """Ids of the training processes started by torchrun."""
     found = []
     for entry in os.listdir("/proc"):
         if entry.isdigit():
@@ -147,7 +141,7 @@ def workers_of(process):
 
 @pytest.fixture
 def two_process_run(tiny_overrides, tmp_path):
-    """Overrides of a run long enough to be disturbed, and the same one undisturbed. Saved in mid-window of the log."""
+    """Overrides of a run that takes some time, and its undisturbed result. It saves between two lines of the log."""
     overrides = [
         *tiny_overrides,
         *(
@@ -165,41 +159,41 @@ def two_process_run(tiny_overrides, tmp_path):
     return overrides, straight
 
 
-def test_torchrun_jobs_survive(two_process_run, tmp_path):
-    """One undisturbed run, and beside it: a worker killed and restarted; SIGTERM to all; SIGTERM to one."""
+def test_torchrun_jobs_survive_a_killed_worker_and_sigterm(two_process_run, tmp_path):
+    """A worker killed and restarted; SIGTERM to all workers; SIGTERM to one. All equal the undisturbed run."""
     overrides, straight = two_process_run
-    wanted = read_checkpoint(straight / "checkpoints/last.pt")
+    expected = read_checkpoint(straight / "checkpoints/last.pt")
 
     killed = tmp_path / "killed"
     process = torchrun(killed, overrides, restarts=3)
     wait_for_step(killed, 8, process)
     os.kill(workers_of(process)[-1], signal.SIGKILL)
     assert process.wait(timeout=300) == 0, open(f"{killed}.log").read()[-3000:]
-    assert "going on from" in open(f"{killed}.log").read()
-    assert not list(killed.glob("failure_rank*.txt"))  # nobody is blamed but the one that was killed
-    assert_same_state(read_checkpoint(killed / "checkpoints/last.pt"), wanted)
-    assert figures(killed) == figures(straight)
+    assert "resuming from" in open(f"{killed}.log").read()
+    assert not list(killed.glob("failure_rank*.txt"))  # only the killed rank failed
+    assert_same_checkpoint(read_checkpoint(killed / "checkpoints/last.pt"), expected)
+    assert metrics_without_times(killed) == metrics_without_times(straight)
 
     for name, chosen in (("all", slice(None)), ("one", slice(1, 2))):
         stopped = tmp_path / name
         process = torchrun(stopped, overrides)
         wait_for_step(stopped, 7, process)
         if name == "all":
-            process.send_signal(signal.SIGTERM)  # torchrun passes it on
+            process.send_signal(signal.SIGTERM)  # torchrun forwards it
         else:
             os.kill(workers_of(process)[chosen][0], signal.SIGTERM)
         assert process.wait(timeout=120) != 0
-        word = json.loads((stopped / "preempted").read_text())
-        content = read_checkpoint(stopped / "checkpoints/last.pt")
-        assert word["signal"] == "SIGTERM" and word["step"] == content["step"] < 36
+        preempted = json.loads((stopped / "preempted").read_text())
+        checkpoint = read_checkpoint(stopped / "checkpoints/last.pt")
+        assert preempted["signal"] == "SIGTERM" and preempted["step"] == checkpoint.step < 36
         process = torchrun(stopped, overrides, resume=True)
         assert process.wait(timeout=300) == 0, open(f"{stopped}.log").read()[-3000:]
         assert not (stopped / "preempted").exists()
-        assert_same_state(read_checkpoint(stopped / "checkpoints/last.pt"), wanted)
-        assert figures(stopped) == figures(straight)
+        assert_same_checkpoint(read_checkpoint(stopped / "checkpoints/last.pt"), expected)
+        assert metrics_without_times(stopped) == metrics_without_times(straight)
 
 
-def test_a_single_process_told_to_stop_saves_and_says_how_it_ended(tiny_overrides, tmp_path):
+def test_interrupted_process_saves_and_exits_with_143(tiny_overrides, tmp_path):
     folder = tmp_path / "run"
     overrides = [
         *tiny_overrides,
@@ -215,5 +209,5 @@ def test_a_single_process_told_to_stop_saves_and_says_how_it_ended(tiny_override
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == 143
     assert json.loads((folder / "preempted").read_text())["signal"] == "SIGINT"
-    assert 3 <= read_checkpoint(folder / "checkpoints/last.pt")["step"] < 500
+    assert 3 <= read_checkpoint(folder / "checkpoints/last.pt").step < 500
     assert "Traceback" not in open(f"{folder}.log").read()

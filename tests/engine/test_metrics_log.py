@@ -8,7 +8,7 @@ from retinanet.engine.metrics_log import MetricsLog, read_metrics
 from retinanet.runtime.logging import log_to_file, start_logging
 
 
-def test_every_line_is_json_and_not_a_number_is_null(tmp_path):
+def test_lines_are_json_with_nan_as_null(tmp_path):
     log = MetricsLog(tmp_path)
     log.write("train", 1, {"loss": 0.5})
     log.write("eval", 1, {"AP": float("nan")})
@@ -19,14 +19,14 @@ def test_every_line_is_json_and_not_a_number_is_null(tmp_path):
     ]
 
 
-def test_going_on_cuts_back_what_came_after_the_checkpoint(tmp_path):
+def test_resuming_removes_lines_after_the_checkpoint(tmp_path):
     log = MetricsLog(tmp_path)
     for step in (1, 2, 3):
         log.write("train", step, {"loss": float(step)})
         log.write("eval", step, {"AP": 0.0})
     log.close()
     with open(tmp_path / "metrics.jsonl", "a") as file:
-        file.write('{"kind": "train", "st')  # what a kill leaves
+        file.write('{"kind": "train", "st')  # a line cut off by a kill
     log = MetricsLog(tmp_path, resumed_at=2)
     log.write("eval", 2, {"AP": 1.0})
     log.write("train", 3, {"loss": 30.0})
@@ -36,7 +36,7 @@ def test_going_on_cuts_back_what_came_after_the_checkpoint(tmp_path):
 
 
 def fill(disk):
-    """Leave no byte on it, and give the file that took them."""
+    """Fill a disk to its last byte; returns the file that fills it."""
     with contextlib.suppress(OSError), open(disk / "filler", "wb", buffering=0) as filler:
         while True:
             filler.write(bytes(4096))
@@ -44,22 +44,22 @@ def fill(disk):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_lines_wait_for_room_on_a_full_disk(small_disk, caplog):
+def test_lines_are_kept_until_a_full_disk_has_space(small_disk, caplog):
     log = MetricsLog(small_disk)
     log.write("train", 1, {"loss": 1.0})
     filler = fill(small_disk)
-    for step in range(2, 200):  # more than the last page that the file has begun
+    for step in range(2, 200):  # more than fits into the last page of the file
         log.write("train", step, {"loss": 1.0})
     steps = [line["step"] for line in read_metrics(small_disk)]
-    assert steps == list(range(1, len(steps) + 1)) and 1 < len(steps) < 199  # whole lines
-    assert "metrics.jsonl: CANNOT BE WRITTEN" in caplog.text
+    assert steps == list(range(1, len(steps) + 1)) and 1 < len(steps) < 199  # complete lines
+    assert "metrics.jsonl: cannot be written" in caplog.text
     filler.unlink()
     log.write("train", 200, {"loss": 1.0})
     assert [line["step"] for line in read_metrics(small_disk)] == list(range(1, 201))
     log.close()
 
 
-def test_tensorboard_has_the_same_figures_once(tmp_path):
+def test_tensorboard_has_every_metric_once(tmp_path):
     log = MetricsLog(tmp_path)
     for step in (1, 2, 3):
         log.write("train", step, {"loss": float(step)})
@@ -72,7 +72,7 @@ def test_tensorboard_has_the_same_figures_once(tmp_path):
     assert [(event.step, event.value) for event in board.Scalars("train/loss")] == [(1, 1.0), (2, 2.0), (3, 30.0)]
 
 
-def test_the_log_file_gets_what_the_console_gets(tmp_path, capsys):
+def test_log_file_has_the_lines_of_the_console(tmp_path, capsys):
     start_logging()
     logging.getLogger("retinanet.somewhere").warning("seven boxes")
     log_to_file(tmp_path / "log.txt")

@@ -1,4 +1,4 @@
-"""Whole runs on the embedded data set."""
+"""Complete runs on the embedded data set."""
 
 import json
 import math
@@ -9,33 +9,12 @@ import torch
 from retinanet.checkpoint.file import read_checkpoint
 from retinanet.config import CrossEntropyConfig
 from retinanet.config.load import load_config
-from retinanet.engine.metrics_log import read_metrics
-from retinanet.engine.timing import TIMES
 from retinanet.engine.train import train
 from retinanet.errors import InputError
 from retinanet.inference.predictor import Predictor
 from retinanet.losses.class_weights import inverse_frequency
 from retinanet.losses.detection import build_loss
-
-
-def figures(folder) -> list[dict]:
-    return [{k: v for k, v in line.items() if k not in TIMES} for line in read_metrics(folder)]
-
-
-def assert_same_state(first, second):
-    """Bit for bit, but for the time it took."""
-    assert type(first) is type(second)
-    if isinstance(first, torch.Tensor):
-        assert torch.equal(first, second)
-    elif isinstance(first, dict):
-        assert first.keys() == second.keys()
-        for key in first.keys() - {"seconds"}:
-            assert_same_state(first[key], second[key])
-    elif isinstance(first, list):
-        for a, b in zip(first, second, strict=True):
-            assert_same_state(a, b)
-    else:
-        assert first == second or (isinstance(first, float) and math.isnan(first) and math.isnan(second))
+from tests.helpers.states import assert_same_checkpoint, metrics_without_times
 
 
 @pytest.fixture
@@ -46,34 +25,34 @@ def run(tmp_path, tiny_overrides):
     return start
 
 
-def test_a_run_leaves_everything_in_its_folder(run):
+def test_run_writes_all_its_files(run):
     result = run("whole")
     assert result.step == 8
     assert {"config.yaml", "environment.json", "log.txt", "metrics.jsonl", "tensorboard", "checkpoints"} <= {
         path.name for path in result.folder.iterdir()
     }
     assert load_config(result.folder / "config.yaml").train.steps == 8
-    lines = figures(result.folder)
+    lines = metrics_without_times(result.folder)
     assert [line["step"] for line in lines if line["kind"] == "train"] == [2, 4, 6, 8]
     assert [line["step"] for line in lines if line["kind"] == "eval"] == [4, 8]
     assert all(math.isfinite(line["loss"]) for line in lines)
     assert {"AP", "AP50", "loss", "AP/star"} <= set(lines[-1])
     assert json.loads((result.folder / "environment.json").read_text())["packages"]["torch"] in torch.__version__
-    assert read_checkpoint(result.folder / "checkpoints/last.pt")["step"] == 8
-    assert read_checkpoint(result.folder / "checkpoints/best.pt")["step"] in (4, 8)
+    assert read_checkpoint(result.folder / "checkpoints/last.pt").step == 8
+    assert read_checkpoint(result.folder / "checkpoints/best.pt").step in (4, 8)
 
 
-def test_the_same_seed_gives_the_same_run_and_another_does_not(run):
+def test_runs_are_equal_with_the_same_seed_and_differ_with_another(run):
     first, second, other = run("a"), run("b"), run("c", "train.seed=1")
-    assert figures(first.folder) == figures(second.folder)
-    assert figures(first.folder) != figures(other.folder)
+    assert metrics_without_times(first.folder) == metrics_without_times(second.folder)
+    assert metrics_without_times(first.folder) != metrics_without_times(other.folder)
 
 
-def test_the_number_of_workers_changes_nothing(run):
-    assert figures(run("none").folder) == figures(run("two", "data.workers=2").folder)
+def test_metrics_do_not_depend_on_the_number_of_workers(run):
+    assert metrics_without_times(run("none").folder) == metrics_without_times(run("two", "data.workers=2").folder)
 
 
-def test_resuming_changes_nothing(run, monkeypatch):
+def test_resumed_run_is_bit_identical_to_an_uninterrupted_one(run, monkeypatch):
     straight = run("straight")
     from retinanet.engine import train as module
 
@@ -98,19 +77,19 @@ def test_resuming_changes_nothing(run, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             run("broken")
     resumed = run("broken", resume=True)
-    assert figures(resumed.folder) == figures(straight.folder)
+    assert metrics_without_times(resumed.folder) == metrics_without_times(straight.folder)
     first = read_checkpoint(straight.folder / "checkpoints/last.pt")
     second = read_checkpoint(resumed.folder / "checkpoints/last.pt")
-    assert_same_state(first, second)
+    assert_same_checkpoint(first, second)
 
 
-def test_resuming_without_a_checkpoint_starts_from_the_beginning_and_says_so(run, tmp_path):
+def test_resuming_without_a_checkpoint_starts_from_the_beginning_and_logs_it(run, tmp_path):
     result = run("empty", resume=True)
     assert result.step == 8
     assert "starting from the beginning" in (result.folder / "log.txt").read_text()
 
 
-def test_a_folder_that_holds_a_run_is_refused(run):
+def test_folder_that_holds_a_run_is_refused_without_overwrite(run):
     result = run("taken")
     before = (result.folder / "metrics.jsonl").read_bytes()
     with pytest.raises(InputError, match=r"--resume.*--overwrite"):
@@ -119,7 +98,7 @@ def test_a_folder_that_holds_a_run_is_refused(run):
     assert run("taken", "train.steps=4", overwrite=True).step == 4
 
 
-def test_a_mistake_in_the_new_run_does_not_cost_the_old_one(run):
+def test_input_error_in_an_overwriting_run_leaves_the_old_run_untouched(run):
     folder = run("kept").folder
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
     with pytest.raises(InputError, match=r"data\.train\.images"):
@@ -127,28 +106,28 @@ def test_a_mistake_in_the_new_run_does_not_cost_the_old_one(run):
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
 
 
-def test_going_on_with_another_network_is_refused(run):
+def test_resuming_with_another_network_is_refused(run):
     run("net")
     with pytest.raises(InputError, match=r"model\.channels: it was 64, now 96"):
         run("net", "model.channels=96", resume=True)
 
 
-def test_a_diverging_run_stops_with_its_reason(run):
+def test_diverging_run_stops_and_reports_it(run):
     with pytest.raises(InputError, match="diverged"):
         run("wild", "train.optimizer.lr=1e30", "train.clip_norm=null", "train.warmup_steps=0", "train.log_every=1")
 
 
 @pytest.mark.slow  # float16 is emulated on most CPUs
-def test_an_overflow_in_float16_is_skipped_and_the_run_goes_on(run):
-    # At the first scale of 65536 the class loss, 1000 times as heavy, is beyond what float16 holds.
+def test_overflow_in_float16_is_skipped_and_training_continues(run):
+    # At the initial scale of 65536, the class loss with weight 1000 exceeds the range of float16.
     result = run("overflow", "train.precision=fp16", "loss.class_weight=1000", "train.log_every=1", "train.steps=16")
-    lines = [line for line in figures(result.folder) if line["kind"] == "train"]
+    lines = [line for line in metrics_without_times(result.folder) if line["kind"] == "train"]
     assert lines[0]["skipped_share"] == 1 and lines[-1]["skipped_share"] == 0
     assert all(math.isfinite(line["grad_norm"]) for line in lines)
-    assert read_checkpoint(result.folder / "checkpoints/last.pt")["scaler"]["scale"] < 65536
+    assert read_checkpoint(result.folder / "checkpoints/last.pt").state["scaler"]["scale"] < 65536
 
 
-def test_a_damaged_last_checkpoint_is_passed_over(run):
+def test_run_resumes_from_the_previous_checkpoint_if_the_last_is_damaged(run):
     straight = run("straight")
     broken = run("broken")
     newest = broken.folder / "checkpoints/step_00000008.pt"
@@ -156,36 +135,35 @@ def test_a_damaged_last_checkpoint_is_passed_over(run):
     data[len(data) // 2] ^= 1
     newest.write_bytes(data)
     resumed = run("broken", resume=True)
-    assert "step_00000008.pt: is damaged" in (resumed.folder / "log.txt").read_text()
-    assert figures(resumed.folder) == figures(straight.folder)
+    assert "step_00000008.pt: damaged" in (resumed.folder / "log.txt").read_text()
+    assert metrics_without_times(resumed.folder) == metrics_without_times(straight.folder)
 
 
 @pytest.mark.parametrize("change", ["loss.classification.gamma=1.0", "data.resize.shorter=96", "train.eval_every=2"])
-def test_going_on_with_another_recipe_is_refused(run, change):
+def test_resuming_with_another_recipe_is_refused(run, change):
     run("recipe")
     with pytest.raises(InputError, match=change.split("=")[0].replace(".", r"\.")):
         run("recipe", change, resume=True)
 
 
-def test_a_folder_of_the_users_own_is_left_alone(run, tmp_path):
+def test_folder_that_is_not_a_run_is_left_alone(run, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/config.yaml").write_text("mine: true")
-    with pytest.raises(InputError, match=r"config\.yaml, and is not the folder of a run"):
+    with pytest.raises(InputError, match=r"config\.yaml, but is not a run folder"):
         run("mine", overwrite=True)
     assert (tmp_path / "mine/config.yaml").read_text() == "mine: true"
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_lower_precision_trains(run, precision):
+def test_loss_is_finite_in_lower_precision(run, precision):
     result = run(precision, f"train.precision={precision}", "train.steps=4")
-    assert all(math.isfinite(line["loss"]) for line in figures(result.folder))
+    assert all(math.isfinite(line["loss"]) for line in metrics_without_times(result.folder))
 
 
-@pytest.mark.parametrize("box_loss", ["giou", "smooth_l1"])
-def test_every_box_loss_and_optimizer_learns(run, box_loss):
-    optimizer = "sgd" if box_loss == "giou" else "adamw"
+@pytest.mark.parametrize(("box_loss", "optimizer"), [("giou", "sgd"), ("smooth_l1", "adamw")])
+def test_loss_decreases_with_each_optimizer(run, box_loss, optimizer):
     result = run(box_loss, f"loss.box={{type: {box_loss}}}", f"train.optimizer={{type: {optimizer}, lr: 0.002}}")
-    losses = [line["loss"] for line in figures(result.folder) if line["kind"] == "train"]
+    losses = [line["loss"] for line in metrics_without_times(result.folder) if line["kind"] == "train"]
     assert losses[-1] < losses[0]
 
 
@@ -199,14 +177,14 @@ def test_every_box_loss_and_optimizer_learns(run, box_loss):
         ("varifocal", "diou"),
     ],
 )
-def test_every_class_loss_trains(run, class_loss, box_loss):
+def test_two_steps_of_less_common_losses_are_finite(run, class_loss, box_loss):
     parts = [f"loss.classification={{type: {class_loss}}}", f"loss.box={{type: {box_loss}}}"]
     result = run("loss", *parts, "train.steps=2", "train.log_every=1", "data.val=[]")
-    lines = [line for line in figures(result.folder) if line["kind"] == "train"]
+    lines = [line for line in metrics_without_times(result.folder) if line["kind"] == "train"]
     assert all(math.isfinite(line["loss"]) and 0 < line["grad_norm"] < math.inf for line in lines)
 
 
-def test_weights_by_inverse_frequency_are_kept_as_numbers(run, shapes):
+def test_inverse_frequency_weights_are_saved_as_numbers(run, shapes):
     document = json.loads((shapes / "train.json").read_text())
     ids = sorted(category["id"] for category in document["categories"])
     objects = [item["category_id"] for item in document["annotations"] if not item["iscrowd"]]
@@ -215,28 +193,28 @@ def test_weights_by_inverse_frequency_are_kept_as_numbers(run, shapes):
     folder = run("weighed", *overrides, "train.steps=4").folder
     cfg = load_config(folder / "config.yaml")
     assert cfg.loss.classification == CrossEntropyConfig(alpha=weights)
-    build_loss(cfg.loss, num_classes=len(ids))  # what scores or replays it needs no training data
-    # The same words, and the numbers that they became, both go on with the run.
+    build_loss(cfg.loss, num_classes=len(ids))  # evaluation and replay need no training data
+    # The run can be resumed with either: the keyword or the numbers it became.
     assert run("weighed", *overrides, "train.steps=4", resume=True).step == 4
     assert train(cfg, folder, resume=True).step == 4
 
 
-def test_weights_of_other_classes_are_refused(run):
+def test_class_weights_of_the_wrong_number_are_refused(run):
     with pytest.raises(InputError, match=r"loss\.classification\.alpha has 2 values for 6 classes"):
         run("other", "loss.classification.alpha=[0.5, 0.5]")
 
 
-def test_training_without_a_validation_set(run):
+def test_run_without_a_validation_set_has_no_best_checkpoint(run):
     result = run("no_val", "data.val=[]")
-    assert math.isnan(result.best_ap)
+    assert math.isnan(result.best) and result.best_metric == "AP"
     assert not (result.folder / "checkpoints/best.pt").exists()
 
 
 @pytest.mark.slow
-def test_eight_images_are_learnt_by_heart(tmp_path, shapes):
-    """AP over 0.9 on the images trained on.
+def test_eight_training_images_reach_an_ap_of_0_9(tmp_path, shapes):
+    """Evaluated on the training images.
 
-    With group norm: batch norm learns eight images through the statistics of their batches, which evaluation has not.
+    With group norm: batch norm would fit eight images by the statistics of their batches, which evaluation lacks.
     """
     document = json.loads((shapes / "train.json").read_text())
     chosen = {image["id"] for image in document["images"][:8]}

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torchvision.io import write_png
 
-from retinanet.checkpoint.folder import CheckpointFolder, read_checkpoint
+from retinanet.checkpoint.file import Checkpoint, read_checkpoint
+from retinanet.checkpoint.folder import CheckpointFolder
 from retinanet.cli import predict as predict_tool
 from retinanet.config.load import load_config
 from retinanet.detection.postprocess import Postprocess
@@ -24,13 +25,15 @@ def checkpoint(tmp_path_factory):
         ["data.resize.shorter=64", "data.resize.longer=128", "model.channels=64", "model.prior=0.4", "device=cpu",
          "inference.precision=fp32", "model.backbone.norm=frozen"],
     )  # fmt: skip
-    content = {
-        "model": build_model(cfg.model, len(NAMES)).state_dict(),
-        "config": cfg.model_dump_json(),
-        "class_names": NAMES,
-        "category_ids": [3, 5, 9],
-    }
-    return CheckpointFolder(tmp_path_factory.mktemp("run") / "checkpoints", keep=1).save(1, content)
+    checkpoint = Checkpoint(
+        config=cfg,
+        class_names=tuple(NAMES),
+        category_ids=(3, 5, 9),
+        num_images=1,
+        step=1,
+        state={"model": build_model(cfg.model, len(NAMES)).state_dict()},
+    )
+    return CheckpointFolder(tmp_path_factory.mktemp("run") / "checkpoints", keep=1).save(checkpoint)
 
 
 def picture(height: int, width: int, seed: int = 0) -> torch.Tensor:
@@ -64,9 +67,8 @@ def test_overrides_change_what_is_kept(checkpoint):
 
 def test_detections_are_those_of_the_network_itself(checkpoint):
     predictor = Predictor.from_checkpoint(checkpoint)
-    content = read_checkpoint(checkpoint)
     model = build_model(predictor.cfg.model, len(NAMES)).eval()
-    model.load_state_dict(content["model"])
+    model.load_state_dict(read_checkpoint(checkpoint).weights())
     image = picture(128, 64)  # of the size that its shorter side of 64 gives it, and of a padded shape of the config
     sizes = torch.tensor([[128, 64]])
     padded_shape = torch.zeros(1, 3, 128, 64, dtype=torch.uint8)

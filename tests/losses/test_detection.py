@@ -30,17 +30,8 @@ from retinanet.losses.hard_examples import HardExamples
 from retinanet.losses.quality import QualityFocal, Varifocal
 from retinanet.structures import HeadOutputs, Targets
 from tests.gradients import value_and_gradient
+from tests.helpers.losses import BOX_LOSSES, CLASS_LOSSES
 
-CLASS_LOSSES = [
-    FocalConfig(),
-    FocalConfig(alpha=(0.1, 0.3, 0.5, 0.7, 0.9)),
-    CrossEntropyConfig(),
-    FocalStarConfig(),
-    HingeConfig(),
-    QualityFocalConfig(),
-    VarifocalConfig(),
-]
-BOX_LOSSES = [SmoothL1Config(), GIoUConfig(), DIoUConfig(), CIoUConfig()]
 NUM_CLASSES = 5
 ANCHORS_PER_LEVEL = (40, 12, 3)
 

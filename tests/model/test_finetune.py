@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from retinanet.checkpoint.file import Checkpoint
 from retinanet.config import AnchorConfig, Config, LossConfig, SoftmaxFocalConfig, TrainConfig
 from retinanet.errors import InputError
 from retinanet.model.finetune import load_for_finetuning
@@ -33,11 +34,11 @@ def trained(class_names=TRAINED, **settings):
     is_softmax = settings.get("class_activation") == "softmax"
     loss = LossConfig(classification=SoftmaxFocalConfig()) if is_softmax else LossConfig()
     cfg = Config(model=config(**settings), loss=loss, train=TrainConfig(steps=1))
-    return {"class_names": class_names, "config": cfg.model_dump_json(), "model": model.state_dict()}, model
+    return Checkpoint(cfg, tuple(class_names), (), 1, 1, {"model": model.state_dict()}), model
 
 
 def load(model, content, class_names):
-    return load_for_finetuning(model, content, content["model"], class_names, source="old/best.pt")
+    return load_for_finetuning(model, content, class_names, source="old/best.pt")
 
 
 def outputs(model):
@@ -106,7 +107,7 @@ def test_another_class_activation_leaves_the_class_layer_as_made(class_names, be
     assert line == f"head.class_subnet.2: the class activation was {before} and is {now}, all rows start anew"
     for name, value in new.state_dict().items():
         is_last = name.startswith("head.class_subnet.2.")
-        assert torch.equal(value, fresh[name] if is_last else content["model"][name]), name
+        assert torch.equal(value, fresh[name] if is_last else content.state["model"][name]), name
 
 
 def test_no_shared_class_leaves_the_last_layer_as_made():
@@ -117,7 +118,7 @@ def test_no_shared_class_leaves_the_last_layer_as_made():
     assert "0 classes are taken by name, 2 classes (fish, worm) start anew" in line
     for name, value in new.state_dict().items():
         is_last = name.startswith("head.class_subnet.2.")
-        assert torch.equal(value, before[name] if is_last else content["model"][name]), name
+        assert torch.equal(value, before[name] if is_last else content.state["model"][name]), name
 
 
 @pytest.mark.parametrize(
@@ -137,7 +138,7 @@ def test_other_anchors_leave_both_last_layers_as_made(anchors, class_names):
     assert [line.partition(":")[0] for line in told] == ["head.class_subnet.2", "head.box_subnet.2"]
     for name, value in new.state_dict().items():
         is_last = name.startswith(("head.class_subnet.2.", "head.box_subnet.2."))
-        assert torch.equal(value, before[name] if is_last else content["model"][name]), name
+        assert torch.equal(value, before[name] if is_last else content.state["model"][name]), name
 
 
 @pytest.mark.parametrize(
@@ -184,6 +185,6 @@ def test_another_network_is_refused_and_nothing_is_changed(settings, found, clas
 
 def test_a_broken_last_layer_is_refused():
     content, _ = trained()
-    del content["model"]["head.class_subnet.2.bias"]
+    del content.state["model"]["head.class_subnet.2.bias"]
     with pytest.raises(InputError, match=r"1 missing \(head.class_subnet.2.bias\)"):
         load(detector(["cat"], seed=2), content, ["cat"])

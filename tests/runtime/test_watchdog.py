@@ -14,6 +14,7 @@ import pytest
 import torch.distributed as dist
 
 from retinanet.runtime import watchdog
+from retinanet.runtime.activity import Activity
 from retinanet.runtime.watchdog import EXIT_STALLED, Watchdog
 
 PATIENCE = 120.0  # seconds until a test gives up; nothing here takes long unless it hangs
@@ -51,13 +52,14 @@ def stuck_here() -> None:
 
 
 def one_rank_stalls(rank, folder, port):
-    with Watchdog(connect(port), rank=rank, timeout=0.5 if rank else PATIENCE, folder=folder) as dog:
+    activity = Activity()
+    with Watchdog(connect(port), activity, rank=rank, timeout=0.5 if rank else PATIENCE, folder=folder):
         for step in range(7):
-            dog.beat(step, (2 * step, 2 * step + 1))
+            activity.begin("training", step, image_ids=(2 * step, 2 * step + 1))
         if rank == 1:
             stuck_here()
         while True:  # a rank with nothing to complain of
-            dog.beat(step)
+            activity.begin("training", step)
             time.sleep(0.01)
 
 
@@ -76,7 +78,7 @@ def test_a_stalled_rank_is_found_and_every_rank_writes_its_stacks(tmp_path):
 
 
 def stalls_alone_into_no_folder(rank, folder, port):
-    with Watchdog(None, rank=0, timeout=0.3, folder=folder / "gone"):
+    with Watchdog(None, Activity(), rank=0, timeout=0.3, folder=folder / "gone"):
         stuck_here()
 
 
@@ -89,7 +91,7 @@ def test_without_a_store_and_a_folder_it_still_says_so_and_ends(tmp_path):
 
 def stalls_after_its_store_is_gone(rank, folder, port):
     host = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    with Watchdog(connect(host.port), rank=0, timeout=0.6, folder=folder):
+    with Watchdog(connect(host.port), Activity(), rank=0, timeout=0.6, folder=folder):
         del host
         stuck_here()
 
@@ -99,9 +101,10 @@ def test_the_end_of_the_store_does_not_end_the_watch(tmp_path):
 
 
 def holds_the_lock_of_the_interpreter(rank, folder, port):
-    with Watchdog(None, rank=0, timeout=0.3, folder=folder) as dog:
+    activity = Activity()
+    with Watchdog(None, activity, rank=0, timeout=0.3, folder=folder):
         time.sleep(0.25)  # past the first look
-        dog.beat(1)
+        activity.begin("training", 1)
         ctypes.PyDLL(None).sleep(int(PATIENCE))
 
 
@@ -111,8 +114,9 @@ def test_a_call_that_stops_every_thread_ends_too(tmp_path):
 
 
 def ends_before_its_time(rank, folder, port):
-    with Watchdog(None, rank=0, timeout=0.3, folder=folder) as dog:
-        dog.beat(8)
+    activity = Activity()
+    with Watchdog(None, activity, rank=0, timeout=0.3, folder=folder):
+        activity.begin("training", 8)
     time.sleep(1.0)  # nobody watches any more
     sys.exit(5)
 
@@ -123,8 +127,9 @@ def test_nobody_watches_after_the_end(tmp_path):
 
 
 def is_not_watched(rank, folder, port):
-    with Watchdog(None, rank=0, timeout=None, folder=folder) as dog:
-        dog.beat(1, (1, 2))
+    activity = Activity()
+    with Watchdog(None, activity, rank=0, timeout=None, folder=folder):
+        activity.begin("training", 1, image_ids=(1, 2))
         time.sleep(0.5)
     sys.exit(5)
 

@@ -8,14 +8,14 @@ from retinanet.engine.nonfinite.guard import NonFiniteGradient
 from retinanet.engine.nonfinite.replay import replay, write_replay
 from retinanet.engine.setup import Run
 from retinanet.errors import InputError, first_line
+from retinanet.runtime.activity import Activity
 from retinanet.runtime.distributed import gather, on_main
-from retinanet.runtime.watchdog import Watchdog
 from retinanet.structures import Batch
 
 log = logging.getLogger(__name__)
 
 
-def check_gradients(run: Run, watchdog: Watchdog) -> None:
+def check_gradients(run: Run, activity: Activity) -> None:
     """Read the guard: the one wait for the device that it costs. Every process calls it at the same step.
 
     Raises:
@@ -30,7 +30,7 @@ def check_gradients(run: Run, watchdog: Watchdog) -> None:
             f"training diverged: {error}\nwhat follows is that step with the weights of now: if nothing is seen of it "
             "again, it lay in the weights, which have moved on"
         )
-        batches = batches_of_step(run, step, watchdog)
+        batches = batches_of_step(run, step, activity)
         message = on_main(lambda: f"{reason}\n{keep(run, step, batches)}")
         raise NonFiniteGradient(message, error.bad_step) from None
     if bad is None:
@@ -42,16 +42,16 @@ def check_gradients(run: Run, watchdog: Watchdog) -> None:
             bad.step, bad.count, run.state.guard.skipped, run.cfg.train.max_skipped,
         )  # fmt: skip
         return
-    batches = batches_of_step(run, bad.step, watchdog)
+    batches = batches_of_step(run, bad.step, activity)
     raise NonFiniteGradient(on_main(lambda: report(run, bad.step, batches)), bad)
 
 
-def batches_of_step(run: Run, step: int, watchdog: Watchdog) -> list[Batch] | None:
+def batches_of_step(run: Run, step: int, activity: Activity) -> list[Batch] | None:
     """The whole global batch of a step, read once more, on the main process; None on the others.
 
     Which images a step has, and what becomes of them, depends on the seed and its number alone.
     """
-    watchdog.beat(step, phase="taking the step again")
+    activity.begin("replaying the step", step)
     cfg = run.cfg.model_copy(update={"data": run.cfg.data.model_copy(update={"workers": 0})})
     own = list(train_loader(cfg, run.train_data, start=step - 1, stop=step, pin_memory=False))
     everyones = gather(own)

@@ -73,7 +73,7 @@ def test_the_steps_after_it_change_nothing_until_it_is_noticed(cfg, poisoned, tm
     with pytest.raises(InputError, match=r"step 3: training diverged"):
         train(cfg("train.schedule={type: steps, milestones: []}"), tmp_path / "run")
     kept = torch.load(tmp_path / "run/nonfinite_step_00000003.pt", weights_only=True)["model"]
-    for name, value in read_checkpoint(before.folder / "checkpoints/last.pt")["model"].items():
+    for name, value in read_checkpoint(before.folder / "checkpoints/last.pt").weights(average=False).items():
         assert torch.equal(kept[name], value), name
 
 
@@ -82,8 +82,8 @@ def test_skipping_goes_on_with_finite_weights_and_counts(cfg, poisoned, tmp_path
     result = train(cfg("train.on_nonfinite=skip"), tmp_path / "run")
     assert result.step == 8 and math.isfinite(result.metrics["loss"])
     content = read_checkpoint(result.folder / "checkpoints/last.pt")
-    assert content["guard"]["skipped"] >= 1
-    for state in (content["model"], content["ema"]["model"]):
+    assert content.state["guard"]["skipped"] >= 1
+    for state in (content.weights(average=False), content.weights()):
         assert all(value.isfinite().all() for value in state.values())
     assert "step 3: the gradient was not finite" in (result.folder / "log.txt").read_text()
 

@@ -1,0 +1,89 @@
+"""Everything a run writes while it trains: metrics, checkpoints, and the list of unreadable images."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from retinanet.checkpoint.file import Checkpoint
+from retinanet.checkpoint.folder import CheckpointFolder
+from retinanet.checkpoint.writer import CheckpointWriter
+from retinanet.data.unreadable import Quarantine
+from retinanet.engine.evaluate import Evaluation
+from retinanet.engine.metrics_log import MetricsLog
+from retinanet.engine.run_folder import UNREADABLE_FILE
+from retinanet.formats.coco import CocoData
+from retinanet.runtime.distributed import is_main
+from retinanet.structures import Unreadable
+
+
+class Outputs(NamedTuple):
+    """What the main process writes to."""
+
+    metrics_log: MetricsLog
+    checkpoints: CheckpointWriter
+    quarantine: Quarantine
+
+
+class Recorder:
+    """Writes on the main process and does nothing on the others, so that callers need not tell them apart.
+
+    Args:
+        outputs: None on every process but the main one.
+    """
+
+    def __init__(self, outputs: Outputs | None):
+        self._outputs = outputs
+
+    def write_train_metrics(self, step: int, metrics: dict[str, float]) -> None:
+        """Append the metrics of the steps since the last line."""
+        if self._outputs:
+            self._outputs.metrics_log.write("train", step, metrics)
+
+    def write_evaluation(self, step: int, evaluation: Evaluation, data: CocoData) -> None:
+        """Append the metrics of an evaluation, with AP per class, and show detections on a few of its images."""
+        if self._outputs:
+            per_class = {f"AP/{name}": value for name, value in evaluation.scores.per_class.items()}
+            self._outputs.metrics_log.write("eval", step, evaluation.metrics | per_class)
+            self._outputs.metrics_log.images(step, evaluation.detections, data)
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint in the background; its state may change once this returns."""
+        if self._outputs:
+            self._outputs.checkpoints.save(checkpoint)
+
+    def mark_best(self, step: int) -> None:
+        """Point `best.pt` to the checkpoint of a step."""
+        if self._outputs:
+            self._outputs.checkpoints.mark_best(step)
+
+    def record_unreadable(self, step: int, unreadable: Sequence[Unreadable], data: CocoData) -> None:
+        """Record images that could not be read.
+
+        Raises:
+            InputError: there are more of them than `data.max_unreadable`.
+        """
+        if self._outputs:
+            self._outputs.quarantine.add(step, unreadable, data.records)
+
+
+@contextmanager
+def open_recorder(
+    folder: Path, checkpoints: CheckpointFolder, *, resumed_at: int | None, max_unreadable: int
+) -> Iterator[Recorder]:
+    """Open the outputs of a run on the main process; on leaving, finish pending checkpoints and close everything.
+
+    Args:
+        folder: of the run.
+        resumed_at: step of the checkpoint that the run resumes from; later metrics are removed. None for a new run.
+        max_unreadable: number of unreadable images to tolerate.
+
+    Raises:
+        InputError: an output cannot be opened.
+    """
+    if not is_main():
+        yield Recorder(None)
+        return
+    quarantine = Quarantine(folder / UNREADABLE_FILE, budget=max_unreadable)
+    with closing(MetricsLog(folder, resumed_at=resumed_at)) as metrics_log, CheckpointWriter(checkpoints) as writer:
+        yield Recorder(Outputs(metrics_log, writer, quarantine))

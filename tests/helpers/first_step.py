@@ -1,0 +1,38 @@
+"""The first training step of a run in float64, where rounding does not hide a mistake or look like one."""
+
+from typing import Any
+
+import torch
+
+from retinanet.config import Config
+from retinanet.data.build import load_train_data, train_loader
+from retinanet.detection.build import build_assignment
+from retinanet.engine.optimizer import build_optimizer
+from retinanet.engine.step import TrainStep
+from retinanet.losses.detection import build_loss
+from retinanet.model.retinanet import build_model
+from retinanet.runtime.distributed import sum_over_ranks, world_size
+
+
+def first_step(cfg: Config) -> dict[str, Any]:
+    """Losses and gradients of the first global batch, and the norm statistics after its forward pass. Collective."""
+    data = load_train_data(cfg)
+    torch.manual_seed(cfg.train.seed)
+    model = build_model(cfg.model, len(data.class_names)).double().train()
+    step = TrainStep(
+        model,
+        build_loss(cfg.loss, num_classes=len(data.class_names)),
+        build_optimizer(model, cfg.train),
+        torch.amp.GradScaler("cpu", enabled=False),
+        assign=build_assignment(cfg.assignment),
+        dtype=torch.float32,  # no autocast: the network computes in the type of its weights
+    )
+    batches = list(train_loader(cfg, data, start=0, stop=1, pin_memory=False))
+    losses, num_positive = step.backward(batches)
+    means = {name: sum_over_ranks(value.double()) / world_size() for name, value in losses._asdict().items()}
+    return {
+        "losses": means,
+        "num_positive": num_positive,
+        "gradients": {name: p.grad for name, p in model.named_parameters() if p.grad is not None},
+        "statistics": dict(model.named_buffers()),
+    }

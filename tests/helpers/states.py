@@ -1,0 +1,39 @@
+"""Comparing the states of two runs."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from retinanet.checkpoint.file import Checkpoint
+from retinanet.engine.metrics_log import read_metrics
+from retinanet.engine.timing import TIMING_KEYS
+
+
+def assert_same_checkpoint(first: Checkpoint, second: Checkpoint) -> None:
+    """Equal in every record field and bit for bit in the state, except for the time the run took."""
+    for name in set(Checkpoint._fields) - {"state"}:
+        assert getattr(first, name) == getattr(second, name), name
+    assert_same_state(first.state, second.state)
+
+
+def assert_same_state(first: Any, second: Any) -> None:
+    """Bit for bit, except for the time the run took."""
+    assert type(first) is type(second)
+    if isinstance(first, torch.Tensor):
+        assert torch.equal(first, second)
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys()
+        for key in first.keys() - {"seconds"}:
+            assert_same_state(first[key], second[key])
+    elif isinstance(first, list):
+        for a, b in zip(first, second, strict=True):
+            assert_same_state(a, b)
+    else:
+        assert first == second or (isinstance(first, float) and math.isnan(first) and math.isnan(second))
+
+
+def metrics_without_times(folder: Path) -> list[dict[str, Any]]:
+    """The metrics log of a run without the keys that depend on the speed of the machine."""
+    return [{k: v for k, v in line.items() if k not in TIMING_KEYS} for line in read_metrics(folder)]
