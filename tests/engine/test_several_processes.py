@@ -27,11 +27,12 @@ TRAIN = """
     print(json.dumps({"step": result.step, "metrics": result.metrics}))
 """
 FIRST_STEP = """
-    import sys, torch
+    import sys, torch, warnings
     from retinanet.config.load import load_config
     from retinanet.runtime.distributed import process_group, rank
     from tests.helpers.first_step import first_step
     file, *overrides = sys.argv[1:]
+    warnings.filterwarnings("error", category=FutureWarning, module=r"retinanet\\.engine")
     with process_group(torch.device("cpu"), timeout=300):
         torch.save(first_step(load_config("quickstart", overrides)), f"{file}.{rank()}")
 """

@@ -1,8 +1,8 @@
 """The training step: its results, and that it never waits for the device.
 
-Without a GPU, three checks together replace one. Fake CUDA tensors show that forward pass, assignment and losses stay on
-the device, but their backward pass needs a driver. Fake CPU tensors run through the whole step, and reading a value is an
-error. A counter of host reads runs on a real step, and is shown to count those of a reference implementation.
+Without a GPU, three checks together replace one. Fake CUDA tensors show that forward pass, assignment and losses stay
+on the device, but their backward pass needs a driver. Fake CPU tensors run through the whole step, and reading a value
+is an error. A counter of host reads runs on a real step, and is shown to count those of a reference implementation.
 """
 
 from functools import partial
@@ -268,10 +268,8 @@ def test_one_compiled_graph_serves_many_shapes(monkeypatch):
     step.criterion = build_loss(LossConfig())
     before = compiled_graphs()
     for number in range(10):
-        height, width = (
-            288 + 32 * (number % 3),
-            160 + 32 * (number // 2),
-        )  # no level is one cell wide: it takes another path
+        # No level is one cell wide, which would take another path.
+        height, width = 288 + 32 * (number % 3), 160 + 32 * (number // 2)
         sizes = torch.tensor([[height, width]] * 2)
         images = torch.zeros(2, 3, height, width, dtype=torch.uint8)
         step([batch_of()._replace(images=images, image_sizes=sizes, original_sizes=sizes)], 1)
@@ -280,22 +278,17 @@ def test_one_compiled_graph_serves_many_shapes(monkeypatch):
 
 @pytest.mark.slow  # a minute of compiling
 def test_compiled_step_equals_the_eager_step():
-    """The first step: later ones amplify the rounding of the CPU."""
+    """Losses of two steps, and the update of the first: later updates amplify the rounding of the CPU."""
     batch, compiled, eager, start = batch_of(), model_of(), model_of(), model_of()
     for model in (compiled, eager, start):
         for stage in (model.backbone.layer1, model.backbone.layer2, model.backbone.layer3, model.backbone.layer4):
             del stage[1:]  # one block of each kind remains: fewer kernels to compile
-    plain = SGDConfig(momentum=0.0, weight_decay=0.0)  # the update is the clipped gradient
-    metrics, expected = (
-        step_of(compiled, compile=True, optimizer=plain)([batch], 1),
-        step_of(eager, optimizer=plain)([batch], 1),
-    )
-    assert_close(tuple(metrics.losses), tuple(expected.losses), rtol=1e-3, atol=1e-4)
-    assert_close(metrics.grad_norm, expected.grad_norm, rtol=1e-3, atol=0)
-    updates = [
-        torch.cat(
-            [(after - before).flatten() for after, before in zip(model.parameters(), start.parameters(), strict=True)]
-        )
-        for model in (compiled, eager)
-    ]
-    assert (updates[0] - updates[1]).norm() < 1e-3 * updates[1].norm()
+    first, second = step_of(compiled, compile=True), step_of(eager)
+    for number in range(2):
+        metrics, expected = first([batch], 1), second([batch], 1)
+        assert_close(tuple(metrics.losses), tuple(expected.losses), rtol=1e-3, atol=1e-4)
+        assert_close(metrics.grad_norm, expected.grad_norm, rtol=1e-3, atol=0)
+        for after, reference, before in zip(compiled.parameters(), eager.parameters(), start.parameters(), strict=True):
+            if number == 0:
+                assert_close(after, reference, rtol=1e-3, atol=1e-4)
+                assert (after - reference).norm() <= 1e-2 * (reference - before).norm()
