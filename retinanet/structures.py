@@ -13,38 +13,49 @@ from torch import Tensor
 
 
 class Targets(NamedTuple):
-    """Ground truth of a batch, padded to one N, at least 1. A row in neither mask is padding: (0, 0, 1, 1), label 0."""
+    """Ground truth of a batch, padded to one N >= 1. A row in neither mask is padding: box (0, 0, 1, 1), label 0."""
 
     boxes: Tensor  # (B, N, 4) float32
     labels: Tensor  # (B, N) int64, 0..K-1
     is_object: Tensor  # (B, N) bool
-    is_crowd: Tensor  # (B, N) bool, regions where nothing is background
-    has_crowd: bool = True  # False only where `is_crowd` is False throughout: the host knows without asking the device
+    is_crowd: Tensor  # (B, N) bool, regions in which no anchor is background
+    has_crowd: bool = True  # False only if `is_crowd` is all False; known on the host, so no device read is needed
 
     def to(self, device: torch.device) -> "Targets":
-        return Targets(*(tensor.to(device, non_blocking=True) for tensor in self[:4]), self.has_crowd)
+        """Copy every tensor to `device`, without waiting for the copies."""
+        return self._replace(
+            boxes=self.boxes.to(device, non_blocking=True),
+            labels=self.labels.to(device, non_blocking=True),
+            is_object=self.is_object.to(device, non_blocking=True),
+            is_crowd=self.is_crowd.to(device, non_blocking=True),
+        )
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors of the record."""
+        return [self.boxes, self.labels, self.is_object, self.is_crowd]
 
 
 class Unreadable(NamedTuple):
-    """An image that should have been in a batch, and what was done about it."""
+    """An image that could not be read for a batch, and the image that replaced it."""
 
-    index: int  # in the data set, as `replaced_by`
+    index: int  # in the dataset, like `replaced_by`
     epoch: int
     replaced_by: int
-    reason: str  # the message for a person; it names the file
+    reason: str  # error message; names the file
 
 
 class Batch(NamedTuple):
-    """Images resized into one padded shape, and what is on them."""
+    """Images resized into one padded shape, with their ground truth."""
 
     images: Tensor  # (B, 3, H, W) uint8, RGB, zero in the padding
     image_sizes: Tensor  # (B, 2) int64, height and width inside the padding
     original_sizes: Tensor  # (B, 2) int64, height and width of the file
     targets: Targets
-    image_indices: tuple[int, ...]  # positions in the data set, for reports and for evaluation
-    unreadable: tuple[Unreadable, ...] = ()  # in place of which others are in the batch
+    image_indices: tuple[int, ...]  # positions in the dataset
+    unreadable: tuple[Unreadable, ...] = ()  # images that others in this batch replace
 
     def to(self, device: torch.device) -> "Batch":
+        """Copy every tensor to `device`, without waiting for the copies."""
         return self._replace(
             images=self.images.to(device, non_blocking=True),
             image_sizes=self.image_sizes.to(device, non_blocking=True),
@@ -53,15 +64,16 @@ class Batch(NamedTuple):
         )
 
     def tensors(self) -> list[Tensor]:
-        return [self.images, self.image_sizes, self.original_sizes, *self.targets[:4]]
+        """All tensors of the record, those of the targets included."""
+        return [self.images, self.image_sizes, self.original_sizes, *self.targets.tensors()]
 
 
 class HeadOutputs(NamedTuple):
-    """What the network says, level by level, the same in training and in evaluation."""
+    """Raw outputs of the network, per pyramid level; the same in training and evaluation mode."""
 
-    class_logits: list[Tensor]  # L x (B, A_l, K); of a softmax K + 1, the last for background
+    class_logits: list[Tensor]  # L x (B, A_l, K); with softmax K + 1, background last
     box_deltas: list[Tensor]  # L x (B, A_l, 4)
-    anchors: list[Tensor]  # L x (H_l, W_l, a, 4), a in each cell of the grid: A_l = H_l W_l a
+    anchors: list[Tensor]  # L x (H_l, W_l, a, 4) with a anchors per grid cell: A_l = H_l * W_l * a
 
 
 class Detections(NamedTuple):

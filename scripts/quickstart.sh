@@ -10,7 +10,7 @@ best=$run/checkpoints/best.pt
 step() { printf '\n== %s\n' "$*"; }
 
 step "1/4 draw the data set"
-python -m retinanet.data.synthetic.shapes datasets/shapes
+python -m retinanet.data.synthetic datasets/shapes
 step "2/4 train"
 python tools/train.py configs/quickstart.yaml --output "$run" --overwrite
 step "3/4 evaluate the best checkpoint"

@@ -154,7 +154,7 @@ def test_num_classes_of_other_data(train_refused):
 def test_class_that_is_not_there(train_refused, shapes):
     name = json.loads((shapes / "train.json").read_text())["categories"][0]["name"]
     message = train_refused(f"data.classes=[{name}x]")
-    assert message.startswith(f"data.classes: '{name}x' is no category of ")
+    assert message.startswith(f"data.classes: '{name}x' is not a category of ")
     assert message.endswith(f"did you mean '{name}'?")
 
 
@@ -269,7 +269,7 @@ def test_predict_on_a_cut_off_image(refused, checkpoint, shapes, tmp_path):
     cut = tmp_path / "cut.png"
     cut.write_bytes(whole.read_bytes()[:-500])
     message = refused(predict_tool, checkpoint, whole, cut, "--output", tmp_path / "found")
-    assert message.startswith(f"{cut}: damaged or cut-off PNG") and "\n" not in message
+    assert message.startswith(f"{cut}: damaged or truncated PNG") and "\n" not in message
 
 
 def test_predict_does_not_draw_over_the_images(refused, checkpoint, tmp_path):

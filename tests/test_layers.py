@@ -11,8 +11,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ROWS = [
     {"errors", "structures"},
     {"config"},
-    {"runtime", "checkpoint", "formats", "evaluation", "visualization"},
-    {"data", "detection"},
+    {"runtime", "checkpoint", "formats", "visualization"},
+    {"data", "detection", "evaluation"},
     {"losses", "model"},
     {"inference"},
     {"engine"},

@@ -12,7 +12,7 @@ from torchvision.models.detection import retinanet_resnet50_fpn, retinanet_resne
 from torchvision.transforms.v2 import functional as F
 
 from retinanet.config import AnchorConfig
-from retinanet.data.synthetic.shapes import draw_image
+from retinanet.data.synthetic.scene import draw_image
 from retinanet.detection.postprocess import Postprocess
 from retinanet.formats.image import read_image
 from retinanet.model.retinanet import RetinaNet, build_model

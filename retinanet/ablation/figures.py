@@ -19,7 +19,7 @@ from retinanet.ablation.loss_share import (
     share_of_hardest,
 )
 from retinanet.checkpoint.folder import CheckpointFolder
-from retinanet.data.build import eval_loader, eval_plan, load_val_data
+from retinanet.data.build import build_eval_sampler, eval_loader, load_val_data
 from retinanet.detection.build import build_assignment
 from retinanet.errors import InputError, make_folder
 from retinanet.inference.predictor import Predictor
@@ -56,9 +56,9 @@ def count_logits(checkpoint: Path, predictor: Predictor) -> LogitCounts:
     cfg, counts = predictor.cfg, LogitCounts()
     data = load_val_data(cfg, predictor.class_names)
     assign = build_assignment(cfg.assignment)
-    plan = eval_plan(cfg, data)
-    batches = eval_loader(cfg, data, plan, pin_memory=predictor.device.type == "cuda")
-    for batch in progress(batches, f"{checkpoint.name}", len(plan)):
+    planned_batches = build_eval_sampler(cfg, data)
+    batches = eval_loader(cfg, data, planned_batches, pin_memory=predictor.device.type == "cuda")
+    for batch in progress(batches, f"{checkpoint.name}", len(planned_batches)):
         batch = batch.to(predictor.device)
         predictions = predictor.model(batch.images, batch.image_sizes)
         assignment = assign(predictions.anchors, batch.targets)

@@ -49,8 +49,8 @@ def measure_rows(jobs: Sequence[Job], results: dict[tuple[str, int], RunResult],
     if not predictors:
         raise InputError(f"{folder / 'runs'}: no checkpoint of a finished run of these rows; run them here first")
     predictor = next(iter(predictors.values()))
-    records = load_val_data(predictor.cfg, predictor.class_names).records[:IMAGES]
-    images = [read_image(record.path, max_pixels=predictor.cfg.data.max_pixels) for record in records]
+    data = load_val_data(predictor.cfg, predictor.class_names).first(IMAGES)
+    images = [read_image(path, max_pixels=predictor.cfg.data.max_pixels) for path in data.paths]
 
     def contestant(name: str, network: Predictor) -> Contestant:
         return Contestant(name, lambda: list(network.predict(images, batch_size=1)))

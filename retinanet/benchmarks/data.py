@@ -16,12 +16,14 @@ from retinanet.benchmarks.report import figures, race, table
 from retinanet.benchmarks.settings import Outcome, Settings
 from retinanet.config import DataConfig, DataSource, ResizeConfig
 from retinanet.data.build import build_padded_shapes, eval_shorter
-from retinanet.data.loader import SampleReader, make_loader
+from retinanet.data.loader import make_loader
+from retinanet.data.reader import SampleReader
 from retinanet.data.sampler import eval_batches
 from retinanet.data.synthetic.shapes import write_shapes
 from retinanet.data.transforms import Resize
 from retinanet.errors import InputError
-from retinanet.formats.coco import CocoData, load_coco
+from retinanet.formats.coco import read_coco
+from retinanet.formats.dataset import Dataset
 
 OURS, THEIRS = "ours", "torchvision"
 DRAWN, BATCH, AT_LEAST = 48, 4, 96  # images; a call reads at least so many, beside which starting workers is little
@@ -43,9 +45,9 @@ def measure(settings: Settings, images: Path, annotations: Path) -> Outcome:
     resize = ResizeConfig(shorter=min(settings.size), longer=max(settings.size)) if settings.size else ResizeConfig()
     cfg = DataConfig(resize=resize)
     batch = settings.batch or BATCH
-    data = load_coco((DataSource(images=str(images), annotations=str(annotations)),))
-    times = -(-AT_LEAST // len(data.records))
-    count = times * len(data.records)
+    data = read_coco((DataSource(images=str(images), annotations=str(annotations)),))
+    times = -(-AT_LEAST // len(data))
+    count = times * len(data)
     worker_counts = tuple(dict.fromkeys((0, settings.workers)))
     contestants = []
     for workers in worker_counts:
@@ -92,17 +94,16 @@ def complete(expected: int) -> Callable[[int], None]:
     return check
 
 
-def our_call(data: CocoData, cfg: DataConfig, batch: int, workers: int, times: int) -> Callable[[], int]:
+def our_call(data: Dataset, cfg: DataConfig, batch: int, workers: int, times: int) -> Callable[[], int]:
     """Padded batches as evaluation reads them; gives the number of images."""
-    sizes = [(record.height, record.width) for record in data.records]
-    plan = (
-        eval_batches(sizes, batch_size=batch, shorter=eval_shorter(cfg), padded_shapes=build_padded_shapes(cfg)) * times
+    batches = eval_batches(
+        data.sizes.tolist(), batch_size=batch, shorter=eval_shorter(cfg), padded_shapes=build_padded_shapes(cfg)
     )
-    pictures = SampleReader(data.records, [Resize()], seed=0, max_pixels=cfg.max_pixels)
+    reader = SampleReader(data, [Resize()], seed=0, max_pixels=cfg.max_pixels)
 
     def call() -> int:
-        batches = make_loader(pictures, plan, workers=workers, pin_memory=False, replace_unreadable=False)
-        return sum(len(read.images) for read in batches)
+        loader = make_loader(reader, batches * times, workers=workers, pin_memory=False, replace_unreadable=False)
+        return sum(len(batch.images) for batch in loader)
 
     return call
 

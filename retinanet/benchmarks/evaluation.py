@@ -1,7 +1,6 @@
-"""COCO figures of synthetic detections: ours, and pycocotools called by hand."""
+"""COCO metrics of synthetic detections: hotcoco through `retinanet.evaluation`, and pycocotools."""
 
 import contextlib
-import copy
 import io
 from collections.abc import Callable
 from typing import Any
@@ -14,28 +13,31 @@ from pycocotools.cocoeval import COCOeval
 from retinanet.benchmarks.measure import Contestant, compete, ratio
 from retinanet.benchmarks.report import figures, race
 from retinanet.benchmarks.settings import Outcome, Settings
-from retinanet.evaluation.coco import METRICS, score_results
+from retinanet.evaluation.coco import METRICS, score_detections
+from retinanet.formats.coco import coco_results
+from retinanet.formats.dataset import Dataset, EvaluationAnnotations, start_of_each
+from retinanet.structures import Detections
 
-IMAGES, FOUND, OBJECTS, CLASSES = 500, 100, 7, 80  # `FOUND` and `OBJECTS` in each image
+IMAGES, DETECTIONS, OBJECTS, CLASSES = 500, 100, 7, 80  # `DETECTIONS` and `OBJECTS` per image
 SIDE = 640  # of an image, pixels
 OURS, THEIRS = "ours", "pycocotools"
 
 
 def run(settings: Settings) -> Outcome:
     images, classes = settings.batch or IMAGES, settings.classes or CLASSES
-    truth, results = synthetic(images, classes)
+    dataset, detections = synthetic(images, classes)
     contestants = [
-        Contestant(OURS, our_call(truth, results), on_device=False),
-        Contestant(THEIRS, raw_call(truth, results), on_device=False),
+        Contestant(OURS, lambda: score_detections(dataset, detections).metrics, on_device=False),
+        Contestant(THEIRS, pycocotools_call(dataset, detections), on_device=False),
     ]
-    ours, raw = (contestant.call() for contestant in contestants)
-    difference = max(abs(ours[name] - raw[name]) for name in METRICS if not np.isnan(ours[name]))
+    ours, theirs = (contestant.call() for contestant in contestants)
+    difference = max(abs(ours[name] - theirs[name]) for name in METRICS if not np.isnan(ours[name]))
     measured = compete(contestants, rounds=settings.rounds, device=torch.device("cpu"), what="eval")
-    title = f"eval: {images} images x {FOUND} detections x {classes} classes"
-    tables = [race(title, measured, ours=OURS), f"largest difference of the twelve figures: {difference:.1e}"]
+    title = f"eval: {images} images x {DETECTIONS} detections x {classes} classes"
+    tables = [race(title, measured, ours=OURS), f"largest difference of the twelve metrics: {difference:.1e}"]
     details = {
         "images": images,
-        "detections_per_image": FOUND,
+        "detections_per_image": DETECTIONS,
         "classes": classes,
         "largest_difference": difference,
         "contestants": figures(measured, ours=OURS),
@@ -43,43 +45,49 @@ def run(settings: Settings) -> Outcome:
     return Outcome({"vs_pycocotools": ratio(measured[THEIRS], measured[OURS]).of_rounds}, tables, details)
 
 
-def synthetic(images: int, classes: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Objects, and detections of which as many lie near one as there are objects; both in COCO form."""
+def synthetic(images: int, classes: int) -> tuple[Dataset, dict[int, Detections]]:
+    """Random objects, and detections of which as many are near an object as there are objects."""
     random = np.random.default_rng(0)
-    annotations, results = [], []
-    for image_id in range(1, images + 1):
-        objects = boxes_at_random(random, OBJECTS)
-        labels = random.integers(1, classes + 1, OBJECTS)
-        for box, label in zip(objects.tolist(), labels.tolist(), strict=True):
-            entry = {"id": len(annotations) + 1, "image_id": image_id, "category_id": label, "bbox": box}
-            annotations.append(entry | {"area": box[2] * box[3], "iscrowd": 0})
-        near = objects * random.uniform(0.9, 1.1, objects.shape)
-        boxes = np.concatenate([near, boxes_at_random(random, FOUND - OBJECTS)]).tolist()
-        kinds = np.concatenate([labels, random.integers(1, classes + 1, FOUND - OBJECTS)]).tolist()
-        for box, kind, score in zip(boxes, kinds, random.random(FOUND).tolist(), strict=True):
-            results.append({"image_id": image_id, "category_id": kind, "bbox": box, "score": score})
-    truth = {
-        "images": [{"id": number, "width": SIDE, "height": SIDE} for number in range(1, images + 1)],
-        "annotations": annotations,
-        "categories": [{"id": number, "name": f"class {number}"} for number in range(1, classes + 1)],
-    }
-    return truth, results
+    boxes, labels, detections = [], [], {}
+    for index in range(images):
+        boxes.append(random_boxes(random, OBJECTS))
+        labels.append(random.integers(0, classes, OBJECTS))
+        near = boxes[-1] * random.uniform(0.9, 1.1, boxes[-1].shape)
+        detected = np.concatenate([near, random_boxes(random, DETECTIONS - OBJECTS)])
+        detected[:, 2:] += detected[:, :2]
+        detections[index] = Detections(
+            torch.from_numpy(detected).float(),
+            torch.from_numpy(random.random(DETECTIONS)).float(),
+            torch.from_numpy(np.concatenate([labels[-1], random.integers(0, classes, DETECTIONS - OBJECTS)])),
+        )
+    boxes_xywh, all_labels = np.concatenate(boxes), np.concatenate(labels)
+    is_crowd = np.zeros(len(all_labels), dtype=bool)
+    start = start_of_each(np.full(images, OBJECTS))
+    corners = np.concatenate([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]], axis=1).astype(np.float32)
+    dataset = Dataset(
+        paths=tuple(f"{number}.jpg" for number in range(1, images + 1)),
+        image_ids=np.arange(1, images + 1),
+        sizes=np.full((images, 2), SIDE),
+        box_start=start,
+        boxes=corners,
+        labels=all_labels,
+        is_crowd=is_crowd,
+        class_names=tuple(f"class {number}" for number in range(1, classes + 1)),
+        category_ids=tuple(range(1, classes + 1)),
+        evaluation=EvaluationAnnotations(start, boxes_xywh, boxes_xywh[:, 2] * boxes_xywh[:, 3], all_labels, is_crowd),
+    )
+    return dataset, detections
 
 
-def boxes_at_random(random: np.random.Generator, count: int) -> np.ndarray:
-    """(count, 4): x, y, width, height; sides evenly over the logarithm."""
+def random_boxes(random: np.random.Generator, count: int) -> np.ndarray:
+    """(count, 4): x, y, width, height; sides uniform over the logarithm."""
     sides = np.exp(random.uniform(np.log(8), np.log(SIDE / 2), (count, 2)))
     return np.concatenate([random.random((count, 2)) * (SIDE - sides), sides], axis=1)
 
 
-def our_call(truth: dict[str, Any], results: list[dict[str, Any]]) -> Callable[[], dict[str, float]]:
-    truth, results = copy.deepcopy((truth, results))
-    return lambda: score_results(truth, results).metrics
-
-
-def raw_call(truth: dict[str, Any], results: list[dict[str, Any]]) -> Callable[[], dict[str, float]]:
-    # Copies of its own: it writes into what it is given.
-    truth, results = copy.deepcopy((truth, results))
+def pycocotools_call(dataset: Dataset, detections: dict[int, Detections]) -> Callable[[], dict[str, float]]:
+    truth = coco_document(dataset)
+    results = coco_results(((index + 1, found) for index, found in detections.items()), dataset.category_ids)
 
     def call() -> dict[str, float]:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -93,3 +101,25 @@ def raw_call(truth: dict[str, Any], results: list[dict[str, Any]]) -> Callable[[
         return dict(zip(METRICS, evaluation.stats.tolist(), strict=True))
 
     return call
+
+
+def coco_document(dataset: Dataset) -> dict[str, Any]:
+    """The ground truth as pycocotools reads it."""
+    truth = dataset.evaluation
+    image_ids = np.repeat(dataset.image_ids, np.diff(truth.start)).tolist()
+    columns = (image_ids, truth.labels.tolist(), truth.boxes_xywh.tolist(), truth.areas.tolist())
+    return {
+        "images": [{"id": number, "width": SIDE, "height": SIDE} for number in dataset.image_ids.tolist()],
+        "annotations": [
+            {
+                "id": number,
+                "image_id": image_id,
+                "category_id": dataset.category_ids[label],
+                "bbox": box,
+                "area": area,
+                "iscrowd": 0,
+            }
+            for number, (image_id, label, box, area) in enumerate(zip(*columns, strict=True), 1)
+        ],
+        "categories": [{"id": i, "name": n} for i, n in zip(dataset.category_ids, dataset.class_names, strict=True)],
+    }

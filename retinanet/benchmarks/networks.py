@@ -13,7 +13,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from retinanet.benchmarks.settings import Settings
 from retinanet.config import ModelConfig, PostprocessConfig, ResNetConfig
-from retinanet.data.loader import pad_targets
+from retinanet.data.collate import pad_targets
 from retinanet.model.retinanet import RetinaNet, build_model
 from retinanet.runtime.device import memory_format_for
 from retinanet.structures import Targets

@@ -9,6 +9,7 @@ from retinanet.data.build import load_val_data
 from retinanet.engine.evaluate import evaluate_dataset
 from retinanet.engine.run_folder import CHECKPOINTS
 from retinanet.errors import exit_code, make_folder
+from retinanet.formats.coco import coco_results
 from retinanet.inference.predictor import Predictor
 from retinanet.losses.detection import build_loss
 from retinanet.runtime.distributed import is_main, on_main, process_group
@@ -69,7 +70,8 @@ def score(predictor: Predictor, checkpoint: Path, output: Path) -> None:
     figures = {name: None if math.isnan(value) else value for name, value in figures.items()}
     description = {"checkpoint": str(checkpoint), "annotations": [s.annotations for s in cfg.data.val]}
     (output / "evaluation.json").write_text(json.dumps(figures | description, indent=2) + "\n", encoding="utf-8")
-    (output / "detections.json").write_text(json.dumps(result.results), encoding="utf-8")
+    by_id = sorted((int(data.image_ids[index]), found) for index, found in result.detections.items())
+    (output / "detections.json").write_text(json.dumps(coco_results(by_id, data.category_ids)), encoding="utf-8")
     print(f"\nwritten: {output / 'evaluation.json'}, {output / 'detections.json'}")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from torchvision.io import write_png
 
 from retinanet.errors import InputError, exit_code, make_folder
-from retinanet.evaluation.coco import coco_results
+from retinanet.formats.coco import coco_results
 from retinanet.formats.image import read_image
 from retinanet.inference.predictor import Predictor
 from retinanet.runtime.console import progress

@@ -1,1 +1,1 @@
-"""From files to batches."""
+"""The input pipeline: sampling, reading, transforming and collating images into batches."""

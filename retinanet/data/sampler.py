@@ -1,4 +1,4 @@
-"""Which images make which batch, and the padded shape they share: pure functions of sizes, seed and position."""
+"""Sampling: which images form which batch, and its padded shape; pure functions of sizes, seed and position."""
 
 import hashlib
 import itertools
@@ -9,23 +9,32 @@ import numpy as np
 
 
 class PlannedImage(NamedTuple):
-    """One image of one batch, and how large it becomes there."""
+    """One slot of a batch: an image and the size it gets there."""
 
-    index: int  # in the data set
+    index: int  # in the dataset
     epoch: int
-    shorter: int  # its shorter side after resizing, unless `longer` decides
-    longer: int
+    shorter: int  # target of the shorter side, pixels
+    longer: int  # upper bound of the longer side, pixels
     padded_shape: tuple[int, int]  # padded height and width of the batch
 
 
-class PaddedShapes:
-    """The few padded shapes that batches come in.
+class AspectBucket(NamedTuple):
+    """Aspect-ratio bucket: images of one orientation and of similar aspect ratio, which share a padded shape."""
 
-    An image's shorter side becomes `shorter`, unless its longer side would pass `longer`: then that becomes `longer`.
+    is_landscape: bool  # or square
+    position: int  # among the sorted `aspects` of PaddedShapes; one more for images beyond the last
+
+
+class PaddedShapes:
+    """The few padded shapes that batches can have.
+
+    The shorter side of an image is resized to `shorter`, unless its longer side would exceed `longer`: then the longer
+    side is resized to `longer`.
 
     Args:
-        longer: bound of the longer side, pixels.
-        aspects: longer / shorter side of the padded shapes, landscape and portrait each; one more reaches to `longer`.
+        longer: upper bound of the longer side, pixels.
+        aspects: longer / shorter side of the buckets, in landscape and in portrait; one more bucket extends to
+            `longer`.
         divisor: padded sides are multiples of it.
     """
 
@@ -34,26 +43,26 @@ class PaddedShapes:
         self.aspects = sorted(set(aspects))
         self.divisor = divisor
 
-    def group(self, height: int, width: int) -> tuple[bool, int]:
-        """Whether an image is landscape, and which of the aspects holds it; after the last one, `longer` does."""
+    def bucket(self, height: int, width: int) -> AspectBucket:
+        """Aspect-ratio bucket of an image."""
         aspect = max(height, width) / min(height, width)
-        return width >= height, sum(aspect > known for known in self.aspects)
+        return AspectBucket(width >= height, sum(aspect > known for known in self.aspects))
 
-    def padded_shape(self, group: tuple[bool, int], shorter: int) -> tuple[int, int]:
-        """Padded (height, width) of a group."""
-        landscape, position = group
-        longest = self.longer if position == len(self.aspects) else min(shorter * self.aspects[position], self.longer)
+    def padded_shape(self, bucket: AspectBucket, shorter: int) -> tuple[int, int]:
+        """Padded (height, width) of a bucket."""
+        is_last = bucket.position == len(self.aspects)
+        longest = self.longer if is_last else min(shorter * self.aspects[bucket.position], self.longer)
         short, long = (-(-int(side + 0.5) // self.divisor) * self.divisor for side in (shorter, longest))
-        return (short, long) if landscape else (long, short)
+        return (short, long) if bucket.is_landscape else (long, short)
 
-    def every(self, shorter: int) -> list[tuple[int, int]]:
-        """All the padded shapes (height, width) that images of this shorter side can come in."""
-        groups = itertools.product((True, False), range(len(self.aspects) + 1))
-        return sorted({self.padded_shape(group, shorter) for group in groups})
+    def all_shapes(self, shorter: int) -> list[tuple[int, int]]:
+        """Padded (height, width) of every bucket, sorted, each once."""
+        buckets = itertools.product((True, False), range(len(self.aspects) + 1))
+        return sorted({self.padded_shape(AspectBucket(*bucket), shorter) for bucket in buckets})
 
 
 def resized(height: int, width: int, shorter: int, longer: int) -> tuple[int, int]:
-    """Height and width that an image is resized to."""
+    """Height and width of an image after resizing."""
     scale = min(shorter / min(height, width), longer / max(height, width))
     return max(1, round(height * scale)), max(1, round(width * scale))
 
@@ -61,28 +70,28 @@ def resized(height: int, width: int, shorter: int, longer: int) -> tuple[int, in
 def train_batches(
     sizes: Sequence[tuple[int, int]], *, batch_size: int, shorter: Sequence[int], padded_shapes: PaddedShapes, seed: int
 ) -> Iterator[list[PlannedImage]]:
-    """An endless stream of full batches.
+    """Yield full batches without end.
 
-    Epochs are permutations one after the other. Images wait in the group of their shape until a batch is full, so
-    no batch is short, and each image comes exactly once for every epoch, if some of them a little later.
+    Each epoch is a permutation of the dataset. An image waits in its aspect-ratio bucket until the bucket fills a
+    batch, so no batch is short, and each image occurs exactly once per epoch, though some occur a little later.
 
     Args:
-        sizes: (height, width) of each image.
-        shorter: one of these is drawn for each batch.
-        seed: with the position in the stream, decides everything.
+        sizes: (height, width) of each image, at least one.
+        shorter: candidates for the shorter side; one is drawn per batch.
+        seed: determines, with the position in the stream, every batch.
     """
     assert len(sizes) > 0
-    groups = [padded_shapes.group(height, width) for height, width in sizes]
-    waiting: dict[tuple[bool, int], list[tuple[int, int]]] = {group: [] for group in groups}
+    buckets = [padded_shapes.bucket(height, width) for height, width in sizes]
+    waiting: dict[AspectBucket, list[tuple[int, int]]] = {bucket: [] for bucket in buckets}
     number = 0
     for epoch in itertools.count():
         for index in np.random.default_rng([seed, epoch]).permutation(len(sizes)).tolist():
-            members = waiting[groups[index]]
+            members = waiting[buckets[index]]
             members.append((index, epoch))
             if len(members) < batch_size:
                 continue
             side = shorter[stable_hash("shorter", seed, number) % len(shorter)]
-            padded_shape = padded_shapes.padded_shape(groups[index], side)
+            padded_shape = padded_shapes.padded_shape(buckets[index], side)
             yield [PlannedImage(index, epoch, side, padded_shapes.longer, padded_shape) for index, epoch in members]
             members.clear()
             number += 1
@@ -91,13 +100,13 @@ def train_batches(
 def eval_batches(
     sizes: Sequence[tuple[int, int]], *, batch_size: int, shorter: int, padded_shapes: PaddedShapes
 ) -> list[list[PlannedImage]]:
-    """Every image once, grouped by shape, in the order of the data set; the last batch of a group may be short."""
-    groups: dict[tuple[bool, int], list[int]] = {}
+    """Every image once, by aspect-ratio bucket and in dataset order; the last batch of a bucket may be short."""
+    by_bucket: dict[AspectBucket, list[int]] = {}
     for index, (height, width) in enumerate(sizes):
-        groups.setdefault(padded_shapes.group(height, width), []).append(index)
+        by_bucket.setdefault(padded_shapes.bucket(height, width), []).append(index)
     batches = []
-    for group, members in sorted(groups.items()):
-        padded_shape = padded_shapes.padded_shape(group, shorter)
+    for bucket, members in sorted(by_bucket.items()):
+        padded_shape = padded_shapes.padded_shape(bucket, shorter)
         for start in range(0, len(members), batch_size):
             chosen = members[start : start + batch_size]
             batches.append([PlannedImage(index, 0, shorter, padded_shapes.longer, padded_shape) for index in chosen])
@@ -105,5 +114,5 @@ def eval_batches(
 
 
 def stable_hash(*key: str | int) -> int:
-    """32 bits from a key, the same on every machine and in every process (Python's own hash is not)."""
+    """Hash a key to 32 bits, the same on every machine and in every process, unlike Python's `hash`."""
     return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=4).digest(), "little")

@@ -1,4 +1,4 @@
-"""Batches from the host to the device that computes."""
+"""Transfer of batches from the host to the compute device."""
 
 from collections.abc import Iterable, Iterator
 
@@ -8,10 +8,10 @@ from retinanet.structures import Batch
 
 
 def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
-    """Each batch on the device, in order.
+    """Yield each batch on the device, in order.
 
-    On CUDA the copy runs on a stream of its own, from pinned memory, while the steps that were launched before it are
-    still computed; the host waits for none of them. How much of the copy is hidden is unmeasured.
+    On CUDA the copy runs on a separate stream, from pinned memory, while earlier steps are still computing; the host
+    does not wait. How much of the copy is hidden is unmeasured.
     """
     if device.type != "cuda":
         for batch in batches:
@@ -24,5 +24,5 @@ def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]
         current = torch.cuda.current_stream(device)
         current.wait_stream(copies)
         for tensor in batch.tensors():
-            tensor.record_stream(current)  # else its memory is given away while the step still reads it
+            tensor.record_stream(current)  # else its memory is reused while the step still reads it
         yield batch

@@ -1,6 +1,6 @@
-"""What happens to an image and its boxes before they join a batch.
+"""Transforms of an image and its boxes before they join a batch.
 
-Randomness is torch's global generator, seeded by the caller.
+Random transforms draw from torch's global generator, which the caller seeds.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional as F
 from retinanet.config import ColorTransform, FlipTransform, ResizeTransform, ScaleJitterTransform, Transform
 from retinanet.data.sampler import PlannedImage, resized
 
-MIN_SIDE = 1.0  # pixels; a box with less of it left after cropping is gone
+MIN_SIDE = 1.0  # pixels; cropping removes boxes with a shorter side left
 
 
 class Sample(NamedTuple):
@@ -27,82 +27,82 @@ class Sample(NamedTuple):
     is_crowd: Tensor  # (N,) bool
 
 
-Step = Callable[[Sample, PlannedImage], Sample]
+SampleTransform = Callable[[Sample, PlannedImage], Sample]
 
 
-def build_transforms(cfg: Sequence[Transform]) -> list[Step]:
-    """The steps of training, in order."""
-    steps: list[Step] = []
-    for step in cfg:
-        match step:
+def build_transforms(cfg: Sequence[Transform]) -> list[SampleTransform]:
+    """The transforms of training, in order."""
+    transforms: list[SampleTransform] = []
+    for entry in cfg:
+        match entry:
             case ResizeTransform():
-                steps.append(Resize())
+                transforms.append(Resize())
             case ScaleJitterTransform():
-                steps.append(ScaleJitter(step.min, step.max))
+                transforms.append(ScaleJitter(entry.min, entry.max))
             case FlipTransform():
-                steps.append(TorchvisionStep(v2.RandomHorizontalFlip(step.p)))
+                transforms.append(TorchvisionTransform(v2.RandomHorizontalFlip(entry.p)))
             case ColorTransform():
-                jitter = v2.ColorJitter(step.brightness, step.contrast, step.saturation, step.hue)
-                steps.append(TorchvisionStep(jitter))
-    return steps
+                jitter = v2.ColorJitter(entry.brightness, entry.contrast, entry.saturation, entry.hue)
+                transforms.append(TorchvisionTransform(jitter))
+    return transforms
 
 
 class Resize:
-    """Fit into the batch's shape, aspect ratio kept. Evaluation has this step alone."""
+    """Resize to fit the padded shape of the batch, keeping the aspect ratio. The only transform in evaluation."""
 
-    def __call__(self, example: Sample, sample: PlannedImage) -> Sample:
-        return resize(example, *resized(*example.image.shape[-2:], sample.shorter, sample.longer))
+    def __call__(self, sample: Sample, planned: PlannedImage) -> Sample:
+        return resize(sample, *resized(*sample.image.shape[-2:], planned.shorter, planned.longer))
 
 
 class ScaleJitter:
-    """Fit times a factor drawn from `low` to `high`; what is larger than the batch's shape is cropped at random."""
+    """Resize to the fitting size times a random factor in `low`..`high`, and crop what exceeds the padded shape."""
 
     def __init__(self, low: float, high: float):
         self.low = low
         self.high = high
 
-    def __call__(self, example: Sample, sample: PlannedImage) -> Sample:
+    def __call__(self, sample: Sample, planned: PlannedImage) -> Sample:
         factor = torch.empty(()).uniform_(self.low, self.high).item()
-        height, width = resized(*example.image.shape[-2:], sample.shorter, sample.longer)
-        example = resize(example, max(1, round(height * factor)), max(1, round(width * factor)))
-        return random_crop(example, *sample.padded_shape)
+        height, width = resized(*sample.image.shape[-2:], planned.shorter, planned.longer)
+        sample = resize(sample, max(1, round(height * factor)), max(1, round(width * factor)))
+        return random_crop(sample, *planned.padded_shape)
 
 
-class TorchvisionStep:
+class TorchvisionTransform:
     """Any transform of torchvision.transforms.v2 that keeps the number of boxes."""
 
     def __init__(self, transform: v2.Transform):
         self.transform = transform
 
-    def __call__(self, example: Sample, sample: PlannedImage) -> Sample:
-        size = tuple(example.image.shape[-2:])
-        boxes = tv_tensors.BoundingBoxes(example.boxes, format="XYXY", canvas_size=size)
-        image, boxes = self.transform(tv_tensors.Image(example.image), boxes)
-        return example._replace(image=image.as_subclass(Tensor), boxes=boxes.as_subclass(Tensor))
+    def __call__(self, sample: Sample, planned: PlannedImage) -> Sample:
+        size = tuple(sample.image.shape[-2:])
+        boxes = tv_tensors.BoundingBoxes(sample.boxes, format="XYXY", canvas_size=size)
+        image, boxes = self.transform(tv_tensors.Image(sample.image), boxes)
+        return sample._replace(image=image.as_subclass(Tensor), boxes=boxes.as_subclass(Tensor))
 
 
-def resize(example: Sample, height: int, width: int) -> Sample:
-    """To exactly (height, width)."""
-    old_height, old_width = example.image.shape[-2:]
+def resize(sample: Sample, height: int, width: int) -> Sample:
+    """Resize to exactly (height, width)."""
+    old_height, old_width = sample.image.shape[-2:]
     if (old_height, old_width) == (height, width):
-        return example
-    image = F.resize(example.image, [height, width], antialias=True)
+        return sample
+    image = F.resize(sample.image, [height, width], antialias=True)
     scale = torch.tensor([width / old_width, height / old_height] * 2)
-    return example._replace(image=image, boxes=example.boxes * scale)
+    return sample._replace(image=image, boxes=sample.boxes * scale)
 
 
-def random_crop(example: Sample, height: int, width: int) -> Sample:
-    """At most (height, width) at a random place; boxes are cut, and go where nothing of them is left."""
-    old_height, old_width = example.image.shape[-2:]
+def random_crop(sample: Sample, height: int, width: int) -> Sample:
+    """Crop to at most (height, width) at a random position; boxes are clipped, and removed if too little remains."""
+    old_height, old_width = sample.image.shape[-2:]
     top = int(torch.randint(max(0, old_height - height) + 1, ()))
     left = int(torch.randint(max(0, old_width - width) + 1, ()))
     height, width = min(height, old_height), min(width, old_width)
     limits = torch.tensor([width, height, width, height])
-    boxes = torch.minimum((example.boxes - torch.tensor([left, top, left, top])).clamp(min=0), limits)
-    left_over = ((boxes[:, 2:] - boxes[:, :2]) >= MIN_SIDE).all(dim=1)
+    boxes = torch.minimum((sample.boxes - torch.tensor([left, top, left, top])).clamp(min=0), limits)
+    kept = ((boxes[:, 2:] - boxes[:, :2]) >= MIN_SIDE).all(dim=1)
     return Sample(
-        example.image[:, top : top + height, left : left + width],
-        boxes[left_over],
-        example.labels[left_over],
-        example.is_crowd[left_over],
+        image=sample.image[:, top : top + height, left : left + width],
+        boxes=boxes[kept],
+        labels=sample.labels[kept],
+        is_crowd=sample.is_crowd[kept],
     )

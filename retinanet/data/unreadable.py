@@ -1,68 +1,69 @@
-"""Images that could not be read while training: written down, counted, and too many of them refused."""
+"""Quarantine: the list of images that could not be read in training, limited by a budget."""
 
 import json
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from retinanet.errors import InputError
-from retinanet.formats.coco import Record
+from retinanet.formats.dataset import Dataset
 from retinanet.structures import Unreadable
 
 log = logging.getLogger(__name__)
 
 
 class Quarantine:
-    """The list of a run's unreadable images. The images themselves are left as they are.
+    """The unreadable images of a run, in a JSON Lines file. The image files are not touched.
 
     Args:
-        file: one JSON line an image. What it holds from before counts, so a run that is resumed goes on counting.
-        budget: how many different images may be unreadable.
+        file: one JSON object per image. Entries from before a resume count towards the budget.
+        budget: maximum number of different images that may be unreadable.
 
     Raises:
-        InputError: `file` cannot be read, or is something else.
+        InputError: `file` cannot be read, or is not such a list.
     """
 
     def __init__(self, file: Path, *, budget: int):
         self.file = file
         self.budget = budget
-        self._paths = _paths_in(file)
+        self._paths = _read_paths(file)
 
     def __len__(self) -> int:
-        """Different images so far."""
+        """Number of different images so far."""
         return len(self._paths)
 
-    def add(self, step: int, unreadable: Iterable[Unreadable], records: Sequence[Record]) -> None:
-        """Write down those that are new.
+    def add(self, step: int, unreadable: Iterable[Unreadable], dataset: Dataset) -> None:
+        """Record the images that are not in the list yet.
 
         Args:
-            step: of the batch they were meant for.
-            records: of the data set that `unreadable` counts in.
+            step: of the batch the images were planned for.
+            unreadable: their indices are into `dataset`.
+            dataset: gives paths and ids.
 
         Raises:
-            InputError: there are more than the budget allows.
+            InputError: the list exceeds the budget.
         """
-        met = False
-        for index, _, replaced_by, reason in unreadable:
-            met = True
-            record = records[index]
-            if record.path in self._paths:
+        any_unreadable = False
+        for entry in unreadable:
+            any_unreadable = True
+            path, replacement = dataset.paths[entry.index], dataset.paths[entry.replaced_by]
+            if path in self._paths:
                 continue
-            self._paths.add(record.path)
+            self._paths.add(path)
             line = {
-                "path": record.path,
-                "image_id": record.image_id,
-                "reason": reason,
+                "path": path,
+                "image_id": int(dataset.image_ids[entry.index]),
+                "reason": entry.reason,
                 "step": step,
-                "replaced_by": records[replaced_by].path,
+                "replaced_by": replacement,
             }
-            self._append(json.dumps(line) + "\n", record.path)
-            log.warning("step %d: %s; %s is used in its place", step, reason, records[replaced_by].path)
-        if met and len(self) > self.budget:
+            self._append(json.dumps(line) + "\n", path)
+            log.warning("step %d: %s; replaced by %s", step, entry.reason, replacement)
+        if any_unreadable and len(self) > self.budget:
             raise InputError(
                 f"{self.file}: lists {len(self)} images that cannot be read, expected at most {self.budget} "
-                "(data.max_unreadable); restore them and delete the list, take them out of the data set, or raise "
+                "(data.max_unreadable); restore them and delete the list, remove them from the dataset, or raise "
                 "data.max_unreadable"
             )
 
@@ -70,24 +71,24 @@ class Quarantine:
         try:
             with open(self.file, "a", encoding="utf-8") as file:
                 file.write(line)
-        except OSError as error:  # a full disk ends no run
-            log.warning("%s: CANNOT BE WRITTEN: %s. It lacks %s", self.file, error.strerror, path)
+        except OSError as error:  # a full disk must not stop the run
+            log.warning("%s: could not be written: %s; %s is missing from it", self.file, error.strerror, path)
 
 
-def _paths_in(file: Path) -> set[str]:
-    """The images that a list holds. A last line that was cut off, as by a kill, is taken away."""
+def _read_paths(file: Path) -> set[str]:
+    """Paths in a list of unreadable images. An incomplete last line, as left by a kill, is removed from the file."""
     try:
         content = file.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if whole != content:
-            os.truncate(file, len(whole))
+        complete = content[: content.rfind(b"\n") + 1]
+        if complete != content:
+            os.truncate(file, len(complete))
     except FileNotFoundError:
         return set()
     except OSError as error:
         raise InputError(f"{file}: cannot be read: {error.strerror}; correct its permissions or move it away") from None
     try:
-        return {str(json.loads(line)["path"]) for line in whole.splitlines()}
+        return {str(json.loads(line)["path"]) for line in complete.splitlines()}
     except (ValueError, TypeError, KeyError):
         raise InputError(
-            f"{file}: is no list of unreadable images, expected one JSON line with a path for each; move it away"
+            f"{file}: is not a list of unreadable images, expected one JSON object with a path per line; move it away"
         ) from None

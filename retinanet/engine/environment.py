@@ -13,7 +13,7 @@ import torch
 from retinanet import __version__
 from retinanet.runtime.distributed import launch_id
 
-PACKAGES = ("torch", "torchvision", "torchcodec", "faster-coco-eval", "pycocotools", "pydantic", "numpy", "pillow")
+PACKAGES = ("torch", "torchvision", "torchcodec", "hotcoco", "pycocotools", "pydantic", "numpy", "pillow")
 
 
 def environment_record() -> dict[str, Any]:

@@ -2,18 +2,18 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from retinanet.config import Config
-from retinanet.data.build import eval_loader, eval_plan
+from retinanet.data.build import build_eval_sampler, eval_loader
 from retinanet.detection.assignment import Assign
 from retinanet.detection.build import build_assignment
 from retinanet.detection.postprocess import Postprocess, build_postprocess
-from retinanet.evaluation.coco import CocoScores, coco_results, score_results
-from retinanet.formats.coco import CocoData
+from retinanet.evaluation.coco import CocoScores, score_detections
+from retinanet.formats.dataset import Dataset
 from retinanet.losses.detection import DetectionLoss
 from retinanet.runtime.console import progress
 from retinanet.runtime.device import autocast
@@ -25,7 +25,6 @@ class Evaluation(NamedTuple):
     """Results of one evaluation."""
 
     scores: CocoScores
-    results: list[dict[str, Any]]  # in COCO's results format, in the order of image ids
     detections: dict[int, Detections]  # by position in the data set
     losses: dict[str, float]  # loss, class_loss and box_loss, per positive anchor of the whole set
 
@@ -38,7 +37,7 @@ class Evaluation(NamedTuple):
 def evaluate_dataset(
     cfg: Config,
     model: nn.Module,
-    data: CocoData,
+    data: Dataset,
     *,
     criterion: DetectionLoss,
     device: torch.device,
@@ -53,8 +52,10 @@ def evaluate_dataset(
 
     Returns: None on every process but the main one.
     """
-    plan = eval_plan(cfg, data)
-    own_batches = plan[rank() :: world_size()]  # whole batches, so that no result depends on the number of processes
+    all_batches = build_eval_sampler(cfg, data)
+    own_batches = all_batches[
+        rank() :: world_size()
+    ]  # whole batches, so that no result depends on the number of processes
 
     def batches() -> Iterator[Batch]:
         for batch in eval_loader(cfg, data, own_batches, pin_memory=device.type == "cuda"):
@@ -71,7 +72,7 @@ def evaluate_dataset(
         assign=build_assignment(cfg.assignment),
         device=device,
         dtype=dtype,
-        num_batches=math.ceil(len(plan) / world_size()),
+        num_batches=math.ceil(len(all_batches) / world_size()),
     )
 
 
@@ -79,7 +80,7 @@ def evaluate_dataset(
 def evaluate(
     model: nn.Module,
     batches: Iterable[Batch],
-    data: CocoData,
+    data: Dataset,
     *,
     postprocess: Postprocess,
     criterion: DetectionLoss,
@@ -124,11 +125,9 @@ def evaluate(
     for rank_detections, rank_sums in gathered:
         detections |= rank_detections
         sums_of_all += rank_sums
-    order = sorted(detections, key=lambda index: data.records[index].image_id)
-    results = coco_results(((data.records[index].image_id, detections[index]) for index in order), data.category_ids)
-    scores = score_results(data.ground_truth, results)
+    scores = score_detections(data, detections)
     # Exact sums are the same for any distribution of batches over processes.
     class_loss, box_loss, num_positive = map(math.fsum, zip(*sums_of_all, strict=True))
     num_positive = max(num_positive, 1.0)
     losses = {"class_loss": class_loss / num_positive, "box_loss": box_loss / num_positive}
-    return Evaluation(scores, results, detections, {"loss": sum(losses.values()), **losses})
+    return Evaluation(scores, detections, {"loss": sum(losses.values()), **losses})

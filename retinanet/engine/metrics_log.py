@@ -13,9 +13,9 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from retinanet.data.loader import SampleReader
+from retinanet.data.reader import SampleReader
 from retinanet.errors import InputError
-from retinanet.formats.coco import CocoData
+from retinanet.formats.dataset import Dataset
 from retinanet.structures import Detections
 from retinanet.visualization.draw import draw_detections
 
@@ -65,11 +65,11 @@ class MetricsLog:
             for name, value in values.items() if board else ():
                 board.add_scalar(f"{kind}/{name}", value, step)
 
-    def images(self, step: int, detections: dict[int, Detections], data: CocoData) -> None:
+    def images(self, step: int, detections: dict[int, Detections], data: Dataset) -> None:
         """Show detections on the first images of a data set in TensorBoard."""
-        images = SampleReader(data.records, [], seed=0, max_pixels=sys.maxsize)  # evaluation has checked their size
-        for index in range(min(BOARD_IMAGES, len(data.records))):
-            drawn = draw_detections(images.read(index).image, detections[index], data.class_names)
+        reader = SampleReader(data, [], seed=0, max_pixels=sys.maxsize)  # evaluation has checked their size
+        for index in range(min(BOARD_IMAGES, len(data))):
+            drawn = draw_detections(reader.read(index).image, detections[index], data.class_names)
             with self._board_or_none() as board:
                 if board:
                     board.add_image(f"validation/{index}", drawn, step)

@@ -12,7 +12,7 @@ from retinanet.data.unreadable import Quarantine
 from retinanet.engine.evaluate import Evaluation
 from retinanet.engine.metrics_log import MetricsLog
 from retinanet.engine.run_folder import UNREADABLE_FILE
-from retinanet.formats.coco import CocoData
+from retinanet.formats.dataset import Dataset
 from retinanet.runtime.distributed import is_main
 from retinanet.structures import Unreadable
 
@@ -40,7 +40,7 @@ class Recorder:
         if self._outputs:
             self._outputs.metrics_log.write("train", step, metrics)
 
-    def write_evaluation(self, step: int, evaluation: Evaluation, data: CocoData) -> None:
+    def write_evaluation(self, step: int, evaluation: Evaluation, data: Dataset) -> None:
         """Append the metrics of an evaluation, with AP per class, and show detections on a few of its images."""
         if self._outputs:
             per_class = {f"AP/{name}": value for name, value in evaluation.scores.per_class.items()}
@@ -57,14 +57,14 @@ class Recorder:
         if self._outputs:
             self._outputs.checkpoints.mark_best(step)
 
-    def record_unreadable(self, step: int, unreadable: Sequence[Unreadable], data: CocoData) -> None:
+    def record_unreadable(self, step: int, unreadable: Sequence[Unreadable], data: Dataset) -> None:
         """Record images that could not be read.
 
         Raises:
             InputError: there are more of them than `data.max_unreadable`.
         """
         if self._outputs:
-            self._outputs.quarantine.add(step, unreadable, data.records)
+            self._outputs.quarantine.add(step, unreadable, data)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 from retinanet.checkpoint.file import Checkpoint
 from retinanet.config import Config
 from retinanet.errors import InputError, make_folder
-from retinanet.formats.coco import CocoData
+from retinanet.formats.dataset import Dataset
 from retinanet.runtime.distributed import launch_id
 
 CHECKPOINTS = "checkpoints"
@@ -74,7 +74,7 @@ def clear_folder(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def check_same_run(path: Path, checkpoint: Checkpoint, cfg: Config, data: CocoData) -> None:
+def check_same_run(path: Path, checkpoint: Checkpoint, cfg: Config, data: Dataset) -> None:
     """Check that a checkpoint can be continued with a config and a training set.
 
     Raises:
@@ -83,9 +83,9 @@ def check_same_run(path: Path, checkpoint: Checkpoint, cfg: Config, data: CocoDa
     trained_on, now = list(checkpoint.class_names), list(data.class_names)
     if trained_on != now:
         raise InputError(f"{path}: was trained on classes {trained_on[:10]}, data.train has {now[:10]}")
-    if checkpoint.num_images != len(data.records):
+    if checkpoint.num_images != len(data):
         raise InputError(
-            f"{path}: was trained on {checkpoint.num_images} images, data.train has {len(data.records)}; resume with "
+            f"{path}: was trained on {checkpoint.num_images} images, data.train has {len(data)}; resume with "
             "the same images, or start a new run"
         )
     before, after = flat_config(checkpoint.config), flat_config(cfg)

@@ -11,7 +11,7 @@ from retinanet.checkpoint.file import read_checkpoint
 from retinanet.checkpoint.folder import CheckpointFolder
 from retinanet.config import Config
 from retinanet.config.load import config_to_yaml
-from retinanet.data.build import check_shares, class_counts, first_images, load_train_data, load_val_data
+from retinanet.data.build import check_shares, load_train_data, load_val_data
 from retinanet.detection.build import build_assignment
 from retinanet.engine.environment import write_environment
 from retinanet.engine.profiler import check_profile
@@ -20,7 +20,7 @@ from retinanet.engine.state import TrainState, build_state
 from retinanet.engine.step import TrainStep
 from retinanet.engine.summary import run_summary
 from retinanet.errors import InputError
-from retinanet.formats.coco import CocoData
+from retinanet.formats.dataset import Dataset
 from retinanet.losses.class_weights import with_class_weights
 from retinanet.losses.detection import DetectionLoss, build_loss
 from retinanet.runtime.device import resolve_compile, resolve_precision
@@ -39,8 +39,8 @@ class Run(NamedTuple):
     device: torch.device
     dtype: torch.dtype
     compile: bool
-    train_data: CocoData
-    val_data: CocoData | None
+    train_data: Dataset
+    val_data: Dataset | None
     num_steps: int
     eval_every: int  # steps
     save_every: int  # steps
@@ -76,12 +76,12 @@ def set_up_run(
     compile = resolve_compile(device, cfg.train.compile)
 
     train_data = load_train_data(cfg)
-    cfg = cfg.model_copy(update={"loss": with_class_weights(cfg.loss, class_counts(train_data))})
+    cfg = cfg.model_copy(update={"loss": with_class_weights(cfg.loss, train_data.object_counts())})
     val_data = load_val_data(cfg, train_data.class_names) if cfg.data.val else None
-    num_steps, epoch = run_length(cfg, len(train_data.records)), epoch_steps(cfg, len(train_data.records))
+    num_steps, epoch = run_length(cfg, len(train_data)), epoch_steps(cfg, len(train_data))
     if dry_run:
         num_steps = 1
-        val_data = first_images(val_data, cfg.train.batch_size) if val_data else None
+        val_data = val_data.first(cfg.train.batch_size) if val_data else None
 
     checkpoints = CheckpointFolder(folder / CHECKPOINTS, keep=cfg.train.keep_checkpoints)
     last = on_main(lambda: checkpoints.last_intact()[0]) if resume else None

@@ -1,21 +1,22 @@
 """Summary of the effective recipe, logged before the first step of a run."""
 
+import numpy as np
 import torch
 from torch import nn
 
 from retinanet.config import Config
 from retinanet.data.build import build_padded_shapes
 from retinanet.engine.optimizer import effective_lr, lr_factor
-from retinanet.formats.coco import CocoData
+from retinanet.formats.dataset import Dataset
 
 
 def run_summary(
-    cfg: Config, train: CocoData, model: nn.Module, num_steps: int, device: torch.device, dtype: torch.dtype
+    cfg: Config, train: Dataset, model: nn.Module, num_steps: int, device: torch.device, dtype: torch.dtype
 ) -> str:
     """The data, model, schedule and arithmetic that result from the config, a line each."""
-    boxes = sum(int((~record.is_crowd).sum()) for record in train.records)
-    crowds = sum(int(record.is_crowd.sum()) for record in train.records)
-    empty = sum(len(record.boxes) == 0 for record in train.records)
+    boxes = int((~train.is_crowd).sum())
+    crowds = int(train.is_crowd.sum())
+    empty = int((np.diff(train.box_start) == 0).sum())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
     batch, lr = cfg.train.batch_size, effective_lr(cfg.train)
@@ -23,8 +24,10 @@ def run_summary(
         f" ({cfg.train.optimizer.lr:g} for a batch of {cfg.train.reference_batch_size}, {cfg.train.lr_scaling} scaling)"
     )
     padded_shapes = build_padded_shapes(cfg.data)
-    groups = sorted({padded_shapes.group(record.height, record.width) for record in train.records})
-    shapes = sorted({padded_shapes.padded_shape(group, side) for group in groups for side in cfg.data.resize.shorter})
+    buckets = {padded_shapes.bucket(height, width) for height, width in train.sizes.tolist()}
+    shapes = sorted(
+        {padded_shapes.padded_shape(bucket, side) for bucket in buckets for side in cfg.data.resize.shorter}
+    )
     shown = ", ".join(f"{h}x{w}" for h, w in shapes[:6]) + (
         f", ... ({len(shapes)} in total)" if len(shapes) > 6 else ""
     )
@@ -32,12 +35,12 @@ def run_summary(
     last_lr = lr * lr_factor(cfg.train, num_steps - 1, num_steps)
     deterministic = ", deterministic" if cfg.train.deterministic else ""
     rows = {
-        "data": f"{len(train.records)} images ({empty} without objects), {boxes} objects, {crowds} crowd regions",
+        "data": f"{len(train)} images ({empty} without objects), {boxes} objects, {crowds} crowd regions",
         "classes": f"{len(train.class_names)}: {names}",
         "padded shapes": f"{shown} (height x width)",
         "model": f"{cfg.model.backbone.name}, weights {cfg.model.backbone.weights}, {cfg.model.backbone.norm} norm, "
         f"{total / 1e6:.1f} M parameters, {trained / 1e6:.1f} M trained",
-        "length": f"{num_steps} steps of {batch} images, {num_steps * batch / len(train.records):.2f} epochs",
+        "length": f"{num_steps} steps of {batch} images, {num_steps * batch / len(train):.2f} epochs",
         "learning rate": f"{lr:g}{scaled if lr != cfg.train.optimizer.lr else ''}, {cfg.train.optimizer.type}, "
         f"{cfg.train.schedule.type}, warm-up {cfg.train.warmup_steps} steps, {last_lr:.3g} at the end",
         "device": f"{device}, {torch.get_num_threads()} threads, {str(dtype).removeprefix('torch.')}{deterministic}, "

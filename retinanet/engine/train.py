@@ -195,7 +195,7 @@ def take_step(run: Run, batches: Iterator[Batch], activity: Activity, timer: Run
     activity.begin("reading images", step)
     with timer.measure("data"):
         own = [next(batches) for _ in range(run.cfg.train.accumulate)]
-    activity.begin("training", step, own, run.train_data.image_ids(own))
+    activity.begin("training", step, own, run.train_data.image_ids_of(own))
     state.running.add(run.train_step(own, step))
     timer.count_step(run.cfg.train.batch_size)
     state.unreadable += [image for batch in own for image in batch.unreadable]
@@ -233,7 +233,7 @@ def save(run: Run, recorder: Recorder, timer: RunTimer) -> None:
         config=run.cfg,
         class_names=tuple(run.train_data.class_names),
         category_ids=tuple(run.train_data.category_ids),
-        num_images=len(run.train_data.records),
+        num_images=len(run.train_data),
         step=run.state.step,
         state=run.state.state_dict(),
     )
@@ -247,7 +247,7 @@ def evaluate_and_record(run: Run, recorder: Recorder, activity: Activity) -> dic
 
     def on_batch(batch: Batch | None) -> None:
         if batch:
-            activity.begin("evaluating", state.step, [batch], run.val_data.image_ids([batch]))
+            activity.begin("evaluating", state.step, [batch], run.val_data.image_ids_of([batch]))
         else:
             activity.begin("scoring", state.step)
 

@@ -1,1 +1,1 @@
-"""How good detections are."""
+"""Quality of detections: COCO metrics and statistics over several runs."""

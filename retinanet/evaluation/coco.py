@@ -1,68 +1,115 @@
-"""COCO average precision, by faster-coco-eval: the rules and figures of pycocotools, in a fraction of its time."""
+"""COCO average precision and recall, computed by hotcoco by the rules of pycocotools, to the last bit."""
 
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
-from faster_coco_eval import COCO, COCOeval_faster
+import torch
+from hotcoco import COCO, COCOeval
 
+from retinanet.formats.dataset import Dataset
 from retinanet.structures import Detections
 
-# pycocotools' twelve figures, in its order.
-METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+# The twelve metrics of pycocotools in its order: name, "AP" or "AR", IoU, object area, detections per image.
+_DEFINITIONS = (
+    ("AP", "AP", "0.50:0.95", "all", 100),
+    ("AP50", "AP", "0.50", "all", 100),
+    ("AP75", "AP", "0.75", "all", 100),
+    ("APs", "AP", "0.50:0.95", "small", 100),
+    ("APm", "AP", "0.50:0.95", "medium", 100),
+    ("APl", "AP", "0.50:0.95", "large", 100),
+    ("AR1", "AR", "0.50:0.95", "all", 1),
+    ("AR10", "AR", "0.50:0.95", "all", 10),
+    ("AR100", "AR", "0.50:0.95", "all", 100),
+    ("ARs", "AR", "0.50:0.95", "small", 100),
+    ("ARm", "AR", "0.50:0.95", "medium", 100),
+    ("ARl", "AR", "0.50:0.95", "large", 100),
+)
+METRICS = tuple(name for name, *_ in _DEFINITIONS)
+_TITLES = {"AP": "Average Precision", "AR": "Average Recall"}
 
 
 class CocoScores(NamedTuple):
-    """Figures in 0..1; nan where there is no object to find."""
+    """COCO metrics in 0..1; NaN where no object counts."""
 
-    metrics: dict[str, float]  # by the names of METRICS
-    per_class: dict[str, float]  # AP by class name
-    summary: str  # the twelve lines in pycocotools' own words
-
-
-def coco_results(detections: Iterable[tuple[int, Detections]], category_ids: tuple[int, ...]) -> list[dict[str, Any]]:
-    """Detections with their image ids, in COCO results form: bbox is [x, y, width, height]."""
-    results = []
-    for image_id, found in detections:
-        corners, scores, labels = found.boxes.tolist(), found.scores.tolist(), found.labels.tolist()
-        for (x1, y1, x2, y2), score, label in zip(corners, scores, labels, strict=True):
-            box = [x1, y1, x2 - x1, y2 - y1]
-            results.append({"image_id": image_id, "category_id": category_ids[label], "bbox": box, "score": score})
-    return results
+    metrics: dict[str, float]  # by the names in METRICS
+    per_class: dict[str, float]  # AP by class name, ordered by category id
+    summary: str  # twelve lines, worded like pycocotools' summary
 
 
-def score_results(ground_truth: dict[str, Any], results: list[dict[str, Any]]) -> CocoScores:
-    """Average precision of `results` on `ground_truth`, both in COCO form. No results at all score 0.
+def score_detections(dataset: Dataset, detections: Mapping[int, Detections]) -> CocoScores:
+    """Compute the COCO metrics of detections on a dataset. Without any detection they are 0.
 
-    All ids are whole numbers, scores and boxes are finite, and every object has an area. Neither argument is changed.
+    Detections with equal scores are ranked by image id, then by their order within the image, so the result does not
+    depend on the order of `detections`.
+
+    Args:
+        dataset: its `evaluation` annotations are the ground truth.
+        detections: by image index; boxes in pixels of the original image. Images without an entry count as empty.
     """
-    # Copies, for the evaluation writes into what it is given; ids from 1, for 0 stands for "not found" in it.
-    objects = [{**entry, "id": number} for number, entry in enumerate(ground_truth["annotations"], start=1)]
-    found = [
-        {**result, "id": number, "area": result["bbox"][2] * result["bbox"][3], "iscrowd": 0}
-        for number, result in enumerate(results, start=1)
-    ]
-    truth, detected = (COCO({**ground_truth, "annotations": entries}) for entries in (objects, found))
-    lines: list[str] = []
-    evaluation = COCOeval_faster(truth, detected, "bbox", print_function=_silent)
+    # hotcoco takes ids from 0 upwards; ranks keep the order of any ids, which decides ties.
+    image_ranks = 1 + np.argsort(np.argsort(dataset.image_ids))  # (I,)
+    category_ranks = 1 + np.argsort(np.argsort(np.array(dataset.category_ids)))  # (K,)
+    truth = dataset.evaluation
+    ground_truth = COCO.from_arrays(
+        [{"id": rank} for rank in range(1, len(dataset) + 1)],
+        [{"id": rank, "name": name} for rank, name in zip(category_ranks.tolist(), dataset.class_names, strict=True)],
+        np.repeat(image_ranks, np.diff(truth.start)),
+        category_ranks[truth.labels],
+        truth.boxes_xywh,
+        area=truth.areas,
+        iscrowd=truth.is_crowd,
+    )
+    found = ground_truth.load_res(_detection_table(detections, image_ranks, category_ranks))
+    evaluation = COCOeval(ground_truth, found, "bbox")
     evaluation.evaluate()
     evaluation.accumulate()
-    evaluation.print_function = lines.append
-    evaluation.summarize()
-    precision = evaluation.eval["precision"]  # (IoU, recall, class, size, detections): all sizes, 100 detections
-    names = {category["id"]: category["name"] for category in ground_truth["categories"]}
-    per_class = {names[id_]: _mean(precision[:, :, k, 0, -1]) for k, id_ in enumerate(evaluation.params.catIds)}
-    metrics = {name: _or_nan(value) for name, value in zip(METRICS, evaluation.stats.tolist(), strict=True)}
-    return CocoScores(metrics, per_class, "\n".join(lines[: len(METRICS)]))  # two more recalls follow
+    evaluation.summary_lines()  # computes `stats` without printing
+    values = evaluation.stats.tolist()
+    precision = evaluation.eval["precision"]  # (IoU, recall, class, area, detections)
+    ap_of_rank = [_mean(precision[:, :, rank, 0, -1]) for rank in range(len(category_ranks))]
+    name_of_rank = [dataset.class_names[label] for label in np.argsort(category_ranks).tolist()]
+    return CocoScores(
+        metrics={name: _or_nan(value) for name, value in zip(METRICS, values, strict=True)},
+        per_class=dict(zip(name_of_rank, ap_of_rank, strict=True)),
+        summary="\n".join(
+            _summary_line(*definition[1:], value) for definition, value in zip(_DEFINITIONS, values, strict=True)
+        ),
+    )
 
 
-def _silent(line: str) -> None:
-    """For its progress lines."""
+def _detection_table(
+    detections: Mapping[int, Detections], image_ranks: np.ndarray, category_ranks: np.ndarray
+) -> np.ndarray:
+    """(D, 7) float64: image, left, top, width, height, score, category; ordered by image."""
+    indices = sorted(detections, key=lambda index: image_ranks[index])
+    counts = [len(detections[index].scores) for index in indices]
+    if not sum(counts):
+        return np.zeros((0, 7))
+    corners = torch.cat([detections[index].boxes.cpu() for index in indices]).numpy()
+    corners = corners.astype(np.float64)  # before subtracting, so that sizes are exact
+    scores = torch.cat([detections[index].scores.cpu() for index in indices]).numpy()
+    labels = torch.cat([detections[index].labels.cpu() for index in indices]).numpy()
+    return np.column_stack(
+        [
+            np.repeat(image_ranks[indices], counts),
+            corners[:, :2],
+            corners[:, 2:] - corners[:, :2],
+            scores,
+            category_ranks[labels],
+        ]
+    )
+
+
+def _summary_line(kind: str, iou: str, area: str, max_detections: int, value: float) -> str:
+    return (
+        f" {_TITLES[kind]:<18} ({kind}) @[ IoU={iou:<9} | area={area:>6} | maxDets={max_detections:>3} ] = {value:0.3f}"
+    )
 
 
 def _mean(precision: np.ndarray) -> float:
-    known = precision[precision > -1]
-    return float(known.mean()) if known.size else float("nan")
+    valid = precision[precision > -1]
+    return float(valid.mean()) if valid.size else float("nan")
 
 
 def _or_nan(value: float) -> float:

@@ -1,1 +1,1 @@
-"""Annotation and image formats: the only package that knows a file format."""
+"""Image and annotation formats: the only package that knows a file format."""

@@ -11,7 +11,8 @@ from retinanet.checkpoint.file import read_checkpoint
 from retinanet.config import Config
 from retinanet.config.load import with_overrides
 from retinanet.data.build import build_padded_shapes, eval_shorter
-from retinanet.data.loader import collate
+from retinanet.data.collate import collate
+from retinanet.data.reader import PreparedSample
 from retinanet.data.sampler import PlannedImage
 from retinanet.data.transforms import Resize, Sample
 from retinanet.detection.postprocess import build_postprocess
@@ -69,7 +70,7 @@ class Predictor:
         With `inference.compile`, this is when the network is compiled: minutes, which otherwise the first image of
         each shape waits for.
         """
-        warm_up(self.model, [(1, *padded_shape) for padded_shape in self._padded_shapes.every(self._shorter)])
+        warm_up(self.model, [(1, *padded_shape) for padded_shape in self._padded_shapes.all_shapes(self._shorter)])
 
     def __call__(self, image: str | Path | Tensor) -> Detections:
         """Objects in one image: a file, or uint8 RGB of shape (3, H, W). Boxes are in pixels of the image."""
@@ -88,7 +89,7 @@ class Predictor:
             by_shape: dict[tuple[int, int], list[tuple[int, Tensor]]] = {}
             for position, image in enumerate(self._read(item) for item in chunk):
                 padded_shape = self._padded_shapes.padded_shape(
-                    self._padded_shapes.group(*image.shape[-2:]), self._shorter
+                    self._padded_shapes.bucket(*image.shape[-2:]), self._shorter
                 )
                 by_shape.setdefault(padded_shape, []).append((position, image))
             found: dict[int, Detections] = {}
@@ -106,12 +107,13 @@ class Predictor:
         return image
 
     def _detect(self, images: Sequence[Tensor], padded_shape: tuple[int, int]) -> list[Detections]:
-        sample = PlannedImage(0, 0, self._shorter, self._padded_shapes.longer, padded_shape)
+        planned = PlannedImage(0, 0, self._shorter, self._padded_shapes.longer, padded_shape)
         nothing = Sample(
             images[0], torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool)
         )
         items = [
-            (sample, Resize()(nothing._replace(image=image.cpu()), sample), tuple(image.shape[-2:])) for image in images
+            PreparedSample(planned, Resize()(nothing._replace(image=image.cpu()), planned), tuple(image.shape[-2:]))
+            for image in images
         ]
         batch = collate(items).to(self.device)
         predictions = self.model(batch.images, batch.image_sizes)

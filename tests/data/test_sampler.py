@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retinanet.data.sampler import PaddedShapes, eval_batches, resized, stable_hash, train_batches
+from retinanet.data.sampler import AspectBucket, PaddedShapes, eval_batches, resized, stable_hash, train_batches
 
 USUAL = PaddedShapes(longer=1333, aspects=(1.0, 1.34, 1.5), divisor=32)
 
@@ -34,37 +34,37 @@ def stream(sizes, num_batches, *, batch_size=4, shorter=(800,), padded_shapes=US
 @pytest.mark.parametrize(
     ("size", "resized_to", "padded_shape"),
     [
-        ((480, 640), (800, 1067), (800, 1088)),  # 4:3 fits into 1.34: 800 * 1.34 = 1072, in whole 32s 1088
+        ((480, 640), (800, 1067), (800, 1088)),  # 4:3 fits into 1.34: 800 * 1.34 = 1072, rounded up to 1088
         ((640, 480), (1067, 800), (1088, 800)),
         ((500, 500), (800, 800), (800, 800)),
-        ((100, 150), (800, 1200), (800, 1216)),  # 3:2 exactly: 1200, in whole 32s 1216
-        ((1080, 1920), (750, 1333), (800, 1344)),  # 16:9 is past all aspects: 1333 decides, in whole 32s 1344
+        ((100, 150), (800, 1200), (800, 1216)),  # exactly 3:2: 1200, rounded up to 1216
+        ((1080, 1920), (750, 1333), (800, 1344)),  # 16:9 is beyond all aspects: 1333, rounded up to 1344
         ((1000, 1), (1333, 1), (1344, 800)),
         ((100, 101), (800, 808), (800, 1088)),
     ],
 )
-def test_800_1333(size, resized_to, padded_shape):
+def test_resized_and_padded_shape_at_800_1333(size, resized_to, padded_shape):
     assert resized(*size, 800, 1333) == resized_to
-    assert USUAL.padded_shape(USUAL.group(*size), 800) == padded_shape
+    assert USUAL.padded_shape(USUAL.bucket(*size), 800) == padded_shape
 
 
 def test_longer_bounds_every_padded_shape():
-    # 800 * 1.5 = 1200 would pass 1000.
+    # 800 * 1.5 = 1200 would exceed 1000.
     padded_shapes = PaddedShapes(longer=1000, aspects=(1.5,), divisor=32)
-    assert padded_shapes.padded_shape(padded_shapes.group(100, 150), 800) == (800, 1024)
+    assert padded_shapes.padded_shape(padded_shapes.bucket(100, 150), 800) == (800, 1024)
     assert resized(100, 150, 800, 1000) == (667, 1000)
 
 
-def test_canvas_rounds_as_the_image_does():
+def test_padded_shape_rounds_like_the_image():
     # 67 / 50 is 1.34 exactly, and 25 * 1.34 is 33.5, which becomes 34 pixels.
     padded_shapes = PaddedShapes(longer=100, aspects=(1.34,), divisor=1)
     assert resized(50, 67, 25, 100) == (25, 34)
-    assert padded_shapes.padded_shape(padded_shapes.group(50, 67), 25) == (25, 34)
+    assert padded_shapes.padded_shape(padded_shapes.bucket(50, 67), 25) == (25, 34)
 
 
-def test_square_counts_as_landscape():
-    assert USUAL.group(7, 7) == (True, 0)
-    assert USUAL.group(8, 7) == (False, 1)
+def test_square_image_counts_as_landscape():
+    assert USUAL.bucket(7, 7) == AspectBucket(is_landscape=True, position=0)
+    assert USUAL.bucket(8, 7) == AspectBucket(is_landscape=False, position=1)
 
 
 def test_image_keeps_at_least_one_pixel():
@@ -73,11 +73,11 @@ def test_image_keeps_at_least_one_pixel():
 
 @settings(max_examples=500, deadline=None)
 @given(size=SIZES, setting=SHAPES)
-def test_every_image_fits_its_canvas(size, setting):
+def test_every_image_fits_its_padded_shape(size, setting):
     shorter, padded_shapes = setting
     for side in shorter:
         height, width = resized(*size, side, padded_shapes.longer)
-        padded_shape = padded_shapes.padded_shape(padded_shapes.group(*size), side)
+        padded_shape = padded_shapes.padded_shape(padded_shapes.bucket(*size), side)
         assert 1 <= height <= padded_shape[0] and 1 <= width <= padded_shape[1]
         assert padded_shape[0] % padded_shapes.divisor == padded_shape[1] % padded_shapes.divisor == 0
         assert min(height, width) <= side and max(height, width) <= padded_shapes.longer
@@ -87,7 +87,7 @@ def test_every_image_fits_its_canvas(size, setting):
 
 @settings(max_examples=500, deadline=None)
 @given(size=SIZES, shorter=st.integers(1, 1200), more=st.integers(0, 1200))
-def test_aspect_is_kept_to_half_a_pixel(size, shorter, more):
+def test_aspect_ratio_is_kept_to_half_a_pixel(size, shorter, more):
     height, width = resized(*size, shorter, shorter + more)
     scale = min(shorter / min(size), (shorter + more) / max(size))
     assert abs(height - size[0] * scale) <= 0.5 or height == 1
@@ -104,33 +104,33 @@ def test_aspect_is_kept_to_half_a_pixel(size, shorter, more):
     batch_size=st.integers(1, 9),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_stream(sizes, setting, batch_size, seed):
+def test_stream_has_full_batches_of_one_bucket_and_complete_epochs(sizes, setting, batch_size, seed):
     shorter, padded_shapes = setting
     num_batches = 4 * (len(sizes) // batch_size + 1)
     batches = stream(sizes, num_batches, batch_size=batch_size, shorter=shorter, padded_shapes=padded_shapes, seed=seed)
-    groups = [padded_shapes.group(*size) for size in sizes]
-    in_group = Counter(groups)
-    emitted = {group: [] for group in in_group}
+    buckets = [padded_shapes.bucket(*size) for size in sizes]
+    bucket_sizes = Counter(buckets)
+    emitted = {bucket: [] for bucket in bucket_sizes}
     for batch in batches:
         assert len(batch) == batch_size
-        (padded_shape,) = {sample.padded_shape for sample in batch}
-        (side,) = {sample.shorter for sample in batch}
-        (group,) = {groups[sample.index] for sample in batch}
-        assert side in shorter and padded_shape == padded_shapes.padded_shape(group, side)
-        for sample in batch:
-            height, width = resized(*sizes[sample.index], sample.shorter, sample.longer)
+        (padded_shape,) = {planned.padded_shape for planned in batch}
+        (side,) = {planned.shorter for planned in batch}
+        (bucket,) = {buckets[planned.index] for planned in batch}
+        assert side in shorter and padded_shape == padded_shapes.padded_shape(bucket, side)
+        for planned in batch:
+            height, width = resized(*sizes[planned.index], planned.shorter, planned.longer)
             assert height <= padded_shape[0] and width <= padded_shape[1]
-        emitted[group] += [(sample.epoch, sample.index) for sample in batch]
+        emitted[bucket] += [(planned.epoch, planned.index) for planned in batch]
 
-    # Within its group an image comes once in every epoch, epochs in order, none skipped.
-    waiting_most = 0
+    # In its bucket an image occurs once per epoch, and epochs are in order, none skipped.
+    max_waiting = 0
     last_epoch = max(epoch for samples in emitted.values() for epoch, _ in samples)
-    for group, samples in emitted.items():
+    for bucket, samples in emitted.items():
         assert len(set(samples)) == len(samples)
-        assert [epoch for epoch, _ in samples] == [i // in_group[group] for i in range(len(samples))]
-        waiting_most += max(0, (last_epoch + 1) * in_group[group] - len(samples))
-    # What has not come yet waits for a full batch of its shape, or is the rest of the epoch under way.
-    assert waiting_most < len(sizes) + len(in_group) * batch_size
+        assert [epoch for epoch, _ in samples] == [i // bucket_sizes[bucket] for i in range(len(samples))]
+        max_waiting += max(0, (last_epoch + 1) * bucket_sizes[bucket] - len(samples))
+    # Images not emitted yet wait for a full batch of their bucket, or belong to the rest of the current epoch.
+    assert max_waiting < len(sizes) + len(bucket_sizes) * batch_size
 
 
 @settings(max_examples=30, deadline=None)
@@ -140,43 +140,43 @@ def test_stream(sizes, setting, batch_size, seed):
     seed=st.integers(0, 99),
     cut=st.integers(0, 20),
 )
-def test_stream_is_pure_and_goes_on_from_anywhere(sizes, batch_size, seed, cut):
+def test_stream_is_a_pure_function_of_its_arguments(sizes, batch_size, seed, cut):
     options = {"batch_size": batch_size, "shorter": (640, 672, 800), "seed": seed}
     whole = stream(sizes, 20, **options)
     assert stream(sizes, 20, **options) == whole
     assert stream(sizes, cut, **options) == whole[:cut]
 
 
-def test_one_shape_gives_exact_epochs():
+def test_single_bucket_gives_exact_epochs():
     batches = stream([(480, 640)] * 12, 9, batch_size=4)
     for epoch in range(3):
-        samples = [sample for batch in batches[3 * epoch : 3 * epoch + 3] for sample in batch]
-        assert sorted(sample.index for sample in samples) == list(range(12))
-        assert {sample.epoch for sample in samples} == {epoch}
+        epoch_images = [planned for batch in batches[3 * epoch : 3 * epoch + 3] for planned in batch]
+        assert sorted(planned.index for planned in epoch_images) == list(range(12))
+        assert {planned.epoch for planned in epoch_images} == {epoch}
 
 
-def test_what_is_left_over_opens_the_next_batch():
-    # Of 5 images in batches of 3, two wait: the second batch is those and the first of the next epoch.
+def test_leftover_images_start_the_next_batch():
+    # Of 5 images in batches of 3, two wait: the second batch has those and the first image of the next epoch.
     first, second, *_ = stream([(480, 640)] * 5, 5, batch_size=3)
-    assert [sample.epoch for sample in first + second] == [0, 0, 0, 0, 0, 1]
-    assert sorted(sample.index for sample in (first + second)[:5]) == list(range(5))
+    assert [planned.epoch for planned in first + second] == [0, 0, 0, 0, 0, 1]
+    assert sorted(planned.index for planned in (first + second)[:5]) == list(range(5))
 
 
 def test_batch_larger_than_the_data_set():
     (batch,) = stream([(480, 640)] * 2, 1, batch_size=5)
-    assert [sample.epoch for sample in batch] == [0, 0, 1, 1, 2]
+    assert [planned.epoch for planned in batch] == [0, 0, 1, 1, 2]
 
 
 def test_seed_and_epoch_change_the_order():
     orders = {
-        tuple(sample.index for sample in stream([(480, 640)] * 30, epoch + 1, batch_size=30, seed=seed)[epoch])
+        tuple(planned.index for planned in stream([(480, 640)] * 30, epoch + 1, batch_size=30, seed=seed)[epoch])
         for seed in range(3)
         for epoch in range(3)
     }
     assert len(orders) == 9
 
 
-def test_every_shorter_side_is_drawn_about_as_often():
+def test_shorter_sides_are_drawn_equally_often():
     batches = stream([(480, 640)] * 10, 600, batch_size=1, shorter=(640, 720, 800))
     counts = Counter(batch[0].shorter for batch in batches)
     assert set(counts) == {640, 720, 800} and min(counts.values()) > 150  # 200 on average, deviation 12
@@ -190,20 +190,20 @@ def test_every_shorter_side_is_drawn_about_as_often():
 def test_evaluation_covers_each_image_once(sizes, setting, batch_size):
     (shorter, *_), padded_shapes = setting
     batches = eval_batches(sizes, batch_size=batch_size, shorter=shorter, padded_shapes=padded_shapes)
-    assert sorted(sample.index for batch in batches for sample in batch) == list(range(len(sizes)))
+    assert sorted(planned.index for batch in batches for planned in batch) == list(range(len(sizes)))
     for batch in batches:
-        (group,) = {padded_shapes.group(*sizes[sample.index]) for sample in batch}
-        assert {sample.padded_shape for sample in batch} == {padded_shapes.padded_shape(group, shorter)}
+        (bucket,) = {padded_shapes.bucket(*sizes[planned.index]) for planned in batch}
+        assert {planned.padded_shape for planned in batch} == {padded_shapes.padded_shape(bucket, shorter)}
         assert 1 <= len(batch) <= batch_size
-        assert [sample.index for sample in batch] == sorted(sample.index for sample in batch)
+        assert [planned.index for planned in batch] == sorted(planned.index for planned in batch)
     short = [batch for batch in batches if len(batch) < batch_size]
-    assert len(short) <= len({padded_shapes.group(*size) for size in sizes})
+    assert len(short) <= len({padded_shapes.bucket(*size) for size in sizes})
 
 
 # ---- the hash that seeds augmentation
 
 
-def test_hash_is_the_same_everywhere():
+def test_stable_hash_matches_blake2b_and_rarely_collides():
     # From  printf "('shorter', 0, 1)" | b2sum -l 32 : bytes 9390cdfb, least significant first.
     assert stable_hash("shorter", 0, 1) == 4224553107
     assert len(

@@ -1,20 +1,18 @@
 import json
 import logging
 
-import numpy as np
 import pytest
 
 from retinanet.data.unreadable import Quarantine
 from retinanet.errors import InputError
-from retinanet.formats.coco import Record
 from retinanet.structures import Unreadable
+from tests.helpers.datasets import dataset_of, image_record
 
-NOTHING = np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool)
-RECORDS = [Record(f"/images/{number}.jpg", 100 + number, 48, 64, *NOTHING) for number in range(10)]
+DATASET = dataset_of([image_record(f"/images/{number}.jpg", boxes=(), image_id=100 + number) for number in range(10)])
 
 
-def bad(index, *, epoch=0, replaced_by=9):
-    return Unreadable(index, epoch, replaced_by, f"/images/{index}.jpg: cut off")
+def unreadable(index, *, epoch=0, replaced_by=9):
+    return Unreadable(index, epoch, replaced_by, f"/images/{index}.jpg: truncated")
 
 
 @pytest.fixture
@@ -26,100 +24,100 @@ def lines(file):
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
-def test_each_image_is_written_down_once(file, caplog):
+def test_each_image_is_recorded_once(file, caplog):
     quarantine = Quarantine(file, budget=5)
-    quarantine.add(0, (), RECORDS)
+    quarantine.add(0, (), DATASET)
     assert not file.exists() and len(quarantine) == 0
     with caplog.at_level(logging.WARNING):
-        quarantine.add(3, (bad(1), bad(4, replaced_by=2)), RECORDS)
-        quarantine.add(7, (bad(1, epoch=1, replaced_by=5),), RECORDS)
-        quarantine.add(9, (bad(1, epoch=2), bad(6)), RECORDS)
+        quarantine.add(3, (unreadable(1), unreadable(4, replaced_by=2)), DATASET)
+        quarantine.add(7, (unreadable(1, epoch=1, replaced_by=5),), DATASET)
+        quarantine.add(9, (unreadable(1, epoch=2), unreadable(6)), DATASET)
     assert len(quarantine) == 3
     assert lines(file) == [
         {
             "path": f"/images/{index}.jpg",
             "image_id": 100 + index,
-            "reason": f"/images/{index}.jpg: cut off",
+            "reason": f"/images/{index}.jpg: truncated",
             "step": step,
             "replaced_by": f"/images/{other}.jpg",
         }
         for index, step, other in ((1, 3, 9), (4, 3, 2), (6, 9, 9))
     ]
     assert [record.getMessage() for record in caplog.records] == [
-        "step 3: /images/1.jpg: cut off; /images/9.jpg is used in its place",
-        "step 3: /images/4.jpg: cut off; /images/2.jpg is used in its place",
-        "step 9: /images/6.jpg: cut off; /images/9.jpg is used in its place",
+        "step 3: /images/1.jpg: truncated; replaced by /images/9.jpg",
+        "step 3: /images/4.jpg: truncated; replaced by /images/2.jpg",
+        "step 9: /images/6.jpg: truncated; replaced by /images/9.jpg",
     ]
 
 
-def test_more_than_the_budget_ends_the_run_and_is_written_down(file):
+def test_exceeding_the_budget_is_an_error_and_recorded(file):
     quarantine = Quarantine(file, budget=2)
-    quarantine.add(1, (bad(1), bad(2)), RECORDS)
-    quarantine.add(2, (bad(2, epoch=1), bad(1, epoch=1)), RECORDS)  # the same ones: still two
+    quarantine.add(1, (unreadable(1), unreadable(2)), DATASET)
+    quarantine.add(2, (unreadable(2, epoch=1), unreadable(1, epoch=1)), DATASET)  # the same two again
     with pytest.raises(InputError) as caught:
-        quarantine.add(5, (bad(3), bad(4)), RECORDS)
+        quarantine.add(5, (unreadable(3), unreadable(4)), DATASET)
     assert str(caught.value).startswith(f"{file}: lists 4 images that cannot be read, expected at most 2 ")
     assert "data.max_unreadable" in str(caught.value)
     assert [line["image_id"] for line in lines(file)] == [101, 102, 103, 104]
 
 
-def test_no_budget_allows_none(file):
+def test_budget_of_zero_allows_no_unreadable_image(file):
     quarantine = Quarantine(file, budget=0)
-    quarantine.add(1, (), RECORDS)
+    quarantine.add(1, (), DATASET)
     with pytest.raises(InputError, match=r"lists 1 images .* at most 0"):
-        quarantine.add(2, (bad(1),), RECORDS)
+        quarantine.add(2, (unreadable(1),), DATASET)
 
 
-def test_a_resumed_run_goes_on_counting(file):
-    Quarantine(file, budget=3).add(1, (bad(1), bad(2)), RECORDS)
+def test_resumed_run_counts_earlier_entries(file):
+    Quarantine(file, budget=3).add(1, (unreadable(1), unreadable(2)), DATASET)
     resumed = Quarantine(file, budget=3)
     assert len(resumed) == 2
-    resumed.add(1, (bad(1), bad(3)), RECORDS)  # the same step once more, as after a kill
+    resumed.add(1, (unreadable(1), unreadable(3)), DATASET)  # the same step again, as after a kill
     assert [line["image_id"] for line in lines(file)] == [101, 102, 103]
     with pytest.raises(InputError, match="lists 4 images"):
-        resumed.add(2, (bad(4),), RECORDS)
+        resumed.add(2, (unreadable(4),), DATASET)
 
 
-def test_what_is_known_is_refused_again_after_the_budget_and_not_once_it_is_mended(file):
+def test_exceeded_budget_is_an_error_again_until_it_is_raised(file):
     with pytest.raises(InputError):
-        Quarantine(file, budget=0).add(1, (bad(1),), RECORDS)
+        Quarantine(file, budget=0).add(1, (unreadable(1),), DATASET)
     resumed = Quarantine(file, budget=0)
-    resumed.add(1, (), RECORDS)
+    resumed.add(1, (), DATASET)
     with pytest.raises(InputError, match="lists 1 images"):
-        resumed.add(2, (bad(1, epoch=1),), RECORDS)
-    Quarantine(file, budget=1).add(2, (bad(1, epoch=1),), RECORDS)
+        resumed.add(2, (unreadable(1, epoch=1),), DATASET)
+    Quarantine(file, budget=1).add(2, (unreadable(1, epoch=1),), DATASET)
     assert len(lines(file)) == 1
 
 
 @pytest.mark.parametrize("left", [1, 20, -1])
-def test_cut_off_last_line_is_written_again(file, left):
-    Quarantine(file, budget=3).add(1, (bad(1), bad(2)), RECORDS)
+def test_incomplete_last_line_is_removed_and_rewritten(file, left):
+    Quarantine(file, budget=3).add(1, (unreadable(1), unreadable(2)), DATASET)
     whole = file.read_bytes()
     first, second = whole.splitlines(keepends=True)
     file.write_bytes(first + second[:left])
     resumed = Quarantine(file, budget=3)
     assert len(resumed) == 1 and file.read_bytes() == first
-    resumed.add(1, (bad(2),), RECORDS)
+    resumed.add(1, (unreadable(2),), DATASET)
     assert file.read_bytes() == whole
 
 
 @pytest.mark.parametrize("content", ["hello\n", "[]\n", "3\n", '{"step": 1}\n', "\n"])
-def test_other_files_are_refused(file, content):
+def test_file_that_is_not_such_a_list_is_an_error(file, content):
     file.write_text(content)
     with pytest.raises(InputError) as caught:
         Quarantine(file, budget=3)
-    assert str(caught.value).startswith(f"{file}: is no list of unreadable images")
+    assert str(caught.value).startswith(f"{file}: is not a list of unreadable images")
     assert file.read_text() == content
 
 
-def test_file_that_cannot_be_read(tmp_path):
+def test_file_that_cannot_be_read_is_an_error(tmp_path):
     with pytest.raises(InputError, match="cannot be read: Is a directory"):
         Quarantine(tmp_path, budget=3)
 
 
-def test_a_list_that_cannot_be_written_ends_no_run_and_counts_all_the_same(tmp_path, caplog):
+def test_unwritable_list_still_counts_and_does_not_raise(tmp_path, caplog):
     quarantine = Quarantine(tmp_path / "nowhere" / "unreadable.jsonl", budget=1)
-    quarantine.add(1, (bad(1),), RECORDS)
-    assert "CANNOT BE WRITTEN: No such file or directory. It lacks /images/1.jpg" in caplog.text
+    quarantine.add(1, (unreadable(1),), DATASET)
+    assert "could not be written: No such file or directory; /images/1.jpg is missing from it" in caplog.text
     with pytest.raises(InputError, match="2 images that cannot be read, expected at most 1"):
-        quarantine.add(2, (bad(2),), RECORDS)
+        quarantine.add(2, (unreadable(2),), DATASET)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from retinanet.config.load import load_config
-from retinanet.data.build import eval_loader, eval_plan, load_train_data, load_val_data
+from retinanet.data.build import build_eval_sampler, eval_loader, load_train_data, load_val_data
 from retinanet.detection.assignment import assign
 from retinanet.detection.build import build_assignment
 from retinanet.detection.postprocess import Postprocess
@@ -22,7 +22,7 @@ def parts(tiny_overrides):
 def run(cfg, data, model, batches=None):
     return evaluate(
         model,
-        batches or eval_loader(cfg, data, eval_plan(cfg, data), pin_memory=False),
+        batches or eval_loader(cfg, data, build_eval_sampler(cfg, data), pin_memory=False),
         data,
         postprocess=Postprocess(),
         criterion=build_loss(cfg.loss),
@@ -32,25 +32,25 @@ def run(cfg, data, model, batches=None):
     )
 
 
-def test_the_loss_is_that_of_the_whole_set_at_once(parts):
+def test_loss_is_normalised_over_the_whole_set(parts):
     cfg, data, model = parts
     model.eval()
     sums, num_positive = torch.zeros(2), 0
     with torch.no_grad():
-        for batch in eval_loader(cfg, data, eval_plan(cfg, data), pin_memory=False):
-            predictions = model(batch.images, batch.image_sizes)
-            matched = assign(predictions.anchors, batch.targets)
-            losses = build_loss(cfg.loss)(predictions, matched, batch.targets, torch.ones(()))
+        for batch in eval_loader(cfg, data, build_eval_sampler(cfg, data), pin_memory=False):
+            outputs = model(batch.images, batch.image_sizes)
+            assignment = assign(outputs.anchors, batch.targets)
+            losses = build_loss(cfg.loss)(outputs, assignment, batch.targets, torch.ones(()))
             sums += torch.stack([losses.classification, losses.box_regression])
-            num_positive += int(matched.positive.sum())
+            num_positive += int(assignment.positive.sum())
     result = run(cfg, data, model)
     assert result.losses["class_loss"] == pytest.approx(float(sums[0]) / num_positive)
     assert result.losses["box_loss"] == pytest.approx(float(sums[1]) / num_positive)
-    assert sorted(result.detections) == list(range(len(data.records)))
+    assert sorted(result.detections) == list(range(len(data)))
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_mode_is_as_before_also_after_a_failure(parts, training):
+def test_training_mode_is_restored_even_after_an_error(parts, training):
     cfg, data, model = parts
     model.train(training)
     run(cfg, data, model)

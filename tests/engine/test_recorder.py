@@ -1,5 +1,3 @@
-from types import SimpleNamespace
-
 import pytest
 import torch
 
@@ -10,8 +8,9 @@ from retinanet.engine.recorder import open_recorder
 from retinanet.errors import InputError
 from retinanet.structures import Unreadable
 from tests.helpers.checkpoints import checkpoint_of
+from tests.helpers.datasets import dataset_of, image_record
 
-DATA = SimpleNamespace(records=[SimpleNamespace(path=f"{name}.jpg", image_id=name) for name in "abc"])
+DATA = dataset_of([image_record(f"{name}.jpg", image_id=number) for number, name in enumerate("abc", 1)])
 
 
 def record_everything(folder, *, max_unreadable=1):

@@ -1,6 +1,6 @@
 import json
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -8,8 +8,9 @@ from retinanet.config.load import load_config
 from retinanet.engine.run_folder import MARKER, check_same_run, is_of_this_launch
 from retinanet.errors import InputError
 from tests.helpers.checkpoints import checkpoint_of
+from tests.helpers.datasets import dataset_of, image_record
 
-DATA = SimpleNamespace(class_names=("cat", "dog"), records=[None] * 3)
+DATA = dataset_of([image_record(image_id=number) for number in (1, 2, 3)], class_names=("cat", "dog"))
 PATH = Path("last.pt")
 
 
@@ -59,9 +60,9 @@ def test_classes_and_number_of_images_must_be_the_same():
     with pytest.raises(
         InputError, match=r"last\.pt: was trained on classes \['cat', 'dog'\], data.train has \['dog'\]"
     ):
-        check_same_run(PATH, checkpoint_with(cfg), cfg, SimpleNamespace(class_names=("dog",), records=[None] * 3))
+        check_same_run(PATH, checkpoint_with(cfg), cfg, replace(DATA, class_names=("dog",)))
     with pytest.raises(InputError, match=r"last\.pt: was trained on 3 images, data\.train has 4; resume with"):
-        check_same_run(PATH, checkpoint_with(cfg), cfg, SimpleNamespace(class_names=("cat", "dog"), records=[None] * 4))
+        check_same_run(PATH, checkpoint_with(cfg), cfg, DATA.subset([0, 1, 2, 0]))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from retinanet.checkpoint.file import read_checkpoint
 from retinanet.config.load import load_config
-from retinanet.data.build import check_shares, load_train_data, shares, train_plan
+from retinanet.data.build import build_train_sampler, check_shares, load_train_data, shares
 from retinanet.engine.metrics_log import read_metrics
 from retinanet.engine.setup import check_norm
 from retinanet.engine.train import train
@@ -147,8 +147,8 @@ def test_processes_share_exactly_the_planned_batches(overrides, monkeypatch, wor
     for rank in range(world_size):
         monkeypatch.setattr("retinanet.data.build.rank", lambda rank=rank: rank)
         monkeypatch.setattr("retinanet.data.build.world_size", lambda: world_size)
-        of_ranks.append(list(shares(itertools.islice(train_plan(cfg, data), num_batches), accumulate)))
-    for number, batch in enumerate(itertools.islice(train_plan(cfg, data), num_batches)):
+        of_ranks.append(list(shares(itertools.islice(build_train_sampler(cfg, data), num_batches), accumulate)))
+    for number, batch in enumerate(itertools.islice(build_train_sampler(cfg, data), num_batches)):
         parts = [rank[number * accumulate + part] for part in range(accumulate) for rank in of_ranks]
         assert list(itertools.chain(*parts)) == batch
         assert all(parts)

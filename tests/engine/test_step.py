@@ -22,7 +22,7 @@ from retinanet.config import (
     SoftmaxFocalConfig,
     TrainConfig,
 )
-from retinanet.data.loader import pad_targets
+from retinanet.data.collate import pad_targets
 from retinanet.detection.anchors import AnchorGenerator
 from retinanet.detection.assignment import assign
 from retinanet.detection.atss import assign_atss

@@ -1,3 +1,5 @@
+"""COCO metrics against hand-derived values and pycocotools."""
+
 import contextlib
 import copy
 import io
@@ -7,14 +9,21 @@ import math
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from retinanet.evaluation.coco import METRICS, CocoScores, coco_results, score_results
+from retinanet.config import DataSource
+from retinanet.evaluation.coco import METRICS, CocoScores, score_detections
+from retinanet.formats.coco import coco_results, read_coco
 from retinanet.structures import Detections
+from tests.helpers.datasets import dataset_from_coco
+
+NO_DETECTIONS: dict[int, Detections] = {}
 
 
 def truth(boxes: list[tuple[int, list[float]]], *, num_images: int = 2, num_classes: int = 1) -> dict:
+    """A COCO document with objects of category 1, given as pairs of image id and [x, y, width, height]."""
     annotations = [
         {"id": n, "image_id": image, "category_id": 1, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
         for n, (image, box) in enumerate(boxes, 1)
@@ -26,86 +35,133 @@ def truth(boxes: list[tuple[int, list[float]]], *, num_images: int = 2, num_clas
     }
 
 
-def result(image_id: int, box: list[float], score: float, category_id: int = 1) -> dict:
-    return {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score}
+def found(*boxes_xywh: list[float], scores: list[float], labels: list[int] | None = None) -> Detections:
+    """Detections of one image."""
+    boxes = torch.tensor(boxes_xywh, dtype=torch.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    return Detections(
+        boxes.float(),
+        torch.tensor(scores, dtype=torch.float32),
+        torch.tensor(labels or [0] * len(scores), dtype=torch.int64),
+    )
+
+
+def score(document: dict, detections: dict[int, Detections]) -> CocoScores:
+    return score_detections(dataset_from_coco(document), detections)
+
+
+# ---- expected values derived by hand
 
 
 def test_exact_boxes_score_one():
-    scores = score_results(truth([(1, [10, 10, 40, 40])]), [result(1, [10, 10, 40, 40], 0.9)])
+    scores = score(truth([(1, [10, 10, 40, 40])]), {0: found([10, 10, 40, 40], scores=[0.9])})
     assert [scores.metrics["AP"], scores.metrics["AP50"], scores.per_class["class 1"]] == pytest.approx([1, 1, 1])
 
 
-def test_one_of_two_found_by_hand():
-    # Recall stays at 0.5 with precision 1: the 101 points 0, 0.01, ..., 1 up to 0.5 are 51.
-    scores = score_results(truth([(1, [10, 10, 40, 40]), (2, [10, 10, 40, 40])]), [result(1, [10, 10, 40, 40], 0.9)])
+def test_one_of_two_objects_detected():
+    # Recall stays at 0.5 with precision 1: of the 101 points 0, 0.01, ..., 1, those up to 0.5 are 51.
+    document = truth([(1, [10, 10, 40, 40]), (2, [10, 10, 40, 40])])
+    scores = score(document, {0: found([10, 10, 40, 40], scores=[0.9])})
     assert scores.metrics["AP"] == pytest.approx(51 / 101)
     assert scores.metrics["AR100"] == pytest.approx(0.5)
 
 
-def test_iou_decides_at_which_thresholds_a_box_counts():
+def test_iou_decides_at_which_thresholds_a_box_matches():
     # 40 x 40 against 40 x 30 inside it: IoU 0.75, enough for 0.50, 0.55, ..., 0.75: 6 of 10 thresholds.
-    scores = score_results(truth([(1, [10, 10, 40, 40])]), [result(1, [10, 10, 40, 30], 0.9)])
+    scores = score(truth([(1, [10, 10, 40, 40])]), {0: found([10, 10, 40, 30], scores=[0.9])})
     assert scores.metrics["AP"] == pytest.approx(0.6)
 
 
-def test_no_detections_score_zero_and_are_no_error():
-    scores = score_results(truth([(1, [10, 10, 40, 40])]), [])
+@pytest.mark.parametrize("detections", [NO_DETECTIONS, {0: found(scores=[]), 1: found(scores=[])}])
+def test_no_detections_score_zero(detections):
+    scores = score(truth([(1, [10, 10, 40, 40])]), detections)
     assert scores.metrics["AP"] == 0
     assert scores.per_class == {"class 1": 0}
 
 
-def test_no_objects_are_no_number():
-    scores = score_results(truth([], num_classes=2), [result(1, [10, 10, 40, 40], 0.9)])
+def test_no_objects_score_nan():
+    scores = score(truth([], num_classes=2), {0: found([10, 10, 40, 40], scores=[0.9])})
     assert math.isnan(scores.metrics["AP"])
     assert all(math.isnan(value) for value in scores.per_class.values())
 
 
-def test_the_summary_is_in_pycocotools_words():
-    lines = score_results(truth([(1, [10, 10, 40, 40])]), []).summary.splitlines()
+def test_summary_is_worded_like_pycocotools():
+    lines = score(truth([(1, [10, 10, 40, 40])]), NO_DETECTIONS).summary.splitlines()
     assert len(lines) == len(METRICS) == 12
     assert lines[0] == " Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all | maxDets=100 ] = 0.000"
 
 
-def by_pycocotools(ground_truth: dict, results: list[dict]) -> tuple[dict[str, float], dict[str, float], str]:
-    """What raw pycocotools says: the figures, AP by class name, and its printed lines."""
-    ground_truth, results = copy.deepcopy((ground_truth, results))
+def test_order_of_the_detections_mapping_does_not_matter():
+    document, detections = random_set(3, coarse=True, crowds=0.2, gapped=True)
+    backwards = dict(reversed(detections.items()))
+    assert list(backwards) != list(detections)
+    expected, scores = score(document, detections), score(document, backwards)
+    np.testing.assert_array_equal(list(scores.metrics.values()), list(expected.metrics.values()))  # NaN equals NaN
+    assert scores.per_class == expected.per_class and scores.summary == expected.summary
+
+
+def test_per_class_scores_are_ordered_by_category_id():
+    document = truth([(1, [10, 10, 40, 40])], num_classes=3)
+    document["categories"].reverse()
+    assert list(score(document, NO_DETECTIONS).per_class) == ["class 1", "class 2", "class 3"]
+
+
+def test_negative_and_huge_ids_are_accepted():
+    document = truth([(1, [10, 10, 40, 40]), (2, [20, 20, 40, 40])])
+    for entry in (*document["annotations"], *document["images"]):
+        field = "image_id" if "image_id" in entry else "id"
+        entry[field] = {1: -5, 2: 2**62}[entry[field]]
+    detections = {0: found([10, 10, 40, 40], scores=[0.9]), 1: found([20, 20, 40, 40], scores=[0.9])}
+    assert score(document, detections).metrics["AP"] == pytest.approx(1)
+
+
+# ---- pycocotools as the reference
+
+
+def by_pycocotools(document: dict, results: list[dict]) -> tuple[dict[str, float], dict[str, float], str]:
+    """Metrics, AP by class name, and printed lines of pycocotools."""
+    document, results = copy.deepcopy((document, results))
     with contextlib.redirect_stdout(io.StringIO()):
-        truth, found = COCO(), COCO()
-        truth.dataset = ground_truth
+        objects, detected = COCO(), COCO()
+        objects.dataset = document
         # loadRes fails on an empty list.
         entries = [{**r, "id": n, "area": r["bbox"][2] * r["bbox"][3], "iscrowd": 0} for n, r in enumerate(results, 1)]
-        found.dataset = {**ground_truth, "annotations": entries}
-        truth.createIndex()
-        found.createIndex()
-        evaluation = COCOeval(truth, found, "bbox")
+        detected.dataset = {**document, "annotations": entries}
+        objects.createIndex()
+        detected.createIndex()
+        evaluation = COCOeval(objects, detected, "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         evaluation.summarize()
     metrics = dict(zip(METRICS, (math.nan if v == -1 else v for v in evaluation.stats.tolist()), strict=True))
-    names = {category["id"]: category["name"] for category in ground_truth["categories"]}
+    names = {category["id"]: category["name"] for category in document["categories"]}
     per_class = {}
     for number, category_id in enumerate(evaluation.params.catIds):
         precision = evaluation.eval["precision"][:, :, number, 0, -1]
-        known = precision[precision > -1]
-        per_class[names[category_id]] = float(known.mean()) if known.size else math.nan
+        valid = precision[precision > -1]
+        per_class[names[category_id]] = float(valid.mean()) if valid.size else math.nan
     return metrics, per_class, printed.getvalue()
 
 
-def assert_equal_to_pycocotools(ground_truth: dict, results: list[dict]) -> CocoScores:
-    before = copy.deepcopy((ground_truth, results))
-    scores = score_results(ground_truth, results)
-    assert (ground_truth, results) == before
-    metrics, per_class, printed = by_pycocotools(ground_truth, results)
+def assert_equal_to_pycocotools(document: dict, detections: dict[int, Detections]) -> CocoScores:
+    """Assert equality to the last bit, of the printed lines too."""
+    dataset = dataset_from_coco(document)
+    by_id = sorted((int(dataset.image_ids[index]), of_image) for index, of_image in detections.items())
+    results = coco_results(by_id, dataset.category_ids)
+    before = copy.deepcopy((dataset, detections))
+    scores = score_detections(dataset, detections)
+    assert all(torch.equal(a, b) for n in detections for a, b in zip(detections[n], before[1][n], strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(dataset.evaluation, before[0].evaluation, strict=True))
+    metrics, per_class, printed = by_pycocotools(document, results)
     assert list(scores.metrics) == list(metrics) and list(scores.per_class) == list(per_class)
-    assert scores.metrics == pytest.approx(metrics, rel=0, abs=1e-12, nan_ok=True)
-    assert scores.per_class == pytest.approx(per_class, rel=0, abs=1e-12, nan_ok=True)
+    np.testing.assert_array_equal(list(scores.metrics.values()), list(metrics.values()))  # NaN equals NaN
+    np.testing.assert_array_equal(list(scores.per_class.values()), list(per_class.values()))
     assert scores.summary == printed.rstrip()
     return scores
 
 
-# What differs from the defaults of `random_set`.
-FAMILIES = {
+FAMILIES = {  # arguments of `random_set`
     "plain": {},
     "crowds": {"crowds": 0.4},
     "ties": {"coarse": True},
@@ -115,8 +171,11 @@ FAMILIES = {
     "no objects": {"objects": 0},
     "no detections": {"detections": 0},
     "gapped ids": {"gapped": True, "crowds": 0.2},
+    "gapped ids and ties": {"gapped": True, "coarse": True},
     "areas at the borders of the sizes": {"borders": True},
+    "boxes without area": {"degenerate": True, "crowds": 0.2},
 }
+BORDER_STEP = 2**-17  # exact in float32 for coordinates up to 128
 
 
 def random_set(
@@ -129,15 +188,17 @@ def random_set(
     coarse: bool = False,
     gapped: bool = False,
     borders: bool = False,
-) -> tuple[dict, list[dict]]:
-    """Six images in COCO form, some without objects or detections.
+    degenerate: bool = False,
+) -> tuple[dict, dict[int, Detections]]:
+    """Six images in COCO format, some without objects or detections, and the detections by image index.
 
     Args:
-        objects, detections: an image, at most.
-        crowds: chance of each object to be a crowd.
-        coarse: boxes and scores of few values, so that overlaps and scores tie.
-        gapped: ids neither in order nor without gaps.
-        borders: areas on and beside the limits of small, medium and large.
+        objects, detections: maximum per image.
+        crowds: probability of each object to be a crowd.
+        coarse: few distinct boxes and scores, so that overlaps and scores tie.
+        gapped: ids neither sorted nor consecutive.
+        borders: areas at and next to the limits of small, medium and large.
+        degenerate: some objects have a side that is zero or negative.
     """
     random = np.random.default_rng(seed)
     image_ids = (random.permutation(10_000)[:6] if gapped else np.arange(1, 7)).tolist()
@@ -148,88 +209,118 @@ def random_set(
             return [*random.integers(0, 4, 2).astype(float) * 20, *random.integers(1, 4, 2).astype(float) * 30]
         if borders:
             side = random.choice([32.0, 96.0])
-            return [*random.uniform(0, 20, 2).tolist(), side, side + random.choice([-1e-6, 0.0, 1e-6])]
+            return [
+                *random.integers(0, 20, 2).astype(float),
+                side,
+                side + random.choice([-BORDER_STEP, 0.0, BORDER_STEP]),
+            ]
         return [*random.uniform(0, 100, 2).tolist(), *np.exp(random.uniform(1, 5, 2)).tolist()]
 
-    annotations, results = [], []
-    for image_id in image_ids:
-        found = [box() for _ in range(random.integers(0, objects + 1))]
-        for entry in found:
-            annotation = {"image_id": image_id, "category_id": int(random.choice(category_ids)), "bbox": entry}
-            area = entry[2] * entry[3] * (1.0 if coarse or borders else random.uniform(0.3, 1.0))  # as of a mask
-            annotations.append(annotation | {"area": area, "iscrowd": int(random.random() < crowds)})
+    annotations, all_detections = [], {}
+    for index, image_id in enumerate(image_ids):
+        boxes = [box() for _ in range(random.integers(0, objects + 1))]
+        for x, y, width, height in boxes:
+            if degenerate and random.random() < 0.3:
+                width *= random.choice([0.0, -1.0])
+            area = width * height * (1.0 if coarse or borders else random.uniform(0.3, 1.0))  # like that of a mask
+            annotation = {"image_id": image_id, "category_id": int(random.choice(category_ids))}
+            annotation |= {"bbox": [x, y, width, height], "area": area, "iscrowd": int(random.random() < crowds)}
+            annotations.append(annotation)
+        detected, scores, labels = [], [], []
         for _ in range(random.integers(0, detections + 1)):
             entry = box()
-            if found and random.random() < 0.6:
-                entry = found[random.integers(len(found))]
+            if boxes and random.random() < 0.6:
+                entry = boxes[random.integers(len(boxes))]
                 if not coarse and not borders:
                     entry = (np.array(entry) * random.uniform(0.8, 1.2, 4)).tolist()
-            score = random.integers(1, 5) / 4 if coarse else random.random()
-            results.append(result(image_id, entry, float(score), int(random.choice(category_ids))))
+            detected.append(entry)
+            scores.append(random.integers(1, 5) / 4 if coarse else random.random())
+            labels.append(int(random.integers(classes)))
+        all_detections[index] = found(*detected, scores=scores, labels=labels)
     numbers = random.permutation(len(annotations)) * 7 + 3 if gapped else np.arange(1, len(annotations) + 1)
     for annotation, number in zip(annotations, numbers.tolist(), strict=True):
         annotation["id"] = number
     images = [{"id": image_id, "height": 300, "width": 300} for image_id in image_ids]
     categories = [{"id": category_id, "name": f"class {category_id}"} for category_id in category_ids]
-    return {"images": images, "annotations": annotations, "categories": categories}, results
+    return {"images": images, "annotations": annotations, "categories": categories}, all_detections
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_equal_to_pycocotools_on_random_sets(family):
-    known, several = 0, set()
+    num_valid, distinct = 0, set()
     for seed in range(12):
         scores = assert_equal_to_pycocotools(*random_set(seed, **FAMILIES[family]))
-        known += not math.isnan(scores.metrics["AP"])
-        several.add(scores.metrics["AP"])
+        num_valid += not math.isnan(scores.metrics["AP"])
+        distinct.add(scores.metrics["AP"])
     if family == "no objects":
-        assert known == 0
+        assert num_valid == 0
     elif family == "no detections":
-        assert several == {0.0}
+        assert distinct == {0.0}
     else:
-        assert known >= 10 and len(several) >= 5 and max(several) > 0.01
+        assert num_valid >= 10 and len(distinct) >= 5 and max(distinct) > 0.01
 
 
-def test_object_with_id_0_counts():
-    # pycocotools takes it for "no object", so that a perfect detection of it would score nothing.
-    ground_truth = truth([(1, [10, 10, 40, 40])])
-    ground_truth["annotations"][0]["id"] = 0
-    assert score_results(ground_truth, [result(1, [10, 10, 40, 40], 0.9)]).metrics["AP"] == pytest.approx(1)
+def test_areas_at_the_borders_are_float32_exact():
+    document, detections = random_set(0, borders=True)
+    areas = {annotation["area"] for annotation in document["annotations"]}
+    areas |= {float(w * h) for d in detections.values() for w, h in (d.boxes[:, 2:] - d.boxes[:, :2]).double().tolist()}
+    for side in (32, 96):
+        assert {side**2, side * (side - BORDER_STEP), side * (side + BORDER_STEP)} <= areas
 
 
 def test_nothing_is_printed(capfd, caplog):
     with caplog.at_level("DEBUG"):
-        score_results(truth([(1, [10, 10, 40, 40])]), [result(1, [10, 10, 40, 40], 0.9)])
+        score(truth([(1, [10, 10, 40, 40])]), {0: found([10, 10, 40, 40], scores=[0.9])})
     assert capfd.readouterr() == ("", "")
+
+
+# ---- through files
+
+
+def read(folder, document: dict):
+    """The dataset of a document that is written to a folder with blank images."""
+    for image in document["images"]:
+        image["file_name"] = f"{image['id']}.png"
+        Image.new("RGB", (image["width"], image["height"])).save(folder / image["file_name"])
+    (folder / "truth.json").write_text(json.dumps({"info": {}, **document}))
+    return read_coco((DataSource(images=str(folder), annotations=str(folder / "truth.json")),))
+
+
+def test_object_with_annotation_id_0_counts(tmp_path):
+    # pycocotools treats the id 0 as "no object", so a perfect detection of it would score 0.
+    document = truth([(1, [10, 10, 40, 40])])
+    document["annotations"][0]["id"] = 0
+    scores = score_detections(read(tmp_path, document), {0: found([10, 10, 40, 40], scores=[0.9])})
+    assert scores.metrics["AP"] == pytest.approx(1)
 
 
 def test_equal_to_pycocotools_from_files(tmp_path, capsys):
     generator = torch.Generator().manual_seed(0)
     boxes = (torch.rand(60, 4, generator=generator) * 40 + 5).tolist()
-    ground_truth = truth([(1 + n % 10, box) for n, box in enumerate(boxes)], num_images=10, num_classes=3)
-    for n, annotation in enumerate(ground_truth["annotations"]):
+    document = truth([(1 + n % 10, box) for n, box in enumerate(boxes)], num_images=10, num_classes=3)
+    for n, annotation in enumerate(document["annotations"]):
         annotation["category_id"] = 1 + n % 3
         annotation["iscrowd"] = int(n % 11 == 0)
+    dataset = read(tmp_path, document)
     noise = (torch.rand(60, 4, generator=generator) * 6 - 3).tolist()
-    results = [
-        result(1 + n % 10, [a + b for a, b in zip(box, shift, strict=True)], (n * 37 % 60) / 60, 1 + n % 3)
-        for n, (box, shift) in enumerate(zip(boxes, noise, strict=True))
-    ]
-    (tmp_path / "truth.json").write_text(json.dumps({"info": {}, **ground_truth}))
+    shifted = [[a + b for a, b in zip(box, shift, strict=True)] for box, shift in zip(boxes, noise, strict=True)]
+    detections = {
+        index: found(
+            *(shifted[n] for n in range(index, 60, 10)),
+            scores=[(n * 37 % 60) / 60 for n in range(index, 60, 10)],
+            labels=[n % 3 for n in range(index, 60, 10)],
+        )
+        for index in range(10)
+    }
+    results = coco_results(((index + 1, of_image) for index, of_image in detections.items()), dataset.category_ids)
     (tmp_path / "results.json").write_text(json.dumps(results))
     reference = COCO(str(tmp_path / "truth.json"))
     evaluation = COCOeval(reference, reference.loadRes(str(tmp_path / "results.json")), "bbox")
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
-    scores = score_results(ground_truth, results)
+    scores = score_detections(dataset, detections)
     expected = [math.nan if value == -1 else value for value in evaluation.stats.tolist()]  # no large objects here
-    assert list(scores.metrics.values()) == pytest.approx(expected, rel=0, abs=1e-12, nan_ok=True)
+    np.testing.assert_array_equal(list(scores.metrics.values()), expected)
     assert 0.1 < scores.metrics["AP"] < 0.9
     assert sum(scores.per_class.values()) / 3 == pytest.approx(scores.metrics["AP"])
-
-
-def test_results_carry_the_data_sets_own_ids():
-    found = Detections(torch.tensor([[1.0, 2.0, 4.0, 8.0]]), torch.tensor([0.5]), torch.tensor([1]))
-    assert coco_results([(42, found)], category_ids=(7, 13)) == [
-        {"image_id": 42, "category_id": 13, "bbox": [1.0, 2.0, 3.0, 6.0], "score": 0.5}
-    ]

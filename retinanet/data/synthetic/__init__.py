@@ -1,1 +1,1 @@
-"""The embedded data set, drawn on the spot."""
+"""The embedded dataset, drawn by code."""

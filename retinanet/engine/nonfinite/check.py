@@ -78,13 +78,13 @@ def keep(run: Run, step: int, batches: list[Batch]) -> str:
             class_names=run.train_data.class_names,
             model_state=run.state.model.state_dict(),
             batches=batches,
-            image_ids=run.train_data.image_ids(batches),
+            image_ids=run.train_data.image_ids_of(batches),
             step=step,
             dtype=run.dtype,
             loss_scale=run.state.scaler.get_scale() if run.state.scaler.is_enabled() else 1.0,
         )
     except InputError as error:  # a full disk
-        return f"images {run.train_data.image_ids(batches)}; the step is not kept: {error}"
+        return f"images {run.train_data.image_ids_of(batches)}; the step is not kept: {error}"
     try:
         description = replay(path, run.device).describe()
     except (RuntimeError, ValueError, MemoryError) as error:  # a second network may not fit beside the first

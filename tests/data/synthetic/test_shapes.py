@@ -1,6 +1,8 @@
 import hashlib
 import json
 import platform
+import subprocess
+import sys
 from itertools import combinations
 
 import numpy as np
@@ -9,9 +11,11 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from retinanet.data.synthetic import shapes
-from retinanet.data.synthetic.shapes import CLASSES, draw_image, iou, main, write_shapes
-from retinanet.data.synthetic.sprites import draw_sprite, extent, paint
+from retinanet.data.synthetic import scene, shapes
+from retinanet.data.synthetic.__main__ import main
+from retinanet.data.synthetic.scene import draw_image, iou
+from retinanet.data.synthetic.shapes import write_shapes
+from retinanet.data.synthetic.sprites import CLASSES, draw_sprite, extent, paint
 from retinanet.errors import InputError
 
 NUM_IMAGES = {"train": 60, "val": 16}
@@ -63,17 +67,17 @@ def test_same_seed_gives_same_files_and_another_seed_does_not(tmp_path):
 
 @pytest.mark.skipif(
     (PIL.__version__, np.__version__, platform.machine()) != ("13.0.0", "2.4.6", "x86_64"),
-    reason="the digest was taken with Pillow 13.0.0 and NumPy 2.4.6 on x86-64; others may draw an edge otherwise",
+    reason="the digest was taken with Pillow 13.0.0 and NumPy 2.4.6 on x86-64; others may draw edges differently",
 )
 def test_drawing_version_is_raised_with_every_change_of_the_drawing():
-    # From `draw_image(0, "train", 7)`, which holds a crowd.
-    # Where it fails after a change of shapes.py or sprites.py: raise DRAWING_VERSION and note the new digest here.
+    # From `draw_image(0, "train", 7)`, which contains a crowd.
+    # If this fails after a change to scene.py or sprites.py, raise DRAWING_VERSION and update the digest.
     pixels, annotations = draw_image(0, "train", 7)
     digest = hashlib.sha256(pixels.tobytes() + repr(annotations).encode()).hexdigest()[:16]
     assert (shapes.DRAWING_VERSION, digest) == (1, "ef8548c3f8b53d68")
 
 
-def test_smaller_set_is_the_beginning_of_a_larger_one(folder, documents, tmp_path):
+def test_smaller_dataset_is_the_beginning_of_a_larger_one(folder, documents, tmp_path):
     small = write(tmp_path / "small", num_train=3, num_val=2)
     for split, num_images in (("train", 3), ("val", 2)):
         for path in sorted((small / split).iterdir()):
@@ -84,22 +88,22 @@ def test_smaller_set_is_the_beginning_of_a_larger_one(folder, documents, tmp_pat
         assert document["annotations"] == documents[split]["annotations"][: len(document["annotations"])]
 
 
-def test_splits_show_different_images(folder):
-    pictures = [path.read_bytes() for path in folder.rglob("*.png")]
-    assert len(set(pictures)) == len(pictures) == sum(NUM_IMAGES.values())
+def test_all_images_of_both_splits_differ(folder):
+    images = [path.read_bytes() for path in folder.rglob("*.png")]
+    assert len(set(images)) == len(images) == sum(NUM_IMAGES.values())
 
 
 @pytest.mark.parametrize("split", NUM_IMAGES)
-def test_pycocotools_reads_it_and_files_match(folder, split):
+def test_pycocotools_reads_the_annotations_and_files_match(folder, split):
     coco = COCO(folder / f"{split}.json")
     assert len(coco.getImgIds()) == NUM_IMAGES[split]
     category_ids = coco.getCatIds()
     assert [category["name"] for category in coco.loadCats(category_ids)] == list(CLASSES)
-    assert category_ids != list(range(1, len(CLASSES) + 1)), "ids without gaps would hide a mix-up with labels"
+    assert category_ids != list(range(1, len(CLASSES) + 1)), "consecutive ids would hide confusion with labels"
     for image in coco.loadImgs(coco.getImgIds()):
-        with Image.open(folder / split / image["file_name"]) as picture:
-            assert (picture.mode, picture.size) == ("RGB", (image["width"], image["height"]))
-            assert picture.size in {(256, 256), (256, 320), (320, 256)}
+        with Image.open(folder / split / image["file_name"]) as file:
+            assert (file.mode, file.size) == ("RGB", (image["width"], image["height"]))
+            assert file.size in {(256, 256), (256, 320), (320, 256)}
     assert sorted(path.name for path in (folder / split).iterdir()) == sorted(
         i["file_name"] for i in coco.imgs.values()
     )
@@ -118,12 +122,12 @@ def test_annotations_are_valid(documents):
             assert 0 < annotation["area"] <= (x2 - x1) * (y2 - y1), annotation
 
 
-def test_objects_are_as_varied_as_promised(objects_per_image):
+def test_objects_vary_in_class_size_overlap_and_number(objects_per_image):
     objects = [annotation for ordinary, _ in objects_per_image for annotation in ordinary]
     assert {annotation["category_id"] for annotation in objects} == set(shapes.CATEGORY_IDS)
     sizes = np.array([max(annotation["bbox"][2:]) for annotation in objects])
     assert sizes.min() >= 10 and sizes.max() <= 200
-    # The share below s is (ln(s / 10) / ln 20)^2, with room for chance, for what is cut off and what finds no place.
+    # The share below s is (ln(s / 10) / ln 20)^2, with a margin for chance, clipped and skipped objects.
     for low, expected in ((10, 0.05), (20, 0.16), (40, 0.27), (80, 0.38)):
         assert abs(np.mean((sizes >= low) & (sizes < 2 * low)) - expected) < 0.1
     assert sizes.max() > 160
@@ -139,7 +143,7 @@ def test_objects_are_as_varied_as_promised(objects_per_image):
     assert 0.02 <= np.mean([not ordinary and not crowds for ordinary, crowds in objects_per_image]) <= 0.12
 
 
-def test_crowds_lie_apart_from_ordinary_objects(objects_per_image):
+def test_crowds_hardly_overlap_objects(objects_per_image):
     assert 0.1 <= np.mean([len(crowds) == 1 for _, crowds in objects_per_image]) <= 0.32
     assert max(len(crowds) for _, crowds in objects_per_image) == 1
     for ordinary, crowds in objects_per_image:
@@ -152,20 +156,20 @@ def test_crowds_lie_apart_from_ordinary_objects(objects_per_image):
 
 
 def recorded_drawing(monkeypatch, index):
-    """Annotations of one image and all that was painted for it, in order: (kind, size, sprite, x, y)."""
+    """Size of an image, its annotations, and what was painted, in order: (kind, size, sprite, x, y)."""
     made, painted = {}, []
 
-    def draw_and_note(kind, size, rng):
+    def draw_and_record(kind, size, rng):
         sprite = draw_sprite(kind, size, rng)
         made[id(sprite)] = kind, size, sprite
         return sprite
 
-    def paint_and_note(pixels, sprite, x, y, rng, label):
+    def paint_and_record(pixels, sprite, x, y, rng, label):
         painted.append((*made[id(sprite)], x, y))
         paint(pixels, sprite, x, y, rng, label)
 
-    monkeypatch.setattr(shapes, "draw_sprite", draw_and_note)
-    monkeypatch.setattr(shapes, "paint", paint_and_note)
+    monkeypatch.setattr(scene, "draw_sprite", draw_and_record)
+    monkeypatch.setattr(scene, "paint", paint_and_record)
     pixels, annotations = draw_image(0, "train", index)
     return pixels.shape[:2], annotations, painted
 
@@ -176,7 +180,7 @@ def test_labelled_objects_are_at_least_60_percent_visible(monkeypatch, index):
     labels = [annotation.label for annotation in annotations if not annotation.is_crowd]
     objects = painted[len(painted) - len(labels) :]
     assert [kind for kind, *_ in objects] == [CLASSES[label] for label in labels]
-    margin = 256  # so that what the image border hides is counted too
+    margin = 256  # so that pixels outside the image border are counted too
     topmost = np.full((height + 2 * margin, width + 2 * margin), -1)
     totals = []
     for i, (_, _, sprite, x, y) in enumerate(objects):
@@ -192,7 +196,7 @@ def test_a_crowd_is_a_dense_cluster_of_one_class(monkeypatch):
     _, annotations, painted = recorded_drawing(monkeypatch, 7)
     (crowd,) = (annotation for annotation in annotations if annotation.is_crowd)
     num_objects = len(annotations) - 1
-    members = [thing for thing in painted[: len(painted) - num_objects] if thing[0] in CLASSES]
+    members = [entry for entry in painted[: len(painted) - num_objects] if entry[0] in CLASSES]
     assert 12 <= len(members) <= 30
     assert {kind for kind, *_ in members} == {CLASSES[crowd.label]}
     assert all(10 <= size <= 24 for _, size, *_ in members)
@@ -207,14 +211,14 @@ def test_a_crowd_is_a_dense_cluster_of_one_class(monkeypatch):
 def test_boxes_are_tight_also_at_the_border(kind, x, y):
     sprite = draw_sprite(kind, 30, np.random.default_rng(x + 100 * y + 1000))
     box, area, _ = extent(sprite, x, y, 96, 96)
-    # The same shape on a padded shape of quarter pixels, with a margin for what lies outside the image.
-    padded_shape = Image.new("L", (4 * 160, 4 * 160))
-    padded_shape.paste(Image.fromarray(sprite.fine), (4 * (x + 32), 4 * (y + 32)))
-    inside = padded_shape.crop((4 * 32, 4 * 32, 4 * 128, 4 * 128))
+    # The same shape on a canvas of quarter pixels, with a margin for the part outside the image.
+    canvas = Image.new("L", (4 * 160, 4 * 160))
+    canvas.paste(Image.fromarray(sprite.fine), (4 * (x + 32), 4 * (y + 32)))
+    inside = canvas.crop((4 * 32, 4 * 32, 4 * 128, 4 * 128))
     assert box == tuple(edge / 4 for edge in inside.getbbox())
     assert area == np.count_nonzero(inside) / 16
 
-    # What is painted agrees with the box up to the faint pixels at its edge.
+    # The painted pixels agree with the box up to the faint pixels at its edge.
     pixels = np.full((96, 96, 3), 128, dtype=np.int32)
     paint(pixels, sprite, x, y, np.random.default_rng(1), 0)
     rows, columns = np.nonzero((pixels != 128).any(axis=2))
@@ -224,22 +228,23 @@ def test_boxes_are_tight_also_at_the_border(kind, x, y):
 
 @pytest.mark.parametrize("kind", CLASSES)
 @pytest.mark.parametrize("size", [10, 57, 200])
-def test_longer_box_side_is_the_size_asked_for(kind, size):
+def test_longer_box_side_is_the_requested_size(kind, size):
     sprite = draw_sprite(kind, size, np.random.default_rng(size))
     x1, y1, x2, y2 = extent(sprite, 0, 0, 256, 256)[0]
     assert max(x2 - x1, y2 - y1) == size
 
 
-def test_existing_set_is_reused(tmp_path, capsys):
+def test_existing_dataset_is_kept(tmp_path, capsys):
     folder = write(tmp_path / "set")
     before = {path: path.stat().st_mtime_ns for path in [folder, *folder.rglob("*")]}
+    assert not write_shapes(folder, num_train=2, num_val=2, progress=False)
     capsys.readouterr()
-    write(folder)
+    assert main([str(folder), "--train", "2", "--val", "2"]) == 0
+    assert "already contains" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in [folder, *folder.rglob("*")]} == before
-    assert "already holds" in capsys.readouterr().out
 
 
-def test_other_content_is_refused_and_unchanged(tmp_path):
+def test_folder_with_other_content_is_an_error_and_unchanged(tmp_path):
     foreign, other_seed, damaged = tmp_path / "foreign", tmp_path / "other", tmp_path / "damaged"
     foreign.mkdir()
     (foreign / "thesis.txt").write_text("irreplaceable")
@@ -250,7 +255,7 @@ def test_other_content_is_refused_and_unchanged(tmp_path):
     plain_file.write_text("irreplaceable")
     before = contents(tmp_path)
     for folder, found in ((foreign, "shapes.json"), (other_seed, "'seed': 1"), (damaged, "1 images in val/"),
-                          (plain_file, "not a shapes data set")):  # fmt: skip
+                          (plain_file, "not a shapes dataset")):  # fmt: skip
         with pytest.raises(InputError, match=found):
             write(folder)
     assert contents(tmp_path) == before
@@ -261,10 +266,10 @@ def test_empty_folder_is_filled(tmp_path):
     assert len(contents(write(tmp_path / "set"))) == 2 + 2 + 3
 
 
-def test_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
+def test_interrupted_write_leaves_no_files(tmp_path, monkeypatch):
     def draw_until_interrupted(seed, split, index):
         if (split, index) == ("val", 1):
-            assert [path.name for path in tmp_path.iterdir()] != ["set"], "drawn in place"
+            assert [path.name for path in tmp_path.iterdir()] != ["set"], "drawn directly in the final folder"
             raise KeyboardInterrupt
         return draw_image(seed, split, index)
 
@@ -274,8 +279,8 @@ def test_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_two_writers_at_once_agree(tmp_path, monkeypatch):
-    """Another process puts the same set in place while this one is drawing."""
+def test_concurrent_writers_agree(tmp_path, monkeypatch):
+    """Another process writes the same dataset while this one is drawing."""
     folder, real_replace = tmp_path / "set", shapes.os.replace
 
     def replace_second(source, target):
@@ -290,10 +295,16 @@ def test_two_writers_at_once_agree(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("wrong", [{"num_train": 0}, {"num_val": -1}, {"seed": -1}])
-def test_senseless_numbers_are_refused(tmp_path, wrong):
+def test_invalid_numbers_are_an_error(tmp_path, wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):
         write(tmp_path / "set", **wrong)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_python_m_draws_the_dataset(tmp_path):
+    command = [sys.executable, "-m", "retinanet.data.synthetic", tmp_path / "set", "--train", "1", "--val", "1"]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+    assert contents(tmp_path / "set") == contents(write(tmp_path / "expected", num_train=1, num_val=1))
 
 
 def test_command_line(tmp_path, capsys):
@@ -304,4 +315,4 @@ def test_command_line(tmp_path, capsys):
     capsys.readouterr()
     assert main([*arguments, "--seed", "9"]) == 2
     message = capsys.readouterr().err
-    assert "another shapes data set" in message and "Traceback" not in message
+    assert "another shapes dataset" in message and "Traceback" not in message

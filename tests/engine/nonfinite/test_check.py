@@ -8,8 +8,8 @@ import torch
 from retinanet.checkpoint.file import read_checkpoint
 from retinanet.cli.train import main
 from retinanet.config.load import load_config
-from retinanet.data.build import load_train_data, train_plan
-from retinanet.data.loader import SampleReader
+from retinanet.data.build import build_train_sampler, load_train_data
+from retinanet.data.reader import SampleReader
 from retinanet.engine.train import train
 from retinanet.errors import InputError
 from retinanet.model.retinanet import RetinaNet
@@ -28,9 +28,10 @@ def poisoned(cfg, monkeypatch):
     """Makes one image of the batch of a step white, and every white image not a number in the network."""
 
     def plant(step: int):
-        data, plan = load_train_data(cfg()), train_plan(cfg(), load_train_data(cfg()))
+        data = load_train_data(cfg())
+        sampler = build_train_sampler(cfg(), data)
         for _ in range(step):
-            batch = next(plan)
+            batch = next(sampler)
         index = batch[1].index
         read, normalise = SampleReader.read, RetinaNet.normalise
 
@@ -44,7 +45,7 @@ def poisoned(cfg, monkeypatch):
 
         monkeypatch.setattr(SampleReader, "read", read_white)
         monkeypatch.setattr(RetinaNet, "normalise", normalise_white)
-        return data.records[index].image_id
+        return data.image(index).image_id
 
     return plant
 

@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from retinanet.config import Config, LossConfig, TrainConfig
-from retinanet.data.loader import pad_targets
+from retinanet.data.collate import pad_targets
 from retinanet.detection.assignment import assign
 from retinanet.engine.nonfinite.replay import read_replay, replay, write_replay
 from retinanet.errors import InputError

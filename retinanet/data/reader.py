@@ -1,0 +1,121 @@
+"""Reading one image with its ground truth, transforming it, and replacing it if it cannot be read."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from retinanet.data.sampler import PlannedImage, resized, stable_hash
+from retinanet.data.transforms import Sample, SampleTransform
+from retinanet.errors import InputError
+from retinanet.formats.dataset import Dataset
+from retinanet.formats.image import open_image
+from retinanet.structures import Unreadable
+
+MAX_REPLACEMENTS = 10  # images tried in place of one that cannot be read
+
+
+class PreparedSample(NamedTuple):
+    """A transformed sample, ready to be collated."""
+
+    planned: PlannedImage
+    sample: Sample
+    original_size: tuple[int, int]  # height and width before the transforms
+
+
+class SampleReader:
+    """Reads and transforms one image at a time. The result depends only on the seed and the planned image.
+
+    Args:
+        dataset: the planned images are indices into it.
+        transforms: applied in order.
+        seed: of the random transforms and of replacements.
+        max_pixels: larger images are refused.
+    """
+
+    def __init__(self, dataset: Dataset, transforms: Sequence[SampleTransform], *, seed: int, max_pixels: int):
+        self.dataset = dataset
+        self.transforms = transforms
+        self.seed = seed
+        self.max_pixels = max_pixels
+
+    def __call__(self, planned: PlannedImage) -> PreparedSample:
+        """Read and transform a planned image.
+
+        Raises:
+            InputError: the image cannot be read.
+        """
+        return self.transform(self.read(planned.index), planned)
+
+    def replace(self, planned: PlannedImage, error: InputError) -> tuple[PreparedSample, list[Unreadable]]:
+        """Prepare another image that fits the batch, after `error` in reading the planned one.
+
+        Returns:
+            The other image, with its own index in `planned`, and a record of each image that could not be read.
+
+        Raises:
+            InputError: several replacements cannot be read either, so the cause is not a single damaged file.
+        """
+        errors = [(planned.index, error)]
+        for index in itertools.islice(self._fitting(planned), MAX_REPLACEMENTS):
+            try:
+                # Seeded by the planned image, so it differs from the replacement's own occurrence in the epoch.
+                prepared = self.transform(self.read(index), planned)
+            except InputError as another:
+                errors.append((index, another))
+                continue
+            unreadable = [Unreadable(bad, planned.epoch, index, str(reason)) for bad, reason in errors]
+            return prepared._replace(planned=planned._replace(index=index)), unreadable
+        if len(errors) == 1:  # no other image fits
+            raise error
+        raise InputError(
+            f"{error} (and none of the {len(errors) - 1} images tried in its place can be read, the last: "
+            f"{errors[-1][1]})"
+        )
+
+    def _fitting(self, planned: PlannedImage) -> Iterator[int]:
+        """Indices of the other images that fit the padded shape, in a random order fixed by the planned image."""
+        random = np.random.default_rng(stable_hash("replacement", self.seed, planned.epoch, planned.index))
+        for index in random.permutation(len(self.dataset)).tolist():
+            height, width = resized(*self.dataset.sizes[index].tolist(), planned.shorter, planned.longer)
+            if index != planned.index and height <= planned.padded_shape[0] and width <= planned.padded_shape[1]:
+                yield index
+
+    def transform(self, sample: Sample, planned: PlannedImage) -> PreparedSample:
+        """Apply the transforms, seeded by the planned image; torch's global generator is left unchanged."""
+        height, width = sample.image.shape[-2:]
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(stable_hash(self.seed, planned.epoch, planned.index))
+            for transform in self.transforms:
+                sample = transform(sample, planned)
+        return PreparedSample(planned, sample, (height, width))
+
+    def read(self, index: int) -> Sample:
+        """Read an image as annotated.
+
+        Annotation tools differ in whether they apply the EXIF orientation, so the size in the annotations decides:
+        boxes drawn on the rotated image get the rotated image, boxes drawn on the stored pixels get those.
+
+        Raises:
+            InputError: the image cannot be read, or its size is not the annotated one.
+        """
+        record = self.dataset.image(index)
+        with open_image(record.path, max_pixels=self.max_pixels) as opened:
+            header = opened.header
+            is_shown = (header.height, header.width) == (record.height, record.width)
+            is_stored = header.orientation >= 5 and (header.width, header.height) == (record.height, record.width)
+            if not is_shown and not is_stored:
+                raise InputError(
+                    f"{record.path}: is {header.width}x{header.height}, but its annotations say "
+                    f"{record.width}x{record.height}; its boxes would be misplaced: correct the annotations, or "
+                    "restore the image they were made on"
+                )
+            image = opened.decode(apply_orientation=is_shown)
+        return Sample(
+            image=image,
+            boxes=torch.from_numpy(record.boxes),
+            labels=torch.from_numpy(record.labels),
+            is_crowd=torch.from_numpy(record.is_crowd),
+        )

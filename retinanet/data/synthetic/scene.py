@@ -1,0 +1,182 @@
+"""Scenes of the embedded dataset: where shapes, distractors and crowds are placed, and their annotations.
+
+A box is tight around the part of a shape inside the image; another shape that covers it does not shrink it.
+A crowd is one annotation around a dense cluster whose members have none of their own.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from retinanet.data.synthetic.sprites import (
+    CLASSES,
+    DISTRACTORS,
+    Box,
+    Sprite,
+    draw_background,
+    draw_sprite,
+    extent,
+    paint,
+)
+
+SPLITS = ("train", "val")
+IMAGE_SIZES = ((320, 256), (256, 320), (256, 256))  # (width, height), pixels
+
+MIN_SIZE, MAX_SIZE = 10, 200  # longer side of a box, pixels
+MIN_VISIBLE = 0.7  # share of a labelled shape that neither the border nor another shape may hide
+MIN_INSIDE = 0.5  # share of its box inside the image
+MAX_IOU = 0.55  # two boxes closer than this could not both survive NMS
+OVERLAP_IOU = (0.08, 0.45)  # of a pair that overlaps on purpose
+MAX_CHANCE_COVER = 0.15  # share of the smaller box that another may cover where no overlap is intended
+MAX_CROWD_COVER = 0.1
+
+
+class Annotation(NamedTuple):
+    """A labelled object or crowd in an image."""
+
+    label: int  # index into CLASSES
+    box: Box
+    area: float  # pixels of the shape inside the image
+    is_crowd: bool
+
+
+def area_of(box: Box) -> float:
+    """Area of a box, 0 if it is inverted."""
+    return max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])
+
+
+def intersection(a: Box, b: Box) -> float:
+    """Area that two boxes share."""
+    return area_of((max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])))
+
+
+def iou(a: Box, b: Box) -> float:
+    """Intersection over union of two boxes."""
+    shared = intersection(a, b)
+    return shared / (area_of(a) + area_of(b) - shared)
+
+
+def log_uniform(low: int, high: int, rng: np.random.Generator, skew: float = 1.0) -> int:
+    """Draw an integer, uniform over its logarithm; a skew below 1 favours large values."""
+    return min(high, round(low * math.exp(rng.random() ** skew * math.log(high / low))))
+
+
+class Scene:
+    """An image being drawn, with the annotations so far."""
+
+    def __init__(self, rng: np.random.Generator):
+        self.rng = rng
+        self.width, self.height = IMAGE_SIZES[(0, 0, 0, 0, 1, 1, 1, 1, 2)[rng.integers(9)]]
+        self.pixels = draw_background(self.width, self.height, rng)  # (height, width, 3) int32
+        self.annotations: list[Annotation] = []
+        self.visible: list[
+            tuple[np.ndarray, int]
+        ] = []  # per object: its visible pixels, and how many must stay visible
+
+    def add_distractor(self) -> None:
+        """Paint an unlabelled figure."""
+        sprite = draw_sprite(DISTRACTORS[self.rng.integers(len(DISTRACTORS))], log_uniform(12, 120, self.rng), self.rng)
+        height, width = sprite.cover.shape
+        x, y = self.rng.integers(0, self.width) - width // 2, self.rng.integers(0, self.height) - height // 2
+        label = int(self.rng.integers(len(CLASSES))) if self.rng.random() < 0.3 else None
+        paint(self.pixels, sprite, int(x), int(y), self.rng, label)
+
+    def add_crowd(self) -> None:
+        """Paint a dense cluster of one class, with a single crowd annotation."""
+        rng, label = self.rng, int(self.rng.integers(len(CLASSES)))
+        num_members, size = int(rng.integers(12, 31)), int(rng.integers(11, 20))
+        columns = round(math.sqrt(num_members * rng.uniform(0.6, 1.8)))
+        cell, jitter = size - 1, size // 4
+        span_x, span_y = (n * cell + 2 * jitter + size for n in (columns, math.ceil(num_members / columns)))
+        left, top = int(rng.integers(0, self.width - span_x)), int(rng.integers(0, self.height - span_y))
+        boxes, covered = [], np.zeros((self.height, self.width), dtype=bool)
+        for i in range(num_members):
+            sprite = draw_sprite(CLASSES[label], max(MIN_SIZE, size + int(rng.integers(-3, 5))), rng)
+            shift_x, shift_y = rng.integers(0, 2 * jitter + 1, 2).tolist()
+            x, y = left + i % columns * cell + shift_x, top + i // columns * cell + shift_y
+            box, _, mask = extent(sprite, x, y, self.width, self.height)
+            boxes.append(box)
+            covered |= mask
+            paint(self.pixels, sprite, x, y, rng, label)
+        lows, highs = zip(*((box[:2], box[2:]) for box in boxes), strict=True)
+        box = (*map(min, zip(*lows, strict=True)), *map(max, zip(*highs, strict=True)))
+        self.annotations.append(Annotation(label, box, float(covered.sum()), is_crowd=True))
+
+    def add_object(self) -> None:
+        """Place one object where every rule on visibility and overlap holds; skip it if no such place is found."""
+        rng, label = self.rng, int(self.rng.integers(len(CLASSES)))
+        size = log_uniform(MIN_SIZE, MAX_SIZE, rng, skew=0.5)
+        sprite = draw_sprite(CLASSES[label], size, rng)
+        height, width = sprite.cover.shape
+        # Only boxes of similar size can overlap by much.
+        partners = [a.box for a in self.annotations if not a.is_crowd and 0.4 < longer_side(a.box) / size < 2.5]
+        partner = partners[rng.integers(len(partners))] if partners and rng.random() < 0.2 else None
+        whole_box, _, _ = extent(sprite, 0, 0, width, height)
+        cut_x, cut_y = (width // 2, height // 2) if rng.random() < 0.25 else (0, 0)
+        for _ in range(40):
+            if partner is None:
+                x = int(rng.integers(-cut_x, self.width - width + cut_x + 1))
+                y = int(rng.integers(-cut_y, self.height - height + cut_y + 1))
+            else:
+                x = int(rng.integers(int(partner[0]) - width, int(partner[2]) + 1))
+                y = int(rng.integers(int(partner[1]) - height, int(partner[3]) + 1))
+            box, area, mask = extent(sprite, x, y, self.width, self.height)
+            is_inside = longer_side(box) >= MIN_SIZE and area_of(box) >= MIN_INSIDE * area_of(whole_box)
+            if partner is None:
+                fits = all(apart(box, other.box) for other in self.annotations)
+            else:
+                fits = OVERLAP_IOU[0] <= iou(box, partner) <= OVERLAP_IOU[1]
+            if is_inside and fits and self.allows(sprite, box, mask):
+                paint(self.pixels, sprite, x, y, rng, label)
+                self.visible = [(seen & ~mask, least) for seen, least in self.visible]
+                self.visible.append((mask, needed_pixels(sprite)))
+                self.annotations.append(Annotation(label, box, area, is_crowd=False))
+                return
+
+    def allows(self, sprite: Sprite, box: Box, mask: np.ndarray) -> bool:
+        """Whether an object here and all earlier ones stay visible, and no two boxes overlap too much."""
+        for other in self.annotations:
+            if other.is_crowd:
+                if intersection(box, other.box) > MAX_CROWD_COVER * min(area_of(box), area_of(other.box)):
+                    return False
+            elif iou(box, other.box) > MAX_IOU:
+                return False
+        stays = [(mask, needed_pixels(sprite)), *((seen & ~mask, least) for seen, least in self.visible)]
+        return all(np.count_nonzero(seen) >= least for seen, least in stays)
+
+    def finish(self) -> np.ndarray:
+        """Vary contrast and brightness and add noise: (height, width, 3) uint8."""
+        contrast, brightness, strength = (int(self.rng.integers(*span)) for span in ((40, 76), (-30, 31), (1, 7)))
+        noise = self.rng.integers(-strength, strength + 1, (3, self.height, self.width), dtype=np.int8)
+        pixels = ((self.pixels - 128) * contrast >> 6) + (128 + brightness) + noise.transpose(1, 2, 0)
+        return pixels.clip(0, 255).astype(np.uint8, order="C")
+
+
+def apart(a: Box, b: Box) -> bool:
+    """Whether two boxes overlap at most as much as chance may make them."""
+    return intersection(a, b) <= MAX_CHANCE_COVER * min(area_of(a), area_of(b))
+
+
+def needed_pixels(sprite: Sprite) -> int:
+    """Number of pixels of a labelled shape that must stay visible."""
+    return math.ceil(MIN_VISIBLE * np.count_nonzero(sprite.cover >= 128))
+
+
+def longer_side(box: Box) -> float:
+    """Longer side of a box, pixels."""
+    return max(box[2] - box[0], box[3] - box[1])
+
+
+def draw_image(seed: int, split: str, index: int) -> tuple[np.ndarray, list[Annotation]]:
+    """Draw an image, (height, width, 3) uint8, and its annotations; both depend only on the arguments."""
+    rng = np.random.default_rng([seed, SPLITS.index(split), index])
+    scene = Scene(rng)
+    for _ in range(rng.integers(1, 5)):
+        scene.add_distractor()
+    if rng.random() >= 0.06:
+        if rng.random() < 0.21:
+            scene.add_crowd()
+        for _ in range(rng.integers(2, 9)):
+            scene.add_object()
+    return scene.finish(), scene.annotations

@@ -1,0 +1,85 @@
+"""Checks of annotated boxes: which a detector can learn from, and warnings about the others."""
+
+import logging
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from retinanet.errors import InputError
+
+log = logging.getLogger(__name__)
+
+MAX_LISTED = 5  # annotation ids named in a warning
+OUTSIDE_TOLERANCE = 1.0  # pixels; annotation tools round outwards by that much
+
+# Index into PROBLEMS; the order decides when a box has several.
+OK, INVERTED, NO_AREA, OUTSIDE, PARTLY_OUTSIDE = range(5)
+PROBLEMS = ("", "inverted, dropped", "without area, dropped", "outside the image, dropped",
+            "partly outside the image, clipped")  # fmt: skip
+
+
+class CheckedBoxes(NamedTuple):
+    """Boxes clipped to their images, and what is wrong with each."""
+
+    corners: np.ndarray  # (M, 4) float32, meaningful where `usable`
+    problem: np.ndarray  # (M,) index into PROBLEMS
+
+    @property
+    def usable(self) -> np.ndarray:
+        """(M,) bool, False for boxes to drop."""
+        return (self.problem == OK) | (self.problem == PARTLY_OUTSIDE)
+
+
+def check_boxes(boxes_xywh: np.ndarray, sizes: np.ndarray) -> CheckedBoxes:
+    """Clip boxes to their images and classify those that need it.
+
+    Args:
+        boxes_xywh: (M, 4) float64: left, top, width, height, finite.
+        sizes: (M, 2), height and width of the image of each box.
+    """
+    x, y, w, h = boxes_xywh.T
+    height, width = sizes.T.astype(np.float64)
+    right, bottom = x + w, y + h
+    x1, y1, x2, y2 = np.maximum(x, 0.0), np.maximum(y, 0.0), np.minimum(right, width), np.minimum(bottom, height)
+    overhang = np.max([x1 - x, y1 - y, right - x2, bottom - y2], axis=0) if len(x) else x
+    problem = np.select(
+        [(w < 0) | (h < 0), (w == 0) | (h == 0), (x2 <= x1) | (y2 <= y1), overhang > OUTSIDE_TOLERANCE],
+        [INVERTED, NO_AREA, OUTSIDE, PARTLY_OUTSIDE],
+        default=OK,
+    )
+    return CheckedBoxes(np.stack([x1, y1, x2, y2], axis=1).astype(np.float32), problem)
+
+
+class BoxProblems:
+    """Collects problems of boxes over several files, for one warning per kind; raises at once if `strict`."""
+
+    def __init__(self, *, strict: bool):
+        self.strict = strict
+        self._ids: dict[int, list[int]] = {}
+
+    def add(self, checked: CheckedBoxes, *, annotations: list[dict[str, Any]], sizes: np.ndarray, file: str) -> None:
+        """Record the problems of one file.
+
+        Args:
+            annotations: M entries of the file, with `id`, `image_id` and `bbox`.
+            sizes: (M, 2), height and width of the image of each box.
+
+        Raises:
+            InputError: a box has a problem and `strict` is set.
+        """
+        for row in np.flatnonzero(checked.problem != OK).tolist():
+            kind, annotation = int(checked.problem[row]), annotations[row]
+            if self.strict:
+                height, width = sizes[row].tolist()
+                raise InputError(
+                    f"{file}: annotation {annotation['id']} of image {annotation['image_id']} ({width}x{height}) has "
+                    f"bbox {annotation['bbox']}: {PROBLEMS[kind]}; expected [x, y, width, height] with an area, "
+                    "inside the image; correct the file, or set data.strict: false to drop or clip such boxes"
+                )
+            self._ids.setdefault(kind, []).append(annotation["id"])
+
+    def report(self, source: str) -> None:
+        """Log one warning per kind of problem."""
+        for kind, ids in self._ids.items():
+            listed = ", ".join(map(str, ids[:MAX_LISTED])) + (", ..." if len(ids) > MAX_LISTED else "")
+            log.warning("%s: %d box(es) %s (annotation %s)", source, len(ids), PROBLEMS[kind], listed)

@@ -1,0 +1,87 @@
+"""Class selection: which category names of the annotation files become which label."""
+
+import difflib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from retinanet.config import MergedClass
+from retinanet.errors import InputError
+
+MAX_LISTED = 5  # names shown in a message
+
+
+class Classes(NamedTuple):
+    """Class names by label, and the label of each category name."""
+
+    names: tuple[str, ...]
+    label_of: dict[str, int]  # in the order of labels
+
+
+class Categories(NamedTuple):
+    """Category names of one annotation file."""
+
+    file: str
+    names: tuple[str, ...]  # in the file's own order of classes
+
+
+def choose_classes(
+    files: Sequence[Categories],
+    *,
+    classes: tuple[str | MergedClass, ...] | None,
+    expected_names: tuple[str, ...] | None,
+    key: str,
+) -> Classes:
+    """Select classes from the categories of one or several files.
+
+    Args:
+        files: at least one.
+        classes: categories to use, in the order of labels, some of them merged. None takes all, in the order of the
+            first file or of `expected_names`.
+        expected_names: class names that must result, such as those of a trained model.
+        key: of these files in the config, for messages.
+
+    Raises:
+        InputError: an unknown or repeated class, or files whose categories do not match.
+    """
+    if classes is None:
+        names = expected_names or files[0].names
+        groups = {name: (name,) for name in names}
+        for categories in files:
+            _check_same_names(names, categories, key)
+    else:
+        groups = dict((c, (c,)) if isinstance(c, str) else (c.name, c.merge) for c in classes)
+        if len(groups) != len(classes):
+            raise InputError(f"data.classes: names a class twice: {list(classes)}")
+        for categories in files:
+            for members in groups.values():
+                _check_known(members, categories)
+        if expected_names is not None and tuple(groups) != expected_names:
+            raise InputError(
+                f"data.classes: gives {list(groups)}, but the model was trained for {list(expected_names)}"
+            )
+    label_of: dict[str, int] = {}
+    for label, members in enumerate(groups.values()):
+        for member in members:
+            if member in label_of:
+                raise InputError(f"data.classes: {member!r} is in two classes; an annotation can have one label")
+            label_of[member] = label
+    return Classes(tuple(groups), label_of)
+
+
+def _check_same_names(names: tuple[str, ...], categories: Categories, key: str) -> None:
+    if set(categories.names) == set(names):
+        return
+    missing, extra = sorted(set(names) - set(categories.names)), sorted(set(categories.names) - set(names))
+    raise InputError(
+        f"{key}: the categories of {categories.file} do not match the classes {list(names)[:MAX_LISTED]}"
+        f"{'...' if len(names) > MAX_LISTED else ''}: missing {missing[:MAX_LISTED]}, "
+        f"unexpected {extra[:MAX_LISTED]}; select the classes to use with data.classes"
+    )
+
+
+def _check_known(members: tuple[str, ...], categories: Categories) -> None:
+    for member in members:
+        if member not in categories.names:
+            near = difflib.get_close_matches(member, categories.names, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {list(categories.names[: 2 * MAX_LISTED])}"
+            raise InputError(f"data.classes: {member!r} is not a category of {categories.file}; {hint}")

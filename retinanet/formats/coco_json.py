@@ -1,0 +1,121 @@
+"""Parsing and validation of COCO annotation files."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from retinanet.errors import InputError
+
+MAX_NUMBER = 1e9  # pixels or square pixels; anything above is a mistake, and would overflow
+MAX_ID = 2**63  # ids are stored as int64
+
+
+def read_document(file: str) -> dict[str, Any]:
+    """Read an annotation file and check all types and references that the reader relies on.
+
+    Raises:
+        InputError: the file is missing, is not JSON, or is not in COCO format; names the first wrong field.
+    """
+    try:
+        document = json.loads(Path(file).read_bytes())
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read: {error.strerror}; set data.*.annotations to a COCO file") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{file}: is not JSON: {error}") from None
+    if not isinstance(document, dict) or not all(isinstance(document.get(k), list) for k in _FIELDS):
+        found = sorted(document) if isinstance(document, dict) else type(document).__name__
+        raise InputError(f"{file}: is not in COCO format: expected lists {', '.join(_FIELDS)}; found {found}")
+    for part in _FIELDS:
+        _check_fields(document[part], part, file)
+    _check_categories(document, file)
+    _check_references(document, file)
+    return document
+
+
+def _check_fields(items: list[Any], part: str, file: str) -> None:
+    for position, item in enumerate(items):
+        for field, is_valid in _FIELDS[part].items():
+            if not isinstance(item, dict) or not is_valid(item.get(field)):
+                value = item.get(field) if isinstance(item, dict) else item
+                found = "missing" if isinstance(item, dict) and field not in item else repr(value)[:80]
+                raise InputError(f"{file}: {part}[{position}].{field} is {found}, expected {_EXPECTED[field]}")
+    repeated = [value for value, count in Counter(item["id"] for item in items).items() if count > 1]
+    if repeated:
+        raise InputError(f"{file}: {part}: duplicate id {repeated[0]}; ids must be unique")
+
+
+def _check_categories(document: dict[str, Any], file: str) -> None:
+    names = Counter(category["name"] for category in document["categories"])
+    if not names or max(names.values()) > 1:
+        raise InputError(f"{file}: categories are {list(names)}, expected at least one, with unique names")
+
+
+def _check_references(document: dict[str, Any], file: str) -> None:
+    image_ids = {image["id"] for image in document["images"]}
+    category_ids = {category["id"] for category in document["categories"]}
+    for annotation in document["annotations"]:
+        for field, known in (("image_id", image_ids), ("category_id", category_ids)):
+            if annotation[field] not in known:
+                raise InputError(
+                    f"{file}: annotation {annotation['id']} has {field} {annotation[field]}, which is not listed"
+                )
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_id(value: Any) -> bool:
+    return _is_integer(value) and -MAX_ID <= value < MAX_ID
+
+
+def _is_length(value: Any) -> bool:
+    return value is None or (_is_integer(value) and 0 < value < MAX_NUMBER)
+
+
+def _is_number(value: Any) -> bool:
+    # The comparison is false for NaN and, unlike math.isfinite, accepts integers of any length.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MAX_NUMBER
+
+
+def _is_box(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 4 and all(_is_number(v) for v in value)
+
+
+def _is_area(value: Any) -> bool:
+    return value is None or _is_number(value)
+
+
+def _is_flag(value: Any) -> bool:
+    return value in (None, 0, 1)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+_FIELDS = {
+    "images": {"id": _is_id, "file_name": _is_text, "height": _is_length, "width": _is_length},
+    "annotations": {
+        "id": _is_id,
+        "image_id": _is_id,
+        "category_id": _is_id,
+        "bbox": _is_box,
+        "area": _is_area,
+        "iscrowd": _is_flag,
+    },
+    "categories": {"id": _is_id, "name": _is_text},
+}
+_EXPECTED = {
+    "id": "an integer of at most 64 bits",
+    "image_id": "the id of a listed image",
+    "category_id": "the id of a listed category",
+    "bbox": "[x, y, width, height], four finite numbers",
+    "area": "a finite number, or nothing",
+    "iscrowd": "0 or 1",
+    "file_name": "a file name",
+    "name": "a name",
+    "height": "a number of pixels, an integer above 0",
+    "width": "a number of pixels, an integer above 0",
+}

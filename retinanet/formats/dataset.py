@@ -1,0 +1,149 @@
+"""The in-memory dataset: flat arrays that every annotation format is read into.
+
+Shape letters: I images, M boxes, K classes, E annotations for evaluation.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from retinanet.structures import Batch
+
+
+class ImageRecord(NamedTuple):
+    """One image and its ground truth, in pixels of the image as annotated."""
+
+    path: str
+    image_id: int
+    height: int
+    width: int
+    boxes: np.ndarray  # (N, 4) float32, corners
+    labels: np.ndarray  # (N,) int64
+    is_crowd: np.ndarray  # (N,) bool
+
+
+class EvaluationAnnotations(NamedTuple):
+    """All annotations of the dataset as evaluation counts them, as written in the file.
+
+    Unlike `Dataset.boxes`, they include boxes that training cannot use, and boxes are not clipped to the image.
+    """
+
+    start: np.ndarray  # (I + 1,) int64: image i has the rows start[i] up to start[i + 1]
+    boxes_xywh: np.ndarray  # (E, 4) float64: left, top, width, height
+    areas: np.ndarray  # (E,) float64, the area in the file (of a mask, for instance), else width * height
+    labels: np.ndarray  # (E,) int64
+    is_crowd: np.ndarray  # (E,) bool
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Dataset:
+    """Images and boxes as flat arrays: the one record that loader, sampler and evaluation read.
+
+    An image is addressed by its index 0..I-1, a class by its label 0..K-1.
+    """
+
+    paths: tuple[str, ...]  # of the I image files
+    image_ids: np.ndarray  # (I,) int64, unique
+    sizes: np.ndarray  # (I, 2) int64, height and width
+    box_start: np.ndarray  # (I + 1,) int64: image i has the boxes box_start[i] up to box_start[i + 1]
+    boxes: np.ndarray  # (M, 4) float32, corners, clipped to the image
+    labels: np.ndarray  # (M,) int64
+    is_crowd: np.ndarray  # (M,) bool
+    class_names: tuple[str, ...]  # K
+    category_ids: tuple[int, ...]  # K ids of the classes in results files
+    evaluation: EvaluationAnnotations
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.paths)
+
+    def image(self, index: int) -> ImageRecord:
+        """One image; its arrays are views into those of the dataset."""
+        height, width = self.sizes[index].tolist()
+        rows = slice(self.box_start[index], self.box_start[index + 1])
+        return ImageRecord(
+            path=self.paths[index],
+            image_id=int(self.image_ids[index]),
+            height=height,
+            width=width,
+            boxes=self.boxes[rows],
+            labels=self.labels[rows],
+            is_crowd=self.is_crowd[rows],
+        )
+
+    def image_ids_of(self, batches: Iterable["Batch"]) -> list[int]:
+        """Ids of the images in some batches, in their order."""
+        return [int(self.image_ids[index]) for batch in batches for index in batch.image_indices]
+
+    def object_counts(self) -> list[int]:
+        """Number of objects per class, without crowd regions."""
+        return np.bincount(self.labels[~self.is_crowd], minlength=len(self.class_names)).tolist()
+
+    def subset(self, indices: Sequence[int]) -> "Dataset":
+        """A dataset of the images at `indices`, in that order."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        box_rows, box_start = _rows_of(self.box_start, chosen)
+        annotation_rows, annotation_start = _rows_of(self.evaluation.start, chosen)
+        return replace(
+            self,
+            paths=tuple(self.paths[index] for index in chosen.tolist()),
+            image_ids=self.image_ids[chosen],
+            sizes=self.sizes[chosen],
+            box_start=box_start,
+            boxes=self.boxes[box_rows],
+            labels=self.labels[box_rows],
+            is_crowd=self.is_crowd[box_rows],
+            evaluation=EvaluationAnnotations(
+                start=annotation_start,
+                boxes_xywh=self.evaluation.boxes_xywh[annotation_rows],
+                areas=self.evaluation.areas[annotation_rows],
+                labels=self.evaluation.labels[annotation_rows],
+                is_crowd=self.evaluation.is_crowd[annotation_rows],
+            ),
+        )
+
+    def first(self, count: int) -> "Dataset":
+        """A dataset of the first `count` images, or of all if there are fewer."""
+        return self.subset(range(min(count, len(self))))
+
+
+def concatenate(datasets: Sequence[Dataset]) -> Dataset:
+    """Join datasets of the same classes; images get new ids from 1, since ids may repeat."""
+    first = datasets[0]
+    assert all(dataset.class_names == first.class_names for dataset in datasets)
+    evaluations = [dataset.evaluation for dataset in datasets]
+    paths = tuple(path for dataset in datasets for path in dataset.paths)
+    return replace(
+        first,
+        paths=paths,
+        image_ids=np.arange(1, len(paths) + 1),
+        sizes=np.concatenate([dataset.sizes for dataset in datasets]),
+        box_start=start_of_each(np.concatenate([np.diff(dataset.box_start) for dataset in datasets])),
+        boxes=np.concatenate([dataset.boxes for dataset in datasets]),
+        labels=np.concatenate([dataset.labels for dataset in datasets]),
+        is_crowd=np.concatenate([dataset.is_crowd for dataset in datasets]),
+        evaluation=EvaluationAnnotations(
+            start=start_of_each(np.concatenate([np.diff(part.start) for part in evaluations])),
+            boxes_xywh=np.concatenate([part.boxes_xywh for part in evaluations]),
+            areas=np.concatenate([part.areas for part in evaluations]),
+            labels=np.concatenate([part.labels for part in evaluations]),
+            is_crowd=np.concatenate([part.is_crowd for part in evaluations]),
+        ),
+    )
+
+
+def start_of_each(counts: np.ndarray) -> np.ndarray:
+    """Number of rows per image (I,) -> row at which each image starts, with the total last (I + 1,)."""
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+
+def _rows_of(start: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of some images, one image after the other, and the new start of each."""
+    counts = start[images + 1] - start[images]
+    new_start = start_of_each(counts)
+    # Row r of the result belongs to the image at position p: it is row r - new_start[p] of that image.
+    rows = np.arange(new_start[-1]) + np.repeat(start[images] - new_start[:-1], counts)
+    return rows, new_start

@@ -1,0 +1,59 @@
+import pytest
+
+from retinanet.formats.coco import read_coco
+from tests.helpers.coco_files import box, document, error_of, evaluation_of, image, warnings_in
+
+UNUSABLE = {
+    "without area, dropped": ([4, 4, 0, 3], [4, 4, 3, 0], [4, 4, 0, 0]),
+    "inverted, dropped": ([9, 4, -3, 3], [4, 9, 3, -3], [9, 9, -3, -3]),
+    "outside the image, dropped": ([20, 0, 5, 5], [0, 10, 5, 5], [-6, 0, 5, 5], [0, -5, 5, 5], [1e8, 1e8, 9, 9]),
+}
+CLIPPED = {(-2, 3, 5, 5): [0, 3, 3, 8], (17, 3, 5, 5): [17, 3, 20, 8], (3, -4, 5, 5): [3, 0, 8, 1],
+       (3, 8, 5, 5): [3, 8, 8, 10], (-99, -99, 999, 999): [0, 0, 20, 10]}  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "bbox"), [(kind, bbox) for kind, boxes in UNUSABLE.items() for bbox in boxes])
+def test_unusable_boxes_are_dropped_and_reported(source, caplog, kind, bbox):
+    some = source(document([image(1)], [box(8, 1, bbox), box(9, 1, [1, 1, 2, 2])]))
+    data = read_coco((some,))
+    assert data.image(0).boxes.tolist() == [[1, 1, 3, 3]]
+    assert warnings_in(caplog) == [f"{some.annotations}: 1 box(es) {kind} (annotation 8)"]
+    assert [a["bbox"] for a in evaluation_of(data)] == [bbox, [1, 1, 2, 2]]  # evaluation counts them
+    assert error_of(some, strict=True) == (
+        f"some.json: annotation 8 of image 1 (20x10) has bbox {bbox}: {kind}; expected [x, y, width, height] with an "
+        "area, inside the image; correct the file, or set data.strict: false to drop or clip such boxes"
+    )
+
+
+@pytest.mark.parametrize("bbox", CLIPPED)
+def test_boxes_partly_outside_are_clipped_and_reported(source, caplog, bbox):
+    some = source(document([image(1)], [box(8, 1, list(bbox))]))
+    data = read_coco((some,))
+    assert data.image(0).boxes.tolist() == [CLIPPED[bbox]]
+    assert evaluation_of(data)[0]["bbox"] == list(bbox)
+    assert warnings_in(caplog) == [f"{some.annotations}: 1 box(es) partly outside the image, clipped (annotation 8)"]
+    assert "partly outside the image, clipped; expected" in error_of(some, strict=True)
+
+
+def test_box_up_to_a_pixel_outside_is_clipped_silently(source, caplog):
+    some = source(document([image(1)], [box(8, 1, [-1, -0.5, 22, 11.5])]))
+    for strict in (False, True):
+        assert read_coco((some,), strict=strict).image(0).boxes.tolist() == [[0, 0, 20, 10]]
+    assert warnings_in(caplog) == []
+
+
+def test_each_kind_of_problem_is_logged_once(source, caplog):
+    annotations = [box(n, 1 + n % 2, [4, 4, 0, 3]) for n in range(10, 17)] + [box(30, 1, [15, 0, 10, 5])]
+    some = source(document([image(1), image(2)], annotations))
+    read_coco((some,))
+    assert warnings_in(caplog) == [
+        f"{some.annotations}: 7 box(es) without area, dropped (annotation 10, 12, 14, 16, 11, ...)",
+        f"{some.annotations}: 1 box(es) partly outside the image, clipped (annotation 30)",
+    ]
+
+
+def test_boxes_of_unselected_classes_are_ignored(source, caplog):
+    some = source(document([image(1)], [box(8, 1, [4, 4, 0, 3], category_id=7), box(9, 1, [1, 1, 2, 2])]))
+    data = read_coco((some,), classes=("cat",), strict=True)
+    assert len(data.image(0).boxes) == len(evaluation_of(data)) == 1
+    assert warnings_in(caplog) == []

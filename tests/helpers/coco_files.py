@@ -1,0 +1,66 @@
+"""COCO documents, their files, and what `read_coco` makes of them."""
+
+from pathlib import Path
+
+import pytest
+
+from retinanet.errors import InputError
+from retinanet.formats.coco import read_coco
+from retinanet.formats.dataset import Dataset, ImageRecord
+
+CATEGORIES = [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}, {"id": 5, "name": "cow"}]  # by id: cat, cow, dog
+
+
+def image(number, *, width=20, height=10, **fields):
+    """An image entry; its file is named by its id."""
+    return {"id": number, "file_name": f"{number}.png", "width": width, "height": height, **fields}
+
+
+def box(number, image_id, bbox, category_id=3, **fields):
+    """An annotation entry."""
+    return {"id": number, "image_id": image_id, "category_id": category_id, "bbox": bbox, **fields}
+
+
+def document(images, annotations=(), categories=CATEGORIES):
+    """A COCO document."""
+    return {"images": list(images), "annotations": list(annotations), "categories": list(categories)}
+
+
+def error_of(*sources, **options) -> str:
+    """Message of the InputError that reading raises, without the folder of the annotation files."""
+    with pytest.raises(InputError) as caught:
+        read_coco(sources, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message.replace(f"{Path(sources[0].annotations).parent}/", "") if sources else message
+
+
+def warnings_in(caplog) -> list[str]:
+    """Messages of the logged warnings."""
+    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+
+def images_of(dataset: Dataset) -> list[ImageRecord]:
+    """All images of a dataset."""
+    return [dataset.image(index) for index in range(len(dataset))]
+
+
+def evaluation_of(dataset: Dataset) -> list[dict]:
+    """The evaluation annotations as dicts with the ids of the dataset."""
+    truth = dataset.evaluation
+    return [
+        {
+            "image_id": int(dataset.image_ids[index]),
+            "category_id": dataset.category_ids[truth.labels[row]],
+            "bbox": truth.boxes_xywh[row].tolist(),
+            "area": float(truth.areas[row]),
+            "iscrowd": int(truth.is_crowd[row]),
+        }
+        for index in range(len(dataset))
+        for row in range(truth.start[index], truth.start[index + 1])
+    ]
+
+
+def label_by_left_edge(dataset: Dataset) -> dict[int, int]:
+    """Label of each box by its left edge."""
+    return {int(x): int(label) for x, label in zip(dataset.boxes[:, 0], dataset.labels, strict=True)}
