@@ -7,7 +7,7 @@ from typing import NamedTuple
 from retinanet.ablation.report import NOTHING, RowReport, cell_text, spread_text, summarise_table
 from retinanet.ablation.results import RunResult, config_hash
 from retinanet.ablation.table import Job, Row, Table
-from retinanet.benchmarks.measure import Contestant, compete
+from retinanet.benchmarks.measure import Variant, compare
 from retinanet.checkpoint.folder import CheckpointFolder
 from retinanet.data.build import eval_shorter, load_val_data
 from retinanet.engine.environment import environment_record
@@ -52,11 +52,11 @@ def measure_rows(jobs: Sequence[Job], results: dict[tuple[str, int], RunResult],
     records = load_val_data(predictor.cfg, predictor.class_names).records[:IMAGES]
     images = [read_image(record.path, max_pixels=predictor.cfg.data.max_pixels) for record in records]
 
-    def contestant(name: str, network: Predictor) -> Contestant:
-        return Contestant(name, lambda: list(network.predict(images, batch_size=1)))
+    def variant(name: str, network: Predictor) -> Variant:
+        return Variant(name, lambda: list(network.predict(images, batch_size=1)))
 
-    measured = compete(
-        [contestant(name, network) for name, network in predictors.items()],
+    measured = compare(
+        [variant(name, network) for name, network in predictors.items()],
         rounds=ROUNDS,
         device=predictor.device,
         what="inference",

@@ -1,4 +1,4 @@
-"""COCO figures of synthetic detections: ours, and pycocotools called by hand."""
+"""COCO metrics of synthetic detections: ours, and pycocotools called directly."""
 
 import contextlib
 import copy
@@ -11,9 +11,9 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from retinanet.benchmarks.measure import Contestant, compete, ratio
-from retinanet.benchmarks.report import figures, race
-from retinanet.benchmarks.settings import Outcome, Settings
+from retinanet.benchmarks.measure import Variant, compare, ratio
+from retinanet.benchmarks.report import comparison_table, to_plain_values
+from retinanet.benchmarks.settings import Settings, SuiteResult
 from retinanet.evaluation.coco import METRICS, score_results
 
 IMAGES, FOUND, OBJECTS, CLASSES = 500, 100, 7, 80  # `FOUND` and `OBJECTS` in each image
@@ -21,26 +21,29 @@ SIDE = 640  # of an image, pixels
 OURS, THEIRS = "ours", "pycocotools"
 
 
-def run(settings: Settings) -> Outcome:
+def run(settings: Settings) -> SuiteResult:
     images, classes = settings.batch or IMAGES, settings.classes or CLASSES
     truth, results = synthetic(images, classes)
-    contestants = [
-        Contestant(OURS, our_call(truth, results), on_device=False),
-        Contestant(THEIRS, raw_call(truth, results), on_device=False),
+    variants = [
+        Variant(OURS, our_call(truth, results), on_device=False),
+        Variant(THEIRS, raw_call(truth, results), on_device=False),
     ]
-    ours, raw = (contestant.call() for contestant in contestants)
+    ours, raw = (variant.call() for variant in variants)
     difference = max(abs(ours[name] - raw[name]) for name in METRICS if not np.isnan(ours[name]))
-    measured = compete(contestants, rounds=settings.rounds, device=torch.device("cpu"), what="eval")
+    measured = compare(variants, rounds=settings.rounds, device=torch.device("cpu"), what="eval")
     title = f"eval: {images} images x {FOUND} detections x {classes} classes"
-    tables = [race(title, measured, ours=OURS), f"largest difference of the twelve figures: {difference:.1e}"]
+    tables = [
+        comparison_table(title, measured, ours=OURS),
+        f"largest difference of the twelve metrics: {difference:.1e}",
+    ]
     details = {
         "images": images,
         "detections_per_image": FOUND,
         "classes": classes,
         "largest_difference": difference,
-        "contestants": figures(measured, ours=OURS),
+        "variants": to_plain_values(measured, ours=OURS),
     }
-    return Outcome({"vs_pycocotools": ratio(measured[THEIRS], measured[OURS]).of_rounds}, tables, details)
+    return SuiteResult({"vs_pycocotools": ratio(measured[THEIRS], measured[OURS]).of_rounds}, tables, details)
 
 
 def synthetic(images: int, classes: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
