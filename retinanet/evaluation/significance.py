@@ -1,4 +1,4 @@
-"""Whether scores over a few seeds differ by more than seeds do."""
+"""Significance of score differences between runs over a few seeds."""
 
 import math
 import statistics
@@ -11,47 +11,53 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(64)
 
 
 class Summary(NamedTuple):
+    """Mean and spread of a sample."""
+
     mean: float
-    deviation: float  # of the sample, over n - 1; nan for a single value
+    deviation: float  # sample standard deviation (n - 1); NaN for a single value
     count: int
 
 
 class Comparison(NamedTuple):
+    """Difference of two samples and its p value."""
+
     difference: float  # of the means
-    p: float  # two-sided; nan where the values do not allow a test
+    p: float  # two-sided; NaN if the values allow no test
 
 
 def summarise(values: Sequence[float]) -> Summary:
-    """At least one value."""
+    """Mean, standard deviation and size of a sample of at least one value."""
     deviation = statistics.stdev(values) if len(values) > 1 else math.nan
     return Summary(statistics.fmean(values), deviation, len(values))
 
 
 def welch(values: Sequence[float], others: Sequence[float]) -> Comparison:
-    """Welch's t-test (1947): two samples, each with a variance of its own, not paired.
+    """Welch's t-test (1947) for two unpaired samples with different variances.
 
-    Seeds are not paired: what one seed fixes (first weights, order of images, augmentation) is only a part of what
-    makes two runs differ, nothing of it where networks differ, and pairs have half as many degrees of freedom.
+    Runs with the same seed are not treated as pairs: the seed fixes initial weights, image order and augmentation,
+    which is only part of the difference between runs, and no part of it if the networks differ. Pairs would also halve
+    the degrees of freedom.
     """
     first, second = summarise(values), summarise(others)
     difference = first.mean - second.mean
     if min(first.count, second.count) < 2:
         return Comparison(difference, math.nan)
     a, b = first.deviation**2 / first.count, second.deviation**2 / second.count
-    if a + b == 0:  # runs without any spread say nothing about the spread
+    if a + b == 0:  # without any spread the variance cannot be estimated
         return Comparison(difference, math.nan)
     degrees = (a + b) ** 2 / (a**2 / (first.count - 1) + b**2 / (second.count - 1))
     return Comparison(difference, two_sided_p(difference / math.sqrt(a + b), degrees))
 
 
 def two_sided_p(t: float, degrees: float) -> float:
-    """The chance of a value of Student's t at least as far from 0, from 1 degree of freedom upwards.
+    """Probability that |T| >= |t| for Student's t distribution with at least 1 degree of freedom.
 
-    With t = sqrt(degrees) cot(angle) the density is sin(angle)^(degrees - 1) up to a constant, and the tail is the
-    integral of that from 0 to an angle.
+    With t = sqrt(degrees) cot(angle) the density is proportional to sin(angle)^(degrees - 1), and the tail is its
+    integral from 0 to that angle.
     """
     end = math.atan2(math.sqrt(degrees), abs(t))
-    # The angle as end * u^3: smooth at 0 also for a fractional power, as the rule for polynomials needs it.
+    # Substitute angle = end * u^3: Gauss-Legendre quadrature needs an integrand that is smooth at 0, for fractional
+    # powers as well.
     u = (_NODES + 1) / 2
     integral = float((_WEIGHTS / 2 * np.sin(end * u**3) ** (degrees - 1) * 3 * end * u**2).sum())
     log_beta = math.lgamma(degrees / 2) + math.lgamma(0.5) - math.lgamma((degrees + 1) / 2)
@@ -59,7 +65,7 @@ def two_sided_p(t: float, degrees: float) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Corrected for there being several of them (Holm 1979); nan stays, and is not counted."""
+    """Correct p values for multiple comparisons (Holm 1979); NaN stays NaN and is not counted."""
     order = sorted((p, index) for index, p in enumerate(p_values) if not math.isnan(p))
     corrected = [math.nan] * len(p_values)
     largest = 0.0
@@ -70,7 +76,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def detectable_difference(deviation: float, count: int, *, level: float = 0.05) -> float:
-    """The smallest difference of two means that the test calls significant: `count` runs each, of one deviation."""
+    """The smallest significant difference between the means of two samples of size `count` with equal deviation."""
     degrees = 2 * (count - 1)
     low, high = 0.0, 1e6
     for _ in range(100):  # halvings
