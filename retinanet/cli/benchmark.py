@@ -38,22 +38,33 @@ def parser() -> argparse.ArgumentParser:
         "example: retinanet benchmark train_step loss --rounds 10 --threads 2 --json speed.json",
     )
     result.add_argument("suites", nargs="+", metavar="SUITE", help=f"one or more of {', '.join([*SUITES, ALL])}")
-    result.add_argument("--rounds", type=int, default=7, metavar="N", help="timed calls per variant (%(default)s)")
-    result.add_argument("--threads", type=int, metavar="N", help="torch threads (default: chosen by torch)")
-    result.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, auto (%(default)s)")
     result.add_argument(
-        "--precision", choices=("fp32", "bf16", "auto"), default="auto", help="precision of networks (%(default)s)"
+        "--rounds", type=int, default=7, metavar="N", help="timed calls per variant (default: %(default)s)"
+    )
+    result.add_argument("--threads", type=int, metavar="N", help="torch threads (default: chosen by torch)")
+    result.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 or auto (default: %(default)s)")
+    result.add_argument(
+        "--precision",
+        choices=("fp32", "bf16", "auto"),
+        default="auto",
+        help="precision of networks (default: %(default)s)",
     )
     result.add_argument(
         "--size", type=height_and_width, metavar="HxW", help="size of padded images (default: by suite)"
     )
     result.add_argument("--batch", type=int, metavar="B", help="batch size (default: by suite)")
     result.add_argument("--classes", type=int, metavar="K", help="number of classes (default: by suite)")
-    result.add_argument("--backbone", default="resnet50", metavar="NAME", help="backbone of networks (%(default)s)")
+    result.add_argument(
+        "--backbone", default="resnet50", metavar="NAME", help="backbone of networks (default: %(default)s)"
+    )
     result.add_argument("--compiled", action="store_true", help="also measure with torch.compile")
     result.add_argument("--growth", action="store_true", help="also measure how time and memory grow with the work")
     result.add_argument(
-        "--workers", type=int, default=2, metavar="N", help="workers of the suite data, besides 0 (%(default)s)"
+        "--workers",
+        type=int,
+        default=2,
+        metavar="N",
+        help="workers of the suite data, besides 0 (default: %(default)s)",
     )
     result.add_argument(
         "--images", type=Path, metavar="DIR", help="images of the suite data (default: synthetic images)"
