@@ -183,7 +183,7 @@ def test_output_folder_with_another_run(train_rejected, tmp_path):
     (tmp_path / "run" / "config.yaml").write_text("kept")
     (tmp_path / "run" / "environment.json").write_text("{}")
     assert train_rejected() == (
-        f"{tmp_path / 'run'}: holds a run; go on with --resume, replace it with --overwrite, or name another folder"
+        f"{tmp_path / 'run'}: holds a run; continue it with --resume, replace it with --overwrite, or name another folder"
     )
     assert (tmp_path / "run" / "config.yaml").read_text() == "kept"
 
@@ -203,11 +203,11 @@ def test_output_folder_that_is_not_writable(rejected, tiny_overrides, tmp_path, 
 def test_eval_of_files_that_are_not_checkpoints(rejected, not_a_checkpoint, tmp_path):
     assert rejected(eval_tool, tmp_path / "gone.pt").startswith(f"{tmp_path / 'gone.pt'}: no such checkpoint; ")
     message = rejected(eval_tool, not_a_checkpoint)
-    start = f"{not_a_checkpoint}: is not a checkpoint of this framework: it is no archive of torch.save; "
+    start = f"{not_a_checkpoint}: not a checkpoint of this framework: it is no archive of torch.save; "
     assert message.startswith(start)
-    assert message.endswith("name a file that training wrote")
+    assert message.endswith("name a file written by training")
     torch.save({"model": {}}, tmp_path / "other.pt")
-    assert "holds something else than a 'retinanet checkpoint 2'" in rejected(eval_tool, tmp_path / "other.pt")
+    assert "not a 'retinanet checkpoint 3'" in rejected(eval_tool, tmp_path / "other.pt")
 
 
 def test_eval_of_a_damaged_checkpoint(rejected, checkpoint, tmp_path):
@@ -216,7 +216,7 @@ def test_eval_of_a_damaged_checkpoint(rejected, checkpoint, tmp_path):
     copy = tmp_path / checkpoint.name
     copy.write_bytes(content)
     (tmp_path / f"{copy.name}.sha256").write_bytes(checkpoint.with_name(checkpoint.name + ".sha256").read_bytes())
-    assert rejected(eval_tool, copy).startswith(f"{copy}: is damaged, its checksum differs from ")
+    assert rejected(eval_tool, copy).startswith(f"{copy}: damaged: checksum differs from ")
 
 
 def test_eval_with_invalid_overrides(rejected, checkpoint):
@@ -248,7 +248,7 @@ def test_eval_output_is_checked_before_the_evaluation(rejected, checkpoint, tmp_
 
 def test_predict_with_a_file_that_is_not_a_checkpoint(rejected, not_a_checkpoint, shapes, tmp_path):
     message = rejected(predict_tool, not_a_checkpoint, shapes / "val", "--output", tmp_path / "output")
-    assert "is not a checkpoint of this framework" in message
+    assert "not a checkpoint of this framework" in message
     assert not (tmp_path / "output").exists()
 
 

@@ -22,7 +22,7 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         prog="retinanet predict",
         description=__doc__,
-        epilog="example: retinanet predict runs/cells/checkpoints/best.pt my/images --output runs/drawn --min-score 0.5",
+        epilog="example: retinanet predict runs/cells/checkpoints/best.pt my/images --output runs/drawn",
     )
     result.add_argument("checkpoint", type=Path, help="checkpoint of a training run")
     result.add_argument("images", nargs="+", type=Path, help="image files, or folders of images")

@@ -86,7 +86,7 @@ def test_table_is_trained_resumed_and_reported(ablate, tmp_path, monkeypatch, ca
     assert trained == [tmp_path / "out/runs" / results[3]["config_hash"]]
     # No step was left: a repeated step would have been logged a second time.
     log = (trained[0] / "log.txt").read_text()
-    assert "going on from" in log and log.count("step 2 of 2: loss") == 1
+    assert "resuming from" in log and log.count("step 2 of 2: loss") == 1
     again = lines(tmp_path / "out")
     assert again[:3] == results[:3] and again[3]["metrics"] == results[3]["metrics"]
     assert ablate() == 0 and len(trained) == 1
