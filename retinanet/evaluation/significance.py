@@ -1,4 +1,4 @@
-"""Significance of score differences between runs over a few seeds."""
+"""Significance of differences between scores over a few seeds."""
 
 import math
 import statistics
@@ -14,50 +14,48 @@ class Summary(NamedTuple):
     """Mean and spread of a sample."""
 
     mean: float
-    deviation: float  # sample standard deviation (n - 1); NaN for a single value
+    deviation: float  # sample standard deviation, over n - 1; NaN for a single value
     count: int
 
 
 class Comparison(NamedTuple):
-    """Difference of two samples and its p value."""
+    """Result of a test of two samples."""
 
     difference: float  # of the means
-    p: float  # two-sided; NaN if the values allow no test
+    p: float  # two-sided p-value; NaN if the values do not allow a test
 
 
 def summarise(values: Sequence[float]) -> Summary:
-    """Mean, standard deviation and size of a sample of at least one value."""
+    """Summarise at least one value."""
     deviation = statistics.stdev(values) if len(values) > 1 else math.nan
     return Summary(statistics.fmean(values), deviation, len(values))
 
 
 def welch(values: Sequence[float], others: Sequence[float]) -> Comparison:
-    """Welch's t-test (1947) for two unpaired samples with different variances.
+    """Welch's t-test (1947) of two unpaired samples with unequal variances.
 
-    Runs with the same seed are not treated as pairs: the seed fixes initial weights, image order and augmentation,
-    which is only part of the difference between runs, and no part of it if the networks differ. Pairs would also halve
-    the degrees of freedom.
+    Runs are not paired by seed: what a seed determines (initial weights, image order, augmentation) explains only part
+    of the difference between two runs, and none if the networks differ; pairing also halves the degrees of freedom.
     """
     first, second = summarise(values), summarise(others)
     difference = first.mean - second.mean
     if min(first.count, second.count) < 2:
         return Comparison(difference, math.nan)
     a, b = first.deviation**2 / first.count, second.deviation**2 / second.count
-    if a + b == 0:  # without any spread the variance cannot be estimated
+    if a + b == 0:  # without any spread, the variance cannot be estimated
         return Comparison(difference, math.nan)
     degrees = (a + b) ** 2 / (a**2 / (first.count - 1) + b**2 / (second.count - 1))
     return Comparison(difference, two_sided_p(difference / math.sqrt(a + b), degrees))
 
 
 def two_sided_p(t: float, degrees: float) -> float:
-    """Probability that |T| >= |t| for Student's t distribution with at least 1 degree of freedom.
+    """Probability of a value of Student's t at least as far from 0, for 1 or more degrees of freedom.
 
-    With t = sqrt(degrees) cot(angle) the density is proportional to sin(angle)^(degrees - 1), and the tail is its
-    integral from 0 to that angle.
+    With t = sqrt(degrees) cot(angle) the density is sin(angle)^(degrees - 1) up to a constant, and the tail is the
+    integral of that from 0 to an angle.
     """
     end = math.atan2(math.sqrt(degrees), abs(t))
-    # Substitute angle = end * u^3: Gauss-Legendre quadrature needs an integrand that is smooth at 0, for fractional
-    # powers as well.
+    # Substituting angle = end * u^3 makes the integrand smooth at 0 for fractional powers too, as Gauss-Legendre needs.
     u = (_NODES + 1) / 2
     integral = float((_WEIGHTS / 2 * np.sin(end * u**3) ** (degrees - 1) * 3 * end * u**2).sum())
     log_beta = math.lgamma(degrees / 2) + math.lgamma(0.5) - math.lgamma((degrees + 1) / 2)
@@ -65,7 +63,7 @@ def two_sided_p(t: float, degrees: float) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Correct p values for multiple comparisons (Holm 1979); NaN stays NaN and is not counted."""
+    """Correct p-values for multiple comparisons (Holm 1979); NaN stays and is not counted."""
     order = sorted((p, index) for index, p in enumerate(p_values) if not math.isnan(p))
     corrected = [math.nan] * len(p_values)
     largest = 0.0
@@ -76,10 +74,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def detectable_difference(deviation: float, count: int, *, level: float = 0.05) -> float:
-    """The smallest significant difference between the means of two samples of size `count` with equal deviation."""
+    """Smallest difference of two means that the test finds significant, with `count` runs each of equal deviation."""
     degrees = 2 * (count - 1)
     low, high = 0.0, 1e6
-    for _ in range(100):  # halvings
+    for _ in range(100):  # bisection
         middle = (low + high) / 2
         low, high = (middle, high) if two_sided_p(middle, degrees) > level else (low, middle)
     return high * deviation * math.sqrt(2 / count)

@@ -9,14 +9,14 @@ from retinanet.evaluation.significance import detectable_difference, holm, summa
 
 
 def p_by_sums(t: float, degrees: float) -> float:
-    """Two-sided p value by summing the density of Student's t distribution on a fine grid."""
+    """Two-sided p by summing the density of Student's t on a fine grid."""
     x = np.linspace(-2000, 2000, 4_000_001)
     density = (1 + x**2 / degrees) ** (-(degrees + 1) / 2)
     return float(1 - density[np.abs(x) < abs(t)].sum() / density.sum())
 
 
 @pytest.mark.parametrize("t", [0.0, 0.3, 1.0, 2.5, 7.0, 40.0, 1000.0])
-def test_p_matches_the_closed_form_for_1_2_and_4_degrees(t):
+def test_p_matches_the_closed_forms_of_1_2_and_4_degrees(t):
     assert two_sided_p(t, 1) == pytest.approx(1 - 2 / math.pi * math.atan(t), rel=1e-9)  # Cauchy
     assert two_sided_p(t, 2) == pytest.approx(1 - t / math.sqrt(2 + t * t), rel=1e-9, abs=1e-15)
     u = t / math.sqrt(4 + t * t)
@@ -24,7 +24,7 @@ def test_p_matches_the_closed_form_for_1_2_and_4_degrees(t):
 
 
 @pytest.mark.parametrize(("t", "degrees"), [(1.5, 2.94), (-2.0, 3.3), (3.1, 7.7), (0.2, 55.5)])
-def test_p_with_fractional_degrees_matches_a_sum(t, degrees):
+def test_p_of_fractional_degrees(t, degrees):
     assert two_sided_p(t, degrees) == pytest.approx(p_by_sums(t, degrees), abs=2e-3)
 
 
@@ -36,7 +36,7 @@ def test_p_decreases_from_1_and_is_symmetric(t, more, degrees):
     assert two_sided_p(-t, degrees) == two_sided_p(t, degrees)
 
 
-def test_welch_by_hand():
+def test_welch_matches_a_hand_computed_example():
     # Means 2 and 4, variances 1 and 4: t = -2 / sqrt(1/3 + 4/3) = -1.549193, and
     # (5/3)^2 / ((1/3)^2 / 2 + (4/3)^2 / 2) = 2.941176 degrees of freedom.
     result = welch([1.0, 2.0, 3.0], [2.0, 4.0, 6.0])
@@ -45,30 +45,30 @@ def test_welch_by_hand():
     assert result.p == pytest.approx(p_by_sums(1.549193, 2.941176), abs=2e-3)
 
 
-def test_samples_without_a_spread_have_no_p():
+def test_samples_that_allow_no_test_give_nan():
     assert math.isnan(welch([1.0], [2.0, 3.0]).p)
-    assert math.isnan(welch([1.0, 1.0], [2.0, 2.0]).p)  # all values of a sample are equal
+    assert math.isnan(welch([1.0, 1.0], [2.0, 2.0]).p)  # no spread
     assert welch([1.0], [2.0, 3.0]).difference == -1.5
     assert math.isnan(summarise([3.0]).deviation)
     assert summarise([1.0, 3.0]) == (2.0, pytest.approx(math.sqrt(2)), 2)
 
 
-def test_holm_by_hand():
-    # Sorted: .01, .03, .04. Times 3, 2, 1: .03, .06, .04. None may be below the previous one: .03, .06, .06.
+def test_holm_matches_a_hand_computed_example():
+    # In order .01, .03, .04: times 3, 2, 1 gives .03, .06, .04, made non-decreasing.
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    corrected = holm([0.5, math.nan, 0.9])  # NaN is not counted
+    corrected = holm([0.5, math.nan, 0.9])  # NaN does not count as a comparison
     assert corrected[0] == 1.0 and math.isnan(corrected[1]) and corrected[2] == 1.0
     assert holm([]) == []
 
 
-def test_detectable_difference_by_hand():
-    # Four degrees of freedom: 2.776445 times sqrt(2 / 3).
+def test_detectable_difference_matches_a_hand_computed_example():
+    # Four degrees of freedom: t = 2.776445, times sqrt(2 / 3).
     assert detectable_difference(1.0, 3) == pytest.approx(2.266958, rel=1e-5)
 
 
 @settings(deadline=None)
 @given(st.integers(2, 12), st.floats(0.01, 10))
-def test_detectable_difference_has_a_p_of_exactly_the_level(count, scale):
+def test_detectable_difference_is_exactly_at_the_significance_level(count, scale):
     values = [scale * (index - (count - 1) / 2) for index in range(count)]
     least = detectable_difference(summarise(values).deviation, count)
     assert welch([value + least for value in values], values).p == pytest.approx(0.05, rel=1e-4)
