@@ -1,4 +1,4 @@
-"""The part of the packaging that pyproject.toml cannot express: configs/ is installed as `retinanet.configs`."""
+"""Package list, which pyproject.toml cannot express: configs/ is installed as `retinanet.configs`."""
 
 from setuptools import find_packages, setup
 

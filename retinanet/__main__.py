@@ -1,4 +1,4 @@
-"""The command `retinanet NAME ...`: the same `main` as `python tools/NAME.py ...`, from any folder."""
+"""The command `retinanet COMMAND ...`, which runs `retinanet.cli.COMMAND`, as `python tools/COMMAND.py` does."""
 
 import argparse
 import difflib
@@ -11,14 +11,14 @@ COMMANDS = {
     "train": "train a detector from a config file",
     "eval": "score a checkpoint on its validation set",
     "predict": "detect objects in images and draw them",
-    "ablate": "train the rows of the paper's tables, and draw its figures",
-    "benchmark": "measure speed and memory beside torchvision",
+    "ablate": "reproduce the tables and figures of the paper",
+    "benchmark": "compare speed and memory with torchvision",
 }
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str):
-        """One line and exit code 2: the usage that argparse prints before it would push the message out of sight."""
+        """Print one line and exit with 2, without the usage text of argparse, which would bury the message."""
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
@@ -38,16 +38,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one tool and return its exit code. No tool but that one is imported."""
+    """Run one command and return its exit code. Only the module of that command is imported."""
     argv = sys.argv[1:] if argv is None else argv
     parser = _parser()
-    # Only the first word is ours: what follows, `--help` included, belongs to the tool.
+    # Parse only the first argument: all others, `--help` included, belong to the command.
     name = parser.parse_args(argv[:1]).command
     if name not in COMMANDS:
-        begun = [
-            command for command in COMMANDS if name.startswith(command)
-        ]  # evaluate is meant for eval, not for ablate
-        nearest = begun or difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
+        # `evaluate` is closer to `ablate` by edit distance, but means `eval`.
+        extended = [command for command in COMMANDS if name.startswith(command)]
+        nearest = extended or difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
         advice = f"did you mean {nearest[0]!r}?" if nearest else f"the commands are {', '.join(COMMANDS)}"
         parser.exit(2, f"retinanet: no command {name!r}; {advice}\n")
     return importlib.import_module(f"retinanet.cli.{name}").main(argv[1:])

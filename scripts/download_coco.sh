@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# COCO 2017, about 20 GB, checked and unpacked: scripts/download_coco.sh [FOLDER]     (default: datasets/coco)
-# An interrupted download goes on where it stopped. COCO_URL names another source, also file:///a/folder.
+# Download, verify and unpack COCO 2017, about 20 GB: scripts/download_coco.sh [FOLDER]     (default: datasets/coco)
+# Run it again to continue an interrupted download. COCO_URL sets another source, file:///a/folder included.
 set -euo pipefail
 
 folder=${1:-datasets/coco}
 source_url=${COCO_URL:-http://images.cocodataset.org}
-# name, path below the source, MD5 as published, a folder that shows it is unpacked
+# name, path on the server, published MD5, folder that the archive unpacks to
 archives=(
     "annotations_trainval2017.zip annotations ${COCO_ANNOTATIONS_MD5:-f4bbac642086de4f52a3fdda2de5fa2c} annotations"
     "val2017.zip zips ${COCO_VAL_MD5:-442b8da7639aecaf257c1dceb8ba8c80} val2017"
     "train2017.zip zips ${COCO_TRAIN_MD5:-cced6f7f71b7629ddf16f17bbcfab6b2} train2017"
 )
 for tool in curl md5sum python3; do
-    command -v "$tool" >/dev/null || { echo "download_coco: $tool is needed and not installed" >&2; exit 1; }
+    command -v "$tool" >/dev/null || { echo "download_coco: requires $tool, which is not installed" >&2; exit 1; }
 done
 
 mkdir -p "$folder"
@@ -20,18 +20,18 @@ cd "$folder"
 for entry in "${archives[@]}"; do
     read -r name path md5 unpacked <<<"$entry"
     if [[ -e $unpacked/.complete ]]; then
-        echo "download_coco: $folder/$unpacked is there"
+        echo "download_coco: $folder/$unpacked is complete, skipped"
         continue
     fi
     if ! md5sum --status -c - <<<"$md5  $name" 2>/dev/null; then
-        # A whole file that was not renamed yet has nothing left to fetch, which curl takes for an error.
+        # Skip curl if the file is complete but not yet renamed: with nothing left to fetch, curl would fail.
         if ! md5sum --status -c - <<<"$md5  $name.partial" 2>/dev/null; then
             echo "download_coco: $source_url/$path/$name"
             curl --fail --location --retry 5 --continue-at - --output "$name.partial" "$source_url/$path/$name"
         fi
         if ! md5sum --status -c - <<<"$md5  $name.partial"; then
             rm -f "$name.partial"
-            echo "download_coco: $name does not have the checksum $md5; it was removed, run this again" >&2
+            echo "download_coco: the MD5 of $name is not $md5; the file was removed, run this again" >&2
             exit 1
         fi
         mv "$name.partial" "$name"
@@ -41,4 +41,4 @@ for entry in "${archives[@]}"; do
     touch "$unpacked/.complete"
     rm -f "$name"
 done
-echo "download_coco: done, in $folder; retinanet train r50_fpn_1x looks for it in datasets/coco"
+echo "download_coco: COCO is in $folder; retinanet train r50_fpn_1x reads datasets/coco"

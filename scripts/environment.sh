@@ -1,27 +1,28 @@
 # shellcheck shell=bash
-# Sourced by the other scripts: makes .venv in the repository root, installs the project into it, puts it first on PATH.
+# Sourced by the other scripts: creates .venv in the repository root, installs the project into it, and puts it first
+# on PATH.
 #
-#   source scripts/environment.sh base    what training needs
-#   source scripts/environment.sh dev     and what the tests and the linter need
+#   source scripts/environment.sh base    for training
+#   source scripts/environment.sh dev     for the tests and the linter as well
 #
-# PYTHON names the interpreter that makes a new .venv (default: python3). What is installed already is kept: a second
-# call only compares a stamp, and a torch that is in .venv stays the one it is.
+# PYTHON sets the interpreter for a new .venv (default: python3). An existing installation is kept: a second call only
+# compares a stamp, and never replaces the torch build in .venv.
 
 _retinanet_say() { printf 'environment: %s\n' "$*" >&2; }
 
-# The interpreter that makes the environment, checked before anything is written.
+# Checks the interpreter before anything is written.
 _retinanet_check_python() {
     if ! command -v "$1" >/dev/null; then
-        _retinanet_say "found no $1; install Python 3.11 or later, or name one: PYTHON=/path/to/python3"
+        _retinanet_say "found no $1; install Python 3.11 or later, or set PYTHON=/path/to/python3"
         return 1
     fi
     if ! "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
-        _retinanet_say "$1 is $("$1" --version 2>&1), but Python 3.11 or later is needed; $2"
+        _retinanet_say "$1 is $("$1" --version 2>&1), expected Python 3.11 or later; $2"
         return 1
     fi
 }
 
-# Changes of these make an installation stale. The root is among them because an editable install points to it.
+# An installation is stale when any of these changes. The root is included because an editable install points to it.
 _retinanet_fingerprint() {
     cat "$1/setup.py" "$1/pyproject.toml" | cksum && "$1/.venv/bin/python" -c 'import sys; print(sys.version)' 2>/dev/null && printf '%s\n' "$1"
 }
@@ -30,31 +31,31 @@ _retinanet_install() {
     local root=$1 extra=$2 venv="$1/.venv"
     local python="$venv/bin/python" constraints="$venv/retinanet-constraints.txt" target=. quiet=()
 
-    # An interrupted run leaves a folder without python, or python without pip; both are completed here.
+    # An interrupted run leaves a folder without python, or python without pip. Complete either.
     if [[ ! -e $python && ! -L $python ]]; then
-        _retinanet_check_python "${PYTHON:-python3}" "name one: PYTHON=/path/to/python3" || return 1
-        _retinanet_say "making $venv with $("${PYTHON:-python3}" --version)"
+        _retinanet_check_python "${PYTHON:-python3}" "set PYTHON=/path/to/python3" || return 1
+        _retinanet_say "creating $venv with $("${PYTHON:-python3}" --version)"
         if ! "${PYTHON:-python3}" -m venv "$venv"; then
-            _retinanet_say "could not make $venv; on Debian and Ubuntu the module venv is in the package python3-venv"
+            _retinanet_say "could not create $venv; Debian and Ubuntu have the venv module in the package python3-venv"
             return 1
         fi
     fi
-    # Never clear it here: the folder may belong to another system that shares this checkout, and work there.
+    # Never clear it here: the folder may belong to another system that shares this checkout, where it works.
     if ! "$python" -c '' 2>/dev/null; then
-        _retinanet_say "$python does not start: its Python is gone, or is another system's; remove $venv and run this again"
+        _retinanet_say "$python does not start: its Python was removed or belongs to another system; remove $venv and run this again"
         return 1
     fi
     _retinanet_check_python "$python" "remove $venv and run this again" || return 1
     if ! "$python" -m pip --version >/dev/null 2>&1; then
-        "$python" -m ensurepip --upgrade >/dev/null || { _retinanet_say "could not put pip into $venv"; return 1; }
+        "$python" -m ensurepip --upgrade >/dev/null || { _retinanet_say "could not install pip into $venv"; return 1; }
     fi
 
-    # torch comes in builds for many devices, and pip cannot tell which one was chosen: pin the one that is here.
+    # torch has a build for each kind of device, and pip cannot tell which one was chosen: pin the installed one.
     "$python" - >"$constraints" <<'PY' || return 1
 from importlib.metadata import PackageNotFoundError, version
 
 try:
-    # A half-unpacked package has a folder but no version.
+    # A partly unpacked package has a folder but no version.
     if version("torch"):
         print(f"torch=={version('torch')}")
 except (PackageNotFoundError, KeyError):
@@ -65,9 +66,9 @@ PY
         quiet=(--quiet)
         _retinanet_say "installing retinanet ($extra), keeping $(<"$constraints")"
     else
-        _retinanet_say "installing retinanet ($extra); downloading torch takes some minutes"
+        _retinanet_say "installing retinanet ($extra); downloading torch takes a few minutes"
     fi
-    # Building in place rather than in pip's isolation needs no download when everything is here already.
+    # Without build isolation pip downloads nothing if all requirements are already installed.
     if ! "$python" -c '
 import sys, setuptools
 sys.exit(tuple(map(int, setuptools.__version__.split(".")[:2])) < (77, 0))' 2>/dev/null; then
@@ -75,8 +76,8 @@ sys.exit(tuple(map(int, setuptools.__version__.split(".")[:2])) < (77, 0))' 2>/d
     fi
     if ! (cd "$root" && "$python" -m pip install "${quiet[@]+"${quiet[@]}"}" --disable-pip-version-check \
         --no-build-isolation --constraint "$constraints" --editable "$target"); then
-        _retinanet_say "pip failed (its reason stands above); run this again to continue"
-        [[ ! -s $constraints ]] || _retinanet_say "the installed $(<"$constraints") was kept; pyproject.toml says which is needed"
+        _retinanet_say "pip failed for the reason above; run this again to continue"
+        [[ ! -s $constraints ]] || _retinanet_say "the installed $(<"$constraints") was kept; see pyproject.toml for the required version"
         return 1
     fi
 }
@@ -90,7 +91,7 @@ _retinanet_environment() {
     root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P) || return 1
 
     fingerprint=$(_retinanet_fingerprint "$root") || fingerprint=
-    # dev holds all of base, so its stamp serves both.
+    # dev includes base, so its stamp is valid for both.
     for name in "$extra" dev; do
         local stamp="$root/.venv/retinanet-$name.stamp"
         if [[ -n $fingerprint && -f $stamp && $(<"$stamp") == "$fingerprint" ]]; then
@@ -99,7 +100,7 @@ _retinanet_environment() {
     done
     if [[ $fingerprint != current ]]; then
         _retinanet_install "$root" "$extra" || return 1
-        # The stamp comes last: an interrupted run leaves none and is done again.
+        # Written last: an interrupted run leaves no stamp and is repeated.
         _retinanet_fingerprint "$root" >"$root/.venv/retinanet-$extra.stamp" || return 1
         _retinanet_say "$root/.venv is ready"
     fi

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# From nothing to a trained, scored detector and images of what it finds, on a small data set that is drawn on the spot.
-# Takes no arguments; a second run reuses the environment and replaces runs/quickstart.
+# Set up the environment, draw a small data set, train a detector on it, score it, and draw its detections.
+# Takes no arguments. A second run reuses the environment and replaces runs/quickstart.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/environment.sh base
@@ -15,26 +15,26 @@ step "2/4 train"
 python tools/train.py configs/quickstart.yaml --output "$run" --overwrite
 step "3/4 evaluate the best checkpoint"
 python tools/eval.py "$best"
-step "4/4 draw what it finds"
+step "4/4 draw its detections"
 python tools/predict.py "$best" datasets/shapes/val --output "$run/images" --limit 12
 
 root=$(pwd -P)
 cat <<END
 
-== Done. Everything lies in $root/$run:
+== Done. All results are in $root/$run:
   config         $run/config.yaml        every setting of this run, defaults included
   log            $run/log.txt
-  metrics        $run/metrics.jsonl      and, as curves: tensorboard --logdir runs
+  metrics        $run/metrics.jsonl      as curves: tensorboard --logdir runs
   score          $run/evaluation.json
   checkpoints    $run/checkpoints/       best.pt, last.pt
-  images       $run/images/
+  images         $run/images/
 
-What to type next, from $root:
+Next steps, from $root:
   source .venv/bin/activate
   tensorboard --logdir runs
-  # the same training with other settings: any key of the config, as KEY=VALUE
+  # train with other settings: any config key, as KEY=VALUE
   retinanet train configs/quickstart.yaml --output runs/trial train.optimizer.lr=0.0005 train.seed=1
-  # your own images, with annotations in COCO form
+  # train on your own images, with annotations in COCO format
   retinanet train configs/quickstart.yaml --output runs/mine \\
     data.train.images=my/train data.train.annotations=my/train.json \\
     data.val.images=my/val data.val.annotations=my/val.json

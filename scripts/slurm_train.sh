@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Train on one or more nodes of a SLURM cluster, from the folder that the run folder is relative to:
+# Train on one or more nodes of a SLURM cluster. Submit from the folder that RUN_FOLDER is relative to:
 #
 #   sbatch --nodes=2 --gpus-per-node=8 --cpus-per-task=64 --time=24:00:00 \
 #       scripts/slurm_train.sh RUN_FOLDER CONFIG [KEY=VALUE ...]
 #
-# Two minutes before its time is up, or when it is preempted, the run saves and ends, and the job goes back into the
-# queue. It goes on from the last checkpoint of RUN_FOLDER, also when it is submitted again. An environment .venv in the
-# folder of submission is used; else `torchrun` and the package have to be on PATH. A worker that dies is replaced up to
-# MAX_RESTARTS times (3).
+# Two minutes before its time limit, or when preempted, the run saves a checkpoint and exits, and the job is requeued.
+# It resumes from the last checkpoint in RUN_FOLDER, also when submitted again. A .venv in the folder of submission is
+# used if present; otherwise `torchrun` and the package must be on PATH. torchrun restarts failed workers up to
+# MAX_RESTARTS times (default: 3).
 #
-# B: the signal goes to this script alone, which passes it on, so that it arrives once.
+# B: sends the signal to this script only, which forwards it, so that each process receives it once.
 #SBATCH --signal=B:TERM@120
 #SBATCH --requeue
 #SBATCH --open-mode=append
@@ -23,13 +23,13 @@ folder=$1
 config=$2
 shift 2
 
-# sbatch runs a copy of this file: its own place says nothing about where the repository is.
+# sbatch runs a copy of this file, so its location does not lead to the repository.
 if [[ -d .venv/bin ]]; then
     export PATH="$PWD/.venv/bin:$PATH"
 fi
-# torchrun's own store outlives an attempt, and a new one may find the addresses of dead workers in it.
+# The shared store of torchrun outlives a restart, and may still hold the addresses of dead workers.
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
-# srun does not take this over from sbatch.
+# srun does not inherit this from sbatch.
 if [[ -n ${SLURM_CPUS_PER_TASK:-} ]]; then
     export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
 fi
@@ -38,9 +38,9 @@ hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head_node=${hosts%%$'\n'*}
 echo "slurm_train: job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), ${SLURM_JOB_NUM_NODES:-1} nodes from $head_node"
 
-# Only what this start leaves may send the job back.
+# Only a marker written by this start may requeue the job.
 rm -f "$folder/preempted"
-# A node that is through must not end the others, which may still be saving: torchrun looks after its own.
+# A node that has finished must not end the others, which may still be saving; torchrun handles failures itself.
 srun --kill-on-bad-exit=0 torchrun \
     --nnodes="${SLURM_JOB_NUM_NODES:-1}" \
     --nproc-per-node="${SLURM_GPUS_ON_NODE:-1}" \
@@ -63,10 +63,10 @@ done
 if [[ ! -e $folder/preempted ]]; then
     exit "$code"
 fi
-# A job that was cancelled is no longer running: it was meant to end.
+# A cancelled job is no longer RUNNING and must not be requeued.
 if [[ $(scontrol show job "$SLURM_JOB_ID") != *JobState=RUNNING* ]]; then
-    echo "slurm_train: stopped, and the job is ending; submit it again to go on"
+    echo "slurm_train: stopped because the job is ending; submit it again to continue"
     exit "$code"
 fi
-echo "slurm_train: stopped in the middle: $(<"$folder/preempted"); back into the queue"
+echo "slurm_train: stopped before the end of training: $(<"$folder/preempted"); requeued"
 scontrol requeue "$SLURM_JOB_ID"

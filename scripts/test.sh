@@ -4,5 +4,5 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/environment.sh dev
 bash scripts/lint.sh
-# One thread each: threads of two processes that share cores wait for each other in a busy loop.
+# One thread each: with two processes on the same cores, more threads would busy-wait for each other.
 OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} python -m pytest -n 2 "$@"

@@ -1,4 +1,4 @@
-"""A user's mistake ends every tool the same way: exit code 2, one message on stderr, no traceback."""
+"""User errors end every command alike: exit code 2, one message on stderr, no traceback."""
 
 import json
 import subprocess
@@ -25,13 +25,13 @@ pytestmark = pytest.mark.usefixtures("process_as_before")
 
 
 @pytest.fixture
-def refused(capsys):
-    """Runs a tool that must refuse its input, and returns the message."""
+def rejected(capsys):
+    """Run a command that must reject its input, and return the message."""
 
-    def run(tool, *arguments):
-        assert tool.main([str(argument) for argument in arguments]) == 2
+    def run(command, *arguments):
+        assert command.main([str(argument) for argument in arguments]) == 2
         printed = capsys.readouterr()
-        message = printed.err.rpartition("\r")[2]  # what a progress bar has left is wiped out
+        message = printed.err.rpartition("\r")[2]  # drop the rest of a progress bar
         assert message.startswith("error: ") and message.endswith("\n")
         assert printed.err.count("error: ") == 1
         assert "Traceback" not in printed.err + printed.out
@@ -42,11 +42,11 @@ def refused(capsys):
 
 
 @pytest.fixture
-def train_refused(refused, tiny_overrides, tmp_path):
-    """Trains as quickstart says, with more overrides and arguments; nothing may be trained."""
+def train_rejected(rejected, tiny_overrides, tmp_path):
+    """Run the quickstart training with further arguments, which must be rejected before training."""
 
     def run(*arguments):
-        message = refused(train_tool, "quickstart", *tiny_overrides, "--output", tmp_path / "run", *arguments)
+        message = rejected(train_tool, "quickstart", *tiny_overrides, "--output", tmp_path / "run", *arguments)
         assert not (tmp_path / "run" / "checkpoints").exists()
         return message
 
@@ -55,7 +55,7 @@ def train_refused(refused, tiny_overrides, tmp_path):
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory, shapes):
-    """An untrained network in a checkpoint like those of training."""
+    """A checkpoint as training writes it, of an untrained network."""
     folder = tmp_path_factory.mktemp("run") / "checkpoints"
     overrides = ["model.channels=64", "model.head_convs=1", "data.resize.shorter=64", "data.resize.longer=96"]
     overrides += ["device=cpu", "train.precision=fp32", "data.workers=0"]
@@ -78,12 +78,12 @@ def checkpoint(tmp_path_factory, shapes):
 @pytest.fixture
 def not_a_checkpoint(tmp_path):
     path = tmp_path / "weights.pt"
-    path.write_text("hello, these are no weights\n" * 10)
+    path.write_text("hello, these are not weights\n" * 10)
     return path
 
 
 def changed(shapes, tmp_path, change):
-    """The training annotations after a change."""
+    """Write a changed copy of the training annotations."""
     document = json.loads((shapes / "train.json").read_text())
     change(document)
     path = tmp_path / "changed.json"
@@ -94,17 +94,17 @@ def changed(shapes, tmp_path, change):
 # ---- train
 
 
-def test_no_such_config(refused, tmp_path):
-    assert refused(train_tool, "quikstart") == (
+def test_missing_config(rejected, tmp_path):
+    assert rejected(train_tool, "quikstart") == (
         "quikstart: no such configuration file, by path or by name in the package; did you mean quickstart?"
     )
-    assert refused(train_tool, tmp_path / "mine.yaml").startswith(f"{tmp_path / 'mine.yaml'}: no such configuration")
+    assert rejected(train_tool, tmp_path / "mine.yaml").startswith(f"{tmp_path / 'mine.yaml'}: no such configuration")
 
 
-def test_typo_in_the_config(refused, tmp_path):
+def test_wrong_keys_in_the_config(rejected, tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("train: {epochs: 1, batchsize: 3, optimizer: {type: sgd, lr: fast}}\n")
-    assert refused(train_tool, path, "--output", tmp_path / "run").splitlines() == [
+    assert rejected(train_tool, path, "--output", tmp_path / "run").splitlines() == [
         f"{path}: 2 problem(s) in the configuration",
         '  train.optimizer.lr: found "fast" (text), expected a number',
         "  train.batchsize: unknown key; did you mean 'batch_size'?",
@@ -112,87 +112,87 @@ def test_typo_in_the_config(refused, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_wrong_override(train_refused):
-    assert train_refused("train.batch_size=2.5").endswith(
+def test_invalid_override(train_rejected):
+    assert train_rejected("train.batch_size=2.5").endswith(
         "train.batch_size: found 2.5 (number), expected a whole number"
     )
-    assert train_refused("batch_size").startswith("override 'batch_size': expected KEY.KEY=VALUE")
+    assert train_rejected("batch_size").startswith("override 'batch_size': expected KEY.KEY=VALUE")
 
 
-def test_binary_file_as_config(refused, checkpoint, tmp_path):
-    message = refused(train_tool, checkpoint, "--output", tmp_path / "run")
+def test_binary_file_as_config(rejected, checkpoint, tmp_path):
+    message = rejected(train_tool, checkpoint, "--output", tmp_path / "run")
     assert message.startswith(str(checkpoint)) and "\n" not in message
 
 
-def test_no_data(refused, tmp_path):
+def test_config_without_data(rejected, tmp_path):
     (tmp_path / "mine.yaml").write_text("train: {epochs: 1}\n")
-    message = refused(train_tool, tmp_path / "mine.yaml", "--output", tmp_path / "run", "device=cpu")
+    message = rejected(train_tool, tmp_path / "mine.yaml", "--output", tmp_path / "run", "device=cpu")
     assert message == ("data.train: no data given; set data.train.images=FOLDER data.train.annotations=FILE")
 
 
-def test_annotations_missing(train_refused):
-    assert train_refused("data.train.annotations=gone.json").startswith("gone.json: cannot be read: No such file")
-    assert train_refused("data.val.annotations=gone.json").startswith("gone.json: cannot be read: No such file")
+def test_missing_annotations(train_rejected):
+    assert train_rejected("data.train.annotations=gone.json").startswith("gone.json: cannot be read: No such file")
+    assert train_rejected("data.val.annotations=gone.json").startswith("gone.json: cannot be read: No such file")
 
 
-def test_annotations_of_another_form(train_refused, tmp_path):
+def test_annotations_in_another_format(train_rejected, tmp_path):
     (tmp_path / "some.json").write_text('{"shapes": []}')
-    assert "is not in COCO form" in train_refused(f"data.train.annotations={tmp_path / 'some.json'}")
+    assert "is not in COCO form" in train_rejected(f"data.train.annotations={tmp_path / 'some.json'}")
 
 
-def test_images_missing(train_refused, shapes, tmp_path):
-    assert "data.train.images: gone is not a folder" in train_refused("data.train.images=gone")
+def test_missing_images(train_rejected, shapes, tmp_path):
+    assert "data.train.images: gone is not a folder" in train_rejected("data.train.images=gone")
     (tmp_path / "empty").mkdir()
-    assert "24 of 24 images are not in" in train_refused(f"data.train.images={tmp_path / 'empty'}")
+    assert "24 of 24 images are not in" in train_rejected(f"data.train.images={tmp_path / 'empty'}")
 
 
-def test_num_classes_of_other_data(train_refused):
-    message = train_refused("model.num_classes=80")
+def test_num_classes_that_contradicts_the_data(train_rejected):
+    message = train_rejected("model.num_classes=80")
     assert message.startswith("model.num_classes is 80, but ") and "has " in message and "classes [" in message
 
 
-def test_class_that_is_not_there(train_refused, shapes):
+def test_unknown_class(train_rejected, shapes):
     name = json.loads((shapes / "train.json").read_text())["categories"][0]["name"]
-    message = train_refused(f"data.classes=[{name}x]")
+    message = train_rejected(f"data.classes=[{name}x]")
     assert message.startswith(f"data.classes: '{name}x' is not a category of ")
     assert message.endswith(f"did you mean '{name}'?")
 
 
-def test_strict_boxes(train_refused, shapes, tmp_path):
+def test_box_without_area_with_data_strict(train_rejected, shapes, tmp_path):
     path = changed(shapes, tmp_path, lambda d: d["annotations"][0].update(bbox=[4, 4, 0, 4]))
-    message = train_refused(f"data.train.annotations={path}", "data.strict=true")
+    message = train_rejected(f"data.train.annotations={path}", "data.strict=true")
     assert "has bbox [4, 4, 0, 4]: without area" in message
 
 
-def test_images_of_another_size(refused, tiny_overrides, shapes, tmp_path):
+def test_image_size_that_contradicts_the_annotations(rejected, tiny_overrides, shapes, tmp_path):
     def grow(document):
         for image in document["images"]:
             image["width"] += 1
 
     path = changed(shapes, tmp_path, grow)
     arguments = [*tiny_overrides, f"data.train.annotations={path}", "--output", tmp_path / "run"]
-    assert "but its annotations say" in refused(train_tool, "quickstart", *arguments)
+    assert "but its annotations say" in rejected(train_tool, "quickstart", *arguments)
 
 
-def test_device_that_is_not_there(train_refused):
-    assert train_refused("device=gpu").startswith("device: gpu cannot be used: ")
+def test_unknown_device(train_rejected):
+    assert train_rejected("device=gpu").startswith("device: gpu cannot be used: ")
 
 
-def test_folder_that_holds_a_run(train_refused, tmp_path):
+def test_output_folder_with_another_run(train_rejected, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("kept")
     (tmp_path / "run" / "environment.json").write_text("{}")
-    assert train_refused() == (
-        f"{tmp_path / 'run'}: holds a run; go on with --resume, replace it with --overwrite, or name another folder"
+    assert train_rejected() == (
+        f"{tmp_path / 'run'}: holds a run; continue it with --resume, replace it with --overwrite, or name another folder"
     )
     assert (tmp_path / "run" / "config.yaml").read_text() == "kept"
 
 
 @pytest.mark.parametrize("below", [".", "run"])
-def test_output_that_cannot_be_written(refused, tiny_overrides, tmp_path, below):
+def test_output_folder_that_is_not_writable(rejected, tiny_overrides, tmp_path, below):
     (tmp_path / "file").write_text("kept")
     output = tmp_path / "file" / below
-    message = refused(train_tool, "quickstart", *tiny_overrides, "--output", output)
+    message = rejected(train_tool, "quickstart", *tiny_overrides, "--output", output)
     assert message.startswith(f"{output}: cannot be written to: ") and message.endswith("; name another folder")
     assert (tmp_path / "file").read_text() == "kept"
 
@@ -200,97 +200,99 @@ def test_output_that_cannot_be_written(refused, tiny_overrides, tmp_path, below)
 # ---- eval
 
 
-def test_eval_of_something_else(refused, not_a_checkpoint, tmp_path):
-    assert refused(eval_tool, tmp_path / "gone.pt").startswith(f"{tmp_path / 'gone.pt'}: no such checkpoint; ")
-    message = refused(eval_tool, not_a_checkpoint)
-    start = f"{not_a_checkpoint}: is not a checkpoint of this framework: it is no archive of torch.save; "
+def test_eval_of_files_that_are_not_checkpoints(rejected, not_a_checkpoint, tmp_path):
+    assert rejected(eval_tool, tmp_path / "gone.pt").startswith(f"{tmp_path / 'gone.pt'}: no such checkpoint; ")
+    message = rejected(eval_tool, not_a_checkpoint)
+    start = f"{not_a_checkpoint}: not a checkpoint of this framework: it is no archive of torch.save; "
     assert message.startswith(start)
-    assert message.endswith("name a file that training wrote")
+    assert message.endswith("name a file written by training")
     torch.save({"model": {}}, tmp_path / "other.pt")
-    assert "holds something else than a 'retinanet checkpoint 2'" in refused(eval_tool, tmp_path / "other.pt")
+    assert "not a 'retinanet checkpoint 3'" in rejected(eval_tool, tmp_path / "other.pt")
 
 
-def test_damaged_checkpoint(refused, checkpoint, tmp_path):
+def test_eval_of_a_damaged_checkpoint(rejected, checkpoint, tmp_path):
     content = bytearray(checkpoint.read_bytes())
     content[len(content) // 2] ^= 1
     copy = tmp_path / checkpoint.name
     copy.write_bytes(content)
     (tmp_path / f"{copy.name}.sha256").write_bytes(checkpoint.with_name(checkpoint.name + ".sha256").read_bytes())
-    assert refused(eval_tool, copy).startswith(f"{copy}: is damaged, its checksum differs from ")
+    assert rejected(eval_tool, copy).startswith(f"{copy}: damaged: checksum differs from ")
 
 
-def test_eval_overrides(refused, checkpoint):
-    message = refused(eval_tool, checkpoint, "data.vall.images=x")
+def test_eval_with_invalid_overrides(rejected, checkpoint):
+    message = rejected(eval_tool, checkpoint, "data.vall.images=x")
     assert message.startswith(f"{checkpoint} with overrides: 1 problem(s)")
     assert message.endswith("data.vall: unknown key; did you mean 'val'?")
-    assert refused(eval_tool, checkpoint, "data.val=[]").startswith("data.val: no data given; ")
-    assert "gone.json: cannot be read" in refused(eval_tool, checkpoint, "data.val.annotations=gone.json")
+    assert rejected(eval_tool, checkpoint, "data.val=[]").startswith("data.val: no data given; ")
+    assert "gone.json: cannot be read" in rejected(eval_tool, checkpoint, "data.val.annotations=gone.json")
 
 
-def test_eval_on_other_classes(refused, checkpoint, tmp_path):
+def test_eval_on_other_categories(rejected, checkpoint, tmp_path):
     document = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "cat"}]}
     (tmp_path / "cats.json").write_text(json.dumps(document))
-    message = refused(eval_tool, checkpoint, f"data.val.annotations={tmp_path / 'cats.json'}")
+    message = rejected(eval_tool, checkpoint, f"data.val.annotations={tmp_path / 'cats.json'}")
     assert message.startswith(f"data.val: the categories of {tmp_path / 'cats.json'} do not match the classes ")
 
 
-def test_eval_output_that_cannot_be_written(refused, checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr(eval_tool, "evaluate_dataset", lambda *_, **__: pytest.fail("found out only after the work"))
+def test_eval_output_is_checked_before_the_evaluation(rejected, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        eval_tool, "evaluate_dataset", lambda *_, **__: pytest.fail("evaluated before the output was checked")
+    )
     (tmp_path / "file").touch()
-    message = refused(eval_tool, checkpoint, "--output", tmp_path / "file")
+    message = rejected(eval_tool, checkpoint, "--output", tmp_path / "file")
     assert message.startswith(f"{tmp_path / 'file'}: cannot be written to: ")
 
 
 # ---- predict
 
 
-def test_predict_without_a_checkpoint(refused, not_a_checkpoint, shapes, tmp_path):
-    message = refused(predict_tool, not_a_checkpoint, shapes / "val", "--output", tmp_path / "found")
-    assert "is not a checkpoint of this framework" in message
-    assert not (tmp_path / "found").exists()
+def test_predict_with_a_file_that_is_not_a_checkpoint(rejected, not_a_checkpoint, shapes, tmp_path):
+    message = rejected(predict_tool, not_a_checkpoint, shapes / "val", "--output", tmp_path / "output")
+    assert "not a checkpoint of this framework" in message
+    assert not (tmp_path / "output").exists()
 
 
-def test_predict_on_what_is_no_image(refused, checkpoint, tmp_path):
-    found = tmp_path / "found"
-    assert refused(predict_tool, checkpoint, tmp_path / "gone.png", "--output", found) == (
+def test_predict_on_missing_and_invalid_images(rejected, checkpoint, tmp_path):
+    output = tmp_path / "output"
+    assert rejected(predict_tool, checkpoint, tmp_path / "gone.png", "--output", output) == (
         f"{tmp_path / 'gone.png'}: no such image or folder"
     )
     (tmp_path / "empty").mkdir()
-    message = refused(predict_tool, checkpoint, tmp_path / "empty", "--output", found)
-    assert message.startswith(f"{tmp_path / 'empty'}: holds no image; looked for .bmp, ")
+    message = rejected(predict_tool, checkpoint, tmp_path / "empty", "--output", output)
+    assert message.startswith(f"{tmp_path / 'empty'}: contains no image; expected .bmp, ")
     broken = tmp_path / "broken.png"
-    broken.write_bytes(b"hello, no image")
-    message = refused(predict_tool, checkpoint, broken, "--output", found)
+    broken.write_bytes(b"hello, not an image")
+    message = rejected(predict_tool, checkpoint, broken, "--output", output)
     assert message.startswith(f"{broken}: not an image") and "\n" not in message
 
 
-def test_predict_on_a_cut_off_image(refused, checkpoint, shapes, tmp_path):
-    whole = sorted((shapes / "val").iterdir())[0]
-    cut = tmp_path / "cut.png"
-    cut.write_bytes(whole.read_bytes()[:-500])
-    message = refused(predict_tool, checkpoint, whole, cut, "--output", tmp_path / "found")
-    assert message.startswith(f"{cut}: damaged or truncated PNG") and "\n" not in message
+def test_predict_on_a_truncated_image(rejected, checkpoint, shapes, tmp_path):
+    intact = sorted((shapes / "val").iterdir())[0]
+    truncated = tmp_path / "truncated.png"
+    truncated.write_bytes(intact.read_bytes()[:-500])
+    message = rejected(predict_tool, checkpoint, intact, truncated, "--output", tmp_path / "output")
+    assert message.startswith(f"{truncated}: damaged or truncated PNG") and "\n" not in message
 
 
-def test_predict_does_not_draw_over_the_images(refused, checkpoint, tmp_path):
+def test_predict_does_not_overwrite_its_input_images(rejected, checkpoint, tmp_path):
     mine = tmp_path / "mine"
     mine.mkdir()
     Image.new("RGB", (64, 64)).save(mine / "a.png")
     before = (mine / "a.png").read_bytes()
-    message = refused(predict_tool, checkpoint, mine, "--output", tmp_path / "mine" / ".." / "mine")
-    assert "a.png: is there already, and no earlier prediction wrote it; name another folder" in message
+    message = rejected(predict_tool, checkpoint, mine, "--output", tmp_path / "mine" / ".." / "mine")
+    assert "a.png: already exists and was not written by `retinanet predict`; choose another --output" in message
     assert (mine / "a.png").read_bytes() == before
 
 
-def test_predict_output_that_cannot_be_written(refused, checkpoint, shapes, tmp_path):
+def test_predict_output_folder_that_is_not_writable(rejected, checkpoint, shapes, tmp_path):
     (tmp_path / "file").touch()
-    message = refused(predict_tool, checkpoint, shapes / "val", "--output", tmp_path / "file")
+    message = rejected(predict_tool, checkpoint, shapes / "val", "--output", tmp_path / "file")
     assert message.startswith(f"{tmp_path / 'file'}: cannot be written to: ")
 
 
 @pytest.mark.parametrize("option", ["--batch-size", "--limit"])
 @pytest.mark.parametrize("number", ["0", "-3", "2.5", "x"])
-def test_predict_numbers(capsys, checkpoint, shapes, tmp_path, option, number):
+def test_predict_rejects_counts_below_1(capsys, checkpoint, shapes, tmp_path, option, number):
     with pytest.raises(SystemExit) as stop:
         predict_tool.main([str(checkpoint), str(shapes / "val"), "--output", str(tmp_path), option, number])
     assert stop.value.code == 2
@@ -308,7 +310,7 @@ def test_predict_numbers(capsys, checkpoint, shapes, tmp_path, option, number):
         (["tools/eval.py", "README"], "README: no such checkpoint"),
     ],
 )
-def test_real_command(arguments, message, tmp_path):
+def test_commands_as_processes(arguments, message, tmp_path):
     command = [sys.executable, *(str(REPO / a) if a.startswith("tools/") else a for a in arguments)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
@@ -317,10 +319,10 @@ def test_real_command(arguments, message, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-# ---- how a tool ends
+# ---- exit codes
 
 
-def test_exit_codes(capsys):
+def test_exit_code_of_each_outcome(capsys):
     def wrong():
         raise InputError("a: is wrong")
 
@@ -335,11 +337,11 @@ def test_exit_codes(capsys):
     assert exit_code(wrong) == 2
     assert capsys.readouterr().err == "error: a: is wrong\n"
     assert exit_code(interrupted) == 130
-    with pytest.raises(ValueError, match="a bug"):  # ours, not the user's: with its traceback
+    with pytest.raises(ValueError, match="a bug"):  # a bug keeps its traceback
         exit_code(bug)
 
 
-def test_make_folder(tmp_path):
+def test_make_folder_creates_parents_and_leaves_no_file(tmp_path):
     for _ in range(2):
         make_folder(tmp_path / "a" / "b")
         assert (tmp_path / "a" / "b").is_dir() and list((tmp_path / "a" / "b").iterdir()) == []

@@ -1,3 +1,5 @@
+"""The wheel and the installed package: contents, metadata, entry point, configs."""
+
 import ast
 import importlib.metadata
 import importlib.util
@@ -14,23 +16,24 @@ import pytest
 from retinanet import __version__
 
 REPO = Path(__file__).resolve().parent.parent
-SETUPTOOLS_NEEDED = (70, 1)  # from here on setuptools makes wheels without the package `wheel`
+MIN_SETUPTOOLS = (77, 0)  # as in pyproject.toml: the first to read `license = "Apache-2.0"` (PEP 639)
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> Path:
-    """A copy of what is packaged: a build writes into its source folder, and an older one there would leak into it."""
+    """A copy of the source tree. A build writes into its source folder, where an older build would leak into the
+    wheel."""
     if importlib.util.find_spec("pip") is None or importlib.util.find_spec("setuptools") is None:
         pytest.skip("building a wheel without downloads needs pip and setuptools in this environment")
-    found = importlib.metadata.version("setuptools")
-    if tuple(map(int, found.split(".")[:2])) < SETUPTOOLS_NEEDED:
-        pytest.skip(f"setuptools is {found}; building a wheel without downloads needs 70.1 or later")
+    version = importlib.metadata.version("setuptools")
+    if tuple(map(int, version.split(".")[:2])) < MIN_SETUPTOOLS:
+        pytest.skip(f"setuptools is {version}; building a wheel without downloads needs 77.0 or later")
     folder = tmp_path_factory.mktemp("source")
-    for name in ("setup.py", "pyproject.toml", "LICENSE"):
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(REPO / name, folder)
-    for name in ("retinanet", "tools", "configs", "benchmarks"):
+    for name in ("retinanet", "configs", "tools", "scripts", "tests", "benchmarks"):
         shutil.copytree(REPO / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     return folder
 
@@ -49,48 +52,48 @@ def wheel(source, tmp_path_factory) -> Path:
     return path
 
 
-def files_of(folder: Path, pattern: str) -> set[str]:
+def files_in(folder: Path, pattern: str) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob(pattern)}
 
 
-def test_wheel_holds_package_tools_configs_and_benchmarks_once(source, wheel):
-    expected = (
-        {f"retinanet/{name}" for name in files_of(source / "retinanet", "*.py")}
-        | {f"retinanet/tools/{name}" for name in files_of(source / "tools", "*.py")}
-        | {f"retinanet/configs/{name}" for name in files_of(source / "configs", "*.py")}
-        | {f"retinanet/configs/{name}" for name in files_of(source / "configs", "*.yaml")}
-        | {f"retinanet/benchmarks/{name}" for name in files_of(source / "benchmarks" / "suites", "*.py")}
-    )
+def test_wheel_holds_the_package_and_the_configs_once_and_nothing_else(source, wheel):
+    expected = {
+        "retinanet/py.typed",
+        *(f"retinanet/{name}" for name in files_in(source / "retinanet", "*.py")),
+        *(f"retinanet/configs/{name}" for name in files_in(source / "configs", "*.py")),
+        *(f"retinanet/configs/{name}" for name in files_in(source / "configs", "*.yaml")),
+    }
     with zipfile.ZipFile(wheel) as archive:
         held = [name for name in archive.namelist() if ".dist-info/" not in name]
     # A folder of retinanet/ without an __init__.py would be missing here.
     assert sorted(held) == sorted(expected)
 
 
-def test_wheel_says_version_python_and_command(wheel):
+def test_wheel_metadata(wheel):
     with zipfile.ZipFile(wheel) as archive:
         read = {name.split("/")[1]: archive.read(name).decode() for name in archive.namelist() if ".dist-info/" in name}
     assert re.search(rf"^Version: {re.escape(__version__)}$", read["METADATA"], re.MULTILINE)
     assert re.search(r"^Requires-Python: >=3\.11$", read["METADATA"], re.MULTILINE)
+    assert re.search(r"^License-Expression: Apache-2\.0$", read["METADATA"], re.MULTILINE)
     assert "retinanet = retinanet.__main__:main" in read["entry_points.txt"]
 
 
 @pytest.mark.parametrize("kind", ["wheel", "editable"])
-def test_installed_from_elsewhere_finds_tools_configs_and_benchmarks(kind, source, wheel, tmp_path):
+def test_installed_package_finds_its_modules_and_configs(kind, source, wheel, tmp_path):
     site = tmp_path / "site"
     if kind == "wheel":
         run_pip("install", "--no-deps", "--no-index", "--target", site, wheel)
     else:
         run_pip("install", "--no-deps", "--no-index", "--no-build-isolation", "--target", site, "--editable", source)
-    # -S runs no .pth file: an editable install of the repository itself would answer in place of this one.
-    names = ("__main__", "tools", "tools.train", "benchmarks.measure")
+    # -S runs no .pth file: otherwise an editable install of the repository itself would be found first.
+    modules = ("__main__", "cli", "cli.train", "benchmarks.measure")
     code = f"""
 import sys
-NAMES = {names!r}
+MODULES = {modules!r}
 sys.path.insert(0, {str(site)!r})
 import importlib.resources, importlib.util, site
 site.addsitedir({str(site)!r})
-print([importlib.util.find_spec("retinanet." + name).origin for name in NAMES])
+print([importlib.util.find_spec("retinanet." + name).origin for name in MODULES])
 folder = importlib.resources.files("retinanet.configs")
 print(sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*.yaml")))
 """
@@ -102,4 +105,4 @@ print(sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*.yam
     origins, configs = map(ast.literal_eval, done.stdout.splitlines())
     root = site if kind == "wheel" else source
     assert all(origin.startswith(f"{root}{os.sep}") for origin in origins), origins
-    assert files_of(REPO / "configs", "*.yaml") <= set(configs)
+    assert files_in(REPO / "configs", "*.yaml") <= set(configs)

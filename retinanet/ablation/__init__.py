@@ -1,1 +1,1 @@
-"""The paper's tables and figures: what is trained for them, and what is made of it."""
+"""Reproduce the tables and figures of the paper: train the rows, then report their results."""

@@ -1,6 +1,6 @@
-"""A checkpoint -> figures 1 and 4 of Lin et al. 2017, its scores, and where its loss on validation images comes from.
+"""Figures 1 and 4 of Lin et al. (2017) for a checkpoint, its scores, and the examples its validation loss comes from.
 
-The last also for the checkpoints beside it.
+If the folder holds several checkpoints of the run, the origin of the loss is also drawn over training.
 """
 
 import logging
@@ -15,7 +15,7 @@ from retinanet.ablation.loss_share import (
     cumulative_share,
     loss_curve,
     loss_parts,
-    score_shares,
+    score_histograms,
     share_of_hardest,
 )
 from retinanet.checkpoint.folder import CheckpointFolder
@@ -36,22 +36,23 @@ PARTS = {"hard_positive": "hard positive", "easy_positive": "easy positive",
 
 
 def load_network(checkpoint: Path, overrides: Sequence[str] = ()) -> Predictor:
-    """
+    """Load a checkpoint with sigmoid classes, in float32.
+
     Raises:
-        InputError: no checkpoint, or one whose classes are no sigmoids.
+        InputError: not a checkpoint, or its classes share a softmax.
     """
     predictor = Predictor.from_checkpoint(checkpoint, ["inference.precision=fp32", *overrides])
     if predictor.cfg.model.class_activation != "sigmoid":
-        raise InputError(f"{checkpoint}: its classes share a softmax; these figures are of one sigmoid a class")
+        raise InputError(f"{checkpoint}: its classes share a softmax; expected one sigmoid per class")
     return predictor
 
 
 @torch.no_grad()
 def count_logits(checkpoint: Path, predictor: Predictor) -> LogitCounts:
-    """Class logits of a trained network over its validation images, as its assignment sees them.
+    """Count the class logits of positive and negative examples over the validation images.
 
     Raises:
-        InputError: no validation images, or no object on them.
+        InputError: there are no validation images, or no positive anchors on them.
     """
     cfg, counts = predictor.cfg, LogitCounts()
     data = load_val_data(cfg, predictor.class_names)
@@ -60,45 +61,45 @@ def count_logits(checkpoint: Path, predictor: Predictor) -> LogitCounts:
     batches = eval_loader(cfg, data, planned_batches, pin_memory=predictor.device.type == "cuda")
     for batch in progress(batches, f"{checkpoint.name}", len(planned_batches)):
         batch = batch.to(predictor.device)
-        predictions = predictor.model(batch.images, batch.image_sizes)
-        assignment = assign(predictions.anchors, batch.targets)
-        counts.add(predictions, assignment, batch.targets)
+        outputs = predictor.model(batch.images, batch.image_sizes)
+        assignment = assign(outputs.anchors, batch.targets)
+        counts.add(outputs, assignment, batch.targets)
     if not counts.positive.sum() or not counts.negative.sum():
-        raise InputError(f"{checkpoint}: no positive anchor on the validation images; name others with data.val")
+        raise InputError(f"{checkpoint}: no positive anchor on the validation images; set data.val to others")
     return counts
 
 
 def write_figures(checkpoint: Path, output: Path, overrides: Sequence[str] = ()) -> list[Path]:
-    """Images, and `figures.md` with the numbers in them.
+    """Write the figures, and `figures.md` with their numbers; returns the paths.
 
-    The course of training is drawn where the checkpoint lies among others of its run: `train.keep_checkpoints` says
-    how many a run keeps.
+    The loss over training is drawn if the folder of the checkpoint holds others of the same run, of which a run keeps
+    `train.keep_checkpoints`.
 
     Raises:
-        InputError: as `load_network` and `count_logits` say.
+        InputError: see `load_network` and `count_logits`.
     """
     network = load_network(checkpoint, overrides)
     make_folder(output)
     counts = count_logits(checkpoint, network)
-    course = count_course(checkpoint, counts, overrides)
-    pictures = {
+    history = count_history(checkpoint, counts, overrides)
+    charts_by_file = {
         "figure_1.svg": figure_1(),
         "figure_4.svg": figure_4(counts),
         "scores.svg": [scores_chart(counts)],
     }
-    if len(course) > 1:
-        pictures["course.svg"] = course_charts(course)
-    for name, charts in pictures.items():
+    if len(history) > 1:
+        charts_by_file["history.svg"] = history_charts(history)
+    for name, charts in charts_by_file.items():
         write_svg(charts, output / name)
-    (output / "figures.md").write_text(describe(checkpoint, counts, course), encoding="utf-8")
-    return [output / name for name in (*pictures, "figures.md")]
+    (output / "figures.md").write_text(describe(checkpoint, counts, history), encoding="utf-8")
+    return [output / name for name in (*charts_by_file, "figures.md")]
 
 
-def count_course(checkpoint: Path, counts: LogitCounts, overrides: Sequence[str] = ()) -> dict[int, LogitCounts]:
-    """By step, of every checkpoint that lies beside this one; none where they are fewer than two.
+def count_history(checkpoint: Path, counts: LogitCounts, overrides: Sequence[str] = ()) -> dict[int, LogitCounts]:
+    """Counts by step of all checkpoints in the folder of this one; empty for fewer than two.
 
     Args:
-        counts: those of this one.
+        counts: the counts of this checkpoint.
     """
     files = CheckpointFolder(checkpoint.parent, keep=1).files()
     if len(files) < 2:
@@ -112,52 +113,54 @@ def count_course(checkpoint: Path, counts: LogitCounts, overrides: Sequence[str]
 
 
 def step_of(file: Path) -> int | None:
-    """By its name in a run folder; None under another name."""
+    """The step in the name of a checkpoint file; None for another name."""
     number = file.stem.removeprefix("step_")
     return int(number) if number.isdecimal() else None
 
 
 def figure_1() -> list[Chart]:
-    """The focal loss against p_t, and how steep it is in the logit, from the loss that training uses."""
+    """The focal loss over p_t, and the absolute value of its derivative, computed by the loss of training."""
     probabilities = [0.005 + 0.99 * index / 198 for index in range(199)]
     curves = {f"gamma {gamma:g}": loss_curve(gamma, probabilities) for gamma in FIGURE_1_GAMMAS}
-    losses = [Series(name, *loss) for name, (loss, _) in curves.items()]
-    slopes = [Series(name, *slope) for name, (_, slope) in curves.items()]
+    losses = [Series(name, loss.x, loss.y) for name, (loss, _) in curves.items()]
+    derivatives = [Series(name, derivative.x, derivative.y) for name, (_, derivative) in curves.items()]
     x = "p_t, probability of the true class"
     return [
         Chart("Focal loss", x, "loss", losses, x_range=(0, 1), y_range=(0, 5), legend="right"),
-        Chart("Its slope", x, "|d loss / d logit|", slopes, x_range=(0, 1), y_range=(0, 1.5), legend="right"),
+        Chart("Derivative", x, "|d loss / d logit|", derivatives, x_range=(0, 1), y_range=(0, 1.5), legend="right"),
     ]
 
 
 def figure_4(counts: LogitCounts) -> list[Chart]:
-    """Cumulative normalised loss, from the easiest example to the hardest."""
+    """Cumulative normalised loss, from the easiest to the hardest example."""
     charts = []
-    for name, of_kind in {"positive": counts.positive, "negative": counts.negative}.items():
-        series = [Series(f"gamma {gamma:g}", *cumulative_share(of_kind, gamma)) for gamma in FIGURE_4_GAMMAS]
-        title = f"{int(of_kind.sum()):,} {name} examples"
+    for name, kind_counts in {"positive": counts.positive, "negative": counts.negative}.items():
+        curves = {gamma: cumulative_share(kind_counts, gamma) for gamma in FIGURE_4_GAMMAS}
+        series = [Series(f"gamma {gamma:g}", curve.x, curve.y) for gamma, curve in curves.items()]
+        title = f"{int(kind_counts.sum()):,} {name} examples"
         charts.append(Chart(title, f"share of {name} examples", "share of their loss", series, y_range=(0, 1)))
     return charts
 
 
 def scores_chart(counts: LogitCounts) -> Chart:
-    middles, positive, negative = score_shares(counts)
+    """Histograms of the scores of positive and of negative examples."""
+    centers, positive, negative = score_histograms(counts)
     series = [
-        Series("own class of positive anchors", middles, positive),
-        Series("every other class", middles, negative),
+        Series("target class of positive anchors", centers, positive),
+        Series("all other classes", centers, negative),
     ]
     title = "Scores on validation images"
     return Chart(title, "score", "share of examples", series, x_range=(0, 1), log_y=True, legend="right")
 
 
-def course_charts(course: dict[int, LogitCounts]) -> list[Chart]:
-    """Who has the loss on validation images, checkpoint by checkpoint.
+def history_charts(history: dict[int, LogitCounts]) -> list[Chart]:
+    """Shares of hard and easy examples in the validation loss of each checkpoint.
 
-    By cross entropy and by the paper's focal loss, whichever the network was trained with.
+    By cross entropy and by the focal loss of the paper, regardless of the training loss.
     """
     charts = []
     for title, alpha, gamma in (("Cross entropy", 0.5, 0.0), ("Focal loss, gamma 2, alpha 0.25", 0.25, 2.0)):
-        parts = {step: loss_parts(counts, alpha=alpha, gamma=gamma) for step, counts in course.items()}
+        parts = {step: loss_parts(counts, alpha=alpha, gamma=gamma) for step, counts in history.items()}
         series = [
             Series(name, list(parts), [getattr(part, field) for part in parts.values()])
             for field, name in PARTS.items()
@@ -166,35 +169,35 @@ def course_charts(course: dict[int, LogitCounts]) -> list[Chart]:
     return charts
 
 
-def describe(checkpoint: Path, counts: LogitCounts, course: dict[int, LogitCounts]) -> str:
-    """The numbers of the figures, in Markdown."""
+def describe(checkpoint: Path, counts: LogitCounts, history: dict[int, LogitCounts]) -> str:
+    """The numbers of the figures as Markdown."""
     lines = [
-        f"# Where the class loss of {checkpoint} comes from",
+        f"# Origin of the class loss of {checkpoint}",
         "",
-        "Share of the loss that the hardest examples have; an example is one logit of an anchor.",
+        "Share of the loss in the hardest examples. An example is one class logit of an anchor.",
         "",
         "| examples | gamma | " + " | ".join(f"hardest {100 * share:g} %" for share in HARDEST) + " |",
         "| --- |" + " ---: |" * (1 + len(HARDEST)),
     ]
-    for name, of_kind in {"positive": counts.positive, "negative": counts.negative}.items():
+    for name, kind_counts in {"positive": counts.positive, "negative": counts.negative}.items():
         for gamma in FIGURE_4_GAMMAS:
-            shares = (share_of_hardest(of_kind, gamma, hardest) for hardest in HARDEST)
+            shares = (share_of_hardest(kind_counts, gamma, hardest) for hardest in HARDEST)
             lines.append(f"| {name} | {gamma:g} | " + " | ".join(f"{share:.1%}" for share in shares) + " |")
-    lines += ["", "## Over the course of training", ""]
-    if not course:
+    lines += ["", "## Over training", ""]
+    if not history:
         lines.append(
-            "Not drawn: it needs two checkpoints in the folder, and a run keeps `train.keep_checkpoints` and the "
-            "best. Train with, say, `train.keep_checkpoints=20` and a `train.save_every` that gives as many."
+            "Not drawn: this needs at least two checkpoints in the folder. Train with, for example, "
+            "`train.keep_checkpoints=20`, and `train.save_every` small enough to write as many."
         )
         return "\n".join(lines) + "\n"
     lines += [
-        f"Of the {len(course)} checkpoints that are kept, with their share of the whole class loss; hard is p_t < 0.5.",
+        f"Shares of the class loss for the {len(history)} checkpoints in the folder. Hard examples have p_t < 0.5.",
         "",
         "| step | loss | " + " | ".join(PARTS.values()) + " |",
         "| ---: | --- |" + " ---: |" * len(PARTS),
     ]
-    for step, of_step in course.items():
+    for step, step_counts in history.items():
         for name, alpha, gamma in (("cross entropy", 0.5, 0.0), ("focal", 0.25, 2.0)):
-            parts: LossParts = loss_parts(of_step, alpha=alpha, gamma=gamma)
+            parts: LossParts = loss_parts(step_counts, alpha=alpha, gamma=gamma)
             lines.append(f"| {step} | {name} | " + " | ".join(f"{part:.1%}" for part in parts) + " |")
     return "\n".join(lines) + "\n"

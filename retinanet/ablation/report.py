@@ -1,4 +1,4 @@
-"""Results of a table -> Markdown for a person, and a chart, with the published figures beside."""
+"""Report the results of a table as Markdown and as a chart, next to the published results."""
 
 import math
 import statistics
@@ -10,47 +10,51 @@ from retinanet.ablation.table import Metric, Row, Table
 from retinanet.evaluation.significance import Comparison, Summary, detectable_difference, holm, summarise, welch
 from retinanet.visualization.plots import Chart, Series
 
-LEVEL = 0.05  # of significance
-NOTHING = "-"
+SIGNIFICANCE_LEVEL = 0.05
+MISSING = "-"
 METRICS = get_args(Metric)
 
 
 class RowReport(NamedTuple):
+    """Results of all runs of one row."""
+
     row: Row
-    ap: list[float]  # of each finished run, percent, by seed
-    summaries: dict[str, Summary]  # by metric, percent; empty where no run is finished
-    versus: Comparison | None  # with the baseline, in AP; None for the baseline, and for rows without a run
-    p: float  # of that, corrected for all rows
-    broken: list[RunResult]  # diverged or failed
+    ap: list[float]  # of each finished run, percent, in order of seeds
+    summaries: dict[str, Summary]  # by metric, percent; empty without a finished run
+    versus: Comparison | None  # AP against the baseline; None for the baseline, and for rows without a finished run
+    p: float  # of that comparison, corrected for the number of rows
+    unfinished: list[RunResult]  # diverged or failed
 
 
 class TableReport(NamedTuple):
+    """Results of all rows of a table on one setup."""
+
     rows: list[RowReport]
-    baseline: str | None  # None where no run is finished
-    chosen_as_best: bool  # the baseline is the row with the highest mean, as the table names none that has results
+    baseline: str | None  # None without a finished run
+    baseline_is_best_row: bool  # the table names no baseline that has results
 
 
 def summarise_table(table: Table, setup: str, results: dict[tuple[str, int], RunResult]) -> TableReport:
-    """Rows in the order of the table, those of the set-up alone."""
+    """Summarise the rows of a setup, in the order of the table."""
     rows = list(table.rows_on(setup).values())
     done = {row.name: [result for (name, _), result in sorted(results.items()) if name == row.name] for row in rows}
     finished = {name: [result for result in runs if result.status == "finished"] for name, runs in done.items()}
     ap = {name: _percent(runs, "AP") for name, runs in finished.items()}
-    baseline, chosen = table.baseline, False
+    baseline, is_best_row = table.baseline, False
     if not ap.get(baseline or ""):
         with_runs = [name for name in ap if ap[name]]
         baseline = max(with_runs, key=lambda name: statistics.fmean(ap[name]), default=None)
-        chosen = True
+        is_best_row = True
     versus = {name: welch(values, ap[baseline]) for name, values in ap.items() if values and name != baseline}
     corrected = dict(zip(versus, holm([comparison.p for comparison in versus.values()]), strict=True))
     reports = []
     for row in rows:
         metrics = {metric: _percent(finished[row.name], metric) for metric in METRICS}
         summaries = {metric: summarise(values) for metric, values in metrics.items() if values}
-        broken = [result for result in done[row.name] if result.status != "finished"]
+        unfinished = [result for result in done[row.name] if result.status != "finished"]
         p = corrected.get(row.name, math.nan)
-        reports.append(RowReport(row, ap[row.name], summaries, versus.get(row.name), p, broken))
-    return TableReport(reports, baseline, chosen)
+        reports.append(RowReport(row, ap[row.name], summaries, versus.get(row.name), p, unfinished))
+    return TableReport(reports, baseline, is_best_row)
 
 
 def _percent(runs: list[RunResult], metric: str) -> list[float]:
@@ -61,10 +65,11 @@ def _percent(runs: list[RunResult], metric: str) -> list[float]:
 def markdown(
     table: Table, setup: str, results: dict[tuple[str, int], RunResult], *, schedule: str, command: str
 ) -> str:
-    """
+    """The results of a table as Markdown.
+
     Args:
-        schedule: of the runs, in words.
-        command: that made them.
+        schedule: description of the schedule of the runs.
+        command: the command that made the runs.
     """
     report = summarise_table(table, setup, results)
     published = [metric for metric in METRICS if any(metric in row.row.paper for row in report.rows)]
@@ -73,86 +78,86 @@ def markdown(
     lines = ["| " + " | ".join(columns) + " |", "| --- |" + " ---: |" * (len(columns) - 1)]
     for entry in report.rows:
         cells = [
-            cell_text(entry.row.name) + (" (baseline)" if entry.row.name == report.baseline else ""),
+            escape_cell(entry.row.name) + (" (baseline)" if entry.row.name == report.baseline else ""),
             _ap_text(entry),
             str(len(entry.ap)),
-            *(f"{entry.summaries[m].mean:.1f}" if m in entry.summaries else NOTHING for m in measured),
-            *(f"{entry.row.paper[m]:.1f}" if m in entry.row.paper else NOTHING for m in published),
-            f"{round(entry.versus.difference, 1) + 0.0:+.1f}" if entry.versus else NOTHING,  # not -0.0
-            p_text(entry.p),
+            *(f"{entry.summaries[m].mean:.1f}" if m in entry.summaries else MISSING for m in measured),
+            *(f"{entry.row.paper[m]:.1f}" if m in entry.row.paper else MISSING for m in published),
+            f"{round(entry.versus.difference, 1) + 0.0:+.1f}" if entry.versus else MISSING,  # not -0.0
+            format_p(entry.p),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     parts = [
         f"# {table.title}",
-        f"Set-up `{setup}`, {schedule}.",
+        f"Setup `{setup}`, {schedule}.",
         f"`{command}`",
         "\n".join(lines),
-        _explanation(report),
-        *_broken(report),
+        _notes(report),
+        *_unfinished(report),
         _origin([results[name, seed] for name, seed in results if name in {entry.row.name for entry in report.rows}]),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def cell_text(name: str) -> str:
-    """A name that is safe in a cell."""
+def escape_cell(name: str) -> str:
+    """Escape a name for a Markdown table cell."""
     return name.replace("|", "\\|")
 
 
 def _ap_text(entry: RowReport) -> str:
     if not entry.ap:
-        return "diverged" if any(run.status == "diverged" for run in entry.broken) else NOTHING
-    return spread_text(entry.summaries["AP"], digits=1)
+        return "diverged" if any(run.status == "diverged" for run in entry.unfinished) else MISSING
+    return format_mean(entry.summaries["AP"], digits=1)
 
 
-def spread_text(summary: Summary, *, digits: int) -> str:
+def format_mean(summary: Summary, *, digits: int) -> str:
     mean = f"{summary.mean:.{digits}f}"
     return mean if math.isnan(summary.deviation) else f"{mean} ± {summary.deviation:.{digits}f}"
 
 
-def p_text(p: float) -> str:
-    """With a star where it is significant."""
+def format_p(p: float) -> str:
+    """A p value, with a star if it is significant."""
     if math.isnan(p):
-        return NOTHING
-    return ("< 0.001" if p < 0.001 else f"{p:.3f}") + (" *" if p < LEVEL else "")
+        return MISSING
+    return ("< 0.001" if p < 0.001 else f"{p:.3f}") + (" *" if p < SIGNIFICANCE_LEVEL else "")
 
 
-def _explanation(report: TableReport) -> str:
+def _notes(report: TableReport) -> str:
     if report.baseline is None:
-        return "No run is finished."
+        return "No run has finished."
     text = "AP in percent, of the evaluation after the last step: mean ± standard deviation over n seeds. "
-    if report.chosen_as_best:
+    if report.baseline_is_best_row:
         text += (
-            f"Compared with the best row, {report.baseline!r}: having been picked for its score it looks better than "
-            "it is, and the differences larger. "
+            f"Compared with the best row, {report.baseline!r}. It was selected by its score, so its score and the "
+            "differences from it are biased upwards. "
         )
     counts = [len(entry.ap) for entry in report.rows if entry.ap]
     if max(counts) < 2:
-        return text + "With one seed there is no spread and no test: differences cannot be told from chance."
+        return text + "With one seed there is no spread and no test: differences may be due to chance."
     tested = [entry for entry in report.rows if not math.isnan(entry.p)]
     if len(counts) > 1 and not tested and min(counts) < 2:
-        return text + "A row or the baseline has one seed, and without a spread of both there is no test."
+        return text + "A row or the baseline has only one seed; a test needs a spread of both."
     deviations = [e.summaries["AP"].deviation for e in report.rows if len(e.ap) > 1]
     common = math.sqrt(statistics.fmean(value**2 for value in deviations))
     if common == 0:
-        return text + "All runs of a row came to the same score: without a spread there is no test."
+        return text + "All runs of a row have the same score; a test needs a spread."
     fewest = min(count for count in counts if count > 1)
-    least = detectable_difference(common, fewest, level=LEVEL)
+    least = detectable_difference(common, fewest, level=SIGNIFICANCE_LEVEL)
     return (
         f"{text}p: Welch's t-test against the baseline, two-sided, corrected for all rows by Holm's method; * is below "
-        f"{LEVEL}. With {fewest} seeds a row, were every row's spread the common one ({common:.2f}), a single "
-        f"comparison would call a difference of {least:.1f} AP significant, before correction. Smaller differences "
-        "can go unnoticed, and where a row spreads more, larger ones too."
+        f"{SIGNIFICANCE_LEVEL}. With {fewest} seeds per row and the pooled standard deviation ({common:.2f}) in every "
+        f"row, a single uncorrected comparison detects a difference of {least:.1f} AP. Smaller differences can go "
+        "undetected, and larger ones in rows with a larger spread."
     )
 
 
-def _broken(report: TableReport) -> list[str]:
+def _unfinished(report: TableReport) -> list[str]:
     lines = [
         f"- {entry.row.name}, seed {run.seed}: {run.status} after {run.steps} steps: {_one_line(run)}"
         for entry in report.rows
-        for run in entry.broken
+        for run in entry.unfinished
     ]
-    return ["Not in the means:", "\n".join(lines)] if lines else []
+    return ["Not included in the means:", "\n".join(lines)] if lines else []
 
 
 def _one_line(run: RunResult) -> str:
@@ -161,7 +166,7 @@ def _one_line(run: RunResult) -> str:
 
 
 def _origin(results: Sequence[RunResult]) -> str:
-    """What the rows were made with: a table of several commits or versions should say so."""
+    """Number, time, machines, commits and versions of the runs; warns if machines or commits differ."""
     if not results:
         return ""
     commits = sorted({result.commit or "unknown" for result in results})
@@ -169,7 +174,7 @@ def _origin(results: Sequence[RunResult]) -> str:
     seconds = statistics.median(result.seconds for result in results)
     machines = sorted({result.computed_on for result in results})
     differing = [name for name, values in (("commits", commits), ("machines", machines)) if len(values) > 1]
-    several = f" **Several {' and '.join(differing)}: rows may differ for that alone.**" if differing else ""
+    several = f" **Several {' and '.join(differing)}: rows may differ because of them.**" if differing else ""
     return (
         f"{len(results)} runs, median {seconds:.0f} s, on {'; '.join(machines)}; commit {', '.join(commits)}; torch "
         f"{', '.join(torch)}.{several}"
@@ -177,7 +182,7 @@ def _origin(results: Sequence[RunResult]) -> str:
 
 
 def chart(table: Table, setup: str, results: dict[tuple[str, int], RunResult]) -> Chart:
-    """AP of each row, mean and spread, beside what was published."""
+    """AP of each row, mean and standard deviation, next to the published AP."""
     rows = summarise_table(table, setup, results).rows
     measured = [(place, entry) for place, entry in enumerate(rows) if entry.ap]
     published = [(place, entry.row.paper["AP"]) for place, entry in enumerate(rows) if "AP" in entry.row.paper]

@@ -1,4 +1,4 @@
-"""What runs came to, one JSON object a line, and which process has which run."""
+"""Results of runs, one JSON object per line, and locks that assign runs to processes."""
 
 import fcntl
 import hashlib
@@ -16,28 +16,28 @@ from retinanet.engine.run_folder import flat_config
 from retinanet.errors import InputError
 
 RESULTS_FILE = "results.jsonl"
-# Keys that a run may go on with another value of, and whose result stays the one it was.
-WITHOUT_EFFECT = {
+# Keys that may differ when a run is resumed, and that do not change its result.
+KEYS_WITHOUT_EFFECT = {
     *("device", "data.workers", "train.compile", "train.log_every", "train.save_every", "train.keep_checkpoints"),
     *("train.stall_timeout", "train.grace"),
 }
-# Raise it when another default of a key changes what a run comes to: results of before are then those of other runs.
-DEFAULTS = 1
+# Increase when a changed default changes results, so that earlier results are not reused.
+DEFAULTS_VERSION = 1
 
 
 class RunResult(StrictModel):
-    """One run that is over. Its config alone says what it is: rows of several tables may stand on one run."""
+    """The result of one run, identified by the hash of its config: rows of several tables may share a run."""
 
-    row: str  # that it was made for
+    row: str  # that the run was started for
     seed: int
-    status: Literal["finished", "diverged", "failed"]  # failed: by something that may be mended, and is tried again
-    metrics: dict[str, float | None]  # of the evaluation after the last step, 0..1; none where there is no such object
-    message: str | None  # why it diverged or failed
+    status: Literal["finished", "diverged", "failed"]  # failed: for a reason that may be fixed; run again
+    metrics: dict[str, float | None]  # of the evaluation after the last step, 0..1; None without such objects
+    message: str | None  # why the run diverged or failed
     steps: int
     seconds: float
     config_hash: str
     commit: str | None
-    computed_on: str  # device and type of the arithmetic, neither of which is always in the config
+    computed_on: str  # device and dtype, which the config may leave open (auto)
     versions: dict[str, str]
 
     @property
@@ -46,31 +46,33 @@ class RunResult(StrictModel):
 
 
 def config_hash(cfg: Config) -> str:
-    """The same for two configs that lead to the same result; a key that is new to the schema, left at its default,
-    makes no other hash."""
-    usual = flat_config(Config(train=TrainConfig(steps=1)))
-    del usual["train.steps"]  # has no default that goes for a run
-    telling = {
+    """A hash of the keys that affect the result of a run.
+
+    Keys at their default do not count, so that a new key in the schema does not change the hash of earlier configs.
+    """
+    defaults = flat_config(Config(train=TrainConfig(steps=1)))
+    del defaults["train.steps"]  # it has no default
+    relevant = {
         key: value
         for key, value in flat_config(cfg).items()
-        if key not in WITHOUT_EFFECT and (key not in usual or usual[key] != value)
+        if key not in KEYS_WITHOUT_EFFECT and (key not in defaults or defaults[key] != value)
     }
-    return hashlib.sha256(json.dumps([DEFAULTS, telling], sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([DEFAULTS_VERSION, relevant], sort_keys=True).encode()).hexdigest()[:16]
 
 
 class ResultsFile:
-    """The lines that all processes on a folder write and read."""
+    """The results in a folder, which several processes read and append to."""
 
     def __init__(self, folder: Path):
         self.path = folder / RESULTS_FILE
 
     def read(self) -> dict[str, RunResult]:
-        """By the hash of the config; of several attempts the last.
+        """Results by the hash of the config; the last one of several attempts.
 
-        A last line without an end is one that is being written, or was cut off: it counts as none.
+        A last line without a line break is being written, or was cut off, and is ignored.
 
         Raises:
-            InputError: a whole line is not one of ours.
+            InputError: a complete line is not a result.
         """
         if not self.path.exists():
             return {}
@@ -83,14 +85,14 @@ class ResultsFile:
                 problem = error.errors()[0]
                 where = ".".join(map(str, problem["loc"]))
                 raise InputError(
-                    f"{self.path}: line {number} is no result of a run: {where + ': ' if where else ''}"
+                    f"{self.path}: line {number} is not the result of a run: {where + ': ' if where else ''}"
                     f"{problem['msg']}; delete the line to run it again"
                 ) from None
             results[result.config_hash] = result
         return results
 
     def append(self, result: RunResult) -> None:
-        """One whole line, on the disk when this returns; what a killed process left of one is cut off before."""
+        """Append one line and sync it to disk. First remove a partial line that a killed process may have left."""
         with open(self.path, "a+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed
             _cut_off_partial_line(file)
@@ -104,10 +106,10 @@ def _cut_off_partial_line(file: BinaryIO) -> None:
 
 
 @contextmanager
-def claimed(path: Path) -> Iterator[bool]:
-    """Whether this process has the run of this lock file, until the end of the block; False: another one has.
+def try_lock(path: Path) -> Iterator[bool]:
+    """Hold the lock on a file for the block; yields False if another process holds it.
 
-    The system takes the lock back from a process that dies, however it dies, so that none is left over. The file stays.
+    The operating system releases the lock when a process dies, for any reason. The file itself is kept.
     """
     with open(path, "ab") as file:
         try:
@@ -118,4 +120,4 @@ def claimed(path: Path) -> Iterator[bool]:
         try:
             yield True
         finally:
-            fcntl.flock(file, fcntl.LOCK_UN)  # for forked workers that still have the file open
+            fcntl.flock(file, fcntl.LOCK_UN)  # explicitly, since forked workers may still have the file open

@@ -1,11 +1,11 @@
-"""Runs, one after the other, by as many processes as are started on their folder."""
+"""Train the runs of a table one after another, in any number of processes that share a folder."""
 
 import logging
 import time
 from pathlib import Path
 from typing import NamedTuple
 
-from retinanet.ablation.results import ResultsFile, RunResult, claimed, config_hash
+from retinanet.ablation.results import ResultsFile, RunResult, config_hash, try_lock
 from retinanet.ablation.table import Job
 from retinanet.data.build import load_train_data, load_val_data
 from retinanet.engine.environment import environment_record
@@ -17,67 +17,69 @@ from retinanet.runtime.distributed import is_launched
 
 log = logging.getLogger(__name__)
 
-LONGEST_MESSAGE = 500  # characters; the whole one is in the log of the run
+MAX_MESSAGE = 500  # characters; the log of the run has the full message
 
 
-class Outcome(NamedTuple):
-    elsewhere: list[Job]  # that other processes are at
-    is_preempted: bool  # told to stop; the run at hand can go on
+class JobsOutcome(NamedTuple):
+    """How `run_jobs` ended."""
+
+    elsewhere: list[Job]  # running in other processes
+    is_preempted: bool  # stopped by a signal; the current run can be resumed
 
 
-def run_jobs(jobs: list[Job], folder: Path) -> Outcome:
-    """Do every run that is not done and that no other process is at. A run that was interrupted goes on.
+def run_jobs(jobs: list[Job], folder: Path) -> JobsOutcome:
+    """Train every run that is not finished and not running in another process. Interrupted runs are resumed.
 
-    A run that diverges, or fails by a fault of ours, is written down with its message, and the others go on.
+    A run that diverges or fails with an unexpected error is recorded with its message, and the others continue.
 
     Args:
-        folder: holds `results.jsonl`, and `runs/` with a folder and a lock file for each config, named by its hash.
-            Any number of processes may work on it, for one table or several, on several machines where they share its
-            disk and its locks.
+        folder: holds `results.jsonl`, and `runs/` with a folder and a lock file per config, named by its hash. Any
+            number of processes may share it, for one or several tables, on several machines if they share the file
+            system and its locks.
 
     Raises:
-        InputError: of the data, or of one of the runs; those before it are done.
+        InputError: the data or the config of a run has an error. Earlier runs have been recorded.
     """
     if is_launched():
         raise InputError(
-            "ablate runs in single processes, not under torchrun: start the same command once for each GPU, each with "
-            "a device of its own (device=cuda:1); they share the runs among them"
+            "ablate does not run under torchrun: start the same command once per GPU, each with its own device "
+            "(device=cuda:1); the processes share the runs"
         )
     make_folder(folder / "runs")
     results_file = ResultsFile(folder)
-    # Before the first run: what is wrong with the data is wrong for all of them, and no result.
+    # Check the data before the first run: an error in it concerns all runs and is not a result.
     load_val_data(jobs[0].cfg, load_train_data(jobs[0].cfg).class_names)
     elsewhere: list[Job] = []
     for number, job in enumerate(jobs, start=1):
         name = config_hash(job.cfg)
         run_folder = folder / "runs" / name
-        with claimed(run_folder.with_name(f"{name}.lock")) as is_ours:
+        with try_lock(run_folder.with_name(f"{name}.lock")) as is_ours:
             if not is_ours:
                 elsewhere.append(job)
                 continue
-            # Read under the lock: the process that had it before may have finished the run.
+            # Read under the lock: the previous holder may have finished the run.
             done = results_file.read().get(name)
             if done and done.is_final:
                 continue
             log.info("run %d of %d: %s, seed %d, in %s", number, len(jobs), job.row, job.seed, run_folder)
             result = run_job(job, run_folder)
             if result is None:
-                return Outcome(elsewhere, is_preempted=True)
+                return JobsOutcome(elsewhere, is_preempted=True)
             results_file.append(result)
-    return Outcome(elsewhere, is_preempted=False)
+    return JobsOutcome(elsewhere, is_preempted=False)
 
 
-def results_of(jobs: list[Job], folder: Path) -> dict[tuple[str, int], RunResult]:
-    """What is known of them, by row and seed, whichever table it was made for."""
+def known_results(jobs: list[Job], folder: Path) -> dict[tuple[str, int], RunResult]:
+    """The recorded results of the jobs by row and seed, for whichever table they were made."""
     known = ResultsFile(folder).read()
     return {(job.row, job.seed): known[name] for job in jobs if (name := config_hash(job.cfg)) in known}
 
 
 def run_job(job: Job, folder: Path) -> RunResult | None:
-    """Train, from the last checkpoint where there is one. None: it was told to stop.
+    """Train one run, from its last checkpoint if there is one. None if a signal stopped it.
 
     Raises:
-        InputError: by its row: something about the config, the data or the machine is to be mended first.
+        InputError: the config, the data or the machine must be fixed first; the message names the row.
     """
     start = time.perf_counter()
     trained: TrainResult | None = None
@@ -86,34 +88,34 @@ def run_job(job: Job, folder: Path) -> RunResult | None:
         trained = train(job.cfg, folder, resume=True)
     except NonFiniteGradient as error:
         status, message, steps = "diverged", str(error), error.bad_step.step - 1
-    except InputError as error:  # somebody's to mend, and likely in the way of the other runs too
+    except InputError as error:  # a user error that would probably fail the other runs as well
         raise InputError(f"row {job.row!r}, seed {job.seed}: {error}") from None
-    except Exception as error:  # of one run: the others may go through
+    except Exception as error:  # specific to this run: the others may succeed
         log.exception("%s, seed %d failed", job.row, job.seed)
         status, message = "failed", f"{type(error).__name__}: {error}"
     if trained is None:
         log.error("%s, seed %d %s: %s", job.row, job.seed, status, message)
     elif trained.is_preempted:
         return None
-    described = environment_record()
+    about = environment_record()
     device = resolve_device(job.cfg.device)
-    device_name = described["accelerator"] if device.type == "cuda" else f"{device.type} {described['cpu_capability']}"
+    device_name = about["accelerator"] if device.type == "cuda" else f"{device.type} {about['cpu_capability']}"
     dtype = resolve_precision(device, job.cfg.train.precision)
     return RunResult(
         row=job.row,
         seed=job.seed,
         status=status,
-        metrics=_known(trained.metrics) if trained else {},
-        message=message[:LONGEST_MESSAGE] if message else None,
+        metrics=_nan_to_none(trained.metrics) if trained else {},
+        message=message[:MAX_MESSAGE] if message else None,
         steps=trained.step if trained else steps,
         seconds=trained.seconds if trained else time.perf_counter() - start,
         config_hash=config_hash(job.cfg),
-        commit=described["git_commit"],
+        commit=about["git_commit"],
         computed_on=f"{device_name}, {str(dtype).removeprefix('torch.')}",
-        versions={"python": described["python"], **described["packages"]},
+        versions={"python": about["python"], **about["packages"]},
     )
 
 
-def _known(metrics: dict[str, float]) -> dict[str, float | None]:
-    """JSON has no nan."""
+def _nan_to_none(metrics: dict[str, float]) -> dict[str, float | None]:
+    """Metrics for JSON, which has no NaN."""
     return {name: None if value != value else value for name, value in metrics.items()}

@@ -1,13 +1,13 @@
-"""Speed against accuracy: the score of each row beside the time its trained network takes, as figure 2 of the paper."""
+"""Speed against accuracy: AP and inference time of each row, as in figure 2 of the paper."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from retinanet.ablation.report import NOTHING, RowReport, cell_text, spread_text, summarise_table
+from retinanet.ablation.report import MISSING, RowReport, escape_cell, format_mean, summarise_table
 from retinanet.ablation.results import RunResult, config_hash
 from retinanet.ablation.table import Job, Row, Table
-from retinanet.benchmarks.measure import Contestant, compete
+from retinanet.benchmarks.measure import Variant, compare
 from retinanet.checkpoint.folder import CheckpointFolder
 from retinanet.data.build import eval_shorter, load_val_data
 from retinanet.engine.environment import environment_record
@@ -21,24 +21,24 @@ IMAGES, ROUNDS = 8, 7
 
 
 class RowSpeed(NamedTuple):
-    """What a network of a row is and does on this machine."""
+    """Backbone, image size and inference time of a row on this machine."""
 
     backbone: str
-    shorter: int  # side of its images, pixels
-    milliseconds: float  # an image, median of the rounds
+    shorter: int  # shorter side of the images, pixels
+    milliseconds: float  # per image, median of the rounds
 
 
 def measure_rows(jobs: Sequence[Job], results: dict[tuple[str, int], RunResult], folder: Path) -> dict[str, RowSpeed]:
-    """Time one image after the other, from decoded pixels to its final detections, the rows in interleaved rounds.
+    """Time each row from decoded image to final detections, one image at a time, in interleaved rounds.
 
-    The same validation images for all. Weights are those of a row's first finished run: an untrained network has
-    other candidates for NMS.
+    All rows have the same validation images. Weights are those of the first finished run of a row, because an untrained
+    network has other candidates for NMS.
 
     Args:
-        folder: with the runs.
+        folder: holds the runs.
 
     Raises:
-        InputError: no run of these rows has left a checkpoint there.
+        InputError: no finished run of these rows has a checkpoint there.
     """
     predictors: dict[str, Predictor] = {}
     for job in jobs:
@@ -47,16 +47,16 @@ def measure_rows(jobs: Sequence[Job], results: dict[tuple[str, int], RunResult],
         if files and result and result.status == "finished" and job.row not in predictors:
             predictors[job.row] = Predictor.from_checkpoint(files[-1], [f"device={job.cfg.device}"])
     if not predictors:
-        raise InputError(f"{folder / 'runs'}: no checkpoint of a finished run of these rows; run them here first")
+        raise InputError(f"{folder / 'runs'}: no checkpoint of a finished run of these rows; train them here first")
     predictor = next(iter(predictors.values()))
     data = load_val_data(predictor.cfg, predictor.class_names).first(IMAGES)
     images = [read_image(path, max_pixels=predictor.cfg.data.max_pixels) for path in data.paths]
 
-    def contestant(name: str, network: Predictor) -> Contestant:
-        return Contestant(name, lambda: list(network.predict(images, batch_size=1)))
+    def variant(name: str, network: Predictor) -> Variant:
+        return Variant(name, lambda: list(network.predict(images, batch_size=1)))
 
-    measured = compete(
-        [contestant(name, network) for name, network in predictors.items()],
+    measured = compare(
+        [variant(name, network) for name, network in predictors.items()],
         rounds=ROUNDS,
         device=predictor.device,
         what="inference",
@@ -80,31 +80,32 @@ def speed_markdown(
     schedule: str,
     command: str,
 ) -> str:
-    """AP and time of each row, and both as the paper has them; ratios are to the fastest row of each side.
+    """AP and time of each row as Markdown, next to those of the paper; ratios are to the fastest row of each.
 
     Args:
-        schedule: of the runs, in words.
-        command: that timed them.
+        schedule: description of the schedule of the runs.
+        command: the command that timed them.
     """
-    rows = _rows(table, setup, results, speeds)
+    rows = _timed_rows(table, setup, results, speeds)
     fastest = min(speed.milliseconds for speed in speeds.values())
     published = [entry.row.paper_ms for entry in rows if entry.row.paper_ms]
-    columns = ["", "AP", "ms an image", "ratio", *(["paper AP", "paper ms", "paper ratio"] if published else [])]
+    columns = ["", "AP", "ms per image", "ratio", *(["paper AP", "paper ms", "paper ratio"] if published else [])]
     lines = ["| " + " | ".join(columns) + " |", "| --- |" + " ---: |" * (len(columns) - 1)]
     for entry in rows:
         milliseconds = speeds[entry.row.name].milliseconds
+        paper = _paper_cells(entry.row, min(published)) if published else []
         cells = [
-            cell_text(entry.row.name),
-            spread_text(entry.summaries["AP"], digits=1),
+            escape_cell(entry.row.name),
+            format_mean(entry.summaries["AP"], digits=1),
             f"{milliseconds:.1f}",
             f"{milliseconds / fastest:.2f}",
         ]
-        lines.append("| " + " | ".join([*cells, *(_paper(entry.row, min(published)) if published else [])]) + " |")
+        lines.append("| " + " | ".join([*cells, *paper]) + " |")
     about = environment_record()
     machine = about["accelerator"] or f"a CPU with {about['cpu_capability']}, {about['threads']} threads"
     parts = [
         f"# Speed against accuracy: {table.title}",
-        f"Set-up `{setup}`, {schedule}.",
+        f"Setup `{setup}`, {schedule}.",
         f"`{command}`",
         "\n".join(lines),
         f"Time from the decoded image to its detections, one image at a time: median of {ROUNDS} interleaved "
@@ -113,26 +114,26 @@ def speed_markdown(
     return "\n\n".join(parts) + "\n"
 
 
-def _rows(
+def _timed_rows(
     table: Table, setup: str, results: dict[tuple[str, int], RunResult], speeds: dict[str, RowSpeed]
 ) -> list[RowReport]:
-    """Those with both, a score and a time."""
+    """Reports of the rows that have a score and a time."""
     return [row for row in summarise_table(table, setup, results).rows if row.ap and row.row.name in speeds]
 
 
-def _paper(row: Row, fastest: float) -> list[str]:
-    ap = f"{row.paper['AP']:.1f}" if "AP" in row.paper else NOTHING
-    return [ap, *([f"{row.paper_ms:g}", f"{row.paper_ms / fastest:.2f}"] if row.paper_ms else [NOTHING, NOTHING])]
+def _paper_cells(row: Row, fastest: float) -> list[str]:
+    ap = f"{row.paper['AP']:.1f}" if "AP" in row.paper else MISSING
+    return [ap, *([f"{row.paper_ms:g}", f"{row.paper_ms / fastest:.2f}"] if row.paper_ms else [MISSING, MISSING])]
 
 
 def speed_charts(
     table: Table, setup: str, results: dict[tuple[str, int], RunResult], speeds: dict[str, RowSpeed]
 ) -> list[Chart]:
-    """A line for each backbone, over the sizes of its images; the paper's beside it where it has times.
+    """AP over time with a line for each backbone, and the same for the paper if it has times.
 
-    Times are ratios to the fastest row of each chart, so that two machines can be compared.
+    Times are ratios to the fastest row of each chart, which makes machines comparable.
     """
-    rows = _rows(table, setup, results, speeds)
+    rows = _timed_rows(table, setup, results, speeds)
     by_backbone: dict[str, list[RowReport]] = {}
     for entry in sorted(rows, key=lambda entry: speeds[entry.row.name].shorter):
         by_backbone.setdefault(speeds[entry.row.name].backbone, []).append(entry)
@@ -161,7 +162,7 @@ def _chart(title: str, lines: list[Series]) -> Chart:
     times = [milliseconds for line in lines for milliseconds in line.x]
     fastest = min(times, default=1.0)
     ratios = [line._replace(x=[milliseconds / fastest for milliseconds in line.x]) for line in lines]
-    label = f"time an image, in units of the fastest ({fastest:.0f} ms)"
+    label = f"time per image / time of the fastest row ({fastest:.0f} ms)"
     return Chart(
         title, label, "AP, percent", ratios, x_range=(0, 1.1 * max(times, default=1.0) / fastest), legend="right"
     )

@@ -1,1 +1,1 @@
-"""Measurements of speed and memory: one file a suite, run by `retinanet benchmark`."""
+"""Benchmarks of speed and memory: one module per suite, run by `retinanet benchmark`."""

@@ -1,7 +1,7 @@
-"""The convolutions of a call and nothing else: no detector that computes them can be faster.
+"""Record and replay the convolutions of a call: a lower bound on the time of any detector that computes them.
 
-They are recorded where torch hands them to a kernel, below autograd and autocast, so that the replay has the very
-shapes, types and memory formats, and computes those gradients alone that were asked for.
+They are recorded at kernel dispatch, below autograd and autocast. The replay therefore has the same shapes, types and
+memory formats, and computes only the gradients that were requested.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from retinanet.benchmarks.measure import in_parts
+from retinanet.benchmarks.measure import decompose
 
 FORWARD = torch.ops.aten.convolution.default
 BACKWARD = torch.ops.aten.convolution_backward.default
@@ -27,7 +27,7 @@ class Spec(NamedTuple):
 
 
 class Recorded(NamedTuple):
-    """One call of a kernel: a `Spec` in the place of each tensor."""
+    """One kernel call, with each tensor argument replaced by its `Spec`."""
 
     operation: torch._ops.OpOverload
     arguments: tuple
@@ -41,7 +41,7 @@ class Convolutions(TorchDispatchMode):
         self.calls: list[Recorded] = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        parts = in_parts(self, func, args, kwargs or {})
+        parts = decompose(self, func, args, kwargs or {})
         if parts is not NotImplemented:
             return parts
         if func in (FORWARD, BACKWARD):
@@ -66,10 +66,9 @@ def record(call: Callable[[], object]) -> Convolutions:
 
 
 def replay(convolutions: Convolutions) -> Callable[[], None]:
-    """A call that computes every recorded convolution on random values; what it gives is dropped at once.
+    """A call that computes every recorded convolution on random values and discards the results.
 
-    Tensors of one form are one tensor: that leaves them in cache more often than a network would, in favour of the
-    replay.
+    Tensors with equal specs share memory. They stay in cache more often than in a network, which favours the replay.
     """
     made: dict[Spec, Tensor] = {}
 

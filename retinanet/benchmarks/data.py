@@ -1,4 +1,7 @@
-"""Images a second from a folder: read, resized, with their boxes. One call reads the folder several times."""
+"""Data loading: images per second read from a folder and resized, with their boxes.
+
+One call reads the folder several times.
+"""
 
 import contextlib
 import io
@@ -11,9 +14,9 @@ from torch.utils.data import DataLoader, Subset
 from torchvision.datasets import CocoDetection, wrap_dataset_for_transforms_v2
 from torchvision.transforms import v2
 
-from retinanet.benchmarks.measure import Contestant, compete, ratio
-from retinanet.benchmarks.report import figures, race, table
-from retinanet.benchmarks.settings import Outcome, Settings
+from retinanet.benchmarks.measure import Variant, compare, ratio
+from retinanet.benchmarks.report import comparison_table, table, to_plain_values
+from retinanet.benchmarks.settings import Settings, SuiteResult
 from retinanet.config import DataConfig, DataSource, ResizeConfig
 from retinanet.data.build import build_padded_shapes, eval_shorter
 from retinanet.data.loader import make_loader
@@ -26,37 +29,38 @@ from retinanet.formats.coco import read_coco
 from retinanet.formats.dataset import Dataset
 
 OURS, THEIRS = "ours", "torchvision"
-DRAWN, BATCH, AT_LEAST = 48, 4, 96  # images; a call reads at least so many, beside which starting workers is little
+NUM_DRAWN, BATCH = 48, 4
+MIN_IMAGES = 96  # per call, so that starting the workers takes a small part of the time
 
 
-def run(settings: Settings) -> Outcome:
+def run(settings: Settings) -> SuiteResult:
     if (settings.images is None) != (settings.annotations is None):
         given = "--images" if settings.images else "--annotations"
-        raise InputError(f"found {given} alone, expected --images and --annotations, or neither")
+        raise InputError(f"found {given} alone, expected both --images and --annotations, or neither")
     if settings.images is not None:
         return measure(settings, settings.images, settings.annotations)
     with tempfile.TemporaryDirectory() as folder:
         shapes = Path(folder) / "shapes"
-        write_shapes(shapes, num_train=DRAWN, num_val=1, progress=False)
+        write_shapes(shapes, num_train=NUM_DRAWN, num_val=1, progress=False)
         return measure(settings, shapes / "train", shapes / "train.json")
 
 
-def measure(settings: Settings, images: Path, annotations: Path) -> Outcome:
+def measure(settings: Settings, images: Path, annotations: Path) -> SuiteResult:
     resize = ResizeConfig(shorter=min(settings.size), longer=max(settings.size)) if settings.size else ResizeConfig()
     cfg = DataConfig(resize=resize)
     batch = settings.batch or BATCH
     data = read_coco((DataSource(images=str(images), annotations=str(annotations)),))
-    times = -(-AT_LEAST // len(data))
+    times = -(-MIN_IMAGES // len(data))
     count = times * len(data)
     worker_counts = tuple(dict.fromkeys((0, settings.workers)))
-    contestants = []
+    variants = []
     for workers in worker_counts:
         for name, call in (
             (OURS, our_call(data, cfg, batch, workers, times)),
             (THEIRS, torchvision_call(images, annotations, cfg, batch, workers, times)),
         ):
-            contestants.append(Contestant(named(name, workers), call, check=complete(count), on_device=False))
-    measured = compete(contestants, rounds=settings.rounds, device=torch.device("cpu"), what="data")
+            variants.append(Variant(variant_name(name, workers), call, check=expect_count(count), on_device=False))
+    measured = compare(variants, rounds=settings.rounds, device=torch.device("cpu"), what="data")
 
     tables = []
     details = {
@@ -68,34 +72,34 @@ def measure(settings: Settings, images: Path, annotations: Path) -> Outcome:
     }
     for workers in worker_counts:
         title = f"data: {count} images, shorter side to {eval_shorter(cfg)}, batches of {batch}, {workers} workers" + (
-            ", starting them included" if workers else ""
+            " (start-up included)" if workers else ""
         )
-        ours = named(OURS, workers)
-        pair = {name: measured[name] for name in (ours, named(THEIRS, workers))}
+        ours = variant_name(OURS, workers)
+        pair = {name: measured[name] for name in (ours, variant_name(THEIRS, workers))}
         rows = [[name, f"{count / entry.median:.1f}", f"{count / entry.fastest:.1f}"] for name, entry in pair.items()]
-        tables += [race(title, pair, ours=ours), table("images/s", ["", "median", "fastest"], rows)]
+        tables += [comparison_table(title, pair, ours=ours), table("images/s", ["", "median", "fastest"], rows)]
         details[f"{workers}_workers"] = {
             "images_per_s": {name: count / entry.median for name, entry in pair.items()},
-            "contestants": figures(pair, ours=ours),
+            "variants": to_plain_values(pair, ours=ours),
         }
-    single = ratio(measured[named(THEIRS, 0)], measured[named(OURS, 0)])
-    return Outcome({"vs_torchvision": single.of_rounds}, tables, details)
+    single = ratio(measured[variant_name(THEIRS, 0)], measured[variant_name(OURS, 0)])
+    return SuiteResult({"vs_torchvision": single.of_rounds}, tables, details)
 
 
-def named(name: str, workers: int) -> str:
+def variant_name(name: str, workers: int) -> str:
     return f"{name}, {workers} workers"
 
 
-def complete(expected: int) -> Callable[[int], None]:
+def expect_count(expected: int) -> Callable[[int], None]:
     def check(count: int) -> None:
         if count != expected:
-            raise RuntimeError(f"{count} images were read, expected {expected}: the two roads would do other work")
+            raise RuntimeError(f"{count} images were read, expected {expected}: the variants would do different work")
 
     return check
 
 
 def our_call(data: Dataset, cfg: DataConfig, batch: int, workers: int, times: int) -> Callable[[], int]:
-    """Padded batches as evaluation reads them; gives the number of images."""
+    """Read padded batches as evaluation does; the call returns the number of images."""
     batches = eval_batches(
         data.sizes.tolist(), batch_size=batch, shorter=eval_shorter(cfg), padded_shapes=build_padded_shapes(cfg)
     )
@@ -111,9 +115,9 @@ def our_call(data: Dataset, cfg: DataConfig, batch: int, workers: int, times: in
 def torchvision_call(
     images: Path, annotations: Path, cfg: DataConfig, batch: int, workers: int, times: int
 ) -> Callable[[], int]:
-    """`CocoDetection` with transforms.v2, as torchvision's references read; its batches are lists, not padded."""
+    """Read with `CocoDetection` and transforms.v2, as torchvision's references do, into lists without padding."""
     resize = v2.Resize(eval_shorter(cfg), max_size=cfg.resize.longer, antialias=True)
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools' progress lines
+    with contextlib.redirect_stdout(io.StringIO()):  # suppress the progress output of pycocotools
         data = CocoDetection(images, annotations, transforms=v2.Compose([v2.ToImage(), resize]))
         data = wrap_dataset_for_transforms_v2(data, target_keys=("boxes", "labels"))
     repeated = Subset(data, list(range(len(data))) * times)

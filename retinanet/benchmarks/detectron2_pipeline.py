@@ -1,9 +1,9 @@
-"""Detectron2's training step: its own where it is installed, else its road re-made from the same library calls.
+"""Detectron2's training step: Detectron2 itself if installed, otherwise a reimplementation from the same library calls.
 
-The road re-made is that of `modeling/meta_arch/retinanet.py` and `modeling/matcher.py` of Detectron2 0.6, on
-torchvision's modules with our weights. Its own network is built as it comes and starts from random weights: its
-residual blocks have the stride elsewhere, so ours do not fit. That branch was never run: nobody here had Detectron2.
-The focal loss of the road is torchvision's; Detectron2 takes a scripted one of the same formula from fvcore.
+The reimplementation follows `modeling/meta_arch/retinanet.py` and `modeling/matcher.py` of Detectron2 0.6, on
+torchvision's modules with our weights. It uses torchvision's focal loss; Detectron2 uses a scripted version of the same
+formula from fvcore. Detectron2 itself starts from random weights: its residual blocks place the stride differently, so
+our weights do not fit. That branch has never been run, because Detectron2 was not available.
 """
 
 import copy
@@ -31,7 +31,10 @@ IGNORED = -1
 
 
 class FrozenNorm(FrozenBatchNorm2d):
-    """Detectron2's: the factors take the type of the activations, where torchvision's widen a bfloat16 network."""
+    """Detectron2's frozen norm, which casts its factors to the type of the activations.
+
+    torchvision's would convert the activations of a bfloat16 network to float32.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         scale = self.weight * (self.running_var + self.eps).rsqrt()
@@ -40,20 +43,20 @@ class FrozenNorm(FrozenBatchNorm2d):
 
 
 def detectron2_step(ours: RetinaNet, scene: Scene, settings: Settings) -> tuple[str, nn.Module, Callable[[], Tensor]]:
-    """What it is, its network, and a call that computes the loss and its gradients."""
+    """A description, the network, and a call that computes the loss and its gradients."""
     if settings.backbone in CONFIGS and importlib.util.find_spec("detectron2") is not None:
-        return _its_own(ours, scene, settings)
-    return _remade(ours, scene, settings)
+        return _installed(ours, scene, settings)
+    return _reimplemented(ours, scene, settings)
 
 
-def _remade(ours: RetinaNet, scene: Scene, settings: Settings) -> tuple[str, nn.Module, Callable[[], Tensor]]:
+def _reimplemented(ours: RetinaNet, scene: Scene, settings: Settings) -> tuple[str, nn.Module, Callable[[], Tensor]]:
     extractor = plain_extractor(ours, settings.backbone, FrozenNorm)
     network = nn.ModuleDict({"extractor": extractor, "head": copy.deepcopy(ours.head)})
-    memory_format = memory_format_for(settings.device, settings.dtype)  # the faster one here, as for ours
+    memory_format = memory_format_for(settings.device, settings.dtype)  # the faster format on this device, as for ours
     network.to(settings.device, memory_format=memory_format).train()
     mean, std = ours.mean.clone(), ours.std.clone()
     classes = ours.head.num_classes
-    # As `DefaultAnchorGenerator` lays them out; made in each step there, but that is nothing beside the rest.
+    # Laid out as by `DefaultAnchorGenerator`, which generates them in each step; that time is negligible.
     anchors = torch.cat([grid.reshape(-1, 4) for grid in ours.anchors(*scene.size, settings.device)])
 
     def step() -> Tensor:
@@ -65,12 +68,12 @@ def _remade(ours: RetinaNet, scene: Scene, settings: Settings) -> tuple[str, nn.
         loss.backward()
         return loss
 
-    return "road re-made", network, step
+    return "reimplemented", network, step
 
 
 @torch.no_grad()
 def label_anchors(anchors: Tensor, objects: list[dict[str, Tensor]], classes: int) -> tuple[list[Tensor], list[Tensor]]:
-    """`RetinaNet.label_anchors`: labels (A,) of each image, `classes` for background; boxes (A, 4) that are matched."""
+    """`RetinaNet.label_anchors`: for each image labels (A,), `classes` for background, and matched boxes (A, 4)."""
     labels_per_image, boxes_per_image = [], []
     for truth in objects:
         index, kind = match(box_iou(truth["boxes"], anchors))
@@ -83,7 +86,7 @@ def label_anchors(anchors: Tensor, objects: list[dict[str, Tensor]], classes: in
 
 
 def match(iou: Tensor) -> tuple[Tensor, Tensor]:
-    """`Matcher.__call__` with low-quality matches: IoU (N, A) -> object (A,) and kind (A,): 1, 0 or IGNORED."""
+    """`Matcher.__call__` with low-quality matches: IoU (N, A) -> object index (A,) and kind (A,): 1, 0 or IGNORED."""
     assert torch.all(iou >= 0)
     best_iou, index = iou.max(dim=0)
     kind = torch.full_like(index, 1, dtype=torch.int8)
@@ -112,13 +115,13 @@ def losses(
     joined = torch.cat(logits, dim=1)[valid]
     class_loss = sigmoid_focal_loss(joined.float(), one_hot.to(joined.dtype).float(), reduction="sum")
     one = anchors.new_ones(4)
-    wanted = torch.stack([encode_boxes(boxes, anchors, one) for boxes in boxes_per_image])
-    found = torch.cat(deltas, dim=1)[positive]
-    box_loss = F.smooth_l1_loss(found.float(), wanted[positive], beta=BETA, reduction="sum")
+    target_deltas = torch.stack([encode_boxes(boxes, anchors, one) for boxes in boxes_per_image])
+    predicted_deltas = torch.cat(deltas, dim=1)[positive]
+    box_loss = F.smooth_l1_loss(predicted_deltas.float(), target_deltas[positive], beta=BETA, reduction="sum")
     return (class_loss + box_loss) / num_positive
 
 
-def _its_own(ours: RetinaNet, scene: Scene, settings: Settings) -> tuple[str, nn.Module, Callable[[], Tensor]]:
+def _installed(ours: RetinaNet, scene: Scene, settings: Settings) -> tuple[str, nn.Module, Callable[[], Tensor]]:
     import detectron2
     from detectron2 import model_zoo
     from detectron2.layers import FrozenBatchNorm2d as TheirFrozenNorm

@@ -10,9 +10,9 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from retinanet.benchmarks.measure import Contestant, compete, ratio
-from retinanet.benchmarks.report import figures, race
-from retinanet.benchmarks.settings import Outcome, Settings
+from retinanet.benchmarks.measure import Variant, compare, ratio
+from retinanet.benchmarks.report import comparison_table, to_plain_values
+from retinanet.benchmarks.settings import Settings, SuiteResult
 from retinanet.evaluation.coco import METRICS, score_detections
 from retinanet.formats.coco import coco_results
 from retinanet.formats.dataset import Dataset, EvaluationAnnotations, start_of_each
@@ -23,26 +23,29 @@ SIDE = 640  # of an image, pixels
 OURS, THEIRS = "ours", "pycocotools"
 
 
-def run(settings: Settings) -> Outcome:
+def run(settings: Settings) -> SuiteResult:
     images, classes = settings.batch or IMAGES, settings.classes or CLASSES
     dataset, detections = synthetic(images, classes)
-    contestants = [
-        Contestant(OURS, lambda: score_detections(dataset, detections).metrics, on_device=False),
-        Contestant(THEIRS, pycocotools_call(dataset, detections), on_device=False),
+    variants = [
+        Variant(OURS, lambda: score_detections(dataset, detections).metrics, on_device=False),
+        Variant(THEIRS, pycocotools_call(dataset, detections), on_device=False),
     ]
-    ours, theirs = (contestant.call() for contestant in contestants)
+    ours, theirs = (variant.call() for variant in variants)
     difference = max(abs(ours[name] - theirs[name]) for name in METRICS if not np.isnan(ours[name]))
-    measured = compete(contestants, rounds=settings.rounds, device=torch.device("cpu"), what="eval")
+    measured = compare(variants, rounds=settings.rounds, device=torch.device("cpu"), what="eval")
     title = f"eval: {images} images x {DETECTIONS} detections x {classes} classes"
-    tables = [race(title, measured, ours=OURS), f"largest difference of the twelve metrics: {difference:.1e}"]
+    tables = [
+        comparison_table(title, measured, ours=OURS),
+        f"largest difference of the twelve metrics: {difference:.1e}",
+    ]
     details = {
         "images": images,
         "detections_per_image": DETECTIONS,
         "classes": classes,
         "largest_difference": difference,
-        "contestants": figures(measured, ours=OURS),
+        "variants": to_plain_values(measured, ours=OURS),
     }
-    return Outcome({"vs_pycocotools": ratio(measured[THEIRS], measured[OURS]).of_rounds}, tables, details)
+    return SuiteResult({"vs_pycocotools": ratio(measured[THEIRS], measured[OURS]).of_rounds}, tables, details)
 
 
 def synthetic(images: int, classes: int) -> tuple[Dataset, dict[int, Detections]]:

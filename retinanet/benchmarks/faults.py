@@ -1,9 +1,9 @@
-"""What well-known mistakes cost: a trained checkpoint, scored as it is and with a mistake made on purpose.
+"""Cost of well-known mistakes in AP: score a trained checkpoint as it is, and with deliberate mistakes.
 
-python benchmarks/suites/faults.py runs/quickstart/checkpoints/last.pt
+python -m retinanet.benchmarks.faults runs/quickstart/checkpoints/last.pt
 
-Two mistakes are made in detection alone: anchors moved by half a stride, and dx and dy swapped. Made in training and
-detection alike they would be conventions. Those of training need a run each, by keys of the config:
+Two mistakes are made in detection only: anchors shifted by half a stride, and dx and dy swapped. Made in training as
+well, they would be mere conventions. Mistakes in training need one run each, with these config keys:
     model.prior=0.5 loss.classification.gamma=0      every anchor starts undecided, and easy ones keep their weight
     assignment.ignore_ioa=0                          crowd regions are background
 """
@@ -20,18 +20,18 @@ from retinanet.structures import HeadOutputs
 
 
 class Swapped(nn.Module):
-    """A detector whose dx and dy are taken for each other."""
+    """A detector that swaps the predicted dx and dy."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> HeadOutputs:
-        predictions = self.model(images, image_sizes)
-        return predictions._replace(box_deltas=[deltas[..., [1, 0, 2, 3]] for deltas in predictions.box_deltas])
+        outputs = self.model(images, image_sizes)
+        return outputs._replace(box_deltas=[deltas[..., [1, 0, 2, 3]] for deltas in outputs.box_deltas])
 
 
-def average_precision(checkpoint: str, overrides: list[str], swapped: bool) -> dict[str, float]:
+def score(checkpoint: str, overrides: list[str], swapped: bool) -> dict[str, float]:
     predictor = Predictor.from_checkpoint(checkpoint, overrides)
     cfg = predictor.cfg
     result = evaluate_dataset(
@@ -47,12 +47,12 @@ def average_precision(checkpoint: str, overrides: list[str], swapped: bool) -> d
 
 def main(argv: list[str]) -> None:
     cases = {
-        "as it is": ([], False),
-        "anchors moved by half a stride": (["model.anchors.offset=0.5"], False),
+        "unchanged": ([], False),
+        "anchors shifted by half a stride": (["model.anchors.offset=0.5"], False),
         "dx and dy swapped": ([], True),
     }
     for name, (overrides, swapped) in cases.items():
-        metrics = average_precision(argv[0], overrides, swapped)
+        metrics = score(argv[0], overrides, swapped)
         print(f"{name:32} AP {metrics['AP']:.3f}  AP50 {metrics['AP50']:.3f}  APs {metrics['APs']:.3f}")
 
 

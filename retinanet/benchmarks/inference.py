@@ -1,7 +1,8 @@
 """From a decoded image to its final detections.
 
-Random weights find nothing, and finding nothing is quick. So the last layer of the classes is set until every level has
-more candidates than are kept of it, and as many detections come out as may: in both detectors, with the same weights.
+Random weights would give no detections, and postprocessing would be fast. The last layer of the class subnet is
+therefore scaled and shifted until every level has more candidates than `top_k` keeps and every image has the maximum
+number of detections. Both detectors have the same weights.
 """
 
 from collections.abc import Callable
@@ -12,10 +13,10 @@ from torch import Tensor, nn
 
 from retinanet.benchmarks.candidates import check_candidates, shift_for_candidates
 from retinanet.benchmarks.convolutions import FORWARD, record, replay
-from retinanet.benchmarks.measure import Contestant, Measurement, compete, ratio
+from retinanet.benchmarks.measure import Measurement, Variant, compare, ratio
 from retinanet.benchmarks.networks import Scene, compiled_network, our_network, torchvision_network, tuned_network
-from retinanet.benchmarks.report import figures, growth_table, precision_name, race
-from retinanet.benchmarks.settings import Outcome, Settings, network_size
+from retinanet.benchmarks.report import comparison_table, growth_table, precision_name, to_plain_values
+from retinanet.benchmarks.settings import Settings, SuiteResult, network_size
 from retinanet.config import PostprocessConfig
 from retinanet.detection.postprocess import Postprocess
 from retinanet.inference.network import InferenceModel, inference_model
@@ -25,46 +26,51 @@ from retinanet.structures import Detections
 
 SIZE, BATCH, CLASSES = (800, 1344), 1, 90
 GROWTH_SIDES = (256, 384, 512, 640, 800)
-SPREAD = 1.5  # of the logits of a level, as a standard deviation
+LOGIT_STD = 1.5  # on one level
 OURS, OURS_COMPILED = "ours", "ours compiled"
 PLAIN, TUNED, COMPILED, CONVOLUTIONS = "torchvision", "torchvision tuned", "torchvision compiled", "convolutions"
 
 
-def run(settings: Settings) -> Outcome:
+def run(settings: Settings) -> SuiteResult:
     size = network_size(settings, SIZE)
     batch, classes = settings.batch or BATCH, settings.classes or CLASSES
-    measured, convolutions = measure(settings, batch, size, classes, everything=True)
+    measured, convolutions = measure(settings, batch, size, classes, all_variants=True)
     title = (
         f"inference: {settings.backbone}, {batch} x {size[0]}x{size[1]}, {classes} classes, "
         f"{precision_name(settings.dtype)} ({PLAIN}: float32)"
     )
-    tables = [race(title, measured, ours=OURS)]
+    tables = [comparison_table(title, measured, ours=OURS)]
     details = {
         "size": size,
         "batch": batch,
         "classes": classes,
         "backbone": settings.backbone,
         "convolutions_forward": convolutions,
-        "contestants": figures(measured, ours=OURS),
+        "variants": to_plain_values(measured, ours=OURS),
     }
     if settings.growth:
-        by_side = {str(side): measure(settings, 1, (side, side), classes, everything=False)[0] for side in GROWTH_SIDES}
+        by_side = {
+            str(side): measure(settings, 1, (side, side), classes, all_variants=False)[0] for side in GROWTH_SIDES
+        }
         tables.append(growth_table("inference by side of a square image, batch 1", "side", by_side))
-        details["growth"] = {"side": {key: figures(value, ours=OURS) for key, value in by_side.items()}}
+        details["growth"] = {"side": {key: to_plain_values(value, ours=OURS) for key, value in by_side.items()}}
     ratios = {
         "vs_torchvision": ratio(measured[PLAIN], measured[OURS]).of_rounds,
         "vs_torchvision_tuned": ratio(measured[TUNED], measured[OURS]).of_rounds,
         "vs_convolutions": ratio(measured[CONVOLUTIONS], measured[OURS]).of_rounds,
     }
-    if settings.compiled:  # like with like: both compiled
+    if settings.compiled:  # both compiled
         ratios["vs_torchvision_compiled"] = ratio(measured[COMPILED], measured[OURS_COMPILED]).of_rounds
-    return Outcome(ratios, tables, details)
+    return SuiteResult(ratios, tables, details)
 
 
 def measure(
-    settings: Settings, batch: int, size: tuple[int, int], classes: int, *, everything: bool
+    settings: Settings, batch: int, size: tuple[int, int], classes: int, *, all_variants: bool
 ) -> tuple[dict[str, Measurement], int]:
-    """The contestants, and how many convolutions ours computes; without `everything`, ours and torchvision's two."""
+    """Measurements, and the number of convolutions in our forward pass.
+
+    Without `all_variants`, only ours and torchvision's plain and tuned ones.
+    """
     scene = Scene(batch, *size, classes, device=settings.device)
     model = our_network(settings.backbone, classes, settings).eval()
     make_candidates(model, scene)
@@ -73,22 +79,22 @@ def measure(
     call = our_call(ours, scene)
     convolutions = record(call)
 
-    contestants = [Contestant(OURS, call, check=our_check(ours, scene))]
-    if settings.compiled and everything:
+    variants = [Variant(OURS, call, check=our_check(ours, scene))]
+    if settings.compiled and all_variants:
         network = inference_model(model, dtype=settings.dtype, compile=True)
         check = our_check(network, scene)
-        contestants.append(Contestant(OURS_COMPILED, our_call(network, scene), check=check, compiled=True))
-    rivals = [(PLAIN, theirs, torch.float32), (TUNED, tuned_network(theirs, settings), settings.dtype)]
-    if settings.compiled and everything:
-        rivals.append((COMPILED, compiled_network(theirs, settings), settings.dtype))
-    for name, network, dtype in rivals:
+        variants.append(Variant(OURS_COMPILED, our_call(network, scene), check=check, compiled=True))
+    others = [(PLAIN, theirs, torch.float32), (TUNED, tuned_network(theirs, settings), settings.dtype)]
+    if settings.compiled and all_variants:
+        others.append((COMPILED, compiled_network(theirs, settings), settings.dtype))
+    for name, network, dtype in others:
         call = torchvision_call(network, scene, settings, dtype)
         check = torchvision_check(network, call, scene)
-        contestants.append(Contestant(name, call, check=check, compiled=name == COMPILED))
-    if everything:
-        contestants.append(Contestant(CONVOLUTIONS, replay(convolutions)))
+        variants.append(Variant(name, call, check=check, compiled=name == COMPILED))
+    if all_variants:
+        variants.append(Variant(CONVOLUTIONS, replay(convolutions)))
     what = f"inference {batch} x {size[0]}x{size[1]}"
-    measured = compete(contestants, rounds=settings.rounds, device=settings.device, what=what)
+    measured = compare(variants, rounds=settings.rounds, device=settings.device, what=what)
     return measured, convolutions.count(FORWARD)
 
 
@@ -97,8 +103,8 @@ def our_call(network: InferenceModel, scene: Scene) -> Callable[[], list[Detecti
 
     @torch.inference_mode()
     def call() -> list[Detections]:
-        predictions = network(scene.images, scene.image_sizes)
-        return postprocess(predictions, scene.image_sizes, scene.image_sizes)
+        outputs = network(scene.images, scene.image_sizes)
+        return postprocess(outputs, scene.image_sizes, scene.image_sizes)
 
     return call
 
@@ -108,16 +114,16 @@ def torchvision_call(
 ) -> Callable[[], list[dict[str, Tensor]]]:
     @torch.inference_mode()
     def call() -> list[dict[str, Tensor]]:
-        pictures = [image.float() / 255 for image in scene.images]
+        images = [image.float() / 255 for image in scene.images]
         with autocast(settings.device, dtype):
-            return network(pictures)
+            return network(images)
 
     return call
 
 
 @torch.no_grad()
 def make_candidates(model: RetinaNet, scene: Scene) -> None:
-    """Set the class subnet so that each level has WANTED candidates, or as many as it has anchors times classes."""
+    """Set the class subnet so that each level has CANDIDATES_PER_LEVEL candidates, or all its pairs if it has fewer."""
     torch.manual_seed(0)
     *convolutions, last = (layer for layer in model.head.class_subnet if isinstance(layer, nn.Conv2d))
     for convolution in convolutions:
@@ -125,16 +131,16 @@ def make_candidates(model: RetinaNet, scene: Scene) -> None:
     nn.init.normal_(last.weight, std=0.01)
     nn.init.zeros_(last.bias)
     logits = [level.float() for level in model(scene.images, scene.image_sizes).class_logits]
-    factor = SPREAD / torch.stack([level.std() for level in logits]).median()
+    factor = LOGIT_STD / torch.stack([level.std() for level in logits]).median()
     last.weight *= factor
     last.bias += shift_for_candidates([level * factor for level in logits])
 
 
 def our_check(network: InferenceModel, scene: Scene) -> Callable[[list[Detections]], None]:
     @torch.inference_mode()
-    def check(found: list[Detections]) -> None:
+    def check(results: list[Detections]) -> None:
         logits = network(scene.images, scene.image_sizes).class_logits
-        check_candidates(logits, [len(detections.scores) for detections in found])
+        check_candidates(logits, [len(detections.scores) for detections in results])
 
     return check
 
@@ -142,16 +148,16 @@ def our_check(network: InferenceModel, scene: Scene) -> Callable[[list[Detection
 def torchvision_check(
     network: nn.Module, call: Callable[[], Any], scene: Scene
 ) -> Callable[[list[dict[str, Tensor]]], None]:
-    def check(found: list[dict[str, Tensor]]) -> None:
-        seen: dict[str, Tensor] = {}
-        hook = network.head.register_forward_hook(lambda module, inputs, output: seen.update(output))
+    def check(results: list[dict[str, Tensor]]) -> None:
+        outputs: dict[str, Tensor] = {}
+        hook = network.head.register_forward_hook(lambda module, inputs, output: outputs.update(output))
         try:
             call()
         finally:
             hook.remove()
         cells = [-(-scene.size[0] // stride) * -(-scene.size[1] // stride) for stride in (8, 16, 32, 64, 128)]
-        per_cell = seen["cls_logits"].shape[1] // sum(cells)
-        logits = list(seen["cls_logits"].split([count * per_cell for count in cells], dim=1))
-        check_candidates(logits, [len(detections["scores"]) for detections in found])
+        per_cell = outputs["cls_logits"].shape[1] // sum(cells)
+        logits = list(outputs["cls_logits"].split([count * per_cell for count in cells], dim=1))
+        check_candidates(logits, [len(detections["scores"]) for detections in results])
 
     return check

@@ -1,4 +1,4 @@
-"""How a call is measured: time in interleaved rounds, peak memory, and reads that make a device wait for the host."""
+"""Measure a call: time in interleaved rounds, peak memory, and operations that synchronise the device with the host."""
 
 import gc
 import os
@@ -12,9 +12,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm import tqdm
 
-from retinanet.engine.evaluate import progress
+from retinanet.runtime.console import progress
 
-READING = {
+HOST_READING_OPS = {
     "aten::_local_scalar_dense",
     "aten::nonzero",
     "aten::masked_select",
@@ -26,31 +26,31 @@ READING = {
     "aten::repeat_interleave",
     "torchvision::nms",
 }
-INDEXING = {"aten::index", "aten::index_put", "aten::index_put_"}  # they read where an index is a mask
+INDEXING_OPS = {"aten::index", "aten::index_put", "aten::index_put_"}  # these read the device if an index is a mask
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler would announce each start and stop
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # otherwise the profiler logs each start and stop
 
-MOST_UNTIMED_CALLS = 3  # of each contestant, before the first round: warm-up, host reads, peak memory
+MAX_UNTIMED_CALLS = 3  # per variant, before the first round: warm-up, host reads, peak memory
 
 
 class HostReads(TorchDispatchMode, list):
-    """A context manager that lists the operations inside it, also of backward, that make a device wait for the host."""
+    """A context manager that lists the operations inside it, backward included, that synchronise device and host."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        parts = in_parts(self, func, args, kwargs or {})
+        parts = decompose(self, func, args, kwargs or {})
         if parts is not NotImplemented:
             return parts
         name = func._schema.name
-        indices = args[1] if name in INDEXING else []
-        if name in READING or any(index is not None and index.dtype == torch.bool for index in indices):
+        indices = args[1] if name in INDEXING_OPS else []
+        if name in HOST_READING_OPS or any(index is not None and index.dtype == torch.bool for index in indices):
             self.append(name)
         return func(*args, **(kwargs or {}))
 
 
-def in_parts(mode: TorchDispatchMode, func: torch._ops.OpOverload, args: tuple, kwargs: dict[str, Any]) -> Any:
-    """The result of an operation made of others, with those seen by the mode; NotImplemented for a simple one.
+def decompose(mode: TorchDispatchMode, func: torch._ops.OpOverload, args: tuple, kwargs: dict[str, Any]) -> Any:
+    """Run a composite operation as its parts, which the mode then sees; NotImplemented for any other operation.
 
-    Autograd takes such operations apart before a mode sees them. Inference mode has no autograd.
+    Autograd decomposes composite operations before a mode sees them, but inference mode has no autograd.
     """
     if not torch.is_inference_mode_enabled():
         return NotImplemented
@@ -58,27 +58,29 @@ def in_parts(mode: TorchDispatchMode, func: torch._ops.OpOverload, args: tuple, 
         return func.decompose(*args, **kwargs)
 
 
-def nothing() -> None:
-    """For a call that leaves nothing behind."""
+def no_clean_up() -> None:
+    """The default of `Variant.clean_up`."""
 
 
-def accept(result: Any) -> None:
-    """For a call whose result needs no check."""
+def no_check(result: Any) -> None:
+    """The default of `Variant.check`."""
 
 
-class Contestant(NamedTuple):
+class Variant(NamedTuple):
+    """One of the implementations that a benchmark compares."""
+
     name: str
     call: Callable[[], object]
-    clean_up: Callable[[], object] = nothing  # after each call, outside the clock: gradients, for one
-    check: Callable[[Any], None] = accept  # of what the first call gave; raises where it is not the work it should be
-    on_device: bool = True  # False where the work is not torch's: neither memory nor host reads mean anything then
-    compiled: bool = False  # torch.compile refuses to run where operations are listed: host reads are not counted
+    clean_up: Callable[[], object] = no_clean_up  # after each call, not timed; drops gradients, for example
+    check: Callable[[Any], None] = no_check  # of the result of the first call; raises if the variant did other work
+    on_device: bool = True  # False if the work is not done by torch: memory and host reads are then not measured
+    compiled: bool = False  # torch.compile does not run under a dispatch mode: host reads are then not counted
 
 
 class Measurement(NamedTuple):
-    """Of one contestant."""
+    """The measurements of one variant."""
 
-    seconds: list[float]  # one a round, in the order of the rounds
+    seconds: list[float]  # one per round, in the order of the rounds
     peak_bytes: int | None  # of new allocations during one call
     host_reads: int | None  # of one call
 
@@ -92,10 +94,10 @@ class Measurement(NamedTuple):
 
 
 class Ratio(NamedTuple):
-    """How many times as long as ours another one takes: over 1, ours is faster."""
+    """Time of another variant / time of ours: over 1, ours is faster."""
 
     of_medians: float
-    of_rounds: float  # median of the ratios within each round: what slows a whole round does not count
+    of_rounds: float  # median of the ratios within each round, which cancels what slows down a whole round
 
 
 def ratio(other: Measurement, ours: Measurement) -> Ratio:
@@ -103,62 +105,60 @@ def ratio(other: Measurement, ours: Measurement) -> Ratio:
     return Ratio(other.median / ours.median, statistics.median(within))
 
 
-def compete(
-    contestants: Sequence[Contestant], *, rounds: int, device: torch.device, what: str
-) -> dict[str, Measurement]:
-    """Measure each contestant once a round, in an order that moves on by one from round to round.
+def compare(variants: Sequence[Variant], *, rounds: int, device: torch.device, what: str) -> dict[str, Measurement]:
+    """Time each variant once per round, in an order that rotates by one from round to round.
 
-    One machine is never equally fast twice: what happens in a round happens to all. The calls before the first round
-    are not timed; the first of them is the warm-up, the others see memory and host reads.
+    The speed of a machine varies over time. Within a round this affects all variants alike. Before the first round each
+    variant is called for warm-up, host reads and peak memory; these calls are not timed.
 
     Args:
-        contestants: with names of their own.
+        variants: with unique names.
         rounds: at least 1.
-        what: for the progress bar.
+        what: label of the progress bar.
     """
-    bar = progress(None, what, len(contestants) * (rounds + MOST_UNTIMED_CALLS))
+    bar = progress(None, what, len(variants) * (rounds + MAX_UNTIMED_CALLS))
     peaks: dict[str, int | None] = {}
     reads: dict[str, int | None] = {}
-    seconds: dict[str, list[float]] = {contestant.name: [] for contestant in contestants}
-    assert len(seconds) == len(contestants), [contestant.name for contestant in contestants]
+    seconds: dict[str, list[float]] = {variant.name: [] for variant in variants}
+    assert len(seconds) == len(variants), [variant.name for variant in variants]
     try:
-        for contestant in contestants:
-            contestant.check(_step(bar, contestant, contestant.call))
-            call, name = contestant.call, contestant.name
+        for variant in variants:
+            variant.check(_run(bar, variant, variant.call))
+            call, name = variant.call, variant.name
             reads[name] = peaks[name] = None
-            if contestant.on_device and not contestant.compiled:
-                reads[name] = _step(bar, contestant, partial(count_host_reads, call))
-            if contestant.on_device:
-                peaks[name] = _step(bar, contestant, partial(peak_memory, call, device))
+            if variant.on_device and not variant.compiled:
+                reads[name] = _run(bar, variant, partial(count_host_reads, call))
+            if variant.on_device:
+                peaks[name] = _run(bar, variant, partial(peak_memory, call, device))
         gc.collect()
         for number in range(rounds):
-            first = number % len(contestants)
-            for contestant in (*contestants[first:], *contestants[:first]):
-                look = partial(duration, contestant.call, device)
-                seconds[contestant.name].append(_step(bar, contestant, look))
+            first = number % len(variants)
+            for variant in (*variants[first:], *variants[:first]):
+                measure = partial(time_call, variant.call, device)
+                seconds[variant.name].append(_run(bar, variant, measure))
     finally:
         bar.close()
     return {name: Measurement(seconds[name], peaks[name], reads[name]) for name in seconds}
 
 
-def _step(bar: tqdm, contestant: Contestant, look: Callable[[], Any]) -> Any:
-    bar.set_postfix_str(contestant.name)
-    result = look()
-    contestant.clean_up()
+def _run(bar: tqdm, variant: Variant, measure: Callable[[], Any]) -> Any:
+    bar.set_postfix_str(variant.name)
+    result = measure()
+    variant.clean_up()
     bar.update()
     return result
 
 
-def duration(call: Callable[[], object], device: torch.device) -> float:
-    """Seconds until a call is done, on its device too."""
-    wait_for(device)
+def time_call(call: Callable[[], object], device: torch.device) -> float:
+    """Seconds until a call has finished, on the device as well."""
+    synchronize(device)
     start = time.perf_counter()
     call()
-    wait_for(device)
+    synchronize(device)
     return time.perf_counter() - start
 
 
-def wait_for(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
 
@@ -170,10 +170,10 @@ def count_host_reads(call: Callable[[], object]) -> int:
 
 
 def peak_memory(call: Callable[[], object], device: torch.device) -> int:
-    """Most bytes that tensors made by a call hold at one time, its result included.
+    """Peak number of bytes in tensors allocated by a call, its result included.
 
-    On a CPU they are those of torch's allocator, as its profiler sees them: work space that a library takes for
-    itself is not among them. On CUDA they are the allocator's own figure.
+    On CPU this is the memory of torch's allocator as recorded by the profiler; work space that a library allocates
+    itself is not included. On CUDA it is the peak that the caching allocator reports.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,4 +1,4 @@
-"""What a network weighs: parameters, arithmetic, and what it keeps for the backward pass. Nothing is computed."""
+"""Cost of a network: parameters, FLOPs, and activations kept for the backward pass. Nothing is computed."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,24 +10,26 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from retinanet.benchmarks.networks import bare_network, torchvision_network
 from retinanet.benchmarks.report import MIB, precision_name, table
-from retinanet.benchmarks.settings import Outcome, Settings, network_size
+from retinanet.benchmarks.settings import Settings, SuiteResult, network_size
 from retinanet.runtime.device import autocast
 
 SIZE, BATCH, CLASSES = (800, 1344), 1, 90
 OURS, THEIRS = "ours", "torchvision"
 
 
-class Weight(NamedTuple):
+class NetworkCost(NamedTuple):
+    """Parameters, arithmetic and memory of a network."""
+
     parameters: int
-    forward_flops: int  # a multiplication with its addition counts as two
+    forward_flops: int  # a multiply-add counts as two
     step_flops: int  # forward and backward
-    saved_bytes: int  # tensors that autograd keeps, weights not counted
+    saved_bytes: int  # tensors kept by autograd, without the weights
 
 
-def run(settings: Settings) -> Outcome:
+def run(settings: Settings) -> SuiteResult:
     size = network_size(settings, SIZE)
     batch, classes = settings.batch or BATCH, settings.classes or CLASSES
-    # Tensors with every property but values: nothing is computed, and autocast decides as it would.
+    # Tensors without values: nothing is computed, but autocast selects the same types as in a real run.
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     ours = bare_network(settings.backbone, classes).to(settings.device).train()
     theirs = torchvision_network(ours, settings.backbone, size, skip_resize=True).to(settings.device).train()
@@ -39,37 +41,37 @@ def run(settings: Settings) -> Outcome:
         pixels = torch.zeros(batch, 3, *size, device=settings.device)
 
         def our_outputs() -> list[Tensor]:
-            predictions = ours(images, image_sizes)
-            return [*predictions.class_logits, *predictions.box_deltas]
+            outputs = ours(images, image_sizes)
+            return [*outputs.class_logits, *outputs.box_deltas]
 
         def their_outputs() -> list[Tensor]:
             return list(theirs.head(list(theirs.backbone(pixels).values())).values())
 
-        weights = {OURS: weigh(ours, our_outputs, settings), THEIRS: weigh(theirs, their_outputs, settings)}
+        costs = {OURS: measure_cost(ours, our_outputs, settings), THEIRS: measure_cost(theirs, their_outputs, settings)}
     rows = [
         [
             name,
-            f"{weight.parameters / 1e6:.2f}",
-            f"{weight.forward_flops / 1e9:.1f}",
-            f"{weight.step_flops / 1e9:.1f}",
-            f"{weight.saved_bytes / MIB:.1f}",
+            f"{cost.parameters / 1e6:.2f}",
+            f"{cost.forward_flops / 1e9:.1f}",
+            f"{cost.step_flops / 1e9:.1f}",
+            f"{cost.saved_bytes / MIB:.1f}",
         ]
-        for name, weight in weights.items()
+        for name, cost in costs.items()
     ]
     title = (
         f"model: {settings.backbone}, {batch} x {size[0]}x{size[1]}, {classes} classes, "
         f"{precision_name(settings.dtype)}"
     )
-    columns = ["", "M parameters", "GFLOP forward", "and backward", "MiB saved"]
+    columns = ["", "M parameters", "GFLOP forward", "GFLOP step", "MiB saved"]
     details = {
         "size": size,
         "batch": batch,
         "classes": classes,
         "backbone": settings.backbone,
-        "networks": {name: weight._asdict() for name, weight in weights.items()},
+        "networks": {name: cost._asdict() for name, cost in costs.items()},
     }
-    ratios = {"vs_torchvision": weights[THEIRS].saved_bytes / weights[OURS].saved_bytes}
-    return Outcome(ratios, [table(title, columns, rows)], details)
+    ratios = {"vs_torchvision": costs[THEIRS].saved_bytes / costs[OURS].saved_bytes}
+    return SuiteResult(ratios, [table(title, columns, rows)], details)
 
 
 def drop_values(network: nn.Module, mode: FakeTensorMode) -> None:
@@ -80,8 +82,8 @@ def drop_values(network: nn.Module, mode: FakeTensorMode) -> None:
             module._buffers[name] = mode.from_tensor(buffer)
 
 
-def weigh(network: nn.Module, outputs: Callable[[], list[Tensor]], settings: Settings) -> Weight:
-    """Of a network whose `outputs` are differentiable; every parameter is trained."""
+def measure_cost(network: nn.Module, outputs: Callable[[], list[Tensor]], settings: Settings) -> NetworkCost:
+    """The cost of a network with differentiable `outputs`, with all parameters trained."""
 
     def in_autocast() -> list[Tensor]:
         with autocast(settings.device, settings.dtype):
@@ -92,7 +94,7 @@ def weigh(network: nn.Module, outputs: Callable[[], list[Tensor]], settings: Set
     with FlopCounterMode(display=False) as step:
         sum(output.float().sum() for output in in_autocast()).backward()
     network.zero_grad(set_to_none=True)
-    return Weight(
+    return NetworkCost(
         sum(parameter.numel() for parameter in network.parameters()),
         forward.get_total_flops(),
         step.get_total_flops(),
@@ -101,9 +103,9 @@ def weigh(network: nn.Module, outputs: Callable[[], list[Tensor]], settings: Set
 
 
 def saved_bytes(network: nn.Module, outputs: Callable[[], list[Tensor]]) -> int:
-    """Bytes of the distinct storages that autograd keeps after a forward pass, those of weights not counted."""
+    """Bytes in the distinct storages that autograd keeps after a forward pass, except those of the weights."""
     owned = {tensor.untyped_storage()._cdata for tensor in (*network.parameters(), *network.buffers())}
-    kept: dict[int, torch.UntypedStorage] = {}  # holding them keeps their identity from being given away again
+    kept: dict[int, torch.UntypedStorage] = {}  # a reference, so that the address of a storage is not reused
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()

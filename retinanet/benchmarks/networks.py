@@ -1,4 +1,4 @@
-"""The same detector twice, ours and torchvision's, with the same weights; and what both are given."""
+"""Our detector and torchvision's with the same weights, and input for both."""
 
 import copy
 
@@ -19,14 +19,14 @@ from retinanet.runtime.device import memory_format_for
 from retinanet.structures import Targets
 
 CHANNELS = 256
-TEXTURE_STEPS = (1, 4, 16, 64)  # pixels
+TEXTURE_STEPS = (1, 4, 16, 64)  # cell sizes of the noise, pixels
 
 
 class Scene:
-    """Random images with random objects, in the forms that the two detectors take.
+    """Random images with random objects, in the input formats of both detectors.
 
     Args:
-        num_boxes: of each image.
+        num_boxes: objects per image.
     """
 
     def __init__(self, batch: int, height: int, width: int, classes: int, *, num_boxes: int = 10, device: torch.device):
@@ -38,12 +38,12 @@ class Scene:
         self.images = images.to(device)  # (B, 3, H, W) uint8
         self.image_sizes = torch.tensor([[height, width]] * batch, device=device)
         self.targets: Targets = pad_targets([(boxes, labels, no_crowd) for boxes, labels in truths]).to(device)
-        self.pictures = list((images.float() / 255).to(device))  # B x (3, H, W), 0..1
+        self.float_images = list((images.float() / 255).to(device))  # B x (3, H, W), 0..1
         self.objects = [{"boxes": boxes.to(device), "labels": labels.to(device)} for boxes, labels in truths]
 
 
 def textures(batch: int, height: int, width: int, random: torch.Generator) -> Tensor:
-    """Noise of every fineness, so that no level of a pyramid sees the same everywhere: (B, 3, H, W) uint8."""
+    """Noise at several scales, so that the input varies on every pyramid level: (B, 3, H, W) uint8."""
     total = torch.zeros(batch, 3, height, width)
     for step in TEXTURE_STEPS:
         coarse = torch.randn(batch, 3, -(-height // step), -(-width // step), generator=random)
@@ -52,7 +52,7 @@ def textures(batch: int, height: int, width: int, random: torch.Generator) -> Te
 
 
 def random_objects(count: int, height: int, width: int, classes: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Boxes (count, 4) inside the image, sides evenly over the logarithm from 16 pixels up; labels (count,)."""
+    """Boxes (count, 4) inside the image with log-uniform sides from 16 pixels up, and labels (count,)."""
     limits = torch.tensor([width, height], dtype=torch.float32)
     smallest = torch.minimum(torch.tensor(16.0), limits / 2)
     sides = smallest * (limits * 0.9 / smallest) ** torch.rand(count, 2, generator=random)
@@ -61,15 +61,15 @@ def random_objects(count: int, height: int, width: int, classes: int, random: to
 
 
 def calibrated_backbone(name: str) -> dict[str, Tensor]:
-    """Weights of a residual network whose frozen norms fit its random convolutions.
+    """Weights of a ResNet with random convolutions and batch norm statistics measured on random input.
 
-    With the statistics that a new norm has, activations of a network of random weights explode or vanish.
+    With the initial statistics of a batch norm, the activations of a random network explode or vanish.
     """
     torch.manual_seed(0)
     network = getattr(torchvision.models, name)(weights=None).train()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 1.0  # the statistics of this one batch
+            module.momentum = 1.0  # the statistics of a single batch
     with torch.no_grad():
         network(torch.randn(4, 3, 224, 224))
     state = network.state_dict()
@@ -81,7 +81,7 @@ def calibrated_backbone(name: str) -> dict[str, Tensor]:
 
 
 def our_network(backbone: str, classes: int, settings: Settings) -> RetinaNet:
-    """Our detector with a calibrated backbone, on its device and in the memory format that a run would choose."""
+    """Our detector with a calibrated backbone, on the device and in the memory format that a run would select."""
     state = calibrated_backbone(backbone)
     model = bare_network(backbone, classes)
     model.backbone.load_state_dict(state)
@@ -89,7 +89,7 @@ def our_network(backbone: str, classes: int, settings: Settings) -> RetinaNet:
 
 
 def bare_network(backbone: str, classes: int) -> RetinaNet:
-    """Everything is trained, norms are frozen, and P6 comes from P5 as in torchvision's first RetinaNet."""
+    """Our detector with all weights trained, frozen norms, and P6 from P5 as in `retinanet_resnet50_fpn`."""
     cfg = ModelConfig(
         backbone=ResNetConfig(name=backbone, weights="none", norm="frozen", frozen_stages=0), p6_from="p5"
     )
@@ -99,13 +99,14 @@ def bare_network(backbone: str, classes: int) -> RetinaNet:
 def torchvision_network(
     ours: RetinaNet, backbone: str, size: tuple[int, int], *, skip_resize: bool
 ) -> TorchvisionRetinaNet:
-    """torchvision's RetinaNet of the same architecture with our weights.
+    """torchvision's RetinaNet with the same architecture and our weights.
 
-    It is `retinanet_resnet50_fpn`, which takes neither another backbone nor frozen norms without trained weights.
+    It equals `retinanet_resnet50_fpn`, which supports neither other backbones nor frozen norms without trained
+    weights.
 
     Args:
-        size: height and width that its resizing leaves as they are.
-        skip_resize: leaves resizing out in training; in evaluation it always makes a copy.
+        size: height and width that its resizing does not change.
+        skip_resize: skip resizing in training; in evaluation torchvision always resizes, which makes a copy.
     """
     extractor = plain_extractor(ours, backbone, FrozenBatchNorm2d)
     result = TorchvisionRetinaNet(
@@ -129,7 +130,7 @@ def torchvision_network(
 
 
 def plain_extractor(ours: RetinaNet, backbone: str, norm: type[nn.Module]) -> nn.Module:
-    """torchvision's backbone and pyramid with our weights: (B, 3, H, W) -> five maps by name."""
+    """torchvision's backbone and FPN with our weights: (B, 3, H, W) -> five feature maps by name."""
     result = resnet_fpn_backbone(
         backbone_name=backbone,
         weights=None,
@@ -151,12 +152,12 @@ def plain_extractor(ours: RetinaNet, backbone: str, norm: type[nn.Module]) -> nn
 
 
 def tuned_network(theirs: TorchvisionRetinaNet, settings: Settings) -> TorchvisionRetinaNet:
-    """A copy in the memory format that is the faster one here, as for ours: channels last, but for AVX2 in float32."""
+    """A copy in the faster memory format, as for ours: channels last, except in float32 on AVX2."""
     return copy.deepcopy(theirs).to(memory_format=memory_format_for(settings.device, settings.dtype))
 
 
 def compiled_network(theirs: TorchvisionRetinaNet, settings: Settings) -> TorchvisionRetinaNet:
-    """`tuned_network`, with backbone and head compiled; what stands around them branches on data."""
+    """`tuned_network` with backbone and head compiled; the code around them has data-dependent branches."""
     result = tuned_network(theirs, settings)
     result.backbone.compile()
     result.head.compile()

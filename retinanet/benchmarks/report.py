@@ -1,4 +1,4 @@
-"""Tables for a person, and the same figures for a file."""
+"""Text tables of measurements, and the same measurements as plain values for JSON."""
 
 import statistics
 from pathlib import Path
@@ -14,7 +14,7 @@ MIB = 2**20
 
 
 def machine(settings: Settings) -> dict[str, Any]:
-    """Where and with what it was measured, as plain values."""
+    """Machine, versions and settings of a measurement, as plain values."""
     return {
         **environment_record(),
         "cpu": cpu_name(),
@@ -25,7 +25,7 @@ def machine(settings: Settings) -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """As the system calls it; where it does not say, "unknown CPU"."""
+    """CPU model name from /proc/cpuinfo, or "unknown CPU"."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -39,11 +39,11 @@ def precision_name(dtype: torch.dtype) -> str:
 
 def header(description: dict[str, Any]) -> str:
     packages = description["packages"]
-    where = description["accelerator"] if description["device"].startswith("cuda") else description["device"]
+    device = description["accelerator"] if description["device"].startswith("cuda") else description["device"]
     return "\n".join(
         [
             f"machine   {description['cpu']}, {description['cpu_capability']}, {description['threads']} threads; "
-            f"computes on {where}",
+            f"device: {device}",
             f"versions  torch {packages['torch']}, torchvision {packages['torchvision']}, "
             f"Python {description['python']}",
             f"commit    {description['git_commit'] or 'unknown: not run from a source tree'}",
@@ -53,7 +53,7 @@ def header(description: dict[str, Any]) -> str:
 
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> str:
-    """Plain text, the first column to the left and the others to the right."""
+    """A plain-text table: first column left-aligned, the others right-aligned."""
     widths = [max(len(row[index]) for row in [columns, *rows]) for index in range(len(columns))]
 
     def line(cells: list[str]) -> str:
@@ -65,8 +65,8 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> str:
     return "\n".join([title, line(columns), rule, *(line(row) for row in rows)])
 
 
-def race(title: str, measured: dict[str, Measurement], *, ours: str, apart: tuple[str, ...] = ()) -> str:
-    """The table of contestants. Those named in `apart` do other work, and get no ratio."""
+def comparison_table(title: str, measured: dict[str, Measurement], *, ours: str, apart: tuple[str, ...] = ()) -> str:
+    """Compare the variants in a table. Those in `apart` do different work and have no ratio."""
     rows = []
     for name, measurement in measured.items():
         is_compared = name not in (ours, *apart)
@@ -74,8 +74,8 @@ def race(title: str, measured: dict[str, Measurement], *, ours: str, apart: tupl
         rows.append(
             [
                 name,
-                milliseconds(measurement.median),
-                milliseconds(measurement.fastest),
+                format_ms(measurement.median),
+                format_ms(measurement.fastest),
                 f"{versus.of_medians:.2f}" if versus else "",
                 f"{versus.of_rounds:.2f}" if versus else "",
                 "-" if measurement.peak_bytes is None else f"{measurement.peak_bytes / MIB:.1f}",
@@ -86,12 +86,12 @@ def race(title: str, measured: dict[str, Measurement], *, ours: str, apart: tupl
     return table(title, columns, rows)
 
 
-def milliseconds(seconds: float) -> str:
+def format_ms(seconds: float) -> str:
     return f"{seconds * 1000:.4g}" if seconds < 1 else f"{seconds * 1000:.0f}"
 
 
-def figures(measured: dict[str, Measurement], *, ours: str) -> dict[str, Any]:
-    """The same as plain values, every round included."""
+def to_plain_values(measured: dict[str, Measurement], *, ours: str) -> dict[str, Any]:
+    """Measurements and ratios of the variants as plain values, with the time of every round."""
     result = {}
     for name, measurement in measured.items():
         versus: Ratio = ratio(measurement, measured[ours])
@@ -109,7 +109,7 @@ def figures(measured: dict[str, Measurement], *, ours: str) -> dict[str, Any]:
 
 
 def growth_table(title: str, what: str, measured: dict[str, dict[str, Measurement]]) -> str:
-    """Medians and peak memory by the thing that grows; a dash where a contestant did not take part."""
+    """Median time and peak memory over a growing quantity; a dash if a variant was not measured."""
     names = list(dict.fromkeys(name for row in measured.values() for name in row))
     rows = []
     for key, row in measured.items():
@@ -117,7 +117,7 @@ def growth_table(title: str, what: str, measured: dict[str, dict[str, Measuremen
         for name in names:
             entry = row.get(name)
             peak = None if entry is None else entry.peak_bytes
-            cells.append("-" if entry is None else milliseconds(entry.median))
+            cells.append("-" if entry is None else format_ms(entry.median))
             cells.append("-" if peak is None else f"{peak / MIB:.1f}")
         rows.append(cells)
     return table(title, [what, *(f"{name} {unit}" for name in names for unit in ("ms", "MiB"))], rows)

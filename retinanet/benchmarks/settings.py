@@ -1,4 +1,4 @@
-"""What a suite is asked to do, and what it gives back."""
+"""Settings and results of a suite."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ from retinanet.errors import InputError
 
 
 class Settings(NamedTuple):
-    """None leaves the choice to the suite."""
+    """Settings of `retinanet benchmark`. None selects the default of the suite."""
 
     rounds: int
     device: torch.device
@@ -18,15 +18,15 @@ class Settings(NamedTuple):
     batch: int | None = None
     classes: int | None = None
     backbone: str = "resnet50"
-    compiled: bool = False  # also measure what torch.compile makes of it
-    growth: bool = False  # also measure how cost grows with the work
+    compiled: bool = False  # also measure with torch.compile
+    growth: bool = False  # also measure how time and memory grow with the work
     workers: int = 2  # of the data suite
-    images: Path | None = None  # of the data suite; None draws some
+    images: Path | None = None  # of the data suite; None draws synthetic images
     annotations: Path | None = None
 
 
-class Outcome(NamedTuple):
-    """Of one suite."""
+class SuiteResult(NamedTuple):
+    """Results of one suite."""
 
     ratios: dict[str, float]  # over 1: ours is better
     tables: list[str]
@@ -34,15 +34,15 @@ class Outcome(NamedTuple):
 
 
 def network_size(settings: Settings, default: tuple[int, int]) -> tuple[int, int]:
-    """Height and width for a whole network.
+    """Height and width of the input of a whole network.
 
     Raises:
-        InputError: torchvision would pad the images to something else.
+        InputError: torchvision would pad the images to another size.
     """
     size = settings.size or default
     if any(side % 32 for side in size):
         raise InputError(
-            f"--size is {size[0]}x{size[1]}, expected multiples of 32: torchvision pads to them, and the two sides "
-            "would compute different shapes"
+            f"--size is {size[0]}x{size[1]}, expected multiples of 32: torchvision pads to multiples of 32, so "
+            "the two networks would compute different shapes"
         )
     return size

@@ -1,4 +1,4 @@
-"""The paper's tables, trained row by row over several seeds; its figures; what the focal loss does to rare classes."""
+"""Reproduce the tables of the paper: train each row with several seeds, and compare the rows."""
 
 import argparse
 import shlex
@@ -10,9 +10,9 @@ from retinanet.ablation import imbalance
 from retinanet.ablation.figures import write_figures
 from retinanet.ablation.report import chart, markdown
 from retinanet.ablation.results import RESULTS_FILE, ResultsFile
-from retinanet.ablation.run import results_of, run_jobs
+from retinanet.ablation.run import known_results, run_jobs
 from retinanet.ablation.speed import measure_rows, speed_charts, speed_markdown
-from retinanet.ablation.table import describe_schedule, jobs_of, jobs_that_fit, load_table
+from retinanet.ablation.table import describe_schedule, load_table, make_jobs, make_valid_jobs
 from retinanet.engine.run_folder import CHECKPOINTS
 from retinanet.errors import InputError, exit_code, make_folder
 from retinanet.runtime.logging import start_logging
@@ -25,78 +25,89 @@ FIGURES, DEMO = "figures", "demo"
 def table_parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         prog="retinanet ablate",
-        description=f"{__doc__} `retinanet ablate {FIGURES} --help` and `retinanet ablate {DEMO} --help` tell more.",
-        epilog="Started again, it goes on where it was; started several times at once, each process takes runs that no "
-        "other has. example: retinanet ablate 1b --data quickstart --seeds 3",
+        description=f"{__doc__} See also `retinanet ablate {FIGURES} --help` and `retinanet ablate {DEMO} --help`.",
+        epilog="Run the command again to continue an interrupted table. Several processes with the same --output share "
+        "the runs. example: retinanet ablate 1b --data quickstart --seeds 3",
     )
     result.add_argument(
-        "table", help=f"a YAML file, or the name of a table that the package ships, such as 1b; or {FIGURES}, or {DEMO}"
+        "table", help=f"YAML file, or name of a table in the package, such as 1b; or {FIGURES}, or {DEMO}"
     )
-    result.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes one key of every row's config")
+    result.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="set a config key for every row")
     result.add_argument(
         "--data",
         default="quickstart",
         metavar="SETUP",
-        help="one that the table has: quickstart, bccd, coco (%(default)s)",
+        help="a setup of the table: quickstart, bccd, coco (default: %(default)s)",
     )
-    result.add_argument("--seeds", type=int, default=3, metavar="N", help="runs of each row, from seed 0 (%(default)s)")
-    result.add_argument("--rows", nargs="+", metavar="NAME", help="some rows alone, by their names in the table")
-    result.add_argument("--output", type=Path, metavar="DIR", help="(default: runs/ablate/SETUP) tables share its runs")
-    result.add_argument("--speed", action="store_true", help="then time the network of each row, and plot AP over time")
-    result.add_argument("--report", action="store_true", help="write table and plot of what is there; train nothing")
+    result.add_argument(
+        "--seeds", type=int, default=3, metavar="N", help="runs per row, with seeds from 0 (default: %(default)s)"
+    )
+    result.add_argument("--rows", nargs="+", metavar="NAME", help="train only the rows with these names")
+    result.add_argument(
+        "--output", type=Path, metavar="DIR", help="folder of the runs, shared by tables (default: runs/ablate/SETUP)"
+    )
+    result.add_argument("--speed", action="store_true", help="also time the network of each row, and plot AP over time")
+    result.add_argument("--report", action="store_true", help="write table and plot of the existing runs; do not train")
     return result
 
 
 def figures_parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         prog=f"retinanet ablate {FIGURES}",
-        description="Figures 1 and 4 of the paper, scores, and where the loss on validation images comes from, of a "
-        "trained checkpoint.",
+        description="Draw figures 1 and 4 of the paper for a trained checkpoint, its scores, and the examples its "
+        "validation loss comes from.",
         epilog=f"example: retinanet ablate {FIGURES} runs/quickstart/checkpoints/last.pt",
     )
-    result.add_argument("checkpoint", type=Path, help="a file that training wrote; it carries its config and classes")
-    result.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes one key of that config")
-    result.add_argument("--output", type=Path, metavar="DIR", help="(default: figures in the run folder)")
+    result.add_argument("checkpoint", type=Path, help="checkpoint of a training run; it holds its config and classes")
+    result.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="set a key of that config")
+    result.add_argument("--output", type=Path, metavar="DIR", help="(default: figures/ in the run folder)")
     return result
 
 
 def demo_parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         prog=f"retinanet ablate {DEMO}",
-        description="Cross entropy against the focal loss on a rare class of a drawn problem, in minutes on a CPU.",
+        description="Compare cross entropy and the focal loss on a synthetic problem with one rare class, in minutes "
+        "on a CPU.",
     )
-    result.add_argument("--seeds", type=int, default=5, metavar="N", help="networks of each loss (%(default)s)")
-    result.add_argument("--output", type=Path, default=Path("runs/ablate/demo"), metavar="DIR", help="(%(default)s)")
+    result.add_argument("--seeds", type=int, default=5, metavar="N", help="networks per loss (default: %(default)s)")
+    result.add_argument(
+        "--output", type=Path, default=Path("runs/ablate/demo"), metavar="DIR", help="(default: %(default)s)"
+    )
     return result
 
 
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == [FIGURES]:
-        return exit_code(lambda: make_figures(figures_parser().parse_intermixed_args(argv[1:])))
+        figures = figures_parser().parse_intermixed_args(argv[1:])
+        return exit_code(lambda: run_figures(figures))
     if argv[:1] == [DEMO]:
-        return exit_code(lambda: make_demo(demo_parser().parse_args(argv[1:])))
-    return exit_code(lambda: make_table(table_parser().parse_intermixed_args(argv), argv))
+        demo = demo_parser().parse_args(argv[1:])
+        return exit_code(lambda: run_demo(demo))
+    table = table_parser().parse_intermixed_args(argv)
+    return exit_code(lambda: run_table(table, argv))
 
 
-def make_table(arguments: argparse.Namespace, argv: list[str]) -> int:
+def run_table(arguments: argparse.Namespace, argv: list[str]) -> int:
     check_seeds(arguments.seeds)
     start_logging()
     table, setup = load_table(arguments.table), arguments.data
     folder = arguments.output or Path("runs/ablate") / setup
-    jobs = jobs_of(table, setup, num_seeds=arguments.seeds, rows=arguments.rows, overrides=arguments.overrides)
+    jobs = make_jobs(table, setup, num_seeds=arguments.seeds, rows=arguments.rows, overrides=arguments.overrides)
     is_preempted, elsewhere = False, []
     if not arguments.report:
-        elsewhere, is_preempted = run_jobs(jobs, folder)
-    # The table has all that is there, of other rows and further seeds too.
+        outcome = run_jobs(jobs, folder)
+        elsewhere, is_preempted = outcome.elsewhere, outcome.is_preempted
+    # The table covers all recorded runs, including other rows and further seeds.
     known_seeds = [result.seed + 1 for result in ResultsFile(folder).read().values()]
     num_seeds = max([arguments.seeds, *known_seeds])
-    all_jobs = jobs_that_fit(table, setup, num_seeds=num_seeds, overrides=arguments.overrides)
-    results = results_of(all_jobs, folder)
+    all_jobs = make_valid_jobs(table, setup, num_seeds=num_seeds, overrides=arguments.overrides)
+    results = known_results(all_jobs, folder)
     if arguments.report and not results:
         raise InputError(
             f"{folder / RESULTS_FILE}: {len(known_seeds)} runs, none of this table on {setup} with these overrides; "
-            "give those that they were made with, or leave out --report to make the runs"
+            "give the overrides of the runs, or remove --report to train"
         )
     name = Path(arguments.table).name.removesuffix(".yaml")
     command = shlex.join(["retinanet", "ablate", *argv])
@@ -114,21 +125,21 @@ def make_table(arguments: argparse.Namespace, argv: list[str]) -> int:
             speed_charts(table, setup, results, speeds),
         )
     if elsewhere:
-        print(f"{len(elsewhere)} runs are with other processes; --report makes the table anew when they are done")
+        print(f"{len(elsewhere)} runs are in progress in other processes; run with --report when they have finished")
     if is_preempted:
         return EXIT_STOPPED
     return 1 if any(result.status == "failed" for result in results.values()) else 0
 
 
 def write_page(path: Path, text: str, charts: Sequence[Chart]) -> None:
-    """Text and charts, in two files that differ in their endings; the text on the console too."""
-    page, plot = (path.with_name(path.name + ending) for ending in (".md", ".svg"))
+    """Write text and charts to PATH.md and PATH.svg, and print the text."""
+    page, plot = (path.with_name(path.name + suffix) for suffix in (".md", ".svg"))
     page.write_text(text, encoding="utf-8")
     write_svg(charts, plot)
     print(f"\n{text}\nwritten: {page}, {plot}")
 
 
-def make_figures(arguments: argparse.Namespace) -> None:
+def run_figures(arguments: argparse.Namespace) -> None:
     start_logging()
     parent = arguments.checkpoint.parent
     output = arguments.output or (parent.parent if parent.name == CHECKPOINTS else parent) / "figures"
@@ -137,7 +148,7 @@ def make_figures(arguments: argparse.Namespace) -> None:
     print("written: " + ", ".join(map(str, written)))
 
 
-def make_demo(arguments: argparse.Namespace) -> None:
+def run_demo(arguments: argparse.Namespace) -> None:
     check_seeds(arguments.seeds)
     make_folder(arguments.output)
     scores = imbalance.compare(arguments.seeds)

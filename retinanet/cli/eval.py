@@ -1,4 +1,4 @@
-"""Score a checkpoint on a validation set: the twelve COCO figures, and AP per class."""
+"""Score a checkpoint on its validation set: the twelve COCO metrics, and AP per class."""
 
 import argparse
 import json
@@ -22,32 +22,32 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__,
         epilog="example: retinanet eval runs/cells/checkpoints/best.pt postprocess.nms_iou=0.6",
     )
-    result.add_argument("checkpoint", type=Path, help="a file that training wrote; it carries its config and classes")
-    result.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes one key of that config")
+    result.add_argument("checkpoint", type=Path, help="checkpoint of a training run; it holds its config and classes")
+    result.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="set a key of that config")
     result.add_argument(
         "--output",
         type=Path,
         metavar="DIR",
-        help="where evaluation.json and detections.json are written (default: the run folder of the checkpoint)",
+        help="folder for evaluation.json and detections.json (default: the run folder of the checkpoint)",
     )
     return result
 
 
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_intermixed_args(argv)
+    return exit_code(lambda: run(arguments))
 
-    def run() -> None:
-        predictor = Predictor.from_checkpoint(arguments.checkpoint, arguments.overrides)
-        # Under torchrun the images are shared by its processes.
-        with process_group(predictor.device, timeout=predictor.cfg.train.stall_timeout):
-            start_logging(silent=not is_main())
-            score(predictor, arguments.checkpoint, arguments.output or run_folder(arguments.checkpoint))
 
-    return exit_code(run)
+def run(arguments: argparse.Namespace) -> None:
+    predictor = Predictor.from_checkpoint(arguments.checkpoint, arguments.overrides)
+    # Under torchrun the processes share the images.
+    with process_group(predictor.device, timeout=predictor.cfg.train.stall_timeout):
+        start_logging(silent=not is_main())
+        score(predictor, arguments.checkpoint, arguments.output or run_folder(arguments.checkpoint))
 
 
 def score(predictor: Predictor, checkpoint: Path, output: Path) -> None:
-    """Evaluate, print the figures, and write them and the detections into a folder."""
+    """Evaluate, print the metrics, and write metrics and detections to a folder."""
     cfg = predictor.cfg
     data = load_val_data(cfg, predictor.class_names)
     on_main(lambda: make_folder(output))
@@ -66,15 +66,15 @@ def score(predictor: Predictor, checkpoint: Path, output: Path) -> None:
     print("\nAP per class")
     for name, value in result.scores.per_class.items():
         print(f"  {name:{width}}  {'no objects' if math.isnan(value) else f'{value:.3f}'}")
-    figures = result.scores.metrics | result.losses | {f"AP/{k}": v for k, v in result.scores.per_class.items()}
-    figures = {name: None if math.isnan(value) else value for name, value in figures.items()}
+    metrics = result.scores.metrics | result.losses | {f"AP/{k}": v for k, v in result.scores.per_class.items()}
+    metrics = {name: None if math.isnan(value) else value for name, value in metrics.items()}
     description = {"checkpoint": str(checkpoint), "annotations": [s.annotations for s in cfg.data.val]}
-    (output / "evaluation.json").write_text(json.dumps(figures | description, indent=2) + "\n", encoding="utf-8")
+    (output / "evaluation.json").write_text(json.dumps(metrics | description, indent=2) + "\n", encoding="utf-8")
     by_id = sorted((int(data.image_ids[index]), found) for index, found in result.detections.items())
     (output / "detections.json").write_text(json.dumps(coco_results(by_id, data.category_ids)), encoding="utf-8")
     print(f"\nwritten: {output / 'evaluation.json'}, {output / 'detections.json'}")
 
 
 def run_folder(checkpoint: Path) -> Path:
-    """The folder of the run a checkpoint lies in; its own folder where it was moved."""
+    """The run folder that holds a checkpoint, or the folder of the file if it was moved out of its run."""
     return checkpoint.parent.parent if checkpoint.parent.name == CHECKPOINTS else checkpoint.parent

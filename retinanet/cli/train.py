@@ -4,6 +4,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
+from retinanet.config import Config
 from retinanet.config.load import config_to_yaml, load_config
 from retinanet.engine.nonfinite.replay import replay
 from retinanet.engine.train import train
@@ -18,48 +19,50 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__,
         epilog="example: retinanet train quickstart --output runs/trial train.optimizer.lr=5e-4 train.seed=1",
     )
-    result.add_argument(
-        "config", nargs="?", help="a YAML file, or the name of a config that the package ships, such as quickstart"
-    )
-    result.add_argument(
-        "overrides", nargs="*", metavar="KEY=VALUE", help="changes one key of the config: train.epochs=3"
-    )
+    result.add_argument("config", nargs="?", help="YAML file, or name of a config in the package, such as quickstart")
+    result.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="set a config key: train.epochs=3")
     result.add_argument("--output", type=Path, metavar="DIR", help="run folder (default: runs/NAME-OF-CONFIG)")
-    result.add_argument("--resume", action="store_true", help="go on from the last checkpoint of the run folder")
-    result.add_argument("--overwrite", action="store_true", help="delete the run that the folder holds, and start anew")
-    result.add_argument("--dry-run", action="store_true", help="try one step of everything, keep nothing, and stop")
+    result.add_argument("--resume", action="store_true", help="resume from the last checkpoint in the run folder")
+    result.add_argument("--overwrite", action="store_true", help="delete the run in the run folder and start again")
     result.add_argument(
-        "--replay", type=Path, metavar="FILE", help="compute a step again whose gradient was not finite, and say why"
+        "--dry-run", action="store_true", help="try one step, one checkpoint and one evaluation, keep nothing, and exit"
     )
-    result.add_argument("--profile", action="store_true", help="record where the time of a few steps goes")
-    result.add_argument("--print-config", action="store_true", help="print every value, defaults included, and stop")
+    result.add_argument(
+        "--replay", type=Path, metavar="FILE", help="replay a recorded step with non-finite gradients and diagnose it"
+    )
+    result.add_argument("--profile", action="store_true", help="profile a few training steps")
+    result.add_argument("--print-config", action="store_true", help="print the config with all defaults and exit")
     return result
 
 
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_intermixed_args(argv)
+    return exit_code(lambda: run(arguments))
 
-    def run() -> int:
-        if arguments.replay:
-            print(replay(arguments.replay, resolve_device("auto")).describe())
-            return 0
-        if arguments.config is None:
-            raise InputError("no config given; name a YAML file, or one that the package ships, such as quickstart")
-        cfg = load_config(arguments.config, arguments.overrides)
-        if arguments.print_config:
-            print(config_to_yaml(cfg), end="")
-            return 0
-        if arguments.dry_run:
-            if arguments.resume or arguments.overwrite or arguments.profile or arguments.output:
-                raise InputError("--dry-run keeps nothing: leave out --resume, --overwrite, --profile and --output")
-            with tempfile.TemporaryDirectory() as folder:
-                result = train(cfg, folder, dry_run=True)
-            if result.stopped_by:
-                return EXIT_STOPPED
-            print("one step, one checkpoint and an evaluation of a few images went through; nothing of them is kept")
-            return 0
-        output = arguments.output or Path("runs") / Path(arguments.config).name.removesuffix(".yaml")
-        result = train(cfg, output, resume=arguments.resume, overwrite=arguments.overwrite, profile=arguments.profile)
-        return EXIT_STOPPED if result.is_preempted else 0
 
-    return exit_code(run)
+def run(arguments: argparse.Namespace) -> int:
+    if arguments.replay:
+        print(replay(arguments.replay, resolve_device("auto")).describe())
+        return 0
+    if arguments.config is None:
+        raise InputError("no config given; name a YAML file or a config in the package, such as quickstart")
+    cfg = load_config(arguments.config, arguments.overrides)
+    if arguments.print_config:
+        print(config_to_yaml(cfg), end="")
+        return 0
+    if arguments.dry_run:
+        if arguments.resume or arguments.overwrite or arguments.profile or arguments.output:
+            raise InputError("--dry-run keeps nothing: remove --resume, --overwrite, --profile and --output")
+        return dry_run(cfg)
+    output = arguments.output or Path("runs") / Path(arguments.config).name.removesuffix(".yaml")
+    result = train(cfg, output, resume=arguments.resume, overwrite=arguments.overwrite, profile=arguments.profile)
+    return EXIT_STOPPED if result.is_preempted else 0
+
+
+def dry_run(cfg: Config) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        result = train(cfg, folder, dry_run=True)
+    if result.stopped_by:
+        return EXIT_STOPPED
+    print("dry run passed: one step, one checkpoint, one evaluation; nothing was kept")
+    return 0

@@ -5,13 +5,13 @@ import torch
 from torch import Tensor
 
 from retinanet.ablation.loss_share import (
-    BINS_A_UNIT,
+    BINS_PER_UNIT,
     LIMIT,
     LogitCounts,
     cumulative_share,
     loss_curve,
     loss_parts,
-    score_shares,
+    score_histograms,
     share_of_hardest,
 )
 from retinanet.detection.assignment import Assignment
@@ -38,17 +38,17 @@ def batch() -> tuple[HeadOutputs, Assignment, Targets]:
 
 
 def probabilities(batch) -> tuple[Tensor, Tensor]:
-    """p_t of positive and of negative examples, logit by logit of the anchors that count."""
-    predictions, assignment, targets = batch
-    logits = torch.cat(predictions.class_logits, 1).double()
+    """p_t of positive and of negative examples, in a loop over all anchors that are not ignored."""
+    outputs, assignment, targets = batch
+    logits = torch.cat(outputs.class_logits, 1).double()
     positive, negative = [], []
     for image in range(2):
         for anchor in range(50):
             scores = logits[image, anchor].sigmoid()
             if assignment.positive[image, anchor]:
-                own = targets.labels[image, assignment.gt_index[image, anchor]]
-                positive.append(scores[own])
-                negative += [1 - scores[other] for other in range(3) if other != own]
+                target = targets.labels[image, assignment.gt_index[image, anchor]]
+                positive.append(scores[target])
+                negative += [1 - scores[other] for other in range(3) if other != target]
             elif assignment.negative[image, anchor]:
                 negative += (1 - scores).tolist()
     return torch.tensor(positive).double(), torch.tensor(negative).double()
@@ -65,17 +65,17 @@ def counts(batch) -> LogitCounts:
     return result
 
 
-def test_every_example_is_counted_once(batch, counts):
+def test_all_examples_are_counted_once(batch, counts):
     positive, negative = probabilities(batch)
     assert counts.positive.sum() == len(positive) > 0
     assert counts.negative.sum() == len(negative) > 0
 
 
 @pytest.mark.parametrize("gamma", GAMMAS)
-def test_cumulative_share_against_sorting(batch, counts, gamma):
-    for p, of_kind in zip(probabilities(batch), (counts.positive, counts.negative), strict=True):
+def test_cumulative_share_matches_sorted_losses(batch, counts, gamma):
+    for p, histogram in zip(probabilities(batch), (counts.positive, counts.negative), strict=True):
         losses = focal(p, gamma).sort().values
-        curve = cumulative_share(of_kind, gamma, points=len(p) + 1)
+        curve = cumulative_share(histogram, gamma, points=len(p) + 1)
         expected = [0.0, *(losses.cumsum(0) / losses.sum()).tolist()]
         assert curve.y == pytest.approx(expected, abs=0.005)
         assert curve.x[0] == 0 and curve.x[-1] == 1
@@ -84,16 +84,16 @@ def test_cumulative_share_against_sorting(batch, counts, gamma):
 
 @pytest.mark.parametrize("gamma", GAMMAS)
 @pytest.mark.parametrize("share", [0.0, 0.013, 0.2, 1.0])
-def test_share_of_hardest_against_sorting(batch, counts, gamma, share):
+def test_share_of_hardest_matches_sorted_losses(batch, counts, gamma, share):
     losses = focal(probabilities(batch)[1], gamma).sort(descending=True).values
-    wanted = share * len(losses)
-    whole = int(wanted)
-    expected = losses[:whole].sum() + (wanted - whole) * (losses[whole] if whole < len(losses) else 0)
+    number = share * len(losses)
+    whole = int(number)
+    expected = losses[:whole].sum() + (number - whole) * (losses[whole] if whole < len(losses) else 0)
     assert share_of_hardest(counts.negative, gamma, share) == pytest.approx(float(expected / losses.sum()), abs=0.005)
 
 
 @pytest.mark.parametrize(("alpha", "gamma"), [(0.5, 0.0), (0.25, 2.0)])
-def test_parts_of_the_loss_against_sums(batch, counts, alpha, gamma):
+def test_loss_parts_match_sums(batch, counts, alpha, gamma):
     positive, negative = probabilities(batch)
     parts = [weight * focal(p[chosen], gamma).sum()
              for p, weight in ((positive, alpha), (negative, 1 - alpha)) for chosen in (p < 0.5, p >= 0.5)]  # fmt: skip
@@ -102,43 +102,43 @@ def test_parts_of_the_loss_against_sums(batch, counts, alpha, gamma):
     )
 
 
-def test_gamma_moves_the_loss_of_negatives_onto_hard_ones(counts):
+def test_higher_gamma_concentrates_the_loss_on_hard_negatives(counts):
     shares = [share_of_hardest(counts.negative, gamma, 0.1) for gamma in (0.0, 0.5, 1.0, 2.0)]
     assert shares == sorted(shares) and shares[0] < shares[-1]
 
 
-def test_score_shares_against_a_histogram(batch, counts):
+def test_score_histograms_match_histc(batch, counts):
     positive, negative = probabilities(batch)
-    middles, own, other = score_shares(counts, bins=10)
-    assert middles[0] == pytest.approx(0.05)
-    assert own == pytest.approx((torch.histc(positive, 10, 0, 1) / len(positive)).tolist(), abs=0.05)
-    assert other == pytest.approx((torch.histc(1 - negative, 10, 0, 1) / len(negative)).tolist(), abs=0.02)
-    assert sum(own) == pytest.approx(1) and sum(other) == pytest.approx(1)
+    centers, positive_shares, negative_shares = score_histograms(counts, bins=10)
+    assert centers[0] == pytest.approx(0.05)
+    assert positive_shares == pytest.approx((torch.histc(positive, 10, 0, 1) / len(positive)).tolist(), abs=0.05)
+    assert negative_shares == pytest.approx((torch.histc(1 - negative, 10, 0, 1) / len(negative)).tolist(), abs=0.02)
+    assert sum(positive_shares) == pytest.approx(1) and sum(negative_shares) == pytest.approx(1)
 
 
-def test_the_hardest_few_of_a_thousand_million_are_seen():
-    counts = torch.zeros(2 * LIMIT * BINS_A_UNIT + 1, dtype=torch.int64)
-    counts[(LIMIT - 8) * BINS_A_UNIT] = 10**9  # z = -8
-    counts[(LIMIT + 10) * BINS_A_UNIT] = 20  # z = 10: 3e-8 of the examples
+def test_few_hard_examples_among_a_billion_are_not_lost():
+    counts = torch.zeros(2 * LIMIT * BINS_PER_UNIT + 1, dtype=torch.int64)
+    counts[(LIMIT - 8) * BINS_PER_UNIT] = 10**9  # z = -8
+    counts[(LIMIT + 10) * BINS_PER_UNIT] = 20  # z = 10: 3e-8 of the examples
     curve = cumulative_share(counts, 2.0)
     assert curve.x[-1] == 1 and curve.y[-1] == pytest.approx(1, abs=1e-12)
 
 
-def test_extreme_logits_are_counted_at_the_ends():
+def test_extreme_logits_are_counted_in_the_outermost_bins():
     counts = LogitCounts()
     one = torch.ones(1, 2, dtype=torch.bool)
-    nothing = Targets(torch.zeros(1, 1, 4), torch.zeros(1, 1, dtype=torch.int64), ~one[:, :1], ~one[:, :1])
+    no_objects = Targets(torch.zeros(1, 1, 4), torch.zeros(1, 1, dtype=torch.int64), ~one[:, :1], ~one[:, :1])
     logits = HeadOutputs([torch.tensor([[[1e4], [-1e4]]])], [torch.zeros(1, 2, 4)], [])
-    counts.add(logits, Assignment(torch.zeros(1, 2, dtype=torch.int64), ~one, one), nothing)
+    counts.add(logits, Assignment(torch.zeros(1, 2, dtype=torch.int64), ~one, one), no_objects)
     assert counts.negative[0] == counts.negative[-1] == 1
     assert share_of_hardest(counts.negative, 2.0, 0.5) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0, 5.0])
-def test_loss_curve_against_the_formula(gamma):
+def test_loss_curve_matches_the_formula_of_the_paper(gamma):
     ps = [0.01, 0.3, 0.5, 0.9]
-    loss, slope = loss_curve(gamma, ps)
+    loss, derivative = loss_curve(gamma, ps)
     assert loss.x == ps
     assert loss.y == pytest.approx([-((1 - p) ** gamma) * math.log(p) for p in ps])
     # Lin et al. 2017, appendix B: (1 - p_t)^gamma (gamma p_t log(p_t) + p_t - 1).
-    assert slope.y == pytest.approx([abs((1 - p) ** gamma * (gamma * p * math.log(p) + p - 1)) for p in ps])
+    assert derivative.y == pytest.approx([abs((1 - p) ** gamma * (gamma * p * math.log(p) + p - 1)) for p in ps])

@@ -30,7 +30,7 @@ def runs(row: str, *values: float) -> dict[tuple[str, int], RunResult]:
     }  # fmt: skip
 
 
-def broken(row: str, status: str, message: str) -> dict[tuple[str, int], RunResult]:
+def unfinished(row: str, status: str, message: str) -> dict[tuple[str, int], RunResult]:
     values = {"status": status, "message": message, "metrics": {}, "steps": 6}
     return {(row, 0): runs(row, 0.0)[row, 0].model_copy(update=values)}
 
@@ -39,7 +39,7 @@ RESULTS = {
     **runs("base", 0.20, 0.22, 0.24),
     **runs("better", 0.30, 0.31, 0.35),
     **runs("worse", 0.19, 0.23, 0.21),
-    **broken("wild", "diverged", "step 7: training\ndiverged"),
+    **unfinished("wild", "diverged", "step 7: training\ndiverged"),
 }
 
 
@@ -58,7 +58,7 @@ def test_means_and_differences_by_hand():
     assert rows["wild"] == ["diverged", "0", "-", "-", "-", "-", "-", "-"]
 
 
-def test_sizes_of_objects_stand_in_the_table_where_the_paper_gives_them():
+def test_ap_by_object_size_is_shown_if_the_paper_gives_it():
     table = TABLE.model_copy(update={"rows": (Row(name="base", paper={"AP": 39.1, "APs": 21.8}), Row(name="better"))})
     measured = {key: run.model_copy(update={"metrics": run.metrics | {"APs": 0.125, "APl": 0.5}})
                 for key, run in runs("base", 0.2, 0.22).items()}  # fmt: skip
@@ -68,7 +68,7 @@ def test_sizes_of_objects_stand_in_the_table_where_the_paper_gives_them():
     assert "APs" not in markdown(TABLE, "here", RESULTS, schedule="s", command="c")
 
 
-def test_p_values_are_corrected_for_the_rows():
+def test_p_values_are_corrected_for_the_number_of_rows():
     report = summarise_table(TABLE, "here", RESULTS)
     p = {entry.row.name: entry.p for entry in report.rows}
     raw = [welch([30, 31, 35], [20, 22, 24]).p, welch([19, 23, 21], [20, 22, 24]).p]
@@ -77,64 +77,64 @@ def test_p_values_are_corrected_for_the_rows():
     assert rows["better"][-1] == f"{2 * raw[0]:.3f} *" and "*" not in rows["worse"][-1]
 
 
-def test_without_the_baseline_the_best_row_stands_for_it_and_it_is_said():
+def test_best_row_replaces_a_missing_baseline_with_a_warning():
     results = {key: value for key, value in RESULTS.items() if key[0] != "base"}
     report = summarise_table(TABLE, "here", results)
-    assert report.baseline == "better" and report.chosen_as_best
-    assert "having been picked for its score" in markdown(TABLE, "here", results, schedule="short", command="do")
-    assert not summarise_table(TABLE, "here", RESULTS).chosen_as_best
+    assert report.baseline == "better" and report.baseline_is_best_row
+    assert "It was selected by its score" in markdown(TABLE, "here", results, schedule="short", command="do")
+    assert not summarise_table(TABLE, "here", RESULTS).baseline_is_best_row
 
 
-def test_what_can_be_told_is_said():
-    text = markdown(TABLE, "here", RESULTS, schedule="a SHORT schedule", command="retinanet ablate x")
-    assert "a SHORT schedule" in text and "retinanet ablate x" in text
+def test_notes_on_the_test_and_on_unfinished_runs():
+    text = markdown(TABLE, "here", RESULTS, schedule="a short schedule", command="retinanet ablate x")
+    assert "a short schedule" in text and "retinanet ablate x" in text
     # Deviations 2, sqrt(7), 2: together sqrt((4 + 7 + 4) / 3) = 2.236, times 2.266958 (four degrees of freedom).
-    assert "the common one (2.24)" in text and "difference of 5.1 AP" in text
+    assert "the pooled standard deviation (2.24)" in text and "difference of 5.1 AP" in text
     assert "- wild, seed 0: diverged after 6 steps: step 7: training diverged" in text
     assert "on cpu, float32; commit abc; torch 2.14" in text
 
     one = markdown(TABLE, "here", runs("base", 0.2) | runs("better", 0.3), schedule="s", command="c")
     assert "With one seed there is no spread and no test" in one and "nan" not in one
     same = markdown(TABLE, "here", runs("base", 0.0, 0.0) | runs("worse", 0.0, 0.0), schedule="s", command="c")
-    assert "without a spread there is no test" in same
-    assert "No run is finished." in markdown(TABLE, "here", {}, schedule="s", command="c")
-    only = markdown(TABLE, "here", broken("base", "failed", "no memory"), schedule="s", command="c")
+    assert "a test needs a spread" in same
+    assert "No run has finished." in markdown(TABLE, "here", {}, schedule="s", command="c")
+    only = markdown(TABLE, "here", unfinished("base", "failed", "no memory"), schedule="s", command="c")
     assert "failed after 6 steps: no memory" in only
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"commit": "def"}, "**Several commits: rows may differ"),
-        ({"computed_on": "cuda, bfloat16"}, "**Several machines: rows may differ"),
+        ({"commit": "def"}, "**Several commits: rows may differ because of them"),
+        ({"computed_on": "cuda, bfloat16"}, "**Several machines: rows may differ because of them"),
     ],
 )
-def test_rows_of_several_makings_say_so(change, message):
+def test_several_commits_or_machines_are_pointed_out(change, message):
     mixed = RESULTS | {("base", 0): RESULTS["base", 0].model_copy(update=change)}
     assert message in markdown(TABLE, "here", mixed, schedule="s", command="c")
     assert "**" not in markdown(TABLE, "here", RESULTS, schedule="s", command="c")
 
 
-def test_no_test_is_claimed_where_there_was_none():
+def test_no_p_value_with_a_single_seed_and_the_smallest_sample_sets_the_detectable_difference():
     uneven = runs("base", 0.2) | runs("better", 0.30, 0.31, 0.35)
     text = markdown(TABLE, "here", uneven, schedule="s", command="c")
-    assert "without a spread of both there is no test" in text and "Welch" not in text
-    # With 2 and 3 seeds, what is said to be seen is what 2 can tell.
+    assert "a test needs a spread of both" in text and "Welch" not in text
+    # With 2 and 3 seeds, the detectable difference is that of 2 seeds.
     uneven = runs("base", 0.2, 0.22) | runs("better", 0.30, 0.31, 0.35)
-    assert "With 2 seeds a row" in markdown(TABLE, "here", uneven, schedule="s", command="c")
+    assert "With 2 seeds per row" in markdown(TABLE, "here", uneven, schedule="s", command="c")
 
 
-def test_no_difference_has_no_minus():
+def test_zero_difference_is_not_negative():
     close = runs("base", 0.2, 0.2) | runs("worse", 0.1999, 0.2)
     assert table_rows(markdown(TABLE, "here", close, schedule="s", command="c"))["worse"][6] == "+0.0"
 
 
-def test_a_name_stays_in_its_cell():
+def test_pipe_in_a_name_is_escaped():
     table = TABLE.model_copy(update={"rows": (Row(name="a|b"),), "baseline": None})
     assert "| a\\|b (baseline) |" in markdown(table, "here", runs("a|b", 0.2), schedule="s", command="c")
 
 
-def test_the_chart_has_what_the_table_has():
+def test_chart_shows_measured_and_published_ap():
     drawn = chart(TABLE, "here", RESULTS)
     here, paper = drawn.series
     assert drawn.ticks == {0: "base", 1: "better", 2: "worse", 3: "wild"}

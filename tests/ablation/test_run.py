@@ -1,4 +1,4 @@
-"""Whole tables, figures and the demonstration, through the tool."""
+"""Tables, figures and the demo, end to end through `retinanet ablate`."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from retinanet.ablation import figures, run
-from retinanet.ablation.results import ResultsFile, claimed
+from retinanet.ablation.results import ResultsFile, try_lock
 from retinanet.cli.ablate import main
 from retinanet.engine.train import TrainResult
 from retinanet.errors import InputError
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("process_as_before")
 
 @pytest.fixture
 def ablate(tmp_path, tiny_overrides):
-    """A table of two rows, one of which may diverge, on the tiny data set; returns the exit code."""
+    """Run a small table on the tiny data set and return the exit code; the row "wild" diverges."""
     (tmp_path / "mine.yaml").write_text(
         "title: mine\nbaseline: focal\nsetups: {quickstart: {config: quickstart, short: true}}\nrows:\n"
         "  - {name: focal, paper: {AP: 34.0}}\n"
@@ -40,7 +40,7 @@ def ablate(tmp_path, tiny_overrides):
 
 
 def named(cfg) -> str:
-    """Gamma tells the rows apart."""
+    """Identify a run: the rows differ by gamma."""
     return f"gamma {cfg.loss.classification.gamma:g}, seed {cfg.train.seed}"
 
 
@@ -50,20 +50,20 @@ def lines(folder: Path) -> list[dict]:
 
 @pytest.fixture
 def no_training(monkeypatch):
-    """Lists runs that would be trained, and says they are done."""
+    """Replace training by a stand-in that records the runs and returns a result."""
     started = []
 
-    def instead(cfg, folder, *, resume):
+    def fake_train(cfg, folder, *, resume):
         assert resume
         started.append(named(cfg))
         return TrainResult(folder, 2, {"AP": 0.25, "APl": float("nan")}, 0.25, None, 1.0)
 
-    monkeypatch.setattr(run, "train", instead)
+    monkeypatch.setattr(run, "train", fake_train)
     return started
 
 
 @pytest.mark.slow
-def test_a_whole_table(ablate, tmp_path, monkeypatch, capsys):
+def test_table_is_trained_resumed_and_reported(ablate, tmp_path, monkeypatch, capsys):
     assert ablate() == 0
     results = lines(tmp_path / "out")
     assert [(line["row"], line["seed"]) for line in results] == [
@@ -72,11 +72,11 @@ def test_a_whole_table(ablate, tmp_path, monkeypatch, capsys):
     assert len({line["config_hash"] for line in results}) == 4
     assert all(line["versions"]["torch"] for line in results)
     table = (tmp_path / "out/mine.md").read_text()
-    assert "| focal (baseline) |" in table and "| cross entropy |" in table and "of the command's own" in table
+    assert "| focal (baseline) |" in table and "| cross entropy |" in table and "changed by overrides" in table
     assert table in capsys.readouterr().out
     assert "<svg" in (tmp_path / "out/mine.svg").read_text()
 
-    # What is done is not done again; what a cut line leaves out is, from the last checkpoint of its run.
+    # Finished runs are not repeated. A run without a complete result line continues from its last checkpoint.
     file = tmp_path / "out/results.jsonl"
     file.write_bytes(file.read_bytes()[:-40])
     trained = []
@@ -84,9 +84,9 @@ def test_a_whole_table(ablate, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(run, "train", lambda cfg, folder, **rest: trained.append(folder) or real(cfg, folder, **rest))
     assert ablate() == 0
     assert trained == [tmp_path / "out/runs" / results[3]["config_hash"]]
-    # Nothing was left to do: its one training step of this start would have been logged anew.
+    # No step was left: a repeated step would have been logged a second time.
     log = (trained[0] / "log.txt").read_text()
-    assert "going on from" in log and log.count("step 2 of 2: loss") == 1
+    assert "resuming from" in log and log.count("step 2 of 2: loss") == 1
     again = lines(tmp_path / "out")
     assert again[:3] == results[:3] and again[3]["metrics"] == results[3]["metrics"]
     assert ablate() == 0 and len(trained) == 1
@@ -98,7 +98,7 @@ def test_a_whole_table(ablate, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_a_row_that_diverges_is_written_down_and_the_rest_goes_on(ablate, tmp_path):
+def test_diverged_run_is_recorded_and_the_others_continue(ablate, tmp_path):
     assert ablate("--seeds", "1", rows=("wild", "focal")) == 0
     wild, focal = lines(tmp_path / "out")
     assert wild["status"] == "diverged" and "training diverged" in wild["message"] and wild["metrics"] == {}
@@ -108,8 +108,8 @@ def test_a_row_that_diverges_is_written_down_and_the_rest_goes_on(ablate, tmp_pa
 
 
 @pytest.mark.slow
-def test_without_the_prior_training_diverges_and_is_told(tiny_overrides, tmp_path):
-    """Section 5.1 of the paper, on the recipe of its table: the other row does not."""
+def test_training_without_the_prior_diverges(tiny_overrides, tmp_path):
+    """Section 5.1 of the paper, with the recipe of the table `prior`; the row with the prior trains."""
     kept = ("data.", "device", "train.precision", "train.deterministic")
     data = [override for override in tiny_overrides if override.startswith(kept)]
     steps = ["train.steps=25", "train.eval_every=25", "train.save_every=25"]
@@ -126,39 +126,39 @@ def test_figures_of_a_checkpoint(ablate, tmp_path, capsys):
     folder = tmp_path / "out/runs" / lines(tmp_path / "out")[0]["config_hash"]
     assert main(["figures", str(folder / "checkpoints/last.pt")]) == 0
     written = {path.name for path in (folder / "figures").iterdir()}
-    assert written == {"figure_1.svg", "figure_4.svg", "scores.svg", "course.svg", "figures.md"}
+    assert written == {"figure_1.svg", "figure_4.svg", "scores.svg", "history.svg", "figures.md"}
     text = (folder / "figures/figures.md").read_text()
-    # A checkpoint a step: both are there, each with a line for each of the two losses.
+    # One checkpoint per step: two lines per checkpoint, one for each loss.
     assert [line.split("|")[1].strip() for line in text.splitlines() if line.startswith(("| 1 |", "| 2 |"))] == list(
         "1122"
     )
-    # Of one checkpoint alone there is no course, and it is said what is missing.
-    assert main(["figures", str(_alone(folder / "checkpoints/last.pt", tmp_path))]) == 0
+    # A single checkpoint has no history, and the text tells how to get one.
+    assert main(["figures", str(_copy_alone(folder / "checkpoints/last.pt", tmp_path))]) == 0
     assert "train.keep_checkpoints=20" in (tmp_path / "alone/figures/figures.md").read_text()
-    assert not (tmp_path / "alone/figures/course.svg").exists()
+    assert not (tmp_path / "alone/figures/history.svg").exists()
 
 
-def _alone(checkpoint: Path, tmp_path: Path) -> Path:
+def _copy_alone(checkpoint: Path, tmp_path: Path) -> Path:
     (tmp_path / "alone").mkdir()
     copy = tmp_path / "alone/best.pt"
     copy.write_bytes(checkpoint.read_bytes())
     return copy
 
 
-def test_a_run_that_another_process_has_is_left_to_it(ablate, tmp_path, no_training, capsys):
+def test_run_locked_by_another_process_is_skipped(ablate, tmp_path, no_training, capsys):
     assert ablate() == 0
     first = (tmp_path / "out/results.jsonl").read_text().splitlines(keepends=True)[0]
     (tmp_path / "out/results.jsonl").unlink()
     no_training.clear()
-    with claimed(tmp_path / f"out/runs/{json.loads(first)['config_hash']}.lock"):
+    with try_lock(tmp_path / f"out/runs/{json.loads(first)['config_hash']}.lock"):
         assert ablate() == 0
     assert no_training == ["gamma 0, seed 0", "gamma 2, seed 1", "gamma 0, seed 1"]
-    assert "1 runs are with other processes" in capsys.readouterr().out
+    assert "1 runs are in progress in other processes" in capsys.readouterr().out
     assert ablate() == 0
     assert no_training[3:] == ["gamma 2, seed 0"]
 
 
-def test_a_run_that_fails_is_tried_again_and_the_rest_goes_on(ablate, tmp_path, no_training, monkeypatch):
+def test_failed_run_is_recorded_and_retried_and_the_others_continue(ablate, tmp_path, no_training, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(run, "train", _failing(run.train, "gamma 2, seed 0"))
         assert ablate() == 1
@@ -172,15 +172,17 @@ def test_a_run_that_fails_is_tried_again_and_the_rest_goes_on(ablate, tmp_path, 
 
 
 def _failing(train, name):
-    def instead(cfg, folder, **rest):
+    def failing_train(cfg, folder, **rest):
         if named(cfg) == name:
             raise RuntimeError("no memory left")
         return train(cfg, folder, **rest)
 
-    return instead
+    return failing_train
 
 
-def test_a_mistake_of_the_user_ends_it_without_a_traceback(ablate, tmp_path, no_training, monkeypatch, capsys, caplog):
+def test_input_error_in_a_run_ends_the_command_without_a_traceback(
+    ablate, tmp_path, no_training, monkeypatch, capsys, caplog
+):
     def refuse(cfg, folder, **rest):
         raise InputError("device: cuda:7 cannot be used")
 
@@ -188,31 +190,31 @@ def test_a_mistake_of_the_user_ends_it_without_a_traceback(ablate, tmp_path, no_
     with monkeypatch.context() as patch:
         patch.setattr(run, "train", refuse)
         assert ablate() == 2
-    said = capsys.readouterr()
-    assert "row 'focal', seed 0: device: cuda:7 cannot be used" in said.err
-    assert "Traceback" not in said.err + said.out + caplog.text
+    printed = capsys.readouterr()
+    assert "row 'focal', seed 0: device: cuda:7 cannot be used" in printed.err
+    assert "Traceback" not in printed.err + printed.out + caplog.text
     assert len(lines(tmp_path / "out")) == 2
 
 
-def test_a_run_that_is_told_to_stop_is_no_result(ablate, tmp_path, monkeypatch):
+def test_preempted_run_is_not_recorded(ablate, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "train", lambda cfg, folder, **rest: TrainResult(folder, 1, {}, 0.0, "SIGTERM", 1.0))
     assert ablate() == EXIT_STOPPED
     assert not (tmp_path / "out/results.jsonl").exists()
 
 
-def test_a_run_of_another_config_is_another_run(ablate, tmp_path, no_training, capsys):
+def test_other_overrides_are_other_runs(ablate, tmp_path, no_training, capsys):
     assert ablate() == 0
     assert ablate("train.optimizer.lr=0.5", "--report") == 2
     assert "4 runs, none of this table on quickstart with these overrides" in capsys.readouterr().err
     assert ablate("train.optimizer.lr=0.5", rows=("focal",)) == 0
     assert no_training[4:] == ["gamma 2, seed 0", "gamma 2, seed 1"]
-    # A table has those of its own config alone; of the first the others are still there.
+    # A table shows only runs of its config; the earlier ones are kept.
     assert "| cross entropy | - | 0 |" in (tmp_path / "out/mine.md").read_text()
     assert ablate() == 0 and len(no_training) == 6
     assert "| cross entropy | 25.0 ± 0.0 | 2 |" in (tmp_path / "out/mine.md").read_text()
 
 
-def test_tables_share_what_is_the_same_run(ablate, tmp_path, no_training):
+def test_tables_share_runs_with_equal_configs(ablate, tmp_path, no_training):
     assert ablate() == 0
     mine = tmp_path / "mine.yaml"
     mine.write_text(mine.read_text().replace("name: cross entropy", "name: gamma 0").replace("name: focal", "name: FL"))
@@ -223,15 +225,15 @@ def test_tables_share_what_is_the_same_run(ablate, tmp_path, no_training):
     assert "| FL (baseline) | 25.0 ± 0.0 | 2 |" in table and "| gamma 0 | 25.0 ± 0.0 | 2 |" in table
 
 
-def test_a_mistake_that_all_runs_share_is_no_result(ablate, tmp_path, no_training, capsys):
+def test_input_error_in_the_data_is_not_recorded(ablate, tmp_path, no_training, capsys):
     assert ablate("data.train.annotations=nowhere.json") == 2
     assert "nowhere.json" in capsys.readouterr().err
     assert no_training == [] and not (tmp_path / "out/results.jsonl").exists()
 
 
-def test_a_report_alone_trains_nothing(ablate, tmp_path, no_training, capsys):
+def test_report_trains_nothing(ablate, tmp_path, no_training, capsys):
     assert ablate("--report") == 2
-    assert "leave out --report" in capsys.readouterr().err
+    assert "remove --report" in capsys.readouterr().err
     ablate("--seeds", "1")
     (tmp_path / "out/mine.md").unlink()
     assert ablate("--report") == 0
@@ -245,25 +247,25 @@ def test_a_time_needs_a_network(ablate, tmp_path, no_training, capsys):
     assert (tmp_path / "out/mine.md").exists()
 
 
-def test_torchrun_and_no_seed_are_refused(ablate, monkeypatch, no_training, capsys):
+def test_torchrun_and_zero_seeds_are_rejected(ablate, monkeypatch, no_training, capsys):
     assert ablate("--seeds", "0") == 2
     assert "--seeds is 0, expected 1 or more" in capsys.readouterr().err
     monkeypatch.setattr(run, "is_launched", lambda: True)
     assert ablate() == 2
-    assert "not under torchrun" in capsys.readouterr().err
+    assert "does not run under torchrun" in capsys.readouterr().err
 
 
-def test_figures_of_no_checkpoint(tmp_path, capsys):
+def test_figures_of_a_missing_checkpoint(tmp_path, capsys):
     assert main(["figures", str(tmp_path / "none.pt")]) == 2
     assert "none.pt: no such checkpoint" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
     assert figures.step_of(Path("step_00000012.pt")) == 12 and figures.step_of(Path("last.pt")) is None
 
 
-def test_the_demonstration(tmp_path, monkeypatch, capsys):
+def test_demo(tmp_path, monkeypatch, capsys):
     from retinanet.ablation import imbalance
 
-    monkeypatch.setattr(imbalance, "train_one", lambda contestant, seed: 0.1 * seed + contestant.gamma / 10)
+    monkeypatch.setattr(imbalance, "train_one", lambda variant, seed: 0.1 * seed + variant.gamma / 10)
     assert main(["demo", "--seeds", "2", "--output", str(tmp_path)]) == 0
     text = (tmp_path / "demo.md").read_text()
     assert text in capsys.readouterr().out

@@ -33,35 +33,35 @@ RESULTS = {
 }
 
 
-def test_times_stand_beside_scores_by_hand():
-    text = speed_markdown(TABLE, "here", RESULTS, SPEEDS, schedule="a SHORT one", command="retinanet ablate x --speed")
+def test_table_of_scores_and_times_by_hand():
+    text = speed_markdown(TABLE, "here", RESULTS, SPEEDS, schedule="a short one", command="retinanet ablate x --speed")
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     assert lines[2:] == [
-        # Seeds 0 and 2 are 2 percent apart: a deviation of the square root of 2. 153 / 64 = 2.39, 30 / 12 = 2.5.
+        # Seeds 0 and 2 differ by 2 percent: a standard deviation of sqrt(2). 153 / 64 = 2.39, 30 / 12 = 2.5.
         "| big | 31.0 ± 1.4 | 30.0 | 2.50 | 35.7 | 153 | 2.39 |",
         "| small | 21.0 ± 1.4 | 12.0 | 1.00 | 30.5 | 64 | 1.00 |",
         "| deep | 26.0 ± 1.4 | 18.0 | 1.50 | 31.9 | - | - |",
     ]
-    assert "retinanet ablate x --speed" in text and "a SHORT one" in text and "threads" in text
+    assert "retinanet ablate x --speed" in text and "a short one" in text and "threads" in text
 
 
-def test_without_times_of_the_paper_there_are_no_columns_for_them():
+def test_no_paper_columns_without_paper_times():
     rows = [row.model_copy(update={"paper_ms": None}) for row in TABLE.rows]
     table = TABLE.model_copy(update={"rows": tuple(rows)})
     assert "paper" not in speed_markdown(table, "here", RESULTS, SPEEDS, schedule="s", command="c")
     assert len(speed_charts(table, "here", RESULTS, SPEEDS)) == 1
 
 
-def test_a_backbone_is_a_line_over_sizes():
+def test_chart_has_one_line_per_backbone():
     here, paper = speed_charts(TABLE, "here", RESULTS, SPEEDS)
     lines = {line.name: (line.x, [round(y, 9) for y in line.y]) for line in here.series}
-    # In units of the fastest: 12 and 64 ms.
+    # Relative to the fastest: 12 and 64 ms.
     assert lines == {"resnet50": ([1.0, 2.5], [21.0, 31.0]), "resnet101": ([1.5], [26.0])}
     assert [(line.name, line.x, line.y) for line in paper.series] == [("resnet50", [1.0, 153 / 64], [30.5, 35.7])]
     assert "(12 ms)" in here.x_label and "(64 ms)" in paper.x_label
 
 
-def test_a_run_without_a_score_has_no_place():
+def test_row_without_a_score_is_omitted():
     unknown = {key: value.model_copy(update={"metrics": {"AP": None}}) for key, value in RESULTS.items()}
     (here,) = speed_charts(TABLE, "here", unknown, SPEEDS)
     assert here.series == []

@@ -1,7 +1,7 @@
 import pytest
 
 from retinanet.ablation.results import config_hash
-from retinanet.ablation.table import describe_schedule, jobs_of, jobs_that_fit, load_table, shipped_tables
+from retinanet.ablation.table import describe_schedule, load_table, make_jobs, make_valid_jobs, shipped_tables
 from retinanet.config.load import load_config
 from retinanet.errors import InputError
 
@@ -32,25 +32,25 @@ def write(tmp_path):
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_every_row_of_every_shipped_table_is_a_config(name):
+def test_rows_of_the_packaged_tables_are_valid_and_distinct_configs(name):
     table = load_table(name)
     for setup in table.setups:
-        jobs = jobs_of(table, setup, num_seeds=1, overrides=MY_DATA)
+        jobs = make_jobs(table, setup, num_seeds=1, overrides=MY_DATA)
         assert len({job.row for job in jobs}) == len(jobs) > 1
         configs = [job.cfg for job in jobs]
         assert all(cfg != other for index, cfg in enumerate(configs) for other in configs[:index])
 
 
-def test_the_papers_tables_are_all_there():
+def test_tables_of_the_paper_are_in_the_package():
     assert {"1a", "1b", "1c", "1d", "1e", "2", "3", "losses", "prior"} <= set(TABLES)
-    # Lin et al. 2017, table 1: the best of each.
+    # Best AP of each table in Lin et al. (2017).
     best = {"1a": 31.1, "1b": 34.0, "1c": 34.2, "1d": 36.0, "1e": 37.8, "2": 40.8}
     assert {name: max(row.paper.get("AP", 0) for row in load_table(name).rows) for name in best} == best
 
 
-def test_tables_share_rows_that_are_one_run():
+def test_equal_rows_of_several_tables_have_one_hash():
     def of(table: str, row: str) -> str:
-        return config_hash(jobs_of(load_table(table), "quickstart", num_seeds=1, rows=[row])[0].cfg)
+        return config_hash(make_jobs(load_table(table), "quickstart", num_seeds=1, rows=[row])[0].cfg)
 
     focal = {of("1b", "gamma 2"), of("1c", "3x3"), of("1d", "focal loss"), of("1e", "18-96")}
     balanced = {of("1a", "alpha .75"), of("1b", "gamma 0"), of("losses", "balanced cross entropy")}
@@ -62,72 +62,74 @@ def test_tables_share_rows_that_are_one_run():
 
 def test_rows_and_seeds_and_overrides_become_configs(write):
     table = load_table(write(SMALL))
-    jobs = jobs_of(table, "here", num_seeds=2, overrides=["train.epochs=null", "train.steps=7"])
+    jobs = make_jobs(table, "here", num_seeds=2, overrides=["train.epochs=null", "train.steps=7"])
     assert [(job.row, job.seed) for job in jobs] == [("one", 0), ("two", 0), ("one", 1), ("two", 1)]
     assert [job.cfg.train.seed for job in jobs] == [0, 0, 1, 1]
     assert [job.cfg.loss.classification.gamma for job in jobs[:2]] == [0.0, 2.0]
     assert [job.cfg.model.prior for job in jobs[:2]] == [0.01, 0.5]
     assert {job.cfg.train.batch_size for job in jobs} == {2} and {job.cfg.train.steps for job in jobs} == {7}
-    assert [job.row for job in jobs_of(table, "there", num_seeds=1, rows=["elsewhere"])] == ["elsewhere"]
+    assert [job.row for job in make_jobs(table, "there", num_seeds=1, rows=["elsewhere"])] == ["elsewhere"]
 
 
-def test_a_short_or_changed_schedule_is_named_as_such(write):
+def test_short_or_changed_schedule_is_described_as_such(write):
     table = load_table(write(SMALL))
-    here, there = (jobs_of(table, setup, num_seeds=1)[0].cfg for setup in ("here", "there"))
-    assert describe_schedule(table, "here", here).startswith("a SHORT schedule, not the paper's: 3.75 epochs of 2")
-    assert describe_schedule(table, "there", there).startswith("the paper's schedule: 3.75 epochs of 4")
+    here, there = (make_jobs(table, setup, num_seeds=1)[0].cfg for setup in ("here", "there"))
+    assert describe_schedule(table, "here", here).startswith(
+        "a short schedule, not that of the paper: 3.75 epochs of 2"
+    )
+    assert describe_schedule(table, "there", there).startswith("the schedule of the paper: 3.75 epochs of 4")
     changed = load_config("quickstart", ["train.epochs=1"])
-    assert "of the command's own" in describe_schedule(table, "there", changed)
+    assert "changed by overrides" in describe_schedule(table, "there", changed)
 
 
-def test_a_config_beside_the_table_is_found(write, tmp_path):
+def test_config_next_to_the_table_is_found(write, tmp_path):
     (tmp_path / "near.yaml").write_text("base: quickstart\ntrain: {batch_size: 3}\n")
     table = load_table(write(SMALL.replace("there: {config: quickstart}", "there: {config: near.yaml}")))
-    assert jobs_of(table, "there", num_seeds=1)[0].cfg.train.batch_size == 3
+    assert make_jobs(table, "there", num_seeds=1)[0].cfg.train.batch_size == 3
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (("title: small", "titel: small"), "titel: unknown key"),
-        (("baseline: two", "baseline: three"), "baseline 'three' is no row"),
+        (("baseline: two", "baseline: three"), "no row is named 'three', the baseline"),
         (("AP: 30.0", "AP60: 30.0"), "paper.AP60"),
         (("AP: 30.0", "AP: 300.0"), "less than or equal to 100"),
-        (("name: two", "name: one"), "several rows are named 'one'"),
+        (("name: two", "name: one"), "duplicate row names: 'one'"),
         (("setups: [there]", "setups: [nowhere]"), "names the setups ['nowhere']"),
         (("there: {config: quickstart}", "there: {config: quickstrat}"), "did you mean quickstart?"),
         (("- {name: one,", "- {nam: one,"), "rows.0.name: missing"),
     ],
 )
-def test_a_mistake_in_a_table_is_named(write, change, message):
+def test_error_in_a_table_is_reported(write, change, message):
     with pytest.raises(InputError) as error:
         load_table(write(SMALL.replace(*change)))
     assert message in str(error.value) and "mine.yaml" in str(error.value)
 
 
-def test_what_is_not_there_is_refused(write):
+def test_unknown_names_and_invalid_overrides_are_rejected(write):
     with pytest.raises(InputError, match=r"no such table.*the package has 1a, 1b"):
         load_table("nonsense")
     table = load_table(write(SMALL))
-    with pytest.raises(InputError, match="no set-up 'coco'; expected one of here, there"):
-        jobs_of(table, "coco", num_seeds=1)
+    with pytest.raises(InputError, match="no setup 'coco'; expected one of here, there"):
+        make_jobs(table, "coco", num_seeds=1)
     with pytest.raises(InputError, match="no row 'elsewhere' on here; the rows are 'one', 'two'"):
-        jobs_of(table, "here", num_seeds=1, rows=["elsewhere"])
+        make_jobs(table, "here", num_seeds=1, rows=["elsewhere"])
     with pytest.raises(InputError, match=r"(?s)row .one.: .*did you mean .gamma."):
-        jobs_of(load_table(write(SMALL.replace("gamma: 0.0", "gama: 0.0"))), "here", num_seeds=1)
+        make_jobs(load_table(write(SMALL.replace("gamma: 0.0", "gama: 0.0"))), "here", num_seeds=1)
     with pytest.raises(InputError, match=r"data\.val is empty"):
-        jobs_of(table, "here", num_seeds=1, overrides=["data.val=[]"])
-    with pytest.raises(InputError, match="--seeds says how many"):
-        jobs_of(table, "here", num_seeds=1, overrides=["train.seed=5"])
+        make_jobs(table, "here", num_seeds=1, overrides=["data.val=[]"])
+    with pytest.raises(InputError, match="number of seeds with --seeds"):
+        make_jobs(table, "here", num_seeds=1, overrides=["train.seed=5"])
     with pytest.raises(InputError, match=r"row 'one': train\.max_hours may end a run before its last step"):
-        jobs_of(table, "here", num_seeds=1, overrides=["train.max_hours=1"])
+        make_jobs(table, "here", num_seeds=1, overrides=["train.max_hours=1"])
     with pytest.raises(InputError, match=r"train\.early_stop may end"):
-        jobs_of(table, "here", num_seeds=1, overrides=["train.early_stop=1"])
+        make_jobs(table, "here", num_seeds=1, overrides=["train.early_stop=1"])
 
 
-def test_rows_that_an_override_does_not_fit_are_left_out():
+def test_rows_with_invalid_overrides_are_skipped():
     table = load_table("1d")
-    jobs = jobs_that_fit(table, "quickstart", num_seeds=2, overrides=["loss.classification.keep=64"])
+    jobs = make_valid_jobs(table, "quickstart", num_seeds=2, overrides=["loss.classification.keep=64"])
     assert {job.row for job in jobs} == {row.name for row in table.rows} - {"focal loss"}
     assert {job.seed for job in jobs} == {0, 1}
-    assert jobs_that_fit(table, "quickstart", num_seeds=1) == jobs_of(table, "quickstart", num_seeds=1)
+    assert make_valid_jobs(table, "quickstart", num_seeds=1) == make_jobs(table, "quickstart", num_seeds=1)

@@ -25,7 +25,7 @@ def scene():
 
 
 def convolutions_in(model: nn.Module) -> int:
-    """The subnets run on five levels, each other layer once."""
+    """Number of convolutions in a forward pass: the subnets run on five levels, all other layers once."""
     in_head = sum(isinstance(module, nn.Conv2d) for module in model.head.modules())
     in_all = sum(isinstance(module, nn.Conv2d) for module in model.modules())
     return in_all + 4 * in_head
@@ -35,7 +35,7 @@ def test_every_convolution_of_a_step_is_recorded(model, scene):
     convolutions = record(our_step(model, scene, SETTINGS, compile=False))
     expected = convolutions_in(model)
     assert convolutions.count(FORWARD) == convolutions.count(BACKWARD) == expected
-    # Of the images no gradient is needed, of everything else it is; the output mask is the last argument.
+    # Only the images need no gradient. The output mask is the last argument.
     masks = [call.arguments[-1] for call in convolutions.calls if call.operation == BACKWARD]
     assert sum(not mask[0] for mask in masks) == 1
     assert all(mask[1] for mask in masks)
@@ -48,23 +48,23 @@ def test_every_convolution_of_inference_is_recorded(model, scene):
     assert convolutions.count(BACKWARD) == 0
 
 
-def test_replay_computes_what_was_recorded(model, scene):
+def test_replay_computes_the_recorded_convolutions(model, scene):
     convolutions = record(our_step(model, scene, SETTINGS, compile=False))
     again = record(replay(convolutions))
     assert again.calls == convolutions.calls  # operation, shapes, strides, types, masks
 
 
-def test_our_step_reads_nothing_and_torchvisions_does(model, scene):
+def test_our_step_has_no_host_reads_and_torchvisions_has_some(model, scene):
     theirs = torchvision_network(model, "resnet18", SIZE, skip_resize=True).train()
     assert count_host_reads(our_step(model, scene, SETTINGS, compile=False)) == 0
     assert count_host_reads(torchvision_step(theirs, scene, SETTINGS, torch.float32)) > 0
 
 
-def test_both_networks_compute_the_same(model, scene):
+def test_both_networks_give_the_same_outputs(model, scene):
     theirs = torchvision_network(model, "resnet18", SIZE, skip_resize=True).train()
     with torch.no_grad():
         pixels = model.normalise(scene.images, scene.image_sizes)
         expected = theirs.head(list(theirs.backbone(pixels).values()))
-        found: HeadOutputs = model(scene.images, scene.image_sizes)
-    torch.testing.assert_close(torch.cat(found.class_logits, 1), expected["cls_logits"], rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(torch.cat(found.box_deltas, 1), expected["bbox_regression"], rtol=1e-3, atol=1e-3)
+        outputs: HeadOutputs = model(scene.images, scene.image_sizes)
+    torch.testing.assert_close(torch.cat(outputs.class_logits, 1), expected["cls_logits"], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(torch.cat(outputs.box_deltas, 1), expected["bbox_regression"], rtol=1e-3, atol=1e-3)

@@ -1,7 +1,7 @@
 import torch
 from torch.testing import assert_close
 
-from retinanet.benchmarks.assignment import make_grids
+from retinanet.benchmarks.assignment import anchor_grids
 from retinanet.benchmarks.detectron2_pipeline import label_anchors, losses
 from retinanet.benchmarks.networks import Scene
 from retinanet.config import LossConfig
@@ -10,10 +10,10 @@ from retinanet.losses.detection import build_loss
 from retinanet.structures import HeadOutputs
 
 
-def test_road_remade_gives_our_loss():
+def test_reimplemented_loss_equals_ours():
     device, classes = torch.device("cpu"), 4
     scene = Scene(2, 64, 96, classes, device=device)
-    grids = make_grids((64, 96), device)
+    grids = anchor_grids((64, 96), device)
     random = torch.Generator().manual_seed(0)
     counts = [grid[..., 0].numel() for grid in grids]
     logits = [torch.randn(2, count, classes, generator=random) for count in counts]

@@ -1,3 +1,5 @@
+"""The entry point: command selection, --help, --version."""
+
 import subprocess
 import sys
 import types
@@ -13,7 +15,7 @@ REPO = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def fake_train(monkeypatch):
-    """A stand-in for tools/train.py that records what it was called with and returns 7."""
+    """A stand-in for retinanet.cli.train that records its arguments and returns 7."""
     calls = []
     module = types.ModuleType("retinanet.cli.train")
     module.main = lambda argv=None: calls.append(argv) or 7
@@ -21,12 +23,12 @@ def fake_train(monkeypatch):
     return calls
 
 
-def test_arguments_and_exit_code_pass_through(fake_train):
+def test_arguments_and_exit_code_are_passed_on(fake_train):
     assert main(["train", "a.yaml", "--output", "runs/a", "optimizer.lr=0.1"]) == 7
     assert fake_train == [["a.yaml", "--output", "runs/a", "optimizer.lr=0.1"]]
 
 
-def test_options_after_the_command_belong_to_the_tool(fake_train):
+def test_options_after_the_command_are_passed_to_it(fake_train):
     main(["train", "--help"])
     main(["train", "--version"])
     assert fake_train == [["--help"], ["--version"]]
@@ -49,7 +51,7 @@ def test_arguments_default_to_the_command_line(fake_train, monkeypatch):
         ([], None),
     ],
 )
-def test_mistake_is_one_line_and_exit_code_2(argv, message, capsys):
+def test_wrong_arguments_give_one_line_and_exit_code_2(argv, message, capsys):
     with pytest.raises(SystemExit) as stop:
         main(argv)
     assert stop.value.code == 2
@@ -60,7 +62,7 @@ def test_mistake_is_one_line_and_exit_code_2(argv, message, capsys):
         assert printed.err == message
 
 
-def test_help_lists_every_tool(capsys):
+def test_help_lists_all_commands(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["--help"])
     assert stop.value.code == 0
@@ -71,17 +73,24 @@ def test_help_lists_every_tool(capsys):
     assert all(purpose in printed for purpose in COMMANDS.values())
 
 
-def test_version(capsys):
+def test_version_is_printed(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["--version"])
     assert stop.value.code == 0
     assert capsys.readouterr().out == f"retinanet {__version__}\n"
 
 
-def test_every_tool_has_a_command():
-    assert sorted(COMMANDS) == sorted(path.stem for path in (REPO / "tools").glob("[!_]*.py"))
+def test_every_command_has_a_module_and_a_script():
+    assert sorted(COMMANDS) == sorted(path.stem for path in (REPO / "tools").glob("*.py"))
+    assert all((REPO / "retinanet" / "cli" / f"{command}.py").is_file() for command in COMMANDS)
 
 
-def test_help_does_not_wait_for_torch():
+@pytest.mark.parametrize("command", COMMANDS)
+def test_script_calls_the_main_of_its_command(command):
+    code = (REPO / "tools" / f"{command}.py").read_text(encoding="utf-8")
+    assert code == f"import sys\n\nfrom retinanet.cli.{command} import main\n\nsys.exit(main())\n"
+
+
+def test_entry_point_does_not_import_torch():
     code = "import sys, retinanet.__main__; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=REPO).returncode == 0

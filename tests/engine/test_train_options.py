@@ -79,7 +79,7 @@ def test_dry_run_steps_saves_and_evaluates_and_keeps_nothing(tiny_overrides, tmp
     assert main(["quickstart", "--dry-run", *tiny_overrides, "train.steps=1000000"]) == 0
     printed = capsys.readouterr().out
     assert "step 1 of 1: loss" in printed and "step 1: AP " in printed
-    assert "nothing of them is kept" in printed
+    assert "nothing was kept" in printed
     assert list(tmp_path.glob("*run*")) == []
 
 

@@ -1,4 +1,4 @@
-"""The downloading script, on archives of ours that a file:// address serves."""
+"""scripts/download_coco.sh, on small archives behind a file:// URL."""
 
 import hashlib
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parent.parent / "scripts" / "download_coco.sh"
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "download_coco.sh"
 ARCHIVES = {"annotations_trainval2017.zip": "annotations", "val2017.zip": "zips", "train2017.zip": "zips"}
 KEYS = {
     "annotations_trainval2017.zip": "COCO_ANNOTATIONS_MD5",
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(not shutil.which("curl") or not shutil.which("md
 
 @pytest.fixture
 def source(tmp_path):
-    """A folder like the server's, and the environment that points the script at it."""
+    """Environment variables that point the script at a folder laid out like the server."""
     environment = {**os.environ, "COCO_URL": (tmp_path / "server").as_uri()}
     for name, folder in ARCHIVES.items():
         path = tmp_path / "server" / folder / name
@@ -40,7 +40,7 @@ def download(folder: Path, environment: dict) -> subprocess.CompletedProcess:
     )
 
 
-def test_downloads_checks_and_unpacks_once(tmp_path, source):
+def test_archives_are_verified_unpacked_and_not_downloaded_twice(tmp_path, source):
     folder = tmp_path / "coco"
     assert download(folder, source).returncode == 0
     assert (folder / "train2017/content.txt").read_text() == "from train2017.zip"
@@ -50,17 +50,17 @@ def test_downloads_checks_and_unpacks_once(tmp_path, source):
     assert again.returncode == 0, again.stderr
 
 
-def test_an_interrupted_download_goes_on(tmp_path, source):
+def test_interrupted_download_continues(tmp_path, source):
     folder = tmp_path / "coco"
     folder.mkdir()
-    whole = (tmp_path / "server/zips/val2017.zip").read_bytes()
-    (folder / "val2017.zip.partial").write_bytes(whole[: len(whole) // 2])
+    content = (tmp_path / "server/zips/val2017.zip").read_bytes()
+    (folder / "val2017.zip.partial").write_bytes(content[: len(content) // 2])
     assert download(folder, source).returncode == 0
     assert (folder / "val2017/content.txt").exists()
 
 
-def test_a_damaged_archive_is_refused(tmp_path, source):
+def test_archive_with_a_wrong_checksum_is_rejected(tmp_path, source):
     result = download(tmp_path / "coco", {**source, "COCO_VAL_MD5": "0" * 32})
     assert result.returncode == 1
-    assert "val2017.zip does not have the checksum" in result.stderr
+    assert "the MD5 of val2017.zip is not" in result.stderr
     assert not (tmp_path / "coco/val2017").exists()

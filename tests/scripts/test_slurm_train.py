@@ -1,4 +1,4 @@
-"""The SLURM script, with commands of ours in the place of SLURM's and of torchrun."""
+"""scripts/slurm_train.sh, with stand-ins for the commands of SLURM and for torchrun."""
 
 import json
 import os
@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parent.parent / "scripts" / "slurm_train.sh"
-PATIENCE = 30.0  # seconds until a test gives up
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "slurm_train.sh"
+TIMEOUT = 30.0  # seconds
 
-# Like the real ones as far as the script can tell: srun starts its command and passes a signal on to it, torchrun
-# returns 1 after any signal, and scontrol says what it was asked.
+# The script cannot tell them from the real ones: srun starts its command and forwards signals to it, torchrun returns 1
+# after any signal, and scontrol records its arguments.
 COMMANDS = {
     "srun": """#!/usr/bin/env bash
         printf 'srun %s\\n' "$*" >>"$CALLS"
@@ -27,7 +27,7 @@ COMMANDS = {
     "torchrun": """#!/usr/bin/env bash
         printf '%s\\n' "$TORCH_DISABLE_SHARE_RDZV_TCP_STORE ${SRUN_CPUS_PER_TASK:-}" >"$CALLS.environment"
         mkdir -p "$RUN"
-        # The run saves before it leaves the marker: the script has to wait for it.
+        # A run saves before it writes the marker: the script must wait for that.
         trap 'sleep 0.5; printf "{\\"step\\": 7}" >"$RUN/preempted"; exit 1' TERM
         touch "$RUN/started"
         [[ $BEHAVIOUR == wait ]] || exit "$BEHAVIOUR"
@@ -45,7 +45,7 @@ COMMANDS = {
 
 @pytest.fixture
 def job(tmp_path):
-    """The environment of a job on two nodes, in `tmp_path`."""
+    """The environment variables of a job on two nodes that was submitted from `tmp_path`."""
     folder = tmp_path / "bin"
     folder.mkdir()
     for name, text in COMMANDS.items():
@@ -77,29 +77,29 @@ def start(tmp_path: Path, job: dict, *arguments: str) -> subprocess.Popen:
 
 def run(tmp_path: Path, job: dict, *arguments: str) -> tuple[int, str]:
     process = start(tmp_path, job, *arguments)
-    said, _ = process.communicate(timeout=PATIENCE)
-    return process.returncode, said
+    output, _ = process.communicate(timeout=TIMEOUT)
+    return process.returncode, output
 
 
 def stop(tmp_path: Path, job: dict) -> tuple[int, str]:
-    """As SLURM does some time before the end: SIGTERM to the script alone, once the run is under way."""
+    """Send SIGTERM to the script only, as SLURM does before the time limit, once the run has started."""
     process = start(tmp_path, {**job, "BEHAVIOUR": "wait"})
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while not (tmp_path / "runs/r50/started").exists():
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
-    said, _ = process.communicate(timeout=PATIENCE)
-    return process.returncode, said
+    output, _ = process.communicate(timeout=TIMEOUT)
+    return process.returncode, output
 
 
 def calls(tmp_path: Path) -> list[str]:
     return (tmp_path / "calls").read_text().splitlines()
 
 
-def test_torchrun_meets_on_the_first_node_and_goes_on_where_a_run_is(tmp_path, job):
-    code, said = run(tmp_path, {**job, "SLURM_CPUS_PER_TASK": "64"})
-    assert code == 0, said
+def test_torchrun_uses_the_first_node_as_rendezvous_and_resumes(tmp_path, job):
+    code, output = run(tmp_path, {**job, "SLURM_CPUS_PER_TASK": "64"})
+    assert code == 0, output
     # the port: 20000 + 123456 % 10000
     assert calls(tmp_path) == [
         "scontrol show hostnames node[7-8]",
@@ -110,31 +110,31 @@ def test_torchrun_meets_on_the_first_node_and_goes_on_where_a_run_is(tmp_path, j
     assert (tmp_path / "calls.environment").read_text() == "1 64\n"
 
 
-def test_a_run_that_was_stopped_goes_back_into_the_queue(tmp_path, job):
-    code, said = stop(tmp_path, job)
-    assert code == 0, said
+def test_preempted_run_is_requeued(tmp_path, job):
+    code, output = stop(tmp_path, job)
+    assert code == 0, output
     assert calls(tmp_path)[2:] == ["scontrol show job 123456", "scontrol requeue 123456"]
-    assert '{"step": 7}' in said
+    assert '{"step": 7}' in output
     assert json.loads((tmp_path / "runs/r50/preempted").read_text()) == {"step": 7}
 
 
-def test_a_cancelled_job_stays_out_of_the_queue(tmp_path, job):
-    code, said = stop(tmp_path, {**job, "STATE": "COMPLETING"})
+def test_cancelled_job_is_not_requeued(tmp_path, job):
+    code, output = stop(tmp_path, {**job, "STATE": "COMPLETING"})
     assert code != 0
-    assert "submit it again to go on" in said
+    assert "submit it again to continue" in output
     assert calls(tmp_path)[-1] == "scontrol show job 123456"
 
 
 @pytest.mark.parametrize("code", [0, 1, 2])
-def test_a_run_that_ended_by_itself_stays_out_of_the_queue(tmp_path, job, code):
-    # What an earlier start left does not count.
+def test_run_that_exits_by_itself_is_not_requeued(tmp_path, job, code):
+    # The marker of an earlier start is ignored.
     (tmp_path / "runs/r50").mkdir(parents=True)
     (tmp_path / "runs/r50/preempted").write_text("{}")
     assert run(tmp_path, {**job, "BEHAVIOUR": str(code), "SLURM_RESTART_COUNT": "1"})[0] == code
     assert not any("requeue" in call for call in calls(tmp_path))
 
 
-def test_the_environment_of_the_folder_is_used(tmp_path, job):
+def test_venv_in_the_folder_of_submission_is_used(tmp_path, job):
     own = tmp_path / ".venv/bin"
     own.mkdir(parents=True)
     (own / "torchrun").write_text('#!/usr/bin/env bash\nprintf own >>"$CALLS"\n')
@@ -143,16 +143,16 @@ def test_the_environment_of_the_folder_is_used(tmp_path, job):
     assert calls(tmp_path)[-1] == "own"
 
 
-def test_mistakes_are_named(tmp_path, job):
-    code, said = run(tmp_path, job, "runs/r50")
+def test_missing_arguments_and_missing_job_are_reported(tmp_path, job):
+    code, output = run(tmp_path, job, "runs/r50")
     assert code == 2
-    assert "expected RUN_FOLDER CONFIG [KEY=VALUE ...], found: runs/r50" in said
-    code, said = run(tmp_path, {"PATH": job["PATH"]})
+    assert "expected RUN_FOLDER CONFIG [KEY=VALUE ...], found: runs/r50" in output
+    code, output = run(tmp_path, {"PATH": job["PATH"]})
     assert code == 2
-    assert "start it with sbatch" in said
+    assert "start it with sbatch" in output
 
 
-def test_the_queue_is_asked_for_a_signal_in_time(tmp_path):
+def test_sbatch_options_request_a_signal_before_the_time_limit(tmp_path):
     head = SCRIPT.read_text().split("set -euo pipefail")[0].splitlines()
     options = [line.removeprefix("#SBATCH ") for line in head if line.startswith("#SBATCH")]
     assert {"--signal=B:TERM@120", "--requeue", "--open-mode=append"} <= set(options)
