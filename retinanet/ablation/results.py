@@ -12,15 +12,11 @@ from pydantic import ValidationError
 
 from retinanet.checkpoint.file import sync
 from retinanet.config import Config, StrictModel, TrainConfig
+from retinanet.config.facts import affects_results
 from retinanet.engine.run_folder import flat_config
 from retinanet.errors import InputError
 
 RESULTS_FILE = "results.jsonl"
-# Keys that a run may go on with another value of, and whose result stays the one it was.
-WITHOUT_EFFECT = {
-    *("device", "data.workers", "train.compile", "train.log_every", "train.save_every", "train.keep_checkpoints"),
-    *("train.stall_timeout", "train.grace"),
-}
 # Raise it when another default of a key changes what a run comes to: results of before are then those of other runs.
 DEFAULTS = 1
 
@@ -53,7 +49,7 @@ def config_hash(cfg: Config) -> str:
     telling = {
         key: value
         for key, value in flat_config(cfg).items()
-        if key not in WITHOUT_EFFECT and (key not in usual or usual[key] != value)
+        if affects_results(key) and (key not in usual or usual[key] != value)
     }
     return hashlib.sha256(json.dumps([DEFAULTS, telling], sort_keys=True).encode()).hexdigest()[:16]
 

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from retinanet.config.base import models_in
 from retinanet.config.data import MergedClass
 from retinanet.config.schema import Config
 from retinanet.config.train import TrainConfig
@@ -305,12 +306,6 @@ def _yaml_type(value: Any) -> str:
     return names.get(type(value), "nothing" if value is None else type(value).__name__)
 
 
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for argument in typing.get_args(annotation) for model in _models_in(argument)]
-
-
 def _walk(
     location: tuple[str | int, ...], values: dict[str, Any], *, is_key: bool
 ) -> tuple[list[type[BaseModel]], str]:
@@ -336,7 +331,7 @@ def _walk(
         key.append(part)
         here = here.get(part) if isinstance(here, dict) else None
         if not (is_last and is_key):
-            owners = [model for field in fields for model in _models_in(field.annotation)]
+            owners = [model for field in fields for model in models_in(field.annotation)]
     return owners, ".".join(key)
 
 
