@@ -11,7 +11,8 @@ from pydantic import Field, ValidationError, model_validator
 
 from retinanet.config import Config, StrictModel
 from retinanet.config.base import APMetric
-from retinanet.config.load import find_config, load_config, read_yaml
+from retinanet.config.load import find_config, load_config
+from retinanet.config.yaml_loader import read_yaml
 from retinanet.errors import InputError
 
 Percent = Annotated[float, Field(ge=0, le=100)]
