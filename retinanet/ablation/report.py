@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from typing import NamedTuple, get_args
 
 from retinanet.ablation.results import RunResult
-from retinanet.ablation.table import Metric, Row, Table
+from retinanet.ablation.table import Row, Table
+from retinanet.config.base import APMetric
 from retinanet.evaluation.significance import Comparison, Summary, detectable_difference, holm, summarise, welch
 from retinanet.visualization.plots import Chart, Series
 
 SIGNIFICANCE_LEVEL = 0.05
 MISSING = "-"
-METRICS = get_args(Metric)
+METRICS = get_args(APMetric)
 
 
 class RowReport(NamedTuple):

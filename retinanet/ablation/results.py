@@ -12,15 +12,11 @@ from pydantic import ValidationError
 
 from retinanet.checkpoint.file import sync
 from retinanet.config import Config, StrictModel, TrainConfig
+from retinanet.config.facts import affects_results
 from retinanet.engine.run_folder import flat_config
 from retinanet.errors import InputError
 
 RESULTS_FILE = "results.jsonl"
-# Keys that may differ when a run is resumed, and that do not change its result.
-KEYS_WITHOUT_EFFECT = {
-    *("device", "data.workers", "train.compile", "train.log_every", "train.save_every", "train.keep_checkpoints"),
-    *("train.stall_timeout", "train.grace"),
-}
 # Increase when a changed default changes results, so that earlier results are not reused.
 DEFAULTS_VERSION = 1
 
@@ -55,7 +51,7 @@ def config_hash(cfg: Config) -> str:
     relevant = {
         key: value
         for key, value in flat_config(cfg).items()
-        if key not in KEYS_WITHOUT_EFFECT and (key not in defaults or defaults[key] != value)
+        if affects_results(key) and (key not in defaults or defaults[key] != value)
     }
     return hashlib.sha256(json.dumps([DEFAULTS_VERSION, relevant], sort_keys=True).encode()).hexdigest()[:16]
 

@@ -5,15 +5,16 @@ import difflib
 import json
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import Field, ValidationError, model_validator
 
 from retinanet.config import Config, StrictModel
-from retinanet.config.load import find_config, load_config, read_yaml
+from retinanet.config.base import APMetric
+from retinanet.config.load import find_config, load_config
+from retinanet.config.yaml_loader import read_yaml
 from retinanet.errors import InputError
 
-Metric = Literal["AP", "AP50", "AP75", "APs", "APm", "APl"]
 Percent = Annotated[float, Field(ge=0, le=100)]
 Name = Annotated[str, Field(min_length=1)]
 Overrides = dict[str, Any]  # as in a config file; checked by the config schema
@@ -32,7 +33,7 @@ class Row(StrictModel):
 
     name: Name
     overrides: Overrides = Field(default_factory=dict)
-    paper: dict[Metric, Percent] = Field(default_factory=dict)  # in percent, as printed in the paper
+    paper: dict[APMetric, Percent] = Field(default_factory=dict)  # in percent, as printed in the paper
     paper_ms: Annotated[float, Field(gt=0)] | None = None  # milliseconds per image on the machine of the paper
     setups: tuple[str, ...] | None = None  # setups that the row applies to; None: all
 

@@ -1,4 +1,4 @@
-"""`assignment`: which anchors learn which objects."""
+"""`assignment`: which anchors are positive, negative or ignored."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -8,11 +8,17 @@ from retinanet.config.base import Count, Share, StrictModel
 
 
 class IoUAssignmentConfig(StrictModel):
+    """Assignment by IoU with the ground-truth boxes (Lin et al. 2017, section 4)."""
+
     type: Literal["iou"] = "iou"
     fg_iou: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """An anchor is positive if its IoU with a ground-truth box is at least this."""
     bg_iou: Share = 0.4
+    """An anchor is negative if its highest IoU is below this; between `bg_iou` and `fg_iou` it is ignored."""
     low_quality_matches: bool = True
-    ignore_ioa: Share = 0.5  # 0: crowd regions are background
+    """Whether a box that no anchor overlaps by `fg_iou` still gets the anchors that overlap it most."""
+    ignore_ioa: Share = 0.5
+    """A negative anchor is ignored if at least this share of its area is in a crowd region; 0 makes it background."""
 
     @model_validator(mode="after")
     def ordered(self) -> Self:
@@ -22,13 +28,17 @@ class IoUAssignmentConfig(StrictModel):
 
 
 class ATSSAssignmentConfig(StrictModel):
+    """Adaptive training sample selection (Zhang et al. 2020): the IoU threshold follows from each object's anchors."""
+
     type: Literal["atss"] = "atss"
-    anchors_per_level: Count = 9  # for each object, the nearest; 9 anchors in a cell are one cell
-    ignore_ioa: Share = 0.5  # 0: crowd regions are background
+    anchors_per_level: Count = 9
+    """Nearest anchors on each level that are candidates for an object. With 9 anchors in a cell, 9 is one cell."""
+    ignore_ioa: Share = 0.5
+    """A negative anchor is ignored if at least this share of its area is in a crowd region; 0 makes it background."""
 
 
 def _iou_unless_named(value: Any) -> Any:
-    """Configs of older checkpoints have no type: there was only one."""
+    """Add the type that the configs of older checkpoints lack: at that time there was only one."""
     return {"type": "iou"} | value if isinstance(value, dict) else value
 
 

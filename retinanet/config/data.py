@@ -4,38 +4,53 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from retinanet.config.base import Count, Positive, Share, StrictModel, as_tuple
+from retinanet.config.base import (
+    MAY_CHANGE_ON_RESUME,
+    NO_EFFECT_ON_RESULTS,
+    Count,
+    CountOrZero,
+    Positive,
+    Share,
+    StrictModel,
+    as_tuple,
+)
 
 
 class DataSource(StrictModel):
-    """One annotation file in COCO form, and the folder that its file names are relative to."""
+    """An annotation file and the folder of its images."""
 
     images: str
+    """Folder that the file names in the annotations are relative to."""
     annotations: str
+    """Annotation file in COCO format."""
 
 
 Sources = Annotated[tuple[DataSource, ...], BeforeValidator(as_tuple)]
 
 
 class MergedClass(StrictModel):
-    """A class made of several categories of the annotations."""
+    """A class that combines several categories of the annotations."""
 
     name: str
+    """Name of the class."""
     merge: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Names of the categories."""
 
 
 class ResizeTransform(StrictModel):
-    """Fit the image into its batch's shape, keeping its aspect ratio."""
+    """Resize the image to fit its padded shape, keeping its aspect ratio."""
 
     type: Literal["resize"] = "resize"
 
 
 class ScaleJitterTransform(StrictModel):
-    """Fit times a random factor; what is then larger than the batch's shape is cropped at random."""
+    """Resize by the fitting scale times a random factor; an image larger than the padded shape is randomly cropped."""
 
     type: Literal["scale_jitter"] = "scale_jitter"
     min: Positive = 0.8
+    """Smallest factor."""
     max: Positive = 1.25
+    """Largest factor."""
 
     @model_validator(mode="after")
     def ordered(self) -> Self:
@@ -45,20 +60,25 @@ class ScaleJitterTransform(StrictModel):
 
 
 class FlipTransform(StrictModel):
-    """Left and right swapped."""
+    """Flip the image horizontally."""
 
     type: Literal["flip"] = "flip"
     p: Share = 0.5
+    """Probability."""
 
 
 class ColorTransform(StrictModel):
-    """Brightness, contrast, saturation and hue, each drawn around what it was."""
+    """Change brightness, contrast, saturation and hue at random."""
 
     type: Literal["color"] = "color"
-    brightness: Annotated[float, Field(ge=0, le=1)] = 0.2
-    contrast: Annotated[float, Field(ge=0, le=1)] = 0.2
-    saturation: Annotated[float, Field(ge=0, le=1)] = 0.2
+    brightness: Share = 0.2
+    """Brightness is multiplied by a factor between 1 minus and 1 plus this."""
+    contrast: Share = 0.2
+    """Contrast is multiplied by a factor between 1 minus and 1 plus this."""
+    saturation: Share = 0.2
+    """Saturation is multiplied by a factor between 1 minus and 1 plus this."""
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Hue is shifted by at most this share of the colour circle, in either direction."""
 
 
 Transform = Annotated[
@@ -67,18 +87,23 @@ Transform = Annotated[
 
 
 class ResizeConfig(StrictModel):
-    """How large images are, and the few padded shapes that batches come in.
+    """Image sizes, and the padded shapes of batches.
 
-    An image's shorter side becomes `shorter`, unless its longer side would pass `longer`: then that decides.
+    The shorter side of an image is resized to `shorter`, unless its longer side would then exceed `longer`; in that
+    case the longer side is resized to `longer`.
     """
 
-    # One is drawn for each training batch.
     shorter: Annotated[tuple[Count, ...], BeforeValidator(as_tuple), Field(min_length=1)] = (800,)
+    """Shorter side, pixels. With several values, each training batch draws one."""
     longer: Count = 1333
-    val_shorter: Count | None = None  # none: the largest of `shorter`
-    # A padded shape for each: longer / shorter side. The first that holds the image is used; `longer` is the last.
+    """Largest longer side, pixels."""
+    val_shorter: Count | None = None
+    """Shorter side in evaluation and prediction, pixels; null: the largest of `shorter`."""
     bucket_aspects: tuple[Annotated[float, Field(ge=1)], ...] = (1.0, 1.34, 1.5)
-    divisor: Count = 32  # padded sides are multiples of it
+    """Aspect-ratio buckets, longer / shorter side: each gives a padded shape, and an image uses the first that holds
+    it. The shape given by `longer` is added as the last."""
+    divisor: Count = 32
+    """The sides of padded shapes are multiples of this."""
 
     @model_validator(mode="after")
     def longer_is_longer(self) -> Self:
@@ -89,18 +114,28 @@ class ResizeConfig(StrictModel):
 
 
 class DataConfig(StrictModel):
-    train: Sources = ()
-    val: Sources = ()
-    # none: all categories of the training set, by their ids
+    """Annotation sources, classes, resizing and augmentation."""
+
+    train: Annotated[Sources, MAY_CHANGE_ON_RESUME] = ()  # files may have moved; the images are compared separately
+    """Training set: one source, or a list of them."""
+    val: Annotated[Sources, MAY_CHANGE_ON_RESUME] = ()
+    """Validation set: one source, or a list of them."""
     classes: Annotated[tuple[str | MergedClass, ...], Field(min_length=1)] | None = None
-    keep_empty: bool = True  # whether images without boxes are trained on
-    strict: bool = False  # refuse unusable boxes; else they are dropped, counted and listed once
-    max_pixels: Count = 100_000_000  # a larger image is refused before it is decoded
-    # Images that cannot be read while training are replaced by others; with more of them than this a run ends.
-    max_unreadable: Annotated[int, Field(ge=0)] = 10
-    workers: Annotated[int, Field(ge=0)] = 2  # processes that read images; 0 reads in the training process
+    """Classes in order, each a category name or a merged class; null: all categories of the training set, by id."""
+    keep_empty: bool = True
+    """Whether to train on images without boxes."""
+    strict: bool = False
+    """Whether to refuse invalid boxes. By default they are dropped, counted and listed once."""
+    max_pixels: Annotated[Count, MAY_CHANGE_ON_RESUME] = 100_000_000
+    """Images with more pixels are rejected before they are decoded."""
+    max_unreadable: Annotated[CountOrZero, MAY_CHANGE_ON_RESUME] = 10
+    """Images that cannot be read during training are replaced by others; with more of them than this, a run ends."""
+    workers: Annotated[CountOrZero, MAY_CHANGE_ON_RESUME, NO_EFFECT_ON_RESULTS] = 2
+    """Processes that read images; 0 reads them in the training process."""
     resize: ResizeConfig = ResizeConfig()
+    """Image sizes and padded shapes."""
     transforms: tuple[Transform, ...] = (ResizeTransform(), FlipTransform())
+    """Training transforms in order, exactly one of them `resize` or `scale_jitter`."""
 
     @model_validator(mode="after")
     def one_resize(self) -> Self:

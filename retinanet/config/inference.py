@@ -1,21 +1,29 @@
-"""`postprocess` and `inference`: which boxes are kept, and how a trained network runs."""
+"""`postprocess` and `inference`: which boxes are kept, and how a trained model runs."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
-from retinanet.config.base import Count, Share, StrictModel
+from retinanet.config.base import Count, Precision, Share, StrictModel
 
 
 class PostprocessConfig(StrictModel):
+    """From head outputs to detections."""
+
     min_score: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """A detection scores more than this."""
     top_k: Count = 1000
+    """Highest-scoring (anchor, class) pairs of each pyramid level that enter NMS."""
     nms_iou: Share = 0.5
+    """NMS removes a box whose IoU with a higher-scoring box of its class is above this."""
     max_detections: Count = 100
+    """Detections of an image, over all levels and classes."""
 
 
 class InferenceConfig(StrictModel):
-    """How a trained network runs in prediction."""
+    """How a trained model runs in prediction."""
 
-    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    compile: bool = False  # each padded shape costs a minute or so, paid back over many images
+    precision: Precision = "auto"
+    """Precision of the network; auto: bf16 where the hardware supports it, else fp32."""
+    compile: bool = False
+    """Whether to use torch.compile. Each padded shape takes about a minute; this pays off over many images."""

@@ -4,15 +4,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from retinanet.config.base import Count, Positive, Share, StrictModel
+from retinanet.config.base import Count, NonNegative, Positive, Share, StrictModel
 
 
 def _form(value: Any) -> str:
     return "list" if isinstance(value, list | tuple) else "text" if isinstance(value, str) else "number"
 
 
-# The weight of an anchor's own class, where every other class weighs 1 minus it. A list has one a class; null: all
-# weigh 1. "inverse_frequency" is worked out from the objects of the training data when a run starts.
+# The weight of an anchor's own class; every other class has 1 minus it. A list has one for each class; null: every
+# weight is 1. "inverse_frequency" is computed from the objects of the training data when a run starts.
 ClassAlpha = Annotated[
     Annotated[Share | None, Tag("number")]
     | Annotated[tuple[Share, ...], Field(min_length=1), Tag("list")]
@@ -22,62 +22,79 @@ ClassAlpha = Annotated[
 
 
 class FocalConfig(StrictModel):
+    """Focal loss on sigmoid probabilities (Lin et al. 2017, eq. 5)."""
+
     type: Literal["focal"] = "focal"
     alpha: ClassAlpha = 0.25
-    gamma: Annotated[float, Field(ge=0)] = 2.0
+    """Weight of the positives, negatives have 1 minus it; a list has one weight for each class; null: all weights are
+    1; inverse_frequency: computed from the training data."""
+    gamma: NonNegative = 2.0
+    """Focusing exponent; 0 is cross entropy."""
 
 
 class CrossEntropyConfig(StrictModel):
-    """The focal loss with gamma 0."""
+    """Cross entropy on sigmoid probabilities: the focal loss with gamma 0."""
 
     type: Literal["cross_entropy"] = "cross_entropy"
     alpha: ClassAlpha = None
+    """As for `focal`."""
 
 
 class FocalStarConfig(StrictModel):
-    """FL* of the paper's appendix."""
+    """FL*, the alternative focal loss of the appendix of Lin et al. 2017."""
 
     type: Literal["focal_star"] = "focal_star"
     gamma: Positive = 2.0
+    """Steepness; with beta 0, 1 is cross entropy."""
     beta: float = 1.0
+    """Shift: the larger, the further beyond even odds an example still contributes."""
 
 
 class HingeConfig(StrictModel):
-    """On the probability of what is true. The paper found it unstable."""
+    """Hinge loss on the probability of the true class. The paper found it unstable."""
 
     type: Literal["hinge"] = "hinge"
 
 
 class OHEMConfig(StrictModel):
-    """Cross entropy on the hardest anchors of each image."""
+    """Online hard example mining: cross entropy on the hardest anchors of each image."""
 
     type: Literal["ohem"] = "ohem"
-    keep: Count = 512  # anchors an image
-    nms_iou: Share | None = 0.7  # of two anchors that overlap by more, the harder one is looked at; null: all are
-    one_to_three: bool = False  # at most three negatives for a positive
+    keep: Count = 512
+    """Anchors kept per image."""
+    nms_iou: Share | None = 0.7
+    """Of two anchors whose IoU is above this, only the harder one is a candidate; null: no suppression."""
+    one_to_three: bool = False
+    """Whether to keep at most three negatives for each positive."""
 
 
 class QualityFocalConfig(StrictModel):
-    """An object's target is the IoU of its predicted box, of a focal loss."""
+    """Quality focal loss (Li et al. 2020): the target of a positive is the IoU of its predicted box."""
 
     type: Literal["quality_focal"] = "quality_focal"
-    beta: Annotated[float, Field(ge=0)] = 2.0
+    beta: NonNegative = 2.0
+    """Focusing exponent."""
 
 
 class VarifocalConfig(StrictModel):
-    """The same, and an object weighs as much as its target; what is none weighs `alpha`."""
+    """Varifocal loss (Zhang et al. 2021): a positive has the IoU of its predicted box as both target and weight."""
 
     type: Literal["varifocal"] = "varifocal"
-    alpha: Annotated[float, Field(ge=0)] = 0.75
-    gamma: Annotated[float, Field(ge=0)] = 2.0
+    alpha: NonNegative = 0.75
+    """Weight of the negatives."""
+    gamma: NonNegative = 2.0
+    """Focusing exponent of the negatives."""
 
 
 class SoftmaxFocalConfig(StrictModel):
-    """Of a head with a softmax. Background is a class that weighs 1 minus the mean of the others; null: all weigh 1."""
+    """Focal loss on softmax probabilities with a background class; requires `model.class_activation: softmax`."""
 
     type: Literal["softmax_focal"] = "softmax_focal"
     alpha: ClassAlpha = None
-    gamma: Annotated[float, Field(ge=0)] = 2.0
+    """Weight of each class; background has 1 minus their mean. null: all weights are 1; inverse_frequency: computed
+    from the training data."""
+    gamma: NonNegative = 2.0
+    """Focusing exponent; 0 is cross entropy."""
 
 
 WeighedByClass = FocalConfig | CrossEntropyConfig | SoftmaxFocalConfig
@@ -85,19 +102,28 @@ ClassLossConfig = WeighedByClass | FocalStarConfig | HingeConfig | OHEMConfig | 
 
 
 class SmoothL1Config(StrictModel):
+    """Smooth L1 loss on the encoded box offsets."""
+
     type: Literal["smooth_l1"] = "smooth_l1"
-    beta: Annotated[float, Field(ge=0)] = 0.1  # 0 is L1
+    beta: NonNegative = 0.1
+    """Quadratic below this difference, linear above; 0 is L1."""
 
 
 class GIoUConfig(StrictModel):
+    """Generalised IoU loss (Rezatofighi et al. 2019)."""
+
     type: Literal["giou"] = "giou"
 
 
 class DIoUConfig(StrictModel):
+    """Distance IoU loss (Zheng et al. 2020)."""
+
     type: Literal["diou"] = "diou"
 
 
 class CIoUConfig(StrictModel):
+    """Complete IoU loss (Zheng et al. 2020)."""
+
     type: Literal["ciou"] = "ciou"
 
 
@@ -105,7 +131,13 @@ BoxLossConfig = SmoothL1Config | GIoUConfig | DIoUConfig | CIoUConfig
 
 
 class LossConfig(StrictModel):
+    """Class loss, box loss and their weights."""
+
     classification: Annotated[ClassLossConfig, Field(discriminator="type")] = FocalConfig()
+    """Class loss."""
     box: Annotated[BoxLossConfig, Field(discriminator="type")] = SmoothL1Config()
-    class_weight: Annotated[float, Field(ge=0)] = 1.0
-    box_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Box loss."""
+    class_weight: NonNegative = 1.0
+    """Weight of the class loss in the total."""
+    box_weight: NonNegative = 1.0
+    """Weight of the box loss in the total."""

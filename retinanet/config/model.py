@@ -1,19 +1,43 @@
-"""`model`: backbone, pyramid, heads and anchors."""
+"""`model`: backbone, feature pyramid, head and anchors."""
 
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from retinanet.config.base import Count, Positive, StrictModel
+from retinanet.config.base import MAY_CHANGE_ON_RESUME, Count, CountOrZero, Positive, StrictModel
+
+Norm = Literal["frozen", "batch", "sync", "group"]
+HeadNorm = Literal["none", "group"]
+P6Source = Literal["c5", "p5"]
+AnchorRounding = Literal["none", "torchvision"]
+ClassActivation = Literal["sigmoid", "softmax"]
+ResNetName = Literal[
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "resnext50_32x4d",
+    "resnext101_32x8d",
+    "resnext101_64x4d",
+]
 
 
 class AnchorConfig(StrictModel):
-    strides: tuple[Count, ...] = (8, 16, 32, 64, 128)  # P3 to P7, pixels
-    sizes: tuple[Positive, ...] = (32, 64, 128, 256, 512)  # square root of the area at scale 1, pixels
+    """Anchors of every pyramid level (Lin et al. 2017, section 4)."""
+
+    strides: tuple[Count, ...] = (8, 16, 32, 64, 128)
+    """Stride of each level, P3 to P7, pixels."""
+    sizes: tuple[Positive, ...] = (32, 64, 128, 256, 512)
+    """Anchor size of each level: the square root of the area at scale 1, pixels."""
     scales: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
-    aspect_ratios: Annotated[tuple[Positive, ...], Field(min_length=1)] = (0.5, 1.0, 2.0)  # height / width
-    offset: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the centre, in strides
-    rounding: Literal["none", "torchvision"] = "none"
+    """Factors on the size."""
+    aspect_ratios: Annotated[tuple[Positive, ...], Field(min_length=1)] = (0.5, 1.0, 2.0)
+    """Height / width."""
+    offset: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Position of the anchor centres in their cell, in strides; 0.5 is the middle."""
+    rounding: AnchorRounding = "none"
+    """Rounding of anchors; torchvision: to whole pixels as in that library, which weights trained there expect."""
 
     @model_validator(mode="after")
     def one_size_per_level(self) -> Self:
@@ -25,24 +49,19 @@ class AnchorConfig(StrictModel):
 
 
 class ResNetConfig(StrictModel):
-    """A residual network of torchvision."""
+    """A ResNet or ResNeXt of torchvision."""
 
     type: Literal["resnet"] = "resnet"
-    name: Literal[
-        "resnet18",
-        "resnet34",
-        "resnet50",
-        "resnet101",
-        "resnet152",
-        "resnext50_32x4d",
-        "resnext101_32x8d",
-        "resnext101_64x4d",
-    ] = "resnet50"
-    weights: str = "imagenet"  # "imagenet", one of torchvision's names, a file, or "none"
-    norm: Literal["frozen", "batch", "sync", "group"] = "frozen"
-    frozen_stages: Annotated[int, Field(ge=0, le=5)] = 2  # 2: the stem and the first residual stage never change
-    # Keeps less of the backbone for the backward pass, and computes it again: less memory, more time, the same numbers.
-    checkpoint_activations: bool = False
+    name: ResNetName = "resnet50"
+    """Architecture."""
+    weights: Annotated[str, MAY_CHANGE_ON_RESUME] = "imagenet"
+    """Initial weights: imagenet, the name of torchvision weights such as IMAGENET1K_V2, a file, or none."""
+    norm: Norm = "frozen"
+    """Normalisation: frozen batch norm, batch norm, batch norm synchronised over processes, or group norm."""
+    frozen_stages: Annotated[int, Field(ge=0, le=5)] = 2
+    """Number of stages that are not trained, counted from the input: 2 is the stem and the first residual stage."""
+    checkpoint_activations: Annotated[bool, MAY_CHANGE_ON_RESUME] = False
+    """Whether to recompute activations in the backward pass: less memory, more time, the same results."""
 
     @model_validator(mode="after")
     def nothing_random_is_frozen(self) -> Self:
@@ -54,23 +73,36 @@ class ResNetConfig(StrictModel):
         return self
 
 
-# Told apart by `type`: a further kind of backbone joins here, with the keys that it supports.
+# Becomes a union discriminated by `type` with the second kind of backbone; each has the keys that it supports.
 BackboneConfig = ResNetConfig
 
 
 class ModelConfig(StrictModel):
+    """Backbone, feature pyramid, head and anchors."""
+
     backbone: BackboneConfig = ResNetConfig()
-    channels: Count = 256  # of the pyramid and the heads
-    p6_from: Literal["c5", "p5"] = "c5"
-    head_convs: Annotated[int, Field(ge=0)] = 4
-    head_norm: Literal["none", "group"] = "none"
+    """Backbone."""
+    channels: Count = 256
+    """Channels of the feature pyramid and the head."""
+    p6_from: P6Source = "c5"
+    """Feature map that P6 is computed from: c5 as in the paper, p5 as in some later implementations."""
+    head_convs: CountOrZero = 4
+    """3x3 convolutions before the last one, in the class subnet and in the box subnet."""
+    head_norm: HeadNorm = "none"
+    """Normalisation after each of these convolutions."""
     prior: Annotated[float, Field(gt=0, lt=1)] = 0.01
-    # sigmoid: a logit for each class. softmax: one more, the last, for background; its loss is softmax_focal
-    class_activation: Literal["sigmoid", "softmax"] = "sigmoid"
-    num_classes: Count | None = None  # none: counted in the data
+    """Initial probability of each class at every anchor; with softmax, of all classes together."""
+    class_activation: ClassActivation = "sigmoid"
+    """Activation of the class logits. sigmoid: one logit for each class. softmax: one more, the last, for background;
+    its loss is `softmax_focal`."""
+    num_classes: Annotated[Count | None, MAY_CHANGE_ON_RESUME] = None
+    """Number of classes, without background; null: taken from the data."""
     anchors: AnchorConfig = AnchorConfig()
-    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)  # ImageNet's, RGB, 0..255
+    """Anchors."""
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    """Mean of each channel (RGB, 0..255), subtracted from images. The default is ImageNet's."""
     std: tuple[Positive, Positive, Positive] = (58.395, 57.12, 57.375)
+    """Standard deviation of each channel (RGB, 0..255), which images are divided by. The default is ImageNet's."""
 
     @model_validator(mode="after")
     def groups_fit_the_channels(self) -> Self:

@@ -1,15 +1,15 @@
-"""The root of the schema. The files beside this one are the only home of defaults; `load.py` fills them from YAML.
+"""Root of the config schema.
 
-Only `build_*` functions and commands read a config. Where two keys contradict each other, the schema refuses
-them by name.
+The modules of this package are the only place where defaults are written; `load.py` fills them from YAML. Only
+`build_*` functions and commands read a config. The schema rejects keys that contradict each other, and names them.
 """
 
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import model_validator
 
 from retinanet.config.assignment import AssignmentConfig, IoUAssignmentConfig
-from retinanet.config.base import StrictModel
+from retinanet.config.base import MAY_CHANGE_ON_RESUME, NO_EFFECT_ON_RESULTS, StrictModel
 from retinanet.config.data import DataConfig
 from retinanet.config.inference import InferenceConfig, PostprocessConfig
 from retinanet.config.loss import LossConfig
@@ -18,25 +18,33 @@ from retinanet.config.train import TrainConfig
 
 
 class Config(StrictModel):
-    """Everything that decides a run."""
+    """Complete configuration of a run."""
 
     data: DataConfig = DataConfig()
+    """Annotation sources, classes, resizing and augmentation."""
     model: ModelConfig = ModelConfig()
+    """Backbone, feature pyramid, head and anchors."""
     assignment: AssignmentConfig = IoUAssignmentConfig()
+    """Which anchors are positive, negative or ignored."""
     loss: LossConfig = LossConfig()
-    postprocess: PostprocessConfig = PostprocessConfig()
-    inference: InferenceConfig = InferenceConfig()
+    """Class loss, box loss and their weights."""
+    postprocess: Annotated[PostprocessConfig, MAY_CHANGE_ON_RESUME] = PostprocessConfig()
+    """From head outputs to detections."""
+    inference: Annotated[InferenceConfig, MAY_CHANGE_ON_RESUME] = InferenceConfig()
+    """How a trained model runs in prediction."""
     train: TrainConfig
-    device: str = "auto"  # "auto", "cpu", "cuda", "cuda:1", "mps", ...
+    """Batches, optimizer, schedule, checkpoints and evaluation of a run."""
+    device: Annotated[str, MAY_CHANGE_ON_RESUME, NO_EFFECT_ON_RESULTS] = "auto"
+    """auto (an accelerator if there is one, else the CPU), cpu, cuda, cuda:1, mps, or another torch device."""
 
     @model_validator(mode="after")
-    def loss_is_of_the_activation(self) -> Self:
+    def loss_matches_activation(self) -> Self:
         loss, activation = self.loss.classification.type, self.model.class_activation
         if (loss == "softmax_focal") != (activation == "softmax"):
-            wanted = "softmax" if loss == "softmax_focal" else "sigmoid"
-            other = "set loss.classification.type: softmax_focal" if wanted == "sigmoid" else "take another loss"
+            expected = "softmax" if loss == "softmax_focal" else "sigmoid"
+            other = "set loss.classification.type: softmax_focal" if expected == "sigmoid" else "choose another loss"
             raise ValueError(
                 f"loss.classification.type is {loss} and model.class_activation is {activation}; "
-                f"set model.class_activation: {wanted}, or {other}"
+                f"set model.class_activation: {expected}, or {other}"
             )
         return self

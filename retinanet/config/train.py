@@ -4,74 +4,137 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from retinanet.config.base import Count, Momentum, Positive, Share, StrictModel
+from retinanet.config.base import (
+    MAY_CHANGE_ON_RESUME,
+    NO_EFFECT_ON_RESULTS,
+    APMetric,
+    Count,
+    CountOrZero,
+    Momentum,
+    NonNegative,
+    Positive,
+    Precision,
+    Share,
+    StrictModel,
+)
+
+CompileSetting = Literal["auto"] | bool
+LRScaling = Literal["linear", "sqrt"]
+NonFiniteAction = Literal["stop", "skip"]
+BestMetric = Literal[APMetric, "loss"]
 
 
 class SGDConfig(StrictModel):
+    """Stochastic gradient descent with momentum."""
+
     type: Literal["sgd"] = "sgd"
     lr: Positive = 0.01
+    """Learning rate at `reference_batch_size`."""
     momentum: Momentum = 0.9
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
-    norm_weight_decay: Annotated[float, Field(ge=0)] = 0.0  # of norms and biases
+    """Momentum."""
+    weight_decay: NonNegative = 1e-4
+    """Weight decay of convolution weights."""
+    norm_weight_decay: NonNegative = 0.0
+    """Weight decay of norms and biases."""
 
 
 class AdamWConfig(StrictModel):
+    """Adam with decoupled weight decay."""
+
     type: Literal["adamw"] = "adamw"
     lr: Positive = 1e-4
+    """Learning rate at `reference_batch_size`."""
     betas: tuple[Momentum, Momentum] = (0.9, 0.999)
-    weight_decay: Annotated[float, Field(ge=0)] = 0.05
-    norm_weight_decay: Annotated[float, Field(ge=0)] = 0.0  # of norms and biases
+    """Decay rates of the running means of the gradient and of its square."""
+    weight_decay: NonNegative = 0.05
+    """Weight decay of convolution weights."""
+    norm_weight_decay: NonNegative = 0.0
+    """Weight decay of norms and biases."""
 
 
 class StepsSchedule(StrictModel):
-    """The learning rate times `gamma` at each milestone."""
+    """Multiply the learning rate by `gamma` at each milestone."""
 
     type: Literal["steps"] = "steps"
-    milestones: tuple[Share, ...] = (2 / 3, 8 / 9)  # shares of the run; the paper's 60k and 80k of 90k
+    milestones: tuple[Share, ...] = (2 / 3, 8 / 9)
+    """Milestones as shares of the run. The default is the paper's: steps 60k and 80k of 90k."""
     gamma: Positive = 0.1
+    """Factor on the learning rate."""
 
 
 class CosineSchedule(StrictModel):
-    """Half a cosine from 1 down to `end`."""
+    """Decay the learning rate along half a cosine."""
 
     type: Literal["cosine"] = "cosine"
     end: Share = 0.0
+    """Factor on the learning rate at the end of the run; it starts at 1."""
 
 
 class TrainConfig(StrictModel):
-    batch_size: Count = 16  # of the whole step: over all processes and all parts that are accumulated
-    accumulate: Count = 1  # parts that each process cuts its share of a batch into, one after the other
-    epochs: Positive | None = None  # exactly one of epochs and steps
+    """Batches, optimizer, schedule, checkpoints and evaluation of a run."""
+
+    batch_size: Count = 16
+    """Images per optimizer step, over all processes and all accumulated micro-batches."""
+    accumulate: Annotated[Count, MAY_CHANGE_ON_RESUME] = 1
+    """Micro-batches that each process divides its share of a batch into, to save memory."""
+    epochs: Positive | None = None
+    """Length of the run in epochs. Set exactly one of `epochs` and `steps`."""
     steps: Count | None = None
+    """Length of the run in optimizer steps. Set exactly one of `epochs` and `steps`."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    deterministic: bool = False  # the same bits again on the same machine, slower
-    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    # auto: network and class loss on CUDA, where a compiler is found; on a CPU nothing
-    compile: Literal["auto"] | bool = "auto"
+    """Seed of the initial weights, the order of images and the augmentations."""
+    deterministic: bool = False
+    """Whether a run on the same machine gives the same bits again; slower."""
+    precision: Precision = "auto"
+    """Precision of the network; auto: bf16 where the hardware supports it, else fp32."""
+    compile: Annotated[CompileSetting, MAY_CHANGE_ON_RESUME, NO_EFFECT_ON_RESULTS] = "auto"
+    """Whether to use torch.compile. auto: for the network and the class loss on CUDA where a compiler is installed; not
+    on a CPU."""
     optimizer: Annotated[SGDConfig | AdamWConfig, Field(discriminator="type")] = SGDConfig()
+    """Optimizer."""
     schedule: Annotated[StepsSchedule | CosineSchedule, Field(discriminator="type")] = StepsSchedule()
-    # lr is meant for this batch size; another one scales it by the rule. None: lr is taken as it is.
+    """Learning-rate schedule after the warm-up."""
     reference_batch_size: Count | None = 16
-    lr_scaling: Literal["linear", "sqrt"] = "linear"
-    warmup_steps: Annotated[int, Field(ge=0)] = 1000
-    warmup_factor: Share = 0.001  # of the learning rate at the first step
+    """Batch size that `lr` is given for; another `batch_size` scales it by `lr_scaling`. null: `lr` is not scaled."""
+    lr_scaling: LRScaling = "linear"
+    """How the learning rate grows with the batch size: in proportion to it, or to its square root."""
+    warmup_steps: CountOrZero = 1000
+    """Steps in which the learning rate grows linearly to its full value."""
+    warmup_factor: Share = 0.001
+    """Factor on the learning rate at the first step of the warm-up."""
     clip_norm: Positive | None = 10.0
-    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None  # averages the weights, and uses the average
-    init_from: str | None = None  # a checkpoint to start from; its classes are matched by name
-    # Where a gradient is not finite, nothing is changed: the run stops with a report, or that step alone is left out.
-    on_nonfinite: Literal["stop", "skip"] = "stop"
-    max_skipped: Count = 10  # steps left out before a run stops all the same
-    allow_local_norm: bool = False  # norm: batch on several processes, each with the statistics of its own images
-    log_every: Count = 20  # steps
-    save_every: Count | None = None  # steps; none: once an epoch
-    eval_every: Count | None = None  # steps; none: once an epoch; the last step is always evaluated
-    eval_batch_size: Count | None = None  # images that a process evaluates at once; none: batch_size
-    keep_checkpoints: Count = 2  # besides the best
-    best_metric: Literal["AP", "AP50", "AP75", "APs", "APm", "APl", "loss"] = "AP"  # decides best.pt and early_stop
-    early_stop: Count | None = None  # evaluations in a row without a better AP, after which a run ends
-    max_hours: Positive | None = None  # of training, over all its resumptions; then the run is saved and ends
-    stall_timeout: Positive = 600.0  # seconds without a step, after which stacks are written and the run ends
-    grace: Positive = 25.0  # seconds between a signal to stop and the end without saving
+    """Largest norm of the gradient; larger gradients are scaled down. null: no clipping."""
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay of the exponential moving average of the weights, which evaluation then uses; null: no average."""
+    init_from: Annotated[str | None, MAY_CHANGE_ON_RESUME] = None
+    """Checkpoint to start from; its classes are matched by name."""
+    on_nonfinite: Annotated[NonFiniteAction, MAY_CHANGE_ON_RESUME] = "stop"
+    """What to do about a gradient that is not finite. The weights never change; stop ends the run with a report, skip
+    skips the step."""
+    max_skipped: Annotated[Count, MAY_CHANGE_ON_RESUME] = 10
+    """Skipped steps after which the run stops nevertheless."""
+    allow_local_norm: Annotated[bool, MAY_CHANGE_ON_RESUME] = False
+    """Whether `norm: batch` is allowed on several processes, where each normalises with its own images only."""
+    log_every: Annotated[Count, MAY_CHANGE_ON_RESUME, NO_EFFECT_ON_RESULTS] = 20
+    """Steps between two log lines."""
+    save_every: Annotated[Count | None, MAY_CHANGE_ON_RESUME, NO_EFFECT_ON_RESULTS] = None
+    """Steps between two checkpoints; null: one epoch."""
+    eval_every: Count | None = None
+    """Steps between two evaluations; null: one epoch. The last step is always evaluated."""
+    eval_batch_size: Annotated[Count | None, MAY_CHANGE_ON_RESUME] = None
+    """Images that a process evaluates at once; null: `batch_size`."""
+    keep_checkpoints: Annotated[Count, MAY_CHANGE_ON_RESUME, NO_EFFECT_ON_RESULTS] = 2
+    """Latest checkpoints to keep, besides the best."""
+    best_metric: BestMetric = "AP"
+    """Metric that selects best.pt and that `early_stop` watches."""
+    early_stop: Annotated[Count | None, MAY_CHANGE_ON_RESUME] = None
+    """Consecutive evaluations without a better `best_metric` after which a run ends; null: never."""
+    max_hours: Annotated[Positive | None, MAY_CHANGE_ON_RESUME] = None
+    """Hours of training, over all resumed parts, after which the run is saved and ends; null: no limit."""
+    stall_timeout: Annotated[Positive, MAY_CHANGE_ON_RESUME, NO_EFFECT_ON_RESULTS] = 600.0
+    """Seconds without progress after which every process writes its stacks and the run ends."""
+    grace: Annotated[Positive, MAY_CHANGE_ON_RESUME, NO_EFFECT_ON_RESULTS] = 25.0
+    """Seconds that a run has to save after a stop signal, before it exits without saving."""
 
     @model_validator(mode="after")
     def one_length(self) -> Self:

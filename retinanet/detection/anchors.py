@@ -1,12 +1,11 @@
 """Anchors: the boxes that every prediction is measured from (Lin et al. 2017, section 4)."""
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-Rounding = Literal["none", "torchvision"]
+from retinanet.config.model import AnchorRounding
 
 
 class AnchorGenerator:
@@ -27,7 +26,7 @@ class AnchorGenerator:
         scales: tuple[float, ...] = (1.0, 2 ** (1 / 3), 2 ** (2 / 3)),
         aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0),
         offset: float = 0.0,
-        rounding: Rounding = "none",
+        rounding: AnchorRounding = "none",
     ):
         assert len(strides) == len(sizes), (strides, sizes)
         self.strides = strides
@@ -59,7 +58,7 @@ class AnchorGenerator:
 
 
 def cell_anchors(
-    size: float, scales: tuple[float, ...], aspect_ratios: tuple[float, ...], rounding: Rounding
+    size: float, scales: tuple[float, ...], aspect_ratios: tuple[float, ...], rounding: AnchorRounding
 ) -> Tensor:
     """The anchors of one cell around the origin: (ratios * scales, 4)."""
     scaled = torch.tensor([size * scale for scale in scales], dtype=torch.float64)

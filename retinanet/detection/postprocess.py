@@ -1,11 +1,10 @@
 """From predictions to detections (Lin et al. 2017, section 4, "Inference")."""
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
 from retinanet.config import PostprocessConfig
+from retinanet.config.model import ClassActivation
 from retinanet.detection.boxes import clip, decode
 from retinanet.detection.nms import nms_by_group
 from retinanet.structures import Detections, HeadOutputs
@@ -13,8 +12,6 @@ from retinanet.structures import Detections, HeadOutputs
 # Candidates of an image that suppression looks at first. Its time grows with their square, and what becomes of a box
 # depends on better ones alone: where the best of them leave enough detections, the others need no look.
 FIRST_LOOK = 1000
-
-ClassActivation = Literal["sigmoid", "softmax"]
 
 
 class Postprocess:

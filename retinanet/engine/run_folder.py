@@ -7,6 +7,7 @@ from typing import Any
 
 from retinanet.checkpoint.file import Checkpoint
 from retinanet.config import Config
+from retinanet.config.facts import may_change_on_resume
 from retinanet.errors import InputError, make_folder
 from retinanet.formats.dataset import Dataset
 from retinanet.runtime.distributed import launch_id
@@ -17,24 +18,6 @@ MARKER = "environment.json"  # its presence marks a folder as a run's
 RUN_FILES = ("config.yaml", "metrics.jsonl", "log.txt", "tensorboard", CHECKPOINTS)
 RESULT_FILES = ("evaluation.json", "detections.json", "profile", "preempted", UNREADABLE_FILE)
 RESULT_PATTERNS = ("nonfinite_step_*.pt", "stall_rank*.txt", "failure_rank*.txt")
-# Keys whose value may change when a run is resumed, since no weight depends on them. Images may have moved.
-FREE_KEYS = {
-    *(
-        "data.train",
-        "data.val",
-        "data.workers",
-        "data.max_pixels",
-        "device",
-        "inference",
-        "postprocess",
-        "model.backbone.weights",
-        "model.num_classes",
-    ),
-    *("data.max_unreadable", "model.backbone.checkpoint_activations"),
-    *("train.compile", "train.log_every", "train.save_every", "train.keep_checkpoints", "train.accumulate"),
-    *("train.on_nonfinite", "train.max_skipped", "train.allow_local_norm", "train.init_from"),
-    *("train.early_stop", "train.eval_batch_size", "train.max_hours", "train.stall_timeout", "train.grace"),
-}
 
 
 def check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
@@ -90,7 +73,7 @@ def check_same_run(path: Path, checkpoint: Checkpoint, cfg: Config, data: Datase
         )
     before, after = flat_config(checkpoint.config), flat_config(cfg)
     for key in sorted(before.keys() | after.keys()):
-        if before.get(key) != after.get(key) and not any(f"{key}.".startswith(f"{free}.") for free in FREE_KEYS):
+        if before.get(key) != after.get(key) and not may_change_on_resume(key):
             raise InputError(
                 f"{path}: cannot resume with a different {key}: it was {before.get(key)}, now {after.get(key)}; "
                 "restore it, or start a new run"

@@ -1,9 +1,9 @@
 """Feature pyramid (Lin et al. 2017, "Feature Pyramid Networks"), P3 to P7."""
 
-from typing import Literal
-
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from retinanet.config.model import P6Source
 
 
 class FeaturePyramid(nn.Module):
@@ -15,7 +15,7 @@ class FeaturePyramid(nn.Module):
         p6_from: "c5" is the paper's, "p5" that of some later code. P7 is made from ReLU(P6).
     """
 
-    def __init__(self, in_channels: tuple[int, ...], channels: int, *, p6_from: Literal["c5", "p5"] = "c5"):
+    def __init__(self, in_channels: tuple[int, ...], channels: int, *, p6_from: P6Source = "c5"):
         super().__init__()
         self.p6_from = p6_from
         self.laterals = nn.ModuleList(nn.Conv2d(count, channels, 1) for count in in_channels)

@@ -1,15 +1,12 @@
 """The class and the box subnet (Lin et al. 2017, section 4), each shared over all pyramid levels."""
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from retinanet.detection.postprocess import ClassActivation
+from retinanet.config.model import ClassActivation, HeadNorm
 from retinanet.model.norm import norm_layer
-
-HeadNorm = Literal["none", "group"]
 
 
 class RetinaNetHead(nn.Module):

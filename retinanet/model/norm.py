@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,9 +9,9 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 from torchvision.ops import FrozenBatchNorm2d
 
+from retinanet.config.model import Norm
 from retinanet.runtime.distributed import world_size
 
-Norm = Literal["frozen", "batch", "sync", "group"]
 GROUPS = 32
 
 

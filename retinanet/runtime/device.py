@@ -5,10 +5,11 @@ import os
 import shutil
 import sysconfig
 from pathlib import Path
-from typing import Literal
 
 import torch
 
+from retinanet.config.base import Precision
+from retinanet.config.train import CompileSetting
 from retinanet.errors import InputError
 from retinanet.runtime.distributed import local_device
 
@@ -32,7 +33,7 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def resolve_precision(device: torch.device, precision: str) -> torch.dtype:
+def resolve_precision(device: torch.device, precision: Precision) -> torch.dtype:
     """The type the network computes in. "auto" is bfloat16 where the hardware has it, else float32."""
     if precision == "auto":
         return torch.bfloat16 if has_bfloat16(device) else torch.float32
@@ -60,7 +61,7 @@ def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 
-def resolve_compile(device: torch.device, setting: Literal["auto"] | bool) -> bool:
+def resolve_compile(device: torch.device, setting: CompileSetting) -> bool:
     """Whether to compile for training. "auto" is where it pays: on CUDA, with a compiler at hand.
 
     On a CPU the eager class loss is the faster one, and convolutions, most of the step, are the same. The assignment is

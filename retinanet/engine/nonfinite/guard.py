@@ -1,12 +1,13 @@
 """Steps whose gradient is not finite: found and undone on the device, and told when the log is read anyway."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
+from retinanet.config.train import NonFiniteAction
 from retinanet.errors import InputError
 
 # In a row, the scale of the gradient has fallen by 2**40: what still overflows then is not a matter of the scale.
@@ -51,7 +52,7 @@ class NonFiniteGuard:
         optimizer: Optimizer,
         device: torch.device,
         *,
-        action: Literal["stop", "skip"],
+        action: NonFiniteAction,
         limit: int,
         scaled: bool = False,
     ):

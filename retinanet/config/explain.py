@@ -1,0 +1,115 @@
+"""Validation error -> one line for each problem: key, value found, value expected, nearest known key."""
+
+import difflib
+import json
+import typing
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from retinanet.config.base import models_in
+from retinanet.config.data import MergedClass
+from retinanet.config.schema import Config
+from retinanet.config.yaml_loader import yaml_type
+
+
+def explain(error: ValidationError, values: dict[str, Any]) -> list[str]:
+    """Describe each problem that the schema found in `values`, one line each."""
+    return [_explain_one(item, values) for item in error.errors(include_url=False) if _is_informative(item)]
+
+
+def _is_informative(item: Any) -> bool:
+    """Whether an item concerns the form that the value has.
+
+    Pydantic reports an error for every form that a key allows, and counts a list only after removing its bad items.
+    """
+    kind, form, found = item["type"], item["loc"][-1:], item["input"]
+    if form == ("str",) and kind == "string_type":
+        return not isinstance(found, dict)
+    if form == (MergedClass.__name__,) and kind in ("dict_type", "model_type", "model_attributes_type"):
+        return False
+    return kind != "too_short" or len(found) < item["ctx"]["min_length"]
+
+
+def _explain_one(item: Any, values: dict[str, Any]) -> str:
+    location, kind, found = item["loc"], item["type"], item["input"]
+    is_key = kind in ("extra_forbidden", "missing")  # the location ends in a key, never in the tag of a union
+    owners, key = _walk(location, values, is_key=is_key)
+    if kind == "extra_forbidden":
+        known = sorted({field for owner in owners for field in owner.model_fields})
+        near = difflib.get_close_matches(str(location[-1]), known, 1, 0.6)
+        return f"{key}: unknown key; " + (f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}")
+    if kind == "missing":
+        return f"{key}: missing, and it has no default"
+    if kind.startswith("union_tag"):
+        tags = [tag for owner in owners for tag in _tags(owner)]
+        tag = found.get("type") if isinstance(found, dict) else None
+        near = difflib.get_close_matches(tag, tags, 1, 0.6) if isinstance(tag, str) else []
+        shown = "missing" if tag is None else f"found {_shown(tag)}"
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return f"{key}.type: {shown}, expected one of {', '.join(map(repr, tags))}{hint}"
+    if kind == "value_error":
+        return f"{key or 'the configuration'}: {item['ctx']['error']}"
+    if kind == "json_invalid":
+        return "contains text that is not Unicode, expected plain text"
+    expected = _EXPECTED.get(kind) or item["msg"].removeprefix("Input should be ").removeprefix("a valid ")
+    if kind in ("too_short", "too_long"):
+        side, limit = ("least", "min_length") if kind == "too_short" else ("most", "max_length")
+        expected = f"at {side} {item['ctx'][limit]} of them"
+    if kind == "string_type" and not isinstance(found, list | dict):
+        expected += ", in quotes"
+    found_kind = "" if found is None or isinstance(found, bool) else f" ({yaml_type(found)})"
+    return f"{key}: found {_shown(found)}{found_kind}, expected {expected}"
+
+
+_EXPECTED = {  # in the terms of YAML; pydantic's are those of JSON
+    "dict_type": "a mapping of keys to values",
+    "model_type": "a mapping of keys to values",
+    "model_attributes_type": "a mapping of keys to values",
+    "tuple_type": "a list",
+    "string_type": "text",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+}
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) < 80 else text[:77] + "..."
+
+
+def _walk(
+    location: tuple[str | int, ...], values: dict[str, Any], *, is_key: bool
+) -> tuple[list[type[BaseModel]], str]:
+    """Find the records that own the last key of a location, or are its value, and the key as a user writes it.
+
+    A location also contains the tags of unions, and position 0 of a source that is written without a list. No file
+    contains them, so they are skipped.
+    """
+    owners: list[type[BaseModel]] = [Config]
+    key: list[str] = []
+    here: Any = values
+    for position, part in enumerate(location):
+        is_last = position == len(location) - 1
+        if isinstance(part, int):
+            if isinstance(here, list):
+                key.append(str(part))
+                here = here[part] if part < len(here) else None
+            continue
+        fields = [owner.model_fields[part] for owner in owners if part in owner.model_fields]
+        if not fields and not (is_last and is_key):
+            owners = [owner for owner in owners if part in _tags(owner)] or owners
+            continue
+        key.append(part)
+        here = here.get(part) if isinstance(here, dict) else None
+        if not (is_last and is_key):
+            owners = [model for field in fields for model in models_in(field.annotation)]
+    return owners, ".".join(key)
+
+
+def _tags(model: type[BaseModel]) -> tuple[str, ...]:
+    """What pydantic puts into a location for a member of a union."""
+    field = model.model_fields.get("type")
+    return (model.__name__,) if field is None else typing.get_args(field.annotation)

@@ -1,0 +1,39 @@
+"""Facts about config keys, read from the fields of the schema.
+
+A key that the schema lacks has no facts: it must not change on resume, and it affects results.
+"""
+
+from pydantic.fields import FieldInfo
+
+from retinanet.config.base import KeyFact, StrictModel, models_in
+from retinanet.config.schema import Config
+
+
+def may_change_on_resume(key: str) -> bool:
+    """Whether a resumed run may have a different value of a dotted key, such as `train.grace`."""
+    return _has_fact(key, KeyFact.MAY_CHANGE_ON_RESUME)
+
+
+def affects_results(key: str) -> bool:
+    """Whether the weights and metrics of a run depend on a dotted key."""
+    return not _has_fact(key, KeyFact.NO_EFFECT_ON_RESULTS)
+
+
+def _has_fact(key: str, fact: KeyFact) -> bool:
+    return any(fact in field.metadata for field in fields_on_path(key))
+
+
+def fields_on_path(key: str) -> list[FieldInfo]:
+    """Fields from the root of the schema to a dotted key; where a part may be one of several records, those of each.
+
+    The list is empty if the schema has no such key.
+    """
+    path: list[FieldInfo] = []
+    owners: list[type[StrictModel]] = [Config]
+    for part in key.split("."):
+        fields = [owner.model_fields[part] for owner in owners if part in owner.model_fields]
+        if not fields:
+            return []
+        path += fields
+        owners = [model for field in fields for model in models_in(field.annotation)]
+    return path

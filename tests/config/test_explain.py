@@ -1,0 +1,172 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from retinanet.config.load import (
+    config_from_values,
+)
+from retinanet.errors import InputError
+from tests.helpers.config_errors import error_message, only_problem
+
+TRAIN = "train: {epochs: 1}\n"
+
+
+# ---- unknown keys
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("devcie: cpu", "devcie: unknown key; did you mean 'device'?"),
+        ("xyzzy: 1",
+         "xyzzy: unknown key; known here: assignment, data, device, inference, loss, model, postprocess, train"),
+        ("data: {resize: {shortr: 3}}", "data.resize.shortr: unknown key; did you mean 'shorter'?"),
+        ("model: {anchors: {size: []}}", "model.anchors.size: unknown key; did you mean 'sizes'?"),
+        ("loss: {classification: {type: focal, gama: 2}}",
+         "loss.classification.gama: unknown key; did you mean 'gamma'?"),
+        ("loss: {box: {type: giou, beta: 1}}", "loss.box.beta: unknown key; known here: type"),
+        ("loss: {box: {type: smooth_l1, bta: 1}}", "loss.box.bta: unknown key; did you mean 'beta'?"),
+        ("data: {transforms: [{type: resize}, {type: scale_jitter}, {type: color, brightnes: 1}]}",
+         "data.transforms.2.brightnes: unknown key; did you mean 'brightness'?"),
+        # A key with the same name as the tag of its part.
+        ("data: {transforms: [{type: resize}, {type: flip, flip: 1}]}",
+         "data.transforms.1.flip: unknown key; known here: p, type"),
+        ("data: {classes: [a, {name: b, merge: [c], mrege: [d]}]}",
+         "data.classes.1.mrege: unknown key; did you mean 'merge'?"),
+        ("data: {train: {images: a, annotations: b, imges: c}}",
+         "data.train.imges: unknown key; did you mean 'images'?"),
+        ("data: {val: [{images: a, annotations: b}, {images: a, annotations: b, imges: c}]}",
+         "data.val.1.imges: unknown key; did you mean 'images'?"),
+        ("<<: {device: cpu}",
+         "<<: unknown key; known here: assignment, data, device, inference, loss, model, postprocess, train"),
+    ],
+)  # fmt: skip
+def test_unknown_key_names_the_nearest_known_key(write, text, line):
+    assert only_problem(write(TRAIN + text)) == line
+
+
+def test_typo_in_a_union_offers_only_the_keys_of_the_chosen_part(write):
+    # adamw has `betas`, sgd has `momentum`: neither is offered for the other.
+    assert only_problem(write("train: {epochs: 1, optimizer: {type: sgd, beta: 1}}")).startswith(
+        "train.optimizer.beta: unknown key; known here: lr, momentum"
+    )
+    assert only_problem(write("train: {epochs: 1, optimizer: {type: adamw, beta: 1}}")).endswith(
+        "did you mean 'betas'?"
+    )
+
+
+def test_all_problems_are_listed_at_once(write):
+    message = error_message(write("train: {epochs: 1, batchsize: 2, seed: x}\ndevice: 3\n"))
+    assert message.splitlines() == [
+        "mine.yaml: 3 problem(s) in the configuration",
+        '  train.seed: found "x" (text), expected a whole number',
+        "  train.batchsize: unknown key; did you mean 'batch_size'?",
+        "  device: found 3 (whole number), expected text, in quotes",
+    ]
+
+
+# ---- wrong values
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("train: {epochs: true}", "train.epochs: found true, expected a number"),
+        ("train: {epochs: '10'}", 'train.epochs: found "10" (text), expected a number'),
+        ("train: {steps: '10'}", 'train.steps: found "10" (text), expected a whole number'),
+        ("train: {steps: 10.0}", "train.steps: found 10.0 (number), expected a whole number"),
+        ("train: {steps: 0}", "train.steps: found 0 (whole number), expected greater than or equal to 1"),
+        ("train: {epochs: .nan}", "train.epochs: found NaN (number), expected a finite number"),
+        ("train: {epochs: 1e999}", "train.epochs: found Infinity (number), expected a finite number"),
+        ("train: {epochs: 1, seed: 017}", 'train.seed: found "017" (text), expected a whole number'),
+        ("train: {epochs: 1, seed: 12:30}", 'train.seed: found "12:30" (text), expected a whole number'),
+        ("train: {epochs: 1, seed: 1_000}", 'train.seed: found "1_000" (text), expected a whole number'),
+        ("train: [1]", "train: found [1] (list), expected a mapping of keys to values"),
+        ("train:", "train: found null, expected a mapping of keys to values"),
+        ("", "train: neither epochs nor steps given; set exactly one, the other is null"),
+        ("train: {}", "train: neither epochs nor steps given; set exactly one, the other is null"),
+        (TRAIN + "data: {strict: 1}", "data.strict: found 1 (whole number), expected true or false"),
+        (TRAIN + "data: {transforms: {type: resize}}",
+         'data.transforms: found {"type": "resize"} (mapping), expected a list'),
+        (TRAIN + "data: {transforms: [resize]}",
+         'data.transforms.0: found "resize" (text), expected a mapping of keys to values'),
+        (TRAIN + "data: {transforms: [{type: flp}]}",
+         "data.transforms.0.type: found \"flp\", expected one of 'resize', 'scale_jitter', 'flip', 'color'; "
+         "did you mean 'flip'?"),
+        (TRAIN + "data: {transforms: [{type: scale_jitter, min: 2}]}", "data.transforms.0: min 2.0 is above max 1.25"),
+        (TRAIN + "loss: {box: {beta: x}}", 'loss.box.beta: found "x" (text), expected a number'),
+        (TRAIN + "loss: {box: {type: 3}}",
+         "loss.box.type: found 3, expected one of 'smooth_l1', 'giou', 'diou', 'ciou'"),
+        (TRAIN + "loss: {box: giou}", 'loss.box: found "giou" (text), expected a mapping of keys to values'),
+        (TRAIN + "loss: {classification: {type: focal_loss}}",
+         "loss.classification.type: found \"focal_loss\", expected one of 'focal', 'cross_entropy', "
+         "'softmax_focal', 'focal_star', 'hinge', 'ohem', 'quality_focal', 'varifocal'; did you mean 'focal_star'?"),
+        (TRAIN + "loss: {classification: {type: hinge, gamma: 2}}",
+         "loss.classification.gamma: unknown key; known here: type"),
+        (TRAIN + "loss: {classification: {alpha: 2}}",
+         "loss.classification.alpha: found 2 (whole number), expected less than or equal to 1"),
+        (TRAIN + "loss: {classification: {alpha: true}}", "loss.classification.alpha: found true, expected a number"),
+        (TRAIN + "loss: {classification: {alpha: frequency}}",
+         'loss.classification.alpha: found "frequency" (text), expected \'inverse_frequency\''),
+        (TRAIN + "loss: {classification: {alpha: [0.5, 2]}}",
+         "loss.classification.alpha.1: found 2 (whole number), expected less than or equal to 1"),
+        (TRAIN + "loss: {classification: {alpha: []}}",
+         "loss.classification.alpha: found [] (list), expected at least 1 of them"),
+        (TRAIN + "loss: {classification: {type: ohem, nms_iou: x}}",
+         'loss.classification.nms_iou: found "x" (text), expected a number'),
+        (TRAIN + "data: {classes: [3]}", "data.classes.0: found 3 (whole number), expected text, in quotes"),
+        (TRAIN + "data: {classes: [no]}", "data.classes.0: found false, expected text, in quotes"),
+        (TRAIN + "data: {classes: [{name: a, merge: []}]}",
+         "data.classes.0.merge: found [] (list), expected at least 1 of them"),
+        (TRAIN + "data: {classes: [{name: a}]}", "data.classes.0.merge: missing, and it has no default"),
+        (TRAIN + "data: {train: [{images: a}]}", "data.train.0.annotations: missing, and it has no default"),
+        (TRAIN + "data: {train: {images: a}}", "data.train.annotations: missing, and it has no default"),
+        (TRAIN + "data: {resize: {shorter: [x]}}",
+         'data.resize.shorter.0: found "x" (text), expected a whole number'),
+        (TRAIN + "data: {resize: {shorter: 0}}",
+         "data.resize.shorter: found 0 (whole number), expected greater than or equal to 1"),
+        (TRAIN + "model: {anchors: {sizes: [1, 2]}}",
+         "model.anchors: 5 strides but 2 sizes; give one of each per level"),
+        (TRAIN + "assignment: {type: ats}",
+         "assignment.type: found \"ats\", expected one of 'iou', 'atss'; did you mean 'atss'?"),
+        (TRAIN + "assignment: {fg_iou: 0.1}", "assignment: bg_iou 0.4 is above fg_iou 0.1"),
+        (TRAIN + "assignment: {type: atss, fg_iou: 0.5}",
+         "assignment.fg_iou: unknown key; known here: anchors_per_level, ignore_ioa, type"),
+        (TRAIN + "assignment: [iou]", 'assignment: found ["iou"] (list), expected a mapping of keys to values'),
+        (TRAIN + "model: {mean: [1, 2, 3, 4]}", "model.mean: found [1, 2, 3, 4] (list), expected at most 3 of them"),
+        (TRAIN + 'device: "\\ud800"',
+         "contains text that is not Unicode, expected plain text"),
+    ],
+)  # fmt: skip
+def test_wrong_value_reports_found_and_expected(write, text, line):
+    assert only_problem(write(text)) == line
+
+
+def test_unknown_backbone_lists_known_ones(write):
+    line = only_problem(write(TRAIN + "model: {backbone: {name: resnet52}}"))
+    assert line.startswith("model.backbone.name: found \"resnet52\" (text), expected 'resnet18', 'resnet34'")
+
+
+def test_long_values_are_shortened(write):
+    assert len(only_problem(write(TRAIN + f"data: {{workers: {'x' * 5000}}}"))) < 200
+
+
+SCALARS = st.none() | st.booleans() | st.integers(-5, 5) | st.floats() | st.text(max_size=4)
+KEYS = st.sampled_from(
+    ["train", "data", "transforms", "type", "flip", "classes", "merge", "name", "MergedClass", "str"]
+)
+VALUES = st.recursive(SCALARS, lambda v: st.lists(v, max_size=3) | st.dictionaries(KEYS, v, max_size=4), max_leaves=12)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    section=st.sampled_from(["data", "loss", "model", "train", "device"]),
+    key=st.sampled_from(["transforms", "classes", "train", "resize", "anchors", "box", "optimizer", "epochs"]),
+    value=VALUES,
+)
+def test_any_value_is_accepted_or_explained(section, key, value):
+    try:
+        config_from_values({"train": {"epochs": 1}, section: {key: value}}, source="any value")
+    except InputError as error:
+        lines = str(error).splitlines()
+        assert len(lines) > 1 and all(line.strip() for line in lines)

@@ -1,0 +1,96 @@
+"""Facts on fields against the lists that they replaced, over every key that the schema has."""
+
+import pytest
+
+from retinanet.config import Config, StrictModel
+from retinanet.config.base import models_in
+from retinanet.config.facts import affects_results, fields_on_path, may_change_on_resume
+
+MAY_CHANGE = {
+    "data.train",
+    "data.val",
+    "data.workers",
+    "data.max_pixels",
+    "data.max_unreadable",
+    "device",
+    "inference",
+    "postprocess",
+    "model.backbone.weights",
+    "model.backbone.checkpoint_activations",
+    "model.num_classes",
+    "train.accumulate",
+    "train.allow_local_norm",
+    "train.compile",
+    "train.early_stop",
+    "train.eval_batch_size",
+    "train.grace",
+    "train.init_from",
+    "train.keep_checkpoints",
+    "train.log_every",
+    "train.max_hours",
+    "train.max_skipped",
+    "train.on_nonfinite",
+    "train.save_every",
+    "train.stall_timeout",
+}
+NO_EFFECT = {
+    "device",
+    "data.workers",
+    "train.compile",
+    "train.grace",
+    "train.keep_checkpoints",
+    "train.log_every",
+    "train.save_every",
+    "train.stall_timeout",
+}
+
+
+def keys_of(model: type[StrictModel], prefix: str = "") -> set[str]:
+    """Dotted keys of a section, of every member of each union; a section is a key as well."""
+    keys = set()
+    for name, field in model.model_fields.items():
+        keys.add(prefix + name)
+        for part in models_in(field.annotation):
+            keys |= keys_of(part, f"{prefix}{name}.")
+    return keys
+
+
+ALL_KEYS = keys_of(Config)
+
+
+def is_in(key: str, listed: set[str]) -> bool:
+    return any(f"{key}.".startswith(f"{entry}.") for entry in listed)
+
+
+def test_keys_that_may_change_on_resume():
+    assert {key for key in ALL_KEYS if may_change_on_resume(key)} == {key for key in ALL_KEYS if is_in(key, MAY_CHANGE)}
+    assert {key for key in MAY_CHANGE if key not in ALL_KEYS} == set()
+
+
+def test_keys_without_effect_on_results():
+    assert {key for key in ALL_KEYS if not affects_results(key)} == NO_EFFECT
+
+
+def test_keys_of_every_union_member_have_facts():
+    for key in (
+        "loss.classification.nms_iou",
+        "loss.classification.alpha",
+        "train.optimizer.betas",
+        "assignment.bg_iou",
+    ):
+        assert not may_change_on_resume(key)
+        assert affects_results(key)
+
+
+@pytest.mark.parametrize("key", ["", "nothing", "train.nothing", "train.grace.nothing", "inference.nothing"])
+def test_key_that_the_schema_lacks_has_no_facts(key):
+    assert not may_change_on_resume(key)
+    assert affects_results(key)
+
+
+def test_path_has_the_field_of_each_part():
+    assert [field.description for field in fields_on_path("data.resize.divisor")] == [
+        "Annotation sources, classes, resizing and augmentation.",
+        "Image sizes and padded shapes.",
+        "The sides of padded shapes are multiples of this.",
+    ]
