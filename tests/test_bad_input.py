@@ -183,7 +183,8 @@ def test_folder_that_holds_a_run(train_refused, tmp_path):
     (tmp_path / "run" / "config.yaml").write_text("kept")
     (tmp_path / "run" / "environment.json").write_text("{}")
     assert train_refused() == (
-        f"{tmp_path / 'run'}: holds a run; go on with --resume, replace it with --overwrite, or name another folder"
+        f"{tmp_path / 'run'}: holds a run; continue it with --resume, replace it with --overwrite, or name another "
+        "folder"
     )
     assert (tmp_path / "run" / "config.yaml").read_text() == "kept"
 
@@ -203,11 +204,11 @@ def test_output_that_cannot_be_written(refused, tiny_overrides, tmp_path, below)
 def test_eval_of_something_else(refused, not_a_checkpoint, tmp_path):
     assert refused(eval_tool, tmp_path / "gone.pt").startswith(f"{tmp_path / 'gone.pt'}: no such checkpoint; ")
     message = refused(eval_tool, not_a_checkpoint)
-    start = f"{not_a_checkpoint}: is not a checkpoint of this framework: it is no archive of torch.save; "
+    start = f"{not_a_checkpoint}: not a checkpoint of this framework: it is no archive of torch.save; "
     assert message.startswith(start)
-    assert message.endswith("name a file that training wrote")
+    assert message.endswith("name a file written by training")
     torch.save({"model": {}}, tmp_path / "other.pt")
-    assert "holds something else than a 'retinanet checkpoint 2'" in refused(eval_tool, tmp_path / "other.pt")
+    assert "not a 'retinanet checkpoint 3'" in refused(eval_tool, tmp_path / "other.pt")
 
 
 def test_damaged_checkpoint(refused, checkpoint, tmp_path):
@@ -216,7 +217,7 @@ def test_damaged_checkpoint(refused, checkpoint, tmp_path):
     copy = tmp_path / checkpoint.name
     copy.write_bytes(content)
     (tmp_path / f"{copy.name}.sha256").write_bytes(checkpoint.with_name(checkpoint.name + ".sha256").read_bytes())
-    assert refused(eval_tool, copy).startswith(f"{copy}: is damaged, its checksum differs from ")
+    assert refused(eval_tool, copy).startswith(f"{copy}: damaged: checksum differs from ")
 
 
 def test_eval_overrides(refused, checkpoint):
@@ -246,7 +247,7 @@ def test_eval_output_that_cannot_be_written(refused, checkpoint, tmp_path, monke
 
 def test_predict_without_a_checkpoint(refused, not_a_checkpoint, shapes, tmp_path):
     message = refused(predict_tool, not_a_checkpoint, shapes / "val", "--output", tmp_path / "found")
-    assert "is not a checkpoint of this framework" in message
+    assert "not a checkpoint of this framework" in message
     assert not (tmp_path / "found").exists()
 
 

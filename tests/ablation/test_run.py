@@ -56,7 +56,7 @@ def no_training(monkeypatch):
     def instead(cfg, folder, *, resume):
         assert resume
         started.append(named(cfg))
-        return TrainResult(folder, 2, {"AP": 0.25, "APl": float("nan")}, 0.25, None, 1.0)
+        return TrainResult(folder, 2, {"AP": 0.25, "APl": float("nan")}, 0.25, "AP", None, 1.0)
 
     monkeypatch.setattr(run, "train", instead)
     return started
@@ -86,7 +86,7 @@ def test_a_whole_table(ablate, tmp_path, monkeypatch, capsys):
     assert trained == [tmp_path / "out/runs" / results[3]["config_hash"]]
     # Nothing was left to do: its one training step of this start would have been logged anew.
     log = (trained[0] / "log.txt").read_text()
-    assert "going on from" in log and log.count("step 2 of 2: loss") == 1
+    assert "resuming from" in log and log.count("step 2 of 2: loss") == 1
     again = lines(tmp_path / "out")
     assert again[:3] == results[:3] and again[3]["metrics"] == results[3]["metrics"]
     assert ablate() == 0 and len(trained) == 1
@@ -195,7 +195,7 @@ def test_a_mistake_of_the_user_ends_it_without_a_traceback(ablate, tmp_path, no_
 
 
 def test_a_run_that_is_told_to_stop_is_no_result(ablate, tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "train", lambda cfg, folder, **rest: TrainResult(folder, 1, {}, 0.0, "SIGTERM", 1.0))
+    monkeypatch.setattr(run, "train", lambda cfg, folder, **rest: TrainResult(folder, 1, {}, 0.0, "AP", "SIGTERM", 1.0))
     assert ablate() == EXIT_STOPPED
     assert not (tmp_path / "out/results.jsonl").exists()
 
