@@ -75,7 +75,7 @@ def test_a_run_goes_on_and_another_begins_with_its_weights(run, overrides, tmp_p
     straight = read_checkpoint(last)
     last.unlink()
     again = train(load_config("quickstart", overrides), run.folder, resume=True)
-    assert "going on from" in (again.folder / "log.txt").read_text()
+    assert "resuming from" in (again.folder / "log.txt").read_text()
     for name, value in read_checkpoint(last).weights().items():
         assert torch.equal(value, straight.weights()[name]), name
 

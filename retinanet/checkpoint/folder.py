@@ -96,6 +96,20 @@ class CheckpointFolder:
         self._link("best.pt", path)
         self._remove_old()
 
+    def check_saved(self, step: int) -> None:
+        """Check that the checkpoint of a step exists, once its write has finished.
+
+        Raises:
+            InputError: it could not be written.
+        """
+        path = self.path_of(step)
+        if not path.exists():
+            intact = ", ".join(file.name for file in self.files()) or "none"
+            raise InputError(
+                f"{path}: could not be written, see the warnings above; intact checkpoints: {intact}. Free disk space, "
+                "and continue from there with --resume"
+            )
+
     def last_intact(self) -> tuple[Path, Checkpoint] | tuple[None, None]:
         """The newest intact checkpoint and its path, for the only process that is about to write here.
 

@@ -293,21 +293,6 @@ def finish(run: Run, result: TrainResult) -> None:
     done = f"stopped by {result.stopped_by} after" if result.stopped_by else "trained"
     log.info("%s %d steps; checkpoints are in %s", done, result.step, run.checkpoints.folder)
     # Every process raises: otherwise torchrun would kill the others as soon as one exits with an error.
-    on_main(lambda: check_saved(run))
+    on_main(lambda: run.checkpoints.check_saved(result.step))
     if result.is_preempted and is_main():
         write_preempted(run.folder, step=result.step, signal_name=result.stopped_by)
-
-
-def check_saved(run: Run) -> None:
-    """Check that the checkpoint of the current step exists.
-
-    Raises:
-        InputError: the disk did not take it.
-    """
-    path = run.checkpoints.path_of(run.state.step)
-    if not path.exists():
-        intact = ", ".join(file.name for file in run.checkpoints.files()) or "none"
-        raise InputError(
-            f"{path}: could not be written, see the warnings above; intact checkpoints: {intact}. Free disk space, and "
-            "continue from there with --resume"
-        )

@@ -56,7 +56,7 @@ def no_training(monkeypatch):
     def fake_train(cfg, folder, *, resume):
         assert resume
         started.append(named(cfg))
-        return TrainResult(folder, 2, {"AP": 0.25, "APl": float("nan")}, 0.25, None, 1.0)
+        return TrainResult(folder, 2, {"AP": 0.25, "APl": float("nan")}, 0.25, "AP", None, 1.0)
 
     monkeypatch.setattr(run, "train", fake_train)
     return started
@@ -197,7 +197,7 @@ def test_input_error_in_a_run_ends_the_command_without_a_traceback(
 
 
 def test_preempted_run_is_not_recorded(ablate, tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "train", lambda cfg, folder, **rest: TrainResult(folder, 1, {}, 0.0, "SIGTERM", 1.0))
+    monkeypatch.setattr(run, "train", lambda cfg, folder, **rest: TrainResult(folder, 1, {}, 0.0, "AP", "SIGTERM", 1.0))
     assert ablate() == EXIT_STOPPED
     assert not (tmp_path / "out/results.jsonl").exists()
 

@@ -1,44 +1,12 @@
-import itertools
 import os
-import signal
-import subprocess
-import sys
-import time
-import traceback
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 
-from retinanet.checkpoint.file import Checkpoint, DamagedCheckpoint, read_checkpoint
+from retinanet.checkpoint.file import DamagedCheckpoint, read_checkpoint
 from retinanet.checkpoint.folder import CheckpointFolder
 from retinanet.errors import InputError
-from tests.helpers.checkpoints import checkpoint_of
-from tests.processes import ENVIRONMENT, REPO
-
-
-def filled(step: int, value: float | None = None) -> Checkpoint:
-    """A checkpoint whose weights all have one value, by default that of the step."""
-    return checkpoint_of(step, model={"weight": torch.full((1000,), float(step if value is None else value))})
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
-def step_files(*steps: int) -> list[str]:
-    return sorted(name for step in steps for name in (f"step_{step:08d}.pt", f"step_{step:08d}.pt.sha256"))
-
-
-def flip_a_bit(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-
-
-def cut_off(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:1000])
+from tests.helpers.checkpoints import checkpoint_of, cut_off, filled, flip_a_bit, names, step_files
 
 
 def test_saved_checkpoint_is_read_back(tmp_path):
@@ -218,115 +186,3 @@ def test_newest_file_that_is_no_checkpoint_is_refused_and_not_renamed(tmp_path):
     with pytest.raises(InputError, match="not a 'retinanet checkpoint 3'"):
         folder.last_intact()
     assert names(tmp_path) == before
-
-
-# ---- kills
-
-WRITER = """
-import sys, torch
-from pathlib import Path
-from retinanet.checkpoint.folder import CheckpointFolder
-from tests.helpers.checkpoints import checkpoint_of
-folder = CheckpointFolder(Path(sys.argv[1]), keep=2)
-step = 0
-while True:
-    step += 1
-    for _ in range(int(sys.argv[2])):
-        folder.save(checkpoint_of(step, model={"weight": torch.full((2_000_000,), float(step))}))
-    print(step, flush=True)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("times", [1, 3])
-@pytest.mark.parametrize("delay", [0.0, 0.004, 0.011, 0.023])
-def test_kill_while_writing_leaves_an_intact_last_checkpoint(tmp_path, delay, times):
-    """Also if each step is saved several times."""
-    writer = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(tmp_path), str(times)],
-        env={**os.environ, **ENVIRONMENT},
-        cwd=REPO,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    for _ in range(3):
-        written = int(writer.stdout.readline())
-    time.sleep(delay)
-    writer.send_signal(signal.SIGKILL)
-    writer.wait()
-    last = read_checkpoint(tmp_path / "last.pt")
-    assert last.step >= written
-    assert torch.equal(last.state["model"]["weight"], torch.full((2_000_000,), float(last.step)))
-    path, newest = CheckpointFolder(tmp_path, keep=2).last_intact()
-    assert path == max(tmp_path.glob("step_????????.pt"))  # none had to be skipped
-    assert newest.step >= last.step
-
-
-def killed_after(changes: int, action: Callable[[], None]) -> bool:
-    """Run an action in a child process that kills itself after `changes` changes on disk; whether it was killed."""
-    child = os.fork()
-    if child == 0:
-
-        def killing(function: Callable) -> Callable:
-            def call(*arguments, **keywords):
-                nonlocal changes
-                result = function(*arguments, **keywords)
-                changes -= 1
-                if changes == 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return result
-
-            return call
-
-        for name in ("replace", "rename", "fsync", "unlink", "symlink"):
-            setattr(os, name, killing(getattr(os, name)))
-        try:
-            action()
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert status in (0, -signal.SIGKILL)
-    return status != 0
-
-
-@pytest.mark.parametrize("step", [1, 2], ids=["same step again", "next step"])
-def test_kill_between_any_two_changes_on_disk_leaves_intact_checkpoints(tmp_path, step):
-    for changes in itertools.count(1):
-        path = tmp_path / str(changes)
-        folder = CheckpointFolder(path, keep=1)
-        folder.save(filled(1))
-        folder.mark_best(1)
-        killed = killed_after(changes, lambda folder=folder: folder.mark_best(folder.save(filled(step, 2.0)) and step))
-        for link in ("last.pt", "best.pt"):
-            assert read_checkpoint(path / link).state["model"]["weight"][0] in (1.0, 2.0)
-        assert folder.last_intact()[0] == folder.files()[-1]
-        assert not list(path.glob("*.damaged"))
-        # And the next run continues normally.
-        folder.open_for_writing()
-        folder.save(filled(3))
-        folder.mark_best(3)
-        assert names(path) == ["best.pt", "last.pt", *step_files(3)]
-        if not killed:
-            break
-    assert changes > 10
-
-
-def test_kill_while_damaged_checkpoints_are_renamed_loses_nothing(tmp_path):
-    for changes in itertools.count(1):
-        path = tmp_path / str(changes)
-        folder = CheckpointFolder(path, keep=3)
-        for step in (1, 2, 3):
-            folder.save(filled(step))
-        folder.mark_best(3)
-        cut_off(path / "step_00000003.pt")
-        flip_a_bit(path / "step_00000002.pt")
-        killed = killed_after(changes, lambda folder=folder: folder.last_intact())
-        assert folder.last_intact()[0].name == "step_00000001.pt"
-        assert os.readlink(path / "last.pt") == "step_00000001.pt"
-        assert {"step_00000002.pt.damaged", "step_00000003.pt.damaged"} <= set(names(path))
-        assert not (path / "best.pt").is_symlink()
-        if not killed:
-            break
-    assert changes > 6

@@ -278,17 +278,21 @@ def test_one_compiled_graph_serves_many_shapes(monkeypatch):
 
 @pytest.mark.slow  # a minute of compiling
 def test_compiled_step_equals_the_eager_step():
-    """Losses of two steps, and the update of the first: later updates amplify the rounding of the CPU."""
-    batch, compiled, eager, start = batch_of(), model_of(), model_of(), model_of()
-    for model in (compiled, eager, start):
+    """Gradients and losses: weights after several steps would amplify the rounding of the CPU."""
+    batch, compiled, eager = batch_of(), model_of(), model_of()
+    for model in (compiled, eager):
         for stage in (model.backbone.layer1, model.backbone.layer2, model.backbone.layer3, model.backbone.layer4):
             del stage[1:]  # one block of each kind remains: fewer kernels to compile
     first, second = step_of(compiled, compile=True), step_of(eager)
+    first.backward([batch])
+    second.backward([batch])
+    for (name, result), expected in zip(compiled.named_parameters(), eager.parameters(), strict=True):
+        assert (result.grad - expected.grad).norm() <= 1e-3 * expected.grad.norm(), name
+    for step in (first, second):
+        step.optimizer.zero_grad()
     for number in range(2):
         metrics, expected = first([batch], 1), second([batch], 1)
         assert_close(tuple(metrics.losses), tuple(expected.losses), rtol=1e-3, atol=1e-4)
-        assert_close(metrics.grad_norm, expected.grad_norm, rtol=1e-3, atol=0)
-        for after, reference, before in zip(compiled.parameters(), eager.parameters(), start.parameters(), strict=True):
-            if number == 0:
+        if number == 0:
+            for after, reference in zip(compiled.parameters(), eager.parameters(), strict=True):
                 assert_close(after, reference, rtol=1e-3, atol=1e-4)
-                assert (after - reference).norm() <= 1e-2 * (reference - before).norm()

@@ -1,8 +1,13 @@
 """Checkpoints for tests."""
 
+import threading
+from pathlib import Path
 from typing import Any
 
+import torch
+
 from retinanet.checkpoint.file import Checkpoint
+from retinanet.checkpoint.folder import CheckpointFolder
 from retinanet.config import Config, TrainConfig
 
 
@@ -16,3 +21,44 @@ def checkpoint_of(step: int = 1, **state: Any) -> Checkpoint:
         step=step,
         state=state,
     )
+
+
+def filled(step: int, value: float | None = None, *, size: int = 1000) -> Checkpoint:
+    """A checkpoint whose weights all have one value, by default that of the step."""
+    return checkpoint_of(step, model={"weight": torch.full((size,), float(step if value is None else value))})
+
+
+def names(folder: Path) -> list[str]:
+    """Names of all files in a folder, sorted."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+def step_files(*steps: int) -> list[str]:
+    """Names of the checkpoint and checksum files of some steps, sorted."""
+    return sorted(name for step in steps for name in (f"step_{step:08d}.pt", f"step_{step:08d}.pt.sha256"))
+
+
+def flip_a_bit(path: Path) -> None:
+    """Damage a file in its middle."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def cut_off(path: Path) -> None:
+    """Truncate a file."""
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+class GatedFolder(CheckpointFolder):
+    """Writes only once its gate is set."""
+
+    def __init__(self, folder: Path, *, keep: int = 5):
+        super().__init__(folder, keep=keep)
+        self.reached = threading.Event()
+        self.gate = threading.Event()
+
+    def save(self, checkpoint):
+        self.reached.set()
+        assert self.gate.wait(timeout=60)
+        return super().save(checkpoint)
