@@ -1,0 +1,213 @@
+"""The commands, code, config keys and links in README and docs are checked without training anything.
+
+A block that cannot be checked has a comment right before it: `<!-- not run: the reason -->`.
+"""
+
+import ast
+import importlib
+import importlib.util
+import re
+import shlex
+import typing
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+from torch.distributed.run import get_args_parser as torchrun_parser
+
+from retinanet.ablation.table import jobs_of, load_table
+from retinanet.cli import ablate, benchmark, predict, train
+from retinanet.cli import eval as eval_command
+from retinanet.config import Config
+from retinanet.config.load import load_config
+from retinanet.data.synthetic.shapes import write_shapes
+from tests.helpers.markdown import Block, blocks_in, commands_in
+
+REPO = Path(__file__).parent.parent
+PAGES = [REPO / "README.md", REPO / "AGENTS.md", REPO / "CONTRIBUTING.md", *sorted((REPO / "docs").glob("*.md"))]
+LINKING_PAGES = [*PAGES, REPO / "CHANGELOG.md", REPO / "benchmarks" / "README.md"]
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+INLINE_CODE = re.compile(r"`([^`\n]+)`")
+CONFIG_KEY = re.compile(r"^((?:data|model|assignment|loss|postprocess|inference|train)\.[a-z0-9_.]*[a-z0-9_])(?:=.*)?$")
+OTHER_PROGRAMS = {"tensorboard"}
+# The blocks of the guide on extensions need its edits: tests/test_extending_guide.py follows them.
+BLOCKS = [block for page in PAGES if page.name != "extending.md" for block in blocks_in(page)]
+
+
+def blocks_of(language: str) -> list[Block]:
+    return [block for block in BLOCKS if block.language == language]
+
+
+def named_yaml(page: Path) -> dict[str, str]:
+    """The config files that a page shows: YAML blocks that start with a comment such as `# my.yaml`."""
+    shown = [block.text for block in blocks_in(page) if block.language == "yaml"]
+    return {found[1]: text for text in shown if (found := re.match(r"# (\S+\.yaml)\n", text))}
+
+
+def check_command(words: list[str]) -> None:
+    match words:
+        case ["retinanet", name, *arguments] | ["python", "-m", "retinanet", name, *arguments]:
+            check_retinanet(name, arguments)
+        case ["torchrun", *arguments]:
+            parsed = torchrun_parser().parse_args(arguments)
+            assert parsed.module and parsed.training_script == "retinanet", words
+            check_command(["retinanet", *parsed.training_script_args])
+        case ["bash" | "source", script, *_] if script.startswith("scripts/"):
+            assert (REPO / script).is_file(), f"{script} does not exist"
+        case ["source", ".venv/bin/activate"]:  # made by scripts/environment.sh
+            pass
+        case ["python", "-m", module, *_]:
+            assert importlib.util.find_spec(module), f"no module {module}"
+        case [program, *_]:
+            assert program in OTHER_PROGRAMS, f"this test cannot check {shlex.join(words)}"
+
+
+def check_retinanet(name: str, arguments: list[str]) -> None:
+    match name, arguments:
+        case "train", _:
+            parsed = train.parser().parse_intermixed_args(arguments)
+            load_config(parsed.config, parsed.overrides)
+        case "eval", _:
+            parsed = eval_command.parser().parse_intermixed_args(arguments)
+            load_config("quickstart", parsed.overrides)
+        case "predict", _:
+            load_config("quickstart", predict.parser().parse_args(arguments).set)
+        case "ablate", ["figures", *rest]:
+            parsed = ablate.figures_parser().parse_intermixed_args(rest)
+            load_config("quickstart", parsed.overrides)
+        case "ablate", ["demo", *rest]:
+            ablate.demo_parser().parse_args(rest)
+        case "ablate", _:
+            parsed = ablate.table_parser().parse_intermixed_args(arguments)
+            table = load_table(parsed.table)
+            jobs_of(table, parsed.data, num_seeds=parsed.seeds, rows=parsed.rows, overrides=parsed.overrides)
+        case "benchmark", _:
+            benchmark.chosen(benchmark.parser().parse_args(arguments).suites)
+        case _:
+            raise AssertionError(f"no command {name}")
+
+
+@pytest.mark.parametrize("block", blocks_of("bash"), ids=str)
+def test_every_shell_command_parses_and_its_config_loads(block, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, text in named_yaml(block.page).items():
+        Path(name).write_text(text, encoding="utf-8")
+    commands = commands_in(block.text)
+    assert commands
+    if block.is_checked:
+        for words in commands:
+            check_command(words)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "retinanet train quickstart train.epoch=3",
+        "retinanet train quickstart --outptu runs/a",
+        "retinanet trian quickstart",
+        "retinanet ablate 1z --data quickstart",
+        "torchrun --nproc_per_node=2 -m retinanet train quickstart train.epoch=3",
+        "bash scripts/missing.sh",
+        "python -m retinanet.missing",
+        "unknown --option",
+    ],
+)
+def test_a_wrong_command_is_noticed(command):
+    with pytest.raises((Exception, SystemExit)):
+        check_command(shlex.split(command))
+
+
+@pytest.mark.parametrize("block", blocks_of("python"), ids=str)
+def test_python_compiles_and_its_imports_of_this_package_resolve(block):
+    tree = ast.parse(block.text, str(block))
+    if not block.is_checked:
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "retinanet":
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                assert hasattr(module, alias.name), f"{node.module} has no {alias.name}"
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A folder with a tiny data set, and a quickstart run after two steps."""
+    from retinanet import train
+
+    folder = tmp_path_factory.mktemp("docs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        write_shapes(folder / "datasets" / "shapes", num_train=8, num_val=4, progress=False)
+        train(load_config("quickstart", ["train.epochs=1", "data.workers=0"]), "runs/quickstart")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", [block for block in blocks_of("python") if block.is_checked], ids=str)
+def test_python_runs_as_written(block, workplace, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    # Links: a block may write into runs/, and must not find what another one wrote.
+    (tmp_path / "datasets").symlink_to(workplace / "datasets")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "quickstart").symlink_to(workplace / "runs" / "quickstart")
+    exec(compile(block.text, str(block), "exec"), {"__name__": "docs"})
+
+
+@pytest.mark.parametrize("block", blocks_of("yaml"), ids=str)
+def test_yaml_configs_load(block, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if block.is_checked:
+        Path("shown.yaml").write_text(block.text, encoding="utf-8")
+        load_config("shown.yaml")
+
+
+def test_blocks_have_a_language_that_is_checked():
+    # Without a language: text, such as a diagram.
+    assert {block.language for block in BLOCKS} <= {"bash", "python", "yaml", ""}
+
+
+def schema_keys(model: type[BaseModel], prefix: str = "") -> set[str]:
+    """Every dotted key, of all members of the unions."""
+    keys: set[str] = set()
+    for name, field in model.model_fields.items():
+        keys.add(prefix + name)
+        for member in models_in(field.annotation):
+            keys |= schema_keys(member, f"{prefix}{name}.")
+    return keys
+
+
+def models_in(annotation: typing.Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in typing.get_args(annotation) for model in models_in(argument)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_config_keys_in_the_text_exist(page):
+    known = schema_keys(Config)
+    assert "model.backbone.name" in known and "loss.classification.gamma" in known
+    named = [
+        found[1] for code in INLINE_CODE.findall(page.read_text(encoding="utf-8")) if (found := CONFIG_KEY.match(code))
+    ]
+    assert [key for key in named if key not in known] == []
+
+
+def headings(page: Path) -> set[str]:
+    """Anchors of a page, as GitHub makes them from headings."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", LINKING_PAGES, ids=lambda page: str(page.relative_to(REPO)))
+def test_relative_links_and_images_exist(page):
+    for target in LINK.findall(page.read_text(encoding="utf-8")):
+        if target.startswith(("http://", "https://")):
+            continue
+        path, _, anchor = target.partition("#")
+        file = page.parent / path if path else page
+        assert file.exists(), f"{page.name}: {target} does not exist"
+        assert not anchor or anchor in headings(file), f"{page.name}: {target} has no such heading"
+
+
+def test_readme_is_short():
+    assert len((REPO / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
