@@ -15,7 +15,7 @@ import pytest
 from pydantic import BaseModel
 from torch.distributed.run import get_args_parser as torchrun_parser
 
-from retinanet.ablation.table import jobs_of, load_table
+from retinanet.ablation.table import load_table, make_jobs
 from retinanet.cli import ablate, benchmark, predict, train
 from retinanet.cli import eval as eval_command
 from retinanet.config import Config
@@ -80,7 +80,7 @@ def check_retinanet(name: str, arguments: list[str]) -> None:
         case "ablate", _:
             parsed = ablate.table_parser().parse_intermixed_args(arguments)
             table = load_table(parsed.table)
-            jobs_of(table, parsed.data, num_seeds=parsed.seeds, rows=parsed.rows, overrides=parsed.overrides)
+            make_jobs(table, parsed.data, num_seeds=parsed.seeds, rows=parsed.rows, overrides=parsed.overrides)
         case "benchmark", _:
             benchmark.chosen(benchmark.parser().parse_args(arguments).suites)
         case _:

@@ -48,6 +48,18 @@ def lines(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
 
 
+def train_result(folder: Path, *, step: int, metrics: dict[str, float], stopped_by: str | None = None) -> TrainResult:
+    return TrainResult(
+        folder=folder,
+        step=step,
+        metrics=metrics,
+        best=metrics.get("AP", 0.0),
+        best_metric="AP",
+        stopped_by=stopped_by,
+        seconds=1.0,
+    )
+
+
 @pytest.fixture
 def no_training(monkeypatch):
     """Replace training by a stand-in that records the runs and returns a result."""
@@ -56,7 +68,7 @@ def no_training(monkeypatch):
     def fake_train(cfg, folder, *, resume):
         assert resume
         started.append(named(cfg))
-        return TrainResult(folder, 2, {"AP": 0.25, "APl": float("nan")}, 0.25, "AP", None, 1.0)
+        return train_result(folder, step=2, metrics={"AP": 0.25, "APl": float("nan")})
 
     monkeypatch.setattr(run, "train", fake_train)
     return started
@@ -197,7 +209,10 @@ def test_input_error_in_a_run_ends_the_command_without_a_traceback(
 
 
 def test_preempted_run_is_not_recorded(ablate, tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "train", lambda cfg, folder, **rest: TrainResult(folder, 1, {}, 0.0, "AP", "SIGTERM", 1.0))
+    def stopped_train(cfg, folder, **rest):
+        return train_result(folder, step=1, metrics={}, stopped_by="SIGTERM")
+
+    monkeypatch.setattr(run, "train", stopped_train)
     assert ablate() == EXIT_STOPPED
     assert not (tmp_path / "out/results.jsonl").exists()
 
