@@ -1,1 +1,1 @@
-"""The process that runs: devices, ranks, signals, logs."""
+"""The process, independent of what it computes: devices, ranks, signals, logs, failures."""

@@ -1,4 +1,4 @@
-"""What a person sees while something runs: messages above a progress bar. A console that is gone ends nothing."""
+"""Console output: messages above a progress bar. A console that cannot be written to does not end the run."""
 
 import contextlib
 import logging
@@ -11,8 +11,8 @@ from tqdm import tqdm
 from retinanet.runtime.distributed import is_main
 
 
-class _Forgiving:
-    """A stream that drops what it cannot write, as on a full disk, or into a pipe whose reader has ended."""
+class _LossyStream:
+    """Stream that drops what it cannot write, as on a full disk or into a closed pipe."""
 
     def __init__(self, stream: TextIO):
         self._stream = stream
@@ -28,7 +28,7 @@ class _Forgiving:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
-    # tqdm asks whether a bar and a message go to the same terminal.
+    # tqdm compares the streams of a bar and of a message to see whether they share a terminal.
     def __eq__(self, other: object) -> bool:
         return self._stream is getattr(other, "_stream", other)
 
@@ -37,20 +37,20 @@ class _Forgiving:
 
 
 class ConsoleHandler(logging.Handler):
-    """Prints above a progress bar, not through it."""
+    """Logging handler that prints above a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=_Forgiving(sys.stdout))
+        tqdm.write(self.format(record), file=_LossyStream(sys.stdout))
 
 
 def progress(items: Iterable, what: str, total: int | None, *, initial: int = 0) -> tqdm:
-    """A bar with the time left; on a file or a pipe a line now and then. One for all processes."""
+    """Progress bar with the remaining time, on the main process only; in a file or a pipe, an occasional line."""
     return tqdm(
         items,
         desc=what,
         total=total,
         initial=initial,
-        file=_Forgiving(sys.stderr),
+        file=_LossyStream(sys.stderr),
         mininterval=0.2 if sys.stderr.isatty() else 15.0,
         dynamic_ncols=True,
         leave=False,

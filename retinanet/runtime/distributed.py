@@ -1,6 +1,6 @@
-"""Several processes that train together, started by torchrun. In a single process everything here does nothing.
+"""Process groups started by torchrun. In a single process these functions do nothing.
 
-Rank 0 is the main process: it alone writes files and speaks, but for what concerns one rank only.
+Rank 0 is the main process. Only the main process writes files and logs, except about a single rank.
 """
 
 import os
@@ -19,49 +19,52 @@ Result = TypeVar("Result")
 
 
 def rank() -> int:
+    """Rank of this process, 0 in a single process."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
+    """Number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def is_main() -> bool:
+    """Whether this is the main process."""
     return rank() == 0
 
 
 def is_launched() -> bool:
-    """Whether torchrun, or something that sets the same variables, has started this process."""
+    """Whether torchrun, or a launcher that sets the same variables, started this process."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
 def is_restarted() -> bool:
-    """Whether torchrun has started the workers anew after one of them died: the run then goes on by itself."""
+    """Whether torchrun restarted the workers after one of them died; the run is then resumed automatically."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 def launch_id() -> str | None:
-    """Of one start of torchrun, the same after it has restarted its workers; None without it."""
+    """Identifier of a launch by torchrun, unchanged when it restarts its workers; None without torchrun."""
     return f"{os.environ.get('TORCHELASTIC_RUN_ID')} {os.getppid()}" if is_launched() else None
 
 
 def local_device(device: torch.device) -> torch.device:
-    """The device of this process: of CUDA devices each takes its own, in the order of local ranks.
+    """Device of this process; with CUDA each process has its own GPU, by local rank.
 
     Raises:
-        InputError: one device was named for all, or there are too few.
+        InputError: the setting names one GPU for all processes, or there are too few GPUs.
     """
     if not is_launched() or device.type != "cuda":
         return device
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if device.index is not None:
         raise InputError(
-            f"device is {device} under torchrun, where every process takes its own; set device=cuda or device=auto"
+            f"device is {device} under torchrun, which gives every process its own GPU; set device=cuda or device=auto"
         )
     if local_rank >= torch.cuda.device_count():
         raise InputError(
-            f"torchrun started process {local_rank} on a machine with {torch.cuda.device_count()} GPUs; give "
-            "--nproc_per_node at most their number"
+            f"torchrun started process {local_rank} on a machine with {torch.cuda.device_count()} GPUs; set "
+            "--nproc_per_node to at most that number"
         )
     device = torch.device("cuda", local_rank)
     torch.cuda.set_device(device)
@@ -70,14 +73,14 @@ def local_device(device: torch.device) -> torch.device:
 
 @contextmanager
 def process_group(device: torch.device, *, timeout: float) -> Iterator[dist.Store | None]:
-    """Join the processes that torchrun has started, and leave them at the end.
+    """Join the process group of the processes that torchrun started, and leave it at the end.
 
     Args:
-        device: of this process; its collectives run through NCCL on CUDA, through gloo on a CPU.
-        timeout: seconds that one process waits for the others before it gives up.
+        device: of this process; collectives use NCCL on CUDA and gloo on a CPU.
+        timeout: seconds that a process waits for the others before it fails.
 
     Yields:
-        The store that all of them share, None in a single process.
+        The store shared by all processes, None in a single process.
     """
     if not is_launched():
         yield None
@@ -89,12 +92,12 @@ def process_group(device: torch.device, *, timeout: float) -> Iterator[dist.Stor
         environ["MASTER_ADDR"],
         int(environ["MASTER_PORT"]),
         count,
-        # torchrun has one running already, unless it was told to leave that to the workers.
+        # torchrun already hosts a store, unless it is configured to leave that to the workers.
         is_master=number == 0 and environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True",
         timeout=patience,
     )
-    # The launcher's store outlives its workers: without a name for each attempt, new ones would find the addresses of
-    # those that died.
+    # The launcher's store outlives its workers: without a prefix for each attempt, restarted workers would find the
+    # addresses of those that died.
     store = dist.PrefixStore(f"attempt_{environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", tcp_store)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
@@ -111,14 +114,14 @@ def process_group(device: torch.device, *, timeout: float) -> Iterator[dist.Stor
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:
-    """The sum of every rank's tensor, in place, on each of them."""
+    """Sum a tensor over all ranks, in place on each of them."""
     if world_size() > 1:
         dist.all_reduce(values)
     return values
 
 
 def gather(value: Any) -> list[Any] | None:
-    """A value of every rank, in their order, on the main process; None on the others."""
+    """Collect a value of every rank, in order, on the main process; None on the others."""
     if world_size() == 1:
         return [value]
     values: list[Any] | None = [None] * world_size() if is_main() else None
@@ -127,7 +130,7 @@ def gather(value: Any) -> list[Any] | None:
 
 
 def broadcast(value: Any) -> Any:
-    """The main process's value, on every rank."""
+    """Send the value of the main process to every rank."""
     if world_size() == 1:
         return value
     values = [value]
@@ -136,19 +139,19 @@ def broadcast(value: Any) -> Any:
 
 
 def broadcast_tensors(tensors: list[Tensor]) -> None:
-    """The main process's tensors, in place, on every rank."""
+    """Copy the tensors of the main process to every rank, in place."""
     if world_size() > 1:
         for tensor in tensors:
             dist.broadcast(tensor, src=0)
 
 
 def share_of(items: list[Any], part: int, parts: int) -> list[Any]:
-    """One of `parts` slices of a list, as equal as they can be; together they are the list."""
+    """One of `parts` consecutive slices of a list, of equal length up to one item."""
     return items[part * len(items) // parts : (part + 1) * len(items) // parts]
 
 
 def on_main(action: Callable[[], Result]) -> Result:
-    """What an action of the main process returns, on every rank; an InputError that it raises, too."""
+    """Run an action on the main process, and return its result, or raise its InputError, on every rank."""
     if world_size() == 1:
         return action()
     result, problem = None, None

@@ -1,4 +1,4 @@
-"""A rank that fails takes the others with it: it alone says what happened, and they say that it was not they."""
+"""Report a failure once: the first rank to fail prints its traceback, the others only point to it."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ KEY = "retinanet/failed"
 
 
 def report_failure(store: Store | None, folder: Path, error: Exception, *, rank: int, doing: str) -> None:
-    """Say what a rank was at when it failed, its stack in `failure_rank{rank}.txt`, unless another one is to blame.
+    """Report what a rank was doing when it failed, with its traceback in `failure_rank{rank}.txt`.
 
-    Call it while the connections to the others are still open: they fail when those close, and ask who was first.
+    If another rank failed first, only point to it. Call this while the connections to the other ranks are open: they
+    fail when these close, and then ask which rank was first.
 
     Args:
-        store: of this attempt alone; None in a single process.
+        store: of this attempt only; None in a single process.
         doing: phase, step and image ids.
 
     Raises:
-        InputError: another rank failed first or is gone, and this error comes of it. A user's mistake is told by its
-            own message in any case.
+        InputError: another rank failed first or was lost, and caused this error. An `error` that is an InputError is
+            never replaced: its own message is enough.
     """
     is_lost = _is_lost_contact(error)
     first = _first_to_fail(store, None if is_lost else rank) if store else rank
@@ -35,35 +36,35 @@ def report_failure(store: Store | None, folder: Path, error: Exception, *, rank:
         return
     if first is None:
         raise InputError(
-            f"rank {rank} lost contact with another rank, which ended without a word: what started them, such as "
-            f"torchrun, knows how; noticed by: {first_line(error)}"
+            f"rank {rank} lost contact with another rank, which exited without a report: see the output of the "
+            f"launcher, such as torchrun; noticed by: {first_line(error)}"
         ) from None
     if first != rank:
         raise InputError(
-            f"rank {rank} ends since rank {first} failed, which says why; noticed by: {first_line(error)}"
+            f"rank {rank} exits because rank {first} failed first (see its output); noticed by: {first_line(error)}"
         ) from None
     path = folder / f"failure_rank{rank}.txt"
-    header = f"rank {rank} failed; last seen: {doing}"
-    # The interpreter prints the stack as well, but line by line, and other ranks print between them.
+    header = f"rank {rank} failed; last activity: {doing}"
+    # The interpreter prints the traceback as well, but line by line, mixed with the output of other ranks.
     with contextlib.suppress(OSError):
         path.write_text(f"{header}\n{''.join(traceback.format_exception(error))}", encoding="utf-8")
-        header += f"; its stack is in {path}"
+        header += f"; its traceback is in {path}"
     with contextlib.suppress(OSError):
         print(header, file=sys.stderr, flush=True)
 
 
 def _is_lost_contact(error: Exception) -> bool:
-    """Of a collective whose other side is gone. gloo has no type of error for it."""
+    """Whether a collective failed because another rank is gone. gloo has no error type for it."""
     return type(error).__name__ in ("DistBackendError", "DistNetworkError") or (
         isinstance(error, RuntimeError) and "gloo/transport" in str(error)
     )
 
 
 def _first_to_fail(store: Store, rank: int | None) -> int | None:
-    """Which rank has failed first, as this one fails; a `rank` of None looks and claims nothing."""
+    """Rank that failed first: this one, unless another has claimed it. With a `rank` of None, only look."""
     try:
         if rank is not None:
             return int(store.compare_set(KEY, "", str(rank)))
         return int(store.get(KEY)) if store.check([KEY]) else None
-    except RuntimeError:  # the store's host has ended already
+    except RuntimeError:  # the process that hosts the store has exited
         return rank

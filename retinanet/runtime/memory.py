@@ -1,4 +1,4 @@
-"""What to say when memory runs out."""
+"""Out-of-memory errors, explained by the current batches and the settings that reduce memory use."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,10 +12,10 @@ from retinanet.runtime.distributed import world_size
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Of an accelerator or of the host: torch has a type of error for the first alone."""
+    """Whether an error means that an accelerator or the host is out of memory; torch has a type for the first only."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    # The second is a process that reads images, and was shot by the kernel.
+    # The second comes from a data-loading process that the kernel killed.
     found = ("can't allocate memory", "killed by signal: Killed")
     return isinstance(error, RuntimeError) and any(text in str(error) for text in found)
 

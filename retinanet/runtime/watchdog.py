@@ -1,4 +1,4 @@
-"""Nothing hangs in silence: a stall ends with every rank's stack, and an orphan ends itself."""
+"""Watchdog for stalls: every rank writes its stacks, then the run ends. Orphaned workers end themselves."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ if TYPE_CHECKING:
 
     from retinanet.runtime.activity import Activity
 
-EXIT_STALLED = 75  # EX_TEMPFAIL: the run may go on from its last checkpoint
-POLL = 1.0  # seconds between two looks at the clock and at the other ranks
-LINGER = 3.0  # seconds from a rank's dump to its end, so that the others see the request and write theirs
-STORE_TIMEOUT = timedelta(seconds=5)  # of a request to a store whose host may hang
+EXIT_STALLED = 75  # EX_TEMPFAIL: the run can be resumed from its last checkpoint
+POLL = 1.0  # seconds between two checks of the clock and of the other ranks
+LINGER = 3.0  # seconds between a rank's stacks and its exit, for the others to see the request and write theirs
+STORE_TIMEOUT = timedelta(seconds=5)  # for a request to the store, because its host may hang
 KEY = "retinanet/stalled"
 PR_SET_PDEATHSIG = 1  # of prctl(2)
-STDERR = 2  # the file descriptor: Python's own stream may be locked by the thread that hangs
+STDERR = 2  # file descriptor: Python's own stream may be locked by the hanging thread
 
 
 class Watchdog:
-    """Ends a run in which one rank gives no sign of life, after every rank has written its stacks.
+    """Ends a run in which a rank makes no progress, after every rank has written its stacks.
 
         with Watchdog(store, activity, rank=rank, timeout=600.0, folder=folder):
             activity.begin("training", step, batches, image_ids)
 
-    A rank that begins nothing for `timeout` seconds writes the stacks of all its threads to stderr and to
-    `stall_rank{rank}.txt`, and asks the others over the store to do the same. Then all end with `EXIT_STALLED`. Ranks
-    that wait for each other run out of time together: the file of the culprit is the one not waiting in a collective.
+    If no new activity begins for `timeout` seconds, a rank writes the stacks of all its threads to stderr and to
+    `stall_rank{rank}.txt`, and asks the others over the store to do the same. Then all exit with `EXIT_STALLED`. Ranks
+    that wait for each other time out together: the one that is not waiting in a collective caused the stall.
 
     Args:
-        store: of this attempt alone, or None for one process. It is cloned: a thread shares no connection.
+        store: of this attempt only, or None for one process. It is cloned: threads cannot share a connection.
         activity: of this process.
-        timeout: seconds, or None for no watching at all.
+        timeout: seconds; None disables the watchdog.
     """
 
     def __init__(self, store: Store | None, activity: Activity, *, rank: int, timeout: float | None, folder: Path):
@@ -75,27 +75,27 @@ class Watchdog:
     def _watch(self, store: Store | None) -> None:
         while not self._ended.wait(POLL):
             limit, silent = self.timeout, time.monotonic() - self.activity.current.began
-            # A call that holds the interpreter's lock stops this thread too, but not faulthandler's own.
+            # A call that holds the GIL stops this thread too, but not the one of faulthandler.
             faulthandler.dump_traceback_later(max(limit - silent, 0.0) + 2 * POLL + LINGER, exit=True, file=STDERR)
             if silent > limit:
-                self._end(store, f"no sign of life for {silent:.0f} s (train.stall_timeout)")
+                self._end(store, f"no progress for {silent:.0f} s (train.stall_timeout)")
             if store is not None:
                 try:
                     reason = store.get(KEY).decode() if store.check([KEY]) else None
-                except RuntimeError:  # its host has ended; whoever waits for it runs out of time or fails
+                except RuntimeError:  # its host has exited; ranks that wait for it time out or fail
                     store = None
                 else:
                     if reason is not None:
-                        self._end(None, f"asked by {reason}")
+                        self._end(None, f"requested by {reason}")
         faulthandler.cancel_dump_traceback_later()
 
     def _end(self, store: Store | None, reason: str) -> None:
-        # A file system that hangs may be what stalled the run: it must not keep this process from ending.
+        # A hanging file system may have caused the stall: it must not keep this process from exiting.
         faulthandler.dump_traceback_later(4 * LINGER, exit=True, file=STDERR)
         if store is not None:
             with contextlib.suppress(RuntimeError):
-                store.set(KEY, f"rank {self.rank}, which gave {reason}")
-        header = f"rank {self.rank} stalled: {reason}; last seen: {self.activity}\n"
+                store.set(KEY, f"rank {self.rank}, which made {reason}")
+        header = f"rank {self.rank} stalled: {reason}; last activity: {self.activity}\n"
         with contextlib.suppress(OSError):
             os.write(STDERR, header.encode())
         faulthandler.dump_traceback(file=STDERR, all_threads=True)
@@ -108,20 +108,20 @@ class Watchdog:
 
 
 def end_with_parent() -> None:
-    """End this process when its launcher does. A killed torchrun would leave its workers running.
+    """End this process when its launcher ends. Otherwise a killed torchrun would leave its workers running.
 
-    Only for a worker: a run that a shell put into the background is to outlive the shell.
+    Call it in workers only: a run started in the background must outlive its shell.
     """
     parent = os.getppid()
     threading.Thread(target=_watch_parent, args=(parent,), name="parent", daemon=True).start()
-    if sys.platform == "linux":  # at once, also while this interpreter is locked
+    if sys.platform == "linux":  # immediately, even while the GIL is held
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def _watch_parent(parent: int) -> None:
-    """Also sees a parent that died before the kernel was asked to tell."""
+    """Exit when the parent is gone, even if it died before the kernel was asked to send a signal."""
     while os.getppid() == parent:
         time.sleep(POLL)
     with contextlib.suppress(OSError):
-        print("the process that started this one has ended: ending without saving", file=sys.stderr, flush=True)
+        print("the launcher of this process has exited: exiting without saving", file=sys.stderr, flush=True)
     os._exit(1)

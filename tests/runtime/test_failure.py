@@ -1,4 +1,4 @@
-"""One rank fails: it alone is blamed, and all end."""
+"""Only the first rank to fail reports its failure, and all ranks end."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ ONE_FAILS = """
     def failing(self, batches, step):
         if step == 3 and rank() == 1:
             Path(folder, "failed_at").write_text(str(time.time()))
-            raise InputError("the third is not to my taste") if kind == "input" else ZeroDivisionError("planted")
+            raise InputError("step 3 is refused") if kind == "input" else ZeroDivisionError("planted")
         return step_of(self, batches, step)
 
     TrainStep.__call__ = failing
@@ -50,46 +50,48 @@ LOST = RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:553] Connec
 
 
 @pytest.mark.parametrize("folder_exists", [True, False])
-def test_a_failure_names_rank_step_images_and_place(tmp_path, capsys, folder_exists):
+def test_report_names_rank_step_images_and_line(tmp_path, capsys, folder_exists):
     folder = tmp_path if folder_exists else tmp_path / "gone"
     report_failure(dist.HashStore(), folder, failure(), rank=3, doing="training, step 120, images [4, 7]")
-    said = capsys.readouterr().err
-    assert said.startswith("rank 3 failed; last seen: training, step 120, images [4, 7]")
+    printed = capsys.readouterr().err
+    assert printed.startswith("rank 3 failed; last activity: training, step 120, images [4, 7]")
     if folder_exists:
-        told = (folder / "failure_rank3.txt").read_text()
-        assert told.startswith("rank 3 failed; last seen: training, step 120, images [4, 7]\nTraceback")
-        assert "return values[3]" in told and told.endswith("IndexError: list index out of range\n")
-        assert str(folder / "failure_rank3.txt") in said
+        report = (folder / "failure_rank3.txt").read_text()
+        assert report.startswith("rank 3 failed; last activity: training, step 120, images [4, 7]\nTraceback")
+        assert "return values[3]" in report and report.endswith("IndexError: list index out of range\n")
+        assert str(folder / "failure_rank3.txt") in printed
 
 
-def test_a_single_process_says_what_it_was_at(tmp_path, capsys):
+def test_single_process_reports_its_activity(tmp_path, capsys):
     report_failure(None, tmp_path, failure(), rank=0, doing="training, step 3, images [1]")
     assert "training, step 3, images [1]" in capsys.readouterr().err
     assert (tmp_path / "failure_rank0.txt").exists()
 
 
-def test_nobody_is_blamed_for_a_rank_that_was_killed(tmp_path, capsys):
+def test_lost_contact_names_no_rank_until_one_reports(tmp_path, capsys):
     store = dist.HashStore()
     for rank in (0, 2):
         with pytest.raises(InputError, match=rf"rank {rank} lost contact with another rank.*Connection closed by peer"):
             report_failure(store, tmp_path, LOST, rank=rank, doing="training")
-    report_failure(store, tmp_path, failure(), rank=1, doing="training")  # the cause, however late it says so
-    with pytest.raises(InputError, match="rank 3 ends since rank 1 failed"):
+    report_failure(store, tmp_path, failure(), rank=1, doing="training")  # the cause, reported late
+    with pytest.raises(InputError, match="rank 3 exits because rank 1 failed first"):
         report_failure(store, tmp_path, LOST, rank=3, doing="training")
     assert [path.name for path in tmp_path.iterdir()] == ["failure_rank1.txt"]
 
 
-def test_who_fails_later_points_at_the_first(tmp_path, capsys):
+def test_later_failure_points_to_the_first(tmp_path, capsys):
     store = dist.HashStore()
     report_failure(store, tmp_path, failure(), rank=1, doing="training")
     capsys.readouterr()
-    with pytest.raises(InputError, match=r"rank 0 ends since rank 1 failed, .*noticed by: list index out of range"):
+    with pytest.raises(
+        InputError, match=r"rank 0 exits because rank 1 failed first .*noticed by: list index out of range"
+    ):
         report_failure(store, tmp_path, failure(), rank=0, doing="training")
     assert [path.name for path in tmp_path.iterdir()] == ["failure_rank1.txt"]
     assert capsys.readouterr().err == ""
 
 
-def test_a_mistake_of_the_user_leaves_no_stack_on_any_rank(tmp_path, capsys):
+def test_input_error_leaves_no_traceback_file_on_any_rank(tmp_path, capsys):
     store = dist.HashStore()
     report_failure(store, tmp_path, InputError("no such image"), rank=1, doing="training")
     with pytest.raises(InputError, match="rank 1 failed"):
@@ -100,7 +102,7 @@ def test_a_mistake_of_the_user_leaves_no_stack_on_any_rank(tmp_path, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["input", "other"])
-def test_a_rank_that_fails_ends_the_run_within_a_minute(tiny_overrides, tmp_path, kind):
+def test_failing_rank_ends_the_run_within_a_minute(tiny_overrides, tmp_path, kind):
     program = tmp_path / "program.py"
     program.write_text(textwrap.dedent(ONE_FAILS))
     command = [
@@ -110,13 +112,13 @@ def test_a_rank_that_fails_ends_the_run_within_a_minute(tiny_overrides, tmp_path
     done = subprocess.run(command, env={**os.environ, **ENVIRONMENT}, cwd=REPO, capture_output=True, text=True)
     assert done.returncode == 1 and (tmp_path / "failed_at").exists(), done.stderr[-3000:]
     assert time.time() - float((tmp_path / "failed_at").read_text()) < 60
-    told = sorted(path.name for path in (tmp_path / "run").glob("failure_rank*.txt"))
+    report = sorted(path.name for path in (tmp_path / "run").glob("failure_rank*.txt"))
     if kind == "input":
-        assert told == []
-        assert "error: the third is not to my taste" in done.stderr
-        assert "retinanet/engine/train.py" not in done.stderr  # no stack of ours
+        assert report == []
+        assert "error: step 3 is refused" in done.stderr
+        assert "retinanet/engine/train.py" not in done.stderr  # no traceback
     else:
-        assert told == ["failure_rank1.txt"]
+        assert report == ["failure_rank1.txt"]
         text = (tmp_path / "run/failure_rank1.txt").read_text()
-        assert text.startswith("rank 1 failed; last seen: training, step 3, images [")
+        assert text.startswith("rank 1 failed; last activity: training, step 3, images [")
         assert text.endswith("ZeroDivisionError: planted\n")

@@ -225,7 +225,7 @@ def test_ctrl_c_finishes_the_step(tmp_path):
     with Ranks(train_alone, tmp_path, 1) as ranks:
         assert ranks.exit_codes() == [EXIT_STOPPED]
     assert stopped(tmp_path, 1) == ["4 SIGINT"]  # told with 3 steps done, in the middle of the next
-    assert "a second signal ends it at once" in ranks.said(0)
+    assert "a second signal makes it exit immediately" in ranks.said(0)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -245,7 +245,7 @@ def test_a_process_that_hangs_ends_after_its_grace(tmp_path):
         ranks.wait_for("done 0.", rank=0)
         ranks.signal(0, signal.SIGTERM)
         assert ranks.exit_codes() == [EXIT_STOPPED]
-    assert "ending without saving; the last checkpoint is whole" in ranks.said(0)
+    assert "exiting without saving; the last checkpoint is intact" in ranks.said(0)
     left = json.loads((tmp_path / "preempted").read_text())
     assert (left["step"], left["signal"]) == (None, "SIGTERM")  # so that a scheduler begins it again
 
@@ -255,7 +255,7 @@ def test_the_grace_of_a_rank_that_got_no_signal_counts_too(tmp_path):
         ranks.wait_for("done 3.", rank=1)
         ranks.signal(1, signal.SIGTERM)
         assert ranks.exit_codes() == [EXIT_STOPPED] * 2
-    assert "rank 0: SIGTERM came 0.3 s ago" in ranks.said(0)
+    assert "rank 0: SIGTERM arrived, and the current step did not finish within 0.3 s" in ranks.said(0)
 
 
 def fork_a_child(rank, folder, port):

@@ -67,10 +67,10 @@ def test_a_stalled_rank_is_found_and_every_rank_writes_its_stacks(tmp_path):
     assert run_ranks(one_rank_stalls, tmp_path, 2) == [EXIT_STALLED] * 2
     stalled, other = ((tmp_path / f"stall_rank{rank}.txt").read_text() for rank in (1, 0))
     # step 6, the last of seven, has images 12 and 13
-    assert "rank 1 stalled: no sign of life for" in stalled
+    assert "rank 1 stalled: no progress for" in stalled
     assert "training, step 6, images [12, 13]" in stalled
     assert "in stuck_here" in stalled
-    assert "asked by rank 1, which gave no sign of life" in other
+    assert "requested by rank 1, which made no progress" in other
     assert "in one_rank_stalls" in other
     assert "stuck_here" not in other
     for rank, text in ((0, other), (1, stalled)):
@@ -85,7 +85,7 @@ def stalls_alone_into_no_folder(rank, folder, port):
 def test_without_a_store_and_a_folder_it_still_says_so_and_ends(tmp_path):
     assert run_ranks(stalls_alone_into_no_folder, tmp_path, 1) == [EXIT_STALLED]
     said = (tmp_path / "stderr0").read_text()
-    assert "last seen: starting\n" in said
+    assert "last activity: starting\n" in said
     assert "in stuck_here" in said
 
 

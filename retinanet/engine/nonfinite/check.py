@@ -1,4 +1,4 @@
-"""What a run does when its guard has found a gradient that is not finite: take the step again, and say why."""
+"""Response of a run to a non-finite gradient: save the step, replay it, and stop with a report or skip it."""
 
 import logging
 from pathlib import Path
@@ -16,28 +16,30 @@ log = logging.getLogger(__name__)
 
 
 def check_gradients(run: Run, activity: Activity) -> None:
-    """Read the guard: the one wait for the device that it costs. Every process calls it at the same step.
+    """Read the guard, and stop the run or log the skipped steps. This waits for the device once.
+
+    Every process calls it at the same step.
 
     Raises:
-        NonFiniteGradient: the run is to stop; the message has the report.
+        NonFiniteGradient: the run must stop; the message contains the report.
     """
     try:
         bad = run.state.guard.read()
     except NonFiniteGradient as error:
-        # Of more such steps than may be left out the first is kept.
+        # More steps than train.max_skipped: save the first of them.
         step = error.bad_step.step
         reason = (
-            f"training diverged: {error}\nwhat follows is that step with the weights of now: if nothing is seen of it "
-            "again, it lay in the weights, which have moved on"
+            f"training diverged: {error}\nreplayed below with the current weights; if it does not "
+            "reproduce, the earlier weights caused it"
         )
         batches = batches_of_step(run, step, activity)
-        message = on_main(lambda: f"{reason}\n{keep(run, step, batches)}")
+        message = on_main(lambda: f"{reason}\n{save_and_replay(run, step, batches)}")
         raise NonFiniteGradient(message, error.bad_step) from None
     if bad is None:
         return
     if run.cfg.train.on_nonfinite == "skip":
         log.warning(
-            "step %d: the gradient was not finite; %d step(s) left out since the last line, %d of the run "
+            "step %d: the gradient was not finite; %d step(s) skipped since the last log line, %d in the run "
             "(train.max_skipped: %d)",
             bad.step, bad.count, run.state.guard.skipped, run.cfg.train.max_skipped,
         )  # fmt: skip
@@ -47,29 +49,29 @@ def check_gradients(run: Run, activity: Activity) -> None:
 
 
 def batches_of_step(run: Run, step: int, activity: Activity) -> list[Batch] | None:
-    """The whole global batch of a step, read once more, on the main process; None on the others.
+    """Read the global batch of a step again, on the main process; None on the others.
 
-    Which images a step has, and what becomes of them, depends on the seed and its number alone.
+    The images of a step and their augmentation depend only on the seed and the step number.
     """
     activity.begin("replaying the step", step)
     cfg = run.cfg.model_copy(update={"data": run.cfg.data.model_copy(update={"workers": 0})})
     own = list(train_loader(cfg, run.train_data, start=step - 1, stop=step, pin_memory=False))
-    everyones = gather(own)
-    return None if everyones is None else [batch for batches in everyones for batch in batches]
+    gathered = gather(own)
+    return None if gathered is None else [batch for batches in gathered for batch in batches]
 
 
 def report(run: Run, step: int, batches: list[Batch]) -> str:
-    """What happened, and what to do. The weights are still those that the step met."""
+    """Describe what happened and what to do. The weights are still those from before the step."""
     return (
-        f"step {step}: training diverged: the gradient was not finite; weights, optimizer and statistics are as they "
-        f"were before that step\n{keep(run, step, batches)}. Lower train.optimizer.lr, raise train.warmup_steps, set "
-        "train.clip_norm, correct the images or boxes named above, or go on without such steps: "
-        "train.on_nonfinite=skip with --resume"
+        f"step {step}: training diverged: the gradient was not finite; weights, optimizer and statistics are unchanged "
+        f"since before that step\n{save_and_replay(run, step, batches)}. Lower train.optimizer.lr, raise "
+        "train.warmup_steps, set train.clip_norm, fix the images or boxes named above, or skip such steps: resume with "
+        "--resume and train.on_nonfinite=skip"
     )
 
 
-def keep(run: Run, step: int, batches: list[Batch]) -> str:
-    """Put the step into a file with the weights as they are now, take it again from there, and describe it."""
+def save_and_replay(run: Run, step: int, batches: list[Batch]) -> str:
+    """Save the step with the current weights, replay it from the file, and describe the result."""
     path: Path = run.folder / f"nonfinite_step_{step:08d}.pt"
     try:
         write_replay(
@@ -84,9 +86,9 @@ def keep(run: Run, step: int, batches: list[Batch]) -> str:
             loss_scale=run.state.scaler.get_scale() if run.state.scaler.is_enabled() else 1.0,
         )
     except InputError as error:  # a full disk
-        return f"images {run.train_data.image_ids_of(batches)}; the step is not kept: {error}"
+        return f"images {run.train_data.image_ids_of(batches)}; the step could not be saved: {error}"
     try:
         description = replay(path, run.device).describe()
-    except (RuntimeError, ValueError, MemoryError) as error:  # a second network may not fit beside the first
-        description = f"it could not be taken again here: {first_line(error)}"
-    return f"{description}\nthe step is kept in {path}: retinanet train --replay {path} takes it again"
+    except (RuntimeError, ValueError, MemoryError) as error:  # a second model may not fit in memory
+        description = f"it could not be replayed here: {first_line(error)}"
+    return f"{description}\nthe step is saved in {path}; replay it with: retinanet train --replay {path}"

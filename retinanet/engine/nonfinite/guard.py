@@ -1,4 +1,4 @@
-"""Steps whose gradient is not finite: found and undone on the device, and told when the log is read anyway."""
+"""Skip steps with non-finite gradients on the device, and report them when the log is read anyway."""
 
 from typing import Any, NamedTuple
 
@@ -10,19 +10,19 @@ from torch.optim import Optimizer
 from retinanet.config.train import NonFiniteAction
 from retinanet.errors import InputError
 
-# In a row, the scale of the gradient has fallen by 2**40: what still overflows then is not a matter of the scale.
+# After this many in a row the loss scale has fallen by 2**40: a gradient that still overflows has a different cause.
 MOST_OVERFLOWS = 40
 
 
 class BadStep(NamedTuple):
-    """What happened since the last reading."""
+    """Non-finite steps since the last reading."""
 
-    step: int  # number of the first step whose gradient was not finite
-    count: int  # steps left out: with "stop" every one from that step on
+    step: int  # number of the first step with a non-finite gradient
+    count: int  # skipped steps; with "stop", all from the first one on
 
 
 class NonFiniteGradient(InputError):
-    """Training diverged: more steps had no finite gradient than a run is allowed to leave out."""
+    """Training diverged: the gradient of a step, or of more steps than may be skipped, was not finite."""
 
     def __init__(self, message: str, bad_step: BadStep):
         super().__init__(message)
@@ -30,20 +30,20 @@ class NonFiniteGradient(InputError):
 
 
 class NonFiniteGuard:
-    """Keeps steps without a finite gradient from changing anything, without a wait for the device.
+    """Keeps steps with a non-finite gradient from changing any state, without waiting for the device.
 
     Call `before_step` before the first forward pass of a step, and `mask` between the gradient norm and the optimizer.
-    Weights and what the optimizer keeps are left alone by the fused optimizer itself, which takes `found_inf`; the
-    running statistics of batch norms, which the forward pass has moved by then, are put back.
+    The fused optimizer reads `found_inf` and then changes neither weights nor its own state; the running statistics of
+    batch norms, which the forward pass has already updated, are restored.
 
     Args:
-        model: on its device, with statistics that stay the same tensors.
+        model: on its device; its running statistics must remain the same tensors.
         optimizer: fused, with momentum that exists before the first step, as `build_optimizer` makes it.
-        action: "stop" leaves out every step from the first bad one to the next reading, so that the weights are still
-            those that it met. "skip" leaves out that step alone.
-        limit: with "skip", how many steps of a run may be left out.
-        scaled: a gradient scaler is at work, as in float16. It leaves out steps that overflow by itself and lowers the
-            scale, which is no fault: statistics are put back, and nothing is reported but overflow without an end.
+        action: "stop" skips every step from the first non-finite one to the next reading, which keeps the weights from
+            before that step. "skip" skips only that step.
+        limit: with "skip", the number of steps that a run may skip.
+        scaled: whether a gradient scaler is used, as in float16. The scaler itself skips steps that overflow and lowers
+            the scale, which is normal: statistics are restored, and only persistent overflow is reported.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class NonFiniteGuard:
         scaled: bool = False,
     ):
         assert all(group["fused"] for group in optimizer.param_groups), "only fused optimizers take found_inf"
-        self.skipped = 0  # steps of the run that "skip" left out, as of the last reading
+        self.skipped = 0  # steps of the run skipped by "skip", as of the last reading
         self._optimizer = optimizer
         self._action = action
         self._limit = limit
@@ -68,19 +68,19 @@ class NonFiniteGuard:
         self._counters = torch.zeros(3, dtype=torch.int64, device=device)
 
     def before_step(self) -> None:
-        """Keep the statistics as they are now."""
+        """Save the current running statistics."""
         for saved, live in zip(self._saved, self._statistics, strict=True):
             torch._foreach_copy_(_split_like(saved, live), live)
 
     @torch.no_grad()
     def mask(self, grad_norm: Tensor, step: int) -> Tensor:
-        """Tell the optimizer whether to leave out its next step, and put the statistics back where it will.
+        """Make the optimizer skip its next step if the gradient is not finite, and restore the running statistics.
 
         Args:
-            grad_norm: () of the whole gradient, the same on every rank.
-            step: its number, for the report.
+            grad_norm: (), norm of the whole gradient, the same on every rank.
+            step: number of the step, for the report.
 
-        Returns: () float32, 1 where the step is left out, else 0; the same tensor in every step.
+        Returns: () float32, 1 if the step is skipped, else 0; the same tensor in every step.
         """
         first, count, in_a_row = self._counters.unbind()
         bad = ~torch.isfinite(grad_norm)
@@ -91,19 +91,19 @@ class NonFiniteGuard:
         in_a_row.add_(1).mul_(bad)
         self._found_inf.copy_(bad)
         if not self._scaled:
-            # In no state dict, and taken away by a scaler: set in every step. The scaler has one of its own.
+            # Set in every step: it is in no state dict, and a scaler removes it. The scaler sets its own.
             self._optimizer.found_inf = self._found_inf
         for saved, live in zip(self._saved, self._statistics, strict=True):
-            # A choice, not a product with the flag: what is put back over may be NaN.
+            # Use `where`, not a multiplication: the current statistics may be NaN.
             chosen = torch.where(bad, saved, torch.cat([tensor.flatten() for tensor in live]))
             torch._foreach_copy_(live, _split_like(chosen, live))
         return self._found_inf
 
     def read(self) -> BadStep | None:
-        """What was left out since the last reading: the one wait for the device. Begins anew.
+        """Read and reset the steps skipped since the last reading. This waits for the device once.
 
         Raises:
-            NonFiniteGradient: more than the limit, or, with a scaler, overflow at any scale.
+            NonFiniteGradient: more steps than the limit were skipped, or overflow persists at every loss scale.
         """
         first, count, in_a_row = self._counters.tolist()
         self._counters[:2].zero_()
@@ -113,9 +113,9 @@ class NonFiniteGuard:
         if self._scaled:
             if in_a_row > MOST_OVERFLOWS:
                 raise NonFiniteGradient(
-                    f"step {first + count - 1}: the last {in_a_row} steps in a row had no finite gradient, however far "
-                    "the loss was scaled down, so float16 is not the reason; set train.precision=bf16 or fp32 to find "
-                    "the step that begins it",
+                    f"step {first + count - 1}: the last {in_a_row} steps in a row had a non-finite gradient at every "
+                    "loss scale, so float16 is not the cause; set train.precision=bf16 or fp32 to find the step that "
+                    "caused it",
                     bad,
                 )
             return None
@@ -124,8 +124,8 @@ class NonFiniteGuard:
             if self.skipped > self._limit:
                 raise NonFiniteGradient(
                     f"step {first}: the gradient was not finite, in {count} step(s) since the last log line and in "
-                    f"{self.skipped} of the run, more than the {self._limit} that may be left out; lower "
-                    "train.optimizer.lr, raise train.warmup_steps, set train.clip_norm, or look at the images of the "
+                    f"{self.skipped} of the run, more than train.max_skipped ({self._limit}); lower "
+                    "train.optimizer.lr, raise train.warmup_steps, set train.clip_norm, or check the images of the "
                     "report",
                     bad,
                 )
@@ -140,7 +140,7 @@ class NonFiniteGuard:
 
 
 def moving_statistics(model: nn.Module) -> list[list[Tensor]]:
-    """The running statistics and counters of batch norms, those of one type together: what a forward pass changes."""
+    """Running statistics and counters of batch norms, which a forward pass changes, grouped by dtype."""
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     tensors = [tensor for norm in norms for tensor in norm.buffers(recurse=False)]
     groups: dict[torch.dtype, list[Tensor]] = {}
@@ -150,6 +150,6 @@ def moving_statistics(model: nn.Module) -> list[list[Tensor]]:
 
 
 def _split_like(flat: Tensor, shapes: list[Tensor]) -> list[Tensor]:
-    """Views into a vector, of the shapes of other tensors one after the other."""
+    """Consecutive views into a vector with the shapes of other tensors."""
     parts = flat.split([shape.numel() for shape in shapes])
     return [part.view(shape.shape) for part, shape in zip(parts, shapes, strict=True)]

@@ -1,4 +1,4 @@
-"""A step whose gradient was not finite, kept in a file, taken again, and looked at from every side."""
+"""Save a step with non-finite gradients, replay it, and diagnose it."""
 
 import json
 import math
@@ -23,7 +23,7 @@ from retinanet.model.retinanet import RetinaNet, build_model
 from retinanet.runtime.device import autocast, memory_format_for
 from retinanet.structures import Batch, HeadOutputs, Targets
 
-FORMAT = "retinanet replay 1"
+FORMAT = "retinanet replay 2"
 
 
 def write_replay(
@@ -38,17 +38,17 @@ def write_replay(
     dtype: torch.dtype,
     loss_scale: float = 1.0,
 ) -> None:
-    """Write all that a step depends on, from any device. The file is whole or not there.
+    """Write everything that a step depends on, from any device. The file is complete or absent.
 
     Args:
-        model_state: the weights that the step met.
-        batches: every micro-batch of the global batch, of all ranks: the loss is divided by the positives of all.
-        image_ids: of the images of all batches, in their order.
-        dtype: what the network computed in.
-        loss_scale: of the gradient scaler, 1 without one.
+        model_state: weights before the step.
+        batches: every micro-batch of the global batch, from all ranks: the loss is divided by the positives of all.
+        image_ids: ids of the images in all batches, in order.
+        dtype: precision of the network.
+        loss_scale: scale of the gradient scaler, 1 without one.
 
     Raises:
-        InputError: it cannot be written.
+        InputError: the file cannot be written.
     """
     content = {
         "format": FORMAT,
@@ -66,41 +66,41 @@ def write_replay(
         with open(partial, "wb") as file:
             torch.save(content, file)
         os.replace(partial, path)
-    except (OSError, RuntimeError) as error:  # torch's writer has the second for a full disk
+    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError if the disk is full
         partial.unlink(missing_ok=True)
-        raise InputError(f"{path}: the bad step cannot be written: {str(error).splitlines()[0]}") from None
+        raise InputError(f"{path}: the step cannot be written: {str(error).splitlines()[0]}") from None
 
 
 def read_replay(path: str | Path) -> dict[str, Any]:
-    """What `write_replay` wrote, tensors on the CPU. No code in it is run.
+    """Read what `write_replay` wrote, with tensors on the CPU. No code in the file is run.
 
     Raises:
-        InputError: it is missing, damaged, or something else.
+        InputError: the file is missing, damaged or of a different kind.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; training writes one where a gradient is not finite") from None
+        raise InputError(f"{path}: no such file; training writes one when a gradient is not finite") from None
     except Exception as error:  # torch.load raises a different type for each way a file can be wrong
         reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
-        raise InputError(f"{path}: is no bad step that training wrote, or not whole ({reason[0][:160]})") from None
+        raise InputError(f"{path}: not a step written by training, or incomplete ({reason[0][:160]})") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise InputError(f"{path}: holds something else than a {FORMAT!r}; name a file that training wrote")
+        raise InputError(f"{path}: not a {FORMAT!r} file; give a file that training wrote")
     return content
 
 
 def replay(path: str | Path, device: torch.device) -> ReplayReport:
-    """Take the step of a file again, all images together and each alone. Slow: it looks at every value.
+    """Replay a saved step, with all images and with each image separately. Slow: it checks every value.
 
     Raises:
         InputError: the file cannot be used.
     """
     content = read_replay(path)
     cfg = config_from_values(json.loads(content["config"]), source=f"{path}: config")
-    # Other ranks are not here to share statistics with.
+    # There are no other ranks to share statistics with.
     norm, note = cfg.model.backbone.norm, ""
     if norm == "sync":
-        norm, note = "batch", "norm sync is taken as batch: each micro-batch has statistics of its own"
+        norm, note = "batch", "norm sync is replaced by batch: each micro-batch has its own statistics"
     model = build_model(
         cfg.model.model_copy(update={"backbone": cfg.model.backbone.model_copy(update={"norm": norm})}),
         len(content["class_names"]),
@@ -111,13 +111,13 @@ def replay(path: str | Path, device: torch.device) -> ReplayReport:
     bad_weights = [name for name, value in model.state_dict().items() if not value.isfinite().all()]
     batches = [_batch(plain).to(device) for plain in content["batches"]]
     criterion = build_loss(cfg.loss, num_classes=len(content["class_names"]))
-    trial = Trial(model, criterion, build_assignment(cfg.assignment), dtype, content["loss_scale"])
-    num_positive = trial.num_positive(batches)
+    step = ReplayedStep(model, criterion, build_assignment(cfg.assignment), dtype, content["loss_scale"])
+    num_positive = step.num_positive(batches)
 
     trace = FirstNonFinite(model)
-    whole = trial.run(batches, num_positive, trace)
-    single = [_only(batch, row) for batch in batches for row in range(len(batch.images))]
-    alone = [trial.run([batch], num_positive) for batch in single]
+    together = step.run(batches, num_positive, trace)
+    images = [_only(batch, row) for batch in batches for row in range(len(batch.images))]
+    separate = [step.run([batch], num_positive) for batch in images]
     return ReplayReport(
         step=content["step"],
         device=str(device),
@@ -125,22 +125,24 @@ def replay(path: str | Path, device: torch.device) -> ReplayReport:
         loss_scale=content["loss_scale"],
         num_positive=num_positive.item(),
         bad_weights=bad_weights,
-        class_per_level=whole.class_per_level,
-        box_per_level=whole.box_per_level,
-        grad_norm=whole.grad_norm,
-        first_in_forward=trace.found.get("forward"),
-        first_in_backward=trace.found.get("backward"),
-        bad_gradients=whole.bad_gradients,
-        num_gradients=whole.num_gradients,
+        class_per_level=together.class_per_level,
+        box_per_level=together.box_per_level,
+        grad_norm=together.grad_norm,
+        first_in_forward=trace.first.get("forward"),
+        first_in_backward=trace.first.get("backward"),
+        bad_gradients=together.bad_gradients,
+        num_gradients=together.num_gradients,
         images=[
             _image_report(image_id, batch, outcome)
-            for image_id, batch, outcome in zip(content["image_ids"], single, alone, strict=True)
+            for image_id, batch, outcome in zip(content["image_ids"], images, separate, strict=True)
         ],
         note=note,
     )
 
 
 class Outcome(NamedTuple):
+    """Losses and gradients of one run of the step."""
+
     class_per_level: list[float]
     box_per_level: list[float]
     grad_norm: float
@@ -148,8 +150,8 @@ class Outcome(NamedTuple):
     num_gradients: int
 
 
-class Trial:
-    """Forward and backward as in training, the weights left alone."""
+class ReplayedStep:
+    """Forward and backward pass as in training, without a change of the weights."""
 
     def __init__(
         self,
@@ -166,17 +168,18 @@ class Trial:
         self.loss_scale = loss_scale
 
     def num_positive(self, batches: list[Batch]) -> Tensor:
+        """Number of positive anchors in all batches, at least 1: ()."""
         counts = [self.assign(self._anchors(batch), batch.targets).positive.sum().float() for batch in batches]
         return sum(counts).clamp(min=1)
 
     def run(self, batches: list[Batch], num_positive: Tensor, trace: FirstNonFinite | None = None) -> Outcome:
-        """Gradients are left in the model, as of the scaled loss."""
+        """Run forward and backward on all batches; the gradients of the scaled loss remain in the model."""
 
-        def watched(way: str) -> AbstractContextManager:
-            return nullcontext() if trace is None else trace.on(way)
+        def watched(pass_name: str) -> AbstractContextManager:
+            return nullcontext() if trace is None else trace.on(pass_name)
 
         self.model.zero_grad(set_to_none=True)
-        levels: list[list[float]] = []  # of each batch: class losses, then box losses
+        levels: list[list[float]] = []  # for each batch, class losses followed by box losses
         for batch in batches:
             anchors = self._anchors(batch)
             assignment = self.assign(anchors, batch.targets)
@@ -215,7 +218,7 @@ def _image_report(image_id: int | str, batch: Batch, outcome: Outcome) -> ImageR
         pixels=(pixels.min().item(), pixels.max().item(), pixels.float().mean().item()),
         num_boxes=len(boxes),
         sides=(min(sides), max(sides)) if sides else None,
-        odd_boxes=[problem for box in boxes if (problem := _problem(box, height, width))],
+        invalid_boxes=[problem for box in boxes if (problem := _problem(box, height, width))],
         classification=sum(outcome.class_per_level),
         box_regression=sum(outcome.box_per_level),
         grad_norm=outcome.grad_norm,
@@ -223,7 +226,7 @@ def _image_report(image_id: int | str, batch: Batch, outcome: Outcome) -> ImageR
 
 
 def _problem(box: list[float], height: int, width: int) -> str | None:
-    """What is wrong with a box (x1, y1, x2, y2), if anything is."""
+    """Describe what is wrong with a box (x1, y1, x2, y2); None if it is valid."""
     x1, y1, x2, y2 = box
     shown = f"box ({x1:g}, {y1:g}, {x2:g}, {y2:g})"
     if not all(map(math.isfinite, box)):
@@ -238,21 +241,50 @@ def _problem(box: list[float], height: int, width: int) -> str | None:
 def _only(batch: Batch, row: int) -> Batch:
     """One image of a batch, in the same padded shape."""
     rows = slice(row, row + 1)
-    images, image_sizes, original_sizes, *targets = (tensor[rows] for tensor in batch.tensors())
-    targets = Targets(*targets, batch.targets.has_crowd)
-    return Batch(images, image_sizes, original_sizes, targets, batch.image_indices[rows])
+    targets = batch.targets
+    return Batch(
+        images=batch.images[rows],
+        image_sizes=batch.image_sizes[rows],
+        original_sizes=batch.original_sizes[rows],
+        targets=Targets(
+            boxes=targets.boxes[rows],
+            labels=targets.labels[rows],
+            is_object=targets.is_object[rows],
+            is_crowd=targets.is_crowd[rows],
+            has_crowd=targets.has_crowd,
+        ),
+        image_indices=batch.image_indices[rows],
+    )
 
 
 def _plain(batch: Batch) -> dict[str, Any]:
-    """A batch as what `weights_only` loading accepts. Cloned: of a slice, all of its storage would be saved."""
+    """Values that `weights_only` loading accepts. Tensors are cloned: a view would be saved with its whole storage."""
+    targets = batch.targets
     return {
-        "tensors": [tensor.clone() for tensor in batch.tensors()],
-        "has_crowd": batch.targets.has_crowd,
+        "images": batch.images.clone(),
+        "image_sizes": batch.image_sizes.clone(),
+        "original_sizes": batch.original_sizes.clone(),
+        "boxes": targets.boxes.clone(),
+        "labels": targets.labels.clone(),
+        "is_object": targets.is_object.clone(),
+        "is_crowd": targets.is_crowd.clone(),
+        "has_crowd": targets.has_crowd,
         "image_indices": list(batch.image_indices),
     }
 
 
 def _batch(plain: dict[str, Any]) -> Batch:
-    images, image_sizes, original_sizes, *targets = plain["tensors"]
-    targets = Targets(*targets, plain["has_crowd"])
-    return Batch(images, image_sizes, original_sizes, targets, tuple(plain["image_indices"]))
+    """The batch that `_plain` took apart."""
+    return Batch(
+        images=plain["images"],
+        image_sizes=plain["image_sizes"],
+        original_sizes=plain["original_sizes"],
+        targets=Targets(
+            boxes=plain["boxes"],
+            labels=plain["labels"],
+            is_object=plain["is_object"],
+            is_crowd=plain["is_crowd"],
+            has_crowd=plain["has_crowd"],
+        ),
+        image_indices=tuple(plain["image_indices"]),
+    )

@@ -1,4 +1,4 @@
-"""What a person is told about a step that was taken again."""
+"""Report of a replayed step: where it became non-finite, and what to do about it."""
 
 import math
 from collections.abc import Sequence
@@ -10,14 +10,14 @@ MOST_LISTED = 5  # names or boxes in one line of a report
 
 
 class ImageReport(NamedTuple):
-    """An image of the step, and the step taken with it alone, divided by the same number of positive anchors."""
+    """An image, and the result of the step with only this image, divided by the same number of positive anchors."""
 
     image_id: int | str
     size: tuple[int, int]  # height and width inside the padding
-    pixels: tuple[int, int, float]  # least, most, mean
+    pixels: tuple[int, int, float]  # minimum, maximum, mean
     num_boxes: int  # crowd regions included
     sides: tuple[float, float] | None  # shortest and longest of its boxes, pixels; None without a box
-    odd_boxes: list[str]  # one line on each that is not finite, without an area, or outside the image
+    invalid_boxes: list[str]  # one line for each box that is not finite, has no area, or is outside the image
     classification: float
     box_regression: float
     grad_norm: float
@@ -28,7 +28,7 @@ class ImageReport(NamedTuple):
 
 
 class ReplayReport(NamedTuple):
-    """What a step did when it was taken again."""
+    """Result of a replayed step."""
 
     step: int
     device: str
@@ -36,10 +36,10 @@ class ReplayReport(NamedTuple):
     loss_scale: float
     num_positive: float
     bad_weights: list[str]  # not finite before the step
-    class_per_level: list[float]  # finest first; as in the loss, weighted and divided
+    class_per_level: list[float]  # finest level first; weighted and divided as in the loss
     box_per_level: list[float]
     grad_norm: float
-    first_in_forward: str | None  # where a value that is not finite first comes out
+    first_in_forward: str | None  # operation with the first non-finite result
     first_in_backward: str | None
     bad_gradients: list[str]  # parameters
     num_gradients: int
@@ -51,63 +51,64 @@ class ReplayReport(NamedTuple):
         return _finite(*self.class_per_level, *self.box_per_level, self.grad_norm)
 
     def describe(self) -> str:
-        """For a person."""
+        """The report as text, several lines."""
         precision = str(self.dtype).removeprefix("torch.")
         scaled = f", loss scaled by {self.loss_scale:g}" if self.loss_scale != 1 else ""
         outcome = "everything is finite here" if self.is_finite else f"gradient norm {self.grad_norm:g}"
         lines = [
-            f"step {self.step} again, on {self.device} in {precision}{scaled}, {len(self.images)} images, "
+            f"step {self.step} replayed on {self.device} in {precision}{scaled}, {len(self.images)} images, "
             f"{self.num_positive:g} positive anchors: {outcome}"
         ]
         if self.note:
             lines.append(self.note)
         if self.bad_weights:
-            lines.append(f"weights that were not finite before the step: {_listed(self.bad_weights)}")
-        lines.append(f"first value that is not finite on the way forward: {self.first_in_forward or 'none'}")
-        if _finite(*self.class_per_level, *self.box_per_level):  # else its gradient cannot be
-            lines.append(f"first value that is not finite on the way back: {self.first_in_backward or 'none'}")
+            lines.append(f"non-finite weights before the step: {_listed(self.bad_weights)}")
+        lines.append(f"first non-finite value in the forward pass: {self.first_in_forward or 'none'}")
+        if _finite(*self.class_per_level, *self.box_per_level):  # otherwise the gradient cannot be finite
+            lines.append(f"first non-finite value in the backward pass: {self.first_in_backward or 'none'}")
         if self.bad_gradients:
             lines.append(
-                f"gradients that are not finite: {len(self.bad_gradients)} of {self.num_gradients}: "
+                f"non-finite gradients: {len(self.bad_gradients)} of {self.num_gradients}: "
                 f"{_listed(self.bad_gradients)}"
             )
-        lines.append("loss of each level, class and box:")
+        lines.append("loss of each level (class, box):")
         for level, values in enumerate(zip(self.class_per_level, self.box_per_level, strict=True), start=3):
             lines.append(f"  P{level} {values[0]:12.6g} {values[1]:12.6g}")
-        lines.append("each image alone, class loss, box loss, gradient norm:")
+        lines.append("each image separately (class loss, box loss, gradient norm):")
         for image in self.images:
             height, width = image.size
-            least, most, mean = image.pixels
+            minimum, maximum, mean = image.pixels
             boxes = "1 box" if image.num_boxes == 1 else f"{image.num_boxes} boxes"
             if image.sides is not None:
                 boxes += f" with sides of {image.sides[0]:g} to {image.sides[1]:g}"
             mark = "" if image.is_finite else "  <-- not finite"
             lines.append(
                 f"  id {image.image_id}: {image.classification:.6g}, {image.box_regression:.6g}, {image.grad_norm:.6g};"
-                f" {width}x{height}, pixels {least} to {most}, mean {mean:.1f}, {boxes}{mark}"
+                f" {width}x{height}, pixels {minimum} to {maximum}, mean {mean:.1f}, {boxes}{mark}"
             )
-            lines.extend(f"    odd: {line}" for line in image.odd_boxes[:MOST_LISTED])
-            if len(image.odd_boxes) > MOST_LISTED:
-                lines.append(f"    and {len(image.odd_boxes) - MOST_LISTED} more odd boxes")
+            lines.extend(f"    invalid: {line}" for line in image.invalid_boxes[:MOST_LISTED])
+            if len(image.invalid_boxes) > MOST_LISTED:
+                lines.append(f"    and {len(image.invalid_boxes) - MOST_LISTED} more invalid boxes")
         lines.append(self.advice())
         return "\n".join(lines)
 
     def advice(self) -> str:
-        guilty = [str(image.image_id) for image in self.images if not image.is_finite]
-        odd = [str(image.image_id) for image in self.images if image.odd_boxes and not image.is_finite]
+        """The most likely cause, and what to check or change first."""
+        non_finite = [str(image.image_id) for image in self.images if not image.is_finite]
+        invalid = [str(image.image_id) for image in self.images if image.invalid_boxes and not image.is_finite]
         if self.bad_weights:
-            return "The weights were broken before: the fault is in an earlier step; go back to an older checkpoint."
+            return "The weights were already non-finite: an earlier step caused it; resume from an older checkpoint."
         if self.is_finite:
-            return "Not seen again: look at what differs here, the device, the precision, or its memory."
-        if odd:
-            return f"Look at the annotations of {_listed(odd)} first."
-        if 0 < len(guilty) < len(self.images):
-            return f"It comes from {_listed(guilty)}: look at these images and their annotations."
+            return "Not reproduced: check what differs here, such as the device, the precision or its memory."
+        if invalid:
+            return f"Check the annotations of {_listed(invalid)} first."
+        if 0 < len(non_finite) < len(self.images):
+            return f"Caused by {_listed(non_finite)}: check these images and their annotations."
         if self.first_in_forward is None and self.dtype == torch.float16:
             return (
-                "The forward pass is finite: float16 overflowed on the way back; a lower loss scale or bf16 cures it."
+                "The forward pass is finite: float16 overflowed in the backward pass; use a lower loss scale or bf16."
             )
-        return "It comes from no image alone: lower train.optimizer.lr, raise train.warmup_steps, set train.clip_norm."
+        return "Not caused by a single image: lower train.optimizer.lr, raise train.warmup_steps, set train.clip_norm."
 
 
 def _finite(*values: float) -> bool:

@@ -1,4 +1,4 @@
-"""Where in a network a value that is not finite comes out first."""
+"""Find the first operation of a network with a non-finite result."""
 
 from typing import Any
 
@@ -8,28 +8,29 @@ from torch.utils._pytree import tree_leaves
 
 
 class FirstNonFinite(TorchDispatchMode):
-    """A context manager that looks at the result of every operation inside it, also of backward. Slow: it reads all.
+    """Context manager that checks the result of every operation in its body, including backward. Slow: it reads all.
 
-    Operations, not modules: much of the network calls no module. An operation belongs to the module whose weights it
-    uses, or comes after it. Weights are known by their memory, also after a cast or after a norm was folded into them.
+    It watches operations because much of the network calls no module. An operation is attributed to the module that
+    owns its weights, or else to the last such module before it. Weights are recognised by their memory, also after a
+    cast or after a norm was folded into them.
 
     Attributes:
-        found: a description of the first such result, by the way that was named to `on`.
+        first: description of the first non-finite result in each pass named by `on`.
     """
 
     def __init__(self, model: nn.Module):
         super().__init__()
-        self.found: dict[str, str] = {}
-        self._way = ""
+        self.first: dict[str, str] = {}
+        self._pass = ""
         self._last = ""
         self._modules: dict[int, str] = {}  # names by the address of a weight
-        self._kept: list[Tensor] = []  # made of weights alone; kept, so that no address comes twice
+        self._kept: list[Tensor] = []  # computed from weights only; kept alive, so that no address is reused
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             self._modules[_address(tensor)] = name.rpartition(".")[0] or name
 
-    def on(self, way: str) -> "FirstNonFinite":
-        """What follows is this way through the network."""
-        self._way, self._last = way, ""
+    def on(self, pass_name: str) -> "FirstNonFinite":
+        """Name the pass that the following operations belong to, such as "forward"."""
+        self._pass, self._last = pass_name, ""
         return self
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
@@ -42,11 +43,11 @@ class FirstNonFinite(TorchDispatchMode):
             for output in outputs:
                 self._modules.setdefault(_address(output), name)
                 self._kept.append(output)
-        if self._way not in self.found and "empty" not in func._schema.name:  # which holds what was there before
+        if self._pass not in self.first and "empty" not in func._schema.name:  # uninitialised memory
             bad = [output for output in outputs if output.is_floating_point() and not output.isfinite().all()]
             if bad:
                 place = name or (f"after {self._last}" if self._last else "before any weight")
-                self.found[self._way] = f"{place} ({func._schema.name}, result {tuple(bad[0].shape)})"
+                self.first[self._pass] = f"{place} ({func._schema.name}, result {tuple(bad[0].shape)})"
         self._last = name or self._last
         return result
 

@@ -1,4 +1,4 @@
-"""Not-a-number from one image, in whole runs with batch norm."""
+"""Whole runs with batch norm, in which one image gives NaN."""
 
 import math
 
@@ -25,7 +25,7 @@ def cfg(tiny_overrides):
 
 @pytest.fixture
 def poisoned(cfg, monkeypatch):
-    """Makes one image of the batch of a step white, and every white image not a number in the network."""
+    """Make one image of a step's batch white, and every white image NaN in the network."""
 
     def plant(step: int):
         data = load_train_data(cfg())
@@ -50,35 +50,35 @@ def poisoned(cfg, monkeypatch):
     return plant
 
 
-def test_the_very_first_step_stops_the_run_and_names_the_image(cfg, poisoned, tmp_path, capsys):
+def test_nan_in_the_first_step_stops_the_run_and_names_the_image(cfg, poisoned, tmp_path, capsys):
     image_id = poisoned(1)
     with pytest.raises(InputError, match=r"step 1: training diverged") as stopped:
         train(cfg(), tmp_path / "run")
-    assert f"It comes from {image_id}: look at these images" in str(stopped.value)
+    assert f"Caused by {image_id}: check these images" in str(stopped.value)
     file = tmp_path / "run/nonfinite_step_00000001.pt"
     assert str(file) in str(stopped.value)
-    assert not list((tmp_path / "run/checkpoints").glob("step*.pt"))  # nothing was saved after it
-    kept = torch.load(file, weights_only=True)
-    assert all(value.isfinite().all() for value in kept["model"].values())
-    statistics = {name: value for name, value in kept["model"].items() if name.endswith("running_mean")}
-    assert statistics and not any(value.any() for value in statistics.values())  # still those of the start
+    assert not list((tmp_path / "run/checkpoints").glob("step*.pt"))  # no checkpoint after it
+    saved = torch.load(file, weights_only=True)
+    assert all(value.isfinite().all() for value in saved["model"].values())
+    statistics = {name: value for name, value in saved["model"].items() if name.endswith("running_mean")}
+    assert statistics and not any(value.any() for value in statistics.values())  # initial values
     capsys.readouterr()
     assert main(["--replay", str(file)]) == 0
-    assert f"It comes from {image_id}: look at these images" in capsys.readouterr().out
+    assert f"Caused by {image_id}: check these images" in capsys.readouterr().out
 
 
-def test_the_steps_after_it_change_nothing_until_it_is_noticed(cfg, poisoned, tmp_path):
-    """The step is the third; it is read after the fourth, and kept with the weights of the second."""
+def test_steps_after_nan_change_nothing_until_the_guard_is_read(cfg, poisoned, tmp_path):
+    """Step 3 gives NaN; the guard is read after step 4, and the saved step has the weights from after step 2."""
     before = train(cfg("train.steps=2", "train.schedule={type: steps, milestones: []}"), tmp_path / "before")
     poisoned(3)
     with pytest.raises(InputError, match=r"step 3: training diverged"):
         train(cfg("train.schedule={type: steps, milestones: []}"), tmp_path / "run")
-    kept = torch.load(tmp_path / "run/nonfinite_step_00000003.pt", weights_only=True)["model"]
+    saved = torch.load(tmp_path / "run/nonfinite_step_00000003.pt", weights_only=True)["model"]
     for name, value in read_checkpoint(before.folder / "checkpoints/last.pt").weights(average=False).items():
-        assert torch.equal(kept[name], value), name
+        assert torch.equal(saved[name], value), name
 
 
-def test_skipping_goes_on_with_finite_weights_and_counts(cfg, poisoned, tmp_path):
+def test_skip_continues_with_finite_weights_and_counts_steps(cfg, poisoned, tmp_path):
     poisoned(3)
     result = train(cfg("train.on_nonfinite=skip"), tmp_path / "run")
     assert result.step == 8 and math.isfinite(result.metrics["loss"])
@@ -89,7 +89,7 @@ def test_skipping_goes_on_with_finite_weights_and_counts(cfg, poisoned, tmp_path
     assert "step 3: the gradient was not finite" in (result.folder / "log.txt").read_text()
 
 
-def test_skipping_has_a_limit(cfg, poisoned, tmp_path):
+def test_run_stops_after_max_skipped_steps(cfg, poisoned, tmp_path):
     poisoned(1)
-    with pytest.raises(InputError, match=r"diverged.*left out"):
+    with pytest.raises(InputError, match=r"diverged.*more than train.max_skipped"):
         train(cfg("train.on_nonfinite=skip", "train.max_skipped=1", "train.steps=40"), tmp_path / "run")

@@ -174,7 +174,8 @@ def test_the_first_bad_step_of_a_window_is_told():
     assert guard.read() == BadStep(step=105, count=1)
     assert guard.skipped == 3
     guard.mask(torch.tensor(float("nan")), 106)
-    with pytest.raises(NonFiniteGradient, match=r"step 106: .* 4 of the run, more than the 3 .*; lower") as error:
+    message = r"step 106: .* 4 of the run, more than train.max_skipped \(3\); lower"
+    with pytest.raises(NonFiniteGradient, match=message) as error:
         guard.read()
     assert isinstance(error.value, InputError) and error.value.bad_step == BadStep(106, 1)
 
