@@ -233,4 +233,4 @@ def test_kill_during_a_background_write_leaves_intact_checkpoints(tmp_path, seed
     with CheckpointWriter(folder) as again:
         assert not list(tmp_path.glob("*.partial"))
         again.save(read._replace(step=read.step + 1))
-    assert folder.files()[-1].name == f"step_{read['step'] + 1:08d}.pt"
+    assert folder.files()[-1].name == f"step_{read.step + 1:08d}.pt"
