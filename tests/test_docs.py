@@ -82,7 +82,7 @@ def check_retinanet(name: str, arguments: list[str]) -> None:
             table = load_table(parsed.table)
             make_jobs(table, parsed.data, num_seeds=parsed.seeds, rows=parsed.rows, overrides=parsed.overrides)
         case "benchmark", _:
-            benchmark.chosen(benchmark.parser().parse_args(arguments).suites)
+            benchmark.select_suites(benchmark.parser().parse_args(arguments).suites)
         case _:
             raise AssertionError(f"no command {name}")
 
