@@ -8,7 +8,7 @@ from retinanet.detection.nms import nms_by_group
 
 
 def nms_by_loop(boxes, scores, groups, max_iou):
-    """Best first, of equals the earlier: keep a box unless a kept box of its group overlaps it by more than `max_iou`."""
+    """Best first, of equals the earlier: keep boxes that no kept box of their group overlaps by more than `max_iou`."""
     kept = []
     for i in sorted(range(len(boxes)), key=lambda i: -scores[i]):
         if all(groups[i] != groups[j] or iou(boxes[i], boxes[j]) <= max_iou for j in kept):
@@ -55,7 +55,7 @@ def random_groups(seed, count=3000, num_groups=400):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_nms_is_torchvisions_group_by_group(seed):
+def test_nms_equals_torchvisions_within_each_group(seed):
     boxes, scores, groups = random_groups(seed)
     expected = []
     for group in groups.unique():
