@@ -44,7 +44,7 @@ def renamed(state: dict[str, torch.Tensor], layers_per_conv: int) -> dict[str, t
         for pattern, replacement in RENAMED:
             name = re.sub(pattern, replacement, name)
         name = re.sub(
-            r"\.conv\.(\d)\.(\d)\.", lambda found: f".{int(found[1]) * layers_per_conv + int(found[2])}.", name
+            r"\.conv\.(\d)\.(\d)\.", lambda match: f".{int(match[1]) * layers_per_conv + int(match[2])}.", name
         )
         name = re.sub("|".join(LAST_CONVOLUTIONS), str(4 * layers_per_conv), name)
         result[name] = value
