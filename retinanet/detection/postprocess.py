@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from retinanet.config import PostprocessConfig
-from retinanet.config.model import ClassActivation
 from retinanet.detection.boxes import clip, decode
 from retinanet.detection.nms import nms_by_group
 from retinanet.structures import Detections, HeadOutputs
