@@ -8,9 +8,9 @@ __version__ = "0.2.0.dev0"
 # The public names and where they live. Loaded when first used: `retinanet --help` need not wait for torch.
 _HOMES = {
     "Config": "retinanet.config",
+    "FocalLoss": "retinanet.losses.focal",
     "InputError": "retinanet.errors",
     "Predictor": "retinanet.inference.predictor",
-    "SoftmaxFocalLoss": "retinanet.losses.softmax_focal",
     "build_model": "retinanet.model.retinanet",
     "load_config": "retinanet.config.load",
     "train": "retinanet.engine.train",

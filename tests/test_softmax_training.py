@@ -1,4 +1,4 @@
-"""A softmax over classes and background, with ATSS, all the way: training, checkpoint, evaluation, prediction."""
+"""End to end with a softmax over classes and background, and ATSS: training, checkpoint, evaluation, prediction."""
 
 import json
 
@@ -26,7 +26,7 @@ def overrides(tiny_overrides):
         "assignment.anchors_per_level=27",
         "train.optimizer={type: adamw, lr: 0.002}",
         "train.warmup_steps=0",
-        "model.prior=0.5",  # so that few steps leave scores which are kept
+        "model.prior=0.5",  # so that a few steps give scores above min_score
         "postprocess.min_score=0.01",
         "inference.precision=fp32",
     ]
@@ -38,11 +38,11 @@ def run(tmp_path, overrides):
 
 
 def class_bias(content):
-    """Of the last layer of the class subnet."""
+    """Bias of the last layer of the class subnet."""
     return [value for name, value in content.weights().items() if name.startswith("head.class_subnet.")][-1]
 
 
-def test_what_was_trained_is_evaluated_and_predicted_with(run, shapes):
+def test_checkpoint_of_a_trained_run_evaluates_and_predicts(run, shapes):
     lines = read_metrics(run.folder)
     losses = [line["class_loss"] for line in lines if line["kind"] == "train"]
     assert losses[-1] < losses[0]
@@ -51,18 +51,18 @@ def test_what_was_trained_is_evaluated_and_predicted_with(run, shapes):
     num_classes = len(content.class_names)
     assert class_bias(content).shape == (9 * (num_classes + 1),)
 
-    # The checkpoint alone gives the figures of the run's last evaluation.
+    # The checkpoint alone reproduces the metrics of the run's last evaluation.
     assert eval_tool.main([str(checkpoint), "--output", str(run.folder)]) == 0
-    figures = json.loads((run.folder / "evaluation.json").read_text())
+    metrics = json.loads((run.folder / "evaluation.json").read_text())
     for name in ("AP", "AP50", "loss", "class_loss", "box_loss"):
-        assert figures[name] == pytest.approx(lines[-1][name], rel=1e-3, abs=1e-6), name
+        assert metrics[name] == pytest.approx(lines[-1][name], rel=1e-3, abs=1e-6), name
 
-    found = Predictor.from_checkpoint(checkpoint)(shapes / "val" / "000001.png")
-    assert len(found.scores) > 10 and found.labels.max() < num_classes
-    # Scores that a softmax can have: those of one box are less than 1 together.
-    boxes, index = found.boxes.unique(dim=0, return_inverse=True)
-    together = torch.zeros(len(boxes)).index_add_(0, index, found.scores)
-    assert len(boxes) < len(found.scores) and together.max() < 1
+    detections = Predictor.from_checkpoint(checkpoint)(shapes / "val" / "000001.png")
+    assert len(detections.scores) > 10 and detections.labels.max() < num_classes
+    # Scores are from a softmax: those of one box sum to less than 1.
+    boxes, index = detections.boxes.unique(dim=0, return_inverse=True)
+    total = torch.zeros(len(boxes)).index_add_(0, index, detections.scores)
+    assert len(boxes) < len(detections.scores) and total.max() < 1
 
     with pytest.raises(InputError, match=r"model\.class_activation is sigmoid"):
         Predictor.from_checkpoint(checkpoint, ["model.class_activation=sigmoid"])
@@ -70,7 +70,7 @@ def test_what_was_trained_is_evaluated_and_predicted_with(run, shapes):
         Predictor.from_checkpoint(checkpoint, ["model.class_activation=sigmoid", "loss.classification.type=focal"])
 
 
-def test_a_run_goes_on_and_another_begins_with_its_weights(run, overrides, tmp_path):
+def test_run_resumes_to_the_same_weights_and_another_starts_from_them(run, overrides, tmp_path):
     last = run.folder / "checkpoints/step_00000008.pt"
     straight = read_checkpoint(last)
     last.unlink()

@@ -1,4 +1,4 @@
-"""The whole road from pixels to detections against torchvision's RetinaNet, with its random weights copied over."""
+"""The whole pipeline from pixels to detections against torchvision's RetinaNet, with its random weights copied."""
 
 import os
 import re
@@ -22,7 +22,7 @@ from tests.helpers.models import model_config
 DATA = Path(os.environ.get("RETINANET_DATA", Path(__file__).resolve().parents[1] / "../shared/data"))
 NUM_CLASSES = 91
 SHORTER = 120  # of the images below
-# More than there are: at a cut, rounding would decide.
+# More than exist: at a limit, rounding would decide.
 TOP_K = MAX_DETECTIONS = 10_000
 RENAMED = [
     (r"^backbone\.body\.", "backbone."),
@@ -36,7 +36,7 @@ LAST_CONVOLUTIONS = ("cls_logits", "bbox_reg")
 
 
 def renamed(state: dict[str, torch.Tensor], layers_per_conv: int) -> dict[str, torch.Tensor]:
-    """torchvision's names to ours; a block of its subnets is `layers_per_conv` layers of ours."""
+    """Rename torchvision's weights; a block of its subnets is `layers_per_conv` layers of ours."""
     result = {}
     for name, value in state.items():
         if name.endswith("num_batches_tracked"):
@@ -44,25 +44,25 @@ def renamed(state: dict[str, torch.Tensor], layers_per_conv: int) -> dict[str, t
         for pattern, replacement in RENAMED:
             name = re.sub(pattern, replacement, name)
         name = re.sub(
-            r"\.conv\.(\d)\.(\d)\.", lambda found: f".{int(found[1]) * layers_per_conv + int(found[2])}.", name
+            r"\.conv\.(\d)\.(\d)\.", lambda match: f".{int(match[1]) * layers_per_conv + int(match[2])}.", name
         )
         name = re.sub("|".join(LAST_CONVOLUTIONS), str(4 * layers_per_conv), name)
         result[name] = value
     return result
 
 
-def pictures() -> list[torch.Tensor]:
-    """A landscape and a portrait, uint8 RGB, with one length of their shorter side."""
+def sample_images() -> list[torch.Tensor]:
+    """A landscape and a portrait image, uint8 RGB, with equal shorter sides."""
     files = sorted((DATA / "coco_slice" / "val2017").glob("*.jpg"))[2:4]
     if files:
-        found = [read_image(file, max_pixels=10_000_000) for file in files]
+        images = [read_image(file, max_pixels=10_000_000) for file in files]
     else:
-        found = [torch.from_numpy(draw_image(0, "val", index)[0]).permute(2, 0, 1) for index in (0, 3)]
-    return [F.resize(picture, [SHORTER], antialias=True) for picture in found]
+        images = [torch.from_numpy(draw_image(0, "val", index)[0]).permute(2, 0, 1) for index in (0, 3)]
+    return [F.resize(image, [SHORTER], antialias=True) for image in images]
 
 
 def batched(images: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Padded on the right and below to multiples of 32, and the sizes inside."""
+    """Batch of images padded on the right and bottom to multiples of 32, and the sizes inside the padding."""
     sizes = torch.tensor([image.shape[-2:] for image in images])
     height, width = ((sizes.amax(0) + 31) // 32 * 32).tolist()
     padded = [nn.functional.pad(image, (0, width - image.shape[2], 0, height - image.shape[1])) for image in images]
@@ -71,7 +71,7 @@ def batched(images: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
 
 @torch.no_grad()
 def spread_out(theirs: nn.Module, images: list[torch.Tensor]) -> None:
-    """Give random weights the scale of trained ones: statistics of these images, scores and offsets that differ."""
+    """Scale random weights like trained ones: norm statistics of these images, and varied scores and offsets."""
     norms = [module for module in theirs.backbone.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = 1.0
@@ -91,7 +91,7 @@ def spread_out(theirs: nn.Module, images: list[torch.Tensor]) -> None:
     theirs.backbone.eval()
     outputs = [*(block[0] for block in fpn.layer_blocks), fpn.extra_blocks.p6, fpn.extra_blocks.p7]
     for level, layer in enumerate(outputs):
-        # More on the coarse levels: most of what their convolutions see is the zeros around them.
+        # More on coarse levels, where convolutions see mostly the zeros of their padding.
         layer.weight.mul_(1.3**level / list(fpn(body).values())[level].std())
         nn.init.normal_(layer.bias, std=0.2)
     features = list(fpn(body).values())
@@ -105,7 +105,7 @@ def spread_out(theirs: nn.Module, images: list[torch.Tensor]) -> None:
 
 
 def clear_threshold(scores: torch.Tensor, low: float = 0.75, high: float = 0.85) -> float:
-    """Where no score is near: rounding decides nothing."""
+    """Score threshold far from any score, so that rounding does not matter."""
     between = scores[(scores > low) & (scores < high)].sort().values
     widest = between.diff().argmax()
     return between[widest : widest + 2].mean().item()
@@ -113,7 +113,7 @@ def clear_threshold(scores: torch.Tensor, low: float = 0.75, high: float = 0.85)
 
 @torch.no_grad()
 def outputs_of(theirs: nn.Module, images: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Class logits, box deltas and anchors inside torchvision's network, before it decodes anything."""
+    """Class logits, box deltas and anchors of torchvision's network before decoding."""
     batch, _ = theirs.transform(images)
     features = list(theirs.backbone(batch.tensors).values())
     head = theirs.head(features)
@@ -124,7 +124,7 @@ def pair_of(version: str, images: list[torch.Tensor]) -> tuple[RetinaNet, nn.Mod
     """Our network and torchvision's, with the same random weights."""
     torch.manual_seed(0)
     build = {"v1": retinanet_resnet50_fpn, "v2": retinanet_resnet50_fpn_v2}[version]
-    # No image is resized: their shorter sides are `min_size` already.
+    # No image is resized: the shorter sides already equal `min_size`.
     theirs = build(
         weights=None,
         weights_backbone=None,
@@ -141,51 +141,51 @@ def pair_of(version: str, images: list[torch.Tensor]) -> tuple[RetinaNet, nn.Mod
     ours = build_model(cfg, NUM_CLASSES).eval()
     missing, unknown = ours.load_state_dict(renamed(theirs.state_dict(), 2 if version == "v1" else 3), strict=False)
     assert unknown == []
-    # Its convolutions have no bias where a norm follows; ours start at zero.
+    # Its convolutions have no bias before a norm; ours start at zero.
     assert [name for name in missing if version == "v1" or not re.fullmatch(r"head\.\w+\.\d+\.bias", name)] == []
     return ours, theirs
 
 
-def without_partner(found: Detections, reference: dict[str, torch.Tensor]) -> int:
-    """How many of ours are not among theirs: one of the same class, score and box, which is no other's partner."""
-    distance = (found.boxes[:, None] - reference["boxes"]).abs().amax(-1)
-    score_distance = (found.scores[:, None] - reference["scores"]).abs()
-    same = (distance < 0.05) & (score_distance < 1e-4) & (found.labels[:, None] == reference["labels"])
-    partners = distance.where(same, torch.inf).min(1)
-    return len(found.labels) - len(partners.indices[partners.values.isfinite()].unique())
+def num_unmatched(detections: Detections, reference: dict[str, torch.Tensor]) -> int:
+    """Number of our detections without a one-to-one match in theirs: same class, and nearly the same score and box."""
+    distance = (detections.boxes[:, None] - reference["boxes"]).abs().amax(-1)
+    score_distance = (detections.scores[:, None] - reference["scores"]).abs()
+    same = (distance < 0.05) & (score_distance < 1e-4) & (detections.labels[:, None] == reference["labels"])
+    matches = distance.where(same, torch.inf).min(1)
+    return len(detections.labels) - len(matches.indices[matches.values.isfinite()].unique())
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
-def test_detections_are_torchvisions(version):
-    images = pictures()
+def test_detections_equal_torchvisions(version):
+    images = sample_images()
     assert len({image.shape for image in images}) > 1 and {min(image.shape[1:]) for image in images} == {SHORTER}
     as_floats = [image / 255 for image in images]
     ours, theirs = pair_of(version, as_floats)
     batch, sizes = batched(images)
-    assert any(side % 64 for side in batch.shape[-2:])  # there torchvision's anchors are not a stride apart
+    assert any(side % 64 for side in batch.shape[-2:])  # where torchvision's anchors are not a stride apart
     with torch.no_grad():
-        predictions = ours(batch, sizes)
+        outputs = ours(batch, sizes)
     logits, deltas, anchors = outputs_of(theirs, as_floats)
-    assert torch.equal(torch.cat([level.view(-1, 4) for level in predictions.anchors]), anchors)
-    assert_close(torch.cat(predictions.class_logits, 1), logits, rtol=1e-4, atol=1e-3)
-    assert_close(torch.cat(predictions.box_deltas, 1), deltas, rtol=1e-4, atol=1e-3)
+    assert torch.equal(torch.cat([level.view(-1, 4) for level in outputs.anchors]), anchors)
+    assert_close(torch.cat(outputs.class_logits, 1), logits, rtol=1e-4, atol=1e-3)
+    assert_close(torch.cat(outputs.box_deltas, 1), deltas, rtol=1e-4, atol=1e-3)
     assert logits.std() > 1 and deltas.std() > 0.1
 
     assert theirs.score_thresh == 0.05
     theirs.score_thresh = clear_threshold(logits.sigmoid())
-    assert sum(bool((level.sigmoid() > theirs.score_thresh).any()) for level in predictions.class_logits) >= 3
+    assert sum(bool((level.sigmoid() > theirs.score_thresh).any()) for level in outputs.class_logits) >= 3
     with torch.no_grad():
         expected = theirs(as_floats)
     postprocess = Postprocess(min_score=theirs.score_thresh, top_k=TOP_K, max_detections=MAX_DETECTIONS)
 
-    counts = [level.shape[1] for level in predictions.class_logits]
-    same_outputs = HeadOutputs(list(logits.split(counts, 1)), list(deltas.split(counts, 1)), predictions.anchors)
-    for found, reference in zip(postprocess(same_outputs, sizes, sizes), expected, strict=True):
-        assert 20 < len(found.labels) == len(reference["labels"]) < MAX_DETECTIONS
-        assert len(found.labels.unique()) > 5
-        assert without_partner(found, reference) == 0
+    counts = [level.shape[1] for level in outputs.class_logits]
+    same_outputs = HeadOutputs(list(logits.split(counts, 1)), list(deltas.split(counts, 1)), outputs.anchors)
+    for detections, reference in zip(postprocess(same_outputs, sizes, sizes), expected, strict=True):
+        assert 20 < len(detections.labels) == len(reference["labels"]) < MAX_DETECTIONS
+        assert len(detections.labels.unique()) > 5
+        assert num_unmatched(detections, reference) == 0
 
-    # From our own outputs, which differ from theirs by rounding: it may decide which of two near-equals stays.
-    for found, reference in zip(postprocess(predictions, sizes, sizes), expected, strict=True):
-        assert abs(len(found.labels) - len(reference["labels"])) <= len(found.labels) // 100
-        assert without_partner(found, reference) <= len(found.labels) // 100
+    # From our own outputs, which differ by rounding: of two nearly equal boxes, either may be kept.
+    for detections, reference in zip(postprocess(outputs, sizes, sizes), expected, strict=True):
+        assert abs(len(detections.labels) - len(reference["labels"])) <= len(detections.labels) // 100
+        assert num_unmatched(detections, reference) <= len(detections.labels) // 100

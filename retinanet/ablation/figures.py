@@ -42,7 +42,7 @@ def load_network(checkpoint: Path, overrides: Sequence[str] = ()) -> Predictor:
         InputError: not a checkpoint, or its classes share a softmax.
     """
     predictor = Predictor.from_checkpoint(checkpoint, ["inference.precision=fp32", *overrides])
-    if predictor.cfg.model.class_activation != "sigmoid":
+    if predictor.cfg.model.has_background_logit:
         raise InputError(f"{checkpoint}: its classes share a softmax; expected one sigmoid per class")
     return predictor
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from retinanet.ablation.report import MISSING, SIGNIFICANCE_LEVEL, format_mean, format_p
 from retinanet.evaluation.significance import holm, summarise, welch
-from retinanet.losses.focal import SigmoidFocal
+from retinanet.losses.sigmoid import SigmoidFocalLoss
 from retinanet.runtime.console import progress
 from retinanet.visualization.plots import Chart, Series
 
@@ -83,7 +83,7 @@ def train_one(variant: LossVariant, seed: int, *, num_rare: int = 200, steps: in
         torch.manual_seed(seed)
         model = nn.Sequential(nn.Linear(2, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1))
     nn.init.constant_(model[-1].bias, -math.log((1 - PRIOR) / PRIOR))
-    loss_sum = SigmoidFocal(alpha=variant.alpha, gamma=variant.gamma)
+    loss_sum = SigmoidFocalLoss(alpha=variant.alpha, gamma=variant.gamma)
     # Adam is invariant to a constant factor on the loss, so alpha only weights rare against common points.
     optimizer = torch.optim.Adam(model.parameters(), lr=0.003)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from retinanet.detection.assignment import Assignment
-from retinanet.losses.focal import SigmoidFocal
+from retinanet.losses.sigmoid import SigmoidFocalLoss
 from retinanet.structures import HeadOutputs, Targets
 
 BINS_PER_UNIT = 128  # of z: a single loss is exact to 1 %, a sum of many far more
@@ -131,7 +131,7 @@ def loss_curve(gamma: float, probabilities: Sequence[float]) -> tuple[Curve, Cur
     Args:
         probabilities: above 0 and below 1.
     """
-    focal = SigmoidFocal(alpha=1.0, gamma=gamma)
+    focal = SigmoidFocalLoss(alpha=1.0, gamma=gamma)
     losses, derivatives = [], []
     for p in probabilities:
         logit = torch.tensor([[p]], dtype=torch.float64).logit().requires_grad_()

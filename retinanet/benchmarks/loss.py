@@ -15,7 +15,7 @@ from torchvision.ops import sigmoid_focal_loss
 from retinanet.benchmarks.measure import Measurement, Variant, compare, ratio
 from retinanet.benchmarks.report import comparison_table, growth_table, precision_name, table, to_plain_values
 from retinanet.benchmarks.settings import Settings, SuiteResult
-from retinanet.losses.focal import SigmoidFocal
+from retinanet.losses.sigmoid import SigmoidFocalLoss
 
 ANCHORS, CLASSES = 115_200, 90
 GROWTH_ANCHORS = 20_000
@@ -94,7 +94,7 @@ def make_case(anchors: int, classes: int, dtype: torch.dtype, device: torch.devi
 
 def make_losses(case: Case) -> dict[str, Callable[[], Tensor]]:
     """Functions that compute the loss, by name of the variant."""
-    ours = SigmoidFocal(alpha=0.25, gamma=2.0)
+    ours = SigmoidFocalLoss(alpha=0.25, gamma=2.0)
     calls = {
         OURS: lambda: ours(case.logits, case.labels, case.valid),
         FLOAT: lambda: sigmoid_focal_loss(case.logits.float(), case.one_hot, reduction="sum"),

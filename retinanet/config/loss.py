@@ -1,6 +1,6 @@
 """`loss`: class loss, box loss and their weights."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag
 
@@ -21,7 +21,13 @@ ClassAlpha = Annotated[
 ]
 
 
-class FocalConfig(StrictModel):
+class ClassLossFacts(StrictModel):
+    """Facts about a class loss that other keys depend on."""
+
+    has_background_logit: ClassVar[bool] = False  # the head outputs one more logit, for background
+
+
+class FocalConfig(ClassLossFacts):
     """Focal loss on sigmoid probabilities (Lin et al. 2017, eq. 5)."""
 
     type: Literal["focal"] = "focal"
@@ -32,7 +38,7 @@ class FocalConfig(StrictModel):
     """Focusing exponent; 0 is cross entropy."""
 
 
-class CrossEntropyConfig(StrictModel):
+class CrossEntropyConfig(ClassLossFacts):
     """Cross entropy on sigmoid probabilities: the focal loss with gamma 0."""
 
     type: Literal["cross_entropy"] = "cross_entropy"
@@ -40,7 +46,7 @@ class CrossEntropyConfig(StrictModel):
     """As for `focal`."""
 
 
-class FocalStarConfig(StrictModel):
+class FocalStarConfig(ClassLossFacts):
     """FL*, the alternative focal loss of the appendix of Lin et al. 2017."""
 
     type: Literal["focal_star"] = "focal_star"
@@ -50,13 +56,13 @@ class FocalStarConfig(StrictModel):
     """Shift: the larger, the further beyond even odds an example still contributes."""
 
 
-class HingeConfig(StrictModel):
+class HingeConfig(ClassLossFacts):
     """Hinge loss on the probability of the true class. The paper found it unstable."""
 
     type: Literal["hinge"] = "hinge"
 
 
-class OHEMConfig(StrictModel):
+class OHEMConfig(ClassLossFacts):
     """Online hard example mining: cross entropy on the hardest anchors of each image."""
 
     type: Literal["ohem"] = "ohem"
@@ -68,7 +74,7 @@ class OHEMConfig(StrictModel):
     """Whether to keep at most three negatives for each positive."""
 
 
-class QualityFocalConfig(StrictModel):
+class QualityFocalConfig(ClassLossFacts):
     """Quality focal loss (Li et al. 2020): the target of a positive is the IoU of its predicted box."""
 
     type: Literal["quality_focal"] = "quality_focal"
@@ -76,7 +82,7 @@ class QualityFocalConfig(StrictModel):
     """Focusing exponent."""
 
 
-class VarifocalConfig(StrictModel):
+class VarifocalConfig(ClassLossFacts):
     """Varifocal loss (Zhang et al. 2021): a positive has the IoU of its predicted box as both target and weight."""
 
     type: Literal["varifocal"] = "varifocal"
@@ -86,9 +92,10 @@ class VarifocalConfig(StrictModel):
     """Focusing exponent of the negatives."""
 
 
-class SoftmaxFocalConfig(StrictModel):
+class SoftmaxFocalConfig(ClassLossFacts):
     """Focal loss on softmax probabilities with a background class; requires `model.class_activation: softmax`."""
 
+    has_background_logit: ClassVar[bool] = True
     type: Literal["softmax_focal"] = "softmax_focal"
     alpha: ClassAlpha = None
     """Weight of each class; background has 1 minus their mean. null: all weights are 1; inverse_frequency: computed

@@ -112,3 +112,8 @@ class ModelConfig(StrictModel):
                 f"head_norm is group and channels is {self.channels}; give a multiple of 32 from 64 upwards"
             )
         return self
+
+    @property
+    def has_background_logit(self) -> bool:
+        """Whether the head outputs one more logit, the last, for background."""
+        return self.class_activation == "softmax"

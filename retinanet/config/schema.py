@@ -40,9 +40,10 @@ class Config(StrictModel):
     @model_validator(mode="after")
     def loss_matches_activation(self) -> Self:
         loss, activation = self.loss.classification.type, self.model.class_activation
-        if (loss == "softmax_focal") != (activation == "softmax"):
-            expected = "softmax" if loss == "softmax_focal" else "sigmoid"
-            other = "set loss.classification.type: softmax_focal" if expected == "sigmoid" else "choose another loss"
+        needs_background = self.loss.classification.has_background_logit
+        if needs_background != self.model.has_background_logit:
+            expected = "softmax" if needs_background else "sigmoid"
+            other = "choose another loss" if needs_background else "set loss.classification.type: softmax_focal"
             raise ValueError(
                 f"loss.classification.type is {loss} and model.class_activation is {activation}; "
                 f"set model.class_activation: {expected}, or {other}"

@@ -1,1 +1,1 @@
-"""Every weight-free rule of the detector: geometry, supervision, decoding."""
+"""Weight-free rules of the detector: box geometry, anchors, assignment and postprocessing."""

@@ -1,4 +1,4 @@
-"""Anchors: the boxes that every prediction is measured from (Lin et al. 2017, section 4)."""
+"""Anchors: the reference boxes of all predictions (Lin et al. 2017, section 4)."""
 
 import math
 
@@ -9,13 +9,20 @@ from retinanet.config.model import AnchorRounding
 
 
 class AnchorGenerator:
-    """Anchors of every pyramid level for a padded input size.
+    """Generates the anchors of every pyramid level for a padded shape.
 
-    The order within a level is (y, x, aspect ratio, scale), the last running fastest. Ratios are height / width, sizes
-    are the square root of the area at scale 1. An anchor is centred at ((x + offset) * stride, (y + offset) * stride).
+    The order within a level is (y, x, aspect ratio, scale), the last varying fastest. An anchor is centred at
+    ((x + offset) * stride, (y + offset) * stride).
 
-    `rounding="torchvision"` reproduces that library's grid: sizes cut and corners rounded to whole pixels, and the
-    spacing of a level is the padded size // its grid size. Weights trained there expect it.
+    Args:
+        strides: of each level, pixels.
+        sizes: of each level, the square root of the area at scale 1, pixels.
+        scales: factors of the sizes.
+        aspect_ratios: height / width.
+        offset: of the centres, in strides.
+        rounding: "torchvision" reproduces the anchors of that library, as weights trained with it expect: sizes are
+            truncated and corners rounded to whole pixels, and the spacing of a level is the padded size // its grid
+            size.
     """
 
     def __init__(
@@ -34,15 +41,18 @@ class AnchorGenerator:
         self.rounding = rounding
         self.num_per_cell = len(scales) * len(aspect_ratios)
         self._cells = [cell_anchors(size, scales, aspect_ratios, rounding) for size in sizes]
-        self._made: dict[tuple[int, int, str], list[Tensor]] = {}
+        self._cache: dict[tuple[int, int, str], list[Tensor]] = {}
 
     def __call__(self, height: int, width: int, device: torch.device | str = "cpu") -> list[Tensor]:
-        """Anchors of an input of (height, width) pixels: L x (H_l, W_l, a, 4). Made once a size, and shared."""
+        """Return the anchors of an input of (height, width) pixels: L x (H_l, W_l, a, 4).
+
+        They are cached per shape and device: callers share the tensors.
+        """
         key = (height, width, str(device))
-        if key not in self._made:
+        if key not in self._cache:
             levels = zip(self.strides, self._cells, strict=True)
-            self._made[key] = [self._level(height, width, stride, cells).to(device) for stride, cells in levels]
-        return self._made[key]
+            self._cache[key] = [self._level(height, width, stride, cells).to(device) for stride, cells in levels]
+        return self._cache[key]
 
     def _level(self, height: int, width: int, stride: int, cells: Tensor) -> Tensor:
         rows, columns = math.ceil(height / stride), math.ceil(width / stride)
@@ -60,12 +70,12 @@ class AnchorGenerator:
 def cell_anchors(
     size: float, scales: tuple[float, ...], aspect_ratios: tuple[float, ...], rounding: AnchorRounding
 ) -> Tensor:
-    """The anchors of one cell around the origin: (ratios * scales, 4)."""
+    """Compute the anchors of one cell around the origin: (ratios * scales, 4)."""
     scaled = torch.tensor([size * scale for scale in scales], dtype=torch.float64)
     if rounding == "torchvision":
         scaled = scaled.floor()
     root = torch.tensor(aspect_ratios, dtype=torch.float64).sqrt()
-    if rounding == "torchvision":  # in its own precision, so that a half is rounded the same way
+    if rounding == "torchvision":  # in torchvision's precision, so that halves are rounded the same way
         scaled, root = scaled.float(), torch.tensor(aspect_ratios).sqrt()
     heights = (root[:, None] * scaled).reshape(-1)
     widths = ((1 / root)[:, None] * scaled).reshape(-1)

@@ -1,4 +1,4 @@
-"""Which anchor learns what, by a threshold that each object sets itself (ATSS, Zhang et al. 2020, algorithm 1)."""
+"""ATSS: anchor assignment with a threshold adapted to each object (Zhang et al. 2020, algorithm 1)."""
 
 import math
 
@@ -9,10 +9,11 @@ from retinanet.detection.assignment import Assignment, assign
 from retinanet.detection.boxes import centre_form, overlap
 from retinanet.structures import Targets
 
-BOXES_AT_ONCE = 256  # of each image: bounds memory for any number of boxes
-# Pixels that a centre lies inside its object, as in the authors' code: whether one on the edge does is rounding.
+BOXES_AT_ONCE = 256  # per image: bounds memory for any number of boxes
+# Pixels by which a centre must lie inside its object, as in the authors' code: for a centre on the edge, rounding would
+# decide.
 INSIDE = 0.01
-IOU_ROUNDING = 1e-6  # anchors of one and the same IoU are not below their mean
+IOU_ROUNDING = 1e-6  # tolerance, so that candidates with one and the same IoU are not below their mean
 
 
 @torch.no_grad()
@@ -21,21 +22,21 @@ def assign_atss(
 ) -> Assignment:
     """Match anchors to the objects whose centres are near, without reading the device.
 
-    The candidates of an object are, on each level, the anchors whose centres are nearest to its own. Those are positive
-    that have at least the mean plus the standard deviation of all its candidates' IoU, and their centre inside it. An
-    anchor that several objects claim goes to the one that it overlaps most. All others are negative.
+    The candidates of an object are, on each level, the anchors whose centres are nearest to its own. A candidate is
+    positive if its IoU is at least the mean plus the standard deviation of the IoU of all candidates, and its centre is
+    inside the object. An anchor claimed by several objects goes to the one with the largest IoU. All other anchors are
+    negative.
 
     Args:
         anchors: L x (H_l, W_l, a, 4), float32 pixels, a grid on each level. The anchors of a cell share their centre,
             as those of `AnchorGenerator` do.
-        targets: ground truth of B images. Where an image has no object, every anchor is negative.
-        anchors_per_level: candidates of an object on each level; all anchors of a level that has fewer. Of those
-            equally near, the first. The paper has one anchor in a cell, and takes 9: with a in a cell, 9 a are as many
-            cells.
-        ignore_ioa: a negative anchor with at least this share of its area in one crowd region is ignored; 0 switches
-            it off, and the region is background.
+        targets: ground truth of B images. Without objects, every anchor of an image is negative.
+        anchors_per_level: candidates of an object on each level; all anchors of a level that has fewer. Of equally near
+            anchors, the first. The paper has one anchor per cell and takes 9; with a per cell, 9 a are as many cells.
+        ignore_ioa: a negative anchor with at least this share of its area in one crowd region is ignored; 0 disables
+            this, and the region is background.
 
-    Returns: an assignment whose A counts the anchors of all levels in the order of the grids.
+    Returns: an assignment over the anchors of all levels in the order of the grids.
     """
     boxes = torch.cat([level.reshape(-1, 4) for level in anchors])  # (A, 4)
     batch, num_boxes = targets.is_object.shape
@@ -54,23 +55,23 @@ def assign_atss(
 
 
 def _candidates(anchors: list[Tensor], centres: Tensor, per_level: int) -> Tensor:
-    """The places among all anchors of those nearest to points (B, n, 2) on each level: (B, n, C)."""
-    places, first = [], 0
+    """Indices of the anchors nearest to points (B, n, 2) on each level: (B, n, C)."""
+    index_per_level, first = [], 0
     for level in anchors:
-        places.append(first + _nearest(level, centres, per_level))
+        index_per_level.append(first + _nearest(level, centres, per_level))
         first += level[..., 0].numel()
-    return torch.cat(places, dim=2)
+    return torch.cat(index_per_level, dim=2)
 
 
 def _nearest(level: Tensor, centres: Tensor, count: int) -> Tensor:
-    """Of one grid (H, W, a, 4): (B, n, `count`), or all anchors where they are fewer."""
+    """Indices of the `count` nearest anchors of one grid (H, W, a, 4), or of all if fewer: (B, n, count)."""
     _, columns, a = level.shape[:3]
     cells = math.ceil(count / a)
     grid = centre_form(level[:, :, 0])[0]  # (H, W, 2)
     dx = (grid[0, :, 0] - centres[..., :1]).square()  # (B, n, W)
     dy = (grid[:, 0, 1] - centres[..., 1:]).square()  # (B, n, H)
-    # The nearest cells are where as many of the nearest rows and columns cross. Sorted by index again, and all sorting
-    # stable, so that of equals the first is taken.
+    # The nearest cells are among the crossings of as many nearest rows and columns. These are sorted by index again,
+    # and every sort is stable, so that the first of equals is taken.
     column = dx.sort(stable=True).indices[..., :cells].sort().values
     row = dy.sort(stable=True).indices[..., :cells].sort().values
     distance = dy.gather(2, row)[..., :, None] + dx.gather(2, column)[..., None, :]
@@ -80,11 +81,11 @@ def _nearest(level: Tensor, centres: Tensor, count: int) -> Tensor:
 
 
 def _claimed_iou(candidates: Tensor, gt_boxes: Tensor) -> Tensor:
-    """Boxes (B, n, C, 4) and (B, n, 4) -> (B, n, C), the IoU of those that are positive; 0 for the others."""
+    """IoU of the candidates (B, n, C, 4) of boxes (B, n, 4) that are positive, 0 for the others: (B, n, C)."""
     gt_boxes = gt_boxes[:, :, None]
-    shared, union = overlap(candidates, gt_boxes)
-    iou = shared / union
-    # Of the sample, as in the authors' code; that of a single candidate would be no number.
+    intersection, union = overlap(candidates, gt_boxes)
+    iou = intersection / union
+    # Sample deviation, as in the authors' code; for a single candidate that would be NaN.
     deviation = iou.std(dim=2, correction=min(1, iou.shape[2] - 1), keepdim=True)
     threshold = iou.mean(dim=2, keepdim=True) + deviation - IOU_ROUNDING
     centres = centre_form(candidates)[0]
@@ -93,20 +94,26 @@ def _claimed_iou(candidates: Tensor, gt_boxes: Tensor) -> Tensor:
 
 
 def _best_claims(candidates: Tensor, claimed_iou: Tensor, num_anchors: int) -> tuple[Tensor, Tensor]:
-    """Of each anchor, (B, A) each: the largest IoU (B, n, C) that it is claimed with, 0 for none, and by which box."""
+    """Largest claimed IoU of each anchor, 0 without a claim, and the box that claims it: (B, A) each.
+
+    Args:
+        candidates: (B, n, C) indices of anchors.
+        claimed_iou: (B, n, C), 0 where a candidate is not positive.
+        num_anchors: A.
+    """
     batch, num_boxes, _ = candidates.shape
-    place, iou = candidates.flatten(1), claimed_iou.flatten(1)
-    best = iou.new_zeros(batch, num_anchors).scatter_reduce_(1, place, iou, "amax")
+    anchor, iou = candidates.flatten(1), claimed_iou.flatten(1)
+    best = iou.new_zeros(batch, num_anchors).scatter_reduce_(1, anchor, iou, "amax")
     owner = torch.arange(num_boxes, device=iou.device)[:, None].expand(candidates.shape).flatten(1)
-    owner = torch.where(iou == best.gather(1, place), owner, num_boxes - 1)  # of equals, the first
-    index = place.new_full(best.shape, num_boxes - 1).scatter_reduce_(1, place, owner, "amin")
+    owner = torch.where(iou == best.gather(1, anchor), owner, num_boxes - 1)  # of equals, the first
+    index = anchor.new_full(best.shape, num_boxes - 1).scatter_reduce_(1, anchor, owner, "amin")
     return best, index
 
 
 def _outside_crowds(anchors: list[Tensor], targets: Targets, ignore_ioa: float) -> Tensor:
-    """(B, A), or () where no crowd counts."""
+    """Whether each anchor has less than `ignore_ioa` of its area in any crowd region: (B, A), or () if all have."""
     if not targets.has_crowd or ignore_ioa == 0:
         return torch.ones((), dtype=torch.bool, device=targets.boxes.device)
-    # Without objects every anchor is negative but for those in a crowd.
+    # Without objects, every anchor outside the crowd regions is negative.
     crowds = targets._replace(is_object=torch.zeros_like(targets.is_object))
     return assign(anchors, crowds, low_quality_matches=False, ignore_ioa=ignore_ioa).negative

@@ -1,15 +1,16 @@
-"""The assignment that a config asks for."""
+"""Build the assignment rule that a config selects."""
 
 from functools import partial
 
-from retinanet.config import AssignmentConfig
+from retinanet.config import AssignmentConfig, ATSSAssignmentConfig, IoUAssignmentConfig
 from retinanet.detection.assignment import Assign, assign
 from retinanet.detection.atss import assign_atss
 
 
 def build_assignment(cfg: AssignmentConfig) -> Assign:
-    match cfg.type:
-        case "iou":
+    """Bind the settings of the config to `assign` or `assign_atss`."""
+    match cfg:
+        case IoUAssignmentConfig():
             return partial(
                 assign,
                 fg_iou=cfg.fg_iou,
@@ -17,5 +18,5 @@ def build_assignment(cfg: AssignmentConfig) -> Assign:
                 low_quality_matches=cfg.low_quality_matches,
                 ignore_ioa=cfg.ignore_ioa,
             )
-        case "atss":
+        case ATSSAssignmentConfig():
             return partial(assign_atss, anchors_per_level=cfg.anchors_per_level, ignore_ioa=cfg.ignore_ioa)

@@ -1,29 +1,42 @@
-"""From predictions to detections (Lin et al. 2017, section 4, "Inference")."""
+"""Postprocessing: from head outputs to detections (Lin et al. 2017, section 4, "Inference")."""
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from retinanet.config import PostprocessConfig
-from retinanet.config.model import ClassActivation
 from retinanet.detection.boxes import clip, decode
 from retinanet.detection.nms import nms_by_group
 from retinanet.structures import Detections, HeadOutputs
 
-# Candidates of an image that suppression looks at first. Its time grows with their square, and what becomes of a box
-# depends on better ones alone: where the best of them leave enough detections, the others need no look.
+# Candidates of an image that NMS first considers. Its time grows with their square, and whether a box survives depends
+# only on better ones: if the best candidates leave enough detections, the others are not needed.
 FIRST_LOOK = 1000
 
 
+class _Candidates(NamedTuple):
+    """Candidates of one image, C of them."""
+
+    boxes: Tensor  # (C, 4), pixels of the padded input
+    scales: Tensor  # (C, 4), from these to pixels of the original image
+    scores: Tensor  # (C,)
+    labels: Tensor  # (C,) int64
+
+    def select(self, index: Tensor | slice) -> "_Candidates":
+        return _Candidates(self.boxes[index], self.scales[index], self.scores[index], self.labels[index])
+
+
 class Postprocess:
-    """Best anchors per level, decoded, suppressed per class, best `max_detections` of each image.
+    """Select the best anchors per level, decode them, apply NMS per class, keep the best `max_detections` per image.
 
     Args:
-        min_score: a candidate scores more than this.
-        top_k: candidates kept on each level, (anchor, class) pairs, before suppression.
-        nms_iou: of two boxes of one class that overlap by more, the weaker goes.
+        min_score: a candidate must score more than this.
+        top_k: candidates kept on each level, (anchor, class) pairs, before NMS.
+        nms_iou: of two boxes of the same class with a larger IoU, the one with the lower score is removed.
         max_detections: kept per image over all levels and classes.
-        class_activation: what makes scores of the logits. Of a softmax the last is that of background, which is no
-            candidate.
+        background_logit: the last logit is for background, and scores are a softmax; background is never a candidate.
+            Otherwise the score of a class is the sigmoid of its logit.
     """
 
     def __init__(
@@ -33,48 +46,48 @@ class Postprocess:
         top_k: int = 1000,
         nms_iou: float = 0.5,
         max_detections: int = 100,
-        class_activation: ClassActivation = "sigmoid",
+        background_logit: bool = False,
     ):
         self.min_score = min_score
         self.top_k = top_k
         self.nms_iou = nms_iou
         self.max_detections = max_detections
-        self.class_activation = class_activation
+        self.background_logit = background_logit
 
     @torch.no_grad()
-    def __call__(self, predictions: HeadOutputs, image_sizes: Tensor, original_sizes: Tensor) -> list[Detections]:
-        """Detections of each image, boxes in pixels of the original image, on the CPU whatever the device.
+    def __call__(self, outputs: HeadOutputs, image_sizes: Tensor, original_sizes: Tensor) -> list[Detections]:
+        """Return the detections of each image, on the CPU for any device, boxes in pixels of the original image.
 
-        The candidates come to the host in one copy, the only time it waits for the device.
+        All candidates are copied to the host at once, the only time it waits for the device.
 
         Args:
-            predictions: of B images.
-            image_sizes: (B, 2), height and width inside the padding; boxes are cut to it.
+            outputs: of B images.
+            image_sizes: (B, 2), height and width inside the padding; boxes are clipped to it.
             original_sizes: (B, 2), height and width of the image before resizing.
         """
-        scores, boxes, labels = self._candidates(predictions)
+        scores, boxes, labels = self._candidates(outputs)
         boxes = clip(boxes, image_sizes)
-        scale = (original_sizes / image_sizes).flip(-1).repeat(1, 2).to(boxes)  # (B, 4)
-        scale = scale[:, None].expand_as(boxes)
-        # Labels as floats are exact to 16 million classes.
-        candidates = torch.cat([boxes, scale, scores[..., None], labels[..., None].float()], dim=-1).cpu()
-        # Image by image: suppression compares every two boxes it is given, also those of different groups.
-        return [self._suppress(image) for image in candidates]
+        scales = (original_sizes / image_sizes).flip(-1).repeat(1, 2).to(boxes)  # (B, 4)
+        scales = scales[:, None].expand_as(boxes)
+        # Image by image: NMS compares every pair of boxes that it is given, even of different groups.
+        return [self._suppress(image) for image in _copy_to_host(boxes, scales, scores, labels)]
 
-    def _candidates(self, predictions: HeadOutputs) -> tuple[Tensor, Tensor, Tensor]:
-        """Top-k of each level before decoding: scores (B, C), boxes (B, C, 4), labels (B, C)."""
-        is_softmax = self.class_activation == "softmax"
+    def _candidates(self, outputs: HeadOutputs) -> tuple[Tensor, Tensor, Tensor]:
+        """Select the top k of each level before decoding: scores (B, C), boxes (B, C, 4), labels (B, C)."""
         scores_per_level, boxes_per_level, labels_per_level = [], [], []
-        for logits, deltas, anchors in zip(*predictions, strict=True):
-            # Logits of a softmax compare with those of the same anchor alone, its probabilities with all.
-            ranked = logits.softmax(dim=-1, dtype=torch.float32)[..., :-1] if is_softmax else logits  # (B, A_l, K)
+        for logits, deltas, anchors in zip(outputs.class_logits, outputs.box_deltas, outputs.anchors, strict=True):
+            # Softmax logits are comparable only within an anchor, its probabilities with those of all anchors.
+            if self.background_logit:
+                ranked = logits.softmax(dim=-1, dtype=torch.float32)[..., :-1]  # (B, A_l, K)
+            else:
+                ranked = logits
             num_classes = ranked.shape[-1]
             # The best k pairs are among the k anchors with the best classes: a maximum is cheaper than a ranking.
             best_class = ranked.amax(dim=-1)  # (B, A_l)
             anchor = best_class.topk(min(self.top_k, best_class.shape[1]), dim=1, sorted=False).indices
             rows = ranked.gather(1, anchor[..., None].expand(-1, -1, num_classes))
-            # Ranked as probabilities, like every reference: two logits may round to one score.
-            scores = (rows if is_softmax else rows.float().sigmoid()).flatten(1)
+            # Ranked by probability, like every reference implementation: two logits may round to one score.
+            scores = (rows if self.background_logit else rows.float().sigmoid()).flatten(1)
             scores, pair = scores.topk(min(self.top_k, scores.shape[1]), dim=1)
             anchor = anchor.gather(1, pair // num_classes)  # (B, k)
             deltas = deltas.gather(1, anchor[..., None].expand(-1, -1, 4)).float()
@@ -83,25 +96,36 @@ class Postprocess:
             labels_per_level.append(pair % num_classes)
         return torch.cat(scores_per_level, 1), torch.cat(boxes_per_level, 1), torch.cat(labels_per_level, 1)
 
-    def _suppress(self, candidates: Tensor) -> Detections:
-        """Of one image, on the host: (C, 10), box, scale, score and label of each."""
-        # One box that is not a number would switch suppression off for all.
-        candidates = candidates[(candidates[:, 8] > self.min_score) & candidates.isfinite().all(dim=1)]
-        candidates = candidates[candidates[:, 8].sort(descending=True, stable=True).indices]
-        for look in (FIRST_LOOK, len(candidates)):
-            boxes, scale, scores, labels = candidates[:look].split([4, 4, 1, 1], dim=1)
-            scores, labels = scores.flatten(), labels.flatten().long()
-            keep = nms_by_group(boxes, scores, labels, max_iou=self.nms_iou)[: self.max_detections]
-            if len(keep) == self.max_detections or look >= len(candidates):
+    def _suppress(self, candidates: _Candidates) -> Detections:
+        """Apply the score threshold, NMS and `max_detections` to the candidates of one image on the host."""
+        # A single box with NaN would disable suppression for all.
+        is_finite = candidates.boxes.isfinite().all(dim=1) & candidates.scales.isfinite().all(dim=1)
+        is_finite &= candidates.scores.isfinite()
+        candidates = candidates.select((candidates.scores > self.min_score) & is_finite)
+        candidates = candidates.select(candidates.scores.sort(descending=True, stable=True).indices)
+        for look in (FIRST_LOOK, len(candidates.scores)):
+            best = candidates.select(slice(look))
+            keep = nms_by_group(best.boxes, best.scores, best.labels, max_iou=self.nms_iou)[: self.max_detections]
+            if len(keep) == self.max_detections or look >= len(candidates.scores):
                 break
-        return Detections((boxes * scale)[keep], scores[keep], labels[keep])
+        return Detections((best.boxes * best.scales)[keep], best.scores[keep], best.labels[keep])
 
 
-def build_postprocess(cfg: PostprocessConfig, *, class_activation: ClassActivation) -> Postprocess:
+def _copy_to_host(boxes: Tensor, scales: Tensor, scores: Tensor, labels: Tensor) -> list[_Candidates]:
+    """Copy the candidates (B, C, ...) of a batch to the host in one transfer, and return those of each image."""
+    # Labels as floats are exact up to 16 million classes.
+    packed = torch.cat([boxes, scales, scores[..., None], labels[..., None].float()], dim=-1).cpu()
+    boxes, scales, scores, labels = packed.split([4, 4, 1, 1], dim=-1)
+    per_image = zip(boxes, scales, scores.squeeze(-1), labels.squeeze(-1).long(), strict=True)
+    return [_Candidates(*candidates) for candidates in per_image]
+
+
+def build_postprocess(cfg: PostprocessConfig, *, background_logit: bool) -> Postprocess:
+    """Build the postprocessing; `background_logit` is a fact of the model (`ModelConfig.has_background_logit`)."""
     return Postprocess(
         min_score=cfg.min_score,
         top_k=cfg.top_k,
         nms_iou=cfg.nms_iou,
         max_detections=cfg.max_detections,
-        class_activation=class_activation,
+        background_logit=background_logit,
     )

@@ -67,7 +67,7 @@ def evaluate_dataset(
         model,
         batches(),
         data,
-        postprocess=build_postprocess(cfg.postprocess, class_activation=cfg.model.class_activation),
+        postprocess=build_postprocess(cfg.postprocess, background_logit=cfg.model.has_background_logit),
         criterion=criterion,
         assign=build_assignment(cfg.assignment),
         device=device,

@@ -44,7 +44,7 @@ class Predictor:
         self.class_names = tuple(class_names)
         self.category_ids = tuple(category_ids)
         self.cfg = cfg
-        self._postprocess = build_postprocess(cfg.postprocess, class_activation=cfg.model.class_activation)
+        self._postprocess = build_postprocess(cfg.postprocess, background_logit=cfg.model.has_background_logit)
         self._padded_shapes = build_padded_shapes(cfg.data)
         self._shorter = eval_shorter(cfg.data)
 

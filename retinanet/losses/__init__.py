@@ -1,1 +1,1 @@
-"""What training minimises: class losses, box losses, and the criterion that combines them."""
+"""Training losses: class losses, box losses, and the criterion that combines them."""

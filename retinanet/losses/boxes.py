@@ -1,9 +1,10 @@
-"""Regression losses on boxes, one value an anchor.
+"""Box regression losses, one value per anchor (smooth L1, GIoU, DIoU, CIoU).
 
-Those on IoU are not torchvision's: these index with a mask, where the device waits for the host.
+torchvision's IoU losses are not used: they index with a mask, which makes the device wait for the host.
 """
 
 import math
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -11,11 +12,30 @@ from torch import Tensor
 
 from retinanet.detection.boxes import area, centre_form, decode, decoded_sizes, encode, overlap
 
-EPSILON = 1e-7  # square pixels, against a division by zero; torchvision's
+EPSILON = 1e-7  # square pixels, avoids a division by zero; torchvision's value
 
 
-class SmoothL1:
-    """Smooth L1 on the encoded offsets, summed over the four (Girshick 2015, eq. 3); beta 0 is L1."""
+class BoxLoss(Protocol):
+    """Regression loss of each anchor's predicted box, in float32 arithmetic."""
+
+    def __call__(self, deltas: Tensor, boxes: Tensor, anchors: Tensor) -> Tensor:
+        """Compute one loss per anchor, differentiable with respect to the deltas.
+
+        Args:
+            deltas: (..., 4), predicted offsets.
+            boxes: (..., 4), ground truth, with an area.
+            anchors: (..., 4), broadcast to the deltas.
+
+        Returns: (...).
+        """
+
+
+class SmoothL1Loss:
+    """Smooth L1 on the encoded offsets, summed over the four (Girshick 2015, eq. 3).
+
+    Args:
+        beta: error from which the loss is linear; 0 is L1.
+    """
 
     def __init__(self, *, beta: float = 0.1):
         self.beta = beta
@@ -24,45 +44,46 @@ class SmoothL1:
         return F.smooth_l1_loss(deltas, encode(boxes, anchors), beta=self.beta, reduction="none").sum(-1)
 
 
-class GIoU:
+class GIoULoss:
     """1 - generalised IoU of the decoded boxes (Rezatofighi et al. 2019)."""
 
     def __call__(self, deltas: Tensor, boxes: Tensor, anchors: Tensor) -> Tensor:
         decoded = decode(deltas, anchors)
-        shared, union = overlap(decoded, boxes)
+        intersection, union = overlap(decoded, boxes)
         hull = area(_hull(decoded, boxes))
-        return 1 - shared / (union + EPSILON) + (hull - union) / (hull + EPSILON)
+        return 1 - intersection / (union + EPSILON) + (hull - union) / (hull + EPSILON)
 
 
-class DIoU:
-    """1 - IoU of the decoded boxes + squared distance of centres over the squared diagonal of the smallest box around
-    both (Zheng et al. 2020, eq. 7)."""
+class DIoULoss:
+    """1 - IoU of the decoded boxes + squared distance of the centres over the squared diagonal of the enclosing box.
+
+    Zheng et al. 2020, eq. 7.
+    """
 
     def __call__(self, deltas: Tensor, boxes: Tensor, anchors: Tensor) -> Tensor:
-        return _distance_loss(decode(deltas, anchors), boxes)[0]
+        return _diou_loss(decode(deltas, anchors), boxes)[0]
 
 
-class CIoU:
-    """DIoU + a v, where v compares aspect ratios and a = v / (1 - IoU + v), a constant for the gradient
-    (Zheng et al. 2020, eqs. 8 to 11).
+class CIoULoss:
+    """DIoU + a v, where v compares aspect ratios and a = v / (1 - IoU + v) is constant for the gradient.
 
-    The gradient of v is the exact one; the paper's code leaves out its factor 1 / (w^2 + h^2).
+    Zheng et al. 2020, eqs. 8 to 11. The gradient of v is exact; the paper's code omits its factor 1 / (w^2 + h^2).
     """
 
     def __call__(self, deltas: Tensor, boxes: Tensor, anchors: Tensor) -> Tensor:
         decoded = decode(deltas, anchors)
-        distance_loss, iou = _distance_loss(decoded, boxes)
-        # Sizes from corners would send back two gradients as large as a tiny box is small, which nearly cancel.
+        diou_loss, iou = _diou_loss(decoded, boxes)
+        # Computed from the corners, a tiny box would receive two huge gradients that nearly cancel.
         difference = _angle(centre_form(boxes)[1]) - _angle(decoded_sizes(deltas, anchors))
         v = (4 / math.pi**2) * difference**2
         weight = (v / (1 - iou + v + EPSILON)).detach()
-        return distance_loss + weight * v
+        return diou_loss + weight * v
 
 
-def _distance_loss(decoded: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """The loss of DIoU, and the IoU."""
-    shared, union = overlap(decoded, boxes)
-    iou = shared / (union + EPSILON)
+def _diou_loss(decoded: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """DIoU loss and IoU: (..., 4), (..., 4) -> (...) each."""
+    intersection, union = overlap(decoded, boxes)
+    iou = intersection / (union + EPSILON)
     hull = _hull(decoded, boxes)
     diagonal = ((hull[..., 2:] - hull[..., :2]) ** 2).sum(-1)
     distance = ((centre_form(decoded)[0] - centre_form(boxes)[0]) ** 2).sum(-1)
@@ -70,12 +91,12 @@ def _distance_loss(decoded: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _hull(boxes: Tensor, others: Tensor) -> Tensor:
-    """The smallest box around each two: (..., 4)."""
+    """Smallest box enclosing each pair of boxes: (..., 4), (..., 4) -> (..., 4)."""
     return torch.cat(
         [torch.minimum(boxes[..., :2], others[..., :2]), torch.maximum(boxes[..., 2:], others[..., 2:])], dim=-1
     )
 
 
 def _angle(sizes: Tensor) -> Tensor:
-    """arctan(width / height), with a finite gradient for boxes without a height, too: (..., 2) -> (...)."""
+    """arctan(width / height), with a finite gradient at height 0: (..., 2) -> (...)."""
     return torch.atan2(*sizes.unbind(-1))

@@ -1,16 +1,57 @@
-"""The weight of each class in its class loss; inverse class frequency is the choice that Lin et al. 2017, 3.1, name."""
+"""Class weights (alpha) of the class losses; Lin et al. 2017, section 3.1, suggest the inverse class frequency."""
 
 from collections.abc import Sequence
 
+import torch
+from torch import Tensor
+
 from retinanet.config import LossConfig, WeighedByClass
 from retinanet.errors import InputError
+from retinanet.losses.chunking import working_type
+
+
+class ClassWeights:
+    """One weight for all classes, or one weight per class, copied to a device once.
+
+    Args:
+        values: a number, or K of them.
+    """
+
+    def __init__(self, values: float | Sequence[float]):
+        self.values = tuple(values) if isinstance(values, Sequence) else float(values)
+        self._copies: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+
+    def check(self, num_classes: int) -> None:
+        """Check that weights per class fit the number of classes.
+
+        Raises:
+            ValueError: there are weights for another number of classes.
+        """
+        if isinstance(self.values, tuple) and len(self.values) != num_classes:
+            raise ValueError(
+                f"class weights: found {len(self.values)} values for {num_classes} classes; give one per class"
+            )
+
+    def like(self, logits: Tensor) -> float | Tensor:
+        """Return the number, or the weights (K,) on the device of the logits and in the working type."""
+        if isinstance(self.values, float):
+            return self.values
+        key = (logits.device, working_type(logits))
+        if key not in self._copies:  # once per run: each copy synchronises a device
+            self._copies[key] = torch.tensor(self.values, device=key[0], dtype=key[1])
+        return self._copies[key]
+
+    def at(self, classes: Tensor, logits: Tensor) -> float | Tensor:
+        """Return the weights of the classes (any shape) of some logits of the same shape."""
+        weights = self.like(logits)
+        return weights[classes] if isinstance(weights, Tensor) else weights
 
 
 def inverse_frequency(class_counts: Sequence[int]) -> tuple[float, ...]:
-    """alpha_c = m / (m + n_c), n_c the objects of a class (one where there is none), m the mean of all n_c.
+    """Return alpha_c = m / (m + n_c), with n_c the objects of a class (at least one) and m the mean of all n_c.
 
-    The odds alpha_c : (1 - alpha_c), of an anchor of the class to any other anchor in the logits of that class, are
-    m : n_c. A class of the mean size has 1/2, a rarer one more.
+    In the logits of a class, anchors of that class and other anchors are then weighted alpha_c : (1 - alpha_c) =
+    m : n_c. A class of average size has 1/2, a rarer class more.
     """
     counts = [max(1, count) for count in class_counts]
     mean = sum(counts) / len(counts)
@@ -18,9 +59,9 @@ def inverse_frequency(class_counts: Sequence[int]) -> tuple[float, ...]:
 
 
 def with_class_weights(cfg: LossConfig, class_counts: Sequence[int]) -> LossConfig:
-    """The same loss, with the numbers that `alpha: inverse_frequency` stands for in the data of a run.
+    """Replace `alpha: inverse_frequency` by the weights of the training data; return other configs unchanged.
 
-    A run keeps these in its config: what goes on from it, scores it or replays it need not count again.
+    The run records the result in its config, so resuming, evaluating or replaying it never counts the objects again.
     """
     if not isinstance(cfg.classification, WeighedByClass) or cfg.classification.alpha != "inverse_frequency":
         return cfg
@@ -29,18 +70,19 @@ def with_class_weights(cfg: LossConfig, class_counts: Sequence[int]) -> LossConf
 
 
 def checked_alpha(cfg: WeighedByClass, num_classes: int | None) -> float | tuple[float, ...] | None:
-    """
+    """Return the configured alpha as numbers; `num_classes` None skips the comparison with the number of classes.
+
     Raises:
-        InputError: not one weight a class, or not yet known.
+        InputError: alpha is a list for another number of classes, or has not been computed yet.
     """
     key = "loss.classification.alpha"
     if cfg.alpha == "inverse_frequency":
         raise InputError(
-            f"{key} is inverse_frequency, which a run works out when it starts, from its training data; give numbers"
+            f"{key} is inverse_frequency, which is computed from the training data when a run starts; give numbers"
         )
     if isinstance(cfg.alpha, tuple) and num_classes is not None and len(cfg.alpha) != num_classes:
         raise InputError(
-            f"{key} has {len(cfg.alpha)} values for {num_classes} classes; give one number, or one a class in their "
+            f"{key} has {len(cfg.alpha)} values for {num_classes} classes; give one number, or one per class in their "
             "order"
         )
     return cfg.alpha

@@ -1,34 +1,42 @@
-"""What the detector learns from: a class loss on anchors, a regression loss on boxes (Lin et al. 2017, section 4)."""
+"""The detection criterion: class loss over anchors plus box loss over positive ones (Lin et al. 2017, section 4)."""
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from retinanet.config import BoxLossConfig, ClassLossConfig, LossConfig, WeighedByClass
+from retinanet.config import (
+    BoxLossConfig,
+    CIoUConfig,
+    ClassLossConfig,
+    CrossEntropyConfig,
+    DIoUConfig,
+    FocalConfig,
+    FocalStarConfig,
+    GIoUConfig,
+    HingeConfig,
+    LossConfig,
+    OHEMConfig,
+    QualityFocalConfig,
+    SmoothL1Config,
+    SoftmaxFocalConfig,
+    VarifocalConfig,
+)
 from retinanet.detection.assignment import Assignment
 from retinanet.detection.boxes import decode, overlap
-from retinanet.losses.boxes import CIoU, DIoU, GIoU, SmoothL1
+from retinanet.losses.boxes import BoxLoss, CIoULoss, DIoULoss, GIoULoss, SmoothL1Loss
+from retinanet.losses.class_loss import ClassLoss
 from retinanet.losses.class_weights import checked_alpha
-from retinanet.losses.focal import FocalStar, Hinge, SigmoidFocal
-from retinanet.losses.fused_sigmoid import SigmoidLoss
-from retinanet.losses.hard_examples import HardExamples
-from retinanet.losses.quality import QualityFocal, QualityLoss, Varifocal
-from retinanet.losses.softmax_focal import SoftmaxFocal
+from retinanet.losses.hard_examples import HardExampleMining
+from retinanet.losses.margin import FocalStarMargin, HingeMargin
+from retinanet.losses.quality import QualityFocalLoss, VarifocalLoss
+from retinanet.losses.sigmoid import SigmoidFocalLoss, SigmoidMarginLoss
+from retinanet.losses.softmax_focal import SoftmaxFocalLoss
 from retinanet.structures import HeadOutputs, Targets
 
 
-class ClassLoss(Protocol):
-    def __call__(self, logits: Tensor, labels: Tensor, counted: Tensor) -> Tensor:
-        """(B, A_l, K), (B, A_l) with K for background, (B, A_l) -> () summed, float32. Of a softmax (B, A_l, K + 1)."""
-
-
-class BoxLoss(Protocol):
-    def __call__(self, deltas: Tensor, boxes: Tensor, anchors: Tensor) -> Tensor: ...  # -> (B, A_l), one an anchor
-
-
 class Losses(NamedTuple):
-    """Scalars, float32, on the device."""
+    """Weighted and normalised losses: () float32 on the device."""
 
     classification: Tensor
     box_regression: Tensor
@@ -39,33 +47,32 @@ class Losses(NamedTuple):
 
 
 class LevelSums(NamedTuple):
-    """Sums over a batch, neither weighted nor divided: L x () each."""
+    """Loss sums over a batch for each pyramid level, neither weighted nor normalised: L x () each."""
 
     classification: list[Tensor]
     box_regression: list[Tensor]
 
 
 class DetectionLoss(nn.Module):
-    """Class loss over every anchor that is not ignored, box loss over positive ones, both divided by `num_positive`.
+    """Class loss over all anchors that are not ignored plus box loss over positive ones, divided by `num_positive`.
 
     Args:
-        class_loss: a `QualityLoss` is given the IoU of each anchor's decoded box with its object, too.
-        box_loss: of the decoded boxes or of the deltas.
-        class_weight, box_weight: of the two in the total.
-        hard_examples: the class loss is over the anchors that it chooses, and those alone; box loss and divisor are as
-            without it. (Shrivastava et al. take both losses of the chosen ones, and divide by their number.)
-        background_logit: the last logit is that of background, as a softmax has it; else every logit is of a class.
+        class_loss: declares whether it needs the IoU of decoded boxes and whether there is a background logit.
+        box_loss: one value per anchor.
+        class_weight: weight of the class loss in the total.
+        box_weight: weight of the box loss in the total.
+        hard_examples: restricts the class loss to the anchors it selects; box loss and divisor stay the same.
+            (Shrivastava et al. restrict both losses, and divide by the number of selected anchors.)
     """
 
     def __init__(
         self,
-        class_loss: ClassLoss | QualityLoss,
+        class_loss: ClassLoss,
         box_loss: BoxLoss,
         *,
         class_weight: float = 1.0,
         box_weight: float = 1.0,
-        hard_examples: HardExamples | None = None,
-        background_logit: bool = False,
+        hard_examples: HardExampleMining | None = None,
     ):
         super().__init__()
         self.class_loss = class_loss
@@ -73,40 +80,46 @@ class DetectionLoss(nn.Module):
         self.class_weight = class_weight
         self.box_weight = box_weight
         self.hard_examples = hard_examples
-        self.background_logit = background_logit
 
-    def forward(
-        self, predictions: HeadOutputs, assignment: Assignment, targets: Targets, num_positive: Tensor
-    ) -> Losses:
-        """Sum over the batch, divided by `num_positive`: the positives of the whole global batch, at least 1.
+    def forward(self, outputs: HeadOutputs, assignment: Assignment, targets: Targets, num_positive: Tensor) -> Losses:
+        """Compute the losses of a batch, divided by `num_positive`.
 
         Args:
-            predictions: of B images, any float type.
+            outputs: of B images, any float type.
             assignment: of the same images, over the anchors of all levels in their order.
-            targets: ground truth, the rows that `assignment.gt_index` points at.
-            num_positive: () float32.
+            targets: ground truth, whose rows `assignment.gt_index` refers to.
+            num_positive: () float32, positive anchors of the whole global batch, at least 1.
         """
-        class_sum, box_sum = map(sum, self.sums_per_level(predictions, assignment, targets))
+        class_sum, box_sum = map(sum, self.sums_per_level(outputs, assignment, targets))
         return Losses(self.class_weight * class_sum / num_positive, self.box_weight * box_sum / num_positive)
 
-    def sums_per_level(self, predictions: HeadOutputs, assignment: Assignment, targets: Targets) -> LevelSums:
-        """What `forward` adds up, level by level; the arguments are its own."""
-        num_classes = predictions.class_logits[0].shape[-1] - self.background_logit
+    def sums_per_level(self, outputs: HeadOutputs, assignment: Assignment, targets: Targets) -> LevelSums:
+        """Compute the terms that `forward` adds up; the arguments are the same."""
+        num_classes = outputs.class_logits[0].shape[-1] - self.class_loss.has_background_logit
         labels = torch.where(assignment.positive, targets.labels.gather(1, assignment.gt_index), num_classes)  # (B, A)
-        counted = assignment.positive | assignment.negative
+        valid = assignment.positive | assignment.negative
         if self.hard_examples:
-            counted = self.hard_examples(predictions, labels, counted)
-        sizes = [deltas.shape[1] for deltas in predictions.box_deltas]
-        parts = [part.split(sizes, dim=1) for part in (labels, counted, assignment.positive, assignment.gt_index)]
+            valid = self.hard_examples(outputs, labels, valid)
+        sizes = [deltas.shape[1] for deltas in outputs.box_deltas]
+        per_level = zip(
+            outputs.class_logits,
+            outputs.box_deltas,
+            outputs.anchors,
+            labels.split(sizes, dim=1),
+            valid.split(sizes, dim=1),
+            assignment.positive.split(sizes, dim=1),
+            assignment.gt_index.split(sizes, dim=1),
+            strict=True,
+        )
         sums = LevelSums([], [])
-        for logits, deltas, grid, labels, counted, positive, gt_index in zip(*predictions, *parts, strict=True):
+        for logits, deltas, grid, labels, valid, positive, gt_index in per_level:
             anchors, deltas = grid.view(-1, 4), deltas.float()
             boxes = targets.boxes.gather(1, gt_index[..., None].expand(-1, -1, 4))
-            if isinstance(self.class_loss, QualityLoss):
-                shared, union = overlap(decode(deltas.detach(), anchors), boxes)
-                sums.classification.append(self.class_loss(logits, labels, counted, shared / union))
-            else:
-                sums.classification.append(self.class_loss(logits, labels, counted))
+            iou = None
+            if self.class_loss.needs_iou:
+                intersection, union = overlap(decode(deltas.detach(), anchors), boxes)
+                iou = intersection / union
+            sums.classification.append(self.class_loss(logits, labels, valid, iou))
             # Computed for every anchor and masked: a boolean index would make the device wait for the host.
             box_loss = self.box_loss(deltas, boxes, anchors)
             sums.box_regression.append(torch.where(positive, box_loss, 0).sum())
@@ -114,12 +127,14 @@ class DetectionLoss(nn.Module):
 
 
 def build_loss(cfg: LossConfig, *, num_classes: int | None = None, compile: bool = False) -> DetectionLoss:
-    """
+    """Build the criterion; with `build_class_loss` and the others below, the only reader of the config in losses/.
+
     Args:
-        num_classes: what a list of class weights is held against; None takes the list as it is.
+        num_classes: checked against the length of a list of class weights; None skips the check.
+        compile: compile the kernels of sigmoid class losses.
 
     Raises:
-        InputError: class weights for another number of classes, or such as a run works out when it starts.
+        InputError: the class weights are for another number of classes, or not computed yet.
     """
     return DetectionLoss(
         build_class_loss(cfg.classification, num_classes=num_classes, compile=compile),
@@ -127,42 +142,47 @@ def build_loss(cfg: LossConfig, *, num_classes: int | None = None, compile: bool
         class_weight=cfg.class_weight,
         box_weight=cfg.box_weight,
         hard_examples=build_hard_examples(cfg.classification),
-        background_logit=cfg.classification.type == "softmax_focal",
     )
 
 
-def build_class_loss(cfg: ClassLossConfig, *, num_classes: int | None, compile: bool) -> ClassLoss | QualityLoss:
-    alpha = checked_alpha(cfg, num_classes) if isinstance(cfg, WeighedByClass) else None
-    match cfg.type:
-        case "focal":
-            return SigmoidFocal(alpha=alpha, gamma=cfg.gamma, compile=compile)
-        case "cross_entropy" | "ohem":
-            return SigmoidFocal(alpha=alpha, gamma=0.0, compile=compile)
-        case "softmax_focal":
-            return SoftmaxFocal(alpha=alpha, gamma=cfg.gamma)
-        case "focal_star":
-            return SigmoidLoss(FocalStar(cfg.gamma, cfg.beta), compile=compile)
-        case "hinge":
-            return SigmoidLoss(Hinge(), compile=compile)
-        case "quality_focal":
-            return QualityFocal(beta=cfg.beta, compile=compile)
-        case "varifocal":
-            return Varifocal(alpha=cfg.alpha, gamma=cfg.gamma, compile=compile)
+def build_class_loss(cfg: ClassLossConfig, *, num_classes: int | None = None, compile: bool = False) -> ClassLoss:
+    """Build the class loss; arguments and errors are those of `build_loss`."""
+    match cfg:
+        case FocalConfig():
+            return SigmoidFocalLoss(alpha=checked_alpha(cfg, num_classes), gamma=cfg.gamma, compile=compile)
+        case CrossEntropyConfig():
+            return SigmoidFocalLoss(alpha=checked_alpha(cfg, num_classes), gamma=0.0, compile=compile)
+        case OHEMConfig():
+            return SigmoidFocalLoss(alpha=None, gamma=0.0, compile=compile)
+        case SoftmaxFocalConfig():
+            return SoftmaxFocalLoss(alpha=checked_alpha(cfg, num_classes), gamma=cfg.gamma)
+        case FocalStarConfig():
+            return SigmoidMarginLoss(FocalStarMargin(cfg.gamma, cfg.beta), compile=compile)
+        case HingeConfig():
+            return SigmoidMarginLoss(HingeMargin(), compile=compile)
+        case QualityFocalConfig():
+            return QualityFocalLoss(beta=cfg.beta, compile=compile)
+        case VarifocalConfig():
+            return VarifocalLoss(alpha=cfg.alpha, gamma=cfg.gamma, compile=compile)
 
 
-def build_hard_examples(cfg: ClassLossConfig) -> HardExamples | None:
-    if cfg.type != "ohem":
-        return None
-    return HardExamples(keep=cfg.keep, nms_iou=cfg.nms_iou, one_to_three=cfg.one_to_three)
+def build_hard_examples(cfg: ClassLossConfig) -> HardExampleMining | None:
+    """Build the selection of hard examples, or None for a loss over all anchors."""
+    match cfg:
+        case OHEMConfig():
+            return HardExampleMining(keep=cfg.keep, nms_iou=cfg.nms_iou, one_to_three=cfg.one_to_three)
+        case _:
+            return None
 
 
 def build_box_loss(cfg: BoxLossConfig) -> BoxLoss:
-    match cfg.type:
-        case "smooth_l1":
-            return SmoothL1(beta=cfg.beta)
-        case "giou":
-            return GIoU()
-        case "diou":
-            return DIoU()
-        case "ciou":
-            return CIoU()
+    """Build the box loss."""
+    match cfg:
+        case SmoothL1Config():
+            return SmoothL1Loss(beta=cfg.beta)
+        case GIoUConfig():
+            return GIoULoss()
+        case DIoUConfig():
+            return DIoULoss()
+        case CIoUConfig():
+            return CIoULoss()

@@ -1,92 +1,136 @@
-"""The focal loss (Lin et al. 2017), and the curves that its paper holds against it.
+"""The focal loss as a stand-alone module for any classifier.
 
-All are losses of p_t, the probability of what is true: of z = -log(p_t / (1 - p_t)), they are h(z) with a slope h'(z).
+The detector uses `SigmoidFocalLoss` (`sigmoid.py`) and `SoftmaxFocalLoss` (`softmax_focal.py`).
 """
 
+import math
 from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Literal, get_args
 
+import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from retinanet.losses.fused_sigmoid import SigmoidLoss
+from retinanet.losses.softmax_focal import softmax_focal_losses
 
-
-class Focal:
-    """-(1 - p_t)^gamma log(p_t) (eq. 4); gamma 0 is cross entropy.
-
-    h(z) = sigmoid(z)^gamma softplus(z),    h'(z) = sigmoid(z)^gamma (gamma sigmoid(-z) softplus(z) + sigmoid(z))
-
-    Args:
-        gamma: how fast well-classified examples lose their weight.
-    """
-
-    def __init__(self, gamma: float):
-        self.gamma = gamma
-
-    def loss(self, z: Tensor) -> Tensor:
-        # Of a sigmoid, never of one minus it: that would have lost the digits of a small error.
-        return torch.sigmoid(z).pow_(self.gamma).mul_(F.softplus(z))
-
-    def slope(self, z: Tensor) -> Tensor:
-        error = torch.sigmoid(z)
-        slope = F.softplus(z).mul_(self.gamma)
-        slope.addcmul_(slope, error, value=-1).add_(error)  # one minus the error is harmless here: it is added to it
-        return slope.mul_(error.pow_(self.gamma))
+Reduction = Literal["mean", "sum", "none"]
+INTEGER_TYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
-class FocalStar:
-    """FL*, -log(sigmoid(gamma x_t + beta)) / gamma with x_t = -z (appendix A): cross entropy, steeper and shifted.
+class FocalLoss(nn.Module):
+    """Focal loss of a softmax classifier, -alpha_c (1 - p_c)^gamma log(p_c) of the true class c.
 
-    h(z) = softplus(gamma z - beta) / gamma,    h'(z) = sigmoid(gamma z - beta)
+    Lin et al. 2017, eq. 5, for one class out of several. With gamma 0 and no alpha it equals
+    `torch.nn.functional.cross_entropy`; with two classes, the sigmoid focal loss of the difference of the logits.
 
     Args:
-        gamma: over 0, how steep; 1 with beta 0 is cross entropy.
-        beta: how far beyond even odds an example still counts.
+        num_classes: C, at least 1.
+        alpha: non-negative weight of each class, (C,); one number for all; None for 1. Kept as a buffer that moves with
+            the module: a float tensor keeps its type, anything else gets torch's default type.
+        gamma: non-negative focusing exponent; the larger, the less well-classified examples weigh.
+        reduction: "mean" divides the sum by the number of targets, whatever their weights, and is 0 without targets;
+            "sum"; "none" returns one loss per target.
+
+    Raises:
+        ValueError: an argument is invalid.
     """
 
-    def __init__(self, gamma: float, beta: float):
-        self.gamma = gamma
-        self.beta = beta
+    alpha: Tensor | None
 
-    def loss(self, z: Tensor) -> Tensor:
-        return F.softplus(z * self.gamma - self.beta).div_(self.gamma)
+    def __init__(
+        self,
+        num_classes: int,
+        alpha: float | Sequence[float] | np.ndarray | Tensor | None = None,
+        gamma: float = 2.0,
+        reduction: Reduction = "mean",
+    ):
+        super().__init__()
+        if isinstance(num_classes, bool) or not isinstance(num_classes, Integral) or num_classes < 1:
+            raise ValueError(f"num_classes: found {num_classes!r}, expected an integer of at least 1")
+        if isinstance(gamma, bool) or not isinstance(gamma, Real) or not 0 <= gamma < math.inf:
+            raise ValueError(f"gamma: found {gamma!r}, expected a finite number of at least 0")
+        if reduction not in get_args(Reduction):
+            choices = ", ".join(map(repr, get_args(Reduction)))
+            raise ValueError(f"reduction: found {reduction!r}, expected one of {choices}")
+        self.num_classes = int(num_classes)
+        self.gamma = float(gamma)
+        self.reduction = reduction
+        self.register_buffer("alpha", None if alpha is None else _weight_tensor(alpha, self.num_classes))
 
-    def slope(self, z: Tensor) -> Tensor:
-        return torch.sigmoid(z * self.gamma - self.beta)
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Compute the loss, differentiable once with respect to the logits.
+
+        Args:
+            logits: (N, C) or (N, C, d1, ...), any float type. Arithmetic is float32, float64 for float64.
+            targets: (N,) or (N, d1, ...), integers, 0..C-1.
+
+        Returns: float32, float64 for float64 logits: (), or the shape of the targets for reduction "none". The gradient
+            has the type of the logits.
+
+        Raises:
+            ValueError: a shape or type is wrong, or a target on the CPU is out of range. On other devices that check
+                would wait for the device; as with torch's own losses, the device reports the error when the host next
+                synchronises with it.
+        """
+        self._check(logits, targets)
+        rows, index = logits.movedim(1, -1).reshape(-1, self.num_classes), targets.reshape(-1).long()
+        losses = softmax_focal_losses(rows, index, gamma=self.gamma)
+        if self.alpha is not None:
+            losses = losses * self.alpha.to(losses.dtype)[index]
+        if self.reduction == "none":
+            return losses.view(targets.shape)
+        return losses.sum() / (max(1, len(losses)) if self.reduction == "mean" else 1)
+
+    def extra_repr(self) -> str:
+        weights = "None" if self.alpha is None else f"({self.num_classes},)"
+        return f"{self.num_classes}, alpha={weights}, gamma={self.gamma}, reduction={self.reduction!r}"
+
+    def _check(self, logits: Tensor, targets: Tensor) -> None:
+        for name, value in (("logits", logits), ("targets", targets)):
+            if not isinstance(value, Tensor):
+                raise ValueError(f"{name}: found {type(value).__name__}, expected a torch.Tensor")
+        if logits.ndim < 2 or logits.shape[1] != self.num_classes:
+            expected = f"(N, {self.num_classes}) or (N, {self.num_classes}, d1, ...)"
+            raise ValueError(f"logits: found shape {tuple(logits.shape)}, expected {expected}")
+        if not logits.is_floating_point():
+            raise ValueError(f"logits: found {logits.dtype}, expected a float type")
+        if targets.dtype not in INTEGER_TYPES:
+            expected = ", ".join(map(str, INTEGER_TYPES))
+            raise ValueError(f"targets: found {targets.dtype}, expected class indices as one of {expected}")
+        expected = (logits.shape[0], *logits.shape[2:])
+        if targets.shape != expected:
+            raise ValueError(
+                f"targets: found shape {tuple(targets.shape)}, expected {expected} for logits of shape "
+                f"{tuple(logits.shape)}"
+            )
+        if targets.device.type == "cpu" and targets.numel():
+            low, high = (value.item() for value in targets.aminmax())
+            if low < 0 or high >= self.num_classes:
+                raise ValueError(f"targets: found values in {low}..{high}, expected 0..{self.num_classes - 1}")
 
 
-class Hinge:
-    """max(0, margin - p_t) (section 5.1), nothing where the truth is likelier than the margin.
+def _weight_tensor(alpha: float | Sequence[float] | np.ndarray | Tensor, num_classes: int) -> Tensor:
+    """Copy weights to a tensor (C,): a float tensor keeps its type, anything else gets torch's default type.
 
-    The paper gives no margin, and found no setting that trained well: an example that is as wrong as can be hardly has
-    a slope. Of an infinite logit neither value nor slope is infinite, so only one that is not a number shows.
-
-    h(z) = max(0, margin - 1 + sigmoid(z)),    h'(z) = sigmoid(z) sigmoid(-z) where that is over 0
-
-    Args:
-        margin: in 0..1; 0.5 is where the truth becomes likelier than not.
+    Raises:
+        ValueError: there is not one weight per class, or a weight is negative or not finite.
     """
-
-    def __init__(self, margin: float = 0.5):
-        self.margin = margin
-
-    def loss(self, z: Tensor) -> Tensor:
-        return torch.sigmoid(z).add_(self.margin - 1).relu_()
-
-    def slope(self, z: Tensor) -> Tensor:
-        error = torch.sigmoid(z)
-        return torch.where(error > 1 - self.margin, error * torch.sigmoid(-z), error * 0)
-
-
-class SigmoidFocal(SigmoidLoss):
-    """Sum of -alpha_t (1 - p_t)^gamma log(p_t) (eq. 5) over the anchors that count and all classes.
-
-    Args:
-        alpha: weight of an anchor's own class, where every other class weighs 1 - alpha; one a class, or None for 1.
-        gamma: how fast well-classified examples lose their weight; 0 is balanced cross entropy.
-        compile: compile its kernels, as `SigmoidSum` says.
-    """
-
-    def __init__(self, *, alpha: float | Sequence[float] | None = 0.25, gamma: float = 2.0, compile: bool = False):
-        super().__init__(Focal(gamma), alpha=alpha, compile=compile)
+    try:
+        weights = torch.as_tensor(alpha).detach()
+    except (TypeError, ValueError, RuntimeError):  # torch's errors for text, ragged rows and None
+        weights = None
+    if weights is None or weights.is_complex():
+        raise ValueError(f"alpha: found {alpha!r}, expected a number or one weight for each of {num_classes} classes")
+    # A float64 array does not ask for float64: some devices do not support it.
+    keeps_type = isinstance(alpha, Tensor) and weights.is_floating_point()
+    weights = weights.to(weights.dtype if keeps_type else torch.get_default_dtype(), copy=True)
+    if weights.ndim == 0:
+        weights = weights.repeat(num_classes)
+    if weights.shape != (num_classes,):
+        raise ValueError(
+            f"alpha: found shape {tuple(weights.shape)}, expected one weight for each of {num_classes} classes"
+        )
+    if not ((weights >= 0) & weights.isfinite()).all():
+        raise ValueError(f"alpha: found {weights.tolist()}, expected finite weights of at least 0")
+    return weights

@@ -43,7 +43,7 @@ def load_for_finetuning(
     box_layer = f"head.box_subnet.{len(model.head.box_subnet) - 1}"
     wanted = model.state_dict()
     same_anchors = _same_shapes(model.anchors, AnchorGenerator(**trained.anchors.model_dump()))
-    same_activation = trained.class_activation == model.head.class_activation
+    same_activation = trained.has_background_logit == model.head.background_logit
     class_rows, box_rows = ([f"{layer}.weight", f"{layer}.bias"] for layer in (class_layer, box_layer))
     if not same_anchors:
         may_differ = [*class_rows, *box_rows]
@@ -56,15 +56,13 @@ def load_for_finetuning(
         remade = [f"{layer}: the anchors are others, all rows start anew" for layer in (class_layer, box_layer)]
         taken |= {name: wanted[name] for name in may_differ}
     elif not same_activation:
-        remade = [
-            f"{class_layer}: the class activation was {trained.class_activation} and is {model.head.class_activation}, "
-            "all rows start anew"
-        ]
+        change = "added" if model.head.background_logit else "removed"
+        remade = [f"{class_layer}: the background logit was {change}, all rows start anew"]
         taken |= {name: wanted[name] for name in may_differ}
     elif trained_names != class_names:
         shared = [name for name in class_names if name in trained_names]
         # Background, where there is one, is the last.
-        background = int(model.head.class_activation == "softmax")
+        background = int(model.head.background_logit)
         rows = [class_names.index(name) for name in shared] + [len(class_names)] * background
         trained_rows = [trained_names.index(name) for name in shared] + [len(trained_names)] * background
         rows, trained_rows = (torch.tensor(x, dtype=torch.int64, device=device) for x in (rows, trained_rows))

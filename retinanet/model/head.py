@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from retinanet.config.model import ClassActivation, HeadNorm
+from retinanet.config.model import HeadNorm
 from retinanet.model.norm import norm_layer
 
 
@@ -21,7 +21,7 @@ class RetinaNetHead(nn.Module):
         prior: the probability that every anchor gives every class at the start; with a softmax, all classes together.
             It is meant to keep the many background anchors from making the first steps diverge (section 4.1,
             "Initialization").
-        class_activation: what makes scores of the logits. A softmax has one more of them, the last, for background.
+        background_logit: one more class logit, the last, for background; scores are then a softmax, else sigmoids.
     """
 
     def __init__(
@@ -33,20 +33,20 @@ class RetinaNetHead(nn.Module):
         num_convs: int = 4,
         norm: HeadNorm = "none",
         prior: float = 0.01,
-        class_activation: ClassActivation = "sigmoid",
+        background_logit: bool = False,
     ):
         super().__init__()
         self.num_classes = num_classes
-        self.class_activation = class_activation
-        self.num_logits = num_classes + (class_activation == "softmax")
+        self.background_logit = background_logit
+        self.num_logits = num_classes + background_logit
         self.class_subnet = subnet(channels, num_convs, num_anchors * self.num_logits, norm)
         self.box_subnet = subnet(channels, num_convs, num_anchors * 4, norm)
         bias = self.class_subnet[-1].bias
-        if class_activation == "sigmoid":
-            nn.init.constant_(bias, -math.log((1 - prior) / prior))
-        else:
+        if background_logit:
             # Classes at 0, background at b: each class has 1 / (K + e^b), which is to be prior / K.
             bias.data.view(num_anchors, -1)[:, -1] = math.log(num_classes * (1 - prior) / prior)
+        else:
+            nn.init.constant_(bias, -math.log((1 - prior) / prior))
 
     def forward(self, pyramid: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """L x (B, channels, H_l, W_l) -> L x (B, A_l, K), or K + 1 of a softmax, and L x (B, A_l, 4)."""

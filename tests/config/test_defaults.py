@@ -21,8 +21,9 @@ from retinanet.config import (
 from retinanet.config.base import models_in
 from retinanet.config.loss import BoxLossConfig
 from retinanet.detection.build import build_assignment
-from retinanet.detection.postprocess import build_postprocess
+from retinanet.detection.postprocess import Postprocess, build_postprocess
 from retinanet.losses.detection import build_loss
+from retinanet.model.head import RetinaNetHead
 from retinanet.model.retinanet import build_model
 
 # Parameters whose key has a different name.
@@ -98,6 +99,11 @@ def test_assignment_defaults_equal_the_schema(record):
 
 
 def test_postprocess_defaults_equal_the_schema():
-    made = build_postprocess(PostprocessConfig(), class_activation="sigmoid")
+    made = build_postprocess(PostprocessConfig(), background_logit=False)
     assert different_defaults(type(made), PostprocessConfig()) == []
-    assert different_defaults(type(made), ModelConfig()) == []
+
+
+@pytest.mark.parametrize("made", [Postprocess, RetinaNetHead])
+def test_background_logit_defaults_equal_the_schema(made):
+    default = inspect.signature(made).parameters["background_logit"].default
+    assert default is ModelConfig().has_background_logit

@@ -35,13 +35,13 @@ def test_paper_cell_by_hand():
     assert_close(first[:, 2:], -first[:, :2])
 
 
-def test_offset_moves_every_centre_by_a_share_of_the_stride():
+def test_offset_shifts_every_centre_by_a_fraction_of_the_stride():
     plain, moved = AnchorGenerator()(96, 160), AnchorGenerator(offset=0.5)(96, 160)
     for stride, before, after in zip((8, 16, 32, 64, 128), plain, moved, strict=True):
         assert_close(after - before, torch.full_like(before, stride / 2), atol=1e-4, rtol=0)
 
 
-def test_grid_covers_sizes_that_are_no_multiple_of_the_stride():
+def test_grid_covers_sizes_that_are_not_a_multiple_of_the_stride():
     levels = AnchorGenerator(scales=(1.0,), aspect_ratios=(1.0,))(333, 500)
     # ceil(333 / stride) * ceil(500 / stride), the size of a feature map after stride-2 convolutions with padding
     assert [tuple(level.shape[:2]) for level in levels] == [(42, 63), (21, 32), (11, 16), (6, 8), (3, 4)]
@@ -49,7 +49,7 @@ def test_grid_covers_sizes_that_are_no_multiple_of_the_stride():
     assert_close(levels[0][-1, -1, 0], torch.tensor([x - 16.0, y - 16.0, x + 16.0, y + 16.0]))
 
 
-def test_one_tensor_is_kept_for_each_size():
+def test_anchors_are_cached_per_size():
     anchors = AnchorGenerator()
     assert all(a is b for a, b in zip(anchors(64, 96), anchors(64, 96), strict=True))
     assert anchors(96, 64)[0] is not anchors(64, 96)[0]
@@ -57,7 +57,7 @@ def test_one_tensor_is_kept_for_each_size():
 
 
 @pytest.mark.parametrize("size", [(768, 1280), (800, 1344), (480, 640), (333, 500), (130, 97)])
-def test_torchvision_rounding_is_torchvisions(size):
+def test_torchvision_rounding_equals_torchvisions_anchors(size):
     height, width = size
     grids = [(math.ceil(height / stride), math.ceil(width / stride)) for stride in (8, 16, 32, 64, 128)]
     images = ImageList(torch.zeros(1, 3, height, width), [size])
@@ -66,9 +66,8 @@ def test_torchvision_rounding_is_torchvisions(size):
     assert torch.equal(torch.cat([level.view(-1, 4) for level in levels]), expected)
 
 
-def test_torchvision_rounding_is_near_the_exact_rule_on_multiples_of_128():
+def test_torchvision_rounding_is_close_to_exact_anchors_on_multiples_of_128():
     exact, rounded = AnchorGenerator()(256, 384), AnchorGenerator(rounding="torchvision")(256, 384)
     difference = torch.cat([(a - b).abs().flatten() for a, b in zip(exact, rounded, strict=True)])
-    assert (
-        0 < difference.max() < 1.5
-    )  # a side cut by less than 1 before it is stretched by up to 2 ** 0.5, then rounded
+    # A side is truncated by less than 1, scaled by up to 2 ** 0.5, then rounded.
+    assert 0 < difference.max() < 1.5

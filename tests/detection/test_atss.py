@@ -8,16 +8,12 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from retinanet.config import ATSSAssignmentConfig, IoUAssignmentConfig
 from retinanet.detection import atss
 from retinanet.detection.anchors import AnchorGenerator
-from retinanet.detection.assignment import assign
 from retinanet.detection.atss import assign_atss
-from retinanet.detection.build import build_assignment
-from retinanet.structures import Targets
-from tests.detection.test_assignment import CROWD, OBJECT, PADDING, objects, targets_of, told
+from tests.helpers.assignment import CROWD, OBJECT, PADDING, objects, per_anchor, targets_of, without_rows
 
-# Whole pixels, so that centres, distances and areas are exact in float32: equals are equal in any order of computing.
+# Whole pixels, so that centres, distances and areas are exact in float32: equals are equal in any order of arithmetic.
 GRIDS = AnchorGenerator(strides=(16, 64), sizes=(24, 90), rounding="torchvision")(64, 48)
 LEVELS = [level.reshape(-1, 4).tolist() for level in GRIDS]
 NUM_ANCHORS = sum(map(len, LEVELS))
@@ -27,7 +23,7 @@ def box_area(box):
     return (box[2] - box[0]) * (box[3] - box[1])
 
 
-def shared_area(box, other):
+def intersection_area(box, other):
     width = min(box[2], other[2]) - max(box[0], other[0])
     height = min(box[3], other[3]) - max(box[1], other[1])
     return max(0, width) * max(0, height)
@@ -37,10 +33,10 @@ def centre(box):
     return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
 
 
-def atss_slowly(levels, rows, anchors_per_level, ignore_ioa):
-    """Algorithm 1 of the paper for one image, and what a crowd region does; None where rounding decides."""
+def atss_by_loop(levels, rows, anchors_per_level, ignore_ioa):
+    """Algorithm 1 of the paper for one image, and the effect of crowd regions; None if rounding decides."""
     anchors = [anchor for level in levels for anchor in level]
-    claims = {}  # of an anchor: IoU and row of those that claim it
+    claims = {}  # anchor -> (IoU, -row) of the objects that claim it
     for row, (box, kind) in enumerate(rows):
         if kind != OBJECT:
             continue
@@ -51,8 +47,8 @@ def atss_slowly(levels, rows, anchors_per_level, ignore_ioa):
             nearest = sorted(range(len(level)), key=lambda i, far=distances: (far[i], i))[:anchors_per_level]
             candidates += [first + i for i in nearest]
             first += len(level)
-        shared = {i: shared_area(box, anchors[i]) for i in candidates}
-        iou = {i: shared[i] / (box_area(box) + box_area(anchors[i]) - shared[i]) for i in candidates}
+        intersection = {i: intersection_area(box, anchors[i]) for i in candidates}
+        iou = {i: x / (box_area(box) + box_area(anchors[i]) - x) for i, x in intersection.items()}
         threshold = statistics.mean(iou.values()) + statistics.stdev(iou.values())
         for i in candidates:
             if abs(iou[i] - threshold) < 1e-5:
@@ -63,14 +59,14 @@ def atss_slowly(levels, rows, anchors_per_level, ignore_ioa):
     crowds = [box for box, kind in rows if kind == CROWD and ignore_ioa > 0]
     result = []
     for i, anchor in enumerate(anchors):
-        crowded = any(shared_area(box, anchor) / box_area(anchor) >= ignore_ioa for box in crowds)
-        result.append(-max(claims[i])[1] if i in claims else "ignored" if crowded else "negative")
+        in_crowd = any(intersection_area(box, anchor) / box_area(anchor) >= ignore_ioa for box in crowds)
+        result.append(-max(claims[i])[1] if i in claims else "ignored" if in_crowd else "negative")
     return result
 
 
 @st.composite
 def some_boxes(draw):
-    """In quarters of a pixel: equal to an anchor, tiny, far outside, or anywhere."""
+    """Boxes in quarters of a pixel: equal to an anchor, tiny, far outside, or anywhere."""
     kind = draw(st.sampled_from(["anchor", "tiny", "outside", "any", "any"]))
     if kind == "anchor":
         return tuple(draw(st.sampled_from(LEVELS[0] + LEVELS[1])))
@@ -83,7 +79,7 @@ def some_boxes(draw):
 
 @st.composite
 def some_rows(draw):
-    """What is in one image: few or many rows, the same box more than once, padding and crowds in between."""
+    """Rows of one image: few or many, with repeated boxes, and padding and crowds in between."""
     boxes = draw(st.lists(some_boxes(), min_size=1, max_size=4))
     kinds = st.sampled_from([OBJECT, OBJECT, OBJECT, CROWD, PADDING])
     kinds = draw(st.lists(kinds, max_size=draw(st.sampled_from([0, 1, 3, 9]))))
@@ -93,7 +89,7 @@ def some_rows(draw):
 
 @pytest.fixture(autouse=True, scope="module")
 def small_chunks():
-    """Few enough boxes at once that every test meets the edge of a chunk."""
+    """Chunks of boxes so small that every test crosses their edges."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(atss, "BOXES_AT_ONCE", 4)
         yield
@@ -105,17 +101,17 @@ def small_chunks():
     st.sampled_from([1, 5, 9, 13, 27]),
     st.sampled_from([0, 0.25, 0.5]),
 )
-def test_assignment_is_that_of_a_loop(images, anchors_per_level, ignore_ioa):
-    expected = [atss_slowly(LEVELS, rows, anchors_per_level, ignore_ioa) for rows in images]
+def test_assignment_equals_a_loop_over_objects(images, anchors_per_level, ignore_ioa):
+    expected = [atss_by_loop(LEVELS, rows, anchors_per_level, ignore_ioa) for rows in images]
     assume(None not in expected)
     assignment = assign_atss(GRIDS, targets_of(*images), anchors_per_level=anchors_per_level, ignore_ioa=ignore_ioa)
-    assert [told(assignment, image) for image in range(len(images))] == expected
+    assert [per_anchor(assignment, image) for image in range(len(images))] == expected
 
 
 @pytest.mark.parametrize("anchors_per_level", [9, 27, 81])
 @pytest.mark.parametrize("seed", range(3))
-def test_objects_anywhere_among_the_default_anchors(seed, anchors_per_level):
-    # Boxes of no special form, whose centres are equally far from no two cells: a loop over objects in torch's words.
+def test_assignment_on_default_anchors_equals_a_loop_over_objects(seed, anchors_per_level):
+    # Arbitrary boxes, whose centres are not equally far from two cells: a loop over objects in torch.
     generator = torch.Generator().manual_seed(seed)
     grids = AnchorGenerator()(256, 320)
     levels = [level.view(-1, 4) for level in grids]
@@ -129,15 +125,15 @@ def test_objects_anywhere_among_the_default_anchors(seed, anchors_per_level):
         distance = torch.cdist(box_centres[row : row + 1].double(), centres.double())[0]
         # Anchors of one cell differ by the rounding of their corners.
         distance = (distance * 1000).round()
-        first, places = 0, []
+        first, index = 0, []
         for level in levels:
             nearest = distance[first : first + len(level)].sort(stable=True).indices[:anchors_per_level]
-            places.append(first + nearest)
+            index.append(first + nearest)
             first += len(level)
-        places = torch.cat(places)
-        enough = overlaps[places] >= overlaps[places].mean() + overlaps[places].std()
-        inside = ((centres[places] > box[:2]) & (centres[places] < box[2:])).all(1)
-        claimed[row, places[enough & inside]] = overlaps[places[enough & inside]]
+        index = torch.cat(index)
+        enough = overlaps[index] >= overlaps[index].mean() + overlaps[index].std()
+        inside = ((centres[index] > box[:2]) & (centres[index] < box[2:])).all(1)
+        claimed[row, index[enough & inside]] = overlaps[index[enough & inside]]
     best, index = claimed.max(0)
     assignment = assign_atss(grids, objects(*boxes.tolist()), anchors_per_level=anchors_per_level)
     assert torch.equal(assignment.positive[0], best > 0)
@@ -147,78 +143,76 @@ def test_objects_anywhere_among_the_default_anchors(seed, anchors_per_level):
 
 
 def test_threshold_by_hand():
-    # Two levels of two cells with one anchor, all of height 10, on one line; the object is 10 x 10 around (0, 0).
+    # Two levels of two cells with one anchor each, all of height 10, on one line; the object is 10 x 10 around (0, 0).
     first = torch.tensor([[-5.0, -5.0, 5.0, 5.0], [-3.0, -5.0, 7.0, 5.0]]).view(1, 2, 1, 4)
     second = torch.tensor([[-9.0, -5.0, 11.0, 5.0], [31.0, -5.0, 51.0, 5.0]]).view(1, 2, 1, 4)
-    # IoU: 1, 80 / 120 = 2 / 3, 100 / 200 = 1 / 2, 0. Mean 13 / 24; deviation of the sample 0.4167: threshold 0.958.
+    # IoU: 1, 80 / 120 = 2 / 3, 100 / 200 = 1 / 2, 0. Mean 13 / 24, sample deviation 0.4167, threshold 0.958.
     assert_close(torch.tensor([1, 2 / 3, 1 / 2, 0]).std(), torch.tensor(0.4167), atol=1e-4, rtol=0)
     box = (-5, -5, 5, 5)
     n = "negative"
-    assert told(assign_atss([first, second], objects(box), anchors_per_level=2)) == [0, n, n, n]
-    # The nearest of each level: 1 and 1 / 2. Mean 3 / 4, deviation 0.354: more than any of them has.
-    assert told(assign_atss([first, second], objects(box), anchors_per_level=1)) == [n, n, n, n]
-    # On one level: mean 5 / 6, deviation 0.236; and of one candidate, itself.
-    assert told(assign_atss([first], objects(box), anchors_per_level=2)) == [n, n]
-    assert told(assign_atss([first], objects(box), anchors_per_level=1)) == [0, n]
+    assert per_anchor(assign_atss([first, second], objects(box), anchors_per_level=2)) == [0, n, n, n]
+    # The nearest of each level: 1 and 1 / 2. Mean 3 / 4, deviation 0.354: above both.
+    assert per_anchor(assign_atss([first, second], objects(box), anchors_per_level=1)) == [n, n, n, n]
+    # On one level: mean 5 / 6, deviation 0.236. A single candidate is its own threshold.
+    assert per_anchor(assign_atss([first], objects(box), anchors_per_level=2)) == [n, n]
+    assert per_anchor(assign_atss([first], objects(box), anchors_per_level=1)) == [0, n]
 
 
-def test_an_anchor_of_several_objects_goes_to_the_one_it_overlaps_most_and_of_equals_to_the_first():
+def test_anchor_claimed_by_several_objects_goes_to_the_largest_iou_and_of_equals_to_the_first():
     anchor = torch.tensor([[0.0, 0.0, 10.0, 10.0]]).view(1, 1, 1, 4)
     loose, close = (0, 0, 10, 16), (0, 0, 10, 12)
-    assert told(assign_atss([anchor], objects(loose, close, close))) == [1]
-    assert told(assign_atss([anchor], objects(loose, *[loose] * 4, close, close))) == [5]  # in different chunks
-    assert told(assign_atss([anchor], objects(close, *[loose] * 4, close))) == [0]
+    assert per_anchor(assign_atss([anchor], objects(loose, close, close))) == [1]
+    assert per_anchor(assign_atss([anchor], objects(loose, *[loose] * 4, close, close))) == [5]  # in different chunks
+    assert per_anchor(assign_atss([anchor], objects(close, *[loose] * 4, close))) == [0]
 
 
-def test_the_centre_must_be_inside_the_object():
+def test_centre_of_a_positive_is_inside_its_object():
     anchor = torch.tensor([[0.0, 0.0, 10.0, 10.0]]).view(1, 1, 1, 4)  # the only candidate, around (5, 5)
     for box, inside in [((0, 0, 6, 10), True), ((0, 0, 5, 10), False), ((0, 0, 4, 10), False), ((5, 5, 9, 9), False)]:
-        assert told(assign_atss([anchor], objects(box))) == [0 if inside else "negative"]
+        assert per_anchor(assign_atss([anchor], objects(box))) == [0 if inside else "negative"]
 
 
-def test_candidates_of_one_overlap_are_all_positive():
-    # Four cells around the object, one anchor each: a mean that is rounded up must not lose them all.
+def test_candidates_with_equal_iou_are_all_positive():
+    # Four cells around the object, one anchor each: a mean rounded up must not exclude them all.
     anchors = torch.tensor([[x - 12.3, y - 12.3, x + 12.3, y + 12.3] for y in (0, 8) for x in (0, 8)]).view(2, 2, 1, 4)
-    assert told(assign_atss([anchors], objects((-1.7, -1.7, 9.7, 9.7)))) == [0, 0, 0, 0]
+    assert per_anchor(assign_atss([anchors], objects((-1.7, -1.7, 9.7, 9.7)))) == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 7, 12, 100])
-def test_candidates_are_the_nearest_and_of_equals_the_first(count):
+def test_candidates_are_the_nearest_anchors_and_of_equals_the_first(count):
     level = AnchorGenerator(strides=(16,), sizes=(24,), scales=(1.0, 2.0), aspect_ratios=(1.0,))(80, 64)[0]
     anchors = level.view(-1, 4).tolist()
-    # In steps of an eighth of a cell, within the grid and beyond it: among them all the points between cells.
+    # In steps of an eighth of a cell, inside and outside the grid, including all points midway between cells.
     points = [(x, y) for y in range(-16, 96, 2) for x in range(-16, 80, 2)]
-    found = atss._nearest(level, torch.tensor([points], dtype=torch.float32), count)[0].tolist()
-    for (x, y), places in zip(points, found, strict=True):
+    nearest = atss._nearest(level, torch.tensor([points], dtype=torch.float32), count)[0].tolist()
+    for (x, y), index in zip(points, nearest, strict=True):
         distances = [(cx - x) ** 2 + (cy - y) ** 2 for cx, cy in map(centre, anchors)]
-        assert places == sorted(range(len(anchors)), key=lambda i, far=distances: (far[i], i))[:count]
+        assert index == sorted(range(len(anchors)), key=lambda i, far=distances: (far[i], i))[:count]
 
 
 @pytest.mark.parametrize("num_rows", [0, 1, 6])
 def test_without_objects_every_anchor_is_negative(num_rows):
-    targets = targets_of([((0, 0, 1, 1), PADDING)] * num_rows, [])
-    if num_rows == 0:
-        targets = Targets(*(part[:, :0] for part in targets[:4]))
+    targets = targets_of([((0, 0, 1, 1), PADDING)] * num_rows, []) if num_rows else without_rows(2)
     assignment = assign_atss(GRIDS, targets)
     assert assignment.positive.shape == assignment.negative.shape == assignment.gt_index.shape == (2, NUM_ANCHORS)
     assert assignment.negative.all() and not assignment.positive.any()
 
 
-def test_every_gt_index_is_a_row():
-    """Losses gather boxes for all anchors, and mask afterwards."""
+def test_every_gt_index_is_a_valid_row():
+    """Losses gather boxes for all anchors and mask afterwards."""
     targets = targets_of([((4, 4, 30, 40), OBJECT)] * 6, [])
     index = assign_atss(GRIDS, targets).gt_index
     assert index.min() >= 0 and index.max() < targets.boxes.shape[1]
 
 
-def test_the_host_reads_nothing(host_reads):
+def test_assignment_reads_nothing_on_the_host(host_reads):
     targets = targets_of([((x, 0, x + 20, 30), OBJECT) for x in range(6)] + [((0, 0, 40, 40), CROWD)], [])
     with host_reads() as reads:
         assign_atss(GRIDS, targets)
     assert reads == []
 
 
-def test_without_crowds_no_anchor_is_looked_at_for_them(monkeypatch):
+def test_crowds_cost_nothing_without_crowds_or_with_ignore_ioa_zero(monkeypatch):
     def never(*args, **kwargs):
         raise AssertionError
 
@@ -246,25 +240,5 @@ def test_memory_is_bounded_for_thousands_of_boxes(monkeypatch):
     count = sum(level[..., 0].numel() for level in grids)
     with Sizes():
         assign_atss(grids, targets)
-    # A value for each anchor, for each box, or for each candidate of the boxes that are looked at together.
+    # One value per anchor, per box, or per candidate of the boxes processed together.
     assert largest <= max(count * 4 * 4, 2000 * 4 * 4, 64 * 5 * 9 * 4 * 4) < 2000 * count * 4 / 100
-
-
-def test_config_decides_the_assignment():
-    targets = targets_of([((4, 4, 30, 40), OBJECT), ((20, 0, 48, 20), OBJECT), ((0, 0, 20, 64), CROWD)])
-    wanted = [
-        (IoUAssignmentConfig(), assign(GRIDS, targets)),
-        (
-            IoUAssignmentConfig(fg_iou=0.7, bg_iou=0.2, low_quality_matches=False, ignore_ioa=0.25),
-            assign(GRIDS, targets, fg_iou=0.7, bg_iou=0.2, low_quality_matches=False, ignore_ioa=0.25),
-        ),
-        (ATSSAssignmentConfig(), assign_atss(GRIDS, targets)),
-        (
-            ATSSAssignmentConfig(anchors_per_level=27, ignore_ioa=0.25),
-            assign_atss(GRIDS, targets, anchors_per_level=27, ignore_ioa=0.25),
-        ),
-    ]
-    for cfg, expected in wanted:
-        assert told(build_assignment(cfg)(GRIDS, targets)) == told(expected)
-    results = [told(expected) for _, expected in wanted]
-    assert all(results.count(result) == 1 for result in results)

@@ -18,7 +18,7 @@ def random_boxes(count, seed):
 
 @st.composite
 def box_lists(draw, min_side=0.0):
-    """1 to 8 boxes up to 1000 pixels large, flat ones included where `min_side` is 0."""
+    """1 to 8 boxes of up to 1000 pixels, including flat ones if `min_side` is 0."""
     place, side = st.floats(-100, 1000, width=32), st.floats(min_side, 1000, width=32)
     rows = draw(st.lists(st.tuples(place, place, side, side), min_size=1, max_size=8))
     return torch.tensor([[x, y, x + w, y + h] for x, y, w, h in rows])
@@ -39,7 +39,7 @@ def test_encode_and_decode_by_hand():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_encode_and_decode_are_torchvisions(seed):
+def test_encode_and_decode_equal_torchvisions_box_coder(seed):
     coder = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0))
     boxes, anchors = random_boxes(64, seed), random_boxes(64, seed + 100)
     assert_close(encode(boxes, anchors), coder.encode_single(boxes, anchors), rtol=1e-5, atol=1e-5)
@@ -51,7 +51,7 @@ def test_encode_and_decode_are_torchvisions(seed):
 @settings(deadline=None, max_examples=50)
 @given(box_lists(min_side=1.0), box_lists(min_side=20.0))
 def test_decode_inverts_encode(boxes, anchors):
-    anchors = anchors[:1].expand_as(boxes)  # a side is at most 50 times as long: within the clamp
+    anchors = anchors[:1].expand_as(boxes)  # no side is more than 50 times as long: within the clamp
     assert_close(decode(encode(boxes, anchors), anchors), boxes, rtol=1e-4, atol=1e-2)
 
 
@@ -64,7 +64,7 @@ def test_decode_clamps_growth_but_not_shrinking():
     assert_close(boxes[2, 2:] - boxes[2, :2], torch.full((2,), 16 * math.exp(-10)), rtol=0, atol=1e-5)
 
 
-def test_clip_cuts_each_image_to_its_own_size():
+def test_clip_uses_the_size_of_each_image():
     boxes = torch.tensor([[[-5.0, -6.0, 50.0, 60.0], [30.0, 40.0, 35.0, 45.0]]]).repeat(2, 1, 1)
     sizes = torch.tensor([[20, 32], [100, 10]])  # height, width
     expected = [

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from retinanet.detection.nms import nms_by_group
 
 
-def nms_slowly(boxes, scores, groups, max_iou):
-    """Best first, of equals the earlier; keep what no kept box of the group overlaps by more than `max_iou`."""
+def nms_by_loop(boxes, scores, groups, max_iou):
+    """Best first, of equals the earlier: keep boxes that no kept box of their group overlaps by more than `max_iou`."""
     kept = []
     for i in sorted(range(len(boxes)), key=lambda i: -scores[i]):
         if all(groups[i] != groups[j] or iou(boxes[i], boxes[j]) <= max_iou for j in kept):
@@ -24,7 +24,7 @@ def iou(a, b):
 
 @st.composite
 def some_boxes(draw):
-    """Whole pixels on a small grid, where boxes meet, scores tie and thresholds are hit; some are flat."""
+    """Boxes on a small grid of whole pixels, where boxes touch, scores tie and thresholds are met; some are flat."""
     place, side = st.integers(-5, 12), st.integers(0, 12)
     row = st.tuples(place, place, side, side, st.integers(0, 6), st.integers(0, 3))
     rows = draw(st.lists(row, max_size=30))
@@ -34,7 +34,7 @@ def some_boxes(draw):
 
 @settings(deadline=None, max_examples=200)
 @given(some_boxes(), st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]))
-def test_nms_is_that_of_a_loop(drawn, max_iou):
+def test_nms_equals_a_loop_over_boxes(drawn, max_iou):
     boxes, scores, groups = drawn
     keep = nms_by_group(
         torch.tensor(boxes, dtype=torch.float32).view(-1, 4),
@@ -42,7 +42,7 @@ def test_nms_is_that_of_a_loop(drawn, max_iou):
         torch.tensor(groups, dtype=torch.int64),
         max_iou=max_iou,
     )
-    assert keep.tolist() == nms_slowly(boxes, scores, groups, max_iou)
+    assert keep.tolist() == nms_by_loop(boxes, scores, groups, max_iou)
 
 
 def random_groups(seed, count=3000, num_groups=400):
@@ -55,7 +55,7 @@ def random_groups(seed, count=3000, num_groups=400):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_nms_is_torchvisions_group_by_group(seed):
+def test_nms_equals_torchvisions_within_each_group(seed):
     boxes, scores, groups = random_groups(seed)
     expected = []
     for group in groups.unique():
@@ -67,8 +67,8 @@ def test_nms_is_torchvisions_group_by_group(seed):
     assert len(groups.unique()) < len(keep) < len(boxes)
 
 
-def test_boxes_keep_their_precision_in_the_last_of_many_groups():
-    # 2 x 1 thousandths of a pixel: the IoU of the pair is exactly a half, which is not more than a half.
+def test_precision_is_kept_in_the_last_of_many_groups():
+    # 2 x 1 thousandths of a pixel: the IoU of the pair is exactly 0.5, which is not more than 0.5.
     unit = 2.0**-10
     pair = torch.tensor([[0, 0, 2 * unit, unit], [0, 0, unit, unit]])
     far = torch.tensor([[0.0, 0.0, 10_000.0, 10_000.0]])
@@ -78,18 +78,18 @@ def test_boxes_keep_their_precision_in_the_last_of_many_groups():
     assert nms_by_group(boxes, scores, groups, max_iou=0.49).tolist() == [0, 2]
 
 
-def test_groups_do_not_see_each_other():
+def test_groups_do_not_affect_each_other():
     boxes = torch.tensor([[10.0, 10.0, 20.0, 20.0]]).repeat(3, 1)
     scores, groups = torch.tensor([0.5, 0.9, 0.7]), torch.tensor([0, 1, 1])
     assert nms_by_group(boxes, scores, groups, max_iou=0.5).tolist() == [1, 0]
 
 
-def test_of_equal_scores_the_first_box_stays():
+def test_of_equal_scores_the_first_box_is_kept():
     boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0]]).repeat(4, 1)
     groups = torch.tensor([0, 0, 1, 1])
     assert nms_by_group(boxes, torch.full((4,), 0.5), groups, max_iou=0.5).tolist() == [0, 2]
 
 
-def test_no_boxes():
+def test_nms_of_no_boxes_keeps_none():
     keep = nms_by_group(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), max_iou=0.5)
     assert keep.shape == (0,) and keep.dtype == torch.int64

@@ -17,7 +17,7 @@ IMAGE_SIZES = torch.tensor([[128, 192], [100, 192], [128, 90]])
 ORIGINAL_SIZES = torch.tensor([[128, 192], [250, 480], [427, 300]])
 
 
-def random_predictions(seed, mean=-1.0, num_logits=NUM_CLASSES):
+def random_outputs(seed, mean=-1.0, num_logits=NUM_CLASSES):
     generator = torch.Generator().manual_seed(seed)
     anchors = AnchorGenerator()(128, 192)
     counts = [level[..., 0].numel() for level in anchors]
@@ -32,22 +32,26 @@ def random_predictions(seed, mean=-1.0, num_logits=NUM_CLASSES):
     )
 
 
-def postprocess_slowly(predictions, image, *, min_score, top_k, nms_iou, max_detections, class_activation="sigmoid"):
-    """One image: per level the best pairs one by one, then torchvision's NMS class by class, then the best of all."""
+def assert_same_detections(detections, expected, **tolerance):
+    for field in ("boxes", "scores", "labels"):
+        assert_close(getattr(detections, field), getattr(expected, field), **tolerance)
+
+
+def postprocess_by_loop(outputs, image, *, min_score, top_k, nms_iou, max_detections, background_logit=False):
+    """One image: the best pairs of each level, then torchvision's NMS per class, then the best of all."""
     coder = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0))
     height, width = IMAGE_SIZES[image].tolist()
-    found = []
-    for logits, deltas, anchors in zip(*predictions, strict=True):
-        is_softmax = class_activation == "softmax"
-        scores = logits[image].softmax(1)[:, :NUM_CLASSES] if is_softmax else logits[image].sigmoid()
+    candidates = []
+    for logits, deltas, anchors in zip(outputs.class_logits, outputs.box_deltas, outputs.anchors, strict=True):
+        scores = logits[image].softmax(1)[:, :NUM_CLASSES] if background_logit else logits[image].sigmoid()
         pairs = [(scores[a, k].item(), a, k) for a, k in torch.nonzero(scores > min_score).tolist()]
         for score, a, k in sorted(pairs, key=lambda pair: -pair[0])[:top_k]:
             (box,) = coder.decode_single(deltas[image, a : a + 1], anchors.view(-1, 4)[a : a + 1])
             box = torchvision.ops.clip_boxes_to_image(box, (height, width))
-            found.append((score, k, box))
+            candidates.append((score, k, box))
     kept = []
     for k in range(NUM_CLASSES):
-        mine = [(score, box) for score, label, box in found if label == k]
+        mine = [(score, box) for score, label, box in candidates if label == k]
         if mine:
             boxes, scores = torch.stack([box for _, box in mine]), torch.tensor([score for score, _ in mine])
             kept += [(scores[i].item(), k, boxes[i]) for i in torchvision.ops.nms(boxes, scores, nms_iou).tolist()]
@@ -67,22 +71,22 @@ def postprocess_slowly(predictions, image, *, min_score, top_k, nms_iou, max_det
         {"min_score": 0.6, "top_k": 7, "nms_iou": 0.2, "max_detections": 5},
     ],
 )
-def test_detections_are_those_of_a_loop(settings, seed, first_look, monkeypatch):
-    monkeypatch.setattr(postprocess, "FIRST_LOOK", first_look)  # enough for some of the settings, too few for others
-    predictions = random_predictions(seed)
-    detections = Postprocess(**settings)(predictions, IMAGE_SIZES, ORIGINAL_SIZES)
+def test_detections_equal_those_of_a_loop(settings, seed, first_look, monkeypatch):
+    monkeypatch.setattr(postprocess, "FIRST_LOOK", first_look)  # enough for some settings, too few for others
+    outputs = random_outputs(seed)
+    detections = Postprocess(**settings)(outputs, IMAGE_SIZES, ORIGINAL_SIZES)
     assert len(detections) == len(IMAGE_SIZES)
-    for image, found in enumerate(detections):
-        expected = postprocess_slowly(predictions, image, **settings)
+    for image, result in enumerate(detections):
+        expected = postprocess_by_loop(outputs, image, **settings)
         assert len(expected) > 4
-        # Of equal scores either may come first.
-        order = sorted(range(len(found.scores)), key=lambda i: (-found.scores[i].item(), found.labels[i].item()))
+        # Equal scores may come in either order.
+        order = sorted(range(len(result.scores)), key=lambda i: (-result.scores[i].item(), result.labels[i].item()))
         expected.sort(key=lambda detection: (-detection[0], detection[1]))
-        assert found.labels[order].tolist() == [label for _, label, _ in expected]
-        assert_close(found.scores[order], torch.tensor([score for score, _, _ in expected]))
-        assert_close(found.boxes[order], torch.stack([box for _, _, box in expected]), rtol=1e-5, atol=1e-3)
+        assert result.labels[order].tolist() == [label for _, label, _ in expected]
+        assert_close(result.scores[order], torch.tensor([score for score, _, _ in expected]))
+        assert_close(result.boxes[order], torch.stack([box for _, _, box in expected]), rtol=1e-5, atol=1e-3)
     if settings["max_detections"] < 1000:
-        assert {len(found.scores) for found in detections} == {settings["max_detections"]}
+        assert {len(result.scores) for result in detections} == {settings["max_detections"]}
 
 
 @pytest.mark.parametrize("first_look", [130, 1000])
@@ -93,36 +97,36 @@ def test_detections_are_those_of_a_loop(settings, seed, first_look, monkeypatch)
         {"min_score": 0.05, "top_k": 7, "nms_iou": 0.5, "max_detections": 5},
     ],
 )
-def test_detections_of_a_softmax_are_those_of_a_loop(settings, first_look, monkeypatch):
+def test_softmax_detections_equal_those_of_a_loop(settings, first_look, monkeypatch):
     monkeypatch.setattr(postprocess, "FIRST_LOOK", first_look)
-    predictions = random_predictions(0, num_logits=NUM_CLASSES + 1)
-    for logits in predictions.class_logits:
-        # What is added to all logits of an anchor changes no probability, but which anchor has the largest logit.
+    outputs = random_outputs(0, num_logits=NUM_CLASSES + 1)
+    for logits in outputs.class_logits:
+        # Adding a constant to all logits of an anchor changes no probability, only which anchor has the largest logit.
         logits += 20 * torch.randn(*logits.shape[:2], 1, generator=torch.Generator().manual_seed(1))
-    settings = {**settings, "class_activation": "softmax"}
-    for image, found in enumerate(Postprocess(**settings)(predictions, IMAGE_SIZES, ORIGINAL_SIZES)):
-        expected = postprocess_slowly(predictions, image, **settings)
+    settings = {**settings, "background_logit": True}
+    for image, result in enumerate(Postprocess(**settings)(outputs, IMAGE_SIZES, ORIGINAL_SIZES)):
+        expected = postprocess_by_loop(outputs, image, **settings)
         assert len(expected) > 4
-        assert_close(found.scores, torch.tensor([score for score, _, _ in expected]), rtol=1e-4, atol=1e-6)
-        assert found.labels.tolist() == [label for _, label, _ in expected]
-        assert_close(found.boxes, torch.stack([box for _, _, box in expected]), rtol=1e-5, atol=1e-3)
+        assert_close(result.scores, torch.tensor([score for score, _, _ in expected]), rtol=1e-4, atol=1e-6)
+        assert result.labels.tolist() == [label for _, label, _ in expected]
+        assert_close(result.boxes, torch.stack([box for _, _, box in expected]), rtol=1e-5, atol=1e-3)
 
 
-def test_background_of_a_softmax_is_no_candidate():
-    # e^logits are 6, 3 and 1, and 10 of background: of 20, the classes have 0.3, 0.15 and 0.05.
-    predictions = one_anchor(math.log(6), math.log(3), 0.0, math.log(10))
+def test_background_is_never_detected():
+    # e^logits are 6, 3 and 1, and 10 for background: out of 20, the classes have 0.3, 0.15 and 0.05.
+    outputs = one_anchor(math.log(6), math.log(3), 0.0, math.log(10))
     sizes = torch.tensor([[100, 100]])
-    (found,) = Postprocess(min_score=0.1, class_activation="softmax")(predictions, sizes, sizes)
-    assert_close(found.scores, torch.tensor([0.3, 0.15]))
-    assert found.labels.tolist() == [0, 1]
+    (result,) = Postprocess(min_score=0.1, background_logit=True)(outputs, sizes, sizes)
+    assert_close(result.scores, torch.tensor([0.3, 0.15]))
+    assert result.labels.tolist() == [0, 1]
 
 
-def test_config_decides_the_postprocessing():
+def test_config_sets_the_postprocessing():
     cfg = PostprocessConfig(min_score=0.3, top_k=7, nms_iou=0.2, max_detections=5)
     settings = {"min_score": 0.3, "top_k": 7, "nms_iou": 0.2, "max_detections": 5}
-    for activation in ("sigmoid", "softmax"):
-        built = build_postprocess(cfg, class_activation=activation)
-        assert vars(built) == {**settings, "class_activation": activation}
+    for background_logit in (False, True):
+        built = build_postprocess(cfg, background_logit=background_logit)
+        assert vars(built) == {**settings, "background_logit": background_logit}
 
 
 def one_anchor(*logits, anchor=(10.0, 20.0, 50.0, 40.0), deltas=(0.0, 0.0, 0.0, 0.0)):
@@ -130,72 +134,73 @@ def one_anchor(*logits, anchor=(10.0, 20.0, 50.0, 40.0), deltas=(0.0, 0.0, 0.0, 
 
 
 def test_one_anchor_by_hand():
-    # 40 x 20 around (30, 30), moved by a quarter of its width and twice as high: 40 x 40 around (40, 30)
-    predictions = one_anchor(math.log(3), -5.0, 0.0, deltas=(0.25, 0.0, 0.0, math.log(2)))
-    (found,) = Postprocess()(predictions, torch.tensor([[100, 200]]), torch.tensor([[300, 400]]))
-    # Sides are stretched by 3 and 2. Two classes pass, each with the same box; classes do not suppress each other.
-    assert_close(found.boxes, torch.tensor([[40.0, 30.0, 120.0, 150.0]]).repeat(2, 1))
-    assert_close(found.scores, torch.tensor([0.75, 0.5]))
-    assert found.labels.tolist() == [0, 2]
+    # 40 x 20 around (30, 30), shifted by a quarter of its width and doubled in height: 40 x 40 around (40, 30)
+    outputs = one_anchor(math.log(3), -5.0, 0.0, deltas=(0.25, 0.0, 0.0, math.log(2)))
+    (result,) = Postprocess()(outputs, torch.tensor([[100, 200]]), torch.tensor([[300, 400]]))
+    # Height is scaled by 3 and width by 2. Two classes pass with the same box; classes do not suppress each other.
+    assert_close(result.boxes, torch.tensor([[40.0, 30.0, 120.0, 150.0]]).repeat(2, 1))
+    assert_close(result.scores, torch.tensor([0.75, 0.5]))
+    assert result.labels.tolist() == [0, 2]
 
 
-def test_boxes_are_cut_to_the_image_not_to_the_padding():
-    predictions = one_anchor(2.0, anchor=(-30.0, 20.0, 500.0, 400.0))
-    (found,) = Postprocess()(predictions, torch.tensor([[100, 200]]), torch.tensor([[50, 100]]))
-    assert_close(found.boxes, torch.tensor([[0.0, 10.0, 100.0, 50.0]]))
+def test_boxes_are_clipped_to_the_image_not_to_the_padding():
+    outputs = one_anchor(2.0, anchor=(-30.0, 20.0, 500.0, 400.0))
+    (result,) = Postprocess()(outputs, torch.tensor([[100, 200]]), torch.tensor([[50, 100]]))
+    assert_close(result.boxes, torch.tensor([[0.0, 10.0, 100.0, 50.0]]))
 
 
-def test_a_score_must_be_more_than_the_least():
+def test_score_must_exceed_min_score():
     sizes = torch.tensor([[100, 200]])
     assert len(Postprocess(min_score=0.5)(one_anchor(0.0), sizes, sizes)[0].scores) == 0
     assert len(Postprocess(min_score=0.49)(one_anchor(0.0), sizes, sizes)[0].scores) == 1
 
 
-def test_images_without_detections_are_empty():
-    predictions = random_predictions(0)
-    for logits in predictions.class_logits:
+def test_images_without_detections_give_empty_tensors():
+    outputs = random_outputs(0)
+    for logits in outputs.class_logits:
         logits[1] = -20
-    first, second, third = Postprocess()(predictions, IMAGE_SIZES, ORIGINAL_SIZES)
+    first, second, third = Postprocess()(outputs, IMAGE_SIZES, ORIGINAL_SIZES)
     assert second.boxes.shape == (0, 4) and second.scores.shape == second.labels.shape == (0,)
     assert len(first.scores) == len(third.scores) == 100
-    for found in Postprocess(min_score=0.9999)(random_predictions(0, mean=-9.0), IMAGE_SIZES, ORIGINAL_SIZES):
-        assert found.boxes.shape == (0, 4)
-        assert found.labels.dtype == torch.int64 and found.scores.dtype == torch.float32
+    for result in Postprocess(min_score=0.9999)(random_outputs(0, mean=-9.0), IMAGE_SIZES, ORIGINAL_SIZES):
+        assert result.boxes.shape == (0, 4)
+        assert result.labels.dtype == torch.int64 and result.scores.dtype == torch.float32
 
 
-def test_images_do_not_reach_one_another():
-    predictions = random_predictions(4)
-    together = Postprocess()(predictions, IMAGE_SIZES, ORIGINAL_SIZES)
-    for image, found in enumerate(together):
+def test_images_do_not_affect_each_other():
+    outputs = random_outputs(4)
+    together = Postprocess()(outputs, IMAGE_SIZES, ORIGINAL_SIZES)
+    for image, result in enumerate(together):
         mine = slice(image, image + 1)
-        parts = [[level[mine] for level in part] for part in (predictions.class_logits, predictions.box_deltas)]
-        (alone,) = Postprocess()(HeadOutputs(*parts, predictions.anchors), IMAGE_SIZES[mine], ORIGINAL_SIZES[mine])
-        assert_close(tuple(found), tuple(alone))
+        parts = [[level[mine] for level in part] for part in (outputs.class_logits, outputs.box_deltas)]
+        (alone,) = Postprocess()(HeadOutputs(*parts, outputs.anchors), IMAGE_SIZES[mine], ORIGINAL_SIZES[mine])
+        assert_same_detections(result, alone)
 
 
-def test_best_come_first():
-    for found in Postprocess()(random_predictions(2), IMAGE_SIZES, ORIGINAL_SIZES):
-        assert torch.equal(found.scores, found.scores.sort(descending=True).values)
+def test_detections_are_sorted_by_score():
+    for result in Postprocess()(random_outputs(2), IMAGE_SIZES, ORIGINAL_SIZES):
+        assert torch.equal(result.scores, result.scores.sort(descending=True).values)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_low_precision_predictions_are_decoded_in_float32(dtype):
-    predictions = random_predictions(3)
-    low = HeadOutputs(*([level.to(dtype) for level in part] for part in predictions[:2]), predictions.anchors)
-    same = HeadOutputs(*([level.float() for level in part] for part in low[:2]), predictions.anchors)
-    for found, expected in zip(
+def test_low_precision_outputs_are_decoded_in_float32(dtype):
+    outputs = random_outputs(3)
+    logits, deltas = ([level.to(dtype) for level in part] for part in (outputs.class_logits, outputs.box_deltas))
+    low = HeadOutputs(logits, deltas, outputs.anchors)
+    same = HeadOutputs([level.float() for level in logits], [level.float() for level in deltas], outputs.anchors)
+    for result, expected in zip(
         Postprocess()(low, IMAGE_SIZES, ORIGINAL_SIZES), Postprocess()(same, IMAGE_SIZES, ORIGINAL_SIZES), strict=True
     ):
-        assert found.boxes.dtype == torch.float32
-        assert_close(tuple(found), tuple(expected), rtol=0, atol=0)
+        assert result.boxes.dtype == torch.float32
+        assert_same_detections(result, expected, rtol=0, atol=0)
 
 
-def test_a_box_that_is_no_number_costs_no_other():
+def test_nan_box_is_dropped_and_others_are_kept():
     boxes = torch.tensor([[10.0, 10.0, 50.0, 50.0]]).repeat(4, 1)
     deltas = torch.zeros(1, 4, 4)
     deltas[0, 1] = torch.nan
-    predictions = HeadOutputs([torch.tensor([[[2.0], [3.0], [1.0], [0.0]]])], [deltas], [boxes])
+    outputs = HeadOutputs([torch.tensor([[[2.0], [3.0], [1.0], [0.0]]])], [deltas], [boxes])
     sizes = torch.tensor([[100, 100]])
-    (found,) = Postprocess()(predictions, sizes, sizes)
-    assert_close(found.boxes, boxes[:1])
-    assert_close(found.scores, torch.tensor([2.0]).sigmoid())
+    (result,) = Postprocess()(outputs, sizes, sizes)
+    assert_close(result.boxes, boxes[:1])
+    assert_close(result.scores, torch.tensor([2.0]).sigmoid())

@@ -167,7 +167,7 @@ def test_losses_stay_on_a_cuda_device(cfg):
         targets = fake_batch(batch, torch.device("cuda")).targets
         anchors = AnchorGenerator()(HEIGHT, WIDTH, targets.boxes.device)
         sizes = [grid[..., 0].numel() for grid in anchors]
-        num_logits = NUM_CLASSES + (cfg.classification.type == "softmax_focal")
+        num_logits = NUM_CLASSES + cfg.classification.has_background_logit
         logits, deltas = ([torch.empty(2, size, values, device="cuda") for size in sizes] for values in (num_logits, 4))
         criterion = build_loss(cfg, num_classes=NUM_CLASSES)
         outputs = HeadOutputs(logits, deltas, anchors)
@@ -191,7 +191,7 @@ def test_softmax_and_atss_stay_on_a_cuda_device():
             num_positive = assignment.positive.sum().float().clamp(min=1)
             outputs = model(batch.images, batch.image_sizes)
             losses = criterion(outputs, assignment, batch.targets, num_positive)
-            candidates = Postprocess(class_activation="softmax")._candidates(outputs)
+            candidates = Postprocess(background_logit=True)._candidates(outputs)
         assert {x.device.type for x in (*assignment, *losses, *candidates)} == {"cuda"}
 
 

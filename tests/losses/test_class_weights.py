@@ -1,3 +1,5 @@
+"""Class weights by inverse frequency, and the check of configured weights."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,17 +18,17 @@ def test_inverse_frequency_by_hand():
 
 
 @given(st.lists(st.integers(0, 10**9), min_size=1, max_size=50))
-def test_rarer_classes_weigh_more(counts):
+def test_rarer_classes_weigh_more_and_odds_are_inverse_to_the_counts(counts):
     weights = inverse_frequency(counts)
     assert all(0 < weight < 1 for weight in weights)
     by_count = [weight for _, weight in sorted(zip(counts, weights, strict=True))]
     assert by_count == sorted(by_count, reverse=True)
-    # Odds are inverse to the counts.
+    # The odds times the count are the same for all classes.
     odds = [weight / (1 - weight) * max(1, count) for weight, count in zip(weights, counts, strict=True)]
     assert odds == pytest.approx([odds[0]] * len(odds), rel=1e-5)
 
 
-def test_counts_become_numbers_of_the_config():
+def test_inverse_frequency_is_replaced_by_numbers_in_the_config():
     focal = LossConfig(classification=FocalConfig(alpha="inverse_frequency", gamma=1.5), box_weight=3.0)
     assert with_class_weights(focal, [10, 20, 90]) == LossConfig(
         classification=FocalConfig(alpha=inverse_frequency([10, 20, 90]), gamma=1.5), box_weight=3.0
@@ -38,12 +40,12 @@ def test_counts_become_numbers_of_the_config():
 
 
 @pytest.mark.parametrize("classification", [FocalConfig(), FocalConfig(alpha=(0.1, 0.2)), HingeConfig()])
-def test_every_other_loss_stays_as_it_is(classification):
+def test_other_configs_are_returned_unchanged(classification):
     cfg = LossConfig(classification=classification)
     assert with_class_weights(cfg, [1, 2, 3]) is cfg
 
 
-def test_a_list_has_one_weight_a_class():
+def test_alpha_list_must_have_one_weight_per_class():
     for alpha in (None, 0.3, (0.1, 0.2)):
         assert checked_alpha(FocalConfig(alpha=alpha), 2) == alpha
     assert checked_alpha(FocalConfig(alpha=(0.1, 0.2)), None) == (0.1, 0.2)

@@ -1,3 +1,5 @@
+"""The detection criterion against a loop over images, and the losses that configs select."""
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -22,28 +24,24 @@ from retinanet.config import (
 from retinanet.detection.assignment import Assignment, assign
 from retinanet.detection.boxes import decode, encode
 from retinanet.errors import InputError
-from retinanet.losses.boxes import CIoU, DIoU, GIoU, SmoothL1
-from retinanet.losses.detection import DetectionLoss, build_loss
-from retinanet.losses.focal import Focal, FocalStar, Hinge, SigmoidFocal
-from retinanet.losses.fused_sigmoid import SigmoidLoss
-from retinanet.losses.hard_examples import HardExamples
-from retinanet.losses.quality import QualityFocal, Varifocal
+from retinanet.losses.boxes import CIoULoss, DIoULoss, GIoULoss, SmoothL1Loss
+from retinanet.losses.detection import DetectionLoss, build_class_loss, build_loss
+from retinanet.losses.hard_examples import HardExampleMining
+from retinanet.losses.margin import FocalMargin, FocalStarMargin, HingeMargin
+from retinanet.losses.quality import QualityFocalLoss, VarifocalLoss
+from retinanet.losses.sigmoid import SigmoidFocalLoss, SigmoidMarginLoss
+from retinanet.losses.softmax_focal import SoftmaxFocalLoss
 from retinanet.structures import HeadOutputs, Targets
-from tests.gradients import value_and_gradient
+from tests.helpers.boxes import random_boxes
+from tests.helpers.gradients import value_and_gradient
 from tests.helpers.losses import BOX_LOSSES, CLASS_LOSSES
 
 NUM_CLASSES = 5
 ANCHORS_PER_LEVEL = (40, 12, 3)
 
 
-def random_boxes(count, seed, smallest=4.0):
-    generator = torch.Generator().manual_seed(seed)
-    corner = torch.rand(count, 2, generator=generator) * 80
-    return torch.cat([corner, corner + smallest + torch.rand(count, 2, generator=generator) * 40], dim=1)
-
-
-def random_predictions(batch, num_classes=NUM_CLASSES, seed=0, dtype=torch.float32):
-    """Leaves that want a gradient, over three levels."""
+def random_outputs(batch, num_classes=NUM_CLASSES, seed=0, dtype=torch.float32):
+    """Head outputs of three levels, leaves that require a gradient."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(count, values):
@@ -57,12 +55,12 @@ def random_predictions(batch, num_classes=NUM_CLASSES, seed=0, dtype=torch.float
 
 
 def as_grid(anchors):
-    """The anchors of all levels, any boxes, as those of one cell."""
+    """The anchors of all levels, arbitrary boxes, as one cell."""
     return [torch.cat(anchors).view(1, 1, -1, 4)]
 
 
 def targets_of(*counts, num_rows=8, num_classes=NUM_CLASSES):
-    """Images with so many objects each, then padding."""
+    """Targets of images with these numbers of objects, padded."""
     generator = torch.Generator().manual_seed(7)
     is_object = torch.arange(num_rows) < torch.tensor(counts)[:, None]
     boxes = random_boxes(len(counts) * num_rows, 3).view(len(counts), num_rows, 4)
@@ -76,14 +74,14 @@ def targets_of(*counts, num_rows=8, num_classes=NUM_CLASSES):
 
 
 def random_assignment(targets, seed=0):
-    """Each anchor of each image positive for one of its objects, negative or ignored, by lot."""
+    """Randomly make each anchor of each image positive for one of its objects, negative or ignored."""
     generator = torch.Generator().manual_seed(seed)
     shape = (len(targets.labels), sum(ANCHORS_PER_LEVEL))
     num_objects = targets.is_object.sum(1, keepdim=True)
     gt_index = (torch.rand(shape, generator=generator) * num_objects).long()
-    lot = torch.rand(shape, generator=generator)
-    positive = (lot < 0.2) & (num_objects > 0)
-    return Assignment(gt_index, positive, negative=(lot < 0.8) & ~positive)
+    draw = torch.rand(shape, generator=generator)
+    positive = (draw < 0.2) & (num_objects > 0)
+    return Assignment(gt_index, positive, negative=(draw < 0.8) & ~positive)
 
 
 TORCHVISION = {
@@ -93,45 +91,45 @@ TORCHVISION = {
 }
 
 
-def detection_loss_slowly(predictions, assignment, targets, num_positive, *, box_loss, class_weight, box_weight):
-    """All levels as one, only the anchors that count, image by image."""
-    logits, deltas = torch.cat(predictions.class_logits, 1), torch.cat(predictions.box_deltas, 1)
-    anchors = torch.cat(predictions.anchors)
+def detection_loss_by_loop(outputs, assignment, targets, num_positive, *, box_loss, class_weight, box_weight):
+    """All levels joined, only the valid anchors, image by image."""
+    logits, deltas = torch.cat(outputs.class_logits, 1), torch.cat(outputs.box_deltas, 1)
+    anchors = torch.cat(outputs.anchors)
     classification = box_regression = torch.zeros(())
     for image in range(len(logits)):
         positive, negative = assignment.positive[image], assignment.negative[image]
         rows = assignment.gt_index[image][positive]
-        wanted = torch.zeros_like(logits[image])
-        wanted[positive] = F.one_hot(targets.labels[image][rows], logits.shape[-1]).float()
-        counted = positive | negative
+        one_hot = torch.zeros_like(logits[image])
+        one_hot[positive] = F.one_hot(targets.labels[image][rows], logits.shape[-1]).float()
+        valid = positive | negative
         classification = classification + torchvision.ops.sigmoid_focal_loss(
-            logits[image][counted], wanted[counted], alpha=0.25, gamma=2.0, reduction="sum"
+            logits[image][valid], one_hot[valid], alpha=0.25, gamma=2.0, reduction="sum"
         )
-        boxes, mine = targets.boxes[image][rows], anchors[positive]
+        boxes, matched = targets.boxes[image][rows], anchors[positive]
         if box_loss in TORCHVISION:
-            loss = TORCHVISION[box_loss](decode(deltas[image][positive], mine), boxes, reduction="sum")
+            loss = TORCHVISION[box_loss](decode(deltas[image][positive], matched), boxes, reduction="sum")
         else:
-            loss = F.smooth_l1_loss(deltas[image][positive], encode(boxes, mine), beta=0.1, reduction="sum")
+            loss = F.smooth_l1_loss(deltas[image][positive], encode(boxes, matched), beta=0.1, reduction="sum")
         box_regression = box_regression + loss
     return class_weight * classification / num_positive, box_weight * box_regression / num_positive
 
 
 @pytest.mark.parametrize("num_classes", [1, NUM_CLASSES])
 @pytest.mark.parametrize("box_loss", ["smooth_l1", "giou", "diou", "ciou"])
-def test_detection_loss_is_that_of_a_loop_over_images(box_loss, num_classes):
-    predictions = random_predictions(3, num_classes)
+def test_detection_loss_equals_a_loop_over_images(box_loss, num_classes):
+    outputs = random_outputs(3, num_classes)
     targets = targets_of(5, 0, 8, num_classes=num_classes)
     assignment = random_assignment(targets)
     num_positive = assignment.positive.sum().float()
     assert num_positive > 10
-    leaves = [*predictions.class_logits, *predictions.box_deltas]
+    leaves = [*outputs.class_logits, *outputs.box_deltas]
 
-    box = {"smooth_l1": SmoothL1(beta=0.1), "giou": GIoU(), "diou": DIoU(), "ciou": CIoU()}[box_loss]
-    criterion = DetectionLoss(SigmoidFocal(), box, class_weight=1.5, box_weight=0.5)
-    losses = criterion(predictions, assignment, targets, num_positive)
+    box = {"smooth_l1": SmoothL1Loss(beta=0.1), "giou": GIoULoss(), "diou": DIoULoss(), "ciou": CIoULoss()}[box_loss]
+    criterion = DetectionLoss(SigmoidFocalLoss(), box, class_weight=1.5, box_weight=0.5)
+    losses = criterion(outputs, assignment, targets, num_positive)
     gradients = torch.autograd.grad(losses.total, leaves)
-    expected = detection_loss_slowly(
-        predictions, assignment, targets, num_positive, box_loss=box_loss, class_weight=1.5, box_weight=0.5
+    expected = detection_loss_by_loop(
+        outputs, assignment, targets, num_positive, box_loss=box_loss, class_weight=1.5, box_weight=0.5
     )
     assert_close(tuple(losses), expected, rtol=1e-5, atol=1e-5)
     assert_close(losses.total, sum(expected), rtol=1e-5, atol=1e-5)
@@ -139,13 +137,13 @@ def test_detection_loss_is_that_of_a_loop_over_images(box_loss, num_classes):
 
 
 @pytest.mark.parametrize("alpha", [None, 0.25, (0.1, 0.2, 0.3, 0.4, 0.5)])
-def test_class_loss_of_a_softmax_is_that_of_a_loop_over_images(alpha):
-    predictions, targets = random_predictions(3, NUM_CLASSES + 1), targets_of(5, 0, 8)
+def test_softmax_focal_loss_equals_a_loop_over_anchors(alpha):
+    outputs, targets = random_outputs(3, NUM_CLASSES + 1), targets_of(5, 0, 8)
     assignment = random_assignment(targets)
     criterion = build_loss(LossConfig(classification=SoftmaxFocalConfig(alpha=alpha, gamma=1.0)))
-    losses = criterion(predictions, assignment, targets, torch.tensor(4.0))
+    losses = criterion(outputs, assignment, targets, torch.tensor(4.0))
     weights = {None: [1.0] * 6, 0.25: [0.25] * 5 + [0.75]}.get(alpha, [0.1, 0.2, 0.3, 0.4, 0.5, 0.7])
-    logits = torch.cat(predictions.class_logits, 1)
+    logits = torch.cat(outputs.class_logits, 1)
     expected = 0.0
     for image, anchor in torch.nonzero(assignment.positive | assignment.negative).tolist():
         is_object = assignment.positive[image, anchor]
@@ -153,207 +151,219 @@ def test_class_loss_of_a_softmax_is_that_of_a_loop_over_images(alpha):
         p = logits[image, anchor].softmax(0)[label]
         expected = expected - weights[label] * (1 - p) * p.log() / 4
     assert_close(losses.classification, expected, rtol=1e-5, atol=1e-5)
-    leaves = predictions.class_logits
+    leaves = outputs.class_logits
     gradients = torch.autograd.grad(losses.classification, leaves)
     assert_close(gradients, torch.autograd.grad(expected, leaves), rtol=1e-4, atol=1e-6)
 
 
-def test_detection_loss_in_the_right_order_of_levels():
-    # One positive anchor, on the last level, whose box is met exactly: nothing of the others may be looked at.
-    predictions = random_predictions(1)
+def test_levels_are_matched_in_order():
+    # One positive anchor, on the last level, with an exact prediction: no other anchor may contribute.
+    outputs = random_outputs(1)
     targets = targets_of(1)
     last = sum(ANCHORS_PER_LEVEL) - 1
     positive = torch.arange(last + 1)[None] == last
     assignment = Assignment(torch.zeros_like(positive, dtype=torch.int64), positive, torch.zeros_like(positive))
-    predictions.box_deltas[-1].data[0, -1] = encode(targets.boxes[0, 0], predictions.anchors[-1][-1])
-    predictions.class_logits[-1].data[0, -1] = torch.where(
-        torch.arange(NUM_CLASSES) == targets.labels[0, 0], 100.0, -100.0
-    )
-    losses = build_loss(LossConfig())(predictions, assignment, targets, torch.tensor(1.0))
+    outputs.box_deltas[-1].data[0, -1] = encode(targets.boxes[0, 0], outputs.anchors[-1][-1])
+    outputs.class_logits[-1].data[0, -1] = torch.where(torch.arange(NUM_CLASSES) == targets.labels[0, 0], 100.0, -100.0)
+    losses = build_loss(LossConfig())(outputs, assignment, targets, torch.tensor(1.0))
     assert losses.total < 1e-6
     assert torch.equal(losses.total, losses.classification + losses.box_regression)
 
 
-def test_losses_are_the_sums_of_their_levels():
-    predictions, targets = random_predictions(2), targets_of(4, 3)
+def test_losses_are_the_weighted_sums_over_levels():
+    outputs, targets = random_outputs(2), targets_of(4, 3)
     assignment, count = random_assignment(targets), torch.tensor(7.0)
-    criterion = DetectionLoss(SigmoidFocal(), SmoothL1(), class_weight=1.5, box_weight=0.3)
-    whole = criterion(predictions, assignment, targets, count)
-    sums = criterion.sums_per_level(predictions, assignment, targets)
+    criterion = DetectionLoss(SigmoidFocalLoss(), SmoothL1Loss(), class_weight=1.5, box_weight=0.3)
+    whole = criterion(outputs, assignment, targets, count)
+    sums = criterion.sums_per_level(outputs, assignment, targets)
     level_of_anchor = torch.repeat_interleave(torch.tensor(ANCHORS_PER_LEVEL))
-    for level, (class_sum, box_sum) in enumerate(zip(*sums, strict=True)):
+    for level, (class_sum, box_sum) in enumerate(zip(sums.classification, sums.box_regression, strict=True)):
         here = level_of_anchor == level
         alone = Assignment(assignment.gt_index, assignment.positive & here, assignment.negative & here)
-        expected = criterion(predictions, alone, targets, count)
+        expected = criterion(outputs, alone, targets, count)
         assert class_sum > 0 and box_sum > 0
         assert_close((1.5 * class_sum / count, 0.3 * box_sum / count), tuple(expected))
     assert tuple(whole) == (1.5 * sum(sums.classification) / count, 0.3 * sum(sums.box_regression) / count)
 
 
-def test_normaliser_divides_both_losses():
-    predictions, targets = random_predictions(2), targets_of(4, 3)
+def test_num_positive_divides_both_losses():
+    outputs, targets = random_outputs(2), targets_of(4, 3)
     assignment = random_assignment(targets)
-    one, eight = (build_loss(LossConfig())(predictions, assignment, targets, torch.tensor(n)) for n in (1.0, 8.0))
+    one, eight = (build_loss(LossConfig())(outputs, assignment, targets, torch.tensor(n)) for n in (1.0, 8.0))
     assert one.classification > 0 and one.box_regression > 0
     assert torch.equal(one.classification / 8, eight.classification)
     assert torch.equal(one.box_regression / 8, eight.box_regression)
 
 
 @pytest.mark.parametrize("box_loss", BOX_LOSSES)
-@pytest.mark.parametrize("class_loss", CLASS_LOSSES[:3] + CLASS_LOSSES[-2:])
-def test_only_the_anchors_that_count_get_a_gradient(class_loss, box_loss):
-    predictions, targets = random_predictions(2), targets_of(4, 0)
+@pytest.mark.parametrize("class_loss", [cfg for cfg in CLASS_LOSSES if cfg != HingeConfig()])  # flat beyond its margin
+def test_only_valid_anchors_get_a_gradient(class_loss, box_loss):
+    outputs, targets = random_outputs(2), targets_of(4, 0)
     assignment = random_assignment(targets)
     criterion = build_loss(LossConfig(classification=class_loss, box=box_loss))
-    criterion(predictions, assignment, targets, torch.tensor(1.0)).total.backward()
-    by_class = torch.cat([level.grad for level in predictions.class_logits], 1).abs().sum(-1) > 0
-    by_box = torch.cat([level.grad for level in predictions.box_deltas], 1).abs().sum(-1) > 0
+    criterion(outputs, assignment, targets, torch.tensor(1.0)).total.backward()
+    by_class = torch.cat([level.grad for level in outputs.class_logits], 1).abs().sum(-1) > 0
+    by_box = torch.cat([level.grad for level in outputs.box_deltas], 1).abs().sum(-1) > 0
     assert torch.equal(by_class, assignment.positive | assignment.negative)
     assert torch.equal(by_box, assignment.positive)
     assert not by_class.all() and not by_box[1].any()
 
 
 @pytest.mark.parametrize("box_loss", [*BOX_LOSSES, SmoothL1Config(beta=0.0)])
-def test_images_without_objects_teach_background_alone(box_loss):
-    predictions, targets = random_predictions(2), targets_of(0, 0)
-    assignment = assign(as_grid(predictions.anchors), targets)
-    losses = build_loss(LossConfig(box=box_loss))(predictions, assignment, targets, torch.tensor(1.0))
+def test_images_without_objects_train_only_background(box_loss):
+    outputs, targets = random_outputs(2), targets_of(0, 0)
+    assignment = assign(as_grid(outputs.anchors), targets)
+    losses = build_loss(LossConfig(box=box_loss))(outputs, assignment, targets, torch.tensor(1.0))
     losses.total.backward()
     assert losses.box_regression == 0 and losses.classification > 0
-    assert all((level.grad > 0).all() for level in predictions.class_logits)  # every score goes down
-    assert all((level.grad == 0).all() for level in predictions.box_deltas)
+    assert all((level.grad > 0).all() for level in outputs.class_logits)  # every score decreases
+    assert all((level.grad == 0).all() for level in outputs.box_deltas)
 
 
-def test_low_precision_predictions_give_a_float32_loss():
+def test_low_precision_outputs_give_a_float32_loss():
     targets = targets_of(4, 3)
     assignment = random_assignment(targets)
-    low = random_predictions(2, dtype=torch.bfloat16)
+    low = random_outputs(2, dtype=torch.bfloat16)
     same = HeadOutputs([x.float() for x in low.class_logits], [x.float() for x in low.box_deltas], low.anchors)
     criterion, count = build_loss(LossConfig()), torch.tensor(3.0)
     losses = criterion(low, assignment, targets, count)
     assert losses.total.dtype == torch.float32
-    # A table of 16-bit values is made in float64, and so may differ in a last bit from what float32 computes.
+    # The table of 16-bit values is computed in float64, so it may differ from float32 in the last bit.
     assert_close(tuple(losses), tuple(criterion(same, assignment, targets, count)), rtol=1e-6, atol=0)
     losses.total.backward()
     assert low.class_logits[0].grad.dtype == torch.bfloat16
 
 
-def test_config_decides_the_loss():
-    predictions, targets = random_predictions(1), targets_of(5)
+def test_config_sets_the_parameters_of_the_loss():
+    outputs, targets = random_outputs(1), targets_of(5)
     assignment, count = random_assignment(targets), torch.tensor(2.0)
     cfg = LossConfig(
         classification=FocalConfig(alpha=0.6, gamma=0.5), box=SmoothL1Config(beta=0.7), class_weight=2.0, box_weight=3.0
     )
-    by_hand = DetectionLoss(SigmoidFocal(alpha=0.6, gamma=0.5), SmoothL1(beta=0.7), class_weight=2.0, box_weight=3.0)(
-        predictions, assignment, targets, count
-    )
-    assert tuple(build_loss(cfg)(predictions, assignment, targets, count)) == tuple(by_hand)
-    default = build_loss(LossConfig())(predictions, assignment, targets, count)
+    by_hand = DetectionLoss(
+        SigmoidFocalLoss(alpha=0.6, gamma=0.5), SmoothL1Loss(beta=0.7), class_weight=2.0, box_weight=3.0
+    )(outputs, assignment, targets, count)
+    assert tuple(build_loss(cfg)(outputs, assignment, targets, count)) == tuple(by_hand)
+    default = build_loss(LossConfig())(outputs, assignment, targets, count)
     assert default.classification != by_hand.classification and default.box_regression != by_hand.box_regression
 
 
 @pytest.mark.parametrize("alpha", [None, 0.75, (0.1, 0.3, 0.5, 0.7, 0.9)])
-def test_a_gamma_of_zero_is_cross_entropy(alpha):
+def test_gamma_zero_is_cross_entropy(alpha):
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(200, NUM_CLASSES, generator=generator, dtype=torch.float64) * 4
-    labels, counted = torch.arange(200) % (NUM_CLASSES + 1), torch.arange(200) % 7 > 0
+    labels, valid = torch.arange(200) % (NUM_CLASSES + 1), torch.arange(200) % 7 > 0
 
-    def of(cfg):
-        rule = build_loss(LossConfig(classification=cfg)).class_loss
-        return value_and_gradient(lambda x: rule(x, labels, counted), logits)
+    def result(cfg):
+        return value_and_gradient(build_class_loss(cfg), logits, labels, valid)
 
     def torchs(x):
-        is_own = F.one_hot(labels, NUM_CLASSES + 1)[:, :-1].double()
-        own = torch.tensor(1.0 if alpha is None else alpha, dtype=torch.float64)
-        weight = torch.where(is_own > 0, own, own if alpha is None else 1 - own)
-        return F.binary_cross_entropy_with_logits(x, is_own, weight, reduction="none")[counted].sum()
+        targets = F.one_hot(labels, NUM_CLASSES + 1)[:, :-1].double()
+        target_weight = torch.tensor(1.0 if alpha is None else alpha, dtype=torch.float64)
+        weight = torch.where(targets > 0, target_weight, target_weight if alpha is None else 1 - target_weight)
+        return F.binary_cross_entropy_with_logits(x, targets, weight, reduction="none")[valid].sum()
 
-    focal, cross_entropy = of(FocalConfig(alpha=alpha, gamma=0.0)), of(CrossEntropyConfig(alpha=alpha))
+    focal, cross_entropy = result(FocalConfig(alpha=alpha, gamma=0.0)), result(CrossEntropyConfig(alpha=alpha))
     assert torch.equal(focal[0], cross_entropy[0]) and torch.equal(focal[1], cross_entropy[1])
     assert_close(focal, value_and_gradient(torchs, logits), rtol=1e-12, atol=1e-14)
-    assert_close(focal[1][~counted], torch.zeros_like(focal[1][~counted]))
+    assert_close(focal[1][~valid], torch.zeros_like(focal[1][~valid]))
 
 
 @pytest.mark.parametrize(
-    ("cfg", "rule"),
+    ("cfg", "loss"),
     [
-        (CrossEntropyConfig(alpha=0.75), SigmoidFocal(alpha=0.75, gamma=0.0)),
-        (CrossEntropyConfig(), SigmoidLoss(Focal(0.0))),
-        (FocalConfig(alpha=(0.1, 0.3, 0.5, 0.7, 0.9)), SigmoidFocal(alpha=[0.1, 0.3, 0.5, 0.7, 0.9])),
-        (FocalStarConfig(gamma=4.0, beta=0.5), SigmoidLoss(FocalStar(4.0, 0.5))),
-        (HingeConfig(), SigmoidLoss(Hinge())),
-        (QualityFocalConfig(beta=1.5), QualityFocal(beta=1.5)),
-        (VarifocalConfig(alpha=0.6, gamma=1.5), Varifocal(alpha=0.6, gamma=1.5)),
+        (CrossEntropyConfig(alpha=0.75), SigmoidFocalLoss(alpha=0.75, gamma=0.0)),
+        (CrossEntropyConfig(), SigmoidMarginLoss(FocalMargin(0.0))),
+        (FocalConfig(alpha=(0.1, 0.3, 0.5, 0.7, 0.9)), SigmoidFocalLoss(alpha=[0.1, 0.3, 0.5, 0.7, 0.9])),
+        (FocalStarConfig(gamma=4.0, beta=0.5), SigmoidMarginLoss(FocalStarMargin(4.0, 0.5))),
+        (HingeConfig(), SigmoidMarginLoss(HingeMargin())),
+        (QualityFocalConfig(beta=1.5), QualityFocalLoss(beta=1.5)),
+        (VarifocalConfig(alpha=0.6, gamma=1.5), VarifocalLoss(alpha=0.6, gamma=1.5)),
     ],
 )
-def test_config_decides_the_class_loss(cfg, rule):
-    predictions, targets = random_predictions(2), targets_of(5, 2)
-    arguments = predictions, random_assignment(targets), targets, torch.tensor(2.0)
+def test_config_selects_the_class_loss(cfg, loss):
+    outputs, targets = random_outputs(2), targets_of(5, 2)
+    arguments = outputs, random_assignment(targets), targets, torch.tensor(2.0)
     built = build_loss(LossConfig(classification=cfg), num_classes=NUM_CLASSES)(*arguments)
-    assert tuple(built) == tuple(DetectionLoss(rule, SmoothL1())(*arguments))
+    assert tuple(built) == tuple(DetectionLoss(loss, SmoothL1Loss())(*arguments))
     assert built.classification != build_loss(LossConfig())(*arguments).classification
 
 
-def test_config_decides_the_hard_examples():
-    predictions, targets = random_predictions(2), targets_of(5, 2)
-    arguments = predictions, random_assignment(targets), targets, torch.tensor(2.0)
+def test_config_sets_the_hard_example_mining():
+    outputs, targets = random_outputs(2), targets_of(5, 2)
+    arguments = outputs, random_assignment(targets), targets, torch.tensor(2.0)
     cfg = OHEMConfig(keep=7, nms_iou=0.3, one_to_three=True)
-    mining = HardExamples(keep=7, nms_iou=0.3, one_to_three=True)
-    by_hand = DetectionLoss(SigmoidFocal(alpha=None, gamma=0.0), SmoothL1(), hard_examples=mining)(*arguments)
+    mining = HardExampleMining(keep=7, nms_iou=0.3, one_to_three=True)
+    by_hand = DetectionLoss(SigmoidFocalLoss(alpha=None, gamma=0.0), SmoothL1Loss(), hard_examples=mining)(*arguments)
     assert tuple(build_loss(LossConfig(classification=cfg))(*arguments)) == tuple(by_hand)
     every = build_loss(LossConfig(classification=CrossEntropyConfig()))(*arguments)
     assert 0 < by_hand.classification < every.classification and by_hand.box_regression == every.box_regression
 
 
-@pytest.mark.parametrize(("cfg", "rule"), [(GIoUConfig(), GIoU()), (DIoUConfig(), DIoU()), (CIoUConfig(), CIoU())])
-def test_config_decides_the_box_loss(cfg, rule):
-    predictions, targets = random_predictions(2), targets_of(5, 2)
-    arguments = predictions, random_assignment(targets), targets, torch.tensor(2.0)
-    assert tuple(build_loss(LossConfig(box=cfg))(*arguments)) == tuple(DetectionLoss(SigmoidFocal(), rule)(*arguments))
+@pytest.mark.parametrize(
+    ("cfg", "loss"), [(GIoUConfig(), GIoULoss()), (DIoUConfig(), DIoULoss()), (CIoUConfig(), CIoULoss())]
+)
+def test_config_selects_the_box_loss(cfg, loss):
+    outputs, targets = random_outputs(2), targets_of(5, 2)
+    arguments = outputs, random_assignment(targets), targets, torch.tensor(2.0)
+    assert tuple(build_loss(LossConfig(box=cfg))(*arguments)) == tuple(
+        DetectionLoss(SigmoidFocalLoss(), loss)(*arguments)
+    )
 
 
-def test_weights_of_other_classes_are_refused():
+def test_alphas_for_another_number_of_classes_are_rejected():
     cfg = LossConfig(classification=FocalConfig(alpha=(0.1, 0.2)))
     with pytest.raises(InputError, match=r"loss\.classification\.alpha has 2 values for 5 classes"):
         build_loss(cfg, num_classes=NUM_CLASSES)
 
 
-@pytest.mark.parametrize("rule", [QualityFocal(), Varifocal()])
-def test_quality_is_the_iou_of_the_decoded_box(rule):
-    predictions, targets = random_predictions(2), targets_of(4, 3)
+@pytest.mark.parametrize("loss", [QualityFocalLoss(), VarifocalLoss()])
+def test_quality_losses_get_the_iou_of_the_decoded_box(loss):
+    outputs, targets = random_outputs(2), targets_of(4, 3)
     assignment, counts = random_assignment(targets), torch.tensor(1.0)
-    decoded = decode(torch.cat(predictions.box_deltas, 1), torch.cat(predictions.anchors))
-    quality = torch.stack(
+    decoded = decode(torch.cat(outputs.box_deltas, 1), torch.cat(outputs.anchors))
+    iou = torch.stack(
         [
-            torchvision.ops.box_iou(mine, boxes).gather(1, rows[:, None])[:, 0]
-            for mine, boxes, rows in zip(decoded, targets.boxes, assignment.gt_index, strict=True)
+            torchvision.ops.box_iou(decoded_boxes, boxes).gather(1, rows[:, None])[:, 0]
+            for decoded_boxes, boxes, rows in zip(decoded, targets.boxes, assignment.gt_index, strict=True)
         ]
     )
-    assert ((quality > 0.1) & assignment.positive).any()
+    assert ((iou > 0.1) & assignment.positive).any()
     labels = torch.where(assignment.positive, targets.labels.gather(1, assignment.gt_index), NUM_CLASSES)
-    counted = assignment.positive | assignment.negative
-    wanted = rule(torch.cat(predictions.class_logits, 1), labels, counted, quality)
-    losses = DetectionLoss(rule, SmoothL1())(predictions, assignment, targets, counts)
-    assert_close(losses.classification, wanted, rtol=1e-5, atol=0)
-    # A box does not learn from its score.
-    assert torch.autograd.grad(losses.classification, predictions.box_deltas, allow_unused=True) == (None,) * 3
+    valid = assignment.positive | assignment.negative
+    expected = loss(torch.cat(outputs.class_logits, 1), labels, valid, iou)
+    losses = DetectionLoss(loss, SmoothL1Loss())(outputs, assignment, targets, counts)
+    assert_close(losses.classification, expected, rtol=1e-5, atol=0)
+    # The class loss sends no gradient to the boxes.
+    assert torch.autograd.grad(losses.classification, outputs.box_deltas, allow_unused=True) == (None,) * 3
 
 
 @pytest.mark.parametrize(
     "cfg",
     [LossConfig(box=box) for box in BOX_LOSSES]
     + [
-        LossConfig(classification=rule)
-        for rule in (*CLASS_LOSSES, SoftmaxFocalConfig(), SoftmaxFocalConfig(alpha=0.25))
+        LossConfig(classification=class_loss)
+        for class_loss in (*CLASS_LOSSES, SoftmaxFocalConfig(), SoftmaxFocalConfig(alpha=0.25))
     ],
 )
-def test_the_host_reads_nothing(cfg, host_reads):
-    num_logits = NUM_CLASSES + (cfg.classification.type == "softmax_focal")
-    predictions, targets = random_predictions(2, num_logits), targets_of(4, 0)
+def test_losses_read_nothing_on_the_host(cfg, host_reads):
+    num_logits = NUM_CLASSES + cfg.classification.has_background_logit
+    outputs, targets = random_outputs(2, num_logits), targets_of(4, 0)
     criterion = build_loss(cfg)
     with host_reads() as reads:
-        assignment = assign(as_grid(predictions.anchors), targets)
+        assignment = assign(as_grid(outputs.anchors), targets)
         num_positive = assignment.positive.sum().clamp(min=1).float()
-        criterion(predictions, assignment, targets, num_positive).total.backward()
+        criterion(outputs, assignment, targets, num_positive).total.backward()
     assert reads == []
-    assert predictions.class_logits[0].grad is not None
+    assert outputs.class_logits[0].grad is not None
+
+
+@pytest.mark.parametrize("cfg", [*CLASS_LOSSES, OHEMConfig(), SoftmaxFocalConfig()])
+def test_config_and_class_loss_agree_on_the_background_logit(cfg):
+    assert build_class_loss(cfg).has_background_logit == cfg.has_background_logit
+
+
+def test_class_losses_declare_what_they_need():
+    losses = [build_class_loss(cfg) for cfg in (*CLASS_LOSSES, OHEMConfig(), SoftmaxFocalConfig())]
+    assert {type(loss) for loss in losses if loss.needs_iou} == {QualityFocalLoss, VarifocalLoss}
+    assert {type(loss) for loss in losses if loss.has_background_logit} == {SoftmaxFocalLoss}

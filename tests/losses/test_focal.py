@@ -1,246 +1,326 @@
+"""`FocalLoss`, the stand-alone module, against its formula, torch and torchvision."""
+
+import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 
-from retinanet.losses import fused_sigmoid
-from retinanet.losses.focal import SigmoidFocal
-from tests.gradients import value_and_gradient
+import retinanet
+from retinanet.losses import chunking
+from retinanet.losses.focal import FocalLoss
+from tests.helpers.gradients import value_and_gradient
+from tests.helpers.softmax_focal import softmax_focal_by_definition
 
-HALF = (torch.bfloat16, torch.float16)
-
-
-def term_by_term(logits, targets, *, alpha=0.25, gamma=2.0):
-    """Each logit (n,) as an anchor of its own with one class: its loss, and the gradient of them all."""
-    rule, counted = SigmoidFocal(alpha=alpha, gamma=gamma), torch.ones(1, dtype=torch.bool)
-    labels = torch.where(targets, 0, 1)
-
-    def losses(x):
-        return torch.stack([rule(x[i : i + 1, None], labels[i : i + 1], counted) for i in range(len(x))])
-
-    return value_and_gradient(losses, logits)
+GAMMAS = [0, 0.1, 0.5, 1, 2, 5]
 
 
-def logits_and_targets(count=300, spread=4.0):
+@pytest.fixture(autouse=True, scope="module")
+def small_chunks():
+    """Chunks so small that every test crosses their edges."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(chunking.LOGITS_AT_ONCE, "cpu", 40)
+        yield
+
+
+def to_classify(num_classes, *, shape=(60,), dtype=torch.float64, spread=3.0):
+    """Logits (N, C, ...) and targets (N, ...)."""
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(count, generator=generator) * spread, torch.rand(count, generator=generator) < 0.5
+    logits = torch.randn(shape[0], num_classes, *shape[1:], generator=generator, dtype=torch.float64) * spread
+    return logits.to(dtype), torch.randint(num_classes, shape, generator=generator)
 
 
-def anchors_to_classify(num_classes, *, shape=(2, 350), dtype=torch.float32, seed=0):
-    """Logits around a prior of 0.02, a fifth of the anchors of a class, a fifth ignored."""
-    generator = torch.Generator().manual_seed(seed)
-    logits = (torch.randn(*shape, num_classes, generator=generator) * 3 - 4).to(dtype)
-    lot = torch.rand(shape, generator=generator)
-    labels = torch.where(lot < 0.2, torch.randint(num_classes, shape, generator=generator), num_classes)
-    return logits, labels, (lot < 0.1) | (lot > 0.3)  # of those with a class, half are ignored
+def test_focal_loss_is_a_public_name():
+    assert retinanet.FocalLoss is FocalLoss
 
 
-def reference(logits, labels, counted, *, alpha=0.25, gamma=2.0, scale=1.0):
-    """torchvision's loss with a one-hot target, in float64: value, and gradient times a scale."""
-    wanted = F.one_hot(labels, logits.shape[-1] + 1)[..., :-1].double()
-
-    def loss(x):
-        each = torchvision.ops.sigmoid_focal_loss(x, wanted, alpha=alpha, gamma=gamma)
-        return scale * each[counted].sum()
-
-    return value_and_gradient(loss, logits.double())
-
-
-def test_by_hand():
-    logits = torch.tensor([0.0, math.log(9), math.log(9), -math.log(9)])
-    expected = [
-        0.25 * 0.5**2 * math.log(2),  # p_t = 0.5
-        0.25 * 0.1**2 * -math.log(0.9),  # p_t = 0.9: hardly counts
-        0.75 * 0.9**2 * math.log(10),  # p_t = 0.1
-        0.75 * 0.1**2 * -math.log(0.9),
-    ]
-    assert expected[0] == pytest.approx(0.0433217, abs=1e-7)
-    value, _ = term_by_term(logits, torch.tensor([True, True, False, False]))
-    assert_close(value, torch.tensor(expected))
+def test_focal_loss_by_hand():
+    # Four equal logits, p = 1/4: (3/4)^2 ln 4 = 0.779791. (ln 3, 0), p = 3/4 and 1/4: ln(4/3) / 16, ln(4) 9/16.
+    even = torch.zeros(1, 4)
+    assert_close(FocalLoss(4)(even, torch.tensor([2])), torch.tensor(0.779791))
+    odds = torch.tensor([[math.log(3), 0.0]]).repeat(2, 1)
+    losses = FocalLoss(2, reduction="none")(odds, torch.tensor([0, 1]))
+    assert_close(losses, torch.tensor([0.0179801, 0.7797905]))
+    weighted = FocalLoss(2, alpha=[0.5, 2.0], reduction="none")(odds, torch.tensor([0, 1]))
+    assert_close(weighted, torch.tensor([0.0089901, 1.5595810]))
 
 
-@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0, 5.0])
-@pytest.mark.parametrize("alpha", [0.0, 0.25, 0.75])
-def test_each_term_is_torchvisions(alpha, gamma):
-    logits, targets = logits_and_targets()
-    value, gradient = term_by_term(logits, targets, alpha=alpha, gamma=gamma)
-    wanted, wanted_gradient = value_and_gradient(
-        lambda x: torchvision.ops.sigmoid_focal_loss(x, targets.double(), alpha=alpha, gamma=gamma), logits.double()
+@pytest.mark.parametrize("shape", [(60,), (4, 5), (3, 2, 5)])
+@pytest.mark.parametrize("alpha", [None, [0.2, 1.5, 0.0, 3.0, 0.7]])
+@pytest.mark.parametrize("gamma", GAMMAS)
+def test_value_and_gradient_match_the_formula(gamma, alpha, shape):
+    logits, targets = to_classify(5, shape=shape)
+    alpha = alpha and torch.tensor(alpha, dtype=torch.float64)
+    expected, gradient = value_and_gradient(
+        lambda x: softmax_focal_by_definition(x, targets, alpha=alpha, gamma=gamma), logits
     )
-    assert_close(value, wanted.float(), rtol=1e-5, atol=1e-6)
-    assert_close(gradient, wanted_gradient.float(), rtol=1e-5, atol=1e-6)
+    loss = FocalLoss(5, alpha, gamma, reduction="none")
+    value, result = value_and_gradient(lambda x: loss(x, targets), logits)
+    assert value.shape == shape
+    assert_close(value, expected)
+    assert_close(result, gradient)
+    for reduction, reduced in (("sum", expected.sum()), ("mean", expected.sum() / targets.numel())):
+        assert_close(FocalLoss(5, alpha, gamma, reduction=reduction)(logits, targets), reduced)
 
 
-def test_gamma_zero_is_balanced_cross_entropy():
-    logits, targets = logits_and_targets()
-    value, gradient = term_by_term(logits, targets, alpha=0.75, gamma=0.0)
-    alpha_t = torch.where(targets, 0.75, 0.25)
-    wanted, wanted_gradient = value_and_gradient(
-        lambda x: alpha_t * F.binary_cross_entropy_with_logits(x, targets.double(), reduction="none"), logits.double()
-    )
-    assert_close(value, wanted.float(), rtol=1e-6, atol=1e-7)
-    assert_close(gradient, wanted_gradient.float(), rtol=1e-6, atol=1e-7)
-    exact, exact_gradient = term_by_term(logits.double(), targets, alpha=0.75, gamma=0.0)
-    assert_close(exact, wanted, rtol=1e-13, atol=1e-15)
-    assert_close(exact_gradient, wanted_gradient, rtol=1e-13, atol=1e-15)
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gamma_zero_equals_torchs_cross_entropy(dtype, reduction):
+    logits, targets = to_classify(7, dtype=dtype)
+    loss = FocalLoss(7, gamma=0.0, reduction=reduction)
+    result = value_and_gradient(lambda x: loss(x, targets), logits)
+    assert_close(result, value_and_gradient(lambda x: F.cross_entropy(x, targets, reduction=reduction), logits))
 
 
-@pytest.mark.parametrize("gamma", [0.1, 0.5, 2.0, 5.0])
+def test_alpha_from_an_array_has_the_default_type_and_from_a_tensor_the_tensors_type():
+    array = np.array([0.25, 0.75])
+    assert FocalLoss(2, array).alpha.dtype == torch.float32
+    assert FocalLoss(2, torch.from_numpy(array)).alpha.dtype == torch.float64
+
+
+@pytest.mark.parametrize("gamma", GAMMAS)
 def test_gamma_scales_each_term_by_its_error(gamma):
-    logits, targets = logits_and_targets()
-    logits = logits.double()
-    error, steepness = torch.sigmoid(torch.where(targets, -logits, logits)), torch.where(targets, -1, 1)  # 1 - p_t
-    plain, plain_gradient = term_by_term(logits, targets, gamma=0.0)
-    value, gradient = term_by_term(logits, targets, gamma=gamma)
-    assert_close(value, plain * error**gamma, rtol=1e-13, atol=0)
-    # By the product rule: of the error, the slope in the logit is error (1 - error), upwards for a negative.
-    slope_of_factor = gamma * error**gamma * (1 - error) * steepness
-    assert_close(gradient, plain_gradient * error**gamma + plain * slope_of_factor, rtol=1e-12, atol=0)
+    logits, targets = to_classify(4)
+    error = 1 - logits.softmax(1).gather(1, targets[:, None])[:, 0]
+    plain = FocalLoss(4, gamma=0.0, reduction="none")(logits, targets)
+    assert_close(FocalLoss(4, gamma=gamma, reduction="none")(logits, targets), plain * error**gamma)
 
 
-@pytest.mark.parametrize("gamma", [0.0, 2.0])
-def test_alpha_of_zero_and_one_are_the_sums_of_one_side(gamma):
-    logits, targets = logits_and_targets()
-    one_sided = {1.0: targets, 0.0: ~targets}
-    unweighted = term_by_term(logits, targets, alpha=None, gamma=gamma)
-    for alpha, learns in one_sided.items():
-        value, gradient = term_by_term(logits, targets, alpha=alpha, gamma=gamma)
-        assert torch.equal(value, torch.where(learns, unweighted[0], 0))
-        assert_close(gradient, torch.where(learns, unweighted[1], 0), rtol=1e-6, atol=0)
+def test_mean_does_not_divide_by_the_weights():
+    logits, targets = to_classify(3)
+    alpha = torch.tensor([0.5, 2.0, 4.0], dtype=torch.float64)
+    summed = F.cross_entropy(logits, targets, weight=alpha, reduction="sum")
+    assert_close(FocalLoss(3, alpha, gamma=0)(logits, targets), summed / len(targets))
 
 
-def test_swapping_the_classes_swaps_alpha():
-    logits, targets = logits_and_targets()
-    value, gradient = term_by_term(logits, targets)
-    swapped, swapped_gradient = term_by_term(-logits, ~targets, alpha=0.75)
-    assert_close(value, swapped, rtol=1e-6, atol=1e-6)
-    assert_close(gradient, -swapped_gradient, rtol=1e-6, atol=1e-6)
+@pytest.mark.parametrize("gamma", GAMMAS)
+def test_two_classes_equal_the_sigmoid_focal_loss_of_the_difference(gamma):
+    logits, targets = to_classify(2, shape=(200,), spread=8.0)
+    alpha = torch.tensor([0.7, 0.3], dtype=torch.float64)  # torchvision's: 1 - alpha for 0, alpha for 1
+    loss = FocalLoss(2, alpha, gamma, reduction="none")
+    result = value_and_gradient(lambda x: loss(x, targets), logits)
+    theirs = value_and_gradient(
+        lambda x: torchvision.ops.sigmoid_focal_loss(x[:, 1] - x[:, 0], targets.double(), alpha=0.3, gamma=gamma),
+        logits,
+    )
+    assert_close(result, theirs)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, *HALF])
-@pytest.mark.parametrize("num_classes", [1, 2, 80, 1203])
-def test_sum_over_anchors_is_torchvisions(num_classes, dtype):
-    logits, labels, counted = anchors_to_classify(num_classes, dtype=dtype)
-    assert (labels[counted] < num_classes).any() and (labels[~counted] < num_classes).any()
-    value, gradient = value_and_gradient(lambda x: SigmoidFocal()(x, labels, counted), logits)
-    wanted, wanted_gradient = reference(logits, labels, counted)
-    assert value.dtype == torch.float32 and gradient.dtype == dtype
-    assert_close(value, wanted.float(), rtol=1e-5, atol=0)
-    # Rounded once to the type of the logits, it is within half a unit in the last place of the exact gradient.
-    rounding = {torch.float32: 1e-5, torch.bfloat16: 2**-8, torch.float16: 2**-11}[dtype]
-    smallest = {torch.float32: 1e-9, torch.bfloat16: 1e-9, torch.float16: 2**-25}[dtype]
-    assert_close(gradient.double(), wanted_gradient, rtol=rounding * 1.01, atol=smallest)
-    assert (gradient[~counted] == 0).all()
+@settings(deadline=None)
+@given(st.integers(1, 6), st.floats(-50, 50), st.sampled_from(GAMMAS), st.integers(0, 2**32 - 1))
+def test_adding_a_constant_to_all_logits_changes_nothing_and_the_gradient_sums_to_zero(num_classes, shift, gamma, seed):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(5, num_classes, generator=generator, dtype=torch.float64) * 4
+    targets = torch.randint(num_classes, (5,), generator=generator)
+    loss = FocalLoss(num_classes, gamma=gamma, reduction="none")
+    value, gradient = value_and_gradient(lambda x: loss(x, targets), logits)
+    assert_close((value, gradient), value_and_gradient(lambda x: loss(x, targets), logits + shift))
+    assert (value >= 0).all()
+    assert_close(gradient.sum(1), torch.zeros(5, dtype=torch.float64))
+    assert (gradient.gather(1, targets[:, None]) <= 0).all()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("gamma", [0.0, 0.5, 3.0])
-def test_other_settings_on_many_classes(gamma, dtype):
-    logits, labels, counted = anchors_to_classify(20, dtype=dtype)
-    rule = SigmoidFocal(alpha=0.6, gamma=gamma)
-    value, gradient = value_and_gradient(lambda x: rule(x, labels, counted), logits)
-    wanted, wanted_gradient = reference(logits, labels, counted, alpha=0.6, gamma=gamma)
-    assert_close(value, wanted.float(), rtol=1e-5, atol=0)
-    rounding = {torch.float32: 1e-5, torch.bfloat16: 2**-8}[dtype]
-    assert_close(gradient.double(), wanted_gradient, rtol=rounding * 1.01, atol=1e-8)
+@pytest.mark.parametrize("alpha", [None, [0.5, 1.0, 2.0]])
+@pytest.mark.parametrize("gamma", GAMMAS)
+def test_gradient_matches_finite_differences(gamma, alpha):
+    logits, targets = to_classify(3, shape=(4, 2))
+    for reduction in ("mean", "none"):
+        loss = FocalLoss(3, alpha, gamma, reduction)
+        assert torch.autograd.gradcheck(lambda x, loss=loss: loss(x, targets), logits.requires_grad_())
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_chunks_do_not_show(monkeypatch, dtype):
-    logits, labels, counted = anchors_to_classify(7, dtype=dtype)
-    whole, whole_gradient = value_and_gradient(lambda x: SigmoidFocal()(x, labels, counted), logits)
-    monkeypatch.setitem(fused_sigmoid.LOGITS_AT_ONCE, "cpu", 100)  # 14 rows at once: the last chunk is none of the same
-    value, gradient = value_and_gradient(lambda x: SigmoidFocal()(x, labels, counted), logits)
-    assert_close(value, whole)
-    assert_close(gradient, whole_gradient, rtol=1e-6, atol=0)  # the ends of a chunk are not vectorised
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("gamma", GAMMAS)
+def test_extreme_logits_have_a_finite_loss_and_gradient(gamma, dtype):
+    extreme = [-1e4, -89.0, 0.0, 89.0, 1e4]
+    logits = torch.tensor([[a, b, c] for a in extreme for b in extreme for c in extreme], dtype=dtype)
+    for target in range(3):
+        targets = torch.full((len(logits),), target)
+        value, gradient = value_and_gradient(FocalLoss(3, gamma=gamma, reduction="none"), logits, targets)
+        assert value.isfinite().all() and gradient.isfinite().all()
+        others = torch.cat([logits[:, :target], logits[:, target + 1 :]], 1).double().amax(1)
+        margin = others - logits[:, target].double()
+        # Clearly wrong: the loss is the margin, with the gradient 1 and -1. Clearly right: both are 0.
+        wrong, right = margin > 1000, margin < -1000
+        assert_close(value[wrong].double(), margin[wrong], rtol=1e-3, atol=0)
+        assert (gradient[wrong, target] == -1).all()
+        assert (value[right] == 0).all() and (gradient[right] == 0).all()
 
 
-def test_incoming_gradient_is_multiplied_before_rounding():
-    # At p = 0.001 the gradient of a background logit is 0.75 p^2 (2 (1 - p) softplus(x) + p) = 2.25e-9, far below
-    # the smallest float16, 6e-8. Scaled by 65,536 it is 1.5e-4, and must have all digits of a float16.
-    logits = torch.full((4, 3), math.log(0.001 / 0.999)).half()
-    labels, counted = torch.full((4,), 3), torch.ones(4, dtype=torch.bool)
-    _, plain = value_and_gradient(lambda x: SigmoidFocal()(x, labels, counted), logits)
-    _, scaled = value_and_gradient(lambda x: 65536.0 * SigmoidFocal()(x, labels, counted), logits)
-    _, exact = reference(logits, labels, counted, scale=65536.0)
-    _, in_float32 = value_and_gradient(lambda x: 65536.0 * SigmoidFocal()(x, labels, counted), logits.float())
-    assert (plain == 0).all() and exact.min() > 1e-4
-    assert_close(scaled.double(), exact, rtol=2**-11, atol=0)
-    assert torch.equal(scaled, in_float32.half())
+@pytest.mark.parametrize("gamma", [0.1, 0.5, 2])
+def test_small_error_keeps_its_digits(gamma):
+    # 1 - p = 3e-14 is far below float32's precision at 1; to first order the loss is (1 - p)^gamma (1 - p).
+    logits = torch.tensor([[31.0, 0.0]])
+    error = math.exp(-31)
+    value, gradient = value_and_gradient(lambda x: FocalLoss(2, gamma=gamma)(x, torch.tensor([0])), logits)
+    assert_close(value, torch.tensor(error ** (gamma + 1)), rtol=1e-4, atol=0)
+    derivative = (gamma + 1) * error ** (gamma + 1)
+    assert_close(gradient, torch.tensor([[-derivative, derivative]]), rtol=1e-4, atol=0)
 
 
-def test_divisor_and_weight_come_in_before_rounding_too():
-    logits, labels, counted = anchors_to_classify(5, dtype=torch.bfloat16)
-    _, gradient = value_and_gradient(lambda x: 0.3 * SigmoidFocal()(x, labels, counted) / 7, logits)
-    _, exact = reference(logits, labels, counted, scale=0.3 / 7)
-    assert_close(gradient.double(), exact, rtol=2**-8, atol=1e-10)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision_is_computed_in_float32(dtype):
+    logits, targets = to_classify(6, dtype=dtype)
+    for reduction in ("mean", "sum", "none"):
+        loss = FocalLoss(6, reduction=reduction)
+        value, gradient = value_and_gradient(lambda x, loss=loss: loss(x, targets), logits)
+        same, same_gradient = value_and_gradient(lambda x, loss=loss: loss(x, targets), logits.float())
+        assert value.dtype == torch.float32 and torch.equal(value, same)
+        assert gradient.dtype == dtype and torch.equal(gradient, same_gradient.to(dtype))
+    assert FocalLoss(6)(logits.double(), targets).dtype == torch.float64
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("gamma", [0.0, 0.1, 0.5, 1.0, 2.0, 5.0])
-def test_finite_for_wild_logits(gamma, dtype):
-    logits = torch.tensor([-1e4, -100, -20, 0, 20, 100, 1e4], dtype=dtype).repeat(2)
-    targets = torch.arange(14) < 7
-    value, gradient = term_by_term(logits, targets, gamma=gamma)
-    assert value.dtype == torch.float32 and gradient.dtype == dtype
-    assert value.isfinite().all() and gradient.isfinite().all()
-    right, wrong = [6, 7], [0, 13]
-    assert (value[right] == 0).all() and (gradient[right] == 0).all()
-    assert_close(value[wrong], torch.tensor([0.25, 0.75]) * logits[6].float())
-    assert_close(gradient[wrong].float(), torch.tensor([-0.25, 0.75]))
+@pytest.mark.parametrize("shape", [(0,), (0, 4), (3, 0)])
+def test_empty_input_gives_zero_loss(shape):
+    logits, targets = to_classify(5, shape=shape, dtype=torch.float32)
+    for reduction in ("mean", "sum"):
+        value, gradient = value_and_gradient(FocalLoss(5, reduction=reduction), logits, targets)
+        assert value == 0 and gradient.shape == logits.shape
+    assert FocalLoss(5, reduction="none")(logits, targets).shape == shape
 
 
-def test_an_overflow_shows():
-    logits = torch.tensor([[float("nan"), 0.0]], dtype=torch.float16)
-    assert SigmoidFocal()(logits, torch.tensor([2]), torch.tensor([True])).isnan()
-    assert SigmoidFocal()(logits.nan_to_num(torch.inf), torch.tensor([2]), torch.tensor([True])).isinf()
-
-
-@pytest.mark.parametrize("gamma", [0.5, 2.0])
-def test_gradient_by_finite_differences(gamma):
-    logits, labels, counted = anchors_to_classify(3, shape=(12,), dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda x: SigmoidFocal(gamma=gamma)(x, labels, counted), logits.requires_grad_())
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_nothing_to_learn_from(dtype):
-    logits, labels, counted = anchors_to_classify(4, dtype=dtype)
-    value, gradient = value_and_gradient(lambda x: SigmoidFocal()(x, labels, torch.zeros_like(counted)), logits)
+@pytest.mark.parametrize("gamma", GAMMAS)
+def test_single_class_has_zero_loss_and_gradient(gamma):
+    logits = torch.tensor([[-1e4], [0.0], [3.0], [1e4]])
+    targets = torch.zeros(4, dtype=torch.int64)
+    value, gradient = value_and_gradient(FocalLoss(1, gamma=gamma), logits, targets)
     assert value == 0 and (gradient == 0).all()
-    value, gradient = value_and_gradient(lambda x: SigmoidFocal()(x, labels[:, :0], counted[:, :0]), logits[:, :0])
-    assert value == 0 and gradient.shape == (2, 0, 4)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_host_reads_nothing(dtype, host_reads):
-    logits, labels, counted = anchors_to_classify(4, dtype=dtype)
-    with host_reads() as reads:
-        value_and_gradient(lambda x: SigmoidFocal()(x, labels, counted), logits)
-    assert reads == []
+def test_nan_logit_makes_the_loss_of_its_row_nan():
+    logits = torch.tensor([[0.0, math.nan, 1.0], [1.0, 2.0, 3.0]])
+    loss = FocalLoss(3, reduction="none")
+    for target in range(3):
+        assert loss(logits, torch.tensor([target, target])).isnan().tolist() == [True, False]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_nothing_of_the_size_of_the_logits_is_kept_but_the_logits(dtype):
-    logits, labels, counted = anchors_to_classify(50, dtype=dtype)
-    kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
-        SigmoidFocal()(logits.requires_grad_(), labels, counted)
-    others = {x.untyped_storage().data_ptr(): x.nbytes for x in kept}
+@pytest.mark.parametrize("kind", [list, tuple, np.array, torch.tensor])
+def test_alpha_may_be_a_list_tuple_array_or_tensor_and_is_copied(kind):
+    logits, targets = to_classify(3)
+    values = [0.25, 0.5, 2.0]
+    given_alpha = kind(values)
+    loss = FocalLoss(3, given_alpha)
+    expected = softmax_focal_by_definition(logits, targets, alpha=values).mean()
+    assert_close(loss(logits, targets), expected)
+    given_alpha = given_alpha if isinstance(given_alpha, tuple) else given_alpha.__setitem__(0, 9.0)
+    assert_close(loss(logits, targets), expected)  # changing the original has no effect
+
+
+def test_one_number_weighs_every_class_equally():
+    logits, targets = to_classify(3)
+    assert_close(FocalLoss(3, 0.25)(logits, targets), FocalLoss(3)(logits, targets) / 4)
+    assert_close(FocalLoss(3, [1, 1, 1])(logits, targets), FocalLoss(3, 1)(logits, targets))
+
+
+def test_alpha_is_a_buffer():
+    loss = FocalLoss(3, [0.25, 0.5, 2.0])
+    assert loss.state_dict().keys() == {"alpha"} and list(loss.parameters()) == []
+    assert copy.deepcopy(loss).to("meta").alpha.device.type == "meta"
+    assert FocalLoss(3).state_dict() == {} and FocalLoss(3).to("meta").alpha is None
+    assert repr(loss) == "FocalLoss(3, alpha=(3,), gamma=2.0, reduction='mean')"
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8])
+def test_targets_may_have_any_integer_type(dtype):
+    logits, targets = to_classify(3)
+    assert_close(FocalLoss(3)(logits, targets.to(dtype)), FocalLoss(3)(logits, targets))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_classes": 0}, "num_classes: found 0, expected an integer of at least 1"),
+        ({"num_classes": 2.0}, r"num_classes: found 2\.0, expected an integer"),
+        ({"gamma": -0.5}, r"gamma: found -0\.5, expected a finite number of at least 0"),
+        ({"gamma": math.nan}, "gamma: found nan"),
+        ({"gamma": math.inf}, "gamma: found inf"),
+        ({"reduction": "avg"}, "reduction: found 'avg', expected one of 'mean', 'sum', 'none'"),
+        ({"alpha": [1.0, 2.0]}, r"alpha: found shape \(2,\), expected one weight for each of 3 classes"),
+        ({"alpha": torch.ones(3, 1)}, r"alpha: found shape \(3, 1\)"),
+        ({"alpha": [1.0, -0.5, 2.0]}, r"alpha: found \[1\.0, -0\.5, 2\.0\], expected finite weights of at least 0"),
+        ({"alpha": -1}, "expected finite weights of at least 0"),
+        ({"alpha": [1.0, math.nan, 2.0]}, "expected finite weights of at least 0"),
+        ({"alpha": [1.0, math.inf, 2.0]}, "expected finite weights of at least 0"),
+        ({"num_classes": True}, "num_classes: found True, expected an integer"),
+        *(({"gamma": wrong}, "expected a finite number of at least 0") for wrong in (None, "2", [1.0], True)),
+        *(
+            ({"alpha": wrong}, "expected a number or one weight for each of 3 classes")
+            for wrong in ("abc", [0.2, None, 1.0], {"a": 1.0}, [[1.0], [1.0, 2.0]], [1j, 1.0, 1.0])
+        ),
+    ],
+)
+def test_invalid_arguments_are_rejected(settings, message):
+    with pytest.raises(ValueError, match=message):
+        FocalLoss(**{"num_classes": 3, **settings})
+
+
+def test_numpy_numbers_are_accepted():
+    logits, targets = to_classify(3)
+    assert_close(FocalLoss(np.int64(3), gamma=np.float32(2))(logits, targets), FocalLoss(3)(logits, targets))
+
+
+@pytest.mark.parametrize(
+    ("logits", "targets", "message"),
+    [
+        (torch.zeros(3), torch.tensor([0]), r"logits: found shape \(3,\), expected \(N, 3\) or \(N, 3, d1, \.\.\.\)"),
+        (torch.zeros(2, 4), torch.tensor([0, 1]), r"logits: found shape \(2, 4\), expected \(N, 3\)"),
+        (
+            torch.zeros(2, 3, dtype=torch.int64),
+            torch.tensor([0, 1]),
+            "logits: found torch.int64, expected a float type",
+        ),
+        (
+            torch.zeros(2, 3),
+            torch.tensor([0]),
+            r"targets: found shape \(1,\), expected \(2,\) for logits of shape \(2, 3\)",
+        ),
+        (torch.zeros(2, 3, 5), torch.tensor([0, 1]), r"targets: found shape \(2,\), expected \(2, 5\)"),
+        (torch.zeros(2, 3), torch.tensor([0.0, 1.0]), "targets: found torch.float32, expected class indices as one of"),
+        (
+            torch.zeros(2, 3),
+            torch.tensor([False, True]),
+            "targets: found torch.bool, expected .* as one of torch.int64",
+        ),
+        (torch.zeros(2, 3), [0, 1], r"targets: found list, expected a torch\.Tensor"),
+        (np.zeros((2, 3)), torch.tensor([0, 1]), r"logits: found ndarray, expected a torch\.Tensor"),
+        (torch.zeros(2, 3), torch.tensor([0, 3]), r"targets: found values in 0\.\.3, expected 0\.\.2"),
+        (torch.zeros(2, 3), torch.tensor([-100, 1]), r"targets: found values in -100\.\.1, expected 0\.\.2"),
+    ],
+)
+def test_invalid_inputs_are_rejected(logits, targets, message):
+    with pytest.raises(ValueError, match=message):
+        FocalLoss(3)(logits, targets)
+
+
+@pytest.mark.parametrize("alpha", [None, [0.5, 1.0, 2.0]])
+@pytest.mark.parametrize("shape", [(8,), (2, 3, 4)])
+def test_loss_never_waits_for_an_accelerator(shape, alpha, host_reads):
+    loss = FocalLoss(3, alpha)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        logits = torch.empty(shape[0], 3, *shape[1:], device="cuda")
+        targets = torch.zeros(shape, dtype=torch.int64, device="cuda")
+        if alpha:
+            loss.alpha = torch.empty(3, device="cuda")  # Module.to does not work in a fake mode
+        assert loss(logits, targets).device.type == "cuda"  # and a fake tensor has no values to read
+    loss = FocalLoss(3, alpha)
+    logits, targets = to_classify(3, shape=shape)
+    with host_reads() as reads:  # on the CPU, where reading costs nothing, the range of the targets is checked
+        loss(logits.requires_grad_(), targets).backward()
+    assert reads == ["aten::_local_scalar_dense"] * 2
+
+
+def test_only_the_logits_are_saved_at_full_size():
+    logits, targets = to_classify(50, shape=(300,), dtype=torch.bfloat16)
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x) or x, lambda x: x):
+        FocalLoss(50)(logits.requires_grad_(), targets)
+    others = {x.untyped_storage().data_ptr(): x.nbytes for x in saved}
     others.pop(logits.untyped_storage().data_ptr())
     assert sum(others.values()) < 0.3 * logits.nbytes
-
-
-@pytest.mark.slow  # half a minute of compiling
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_compiled_is_the_same(dtype):
-    rule = SigmoidFocal(compile=True)
-    for num_rows in (350, 90):
-        logits, labels, counted = anchors_to_classify(11, shape=(2, num_rows), dtype=dtype)
-        value, gradient = value_and_gradient(lambda x, y=labels, c=counted: rule(x, y, c), logits)
-        wanted, wanted_gradient = reference(logits, labels, counted)
-        assert_close(value, wanted.float(), rtol=2e-5, atol=0)
-        rounding = {torch.float32: 1e-5, torch.bfloat16: 2**-8}[dtype]
-        assert_close(gradient.double(), wanted_gradient, rtol=rounding * 1.01, atol=1e-8)

@@ -104,7 +104,8 @@ def test_another_class_activation_leaves_the_class_layer_as_made(class_names, be
     new = detector(class_names, seed=2, class_activation=now)
     fresh = {name: value.clone() for name, value in new.state_dict().items()}
     (line,) = load(new, content, class_names)
-    assert line == f"head.class_subnet.2: the class activation was {before} and is {now}, all rows start anew"
+    change = {"sigmoid": "removed", "softmax": "added"}[now]
+    assert line == f"head.class_subnet.2: the background logit was {change}, all rows start anew"
     for name, value in new.state_dict().items():
         is_last = name.startswith("head.class_subnet.2.")
         assert torch.equal(value, fresh[name] if is_last else content.state["model"][name]), name

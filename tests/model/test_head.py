@@ -49,7 +49,7 @@ def test_initial_scores_are_the_prior(prior):
 
 @pytest.mark.parametrize("prior", [0.01, 0.2])
 def test_initial_probabilities_of_a_softmax_share_the_prior(prior):
-    class_logits, _ = head_of(prior=prior, class_activation="softmax")(pyramid_of())
+    class_logits, _ = head_of(prior=prior, background_logit=True)(pyramid_of())
     counts = [height * width * NUM_ANCHORS for height, width in SIZES]
     assert [tuple(level.shape) for level in class_logits] == [(2, count, NUM_CLASSES + 1) for count in counts]
     probabilities = torch.cat(class_logits, 1).softmax(-1)
@@ -59,7 +59,7 @@ def test_initial_probabilities_of_a_softmax_share_the_prior(prior):
 
 def test_bias_of_a_softmax_by_hand():
     # 4 classes and a prior of 0.2: background has e^b = 4 * 0.8 / 0.2 = 16, a class 1 / (4 + 16) = 0.2 / 4.
-    bias = head_of(prior=0.2, class_activation="softmax").class_subnet[-1].bias
+    bias = head_of(prior=0.2, background_logit=True).class_subnet[-1].bias
     assert_close(bias.view(NUM_ANCHORS, -1), torch.tensor([0.0, 0, 0, 0, 2.7725887]).repeat(NUM_ANCHORS, 1))
 
 

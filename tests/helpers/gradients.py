@@ -1,4 +1,4 @@
-"""Value and gradient of a loss, for tests."""
+"""Value and gradient of a loss."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def value_and_gradient(loss: Callable[..., Tensor], logits: Tensor, *others: Tensor) -> tuple[Tensor, Tensor]:
-    """What a loss of logits and others is, and the gradient of its sum in the logits."""
+    """Compute a loss of logits and other arguments, and the gradient of its sum with respect to the logits."""
     logits = logits.detach().clone().requires_grad_()
     value = loss(logits, *others)
     (gradient,) = torch.autograd.grad(value.sum(), logits)

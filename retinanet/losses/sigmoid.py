@@ -1,0 +1,83 @@
+"""Class losses with one sigmoid per class: the readable reference, and the losses with hard targets.
+
+The losses whose target is an IoU are in `quality.py`; the kernel of both is in `fused_sigmoid.py`.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from retinanet.losses.class_weights import ClassWeights
+from retinanet.losses.fused_sigmoid import FusedSigmoidLoss
+from retinanet.losses.margin import FocalMargin, MarginLoss
+
+
+def sigmoid_loss(
+    logits: Tensor,
+    labels: Tensor,
+    valid: Tensor,
+    *,
+    target_loss: Callable[[Tensor], Tensor],
+    background_loss: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """Sum a loss per logit over the classes of all valid anchors: the reference for `fused_sigmoid.py`.
+
+    It makes a one-hot target and several tensors as large as the logits; training uses the fused kernel.
+
+    Args:
+        logits: (..., K).
+        labels: (...) int64, 0..K-1, or K for background.
+        valid: (...) bool, False for ignored anchors.
+        target_loss: (..., K) -> (..., K), elementwise: loss of a logit if its class is the anchor's.
+        background_loss: (..., K) -> (..., K), elementwise: loss of a logit if its class is not the anchor's.
+
+    Returns: (), differentiable by autograd if the two losses are.
+    """
+    num_classes = logits.shape[-1]
+    is_target = F.one_hot(labels, num_classes + 1)[..., :num_classes].bool()  # (..., K)
+    losses = torch.where(is_target, target_loss(logits), background_loss(logits))
+    return losses[valid].sum()
+
+
+class SigmoidMarginLoss(FusedSigmoidLoss):
+    """Sum of alpha_t h(z) over the classes of all valid anchors, for a margin loss h (see `ClassLoss`).
+
+    Args:
+        margin_loss: h.
+        alpha: weight of the target logit of an anchor; the logits of its other classes weigh 1 - alpha. With one alpha
+            per class, each applies to all logits of that class. None: every logit weighs 1.
+        compile: as in `FusedSigmoidLoss`.
+    """
+
+    def __init__(self, margin_loss: MarginLoss, *, alpha: float | Sequence[float] | None = None, compile: bool = False):
+        if alpha is None:
+            target_weight, background_weight = 1.0, 1.0
+        elif isinstance(alpha, Sequence):
+            target_weight, background_weight = alpha, [1 - value for value in alpha]
+        else:
+            target_weight, background_weight = alpha, 1 - alpha
+        super().__init__(margin_loss, background_weight=background_weight, compile=compile)
+        self.target_weight = ClassWeights(target_weight)
+
+    def target_loss(self, logits: Tensor, classes: Tensor, iou: Tensor | None) -> Tensor:
+        return self.target_weight.at(classes, logits) * self.margin_loss.value(-logits)
+
+    def target_derivative(self, logits: Tensor, classes: Tensor, iou: Tensor | None, scale: Tensor) -> Tensor:
+        return -self.target_weight.at(classes, logits) * scale * self.margin_loss.derivative(-logits)
+
+
+class SigmoidFocalLoss(SigmoidMarginLoss):
+    """Focal loss, the sum of -alpha_t (1 - p_t)^gamma log(p_t) over the classes of all valid anchors.
+
+    Lin et al. 2017, eq. 5.
+
+    Args:
+        alpha: as in `SigmoidMarginLoss`.
+        gamma: focusing exponent; 0 is balanced cross entropy.
+        compile: as in `FusedSigmoidLoss`.
+    """
+
+    def __init__(self, *, alpha: float | Sequence[float] | None = 0.25, gamma: float = 2.0, compile: bool = False):
+        super().__init__(FocalMargin(gamma), alpha=alpha, compile=compile)
