@@ -10,7 +10,7 @@ from torch._inductor import config as inductor_config
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.ops import FrozenBatchNorm2d
 
-from retinanet.model.resnet import scale_and_shift, scaled
+from retinanet.model.folded_conv import scale_and_shift, scale_filters
 from retinanet.model.retinanet import RetinaNet
 from retinanet.runtime.device import memory_format_for, require_compiler
 from retinanet.structures import HeadOutputs
@@ -99,7 +99,7 @@ def fold_norms_(module: nn.Module) -> None:
             if isinstance(conv, nn.Conv2d) and isinstance(norm, _BatchNorm | FrozenBatchNorm2d):
                 assert conv.bias is None, parent
                 scale, shift = scale_and_shift(norm)
-                conv.weight.copy_(scaled(conv.weight, scale))
+                conv.weight.copy_(scale_filters(conv.weight, scale))
                 conv.bias = nn.Parameter(shift, requires_grad=False)
                 setattr(parent, name, nn.Identity())
     left = [name for name, part in module.named_modules() if isinstance(part, _BatchNorm | FrozenBatchNorm2d)]
