@@ -5,10 +5,11 @@ import json
 import math
 from pathlib import Path
 
+from retinanet.cli.exit_codes import exit_code
 from retinanet.data.build import load_val_data
 from retinanet.engine.evaluate import evaluate_dataset
 from retinanet.engine.run_folder import CHECKPOINTS
-from retinanet.errors import exit_code, make_folder
+from retinanet.errors import make_folder
 from retinanet.formats.coco import coco_results
 from retinanet.inference.predictor import Predictor
 from retinanet.losses.detection import build_loss

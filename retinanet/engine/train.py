@@ -10,6 +10,7 @@ import torch
 
 from retinanet.checkpoint.file import Checkpoint
 from retinanet.config import Config
+from retinanet.config.load import load_config
 from retinanet.data.build import train_loader
 from retinanet.data.transfer import on_device
 from retinanet.engine.evaluate import evaluate_dataset
@@ -65,7 +66,7 @@ class TrainResult(NamedTuple):
 
 
 def train(
-    cfg: Config,
+    cfg: Config | str | Path,
     output: str | Path,
     *,
     resume: bool = False,
@@ -76,6 +77,7 @@ def train(
     """Train a detector and write the run to a folder; under torchrun, together with the other processes.
 
     Args:
+        cfg: a config, or the name or path of one, as `load_config` takes it.
         output: folder for `config.yaml`, `environment.json`, `log.txt`, `metrics.jsonl`, `tensorboard/` and
             `checkpoints/`.
         resume: continue from the last checkpoint in `output`; without one, start from the beginning and log it.
@@ -86,6 +88,8 @@ def train(
     Raises:
         InputError: the user's input is wrong, found before the first step where possible.
     """
+    if not isinstance(cfg, Config):
+        cfg = load_config(cfg)
     if resume and overwrite:
         raise InputError("resume and overwrite exclude each other: give one of them")
     set_determinism(cfg.train.deterministic)
