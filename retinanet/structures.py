@@ -40,7 +40,7 @@ class Targets(NamedTuple):
 class Unreadable(NamedTuple):
     """An image that could not be read for a batch, and the image that replaced it."""
 
-    index: int  # in the dataset, like `replaced_by`
+    index: int  # type: ignore[assignment]  # in the dataset, like `replaced_by`
     epoch: int
     replaced_by: int
     reason: str  # error message; names the file

@@ -77,7 +77,6 @@ def train(
     """Train a detector and write the run to a folder; under torchrun, together with the other processes.
 
     Args:
-        cfg: a config, or the name or path of one, as `load_config` takes it.
         output: folder for `config.yaml`, `environment.json`, `log.txt`, `metrics.jsonl`, `tensorboard/` and
             `checkpoints/`.
         resume: continue from the last checkpoint in `output`; without one, start from the beginning and log it.
@@ -88,8 +87,7 @@ def train(
     Raises:
         InputError: the user's input is wrong, found before the first step where possible.
     """
-    if not isinstance(cfg, Config):
-        cfg = load_config(cfg)
+    cfg = cfg if isinstance(cfg, Config) else load_config(cfg)  # a name or a path
     if resume and overwrite:
         raise InputError("resume and overwrite exclude each other: give one of them")
     set_determinism(cfg.train.deterministic)

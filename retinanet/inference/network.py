@@ -3,6 +3,7 @@
 import copy
 import itertools
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +44,9 @@ class InferenceModel(nn.Module):
         with torch.autocast(self.device.type, enabled=False):
             pixels = self.model.normalise(images, image_sizes).to(self.dtype)
             class_logits, box_deltas = self._outputs(self.model, pixels)
-        return HeadOutputs(class_logits, box_deltas, self.model.anchors(*images.shape[-2:], images.device))
+        return HeadOutputs(
+            class_logits, box_deltas, self.model.anchors(images.shape[-2], images.shape[-1], images.device)
+        )
 
 
 def compiled_outputs(device: torch.device) -> Callable[[RetinaNet, Tensor], Outputs]:
@@ -53,14 +56,14 @@ def compiled_outputs(device: torch.device) -> Callable[[RetinaNet, Tensor], Outp
     as one graph, which writes over what the call before returned; so a copy is returned.
     """
     on_cuda = device.type == "cuda"
-    options = {"triton.cudagraphs": True} if on_cuda else None
+    options: dict[str, Any] | None = {"triton.cudagraphs": True} if on_cuda else None
     run = torch.compile(RetinaNet.outputs, fullgraph=True, dynamic=False, options=options)
 
     def call(model: RetinaNet, pixels: Tensor) -> Outputs:
         with (
             torch.compiler.config.patch(recompile_limit=MAX_SHAPES),
             # As an option of torch.compile it comes too late: weights are then inputs already (torch 2.14.1).
-            inductor_config.patch(freezing=device.type == "cpu"),
+            inductor_config.patch(freezing=device.type == "cpu"),  # type: ignore[attr-defined]
         ):
             class_logits, box_deltas = run(model, pixels)
         if on_cuda:
@@ -85,8 +88,9 @@ def inference_model(model: RetinaNet, *, dtype: torch.dtype, compile: bool) -> I
     model = copy.deepcopy(model).eval().requires_grad_(False)
     fold_norms_(model)
     memory_format = memory_format_for(next(model.parameters()).device, dtype)
-    for part in (model.backbone, model.fpn, model.head):  # not the mean and the spread of images
-        part.to(dtype=dtype, memory_format=memory_format)
+    for part in model.children():  # backbone, pyramid and head, but not the mean and std of images
+        part.to(dtype=dtype)
+        part.to(memory_format=memory_format)
     return InferenceModel(model, compile=compile).eval()
 
 

@@ -154,7 +154,9 @@ class Predictor:
             images[0], torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool)
         )
         items = [
-            PreparedSample(planned, Resize()(nothing._replace(image=image.cpu()), planned), tuple(image.shape[-2:]))
+            PreparedSample(
+                planned, Resize()(nothing._replace(image=image.cpu()), planned), (image.shape[-2], image.shape[-1])
+            )
             for image in images
         ]
         batch = collate(items).to(self.device)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torchvision.ops import FrozenBatchNorm2d
 
-Geometry = tuple[tuple[int, ...], tuple[int, ...] | str, tuple[int, ...], int]  # stride, padding, dilation, groups
+Geometry = tuple[Any, Any, Any, int]  # stride, padding, dilation, groups
 
 
 def conv_norm_reference(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
@@ -29,6 +29,7 @@ def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
 
 def scale_and_shift(norm: FrozenBatchNorm2d | nn.modules.batchnorm._BatchNorm) -> tuple[Tensor, Tensor]:
     """A batch norm with fixed statistics as x * scale + shift, each of shape (channels,)."""
+    assert norm.running_var is not None and norm.running_mean is not None
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
     return scale, norm.bias - norm.running_mean * scale
 

@@ -42,6 +42,7 @@ class RetinaNetHead(nn.Module):
         self.class_subnet = subnet(channels, num_convs, num_anchors * self.num_logits, norm)
         self.box_subnet = subnet(channels, num_convs, num_anchors * 4, norm)
         bias = self.class_subnet[-1].bias
+        assert isinstance(bias, nn.Parameter)
         if class_activation == "sigmoid":
             nn.init.constant_(bias, -math.log((1 - prior) / prior))
         else:
@@ -66,6 +67,7 @@ def subnet(channels: int, num_convs: int, out_channels: int, norm: HeadNorm) -> 
     for layer in layers:
         if isinstance(layer, nn.Conv2d):
             nn.init.normal_(layer.weight, std=0.01)
+            assert layer.bias is not None
             nn.init.zeros_(layer.bias)
     return nn.Sequential(*layers)
 

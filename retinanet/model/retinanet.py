@@ -53,7 +53,7 @@ class RetinaNet(nn.Module):
             InputError: `images` has another dtype or shape.
         """
         class_logits, box_deltas = self.outputs(self.normalise(images, image_sizes))
-        return HeadOutputs(class_logits, box_deltas, self.anchors(*images.shape[-2:], images.device))
+        return HeadOutputs(class_logits, box_deltas, self.anchors(images.shape[-2], images.shape[-1], images.device))
 
     def outputs(self, pixels: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Class logits and box deltas of normalised images: the part of the network that can be compiled."""
