@@ -1,24 +1,58 @@
 """RetinaNet: training, evaluation and inference of the focal loss detector (Lin et al. 2017)."""
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from retinanet.config import Config as Config
+    from retinanet.config.load import load_config as load_config
+    from retinanet.engine.evaluate_checkpoint import evaluate_checkpoint as evaluate
+    from retinanet.engine.train import train as train
+    from retinanet.errors import InputError as InputError
+    from retinanet.inference.predictor import Predictor as Predictor
+    from retinanet.losses.focal import FocalLoss as FocalLoss
+    from retinanet.model.retinanet import RetinaNet as RetinaNet
+    from retinanet.model.retinanet import build_model as build_model
+    from retinanet.structures import Detections as Detections
+    from retinanet.visualization.draw import draw_detections as draw_detections
 
 __version__ = "0.2.0.dev0"
 
-# The public names and where they live. Loaded when first used: `retinanet --help` need not wait for torch.
-_HOMES = {
-    "Config": "retinanet.config",
-    "FocalLoss": "retinanet.losses.focal",
-    "InputError": "retinanet.errors",
-    "Predictor": "retinanet.inference.predictor",
-    "build_model": "retinanet.model.retinanet",
-    "load_config": "retinanet.config.load",
-    "train": "retinanet.engine.train",
+# Public name -> module and name there. Imported at first use, so that `retinanet --help` does not wait for torch.
+_PUBLIC = {
+    "Config": ("retinanet.config", "Config"),
+    "Detections": ("retinanet.structures", "Detections"),
+    "FocalLoss": ("retinanet.losses.focal", "FocalLoss"),
+    "InputError": ("retinanet.errors", "InputError"),
+    "Predictor": ("retinanet.inference.predictor", "Predictor"),
+    "RetinaNet": ("retinanet.model.retinanet", "RetinaNet"),
+    "build_model": ("retinanet.model.retinanet", "build_model"),
+    "draw_detections": ("retinanet.visualization.draw", "draw_detections"),
+    "evaluate": ("retinanet.engine.evaluate_checkpoint", "evaluate_checkpoint"),
+    "load_config": ("retinanet.config.load", "load_config"),
+    "train": ("retinanet.engine.train", "train"),
 }
-__all__ = list(_HOMES)
+__all__ = [
+    "Config",
+    "Detections",
+    "FocalLoss",
+    "InputError",
+    "Predictor",
+    "RetinaNet",
+    "build_model",
+    "draw_detections",
+    "evaluate",
+    "load_config",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    module, attribute = _PUBLIC[name]
+    return getattr(importlib.import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -6,7 +6,9 @@ Shape letters, here and in every comment:
 Boxes are (x1, y1, x2, y2) in pixels of the padded input unless the name says otherwise.
 """
 
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,7 +40,7 @@ class Targets(NamedTuple):
 class Unreadable(NamedTuple):
     """An image that could not be read for a batch, and the image that replaced it."""
 
-    index: int  # in the dataset, like `replaced_by`
+    index: int  # type: ignore[assignment]  # in the dataset, like `replaced_by`
     epoch: int
     replaced_by: int
     reason: str  # error message; names the file
@@ -76,9 +78,78 @@ class HeadOutputs(NamedTuple):
     anchors: list[Tensor]  # L x (H_l, W_l, a, 4) with a anchors per grid cell: A_l = H_l * W_l * a
 
 
-class Detections(NamedTuple):
-    """Objects found in one image, best first, boxes in pixels of the original image."""
+@dataclass(frozen=True, eq=False, repr=False)
+class Detections:
+    """Objects detected in one image, highest score first, boxes in pixels of the original image.
+
+    `len(detections)` is the number of objects. Indexing with an integer, a slice, a boolean mask (D,) or a tensor of
+    indices returns `Detections`; iterating yields `Detections` of one object each:
+
+        confident = detections[detections.scores > 0.5]
+
+    Conversion to the supervision library:
+
+        sv.Detections(d.boxes.numpy(), confidence=d.scores.numpy(), class_id=d.labels.numpy())
+
+    Raises:
+        ValueError: the fields have different lengths, or boxes are not (D, 4).
+    """
 
     boxes: Tensor  # (D, 4) float32
     scores: Tensor  # (D,) float32
-    labels: Tensor  # (D,) int64
+    labels: Tensor  # (D,) int64, 0..K-1
+    class_names: tuple[str, ...] | None = None  # by label
+
+    def __post_init__(self) -> None:
+        shapes = [tuple(tensor.shape) for tensor in (self.boxes, self.scores, self.labels)]
+        count = len(self.scores)
+        if shapes != [(count, 4), (count,), (count,)]:
+            raise ValueError(f"boxes, scores and labels have shapes {shapes}, expected (D, 4), (D,) and (D,)")
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __getitem__(self, index: int | slice | Tensor) -> "Detections":
+        if isinstance(index, int):
+            if not -len(self) <= index < len(self):  # also ends an iteration
+                raise IndexError(f"index {index} is out of range for {len(self)} detections")
+            index = slice(index % len(self), index % len(self) + 1)
+        return Detections(self.boxes[index], self.scores[index], self.labels[index], self.class_names)
+
+    def __iter__(self) -> Iterator["Detections"]:
+        return (self[index] for index in range(len(self)))
+
+    def __repr__(self) -> str:
+        shown = 5
+        lines = [
+            f"  {self.class_name(label)} {score:.2f} [{', '.join(f'{side:.1f}' for side in box)}]"
+            for box, score, label in zip(
+                self.boxes[:shown].tolist(), self.scores[:shown].tolist(), self.labels[:shown].tolist(), strict=True
+            )
+        ]
+        if len(self) > shown:
+            lines.append(f"  ... {len(self) - shown} more")
+        return "\n".join([f"Detections({len(self)} object{'' if len(self) == 1 else 's'})", *lines])
+
+    def class_name(self, label: int) -> str:
+        """Name of a label, or "class 3" without class names."""
+        return self.class_names[label] if self.class_names else f"class {label}"
+
+    def to_coco(self, image_id: int, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
+        """Convert to COCO results: one dict per object with bbox [x, y, width, height] and `category_name` if known.
+
+        Args:
+            category_ids: COCO's id of each label; labels + 1 without it.
+        """
+        results = []
+        for (x1, y1, x2, y2), score, label in zip(
+            self.boxes.tolist(), self.scores.tolist(), self.labels.tolist(), strict=True
+        ):
+            result = {
+                "image_id": image_id,
+                "category_id": label + 1 if category_ids is None else category_ids[label],
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "score": score,
+            }
+            results.append(result | ({"category_name": self.class_names[label]} if self.class_names else {}))
+        return results

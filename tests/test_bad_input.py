@@ -14,8 +14,9 @@ from retinanet.checkpoint.folder import CheckpointFolder
 from retinanet.cli import eval as eval_tool
 from retinanet.cli import predict as predict_tool
 from retinanet.cli import train as train_tool
+from retinanet.cli.exit_codes import exit_code
 from retinanet.config.load import load_config
-from retinanet.errors import InputError, exit_code, make_folder
+from retinanet.errors import InputError, make_folder
 from retinanet.model.retinanet import build_model
 
 REPO = Path(__file__).resolve().parent.parent

@@ -13,8 +13,9 @@ from retinanet.ablation.results import RESULTS_FILE, ResultsFile
 from retinanet.ablation.run import known_results, run_jobs
 from retinanet.ablation.speed import measure_rows, speed_charts, speed_markdown
 from retinanet.ablation.table import describe_schedule, load_table, make_jobs, make_valid_jobs
+from retinanet.cli.exit_codes import exit_code
 from retinanet.engine.run_folder import CHECKPOINTS
-from retinanet.errors import InputError, exit_code, make_folder
+from retinanet.errors import InputError, make_folder
 from retinanet.runtime.logging import start_logging
 from retinanet.runtime.stop import EXIT_STOPPED
 from retinanet.visualization.plots import Chart, write_svg

@@ -13,8 +13,9 @@ import torch
 from retinanet.benchmarks import assignment, data, evaluation, inference, loss, model, postprocess, train_step
 from retinanet.benchmarks.report import header, machine
 from retinanet.benchmarks.settings import Settings, SuiteResult
+from retinanet.cli.exit_codes import exit_code
 from retinanet.config import ResNetConfig
-from retinanet.errors import InputError, exit_code, make_folder
+from retinanet.errors import InputError, make_folder
 from retinanet.runtime.device import has_bfloat16, resolve_device, resolve_precision
 
 SUITES: dict[str, Callable[[Settings], SuiteResult]] = {

@@ -1,19 +1,12 @@
 """Score a checkpoint on its validation set: the twelve COCO metrics, and AP per class."""
 
 import argparse
-import json
 import math
 from pathlib import Path
 
-from retinanet.data.build import load_val_data
-from retinanet.engine.evaluate import evaluate_dataset
+from retinanet.cli.exit_codes import exit_code
+from retinanet.engine.evaluate_checkpoint import DETECTIONS_FILE, METRICS_FILE, evaluate_checkpoint
 from retinanet.engine.run_folder import CHECKPOINTS
-from retinanet.errors import exit_code, make_folder
-from retinanet.formats.coco import coco_results
-from retinanet.inference.predictor import Predictor
-from retinanet.losses.detection import build_loss
-from retinanet.runtime.distributed import is_main, on_main, process_group
-from retinanet.runtime.logging import start_logging
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,40 +32,16 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    predictor = Predictor.from_checkpoint(arguments.checkpoint, arguments.overrides)
-    # Under torchrun the processes share the images.
-    with process_group(predictor.device, timeout=predictor.cfg.train.stall_timeout):
-        start_logging(silent=not is_main())
-        score(predictor, arguments.checkpoint, arguments.output or run_folder(arguments.checkpoint))
-
-
-def score(predictor: Predictor, checkpoint: Path, output: Path) -> None:
-    """Evaluate, print the metrics, and write metrics and detections to a folder."""
-    cfg = predictor.cfg
-    data = load_val_data(cfg, predictor.class_names)
-    on_main(lambda: make_folder(output))
-    result = evaluate_dataset(
-        cfg,
-        predictor.model,
-        data,
-        criterion=build_loss(cfg.loss, num_classes=len(predictor.class_names)),
-        device=predictor.device,
-        dtype=predictor.dtype,
-    )
-    if result is None:  # not the main process
+    output = arguments.output or run_folder(arguments.checkpoint)
+    evaluation = evaluate_checkpoint(arguments.checkpoint, arguments.overrides, output=output)
+    if evaluation is None:  # not the main process
         return
-    print(result.scores.summary)
-    width = max(map(len, data.class_names))
+    print(evaluation.scores.summary)
+    width = max(map(len, evaluation.scores.per_class))
     print("\nAP per class")
-    for name, value in result.scores.per_class.items():
+    for name, value in evaluation.scores.per_class.items():
         print(f"  {name:{width}}  {'no objects' if math.isnan(value) else f'{value:.3f}'}")
-    metrics = result.scores.metrics | result.losses | {f"AP/{k}": v for k, v in result.scores.per_class.items()}
-    metrics = {name: None if math.isnan(value) else value for name, value in metrics.items()}
-    description = {"checkpoint": str(checkpoint), "annotations": [s.annotations for s in cfg.data.val]}
-    (output / "evaluation.json").write_text(json.dumps(metrics | description, indent=2) + "\n", encoding="utf-8")
-    by_id = sorted((int(data.image_ids[index]), found) for index, found in result.detections.items())
-    (output / "detections.json").write_text(json.dumps(coco_results(by_id, data.category_ids)), encoding="utf-8")
-    print(f"\nwritten: {output / 'evaluation.json'}, {output / 'detections.json'}")
+    print(f"\nwritten: {output / METRICS_FILE}, {output / DETECTIONS_FILE}")
 
 
 def run_folder(checkpoint: Path) -> Path:

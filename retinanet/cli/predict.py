@@ -6,7 +6,8 @@ from pathlib import Path
 
 from torchvision.io import write_png
 
-from retinanet.errors import InputError, exit_code, make_folder
+from retinanet.cli.exit_codes import exit_code
+from retinanet.errors import InputError, make_folder
 from retinanet.formats.coco import coco_results
 from retinanet.formats.image import read_image
 from retinanet.inference.predictor import Predictor

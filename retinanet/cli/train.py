@@ -4,11 +4,12 @@ import argparse
 import tempfile
 from pathlib import Path
 
+from retinanet.cli.exit_codes import exit_code
 from retinanet.config import Config
 from retinanet.config.load import config_to_yaml, load_config
 from retinanet.engine.nonfinite.replay import replay
 from retinanet.engine.train import train
-from retinanet.errors import InputError, exit_code
+from retinanet.errors import InputError
 from retinanet.runtime.device import resolve_device
 from retinanet.runtime.stop import EXIT_STOPPED
 

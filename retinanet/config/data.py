@@ -1,8 +1,9 @@
 """`data`: annotation sources, classes, resizing and augmentation."""
 
-from typing import Annotated, Literal, Self
+import os
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from retinanet.config.base import (
     MAY_CHANGE_ON_RESUME,
@@ -23,6 +24,12 @@ class DataSource(StrictModel):
     """Folder that the file names in the annotations are relative to."""
     annotations: str
     """Annotation file in COCO format."""
+
+    @field_validator("images", "annotations", mode="before")
+    @classmethod
+    def path_as_text(cls, value: Any) -> Any:
+        """Accept a `Path` in records built in Python."""
+        return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 Sources = Annotated[tuple[DataSource, ...], BeforeValidator(as_tuple)]

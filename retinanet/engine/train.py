@@ -10,6 +10,7 @@ import torch
 
 from retinanet.checkpoint.file import Checkpoint
 from retinanet.config import Config
+from retinanet.config.load import load_config
 from retinanet.data.build import train_loader
 from retinanet.data.transfer import on_device
 from retinanet.engine.evaluate import evaluate_dataset
@@ -65,7 +66,7 @@ class TrainResult(NamedTuple):
 
 
 def train(
-    cfg: Config,
+    cfg: Config | str | Path,
     output: str | Path,
     *,
     resume: bool = False,
@@ -86,6 +87,7 @@ def train(
     Raises:
         InputError: the user's input is wrong, found before the first step where possible.
     """
+    cfg = cfg if isinstance(cfg, Config) else load_config(cfg)  # a name or a path
     if resume and overwrite:
         raise InputError("resume and overwrite exclude each other: give one of them")
     set_determinism(cfg.train.deterministic)

@@ -3,6 +3,7 @@
 import copy
 import itertools
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch._inductor import config as inductor_config
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.ops import FrozenBatchNorm2d
 
-from retinanet.model.resnet import scale_and_shift, scaled
+from retinanet.model.folded_conv import scale_and_shift, scale_filters
 from retinanet.model.retinanet import RetinaNet
 from retinanet.runtime.device import memory_format_for, require_compiler
 from retinanet.structures import HeadOutputs
@@ -43,7 +44,9 @@ class InferenceModel(nn.Module):
         with torch.autocast(self.device.type, enabled=False):
             pixels = self.model.normalise(images, image_sizes).to(self.dtype)
             class_logits, box_deltas = self._outputs(self.model, pixels)
-        return HeadOutputs(class_logits, box_deltas, self.model.anchors(*images.shape[-2:], images.device))
+        return HeadOutputs(
+            class_logits, box_deltas, self.model.anchors(images.shape[-2], images.shape[-1], images.device)
+        )
 
 
 def compiled_outputs(device: torch.device) -> Callable[[RetinaNet, Tensor], Outputs]:
@@ -53,14 +56,14 @@ def compiled_outputs(device: torch.device) -> Callable[[RetinaNet, Tensor], Outp
     as one graph, which writes over what the call before returned; so a copy is returned.
     """
     on_cuda = device.type == "cuda"
-    options = {"triton.cudagraphs": True} if on_cuda else None
+    options: dict[str, Any] | None = {"triton.cudagraphs": True} if on_cuda else None
     run = torch.compile(RetinaNet.outputs, fullgraph=True, dynamic=False, options=options)
 
     def call(model: RetinaNet, pixels: Tensor) -> Outputs:
         with (
             torch.compiler.config.patch(recompile_limit=MAX_SHAPES),
             # As an option of torch.compile it comes too late: weights are then inputs already (torch 2.14.1).
-            inductor_config.patch(freezing=device.type == "cpu"),
+            inductor_config.patch(freezing=device.type == "cpu"),  # type: ignore[attr-defined]
         ):
             class_logits, box_deltas = run(model, pixels)
         if on_cuda:
@@ -85,8 +88,9 @@ def inference_model(model: RetinaNet, *, dtype: torch.dtype, compile: bool) -> I
     model = copy.deepcopy(model).eval().requires_grad_(False)
     fold_norms_(model)
     memory_format = memory_format_for(next(model.parameters()).device, dtype)
-    for part in (model.backbone, model.fpn, model.head):  # not the mean and the spread of images
-        part.to(dtype=dtype, memory_format=memory_format)
+    for part in model.children():  # backbone, pyramid and head, but not the mean and std of images
+        part.to(dtype=dtype)
+        part.to(memory_format=memory_format)
     return InferenceModel(model, compile=compile).eval()
 
 
@@ -99,7 +103,7 @@ def fold_norms_(module: nn.Module) -> None:
             if isinstance(conv, nn.Conv2d) and isinstance(norm, _BatchNorm | FrozenBatchNorm2d):
                 assert conv.bias is None, parent
                 scale, shift = scale_and_shift(norm)
-                conv.weight.copy_(scaled(conv.weight, scale))
+                conv.weight.copy_(scale_filters(conv.weight, scale))
                 conv.bias = nn.Parameter(shift, requires_grad=False)
                 setattr(parent, name, nn.Identity())
     left = [name for name, part in module.named_modules() if isinstance(part, _BatchNorm | FrozenBatchNorm2d)]

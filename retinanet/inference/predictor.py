@@ -1,10 +1,15 @@
-"""A checkpoint and images in, detections out."""
+"""Detect objects in images with a trained checkpoint."""
 
 import itertools
+import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import overload
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from retinanet.checkpoint.file import read_checkpoint
@@ -23,18 +28,20 @@ from retinanet.model.retinanet import RetinaNet, build_model
 from retinanet.runtime.device import resolve_device, resolve_precision
 from retinanet.structures import Detections
 
+ImageInput = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor
+
 
 class Predictor:
-    """A detector ready to use.
+    """A trained detector, called with images.
 
     Args:
-        model: with trained weights; moved to the device of the config, and copied there for prediction.
-        class_names: of its labels.
-        category_ids: of its labels, in COCO results.
-        cfg: how images are resized, what is kept of the predictions, device, precision, and whether to compile.
+        model: with trained weights; moved to the device of the config, and copied there for inference.
+        class_names: by label.
+        category_ids: by label, for COCO results.
+        cfg: image sizes, postprocessing, device, precision, and whether to compile.
 
     Raises:
-        InputError: the device is not there, or `inference.compile` finds no compiler.
+        InputError: the device is not available, or `inference.compile` finds no compiler.
     """
 
     def __init__(self, model: RetinaNet, class_names: Sequence[str], category_ids: Sequence[int], cfg: Config):
@@ -50,10 +57,14 @@ class Predictor:
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, overrides: Sequence[str] = ()) -> "Predictor":
-        """A checkpoint carries its config and class names; `overrides` change them, as `postprocess.min_score=0.3`.
+        """Load a checkpoint with its config and class names; `overrides` change the config.
+
+        Args:
+            overrides: such as `["postprocess.min_score=0.3"]`.
+
 
         Raises:
-            InputError: no checkpoint of ours, or an override that does not fit.
+            InputError: not a checkpoint of this package, or an override that does not fit it.
         """
         checkpoint = read_checkpoint(path)
         cfg = with_overrides(checkpoint.config, overrides, source=f"{path} with overrides")
@@ -65,46 +76,77 @@ class Predictor:
         return cls(model, checkpoint.class_names, checkpoint.category_ids, cfg)
 
     def warm_up(self) -> None:
-        """Run every padded shape that the config allows once, on one empty image.
+        """Run one empty image in every padded shape that the config allows.
 
-        With `inference.compile`, this is when the network is compiled: minutes, which otherwise the first image of
-        each shape waits for.
+        With `inference.compile` this compiles the network, which takes minutes; otherwise the first image of each
+        shape would wait for it.
         """
         warm_up(self.model, [(1, *padded_shape) for padded_shape in self._padded_shapes.all_shapes(self._shorter)])
 
-    def __call__(self, image: str | Path | Tensor) -> Detections:
-        """Objects in one image: a file, or uint8 RGB of shape (3, H, W). Boxes are in pixels of the image."""
-        return next(self.predict([image]))
+    @overload
+    def __call__(self, images: ImageInput) -> Detections: ...
+    @overload
+    def __call__(self, images: list[ImageInput]) -> list[Detections]: ...
+    def __call__(self, images: ImageInput | list[ImageInput]) -> Detections | list[Detections]:
+        """Detect objects in one image, or in each of a list of images. Boxes are in pixels of the original image.
 
-    @torch.inference_mode()
-    def predict(self, images: Iterable[str | Path | Tensor], *, batch_size: int = 8) -> Iterator[Detections]:
-        """Detections of each image, in order.
+        Args:
+            images: a path, a PIL image (its pixels are used as they are, without applying EXIF orientation), an RGB
+                uint8 array (H, W, 3), an RGB uint8 tensor (3, H, W), or a list of these.
 
-        Images of one shape go through the network together, at most `batch_size`; with `inference.compile` one by
-        one, as every number of them would be compiled by itself.
+        Raises:
+            InputError: an image cannot be read, or is none of these.
+        """
+        if isinstance(images, list):
+            return list(self.predict(images))
+        return next(self.predict([images]))
+
+    @torch.no_grad()
+    def predict(self, images: Iterable[ImageInput], *, batch_size: int = 8) -> Iterator[Detections]:
+        """Yield the detections of each image, in order; reads images as it needs them.
+
+        Images with the same padded shape are processed together, at most `batch_size` at a time. With
+        `inference.compile` they are processed one by one, since each batch size would be compiled separately.
+
+        Raises:
+            InputError: an image cannot be read, or is not one of the inputs that calling the predictor accepts.
         """
         images = iter(images)
-        together = 1 if self.cfg.inference.compile else batch_size
+        max_together = 1 if self.cfg.inference.compile else batch_size
         while chunk := list(itertools.islice(images, batch_size)):
             by_shape: dict[tuple[int, int], list[tuple[int, Tensor]]] = {}
             for position, image in enumerate(self._read(item) for item in chunk):
+                height, width = image.shape[-2:]
                 padded_shape = self._padded_shapes.padded_shape(
-                    self._padded_shapes.bucket(*image.shape[-2:]), self._shorter
+                    self._padded_shapes.bucket(height, width), self._shorter
                 )
                 by_shape.setdefault(padded_shape, []).append((position, image))
-            found: dict[int, Detections] = {}
+            detections: dict[int, Detections] = {}
             for padded_shape, members in by_shape.items():
-                for start in range(0, len(members), together):
-                    positions, batch = zip(*members[start : start + together], strict=True)
-                    found |= zip(positions, self._detect(batch, padded_shape), strict=True)
-            yield from (found[position] for position in range(len(chunk)))
+                for start in range(0, len(members), max_together):
+                    positions, batch = zip(*members[start : start + max_together], strict=True)
+                    detections |= zip(positions, self._detect(batch, padded_shape), strict=True)
+            yield from (detections[position] for position in range(len(chunk)))
 
-    def _read(self, image: str | Path | Tensor) -> Tensor:
-        if not isinstance(image, Tensor):
+    def _read(self, image: ImageInput) -> Tensor:
+        if isinstance(image, str | os.PathLike):
             return read_image(image, max_pixels=self.cfg.data.max_pixels)
-        if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
-            raise InputError(f"image is {image.dtype} {tuple(image.shape)}, expected torch.uint8 (3, H, W), RGB")
-        return image
+        if isinstance(image, Image.Image):
+            if image.mode.startswith(("I", "F")):  # convert("RGB") would clip
+                raise InputError(f"image is a PIL image of mode {image.mode}, expected 8 bits per channel")
+            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
+        if isinstance(image, np.ndarray):
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+                raise InputError(f"image is an array of {image.dtype} {image.shape}, expected RGB uint8 (H, W, 3)")
+            return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).contiguous()
+        if isinstance(image, Tensor):
+            if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
+                raise InputError(f"image is {image.dtype} {tuple(image.shape)}, expected torch.uint8 (3, H, W), RGB")
+            return image
+        raise InputError(
+            f"image is {type(image).__name__}, expected a path, a PIL image, an RGB uint8 array (H, W, 3), or an RGB "
+            "uint8 tensor (3, H, W)"
+        )
 
     def _detect(self, images: Sequence[Tensor], padded_shape: tuple[int, int]) -> list[Detections]:
         planned = PlannedImage(0, 0, self._shorter, self._padded_shapes.longer, padded_shape)
@@ -112,9 +154,12 @@ class Predictor:
             images[0], torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool)
         )
         items = [
-            PreparedSample(planned, Resize()(nothing._replace(image=image.cpu()), planned), tuple(image.shape[-2:]))
+            PreparedSample(
+                planned, Resize()(nothing._replace(image=image.cpu()), planned), (image.shape[-2], image.shape[-1])
+            )
             for image in images
         ]
         batch = collate(items).to(self.device)
-        predictions = self.model(batch.images, batch.image_sizes)
-        return self._postprocess(predictions, batch.image_sizes, batch.original_sizes)
+        outputs = self.model(batch.images, batch.image_sizes)
+        detections = self._postprocess(outputs, batch.image_sizes, batch.original_sizes)
+        return [replace(of_image, class_names=self.class_names) for of_image in detections]

@@ -38,7 +38,7 @@ def load_for_finetuning(
     """
     state, trained = checkpoint.weights(), checkpoint.config.model
     trained_names, class_names = list(checkpoint.class_names), list(class_names)
-    device = model.head.class_subnet[-1].weight.device
+    device = next(model.head.parameters()).device
     class_layer = f"head.class_subnet.{len(model.head.class_subnet) - 1}"
     box_layer = f"head.box_subnet.{len(model.head.box_subnet) - 1}"
     wanted = model.state_dict()
@@ -65,12 +65,12 @@ def load_for_finetuning(
         background = int(model.head.background_logit)
         rows = [class_names.index(name) for name in shared] + [len(class_names)] * background
         trained_rows = [trained_names.index(name) for name in shared] + [len(trained_names)] * background
-        rows, trained_rows = (torch.tensor(x, dtype=torch.int64, device=device) for x in (rows, trained_rows))
+        row_indices, trained_indices = (torch.tensor(x, dtype=torch.int64, device=device) for x in (rows, trained_rows))
         for name in class_rows:
             # Rows of a convolution are (anchor of a cell, class), the class running fastest.
             fresh = wanted[name].unflatten(0, (-1, len(class_names) + background)).clone()
             old = state[name].to(fresh).unflatten(0, (-1, len(trained_names) + background))
-            taken[name] = fresh.index_copy(1, rows, old.index_select(1, trained_rows)).flatten(0, 1)
+            taken[name] = fresh.index_copy(1, row_indices, old.index_select(1, trained_indices)).flatten(0, 1)
         new = [name for name in class_names if name not in trained_names]
         gone = [name for name in trained_names if name not in class_names]
         if new or gone:
@@ -92,7 +92,7 @@ def _same_shapes(one: AnchorGenerator, other: AnchorGenerator) -> bool:
         x1, y1, x2, y2 = anchors(1, 1)[0][0, 0].unbind(-1)  # (a,) each, of the finest level
         sides = torch.stack([x2 - x1, y2 - y1])
         relative.append(sides / (sides[0, 0] * sides[1, 0]).sqrt())
-    return torch.allclose(*relative, rtol=SHAPE_TOLERANCE, atol=0)
+    return torch.allclose(relative[0], relative[1], rtol=SHAPE_TOLERANCE, atol=0)
 
 
 def _check(state: dict[str, Tensor], wanted: dict[str, Tensor], source: str, may_differ: list[str]) -> None:

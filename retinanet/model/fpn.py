@@ -25,6 +25,7 @@ class FeaturePyramid(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_uniform_(module.weight, a=1)  # uniform Xavier for equal fan-in and fan-out
+                assert module.bias is not None
                 nn.init.zeros_(module.bias)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:

@@ -42,6 +42,7 @@ class RetinaNetHead(nn.Module):
         self.class_subnet = subnet(channels, num_convs, num_anchors * self.num_logits, norm)
         self.box_subnet = subnet(channels, num_convs, num_anchors * 4, norm)
         bias = self.class_subnet[-1].bias
+        assert isinstance(bias, nn.Parameter)
         if background_logit:
             # Classes at 0, background at b: each class has 1 / (K + e^b), which is to be prior / K.
             bias.data.view(num_anchors, -1)[:, -1] = math.log(num_classes * (1 - prior) / prior)
@@ -66,6 +67,7 @@ def subnet(channels: int, num_convs: int, out_channels: int, norm: HeadNorm) -> 
     for layer in layers:
         if isinstance(layer, nn.Conv2d):
             nn.init.normal_(layer.weight, std=0.01)
+            assert layer.bias is not None
             nn.init.zeros_(layer.bias)
     return nn.Sequential(*layers)
 

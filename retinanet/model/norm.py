@@ -1,12 +1,13 @@
-"""The normalisations that a config can name."""
+"""Normalisation layers by the names used in configs."""
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 from torchvision.ops import FrozenBatchNorm2d
 
 from retinanet.config.model import Norm
@@ -16,7 +17,7 @@ GROUPS = 32
 
 
 def norm_layer(norm: Norm) -> Callable[[int], nn.Module]:
-    """The normalisation that a configuration names, as a function of the channel count."""
+    """Return the constructor of a normalisation layer, a function of the number of channels."""
     match norm:
         case "frozen":
             return FrozenBatchNorm2d
@@ -29,14 +30,19 @@ def norm_layer(norm: Norm) -> Callable[[int], nn.Module]:
 
 
 class SyncBatchNorm(nn.BatchNorm2d):
-    """Batch norm with the statistics of the whole batch over all processes, on a CPU, which torch's refuses.
+    """Batch norm with statistics of the whole batch over all processes, also on a CPU, which torch's does not support.
 
-    Not a kind of torch's: DistributedDataParallel looks for those, and refuses a CPU too. On CUDA
-    `torch.nn.SyncBatchNorm.convert_sync_batchnorm` puts torch's in the place of these.
+    It does not derive from torch's: DistributedDataParallel looks for those, and rejects them on a CPU. On CUDA,
+    `torch.nn.SyncBatchNorm.convert_sync_batchnorm` replaces these layers with torch's.
     """
 
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
+
     def forward(self, x: Tensor) -> Tensor:
-        """(B, channels, H, W) -> the same shape, normalised."""
+        """Normalise (B, channels, H, W)."""
         if not self.training or world_size() == 1:
             if self.training:
                 self.num_batches_tracked.add_(1)
@@ -46,18 +52,36 @@ class SyncBatchNorm(nn.BatchNorm2d):
         return self._over_ranks(x)
 
     def _over_ranks(self, x: Tensor) -> Tensor:
-        values = x.to(torch.promote_types(x.dtype, torch.float32))
-        # Ranks may hold different numbers of images, so sums are shared, and the count with them.
+        values = x.float()
+        # Ranks may hold different numbers of images, so sums are reduced, and the count with them.
         ones = values.new_full((1,), x.numel() / x.shape[1])
-        sums = all_reduce(torch.cat([values.sum((0, 2, 3)), ones]))
+        sums = _SumOverRanks.apply(torch.cat([values.sum((0, 2, 3)), ones]))
         count = sums[-1].detach()
         mean = sums[:-1] / count
-        # Squares of what is left, not of the values: their difference would lose digits.
+        # Squares of the centred values: the difference of mean square and squared mean would lose digits.
         centred = values - mean[:, None, None]
-        variance = all_reduce(centred.square().sum((0, 2, 3))) / count
+        variance = _SumOverRanks.apply(centred.square().sum((0, 2, 3))) / count
         with torch.no_grad():
             self.num_batches_tracked.add_(1)
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * count / (count - 1), self.momentum)
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """Differentiable all-reduce: both the values and their gradients are summed over all processes.
+
+    It replaces `torch.distributed.nn.functional.all_reduce`, which is deprecated since torch 2.14. The functional
+    collective that torch recommends instead is written for compiled graphs and has another backward pass.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        total = values.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return _SumOverRanks.apply(grad)

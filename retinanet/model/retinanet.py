@@ -1,26 +1,32 @@
-"""The whole network: images in, `Predictions` out, in training and in evaluation alike."""
+"""The whole network: images to `HeadOutputs`, in training and evaluation mode alike."""
 
 import torch
 from torch import Tensor, nn
 
 from retinanet.config import ModelConfig
 from retinanet.detection.anchors import AnchorGenerator
+from retinanet.errors import InputError
+from retinanet.model.backbone import Backbone, build_backbone
 from retinanet.model.fpn import FeaturePyramid
 from retinanet.model.head import RetinaNetHead
-from retinanet.model.resnet import ResNet, load_backbone_weights
 from retinanet.structures import HeadOutputs
 
 
 class RetinaNet(nn.Module):
-    """Backbone, pyramid and heads over anchors.
+    """Backbone, feature pyramid and heads (Lin et al. 2017, "Focal Loss for Dense Object Detection").
 
     Args:
-        mean, std: of the backbone's training images, per RGB channel, in 0..255.
+        backbone: an `nn.Module` with the members of `Backbone`.
+        anchors: one generator for all pyramid levels.
+        mean, std: of the images that the backbone was trained on, per RGB channel, in 0..255.
     """
+
+    mean: Tensor  # (1, 3, 1, 1)
+    std: Tensor  # (1, 3, 1, 1)
 
     def __init__(
         self,
-        backbone: ResNet,
+        backbone: Backbone,
         fpn: FeaturePyramid,
         head: RetinaNetHead,
         anchors: AnchorGenerator,
@@ -37,16 +43,34 @@ class RetinaNet(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> HeadOutputs:
-        """uint8 (B, 3, H, W) with sizes (B, 2) inside the padding -> predictions for every anchor."""
+        """Compute class logits and box deltas for every anchor.
+
+        Args:
+            images: (B, 3, H, W) uint8, RGB.
+            image_sizes: (B, 2), height and width inside the padding.
+
+        Raises:
+            InputError: `images` has another dtype or shape.
+        """
         class_logits, box_deltas = self.outputs(self.normalise(images, image_sizes))
-        return HeadOutputs(class_logits, box_deltas, self.anchors(*images.shape[-2:], images.device))
+        return HeadOutputs(class_logits, box_deltas, self.anchors(images.shape[-2], images.shape[-1], images.device))
 
     def outputs(self, pixels: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Class logits and box deltas of normalised images: what is compiled, where anything is."""
+        """Class logits and box deltas of normalised images: the part of the network that can be compiled."""
         return self.head(self.fpn(self.backbone(pixels)))
 
     def normalise(self, images: Tensor, image_sizes: Tensor) -> Tensor:
-        """Zero mean and unit spread inside the images, zero in the padding, in the memory format of the network."""
+        """Normalise images to zero mean and unit variance, zero in the padding, in the memory format of the backbone.
+
+        Raises:
+            InputError: `images` is not uint8 (B, 3, H, W).
+        """
+        # Floats would be ambiguous: 0..1 as in torchvision, or 0..255.
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+            raise InputError(
+                f"images are {images.dtype} {tuple(images.shape)}, expected torch.uint8 (B, 3, H, W), RGB in 0..255; "
+                "convert floats in 0..1 with (images * 255).round().to(torch.uint8)"
+            )
         height, width = images.shape[-2:]
         rows = torch.arange(height, device=images.device) < image_sizes[:, :1]  # (B, H)
         columns = torch.arange(width, device=images.device) < image_sizes[:, 1:]  # (B, W)
@@ -57,13 +81,25 @@ class RetinaNet(nn.Module):
 
     @property
     def memory_format(self) -> torch.memory_format:
-        """That of the weights, which images follow: set it with `model.to(memory_format=...)`."""
-        is_last = self.backbone.conv1.weight.is_contiguous(memory_format=torch.channels_last)
-        return torch.channels_last if is_last else torch.contiguous_format
+        """Memory format of the backbone, which images follow; set it with `model.to(memory_format=...)`."""
+        return self.backbone.memory_format
 
 
 def build_model(cfg: ModelConfig, num_classes: int) -> RetinaNet:
-    """The only function in model/ that reads a config. Weights of the backbone are not loaded here."""
+    """Build the network of a config with random weights."""
+    return _build(cfg, num_classes, pretrained=False)
+
+
+def build_model_for_training(cfg: ModelConfig, num_classes: int) -> RetinaNet:
+    """Build the network of a config, with the pretrained backbone weights that the config names.
+
+    Raises:
+        InputError: the pretrained weights are unknown, cannot be downloaded, or belong to another network.
+    """
+    return _build(cfg, num_classes, pretrained=True)
+
+
+def _build(cfg: ModelConfig, num_classes: int, *, pretrained: bool) -> RetinaNet:
     anchors = AnchorGenerator(
         strides=cfg.anchors.strides,
         sizes=cfg.anchors.sizes,
@@ -72,12 +108,7 @@ def build_model(cfg: ModelConfig, num_classes: int) -> RetinaNet:
         offset=cfg.anchors.offset,
         rounding=cfg.anchors.rounding,
     )
-    backbone = ResNet(
-        cfg.backbone.name,
-        norm=cfg.backbone.norm,
-        frozen_stages=cfg.backbone.frozen_stages,
-        checkpoint_activations=cfg.backbone.checkpoint_activations,
-    )
+    backbone = build_backbone(cfg.backbone, pretrained=pretrained)
     fpn = FeaturePyramid(backbone.out_channels, cfg.channels, p6_from=cfg.p6_from)
     head = RetinaNetHead(
         cfg.channels,
@@ -89,11 +120,3 @@ def build_model(cfg: ModelConfig, num_classes: int) -> RetinaNet:
         background_logit=cfg.has_background_logit,
     )
     return RetinaNet(backbone, fpn, head, anchors, mean=cfg.mean, std=cfg.std)
-
-
-def build_model_for_training(cfg: ModelConfig, num_classes: int) -> RetinaNet:
-    """`build_model`, with the backbone's weights as the config asks."""
-    model = build_model(cfg, num_classes)
-    if cfg.backbone.weights != "none":
-        load_backbone_weights(model.backbone, cfg.backbone.name, cfg.backbone.weights)
-    return model

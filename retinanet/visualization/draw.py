@@ -1,6 +1,8 @@
-"""Images with boxes drawn on them."""
+"""Draw boxes on images."""
 
 import colorsys
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -10,18 +12,26 @@ from retinanet.structures import Detections
 
 
 def draw_detections(
-    image: Tensor, detections: Detections, class_names: tuple[str, ...], *, min_score: float = 0.3
+    image: Tensor, detections: Detections, class_names: Sequence[str] | None = None, *, min_score: float = 0.3
 ) -> Tensor:
-    """A copy of a uint8 (3, H, W) image with a box, class and score for each detection from `min_score` upwards."""
-    shown = detections.scores >= min_score
-    # Weakest first, so that the best lie on top.
-    boxes, scores, labels = (tensor[shown].flip(0).cpu() for tensor in detections)
-    texts = [f"{class_names[label]} {score:.2f}" for label, score in zip(labels.tolist(), scores.tolist(), strict=True)]
-    return draw_boxes(image, boxes, texts, labels.tolist(), len(class_names))
+    """Draw box, class name and score of each detection with at least `min_score` on a copy of an image.
+
+    Args:
+        image: (3, H, W) uint8, RGB.
+        class_names: by label; those of the detections if not given.
+    """
+    if class_names is not None:
+        detections = replace(detections, class_names=tuple(class_names))
+    shown = detections[detections.scores >= min_score]
+    # Lowest score first, so that the highest is drawn on top.
+    boxes, scores, labels = shown.boxes.flip(0).cpu(), shown.scores.flip(0).tolist(), shown.labels.flip(0).tolist()
+    texts = [f"{shown.class_name(label)} {score:.2f}" for label, score in zip(labels, scores, strict=True)]
+    num_classes = len(shown.class_names) if shown.class_names else max(labels, default=0) + 1
+    return draw_boxes(image, boxes, texts, labels, num_classes)
 
 
 def draw_boxes(image: Tensor, boxes: Tensor, texts: list[str], labels: list[int], num_classes: int) -> Tensor:
-    """Boxes (N, 4) with a text each, one colour a class; lines grow with the image."""
+    """Draw boxes (N, 4) with their texts, one colour per class; line width grows with the image."""
     if len(boxes) == 0:
         return image.clone()
     short = min(image.shape[-2:])
@@ -40,12 +50,13 @@ def draw_boxes(image: Tensor, boxes: Tensor, texts: list[str], labels: list[int]
 
 
 def luminance(color: tuple[int, int, int]) -> float:
-    """How bright a colour looks, 0..255 (Rec. 601)."""
+    """Perceived brightness of a colour, 0..255 (Rec. 601)."""
     red, green, blue = color
     return 0.299 * red + 0.587 * green + 0.114 * blue
 
 
 def class_color(label: int, num_classes: int) -> tuple[int, int, int]:
-    """Colours far apart for neighbouring labels."""
+    """Colour of a label; neighbouring labels have very different hues."""
     hue = (label * 0.618034) % 1.0 if num_classes > 6 else label / max(num_classes, 1)
-    return tuple(round(255 * part) for part in colorsys.hsv_to_rgb(hue, 0.85, 0.85))
+    red, green, blue = (round(255 * part) for part in colorsys.hsv_to_rgb(hue, 0.85, 0.85))
+    return red, green, blue

@@ -1,7 +1,9 @@
 import json
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision.io import write_png
 
 from retinanet.checkpoint.file import Checkpoint, read_checkpoint
@@ -151,3 +153,38 @@ def test_the_tool_draws_and_writes_results(checkpoint, tmp_path, capsys):
     assert {result["category_id"] for result in results} <= {3, 5, 9}
     assert {result["image_id"] for result in results} == {1, 2}
     assert sorted(path.name for path in output.glob("*.png")) == ["same.png", "same_2.png"]
+
+
+def test_paths_images_arrays_and_tensors_give_the_same_detections(checkpoint, tmp_path):
+    predictor = Predictor.from_checkpoint(checkpoint)
+    tensor = picture(90, 120)
+    write_png(tensor, str(tmp_path / "1.png"))
+    array = tensor.permute(1, 2, 0).numpy()
+    inputs = [tmp_path / "1.png", str(tmp_path / "1.png"), Image.fromarray(array), array, array.copy(), tensor]
+    expected = predictor(tensor)
+    assert len(expected) == 100 and expected.class_names == tuple(NAMES)
+    for image in inputs:
+        found = predictor(image)
+        assert torch.equal(found.boxes, expected.boxes)
+        assert torch.equal(found.scores, expected.scores)
+        assert torch.equal(found.labels, expected.labels)
+    of_list = predictor(inputs)
+    assert isinstance(of_list, list) and [len(found) for found in of_list] == [100] * len(inputs)
+    assert predictor([]) == []
+
+
+@pytest.mark.parametrize(
+    "image",
+    [b"bytes", 3, np.zeros((5, 5, 3), dtype=np.float32), np.zeros((3, 5, 5), dtype=np.uint8), Image.new("F", (5, 5))],
+)
+def test_other_inputs_are_rejected_with_one_sentence(checkpoint, image):
+    with pytest.raises(InputError, match=r"^image is .* expected [^\n]*$"):
+        Predictor.from_checkpoint(checkpoint)(image)
+
+
+def test_detections_are_ordinary_tensors(checkpoint):
+    found = Predictor.from_checkpoint(checkpoint)(picture(60, 60))
+    found.boxes.mul_(2)
+    scale = torch.ones((), requires_grad=True)
+    (found.boxes * scale).sum().backward()
+    assert not any(tensor.is_inference() for tensor in (found.boxes, found.scores, found.labels))

@@ -7,6 +7,7 @@ from torch.testing import assert_close
 
 from retinanet.model.norm import SyncBatchNorm, norm_layer
 from retinanet.model.resnet import ResNet
+from tests.helpers.norm_inputs import images, weights
 from tests.processes import run_together
 
 SHARE = """
@@ -14,7 +15,7 @@ SHARE = """
     import torch
     from retinanet.runtime.distributed import process_group, rank, share_of, world_size
     from retinanet.model.norm import SyncBatchNorm
-    from tests.model.test_norm import images, weights
+    from tests.helpers.norm_inputs import images, weights
 
     with process_group(torch.device("cpu"), timeout=60):
         norm, every = SyncBatchNorm(6), images()
@@ -23,51 +24,45 @@ SHARE = """
         for _ in range(2):
             out = norm(x)
         (out * weights()[part.start : part.stop]).sum().backward()
-        told = {
+        results = {
             "out": out.tolist(), "grad": x.grad.tolist(), "mean": norm.running_mean.tolist(),
             "var": norm.running_var.tolist(), "seen": int(norm.num_batches_tracked),
             "weight": norm.weight.grad.tolist(), "bias": norm.bias.grad.tolist(),
         }
-    print(json.dumps(told))
+    print(json.dumps(results))
 """
 
 
-def images():
-    return torch.randn(5, 6, 3, 4, generator=torch.Generator().manual_seed(0)) * 3 + 5
-
-
-def weights():
-    return torch.randn(5, 6, 3, 4, generator=torch.Generator().manual_seed(1))
-
-
 @pytest.mark.slow
-def test_two_processes_with_unequal_shares_normalise_as_one():
-    told = [json.loads(text) for text in run_together(2, SHARE)]
+def test_two_processes_with_unequal_batches_equal_batch_norm_on_all_images():
+    results = [json.loads(text) for text in run_together(2, SHARE)]
     norm, x = nn.BatchNorm2d(6), images().requires_grad_()
     for _ in range(2):
         out = norm(x)
     (out * weights()).sum().backward()
-    assert [len(part["out"]) for part in told] == [2, 3]
-    assert_close(torch.tensor(told[0]["out"] + told[1]["out"]), out, rtol=1e-5, atol=1e-5)
-    assert_close(torch.tensor(told[0]["grad"] + told[1]["grad"]), x.grad, rtol=1e-4, atol=1e-5)
-    for part in told:
+    assert [len(part["out"]) for part in results] == [2, 3]
+    assert_close(torch.tensor(results[0]["out"] + results[1]["out"]), out, rtol=1e-5, atol=1e-5)
+    assert_close(torch.tensor(results[0]["grad"] + results[1]["grad"]), x.grad, rtol=1e-4, atol=1e-5)
+    for part in results:
         assert_close(torch.tensor(part["mean"]), norm.running_mean)
         assert_close(torch.tensor(part["var"]), norm.running_var)
         assert part["seen"] == 2
     # The gradients of weight and bias are sums over the images, which DistributedDataParallel adds up.
     for name, parameter in (("weight", norm.weight), ("bias", norm.bias)):
-        assert_close(torch.tensor(told[0][name]) + torch.tensor(told[1][name]), parameter.grad, rtol=1e-4, atol=1e-4)
+        assert_close(
+            torch.tensor(results[0][name]) + torch.tensor(results[1][name]), parameter.grad, rtol=1e-4, atol=1e-4
+        )
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_alone_it_is_batch_norm(training):
+def test_one_process_equals_batch_norm(training):
     ours, theirs = SyncBatchNorm(6).train(training), nn.BatchNorm2d(6).train(training)
     for _ in range(2):
         assert_close(ours(images()), theirs(images()))
     assert_close(ours.state_dict(), theirs.state_dict())
 
 
-def test_torch_s_own_takes_over_where_there_is_cuda():
+def test_convert_sync_batchnorm_replaces_it_with_torchs():
     backbone = ResNet("resnet18", norm="sync", frozen_stages=0)
     state = {name: value.clone() for name, value in backbone.state_dict().items()}
     converted = nn.SyncBatchNorm.convert_sync_batchnorm(backbone)
@@ -76,6 +71,6 @@ def test_torch_s_own_takes_over_where_there_is_cuda():
     assert_close(dict(converted.state_dict()), state, rtol=0, atol=0)
 
 
-def test_names():
+def test_norm_layer_returns_the_named_layers():
     assert isinstance(norm_layer("sync")(8), SyncBatchNorm)
     assert isinstance(norm_layer("group")(64), nn.GroupNorm)

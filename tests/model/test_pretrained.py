@@ -10,19 +10,20 @@ from torch import nn
 from torchvision.models import Weights, WeightsEnum
 
 from retinanet.errors import InputError
-from retinanet.model.resnet import ResNet, load_backbone_weights
-from tests.model.test_resnet import resnet18
+from retinanet.model.pretrained import load_backbone_weights
+from retinanet.model.resnet import ResNet
+from tests.helpers.backbones import resnet18
 
 
 @pytest.mark.parametrize("norm", ["frozen", "batch", "sync"])
-def test_weights_come_from_a_file(norm, imagenet_state, imagenet_file):
+def test_weights_are_loaded_from_a_file(norm, imagenet_state, imagenet_file):
     backbone = resnet18(norm)
     load_backbone_weights(backbone, "resnet18", str(imagenet_file))
     for key, value in backbone.state_dict().items():
         assert torch.equal(value, imagenet_state[key]), key
 
 
-def test_weights_may_lack_classifier_and_counters(imagenet_state, tmp_path):
+def test_weights_without_classifier_and_counters_load(imagenet_state, tmp_path):
     headless = {k: v for k, v in imagenet_state.items() if not k.startswith("fc.") and "num_batches" not in k}
     torch.save(headless, tmp_path / "headless.pth")
     backbone = resnet18("batch")
@@ -31,17 +32,17 @@ def test_weights_may_lack_classifier_and_counters(imagenet_state, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "norm", "found"),
+    ("name", "norm", "message"),
     [
         ("resnet34", "frozen", "missing"),  # deeper
-        ("resnet50", "frozen", "of another shape"),
-        ("resnet18", "group", "20 unknown|40 unknown"),  # no statistics to fill
+        ("resnet50", "frozen", "with a different shape"),
+        ("resnet18", "group", "20 unknown|40 unknown"),  # without running statistics
     ],
 )
-def test_weights_of_another_network_are_refused(name, norm, found, imagenet_file):
+def test_weights_of_another_network_are_rejected_and_nothing_changes(name, norm, message, imagenet_file):
     backbone = ResNet(name, norm=norm, frozen_stages=0)
     before = backbone.layer1[0].conv1.weight.clone()
-    with pytest.raises(InputError, match=found) as error:
+    with pytest.raises(InputError, match=message) as error:
         load_backbone_weights(backbone, name, str(imagenet_file))
     for part in (str(imagenet_file), name, "model.backbone.name", "model.backbone.norm", "model.backbone.weights"):
         assert part in str(error.value)
@@ -49,32 +50,32 @@ def test_weights_of_another_network_are_refused(name, norm, found, imagenet_file
 
 
 @pytest.mark.parametrize(
-    ("content", "found"),
+    ("content", "message"),
     [
         (b"", "EOFError"),
         (b"<html>404</html>", "UnpicklingError"),
-        (b"weights", "not a file of weights"),
+        (b"weights", "not a weights file"),
         (b"PK\x03\x04" + bytes(40), "zip archive"),
-        (nn.Linear(2, 2), "Weights only load failed; give"),  # a pickled module, which may run any code
-        (torch.zeros(3), "no plain state dict"),
-        ({"model": {"conv1.weight": torch.zeros(3)}}, "no plain state dict"),
-        ({1: torch.zeros(3)}, "no plain state dict"),
-        ([torch.zeros(3)], "no plain state dict"),
+        (nn.Linear(2, 2), "Weights only load failed; give"),  # a pickled module, which could run any code
+        (torch.zeros(3), "not a plain state dict"),
+        ({"model": {"conv1.weight": torch.zeros(3)}}, "not a plain state dict"),
+        ({1: torch.zeros(3)}, "not a plain state dict"),
+        ([torch.zeros(3)], "not a plain state dict"),
     ],
 )
-def test_file_without_weights_is_refused(content, found, tmp_path):
+def test_file_without_weights_is_rejected(content, message, tmp_path):
     path = tmp_path / "weights.pth"
     if isinstance(content, bytes):
         path.write_bytes(content)
     else:
         torch.save(content, path)
-    with pytest.raises(InputError, match=found) as error:
+    with pytest.raises(InputError, match=message) as error:
         load_backbone_weights(resnet18(), "resnet18", str(path))
     assert str(path) in str(error.value) and "model.backbone.weights" in str(error.value)
-    assert "weights_only" not in str(error.value)  # torch proposes to load it unsafely
+    assert "weights_only" not in str(error.value)  # torch suggests loading it unsafely
 
 
-def test_missing_file_and_folder_are_refused(tmp_path):
+def test_missing_file_and_folder_are_rejected(tmp_path):
     for path in (tmp_path / "nowhere.pth", tmp_path):
         with pytest.raises(InputError, match=r"model\.backbone\.weights") as error:
             load_backbone_weights(resnet18(), "resnet18", str(path))
@@ -100,11 +101,11 @@ def torch_home(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("reason", [urllib.error.URLError("no route to host"), TimeoutError("no route to host")])
 @pytest.mark.parametrize("weights", ["imagenet", "IMAGENET1K_V1"])
-def test_failed_download_says_what_to_do(weights, reason, torch_home, monkeypatch):
-    asked = []
+def test_failed_download_names_url_target_and_alternatives(weights, reason, torch_home, monkeypatch):
+    requested = []
 
     def refuse(request, *args, **kwargs):
-        asked.append(request.full_url)
+        requested.append(request.full_url)
         raise reason
 
     monkeypatch.setattr("torch.hub.urlopen", refuse)
@@ -113,25 +114,25 @@ def test_failed_download_says_what_to_do(weights, reason, torch_home, monkeypatc
     with pytest.raises(InputError, match="no route to host") as error:
         load_backbone_weights(backbone, "resnet18", weights)
     url = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url
-    assert asked == [url]
+    assert requested == [url]
     for part in (url, str(torch_home / "hub" / "checkpoints" / "resnet18-f37072fd.pth"), "model.backbone.weights="):
         assert part in str(error.value)
     assert torch.equal(backbone.conv1.weight, before)
 
 
-def test_damaged_download_is_refused(torch_home, monkeypatch):
-    class Answer(io.BytesIO):
+def test_damaged_download_is_rejected_and_deleted(torch_home, monkeypatch):
+    class Response(io.BytesIO):
         def info(self):
             return Message()  # no headers
 
-    monkeypatch.setattr("torch.hub.urlopen", lambda *args, **kwargs: Answer(b"half a file"))
+    monkeypatch.setattr("torch.hub.urlopen", lambda *args, **kwargs: Response(b"half a file"))
     with pytest.raises(InputError, match="invalid hash value"):
         load_backbone_weights(resnet18(), "resnet18", "imagenet")
     assert list((torch_home / "hub" / "checkpoints").iterdir()) == []
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>404</html>", b"PK\x03\x04" + bytes(40)])
-def test_broken_file_in_the_place_of_a_download_is_refused(content, torch_home):
+def test_damaged_file_in_the_download_cache_is_rejected(content, torch_home):
     target = torch_home / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
     target.parent.mkdir(parents=True)
     target.write_bytes(content)
@@ -141,7 +142,7 @@ def test_broken_file_in_the_place_of_a_download_is_refused(content, torch_home):
 
 
 def published(path, digest, monkeypatch):
-    """Let torchvision know `path` as the newest weights of resnet18, with a hash in its name as theirs have."""
+    """Make torchvision offer `path` as its newest resnet18 weights, with a hash in the file name."""
     named = path.with_name(f"resnet18-{digest[:8]}.pth")
     named.write_bytes(path.read_bytes())
 
@@ -153,7 +154,7 @@ def published(path, digest, monkeypatch):
     return named.name
 
 
-def test_download_is_checked_and_loaded(imagenet_file, imagenet_state, torch_home, monkeypatch):
+def test_download_with_the_right_hash_is_loaded(imagenet_file, imagenet_state, torch_home, monkeypatch):
     name = published(imagenet_file, hashlib.sha256(imagenet_file.read_bytes()).hexdigest(), monkeypatch)
     backbone = resnet18()
     load_backbone_weights(backbone, "resnet18", "imagenet")
@@ -161,14 +162,14 @@ def test_download_is_checked_and_loaded(imagenet_file, imagenet_state, torch_hom
     assert (torch_home / "hub" / "checkpoints" / name).exists()
 
 
-def test_download_with_another_hash_is_refused(imagenet_file, torch_home, monkeypatch):
+def test_download_with_a_wrong_hash_is_rejected(imagenet_file, torch_home, monkeypatch):
     published(imagenet_file, "0123456789", monkeypatch)
     with pytest.raises(InputError, match="invalid hash value"):
         load_backbone_weights(resnet18(), "resnet18", "imagenet")
 
 
-def test_unknown_name_is_refused_with_the_known_ones(torch_home):
+def test_unknown_name_is_rejected_with_a_list_of_names(torch_home):
     with pytest.raises(
-        InputError, match=r"IMAGENET1K_V9 is not known for resnet18; known are imagenet, IMAGENET1K_V1$"
+        InputError, match=r"no weights IMAGENET1K_V9 for resnet18; expected one of imagenet, IMAGENET1K_V1$"
     ):
         load_backbone_weights(resnet18(), "resnet18", "IMAGENET1K_V9")

@@ -1,12 +1,15 @@
 import pytest
 import torch
 import torchvision
+from torch import nn
 from torch.testing import assert_close
 
 from retinanet.config import AnchorConfig, LossConfig
 from retinanet.detection.assignment import assign
+from retinanet.errors import InputError
 from retinanet.losses.detection import build_loss
-from retinanet.model.retinanet import build_model, build_model_for_training
+from retinanet.model.fpn import FeaturePyramid
+from retinanet.model.retinanet import RetinaNet, build_model, build_model_for_training
 from retinanet.structures import HeadOutputs, Targets
 from tests.helpers.models import model_config
 
@@ -191,3 +194,35 @@ def test_weights_of_the_backbone_are_loaded_for_training_alone(tmp_path):
     assert torch.equal(loaded.backbone.conv1.weight, state["conv1.weight"])
     assert not torch.equal(plain.backbone.conv1.weight, state["conv1.weight"])
     build_model_for_training(small(weights="none"), NUM_CLASSES)  # looks for no file
+
+
+@pytest.mark.parametrize("images", [torch.rand(1, 3, 64, 64), torch.zeros(3, 64, 64, dtype=torch.uint8)])
+def test_images_of_another_dtype_or_shape_are_rejected(images):
+    with pytest.raises(InputError, match=r"expected torch\.uint8 \(B, 3, H, W\)"):
+        model_of()(images, torch.tensor([[64, 64]]))
+
+
+class TinyBackbone(nn.Module):
+    """A backbone with nothing but the members of the protocol."""
+
+    out_channels = (4, 6, 8)
+    strides = (8, 16, 32)
+    memory_format = torch.contiguous_format
+
+    def __init__(self):
+        super().__init__()
+        self.parts = nn.ModuleList(nn.Conv2d(3, channels, 1) for channels in self.out_channels)
+
+    def forward(self, images):
+        return [part(images[..., ::stride, ::stride]) for part, stride in zip(self.parts, self.strides, strict=True)]
+
+
+def test_network_needs_only_the_members_of_the_backbone_protocol():
+    template = model_of()
+    backbone = TinyBackbone()
+    fpn = FeaturePyramid(backbone.out_channels, 32)
+    model = RetinaNet(backbone, fpn, template.head, template.anchors, mean=(0.0,) * 3, std=(1.0,) * 3)
+    outputs = model(noise(), IMAGE_SIZES)
+    assert [level.shape for level in outputs.class_logits] == [
+        level.shape for level in template(noise(), IMAGE_SIZES).class_logits
+    ]

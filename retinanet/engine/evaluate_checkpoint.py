@@ -1,0 +1,68 @@
+"""Evaluate a checkpoint on the validation set of its config."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from retinanet.data.build import load_val_data
+from retinanet.engine.evaluate import Evaluation, evaluate_dataset
+from retinanet.errors import make_folder
+from retinanet.formats.coco import coco_results
+from retinanet.formats.dataset import Dataset
+from retinanet.inference.predictor import Predictor
+from retinanet.losses.detection import build_loss
+from retinanet.runtime.distributed import is_main, on_main, process_group
+from retinanet.runtime.logging import start_logging
+
+METRICS_FILE, DETECTIONS_FILE = "evaluation.json", "detections.json"
+
+
+def evaluate_checkpoint(
+    checkpoint: str | Path, overrides: str | Sequence[str] = (), *, output: str | Path | None = None
+) -> Evaluation | None:
+    """Detect objects in the validation set of a checkpoint's config, and score the detections.
+
+    Args:
+        checkpoint: a file written by training; it holds its config and class names.
+        overrides: change keys of that config, such as `postprocess.nms_iou=0.6`.
+        output: folder for `evaluation.json` (metrics) and `detections.json` (COCO results); None writes no file.
+
+    Returns: scores, losses and detections. Under torchrun the processes share the images, and all but the main one
+        return None.
+
+    Raises:
+        InputError: the checkpoint, an override or the validation set cannot be used.
+    """
+    predictor = Predictor.from_checkpoint(checkpoint, overrides)
+    cfg, folder = predictor.cfg, None if output is None else Path(output)
+    with process_group(predictor.device, timeout=cfg.train.stall_timeout):
+        start_logging(silent=not is_main())
+        data = load_val_data(cfg, predictor.class_names)
+        if folder is not None:
+            on_main(lambda: make_folder(folder))
+        evaluation = evaluate_dataset(
+            cfg,
+            predictor.model,
+            data,
+            criterion=build_loss(cfg.loss, num_classes=len(predictor.class_names)),
+            device=predictor.device,
+            dtype=predictor.dtype,
+        )
+        if evaluation is not None and folder is not None:
+            source = {"checkpoint": str(checkpoint), "annotations": [item.annotations for item in cfg.data.val]}
+            write_evaluation(folder, evaluation, data, source)
+    return evaluation
+
+
+def write_evaluation(folder: Path, evaluation: Evaluation, data: Dataset, source: dict[str, Any]) -> None:
+    """Write metrics and detections as JSON; a metric that is not a number becomes null."""
+    per_class = {f"AP/{name}": value for name, value in evaluation.scores.per_class.items()}
+    metrics = {name: None if math.isnan(value) else value for name, value in (evaluation.metrics | per_class).items()}
+    (folder / METRICS_FILE).write_text(json.dumps(metrics | source, indent=2) + "\n", encoding="utf-8")
+    by_id = sorted(
+        ((int(data.image_ids[index]), detections) for index, detections in evaluation.detections.items()),
+        key=lambda entry: entry[0],
+    )
+    (folder / DETECTIONS_FILE).write_text(json.dumps(coco_results(by_id, data.category_ids)), encoding="utf-8")

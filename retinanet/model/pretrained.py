@@ -1,0 +1,84 @@
+"""Pretrained ImageNet weights for the backbone: download by name, or load from a file."""
+
+from pathlib import Path
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from retinanet.errors import InputError
+
+
+def load_backbone_weights(backbone: nn.Module, name: str, weights: str) -> None:
+    """Load ImageNet weights by name or from a file.
+
+    Args:
+        backbone: changed in place; its state dict has torchvision's names.
+        name: torchvision's name of its architecture.
+        weights: "imagenet" for torchvision's newest, one of its names such as "IMAGENET1K_V1", or a path.
+
+    Raises:
+        InputError: the name is unknown, the download failed, or the file holds weights of another network.
+    """
+    if weights == "imagenet" or weights.startswith("IMAGENET"):
+        state, source = _download(name, weights)
+    else:
+        state, source = _read(Path(weights)), weights
+    # The detector has no ImageNet classifier, and a norm without running statistics has no counter.
+    state = {key: value for key, value in state.items() if not key.startswith("fc.")}
+    expected = backbone.state_dict()
+    state = {key: value for key, value in state.items() if key in expected or not key.endswith("num_batches_tracked")}
+    missing = [key for key in expected if key not in state and not key.endswith("num_batches_tracked")]
+    unknown = [key for key in state if key not in expected]
+    misshapen = [key for key in state if key in expected and state[key].shape != expected[key].shape]
+    if missing or unknown or misshapen:
+        raise InputError(
+            f"{source}: not the weights of {name}: {len(missing)} missing {missing[:3]}, {len(unknown)} unknown "
+            f"{unknown[:3]}, {len(misshapen)} with a different shape {misshapen[:3]}; set model.backbone.name to the "
+            "network of the file, model.backbone.norm to frozen, batch or sync for ImageNet weights, or "
+            "model.backbone.weights to none"
+        )
+    backbone.load_state_dict(state, strict=False)
+
+
+def _download(name: str, weights: str) -> tuple[dict[str, Tensor], str]:
+    """Return the state dict and the URL of torchvision's weights, from its cache if they are there."""
+    known = torchvision.models.get_model_weights(name)
+    member = "DEFAULT" if weights == "imagenet" else weights
+    if member not in known.__members__:
+        names = ", ".join(["imagenet", *(key for key in known.__members__ if key != "DEFAULT")])
+        raise InputError(f"model.backbone.weights: no weights {weights} for {name}; expected one of {names}")
+    url = known[member].url
+    target = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+    try:
+        return dict(known[member].get_state_dict(progress=True, check_hash=True)), url
+    except Exception as error:  # network, disk, hash, damaged cached file: each raises its own type
+        raise InputError(
+            f"model.backbone.weights: could not download {weights} for {name} from {url} to {target}, or the file "
+            f"there is damaged: {_reason(error)}; put the file there by hand, name a file with "
+            "model.backbone.weights=PATH, or train from scratch with model.backbone.weights=none "
+            "model.backbone.frozen_stages=0 model.backbone.norm=batch"
+        ) from None
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(
+            f"model.backbone.weights: {path} does not exist; name an existing file, imagenet, or none to train from "
+            "scratch"
+        ) from None
+    except Exception as error:  # torch.load raises a different type for each kind of damage
+        raise InputError(
+            f"model.backbone.weights: {path} is not a weights file: {_reason(error)}; give one written by "
+            "torch.save(module.state_dict(), path)"
+        ) from None
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+        raise InputError(f"model.backbone.weights: {path} is not a plain state dict (names to tensors)")
+    return state
+
+
+def _reason(error: Exception) -> str:
+    """First sentence of an error. The rest of torch's messages is advice that does not apply, some of it unsafe."""
+    return f"{type(error).__name__}: {error}".splitlines()[0].partition(". ")[0]

@@ -1,0 +1,91 @@
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from retinanet.structures import Detections
+
+BOXES = torch.tensor([[10.0, 20.0, 50.0, 60.0], [0.0, 0.0, 5.0, 8.0], [1.0, 2.0, 3.0, 5.0]])
+
+
+def detections(class_names=("cat", "dog")):
+    return Detections(BOXES, torch.tensor([0.9, 0.6, 0.2]), torch.tensor([1, 0, 1]), class_names)
+
+
+def empty():
+    return Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
+
+
+def test_length_is_the_number_of_objects():
+    assert len(detections()) == 3 and detections()
+    assert len(empty()) == 0 and not empty()
+    assert len(empty()[empty().scores > 0.5]) == 0
+
+
+@pytest.mark.parametrize(
+    ("index", "rows"),
+    [
+        (0, [0]),
+        (-1, [2]),
+        (slice(0, 2), [0, 1]),
+        (slice(None, None, 2), [0, 2]),
+        (torch.tensor([True, False, True]), [0, 2]),
+        (torch.tensor([2, 0]), [2, 0]),
+    ],
+)
+def test_indexing_returns_detections_of_those_objects(index, rows):
+    part = detections()[index]
+    assert isinstance(part, Detections) and part.class_names == ("cat", "dog")
+    assert torch.equal(part.boxes, BOXES[rows])
+    assert part.scores.tolist() == detections().scores[rows].tolist()
+    assert part.labels.tolist() == detections().labels[rows].tolist()
+
+
+def test_index_out_of_range_is_an_index_error():
+    for index in (3, -4):
+        with pytest.raises(IndexError, match="out of range for 3 detections"):
+            detections()[index]
+
+
+def test_iteration_yields_one_object_at_a_time():
+    assert [(len(one), one.labels.item()) for one in detections()] == [(1, 1), (1, 0), (1, 1)]
+    assert list(empty()) == []
+
+
+def test_repr_names_the_objects():
+    assert repr(detections()[:1]) == "Detections(1 object)\n  dog 0.90 [10.0, 20.0, 50.0, 60.0]"
+    assert repr(empty()) == "Detections(0 objects)"
+    many = detections(class_names=None)[torch.tensor([0, 1, 2] * 3)]
+    assert repr(many).splitlines()[1] == "  class 1 0.90 [10.0, 20.0, 50.0, 60.0]"
+    assert repr(many).endswith("  ... 4 more")
+
+
+def test_to_coco_by_hand():
+    result = detections()[1:2].to_coco(42, category_ids=(7, 13))
+    score = torch.tensor(0.6).item()
+    assert result == [
+        {"image_id": 42, "category_id": 7, "bbox": [0.0, 0.0, 5.0, 8.0], "score": score, "category_name": "cat"}
+    ]
+    assert [entry["category_id"] for entry in detections(None).to_coco(1)] == [2, 1, 2]
+    assert "category_name" not in detections(None).to_coco(1)[0]
+
+
+def test_arrays_have_the_shapes_and_dtypes_of_supervision():
+    """supervision.Detections takes xyxy (D, 4), confidence (D,) and class_id (D,)."""
+    for some, count in ((detections(), 3), (empty(), 0)):
+        xyxy, confidence, class_id = some.boxes.numpy(), some.scores.numpy(), some.labels.numpy()
+        assert (xyxy.shape, confidence.shape, class_id.shape) == ((count, 4), (count,), (count,))
+        assert (xyxy.dtype, confidence.dtype) == (np.float32, np.float32)
+        assert np.issubdtype(class_id.dtype, np.integer)
+
+
+def test_fields_of_different_lengths_are_rejected():
+    with pytest.raises(ValueError, match=r"expected \(D, 4\), \(D,\) and \(D,\)"):
+        Detections(BOXES, torch.zeros(2), torch.zeros(3, dtype=torch.int64))
+
+
+def test_detections_survive_pickling_and_copying():
+    for twin in (pickle.loads(pickle.dumps(detections())), copy.deepcopy(detections())):
+        assert torch.equal(twin.boxes, BOXES) and twin.class_names == ("cat", "dog")
