@@ -32,7 +32,7 @@ FIRST_STEP = """
     from retinanet.runtime.distributed import process_group, rank
     from tests.helpers.first_step import first_step
     file, *overrides = sys.argv[1:]
-    warnings.filterwarnings("error", category=FutureWarning, module=r"retinanet\\.engine")
+    warnings.filterwarnings("error", category=FutureWarning, module="retinanet")
     with process_group(torch.device("cpu"), timeout=300):
         torch.save(first_step(load_config("quickstart", overrides)), f"{file}.{rank()}")
 """
