@@ -61,9 +61,9 @@ def compiled_outputs(device: torch.device) -> Callable[[RetinaNet, Tensor], Outp
 
     def call(model: RetinaNet, pixels: Tensor) -> Outputs:
         with (
-            torch.compiler.config.patch(recompile_limit=MAX_SHAPES),
+            torch.compiler.config.patch(recompile_limit=MAX_SHAPES),  # type: ignore[attr-defined]
             # As an option of torch.compile it comes too late: weights are then inputs already (torch 2.14.1).
-            inductor_config.patch(freezing=device.type == "cpu"),  # type: ignore[attr-defined]
+            inductor_config.patch(freezing=device.type == "cpu"),
         ):
             class_logits, box_deltas = run(model, pixels)
         if on_cuda:
