@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -82,7 +83,7 @@ class HeadOutputs(NamedTuple):
 class Detections:
     """Objects detected in one image, highest score first, boxes in pixels of the original image.
 
-    `len(detections)` is the number of objects. Indexing with an integer, a slice, a boolean mask (D,) or a tensor of
+    `len(detections)` is the number of objects. Indexing with an integer, a slice, a boolean mask (D,) or a list of
     indices returns `Detections`; iterating yields `Detections` of one object each:
 
         confident = detections[detections.scores > 0.5]
@@ -109,11 +110,14 @@ class Detections:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def __getitem__(self, index: int | slice | Tensor) -> "Detections":
+    def __getitem__(self, index: int | slice | Tensor | Sequence[int] | Sequence[bool] | np.ndarray) -> "Detections":
         if isinstance(index, int):
             if not -len(self) <= index < len(self):  # also ends an iteration
                 raise IndexError(f"index {index} is out of range for {len(self)} detections")
             index = slice(index % len(self), index % len(self) + 1)
+        elif not isinstance(index, slice):
+            index = torch.as_tensor(index, device=self.scores.device)
+            index = index if index.dtype == torch.bool else index.long()  # torch makes an empty list float
         return Detections(self.boxes[index], self.scores[index], self.labels[index], self.class_names)
 
     def __iter__(self) -> Iterator["Detections"]:

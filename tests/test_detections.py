@@ -33,6 +33,10 @@ def test_length_is_the_number_of_objects():
         (slice(None, None, 2), [0, 2]),
         (torch.tensor([True, False, True]), [0, 2]),
         (torch.tensor([2, 0]), [2, 0]),
+        ([2, 0], [2, 0]),
+        ([], []),
+        ([False, False, True], [2]),
+        (np.array([False, True, False]), [1]),
     ],
 )
 def test_indexing_returns_detections_of_those_objects(index, rows):

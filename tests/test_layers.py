@@ -18,9 +18,8 @@ ROWS = [
     {"runtime", "checkpoint", "formats", "visualization"},
     {"data", "detection", "evaluation"},
     {"losses", "model"},
-    {"interop", "inference"},
+    {"inference"},
     {"engine"},
-    {"doctor", "report", "export"},
     {"benchmarks"},
     {"ablation"},
     {"cli"},
@@ -28,8 +27,6 @@ ROWS = [
 ROW_OF = {package: row for row, packages in enumerate(ROWS) for package in packages}
 # The public names and the command line may import from every package.
 TOP = {"__init__", "__main__"}
-# Imports that the rows would allow.
-FORBIDDEN = {"doctor": {"engine"}, "report": {"engine"}, "export": {"data"}, "interop": {"data"}}
 
 # The formats that decode images; all others need only NumPy.
 IMAGE_FORMATS = {"formats/image.py"}
@@ -91,7 +88,6 @@ def test_imports_follow_the_order_of_the_packages(file):
     for other in sorted(others):
         assert other in ROW_OF, f"{name_of(file)}: import {other} from its own module, not from the public names"
         assert ROW_OF[other] < ROW_OF[package], f"{name_of(file)}: {package} must not import {other}"
-        assert other not in FORBIDDEN.get(package, ()), f"{name_of(file)}: {package} must not import {other}"
 
 
 def test_formats_import_torch_only_to_decode_images():

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from retinanet.checkpoint.file import sync
 from retinanet.config import Config, StrictModel, TrainConfig
 from retinanet.config.facts import affects_results
-from retinanet.engine.run_folder import flat_config
+from retinanet.config.flat import flat_config
 from retinanet.errors import InputError
 
 RESULTS_FILE = "results.jsonl"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from retinanet.data.build import load_val_data
 from retinanet.engine.evaluate import evaluate_dataset
 from retinanet.inference.predictor import Predictor
-from retinanet.losses.detection import build_loss
+from retinanet.losses.build import build_loss
 from retinanet.structures import HeadOutputs
 
 

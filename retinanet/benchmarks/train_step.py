@@ -19,7 +19,7 @@ from retinanet.config import IoUAssignmentConfig, LossConfig, TrainConfig
 from retinanet.detection.build import build_assignment
 from retinanet.engine.optimizer import build_optimizer
 from retinanet.engine.step import TrainStep
-from retinanet.losses.detection import build_loss
+from retinanet.losses.build import build_loss
 from retinanet.model.retinanet import RetinaNet
 from retinanet.runtime.device import autocast, resolve_compile
 from retinanet.structures import Batch

@@ -62,7 +62,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> str:
     }
     with open(path, "wb") as file:
         hashed = _HashedFile(file)
-        torch.save(content, hashed)
+        torch.save(content, hashed)  # type: ignore[arg-type]  # calls only `write` and `flush`
         if hashed.error:
             raise hashed.error
         sync(file)

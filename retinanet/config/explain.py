@@ -1,4 +1,4 @@
-"""Validation error -> one line for each problem: key, value found, value expected, nearest known key."""
+"""Explain config errors: a line per problem with key, found and expected value, and "did you mean" for unknown keys."""
 
 import difflib
 import json

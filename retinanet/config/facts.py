@@ -3,9 +3,10 @@
 A key that the schema lacks has no facts: it must not change on resume, and it affects results.
 """
 
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from retinanet.config.base import KeyFact, StrictModel, models_in
+from retinanet.config.base import KeyFact, models_in
 from retinanet.config.schema import Config
 
 
@@ -29,7 +30,7 @@ def fields_on_path(key: str) -> list[FieldInfo]:
     The list is empty if the schema has no such key.
     """
     path: list[FieldInfo] = []
-    owners: list[type[StrictModel]] = [Config]
+    owners: list[type[BaseModel]] = [Config]
     for part in key.split("."):
         fields = [owner.model_fields[part] for owner in owners if part in owner.model_fields]
         if not fields:

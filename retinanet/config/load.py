@@ -97,8 +97,8 @@ def find_config(path: str | Path) -> Path:
     """
     if os.path.isfile(path):  # Path.is_file raises an error for names that are too long for a file
         return Path(path)
-    shipped = {file.name.removesuffix(".yaml"): file for file in files("retinanet.configs").iterdir()}
-    shipped = {name: Path(str(file)) for name, file in shipped.items() if file.name.endswith(".yaml")}
+    entries = [Path(str(entry)) for entry in files("retinanet.configs").iterdir()]
+    shipped = {entry.stem: entry for entry in entries if entry.suffix == ".yaml"}
     name = Path(path).name.removesuffix(".yaml")
     if name in shipped and str(Path(path).parent) in (".", "configs"):
         return shipped[name]
@@ -118,10 +118,9 @@ def merge(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
         old = merged.get(key)
         if isinstance(value, dict) and isinstance(old, list) and len(old) == 1 and isinstance(old[0], dict):
             old = old[0]  # one data source, written as a list
-        same_part = (
-            isinstance(old, dict) and isinstance(value, dict) and value.get("type", old.get("type")) == old.get("type")
-        )
-        merged[key] = merge(old, value) if same_part else value
+        if isinstance(old, dict) and isinstance(value, dict) and value.get("type", old.get("type")) == old.get("type"):
+            value = merge(old, value)
+        merged[key] = value
     return merged
 
 

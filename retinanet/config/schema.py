@@ -1,4 +1,4 @@
-"""Root of the config schema.
+"""`Config`, the root of the config schema; the sections are in the modules beside it.
 
 The modules of this package are the only place where defaults are written; `load.py` fills them from YAML. Only
 `build_*` functions and commands read a config. The schema rejects keys that contradict each other, and names them.

@@ -14,7 +14,7 @@ MAX_BYTES = 1_000_000  # of a configuration file
 class _Loader(yaml.SafeLoader):
     """Safe YAML in which 1e-3 is a number, 12:30 is text, keys are unique, and every value is written out."""
 
-    def compose_node(self, parent: Any, index: Any) -> yaml.Node:
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
         # Aliases of aliases grow exponentially when they are expanded: a few lines would fill the memory.
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()

@@ -1,4 +1,4 @@
-"""IoU-based anchor assignment: positive, negative or ignored (Lin et al. 2017, section 4)."""
+"""IoU-based anchor assignment: positive, negative or ignored, crowd regions included (Lin et al. 2017, section 4)."""
 
 from collections.abc import Callable
 from typing import NamedTuple

@@ -12,7 +12,7 @@ from retinanet.errors import make_folder
 from retinanet.formats.coco import coco_results
 from retinanet.formats.dataset import Dataset
 from retinanet.inference.predictor import Predictor
-from retinanet.losses.detection import build_loss
+from retinanet.losses.build import build_loss
 from retinanet.runtime.distributed import is_main, on_main, process_group
 from retinanet.runtime.logging import start_logging
 

@@ -1,14 +1,13 @@
-"""Optimizer, weight decay groups, and learning rate schedule."""
+"""Optimizer and weight decay groups."""
 
-import math
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
-from retinanet.config import CosineSchedule, SGDConfig, StepsSchedule, TrainConfig
+from retinanet.config import SGDConfig, TrainConfig
+from retinanet.engine.schedule import effective_lr
 
 # Modules whose `weight` decays.
 WEIGHT_DECAY_MODULES = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
@@ -53,30 +52,3 @@ def weight_decay_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.P
     decayed = {id(module.weight) for module in model.modules() if isinstance(module, WEIGHT_DECAY_MODULES)}
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return [p for p in trained if id(p) in decayed], [p for p in trained if id(p) not in decayed]
-
-
-def effective_lr(cfg: TrainConfig) -> float:
-    """The configured learning rate, scaled from the reference batch size to the actual one by `train.lr_scaling`."""
-    if cfg.reference_batch_size is None:
-        return cfg.optimizer.lr
-    ratio = cfg.batch_size / cfg.reference_batch_size
-    return cfg.optimizer.lr * (ratio if cfg.lr_scaling == "linear" else math.sqrt(ratio))
-
-
-def lr_factor(cfg: TrainConfig, step: int, num_steps: int) -> float:
-    """Factor of the learning rate at a step (from 0): linear warm-up times the schedule."""
-    warmup = 1.0
-    if step < cfg.warmup_steps:
-        warmup = cfg.warmup_factor + (1 - cfg.warmup_factor) * step / cfg.warmup_steps
-    progress = step / num_steps
-    match cfg.schedule:
-        case StepsSchedule(milestones=milestones, gamma=gamma):
-            # Rounded to whole steps: a milestone at 2/3 of 90k must be step 60k, not one later through rounding errors.
-            return warmup * gamma ** sum(step >= round(milestone * num_steps) for milestone in milestones)
-        case CosineSchedule(end=end):
-            return warmup * (end + (1 - end) * (1 + math.cos(math.pi * progress)) / 2)
-
-
-def build_schedule(optimizer: Optimizer, cfg: TrainConfig, num_steps: int) -> LambdaLR:
-    """The learning rate schedule of a run of `num_steps` steps."""
-    return LambdaLR(optimizer, lambda step: lr_factor(cfg, step, num_steps))

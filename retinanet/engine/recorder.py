@@ -1,4 +1,4 @@
-"""Everything a run writes while it trains: metrics, checkpoints, and the list of unreadable images."""
+"""Recorder of a run: writes metrics, checkpoints and the list of unreadable images, on the main process only."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -8,7 +8,7 @@ from typing import NamedTuple
 from retinanet.checkpoint.file import Checkpoint
 from retinanet.checkpoint.folder import CheckpointFolder
 from retinanet.checkpoint.writer import CheckpointWriter
-from retinanet.data.unreadable import Quarantine
+from retinanet.data.quarantine import Quarantine
 from retinanet.engine.evaluate import Evaluation
 from retinanet.engine.metrics_log import MetricsLog
 from retinanet.engine.run_folder import UNREADABLE_FILE

@@ -1,16 +1,20 @@
-"""Run folder: ownership, checkpoint metadata, and checks before resuming."""
+"""Run folder: its files, and the checks before starting, overwriting or resuming a run."""
 
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 from retinanet.checkpoint.file import Checkpoint
 from retinanet.config import Config
 from retinanet.config.facts import may_change_on_resume
+from retinanet.config.flat import flat_config
+from retinanet.config.load import config_to_yaml
+from retinanet.engine.environment import write_environment
 from retinanet.errors import InputError, make_folder
 from retinanet.formats.dataset import Dataset
 from retinanet.runtime.distributed import launch_id
+from retinanet.runtime.logging import log_to_file
+from retinanet.runtime.stop import clear_preempted
 
 CHECKPOINTS = "checkpoints"
 UNREADABLE_FILE = "unreadable.jsonl"
@@ -36,6 +40,23 @@ def check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
             f"{folder}: holds a run; continue it with --resume, replace it with --overwrite, or name another folder"
         )
     make_folder(folder)
+
+
+def open_folder(folder: Path, cfg: Config) -> None:
+    """Write the config and the environment record, and start the log file.
+
+    Raises:
+        InputError: the disk is full or cannot be written to.
+    """
+    try:
+        write_environment(folder / MARKER)  # first: without it, the other files would not be recognised as a run's
+        log_to_file(folder / "log.txt")
+        (folder / "config.yaml").write_text(config_to_yaml(cfg), encoding="utf-8")
+        clear_preempted(folder)
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be written to: {error.strerror}; free disk space, or name another folder"
+        ) from None
 
 
 def is_of_this_launch(folder: Path) -> bool:
@@ -78,16 +99,3 @@ def check_same_run(path: Path, checkpoint: Checkpoint, cfg: Config, data: Datase
                 f"{path}: cannot resume with a different {key}: it was {before.get(key)}, now {after.get(key)}; "
                 "restore it, or start a new run"
             )
-
-
-def flat_config(cfg: Config) -> dict[str, Any]:
-    """The values of a config by dotted key, as JSON represents them."""
-    return flat(json.loads(cfg.model_dump_json()))
-
-
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as a single one with dotted keys."""
-    result: dict[str, Any] = {}
-    for key, value in values.items():
-        result |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return result

@@ -10,23 +10,20 @@ import torch
 from retinanet.checkpoint.file import read_checkpoint
 from retinanet.checkpoint.folder import CheckpointFolder
 from retinanet.config import Config
-from retinanet.config.load import config_to_yaml
 from retinanet.data.build import check_shares, load_train_data, load_val_data
 from retinanet.detection.build import build_assignment
-from retinanet.engine.environment import write_environment
 from retinanet.engine.profiler import check_profile
-from retinanet.engine.run_folder import CHECKPOINTS, MARKER, check_folder, check_same_run, clear_folder
+from retinanet.engine.run_folder import CHECKPOINTS, check_folder, check_same_run, clear_folder, open_folder
 from retinanet.engine.state import TrainState, build_state
 from retinanet.engine.step import TrainStep
 from retinanet.engine.summary import run_summary
 from retinanet.errors import InputError
 from retinanet.formats.dataset import Dataset
+from retinanet.losses.build import build_loss
 from retinanet.losses.class_weights import with_class_weights
-from retinanet.losses.detection import DetectionLoss, build_loss
+from retinanet.losses.detection import DetectionLoss
 from retinanet.runtime.device import resolve_compile, resolve_precision
 from retinanet.runtime.distributed import is_main, on_main, world_size
-from retinanet.runtime.logging import log_to_file
-from retinanet.runtime.stop import clear_preempted
 
 log = logging.getLogger(__name__)
 
@@ -139,23 +136,6 @@ def set_up_run(
         criterion=criterion,
         train_step=train_step,
     )
-
-
-def open_folder(folder: Path, cfg: Config) -> None:
-    """Write the config and the environment record, and start the log file.
-
-    Raises:
-        InputError: the disk is full or cannot be written to.
-    """
-    try:
-        write_environment(folder / MARKER)  # first: without it, the other files would not be recognised as a run's
-        log_to_file(folder / "log.txt")
-        (folder / "config.yaml").write_text(config_to_yaml(cfg), encoding="utf-8")
-        clear_preempted(folder)
-    except OSError as error:
-        raise InputError(
-            f"{folder}: cannot be written to: {error.strerror}; free disk space, or name another folder"
-        ) from None
 
 
 def check_norm(cfg: Config) -> None:

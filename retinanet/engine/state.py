@@ -1,4 +1,4 @@
-"""Everything that changes while a run trains. All of it is saved in checkpoints, and nothing is kept elsewhere."""
+"""Training state: weights, optimizer, schedule, counters and random numbers, all saved in checkpoints."""
 
 import logging
 from pathlib import Path
@@ -11,10 +11,12 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from retinanet.checkpoint.file import Checkpoint, read_checkpoint
 from retinanet.config import Config
+from retinanet.engine.best import BestScore
 from retinanet.engine.ema import EMA
-from retinanet.engine.metrics import BestScore, RunningMeans
+from retinanet.engine.metrics import RunningMeans
 from retinanet.engine.nonfinite.guard import NonFiniteGuard
-from retinanet.engine.optimizer import build_optimizer, build_schedule, restore_optimizer
+from retinanet.engine.optimizer import build_optimizer, restore_optimizer
+from retinanet.engine.schedule import build_schedule
 from retinanet.model.finetune import load_for_finetuning
 from retinanet.model.retinanet import RetinaNet, build_model, build_model_for_training
 from retinanet.runtime.device import memory_format_for

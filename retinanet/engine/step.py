@@ -1,4 +1,4 @@
-"""One training step, from a global batch on the device to updated weights, without waiting for the device."""
+"""One training step: assignment, positives counted over all processes, losses, gradients, update; no host reads."""
 
 import inspect
 from collections.abc import Sequence

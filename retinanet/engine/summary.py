@@ -6,7 +6,7 @@ from torch import nn
 
 from retinanet.config import Config
 from retinanet.data.build import build_padded_shapes
-from retinanet.engine.optimizer import effective_lr, lr_factor
+from retinanet.engine.schedule import effective_lr, lr_factor
 from retinanet.formats.dataset import Dataset
 
 

@@ -83,13 +83,7 @@ def coco_results(detections: Iterable[tuple[int, "Detections"]], category_ids: t
     Returns:
         One result per detection; its bbox is [x, y, width, height].
     """
-    results = []
-    for image_id, found in detections:
-        corners, scores, labels = found.boxes.tolist(), found.scores.tolist(), found.labels.tolist()
-        for (x1, y1, x2, y2), score, label in zip(corners, scores, labels, strict=True):
-            box = [x1, y1, x2 - x1, y2 - y1]
-            results.append({"image_id": image_id, "category_id": category_ids[label], "bbox": box, "score": score})
-    return results
+    return [result for image_id, found in detections for result in found.to_coco(image_id, category_ids)]
 
 
 def _read_source(

@@ -9,7 +9,7 @@ from typing import overload
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from retinanet.checkpoint.file import read_checkpoint
@@ -62,7 +62,6 @@ class Predictor:
         Args:
             overrides: such as `["postprocess.min_score=0.3"]`.
 
-
         Raises:
             InputError: not a checkpoint of this package, or an override that does not fit it.
         """
@@ -91,8 +90,8 @@ class Predictor:
         """Detect objects in one image, or in each of a list of images. Boxes are in pixels of the original image.
 
         Args:
-            images: a path, a PIL image (its pixels are used as they are, without applying EXIF orientation), an RGB
-                uint8 array (H, W, 3), an RGB uint8 tensor (3, H, W), or a list of these.
+            images: a path, a PIL image, an RGB uint8 array (H, W, 3), an RGB uint8 tensor (3, H, W), or a list of
+                these. The EXIF orientation of files and PIL images is applied.
 
         Raises:
             InputError: an image cannot be read, or is none of these.
@@ -101,7 +100,6 @@ class Predictor:
             return list(self.predict(images))
         return next(self.predict([images]))
 
-    @torch.no_grad()
     def predict(self, images: Iterable[ImageInput], *, batch_size: int = 8) -> Iterator[Detections]:
         """Yield the detections of each image, in order; reads images as it needs them.
 
@@ -111,7 +109,14 @@ class Predictor:
         Raises:
             InputError: an image cannot be read, or is not one of the inputs that calling the predictor accepts.
         """
-        images = iter(images)
+        if isinstance(images, str | os.PathLike | Image.Image | np.ndarray | Tensor):
+            raise InputError(
+                f"predict expects several images, found one {type(images).__name__}; call the predictor on it"
+            )
+        return self._predict(iter(images), batch_size)
+
+    @torch.no_grad()  # not inference_mode, whose tensors cannot be changed in place afterwards
+    def _predict(self, images: Iterator[ImageInput], batch_size: int) -> Iterator[Detections]:
         max_together = 1 if self.cfg.inference.compile else batch_size
         while chunk := list(itertools.islice(images, batch_size)):
             by_shape: dict[tuple[int, int], list[tuple[int, Tensor]]] = {}
@@ -134,7 +139,9 @@ class Predictor:
         if isinstance(image, Image.Image):
             if image.mode.startswith(("I", "F")):  # convert("RGB") would clip
                 raise InputError(f"image is a PIL image of mode {image.mode}, expected 8 bits per channel")
-            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
+            return (
+                torch.from_numpy(np.array(ImageOps.exif_transpose(image).convert("RGB"))).permute(2, 0, 1).contiguous()
+            )
         if isinstance(image, np.ndarray):
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
                 raise InputError(f"image is an array of {image.dtype} {image.shape}, expected RGB uint8 (H, W, 3)")

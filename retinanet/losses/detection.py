@@ -5,33 +5,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from retinanet.config import (
-    BoxLossConfig,
-    CIoUConfig,
-    ClassLossConfig,
-    CrossEntropyConfig,
-    DIoUConfig,
-    FocalConfig,
-    FocalStarConfig,
-    GIoUConfig,
-    HingeConfig,
-    LossConfig,
-    OHEMConfig,
-    QualityFocalConfig,
-    SmoothL1Config,
-    SoftmaxFocalConfig,
-    VarifocalConfig,
-)
 from retinanet.detection.assignment import Assignment
 from retinanet.detection.boxes import decode, overlap
-from retinanet.losses.boxes import BoxLoss, CIoULoss, DIoULoss, GIoULoss, SmoothL1Loss
+from retinanet.losses.box_losses import BoxLoss
 from retinanet.losses.class_loss import ClassLoss
-from retinanet.losses.class_weights import checked_alpha
 from retinanet.losses.hard_examples import HardExampleMining
-from retinanet.losses.margin import FocalStarMargin, HingeMargin
-from retinanet.losses.quality import QualityFocalLoss, VarifocalLoss
-from retinanet.losses.sigmoid import SigmoidFocalLoss, SigmoidMarginLoss
-from retinanet.losses.softmax_focal import SoftmaxFocalLoss
 from retinanet.structures import HeadOutputs, Targets
 
 
@@ -124,65 +102,3 @@ class DetectionLoss(nn.Module):
             box_loss = self.box_loss(deltas, boxes, anchors)
             sums.box_regression.append(torch.where(positive, box_loss, 0).sum())
         return sums
-
-
-def build_loss(cfg: LossConfig, *, num_classes: int | None = None, compile: bool = False) -> DetectionLoss:
-    """Build the criterion; with `build_class_loss` and the others below, the only reader of the config in losses/.
-
-    Args:
-        num_classes: checked against the length of a list of class weights; None skips the check.
-        compile: compile the kernels of sigmoid class losses.
-
-    Raises:
-        InputError: the class weights are for another number of classes, or not computed yet.
-    """
-    return DetectionLoss(
-        build_class_loss(cfg.classification, num_classes=num_classes, compile=compile),
-        build_box_loss(cfg.box),
-        class_weight=cfg.class_weight,
-        box_weight=cfg.box_weight,
-        hard_examples=build_hard_examples(cfg.classification),
-    )
-
-
-def build_class_loss(cfg: ClassLossConfig, *, num_classes: int | None = None, compile: bool = False) -> ClassLoss:
-    """Build the class loss; arguments and errors are those of `build_loss`."""
-    match cfg:
-        case FocalConfig():
-            return SigmoidFocalLoss(alpha=checked_alpha(cfg, num_classes), gamma=cfg.gamma, compile=compile)
-        case CrossEntropyConfig():
-            return SigmoidFocalLoss(alpha=checked_alpha(cfg, num_classes), gamma=0.0, compile=compile)
-        case OHEMConfig():
-            return SigmoidFocalLoss(alpha=None, gamma=0.0, compile=compile)
-        case SoftmaxFocalConfig():
-            return SoftmaxFocalLoss(alpha=checked_alpha(cfg, num_classes), gamma=cfg.gamma)
-        case FocalStarConfig():
-            return SigmoidMarginLoss(FocalStarMargin(cfg.gamma, cfg.beta), compile=compile)
-        case HingeConfig():
-            return SigmoidMarginLoss(HingeMargin(), compile=compile)
-        case QualityFocalConfig():
-            return QualityFocalLoss(beta=cfg.beta, compile=compile)
-        case VarifocalConfig():
-            return VarifocalLoss(alpha=cfg.alpha, gamma=cfg.gamma, compile=compile)
-
-
-def build_hard_examples(cfg: ClassLossConfig) -> HardExampleMining | None:
-    """Build the selection of hard examples, or None for a loss over all anchors."""
-    match cfg:
-        case OHEMConfig():
-            return HardExampleMining(keep=cfg.keep, nms_iou=cfg.nms_iou, one_to_three=cfg.one_to_three)
-        case _:
-            return None
-
-
-def build_box_loss(cfg: BoxLossConfig) -> BoxLoss:
-    """Build the box loss."""
-    match cfg:
-        case SmoothL1Config():
-            return SmoothL1Loss(beta=cfg.beta)
-        case GIoUConfig():
-            return GIoULoss()
-        case DIoUConfig():
-            return DIoULoss()
-        case CIoUConfig():
-            return CIoULoss()

@@ -1,6 +1,6 @@
-"""The focal loss as a stand-alone module for any classifier.
+"""The softmax focal loss as a stand-alone module for any classifier; the detector does not use it.
 
-The detector uses `SigmoidFocalLoss` (`sigmoid.py`) and `SoftmaxFocalLoss` (`softmax_focal.py`).
+The detector's focal losses are `SigmoidFocalLoss` (`sigmoid.py`) and `SoftmaxFocalLoss` (`softmax_focal.py`).
 """
 
 import math
@@ -36,7 +36,10 @@ class FocalLoss(nn.Module):
         ValueError: an argument is invalid.
     """
 
+    num_classes: int
     alpha: Tensor | None
+    gamma: float
+    reduction: Reduction
 
     def __init__(
         self,
@@ -98,10 +101,10 @@ class FocalLoss(nn.Module):
         if targets.dtype not in INTEGER_TYPES:
             expected = ", ".join(map(str, INTEGER_TYPES))
             raise ValueError(f"targets: found {targets.dtype}, expected class indices as one of {expected}")
-        expected = (logits.shape[0], *logits.shape[2:])
-        if targets.shape != expected:
+        shape = (logits.shape[0], *logits.shape[2:])
+        if tuple(targets.shape) != shape:
             raise ValueError(
-                f"targets: found shape {tuple(targets.shape)}, expected {expected} for logits of shape "
+                f"targets: found shape {tuple(targets.shape)}, expected {shape} for logits of shape "
                 f"{tuple(logits.shape)}"
             )
         if targets.device.type == "cpu" and targets.numel():

@@ -1,4 +1,4 @@
-"""Margin losses: the loss of one yes-or-no example as a function of its margin (focal, FL*, hinge).
+"""Formula and derivative of the focal loss, FL* and the hinge loss, as functions of the margin of one logit.
 
 With p_t the probability given to the correct answer and z = -log(p_t / (1 - p_t)) = -x_t the negative margin, each is a
 function h(z) with the derivative h'(z). For the logit x of an anchor's own class z = -x, for that of another class

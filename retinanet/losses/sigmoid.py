@@ -1,44 +1,16 @@
-"""Class losses with one sigmoid per class: the readable reference, and the losses with hard targets.
+"""Class losses with one sigmoid per class and hard targets, such as the focal loss of the paper.
 
-The losses whose target is an IoU are in `quality.py`; the kernel of both is in `fused_sigmoid.py`.
+The formulas are in `margin.py`, the kernel in `fused_sigmoid.py`, its readable reference in `sigmoid_reference.py`. The
+losses whose target is an IoU are in `quality.py`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from retinanet.losses.class_weights import ClassWeights
 from retinanet.losses.fused_sigmoid import FusedSigmoidLoss
 from retinanet.losses.margin import FocalMargin, MarginLoss
-
-
-def sigmoid_loss(
-    logits: Tensor,
-    labels: Tensor,
-    valid: Tensor,
-    *,
-    target_loss: Callable[[Tensor], Tensor],
-    background_loss: Callable[[Tensor], Tensor],
-) -> Tensor:
-    """Sum a loss per logit over the classes of all valid anchors: the reference for `fused_sigmoid.py`.
-
-    It makes a one-hot target and several tensors as large as the logits; training uses the fused kernel.
-
-    Args:
-        logits: (..., K).
-        labels: (...) int64, 0..K-1, or K for background.
-        valid: (...) bool, False for ignored anchors.
-        target_loss: (..., K) -> (..., K), elementwise: loss of a logit if its class is the anchor's.
-        background_loss: (..., K) -> (..., K), elementwise: loss of a logit if its class is not the anchor's.
-
-    Returns: (), differentiable by autograd if the two losses are.
-    """
-    num_classes = logits.shape[-1]
-    is_target = F.one_hot(labels, num_classes + 1)[..., :num_classes].bool()  # (..., K)
-    losses = torch.where(is_target, target_loss(logits), background_loss(logits))
-    return losses[valid].sum()
 
 
 class SigmoidMarginLoss(FusedSigmoidLoss):

@@ -1,4 +1,4 @@
-"""Early stop: on SIGTERM or SIGINT every rank finishes the same step, saves, and exits with code 143."""
+"""Early stop: on SIGTERM or SIGINT every rank finishes the same step and saves; the command exits with code 143."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from retinanet.benchmarks.detectron2_pipeline import label_anchors, losses
 from retinanet.benchmarks.networks import Scene
 from retinanet.config import LossConfig
 from retinanet.detection.assignment import assign
-from retinanet.losses.detection import build_loss
+from retinanet.losses.build import build_loss
 from retinanet.structures import HeadOutputs
 
 

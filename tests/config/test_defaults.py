@@ -22,7 +22,7 @@ from retinanet.config.base import models_in
 from retinanet.config.loss import BoxLossConfig
 from retinanet.detection.build import build_assignment
 from retinanet.detection.postprocess import Postprocess, build_postprocess
-from retinanet.losses.detection import build_loss
+from retinanet.losses.build import build_loss
 from retinanet.model.head import RetinaNetHead
 from retinanet.model.retinanet import build_model
 
@@ -80,7 +80,7 @@ def test_class_loss_defaults_equal_the_schema(record):
 
 
 def is_box_loss(part: Any) -> bool:
-    return type(part).__module__ == "retinanet.losses.boxes"
+    return type(part).__module__ == "retinanet.losses.box_losses"
 
 
 @pytest.mark.parametrize("record", [model() for model in models_in(BoxLossConfig)], ids=lambda record: record.type)

@@ -7,7 +7,7 @@ from retinanet.detection.assignment import assign
 from retinanet.detection.build import build_assignment
 from retinanet.detection.postprocess import Postprocess
 from retinanet.engine.evaluate import evaluate
-from retinanet.losses.detection import build_loss
+from retinanet.losses.build import build_loss
 from retinanet.model.retinanet import build_model
 
 

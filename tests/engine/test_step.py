@@ -30,7 +30,7 @@ from retinanet.detection.postprocess import Postprocess
 from retinanet.engine.metrics import RunningMeans
 from retinanet.engine.optimizer import build_optimizer
 from retinanet.engine.step import TrainStep
-from retinanet.losses.detection import build_loss
+from retinanet.losses.build import build_loss
 from retinanet.model.retinanet import build_model
 from retinanet.runtime.device import compiled_graphs
 from retinanet.structures import Batch, HeadOutputs, Targets

@@ -12,8 +12,8 @@ from retinanet.config.load import load_config
 from retinanet.engine.train import train
 from retinanet.errors import InputError
 from retinanet.inference.predictor import Predictor
+from retinanet.losses.build import build_loss
 from retinanet.losses.class_weights import inverse_frequency
-from retinanet.losses.detection import build_loss
 from tests.helpers.states import assert_same_checkpoint, metrics_without_times
 
 

@@ -9,7 +9,7 @@ from retinanet.data.build import load_train_data, train_loader
 from retinanet.detection.build import build_assignment
 from retinanet.engine.optimizer import build_optimizer
 from retinanet.engine.step import TrainStep
-from retinanet.losses.detection import build_loss
+from retinanet.losses.build import build_loss
 from retinanet.model.retinanet import build_model
 from retinanet.runtime.distributed import sum_over_ranks, world_size
 

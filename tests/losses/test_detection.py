@@ -24,8 +24,9 @@ from retinanet.config import (
 from retinanet.detection.assignment import Assignment, assign
 from retinanet.detection.boxes import decode, encode
 from retinanet.errors import InputError
-from retinanet.losses.boxes import CIoULoss, DIoULoss, GIoULoss, SmoothL1Loss
-from retinanet.losses.detection import DetectionLoss, build_class_loss, build_loss
+from retinanet.losses.box_losses import CIoULoss, DIoULoss, GIoULoss, SmoothL1Loss
+from retinanet.losses.build import build_class_loss, build_loss
+from retinanet.losses.detection import DetectionLoss
 from retinanet.losses.hard_examples import HardExampleMining
 from retinanet.losses.margin import FocalMargin, FocalStarMargin, HingeMargin
 from retinanet.losses.quality import QualityFocalLoss, VarifocalLoss

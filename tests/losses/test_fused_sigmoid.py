@@ -11,7 +11,8 @@ from torch.testing import assert_close
 
 from retinanet.losses import chunking
 from retinanet.losses.margin import FocalMargin, FocalStarMargin
-from retinanet.losses.sigmoid import SigmoidFocalLoss, SigmoidMarginLoss, sigmoid_loss
+from retinanet.losses.sigmoid import SigmoidFocalLoss, SigmoidMarginLoss
+from retinanet.losses.sigmoid_reference import sigmoid_loss
 from tests.helpers.gradients import value_and_gradient
 from tests.helpers.margin import MARGIN_LOSSES, by_definition
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from retinanet.detection.assignment import Assignment
-from retinanet.losses.boxes import SmoothL1Loss
+from retinanet.losses.box_losses import SmoothL1Loss
 from retinanet.losses.detection import DetectionLoss
 from retinanet.losses.hard_examples import HardExampleMining
 from retinanet.losses.sigmoid import SigmoidFocalLoss

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from retinanet.config import AnchorConfig, LossConfig
 from retinanet.detection.assignment import assign
 from retinanet.errors import InputError
-from retinanet.losses.detection import build_loss
+from retinanet.losses.build import build_loss
 from retinanet.model.fpn import FeaturePyramid
 from retinanet.model.retinanet import RetinaNet, build_model, build_model_for_training
 from retinanet.structures import HeadOutputs, Targets

@@ -1,4 +1,4 @@
-"""The embedded dataset: six kinds of shapes on textured backgrounds, drawn by code and written in COCO format.
+"""Write the embedded dataset, six kinds of shapes on textured backgrounds, as images and COCO annotations.
 
 Every image depends only on (seed, split, index), so a smaller set is the beginning of a larger one. Where a last bit
 could show, the arithmetic is on integers, so pixels are the same on every machine, given NumPy and Pillow.

@@ -18,7 +18,8 @@ from retinanet.detection.build import build_assignment
 from retinanet.engine.nonfinite.report import ImageReport, ReplayReport
 from retinanet.engine.nonfinite.trace import FirstNonFinite
 from retinanet.errors import InputError
-from retinanet.losses.detection import DetectionLoss, build_loss
+from retinanet.losses.build import build_loss
+from retinanet.losses.detection import DetectionLoss
 from retinanet.model.retinanet import RetinaNet, build_model
 from retinanet.runtime.device import autocast, memory_format_for
 from retinanet.structures import Batch, HeadOutputs, Targets

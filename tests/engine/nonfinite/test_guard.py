@@ -18,7 +18,7 @@ from retinanet.engine.nonfinite.guard import (
 )
 from retinanet.engine.optimizer import build_optimizer
 from retinanet.errors import InputError
-from retinanet.losses.detection import build_loss
+from retinanet.losses.build import build_loss
 from retinanet.model.retinanet import build_model
 from retinanet.structures import HeadOutputs, Targets
 from tests.helpers.models import model_config

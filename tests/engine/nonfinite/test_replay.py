@@ -11,7 +11,7 @@ from retinanet.data.collate import pad_targets
 from retinanet.detection.assignment import assign
 from retinanet.engine.nonfinite.replay import read_replay, replay, write_replay
 from retinanet.errors import InputError
-from retinanet.losses.detection import build_loss
+from retinanet.losses.build import build_loss
 from retinanet.model.retinanet import build_model
 from retinanet.structures import Batch
 from tests.helpers.models import model_config

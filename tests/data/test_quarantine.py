@@ -3,7 +3,7 @@ import logging
 
 import pytest
 
-from retinanet.data.unreadable import Quarantine
+from retinanet.data.quarantine import Quarantine
 from retinanet.errors import InputError
 from retinanet.structures import Unreadable
 from tests.helpers.datasets import dataset_of, image_record

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from torchvision.models.detection._utils import BoxCoder
 
 from retinanet.detection.boxes import decode, encode
-from retinanet.losses.boxes import CIoULoss, DIoULoss, GIoULoss, SmoothL1Loss
+from retinanet.losses.box_losses import CIoULoss, DIoULoss, GIoULoss, SmoothL1Loss
 from tests.helpers.boxes import random_boxes
 from tests.helpers.gradients import value_and_gradient
 
