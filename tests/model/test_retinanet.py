@@ -216,6 +216,9 @@ class TinyBackbone(nn.Module):
     def forward(self, images):
         return [part(images[..., ::stride, ::stride]) for part, stride in zip(self.parts, self.strides, strict=True)]
 
+    def load_pretrained(self, weights):
+        raise NotImplementedError
+
 
 def test_network_needs_only_the_members_of_the_backbone_protocol():
     template = model_of()
