@@ -50,7 +50,7 @@ class ResNet(nn.Module):
             stage.requires_grad_(False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Normalised images (B, 3, H, W) -> C3, C4, C5 with strides 8, 16, 32."""
+        """Compute C3, C4 and C5, with strides 8, 16 and 32, of normalised images (B, 3, H, W)."""
         x = self.maxpool(F.relu_(conv_norm(images, self.conv1, self.bn1)))
         features = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):

@@ -75,7 +75,7 @@ class RetinaNet(nn.Module):
         rows = torch.arange(height, device=images.device) < image_sizes[:, :1]  # (B, H)
         columns = torch.arange(width, device=images.device) < image_sizes[:, 1:]  # (B, W)
         inside = rows[:, None, :, None] & columns[:, None, None, :]  # (B, 1, H, W)
-        # Plane by plane, in place, and the layout last: broadcasting to interleaved channels is slow on a CPU.
+        # Plane by plane and in place, converting the layout last: broadcasting to channels_last is slow on a CPU.
         pixels = images.contiguous().to(self.mean.dtype).sub_(self.mean).div_(self.std).mul_(inside)
         return pixels.contiguous(memory_format=self.memory_format)
 
