@@ -1,4 +1,4 @@
-"""A trained network made ready for prediction: norms folded away, one precision, compiled if asked."""
+"""Prepare a trained network for inference: fold norms, convert to one precision, optionally compile."""
 
 import copy
 import itertools
@@ -16,17 +16,17 @@ from retinanet.model.retinanet import RetinaNet
 from retinanet.runtime.device import memory_format_for, require_compiler
 from retinanet.structures import HeadOutputs
 
-MAX_SHAPES = 256  # compiled for in one process; for one more, torch raises an error
+MAX_SHAPES = 256  # compiled in one process; torch raises an error for the next one
 
 Outputs = tuple[list[Tensor], list[Tensor]]
 
 
 class InferenceModel(nn.Module):
-    """A `RetinaNet` to predict with, called like one. Made by `inference_model`.
+    """A `RetinaNet` for inference, with the same call signature. `inference_model` creates it.
 
     Args:
-        model: on its device and in its precision, without anything to learn.
-        compile: what lies between normalised images and logits is compiled anew for every (B, H, W).
+        model: on its final device and in its final precision, without trainable parameters.
+        compile: compile the part between normalised images and logits, once for every (B, H, W).
     """
 
     def __init__(self, model: RetinaNet, *, compile: bool):
@@ -36,11 +36,11 @@ class InferenceModel(nn.Module):
         self.device, self.dtype = weight.device, weight.dtype
         self._outputs = compiled_outputs(self.device) if compile else RetinaNet.outputs
 
-    # Whatever mode the caller is in, this is one, for which the network is compiled once.
+    # The same autograd mode for every caller, so that each shape is compiled once.
     @torch.inference_mode(False)
     @torch.no_grad()
     def forward(self, images: Tensor, image_sizes: Tensor) -> HeadOutputs:
-        """uint8 (B, 3, H, W) with sizes (B, 2) inside the padding -> predictions for every anchor, in `dtype`."""
+        """Compute class logits and box deltas for every anchor, in `dtype`; arguments are those of `RetinaNet`."""
         with torch.autocast(self.device.type, enabled=False):
             pixels = self.model.normalise(images, image_sizes).to(self.dtype)
             class_logits, box_deltas = self._outputs(self.model, pixels)
@@ -50,10 +50,10 @@ class InferenceModel(nn.Module):
 
 
 def compiled_outputs(device: torch.device) -> Callable[[RetinaNet, Tensor], Outputs]:
-    """`RetinaNet.outputs`, compiled for each model and shape when it is first called with them.
+    """Return a compiled `RetinaNet.outputs`, which compiles on the first call for each model and shape.
 
-    On a CPU weights become constants, packed once for the kernel that uses them. On CUDA the kernels of a call start
-    as one graph, which writes over what the call before returned; so a copy is returned.
+    On a CPU, weights become constants, packed once for the kernels that use them. On CUDA, the kernels of a call are
+    launched as one graph, which overwrites the outputs of the previous call, so copies are returned.
     """
     on_cuda = device.type == "cuda"
     options: dict[str, Any] | None = {"triton.cudagraphs": True} if on_cuda else None
@@ -62,7 +62,7 @@ def compiled_outputs(device: torch.device) -> Callable[[RetinaNet, Tensor], Outp
     def call(model: RetinaNet, pixels: Tensor) -> Outputs:
         with (
             torch.compiler.config.patch(recompile_limit=MAX_SHAPES),  # type: ignore[attr-defined]
-            # As an option of torch.compile it comes too late: weights are then inputs already (torch 2.14.1).
+            # As an option of torch.compile it takes effect too late: weights already are inputs (torch 2.14.1).
             inductor_config.patch(freezing=device.type == "cpu"),
         ):
             class_logits, box_deltas = run(model, pixels)
@@ -74,14 +74,14 @@ def compiled_outputs(device: torch.device) -> Callable[[RetinaNet, Tensor], Outp
 
 
 def inference_model(model: RetinaNet, *, dtype: torch.dtype, compile: bool) -> InferenceModel:
-    """A copy of a network for prediction alone, on the same device; the network stays as it is.
+    """Make a copy of a network for inference on the same device; the network itself does not change.
 
     Args:
-        dtype: of weights and activations. Images are normalised in the precision of `model` before.
-        compile: pays a minute or two for each new shape of a batch; see `warm_up`.
+        dtype: of weights and activations. Images are normalised in the precision of `model`, then converted.
+        compile: compile the network; takes a minute or two for each new batch shape, see `warm_up`.
 
     Raises:
-        InputError: `compile` without what torch.compile needs on this device.
+        InputError: `compile` is set and torch.compile lacks a compiler for this device.
     """
     if compile:
         require_compiler(next(model.parameters()).device, "inference.compile")
@@ -96,9 +96,9 @@ def inference_model(model: RetinaNet, *, dtype: torch.dtype, compile: bool) -> I
 
 @torch.no_grad()
 def fold_norms_(module: nn.Module) -> None:
-    """Put every batch norm, as it is in evaluation, into the convolution before it, and nothing in its own place."""
+    """Fold every batch norm, as in evaluation mode, into the convolution before it, and replace it with `Identity`."""
     for parent in list(module.modules()):
-        # In torchvision's networks, the norm after a convolution is the module registered after it.
+        # In torchvision's networks, the norm that follows a convolution is also registered right after it.
         for (_, conv), (name, norm) in itertools.pairwise(list(parent.named_children())):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, _BatchNorm | FrozenBatchNorm2d):
                 assert conv.bias is None, parent
@@ -111,9 +111,9 @@ def fold_norms_(module: nn.Module) -> None:
 
 
 def warm_up(model: InferenceModel, shapes: Iterable[tuple[int, int, int]]) -> None:
-    """Run each (B, H, W) on empty images, so that what happens once for a shape has happened: above all compiling."""
+    """Run the network on blank images of each shape (B, H, W), so that one-time work such as compiling is done."""
     device = model.device
-    runs = 2 if device.type == "cuda" else 1  # the first compiles, the second records the graph of kernels
+    runs = 2 if device.type == "cuda" else 1  # the first compiles, the second records the CUDA graph
     for batch, height, width in shapes:
         images = torch.zeros(batch, 3, height, width, dtype=torch.uint8, device=device)
         image_sizes = torch.tensor([[height, width]] * batch, device=device)

@@ -1,1 +1,1 @@
-"""Everything with weights: backbone, pyramid, heads."""
+"""The network: backbone, feature pyramid and head."""

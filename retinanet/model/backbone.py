@@ -6,54 +6,58 @@ import torch
 from torch import Tensor
 
 from retinanet.config import BackboneConfig, ResNetConfig
-from retinanet.model.pretrained import load_backbone_weights
 from retinanet.model.resnet import ResNet
 
 
 class Backbone(Protocol):
     """An `nn.Module` that turns normalised images into three feature maps, C3, C4 and C5.
 
-    `RetinaNet` relies only on the members below and on being able to register the backbone as a submodule.
+    `RetinaNet` relies only on the members below and on those of every `nn.Module`.
 
-    Frozen stages: the backbone itself sets `requires_grad` of the parameters that are never updated to False, and keeps
-    the modules that hold them in evaluation mode after `train()`, so that their statistics do not change either.
+    Frozen stages: the backbone sets `requires_grad` to False for parameters that are never updated. `train()` keeps the
+    modules that hold them in evaluation mode, so that their batch statistics do not change either.
     """
 
     @property
-    def out_channels(self) -> tuple[int, int, int]:
+    def out_channels(self) -> tuple[int, ...]:
         """Channels of C3, C4 and C5."""
 
     @property
-    def strides(self) -> tuple[int, int, int]:
-        """Strides of C3, C4 and C5 in pixels; the feature pyramid expects (8, 16, 32)."""
+    def strides(self) -> tuple[int, ...]:
+        """Strides of C3, C4 and C5 in pixels; the feature pyramid and the default anchors expect (8, 16, 32)."""
 
     @property
     def memory_format(self) -> torch.memory_format:
-        """Memory format of the weights, which images must follow for fast convolutions.
-
-        It changes with `module.to(memory_format=...)`.
-        """
+        """Current memory format of the weights, which images take on: `module.to(memory_format=...)` changes it."""
 
     def __call__(self, images: Tensor) -> list[Tensor]:
-        """Normalised images (B, 3, H, W) -> C3, C4, C5, each (B, out_channels[i], ceil(H / strides[i]), ...)."""
+        """Compute C3, C4 and C5, each (B, out_channels[i], ceil(H / strides[i]), ceil(W / strides[i])).
+
+        Args:
+            images: normalised, (B, 3, H, W).
+        """
+
+    def load_pretrained(self, weights: str) -> None:
+        """Replace all weights and statistics, frozen stages included, with pretrained ones.
+
+        Args:
+            weights: "imagenet", another name that the backbone knows, or a file. A config's "none" never gets here.
+
+        Raises:
+            InputError: the weights are unknown, cannot be downloaded or read, or belong to another network; the
+                backbone is unchanged.
+        """
 
 
-def build_backbone(cfg: BackboneConfig, *, pretrained: bool) -> Backbone:
-    """Build the backbone of a config, with random weights or with the pretrained ones that the config names.
-
-    Raises:
-        InputError: the pretrained weights are unknown, cannot be downloaded, or belong to another network.
-    """
+def build_backbone(cfg: BackboneConfig) -> Backbone:
+    """Build the backbone of a config with random weights."""
     match cfg:
         case ResNetConfig():
-            backbone = ResNet(
+            return ResNet(
                 cfg.name,
                 norm=cfg.norm,
                 frozen_stages=cfg.frozen_stages,
                 checkpoint_activations=cfg.checkpoint_activations,
             )
-            if pretrained and cfg.weights != "none":
-                load_backbone_weights(backbone, cfg.name, cfg.weights)
-            return backbone
         case _:
             assert_never(cfg)

@@ -1,4 +1,4 @@
-"""Weights of a trained detector for one of other classes or anchors."""
+"""Fine-tuning: load the weights of a trained detector into one with other classes or anchors."""
 
 from collections.abc import Sequence
 
@@ -10,110 +10,123 @@ from retinanet.detection.anchors import AnchorGenerator
 from retinanet.errors import InputError
 from retinanet.model.retinanet import RetinaNet
 
-# Relative. More than "rounding: torchvision" changes the sides of the smallest anchors, less than between two scales.
+# Relative. Larger than the change that "rounding: torchvision" makes to the smallest anchors, smaller than the step
+# between two scales.
 SHAPE_TOLERANCE = 0.05
-COUNTER = "num_batches_tracked"  # of a batch norm: a frozen one has none, and has no use for it
+COUNTER = "num_batches_tracked"  # of a batch norm; frozen batch norm has no such counter and does not need it
 
 
 def load_for_finetuning(
     model: RetinaNet, checkpoint: Checkpoint, class_names: Sequence[str], *, source: str
 ) -> list[str]:
-    """Load all weights that still mean the same.
+    """Load all weights whose meaning is the same in both detectors.
 
-    The last convolution of the class subnet has rows for each anchor of a cell and class: those of classes that both
-    detectors name are taken, and of background where both have a softmax; the others stay as the model was made, and
-    all where the class activation is another. Anchors of other shapes or in another order leave the last convolution of
-    both subnets as made; sizes may differ, since offsets are relative to them.
+    The last convolution of the class subnet has one row per anchor of a cell and class. Rows of classes that both
+    detectors name are loaded, and those of background if both have a background logit; other rows keep their initial
+    values. The whole layer keeps them if only one detector has a background logit. The last convolutions of both
+    subnets keep them if anchors differ in shape or order; sizes may differ, because box deltas are relative to them.
 
     Args:
         model: changed in place, or not at all.
-        checkpoint: its averaged weights are loaded if it has them.
+        checkpoint: its averaged weights are loaded if it has any.
         class_names: of the model.
-        source: where the weights are from, for messages.
+        source: name of the checkpoint in messages.
 
-    Returns: one line on each part that is not as it was trained; empty where everything is.
+    Returns:
+        One line per layer that was not loaded in full; empty if all were.
 
     Raises:
-        InputError: another tensor is missing, unknown, or of another shape.
+        InputError: any other tensor is missing, unknown, or has a different shape.
     """
     state, trained = checkpoint.weights(), checkpoint.config.model
     trained_names, class_names = list(checkpoint.class_names), list(class_names)
-    device = next(model.head.parameters()).device
     class_layer = f"head.class_subnet.{len(model.head.class_subnet) - 1}"
     box_layer = f"head.box_subnet.{len(model.head.box_subnet) - 1}"
-    wanted = model.state_dict()
+    initial = model.state_dict()
     same_anchors = _same_shapes(model.anchors, AnchorGenerator(**trained.anchors.model_dump()))
-    same_activation = trained.has_background_logit == model.head.background_logit
+    same_background = trained.has_background_logit == model.head.background_logit
     class_rows, box_rows = ([f"{layer}.weight", f"{layer}.bias"] for layer in (class_layer, box_layer))
     if not same_anchors:
         may_differ = [*class_rows, *box_rows]
     else:
-        may_differ = class_rows if trained_names != class_names or not same_activation else []
-    _check(state, wanted, source, may_differ)
+        may_differ = class_rows if trained_names != class_names or not same_background else []
+    _check(state, initial, source, may_differ)
 
-    taken, remade = dict(state), []
+    loaded, messages = dict(state), []
     if not same_anchors:
-        remade = [f"{layer}: the anchors are others, all rows start anew" for layer in (class_layer, box_layer)]
-        taken |= {name: wanted[name] for name in may_differ}
-    elif not same_activation:
+        messages = [f"{layer}: not loaded, the anchors are different" for layer in (class_layer, box_layer)]
+        loaded |= {name: initial[name] for name in may_differ}
+    elif not same_background:
         change = "added" if model.head.background_logit else "removed"
-        remade = [f"{class_layer}: the background logit was {change}, all rows start anew"]
-        taken |= {name: wanted[name] for name in may_differ}
+        messages = [f"{class_layer}: not loaded, the background logit was {change}"]
+        loaded |= {name: initial[name] for name in may_differ}
     elif trained_names != class_names:
-        shared = [name for name in class_names if name in trained_names]
-        # Background, where there is one, is the last.
-        background = int(model.head.background_logit)
-        rows = [class_names.index(name) for name in shared] + [len(class_names)] * background
-        trained_rows = [trained_names.index(name) for name in shared] + [len(trained_names)] * background
-        row_indices, trained_indices = (torch.tensor(x, dtype=torch.int64, device=device) for x in (rows, trained_rows))
         for name in class_rows:
-            # Rows of a convolution are (anchor of a cell, class), the class running fastest.
-            fresh = wanted[name].unflatten(0, (-1, len(class_names) + background)).clone()
-            old = state[name].to(fresh).unflatten(0, (-1, len(trained_names) + background))
-            taken[name] = fresh.index_copy(1, row_indices, old.index_select(1, trained_indices)).flatten(0, 1)
+            loaded[name] = _rows_by_name(
+                state[name], initial[name], trained_names, class_names, background=model.head.background_logit
+            )
+        shared = [name for name in class_names if name in trained_names]
         new = [name for name in class_names if name not in trained_names]
-        gone = [name for name in trained_names if name not in class_names]
-        if new or gone:
-            remade = [
-                f"{class_layer}: {_count(shared)} are taken by name, {_count(new)} start anew, {_count(gone)} of "
-                f"{source} have no place here"
+        dropped = [name for name in trained_names if name not in class_names]
+        if new or dropped:
+            messages = [
+                f"{class_layer}: loaded {_count(shared)} by name; new: {_count(new)}; dropped from {source}: "
+                f"{_count(dropped)}"
             ]
-    counters = {name: value for name, value in wanted.items() if name.endswith(COUNTER)}
-    model.load_state_dict(counters | {name: value for name, value in taken.items() if name in wanted})
-    return remade
+    counters = {name: value for name, value in initial.items() if name.endswith(COUNTER)}
+    model.load_state_dict(counters | {name: value for name, value in loaded.items() if name in initial})
+    return messages
+
+
+def _rows_by_name(
+    trained: Tensor, initial: Tensor, trained_names: list[str], class_names: list[str], *, background: bool
+) -> Tensor:
+    """Copy the rows of shared classes, and of background, into a copy of the initial weight or bias.
+
+    Rows are ordered (anchor of a cell, class), the class varying fastest; background is the last class.
+    """
+    shared = [name for name in class_names if name in trained_names]
+    rows = [class_names.index(name) for name in shared] + [len(class_names)] * background
+    trained_rows = [trained_names.index(name) for name in shared] + [len(trained_names)] * background
+    row_indices, trained_indices = (
+        torch.tensor(indices, dtype=torch.int64, device=initial.device) for indices in (rows, trained_rows)
+    )
+    new = initial.unflatten(0, (-1, len(class_names) + background)).clone()
+    old = trained.to(new).unflatten(0, (-1, len(trained_names) + background))
+    return new.index_copy(1, row_indices, old.index_select(1, trained_indices)).flatten(0, 1)
 
 
 def _same_shapes(one: AnchorGenerator, other: AnchorGenerator) -> bool:
-    """Whether the anchors of a cell have the same proportions to each other, in the same order."""
+    """Whether the anchors of a cell have the same shapes relative to each other, in the same order."""
     if one.num_per_cell != other.num_per_cell:
         return False
     relative = []
     for anchors in (one, other):
-        x1, y1, x2, y2 = anchors(1, 1)[0][0, 0].unbind(-1)  # (a,) each, of the finest level
+        x1, y1, x2, y2 = anchors(1, 1)[0][0, 0].unbind(-1)  # (a,) each, on the finest level
         sides = torch.stack([x2 - x1, y2 - y1])
         relative.append(sides / (sides[0, 0] * sides[1, 0]).sqrt())
     return torch.allclose(relative[0], relative[1], rtol=SHAPE_TOLERANCE, atol=0)
 
 
-def _check(state: dict[str, Tensor], wanted: dict[str, Tensor], source: str, may_differ: list[str]) -> None:
-    missing = [name for name in wanted if name not in state and not name.endswith(COUNTER)]
-    unknown = [name for name in state if name not in wanted and not name.endswith(COUNTER)]
+def _check(state: dict[str, Tensor], expected: dict[str, Tensor], source: str, may_differ: list[str]) -> None:
+    missing = [name for name in expected if name not in state and not name.endswith(COUNTER)]
+    unknown = [name for name in state if name not in expected and not name.endswith(COUNTER)]
     misshapen = [
-        f"{name} {tuple(state[name].shape)} for {tuple(wanted[name].shape)}"
-        for name in wanted
-        if name in state and name not in may_differ and state[name].shape != wanted[name].shape
+        f"{name} {tuple(state[name].shape)}, expected {tuple(expected[name].shape)}"
+        for name in expected
+        if name in state and name not in may_differ and state[name].shape != expected[name].shape
     ]
     if missing or unknown or misshapen:
         raise InputError(
-            f"{source}: holds another network than this model: {_listed('missing', missing)}, "
-            f"{_listed('unknown', unknown)}, {_listed('of another shape', misshapen)}; only classes and anchors may "
-            "differ: set model.* to what the checkpoint was trained with, or train without it"
+            f"{source}: its network differs from this model: {_listed('missing', missing)}, "
+            f"{_listed('unknown', unknown)}, {_listed('with a different shape', misshapen)}; only classes and anchors "
+            "may differ: set model.* as in the training of the checkpoint, or train without it"
         )
 
 
-def _listed(what: str, names: list[str]) -> str:
+def _listed(kind: str, names: list[str]) -> str:
     shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-    return f"{len(names)} {what}" + (f" ({shown})" if names else "")
+    return f"{len(names)} {kind}" + (f" ({shown})" if names else "")
 
 
 def _count(names: list[str]) -> str:

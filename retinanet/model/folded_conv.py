@@ -1,4 +1,4 @@
-"""Convolution with a frozen batch norm folded into it, and the readable reference implementation of the same."""
+"""Convolution with a frozen batch norm folded into it, and its readable reference implementation."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def conv_norm_reference(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
 def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
     """Apply a convolution without bias, then a norm; a frozen norm is folded into the convolution.
 
-    Shape: (B, C_in, H, W) -> (B, C_out, H', W').
+    (B, C_in, H, W) -> (B, C_out, H', W').
     """
     if not isinstance(norm, FrozenBatchNorm2d):
         return conv_norm_reference(x, conv, norm)
@@ -28,7 +28,7 @@ def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
 
 
 def scale_and_shift(norm: FrozenBatchNorm2d | nn.modules.batchnorm._BatchNorm) -> tuple[Tensor, Tensor]:
-    """A batch norm with fixed statistics as x * scale + shift, each of shape (channels,)."""
+    """Express a batch norm with fixed statistics as x * scale + shift; both are (channels,)."""
     assert norm.running_var is not None and norm.running_mean is not None
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
     return scale, norm.bias - norm.running_mean * scale
@@ -45,7 +45,7 @@ class FoldedConv2d(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, geometry: Geometry) -> Tensor:
-        """(B, C_in, H, W) -> (B, C_out, H', W')."""
+        """Compute (B, C_out, H', W') from (B, C_in, H, W)."""
         ctx.scales_weight = scales_weight(x, weight, geometry[0])
         if ctx.scales_weight:
             out = F.conv2d(x, scale_filters(weight, scale), shift, *geometry)
@@ -59,7 +59,7 @@ class FoldedConv2d(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of `x` and `weight`; the other inputs are constants."""
+        """Compute the gradients of `x` and `weight`; the other inputs are constants."""
         x, weight, scale = ctx.saved_tensors
         stride, padding, dilation, groups = ctx.geometry
         if ctx.scales_weight:

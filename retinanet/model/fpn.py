@@ -1,4 +1,4 @@
-"""Feature pyramid (Lin et al. 2017, "Feature Pyramid Networks"), P3 to P7."""
+"""Feature pyramid network, P3 to P7 (Lin et al. 2017, "Feature Pyramid Networks for Object Detection")."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -7,12 +7,14 @@ from retinanet.config.model import P6Source
 
 
 class FeaturePyramid(nn.Module):
-    """C3, C4, C5 -> P3 to P7, all of `channels` channels.
+    """Computes P3 to P7 from C3, C4 and C5; all have `channels` channels.
+
+    P7 is computed from ReLU(P6).
 
     Args:
         in_channels: of C3, C4 and C5.
         channels: of every output.
-        p6_from: "c5" is the paper's, "p5" that of some later code. P7 is made from ReLU(P6).
+        p6_from: feature map that P6 is computed from: "c5" as in the RetinaNet paper, "p5" as in some later code.
     """
 
     def __init__(self, in_channels: tuple[int, ...], channels: int, *, p6_from: P6Source = "c5"):
@@ -24,26 +26,27 @@ class FeaturePyramid(nn.Module):
         self.p7 = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_uniform_(module.weight, a=1)  # uniform Xavier for equal fan-in and fan-out
+                nn.init.kaiming_uniform_(module.weight, a=1)  # Xavier uniform if fan-in and fan-out are equal
                 assert module.bias is not None
                 nn.init.zeros_(module.bias)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
+        """Compute P3 to P7, each (B, channels, H_l, W_l), from C3, C4 and C5, each (B, in_channels[i], H_l, W_l)."""
         merged = [lateral(feature) for lateral, feature in zip(self.laterals, features, strict=True)]
         for level in range(len(merged) - 1, 0, -1):
-            # To the exact size of the finer level: an odd size does not double evenly.
+            # To the exact size of the finer level: doubling does not fit odd sizes.
             coarse = F.interpolate(merged[level], size=merged[level - 1].shape[-2:], mode="nearest")
-            merged[level - 1].add_(coarse)  # in place: a convolution keeps its input for the backward pass, not this
+            merged[level - 1].add_(coarse)  # in place: a convolution saves its input for the backward pass, not this
         pyramid = [output(feature) for output, feature in zip(self.outputs, merged, strict=True)]
         p6 = halve(self.p6, features[-1] if self.p6_from == "c5" else pyramid[-1])
         return [*pyramid, p6, halve(self.p7, F.relu(p6))]
 
 
 def halve(conv: nn.Conv2d, feature: Tensor) -> Tensor:
-    """A 3x3 convolution of stride 2 and padding 1.
+    """Apply a 3x3 convolution with stride 2 and padding 1.
 
-    A map one cell wide meets the middle column of the kernel alone, and is given nothing else: in bfloat16 on a CPU,
-    oneDNN's weight gradient for the whole kernel then holds memory that nobody wrote (torch 2.14.1).
+    On a feature map of width 1, only the middle column of the kernel meets data, so only that column is passed on:
+    with the whole kernel, oneDNN's weight gradient in bfloat16 on a CPU contains uninitialised memory (torch 2.14.1).
     """
     if feature.shape[-1] == 1:
         return F.conv2d(feature, conv.weight[..., 1:2], conv.bias, stride=2, padding=(1, 0))

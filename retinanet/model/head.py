@@ -1,4 +1,4 @@
-"""The class and the box subnet (Lin et al. 2017, section 4), each shared over all pyramid levels."""
+"""Class and box subnets (Lin et al. 2017, section 4), each shared by all pyramid levels."""
 
 import math
 
@@ -10,18 +10,18 @@ from retinanet.model.norm import norm_layer
 
 
 class RetinaNetHead(nn.Module):
-    """Pyramid features -> class logits and box offsets of every anchor.
+    """Computes class logits and box deltas of every anchor from the feature pyramid.
 
     Args:
         channels: of the pyramid.
         num_anchors: per cell.
-        num_classes: K, no background.
-        num_convs: 3x3 convolutions before the last one, in each subnet.
-        norm: after each of them; the paper has none.
-        prior: the probability that every anchor gives every class at the start; with a softmax, all classes together.
-            It is meant to keep the many background anchors from making the first steps diverge (section 4.1,
+        num_classes: K, without background.
+        num_convs: number of 3x3 convolutions before the last one, in each subnet.
+        norm: normalisation after each of them; the paper has none.
+        prior: initial probability of each class at every anchor; with softmax, of all classes together. It is
+            meant to keep the many background anchors from making the first steps diverge (section 4.1,
             "Initialization").
-        background_logit: one more class logit, the last, for background; scores are then a softmax, else sigmoids.
+        background_logit: add one class logit, the last, for background. Scores are then a softmax, otherwise sigmoids.
     """
 
     def __init__(
@@ -44,19 +44,23 @@ class RetinaNetHead(nn.Module):
         bias = self.class_subnet[-1].bias
         assert isinstance(bias, nn.Parameter)
         if background_logit:
-            # Classes at 0, background at b: each class has 1 / (K + e^b), which is to be prior / K.
+            # With class logits of 0 and background logit b, each class has probability 1 / (K + e^b) = prior / K.
             bias.data.view(num_anchors, -1)[:, -1] = math.log(num_classes * (1 - prior) / prior)
         else:
             nn.init.constant_(bias, -math.log((1 - prior) / prior))
 
     def forward(self, pyramid: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """L x (B, channels, H_l, W_l) -> L x (B, A_l, K), or K + 1 of a softmax, and L x (B, A_l, 4)."""
+        """Compute class logits L x (B, A_l, K) and box deltas L x (B, A_l, 4) from L x (B, channels, H_l, W_l).
+
+        With a background logit, class logits are L x (B, A_l, K + 1).
+        """
         class_logits = [per_anchor(self.class_subnet(level), self.num_logits) for level in pyramid]
         box_deltas = [per_anchor(self.box_subnet(level), 4) for level in pyramid]
         return class_logits, box_deltas
 
 
 def subnet(channels: int, num_convs: int, out_channels: int, norm: HeadNorm) -> nn.Sequential:
+    """Build the convolutions of one subnet, initialised as in the paper."""
     layers: list[nn.Module] = []
     for _ in range(num_convs):
         layers.append(nn.Conv2d(channels, channels, 3, padding=1))
@@ -73,5 +77,5 @@ def subnet(channels: int, num_convs: int, out_channels: int, norm: HeadNorm) -> 
 
 
 def per_anchor(output: Tensor, values: int) -> Tensor:
-    """(B, anchors * values, H_l, W_l) -> (B, H_l * W_l * anchors, values), the order of the anchors."""
+    """Reorder (B, a * values, H_l, W_l) to (B, H_l * W_l * a, values), the order of the anchors."""
     return torch.permute(output, (0, 2, 3, 1)).reshape(output.shape[0], -1, values)

@@ -1,4 +1,4 @@
-"""Normalisation layers by the names used in configs."""
+"""Normalisation layers that a config can name."""
 
 from collections.abc import Callable
 from functools import partial
@@ -17,7 +17,7 @@ GROUPS = 32
 
 
 def norm_layer(norm: Norm) -> Callable[[int], nn.Module]:
-    """Return the constructor of a normalisation layer, a function of the number of channels."""
+    """Return the constructor of the named layer, a function of the number of channels."""
     match norm:
         case "frozen":
             return FrozenBatchNorm2d

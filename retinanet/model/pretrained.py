@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from retinanet.errors import InputError
 
 
-def load_backbone_weights(backbone: nn.Module, name: str, weights: str) -> None:
-    """Load ImageNet weights by name or from a file.
+def load_torchvision_weights(backbone: nn.Module, name: str, weights: str) -> None:
+    """Load torchvision's ImageNet weights into a backbone, by name or from a file.
 
     Args:
-        backbone: changed in place; its state dict has torchvision's names.
+        backbone: changed in place, or not at all; its state dict has torchvision's names.
         name: torchvision's name of its architecture.
         weights: "imagenet" for torchvision's newest, one of its names such as "IMAGENET1K_V1", or a path.
 

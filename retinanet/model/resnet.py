@@ -12,8 +12,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from retinanet.config.model import Norm
 from retinanet.model.folded_conv import conv_norm
-from retinanet.model.norm import Norm, norm_layer
+from retinanet.model.norm import norm_layer
+from retinanet.model.pretrained import load_torchvision_weights
 
 
 class ResNet(nn.Module):
@@ -35,6 +37,7 @@ class ResNet(nn.Module):
 
     def __init__(self, name: str, *, norm: Norm, frozen_stages: int, checkpoint_activations: bool = False):
         super().__init__()
+        self.name = name
         self.checkpoint_activations = checkpoint_activations
         full = getattr(torchvision.models, name)(weights=None, norm_layer=norm_layer(norm))
         self.conv1, self.bn1, self.maxpool = full.conv1, full.bn1, full.maxpool
@@ -47,7 +50,7 @@ class ResNet(nn.Module):
             stage.requires_grad_(False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Normalised images (B, 3, H, W) -> C3, C4, C5 with strides 8, 16, 32."""
+        """Compute C3, C4 and C5, with strides 8, 16 and 32, of normalised images (B, 3, H, W)."""
         x = self.maxpool(F.relu_(conv_norm(images, self.conv1, self.bn1)))
         features = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
@@ -65,6 +68,10 @@ class ResNet(nn.Module):
         return checkpoint(
             residual, x, block, use_reentrant=False, preserve_rng_state=False, context_fn=partial(_contexts, block)
         )
+
+    def load_pretrained(self, weights: str) -> None:
+        """Load ImageNet weights by name or from a file; see `load_torchvision_weights`."""
+        load_torchvision_weights(self, self.name, weights)
 
     def train(self, mode: bool = True) -> "ResNet":
         """Set the mode. Frozen stages stay in evaluation mode, so that their batch statistics do not change either."""

@@ -75,7 +75,7 @@ class RetinaNet(nn.Module):
         rows = torch.arange(height, device=images.device) < image_sizes[:, :1]  # (B, H)
         columns = torch.arange(width, device=images.device) < image_sizes[:, 1:]  # (B, W)
         inside = rows[:, None, :, None] & columns[:, None, None, :]  # (B, 1, H, W)
-        # Plane by plane, in place, and the layout last: broadcasting to interleaved channels is slow on a CPU.
+        # Plane by plane and in place, converting the layout last: broadcasting to channels_last is slow on a CPU.
         pixels = images.contiguous().to(self.mean.dtype).sub_(self.mean).div_(self.std).mul_(inside)
         return pixels.contiguous(memory_format=self.memory_format)
 
@@ -87,19 +87,6 @@ class RetinaNet(nn.Module):
 
 def build_model(cfg: ModelConfig, num_classes: int) -> RetinaNet:
     """Build the network of a config with random weights."""
-    return _build(cfg, num_classes, pretrained=False)
-
-
-def build_model_for_training(cfg: ModelConfig, num_classes: int) -> RetinaNet:
-    """Build the network of a config, with the pretrained backbone weights that the config names.
-
-    Raises:
-        InputError: the pretrained weights are unknown, cannot be downloaded, or belong to another network.
-    """
-    return _build(cfg, num_classes, pretrained=True)
-
-
-def _build(cfg: ModelConfig, num_classes: int, *, pretrained: bool) -> RetinaNet:
     anchors = AnchorGenerator(
         strides=cfg.anchors.strides,
         sizes=cfg.anchors.sizes,
@@ -108,7 +95,7 @@ def _build(cfg: ModelConfig, num_classes: int, *, pretrained: bool) -> RetinaNet
         offset=cfg.anchors.offset,
         rounding=cfg.anchors.rounding,
     )
-    backbone = build_backbone(cfg.backbone, pretrained=pretrained)
+    backbone = build_backbone(cfg.backbone)
     fpn = FeaturePyramid(backbone.out_channels, cfg.channels, p6_from=cfg.p6_from)
     head = RetinaNetHead(
         cfg.channels,
@@ -120,3 +107,15 @@ def _build(cfg: ModelConfig, num_classes: int, *, pretrained: bool) -> RetinaNet
         background_logit=cfg.has_background_logit,
     )
     return RetinaNet(backbone, fpn, head, anchors, mean=cfg.mean, std=cfg.std)
+
+
+def build_model_for_training(cfg: ModelConfig, num_classes: int) -> RetinaNet:
+    """Build the network of a config and load the pretrained backbone weights that the config names.
+
+    Raises:
+        InputError: the pretrained weights are unknown, cannot be downloaded or read, or belong to another network.
+    """
+    model = build_model(cfg, num_classes)
+    if cfg.backbone.weights != "none":
+        model.backbone.load_pretrained(cfg.backbone.weights)
+    return model

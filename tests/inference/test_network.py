@@ -1,4 +1,4 @@
-"""The copy for prediction against the network it was made from."""
+"""The copy for inference, compared with the network that it was made from."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ IMAGE_SIZES = torch.tensor([[64, 80], [50, 96]])
 
 
 def network(norm="frozen", **settings):
-    """A small network whose norms all have statistics, factors and shifts of their own."""
+    """A small network with random statistics, weights and biases in every norm."""
     torch.manual_seed(0)
     cfg = model_config(norm=norm, **{"channels": 64, "head_convs": 1} | settings)
     model = build_model(cfg, 5)
@@ -36,7 +36,7 @@ def network(norm="frozen", **settings):
 
 
 def state_of(model):
-    """Everything that a copy must not change: weights, mode, what learns, and the parts."""
+    """Everything that making a copy must not change: weights, mode, trainable parameters, and modules."""
     return (
         {name: value.clone() for name, value in (*model.state_dict().items(), ("mean", model.mean))},
         model.training,
@@ -45,34 +45,37 @@ def state_of(model):
     )
 
 
-def assert_predictions_equal(found, expected, tolerance):
-    """By a share of the largest logit and delta."""
-    for one, other in zip(found[:2], expected[:2], strict=True):
+def assert_outputs_close(outputs, expected, tolerance):
+    """Within a tolerance relative to the largest logit and delta."""
+    for one, other in (
+        (outputs.class_logits, expected.class_logits),
+        (outputs.box_deltas, expected.box_deltas),
+    ):
         largest = max(level.abs().max().item() for level in other)
         assert_close(one, other, rtol=0, atol=tolerance * largest)
-    assert all(torch.equal(one, other) for one, other in zip(found.anchors, expected.anchors, strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(outputs.anchors, expected.anchors, strict=True))
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
 @pytest.mark.parametrize("settings", [{}, {"name": "resnet50", "head_norm": "group"}, {"p6_from": "p5"}])
 @pytest.mark.parametrize("norm", ["frozen", "batch", "sync", "group"])
-def test_copy_is_the_network_in_evaluation(norm, settings, dtype, tolerance):
+def test_copy_equals_the_network_in_evaluation_mode(norm, settings, dtype, tolerance):
     model = network(norm, **settings).to(dtype).train()
     before = state_of(model)
     copied = inference_model(model, dtype=dtype, compile=False)
-    found = copied(IMAGES, IMAGE_SIZES)
+    outputs = copied(IMAGES, IMAGE_SIZES)
     after = state_of(model)
     assert all(torch.equal(value, after[0][name]) for name, value in before[0].items())
     assert before[1:] == after[1:]
 
-    assert isinstance(found, HeadOutputs)
+    assert isinstance(outputs, HeadOutputs)
     with torch.no_grad():
-        assert_predictions_equal(found, model.eval()(IMAGES, IMAGE_SIZES), tolerance)
-    assert not any(level.requires_grad for levels in found for level in levels)
+        assert_outputs_close(outputs, model.eval()(IMAGES, IMAGE_SIZES), tolerance)
+    assert not any(level.requires_grad for levels in outputs for level in levels)
 
 
 @pytest.mark.parametrize("norm", ["frozen", "batch", "sync"])
-def test_copy_has_no_batch_norm_and_nothing_to_learn(norm):
+def test_copy_has_no_batch_norm_and_no_trainable_parameter(norm):
     copied = inference_model(network(norm, frozen_stages=0), dtype=torch.bfloat16, compile=False)
     assert not any(isinstance(part, _BatchNorm | FrozenBatchNorm2d) for part in copied.modules())
     assert not copied.training and not any(parameter.requires_grad for parameter in copied.parameters())
@@ -80,25 +83,28 @@ def test_copy_has_no_batch_norm_and_nothing_to_learn(norm):
     assert all(type(part) is nn.Conv2d and part.bias is not None for part in convolutions)
     assert {part.weight.dtype for part in convolutions} == {torch.bfloat16}
     assert all(part.weight.is_contiguous(memory_format=torch.channels_last) for part in convolutions)  # in bfloat16
-    assert copied.model.mean.dtype == torch.float32  # of images, 0..255: not to be rounded
+    assert copied.model.mean.dtype == torch.float32  # of images in 0..255, must not be rounded
 
 
 @pytest.mark.parametrize("norm", ["frozen", "batch"])
-def test_copy_in_bfloat16_is_as_good_as_autocast(norm):
+def test_copy_in_bfloat16_is_about_as_accurate_as_autocast(norm):
     model = network(norm, head_norm="group").eval()
     copied = inference_model(model, dtype=torch.bfloat16, compile=False)(IMAGES, IMAGE_SIZES)
     with torch.no_grad():
         exact = model(IMAGES, IMAGE_SIZES)
         with torch.autocast("cpu", torch.bfloat16):
             autocast = model(IMAGES, IMAGE_SIZES)
-    for levels, references, truths in zip(copied[:2], autocast[:2], exact[:2], strict=True):
+    for levels, references, truths in (
+        (copied.class_logits, autocast.class_logits, exact.class_logits),
+        (copied.box_deltas, autocast.box_deltas, exact.box_deltas),
+    ):
         one, other, truth = (torch.cat(part, 1) for part in (levels, references, truths))
         assert one.dtype == torch.bfloat16
-        # Two ways of rounding: they are no farther from each other than each is from float32, twice.
+        # Both round, in different places: the error of the copy may be somewhat larger than that of autocast.
         assert (one - truth).norm() < 1.5 * (other - truth).norm() < 0.05 * truth.norm()
 
 
-def test_precision_of_the_caller_does_not_matter():
+def test_autocast_and_inference_mode_of_the_caller_have_no_effect():
     copied = inference_model(network(), dtype=torch.float32, compile=False)
     plain = copied(IMAGES, IMAGE_SIZES)
     with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
@@ -107,28 +113,28 @@ def test_precision_of_the_caller_does_not_matter():
     assert not any(level.is_inference() for level in inside.class_logits)
 
 
-def test_compiling_without_a_compiler_is_refused(monkeypatch):
+def test_compiling_without_a_compiler_is_rejected(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(InputError, match=r"C\+\+ compiler.*inference\.compile=false"):
         inference_model(network(), dtype=torch.float32, compile=True)
 
 
 @pytest.mark.slow
-def test_compiled_copy_is_the_network():
-    """In every shape; what was warmed up is not compiled again, from whatever mode the caller is in."""
+def test_compiled_copy_equals_the_network():
+    """In every shape; after `warm_up`, no autograd mode or autocast of the caller causes another compilation."""
     torch._dynamo.reset()
     model = network().eval()
     copied = inference_model(model, dtype=torch.float32, compile=True)
     warm_up(copied, [(2, 64, 96), (1, 96, 64)])
-    # Not by monkeypatch: what that puts back is hidden from then on.
+    # Not with monkeypatch: the value that it restores would shadow the setting from then on.
     with torch._dynamo.config.patch(error_on_recompile=True):
         for images, image_sizes in ((IMAGES, IMAGE_SIZES), (IMAGES[:1].mT.contiguous(), IMAGE_SIZES[:1].flip(1))):
             with torch.no_grad():
                 expected = model(images, image_sizes)
-            assert_predictions_equal(copied(images, image_sizes), expected, 1e-4)
+            assert_outputs_close(copied(images, image_sizes), expected, 1e-4)
             with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-                assert_predictions_equal(copied(images, image_sizes), expected, 1e-4)
-    # Its weights were packed when it was compiled: a change comes too late. Packed in every call, they would be slower.
+                assert_outputs_close(copied(images, image_sizes), expected, 1e-4)
+    # Weights were packed when compiling, so later changes have no effect. Packing them in every call would be slower.
     before = copied(IMAGES, IMAGE_SIZES)
     copied.model.head.class_subnet[-1].weight.zero_()
-    assert_predictions_equal(copied(IMAGES, IMAGE_SIZES), before, 0.0)
+    assert_outputs_close(copied(IMAGES, IMAGE_SIZES), before, 0.0)

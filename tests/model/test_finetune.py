@@ -25,7 +25,7 @@ def detector(class_names, seed, **settings):
 
 
 def trained(class_names=TRAINED, **settings):
-    """A checkpoint's content, and the model it is of, whose last layers are far from any initialisation."""
+    """Return a checkpoint and its model, whose last layers are far from any initial values."""
     model = detector(class_names, seed=1, **settings)
     with torch.no_grad():
         for subnet in (model.head.class_subnet, model.head.box_subnet):
@@ -42,13 +42,13 @@ def load(model, content, class_names):
 
 
 def outputs(model):
-    """Logits (B, A, K) and box deltas (B, A, 4) of all levels."""
+    """Return logits (B, A, K) and box deltas (B, A, 4) of all levels."""
     with torch.no_grad():
-        predictions = model(IMAGES, SIZES)
-    return torch.cat(predictions.class_logits, 1), torch.cat(predictions.box_deltas, 1)
+        head_outputs = model(IMAGES, SIZES)
+    return torch.cat(head_outputs.class_logits, 1), torch.cat(head_outputs.box_deltas, 1)
 
 
-def test_the_same_classes_are_loaded_whole():
+def test_same_classes_load_every_weight():
     content, old = trained()
     new = detector(TRAINED, seed=2)
     assert load(new, content, TRAINED) == []
@@ -59,34 +59,35 @@ def test_the_same_classes_are_loaded_whole():
 @pytest.mark.parametrize(
     "class_names", [["dog", "cat", "bird"], ["bird", "fish", "cat"], ["dog"], ["a", "bird", "b", "c", "cat", "d"]]
 )
-def test_shared_classes_score_as_before_and_new_ones_as_fresh(class_names):
+def test_shared_classes_keep_their_logits_and_new_ones_their_initial_rows(class_names):
     content, old = trained()
     new = detector(class_names, seed=2)
-    fresh_layer = new.head.class_subnet[-1]
-    fresh_weight, fresh_bias = fresh_layer.weight.clone(), fresh_layer.bias.clone()
-    told = load(new, content, class_names)
+    initial_layer = new.head.class_subnet[-1]
+    initial_weight, initial_bias = initial_layer.weight.clone(), initial_layer.bias.clone()
+    messages = load(new, content, class_names)
     (old_logits, old_deltas), (logits, deltas) = outputs(old), outputs(new)
     assert torch.equal(deltas, old_deltas)
     for index, name in enumerate(class_names):
         if name in TRAINED:
             assert_close(logits[..., index], old_logits[..., TRAINED.index(name)], rtol=1e-4, atol=1e-5)
-        else:  # row by row as it was made: anchor a's row of class k is a * K + k
+        else:  # the row of anchor a and class k is a * K + k
             rows = [anchor * len(class_names) + index for anchor in range(9)]
-            assert torch.equal(fresh_layer.weight[rows], fresh_weight[rows])
-            assert torch.equal(fresh_layer.bias[rows], fresh_bias[rows])
+            assert torch.equal(initial_layer.weight[rows], initial_weight[rows])
+            assert torch.equal(initial_layer.bias[rows], initial_bias[rows])
     if set(class_names) == set(TRAINED):
-        assert told == []
+        assert messages == []
     else:
-        (line,) = told
+        (line,) = messages
         assert line.startswith("head.class_subnet.2: ")
         assert all(name in line for name in {*class_names, *TRAINED})
 
 
-def test_background_of_a_softmax_is_taken_with_the_classes():
+def test_background_row_of_a_softmax_is_loaded_with_the_classes():
     content, old = trained(class_activation="softmax")
     new = detector(["fish", "bird", "cat", "worm"], seed=2, class_activation="softmax")
     (line,) = load(new, content, ["fish", "bird", "cat", "worm"])
-    assert "2 classes (bird, cat) are taken by name, 2 classes (fish, worm) start anew, 1 class (dog) of" in line
+    assert "loaded 2 classes (bird, cat) by name; new: 2 classes (fish, worm); dropped from" in line
+    assert line.endswith(": 1 class (dog)")
     (old_logits, _), (logits, _) = outputs(old), outputs(new)
     assert old_logits.shape[-1] == 4 and logits.shape[-1] == 5
     assert_close(logits[..., [1, 2, 4]], old_logits[..., [2, 0, 3]], rtol=1e-4, atol=1e-5)
@@ -97,26 +98,26 @@ def test_background_of_a_softmax_is_taken_with_the_classes():
 
 @pytest.mark.parametrize("before", ["sigmoid", "softmax"])
 @pytest.mark.parametrize("class_names", [TRAINED, ["cat", "dog"], ["cat", "dog", "bird", "fish"]])
-def test_another_class_activation_leaves_the_class_layer_as_made(class_names, before):
-    """Also where the two have as many logits: 4 classes of a sigmoid, and 3 of a softmax with background."""
+def test_another_class_activation_keeps_the_initial_class_layer(class_names, before):
+    """Also if the number of logits is equal: 4 classes with sigmoid, and 3 with softmax and background."""
     now = {"sigmoid": "softmax", "softmax": "sigmoid"}[before]
     content, _ = trained(class_activation=before)
     new = detector(class_names, seed=2, class_activation=now)
-    fresh = {name: value.clone() for name, value in new.state_dict().items()}
+    initial = {name: value.clone() for name, value in new.state_dict().items()}
     (line,) = load(new, content, class_names)
     change = {"sigmoid": "removed", "softmax": "added"}[now]
-    assert line == f"head.class_subnet.2: the background logit was {change}, all rows start anew"
+    assert line == f"head.class_subnet.2: not loaded, the background logit was {change}"
     for name, value in new.state_dict().items():
         is_last = name.startswith("head.class_subnet.2.")
-        assert torch.equal(value, fresh[name] if is_last else content.state["model"][name]), name
+        assert torch.equal(value, initial[name] if is_last else content.state["model"][name]), name
 
 
-def test_no_shared_class_leaves_the_last_layer_as_made():
+def test_no_shared_class_keeps_the_initial_class_layer():
     content, _ = trained()
     new = detector(["fish", "worm"], seed=2)
     before = {name: value.clone() for name, value in new.state_dict().items()}
     (line,) = load(new, content, ["fish", "worm"])
-    assert "0 classes are taken by name, 2 classes (fish, worm) start anew" in line
+    assert "loaded 0 classes by name; new: 2 classes (fish, worm);" in line
     for name, value in new.state_dict().items():
         is_last = name.startswith("head.class_subnet.2.")
         assert torch.equal(value, before[name] if is_last else content.state["model"][name]), name
@@ -126,17 +127,17 @@ def test_no_shared_class_leaves_the_last_layer_as_made():
     "anchors",
     [
         AnchorConfig(scales=(1.0,)),  # fewer
-        AnchorConfig(aspect_ratios=(2.0, 1.0, 0.5)),  # as many, in another order
+        AnchorConfig(aspect_ratios=(2.0, 1.0, 0.5)),  # in a different order
         AnchorConfig(scales=(1.0, 1.4, 2.0)),
     ],
 )
 @pytest.mark.parametrize("class_names", [TRAINED, ["cat", "fish"]])
-def test_other_anchors_leave_both_last_layers_as_made(anchors, class_names):
+def test_anchors_of_other_shapes_or_order_keep_both_initial_last_layers(anchors, class_names):
     content, _ = trained()
     new = detector(class_names, seed=2, anchors=anchors)
     before = {name: value.clone() for name, value in new.state_dict().items()}
-    told = load(new, content, class_names)
-    assert [line.partition(":")[0] for line in told] == ["head.class_subnet.2", "head.box_subnet.2"]
+    messages = load(new, content, class_names)
+    assert [line.partition(":")[0] for line in messages] == ["head.class_subnet.2", "head.box_subnet.2"]
     for name, value in new.state_dict().items():
         is_last = name.startswith(("head.class_subnet.2.", "head.box_subnet.2."))
         assert torch.equal(value, before[name] if is_last else content.state["model"][name]), name
@@ -146,45 +147,48 @@ def test_other_anchors_leave_both_last_layers_as_made(anchors, class_names):
     "anchors",
     [AnchorConfig(sizes=(16, 32, 64, 128, 256)), AnchorConfig(offset=0.5), AnchorConfig(rounding="torchvision")],
 )
-def test_anchors_of_other_sizes_keep_the_weights(anchors):
+def test_anchors_of_other_sizes_or_offsets_load_every_weight(anchors):
     content, old = trained()
     new = detector(TRAINED, seed=2, anchors=anchors)
     assert load(new, content, TRAINED) == []
     assert torch.equal(outputs(new)[1], outputs(old)[1])
 
 
-def test_a_frozen_norm_becomes_a_learning_one_and_back():
+def test_frozen_batch_norm_loads_into_batch_norm_and_back():
     content, old = trained()
-    learning = detector(TRAINED, seed=2, norm="batch")
-    assert load(learning, content, TRAINED) == []
-    assert_close(outputs(learning), outputs(old), rtol=1e-3, atol=1e-3)
+    trainable = detector(TRAINED, seed=2, norm="batch")
+    assert load(trainable, content, TRAINED) == []
+    assert_close(outputs(trainable), outputs(old), rtol=1e-3, atol=1e-3)
     content, _ = trained(norm="batch")
     assert load(detector(TRAINED, seed=2), content, TRAINED) == []
 
 
 @pytest.mark.parametrize(
-    ("settings", "found"),
+    ("settings", "message"),
     [
         (
             {"head_convs": 2},
-            r"4 missing \(head.class_subnet.4.weight.* of another shape \(head.*subnet.2.weight ",
+            r"4 missing \(head.class_subnet.4.weight.* with a different shape \(head.*subnet.2.weight ",
         ),
-        ({"channels": 32}, r"0 missing, 0 unknown, .* of another shape \(fpn.laterals.0.weight \(64, 128, 1, 1\) for "),
+        (
+            {"channels": 32},
+            r"0 missing, 0 unknown, .* with a different shape \(fpn.laterals.0.weight \(64, 128, 1, 1\), exp",
+        ),
         ({"norm": "group"}, "40 unknown"),
     ],
 )
 @pytest.mark.parametrize("class_names", [TRAINED, ["cat", "fish"]])
-def test_another_network_is_refused_and_nothing_is_changed(settings, found, class_names):
+def test_checkpoint_of_another_network_is_rejected_and_nothing_changes(settings, message, class_names):
     content, _ = trained()
     new = detector(class_names, seed=2, **settings)
     before = {name: value.clone() for name, value in new.state_dict().items()}
-    with pytest.raises(InputError, match=found) as error:
+    with pytest.raises(InputError, match=message) as error:
         load(new, content, class_names)
     assert "old/best.pt" in str(error.value) and "model.*" in str(error.value)
     assert all(torch.equal(value, before[name]) for name, value in new.state_dict().items())
 
 
-def test_a_broken_last_layer_is_refused():
+def test_missing_tensor_of_the_last_layer_is_rejected():
     content, _ = trained()
     del content.state["model"]["head.class_subnet.2.bias"]
     with pytest.raises(InputError, match=r"1 missing \(head.class_subnet.2.bias\)"):

@@ -12,7 +12,7 @@ IN_CHANNELS = (8, 16, 24)
 
 
 def features_of(height, width, batch=2):
-    """C3 to C5 of a padded input."""
+    """Random C3, C4 and C5 of a padded input of (height, width)."""
     generator = torch.Generator().manual_seed(0)
     return [
         torch.randn(batch, count, math.ceil(height / stride), math.ceil(width / stride), generator=generator)
@@ -21,19 +21,19 @@ def features_of(height, width, batch=2):
 
 
 def torchvisions_names(state):
-    """Our names of weights, in the same order, as torchvision has them."""
+    """Translate our weight names to torchvision's, in the same order."""
     renamed = []
     for name in state:
-        for mine, its in (("laterals", "inner_blocks"), ("outputs", "layer_blocks")):
-            if name.startswith(mine):
+        for ours, theirs in (("laterals", "inner_blocks"), ("outputs", "layer_blocks")):
+            if name.startswith(ours):
                 _, level, kind = name.split(".")
-                name = f"{its}.{level}.0.{kind}"
+                name = f"{theirs}.{level}.0.{kind}"
         renamed.append(name if "blocks" in name else f"extra_blocks.{name}")
     return renamed
 
 
 def pair_of(p6_from):
-    """Our pyramid and torchvision's, with the same random weights and biases."""
+    """Return our pyramid and torchvision's, with the same random weights and biases."""
     ours = FeaturePyramid(IN_CHANNELS, 12, p6_from=p6_from)
     theirs = FeaturePyramidNetwork(
         list(IN_CHANNELS), 12, extra_blocks=LastLevelP6P7(IN_CHANNELS[-1] if p6_from == "c5" else 12, 12)
@@ -47,7 +47,7 @@ def pair_of(p6_from):
 
 @pytest.mark.parametrize("size", [(128, 256), (96, 160), (200, 333)])
 @pytest.mark.parametrize("p6_from", ["c5", "p5"])
-def test_pyramid_is_torchvisions(p6_from, size):
+def test_pyramid_equals_torchvisions(p6_from, size):
     ours, theirs = pair_of(p6_from)
     features = features_of(*size)
     pyramid = ours(features)
@@ -59,12 +59,12 @@ def test_pyramid_is_torchvisions(p6_from, size):
 
 
 @pytest.mark.parametrize("p6_from", ["c5", "p5"])
-def test_gradients_are_torchvisions(p6_from):
-    """Its sums make new tensors, ours are in place."""
+def test_gradients_equal_torchvisions(p6_from):
+    """Torchvision adds levels into new tensors, ours adds in place."""
     ours, theirs = (pyramid.double() for pyramid in pair_of(p6_from))
     weights = dict(theirs.named_parameters())
     gradients = []
-    for forward, learning in (
+    for forward, parameters in (
         (ours, list(ours.parameters())),
         (
             lambda features: theirs(dict(zip("345", features, strict=True))).values(),
@@ -73,25 +73,25 @@ def test_gradients_are_torchvisions(p6_from):
     ):
         features = [feature.double().requires_grad_() for feature in features_of(200, 333)]
         loss = sum(level.square().mean() for level in forward(features))
-        gradients.append(torch.autograd.grad(loss, [*features, *learning]))
+        gradients.append(torch.autograd.grad(loss, [*features, *parameters]))
     assert_close(*gradients, rtol=1e-10, atol=1e-12)
 
 
-def test_features_are_left_as_they_were():
+def test_input_features_do_not_change():
     features = features_of(64, 64)
     copies = [feature.clone() for feature in features]
     FeaturePyramid(IN_CHANNELS, 12)(features)
     assert all(torch.equal(feature, copy) for feature, copy in zip(features, copies, strict=True))
 
 
-def test_initial_weights():
+def test_initial_weights_are_kaiming_uniform_and_biases_zero():
     torch.manual_seed(0)
     pyramid = FeaturePyramid((256, 512, 1024), 64)
     for name, parameter in pyramid.named_parameters():
         if name.endswith("bias"):
             assert (parameter == 0).all(), name
         else:
-            # Kaiming uniform with a = 1: between plus and minus sqrt(3 / fan_in)
+            # Kaiming uniform with a = 1: within ±sqrt(3 / fan_in)
             limit = math.sqrt(3 / parameter[0].numel())
             assert 0.98 * limit < parameter.abs().max() <= limit, name
             assert_close(parameter.std().item(), limit / math.sqrt(3), rtol=0.03, atol=0)

@@ -21,7 +21,7 @@ def head_of(**settings):
 
 @pytest.mark.parametrize("norm", ["none", "group"])
 @pytest.mark.parametrize("num_convs", [0, 2, 4])
-def test_one_row_for_each_anchor(norm, num_convs):
+def test_outputs_have_one_row_per_anchor(norm, num_convs):
     class_logits, box_deltas = head_of(norm=norm, num_convs=num_convs)(pyramid_of())
     counts = [height * width * NUM_ANCHORS for height, width in SIZES]
     assert [tuple(level.shape) for level in class_logits] == [(2, count, NUM_CLASSES) for count in counts]
@@ -29,7 +29,7 @@ def test_one_row_for_each_anchor(norm, num_convs):
 
 
 def test_rows_are_in_the_order_of_the_anchors():
-    """(y, x, anchor), as AnchorGenerator has them."""
+    """The order is (y, x, anchor), as in `AnchorGenerator`."""
     head = head_of(num_convs=0)
     pyramid = pyramid_of(batch=1)
     for output, last, values in zip(head(pyramid), (head.class_subnet, head.box_subnet), (NUM_CLASSES, 4), strict=True):
@@ -40,7 +40,7 @@ def test_rows_are_in_the_order_of_the_anchors():
 
 
 @pytest.mark.parametrize("prior", [0.01, 0.2])
-def test_initial_scores_are_the_prior(prior):
+def test_initial_scores_are_near_the_prior(prior):
     class_logits, box_deltas = head_of(prior=prior)(pyramid_of())
     scores = torch.cat(class_logits, 1).sigmoid()
     assert_close(scores, torch.full_like(scores, prior), rtol=0.1, atol=0)
@@ -57,13 +57,13 @@ def test_initial_probabilities_of_a_softmax_share_the_prior(prior):
     assert_close(probabilities, expected, rtol=0.1, atol=0)
 
 
-def test_bias_of_a_softmax_by_hand():
+def test_bias_of_a_softmax_equals_a_value_computed_by_hand():
     # 4 classes and a prior of 0.2: background has e^b = 4 * 0.8 / 0.2 = 16, a class 1 / (4 + 16) = 0.2 / 4.
     bias = head_of(prior=0.2, background_logit=True).class_subnet[-1].bias
     assert_close(bias.view(NUM_ANCHORS, -1), torch.tensor([0.0, 0, 0, 0, 2.7725887]).repeat(NUM_ANCHORS, 1))
 
 
-def test_initial_weights():
+def test_initial_weights_have_std_0_01_and_biases_are_zero():
     for name, parameter in head_of(norm="group").named_parameters():
         if parameter.ndim == 4:
             assert_close(parameter.std().item(), 0.01, rtol=0.05, atol=0)
@@ -72,20 +72,20 @@ def test_initial_weights():
             assert (parameter == 0).all(), name
 
 
-def test_subnets_share_weights_over_levels_but_not_with_each_other():
+def test_levels_share_weights_and_subnets_do_not():
     head = head_of()
     pyramid = pyramid_of()
-    alone = [head([level]) for level in pyramid]
-    for part, together in enumerate(head(pyramid)):
-        assert_close([outputs[part][0] for outputs in alone], together)
+    separate = [head([level]) for level in pyramid]
+    for part, joint in enumerate(head(pyramid)):
+        assert_close([outputs[part][0] for outputs in separate], joint)
     first, second = head.class_subnet[0].weight, head.box_subnet[0].weight
     assert first.shape == second.shape and not torch.equal(first, second)
 
 
-def test_norm_stands_after_each_convolution_but_the_last():
-    def kinds(head):
+def test_norm_follows_every_convolution_but_the_last():
+    def layer_types(head):
         return [type(layer) for layer in head.class_subnet]
 
-    assert kinds(head_of(num_convs=2)) == [nn.Conv2d, nn.ReLU, nn.Conv2d, nn.ReLU, nn.Conv2d]
+    assert layer_types(head_of(num_convs=2)) == [nn.Conv2d, nn.ReLU, nn.Conv2d, nn.ReLU, nn.Conv2d]
     block = [nn.Conv2d, nn.GroupNorm, nn.ReLU]
-    assert kinds(head_of(num_convs=2, norm="group")) == [*block, *block, nn.Conv2d]
+    assert layer_types(head_of(num_convs=2, norm="group")) == [*block, *block, nn.Conv2d]

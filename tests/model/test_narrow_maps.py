@@ -1,4 +1,4 @@
-"""Maps one cell wide, on which a stride-2 convolution in bfloat16 gave a gradient from memory nobody wrote."""
+"""Feature maps of width 1, where a stride-2 convolution in bfloat16 returned a gradient of uninitialised memory."""
 
 import pytest
 import torch
@@ -8,16 +8,16 @@ from retinanet.model.fpn import halve
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 1), (3, 1), (1, 2), (4, 5)])
-def test_halving_is_the_convolution(size):
+def test_halve_equals_the_convolution(size):
     conv = nn.Conv2d(8, 6, 3, stride=2, padding=1)
     feature = torch.randn(2, 8, *size)
     torch.testing.assert_close(halve(conv, feature), conv(feature))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 1), (3, 1), (1, 2), (4, 5)])
-def test_gradient_in_bfloat16_is_that_of_float32(size):
+def test_gradient_in_bfloat16_is_near_that_of_float32(size):
     torch.manual_seed(0)
-    torch.use_deterministic_algorithms(True)  # fills new memory with not-a-number
+    torch.use_deterministic_algorithms(True)  # fills new memory with NaN
     try:
         conv = nn.Conv2d(64, 64, 3, stride=2, padding=1).to(memory_format=torch.channels_last)
         feature = torch.randn(4, 64, *size).contiguous(memory_format=torch.channels_last)

@@ -10,7 +10,6 @@ from torch import nn
 from torchvision.models import Weights, WeightsEnum
 
 from retinanet.errors import InputError
-from retinanet.model.pretrained import load_backbone_weights
 from retinanet.model.resnet import ResNet
 from tests.helpers.backbones import resnet18
 
@@ -18,7 +17,7 @@ from tests.helpers.backbones import resnet18
 @pytest.mark.parametrize("norm", ["frozen", "batch", "sync"])
 def test_weights_are_loaded_from_a_file(norm, imagenet_state, imagenet_file):
     backbone = resnet18(norm)
-    load_backbone_weights(backbone, "resnet18", str(imagenet_file))
+    backbone.load_pretrained(str(imagenet_file))
     for key, value in backbone.state_dict().items():
         assert torch.equal(value, imagenet_state[key]), key
 
@@ -27,7 +26,7 @@ def test_weights_without_classifier_and_counters_load(imagenet_state, tmp_path):
     headless = {k: v for k, v in imagenet_state.items() if not k.startswith("fc.") and "num_batches" not in k}
     torch.save(headless, tmp_path / "headless.pth")
     backbone = resnet18("batch")
-    load_backbone_weights(backbone, "resnet18", str(tmp_path / "headless.pth"))
+    backbone.load_pretrained(str(tmp_path / "headless.pth"))
     assert torch.equal(backbone.bn1.running_var, imagenet_state["bn1.running_var"])
 
 
@@ -43,7 +42,7 @@ def test_weights_of_another_network_are_rejected_and_nothing_changes(name, norm,
     backbone = ResNet(name, norm=norm, frozen_stages=0)
     before = backbone.layer1[0].conv1.weight.clone()
     with pytest.raises(InputError, match=message) as error:
-        load_backbone_weights(backbone, name, str(imagenet_file))
+        backbone.load_pretrained(str(imagenet_file))
     for part in (str(imagenet_file), name, "model.backbone.name", "model.backbone.norm", "model.backbone.weights"):
         assert part in str(error.value)
     assert torch.equal(backbone.layer1[0].conv1.weight, before)
@@ -70,7 +69,7 @@ def test_file_without_weights_is_rejected(content, message, tmp_path):
     else:
         torch.save(content, path)
     with pytest.raises(InputError, match=message) as error:
-        load_backbone_weights(resnet18(), "resnet18", str(path))
+        resnet18().load_pretrained(str(path))
     assert str(path) in str(error.value) and "model.backbone.weights" in str(error.value)
     assert "weights_only" not in str(error.value)  # torch suggests loading it unsafely
 
@@ -78,7 +77,7 @@ def test_file_without_weights_is_rejected(content, message, tmp_path):
 def test_missing_file_and_folder_are_rejected(tmp_path):
     for path in (tmp_path / "nowhere.pth", tmp_path):
         with pytest.raises(InputError, match=r"model\.backbone\.weights") as error:
-            load_backbone_weights(resnet18(), "resnet18", str(path))
+            resnet18().load_pretrained(str(path))
         assert str(path) in str(error.value)
 
 
@@ -89,7 +88,7 @@ def test_pickled_code_does_not_run(tmp_path):
 
     torch.save({"conv1.weight": Trap()}, tmp_path / "trap.pth")
     with pytest.raises(InputError):
-        load_backbone_weights(resnet18(), "resnet18", str(tmp_path / "trap.pth"))
+        resnet18().load_pretrained(str(tmp_path / "trap.pth"))
     assert not (tmp_path / "sprung").exists()
 
 
@@ -112,7 +111,7 @@ def test_failed_download_names_url_target_and_alternatives(weights, reason, torc
     backbone = resnet18()
     before = backbone.conv1.weight.clone()
     with pytest.raises(InputError, match="no route to host") as error:
-        load_backbone_weights(backbone, "resnet18", weights)
+        backbone.load_pretrained(weights)
     url = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url
     assert requested == [url]
     for part in (url, str(torch_home / "hub" / "checkpoints" / "resnet18-f37072fd.pth"), "model.backbone.weights="):
@@ -127,7 +126,7 @@ def test_damaged_download_is_rejected_and_deleted(torch_home, monkeypatch):
 
     monkeypatch.setattr("torch.hub.urlopen", lambda *args, **kwargs: Response(b"half a file"))
     with pytest.raises(InputError, match="invalid hash value"):
-        load_backbone_weights(resnet18(), "resnet18", "imagenet")
+        resnet18().load_pretrained("imagenet")
     assert list((torch_home / "hub" / "checkpoints").iterdir()) == []
 
 
@@ -137,7 +136,7 @@ def test_damaged_file_in_the_download_cache_is_rejected(content, torch_home):
     target.parent.mkdir(parents=True)
     target.write_bytes(content)
     with pytest.raises(InputError, match=r"model\.backbone\.weights") as error:
-        load_backbone_weights(resnet18(), "resnet18", "imagenet")
+        resnet18().load_pretrained("imagenet")
     assert str(target) in str(error.value)
 
 
@@ -157,7 +156,7 @@ def published(path, digest, monkeypatch):
 def test_download_with_the_right_hash_is_loaded(imagenet_file, imagenet_state, torch_home, monkeypatch):
     name = published(imagenet_file, hashlib.sha256(imagenet_file.read_bytes()).hexdigest(), monkeypatch)
     backbone = resnet18()
-    load_backbone_weights(backbone, "resnet18", "imagenet")
+    backbone.load_pretrained("imagenet")
     assert torch.equal(backbone.layer4[1].conv2.weight, imagenet_state["layer4.1.conv2.weight"])
     assert (torch_home / "hub" / "checkpoints" / name).exists()
 
@@ -165,11 +164,11 @@ def test_download_with_the_right_hash_is_loaded(imagenet_file, imagenet_state, t
 def test_download_with_a_wrong_hash_is_rejected(imagenet_file, torch_home, monkeypatch):
     published(imagenet_file, "0123456789", monkeypatch)
     with pytest.raises(InputError, match="invalid hash value"):
-        load_backbone_weights(resnet18(), "resnet18", "imagenet")
+        resnet18().load_pretrained("imagenet")
 
 
 def test_unknown_name_is_rejected_with_a_list_of_names(torch_home):
     with pytest.raises(
         InputError, match=r"no weights IMAGENET1K_V9 for resnet18; expected one of imagenet, IMAGENET1K_V1$"
     ):
-        load_backbone_weights(resnet18(), "resnet18", "IMAGENET1K_V9")
+        resnet18().load_pretrained("IMAGENET1K_V9")

@@ -7,7 +7,6 @@ from torch import nn
 from torch.testing import assert_close
 
 from retinanet.model.norm import SyncBatchNorm
-from retinanet.model.pretrained import load_backbone_weights
 from retinanet.model.resnet import ResNet
 from tests.helpers.backbones import (
     IMAGES,
@@ -67,7 +66,7 @@ def test_features_equal_those_of_torchvision_with_the_same_weights(imagenet_stat
     full = torchvision.models.resnet18(weights=None)
     full.load_state_dict(imagenet_state)
     backbone = resnet18()
-    load_backbone_weights(backbone, "resnet18", str(imagenet_file))
+    backbone.load_pretrained(str(imagenet_file))
     with torch.no_grad():
         c5 = backbone.eval()(IMAGES)[-1]
         expected = full.eval()(IMAGES)

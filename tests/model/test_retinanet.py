@@ -19,7 +19,7 @@ IMAGE_SIZES = torch.tensor([[96, 100], [70, 128]])
 
 
 def small(**settings):
-    """A config of a network that a test can afford."""
+    """A config of a small network."""
     return model_config(**{"channels": 32} | settings)
 
 
@@ -40,16 +40,16 @@ def no_objects(batch=2, num_rows=8):
 
 
 def learn(model, targets):
-    """Losses of one step, and the gradients that it leaves."""
-    predictions = model(noise(), IMAGE_SIZES)
-    assignment = assign(predictions.anchors, targets)
+    """Run the forward and backward pass of one step; return its losses."""
+    outputs = model(noise(), IMAGE_SIZES)
+    assignment = assign(outputs.anchors, targets)
     num_positive = assignment.positive.sum().clamp(min=1)
-    losses = build_loss(LossConfig())(predictions, assignment, targets, num_positive)
+    losses = build_loss(LossConfig())(outputs, assignment, targets, num_positive)
     losses.total.backward()
     return losses
 
 
-def test_normalise_by_hand():
+def test_normalise_equals_values_computed_by_hand():
     model = model_of(mean=(10.0, 20.0, 30.0), std=(1.0, 2.0, 4.0))
     images = torch.full((1, 3, 2, 2), 50, dtype=torch.uint8)
     expected = torch.tensor([40.0, 15.0, 5.0]).view(1, 3, 1, 1).expand(1, 3, 2, 2)
@@ -57,21 +57,21 @@ def test_normalise_by_hand():
 
 
 def test_padding_is_zero_after_normalise():
-    model, images = model_of(), noise()  # with something in the padding
-    normal = model.normalise(images, IMAGE_SIZES)
-    assert normal.dtype == torch.float32 and normal.is_contiguous()
+    model, images = model_of(), noise()  # also in the padding
+    pixels = model.normalise(images, IMAGE_SIZES)
+    assert pixels.dtype == torch.float32 and pixels.is_contiguous()
     model.to(memory_format=torch.channels_last)  # images follow the weights
     last = model.normalise(images, IMAGE_SIZES)
-    assert last.is_contiguous(memory_format=torch.channels_last) and torch.equal(last, normal)
+    assert last.is_contiguous(memory_format=torch.channels_last) and torch.equal(last, pixels)
     plain = (images - torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1)) / torch.tensor(
         [58.395, 57.12, 57.375]
     ).view(3, 1, 1)
     for image, (height, width) in enumerate(IMAGE_SIZES.tolist()):
-        assert_close(normal[image, :, :height, :width], plain[image, :, :height, :width])
-        assert (normal[image, :, height:] == 0).all() and (normal[image, :, :, width:] == 0).all()
+        assert_close(pixels[image, :, :height, :width], plain[image, :, :height, :width])
+        assert (pixels[image, :, height:] == 0).all() and (pixels[image, :, :, width:] == 0).all()
 
 
-def test_what_is_in_the_padding_does_not_matter():
+def test_pixels_in_the_padding_do_not_change_the_outputs():
     model = model_of().eval()
     images = noise()
     blank = images.clone()
@@ -84,20 +84,20 @@ def test_what_is_in_the_padding_does_not_matter():
 
 
 @pytest.mark.parametrize("size", [(96, 128), (70, 93)])
-def test_one_prediction_for_each_anchor(size):
+def test_outputs_have_one_row_per_anchor(size):
     model = model_of(anchors=AnchorConfig(scales=(1.0,), aspect_ratios=(0.5, 1.0)))
     images = torch.zeros(2, 3, *size, dtype=torch.uint8)
     with torch.no_grad():
-        predictions = model.eval()(images, torch.tensor([size, size]))
-    assert len(predictions.anchors) == 5
-    for logits, deltas, anchors in zip(*predictions, strict=True):
+        outputs = model.eval()(images, torch.tensor([size, size]))
+    assert len(outputs.anchors) == 5
+    for logits, deltas, anchors in zip(outputs.class_logits, outputs.box_deltas, outputs.anchors, strict=True):
         count = anchors.numel() // 4
         assert logits.shape == (2, count, NUM_CLASSES)
         assert deltas.shape == (2, count, 4)
 
 
 @pytest.mark.parametrize("norm", ["frozen", "batch", "group"])
-def test_predictions_are_of_one_form_in_training_and_evaluation(norm):
+def test_outputs_have_the_same_shapes_and_dtypes_in_training_and_evaluation_mode(norm):
     model = model_of(norm=norm)
     with torch.no_grad():
         training, evaluation = (model.train(mode)(noise(), IMAGE_SIZES) for mode in (True, False))
@@ -110,10 +110,10 @@ def test_predictions_are_of_one_form_in_training_and_evaluation(norm):
 
 
 @pytest.mark.parametrize("prior", [0.01, 0.1])
-def test_initial_scores_are_about_the_prior(prior):
+def test_initial_scores_are_near_the_prior(prior):
     with torch.no_grad():
-        predictions = model_of(norm="batch", prior=prior).train()(noise(), IMAGE_SIZES)
-    scores = torch.cat(predictions.class_logits, 1).sigmoid()
+        outputs = model_of(norm="batch", prior=prior).train()(noise(), IMAGE_SIZES)
+    scores = torch.cat(outputs.class_logits, 1).sigmoid()
     assert_close(scores.mean().item(), prior, rtol=0.05, atol=0)
     assert scores.max() < 2 * prior
 
@@ -126,18 +126,18 @@ def test_initial_scores_are_about_the_prior(prior):
         {"norm": "group", "head_norm": "group", "channels": 64, "p6_from": "p5"},
     ],
 )
-def test_image_without_objects_still_reaches_every_weight(settings):
+def test_images_without_objects_give_gradients_to_all_weights_but_those_of_the_box_subnet(settings):
     model = model_of(**settings).train()
     losses = learn(model, no_objects())
     assert losses.box_regression == 0 and losses.classification > 0
-    learning = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert [name for name, parameter in learning.items() if parameter.grad is None] == []
-    assert all(parameter.grad.isfinite().all() for parameter in learning.values())
-    moved = {name for name, parameter in learning.items() if (parameter.grad != 0).any()}
-    assert moved == {name for name in learning if not name.startswith("head.box_subnet")}
+    trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert [name for name, parameter in trainable.items() if parameter.grad is None] == []
+    assert all(parameter.grad.isfinite().all() for parameter in trainable.values())
+    nonzero = {name for name, parameter in trainable.items() if (parameter.grad != 0).any()}
+    assert nonzero == {name for name in trainable if not name.startswith("head.box_subnet")}
 
 
-def test_image_with_objects_moves_every_weight():
+def test_images_with_objects_give_gradients_to_all_weights():
     targets = no_objects()
     boxes = targets.boxes.clone()
     boxes[0, 0], boxes[1, 0] = torch.tensor([10.0, 10.0, 70.0, 60.0]), torch.tensor([5.0, 5.0, 90.0, 60.0])
@@ -148,16 +148,16 @@ def test_image_with_objects_moves_every_weight():
     assert [name for name, parameter in model.named_parameters() if not (parameter.grad != 0).any()] == []
 
 
-def test_step_of_the_network_reads_nothing_from_the_device(host_reads):
+def test_step_reads_nothing_from_the_device(host_reads):
     model = model_of(norm="batch").train()
-    learn(model, no_objects())  # anchors are made at the first call
+    learn(model, no_objects())  # the first call generates the anchors
     with host_reads() as reads:
         learn(model, no_objects())
     assert reads == []
 
 
-def test_state_dict_holds_weights_alone():
-    """Mean, spread and anchors come from the config: weights move between them."""
+def test_state_dict_holds_only_weights():
+    """Mean, standard deviation and anchors come from the config, so weights load under others."""
     model = model_of()
     parts = {name.partition(".")[0] for name in model.state_dict()}
     assert parts == {"backbone", "fpn", "head"}
@@ -166,7 +166,7 @@ def test_state_dict_holds_weights_alone():
     assert_close(other.mean, torch.zeros(1, 3, 1, 1))
 
 
-def test_config_reaches_every_part():
+def test_build_model_passes_the_config_to_every_part():
     model = model_of(
         norm="batch",
         frozen_stages=0,
@@ -181,11 +181,11 @@ def test_config_reaches_every_part():
     assert model.head.class_subnet[-1].out_channels == 3 * NUM_CLASSES
     assert_close(model.anchors(64, 64)[0].view(-1, 4)[1], torch.tensor([-4.0, -4.0, 12.0, 12.0]))
     frozen = build_model(small(weights="imagenet", frozen_stages=2), NUM_CLASSES)
-    still = {name.split(".")[1] for name, parameter in frozen.named_parameters() if not parameter.requires_grad}
-    assert still == {"conv1", "layer1"}
+    constant = {name.split(".")[1] for name, parameter in frozen.named_parameters() if not parameter.requires_grad}
+    assert constant == {"conv1", "layer1"}
 
 
-def test_weights_of_the_backbone_are_loaded_for_training_alone(tmp_path):
+def test_pretrained_weights_are_loaded_only_for_training(tmp_path):
     torch.manual_seed(5)
     state = torchvision.models.resnet18(weights=None).state_dict()
     torch.save(state, tmp_path / "resnet18.pth")
@@ -193,7 +193,7 @@ def test_weights_of_the_backbone_are_loaded_for_training_alone(tmp_path):
     loaded, plain = build_model_for_training(cfg, NUM_CLASSES), build_model(cfg, NUM_CLASSES)
     assert torch.equal(loaded.backbone.conv1.weight, state["conv1.weight"])
     assert not torch.equal(plain.backbone.conv1.weight, state["conv1.weight"])
-    build_model_for_training(small(weights="none"), NUM_CLASSES)  # looks for no file
+    build_model_for_training(small(weights="none"), NUM_CLASSES)  # needs no file
 
 
 @pytest.mark.parametrize("images", [torch.rand(1, 3, 64, 64), torch.zeros(3, 64, 64, dtype=torch.uint8)])
@@ -203,7 +203,7 @@ def test_images_of_another_dtype_or_shape_are_rejected(images):
 
 
 class TinyBackbone(nn.Module):
-    """A backbone with nothing but the members of the protocol."""
+    """A backbone with only the members of the protocol."""
 
     out_channels = (4, 6, 8)
     strides = (8, 16, 32)
@@ -215,6 +215,9 @@ class TinyBackbone(nn.Module):
 
     def forward(self, images):
         return [part(images[..., ::stride, ::stride]) for part, stride in zip(self.parts, self.strides, strict=True)]
+
+    def load_pretrained(self, weights):
+        raise NotImplementedError
 
 
 def test_network_needs_only_the_members_of_the_backbone_protocol():
