@@ -12,12 +12,12 @@ from retinanet.engine.train import TrainResult
 from retinanet.errors import InputError
 from retinanet.runtime.stop import EXIT_STOPPED
 
-pytestmark = pytest.mark.usefixtures("process_as_before")
+pytestmark = pytest.mark.usefixtures("restore_process_settings")
 
 
 @pytest.fixture
 def ablate(tmp_path, tiny_overrides):
-    """Run a small table on the tiny data set and return the exit code; the row "wild" diverges."""
+    """Run a small table on the tiny dataset and return the exit code; the row "wild" diverges."""
     (tmp_path / "mine.yaml").write_text(
         "title: mine\nbaseline: focal\nsetups: {quickstart: {config: quickstart, short: true}}\nrows:\n"
         "  - {name: focal, paper: {AP: 34.0}}\n"
