@@ -256,7 +256,7 @@ def test_report_trains_nothing(ablate, tmp_path, no_training, capsys):
     assert len(no_training) == 2
 
 
-def test_a_time_needs_a_network(ablate, tmp_path, no_training, capsys):
+def test_speed_without_a_checkpoint_is_an_error_after_the_table_is_written(ablate, tmp_path, no_training, capsys):
     assert ablate("--speed") == 2
     assert "no checkpoint of a finished run of these rows" in capsys.readouterr().err
     assert (tmp_path / "out/mine.md").exists()
@@ -277,7 +277,7 @@ def test_figures_of_a_missing_checkpoint(tmp_path, capsys):
     assert figures.step_of(Path("step_00000012.pt")) == 12 and figures.step_of(Path("last.pt")) is None
 
 
-def test_demo(tmp_path, monkeypatch, capsys):
+def test_demo_writes_and_prints_its_table(tmp_path, monkeypatch, capsys):
     from retinanet.ablation import imbalance
 
     monkeypatch.setattr(imbalance, "train_one", lambda variant, seed: 0.1 * seed + variant.gamma / 10)

@@ -150,9 +150,8 @@ def test_report_shows_overflow_in_the_backward_pass(tmp_path):
     report = report_of(tmp_path, [batch_of(None, None)], dtype=torch.float16, loss_scale=2.0**60)
     assert all(map(math.isfinite, [*report.class_per_level, *report.box_per_level]))
     assert report.first_in_forward is None
-    assert report.first_in_backward.startswith(
-        "before any weight (aten::mul"
-    )  # 2**60 / 58 times the derivative of the focal loss
+    # The derivative of the focal loss, times 2**60 / 58.
+    assert report.first_in_backward.startswith("before any weight (aten::mul")
     assert report.bad_gradients and not math.isfinite(report.grad_norm)
     assert "loss scaled by 1.15292e+18" in report.describe() and "float16 overflowed" in report.describe()
 
