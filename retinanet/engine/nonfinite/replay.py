@@ -157,7 +157,7 @@ def _image_report(image_id: int | str, batch: Batch, outcome: Outcome) -> ImageR
 
 
 def _problem(box: list[float], height: int, width: int) -> str | None:
-    """Describe what is wrong with a box (x1, y1, x2, y2); None if it is valid."""
+    """Describe the defect of a box (x1, y1, x2, y2); None if it is valid."""
     x1, y1, x2, y2 = box
     shown = f"box ({x1:g}, {y1:g}, {x2:g}, {y2:g})"
     if not all(map(math.isfinite, box)):
