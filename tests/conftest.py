@@ -17,15 +17,15 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture
 def host_reads():
-    """A context manager that lists the operations inside it, also of backward, that make a device wait for the host."""
+    """A context manager that lists the operations in it, backward included, that make the host wait for the device."""
     from retinanet.benchmarks.measure import HostReads
 
     return HostReads
 
 
 @pytest.fixture
-def process_as_before():
-    """A tool sets up its process; this one goes on to other tests."""
+def restore_process_settings():
+    """Restore the process-wide settings that a command changes."""
     import torch
 
     was_deterministic = torch.are_deterministic_algorithms_enabled()
@@ -48,12 +48,12 @@ def small_disk(tmp_path):
     if mounted.returncode:
         pytest.skip(f"a small tmpfs cannot be mounted here: {mounted.stderr.strip()}")
     yield disk
-    subprocess.run(["umount", "--lazy", disk], check=True)  # a log file may be open still
+    subprocess.run(["umount", "--lazy", disk], check=True)  # a log file may still be open
 
 
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory):
-    """A small embedded data set: 24 training and 8 validation images."""
+    """A small synthetic dataset: 24 training and 8 validation images."""
     from retinanet.data.synthetic.shapes import write_shapes
 
     folder = tmp_path_factory.mktemp("data") / "shapes"
@@ -63,7 +63,7 @@ def shapes(tmp_path_factory):
 
 @pytest.fixture
 def tiny_overrides(shapes):
-    """Overrides of the quickstart config for a run of seconds: eight steps on images of 64 pixels."""
+    """Overrides of the quickstart config for a run of a few seconds: eight steps on images of 64 pixels."""
     return [
         *(f"data.{part}.images={shapes / part}" for part in ("train", "val")),
         *(f"data.{part}.annotations={shapes / part}.json" for part in ("train", "val")),

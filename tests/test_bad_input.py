@@ -22,7 +22,7 @@ from retinanet.model.retinanet import build_model
 REPO = Path(__file__).resolve().parent.parent
 
 
-pytestmark = pytest.mark.usefixtures("process_as_before")
+pytestmark = pytest.mark.usefixtures("restore_process_settings")
 
 
 @pytest.fixture

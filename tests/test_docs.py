@@ -112,7 +112,7 @@ def test_every_shell_command_parses_and_its_config_loads(block, tmp_path, monkey
         "unknown --option",
     ],
 )
-def test_a_wrong_command_is_noticed(command):
+def test_wrong_command_is_detected(command):
     with pytest.raises((Exception, SystemExit)):
         check_command(shlex.split(command))
 
@@ -131,7 +131,7 @@ def test_python_compiles_and_its_imports_of_this_package_resolve(block):
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory):
-    """A folder with a tiny data set, and a quickstart run after two steps."""
+    """A folder with a tiny dataset, and a quickstart run after two steps."""
     from retinanet import train
 
     folder = tmp_path_factory.mktemp("docs")

@@ -49,12 +49,12 @@ def run(root: Path, *arguments: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_guide_has_every_kind_of_extension():
+def test_guide_covers_every_kind_of_extension():
     assert {section.split()[-1] for section in SECTIONS} == {"backbone", "loss", "format", "metric"}
 
 
 @pytest.mark.parametrize("section", SECTIONS)
-def test_the_edits_fit_the_code_and_the_result_compiles(section, tmp_path):
+def test_edits_of_the_guide_apply_and_the_result_compiles(section, tmp_path):
     copy_package(tmp_path)
     follow_edits(section, tmp_path)
     run(tmp_path, "-m", "compileall", "-q", "retinanet", "tests")
@@ -62,7 +62,7 @@ def test_the_edits_fit_the_code_and_the_result_compiles(section, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("section", SECTIONS)
-def test_the_tests_and_commands_of_the_guide_succeed(section, tmp_path):
+def test_tests_and_commands_of_the_guide_succeed(section, tmp_path):
     copy_package(tmp_path)
     write_shapes(tmp_path / "datasets" / "shapes", num_train=8, num_val=4, progress=False)
     new_files = follow_edits(section, tmp_path)

@@ -130,7 +130,7 @@ def _notes(report: TableReport) -> str:
     if report.baseline_is_best_row:
         text += (
             f"Compared with the best row, {report.baseline!r}. It was selected by its score, so its score and the "
-            "differences from it are biased upwards. "
+            "differences from it are biased upward. "
         )
     counts = [len(entry.ap) for entry in report.rows if entry.ap]
     if max(counts) < 2:

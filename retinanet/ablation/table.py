@@ -21,7 +21,7 @@ Overrides = dict[str, Any]  # as in a config file; checked by the config schema
 
 
 class Setup(StrictModel):
-    """A data set that a table can be trained on, and its recipe."""
+    """A dataset to train the rows on, with its recipe."""
 
     config: Name  # a file next to the table, or a path or name as for `retinanet train`
     short: bool = False  # shorter than the published runs
@@ -179,7 +179,7 @@ def make_valid_jobs(table: Table, setup: str, *, num_seeds: int, overrides: list
 
 
 def describe_schedule(table: Table, setup: str, cfg: Config) -> str:
-    """The length of the runs, and whether it is that of the paper."""
+    """Length of the runs, and whether it equals that of the paper."""
     chosen = table.setups[setup]
     recipe = load_config(chosen.config, _as_text(chosen.overrides))
     kind = "a short schedule, not that of the paper" if chosen.short else "the schedule of the paper"

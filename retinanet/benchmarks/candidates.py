@@ -27,7 +27,7 @@ def check_candidates(logits: list[Tensor], counts: list[int]) -> None:
     """Check that each image has enough candidates on each level and the maximum number of detections.
 
     Raises:
-        RuntimeError: it has not, so postprocessing would do less work than is to be measured.
+        RuntimeError: there are fewer, so postprocessing would do less work than the benchmark should measure.
     """
     for number, level in enumerate(logits):
         candidates = (level.float().sigmoid() > MIN_SCORE).flatten(1).sum(1)

@@ -49,7 +49,7 @@ def run(settings: Settings) -> SuiteResult:
 
 
 def synthetic(images: int, classes: int) -> tuple[Dataset, dict[int, Detections]]:
-    """Random objects, and detections of which as many are near an object as there are objects."""
+    """Random objects, and detections: one near each object, the others random."""
     random = np.random.default_rng(0)
     boxes, labels, detections = [], [], {}
     for index in range(images):

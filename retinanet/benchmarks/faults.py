@@ -1,4 +1,4 @@
-"""Cost of well-known mistakes in AP: score a trained checkpoint as it is, and with deliberate mistakes.
+"""Cost of well-known mistakes in AP: score a trained checkpoint unchanged, and with deliberate mistakes.
 
 python -m retinanet.benchmarks.faults runs/quickstart/checkpoints/last.pt
 

@@ -24,7 +24,7 @@ class DamagedCheckpoint(InputError):
 
 
 class Checkpoint(NamedTuple):
-    """The complete state of a training run after one step, with what is needed to use its weights elsewhere."""
+    """The complete state of a training run after one step, with the facts needed to use its weights elsewhere."""
 
     config: Config
     class_names: tuple[str, ...]
@@ -156,7 +156,7 @@ def _has_end(file: Path) -> bool:
 
 
 def _zip_problem(file: Path) -> str | None:
-    """What an archive's own checksums report as damaged, None if nothing."""
+    """The damage that an archive's own checksums reveal; None if there is none."""
     try:
         with zipfile.ZipFile(file) as archive:
             if damaged := archive.testzip():
@@ -170,7 +170,7 @@ def _zip_problem(file: Path) -> str | None:
 
 
 def _why_refused(error: Exception) -> str:
-    """The reason for which `torch.load` refused a file, in one line."""
+    """The reason why `torch.load` refused a file, in one line."""
     message = str(error)
     if unsafe := re.search(r"GLOBAL (\S+)", message):
         return f"it refers to {unsafe[1]}, and checkpoints hold plain data only"
@@ -207,7 +207,7 @@ def sync_folder(folder: Path) -> None:
 
 
 class _HashedFile:
-    """A file opened for writing that computes the checksum of what is written. torch.save writes front to back.
+    """A file opened for writing that computes the checksum of its content. torch.save writes front to back.
 
     torch.save would turn an exception in `write` into a RuntimeError of its own, so the first one is stored instead,
     and nothing is written after it.

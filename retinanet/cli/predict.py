@@ -73,9 +73,10 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def check_output(folder: Path, names: list[str]) -> None:
-    """
+    """Check that drawing overwrites only files that `retinanet predict` wrote.
+
     Raises:
-        InputError: drawing would overwrite files that `retinanet predict` did not write.
+        InputError: it would overwrite others.
     """
     existing = [name for name in names if (folder / name).exists()]
     if existing and not (folder / RESULTS_FILE).exists():

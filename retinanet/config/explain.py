@@ -110,6 +110,6 @@ def _walk(
 
 
 def _tags(model: type[BaseModel]) -> tuple[str, ...]:
-    """What pydantic puts into a location for a member of a union."""
+    """Names by which pydantic refers to a member of a union in a location."""
     field = model.model_fields.get("type")
     return (model.__name__,) if field is None else typing.get_args(field.annotation)

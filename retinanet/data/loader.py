@@ -32,7 +32,7 @@ def make_loader(
         batches: from a sampler.
         workers: number of worker processes; 0 reads in this one.
         pin_memory: copy batches to page-locked memory, for faster copies to a GPU.
-        replace_unreadable: replace an image that cannot be read by another one, always the same, and record that in
+        replace_unreadable: replace an unreadable image with another one, always the same, and record that in
             the batch.
 
     Raises:
@@ -104,7 +104,7 @@ def collate_in_worker(results: list[ReadResult]) -> "WorkerBatch | InputError":
 class WorkerBatch:
     """A batch in a worker process that is unpickled as a plain `Batch` in the main process.
 
-    Sending a tensor costs a file in shared memory and a connection to fetch it by. That pays off for the images only;
+    Sending a tensor costs a file in shared memory and a connection to fetch it. That pays off for the images only;
     the other tensors are sent as bytes.
     """
 

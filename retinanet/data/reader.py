@@ -14,7 +14,7 @@ from retinanet.formats.dataset import Dataset
 from retinanet.formats.image import open_image
 from retinanet.structures import Unreadable
 
-MAX_REPLACEMENTS = 10  # images tried in place of one that cannot be read
+MAX_REPLACEMENTS = 10  # images tried instead of an unreadable one
 
 
 class PreparedSample(NamedTuple):

@@ -35,7 +35,7 @@ def assign(
 ) -> Assignment:
     """Match every anchor of every image to at most one ground-truth box, without reading the device.
 
-    Gives what `assign_reference` gives, with the kernel of `grid_iou.py`.
+    Equal to `assign_reference`, but computed by the kernel of `grid_iou.py`.
 
     Args:
         anchors: L x (H_l, W_l, a, 4), float32 pixels, a grid on each level with the same a: the x of an anchor depends
@@ -77,7 +77,7 @@ def assign_reference(
     low_quality_matches: bool = True,
     ignore_ioa: float = 0.5,
 ) -> Assignment:
-    """The rule of `assign`, readable, for any boxes as anchors: with a value for each pair, (B, N, A), N at least 1."""
+    """Readable reference for `assign`, for arbitrary boxes: computes every pair, (B, N, A), with N at least 1."""
     boxes = torch.cat([level.reshape(-1, 4) for level in anchors])  # (A, 4)
     intersection, union = overlap(targets.boxes[:, :, None], boxes)  # (B, N, A)
     iou = intersection / union * targets.is_object[..., None]

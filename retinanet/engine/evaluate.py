@@ -25,7 +25,7 @@ class Evaluation(NamedTuple):
     """Results of one evaluation."""
 
     scores: CocoScores
-    detections: dict[int, Detections]  # by position in the data set
+    detections: dict[int, Detections]  # by image index
     losses: dict[str, float]  # loss, class_loss and box_loss, per positive anchor of the whole set
 
     @property
@@ -44,7 +44,7 @@ def evaluate_dataset(
     dtype: torch.dtype,
     on_batch: Callable[[Batch | None], None] = lambda batch: None,
 ) -> Evaluation | None:
-    """Evaluate a model on a data set with the image sizes, postprocessing and assignment of a config.
+    """Evaluate a model on a dataset with the image sizes, postprocessing and assignment of a config.
 
     Args:
         criterion: the loss to report.

@@ -44,16 +44,16 @@ class MetricsLog:
                 self._path.unlink(missing_ok=True)
             else:
                 _cut_back(self._path, resumed_at)
-            self._file = open(self._path, "ab", buffering=0)  # a full disk must show at once
+            self._file = open(self._path, "ab", buffering=0)  # unbuffered: a full disk raises an error immediately
             self._board: SummaryWriter | None = SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step)
         except OSError as error:
             raise InputError(f"{folder}: cannot be written to: {error.strerror}; free disk space") from None
         self._unwritten = b""  # lines that did not fit on the disk
 
     def write(self, kind: str, step: int, values: dict[str, float]) -> None:
-        """Append one line. Non-finite values become null, since JSON has no nan.
+        """Append one line. Non-finite values become null, since JSON has no NaN.
 
-        On a full disk, lines are kept in memory until there is space, and TensorBoard gets nothing more.
+        On a full disk, lines are kept in memory until there is space, and nothing more is written to TensorBoard.
 
         Args:
             kind: "train" or "eval".
@@ -66,7 +66,7 @@ class MetricsLog:
                 board.add_scalar(f"{kind}/{name}", value, step)
 
     def images(self, step: int, detections: dict[int, Detections], data: Dataset) -> None:
-        """Show detections on the first images of a data set in TensorBoard."""
+        """Show detections on the first images of a dataset in TensorBoard."""
         reader = SampleReader(data, [], seed=0, max_pixels=sys.maxsize)  # evaluation has checked their size
         for index in range(min(BOARD_IMAGES, len(data))):
             drawn = draw_detections(reader.read(index).image, detections[index], data.class_names)
@@ -102,12 +102,12 @@ class MetricsLog:
 
     @contextmanager
     def _board_or_none(self) -> Iterator[SummaryWriter | None]:
-        """The TensorBoard writer; None after an error on disk, which breaks it for good."""
+        """The TensorBoard writer; None after a disk error, which it cannot recover from."""
         try:
             yield self._board
         except OSError as error:
             self._board = None
-            log.warning("TensorBoard gets nothing more, see %s instead: %s", self._path.name, error)
+            log.warning("TensorBoard files are no longer written, see %s instead: %s", self._path.name, error)
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

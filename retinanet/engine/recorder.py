@@ -26,7 +26,7 @@ class Outputs(NamedTuple):
 
 
 class Recorder:
-    """Writes on the main process and does nothing on the others, so that callers need not tell them apart.
+    """Writes on the main process and does nothing on the others, so that callers need not distinguish them.
 
     Args:
         outputs: None on every process but the main one.

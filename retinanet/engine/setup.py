@@ -142,7 +142,7 @@ def check_norm(cfg: Config) -> None:
     """Refuse batch norm on several processes unless the config allows it.
 
     Raises:
-        InputError: every process would use statistics of its own images only.
+        InputError: every process would normalise with the statistics of its own images only.
     """
     if cfg.model.backbone.norm == "batch" and world_size() > 1 and not cfg.train.allow_local_norm:
         raise InputError(

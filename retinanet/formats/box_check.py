@@ -19,7 +19,7 @@ PROBLEMS = ("", "inverted, dropped", "without area, dropped", "outside the image
 
 
 class CheckedBoxes(NamedTuple):
-    """Boxes clipped to their images, and what is wrong with each."""
+    """Boxes clipped to their images, and the problem of each."""
 
     corners: np.ndarray  # (M, 4) float32, meaningful where `usable`
     problem: np.ndarray  # (M,) index into PROBLEMS

@@ -59,7 +59,7 @@ def inverse_frequency(class_counts: Sequence[int]) -> tuple[float, ...]:
 
 
 def with_class_weights(cfg: LossConfig, class_counts: Sequence[int]) -> LossConfig:
-    """Replace `alpha: inverse_frequency` by the weights of the training data; return other configs unchanged.
+    """Replace `alpha: inverse_frequency` with the weights of the training data; return other configs unchanged.
 
     The run records the result in its config, so resuming, evaluating or replaying it never counts the objects again.
     """

@@ -1,4 +1,4 @@
-"""Charts as SVG: lines and points with whiskers on linear or logarithmic axes. Any browser shows them."""
+"""Draw charts as SVG, which any browser shows: lines, and points with whiskers, on linear or logarithmic axes."""
 
 import math
 from collections.abc import Sequence
@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 COLORS = ("#1f6fb4", "#d9541e", "#2b9348", "#8e44ad", "#b8860b", "#607d8b")
-DASHES = ("", "7 3", "2 3", "9 3 2 3", "4 4", "1 2")  # lines differ in print, too
+DASHES = ("", "7 3", "2 3", "9 3 2 3", "4 4", "1 2")  # lines also differ in black and white
 WIDTH, HEIGHT = 520, 380  # of one chart, pixels
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 40, 52  # margins around its axes
-LETTER = 6.4  # pixels across, about, of the small text
-SLANT = 55  # degrees, of names that would not fit side by side
+LETTER = 6.4  # approximate width of a letter of the small text, pixels
+SLANT = 55  # degrees, of tick labels that would not fit side by side
 
 
 class Series(NamedTuple):
-    """One line, or one set of points. A value that is not finite, or not above 0 on a logarithmic axis, is left out."""
+    """One line, or one set of points. A value that is not finite, or not above 0 on a logarithmic axis, is skipped."""
 
     name: str
     x: Sequence[float]
@@ -29,15 +29,15 @@ class Chart(NamedTuple):
     x_label: str
     y_label: str
     series: Sequence[Series]
-    ticks: dict[float, str] | None = None  # names at places of the x axis, in place of numbers
-    x_range: tuple[float, float] | None = None  # else that of the values
-    y_range: tuple[float, float] | None = None  # else that of the values, whiskers included, and 0
+    ticks: dict[float, str] | None = None  # labels by position on the x axis, instead of numbers
+    x_range: tuple[float, float] | None = None  # None: the range of the values
+    y_range: tuple[float, float] | None = None  # None: the range of the values with whiskers, and 0
     log_y: bool = False
     legend: Literal["left", "right"] = "left"
 
 
 class _Axis(NamedTuple):
-    """Values low..high onto pixels start..end."""
+    """Maps values low..high to pixels start..end."""
 
     low: float
     high: float
@@ -54,7 +54,7 @@ class _Axis(NamedTuple):
 
 
 def write_svg(charts: Sequence[Chart], path: Path, *, columns: int = 2) -> None:
-    """Charts in rows of `columns`, in one image."""
+    """Write one image with the charts in rows of `columns`."""
     columns = min(columns, len(charts))
     bottoms = [_bottom(chart) for chart in charts]
     row_height = HEIGHT - BOTTOM + max(bottoms)
@@ -71,7 +71,7 @@ def write_svg(charts: Sequence[Chart], path: Path, *, columns: int = 2) -> None:
 
 
 def _bottom(chart: Chart) -> float:
-    """The margin below the axes: names that stand slanted need more."""
+    """The margin below the axes; slanted tick labels need more."""
     longest = max((len(name) for name in (chart.ticks or {}).values()), default=0)
     return BOTTOM + math.sin(math.radians(SLANT)) * LETTER * (longest - 4) if longest > 4 else BOTTOM
 
@@ -149,7 +149,7 @@ def _drawn(series: Series, number: int, x_axis: _Axis, y_axis: _Axis) -> list[st
 
 
 def _inside(pixel: float) -> float:
-    """A line that leaves a given range runs along its edge."""
+    """Clamp to the axes, so that a line outside the range follows the edge."""
     return max(TOP, min(HEIGHT - BOTTOM, pixel))
 
 
@@ -160,7 +160,7 @@ def _decades(axis: _Axis) -> list[float]:
 
 
 def _number(value: float) -> str:
-    """Short enough for the margin: 0.5, 1000, 1e-5."""
+    """Format a tick label to fit the margin: 0.5, 1000, 1e-5."""
     if value == 0 or abs(value) >= 0.01:
         return f"{value:g}"
     digits, _, power = f"{value:.1e}".partition("e")
@@ -185,7 +185,7 @@ def _stroke(path: str, number: int, *, dashed: bool = True) -> str:
 
 
 def _mark(x: float, y: float, number: int) -> str:
-    """A disc for the first series, a hollow diamond for the second, and so on in turn."""
+    """Alternate discs and hollow diamonds between series."""
     color = COLORS[number % len(COLORS)]
     if number % 2 == 0:
         return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{color}"/>'

@@ -109,7 +109,7 @@ def test_notes_on_the_test_and_on_unfinished_runs():
         ({"computed_on": "cuda, bfloat16"}, "**Several machines: rows may differ because of them"),
     ],
 )
-def test_several_commits_or_machines_are_pointed_out(change, message):
+def test_several_commits_or_machines_cause_a_warning(change, message):
     mixed = RESULTS | {("base", 0): RESULTS["base", 0].model_copy(update=change)}
     assert message in markdown(TABLE, "here", mixed, schedule="s", command="c")
     assert "**" not in markdown(TABLE, "here", RESULTS, schedule="s", command="c")

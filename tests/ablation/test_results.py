@@ -7,7 +7,7 @@ from retinanet.ablation import results
 from retinanet.ablation.results import ResultsFile, RunResult, config_hash, try_lock
 from retinanet.config.load import load_config
 from retinanet.errors import InputError
-from tests.processes import ENVIRONMENT
+from tests.helpers.processes import ENVIRONMENT
 
 
 def result(config_hash: str, *, status: str = "finished", ap: float = 0.5) -> RunResult:

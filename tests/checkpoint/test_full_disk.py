@@ -11,7 +11,7 @@ from retinanet.checkpoint.file import read_checkpoint
 from retinanet.checkpoint.folder import CheckpointFolder
 from retinanet.checkpoint.writer import CheckpointWriter
 from tests.helpers.checkpoints import filled, names, step_files
-from tests.processes import ENVIRONMENT, REPO
+from tests.helpers.processes import ENVIRONMENT, REPO
 
 
 def test_training_continues_on_a_full_disk(small_disk, caplog):

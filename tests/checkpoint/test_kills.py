@@ -18,7 +18,7 @@ from retinanet.checkpoint.file import read_checkpoint
 from retinanet.checkpoint.folder import CheckpointFolder
 from retinanet.checkpoint.writer import CheckpointWriter
 from tests.helpers.checkpoints import GatedFolder, cut_off, filled, flip_a_bit, names, step_files
-from tests.processes import ENVIRONMENT, REPO
+from tests.helpers.processes import ENVIRONMENT, REPO
 
 WRITER = """
 import sys, torch

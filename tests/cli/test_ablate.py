@@ -12,12 +12,12 @@ from retinanet.engine.train import TrainResult
 from retinanet.errors import InputError
 from retinanet.runtime.stop import EXIT_STOPPED
 
-pytestmark = pytest.mark.usefixtures("process_as_before")
+pytestmark = pytest.mark.usefixtures("restore_process_settings")
 
 
 @pytest.fixture
 def ablate(tmp_path, tiny_overrides):
-    """Run a small table on the tiny data set and return the exit code; the row "wild" diverges."""
+    """Run a small table on the tiny dataset and return the exit code; the row "wild" diverges."""
     (tmp_path / "mine.yaml").write_text(
         "title: mine\nbaseline: focal\nsetups: {quickstart: {config: quickstart, short: true}}\nrows:\n"
         "  - {name: focal, paper: {AP: 34.0}}\n"
@@ -256,7 +256,7 @@ def test_report_trains_nothing(ablate, tmp_path, no_training, capsys):
     assert len(no_training) == 2
 
 
-def test_a_time_needs_a_network(ablate, tmp_path, no_training, capsys):
+def test_speed_without_a_checkpoint_is_an_error_after_the_table_is_written(ablate, tmp_path, no_training, capsys):
     assert ablate("--speed") == 2
     assert "no checkpoint of a finished run of these rows" in capsys.readouterr().err
     assert (tmp_path / "out/mine.md").exists()
@@ -277,7 +277,7 @@ def test_figures_of_a_missing_checkpoint(tmp_path, capsys):
     assert figures.step_of(Path("step_00000012.pt")) == 12 and figures.step_of(Path("last.pt")) is None
 
 
-def test_demo(tmp_path, monkeypatch, capsys):
+def test_demo_writes_and_prints_its_table(tmp_path, monkeypatch, capsys):
     from retinanet.ablation import imbalance
 
     monkeypatch.setattr(imbalance, "train_one", lambda variant, seed: 0.1 * seed + variant.gamma / 10)

@@ -19,7 +19,7 @@ def run_benchmark(tmp_path, *arguments: str) -> dict:
 
 
 @pytest.mark.slow
-def test_train_step(tmp_path, capsys):
+def test_train_step_suite_compares_every_implementation(tmp_path, capsys):
     result = run_benchmark(tmp_path, "train_step", "--classes", "3")
     ratios = {"vs_torchvision", "vs_torchvision_tuned", "vs_convolutions", "vs_detectron2"}
     assert set(result) == {*ratios, "details"}
@@ -34,7 +34,7 @@ def test_train_step(tmp_path, capsys):
     assert "reimplemented" in printed and "torchvision tuned" in printed and machine["cpu"] in printed
 
 
-def test_inference(tmp_path):
+def test_inference_suite_compares_every_implementation(tmp_path):
     result = run_benchmark(tmp_path, "inference", "--classes", "20")
     assert set(result) == {"vs_torchvision", "vs_torchvision_tuned", "vs_convolutions", "details"}
 
@@ -61,18 +61,16 @@ def test_ratios_of_several_suites_have_the_suite_as_prefix(tmp_path):
     assert ours["saved_bytes"] > 0
 
 
-def test_loss(tmp_path, monkeypatch):
+def test_loss_suite_finds_our_gradients_accurate(tmp_path, monkeypatch):
     monkeypatch.setattr("retinanet.benchmarks.loss.ANCHORS", 2000)
     result = run_benchmark(tmp_path, "loss", "--classes", "20")
     assert set(result) == {"vs_torchvision", "vs_torchvision_inexact", "vs_torchvision_float32", "details"}
-    for precision, bound in (
-        ("bfloat16", 3e-3),
-        ("float32", 1e-6),
-    ):  # half a unit in the last place of bfloat16 is 2e-3
+    # Half a unit in the last place of bfloat16 is 2e-3.
+    for precision, bound in (("bfloat16", 3e-3), ("float32", 1e-6)):
         assert result["details"]["loss"][precision]["errors"]["ours"]["gradient"] < bound
 
 
-def test_data(tmp_path, shapes):
+def test_data_suite_reads_the_folder_twelve_times(tmp_path, shapes):
     options = ["--images", str(shapes / "val"), "--annotations", str(shapes / "val.json"), "--workers", "0"]
     result = run_benchmark(tmp_path, "data", *options)
     assert set(result) == {"vs_torchvision", "details"}

@@ -33,11 +33,11 @@ def from_json(model, values):
 
 
 def all_models(model=StrictModel):
-    return [found for sub in model.__subclasses__() for found in (sub, *all_models(sub))]
+    return [subclass for child in model.__subclasses__() for subclass in (child, *all_models(child))]
 
 
 @pytest.mark.parametrize("model", all_models(), ids=lambda model: model.__name__)
-def test_every_section_is_frozen_strict_and_knows_its_keys(model):
+def test_every_config_model_is_frozen_and_strict_and_forbids_unknown_keys(model):
     settings = model.model_config
     assert settings["frozen"] and settings["strict"] and settings["extra"] == "forbid"
     assert settings["allow_inf_nan"] is False
@@ -51,7 +51,7 @@ def test_config_cannot_be_changed():
         cfg.train.epochs = 3
     with pytest.raises(ValidationError, match="frozen"):
         cfg.train.optimizer.lr = 1.0
-    hash(cfg)  # fails where a value deep inside is a list or a mapping, which could be changed
+    hash(cfg)  # fails if a nested value is a list or a mapping, which could be changed
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_config_cannot_be_changed():
         ({"epochs": None, "steps": None}, "neither epochs nor steps"),
     ],
 )
-def test_length_of_a_run_is_given_once(values, message):
+def test_exactly_one_of_epochs_and_steps_is_required(values, message):
     with pytest.raises(ValidationError, match=message):
         from_json(TrainConfig, values)
 
@@ -93,7 +93,7 @@ def test_length_of_a_run_is_given_once(values, message):
         (DataConfig, {"transforms": [{"type": "resize"}, {"type": "scale_jitter"}]}, "exactly one of resize and scale"),
     ],
 )
-def test_contradictions_are_refused_by_name(model, values, message):
+def test_contradictory_values_are_refused_by_name(model, values, message):
     with pytest.raises(ValidationError, match=message):
         from_json(model, values)
 
@@ -115,7 +115,7 @@ def test_contradictions_are_refused_by_name(model, values, message):
         (TrainConfig, {"epochs": None, "steps": 3}),
     ],
 )
-def test_what_only_looks_like_a_contradiction_passes(model, values):
+def test_consistent_limit_values_are_accepted(model, values):
     from_json(model, values)
 
 
@@ -141,54 +141,54 @@ def test_what_only_looks_like_a_contradiction_passes(model, values):
         (TrainConfig, {"epochs": 1, "seed": 2**32}, "seed"),
     ],
 )
-def test_values_out_of_range_are_refused(model, values, key):
+def test_values_out_of_range_are_refused_by_key(model, values, key):
     with pytest.raises(ValidationError) as caught:
         from_json(model, values)
     assert [error["loc"][0] for error in caught.value.errors()] == [key]
 
 
 @pytest.mark.parametrize("value", [True, "0.5", None, [0.5], {"p": 0.5}])
-def test_only_a_number_is_a_number(value):
+def test_float_field_refuses_other_types(value):
     with pytest.raises(ValidationError):
         from_json(FlipTransform, {"p": value})
 
 
 @pytest.mark.parametrize("value", [True, 8.0, 8.5, "8", None])
-def test_only_a_whole_number_is_a_count(value):
+def test_integer_field_refuses_other_types(value):
     with pytest.raises(ValidationError):
         from_json(TrainConfig, {"epochs": 1, "batch_size": value})
 
 
 @pytest.mark.parametrize("value", [1, 0, "true", "yes", None])
-def test_only_true_and_false_are_truth_values(value):
+def test_boolean_field_refuses_other_types(value):
     with pytest.raises(ValidationError):
         from_json(DataConfig, {"strict": value})
 
 
-def test_whole_numbers_are_numbers():
+def test_float_field_accepts_an_integer():
     assert from_json(FlipTransform, {"p": 1}).p == 1.0
 
 
-def test_one_source_and_one_side_stand_for_a_list_of_one():
+def test_single_source_or_resize_side_becomes_a_tuple_of_one():
     source = {"images": "a", "annotations": "b"}
     assert from_json(DataConfig, {"train": source}) == from_json(DataConfig, {"train": [source]})
     assert from_json(DataConfig, {"resize": {"shorter": 640}}).resize.shorter == (640,)
     assert from_json(DataConfig, {"resize": {"shorter": [640, 672]}}).resize.shorter == (640, 672)
 
 
-def test_type_chooses_the_part():
-    steps = [{"type": "flip", "p": 0.1}, {"type": "resize"}]
-    assert from_json(DataConfig, {"transforms": steps}).transforms == (FlipTransform(p=0.1), ResizeTransform())
+def test_type_selects_the_transform_config():
+    transforms = [{"type": "flip", "p": 0.1}, {"type": "resize"}]
+    assert from_json(DataConfig, {"transforms": transforms}).transforms == (FlipTransform(p=0.1), ResizeTransform())
 
 
 @pytest.mark.parametrize("alpha", [0, 0.25, 1.0, None, [0.1, 0.9], "inverse_frequency"])
-def test_alpha_is_a_number_a_list_a_rule_or_nothing(alpha):
+def test_focal_alpha_is_a_number_a_list_a_rule_or_null(alpha):
     cfg = from_json(LossConfig, {"classification": {"type": "focal", "alpha": alpha}})
     assert cfg.classification.alpha == (tuple(alpha) if isinstance(alpha, list) else alpha)
     assert from_json(LossConfig, cfg.model_dump(mode="json")) == cfg
 
 
-def test_type_chooses_the_class_loss_with_defaults_of_its_own():
+def test_type_selects_the_class_loss_config_and_its_defaults():
     def chosen(**values):
         return from_json(LossConfig, {"classification": values}).classification
 
@@ -199,14 +199,14 @@ def test_type_chooses_the_class_loss_with_defaults_of_its_own():
 
 
 @pytest.mark.parametrize("alpha", [0, 0.25, 1.0, None, [0.1, 0.9], "inverse_frequency"])
-def test_alpha_of_a_softmax_is_a_number_a_list_a_rule_or_nothing(alpha):
+def test_softmax_focal_alpha_is_a_number_a_list_a_rule_or_null(alpha):
     cfg = from_json(SoftmaxFocalConfig, {"alpha": alpha})
     assert cfg.alpha == (tuple(alpha) if isinstance(alpha, list) else alpha)
     assert from_json(SoftmaxFocalConfig, cfg.model_dump(mode="json")) == cfg
 
 
-def test_assignment_without_a_type_is_by_iou():
-    """As in the configs of older checkpoints."""
+def test_assignment_without_a_type_is_the_iou_assignment():
+    """Configs in older checkpoints have no type."""
     for values in ({"fg_iou": 0.6}, {"type": "iou", "fg_iou": 0.6}):
         assert from_json(Config, MINIMAL | {"assignment": values}).assignment == IoUAssignmentConfig(fg_iou=0.6)
     assert from_json(Config, MINIMAL).assignment == from_json(Config, MINIMAL | {"assignment": {}}).assignment

@@ -22,7 +22,7 @@ TRAIN = "train: {epochs: 1}\n"
 @pytest.mark.parametrize(
     ("text", "value"), [("1e-3", 1e-3), ("1E-3", 1e-3), ("1e+2", 100), ("5e0", 5), (".5", 0.5), ("2.", 2), ("3", 3)]
 )
-def test_number_formats(write, text, value):
+def test_numbers_are_read_in_every_notation(write, text, value):
     path = write(f"train: {{epochs: 1, optimizer: {{type: sgd, lr: {text}}}}}")
     assert load_config(path).train.optimizer == SGDConfig(lr=value)
     assert load_config(path, [f"train.epochs={text}"]).train.epochs == value

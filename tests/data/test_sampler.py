@@ -162,7 +162,7 @@ def test_leftover_images_start_the_next_batch():
     assert sorted(planned.index for planned in (first + second)[:5]) == list(range(5))
 
 
-def test_batch_larger_than_the_data_set():
+def test_batch_may_be_larger_than_the_dataset():
     (batch,) = stream([(480, 640)] * 2, 1, batch_size=5)
     assert [planned.epoch for planned in batch] == [0, 0, 1, 1, 2]
 

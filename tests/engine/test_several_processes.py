@@ -16,7 +16,7 @@ from retinanet.engine.setup import check_norm
 from retinanet.engine.train import train
 from retinanet.errors import InputError
 from tests.helpers.first_step import first_step
-from tests.processes import run_together
+from tests.helpers.processes import run_together
 
 TRAIN = """
     import json, sys

@@ -1,4 +1,4 @@
-"""Complete runs on the embedded data set."""
+"""Complete runs on the embedded dataset."""
 
 import json
 import math

@@ -253,7 +253,7 @@ def test_validation_set_must_have_the_training_classes(source):
 @pytest.mark.skipif(
     not BLOOD_CELLS.is_dir(), reason=f"no dataset in {BLOOD_CELLS}; set RETINANET_DATA to the folder that contains bccd"
 )
-def test_blood_cells(caplog):
+def test_blood_cells_are_read_without_their_two_empty_boxes(caplog):
     counts, dropped = {}, 0
     for split in ("train", "val", "test"):
         file = BLOOD_CELLS / f"instances_{split}.json"

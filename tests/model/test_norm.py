@@ -8,7 +8,7 @@ from torch.testing import assert_close
 from retinanet.model.norm import SyncBatchNorm, norm_layer
 from retinanet.model.resnet import ResNet
 from tests.helpers.norm_inputs import images, weights
-from tests.processes import run_together
+from tests.helpers.processes import run_together
 
 SHARE = """
     import json

@@ -7,7 +7,7 @@ from retinanet.runtime.device import memory_format_for, resolve_compile, resolve
 CPU = torch.device("cpu")
 
 
-def test_on_a_cpu_auto_compiles_nothing():
+def test_auto_compiles_nothing_on_a_cpu():
     assert resolve_compile(CPU, "auto") is False
     assert resolve_compile(CPU, False) is False
 
@@ -24,20 +24,20 @@ def test_compiling_needs_a_compiler(monkeypatch, tmp_path):
     assert resolve_compile(CPU, False) is False
 
 
-def test_compiling_needs_the_headers_of_python(monkeypatch, tmp_path):
+def test_compiling_needs_the_python_headers(monkeypatch, tmp_path):
     monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
-    monkeypatch.setenv("CXX", "sh")  # anything that is there
+    monkeypatch.setenv("CXX", "sh")  # any existing program
     with pytest.raises(InputError, match=r"Python\.h"):
         resolve_compile(CPU, True)
 
 
-def test_precision_by_name():
+def test_precision_names_resolve_to_dtypes():
     assert resolve_precision(CPU, "fp32") == torch.float32
     assert resolve_precision(CPU, "bf16") == torch.bfloat16
     assert resolve_precision(CPU, "auto") in (torch.float32, torch.bfloat16)
 
 
-def test_channels_come_first_in_float32_with_avx2_alone(monkeypatch):
+def test_memory_format_is_contiguous_only_for_float32_with_avx2(monkeypatch):
     for capability, expected in (("AVX2", torch.contiguous_format), ("AVX512", torch.channels_last)):
         monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda capability=capability: capability)
         assert memory_format_for(CPU, torch.float32) == expected

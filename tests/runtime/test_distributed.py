@@ -7,17 +7,17 @@ from hypothesis import strategies as st
 
 from retinanet.errors import InputError
 from retinanet.runtime.distributed import broadcast, gather, on_main, share_of, sum_over_ranks, world_size
-from tests.processes import run_together
+from tests.helpers.processes import run_together
 
 
 @given(st.lists(st.integers(), max_size=40), st.integers(1, 9))
-def test_shares_are_the_whole_list_in_order_and_about_equal(items, parts):
+def test_shares_partition_the_list_in_order_and_differ_by_at_most_one(items, parts):
     shares = [share_of(items, part, parts) for part in range(parts)]
     assert list(itertools.chain(*shares)) == items
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-def test_a_single_process_is_its_own_group():
+def test_collectives_of_a_single_process_return_its_own_values():
     import torch
 
     assert world_size() == 1
@@ -32,7 +32,7 @@ GROUP = """
     from retinanet.errors import InputError
 
     def refuse():
-        raise InputError("the main process says no")
+        raise InputError("refused by the main process")
 
     with process_group(torch.device("cpu"), timeout=60) as store:
         store.add("processes", 1)
@@ -40,30 +40,30 @@ GROUP = """
             on_main(refuse)
         except InputError as error:
             message = str(error)
-        told = {
+        results = {
             "sum": sum_over_ranks(torch.tensor([1.0, float(rank())])).tolist(),
             "gathered": gather({"rank": rank()}),
-            "broadcast": broadcast(f"of {rank()}"),
+            "broadcast": broadcast(f"from {rank()}"),
             "on_main": on_main(lambda: rank() + 10),
             "message": message,
             "main": is_main(),
             "count": store.add("processes", 0),
         }
-    print(json.dumps(told))
+    print(json.dumps(results))
 """
 
 
-def test_three_processes():
-    told = [json.loads(text) for text in run_together(3, GROUP)]
-    for rank, values in enumerate(told):
+def test_collectives_of_three_processes():
+    results = [json.loads(text) for text in run_together(3, GROUP)]
+    for rank, values in enumerate(results):
         assert values["sum"] == [3.0, 0.0 + 1.0 + 2.0]
         assert values["gathered"] == ([{"rank": 0}, {"rank": 1}, {"rank": 2}] if rank == 0 else None)
-        assert values["broadcast"] == "of 0" and values["on_main"] == 10
-        assert values["message"] == "the main process says no"
+        assert values["broadcast"] == "from 0" and values["on_main"] == 10
+        assert values["message"] == "refused by the main process"
         assert values["main"] is (rank == 0)
 
 
-def test_an_error_of_the_main_process_is_an_error_here():
+def test_input_error_from_on_main_is_raised_in_a_single_process():
     def refuse():
         raise InputError("no")
 

@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from retinanet.errors import InputError
 from retinanet.runtime.failure import report_failure
-from tests.processes import ENVIRONMENT, REPO
+from tests.helpers.processes import ENVIRONMENT, REPO
 
 ONE_FAILS = """
     import sys, time
@@ -22,26 +22,26 @@ ONE_FAILS = """
     from retinanet.cli.train import main
 
     folder, kind, *arguments = sys.argv[1:]
-    step_of = TrainStep.__call__
+    original = TrainStep.__call__
 
     def failing(self, batches, step):
         if step == 3 and rank() == 1:
             Path(folder, "failed_at").write_text(str(time.time()))
             raise InputError("step 3 is refused") if kind == "input" else ZeroDivisionError("planted")
-        return step_of(self, batches, step)
+        return original(self, batches, step)
 
     TrainStep.__call__ = failing
     sys.exit(main(["quickstart", "--output", folder + "/run", *arguments]))
 """
 
 
-def fails(values: list[int]) -> int:
+def raise_index_error(values: list[int]) -> int:
     return values[3]
 
 
 def failure():
     try:
-        fails([1, 2])
+        raise_index_error([1, 2])
     except IndexError as error:
         return error
 

@@ -8,7 +8,7 @@ from retinanet.model.retinanet import RetinaNet
 from retinanet.runtime.memory import is_out_of_memory
 
 
-def test_what_is_out_of_memory_and_what_is_not():
+def test_only_errors_from_lack_of_memory_are_out_of_memory():
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB"))
     assert is_out_of_memory(MemoryError())
     with pytest.raises(RuntimeError) as refused:
@@ -18,31 +18,33 @@ def test_what_is_out_of_memory_and_what_is_not():
     assert not is_out_of_memory(RuntimeError("shapes do not match"))
 
 
-def test_memory_that_runs_out_before_the_first_batch(tiny_overrides, tmp_path, monkeypatch):
-    def hungry(*arguments, **keywords):
-        raise MemoryError  # says nothing
+def test_running_out_of_memory_before_the_first_batch_is_an_input_error(tiny_overrides, tmp_path, monkeypatch):
+    def run_out_of_memory(*arguments, **keywords):
+        raise MemoryError  # without a message
 
-    monkeypatch.setattr("retinanet.engine.setup.build_state", hungry)
+    monkeypatch.setattr("retinanet.engine.setup.build_state", run_out_of_memory)
     with pytest.raises(InputError, match=r"starting: out of memory with no images in this process .*: MemoryError; "):
         train(load_config("quickstart", tiny_overrides), tmp_path / "run")
 
 
-@pytest.mark.parametrize(("training", "doing"), [(True, "training, step 1"), (False, "evaluating, step 4")])
-def test_the_message_has_the_sizes_at_hand_and_the_keys(tiny_overrides, tmp_path, monkeypatch, training, doing):
+@pytest.mark.parametrize(("training", "activity"), [(True, "training, step 1"), (False, "evaluating, step 4")])
+def test_out_of_memory_message_has_the_current_sizes_and_the_config_keys(
+    tiny_overrides, tmp_path, monkeypatch, training, activity
+):
     normalise = RetinaNet.normalise
 
-    def hungry(self, images, image_sizes):
+    def run_out_of_memory(self, images, image_sizes):
         if self.training == training:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB\nmore of it")
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB\nsecond line")
         return normalise(self, images, image_sizes)
 
-    monkeypatch.setattr(RetinaNet, "normalise", hungry)
+    monkeypatch.setattr(RetinaNet, "normalise", run_out_of_memory)
     cfg = load_config("quickstart", [*tiny_overrides, "train.eval_batch_size=2"])
-    with pytest.raises(InputError) as stopped:
+    with pytest.raises(InputError) as caught:
         train(cfg, tmp_path / "run")
-    message = str(stopped.value)
+    message = str(caught.value)
     count = 4 if training else 2
-    assert message.startswith(f"{doing}, images [")
+    assert message.startswith(f"{activity}, images [")
     assert f"out of memory with {count} images of 64x" in message or f"with {count} images of 80x" in message
     assert "Tried to allocate 20 MiB; raise train.accumulate (now 1" in message
     for key in ("train.batch_size (4;", "train.eval_batch_size", "data.resize.shorter and longer (64, 96)"):

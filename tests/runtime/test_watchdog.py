@@ -1,4 +1,4 @@
-"""Real processes that really hang, and parents that are really killed."""
+"""Watchdog, with real processes that hang and real parents that are killed."""
 
 import ctypes
 import multiprocessing
@@ -17,13 +17,13 @@ from retinanet.runtime import watchdog
 from retinanet.runtime.activity import Activity
 from retinanet.runtime.watchdog import EXIT_STALLED, Watchdog
 
-PATIENCE = 120.0  # seconds until a test gives up; nothing here takes long unless it hangs
-SPAWNER = multiprocessing.get_context("forkserver")  # ranks fork from a process with one thread
+PATIENCE = 120.0  # seconds until a test gives up; reached only if something hangs
+SPAWNER = multiprocessing.get_context("forkserver")  # ranks fork from a single-threaded process
 SPAWNER.set_forkserver_preload(["torch.distributed", "retinanet.runtime.stop", "retinanet.runtime.watchdog"])
 
 
 def run_ranks(body, folder: Path, world_size: int) -> list[int]:
-    """Exit codes of processes that run `body(rank, folder, port)` each, on a store that this process hosts."""
+    """Exit codes of processes that each run `body(rank, folder, port)`, with a store hosted by this process."""
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     ranks = [SPAWNER.Process(target=run_body, args=(body, rank, folder, store.port)) for rank in range(world_size)]
     for process in ranks:
@@ -39,7 +39,7 @@ def run_ranks(body, folder: Path, world_size: int) -> list[int]:
 def run_body(body, rank: int, folder: Path, port: int) -> None:
     with open(folder / f"stderr{rank}", "w") as file:
         os.dup2(file.fileno(), 2)
-    watchdog.POLL, watchdog.LINGER = 0.1, 0.5  # in this process alone
+    watchdog.POLL, watchdog.LINGER = 0.1, 0.5  # in this process only
     body(rank, folder, port)
 
 
@@ -58,12 +58,12 @@ def one_rank_stalls(rank, folder, port):
             activity.begin("training", step, image_ids=(2 * step, 2 * step + 1))
         if rank == 1:
             stuck_here()
-        while True:  # a rank with nothing to complain of
+        while True:  # this rank makes progress
             activity.begin("training", step)
             time.sleep(0.01)
 
 
-def test_a_stalled_rank_is_found_and_every_rank_writes_its_stacks(tmp_path):
+def test_stall_of_one_rank_makes_every_rank_write_its_stacks(tmp_path):
     assert run_ranks(one_rank_stalls, tmp_path, 2) == [EXIT_STALLED] * 2
     stalled, other = ((tmp_path / f"stall_rank{rank}.txt").read_text() for rank in (1, 0))
     # step 6, the last of seven, has images 12 and 13
@@ -77,56 +77,56 @@ def test_a_stalled_rank_is_found_and_every_rank_writes_its_stacks(tmp_path):
         assert text.splitlines()[0] in (tmp_path / f"stderr{rank}").read_text()
 
 
-def stalls_alone_into_no_folder(rank, folder, port):
+def stalls_without_store_and_folder(rank, folder, port):
     with Watchdog(None, Activity(), rank=0, timeout=0.3, folder=folder / "gone"):
         stuck_here()
 
 
-def test_without_a_store_and_a_folder_it_still_says_so_and_ends(tmp_path):
-    assert run_ranks(stalls_alone_into_no_folder, tmp_path, 1) == [EXIT_STALLED]
-    said = (tmp_path / "stderr0").read_text()
-    assert "last activity: starting\n" in said
-    assert "in stuck_here" in said
+def test_stall_without_store_and_folder_is_reported_on_stderr(tmp_path):
+    assert run_ranks(stalls_without_store_and_folder, tmp_path, 1) == [EXIT_STALLED]
+    stderr = (tmp_path / "stderr0").read_text()
+    assert "last activity: starting\n" in stderr
+    assert "in stuck_here" in stderr
 
 
-def stalls_after_its_store_is_gone(rank, folder, port):
+def stalls_after_the_store_is_gone(rank, folder, port):
     host = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     with Watchdog(connect(host.port), Activity(), rank=0, timeout=0.6, folder=folder):
         del host
         stuck_here()
 
 
-def test_the_end_of_the_store_does_not_end_the_watch(tmp_path):
-    assert run_ranks(stalls_after_its_store_is_gone, tmp_path, 1) == [EXIT_STALLED]
+def test_stall_is_found_after_the_store_is_gone(tmp_path):
+    assert run_ranks(stalls_after_the_store_is_gone, tmp_path, 1) == [EXIT_STALLED]
 
 
-def holds_the_lock_of_the_interpreter(rank, folder, port):
+def stalls_while_holding_the_interpreter_lock(rank, folder, port):
     activity = Activity()
     with Watchdog(None, activity, rank=0, timeout=0.3, folder=folder):
-        time.sleep(0.25)  # past the first look
+        time.sleep(0.25)  # past the first check
         activity.begin("training", 1)
         ctypes.PyDLL(None).sleep(int(PATIENCE))
 
 
-def test_a_call_that_stops_every_thread_ends_too(tmp_path):
-    assert run_ranks(holds_the_lock_of_the_interpreter, tmp_path, 1) == [1]
-    assert "in holds_the_lock_of_the_interpreter" in (tmp_path / "stderr0").read_text()
+def test_stall_while_holding_the_interpreter_lock_ends_the_process(tmp_path):
+    assert run_ranks(stalls_while_holding_the_interpreter_lock, tmp_path, 1) == [1]
+    assert "in stalls_while_holding_the_interpreter_lock" in (tmp_path / "stderr0").read_text()
 
 
-def ends_before_its_time(rank, folder, port):
+def outlives_its_watchdog(rank, folder, port):
     activity = Activity()
     with Watchdog(None, activity, rank=0, timeout=0.3, folder=folder):
         activity.begin("training", 8)
-    time.sleep(1.0)  # nobody watches any more
+    time.sleep(1.0)  # the watchdog has stopped
     sys.exit(5)
 
 
-def test_nobody_watches_after_the_end(tmp_path):
-    assert run_ranks(ends_before_its_time, tmp_path, 1) == [5]
+def test_closed_watchdog_does_not_end_the_process(tmp_path):
+    assert run_ranks(outlives_its_watchdog, tmp_path, 1) == [5]
     assert not (tmp_path / "stall_rank0.txt").exists()
 
 
-def is_not_watched(rank, folder, port):
+def sleeps_without_a_timeout(rank, folder, port):
     activity = Activity()
     with Watchdog(None, activity, rank=0, timeout=None, folder=folder):
         activity.begin("training", 1, image_ids=(1, 2))
@@ -134,19 +134,19 @@ def is_not_watched(rank, folder, port):
     sys.exit(5)
 
 
-def test_no_timeout_no_watching(tmp_path):
-    assert run_ranks(is_not_watched, tmp_path, 1) == [5]
+def test_watchdog_without_a_timeout_does_not_end_the_process(tmp_path):
+    assert run_ranks(sleeps_without_a_timeout, tmp_path, 1) == [5]
 
 
 PARENT = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', sys.argv[1]]).wait()"
-HELD_BY_THE_KERNEL = """
+ENDED_BY_THE_KERNEL = """
 import ctypes
 from retinanet.runtime import watchdog
 watchdog.end_with_parent()
 print("ready", flush=True)
-ctypes.PyDLL(None).sleep(60)  # no thread of Python's runs
+ctypes.PyDLL(None).sleep(60)  # no Python thread can run
 """
-SEEN_BY_THE_THREAD = """
+ENDED_BY_A_THREAD = """
 import os, threading, time
 from retinanet.runtime import watchdog
 watchdog.POLL = 0.1
@@ -154,7 +154,7 @@ threading.Thread(target=watchdog._watch_parent, args=(os.getppid(),), daemon=Tru
 print("ready", flush=True)
 time.sleep(60)
 """
-LEFT_ALONE = """
+UNWATCHED = """
 import os, time
 print("ready", flush=True)
 time.sleep(3)
@@ -163,13 +163,13 @@ os.write(1, b"outlived")
 
 
 @pytest.mark.parametrize(
-    ("child", "last_words"),
-    [(HELD_BY_THE_KERNEL, b""), (SEEN_BY_THE_THREAD, b""), (LEFT_ALONE, b"outlived")],
-    ids=["by the kernel", "by its thread", "not asked to"],
+    ("child", "output"),
+    [(ENDED_BY_THE_KERNEL, b""), (ENDED_BY_A_THREAD, b""), (UNWATCHED, b"outlived")],
+    ids=["ended by the kernel", "ended by a thread", "unwatched"],
 )
-def test_a_child_ends_with_its_killed_parent(child, last_words):
-    if child is HELD_BY_THE_KERNEL and sys.platform != "linux":
-        pytest.skip("only Linux tells a process of its parent's death")
+def test_only_a_watched_child_ends_with_its_killed_parent(child, output):
+    if child is ENDED_BY_THE_KERNEL and sys.platform != "linux":
+        pytest.skip("only Linux signals a process when its parent dies")
     root = Path(watchdog.__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root)}
     parent = subprocess.Popen([sys.executable, "-c", PARENT, child], stdout=subprocess.PIPE, env=environment, bufsize=0)
@@ -177,7 +177,7 @@ def test_a_child_ends_with_its_killed_parent(child, last_words):
         assert pipe.readline() == b"ready\n"
         parent.send_signal(signal.SIGKILL)
         parent.wait()
-        # The child alone holds the other end now: it can be read to the end when the child is gone.
+        # Only the child still holds the other end of the pipe: end of file means that the child has exited.
         ready, _, _ = select.select([pipe], [], [], 30)
-        assert ready, "the child lives on"
-        assert pipe.read() == last_words
+        assert ready, "the child is still running"
+        assert pipe.read() == output

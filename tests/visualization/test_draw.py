@@ -11,7 +11,7 @@ def detections(*rows: tuple[list[float], float, int]) -> Detections:
     return Detections(torch.tensor(boxes).reshape(-1, 4), torch.tensor(scores), torch.tensor(labels, dtype=torch.int64))
 
 
-def test_a_box_is_drawn_where_it_is_and_the_image_stays():
+def test_box_outline_is_drawn_on_a_copy_of_the_image():
     image = torch.zeros(3, 100, 120, dtype=torch.uint8)
     drawn = draw_detections(image, detections(([20.0, 30.0, 80.0, 90.0], 0.9, 1)), NAMES)
     assert image.sum() == 0
@@ -20,13 +20,13 @@ def test_a_box_is_drawn_where_it_is_and_the_image_stays():
     assert drawn[:, 60, 110].sum() == 0  # outside
 
 
-def test_weak_detections_and_none_leave_the_image_as_it_is():
+def test_image_is_unchanged_without_detections_above_min_score():
     image = torch.randint(0, 255, (3, 50, 60), dtype=torch.uint8)
     assert torch.equal(draw_detections(image, detections(([5.0, 5.0, 20.0, 20.0], 0.2, 0)), NAMES), image)
     assert torch.equal(draw_detections(image, detections(), NAMES), image)
 
 
-def test_boxes_reaching_beyond_the_image_are_drawn_at_its_edge():
+def test_box_beyond_the_image_is_drawn_at_its_edge():
     image = torch.zeros(3, 50, 60, dtype=torch.uint8)
     drawn = draw_detections(image, detections(([-10.0, -10.0, 100.0, 100.0], 0.9, 0)), NAMES)
     assert drawn[:, 49, 30].sum() > 0

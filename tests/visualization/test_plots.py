@@ -21,7 +21,7 @@ def texts(root: ElementTree.Element) -> list[str]:
     return [element.text for element in root.iter(f"{SVG}text")]
 
 
-def test_a_line_goes_from_corner_to_corner_of_its_axes(tmp_path):
+def test_line_over_the_whole_range_joins_opposite_corners_of_the_axes(tmp_path):
     line = Series("rising", [0.0, 10.0], [0.0, 1.0])
     root = drawn([Chart("title", "x", "y", [line], y_range=(0, 1))], tmp_path)
     path = f"M{LEFT:.1f},{HEIGHT - BOTTOM:.1f}L{WIDTH - RIGHT:.1f},{TOP:.1f}"
@@ -29,7 +29,7 @@ def test_a_line_goes_from_corner_to_corner_of_its_axes(tmp_path):
     assert {"title", "x", "y", "rising", "0", "10"} <= set(texts(root))
 
 
-def test_points_stand_at_their_values_and_whiskers_reach_as_far_as_they_say(tmp_path):
+def test_points_and_whiskers_are_drawn_at_their_values(tmp_path):
     points = Series("ap", [0, 1], [10.0, 20.0], spread=[0.0, 5.0], style="points")
     root = drawn([Chart("t", "", "AP", [points], ticks={0: "a", 1: "b"}, y_range=(0, 40))], tmp_path)
     height = HEIGHT - BOTTOM - TOP
@@ -40,7 +40,7 @@ def test_points_stand_at_their_values_and_whiskers_reach_as_far_as_they_say(tmp_
     assert [float(low), float(high)] == pytest.approx([TOP + height * 0.625, TOP + height * 0.375], abs=0.1)
 
 
-def test_values_that_have_no_place_are_left_out(tmp_path):
+def test_values_that_a_logarithmic_axis_cannot_show_are_skipped(tmp_path):
     line = Series("s", [0.0, 1.0, 2.0, 3.0], [math.nan, 0.0, 0.1, 0.001])
     root = drawn([Chart("t", "x", "y", [line], log_y=True)], tmp_path)
     (path,) = [d for element in root.iter(f"{SVG}path") if "L" in (d := element.get("d"))]
@@ -49,14 +49,14 @@ def test_values_that_have_no_place_are_left_out(tmp_path):
     assert {"0.1", "0.01", "1e-3"} <= set(texts(root))
 
 
-def test_several_charts_stand_in_rows(tmp_path):
+def test_charts_are_arranged_in_rows(tmp_path):
     one = Chart("t", "x", "y", [Series("s", [0.0, 1.0], [0.0, 1.0])])
     root = drawn([one] * 3, tmp_path, columns=2)
     assert (root.get("width"), root.get("height")) == (str(2 * WIDTH), str(2 * HEIGHT))
     assert len(list(root.iter(f"{SVG}g"))) == 3
 
 
-def test_nothing_to_draw_is_an_empty_frame_and_names_are_text(tmp_path):
+def test_empty_and_constant_series_are_drawn_and_titles_are_escaped(tmp_path):
     root = drawn([Chart("a < b & c", "x", "y", [])], tmp_path)
     assert "a < b & c" in texts(root)
     drawn([Chart("t", "x", "y", [Series("flat", [1.0], [0.0])])], tmp_path)

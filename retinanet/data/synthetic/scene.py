@@ -75,7 +75,7 @@ class Scene:
         ] = []  # per object: its visible pixels, and how many must stay visible
 
     def add_distractor(self) -> None:
-        """Paint an unlabelled figure."""
+        """Paint an unlabelled shape."""
         sprite = draw_sprite(DISTRACTORS[self.rng.integers(len(DISTRACTORS))], log_uniform(12, 120, self.rng), self.rng)
         height, width = sprite.cover.shape
         x, y = self.rng.integers(0, self.width) - width // 2, self.rng.integers(0, self.height) - height // 2

@@ -1,1 +1,1 @@
-"""Steps whose gradient is not finite: masking, saving, replaying and reporting them."""
+"""Steps with a non-finite gradient: masking, saving, replaying and reporting them."""

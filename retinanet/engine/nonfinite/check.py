@@ -5,7 +5,8 @@ from pathlib import Path
 
 from retinanet.data.build import train_loader
 from retinanet.engine.nonfinite.guard import NonFiniteGradient
-from retinanet.engine.nonfinite.replay import replay, write_replay
+from retinanet.engine.nonfinite.replay import replay
+from retinanet.engine.nonfinite.saved_step import SavedStep, write_saved_step
 from retinanet.engine.setup import Run
 from retinanet.errors import InputError, first_line
 from retinanet.runtime.activity import Activity
@@ -74,8 +75,7 @@ def save_and_replay(run: Run, step: int, batches: list[Batch]) -> str:
     """Save the step with the current weights, replay it from the file, and describe the result."""
     path: Path = run.folder / f"nonfinite_step_{step:08d}.pt"
     try:
-        write_replay(
-            path,
+        saved = SavedStep(
             cfg=run.cfg,
             class_names=run.train_data.class_names,
             model_state=run.state.model.state_dict(),
@@ -85,6 +85,7 @@ def save_and_replay(run: Run, step: int, batches: list[Batch]) -> str:
             dtype=run.dtype,
             loss_scale=run.state.scaler.get_scale() if run.state.scaler.is_enabled() else 1.0,
         )
+        write_saved_step(path, saved)
     except InputError as error:  # a full disk
         return f"images {run.train_data.image_ids_of(batches)}; the step could not be saved: {error}"
     try:

@@ -1,93 +1,23 @@
-"""Save a step with non-finite gradients, replay it, and diagnose it."""
+"""Replay a saved step with non-finite gradients, and diagnose it."""
 
-import json
 import math
-import os
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from retinanet.config import Config
-from retinanet.config.load import config_from_values
 from retinanet.detection.assignment import Assign
 from retinanet.detection.build import build_assignment
 from retinanet.engine.nonfinite.report import ImageReport, ReplayReport
+from retinanet.engine.nonfinite.saved_step import read_saved_step
 from retinanet.engine.nonfinite.trace import FirstNonFinite
-from retinanet.errors import InputError
 from retinanet.losses.build import build_loss
 from retinanet.losses.detection import DetectionLoss
 from retinanet.model.retinanet import RetinaNet, build_model
 from retinanet.runtime.device import autocast, memory_format_for
 from retinanet.structures import Batch, HeadOutputs, Targets
-
-FORMAT = "retinanet replay 2"
-
-
-def write_replay(
-    path: Path,
-    *,
-    cfg: Config,
-    class_names: Sequence[str],
-    model_state: dict[str, Tensor],
-    batches: list[Batch],
-    image_ids: Sequence[int | str],
-    step: int,
-    dtype: torch.dtype,
-    loss_scale: float = 1.0,
-) -> None:
-    """Write everything that a step depends on, from any device. The file is complete or absent.
-
-    Args:
-        model_state: weights before the step.
-        batches: every micro-batch of the global batch, from all ranks: the loss is divided by the positives of all.
-        image_ids: ids of the images in all batches, in order.
-        dtype: precision of the network.
-        loss_scale: scale of the gradient scaler, 1 without one.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
-    content = {
-        "format": FORMAT,
-        "config": cfg.model_dump_json(),
-        "class_names": list(class_names),
-        "model": {name: value.detach().cpu() for name, value in model_state.items()},
-        "batches": [_plain(batch.to(torch.device("cpu"))) for batch in batches],
-        "image_ids": list(image_ids),
-        "step": step,
-        "dtype": dtype,
-        "loss_scale": float(loss_scale),
-    }
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with open(partial, "wb") as file:
-            torch.save(content, file)
-        os.replace(partial, path)
-    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError if the disk is full
-        partial.unlink(missing_ok=True)
-        raise InputError(f"{path}: the step cannot be written: {str(error).splitlines()[0]}") from None
-
-
-def read_replay(path: str | Path) -> dict[str, Any]:
-    """Read what `write_replay` wrote, with tensors on the CPU. No code in the file is run.
-
-    Raises:
-        InputError: the file is missing, damaged or of a different kind.
-    """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; training writes one when a gradient is not finite") from None
-    except Exception as error:  # torch.load raises a different type for each way a file can be wrong
-        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
-        raise InputError(f"{path}: not a step written by training, or incomplete ({reason[0][:160]})") from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise InputError(f"{path}: not a {FORMAT!r} file; give a file that training wrote")
-    return content
 
 
 def replay(path: str | Path, device: torch.device) -> ReplayReport:
@@ -96,23 +26,23 @@ def replay(path: str | Path, device: torch.device) -> ReplayReport:
     Raises:
         InputError: the file cannot be used.
     """
-    content = read_replay(path)
-    cfg = config_from_values(json.loads(content["config"]), source=f"{path}: config")
+    saved = read_saved_step(path)
+    cfg = saved.cfg
     # There are no other ranks to share statistics with.
     norm, note = cfg.model.backbone.norm, ""
     if norm == "sync":
         norm, note = "batch", "norm sync is replaced by batch: each micro-batch has its own statistics"
     model = build_model(
         cfg.model.model_copy(update={"backbone": cfg.model.backbone.model_copy(update={"norm": norm})}),
-        len(content["class_names"]),
+        len(saved.class_names),
     )
-    model.load_state_dict(content["model"])
-    dtype = content["dtype"]
+    model.load_state_dict(saved.model_state)
+    dtype = saved.dtype
     model.to(device=device, memory_format=memory_format_for(device, dtype)).train()
     bad_weights = [name for name, value in model.state_dict().items() if not value.isfinite().all()]
-    batches = [_batch(plain).to(device) for plain in content["batches"]]
-    criterion = build_loss(cfg.loss, num_classes=len(content["class_names"]))
-    step = ReplayedStep(model, criterion, build_assignment(cfg.assignment), dtype, content["loss_scale"])
+    batches = [batch.to(device) for batch in saved.batches]
+    criterion = build_loss(cfg.loss, num_classes=len(saved.class_names))
+    step = ReplayedStep(model, criterion, build_assignment(cfg.assignment), dtype, saved.loss_scale)
     num_positive = step.num_positive(batches)
 
     trace = FirstNonFinite(model)
@@ -120,10 +50,10 @@ def replay(path: str | Path, device: torch.device) -> ReplayReport:
     images = [_only(batch, row) for batch in batches for row in range(len(batch.images))]
     separate = [step.run([batch], num_positive) for batch in images]
     return ReplayReport(
-        step=content["step"],
+        step=saved.step,
         device=str(device),
         dtype=dtype,
-        loss_scale=content["loss_scale"],
+        loss_scale=saved.loss_scale,
         num_positive=num_positive.item(),
         bad_weights=bad_weights,
         class_per_level=together.class_per_level,
@@ -135,7 +65,7 @@ def replay(path: str | Path, device: torch.device) -> ReplayReport:
         num_gradients=together.num_gradients,
         images=[
             _image_report(image_id, batch, outcome)
-            for image_id, batch, outcome in zip(content["image_ids"], images, separate, strict=True)
+            for image_id, batch, outcome in zip(saved.image_ids, images, separate, strict=True)
         ],
         note=note,
     )
@@ -152,7 +82,7 @@ class Outcome(NamedTuple):
 
 
 class ReplayedStep:
-    """Forward and backward pass as in training, without a change of the weights."""
+    """The forward and backward pass of training, without an optimizer step."""
 
     def __init__(
         self,
@@ -227,7 +157,7 @@ def _image_report(image_id: int | str, batch: Batch, outcome: Outcome) -> ImageR
 
 
 def _problem(box: list[float], height: int, width: int) -> str | None:
-    """Describe what is wrong with a box (x1, y1, x2, y2); None if it is valid."""
+    """Describe the defect of a box (x1, y1, x2, y2); None if it is valid."""
     x1, y1, x2, y2 = box
     shown = f"box ({x1:g}, {y1:g}, {x2:g}, {y2:g})"
     if not all(map(math.isfinite, box)):
@@ -255,37 +185,4 @@ def _only(batch: Batch, row: int) -> Batch:
             has_crowd=targets.has_crowd,
         ),
         image_indices=batch.image_indices[rows],
-    )
-
-
-def _plain(batch: Batch) -> dict[str, Any]:
-    """Values that `weights_only` loading accepts. Tensors are cloned: a view would be saved with its whole storage."""
-    targets = batch.targets
-    return {
-        "images": batch.images.clone(),
-        "image_sizes": batch.image_sizes.clone(),
-        "original_sizes": batch.original_sizes.clone(),
-        "boxes": targets.boxes.clone(),
-        "labels": targets.labels.clone(),
-        "is_object": targets.is_object.clone(),
-        "is_crowd": targets.is_crowd.clone(),
-        "has_crowd": targets.has_crowd,
-        "image_indices": list(batch.image_indices),
-    }
-
-
-def _batch(plain: dict[str, Any]) -> Batch:
-    """The batch that `_plain` took apart."""
-    return Batch(
-        images=plain["images"],
-        image_sizes=plain["image_sizes"],
-        original_sizes=plain["original_sizes"],
-        targets=Targets(
-            boxes=plain["boxes"],
-            labels=plain["labels"],
-            is_object=plain["is_object"],
-            is_crowd=plain["is_crowd"],
-            has_crowd=plain["has_crowd"],
-        ),
-        image_indices=tuple(plain["image_indices"]),
     )

@@ -8,11 +8,11 @@ from torch.utils._pytree import tree_leaves
 
 
 class FirstNonFinite(TorchDispatchMode):
-    """Context manager that checks the result of every operation in its body, including backward. Slow: it reads all.
+    """Context manager that checks the result of every operation in its body, including backward.
 
-    It watches operations because much of the network calls no module. An operation is attributed to the module that
-    owns its weights, or else to the last such module before it. Weights are recognised by their memory, also after a
-    cast or after a norm was folded into them.
+    It is slow, because it reads every value. It watches operations because much of the network calls no module. An
+    operation is attributed to the module that owns its weights, or else to the last such module before it. Weights are
+    recognised by their memory, also after a cast or after a norm was folded into them.
 
     Attributes:
         first: description of the first non-finite result in each pass named by `on`.

@@ -192,7 +192,7 @@ def test_labelled_objects_are_at_least_60_percent_visible(monkeypatch, index):
     assert [i for i, total in enumerate(totals) if (seen == i).sum() < 0.4 * total] == []
 
 
-def test_a_crowd_is_a_dense_cluster_of_one_class(monkeypatch):
+def test_crowd_is_a_dense_cluster_of_one_class(monkeypatch):
     _, annotations, painted = recorded_drawing(monkeypatch, 7)
     (crowd,) = (annotation for annotation in annotations if annotation.is_crowd)
     num_objects = len(annotations) - 1

@@ -1,4 +1,4 @@
-"""Steps without a finite gradient change nothing: every tensor of a run is compared bit by bit."""
+"""Steps with a non-finite gradient change nothing: all tensors of a run are compared bit by bit."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def small_detector(norm):
 
 
 class Run:
-    """A small detector, its optimizer, guard and average, and the order in which a step uses them."""
+    """A small detector with its optimizer, guard and EMA, and a step that uses them in the order of training."""
 
     def __init__(self, norm="batch", optimizer=None, *, action="skip", limit=9, scaler=None):
         self.model = small_detector(norm)
@@ -52,21 +52,21 @@ class Run:
         self.targets = Targets(boxes, torch.tensor([[0, 2]] * 2), everywhere, ~everywhere, has_crowd=False)
 
     def step(self, number, pixels, *, gradient_only=False):
-        """NaN in the pixels makes statistics and gradients NaN; or the gradient alone is, as when it overflows."""
+        """Take a step. NaN pixels make statistics and gradients NaN; `gradient_only` makes only the gradients NaN."""
         self.guard.before_step()
         predictions = HeadOutputs(*self.model.outputs(pixels), self.model.anchors(SIZE, SIZE))
         assignment = assign(predictions.anchors, self.targets)
         loss = self.criterion(predictions, assignment, self.targets, torch.tensor(9.0)).total
         self.scaler.scale(loss * float("nan") if gradient_only else loss).backward()
         self.scaler.unscale_(self.optimizer)
-        left_out = self.guard.mask(clip_grad_norm_(self.model.parameters(), 10.0), number)
+        skipped = self.guard.mask(clip_grad_norm_(self.model.parameters(), 10.0), number)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        self.ema.update(left_out)
+        self.ema.update(skipped)
 
     def bits(self):
-        """Every tensor that a run holds, by name, as bytes."""
+        """Every tensor of the run, by name, as bytes."""
         tensors = {f"model/{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"ema/{name}": value for name, value in self.ema.state_dict()["model"].items()}
         tensors["ema/updates"] = self.ema.state_dict()["updates"]
@@ -82,8 +82,8 @@ def pixels_of(seed, *, bad=False):
     return pixels
 
 
-def test_without_a_guard_such_a_step_is_the_end():
-    """What the other tests show nothing of happening does happen."""
+def test_bad_step_without_a_guard_changes_model_ema_and_optimizer():
+    """Without the guard, the changes that the other tests rule out do happen."""
     run = Run()
     before = run.bits()
     run.guard.mask = lambda grad_norm, step: torch.zeros(())
@@ -97,7 +97,7 @@ def test_without_a_guard_such_a_step_is_the_end():
 @pytest.mark.parametrize("norm", ["batch", "group"])
 @pytest.mark.parametrize("before", [0, 2], ids=["first step", "third step"])
 @pytest.mark.parametrize("gradient_only", [False, True])
-def test_a_bad_step_changes_not_one_bit(optimizer, norm, before, gradient_only):
+def test_bad_step_leaves_every_bit_unchanged(optimizer, norm, before, gradient_only):
     run = Run(norm, optimizer)
     for number in range(before):
         run.step(number, pixels_of(number))
@@ -105,7 +105,7 @@ def test_a_bad_step_changes_not_one_bit(optimizer, norm, before, gradient_only):
     run.step(before, pixels_of(7, bad=not gradient_only), gradient_only=gradient_only)
     after = run.bits()
     assert all(after[name] == bits[name] for name in bits)
-    # What AdamW makes in its first step, whether or not it takes it, is as before any.
+    # AdamW creates its state in its first step, skipped or not; it is still zero.
     assert not any(any(value) for name, value in after.items() if name not in bits)
     assert run.guard.read() == BadStep(step=before, count=1)
     assert run.guard.read() is None
@@ -113,7 +113,7 @@ def test_a_bad_step_changes_not_one_bit(optimizer, norm, before, gradient_only):
 
 @OPTIMIZERS
 @pytest.mark.parametrize("bad_first", [True, False])
-def test_steps_after_a_skipped_one_are_those_of_a_run_without_it(optimizer, bad_first):
+def test_run_with_a_skipped_step_equals_a_run_without_that_step(optimizer, bad_first):
     skipping, without = Run(optimizer=optimizer), Run(optimizer=optimizer)
     order = [None, 0, 1, 2] if bad_first else [0, 1, None, 2]
     for number, seed in enumerate(order):
@@ -121,21 +121,21 @@ def test_steps_after_a_skipped_one_are_those_of_a_run_without_it(optimizer, bad_
     for seed in range(3):
         without.step(seed, pixels_of(seed))
     assert skipping.bits() == without.bits()
-    assert skipping.guard.skipped == 0  # until it is read
+    assert skipping.guard.skipped == 0  # updated only when the guard is read
     assert skipping.guard.read() == BadStep(step=order.index(None), count=1)
     assert skipping.guard.skipped == 1
 
 
 @OPTIMIZERS
 @pytest.mark.parametrize("before", [0, 1])
-def test_stop_keeps_what_the_bad_step_met(optimizer, before):
+def test_stop_keeps_the_state_from_before_the_bad_step(optimizer, before):
     run = Run(optimizer=optimizer, action="stop")
     for number in range(before):
         run.step(number, pixels_of(number))
     bits = run.bits()
     run.step(before, pixels_of(7, bad=True))
     for number in (before + 1, before + 2):
-        run.step(number, pixels_of(number))  # sound, and left out all the same
+        run.step(number, pixels_of(number))  # finite, but skipped as well
     after = run.bits()
     assert all(after[name] == bits[name] for name in bits)
     assert run.guard.read() == BadStep(step=before, count=3)
@@ -144,20 +144,20 @@ def test_stop_keeps_what_the_bad_step_met(optimizer, before):
     assert run.bits() != after
 
 
-def test_a_run_of_sound_steps_is_the_one_without_a_guard():
-    guarded, free = Run(), Run()
-    free.guard.before_step = lambda: None
-    free.guard.mask = lambda grad_norm, step: torch.zeros(())
-    for run in (guarded, free):
+def test_guard_does_not_change_a_run_of_finite_steps():
+    guarded, unguarded = Run(), Run()
+    unguarded.guard.before_step = lambda: None
+    unguarded.guard.mask = lambda grad_norm, step: torch.zeros(())
+    for run in (guarded, unguarded):
         for number in range(2):
             run.step(number, pixels_of(number))
-    assert guarded.bits() == free.bits()
+    assert guarded.bits() == unguarded.bits()
     assert guarded.guard.read() is None
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_found_inf_is_zero_or_one_whatever_the_norm(value):
-    """A NaN there counts as nothing found."""
+def test_mask_is_zero_or_one_for_any_norm(value):
+    """The fused optimizers treat a NaN in `found_inf` as 0."""
     run = Run()
     flags = [run.guard.mask(torch.tensor(norm), step).clone() for step, norm in enumerate([1.0, value, 2.0])]
     assert [flag.dtype for flag in flags] == [torch.float32] * 3
@@ -165,7 +165,7 @@ def test_found_inf_is_zero_or_one_whatever_the_norm(value):
     assert run.optimizer.found_inf.item() == 0.0
 
 
-def test_the_first_bad_step_of_a_window_is_told():
+def test_reading_reports_the_first_bad_step_since_the_last_reading():
     guard = Run(limit=3).guard
     for step, norm in enumerate([1.0, float("nan"), 1.0, float("inf"), 1.0], start=100):
         guard.mask(torch.tensor(norm), step)
@@ -180,7 +180,7 @@ def test_the_first_bad_step_of_a_window_is_told():
     assert isinstance(error.value, InputError) and error.value.bad_step == BadStep(106, 1)
 
 
-def test_the_count_of_skipped_steps_outlives_a_resume():
+def test_count_of_skipped_steps_survives_a_resume():
     guard = Run(limit=2).guard
     for step in range(2):
         guard.mask(torch.tensor(float("nan")), step)
@@ -197,18 +197,18 @@ def test_overflow_in_float16_is_left_to_the_scaler(action):
     run = Run(action=action, limit=0, scaler=torch.amp.GradScaler("cpu", init_scale=2.0**10))
     run.step(0, pixels_of(0))
     before = run.bits()
-    run.scaler.update(2.0**127)  # times any gradient of a loss: infinity
+    run.scaler.update(2.0**127)  # any loss gradient times this overflows
     run.step(1, pixels_of(1))
-    assert run.bits() == before  # its statistics were finite, and are put back: the step did not happen
+    assert run.bits() == before  # statistics are restored although they were finite: the step is skipped entirely
     assert run.scaler.get_scale() == 2.0**126
     assert run.guard.read() is None
     run.scaler.update(2.0**10)
-    run.step(2, pixels_of(2))  # also with "stop": nothing sticks
+    run.step(2, pixels_of(2))  # with "stop" too, later steps are not skipped
     assert run.bits() != before
     assert not hasattr(run.optimizer, "found_inf")
 
 
-def test_overflow_without_an_end_is_told_even_in_float16():
+def test_persistent_overflow_is_an_error_even_in_float16():
     guard = Run(scaler=torch.amp.GradScaler("cpu")).guard
     for step in range(MOST_OVERFLOWS):
         guard.mask(torch.tensor(float("inf")), step)
@@ -222,7 +222,7 @@ def test_overflow_without_an_end_is_told_even_in_float16():
 
 @OPTIMIZERS
 @pytest.mark.parametrize("action", ["stop", "skip"])
-def test_the_host_reads_nothing_in_a_step(optimizer, action, host_reads):
+def test_guarded_step_never_waits_for_the_device(optimizer, action, host_reads):
     run = Run(optimizer=optimizer, action=action)
     run.step(0, pixels_of(0))
     with host_reads() as reads:
@@ -233,9 +233,9 @@ def test_the_host_reads_nothing_in_a_step(optimizer, action, host_reads):
 
 @OPTIMIZERS
 @pytest.mark.parametrize("norm", ["batch", "frozen"])
-def test_guarded_steps_run_without_a_value(optimizer, norm, monkeypatch):
+def test_guarded_steps_run_on_fake_tensors(optimizer, norm, monkeypatch):
     with FakeTensorMode():
-        monkeypatch.setattr(ema, "deepcopy", lambda model: small_detector(norm))  # which fake tensors do not allow
+        monkeypatch.setattr(ema, "deepcopy", lambda model: small_detector(norm))  # fake tensors cannot be deep-copied
         run = Run(norm, optimizer)
         for number in range(2):
             run.step(number, torch.empty(2, 3, SIZE, SIZE))
@@ -254,12 +254,12 @@ def test_masking_stays_on_a_cuda_device(monkeypatch):
         guard = NonFiniteGuard(model, optimizer, torch.device("cuda"), action="stop", limit=0)
         average = EMA(model, 0.9)
         guard.before_step()
-        left_out = guard.mask(torch.ones(()), 1)
-        average.update(left_out)
-        assert left_out.device.type == optimizer.found_inf.device.type == "cuda"
+        skipped = guard.mask(torch.ones(()), 1)
+        average.update(skipped)
+        assert skipped.device.type == optimizer.found_inf.device.type == "cuda"
 
 
-def test_frozen_and_group_norms_leave_nothing_to_keep():
+def test_only_batch_norms_have_moving_statistics():
     assert moving_statistics(Run("frozen").model) == moving_statistics(Run("group").model) == []
     floats, counters = moving_statistics(Run("batch").model)
-    assert len(floats) == 40 and len(counters) == 20  # two statistics and one counter for each norm of a resnet18
+    assert len(floats) == 40 and len(counters) == 20  # two statistics and one counter for each norm of a ResNet-18

@@ -9,7 +9,8 @@ from torch.testing import assert_close
 from retinanet.config import Config, LossConfig, TrainConfig
 from retinanet.data.collate import pad_targets
 from retinanet.detection.assignment import assign
-from retinanet.engine.nonfinite.replay import read_replay, replay, write_replay
+from retinanet.engine.nonfinite.replay import replay
+from retinanet.engine.nonfinite.saved_step import SavedStep, read_saved_step, write_saved_step
 from retinanet.errors import InputError
 from retinanet.losses.build import build_loss
 from retinanet.model.retinanet import build_model
@@ -57,9 +58,10 @@ def report_of(folder, batches, *, cfg=None, change=None, ids=None, **settings):
     ids = ids or [f"image {number}" for number in range(sum(len(batch.images) for batch in batches))]
     path = folder / "bad_step.pt"
     settings = {"step": 12, "dtype": torch.float32, **settings}
-    write_replay(
-        path, cfg=cfg, class_names=CLASSES, model_state=model.state_dict(), batches=batches, image_ids=ids, **settings
+    saved = SavedStep(
+        cfg=cfg, class_names=CLASSES, model_state=model.state_dict(), batches=batches, image_ids=ids, **settings
     )
+    write_saved_step(path, saved)
     return replay(path, CPU)
 
 
@@ -148,9 +150,8 @@ def test_report_shows_overflow_in_the_backward_pass(tmp_path):
     report = report_of(tmp_path, [batch_of(None, None)], dtype=torch.float16, loss_scale=2.0**60)
     assert all(map(math.isfinite, [*report.class_per_level, *report.box_per_level]))
     assert report.first_in_forward is None
-    assert report.first_in_backward.startswith(
-        "before any weight (aten::mul"
-    )  # 2**60 / 58 times the derivative of the focal loss
+    # The derivative of the focal loss, times 2**60 / 58.
+    assert report.first_in_backward.startswith("before any weight (aten::mul")
     assert report.bad_gradients and not math.isfinite(report.grad_norm)
     assert "loss scaled by 1.15292e+18" in report.describe() and "float16 overflowed" in report.describe()
 
@@ -214,8 +215,8 @@ def test_file_of_a_slice_is_no_larger_than_of_a_batch(tmp_path):
         report_of(tmp_path, [batch])
         sizes.append((tmp_path / "bad_step.pt").stat().st_size)
     assert abs(sizes[0] - sizes[1]) < 4096
-    content = read_replay(tmp_path / "bad_step.pt")
-    assert content["image_ids"] == ["image 0", "image 1"] and content["dtype"] == torch.float32
+    saved = read_saved_step(tmp_path / "bad_step.pt")
+    assert saved.image_ids == ["image 0", "image 1"] and saved.dtype == torch.float32
     assert not list(tmp_path.glob("*.partial"))
 
 
@@ -238,27 +239,27 @@ def test_invalid_file_is_refused_by_name(fault, tmp_path):
 
 def test_unwritable_path_is_an_input_error(tmp_path):
     cfg = config()
+    saved = SavedStep(
+        cfg=cfg,
+        class_names=CLASSES,
+        model_state=model_of(cfg).state_dict(),
+        batches=[batch_of(None, None)],
+        image_ids=[1, 2],
+        step=1,
+        dtype=torch.float32,
+    )
     with pytest.raises(InputError, match=r"nowhere.*cannot be written: .*No such file"):
-        write_replay(
-            tmp_path / "nowhere" / "bad_step.pt",
-            cfg=cfg,
-            class_names=CLASSES,
-            model_state=model_of(cfg).state_dict(),
-            batches=[batch_of(None, None)],
-            image_ids=[1, 2],
-            step=1,
-            dtype=torch.float32,
-        )
+        write_saved_step(tmp_path / "nowhere" / "bad_step.pt", saved)
 
 
 def test_batches_and_weights_are_saved_bit_for_bit(tmp_path):
     batch = batch_of(None, WHITE)
     report_of(tmp_path, [batch])
-    content = read_replay(tmp_path / "bad_step.pt")
-    saved = content["batches"][0]
+    saved = read_saved_step(tmp_path / "bad_step.pt")
+    (batch_read,) = saved.batches
     for name in ("images", "image_sizes", "original_sizes"):
-        assert_close(saved[name], getattr(batch, name), rtol=0, atol=0)
+        assert_close(getattr(batch_read, name), getattr(batch, name), rtol=0, atol=0)
     for name in ("boxes", "labels", "is_object", "is_crowd"):
-        assert_close(saved[name], getattr(batch.targets, name), rtol=0, atol=0)
+        assert_close(getattr(batch_read.targets, name), getattr(batch.targets, name), rtol=0, atol=0)
     for name, value in model_of(config()).state_dict().items():
-        assert torch.equal(content["model"][name], value)
+        assert torch.equal(saved.model_state[name], value)

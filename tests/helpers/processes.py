@@ -1,4 +1,4 @@
-"""Starting real processes that work together, for tests."""
+"""Programs run in several processes that form a group."""
 
 import os
 import socket
@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-REPO = Path(__file__).parent.parent
+REPO = Path(__file__).parents[2]
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO), "PYTHONUNBUFFERED": "1"}
 
 
@@ -19,7 +19,7 @@ def free_port() -> int:
 
 
 def group_environment(world_size: int) -> list[dict[str, str]]:
-    """What torchrun would set for each process."""
+    """The environment of each process, as torchrun sets it."""
     shared = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     return [
         {**os.environ, **ENVIRONMENT, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
@@ -28,9 +28,9 @@ def group_environment(world_size: int) -> list[dict[str, str]]:
 
 
 def run_together(world_size: int, code: str, arguments: Sequence[str] = (), *, timeout: float = 300) -> list[str]:
-    """Run a program in several processes that form a group; what each of them printed.
+    """Run a program in several processes that form a group, and return the standard output of each.
 
-    Fails where one of them does, with what it said.
+    Fails if one of them fails, with the standard error of all.
     """
     command = [sys.executable, "-c", textwrap.dedent(code), *arguments]
     started = [

@@ -1,0 +1,117 @@
+"""File with everything that a training step depends on, written for a step with non-finite gradients."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from retinanet.config import Config
+from retinanet.config.load import config_from_values
+from retinanet.errors import InputError
+from retinanet.structures import Batch, Targets
+
+FORMAT = "retinanet replay 2"
+
+
+class SavedStep(NamedTuple):
+    """Everything that a step depends on."""
+
+    cfg: Config
+    class_names: Sequence[str]
+    model_state: dict[str, Tensor]  # weights before the step
+    batches: list[Batch]  # all micro-batches of the global batch: the loss is divided by the positives of all of them
+    image_ids: Sequence[int | str]  # of the images in all batches, in order
+    step: int
+    dtype: torch.dtype  # precision of the network
+    loss_scale: float = 1.0  # scale of the gradient scaler, 1 without one
+
+
+def write_saved_step(path: Path, saved: SavedStep) -> None:
+    """Write a step with tensors from any device. The file is complete or absent.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    content = {
+        "format": FORMAT,
+        "config": saved.cfg.model_dump_json(),
+        "class_names": list(saved.class_names),
+        "model": {name: value.detach().cpu() for name, value in saved.model_state.items()},
+        "batches": [_plain(batch.to(torch.device("cpu"))) for batch in saved.batches],
+        "image_ids": list(saved.image_ids),
+        "step": saved.step,
+        "dtype": saved.dtype,
+        "loss_scale": float(saved.loss_scale),
+    }
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with open(partial, "wb") as file:
+            torch.save(content, file)
+        os.replace(partial, path)
+    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError if the disk is full
+        partial.unlink(missing_ok=True)
+        raise InputError(f"{path}: the step cannot be written: {str(error).splitlines()[0]}") from None
+
+
+def read_saved_step(path: str | Path) -> SavedStep:
+    """Read a file of `write_saved_step`, with tensors on the CPU. No code in the file is run.
+
+    Raises:
+        InputError: the file is missing, damaged or of a different kind.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; training writes one when a gradient is not finite") from None
+    except Exception as error:  # torch.load raises a different type for each way a file can be wrong
+        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
+        raise InputError(f"{path}: not a step written by training, or incomplete ({reason[0][:160]})") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise InputError(f"{path}: not a {FORMAT!r} file; give a file that training wrote")
+    return SavedStep(
+        cfg=config_from_values(json.loads(content["config"]), source=f"{path}: config"),
+        class_names=content["class_names"],
+        model_state=content["model"],
+        batches=[_batch(plain) for plain in content["batches"]],
+        image_ids=content["image_ids"],
+        step=content["step"],
+        dtype=content["dtype"],
+        loss_scale=content["loss_scale"],
+    )
+
+
+def _plain(batch: Batch) -> dict[str, Any]:
+    """Values that `weights_only` loading accepts. Tensors are cloned: a view would be saved with its whole storage."""
+    targets = batch.targets
+    return {
+        "images": batch.images.clone(),
+        "image_sizes": batch.image_sizes.clone(),
+        "original_sizes": batch.original_sizes.clone(),
+        "boxes": targets.boxes.clone(),
+        "labels": targets.labels.clone(),
+        "is_object": targets.is_object.clone(),
+        "is_crowd": targets.is_crowd.clone(),
+        "has_crowd": targets.has_crowd,
+        "image_indices": list(batch.image_indices),
+    }
+
+
+def _batch(plain: dict[str, Any]) -> Batch:
+    """The batch from the values of `_plain`."""
+    return Batch(
+        images=plain["images"],
+        image_sizes=plain["image_sizes"],
+        original_sizes=plain["original_sizes"],
+        targets=Targets(
+            boxes=plain["boxes"],
+            labels=plain["labels"],
+            is_object=plain["is_object"],
+            is_crowd=plain["is_crowd"],
+            has_crowd=plain["has_crowd"],
+        ),
+        image_indices=tuple(plain["image_indices"]),
+    )
