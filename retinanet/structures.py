@@ -111,14 +111,20 @@ class Detections:
         return len(self.scores)
 
     def __getitem__(self, index: int | slice | Tensor | Sequence[int] | Sequence[bool] | np.ndarray) -> "Detections":
-        if isinstance(index, int):
-            if not -len(self) <= index < len(self):  # also ends an iteration
-                raise IndexError(f"index {index} is out of range for {len(self)} detections")
-            index = slice(index % len(self), index % len(self) + 1)
-        elif not isinstance(index, slice):
-            index = torch.as_tensor(index, device=self.scores.device)
-            index = index if index.dtype == torch.bool else index.long()  # torch makes an empty list float
-        return Detections(self.boxes[index], self.scores[index], self.labels[index], self.class_names)
+        rows: slice | Tensor
+        if isinstance(index, slice):
+            rows = index
+        else:
+            rows = torch.as_tensor(index, device=self.scores.device)
+            if rows.is_floating_point() and rows.numel():
+                raise IndexError(f"found an index of type {rows.dtype}, expected integers, a boolean mask or a slice")
+            rows = rows if rows.dtype == torch.bool else rows.long()  # an empty list becomes a float tensor
+            if rows.ndim == 0:
+                position = int(rows)
+                if not -len(self) <= position < len(self):
+                    raise IndexError(f"index {position} is out of range for {len(self)} detections")
+                rows = rows[None]
+        return Detections(self.boxes[rows], self.scores[rows], self.labels[rows], self.class_names)
 
     def __iter__(self) -> Iterator["Detections"]:
         return (self[index] for index in range(len(self)))

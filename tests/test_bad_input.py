@@ -238,7 +238,8 @@ def test_eval_on_other_categories(rejected, checkpoint, tmp_path):
 
 def test_eval_output_is_checked_before_the_evaluation(rejected, checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        eval_tool, "evaluate_dataset", lambda *_, **__: pytest.fail("evaluated before the output was checked")
+        "retinanet.engine.evaluate_checkpoint.evaluate_dataset",
+        lambda *_, **__: pytest.fail("evaluated before the output was checked"),
     )
     (tmp_path / "file").touch()
     message = rejected(eval_tool, checkpoint, "--output", tmp_path / "file")

@@ -35,6 +35,8 @@ def test_length_is_the_number_of_objects():
         (torch.tensor([2, 0]), [2, 0]),
         ([2, 0], [2, 0]),
         ([], []),
+        (torch.tensor(1), [1]),
+        (np.int64(2), [2]),
         ([False, False, True], [2]),
         (np.array([False, True, False]), [1]),
     ],
@@ -51,6 +53,11 @@ def test_index_out_of_range_is_an_index_error():
     for index in (3, -4):
         with pytest.raises(IndexError, match="out of range for 3 detections"):
             detections()[index]
+
+
+def test_float_index_is_an_index_error():
+    with pytest.raises(IndexError, match=r"found an index of type torch\.float32"):
+        detections()[(detections().scores > 0.5).float()]
 
 
 def test_iteration_yields_one_object_at_a_time():

@@ -41,6 +41,17 @@ class RunResult(StrictModel):
         return self.status != "failed"
 
 
+# Current key -> the name under which it is hashed: a renamed key must not change the hash of recorded results.
+HASHED_NAMES = {
+    "data.resize.bucket_aspects": "data.resize.canvas_aspects",
+    "model.backbone.name": "model.backbone",
+    "model.backbone.weights": "model.weights",
+    "model.backbone.norm": "model.norm",
+    "model.backbone.frozen_stages": "model.frozen_stages",
+    "model.backbone.checkpoint_activations": "model.checkpoint_activations",
+}
+
+
 def config_hash(cfg: Config) -> str:
     """A hash of the keys that affect the result of a run.
 
@@ -49,7 +60,7 @@ def config_hash(cfg: Config) -> str:
     defaults = flat_config(Config(train=TrainConfig(steps=1)))
     del defaults["train.steps"]  # it has no default
     relevant = {
-        key: value
+        HASHED_NAMES.get(key, key): value
         for key, value in flat_config(cfg).items()
         if affects_results(key) and (key not in defaults or defaults[key] != value)
     }

@@ -10,7 +10,8 @@ from retinanet.ablation.table import Job
 from retinanet.data.build import load_train_data, load_val_data
 from retinanet.engine.environment import environment_record
 from retinanet.engine.nonfinite.guard import NonFiniteGradient
-from retinanet.engine.train import TrainResult, train
+from retinanet.engine.result import TrainResult
+from retinanet.engine.train import train
 from retinanet.errors import InputError, make_folder
 from retinanet.runtime.device import resolve_device, resolve_precision
 from retinanet.runtime.distributed import is_launched

@@ -85,6 +85,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         DamagedCheckpoint: the file was truncated or changed after it was written.
         InputError: the file is missing, unreadable, not a checkpoint of this framework, or of an older format.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"found {type(path).__name__}, expected the path of a checkpoint")
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint; training writes RUN/checkpoints/last.pt and best.pt")

@@ -14,7 +14,7 @@ from retinanet.ablation.run import known_results, run_jobs
 from retinanet.ablation.speed import measure_rows, speed_charts, speed_markdown
 from retinanet.ablation.table import describe_schedule, load_table, make_jobs, make_valid_jobs
 from retinanet.cli.exit_codes import exit_code
-from retinanet.engine.run_folder import CHECKPOINTS
+from retinanet.engine.run_folder import run_folder_of
 from retinanet.errors import InputError, make_folder
 from retinanet.runtime.logging import start_logging
 from retinanet.runtime.stop import EXIT_STOPPED
@@ -142,8 +142,7 @@ def write_page(path: Path, text: str, charts: Sequence[Chart]) -> None:
 
 def run_figures(arguments: argparse.Namespace) -> None:
     start_logging()
-    parent = arguments.checkpoint.parent
-    output = arguments.output or (parent.parent if parent.name == CHECKPOINTS else parent) / "figures"
+    output = arguments.output or run_folder_of(arguments.checkpoint) / "figures"
     written = write_figures(arguments.checkpoint, output, arguments.overrides)
     print((output / "figures.md").read_text(encoding="utf-8"))
     print("written: " + ", ".join(map(str, written)))

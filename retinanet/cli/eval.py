@@ -6,7 +6,7 @@ from pathlib import Path
 
 from retinanet.cli.exit_codes import exit_code
 from retinanet.engine.evaluate_checkpoint import DETECTIONS_FILE, METRICS_FILE, evaluate_checkpoint
-from retinanet.engine.run_folder import CHECKPOINTS
+from retinanet.engine.run_folder import run_folder_of
 
 
 def parser() -> argparse.ArgumentParser:
@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    output = arguments.output or run_folder(arguments.checkpoint)
+    output = arguments.output or run_folder_of(arguments.checkpoint)
     evaluation = evaluate_checkpoint(arguments.checkpoint, arguments.overrides, output=output)
     if evaluation is None:  # not the main process
         return
@@ -42,8 +42,3 @@ def run(arguments: argparse.Namespace) -> None:
     for name, value in evaluation.scores.per_class.items():
         print(f"  {name:{width}}  {'no objects' if math.isnan(value) else f'{value:.3f}'}")
     print(f"\nwritten: {output / METRICS_FILE}, {output / DETECTIONS_FILE}")
-
-
-def run_folder(checkpoint: Path) -> Path:
-    """The run folder that holds a checkpoint, or the folder of the file if it was moved out of its run."""
-    return checkpoint.parent.parent if checkpoint.parent.name == CHECKPOINTS else checkpoint.parent

@@ -37,12 +37,12 @@ class ATSSAssignmentConfig(StrictModel):
     """A negative anchor is ignored if at least this share of its area is in a crowd region; 0 makes it background."""
 
 
-def _iou_unless_named(value: Any) -> Any:
-    """Add the type that the configs of older checkpoints lack: at that time there was only one."""
+def _iou_by_default(value: Any) -> Any:
+    """A record without a type is an IoU assignment."""
     return {"type": "iou"} | value if isinstance(value, dict) else value
 
 
 AssignmentConfig = Annotated[
     Annotated[IoUAssignmentConfig | ATSSAssignmentConfig, Field(discriminator="type")],
-    BeforeValidator(_iou_unless_named),
+    BeforeValidator(_iou_by_default),
 ]

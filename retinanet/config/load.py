@@ -64,7 +64,10 @@ def with_overrides(config: Config, overrides: str | Sequence[str], source: str) 
 
 
 def _with_overrides(values: dict[str, Any], overrides: str | Sequence[str]) -> dict[str, Any]:
-    for override in [overrides] if isinstance(overrides, str) else overrides:
+    overrides = [overrides] if isinstance(overrides, str) else overrides
+    if not isinstance(overrides, Sequence) or not all(isinstance(override, str) for override in overrides):
+        raise InputError(f"overrides: found {overrides!r}, expected text such as 'train.epochs=3', or a list of these")
+    for override in overrides:
         values = merge(values, parse_override(override))
     return values
 
@@ -95,6 +98,8 @@ def find_config(path: str | Path) -> Path:
     Raises:
         InputError: there is no such file; it names the nearest configuration of this package.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"found {type(path).__name__}, expected the path or the name of a config")
     if os.path.isfile(path):  # Path.is_file raises an error for names that are too long for a file
         return Path(path)
     entries = [Path(str(entry)) for entry in files("retinanet.configs").iterdir()]

@@ -125,7 +125,7 @@ class TrainConfig(StrictModel):
     """Images that a process evaluates at once; null: `batch_size`."""
     keep_checkpoints: Annotated[Count, MAY_CHANGE_ON_RESUME, NO_EFFECT_ON_RESULTS] = 2
     """Latest checkpoints to keep, besides the best."""
-    best_metric: BestMetric = "AP"
+    best_metric: Annotated[BestMetric, MAY_CHANGE_ON_RESUME] = "AP"
     """Metric that selects best.pt and that `early_stop` watches."""
     early_stop: Annotated[Count | None, MAY_CHANGE_ON_RESUME] = None
     """Consecutive evaluations without a better `best_metric` after which a run ends; null: never."""

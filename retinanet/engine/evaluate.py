@@ -33,6 +33,11 @@ class Evaluation(NamedTuple):
         """COCO metrics and losses by name."""
         return self.scores.metrics | self.losses
 
+    @property
+    def metrics_and_classes(self) -> dict[str, float]:
+        """The metrics, and the AP of each class as `AP/NAME`."""
+        return self.metrics | {f"AP/{name}": value for name, value in self.scores.per_class.items()}
+
 
 def evaluate_dataset(
     cfg: Config,
@@ -52,10 +57,8 @@ def evaluate_dataset(
 
     Returns: None on every process but the main one.
     """
-    all_batches = build_eval_sampler(cfg, data)
-    own_batches = all_batches[
-        rank() :: world_size()
-    ]  # whole batches, so that no result depends on the number of processes
+    # Whole batches, so that no result depends on the number of processes.
+    own_batches = build_eval_sampler(cfg, data)[rank() :: world_size()]
 
     def batches() -> Iterator[Batch]:
         for batch in eval_loader(cfg, data, own_batches, pin_memory=device.type == "cuda"):
@@ -63,7 +66,7 @@ def evaluate_dataset(
             yield batch
         on_batch(None)
 
-    return evaluate(
+    return evaluate_batches(
         model,
         batches(),
         data,
@@ -72,12 +75,12 @@ def evaluate_dataset(
         assign=build_assignment(cfg.assignment),
         device=device,
         dtype=dtype,
-        num_batches=math.ceil(len(all_batches) / world_size()),
+        num_batches=len(own_batches),
     )
 
 
 @torch.no_grad()
-def evaluate(
+def evaluate_batches(
     model: nn.Module,
     batches: Iterable[Batch],
     data: Dataset,

@@ -58,8 +58,7 @@ def evaluate_checkpoint(
 
 def write_evaluation(folder: Path, evaluation: Evaluation, data: Dataset, source: dict[str, Any]) -> None:
     """Write metrics and detections as JSON; a metric that is not a number becomes null."""
-    per_class = {f"AP/{name}": value for name, value in evaluation.scores.per_class.items()}
-    metrics = {name: None if math.isnan(value) else value for name, value in (evaluation.metrics | per_class).items()}
+    metrics = {name: None if math.isnan(value) else value for name, value in evaluation.metrics_and_classes.items()}
     (folder / METRICS_FILE).write_text(json.dumps(metrics | source, indent=2) + "\n", encoding="utf-8")
     by_id = sorted(
         ((int(data.image_ids[index]), detections) for index, detections in evaluation.detections.items()),

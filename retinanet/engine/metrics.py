@@ -1,4 +1,4 @@
-"""Metrics of training steps, their running means, and the best validation score."""
+"""Metrics of training steps, their running means."""
 
 from typing import Any, NamedTuple
 

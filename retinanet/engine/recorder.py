@@ -43,8 +43,7 @@ class Recorder:
     def write_evaluation(self, step: int, evaluation: Evaluation, data: Dataset) -> None:
         """Append the metrics of an evaluation, with AP per class, and show detections on a few of its images."""
         if self._outputs:
-            per_class = {f"AP/{name}": value for name, value in evaluation.scores.per_class.items()}
-            self._outputs.metrics_log.write("eval", step, evaluation.metrics | per_class)
+            self._outputs.metrics_log.write("eval", step, evaluation.metrics_and_classes)
             self._outputs.metrics_log.images(step, evaluation.detections, data)
 
     def save(self, checkpoint: Checkpoint) -> None:

@@ -68,6 +68,11 @@ def is_of_this_launch(folder: Path) -> bool:
     return environment.get("launch") == launch_id() is not None
 
 
+def run_folder_of(checkpoint: Path) -> Path:
+    """The run folder that holds a checkpoint, or the folder of the file if it was moved out of its run."""
+    return checkpoint.parent.parent if checkpoint.parent.name == CHECKPOINTS else checkpoint.parent
+
+
 def clear_folder(folder: Path) -> None:
     """Remove the files of a run and no others."""
     reports = [path for pattern in RESULT_PATTERNS for path in folder.glob(pattern)]

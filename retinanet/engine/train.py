@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
@@ -17,10 +16,12 @@ from retinanet.engine.evaluate import evaluate_dataset
 from retinanet.engine.nonfinite.check import check_gradients
 from retinanet.engine.profiler import profiled
 from retinanet.engine.recorder import Recorder, open_recorder
+from retinanet.engine.result import TrainResult
 from retinanet.engine.run_folder import MARKER, is_of_this_launch
 from retinanet.engine.setup import Run, set_up_run
 from retinanet.engine.timing import RunTimer, describe_timing
 from retinanet.errors import InputError
+from retinanet.formats.dataset import Dataset
 from retinanet.runtime.activity import Activity
 from retinanet.runtime.console import progress
 from retinanet.runtime.device import compiled_graphs, resolve_device, set_determinism
@@ -38,31 +39,13 @@ from retinanet.runtime.distributed import (
 from retinanet.runtime.failure import report_failure
 from retinanet.runtime.logging import start_logging
 from retinanet.runtime.memory import explained
-from retinanet.runtime.stop import SIGNALS, StopRequest, write_preempted
+from retinanet.runtime.stop import StopRequest, write_preempted
 from retinanet.runtime.watchdog import Watchdog, end_with_parent
 from retinanet.structures import Batch
 
 log = logging.getLogger(__name__)
 
-STOP_SIGNALS = [number.name for number in SIGNALS]
 GROUP_TIMEOUT = 2.0  # of collectives, in units of the watchdog's timeout: the watchdog must report first
-
-
-class TrainResult(NamedTuple):
-    """The outcome of a run."""
-
-    folder: Path
-    step: int  # steps done
-    metrics: dict[str, float]  # of the last evaluation; empty without one
-    best: float  # best value of `best_metric` so far; nan without a validation set
-    best_metric: str  # as in `train.best_metric`
-    stopped_by: str | None  # signal or config key that ended the run before its last step
-    seconds: float  # duration of the run, including the parts before it was resumed
-
-    @property
-    def is_preempted(self) -> bool:
-        """Whether a signal stopped the run; it can be resumed."""
-        return self.stopped_by in STOP_SIGNALS
 
 
 def train(
@@ -149,7 +132,7 @@ def loop(run: Run, stop: StopRequest, activity: Activity, after_step: Callable[[
             # Before the step: a run that resumes here makes up for an evaluation that the interrupted one missed.
             if run.val_data and evaluated_at != state.step and run.is_due(run.eval_every):
                 with timer.measure("evaluation"):
-                    metrics = evaluate_and_record(run, recorder, activity)
+                    metrics = evaluate_and_record(run, run.val_data, recorder, activity)
                 evaluated_at = state.step
                 if cfg.train.early_stop and state.best.evaluations_since >= cfg.train.early_stop:
                     stopped_by = "train.early_stop"
@@ -160,7 +143,7 @@ def loop(run: Run, stop: StopRequest, activity: Activity, after_step: Callable[[
             if state.step == num_steps or stopped_by:
                 break
 
-            lr = state.schedule.get_last_lr()[0]
+            lr = float(state.schedule.get_last_lr()[0])
             take_step(run, batches, activity, timer)
             bar.update()
             after_step()
@@ -242,28 +225,28 @@ def save(run: Run, recorder: Recorder, timer: RunTimer) -> None:
     recorder.save(checkpoint)
 
 
-def evaluate_and_record(run: Run, recorder: Recorder, activity: Activity) -> dict[str, float]:
+def evaluate_and_record(run: Run, data: Dataset, recorder: Recorder, activity: Activity) -> dict[str, float]:
     """Evaluate, record the metrics, and mark the current checkpoint if it is the best; every process returns them."""
     state = run.state
     state.share_statistics()
 
     def on_batch(batch: Batch | None) -> None:
         if batch:
-            activity.begin("evaluating", state.step, [batch], run.val_data.image_ids_of([batch]))
+            activity.begin("evaluating", state.step, [batch], data.image_ids_of([batch]))
         else:
             activity.begin("scoring", state.step)
 
     evaluation = evaluate_dataset(
         run.cfg,
         state.evaluated,
-        run.val_data,
+        data,
         criterion=run.criterion,
         device=run.device,
         dtype=run.dtype,
         on_batch=on_batch,
     )
     if evaluation:
-        recorder.write_evaluation(state.step, evaluation, run.val_data)
+        recorder.write_evaluation(state.step, evaluation, data)
     metrics = broadcast(evaluation.metrics if evaluation else {})
     if state.best.update(metrics):
         recorder.mark_best(state.step)
@@ -296,5 +279,5 @@ def finish(run: Run, result: TrainResult) -> None:
     log.info("%s %d steps; checkpoints are in %s", done, result.step, run.checkpoints.folder)
     # Every process raises: otherwise torchrun would kill the others as soon as one exits with an error.
     on_main(lambda: run.checkpoints.check_saved(result.step))
-    if result.is_preempted and is_main():
+    if result.stopped_by and result.is_preempted and is_main():
         write_preempted(run.folder, step=result.step, signal_name=result.stopped_by)

@@ -113,6 +113,8 @@ class Predictor:
             raise InputError(
                 f"predict expects several images, found one {type(images).__name__}; call the predictor on it"
             )
+        if not isinstance(images, Iterable):
+            raise InputError(f"predict expects several images, found {type(images).__name__}")
         return self._predict(iter(images), batch_size)
 
     @torch.no_grad()  # not inference_mode, whose tensors cannot be changed in place afterwards

@@ -1,6 +1,6 @@
 """Fused kernel for class losses with one sigmoid per class: one pass over the logits each for value and gradient.
 
-It computes what `sigmoid_loss` in `sigmoid.py` spells out. An anchor has at most one class, so the kernel treats every
+It computes the loss of `sigmoid_reference.py`. An anchor has at most one class, so the kernel treats every
 logit as background first, and then replaces the one logit of the anchor's class: it makes no one-hot target, selects no
 anchors, and saves nothing as large as the logits for the backward pass. It replaces that loss before summing: as
 background, the logit of an easy object costs far more than it should, and subtracting that from the sum afterwards

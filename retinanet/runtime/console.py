@@ -43,7 +43,7 @@ class ConsoleHandler(logging.Handler):
         tqdm.write(self.format(record), file=_LossyStream(sys.stdout))
 
 
-def progress(items: Iterable, what: str, total: int | None, *, initial: int = 0) -> tqdm:
+def progress(items: Iterable | None, what: str, total: int | None, *, initial: int = 0) -> tqdm:
     """Progress bar with the remaining time, on the main process only; in a file or a pipe, an occasional line."""
     return tqdm(
         items,

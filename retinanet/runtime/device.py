@@ -50,7 +50,7 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def memory_format_for(device: torch.device, dtype: torch.dtype) -> torch.memory_format:
-    """Memory format in which convolutions are fastest: channels last, except in float32 on a CPU without AVX-512.
+    """Fastest memory format of convolutions: channels last, except in float32 on a CPU with AVX2 and no AVX-512.
 
     There a training step is faster with channels first (measured, see benchmarks/results).
     """

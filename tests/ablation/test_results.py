@@ -5,9 +5,10 @@ import pytest
 
 from retinanet.ablation import results
 from retinanet.ablation.results import ResultsFile, RunResult, config_hash, try_lock
+from retinanet.ablation.table import load_table, make_jobs
 from retinanet.config.load import load_config
 from retinanet.errors import InputError
-from tests.helpers.processes import ENVIRONMENT
+from tests.helpers.processes import ENVIRONMENT, REPO
 
 
 def result(config_hash: str, *, status: str = "finished", ap: float = 0.5) -> RunResult:
@@ -108,3 +109,14 @@ def test_new_key_at_its_default_keeps_the_hash(monkeypatch):
     assert config_hash(load_config("quickstart")) == before
     monkeypatch.setattr(results, "DEFAULTS_VERSION", results.DEFAULTS_VERSION + 1)
     assert config_hash(load_config("quickstart")) != before
+
+
+TABLES = [("1b", "quickstart"), ("1c", "quickstart"), ("1d", "quickstart")]
+
+
+@pytest.mark.parametrize(("table", "setup"), TABLES)
+def test_recorded_results_are_found_under_the_current_keys(table, setup):
+    """A renamed config key must not make `retinanet ablate` train again what benchmarks/results holds."""
+    recorded = ResultsFile(REPO / "benchmarks" / "results" / "ablate" / setup).read()
+    jobs = make_jobs(load_table(table), setup, num_seeds=1)
+    assert jobs and {config_hash(job.cfg) for job in jobs} <= set(recorded)

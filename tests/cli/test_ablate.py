@@ -8,7 +8,7 @@ import pytest
 from retinanet.ablation import figures, run
 from retinanet.ablation.results import ResultsFile, try_lock
 from retinanet.cli.ablate import main
-from retinanet.engine.train import TrainResult
+from retinanet.engine.result import TrainResult
 from retinanet.errors import InputError
 from retinanet.runtime.stop import EXIT_STOPPED
 

@@ -20,6 +20,7 @@ MAY_CHANGE = {
     "model.num_classes",
     "train.accumulate",
     "train.allow_local_norm",
+    "train.best_metric",
     "train.compile",
     "train.early_stop",
     "train.eval_batch_size",

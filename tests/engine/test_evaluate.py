@@ -6,7 +6,7 @@ from retinanet.data.build import build_eval_sampler, eval_loader, load_train_dat
 from retinanet.detection.assignment import assign
 from retinanet.detection.build import build_assignment
 from retinanet.detection.postprocess import Postprocess
-from retinanet.engine.evaluate import evaluate
+from retinanet.engine.evaluate import evaluate_batches
 from retinanet.losses.build import build_loss
 from retinanet.model.retinanet import build_model
 
@@ -20,7 +20,7 @@ def parts(tiny_overrides):
 
 
 def run(cfg, data, model, batches=None):
-    return evaluate(
+    return evaluate_batches(
         model,
         batches or eval_loader(cfg, data, build_eval_sampler(cfg, data), pin_memory=False),
         data,

@@ -1,5 +1,6 @@
 import contextlib
 import logging
+import time
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -64,6 +65,10 @@ def test_tensorboard_has_every_metric_once(tmp_path):
     for step in (1, 2, 3):
         log.write("train", step, {"loss": float(step)})
     log.close()
+    # TensorBoard orders files by name, which is the second and a counter without leading zeros: 10 sorts before 9.
+    second = int(time.time())
+    while int(time.time()) == second:
+        time.sleep(0.05)
     log = MetricsLog(tmp_path, resumed_at=2)
     log.write("train", 3, {"loss": 30.0})
     log.close()

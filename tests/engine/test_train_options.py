@@ -32,17 +32,17 @@ def test_early_stop_and_best_checkpoint_follow_the_best_metric(run, monkeypatch,
     """The second evaluation is the best, and the next two are not better. All other metrics only get better."""
     from retinanet.engine import evaluate as module
 
-    evaluate, remaining, rising = module.evaluate, iter(values), iter([0.1, 0.2, 0.3, 0.4])
+    evaluate_batches, remaining, rising = module.evaluate_batches, iter(values), iter([0.1, 0.2, 0.3, 0.4])
 
     def scored(*arguments, **keywords):
-        result, rise = evaluate(*arguments, **keywords), next(rising)
+        result, rise = evaluate_batches(*arguments, **keywords), next(rising)
         metrics = {"AP": rise, "AP50": rise, "loss": 1 - rise, metric: next(remaining)}
         scores = result.scores._replace(
             metrics=result.scores.metrics | {name: metrics[name] for name in ("AP", "AP50")}
         )
         return result._replace(scores=scores, losses=result.losses | {"loss": metrics["loss"]})
 
-    monkeypatch.setattr(module, "evaluate", scored)
+    monkeypatch.setattr(module, "evaluate_batches", scored)
     result = run("stops", f"train.best_metric={metric}", "train.steps=20", "train.eval_every=2", "train.early_stop=2")
     assert (result.step, result.stopped_by) == (8, "train.early_stop")
     assert (result.best_metric, result.best) == (metric, best)
@@ -122,7 +122,7 @@ def test_refused_profile_leaves_the_old_run_untouched(run):
 
 def test_run_killed_while_it_starts_can_be_started_again(run, monkeypatch):
     """Killed, or out of disk space, once the first of its files exists."""
-    monkeypatch.setattr("retinanet.engine.setup.log_to_file", lambda file: 1 / 0)
+    monkeypatch.setattr("retinanet.engine.run_folder.log_to_file", lambda file: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run("begun")
     monkeypatch.undo()

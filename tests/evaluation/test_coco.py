@@ -151,7 +151,9 @@ def assert_equal_to_pycocotools(document: dict, detections: dict[int, Detections
     results = coco_results(by_id, dataset.category_ids)
     before = copy.deepcopy((dataset, detections))
     scores = score_detections(dataset, detections)
-    assert all(torch.equal(a, b) for n in detections for a, b in zip(detections[n], before[1][n], strict=True))
+    for index, of_image in detections.items():
+        for field in ("boxes", "scores", "labels"):
+            assert torch.equal(getattr(of_image, field), getattr(before[1][index], field))
     assert all(np.array_equal(a, b) for a, b in zip(dataset.evaluation, before[0].evaluation, strict=True))
     metrics, per_class, printed = by_pycocotools(document, results)
     assert list(scores.metrics) == list(metrics) and list(scores.per_class) == list(per_class)
