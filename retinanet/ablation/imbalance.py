@@ -66,7 +66,7 @@ def _at(distance: Tensor, angle: Tensor) -> Tensor:
 def average_precision(scores: Tensor, is_rare: Tensor) -> float:
     """Area under the precision-recall curve: the mean precision at the rank of each rare point.
 
-    Points with equal scores share a rank, so that a constant score gives the share of rare points.
+    Points with equal scores get the same rank, so a constant score gives the fraction of rare points.
     """
     levels, level_of, counts = scores.unique(return_inverse=True, return_counts=True)  # ascending
     hits = torch.zeros(len(levels), dtype=torch.float64).index_add_(0, level_of, is_rare.double())

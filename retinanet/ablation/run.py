@@ -43,7 +43,7 @@ def run_jobs(jobs: list[Job], folder: Path) -> JobsOutcome:
     if is_launched():
         raise InputError(
             "ablate does not run under torchrun: start the same command once per GPU, each with its own device "
-            "(device=cuda:1); the processes share the runs"
+            "(device=cuda:1); the processes divide the runs among themselves"
         )
     make_folder(folder / "runs")
     results_file = ResultsFile(folder)

@@ -82,7 +82,7 @@ def comparison_table(title: str, measured: dict[str, Measurement], *, ours: str,
                 "-" if measurement.host_reads is None else str(measurement.host_reads),
             ]
         )
-    columns = ["", "median ms", "min ms", "/ ours", "by rounds", "peak MiB", "host reads"]
+    columns = ["", "median ms", "min ms", "/ ours", "by rounds", "peak MiB", "device syncs"]
     return table(title, columns, rows)
 
 

@@ -1,6 +1,6 @@
 """One training step without the optimizer: assignment, forward, losses, backward.
 
-All variants have the same images, boxes, classes, weights and threads. All weights are trained, with frozen norms.
+All variants use the same images, boxes, classes, weights and threads. All weights are trained, with frozen norms.
 """
 
 import copy
@@ -157,7 +157,7 @@ def clear(network: nn.Module) -> None:
 
 
 def is_finite(loss: Tensor) -> None:
-    """Check the loss: arithmetic on NaN or on denormal numbers would not take the time of a real step."""
+    """Check the loss: NaN or denormal arithmetic would distort the timing."""
     assert bool(loss.isfinite()), f"the loss is {loss.item()}"
 
 

@@ -83,7 +83,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
     Raises:
         DamagedCheckpoint: the file was truncated or changed after it was written.
-        InputError: the file is missing, unreadable, not a checkpoint of this framework, or of an older format.
+        InputError: the file is missing, unreadable, not a retinanet checkpoint, or of an older format.
     """
     path = Path(path)
     if not path.is_file():
@@ -93,13 +93,13 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         _check_intact(resolved, path)
         content = torch.load(resolved, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}; name another checkpoint") from None
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}; pass another checkpoint") from None
     except (InputError, MemoryError):
         raise
     except Exception as error:  # torch.load raises a different type for each way a file can be wrong
         raise InputError(
-            f"{path}: not a checkpoint of this framework: {_why_refused(error)}; it was not trusted and nothing in it "
-            "was run; name a file written by training"
+            f"{path}: not a retinanet checkpoint: {_why_refused(error)}; refused to load it; no code was executed; "
+            "pass a checkpoint written by `retinanet train`"
         ) from None
     found = content.get("format") if isinstance(content, dict) else None
     if found in OLDER_FORMATS:
@@ -108,7 +108,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
             "train again"
         )
     if found != FORMAT:
-        raise InputError(f"{path}: not a {FORMAT!r}; name a file written by training")
+        raise InputError(f"{path}: not a {FORMAT!r}; pass a checkpoint written by `retinanet train`")
     return Checkpoint(
         config=config_from_values(json.loads(content["config"]), source=f"{path}: config"),
         class_names=tuple(content["class_names"]),
@@ -138,10 +138,10 @@ def _check_intact(file: Path, named: Path) -> None:
     if not has_end:
         if b"PK\3\4".startswith(start):
             raise DamagedCheckpoint(f"{named}: damaged: {truncated}; use another checkpoint")
-        kind = "a bare pickle, which could run code" if start.startswith(b"\x80") else "no archive of torch.save"
+        kind = "a bare pickle, which could run code" if start.startswith(b"\x80") else "not a torch.save archive"
         raise InputError(
-            f"{named}: not a checkpoint of this framework: it is {kind}; it was not trusted and nothing in it was run; "
-            "name a file written by training"
+            f"{named}: not a retinanet checkpoint: it is {kind}; refused to load it; no code was executed; "
+            "pass a checkpoint written by `retinanet train`"
         )
     if not checksum.is_file() and (problem := _zip_problem(file)):
         raise DamagedCheckpoint(f"{named}: damaged: checksums inside the archive ({problem}); use another checkpoint")
@@ -173,7 +173,7 @@ def _why_refused(error: Exception) -> str:
     """The reason why `torch.load` refused a file, in one line."""
     message = str(error)
     if unsafe := re.search(r"GLOBAL (\S+)", message):
-        return f"it refers to {unsafe[1]}, and checkpoints hold plain data only"
+        return f"it refers to {unsafe[1]}, but checkpoints contain only plain data"
     paragraphs = message.strip().split("\n\n")
     if paragraphs[0].startswith("Weights only load failed"):  # torch's advice, unsafe to follow here
         paragraphs = paragraphs[1:]

@@ -118,7 +118,7 @@ class CheckpointFolder:
 
         Raises:
             InputError: there are checkpoints and none is intact, or the newest intact one is unreadable or not a
-                checkpoint of this framework.
+                retinanet checkpoint.
         """
         damaged: list[Path] = []
         for path in reversed(self.files()):
@@ -178,7 +178,7 @@ class CheckpointFolder:
             if best and not best.exists():
                 (self.folder / "best.pt").unlink()
                 log.warning(
-                    "%s: removed: its target %s no longer exists; recreated at the next best score",
+                    "%s: removed: its target %s no longer exists; recreated at the next improvement",
                     self.folder / "best.pt",
                     best.name,
                 )

@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(replay(arguments.replay, resolve_device("auto")).describe())
         return 0
     if arguments.config is None:
-        raise InputError("no config given; name a YAML file or a config in the package, such as quickstart")
+        raise InputError("no config; pass a YAML file or the name of a bundled config, such as quickstart")
     cfg = load_config(arguments.config, arguments.overrides)
     if arguments.print_config:
         print(config_to_yaml(cfg), end="")

@@ -18,7 +18,7 @@ class IoUAssignmentConfig(StrictModel):
     low_quality_matches: bool = True
     """Whether a box that no anchor overlaps by `fg_iou` still gets the anchors that overlap it most."""
     ignore_ioa: Share = 0.5
-    """A negative anchor is ignored if at least this share of its area is in a crowd region; 0 makes it background."""
+    """Ignore a negative anchor if at least this fraction of its area is in a crowd region; 0 makes it background."""
 
     @model_validator(mode="after")
     def ordered(self) -> Self:
@@ -34,7 +34,7 @@ class ATSSAssignmentConfig(StrictModel):
     anchors_per_level: Count = 9
     """Nearest anchors on each level that are candidates for an object. With 9 anchors in a cell, 9 is one cell."""
     ignore_ioa: Share = 0.5
-    """A negative anchor is ignored if at least this share of its area is in a crowd region; 0 makes it background."""
+    """Ignore a negative anchor if at least this fraction of its area is in a crowd region; 0 makes it background."""
 
 
 def _iou_unless_named(value: Any) -> Any:

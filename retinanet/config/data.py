@@ -85,7 +85,7 @@ class ColorTransform(StrictModel):
     saturation: Share = 0.2
     """Saturation is multiplied by a factor between 1 minus and 1 plus this."""
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
-    """Hue is shifted by at most this share of the colour circle, in either direction."""
+    """Hue is shifted by at most this fraction of the colour circle, in either direction."""
 
 
 Transform = Annotated[
@@ -148,5 +148,5 @@ class DataConfig(StrictModel):
     def one_resize(self) -> Self:
         kinds = [step.type for step in self.transforms if step.type in ("resize", "scale_jitter")]
         if len(kinds) != 1:
-            raise ValueError(f"transforms has {kinds or 'no resize'}; give exactly one of resize and scale_jitter")
+            raise ValueError(f"transforms has {kinds or 'no resize'}; set exactly one of resize and scale_jitter")
         return self

@@ -53,7 +53,7 @@ class FocalStarConfig(ClassLossFacts):
     gamma: Positive = 2.0
     """Steepness; with beta 0, 1 is cross entropy."""
     beta: float = 1.0
-    """Shift: the larger, the further beyond even odds an example still contributes."""
+    """Shift: larger values make an example stop contributing at a lower probability of its true class."""
 
 
 class HingeConfig(ClassLossFacts):

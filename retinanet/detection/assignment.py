@@ -45,7 +45,7 @@ def assign(
         fg_iou: an anchor is positive from this IoU upwards.
         bg_iou: an anchor is negative below this IoU; in between it is ignored.
         low_quality_matches: an object that no anchor covers by `fg_iou` still gets its closest anchors, ties included.
-        ignore_ioa: a negative anchor with at least this share of its area in one crowd region is ignored; 0 disables
+        ignore_ioa: a negative anchor with at least this fraction of its area in one crowd region is ignored; 0 disables
             this, and the region is background.
 
     Returns: an assignment over the anchors of all levels in the order of the grids.

@@ -33,7 +33,7 @@ def assign_atss(
         targets: ground truth of B images. Without objects, every anchor of an image is negative.
         anchors_per_level: candidates of an object on each level; all anchors of a level that has fewer. Of equally near
             anchors, the first. The paper has one anchor per cell and takes 9; with a per cell, 9 a are as many cells.
-        ignore_ioa: a negative anchor with at least this share of its area in one crowd region is ignored; 0 disables
+        ignore_ioa: a negative anchor with at least this fraction of its area in one crowd region is ignored; 0 disables
             this, and the region is background.
 
     Returns: an assignment over the anchors of all levels in the order of the grids.

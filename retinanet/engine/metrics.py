@@ -12,7 +12,7 @@ from retinanet.runtime.distributed import gather, rank, sum_over_ranks, world_si
 class StepMetrics(NamedTuple):
     """Metrics of one training step, on the device: reading them waits for it."""
 
-    losses: Losses  # of this process's share, divided so that the mean over processes is the loss of the global batch
+    losses: Losses  # of this process's part, divided so that the mean over processes is the loss of the global batch
     grad_norm: Tensor  # () before clipping, of the global batch
     num_positive: Tensor  # () float32, of the global batch, at least 1
 

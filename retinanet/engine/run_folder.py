@@ -34,10 +34,10 @@ def check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
     holds_run = (folder / MARKER).exists()
     others = [name for name in RUN_FILES if (folder / name).exists()]
     if others and not holds_run:
-        raise InputError(f"{folder}: holds {others[0]}, but is not a run folder; name another folder")
+        raise InputError(f"{folder}: holds {others[0]}, but is not a run folder; choose another folder")
     if holds_run and not (resume or overwrite):
         raise InputError(
-            f"{folder}: holds a run; continue it with --resume, replace it with --overwrite, or name another folder"
+            f"{folder}: holds a run; continue it with --resume, replace it with --overwrite, or choose another folder"
         )
     make_folder(folder)
 
@@ -55,7 +55,7 @@ def open_folder(folder: Path, cfg: Config) -> None:
         clear_preempted(folder)
     except OSError as error:
         raise InputError(
-            f"{folder}: cannot be written to: {error.strerror}; free disk space, or name another folder"
+            f"{folder}: cannot be written to: {error.strerror}; free disk space, or choose another folder"
         ) from None
 
 

@@ -10,7 +10,7 @@ import torch
 from retinanet.checkpoint.file import read_checkpoint
 from retinanet.checkpoint.folder import CheckpointFolder
 from retinanet.config import Config
-from retinanet.data.build import check_shares, load_train_data, load_val_data
+from retinanet.data.build import check_batch_size, load_train_data, load_val_data
 from retinanet.detection.build import build_assignment
 from retinanet.engine.profiler import check_profile
 from retinanet.engine.run_folder import CHECKPOINTS, check_folder, check_same_run, clear_folder, open_folder
@@ -66,7 +66,7 @@ def set_up_run(
     """
     on_main(lambda: check_folder(folder, resume=resume, overwrite=overwrite))
     check_norm(cfg)
-    check_shares(cfg)
+    check_batch_size(cfg)
     if cfg.train.early_stop and not cfg.data.val:
         raise InputError("train.early_stop needs evaluations, but data.val is empty; set data.val, or early_stop=null")
     dtype = resolve_precision(device, cfg.train.precision)

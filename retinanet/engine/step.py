@@ -1,4 +1,4 @@
-"""One training step: assignment, positives counted over all processes, losses, gradients, update; no host reads."""
+"""One training step, without device synchronisations: assignment, losses, gradients and update."""
 
 import inspect
 from collections.abc import Sequence
@@ -92,7 +92,7 @@ class TrainStep:
         self.ema = ema
 
     def __call__(self, batches: Sequence[Batch], step: int) -> StepMetrics:
-        """Train on this process's share of one global batch.
+        """Train on this process's part of one global batch.
 
         Args:
             step: its number, from 1.

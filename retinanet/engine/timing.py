@@ -47,7 +47,7 @@ class RunTimer:
         return self._earlier + time.perf_counter() - self._start
 
     def read(self) -> dict[str, float]:
-        """Images per second while training, and the shares of the time since the last reading."""
+        """Images per second while training, and the fractions of the time since the last reading."""
         now = time.perf_counter()
         total, spent = now - self._last_reading, self._spent
         idle = spent.get("evaluation", 0.0) + spent.get("saving", 0.0)
@@ -70,7 +70,7 @@ class RunTimer:
 
 
 def describe_timing(timing: dict[str, float]) -> str:
-    """The shares for a log line, with advice if data loading is the bottleneck.
+    """The fractions of the time for a log line, with advice if data loading is the bottleneck.
 
     Args:
         timing: as `RunTimer.read` returns it.

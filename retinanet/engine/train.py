@@ -89,7 +89,7 @@ def train(
     """
     cfg = cfg if isinstance(cfg, Config) else load_config(cfg)  # a name or a path
     if resume and overwrite:
-        raise InputError("resume and overwrite exclude each other: give one of them")
+        raise InputError("resume and overwrite exclude each other: set only one")
     set_determinism(cfg.train.deterministic)
     torch.manual_seed(cfg.train.seed)
     device = resolve_device(cfg.device)
@@ -188,7 +188,7 @@ def loop(run: Run, stop: StopRequest, activity: Activity, after_step: Callable[[
 
 
 def take_step(run: Run, batches: Iterator[Batch], activity: Activity, timer: RunTimer) -> None:
-    """Read this process's share of the next global batch and train on it.
+    """Read this process's part of the next global batch and train on it.
 
     Args:
         batches: on the device, `train.accumulate` for each step.

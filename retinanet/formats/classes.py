@@ -51,13 +51,13 @@ def choose_classes(
     else:
         groups = dict((c, (c,)) if isinstance(c, str) else (c.name, c.merge) for c in classes)
         if len(groups) != len(classes):
-            raise InputError(f"data.classes: names a class twice: {list(classes)}")
+            raise InputError(f"data.classes: duplicate class in {list(classes)}")
         for categories in files:
             for members in groups.values():
                 _check_known(members, categories)
         if expected_names is not None and tuple(groups) != expected_names:
             raise InputError(
-                f"data.classes: gives {list(groups)}, but the model was trained for {list(expected_names)}"
+                f"data.classes: defines {list(groups)}, but the model was trained for {list(expected_names)}"
             )
     label_of: dict[str, int] = {}
     for label, members in enumerate(groups.values()):

@@ -49,7 +49,7 @@ def read_coco(
         InputError: a missing or malformed file, an unknown class, a missing image; each with what to do.
     """
     if not sources:
-        raise InputError(f"{key}: no data given; set {key}.images=FOLDER {key}.annotations=FILE")
+        raise InputError(f"{key}: not set; set {key}.images=DIR {key}.annotations=FILE")
     documents = [read_document(source.annotations) for source in sources]
     chosen = choose_classes(
         [_categories(source.annotations, document) for source, document in zip(sources, documents, strict=True)],
@@ -157,7 +157,7 @@ def _find_images(source: DataSource, document: dict[str, Any], key: str) -> list
 
 def _inside(folder: Path, name: str, file: str) -> Path:
     if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise InputError(f"{file}: file_name {name!r} leaves the folder {folder}; give names inside it")
+        raise InputError(f"{file}: file_name {name!r} points outside {folder}; use paths inside it")
     return folder / name
 
 
