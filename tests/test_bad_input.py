@@ -225,7 +225,7 @@ def test_eval_with_invalid_overrides(rejected, checkpoint):
     message = rejected(eval_tool, checkpoint, "data.vall.images=x")
     assert message.startswith(f"{checkpoint} with overrides: 1 problem(s)")
     assert message.endswith("data.vall: unknown key; did you mean 'val'?")
-    assert rejected(eval_tool, checkpoint, "data.val=[]").startswith("data.val: no data given; ")
+    assert rejected(eval_tool, checkpoint, "data.val=[]").startswith("data.val: not set; ")
     assert "gone.json: cannot be read" in rejected(eval_tool, checkpoint, "data.val.annotations=gone.json")
 
 

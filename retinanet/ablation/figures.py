@@ -154,7 +154,7 @@ def scores_chart(counts: LogitCounts) -> Chart:
 
 
 def history_charts(history: dict[int, LogitCounts]) -> list[Chart]:
-    """Shares of hard and easy examples in the validation loss of each checkpoint.
+    """Contributions of hard and easy examples to the validation loss of each checkpoint.
 
     By cross entropy and by the focal loss of the paper, regardless of the training loss.
     """

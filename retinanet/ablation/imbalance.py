@@ -1,4 +1,4 @@
-"""Compare cross entropy and the focal loss on a class imbalance of 1 to 1000, in minutes on a CPU.
+"""Compare cross entropy and the focal loss at a class imbalance of 1 to 1000, in minutes on a CPU.
 
 The data are random points in the plane. The rare points form a spiral. A few of the common points are hard: they form
 the mirrored spiral, close to the rare points. Most common points are easy, far outside. A small network learns to tell

@@ -94,7 +94,7 @@ def share_of_hardest(counts: Tensor, gamma: float, hardest: float) -> float:
 
 
 class LossParts(NamedTuple):
-    """Shares of the class loss in hard (p_t < 0.5) and easy examples; they sum to 1."""
+    """Fractions of the class loss in hard (p_t < 0.5) and easy examples; they sum to 1."""
 
     hard_positive: float
     easy_positive: float
@@ -126,7 +126,7 @@ def score_histograms(counts: LogitCounts, *, bins: int = 50) -> tuple[list[float
 
 
 def loss_curve(gamma: float, probabilities: Sequence[float]) -> tuple[Curve, Curve]:
-    """Figure 1: the loss of training at each p_t, and the absolute value of its derivative with respect to the logit.
+    """Figure 1: the training loss at each p_t, and the absolute value of its derivative with respect to the logit.
 
     Args:
         probabilities: above 0 and below 1.

@@ -42,7 +42,7 @@ class RunResult(StrictModel):
 
 
 def config_hash(cfg: Config) -> str:
-    """A hash of the keys that affect the result of a run.
+    """Hash of the keys that affect the result of a run.
 
     Keys at their default do not count, so that a new key in the schema does not change the hash of earlier configs.
     """
@@ -57,7 +57,7 @@ def config_hash(cfg: Config) -> str:
 
 
 class ResultsFile:
-    """The results in a folder, which several processes read and append to."""
+    """The results in a folder. Several processes may read and append to them."""
 
     def __init__(self, folder: Path):
         self.path = folder / RESULTS_FILE

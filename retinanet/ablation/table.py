@@ -170,7 +170,7 @@ def make_jobs(
 
 
 def make_valid_jobs(table: Table, setup: str, *, num_seeds: int, overrides: list[str] | None = None) -> list[Job]:
-    """The runs of all rows for which the overrides are valid; the other rows cannot have any."""
+    """The runs of all rows for which the overrides are valid; the other rows cannot have been trained with them."""
     jobs = []
     for name in table.rows_on(setup):
         with contextlib.suppress(InputError):

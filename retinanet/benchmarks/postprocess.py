@@ -137,7 +137,7 @@ def torchvision_call(
 
 
 def share_of_identical(ours: list[Detections], theirs: list[dict[str, Tensor]]) -> float:
-    """Share of our detections for which torchvision has one with the same label and a box within one pixel."""
+    """Fraction of our detections for which torchvision has one with the same label and a box within one pixel."""
     identical = total = 0
     for mine, other in zip(ours, theirs, strict=True):
         near = (mine.boxes.cpu()[:, None] - other["boxes"].cpu()).abs().amax(-1) < 1

@@ -162,7 +162,7 @@ def is_finite(loss: Tensor) -> None:
 
 
 def measure_growth(settings: Settings, batch: int, size: tuple[int, int], classes: int) -> dict[str, Measurement]:
-    """Measure ours and torchvision's plain and tuned networks on one shape."""
+    """Measure our network and torchvision's, plain and tuned, on one shape."""
     scene = Scene(batch, *size, classes, device=settings.device)
     model = our_network(settings.backbone, classes, settings).train()
     theirs = torchvision_network(model, settings.backbone, size, skip_resize=True).to(settings.device).train()

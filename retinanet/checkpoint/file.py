@@ -24,7 +24,7 @@ class DamagedCheckpoint(InputError):
 
 
 class Checkpoint(NamedTuple):
-    """The complete state of a training run after one step, with the facts needed to use its weights elsewhere."""
+    """The complete state of a training run after one step, with the metadata needed to use its weights elsewhere."""
 
     config: Config
     class_names: tuple[str, ...]

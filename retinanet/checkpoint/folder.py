@@ -41,7 +41,7 @@ class CheckpointFolder:
         self.keep = keep
 
     def open_for_writing(self) -> None:
-        """Create the folder and remove partial files of a killed run; other files are left alone.
+        """Create the folder and remove partial files of a killed run; other files are not touched.
 
         Raises:
             InputError: the folder cannot be created or written to.
@@ -111,7 +111,7 @@ class CheckpointFolder:
             )
 
     def last_intact(self) -> tuple[Path, Checkpoint] | tuple[None, None]:
-        """The newest intact checkpoint and its path, for the only process that is about to write here.
+        """Return the newest intact checkpoint and its path, for the only process that writes here.
 
         Newer, damaged ones are reported and renamed, so that the run can write these steps again. If none is intact,
         nothing is renamed.

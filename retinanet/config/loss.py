@@ -32,7 +32,7 @@ class FocalConfig(ClassLossFacts):
 
     type: Literal["focal"] = "focal"
     alpha: ClassAlpha = 0.25
-    """Weight of the positives, negatives have 1 minus it; a list has one weight for each class; null: all weights are
+    """Weight of the positives; negatives have 1 - alpha; a list has one weight for each class; null: all weights are
     1; inverse_frequency: computed from the training data."""
     gamma: NonNegative = 2.0
     """Focusing exponent; 0 is cross entropy."""

@@ -25,7 +25,7 @@ def make_loader(
     pin_memory: bool,
     replace_unreadable: bool,
 ) -> Iterator[Batch]:
-    """Load batches in the order of `batches`, whatever the number of workers.
+    """Load batches in the order of `batches`, for any number of workers.
 
     Args:
         reader: reads the images.
@@ -78,7 +78,7 @@ class ReaderDataset(TorchDataset):
 
 
 def detach_from_signals(worker: int) -> None:
-    """Put a worker into a process group of its own.
+    """Put a worker in its own process group.
 
     A shell or torchrun signals every process in the group of the run. A worker that died of such a signal could not
     deliver the batches of the last steps.

@@ -19,7 +19,7 @@ MIN_SIDE = 1.0  # pixels; cropping removes boxes with a shorter side left
 
 
 class Sample(NamedTuple):
-    """An image with its ground truth, both in the same pixels."""
+    """An image with its ground truth, in pixels of the image."""
 
     image: Tensor  # (3, H, W) uint8
     boxes: Tensor  # (N, 4) float32

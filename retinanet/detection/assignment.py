@@ -33,7 +33,7 @@ def assign(
     low_quality_matches: bool = True,
     ignore_ioa: float = 0.5,
 ) -> Assignment:
-    """Match every anchor of every image to at most one ground-truth box, without reading the device.
+    """Match every anchor of every image to at most one ground-truth box, without device synchronisations.
 
     Equal to `assign_reference`, but computed by the kernel of `grid_iou.py`.
 

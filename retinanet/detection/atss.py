@@ -20,7 +20,7 @@ IOU_ROUNDING = 1e-6  # tolerance, so that candidates with one and the same IoU a
 def assign_atss(
     anchors: list[Tensor], targets: Targets, *, anchors_per_level: int = 9, ignore_ioa: float = 0.5
 ) -> Assignment:
-    """Match anchors to the objects whose centres are near, without reading the device.
+    """Match anchors to the objects whose centres are near, without device synchronisations.
 
     The candidates of an object are, on each level, the anchors whose centres are nearest to its own. A candidate is
     positive if its IoU is at least the mean plus the standard deviation of the IoU of all candidates, and its centre is

@@ -10,7 +10,7 @@ from retinanet.runtime.distributed import gather, rank, sum_over_ranks, world_si
 
 
 class StepMetrics(NamedTuple):
-    """Metrics of one training step, on the device: reading them waits for it."""
+    """Metrics of one training step, on the device: reading them synchronises."""
 
     losses: Losses  # of this process's part, divided so that the mean over processes is the loss of the global batch
     grad_norm: Tensor  # () before clipping, of the global batch
@@ -18,7 +18,7 @@ class StepMetrics(NamedTuple):
 
 
 class RunningMeans:
-    """Means over the steps since the last reading, kept on the device: reading them is the loop's only wait for it.
+    """Means over the steps since the last reading, kept on the device: reading them is the loop's only synchronisation.
 
     Args:
         skips: the run skips steps with non-finite gradients and continues.

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class Run(NamedTuple):
-    """What the training loop works with."""
+    """Everything the training loop needs."""
 
     cfg: Config
     folder: Path
@@ -139,7 +139,7 @@ def set_up_run(
 
 
 def check_norm(cfg: Config) -> None:
-    """Refuse batch norm on several processes unless the config allows it.
+    """Reject batch norm on several processes unless the config allows it.
 
     Raises:
         InputError: every process would normalise with the statistics of its own images only.

@@ -65,7 +65,7 @@ class TrainState:
         return self.ema.model if self.ema else self.model
 
     def share_statistics(self) -> None:
-        """Copy the batch norm statistics of the main process to all others, where each has those of its own images."""
+        """Copy the batch norm statistics of the main process to all others, which have those of their own images."""
         for model in [self.model, *([self.ema.model] if self.ema else [])]:
             norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
             broadcast_tensors([values for norm in norms for values in norm.buffers()])
@@ -119,7 +119,7 @@ class TrainState:
 
 
 def arithmetic_of(cfg: Config, model: RetinaNet, dtype: torch.dtype, compile: bool) -> dict[str, Any]:
-    """Everything that decides the order of floating-point operations: if all of it is equal, runs are bit-identical."""
+    """Everything that affects the order of floating-point operations: if all of it is equal, runs are bit-identical."""
     return {
         "threads": torch.get_num_threads(),
         "processes": world_size(),

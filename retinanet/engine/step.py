@@ -29,7 +29,7 @@ UNSHARED_BUFFERS = {
 
 
 class Outputs(nn.Module):
-    """The part of the model that is compiled and whose gradients processes share: normalised images to head outputs."""
+    """The compiled part of the model, with gradients reduced across processes: normalised images to head outputs."""
 
     def __init__(self, model: RetinaNet, *, compile: bool):
         super().__init__()
@@ -140,7 +140,7 @@ class TrainStep:
         return grad_norm
 
     def _gradients_shared(self, is_last: bool) -> AbstractContextManager[None]:
-        """Share gradients between processes only with the last batch of a step."""
+        """Reduce gradients across processes only with the last batch of a step."""
         if is_last or not isinstance(self.network, DistributedDataParallel):
             return nullcontext()
         return self.network.no_sync()

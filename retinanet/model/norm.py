@@ -1,4 +1,4 @@
-"""Normalisation layers that a config can name."""
+"""Normalisation layers that a config can select."""
 
 from collections.abc import Callable
 from functools import partial
@@ -30,7 +30,7 @@ def norm_layer(norm: Norm) -> Callable[[int], nn.Module]:
 
 
 class SyncBatchNorm(nn.BatchNorm2d):
-    """Batch norm with statistics of the whole batch over all processes, also on a CPU, which torch's does not support.
+    """Batch norm with statistics of the whole batch over all processes, also on a CPU, unlike torch's SyncBatchNorm.
 
     It does not derive from torch's: DistributedDataParallel looks for those, and rejects them on a CPU. On CUDA,
     `torch.nn.SyncBatchNorm.convert_sync_batchnorm` replaces these layers with torch's.

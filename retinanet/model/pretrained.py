@@ -42,7 +42,7 @@ def load_torchvision_weights(backbone: nn.Module, name: str, weights: str) -> No
 
 
 def _download(name: str, weights: str) -> tuple[dict[str, Tensor], str]:
-    """Return the state dict and the URL of torchvision's weights, from its cache if they are there."""
+    """Return the state dict and the URL of torchvision's weights, from its cache if available."""
     known = torchvision.models.get_model_weights(name)
     member = "DEFAULT" if weights == "imagenet" else weights
     if member not in known.__members__:

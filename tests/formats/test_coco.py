@@ -243,7 +243,7 @@ def test_validation_set_must_have_the_training_classes(source):
     other = source(document([image(1)], [], CATEGORIES[:2]), "other")
     with pytest.raises(InputError, match=r"^data\.val: the categories of .*other\.json do not match"):
         load_val_data(config(train, other), names)
-    with pytest.raises(InputError, match=r"^data\.val: no data given"):
+    with pytest.raises(InputError, match=r"^data\.val: not set"):
         load_val_data(config(train), names)
 
 
