@@ -30,7 +30,7 @@ class Checkpoint(NamedTuple):
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]  # of the classes, in the training annotations
     num_images: int  # in the training set
-    step: int  # training steps done
+    step: int  # completed training steps
     state: dict[str, Any]  # state dicts by part: "model", "ema" (None without an average), "optimizer", ...
 
     def weights(self, *, average: bool = True) -> dict[str, Tensor]:
@@ -49,11 +49,11 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> str:
 
     Raises:
         OSError: the disk is full or cannot be written to.
-        TypeError: the state holds something that `read_checkpoint` would refuse.
+        TypeError: the state holds something that `read_checkpoint` would reject.
     """
     content = {
         "format": FORMAT,
-        "config": checkpoint.config.model_dump_json(),  # JSON text: `weights_only` loading refuses records
+        "config": checkpoint.config.model_dump_json(),  # JSON text: `weights_only` loading rejects records
         "class_names": list(checkpoint.class_names),
         "category_ids": list(checkpoint.category_ids),
         "num_images": checkpoint.num_images,
@@ -123,7 +123,7 @@ def _check_intact(file: Path, named: Path) -> None:
     """Compare a file with its checksum or, if that was deleted, with the checksums inside the archive.
 
     Args:
-        named: the path as the user gave it, for the messages.
+        named: the path as the user wrote it, for the messages.
     """
     checksum = checksum_file(file)
     has_end = _has_end(file)

@@ -55,11 +55,11 @@ class CheckpointFolder:
         """Write a checkpoint, point `last.pt` to it, and remove old ones beyond `keep`.
 
         The file appears under its name only once it is complete on disk, after its checksum file; only then are older
-        ones removed. After an error nothing of it remains, unless only a link or a removal failed.
+        ones removed. After an error no part of it remains, unless only updating a link or removing a file failed.
 
         Raises:
             OSError: the disk is full or cannot be written to.
-            TypeError: the state holds something that `read_checkpoint` would refuse.
+            TypeError: the state holds something that `read_checkpoint` would reject.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.path_of(checkpoint.step)

@@ -14,7 +14,7 @@ from retinanet.formats.dataset import Dataset
 from retinanet.formats.image import open_image
 from retinanet.structures import Unreadable
 
-MAX_REPLACEMENTS = 10  # images tried instead of an unreadable one
+MAX_REPLACEMENTS = 10  # number of replacements tried for an unreadable image
 
 
 class PreparedSample(NamedTuple):

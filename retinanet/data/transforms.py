@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional as F
 from retinanet.config import ColorTransform, FlipTransform, ResizeTransform, ScaleJitterTransform, Transform
 from retinanet.data.sampler import PlannedImage, resized
 
-MIN_SIDE = 1.0  # pixels; cropping removes boxes with a shorter side left
+MIN_SIDE = 1.0  # pixels; cropping removes boxes with a side shorter than this
 
 
 class Sample(NamedTuple):

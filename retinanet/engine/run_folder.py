@@ -18,7 +18,7 @@ from retinanet.runtime.stop import clear_preempted
 
 CHECKPOINTS = "checkpoints"
 UNREADABLE_FILE = "unreadable.jsonl"
-MARKER = "environment.json"  # its presence marks a folder as a run's
+MARKER = "environment.json"  # marks a folder as a run folder
 RUN_FILES = ("config.yaml", "metrics.jsonl", "log.txt", "tensorboard", CHECKPOINTS)
 RESULT_FILES = ("evaluation.json", "detections.json", "profile", "preempted", UNREADABLE_FILE)
 RESULT_PATTERNS = ("nonfinite_step_*.pt", "stall_rank*.txt", "failure_rank*.txt")
@@ -49,7 +49,7 @@ def open_folder(folder: Path, cfg: Config) -> None:
         InputError: the disk is full or cannot be written to.
     """
     try:
-        write_environment(folder / MARKER)  # first: without it, the other files would not be recognised as a run's
+        write_environment(folder / MARKER)  # first: without it, the folder would not be recognised as a run folder
         log_to_file(folder / "log.txt")
         (folder / "config.yaml").write_text(config_to_yaml(cfg), encoding="utf-8")
         clear_preempted(folder)

@@ -62,7 +62,7 @@ def set_up_run(
         resume, overwrite, dry_run, profile: as for `train`.
 
     Raises:
-        InputError: the user's input is wrong in any way; the folder is then left as it was.
+        InputError: the user's input is invalid; the folder is then unchanged.
     """
     on_main(lambda: check_folder(folder, resume=resume, overwrite=overwrite))
     check_norm(cfg)
@@ -110,7 +110,7 @@ def set_up_run(
         ema=state.ema,
     )
     if overwrite and is_main():
-        clear_folder(folder)  # not earlier: a mistake in the new run's input must not cost the old run
+        clear_folder(folder)  # only now: invalid input for the new run must not delete the old run
     on_main(lambda: open_folder(folder, cfg))
     if last:
         log.info("resuming from %s, step %d of %d", last, state.step, num_steps)

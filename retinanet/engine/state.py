@@ -109,7 +109,7 @@ class TrainState:
             log.warning(
                 "%s was written with %s: results will differ in their last digits", path, "; ".join(changed.values())
             )
-        # What decides which images are normalised together: batch norm works per process, sync norm over all.
+        # These determine which images are normalised together: batch norm works per process, sync norm over all.
         splits = {"batch": {"processes", "train.accumulate"}, "sync": {"train.accumulate"}}.get(now["norms"], set())
         if changed.keys() & splits:
             log.warning(
@@ -152,7 +152,7 @@ def build_state(
     Raises:
         InputError: the weights named by the config cannot be used.
     """
-    if resume_from or cfg.train.init_from:  # weights that are about to be replaced need no download
+    if resume_from or cfg.train.init_from:  # weights that will be replaced need not be downloaded
         model = build_model(cfg.model, len(class_names))
     else:
         model = build_model_for_training(cfg.model, len(class_names))

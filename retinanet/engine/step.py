@@ -34,7 +34,7 @@ class Outputs(nn.Module):
     def __init__(self, model: RetinaNet, *, compile: bool):
         super().__init__()
         self.model = model
-        # Without the anchors, which are generated once per shape: each shape would need its own graph.
+        # Excludes the anchors, which are generated once per shape: each shape would need its own graph.
         self.outputs = torch.compile(model.outputs) if compile else model.outputs
 
     def forward(self, pixels: Tensor) -> tuple[list[Tensor], list[Tensor]]:
