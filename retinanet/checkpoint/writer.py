@@ -20,8 +20,8 @@ class CheckpointWriter:
     """Writes checkpoints in one thread, in the order they were saved, so that training does not wait for the disk.
 
     A full or unwritable disk causes a warning, and training continues. Any other error in the thread is a bug and is
-    raised by the next call. Unless the process is killed, a write in progress is finished before the process exits: Python joins
-    the thread.
+    raised by the next call. Unless the process is killed, a write in progress finishes before the process exits, since
+    Python joins the thread.
 
     Use as a context manager; leaving it calls `close`. Opening removes partial files of a killed run.
     """
