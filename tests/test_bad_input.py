@@ -184,7 +184,7 @@ def test_output_folder_with_another_run(train_rejected, tmp_path):
     (tmp_path / "run" / "config.yaml").write_text("kept")
     (tmp_path / "run" / "environment.json").write_text("{}")
     assert train_rejected() == (
-        f"{tmp_path / 'run'}: holds a run; continue it with --resume, replace it with --overwrite, or choose another "
+        f"{tmp_path / 'run'}: contains a run; continue it with --resume, replace it with --overwrite, or choose another "
         "folder"
     )
     assert (tmp_path / "run" / "config.yaml").read_text() == "kept"
@@ -238,7 +238,8 @@ def test_eval_on_other_categories(rejected, checkpoint, tmp_path):
 
 def test_eval_output_is_checked_before_the_evaluation(rejected, checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        eval_tool, "evaluate_dataset", lambda *_, **__: pytest.fail("evaluated before the output was checked")
+        "retinanet.engine.evaluate_checkpoint.evaluate_dataset",
+        lambda *_, **__: pytest.fail("evaluated before the output was checked"),
     )
     (tmp_path / "file").touch()
     message = rejected(eval_tool, checkpoint, "--output", tmp_path / "file")

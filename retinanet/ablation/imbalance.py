@@ -1,9 +1,9 @@
 """Compare cross entropy and the focal loss at a class imbalance of 1 to 1000, in minutes on a CPU.
 
 The data are random points in the plane. The rare points form a spiral. A few of the common points are hard: they form
-the mirrored spiral, close to the rare points. Most common points are easy, far outside. A small network learns to tell
-rare from common points. As in the detector, the loss is summed and divided by the number of rare points, and the last
-bias is initialised to the prior.
+the mirrored spiral, close to the rare points. Most common points are easy, far from both spirals. A small network
+learns to tell rare from common points. As in the detector, the loss is summed and divided by the number of rare points,
+and the last bias is initialised to the prior.
 """
 
 import math

@@ -44,7 +44,7 @@ class RunResult(StrictModel):
 def config_hash(cfg: Config) -> str:
     """Hash of the keys that affect the result of a run.
 
-    Keys at their default do not count, so that a new key in the schema does not change the hash of earlier configs.
+    Keys with their default value are excluded, so a new key in the schema does not change the hash of earlier configs.
     """
     defaults = flat_config(Config(train=TrainConfig(steps=1)))
     del defaults["train.steps"]  # it has no default
@@ -65,7 +65,7 @@ class ResultsFile:
     def read(self) -> dict[str, RunResult]:
         """Results by the hash of the config; the last one of several attempts.
 
-        A last line without a line break is being written, or was cut off, and is ignored.
+        A last line without a line break is incomplete and is ignored.
 
         Raises:
             InputError: a complete line is not a result.
@@ -105,7 +105,7 @@ def _cut_off_partial_line(file: BinaryIO) -> None:
 def try_lock(path: Path) -> Iterator[bool]:
     """Hold the lock on a file for the block; yields False if another process holds it.
 
-    The operating system releases the lock when a process dies, for any reason. The file itself is kept.
+    The operating system releases the lock when the process ends for any reason. The file itself is kept.
     """
     with open(path, "ab") as file:
         try:

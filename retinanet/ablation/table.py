@@ -130,7 +130,7 @@ def shipped_tables() -> dict[str, Path]:
 def make_jobs(
     table: Table, setup: str, *, num_seeds: int, rows: list[str] | None = None, overrides: list[str] | None = None
 ) -> list[Job]:
-    """All runs of a table on one setup, ordered by seed, so that a first complete table is available early.
+    """All runs of a table on one setup, ordered by seed, so that a complete table is available early.
 
     Args:
         setup: the name of a setup of the table.

@@ -170,7 +170,7 @@ def _zip_problem(file: Path) -> str | None:
 
 
 def _why_refused(error: Exception) -> str:
-    """The reason why `torch.load` refused a file, in one line."""
+    """The reason why `torch.load` rejected a file, in one line."""
     message = str(error)
     if unsafe := re.search(r"GLOBAL (\S+)", message):
         return f"it refers to {unsafe[1]}, but checkpoints contain only plain data"

@@ -134,7 +134,7 @@ class TrainConfig(StrictModel):
     stall_timeout: Annotated[Positive, MAY_CHANGE_ON_RESUME, NO_EFFECT_ON_RESULTS] = 600.0
     """Seconds without progress after which every process writes its stacks and the run stops."""
     grace: Annotated[Positive, MAY_CHANGE_ON_RESUME, NO_EFFECT_ON_RESULTS] = 25.0
-    """Seconds that a run has to save after a stop signal, before it exits without saving."""
+    """Seconds that a run has to save after a stop signal before it exits without saving."""
 
     @model_validator(mode="after")
     def one_length(self) -> Self:

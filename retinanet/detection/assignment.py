@@ -42,9 +42,9 @@ def assign(
             only on its column and its place in the cell, its y only on its row and that place. Arbitrary boxes are a
             grid of one cell, (1, 1, A, 4).
         targets: ground truth of B images. Without objects, every anchor of an image is negative.
-        fg_iou: an anchor is positive from this IoU upwards.
+        fg_iou: an anchor is positive at this IoU or above.
         bg_iou: an anchor is negative below this IoU; in between it is ignored.
-        low_quality_matches: an object that no anchor covers by `fg_iou` still gets its closest anchors, ties included.
+        low_quality_matches: match an object with no anchor at IoU >= `fg_iou` to its highest-IoU anchors, with ties.
         ignore_ioa: a negative anchor with at least this fraction of its area in one crowd region is ignored; 0 disables
             this, and the region is background.
 

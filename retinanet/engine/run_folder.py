@@ -34,10 +34,11 @@ def check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
     holds_run = (folder / MARKER).exists()
     others = [name for name in RUN_FILES if (folder / name).exists()]
     if others and not holds_run:
-        raise InputError(f"{folder}: holds {others[0]}, but is not a run folder; choose another folder")
+        raise InputError(f"{folder}: contains {others[0]}, but is not a run folder; choose another folder")
     if holds_run and not (resume or overwrite):
         raise InputError(
-            f"{folder}: holds a run; continue it with --resume, replace it with --overwrite, or choose another folder"
+            f"{folder}: contains a run; continue it with --resume, replace it with --overwrite, or choose another "
+            "folder"
         )
     make_folder(folder)
 

@@ -1,4 +1,4 @@
-"""Class selection: which category names of the annotation files become which label."""
+"""Class selection: maps category names of the annotation files to labels."""
 
 import difflib
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ def choose_classes(
         files: at least one.
         classes: categories to use, in the order of labels, some of them merged. None takes all, in the order of the
             first file or of `expected_names`.
-        expected_names: class names that must result, such as those of a trained model.
+        expected_names: required class names, such as those of a trained model.
         key: of these files in the config, for messages.
 
     Raises:

@@ -39,14 +39,14 @@ def read_coco(
     Args:
         sources: one or several files; several are joined, and their images get new ids from 1.
         classes: select, order or merge categories by name. None takes all of the first file, ordered by id.
-        expected_names: class names that must result: those of the training set or of a checkpoint.
+        expected_names: required class names: those of the training set or of a checkpoint.
         keep_empty: whether to keep images without any usable box.
         strict: raise on unusable boxes instead of dropping them.
         max_pixels: limit for images whose size has to be read from the image file.
         key: of these sources in the config, for messages.
 
     Raises:
-        InputError: a missing or malformed file, an unknown class, a missing image; each with what to do.
+        InputError: a missing or malformed file, an unknown class, or a missing image; the message says how to fix it.
     """
     if not sources:
         raise InputError(f"{key}: not set; set {key}.images=DIR {key}.annotations=FILE")

@@ -57,7 +57,7 @@ def read_image(path: str | PathLike[str], *, max_pixels: int, apply_orientation:
     """Decode the first frame to contiguous uint8 (3, H, W) RGB; alpha is ignored, 16 bits are scaled to 8.
 
     Args:
-        max_pixels: reject a larger image by its header, before allocating memory for it.
+        max_pixels: reject a larger image based on its header, before allocating memory for it.
         apply_orientation: False keeps the pixels as stored, for boxes drawn without applying EXIF.
 
     Raises:
@@ -79,7 +79,7 @@ class OpenedImage(NamedTuple):
         """Like `read_image`, but with the strides of the decoder: mostly interleaved channels.
 
         Raises:
-            InputError: the file is damaged, or its format defines no black and white.
+            InputError: the file is damaged, or its format defines no value range.
         """
         path, header = self.path, self.header
         # 16-bit images have other modes: these are 32-bit or signed TIFFs, which define no black and white.

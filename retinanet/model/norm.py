@@ -53,7 +53,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
 
     def _over_ranks(self, x: Tensor) -> Tensor:
         values = x.to(torch.promote_types(x.dtype, torch.float32))  # at least float32
-        # Ranks may hold different numbers of images, so sums are reduced, and the count with them.
+        # Processes may hold different numbers of images, so sums are reduced, and the count with them.
         ones = values.new_full((1,), x.numel() / x.shape[1])
         sums = _SumOverRanks.apply(torch.cat([values.sum((0, 2, 3)), ones]))
         count = sums[-1].detach()
