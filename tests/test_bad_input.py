@@ -184,8 +184,8 @@ def test_output_folder_with_another_run(train_rejected, tmp_path):
     (tmp_path / "run" / "config.yaml").write_text("kept")
     (tmp_path / "run" / "environment.json").write_text("{}")
     assert train_rejected() == (
-        f"{tmp_path / 'run'}: contains a run; continue it with --resume, replace it with --overwrite, or choose another "
-        "folder"
+        f"{tmp_path / 'run'}: contains a run; continue it with --resume, replace it with --overwrite, or choose "
+        "another folder"
     )
     assert (tmp_path / "run" / "config.yaml").read_text() == "kept"
 
