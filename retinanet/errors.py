@@ -23,4 +23,4 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise InputError(f"{folder}: cannot be written to: {error.strerror}; name another folder") from None
+        raise InputError(f"{folder}: cannot be written to: {error.strerror}; choose another folder") from None

@@ -48,7 +48,7 @@ class Unreadable(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Images resized into one padded shape, with their ground truth."""
+    """Images resized to fit one padded shape, with their ground truth."""
 
     images: Tensor  # (B, 3, H, W) uint8, RGB, zero in the padding
     image_sizes: Tensor  # (B, 2) int64, height and width inside the padding

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Download, verify and unpack COCO 2017, about 20 GB: scripts/download_coco.sh [FOLDER]     (default: datasets/coco)
+# Download, verify and unpack COCO 2017, about 20 GB: scripts/download_coco.sh [DIR]     (default: datasets/coco)
 # Run it again to continue an interrupted download. COCO_URL sets another source, file:///a/folder included.
 set -euo pipefail
 

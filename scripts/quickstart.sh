@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Set up the environment, draw a small dataset, train a detector on it, score it, and draw its detections.
+# Set up the environment, generate a small dataset, train a detector on it, score it, and draw its detections.
 # Takes no arguments. A second run reuses the environment and replaces runs/quickstart.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -9,7 +9,7 @@ run=runs/quickstart
 best=$run/checkpoints/best.pt
 step() { printf '\n== %s\n' "$*"; }
 
-step "1/4 draw the dataset"
+step "1/4 generate the dataset"
 python -m retinanet.data.synthetic datasets/shapes
 step "2/4 train"
 python tools/train.py configs/quickstart.yaml --output "$run" --overwrite

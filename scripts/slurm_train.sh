@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Train on one or more nodes of a SLURM cluster. Submit from the folder that RUN_FOLDER is relative to:
+# Train on one or more nodes of a SLURM cluster. Submit from the folder that RUN_DIR is relative to:
 #
 #   sbatch --nodes=2 --gpus-per-node=8 --cpus-per-task=64 --time=24:00:00 \
-#       scripts/slurm_train.sh RUN_FOLDER CONFIG [KEY=VALUE ...]
+#       scripts/slurm_train.sh RUN_DIR CONFIG [KEY=VALUE ...]
 #
 # Two minutes before its time limit, or when preempted, the run saves a checkpoint and exits, and the job is requeued.
-# It resumes from the last checkpoint in RUN_FOLDER, also when submitted again. A .venv in the folder of submission is
+# It resumes from the last checkpoint in RUN_DIR, also when submitted again. A .venv in the folder of submission is
 # used if present; otherwise `torchrun` and the package must be on PATH. torchrun restarts failed workers up to
 # MAX_RESTARTS times (default: 3).
 #
@@ -17,7 +17,7 @@
 #SBATCH --job-name=retinanet
 set -euo pipefail
 
-(($# >= 2)) || { echo "slurm_train: expected RUN_FOLDER CONFIG [KEY=VALUE ...], found: $*" >&2; exit 2; }
+(($# >= 2)) || { echo "slurm_train: expected RUN_DIR CONFIG [KEY=VALUE ...], found: $*" >&2; exit 2; }
 [[ -n ${SLURM_JOB_ID:-} ]] || { echo "slurm_train: not in a SLURM job; start it with sbatch" >&2; exit 2; }
 folder=$1
 config=$2

@@ -97,16 +97,16 @@ def changed(shapes, tmp_path, change):
 
 def test_missing_config(rejected, tmp_path):
     assert rejected(train_tool, "quikstart") == (
-        "quikstart: no such configuration file, by path or by name in the package; did you mean quickstart?"
+        "quikstart: neither a file nor a bundled config; did you mean quickstart?"
     )
-    assert rejected(train_tool, tmp_path / "mine.yaml").startswith(f"{tmp_path / 'mine.yaml'}: no such configuration")
+    assert rejected(train_tool, tmp_path / "mine.yaml").startswith(f"{tmp_path / 'mine.yaml'}: neither a file nor")
 
 
 def test_wrong_keys_in_the_config(rejected, tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("train: {epochs: 1, batchsize: 3, optimizer: {type: sgd, lr: fast}}\n")
     assert rejected(train_tool, path, "--output", tmp_path / "run").splitlines() == [
-        f"{path}: 2 problem(s) in the configuration",
+        f"{path}: 2 problem(s) in the config",
         '  train.optimizer.lr: found "fast" (text), expected a number',
         "  train.batchsize: unknown key; did you mean 'batch_size'?",
     ]
@@ -128,7 +128,7 @@ def test_binary_file_as_config(rejected, checkpoint, tmp_path):
 def test_config_without_data(rejected, tmp_path):
     (tmp_path / "mine.yaml").write_text("train: {epochs: 1}\n")
     message = rejected(train_tool, tmp_path / "mine.yaml", "--output", tmp_path / "run", "device=cpu")
-    assert message == ("data.train: no data given; set data.train.images=FOLDER data.train.annotations=FILE")
+    assert message == ("data.train: not set; set data.train.images=DIR data.train.annotations=FILE")
 
 
 def test_missing_annotations(train_rejected):
@@ -184,8 +184,8 @@ def test_output_folder_with_another_run(train_rejected, tmp_path):
     (tmp_path / "run" / "config.yaml").write_text("kept")
     (tmp_path / "run" / "environment.json").write_text("{}")
     assert train_rejected() == (
-        f"{tmp_path / 'run'}: holds a run; continue it with --resume, replace it with --overwrite, or name another "
-        "folder"
+        f"{tmp_path / 'run'}: contains a run; continue it with --resume, replace it with --overwrite, or choose "
+        "another folder"
     )
     assert (tmp_path / "run" / "config.yaml").read_text() == "kept"
 
@@ -195,7 +195,7 @@ def test_output_folder_that_is_not_writable(rejected, tiny_overrides, tmp_path, 
     (tmp_path / "file").write_text("kept")
     output = tmp_path / "file" / below
     message = rejected(train_tool, "quickstart", *tiny_overrides, "--output", output)
-    assert message.startswith(f"{output}: cannot be written to: ") and message.endswith("; name another folder")
+    assert message.startswith(f"{output}: cannot be written to: ") and message.endswith("; choose another folder")
     assert (tmp_path / "file").read_text() == "kept"
 
 
@@ -205,9 +205,9 @@ def test_output_folder_that_is_not_writable(rejected, tiny_overrides, tmp_path, 
 def test_eval_of_files_that_are_not_checkpoints(rejected, not_a_checkpoint, tmp_path):
     assert rejected(eval_tool, tmp_path / "gone.pt").startswith(f"{tmp_path / 'gone.pt'}: no such checkpoint; ")
     message = rejected(eval_tool, not_a_checkpoint)
-    start = f"{not_a_checkpoint}: not a checkpoint of this framework: it is no archive of torch.save; "
+    start = f"{not_a_checkpoint}: not a retinanet checkpoint: it is not a torch.save archive; "
     assert message.startswith(start)
-    assert message.endswith("name a file written by training")
+    assert message.endswith("pass a checkpoint written by `retinanet train`")
     torch.save({"model": {}}, tmp_path / "other.pt")
     assert "not a 'retinanet checkpoint 3'" in rejected(eval_tool, tmp_path / "other.pt")
 
@@ -225,7 +225,7 @@ def test_eval_with_invalid_overrides(rejected, checkpoint):
     message = rejected(eval_tool, checkpoint, "data.vall.images=x")
     assert message.startswith(f"{checkpoint} with overrides: 1 problem(s)")
     assert message.endswith("data.vall: unknown key; did you mean 'val'?")
-    assert rejected(eval_tool, checkpoint, "data.val=[]").startswith("data.val: no data given; ")
+    assert rejected(eval_tool, checkpoint, "data.val=[]").startswith("data.val: not set; ")
     assert "gone.json: cannot be read" in rejected(eval_tool, checkpoint, "data.val.annotations=gone.json")
 
 
@@ -251,7 +251,7 @@ def test_eval_output_is_checked_before_the_evaluation(rejected, checkpoint, tmp_
 
 def test_predict_with_a_file_that_is_not_a_checkpoint(rejected, not_a_checkpoint, shapes, tmp_path):
     message = rejected(predict_tool, not_a_checkpoint, shapes / "val", "--output", tmp_path / "output")
-    assert "not a checkpoint of this framework" in message
+    assert "not a retinanet checkpoint" in message
     assert not (tmp_path / "output").exists()
 
 

@@ -1,6 +1,6 @@
-"""Figures 1 and 4 of Lin et al. (2017) for a checkpoint, its scores, and the examples its validation loss comes from.
+"""Figures 1 and 4 of Lin et al. (2017) for a checkpoint, its scores, and which examples its validation loss comes from.
 
-If the folder holds several checkpoints of the run, the origin of the loss is also drawn over training.
+If the folder holds several checkpoints of the run, these contributions are plotted over training too.
 """
 
 import logging
@@ -39,11 +39,11 @@ def load_network(checkpoint: Path, overrides: Sequence[str] = ()) -> Predictor:
     """Load a checkpoint with sigmoid classes, in float32.
 
     Raises:
-        InputError: not a checkpoint, or its classes share a softmax.
+        InputError: not a checkpoint, or trained with softmax classes.
     """
     predictor = Predictor.from_checkpoint(checkpoint, ["inference.precision=fp32", *overrides])
     if predictor.cfg.model.has_background_logit:
-        raise InputError(f"{checkpoint}: its classes share a softmax; expected one sigmoid per class")
+        raise InputError(f"{checkpoint}: trained with softmax; expected sigmoid classes")
     return predictor
 
 
@@ -65,15 +65,15 @@ def count_logits(checkpoint: Path, predictor: Predictor) -> LogitCounts:
         assignment = assign(outputs.anchors, batch.targets)
         counts.add(outputs, assignment, batch.targets)
     if not counts.positive.sum() or not counts.negative.sum():
-        raise InputError(f"{checkpoint}: no positive anchor on the validation images; set data.val to others")
+        raise InputError(f"{checkpoint}: no positive anchor on the validation images; set data.val to other images")
     return counts
 
 
 def write_figures(checkpoint: Path, output: Path, overrides: Sequence[str] = ()) -> list[Path]:
     """Write the figures, and `figures.md` with their numbers; returns the paths.
 
-    The loss over training is drawn if the folder of the checkpoint holds others of the same run, of which a run keeps
-    `train.keep_checkpoints`.
+    The loss over training is plotted if the folder contains other checkpoints of the run (see
+    `train.keep_checkpoints`).
 
     Raises:
         InputError: see `load_network` and `count_logits`.
@@ -119,7 +119,7 @@ def step_of(file: Path) -> int | None:
 
 
 def figure_1() -> list[Chart]:
-    """The focal loss over p_t, and the absolute value of its derivative, computed by the loss of training."""
+    """Focal loss and |derivative| as functions of p_t, from the training loss."""
     probabilities = [0.005 + 0.99 * index / 198 for index in range(199)]
     curves = {f"gamma {gamma:g}": loss_curve(gamma, probabilities) for gamma in FIGURE_1_GAMMAS}
     losses = [Series(name, loss.x, loss.y) for name, (loss, _) in curves.items()]
@@ -154,7 +154,7 @@ def scores_chart(counts: LogitCounts) -> Chart:
 
 
 def history_charts(history: dict[int, LogitCounts]) -> list[Chart]:
-    """Shares of hard and easy examples in the validation loss of each checkpoint.
+    """Contributions of hard and easy examples to the validation loss of each checkpoint.
 
     By cross entropy and by the focal loss of the paper, regardless of the training loss.
     """

@@ -1,9 +1,9 @@
-"""Compare cross entropy and the focal loss on a class imbalance of 1 to 1000, in minutes on a CPU.
+"""Compare cross entropy and the focal loss at a class imbalance of 1 to 1000, in minutes on a CPU.
 
 The data are random points in the plane. The rare points form a spiral. A few of the common points are hard: they form
-the mirrored spiral, close to the rare points. Most common points are easy, far outside. A small network learns to tell
-rare from common points. As in the detector, the loss is summed and divided by the number of rare points, and the last
-bias is initialised to the prior.
+the mirrored spiral, close to the rare points. Most common points are easy, far from both spirals. A small network
+learns to tell rare from common points. As in the detector, the loss is summed and divided by the number of rare points,
+and the last bias is initialised to the prior.
 """
 
 import math
@@ -66,7 +66,7 @@ def _at(distance: Tensor, angle: Tensor) -> Tensor:
 def average_precision(scores: Tensor, is_rare: Tensor) -> float:
     """Area under the precision-recall curve: the mean precision at the rank of each rare point.
 
-    Points with equal scores share a rank, so that a constant score gives the share of rare points.
+    Points with equal scores get the same rank, so a constant score gives the fraction of rare points.
     """
     levels, level_of, counts = scores.unique(return_inverse=True, return_counts=True)  # ascending
     hits = torch.zeros(len(levels), dtype=torch.float64).index_add_(0, level_of, is_rare.double())

@@ -67,7 +67,7 @@ class Curve(NamedTuple):
 
 
 def cumulative_share(counts: Tensor, gamma: float, *, points: int = 201) -> Curve:
-    """Figure 4: share of the loss in the easiest share x of the examples, for evenly spaced x.
+    """Figure 4: fraction of the loss in the easiest fraction x of the examples, for evenly spaced x.
 
     Args:
         counts: a histogram of `LogitCounts` with at least one example.
@@ -86,7 +86,7 @@ def cumulative_share(counts: Tensor, gamma: float, *, points: int = 201) -> Curv
 
 
 def share_of_hardest(counts: Tensor, gamma: float, hardest: float) -> float:
-    """Share of the loss in the hardest share of the examples, of which there is at least one."""
+    """Fraction of the loss in the hardest fraction of the examples, at least one example."""
     number, losses = counts.flip(0), bin_losses(gamma).flip(0)
     before = number.cumsum(0) - number
     taken = (hardest * number.sum() - before).clamp(min=0).minimum(number)  # per bin, a part of the last one
@@ -94,7 +94,7 @@ def share_of_hardest(counts: Tensor, gamma: float, hardest: float) -> float:
 
 
 class LossParts(NamedTuple):
-    """Shares of the class loss in hard (p_t < 0.5) and easy examples; they sum to 1."""
+    """Fractions of the class loss in hard (p_t < 0.5) and easy examples; they sum to 1."""
 
     hard_positive: float
     easy_positive: float
@@ -111,7 +111,7 @@ def loss_parts(counts: LogitCounts, *, alpha: float, gamma: float) -> LossParts:
 
 
 def score_histograms(counts: LogitCounts, *, bins: int = 50) -> tuple[list[float], list[float], list[float]]:
-    """Bin centres of the score, and the shares of positive and of negative examples in each bin."""
+    """Bin centres of the score, and the fractions of positive and of negative examples in each bin."""
 
     def shares(examples: Tensor, score: Tensor) -> list[float]:
         bin_index = (score * bins).long().clamp(max=bins - 1)
@@ -126,7 +126,7 @@ def score_histograms(counts: LogitCounts, *, bins: int = 50) -> tuple[list[float
 
 
 def loss_curve(gamma: float, probabilities: Sequence[float]) -> tuple[Curve, Curve]:
-    """Figure 1: the loss of training at each p_t, and the absolute value of its derivative with respect to the logit.
+    """Figure 1: the training loss at each p_t, and the absolute value of its derivative with respect to the logit.
 
     Args:
         probabilities: above 0 and below 1.

@@ -70,7 +70,7 @@ def markdown(
 
     Args:
         schedule: description of the schedule of the runs.
-        command: the command that made the runs.
+        command: the command that produced the runs.
     """
     report = summarise_table(table, setup, results)
     published = [metric for metric in METRICS if any(metric in row.row.paper for row in report.rows)]

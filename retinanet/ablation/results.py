@@ -53,9 +53,9 @@ HASHED_NAMES = {
 
 
 def config_hash(cfg: Config) -> str:
-    """A hash of the keys that affect the result of a run.
+    """Hash of the keys that affect the result of a run.
 
-    Keys at their default do not count, so that a new key in the schema does not change the hash of earlier configs.
+    Keys with their default value are excluded, so a new key in the schema does not change the hash of earlier configs.
     """
     defaults = flat_config(Config(train=TrainConfig(steps=1)))
     del defaults["train.steps"]  # it has no default
@@ -68,7 +68,7 @@ def config_hash(cfg: Config) -> str:
 
 
 class ResultsFile:
-    """The results in a folder, which several processes read and append to."""
+    """The results in a folder. Several processes may read and append to them."""
 
     def __init__(self, folder: Path):
         self.path = folder / RESULTS_FILE
@@ -76,7 +76,7 @@ class ResultsFile:
     def read(self) -> dict[str, RunResult]:
         """Results by the hash of the config; the last one of several attempts.
 
-        A last line without a line break is being written, or was cut off, and is ignored.
+        A last line without a line break is incomplete and is ignored.
 
         Raises:
             InputError: a complete line is not a result.
@@ -116,7 +116,7 @@ def _cut_off_partial_line(file: BinaryIO) -> None:
 def try_lock(path: Path) -> Iterator[bool]:
     """Hold the lock on a file for the block; yields False if another process holds it.
 
-    The operating system releases the lock when a process dies, for any reason. The file itself is kept.
+    The operating system releases the lock when the process ends for any reason. The file itself is kept.
     """
     with open(path, "ab") as file:
         try:

@@ -31,11 +31,11 @@ class JobsOutcome(NamedTuple):
 def run_jobs(jobs: list[Job], folder: Path) -> JobsOutcome:
     """Train every run that is not finished and not running in another process. Interrupted runs are resumed.
 
-    A run that diverges or fails with an unexpected error is recorded with its message, and the others continue.
+    A run that diverges or fails with an unexpected error is recorded with its message, and the other runs continue.
 
     Args:
         folder: holds `results.jsonl`, and `runs/` with a folder and a lock file per config, named by its hash. Any
-            number of processes may share it, for one or several tables, on several machines if they share the file
+            number of processes may use it, for one or several tables, on several machines if they share the file
             system and its locks.
 
     Raises:
@@ -44,7 +44,7 @@ def run_jobs(jobs: list[Job], folder: Path) -> JobsOutcome:
     if is_launched():
         raise InputError(
             "ablate does not run under torchrun: start the same command once per GPU, each with its own device "
-            "(device=cuda:1); the processes share the runs"
+            "(device=cuda:1); the processes divide the runs among themselves"
         )
     make_folder(folder / "runs")
     results_file = ResultsFile(folder)
@@ -77,10 +77,10 @@ def known_results(jobs: list[Job], folder: Path) -> dict[tuple[str, int], RunRes
 
 
 def run_job(job: Job, folder: Path) -> RunResult | None:
-    """Train one run, from its last checkpoint if there is one. None if a signal stopped it.
+    """Train one run, from its last checkpoint if there is one. Returns None if a signal stopped it.
 
     Raises:
-        InputError: the config, the data or the machine must be fixed first; the message names the row.
+        InputError: the config, the data or the machine has a problem to fix first; the message names the row.
     """
     start = time.perf_counter()
     trained: TrainResult | None = None

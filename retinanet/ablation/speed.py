@@ -31,7 +31,7 @@ class RowSpeed(NamedTuple):
 def measure_rows(jobs: Sequence[Job], results: dict[tuple[str, int], RunResult], folder: Path) -> dict[str, RowSpeed]:
     """Time each row from decoded image to final detections, one image at a time, in interleaved rounds.
 
-    All rows have the same validation images. Weights are those of the first finished run of a row, because an untrained
+    All rows use the same validation images. Weights are those of the first finished run of a row, because an untrained
     network has other candidates for NMS.
 
     Args:
@@ -129,7 +129,7 @@ def _paper_cells(row: Row, fastest: float) -> list[str]:
 def speed_charts(
     table: Table, setup: str, results: dict[tuple[str, int], RunResult], speeds: dict[str, RowSpeed]
 ) -> list[Chart]:
-    """AP over time with a line for each backbone, and the same for the paper if it has times.
+    """AP against inference time with a line for each backbone, and the same for the paper if it has times.
 
     Times are ratios to the fastest row of each chart, which makes machines comparable.
     """

@@ -58,7 +58,7 @@ class Table(StrictModel):
         for row in self.rows:
             if unknown := set(row.setups or ()) - set(self.setups):
                 raise ValueError(
-                    f"row {row.name!r} names the setups {sorted(unknown)}; the table has {', '.join(self.setups)}"
+                    f"row {row.name!r} has unknown setups {sorted(unknown)}; expected some of {', '.join(self.setups)}"
                 )
         return self
 
@@ -76,7 +76,7 @@ class Job(NamedTuple):
 
 
 def load_table(name: str | Path) -> Table:
-    """Read a table from a path, or by the name of a table in the package. Its configs are resolved to paths.
+    """Read a table by path, or by the name of a bundled table. Its configs are resolved to paths.
 
     Raises:
         InputError: the table does not exist or has an error; the message names the file and the key.
@@ -109,7 +109,7 @@ def _problem(item: Any) -> str:
 
 
 def find_table(name: str | Path) -> Path:
-    """The file of a table, given by path or by the name of a table in the package."""
+    """Find the file of a table by path, or by the name of a bundled table."""
     if Path(name).is_file():
         return Path(name)
     shipped = shipped_tables()
@@ -117,12 +117,12 @@ def find_table(name: str | Path) -> Path:
     if key in shipped:
         return shipped[key]
     near = difflib.get_close_matches(key, shipped, 1)
-    hint = f"did you mean {near[0]}?" if near else f"the package has {', '.join(shipped)}"
-    raise InputError(f"{str(name)!r}: no such table, by path or by name in the package; {hint}")
+    hint = f"did you mean {near[0]}?" if near else f"bundled tables: {', '.join(shipped)}"
+    raise InputError(f"{str(name)!r}: neither a file nor a bundled table; {hint}")
 
 
 def shipped_tables() -> dict[str, Path]:
-    """The tables in the package by name: the files in configs/paper that hold a table rather than a config."""
+    """The bundled tables by name: the files in configs/paper that hold a table rather than a config."""
     entries = sorted(Path(str(entry)) for entry in (files("retinanet.configs") / "paper").iterdir())
     return {file.stem: file for file in entries if file.suffix == ".yaml" and "rows" in read_yaml(file)}
 
@@ -130,7 +130,7 @@ def shipped_tables() -> dict[str, Path]:
 def make_jobs(
     table: Table, setup: str, *, num_seeds: int, rows: list[str] | None = None, overrides: list[str] | None = None
 ) -> list[Job]:
-    """All runs of a table on one setup, ordered by seed, so that a first complete table is available early.
+    """All runs of a table on one setup, ordered by seed, so that a complete table is available early.
 
     Args:
         setup: the name of a setup of the table.
@@ -145,10 +145,10 @@ def make_jobs(
     chosen = table.setups[setup]
     possible = table.rows_on(setup)
     if unknown := [name for name in rows or [] if name not in possible]:
-        hint = "; give KEY=VALUE before --rows" if "=" in unknown[0] else ""
+        hint = "; put KEY=VALUE before --rows" if "=" in unknown[0] else ""
         raise InputError(f"no row {unknown[0]!r} on {setup}; the rows are {', '.join(map(repr, possible))}{hint}")
     if any(override.partition("=")[0].strip() == "train.seed" for override in overrides or []):
-        raise InputError("train.seed is set for each run; give the number of seeds with --seeds")
+        raise InputError("train.seed is set for each run; pass the number of seeds with --seeds")
     jobs = []
     for seed in range(num_seeds):
         for row in (possible[name] for name in rows or possible):
@@ -158,19 +158,19 @@ def make_jobs(
             except InputError as error:
                 raise InputError(f"row {row.name!r}: {error}") from None
             if not cfg.data.val:
-                raise InputError(f"row {row.name!r}: data.val is empty; give validation images to score the row on")
+                raise InputError(f"row {row.name!r}: data.val is empty; set it to validation images")
             for key in ("max_hours", "early_stop"):
                 if getattr(cfg.train, key) is not None:
                     raise InputError(
                         f"row {row.name!r}: train.{key} may end a run before its last step, and rows would differ in "
-                        f"length; give train.{key}=null"
+                        f"length; set train.{key}=null"
                     )
             jobs.append(Job(row.name, seed, cfg))
     return jobs
 
 
 def make_valid_jobs(table: Table, setup: str, *, num_seeds: int, overrides: list[str] | None = None) -> list[Job]:
-    """The runs of all rows for which the overrides are valid; the other rows cannot have any."""
+    """The runs of all rows for which the overrides are valid; the other rows cannot have been trained with them."""
     jobs = []
     for name in table.rows_on(setup):
         with contextlib.suppress(InputError):

@@ -1,1 +1,1 @@
-"""Benchmarks of speed and memory next to other implementations, run by `retinanet benchmark`."""
+"""Benchmarks of speed and memory against other implementations, run by `retinanet benchmark`."""

@@ -36,7 +36,7 @@ MIN_IMAGES = 96  # per call, so that starting the workers takes a small part of 
 def run(settings: Settings) -> SuiteResult:
     if (settings.images is None) != (settings.annotations is None):
         given = "--images" if settings.images else "--annotations"
-        raise InputError(f"found {given} alone, expected both --images and --annotations, or neither")
+        raise InputError(f"found only {given}, expected both --images and --annotations, or neither")
     if settings.images is not None:
         return measure(settings, settings.images, settings.annotations)
     with tempfile.TemporaryDirectory() as folder:

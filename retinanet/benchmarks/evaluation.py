@@ -49,7 +49,7 @@ def run(settings: Settings) -> SuiteResult:
 
 
 def synthetic(images: int, classes: int) -> tuple[Dataset, dict[int, Detections]]:
-    """Random objects, and detections: one near each object, the others random."""
+    """Random objects, and detections: one near each object, the rest random."""
     random = np.random.default_rng(0)
     boxes, labels, detections = [], [], {}
     for index in range(images):
@@ -83,7 +83,7 @@ def synthetic(images: int, classes: int) -> tuple[Dataset, dict[int, Detections]
 
 
 def random_boxes(random: np.random.Generator, count: int) -> np.ndarray:
-    """(count, 4): x, y, width, height; sides uniform over the logarithm."""
+    """(count, 4): x, y, width, height; log-uniform sides."""
     sides = np.exp(random.uniform(np.log(8), np.log(SIDE / 2), (count, 2)))
     return np.concatenate([random.random((count, 2)) * (SIDE - sides), sides], axis=1)
 

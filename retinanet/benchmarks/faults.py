@@ -2,9 +2,9 @@
 
 python -m retinanet.benchmarks.faults runs/quickstart/checkpoints/last.pt
 
-Two mistakes are made in detection only: anchors shifted by half a stride, and dx and dy swapped. Made in training as
-well, they would be mere conventions. Mistakes in training need one run each, with these config keys:
-    model.prior=0.5 loss.classification.gamma=0      every anchor starts undecided, and easy ones keep their weight
+Two mistakes are made at inference only: anchors shifted by half a stride, and dx and dy swapped. If also made in
+training, they would only be different conventions. Mistakes in training need a run each, with these config keys:
+    model.prior=0.5 loss.classification.gamma=0      initial probability 0.5; easy anchors keep their weight
     assignment.ignore_ioa=0                          crowd regions are background
 """
 

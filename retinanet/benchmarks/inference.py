@@ -69,7 +69,7 @@ def measure(
 ) -> tuple[dict[str, Measurement], int]:
     """Measurements, and the number of convolutions in our forward pass.
 
-    Without `all_variants`, only ours and torchvision's plain and tuned ones.
+    Without `all_variants`, only our network and torchvision's, plain and tuned.
     """
     scene = Scene(batch, *size, classes, device=settings.device)
     model = our_network(settings.backbone, classes, settings).eval()

@@ -1,7 +1,7 @@
 """Classification loss, forward and backward: speed, memory and accuracy.
 
-torchvision's loss takes a one-hot target with the shape of the logits. It is made beforehand here, and no anchor is
-ignored: both belong to a training step, which the suite train_step measures.
+torchvision's loss takes a one-hot target with the shape of the logits. It is prepared beforehand here, and no anchor is
+ignored. The suite train_step measures both as part of a training step.
 """
 
 from collections.abc import Callable

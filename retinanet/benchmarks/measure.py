@@ -26,11 +26,11 @@ HOST_READING_OPS = {
     "aten::repeat_interleave",
     "torchvision::nms",
 }
-INDEXING_OPS = {"aten::index", "aten::index_put", "aten::index_put_"}  # these read the device if an index is a mask
+INDEXING_OPS = {"aten::index", "aten::index_put", "aten::index_put_"}  # synchronise if an index is a boolean mask
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # otherwise the profiler logs each start and stop
 
-MAX_UNTIMED_CALLS = 3  # per variant, before the first round: warm-up, host reads, peak memory
+MAX_UNTIMED_CALLS = 3  # per variant, before the first round: warm-up, device synchronisations, peak memory
 
 
 class HostReads(TorchDispatchMode, list):
@@ -72,9 +72,11 @@ class Variant(NamedTuple):
     name: str
     call: Callable[[], object]
     clean_up: Callable[[], object] = no_clean_up  # after each call, not timed; drops gradients, for example
-    check: Callable[[Any], None] = no_check  # of the result of the first call; raises if the variant did other work
-    on_device: bool = True  # False if the work is not done by torch: memory and host reads are then not measured
-    compiled: bool = False  # torch.compile does not run under a dispatch mode: host reads are then not counted
+    check: Callable[[Any], None] = (
+        no_check  # of the result of the first call; raises if the variant computed something different
+    )
+    on_device: bool = True  # False if the work is not done by torch: memory and synchronisations are then not measured
+    compiled: bool = False  # torch.compile does not run under a dispatch mode: synchronisations are then not counted
 
 
 class Measurement(NamedTuple):
@@ -82,7 +84,7 @@ class Measurement(NamedTuple):
 
     seconds: list[float]  # one per round, in the order of the rounds
     peak_bytes: int | None  # of new allocations during one call
-    host_reads: int | None  # of one call
+    host_reads: int | None  # device synchronisations in one call
 
     @property
     def median(self) -> float:
@@ -94,7 +96,7 @@ class Measurement(NamedTuple):
 
 
 class Ratio(NamedTuple):
-    """Time of another variant / time of ours: over 1, ours is faster."""
+    """Ratio of the variant's time to ours; above 1, ours is faster."""
 
     of_medians: float
     of_rounds: float  # median of the ratios within each round, which cancels what slows down a whole round
@@ -109,7 +111,7 @@ def compare(variants: Sequence[Variant], *, rounds: int, device: torch.device, w
     """Time each variant once per round, in an order that rotates by one from round to round.
 
     The speed of a machine varies over time. Within a round this affects all variants alike. Before the first round each
-    variant is called for warm-up, host reads and peak memory; these calls are not timed.
+    variant is called for warm-up, device synchronisations and peak memory; these calls are not timed.
 
     Args:
         variants: with unique names.

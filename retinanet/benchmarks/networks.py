@@ -105,7 +105,7 @@ def torchvision_network(
     weights.
 
     Args:
-        size: height and width that its resizing does not change.
+        size: height and width that torchvision's resizing leaves unchanged.
         skip_resize: skip resizing in training; in evaluation torchvision always resizes, which makes a copy.
     """
     extractor = plain_extractor(ours, backbone, FrozenBatchNorm2d)

@@ -59,7 +59,7 @@ def run(settings: Settings) -> SuiteResult:
 
 
 def measure(settings: Settings, outputs: HeadOutputs, size: tuple[int, int]) -> tuple[dict[str, Measurement], float]:
-    """Measurements, and the share of our detections that torchvision's postprocessing returns as well."""
+    """Measurements, and the fraction of our detections that torchvision's postprocessing returns as well."""
     batch = len(outputs.class_logits[0])
     image_sizes = torch.tensor([size] * batch, device=settings.device)
     original_sizes = (image_sizes / RESIZE_SCALE).long()
@@ -117,7 +117,7 @@ def torchvision_call(
 ) -> Callable[[], list[dict[str, Tensor]]]:
     """`RetinaNet.postprocess_detections` and rescaling to the original images, without calling the network.
 
-    Runs under autocast, as in torchvision. In bfloat16 its boxes are coarse, which lowers the share of identical
+    Runs under autocast, as in torchvision. In bfloat16 its boxes are coarse, which lowers the fraction of identical
     detections.
     """
     backbone = nn.Identity()  # never called
@@ -137,7 +137,7 @@ def torchvision_call(
 
 
 def share_of_identical(ours: list[Detections], theirs: list[dict[str, Tensor]]) -> float:
-    """Share of our detections for which torchvision has one with the same label and a box within one pixel."""
+    """Fraction of our detections for which torchvision has one with the same label and a box within one pixel."""
     identical = total = 0
     for mine, other in zip(ours, theirs, strict=True):
         near = (mine.boxes.cpu()[:, None] - other["boxes"].cpu()).abs().amax(-1) < 1

@@ -66,7 +66,7 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> str:
 
 
 def comparison_table(title: str, measured: dict[str, Measurement], *, ours: str, apart: tuple[str, ...] = ()) -> str:
-    """Compare the variants in a table. Those in `apart` do different work and have no ratio."""
+    """Compare the variants in a table. Those in `apart` compute something different and have no ratio."""
     rows = []
     for name, measurement in measured.items():
         is_compared = name not in (ours, *apart)
@@ -82,7 +82,7 @@ def comparison_table(title: str, measured: dict[str, Measurement], *, ours: str,
                 "-" if measurement.host_reads is None else str(measurement.host_reads),
             ]
         )
-    columns = ["", "median ms", "min ms", "/ ours", "by rounds", "peak MiB", "host reads"]
+    columns = ["", "median ms", "min ms", "/ ours", "by rounds", "peak MiB", "device syncs"]
     return table(title, columns, rows)
 
 
@@ -109,7 +109,7 @@ def to_plain_values(measured: dict[str, Measurement], *, ours: str) -> dict[str,
 
 
 def growth_table(title: str, what: str, measured: dict[str, dict[str, Measurement]]) -> str:
-    """Median time and peak memory over a growing quantity; a dash if a variant was not measured."""
+    """Median time and peak memory against a growing quantity; a dash if a variant was not measured."""
     names = list(dict.fromkeys(name for row in measured.values() for name in row))
     rows = []
     for key, row in measured.items():

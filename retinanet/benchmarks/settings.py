@@ -21,7 +21,7 @@ class Settings(NamedTuple):
     compiled: bool = False  # also measure with torch.compile
     growth: bool = False  # also measure how time and memory grow with the work
     workers: int = 2  # of the data suite
-    images: Path | None = None  # of the data suite; None draws synthetic images
+    images: Path | None = None  # of the data suite; None generates synthetic images
     annotations: Path | None = None
 
 

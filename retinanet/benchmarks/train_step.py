@@ -1,6 +1,6 @@
 """One training step without the optimizer: assignment, forward, losses, backward.
 
-All variants have the same images, boxes, classes, weights and threads. All weights are trained, with frozen norms.
+All variants use the same images, boxes, classes, weights and threads. All weights are trained, with frozen norms.
 """
 
 import copy
@@ -157,12 +157,12 @@ def clear(network: nn.Module) -> None:
 
 
 def is_finite(loss: Tensor) -> None:
-    """Check the loss: arithmetic on NaN or on denormal numbers would not take the time of a real step."""
+    """Check the loss: NaN or denormal arithmetic would distort the timing."""
     assert bool(loss.isfinite()), f"the loss is {loss.item()}"
 
 
 def measure_growth(settings: Settings, batch: int, size: tuple[int, int], classes: int) -> dict[str, Measurement]:
-    """Measure ours and torchvision's plain and tuned networks on one shape."""
+    """Measure our network and torchvision's, plain and tuned, on one shape."""
     scene = Scene(batch, *size, classes, device=settings.device)
     model = our_network(settings.backbone, classes, settings).train()
     theirs = torchvision_network(model, settings.backbone, size, skip_resize=True).to(settings.device).train()

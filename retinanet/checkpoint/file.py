@@ -24,13 +24,13 @@ class DamagedCheckpoint(InputError):
 
 
 class Checkpoint(NamedTuple):
-    """The complete state of a training run after one step, with the facts needed to use its weights elsewhere."""
+    """The complete state of a training run after one step, with the metadata needed to use its weights elsewhere."""
 
     config: Config
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]  # of the classes, in the training annotations
     num_images: int  # in the training set
-    step: int  # training steps done
+    step: int  # completed training steps
     state: dict[str, Any]  # state dicts by part: "model", "ema" (None without an average), "optimizer", ...
 
     def weights(self, *, average: bool = True) -> dict[str, Tensor]:
@@ -49,11 +49,11 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> str:
 
     Raises:
         OSError: the disk is full or cannot be written to.
-        TypeError: the state holds something that `read_checkpoint` would refuse.
+        TypeError: the state holds something that `read_checkpoint` would reject.
     """
     content = {
         "format": FORMAT,
-        "config": checkpoint.config.model_dump_json(),  # JSON text: `weights_only` loading refuses records
+        "config": checkpoint.config.model_dump_json(),  # JSON text: `weights_only` loading rejects records
         "class_names": list(checkpoint.class_names),
         "category_ids": list(checkpoint.category_ids),
         "num_images": checkpoint.num_images,
@@ -83,7 +83,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
     Raises:
         DamagedCheckpoint: the file was truncated or changed after it was written.
-        InputError: the file is missing, unreadable, not a checkpoint of this framework, or of an older format.
+        InputError: the file is missing, unreadable, not a retinanet checkpoint, or of an older format.
     """
     if not isinstance(path, str | os.PathLike):
         raise InputError(f"found {type(path).__name__}, expected the path of a checkpoint")
@@ -95,13 +95,13 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         _check_intact(resolved, path)
         content = torch.load(resolved, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}; name another checkpoint") from None
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}; pass another checkpoint") from None
     except (InputError, MemoryError):
         raise
     except Exception as error:  # torch.load raises a different type for each way a file can be wrong
         raise InputError(
-            f"{path}: not a checkpoint of this framework: {_why_refused(error)}; it was not trusted and nothing in it "
-            "was run; name a file written by training"
+            f"{path}: not a retinanet checkpoint: {_why_refused(error)}; refused to load it; no code was executed; "
+            "pass a checkpoint written by `retinanet train`"
         ) from None
     found = content.get("format") if isinstance(content, dict) else None
     if found in OLDER_FORMATS:
@@ -110,7 +110,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
             "train again"
         )
     if found != FORMAT:
-        raise InputError(f"{path}: not a {FORMAT!r}; name a file written by training")
+        raise InputError(f"{path}: not a {FORMAT!r}; pass a checkpoint written by `retinanet train`")
     return Checkpoint(
         config=config_from_values(json.loads(content["config"]), source=f"{path}: config"),
         class_names=tuple(content["class_names"]),
@@ -125,7 +125,7 @@ def _check_intact(file: Path, named: Path) -> None:
     """Compare a file with its checksum or, if that was deleted, with the checksums inside the archive.
 
     Args:
-        named: the path as the user gave it, for the messages.
+        named: the path as the user wrote it, for the messages.
     """
     checksum = checksum_file(file)
     has_end = _has_end(file)
@@ -140,10 +140,10 @@ def _check_intact(file: Path, named: Path) -> None:
     if not has_end:
         if b"PK\3\4".startswith(start):
             raise DamagedCheckpoint(f"{named}: damaged: {truncated}; use another checkpoint")
-        kind = "a bare pickle, which could run code" if start.startswith(b"\x80") else "no archive of torch.save"
+        kind = "a bare pickle, which could run code" if start.startswith(b"\x80") else "not a torch.save archive"
         raise InputError(
-            f"{named}: not a checkpoint of this framework: it is {kind}; it was not trusted and nothing in it was run; "
-            "name a file written by training"
+            f"{named}: not a retinanet checkpoint: it is {kind}; refused to load it; no code was executed; "
+            "pass a checkpoint written by `retinanet train`"
         )
     if not checksum.is_file() and (problem := _zip_problem(file)):
         raise DamagedCheckpoint(f"{named}: damaged: checksums inside the archive ({problem}); use another checkpoint")
@@ -172,10 +172,10 @@ def _zip_problem(file: Path) -> str | None:
 
 
 def _why_refused(error: Exception) -> str:
-    """The reason why `torch.load` refused a file, in one line."""
+    """The reason why `torch.load` rejected a file, in one line."""
     message = str(error)
     if unsafe := re.search(r"GLOBAL (\S+)", message):
-        return f"it refers to {unsafe[1]}, and checkpoints hold plain data only"
+        return f"it refers to {unsafe[1]}, but checkpoints contain only plain data"
     paragraphs = message.strip().split("\n\n")
     if paragraphs[0].startswith("Weights only load failed"):  # torch's advice, unsafe to follow here
         paragraphs = paragraphs[1:]

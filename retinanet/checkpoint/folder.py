@@ -41,7 +41,7 @@ class CheckpointFolder:
         self.keep = keep
 
     def open_for_writing(self) -> None:
-        """Create the folder and remove partial files of a killed run; other files are left alone.
+        """Create the folder and remove partial files of a killed run; other files are not touched.
 
         Raises:
             InputError: the folder cannot be created or written to.
@@ -55,11 +55,11 @@ class CheckpointFolder:
         """Write a checkpoint, point `last.pt` to it, and remove old ones beyond `keep`.
 
         The file appears under its name only once it is complete on disk, after its checksum file; only then are older
-        ones removed. After an error nothing of it remains, unless only a link or a removal failed.
+        ones removed. After an error no part of it remains, unless only updating a link or removing a file failed.
 
         Raises:
             OSError: the disk is full or cannot be written to.
-            TypeError: the state holds something that `read_checkpoint` would refuse.
+            TypeError: the state holds something that `read_checkpoint` would reject.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.path_of(checkpoint.step)
@@ -111,14 +111,14 @@ class CheckpointFolder:
             )
 
     def last_intact(self) -> tuple[Path, Checkpoint] | tuple[None, None]:
-        """The newest intact checkpoint and its path, for the only process that is about to write here.
+        """Return the newest intact checkpoint and its path, for the only process that writes here.
 
         Newer, damaged ones are reported and renamed, so that the run can write these steps again. If none is intact,
         nothing is renamed.
 
         Raises:
             InputError: there are checkpoints and none is intact, or the newest intact one is unreadable or not a
-                checkpoint of this framework.
+                retinanet checkpoint.
         """
         damaged: list[Path] = []
         for path in reversed(self.files()):
@@ -178,7 +178,7 @@ class CheckpointFolder:
             if best and not best.exists():
                 (self.folder / "best.pt").unlink()
                 log.warning(
-                    "%s: removed: its target %s no longer exists; recreated at the next best score",
+                    "%s: removed: its target %s no longer exists; recreated at the next improvement",
                     self.folder / "best.pt",
                     best.name,
                 )

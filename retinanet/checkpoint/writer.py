@@ -17,11 +17,11 @@ log = logging.getLogger(__name__)
 
 
 class CheckpointWriter:
-    """Writes checkpoints in one thread, in the order they are given, so that training does not wait for the disk.
+    """Writes checkpoints in one thread, in the order they were saved, so that training does not wait for the disk.
 
     A full or unwritable disk causes a warning, and training continues. Any other error in the thread is a bug and is
-    raised by the next call. Unless the process is killed, a write in progress is finished before it ends: Python joins
-    the thread.
+    raised by the next call. Unless the process is killed, a write in progress finishes before the process exits, since
+    Python joins the thread.
 
     Use as a context manager; leaving it calls `close`. Opening removes partial files of a killed run.
     """
@@ -69,7 +69,7 @@ class CheckpointWriter:
         except Exception:
             if error is None:
                 raise
-            log.exception("writing a checkpoint failed as well")  # raise the first error, not this one
+            log.exception("writing a checkpoint also failed")  # raise the first error, not this one
 
     def _submit(self, job: Callable[..., None], *arguments: Any) -> None:
         while self._pending and self._pending[0].done():

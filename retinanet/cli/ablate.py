@@ -27,12 +27,10 @@ def table_parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         prog="retinanet ablate",
         description=f"{__doc__} See also `retinanet ablate {FIGURES} --help` and `retinanet ablate {DEMO} --help`.",
-        epilog="Run the command again to continue an interrupted table. Several processes with the same --output share "
-        "the runs. example: retinanet ablate 1b --data quickstart --seeds 3",
+        epilog="Run the command again to continue an interrupted table. Several processes with the same --output "
+        "divide the runs among themselves. example: retinanet ablate 1b --data quickstart --seeds 3",
     )
-    result.add_argument(
-        "table", help=f"YAML file, or name of a table in the package, such as 1b; or {FIGURES}, or {DEMO}"
-    )
+    result.add_argument("table", help=f"YAML file, or name of a bundled table, such as 1b; or {FIGURES}, or {DEMO}")
     result.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="set a config key for every row")
     result.add_argument(
         "--data",
@@ -47,7 +45,9 @@ def table_parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--output", type=Path, metavar="DIR", help="folder of the runs, shared by tables (default: runs/ablate/SETUP)"
     )
-    result.add_argument("--speed", action="store_true", help="also time the network of each row, and plot AP over time")
+    result.add_argument(
+        "--speed", action="store_true", help="also time the network of each row, and plot AP against time"
+    )
     result.add_argument("--report", action="store_true", help="write table and plot of the existing runs; do not train")
     return result
 
@@ -55,8 +55,8 @@ def table_parser() -> argparse.ArgumentParser:
 def figures_parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         prog=f"retinanet ablate {FIGURES}",
-        description="Draw figures 1 and 4 of the paper for a trained checkpoint, its scores, and the examples its "
-        "validation loss comes from.",
+        description="Draw figures 1 and 4 of the paper for a trained checkpoint, its scores, and which "
+        "examples contribute to its validation loss.",
         epilog=f"example: retinanet ablate {FIGURES} runs/quickstart/checkpoints/last.pt",
     )
     result.add_argument("checkpoint", type=Path, help="checkpoint of a training run; it holds its config and classes")
@@ -107,8 +107,8 @@ def run_table(arguments: argparse.Namespace, argv: list[str]) -> int:
     results = known_results(all_jobs, folder)
     if arguments.report and not results:
         raise InputError(
-            f"{folder / RESULTS_FILE}: {len(known_seeds)} runs, none of this table on {setup} with these overrides; "
-            "give the overrides of the runs, or remove --report to train"
+            f"{folder / RESULTS_FILE}: no runs of this table on {setup} with these overrides; "
+            "pass the overrides used for training, or remove --report to train"
         )
     name = Path(arguments.table).name.removesuffix(".yaml")
     command = shlex.join(["retinanet", "ablate", *argv])

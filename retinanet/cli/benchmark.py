@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         prog="retinanet benchmark",
         description=f"{__doc__} Suites: {', '.join(SUITES)}; {ALL} runs them all.",
-        epilog="Each round times every variant once. A ratio over 1 means that ours is better. "
+        epilog="Each round times every variant once. A ratio above 1 means that ours is better. "
         "example: retinanet benchmark train_step loss --rounds 10 --threads 2 --json speed.json",
     )
     result.add_argument("suites", nargs="+", metavar="SUITE", help=f"one or more of {', '.join([*SUITES, ALL])}")
@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
         "--precision",
         choices=("fp32", "bf16", "auto"),
         default="auto",
-        help="precision of networks (default: %(default)s)",
+        help="precision of the networks (default: %(default)s)",
     )
     result.add_argument(
         "--size", type=height_and_width, metavar="HxW", help="size of padded images (default: by suite)"
@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--batch", type=int, metavar="B", help="batch size (default: by suite)")
     result.add_argument("--classes", type=int, metavar="K", help="number of classes (default: by suite)")
     result.add_argument(
-        "--backbone", default="resnet50", metavar="NAME", help="backbone of networks (default: %(default)s)"
+        "--backbone", default="resnet50", metavar="NAME", help="backbone of the networks (default: %(default)s)"
     )
     result.add_argument("--compiled", action="store_true", help="also measure with torch.compile")
     result.add_argument("--growth", action="store_true", help="also measure how time and memory grow with the work")
@@ -65,10 +65,10 @@ def parser() -> argparse.ArgumentParser:
         type=int,
         default=2,
         metavar="N",
-        help="workers of the suite data, besides 0 (default: %(default)s)",
+        help="workers for the data suite, besides 0 (default: %(default)s)",
     )
     result.add_argument(
-        "--images", type=Path, metavar="DIR", help="images of the suite data (default: synthetic images)"
+        "--images", type=Path, metavar="DIR", help="images for the data suite (default: synthetic images)"
     )
     result.add_argument("--annotations", type=Path, metavar="FILE", help="annotations of --images in COCO format")
     result.add_argument("--json", type=Path, metavar="FILE", help="also write ratios and details to a file")

@@ -87,7 +87,7 @@ def check_output(folder: Path, names: list[str]) -> None:
 
 
 def find_images(paths: list[Path]) -> list[Path]:
-    """Image files in the given order; those of a folder are sorted by name.
+    """Image files in the order passed; those of a folder are sorted by name.
 
     Raises:
         InputError: a path does not exist, or a folder holds no image.

@@ -20,13 +20,13 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__,
         epilog="example: retinanet train quickstart --output runs/trial train.optimizer.lr=5e-4 train.seed=1",
     )
-    result.add_argument("config", nargs="?", help="YAML file, or name of a config in the package, such as quickstart")
+    result.add_argument("config", nargs="?", help="YAML file, or name of a bundled config, such as quickstart")
     result.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="set a config key: train.epochs=3")
     result.add_argument("--output", type=Path, metavar="DIR", help="run folder (default: runs/NAME-OF-CONFIG)")
     result.add_argument("--resume", action="store_true", help="resume from the last checkpoint in the run folder")
     result.add_argument("--overwrite", action="store_true", help="delete the run in the run folder and start again")
     result.add_argument(
-        "--dry-run", action="store_true", help="try one step, one checkpoint and one evaluation, keep nothing, and exit"
+        "--dry-run", action="store_true", help="run one step, one checkpoint and one evaluation, keep nothing, and exit"
     )
     result.add_argument(
         "--replay", type=Path, metavar="FILE", help="replay a recorded step with non-finite gradients and diagnose it"
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(replay(arguments.replay, resolve_device("auto")).describe())
         return 0
     if arguments.config is None:
-        raise InputError("no config given; name a YAML file or a config in the package, such as quickstart")
+        raise InputError("no config; pass a YAML file or the name of a bundled config, such as quickstart")
     cfg = load_config(arguments.config, arguments.overrides)
     if arguments.print_config:
         print(config_to_yaml(cfg), end="")

@@ -1,4 +1,4 @@
-"""The typed configuration of a run: its schema, its defaults, and how it is read."""
+"""The typed config of a run: schema, defaults and loading."""
 
 from retinanet.config.assignment import AssignmentConfig, ATSSAssignmentConfig, IoUAssignmentConfig
 from retinanet.config.base import StrictModel

@@ -16,9 +16,9 @@ class IoUAssignmentConfig(StrictModel):
     bg_iou: Share = 0.4
     """An anchor is negative if its highest IoU is below this; between `bg_iou` and `fg_iou` it is ignored."""
     low_quality_matches: bool = True
-    """Whether a box that no anchor overlaps by `fg_iou` still gets the anchors that overlap it most."""
+    """Whether a box with no anchor at IoU >= `fg_iou` is matched to its highest-IoU anchors."""
     ignore_ioa: Share = 0.5
-    """A negative anchor is ignored if at least this share of its area is in a crowd region; 0 makes it background."""
+    """Ignore a negative anchor if at least this fraction of its area is in a crowd region; 0 makes it background."""
 
     @model_validator(mode="after")
     def ordered(self) -> Self:
@@ -32,9 +32,9 @@ class ATSSAssignmentConfig(StrictModel):
 
     type: Literal["atss"] = "atss"
     anchors_per_level: Count = 9
-    """Nearest anchors on each level that are candidates for an object. With 9 anchors in a cell, 9 is one cell."""
+    """Number of candidates for an object on each level, its nearest anchors. With 9 anchors per cell, 9 is one cell."""
     ignore_ioa: Share = 0.5
-    """A negative anchor is ignored if at least this share of its area is in a crowd region; 0 makes it background."""
+    """Ignore a negative anchor if at least this fraction of its area is in a crowd region; 0 makes it background."""
 
 
 def _iou_by_default(value: Any) -> Any:

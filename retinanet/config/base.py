@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class StrictModel(BaseModel):
     """Frozen record that rejects unknown keys and silent conversions: `true` is not 1, `"10"` is not 10.
 
-    The string below a field is its description: it appears in docs/config.md.
+    The string below a field is its description, which appears in docs/config.md.
     """
 
     model_config = ConfigDict(
@@ -26,7 +26,7 @@ class StrictModel(BaseModel):
 class KeyFact(Enum):
     """A fact about a config key, written in the `Annotated` type of its field; `facts.py` reads it.
 
-    On a field that holds a section, the fact is true of every key in the section.
+    A fact on a field that holds a section applies to every key in the section.
     """
 
     MAY_CHANGE_ON_RESUME = "may change on resume"

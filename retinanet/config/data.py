@@ -21,7 +21,7 @@ class DataSource(StrictModel):
     """An annotation file and the folder of its images."""
 
     images: str
-    """Folder that the file names in the annotations are relative to."""
+    """Image folder; the file names in the annotations are relative to it."""
     annotations: str
     """Annotation file in COCO format."""
 
@@ -85,7 +85,7 @@ class ColorTransform(StrictModel):
     saturation: Share = 0.2
     """Saturation is multiplied by a factor between 1 minus and 1 plus this."""
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
-    """Hue is shifted by at most this share of the colour circle, in either direction."""
+    """Hue is shifted by at most this fraction of the colour circle, in either direction."""
 
 
 Transform = Annotated[
@@ -101,7 +101,7 @@ class ResizeConfig(StrictModel):
     """
 
     shorter: Annotated[tuple[Count, ...], BeforeValidator(as_tuple), Field(min_length=1)] = (800,)
-    """Shorter side, pixels. With several values, each training batch draws one."""
+    """Shorter side, pixels. From several values, one is drawn at random for each training batch."""
     longer: Count = 1333
     """Largest longer side, pixels."""
     val_shorter: Count | None = None
@@ -132,11 +132,11 @@ class DataConfig(StrictModel):
     keep_empty: bool = True
     """Whether to train on images without boxes."""
     strict: bool = False
-    """Whether to refuse invalid boxes. By default they are dropped, counted and listed once."""
+    """Whether invalid boxes are an error. By default they are dropped or clipped, counted and listed once."""
     max_pixels: Annotated[Count, MAY_CHANGE_ON_RESUME] = 100_000_000
     """Images with more pixels are rejected before they are decoded."""
     max_unreadable: Annotated[CountOrZero, MAY_CHANGE_ON_RESUME] = 10
-    """Images that cannot be read during training are replaced by others; with more of them than this, a run ends."""
+    """More unreadable training images than this stop the run; until then each is replaced by another image."""
     workers: Annotated[CountOrZero, MAY_CHANGE_ON_RESUME, NO_EFFECT_ON_RESULTS] = 2
     """Processes that read images; 0 reads them in the training process."""
     resize: ResizeConfig = ResizeConfig()
@@ -148,5 +148,5 @@ class DataConfig(StrictModel):
     def one_resize(self) -> Self:
         kinds = [step.type for step in self.transforms if step.type in ("resize", "scale_jitter")]
         if len(kinds) != 1:
-            raise ValueError(f"transforms has {kinds or 'no resize'}; give exactly one of resize and scale_jitter")
+            raise ValueError(f"transforms has {kinds or 'no resize'}; set exactly one of resize and scale_jitter")
         return self

@@ -16,21 +16,21 @@ from retinanet.config.schema import Config
 PAGE = Path("docs/config.md")
 
 _INTRODUCTION = """\
-# Configuration
+# Config
 
 <!-- Generated from the schema by `python -m retinanet.config`; do not edit. -->
 
-A run is described by one YAML file, which lists only what differs from the defaults below. Pass its path, or the name
-of a configuration of this package, to a command, followed by overrides:
+One YAML file describes a run. It contains only the keys that differ from the defaults below. Pass its path, or the name
+of a bundled config, to a command, followed by overrides:
 
     retinanet train quickstart train.epochs=3 train.seed=1
 
 - An unknown key, a value of the wrong type, or keys that contradict each other are errors; the message names the key.
 - `base: NAME.yaml` starts from another file, one level deep. Mappings are merged, lists are replaced.
 - Relative paths are resolved from the working directory.
-- A part that can be chosen has a `type`. Without it, the keys change the part that the base or the default chose; a
-  different `type` starts from the defaults of the new part.
-- The checkpoint contains the complete configuration. Keys marked "may change" can be changed when a run is resumed.
+- A part with alternatives has a `type`. Without `type`, the keys change the part selected by the base or the default;
+  a different `type` starts from the defaults of the new part.
+- The checkpoint contains the complete config. Keys marked "may change" can be changed when a run is resumed.
 """
 
 

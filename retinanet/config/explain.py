@@ -49,7 +49,7 @@ def _explain_one(item: Any, values: dict[str, Any]) -> str:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         return f"{key}.type: {shown}, expected one of {', '.join(map(repr, tags))}{hint}"
     if kind == "value_error":
-        return f"{key or 'the configuration'}: {item['ctx']['error']}"
+        return f"{key or 'config'}: {item['ctx']['error']}"
     if kind == "json_invalid":
         return "contains text that is not Unicode, expected plain text"
     expected = _EXPECTED.get(kind) or item["msg"].removeprefix("Input should be ").removeprefix("a valid ")

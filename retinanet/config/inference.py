@@ -11,13 +11,13 @@ class PostprocessConfig(StrictModel):
     """From head outputs to detections."""
 
     min_score: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    """A detection scores more than this."""
+    """Detections must score higher than this."""
     top_k: Count = 1000
-    """Highest-scoring (anchor, class) pairs of each pyramid level that enter NMS."""
+    """Number of highest-scoring (anchor, class) pairs of each pyramid level that enter NMS."""
     nms_iou: Share = 0.5
     """NMS removes a box whose IoU with a higher-scoring box of its class is above this."""
     max_detections: Count = 100
-    """Detections of an image, over all levels and classes."""
+    """Maximum number of detections in an image, over all levels and classes."""
 
 
 class InferenceConfig(StrictModel):
@@ -26,4 +26,4 @@ class InferenceConfig(StrictModel):
     precision: Precision = "auto"
     """Precision of the network; auto: bf16 where the hardware supports it, else fp32."""
     compile: bool = False
-    """Whether to use torch.compile. Each padded shape takes about a minute; this pays off over many images."""
+    """Whether to use torch.compile. It takes about a minute per padded shape and pays off over many images."""

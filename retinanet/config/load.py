@@ -18,10 +18,10 @@ from retinanet.errors import InputError
 
 
 def load_config(path: str | Path, overrides: str | Sequence[str] = ()) -> Config:
-    """Read a configuration file, its `base:` if it names one, and overrides such as `train.epochs=3`.
+    """Read a config file, its `base:` if it has one, and overrides such as `train.epochs=3`.
 
     Args:
-        path: a file, or the name of a configuration of this package, with or without `.yaml`.
+        path: a file, or the name of a bundled config, with or without `.yaml`.
         overrides: one or several, applied last and in order; each value is read as YAML.
 
     Raises:
@@ -32,7 +32,7 @@ def load_config(path: str | Path, overrides: str | Sequence[str] = ()) -> Config
     if "base" in values:
         base_name = values.pop("base")
         if not isinstance(base_name, str):
-            raise InputError(f"{file}: base is {base_name!r}, expected the name of one configuration file")
+            raise InputError(f"{file}: base is {base_name!r}, expected the name of one config file")
         beside = file.parent / base_name
         try:
             base_file = beside if beside.is_file() else find_config(base_name)
@@ -43,7 +43,7 @@ def load_config(path: str | Path, overrides: str | Sequence[str] = ()) -> Config
             raise InputError(f"{base_file}: is the base of {file} and has a base itself; only one level is allowed")
         values = merge(base, values)
         source = f"{file} (base {base_file})"
-    # Start from the defaults, so that a key of a part can be given without naming the part's type.
+    # Start from the defaults, so that a key of a part can be set without its `type`.
     values = _with_overrides(merge(_defaults(), values), overrides)
     return config_from_values(values, source=source + (" with overrides" if overrides else ""))
 
@@ -82,7 +82,7 @@ def config_from_values(values: dict[str, Any], source: str) -> Config:
         return Config.model_validate_json(json.dumps(values))
     except ValidationError as error:
         lines = explain(error, values)
-        raise InputError("\n  ".join([f"{source}: {len(lines)} problem(s) in the configuration", *lines])) from None
+        raise InputError("\n  ".join([f"{source}: {len(lines)} problem(s) in the config", *lines])) from None
 
 
 def config_to_yaml(config: Config) -> str:
@@ -91,12 +91,12 @@ def config_to_yaml(config: Config) -> str:
 
 
 def find_config(path: str | Path) -> Path:
-    """Find a configuration file by its path, else by its name among those of this package.
+    """Find a config file by its path or, if there is no such file, by the name of a bundled config.
 
     `configs/NAME.yaml` is such a name in any working directory; `elsewhere/NAME.yaml` is only a path.
 
     Raises:
-        InputError: there is no such file; it names the nearest configuration of this package.
+        InputError: there is no such file; the message suggests the closest bundled config.
     """
     if not isinstance(path, str | os.PathLike):
         raise InputError(f"found {type(path).__name__}, expected the path or the name of a config")
@@ -108,9 +108,9 @@ def find_config(path: str | Path) -> Path:
     if name in shipped and str(Path(path).parent) in (".", "configs"):
         return shipped[name]
     near = difflib.get_close_matches(name, shipped, 1)
-    hint = f"did you mean {near[0]}?" if near else f"the package has {', '.join(sorted(shipped))}"
-    problem = "is a folder, expected a configuration file" if Path(path).is_dir() else "no such configuration file"
-    raise InputError(f"{path or repr('')}: {problem}, by path or by name in the package; {hint}")
+    hint = f"did you mean {near[0]}?" if near else f"bundled configs: {', '.join(sorted(shipped))}"
+    problem = "is a folder, expected a config file" if Path(path).is_dir() else "neither a file nor a bundled config"
+    raise InputError(f"{path or repr('')}: {problem}; {hint}")
 
 
 def merge(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ class FocalConfig(ClassLossFacts):
 
     type: Literal["focal"] = "focal"
     alpha: ClassAlpha = 0.25
-    """Weight of the positives, negatives have 1 minus it; a list has one weight for each class; null: all weights are
+    """Weight of the positives; negatives have 1 - alpha; a list has one weight for each class; null: all weights are
     1; inverse_frequency: computed from the training data."""
     gamma: NonNegative = 2.0
     """Focusing exponent; 0 is cross entropy."""
@@ -53,7 +53,7 @@ class FocalStarConfig(ClassLossFacts):
     gamma: Positive = 2.0
     """Steepness; with beta 0, 1 is cross entropy."""
     beta: float = 1.0
-    """Shift: the larger, the further beyond even odds an example still contributes."""
+    """Shift: larger values make an example stop contributing at a lower probability of its true class."""
 
 
 class HingeConfig(ClassLossFacts):

@@ -31,20 +31,20 @@ class AnchorConfig(StrictModel):
     sizes: tuple[Positive, ...] = (32, 64, 128, 256, 512)
     """Anchor size of each level: the square root of the area at scale 1, pixels."""
     scales: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
-    """Factors on the size."""
+    """Multipliers for the size."""
     aspect_ratios: Annotated[tuple[Positive, ...], Field(min_length=1)] = (0.5, 1.0, 2.0)
     """Height / width."""
     offset: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Position of the anchor centres in their cell, in strides; 0.5 is the middle."""
     rounding: AnchorRounding = "none"
-    """Rounding of anchors; torchvision: to whole pixels as in that library, which weights trained there expect."""
+    """Rounding of anchors. torchvision rounds to whole pixels, as its weights expect."""
 
     @model_validator(mode="after")
     def one_size_per_level(self) -> Self:
         if self.strides != (8, 16, 32, 64, 128):
             raise ValueError(f"strides are {self.strides}, the pyramid P3 to P7 has (8, 16, 32, 64, 128)")
         if len(self.strides) != len(self.sizes):
-            raise ValueError(f"{len(self.strides)} strides but {len(self.sizes)} sizes; give one of each per level")
+            raise ValueError(f"{len(self.strides)} strides but {len(self.sizes)} sizes; set one of each per level")
         return self
 
 
@@ -68,7 +68,7 @@ class ResNetConfig(StrictModel):
         if self.weights == "none" and self.frozen_stages > 0:
             raise ValueError(
                 f"weights is none and frozen_stages is {self.frozen_stages}: random weights would never change; "
-                "set frozen_stages: 0, or give weights"
+                "set frozen_stages: 0, or set weights"
             )
         return self
 
@@ -106,11 +106,9 @@ class ModelConfig(StrictModel):
 
     @model_validator(mode="after")
     def groups_fit_the_channels(self) -> Self:
-        # 32 groups, and no group of one channel: on a level of one cell it would have nothing to normalise.
+        # 32 groups. At least 2 channels per group: with one, a 1x1 level has zero variance.
         if self.head_norm == "group" and (self.channels % 32 or self.channels < 64):
-            raise ValueError(
-                f"head_norm is group and channels is {self.channels}; give a multiple of 32 from 64 upwards"
-            )
+            raise ValueError(f"head_norm is group and channels is {self.channels}; set a multiple of 32, at least 64")
         return self
 
     @property

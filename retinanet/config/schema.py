@@ -18,7 +18,7 @@ from retinanet.config.train import TrainConfig
 
 
 class Config(StrictModel):
-    """Complete configuration of a run."""
+    """Complete config of a run."""
 
     data: DataConfig = DataConfig()
     """Annotation sources, classes, resizing and augmentation."""

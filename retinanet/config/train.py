@@ -57,9 +57,9 @@ class StepsSchedule(StrictModel):
 
     type: Literal["steps"] = "steps"
     milestones: tuple[Share, ...] = (2 / 3, 8 / 9)
-    """Milestones as shares of the run. The default is the paper's: steps 60k and 80k of 90k."""
+    """Milestones as fractions of the run. The default is the paper's: steps 60k and 80k of 90k."""
     gamma: Positive = 0.1
-    """Factor on the learning rate."""
+    """Multiplier for the learning rate."""
 
 
 class CosineSchedule(StrictModel):
@@ -67,7 +67,7 @@ class CosineSchedule(StrictModel):
 
     type: Literal["cosine"] = "cosine"
     end: Share = 0.0
-    """Factor on the learning rate at the end of the run; it starts at 1."""
+    """Multiplier for the learning rate at the end of the run; it starts at 1."""
 
 
 class TrainConfig(StrictModel):
@@ -76,7 +76,7 @@ class TrainConfig(StrictModel):
     batch_size: Count = 16
     """Images per optimizer step, over all processes and all accumulated micro-batches."""
     accumulate: Annotated[Count, MAY_CHANGE_ON_RESUME] = 1
-    """Micro-batches that each process divides its share of a batch into, to save memory."""
+    """Micro-batches that each process splits its part of a batch into, to save memory."""
     epochs: Positive | None = None
     """Length of the run in epochs. Set exactly one of `epochs` and `steps`."""
     steps: Count | None = None
@@ -84,7 +84,7 @@ class TrainConfig(StrictModel):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the initial weights, the order of images and the augmentations."""
     deterministic: bool = False
-    """Whether a run on the same machine gives the same bits again; slower."""
+    """Make runs bit-for-bit reproducible on one machine (slower)."""
     precision: Precision = "auto"
     """Precision of the network; auto: bf16 where the hardware supports it, else fp32."""
     compile: Annotated[CompileSetting, MAY_CHANGE_ON_RESUME, NO_EFFECT_ON_RESULTS] = "auto"
@@ -95,13 +95,13 @@ class TrainConfig(StrictModel):
     schedule: Annotated[StepsSchedule | CosineSchedule, Field(discriminator="type")] = StepsSchedule()
     """Learning-rate schedule after the warm-up."""
     reference_batch_size: Count | None = 16
-    """Batch size that `lr` is given for; another `batch_size` scales it by `lr_scaling`. null: `lr` is not scaled."""
+    """Batch size that `lr` refers to; for another `batch_size`, `lr` is scaled by `lr_scaling`. null: no scaling."""
     lr_scaling: LRScaling = "linear"
     """How the learning rate grows with the batch size: in proportion to it, or to its square root."""
     warmup_steps: CountOrZero = 1000
-    """Steps in which the learning rate grows linearly to its full value."""
+    """Number of steps over which the learning rate grows linearly to its full value."""
     warmup_factor: Share = 0.001
-    """Factor on the learning rate at the first step of the warm-up."""
+    """Multiplier for the learning rate at the first step of the warm-up."""
     clip_norm: Positive | None = 10.0
     """Largest norm of the gradient; larger gradients are scaled down. null: no clipping."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
@@ -109,10 +109,10 @@ class TrainConfig(StrictModel):
     init_from: Annotated[str | None, MAY_CHANGE_ON_RESUME] = None
     """Checkpoint to start from; its classes are matched by name."""
     on_nonfinite: Annotated[NonFiniteAction, MAY_CHANGE_ON_RESUME] = "stop"
-    """What to do about a gradient that is not finite. The weights never change; stop ends the run with a report, skip
-    skips the step."""
+    """What to do on a non-finite gradient; the weights never change. stop: stop the run with a report. skip: skip the
+    step."""
     max_skipped: Annotated[Count, MAY_CHANGE_ON_RESUME] = 10
-    """Skipped steps after which the run stops nevertheless."""
+    """Maximum number of skipped steps before the run stops."""
     allow_local_norm: Annotated[bool, MAY_CHANGE_ON_RESUME] = False
     """Whether `norm: batch` is allowed on several processes, where each normalises with its own images only."""
     log_every: Annotated[Count, MAY_CHANGE_ON_RESUME, NO_EFFECT_ON_RESULTS] = 20
@@ -128,17 +128,17 @@ class TrainConfig(StrictModel):
     best_metric: Annotated[BestMetric, MAY_CHANGE_ON_RESUME] = "AP"
     """Metric that selects best.pt and that `early_stop` watches."""
     early_stop: Annotated[Count | None, MAY_CHANGE_ON_RESUME] = None
-    """Consecutive evaluations without a better `best_metric` after which a run ends; null: never."""
+    """Consecutive evaluations without a better `best_metric` after which the run stops; null: never."""
     max_hours: Annotated[Positive | None, MAY_CHANGE_ON_RESUME] = None
-    """Hours of training, over all resumed parts, after which the run is saved and ends; null: no limit."""
+    """Hours of training, including resumed runs, after which the run saves and stops; null: no limit."""
     stall_timeout: Annotated[Positive, MAY_CHANGE_ON_RESUME, NO_EFFECT_ON_RESULTS] = 600.0
-    """Seconds without progress after which every process writes its stacks and the run ends."""
+    """Seconds without progress after which every process writes its stacks and the run stops."""
     grace: Annotated[Positive, MAY_CHANGE_ON_RESUME, NO_EFFECT_ON_RESULTS] = 25.0
-    """Seconds that a run has to save after a stop signal, before it exits without saving."""
+    """Seconds that a run has to save after a stop signal before it exits without saving."""
 
     @model_validator(mode="after")
     def one_length(self) -> Self:
         if (self.epochs is None) == (self.steps is None):
-            given = "both epochs and steps" if self.steps is not None else "neither epochs nor steps"
-            raise ValueError(f"{given} given; set exactly one, the other is null")
+            found = "both epochs and steps are" if self.steps is not None else "neither epochs nor steps is"
+            raise ValueError(f"{found} set; set exactly one, and the other to null")
         return self

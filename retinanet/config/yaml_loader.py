@@ -8,7 +8,7 @@ import yaml
 
 from retinanet.errors import InputError
 
-MAX_BYTES = 1_000_000  # of a configuration file
+MAX_BYTES = 1_000_000  # of a config file
 
 
 class _Loader(yaml.SafeLoader):
@@ -93,17 +93,17 @@ def read_yaml(file: Path) -> dict[str, Any]:
     """
     try:
         if file.stat().st_size > MAX_BYTES:
-            raise InputError(f"{file}: {file.stat().st_size} bytes, a configuration file has at most {MAX_BYTES}")
+            raise InputError(f"{file}: {file.stat().st_size} bytes, exceeds the limit of {MAX_BYTES} bytes")
         text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(f"{file}: is not a text file in UTF-8: {error}") from None
+        raise InputError(f"{file}: is not UTF-8 text: {error}") from None
     except OSError as error:
         raise InputError(f"{file}: cannot be read: {error.strerror}") from None
     values = parse_yaml(text, f"{file}:")
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise InputError(f"{file}: {yaml_type(values)} at the top, expected keys and values such as train: ...")
+        raise InputError(f"{file}: found {yaml_type(values)} at the top level, expected a mapping such as train: ...")
     return values
 
 
@@ -118,7 +118,7 @@ def parse_yaml(text: str, source: str) -> Any:
     except yaml.YAMLError as error:
         raise InputError(f"{source} cannot be read as YAML: {_yaml_problem(error)}") from None
     except RecursionError:
-        raise InputError(f"{source} is nested too deeply for a configuration") from None
+        raise InputError(f"{source} is nested too deeply for a config") from None
 
 
 def dump_yaml(values: dict[str, Any]) -> str:

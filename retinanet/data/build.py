@@ -71,19 +71,19 @@ def build_train_sampler(cfg: Config, data: Dataset) -> Iterator[list[PlannedImag
 
 
 def train_loader(cfg: Config, data: Dataset, *, start: int, stop: int, pin_memory: bool) -> Iterator[Batch]:
-    """Load this process's batches of the steps from `start` up to `stop`: `train.accumulate` per step.
+    """Load this process's batches for steps [start, stop), `train.accumulate` per step.
 
-    They do not depend on whether the run was interrupted; together with those of the other processes they are the
-    global batches of the sampler. An image that cannot be read is replaced and recorded in its batch.
+    They are the same after a resume; over all processes they form the sampler's global batches. An image that cannot
+    be read is replaced and recorded in its batch.
     """
     reader = SampleReader(
         data, build_transforms(cfg.data.transforms), seed=cfg.train.seed, max_pixels=cfg.data.max_pixels
     )
-    batches = shares(itertools.islice(build_train_sampler(cfg, data), start, stop), cfg.train.accumulate)
+    batches = local_batches(itertools.islice(build_train_sampler(cfg, data), start, stop), cfg.train.accumulate)
     return make_loader(reader, batches, workers=cfg.data.workers, pin_memory=pin_memory, replace_unreadable=True)
 
 
-def shares(batches: Iterable[list[PlannedImage]], accumulate: int) -> Iterator[list[PlannedImage]]:
+def local_batches(batches: Iterable[list[PlannedImage]], accumulate: int) -> Iterator[list[PlannedImage]]:
     """Split each global batch, and yield the `accumulate` parts of this process.
 
     The n-th parts of all processes are adjacent in the global batch, so synchronised norms see the same images
@@ -95,7 +95,7 @@ def shares(batches: Iterable[list[PlannedImage]], accumulate: int) -> Iterator[l
             yield share_of(batch, number * world_size() + rank(), parts)
 
 
-def check_shares(cfg: Config) -> None:
+def check_batch_size(cfg: Config) -> None:
     """Check that every process gets at least one image of each batch.
 
     Raises:

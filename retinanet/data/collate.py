@@ -33,7 +33,7 @@ def collate(prepared: Sequence[PreparedSample]) -> Batch:
 
 
 def empty_images(batch: int, height: int, width: int) -> Tensor:
-    """(B, 3, H, W) uint8, uninitialised; in a worker in shared memory from the start, so that sending copies nothing.
+    """(B, 3, H, W) uint8, uninitialised; in a worker it is allocated in shared memory, so that sending copies nothing.
 
     Channels are interleaved in memory, as decoding and resizing leave them, so images are copied row by row.
     """

@@ -25,18 +25,18 @@ def make_loader(
     pin_memory: bool,
     replace_unreadable: bool,
 ) -> Iterator[Batch]:
-    """Load batches in the order of `batches`, whatever the number of workers.
+    """Load batches in the order of `batches`, for any number of workers.
 
     Args:
         reader: reads the images.
         batches: from a sampler.
         workers: number of worker processes; 0 reads in this one.
         pin_memory: copy batches to page-locked memory, for faster copies to a GPU.
-        replace_unreadable: replace an unreadable image with another one, always the same, and record that in
-            the batch.
+        replace_unreadable: replace an unreadable image with another one, chosen deterministically, and record this
+            in the batch.
 
     Raises:
-        InputError: an image can be neither read nor replaced. Raised when its batch is due, not earlier.
+        InputError: an image can be neither read nor replaced. Raised when its batch is requested, not earlier.
     """
     loader = DataLoader(
         ReaderDataset(reader, replace_unreadable=replace_unreadable),
@@ -78,9 +78,9 @@ class ReaderDataset(TorchDataset):
 
 
 def detach_from_signals(worker: int) -> None:
-    """Put a worker into a process group of its own.
+    """Put a worker in its own process group.
 
-    A shell or torchrun signals every process in the group of the run. A worker that died of such a signal could not
+    A shell or torchrun signals every process in the group of the run. A worker killed by such a signal could not
     deliver the batches of the last steps.
     """
     os.setpgid(0, 0)

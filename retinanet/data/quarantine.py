@@ -85,7 +85,7 @@ def _read_paths(file: Path) -> set[str]:
     except FileNotFoundError:
         return set()
     except OSError as error:
-        raise InputError(f"{file}: cannot be read: {error.strerror}; correct its permissions or move it away") from None
+        raise InputError(f"{file}: cannot be read: {error.strerror}; fix its permissions or move it away") from None
     try:
         return {str(json.loads(line)["path"]) for line in complete.splitlines()}
     except (ValueError, TypeError, KeyError):

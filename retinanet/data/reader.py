@@ -14,7 +14,7 @@ from retinanet.formats.dataset import Dataset
 from retinanet.formats.image import open_image
 from retinanet.structures import Unreadable
 
-MAX_REPLACEMENTS = 10  # images tried instead of an unreadable one
+MAX_REPLACEMENTS = 10  # number of replacements tried for an unreadable image
 
 
 class PreparedSample(NamedTuple):
@@ -71,8 +71,7 @@ class SampleReader:
         if len(errors) == 1:  # no other image fits
             raise error
         raise InputError(
-            f"{error} (and none of the {len(errors) - 1} images tried in its place can be read, the last: "
-            f"{errors[-1][1]})"
+            f"{error} (and none of the {len(errors) - 1} replacements tried can be read, the last: {errors[-1][1]})"
         )
 
     def _fitting(self, planned: PlannedImage) -> Iterator[int]:

@@ -1,4 +1,4 @@
-"""Sampling: which images form which batch, and its padded shape; pure functions of sizes, seed and position."""
+"""Sampling: which images form each batch, and its padded shape; pure functions of sizes, seed and position."""
 
 import hashlib
 import itertools
@@ -9,7 +9,7 @@ import numpy as np
 
 
 class PlannedImage(NamedTuple):
-    """One slot of a batch: an image and the size it gets there."""
+    """One image of a batch, with its size after resizing."""
 
     index: int  # in the dataset
     epoch: int

@@ -24,5 +24,5 @@ def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]
         current = torch.cuda.current_stream(device)
         current.wait_stream(copies)
         for tensor in batch.tensors():
-            tensor.record_stream(current)  # else its memory is reused while the step still reads it
+            tensor.record_stream(current)  # otherwise its memory is reused while the step still reads it
         yield batch

@@ -15,11 +15,11 @@ from torchvision.transforms.v2 import functional as F
 from retinanet.config import ColorTransform, FlipTransform, ResizeTransform, ScaleJitterTransform, Transform
 from retinanet.data.sampler import PlannedImage, resized
 
-MIN_SIDE = 1.0  # pixels; cropping removes boxes with a shorter side left
+MIN_SIDE = 1.0  # pixels; cropping removes boxes with a side shorter than this
 
 
 class Sample(NamedTuple):
-    """An image with its ground truth, both in the same pixels."""
+    """An image with its ground truth, in pixels of the image."""
 
     image: Tensor  # (3, H, W) uint8
     boxes: Tensor  # (N, 4) float32

@@ -33,7 +33,7 @@ def assign(
     low_quality_matches: bool = True,
     ignore_ioa: float = 0.5,
 ) -> Assignment:
-    """Match every anchor of every image to at most one ground-truth box, without reading the device.
+    """Match every anchor of every image to at most one ground-truth box, without device synchronisations.
 
     Equal to `assign_reference`, but computed by the kernel of `grid_iou.py`.
 
@@ -42,10 +42,10 @@ def assign(
             only on its column and its place in the cell, its y only on its row and that place. Arbitrary boxes are a
             grid of one cell, (1, 1, A, 4).
         targets: ground truth of B images. Without objects, every anchor of an image is negative.
-        fg_iou: an anchor is positive from this IoU upwards.
+        fg_iou: an anchor is positive at this IoU or above.
         bg_iou: an anchor is negative below this IoU; in between it is ignored.
-        low_quality_matches: an object that no anchor covers by `fg_iou` still gets its closest anchors, ties included.
-        ignore_ioa: a negative anchor with at least this share of its area in one crowd region is ignored; 0 disables
+        low_quality_matches: match an object with no anchor at IoU >= `fg_iou` to its highest-IoU anchors, with ties.
+        ignore_ioa: a negative anchor with at least this fraction of its area in one crowd region is ignored; 0 disables
             this, and the region is background.
 
     Returns: an assignment over the anchors of all levels in the order of the grids.

@@ -20,7 +20,7 @@ IOU_ROUNDING = 1e-6  # tolerance, so that candidates with one and the same IoU a
 def assign_atss(
     anchors: list[Tensor], targets: Targets, *, anchors_per_level: int = 9, ignore_ioa: float = 0.5
 ) -> Assignment:
-    """Match anchors to the objects whose centres are near, without reading the device.
+    """Match anchors to the objects whose centres are near, without device synchronisations.
 
     The candidates of an object are, on each level, the anchors whose centres are nearest to its own. A candidate is
     positive if its IoU is at least the mean plus the standard deviation of the IoU of all candidates, and its centre is
@@ -33,7 +33,7 @@ def assign_atss(
         targets: ground truth of B images. Without objects, every anchor of an image is negative.
         anchors_per_level: candidates of an object on each level; all anchors of a level that has fewer. Of equally near
             anchors, the first. The paper has one anchor per cell and takes 9; with a per cell, 9 a are as many cells.
-        ignore_ioa: a negative anchor with at least this share of its area in one crowd region is ignored; 0 disables
+        ignore_ioa: a negative anchor with at least this fraction of its area in one crowd region is ignored; 0 disables
             this, and the region is background.
 
     Returns: an assignment over the anchors of all levels in the order of the grids.

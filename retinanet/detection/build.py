@@ -8,7 +8,7 @@ from retinanet.detection.atss import assign_atss
 
 
 def build_assignment(cfg: AssignmentConfig) -> Assign:
-    """Bind the settings of the config to `assign` or `assign_atss`."""
+    """Bind the config's settings to `assign` or `assign_atss`."""
     match cfg:
         case IoUAssignmentConfig():
             return partial(

@@ -88,7 +88,7 @@ class _Comparison(NamedTuple):
 
 
 def best_matches(grid: AnchorGrid, targets: Targets, *, crowds: bool) -> Iterator[BestMatches]:
-    """Compare all anchors with the ground truth, a few images at a time, without reading the device.
+    """Compare all anchors with the ground truth, a few images at a time, without device synchronisations.
 
     Args:
         grid: anchors.

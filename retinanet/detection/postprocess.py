@@ -58,7 +58,7 @@ class Postprocess:
     def __call__(self, outputs: HeadOutputs, image_sizes: Tensor, original_sizes: Tensor) -> list[Detections]:
         """Return the detections of each image, on the CPU for any device, boxes in pixels of the original image.
 
-        All candidates are copied to the host at once, the only time it waits for the device.
+        All candidates are copied to the host at once, which is the only device synchronisation.
 
         Args:
             outputs: of B images.

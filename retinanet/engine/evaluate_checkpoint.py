@@ -29,8 +29,8 @@ def evaluate_checkpoint(
         overrides: change keys of that config, such as `postprocess.nms_iou=0.6`.
         output: folder for `evaluation.json` (metrics) and `detections.json` (COCO results); None writes no file.
 
-    Returns: scores, losses and detections. Under torchrun the processes share the images, and all but the main one
-        return None.
+    Returns: scores, losses and detections. Under torchrun the images are divided among the
+        processes, and all but the main one return None.
 
     Raises:
         InputError: the checkpoint, an override or the validation set cannot be used.

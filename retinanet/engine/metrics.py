@@ -10,15 +10,15 @@ from retinanet.runtime.distributed import gather, rank, sum_over_ranks, world_si
 
 
 class StepMetrics(NamedTuple):
-    """Metrics of one training step, on the device: reading them waits for it."""
+    """Metrics of one training step, on the device: reading them synchronises."""
 
-    losses: Losses  # of this process's share, divided so that the mean over processes is the loss of the global batch
+    losses: Losses  # of this process's part, divided so that the mean over processes is the loss of the global batch
     grad_norm: Tensor  # () before clipping, of the global batch
     num_positive: Tensor  # () float32, of the global batch, at least 1
 
 
 class RunningMeans:
-    """Means over the steps since the last reading, kept on the device: reading them is the loop's only wait for it.
+    """Means over the steps since the last reading, kept on the device: reading them is the loop's only synchronisation.
 
     Args:
         skips: the run skips steps with non-finite gradients and continues.

@@ -95,7 +95,7 @@ class MetricsLog:
                 self._file.truncate(end)
             count = self._unwritten.count(b"\n")
             log.warning(
-                "%s: cannot be written: %s; %d line(s) are kept until there is disk space", self._path, error, count
+                "%s: cannot be written: %s; %d line(s) buffered until disk space is free", self._path, error, count
             )
         else:
             self._unwritten = b""
@@ -107,7 +107,7 @@ class MetricsLog:
             yield self._board
         except OSError as error:
             self._board = None
-            log.warning("TensorBoard files are no longer written, see %s instead: %s", self._path.name, error)
+            log.warning("TensorBoard logging stopped: %s; metrics continue in %s", error, self._path.name)
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from retinanet.structures import Unreadable
 
 
 class Outputs(NamedTuple):
-    """What the main process writes to."""
+    """The outputs of the main process."""
 
     metrics_log: MetricsLog
     checkpoints: CheckpointWriter
@@ -26,7 +26,7 @@ class Outputs(NamedTuple):
 
 
 class Recorder:
-    """Writes on the main process and does nothing on the others, so that callers need not distinguish them.
+    """Writes on the main process and does nothing on the others, so callers need not distinguish them.
 
     Args:
         outputs: None on every process but the main one.

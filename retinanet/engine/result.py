@@ -16,7 +16,7 @@ class TrainResult(NamedTuple):
     metrics: dict[str, float]  # of the last evaluation; empty without one
     best: float  # best value of `best_metric` so far; nan without a validation set
     best_metric: str  # as in `train.best_metric`
-    stopped_by: str | None  # signal or config key that ended the run before its last step
+    stopped_by: str | None  # signal or config key that stopped the run before its last step
     seconds: float  # duration of the run, including the parts before it was resumed
 
     @property

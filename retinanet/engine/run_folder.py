@@ -18,7 +18,7 @@ from retinanet.runtime.stop import clear_preempted
 
 CHECKPOINTS = "checkpoints"
 UNREADABLE_FILE = "unreadable.jsonl"
-MARKER = "environment.json"  # its presence marks a folder as a run's
+MARKER = "environment.json"  # marks a folder as a run folder
 RUN_FILES = ("config.yaml", "metrics.jsonl", "log.txt", "tensorboard", CHECKPOINTS)
 RESULT_FILES = ("evaluation.json", "detections.json", "profile", "preempted", UNREADABLE_FILE)
 RESULT_PATTERNS = ("nonfinite_step_*.pt", "stall_rank*.txt", "failure_rank*.txt")
@@ -34,10 +34,11 @@ def check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
     holds_run = (folder / MARKER).exists()
     others = [name for name in RUN_FILES if (folder / name).exists()]
     if others and not holds_run:
-        raise InputError(f"{folder}: holds {others[0]}, but is not a run folder; name another folder")
+        raise InputError(f"{folder}: contains {others[0]}, but is not a run folder; choose another folder")
     if holds_run and not (resume or overwrite):
         raise InputError(
-            f"{folder}: holds a run; continue it with --resume, replace it with --overwrite, or name another folder"
+            f"{folder}: contains a run; continue it with --resume, replace it with --overwrite, or choose another "
+            "folder"
         )
     make_folder(folder)
 
@@ -49,13 +50,13 @@ def open_folder(folder: Path, cfg: Config) -> None:
         InputError: the disk is full or cannot be written to.
     """
     try:
-        write_environment(folder / MARKER)  # first: without it, the other files would not be recognised as a run's
+        write_environment(folder / MARKER)  # first: without it, the folder would not be recognised as a run folder
         log_to_file(folder / "log.txt")
         (folder / "config.yaml").write_text(config_to_yaml(cfg), encoding="utf-8")
         clear_preempted(folder)
     except OSError as error:
         raise InputError(
-            f"{folder}: cannot be written to: {error.strerror}; free disk space, or name another folder"
+            f"{folder}: cannot be written to: {error.strerror}; free disk space, or choose another folder"
         ) from None
 
 

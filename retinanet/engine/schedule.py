@@ -17,7 +17,7 @@ def effective_lr(cfg: TrainConfig) -> float:
 
 
 def lr_factor(cfg: TrainConfig, step: int, num_steps: int) -> float:
-    """Factor of the learning rate at a step (from 0): linear warm-up times the schedule."""
+    """Multiplier for the learning rate at a step (from 0): linear warm-up times the schedule."""
     warmup = 1.0
     if step < cfg.warmup_steps:
         warmup = cfg.warmup_factor + (1 - cfg.warmup_factor) * step / cfg.warmup_steps

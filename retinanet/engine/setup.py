@@ -10,7 +10,7 @@ import torch
 from retinanet.checkpoint.file import read_checkpoint
 from retinanet.checkpoint.folder import CheckpointFolder
 from retinanet.config import Config
-from retinanet.data.build import check_shares, load_train_data, load_val_data
+from retinanet.data.build import check_batch_size, load_train_data, load_val_data
 from retinanet.detection.build import build_assignment
 from retinanet.engine.profiler import check_profile
 from retinanet.engine.run_folder import CHECKPOINTS, check_folder, check_same_run, clear_folder, open_folder
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class Run(NamedTuple):
-    """What the training loop works with."""
+    """Everything the training loop needs."""
 
     cfg: Config
     folder: Path
@@ -62,11 +62,11 @@ def set_up_run(
         resume, overwrite, dry_run, profile: as for `train`.
 
     Raises:
-        InputError: the user's input is wrong in any way; the folder is then left as it was.
+        InputError: the user's input is invalid; the folder is then unchanged.
     """
     on_main(lambda: check_folder(folder, resume=resume, overwrite=overwrite))
     check_norm(cfg)
-    check_shares(cfg)
+    check_batch_size(cfg)
     if cfg.train.early_stop and not cfg.data.val:
         raise InputError("train.early_stop needs evaluations, but data.val is empty; set data.val, or early_stop=null")
     dtype = resolve_precision(device, cfg.train.precision)
@@ -110,7 +110,7 @@ def set_up_run(
         ema=state.ema,
     )
     if overwrite and is_main():
-        clear_folder(folder)  # not earlier: a mistake in the new run's input must not cost the old run
+        clear_folder(folder)  # only now: invalid input for the new run must not delete the old run
     on_main(lambda: open_folder(folder, cfg))
     if last:
         log.info("resuming from %s, step %d of %d", last, state.step, num_steps)
@@ -139,7 +139,7 @@ def set_up_run(
 
 
 def check_norm(cfg: Config) -> None:
-    """Refuse batch norm on several processes unless the config allows it.
+    """Reject batch norm on several processes unless the config allows it.
 
     Raises:
         InputError: every process would normalise with the statistics of its own images only.

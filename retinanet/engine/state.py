@@ -65,7 +65,7 @@ class TrainState:
         return self.ema.model if self.ema else self.model
 
     def share_statistics(self) -> None:
-        """Copy the batch norm statistics of the main process to all others, where each has those of its own images."""
+        """Copy the batch norm statistics of the main process to all others, which have those of their own images."""
         for model in [self.model, *([self.ema.model] if self.ema else [])]:
             norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
             broadcast_tensors([values for norm in norms for values in norm.buffers()])
@@ -109,7 +109,7 @@ class TrainState:
             log.warning(
                 "%s was written with %s: results will differ in their last digits", path, "; ".join(changed.values())
             )
-        # What decides which images are normalised together: batch norm works per process, sync norm over all.
+        # These determine which images are normalised together: batch norm works per process, sync norm over all.
         splits = {"batch": {"processes", "train.accumulate"}, "sync": {"train.accumulate"}}.get(now["norms"], set())
         if changed.keys() & splits:
             log.warning(
@@ -119,7 +119,7 @@ class TrainState:
 
 
 def arithmetic_of(cfg: Config, model: RetinaNet, dtype: torch.dtype, compile: bool) -> dict[str, Any]:
-    """Everything that decides the order of floating-point operations: if all of it is equal, runs are bit-identical."""
+    """Everything that affects the order of floating-point operations: if all of it is equal, runs are bit-identical."""
     return {
         "threads": torch.get_num_threads(),
         "processes": world_size(),
@@ -152,7 +152,7 @@ def build_state(
     Raises:
         InputError: the weights named by the config cannot be used.
     """
-    if resume_from or cfg.train.init_from:  # weights that are about to be replaced need no download
+    if resume_from or cfg.train.init_from:  # weights that will be replaced need not be downloaded
         model = build_model(cfg.model, len(class_names))
     else:
         model = build_model_for_training(cfg.model, len(class_names))

@@ -1,4 +1,4 @@
-"""One training step: assignment, positives counted over all processes, losses, gradients, update; no host reads."""
+"""One training step, without device synchronisations: assignment, losses, gradients and update."""
 
 import inspect
 from collections.abc import Sequence
@@ -29,12 +29,12 @@ UNSHARED_BUFFERS = {
 
 
 class Outputs(nn.Module):
-    """The part of the model that is compiled and whose gradients processes share: normalised images to head outputs."""
+    """The compiled part of the model, with gradients reduced across processes: normalised images to head outputs."""
 
     def __init__(self, model: RetinaNet, *, compile: bool):
         super().__init__()
         self.model = model
-        # Without the anchors, which are generated once per shape: each shape would need its own graph.
+        # Excludes the anchors, which are generated once per shape: each shape would need its own graph.
         self.outputs = torch.compile(model.outputs) if compile else model.outputs
 
     def forward(self, pixels: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -92,7 +92,7 @@ class TrainStep:
         self.ema = ema
 
     def __call__(self, batches: Sequence[Batch], step: int) -> StepMetrics:
-        """Train on this process's share of one global batch.
+        """Train on this process's part of one global batch.
 
         Args:
             step: its number, from 1.
@@ -140,7 +140,7 @@ class TrainStep:
         return grad_norm
 
     def _gradients_shared(self, is_last: bool) -> AbstractContextManager[None]:
-        """Share gradients between processes only with the last batch of a step."""
+        """Reduce gradients across processes only with the last batch of a step."""
         if is_last or not isinstance(self.network, DistributedDataParallel):
             return nullcontext()
         return self.network.no_sync()

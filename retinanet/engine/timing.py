@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
-DATA_BOUND_SHARE = 0.3  # of the time spent waiting for data, above which the log advises to speed up data loading
+DATA_BOUND_SHARE = 0.3  # fraction of time spent waiting for data above which the log suggests faster data loading
 TIMING_KEYS = ("images_per_s", "data_share", "step_share", "evaluation_share", "saving_share")
 
 
@@ -25,7 +25,7 @@ class RunTimer:
         self._last_reading = self._start
         self._spent: dict[str, float] = {}
         self._window_steps = self._window_images = 0
-        self._steps, self._step_seconds = 0, 0.0  # over the whole process, for the time left
+        self._steps, self._step_seconds = 0, 0.0  # over the whole process, to estimate the time left
 
     @contextmanager
     def measure(self, activity: str) -> Iterator[None]:
@@ -47,7 +47,7 @@ class RunTimer:
         return self._earlier + time.perf_counter() - self._start
 
     def read(self) -> dict[str, float]:
-        """Images per second while training, and the shares of the time since the last reading."""
+        """Images per second while training, and the fractions of the time since the last reading."""
         now = time.perf_counter()
         total, spent = now - self._last_reading, self._spent
         idle = spent.get("evaluation", 0.0) + spent.get("saving", 0.0)
@@ -70,7 +70,7 @@ class RunTimer:
 
 
 def describe_timing(timing: dict[str, float]) -> str:
-    """The shares for a log line, with advice if data loading is the bottleneck.
+    """The fractions of the time for a log line, with advice if data loading is the bottleneck.
 
     Args:
         timing: as `RunTimer.read` returns it.

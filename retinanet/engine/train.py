@@ -1,4 +1,4 @@
-"""The training loop, top to bottom."""
+"""The training loop, from top to bottom."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -68,11 +68,11 @@ def train(
         profile: profile a few steps and write the results to `output/profile`.
 
     Raises:
-        InputError: the user's input is wrong, found before the first step where possible.
+        InputError: the user's input is invalid; detected before the first step where possible.
     """
     cfg = cfg if isinstance(cfg, Config) else load_config(cfg)  # a name or a path
     if resume and overwrite:
-        raise InputError("resume and overwrite exclude each other: give one of them")
+        raise InputError("resume and overwrite exclude each other: set only one")
     set_determinism(cfg.train.deterministic)
     torch.manual_seed(cfg.train.seed)
     device = resolve_device(cfg.device)
@@ -92,7 +92,7 @@ def train(
     ):
         start_logging(silent=not is_main())
         try:
-            # torchrun restarted the workers: resume. Never resume a run from an earlier launch unasked.
+            # torchrun restarted the workers: resume. Never resume a run of an earlier launch without --resume.
             if is_restarted() and on_main(lambda: is_of_this_launch(folder)):
                 resume, overwrite = True, False
             with explained(cfg, activity):
@@ -129,7 +129,7 @@ def loop(run: Run, stop: StopRequest, activity: Activity, after_step: Callable[[
                     save(run, recorder, timer)
                     record_unreadable(run, recorder)
                 break
-            # Before the step: a run that resumes here makes up for an evaluation that the interrupted one missed.
+            # Before the step, so that a run resumed here does the evaluation that the interrupted run missed.
             if run.val_data and evaluated_at != state.step and run.is_due(run.eval_every):
                 with timer.measure("evaluation"):
                     metrics = evaluate_and_record(run, run.val_data, recorder, activity)
@@ -171,7 +171,7 @@ def loop(run: Run, stop: StopRequest, activity: Activity, after_step: Callable[[
 
 
 def take_step(run: Run, batches: Iterator[Batch], activity: Activity, timer: RunTimer) -> None:
-    """Read this process's share of the next global batch and train on it.
+    """Read this process's part of the next global batch and train on it.
 
     Args:
         batches: on the device, `train.accumulate` for each step.

@@ -1,4 +1,4 @@
-"""COCO average precision and recall, computed by hotcoco by the rules of pycocotools, to the last bit."""
+"""COCO average precision and recall, computed by hotcoco, bit-identical to pycocotools."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -38,7 +38,7 @@ class CocoScores(NamedTuple):
 
 
 def score_detections(dataset: Dataset, detections: Mapping[int, Detections]) -> CocoScores:
-    """Compute the COCO metrics of detections on a dataset. Without any detection they are 0.
+    """Compute the COCO metrics of detections on a dataset. If there are no detections, they are 0.
 
     Detections with equal scores are ranked by image id, then by their order within the image, so the result does not
     depend on the order of `detections`.

@@ -1,4 +1,4 @@
-"""Checks of annotated boxes: which a detector can learn from, and warnings about the others."""
+"""Checks of annotated boxes: which ones a detector can be trained on, and warnings about the others."""
 
 import logging
 from typing import Any, NamedTuple

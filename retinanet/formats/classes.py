@@ -1,4 +1,4 @@
-"""Class selection: which category names of the annotation files become which label."""
+"""Class selection: maps category names of the annotation files to labels."""
 
 import difflib
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ def choose_classes(
         files: at least one.
         classes: categories to use, in the order of labels, some of them merged. None takes all, in the order of the
             first file or of `expected_names`.
-        expected_names: class names that must result, such as those of a trained model.
+        expected_names: required class names, such as those of a trained model.
         key: of these files in the config, for messages.
 
     Raises:
@@ -51,13 +51,13 @@ def choose_classes(
     else:
         groups = dict((c, (c,)) if isinstance(c, str) else (c.name, c.merge) for c in classes)
         if len(groups) != len(classes):
-            raise InputError(f"data.classes: names a class twice: {list(classes)}")
+            raise InputError(f"data.classes: duplicate class in {list(classes)}")
         for categories in files:
             for members in groups.values():
                 _check_known(members, categories)
         if expected_names is not None and tuple(groups) != expected_names:
             raise InputError(
-                f"data.classes: gives {list(groups)}, but the model was trained for {list(expected_names)}"
+                f"data.classes: defines {list(groups)}, but the model was trained for {list(expected_names)}"
             )
     label_of: dict[str, int] = {}
     for label, members in enumerate(groups.values()):

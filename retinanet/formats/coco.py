@@ -39,17 +39,17 @@ def read_coco(
     Args:
         sources: one or several files; several are joined, and their images get new ids from 1.
         classes: select, order or merge categories by name. None takes all of the first file, ordered by id.
-        expected_names: class names that must result: those of the training set or of a checkpoint.
+        expected_names: required class names: those of the training set or of a checkpoint.
         keep_empty: whether to keep images without any usable box.
         strict: raise on unusable boxes instead of dropping them.
         max_pixels: limit for images whose size has to be read from the image file.
         key: of these sources in the config, for messages.
 
     Raises:
-        InputError: a missing or malformed file, an unknown class, a missing image; each with what to do.
+        InputError: a missing or malformed file, an unknown class, or a missing image; the message says how to fix it.
     """
     if not sources:
-        raise InputError(f"{key}: no data given; set {key}.images=FOLDER {key}.annotations=FILE")
+        raise InputError(f"{key}: not set; set {key}.images=DIR {key}.annotations=FILE")
     documents = [read_document(source.annotations) for source in sources]
     chosen = choose_classes(
         [_categories(source.annotations, document) for source, document in zip(sources, documents, strict=True)],
@@ -157,7 +157,7 @@ def _find_images(source: DataSource, document: dict[str, Any], key: str) -> list
 
 def _inside(folder: Path, name: str, file: str) -> Path:
     if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise InputError(f"{file}: file_name {name!r} leaves the folder {folder}; give names inside it")
+        raise InputError(f"{file}: file_name {name!r} points outside {folder}; use paths inside it")
     return folder / name
 
 

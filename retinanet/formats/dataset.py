@@ -26,7 +26,7 @@ class ImageRecord(NamedTuple):
 
 
 class EvaluationAnnotations(NamedTuple):
-    """All annotations of the dataset as evaluation counts them, as written in the file.
+    """All annotations of the dataset for evaluation, as written in the file.
 
     Unlike `Dataset.boxes`, they include boxes that training cannot use, and boxes are not clipped to the image.
     """

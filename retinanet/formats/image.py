@@ -57,7 +57,7 @@ def read_image(path: str | PathLike[str], *, max_pixels: int, apply_orientation:
     """Decode the first frame to contiguous uint8 (3, H, W) RGB; alpha is ignored, 16 bits are scaled to 8.
 
     Args:
-        max_pixels: reject a larger image by its header, before allocating memory for it.
+        max_pixels: reject a larger image based on its header, before allocating memory for it.
         apply_orientation: False keeps the pixels as stored, for boxes drawn without applying EXIF.
 
     Raises:
@@ -79,14 +79,14 @@ class OpenedImage(NamedTuple):
         """Like `read_image`, but with the strides of the decoder: mostly interleaved channels.
 
         Raises:
-            InputError: the file is damaged, or its format defines no black and white.
+            InputError: the file is damaged, or its format defines no value range.
         """
         path, header = self.path, self.header
         # 16-bit images have other modes: these are 32-bit or signed TIFFs, which define no black and white.
         if header.mode in ("I", "F"):
             raise InputError(
                 f"{path}: {header.format} with 32-bit or signed samples (mode {header.mode}), expected 8 or 16 bits "
-                "unsigned; choose values for black and white, and convert the image"
+                "unsigned; rescale to 8 or 16 bits and convert the image"
             )
         assert not ImageFile.LOAD_TRUNCATED_IMAGES, "Pillow is set to fill truncated images with grey"
         try:
@@ -96,7 +96,7 @@ class OpenedImage(NamedTuple):
             reason = re.sub(r"^\w+, \S+:\d+, ", "", str(error))
             raise InputError(
                 f"{path}: damaged or truncated {header.format} ({reason}), expected one that decodes completely; "
-                "fetch the file again or remove it from the dataset"
+                "download the file again or remove it from the dataset"
             ) from error
         if apply_orientation:
             return shown
@@ -123,7 +123,7 @@ def open_image(path: str | PathLike[str], *, max_pixels: int) -> Iterator[Opened
         except OSError as error:  # a broken disk, a lost file server
             raise _cannot_be_read(path, error) from None
         if not start:
-            raise InputError(f"{path}: empty file, expected an image; fetch the file again")
+            raise InputError(f"{path}: empty file, expected an image; download the file again")
         file.seek(0)
         try:
             image = Image.open(file, formats=FORMATS)
@@ -137,7 +137,7 @@ def open_image(path: str | PathLike[str], *, max_pixels: int) -> Iterator[Opened
             found = f"starts with {start!r}" if isinstance(error, UnidentifiedImageError) else error
             raise InputError(
                 f"{path}: not an image, or its header is damaged ({found}), expected {', '.join(FORMATS)}; "
-                "convert the file or fetch it again"
+                "convert the file or download it again"
             ) from error
         if header.height * header.width > max_pixels:
             raise InputError(
@@ -148,7 +148,7 @@ def open_image(path: str | PathLike[str], *, max_pixels: int) -> Iterator[Opened
 
 
 def _cannot_be_read(path: str | PathLike[str], error: OSError) -> InputError:
-    return InputError(f"{path}: {error.strerror}, expected a readable image; correct the path or fetch the file")
+    return InputError(f"{path}: {error.strerror}, expected a readable image; correct the path or restore the file")
 
 
 def _header(image: Image.Image) -> ImageHeader:

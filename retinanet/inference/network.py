@@ -111,7 +111,7 @@ def fold_norms_(module: nn.Module) -> None:
 
 
 def warm_up(model: InferenceModel, shapes: Iterable[tuple[int, int, int]]) -> None:
-    """Run the network on blank images of each shape (B, H, W), so that one-time work such as compiling is done."""
+    """Run the network on blank images of each shape (B, H, W), to do one-time work such as compiling in advance."""
     device = model.device
     runs = 2 if device.type == "cuda" else 1  # the first compiles, the second records the CUDA graph
     for batch, height, width in shapes:

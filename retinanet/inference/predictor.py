@@ -63,7 +63,7 @@ class Predictor:
             overrides: such as `["postprocess.min_score=0.3"]`.
 
         Raises:
-            InputError: not a checkpoint of this package, or an override that does not fit it.
+            InputError: not a retinanet checkpoint, or an override that does not fit it.
         """
         checkpoint = read_checkpoint(path)
         cfg = with_overrides(checkpoint.config, overrides, source=f"{path} with overrides")
@@ -75,10 +75,10 @@ class Predictor:
         return cls(model, checkpoint.class_names, checkpoint.category_ids, cfg)
 
     def warm_up(self) -> None:
-        """Run one empty image in every padded shape that the config allows.
+        """Run one blank image of every padded shape that the config allows.
 
-        With `inference.compile` this compiles the network, which takes minutes; otherwise the first image of each
-        shape would wait for it.
+        With `inference.compile` this compiles the network, which takes minutes; without this call,
+        the first image of each shape would wait for it.
         """
         warm_up(self.model, [(1, *padded_shape) for padded_shape in self._padded_shapes.all_shapes(self._shorter)])
 

@@ -1,4 +1,4 @@
-"""The interface that every class loss implements."""
+"""The interface of all class losses."""
 
 from typing import Protocol
 

@@ -29,7 +29,7 @@ class ClassWeights:
         """
         if isinstance(self.values, tuple) and len(self.values) != num_classes:
             raise ValueError(
-                f"class weights: found {len(self.values)} values for {num_classes} classes; give one per class"
+                f"class weights: found {len(self.values)} values for {num_classes} classes; pass one per class"
             )
 
     def like(self, logits: Tensor) -> float | Tensor:
@@ -78,11 +78,11 @@ def checked_alpha(cfg: WeighedByClass, num_classes: int | None) -> float | tuple
     key = "loss.classification.alpha"
     if cfg.alpha == "inverse_frequency":
         raise InputError(
-            f"{key} is inverse_frequency, which is computed from the training data when a run starts; give numbers"
+            f"{key} is inverse_frequency, which is computed from the training data when a run starts; set numbers"
         )
     if isinstance(cfg.alpha, tuple) and num_classes is not None and len(cfg.alpha) != num_classes:
         raise InputError(
-            f"{key} has {len(cfg.alpha)} values for {num_classes} classes; give one number, or one per class in their "
+            f"{key} has {len(cfg.alpha)} values for {num_classes} classes; set one number, or one per class in their "
             "order"
         )
     return cfg.alpha

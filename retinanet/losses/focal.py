@@ -28,8 +28,8 @@ class FocalLoss(nn.Module):
         num_classes: C, at least 1.
         alpha: non-negative weight of each class, (C,); one number for all; None for 1. Kept as a buffer that moves with
             the module: a float tensor keeps its type, anything else gets torch's default type.
-        gamma: non-negative focusing exponent; the larger, the less well-classified examples weigh.
-        reduction: "mean" divides the sum by the number of targets, whatever their weights, and is 0 without targets;
+        gamma: non-negative focusing exponent; larger values down-weight well-classified examples more.
+        reduction: "mean" divides the sum by the number of targets, not by their weights, and is 0 without targets;
             "sum"; "none" returns one loss per target.
 
     Raises:
@@ -73,8 +73,7 @@ class FocalLoss(nn.Module):
 
         Raises:
             ValueError: a shape or type is wrong, or a target on the CPU is out of range. On other devices that check
-                would wait for the device; as with torch's own losses, the device reports the error when the host next
-                synchronises with it.
+                would need a synchronisation; as with torch's own losses, the device reports the error at the next one.
         """
         self._check(logits, targets)
         rows, index = logits.movedim(1, -1).reshape(-1, self.num_classes), targets.reshape(-1).long()

@@ -164,7 +164,7 @@ def _look_up(values: Tensor, table: Tensor) -> Tensor:
 
 
 def _uses_table(logits: Tensor, loss: FusedSigmoidLoss) -> bool:
-    """Whether to look losses up: for the 65,536 16-bit values, a CPU does that faster than it computes them."""
+    """Whether to use lookup tables: on a CPU, looking up the 65,536 16-bit values is faster than computing them."""
     return logits.dtype in HALF_TYPES and logits.device.type == "cpu" and not loss.compile
 
 

@@ -31,7 +31,7 @@ class FocalMargin:
     h(z) = sigmoid(z)^gamma softplus(z),    h'(z) = sigmoid(z)^gamma (gamma sigmoid(-z) softplus(z) + sigmoid(z))
 
     Args:
-        gamma: focusing exponent; the larger, the less well-classified examples weigh.
+        gamma: focusing exponent; larger values down-weight well-classified examples more.
     """
 
     def __init__(self, gamma: float):
@@ -55,7 +55,7 @@ class FocalStarMargin:
 
     Args:
         gamma: steepness, above 0; 1 with beta 0 is cross entropy.
-        beta: shift; the larger, the more wrong an example must be to count.
+        beta: shift; larger values make an example stop contributing at a lower probability of its true class.
     """
 
     def __init__(self, gamma: float, beta: float):

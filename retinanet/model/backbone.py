@@ -41,7 +41,7 @@ class Backbone(Protocol):
         """Replace all weights and statistics, frozen stages included, with pretrained ones.
 
         Args:
-            weights: "imagenet", another name that the backbone knows, or a file. A config's "none" never gets here.
+            weights: "imagenet", another name that the backbone knows, or a file; never "none".
 
         Raises:
             InputError: the weights are unknown, cannot be downloaded or read, or belong to another network; the

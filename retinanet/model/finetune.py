@@ -120,7 +120,7 @@ def _check(state: dict[str, Tensor], expected: dict[str, Tensor], source: str, m
         raise InputError(
             f"{source}: its network differs from this model: {_listed('missing', missing)}, "
             f"{_listed('unknown', unknown)}, {_listed('with a different shape', misshapen)}; only classes and anchors "
-            "may differ: set model.* as in the training of the checkpoint, or train without it"
+            "may differ; match model.* to the checkpoint's config, or remove train.init_from"
         )
 
 

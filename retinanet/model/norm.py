@@ -1,4 +1,4 @@
-"""Normalisation layers that a config can name."""
+"""Normalisation layers that a config can select."""
 
 from collections.abc import Callable
 from functools import partial
@@ -30,7 +30,7 @@ def norm_layer(norm: Norm) -> Callable[[int], nn.Module]:
 
 
 class SyncBatchNorm(nn.BatchNorm2d):
-    """Batch norm with statistics of the whole batch over all processes, also on a CPU, which torch's does not support.
+    """Batch norm with statistics of the whole batch over all processes, also on a CPU, unlike torch's SyncBatchNorm.
 
     It does not derive from torch's: DistributedDataParallel looks for those, and rejects them on a CPU. On CUDA,
     `torch.nn.SyncBatchNorm.convert_sync_batchnorm` replaces these layers with torch's.
@@ -53,7 +53,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
 
     def _over_ranks(self, x: Tensor) -> Tensor:
         values = x.to(torch.promote_types(x.dtype, torch.float32))  # at least float32
-        # Ranks may hold different numbers of images, so sums are reduced, and the count with them.
+        # Processes may hold different numbers of images, so sums are reduced, and the count with them.
         ones = values.new_full((1,), x.numel() / x.shape[1])
         sums = _SumOverRanks.apply(torch.cat([values.sum((0, 2, 3)), ones]))
         count = sums[-1].detach()

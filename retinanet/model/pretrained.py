@@ -35,14 +35,14 @@ def load_torchvision_weights(backbone: nn.Module, name: str, weights: str) -> No
         raise InputError(
             f"{source}: not the weights of {name}: {len(missing)} missing {missing[:3]}, {len(unknown)} unknown "
             f"{unknown[:3]}, {len(misshapen)} with a different shape {misshapen[:3]}; set model.backbone.name to the "
-            "network of the file, model.backbone.norm to frozen, batch or sync for ImageNet weights, or "
+            "architecture of these weights, model.backbone.norm to frozen, batch or sync for ImageNet weights, or "
             "model.backbone.weights to none"
         )
     backbone.load_state_dict(state, strict=False)
 
 
 def _download(name: str, weights: str) -> tuple[dict[str, Tensor], str]:
-    """Return the state dict and the URL of torchvision's weights, from its cache if they are there."""
+    """Return the state dict and the URL of torchvision's weights, from its cache if available."""
     known = torchvision.models.get_model_weights(name)
     member = "DEFAULT" if weights == "imagenet" else weights
     if member not in known.__members__:
@@ -55,7 +55,7 @@ def _download(name: str, weights: str) -> tuple[dict[str, Tensor], str]:
     except Exception as error:  # network, disk, hash, damaged cached file: each raises its own type
         raise InputError(
             f"model.backbone.weights: could not download {weights} for {name} from {url} to {target}, or the file "
-            f"there is damaged: {_reason(error)}; put the file there by hand, name a file with "
+            f"there is damaged: {_reason(error)}; put the file there yourself, set "
             "model.backbone.weights=PATH, or train from scratch with model.backbone.weights=none "
             "model.backbone.frozen_stages=0 model.backbone.norm=batch"
         ) from None
@@ -66,12 +66,12 @@ def _read(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(
-            f"model.backbone.weights: {path} does not exist; name an existing file, imagenet, or none to train from "
+            f"model.backbone.weights: {path} does not exist; set an existing file, imagenet, or none to train from "
             "scratch"
         ) from None
     except Exception as error:  # torch.load raises a different type for each kind of damage
         raise InputError(
-            f"model.backbone.weights: {path} is not a weights file: {_reason(error)}; give one written by "
+            f"model.backbone.weights: {path} is not a weights file: {_reason(error)}; set one written by "
             "torch.save(module.state_dict(), path)"
         ) from None
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):

@@ -63,7 +63,7 @@ class ResNet(nn.Module):
         learns = x.requires_grad or block.conv1.weight.requires_grad  # otherwise nothing is saved anyway
         if not (self.checkpoint_activations and torch.is_grad_enabled() and learns):
             return residual(x, block)
-        if torch.compiler.is_compiling():  # a graph updates statistics once, whatever it recomputes
+        if torch.compiler.is_compiling():  # a graph updates statistics once, even if it recomputes them
             return checkpoint(residual, x, block, use_reentrant=False, preserve_rng_state=False)
         return checkpoint(
             residual, x, block, use_reentrant=False, preserve_rng_state=False, context_fn=partial(_contexts, block)

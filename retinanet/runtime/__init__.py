@@ -1,1 +1,1 @@
-"""The process, independent of what it computes: devices, ranks, signals, logs, failures."""
+"""The process, independent of what it computes: devices, distributed groups, signals, logs, failures."""

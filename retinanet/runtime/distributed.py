@@ -114,14 +114,14 @@ def process_group(device: torch.device, *, timeout: float) -> Iterator[dist.Stor
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:
-    """Sum a tensor over all ranks, in place on each of them."""
+    """Sum a tensor over all processes, in place on each of them."""
     if world_size() > 1:
         dist.all_reduce(values)
     return values
 
 
 def gather(value: Any) -> list[Any] | None:
-    """Collect a value of every rank, in order, on the main process; None on the others."""
+    """Gather a value of every process, in rank order, on the main process; None on the others."""
     if world_size() == 1:
         return [value]
     values: list[Any] | None = [None] * world_size() if is_main() else None
@@ -130,7 +130,7 @@ def gather(value: Any) -> list[Any] | None:
 
 
 def broadcast(value: Any) -> Any:
-    """Send the value of the main process to every rank."""
+    """Broadcast the value of the main process to every process."""
     if world_size() == 1:
         return value
     values = [value]
@@ -139,7 +139,7 @@ def broadcast(value: Any) -> Any:
 
 
 def broadcast_tensors(tensors: list[Tensor]) -> None:
-    """Copy the tensors of the main process to every rank, in place."""
+    """Copy the tensors of the main process to every process, in place."""
     if world_size() > 1:
         for tensor in tensors:
             dist.broadcast(tensor, src=0)
@@ -151,7 +151,7 @@ def share_of(items: list[Any], part: int, parts: int) -> list[Any]:
 
 
 def on_main(action: Callable[[], Result]) -> Result:
-    """Run an action on the main process, and return its result, or raise its InputError, on every rank."""
+    """Run an action on the main process, and return its result, or raise its InputError, on every process."""
     if world_size() == 1:
         return action()
     result, problem = None, None

@@ -1,4 +1,4 @@
-"""Report a failure once: the first rank to fail prints its traceback, the others only point to it."""
+"""Report a failure once: the first process to fail prints its traceback, the others only refer to it."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ KEY = "retinanet/failed"
 
 
 def report_failure(store: Store | None, folder: Path, error: Exception, *, rank: int, doing: str) -> None:
-    """Report what a rank was doing when it failed, with its traceback in `failure_rank{rank}.txt`.
+    """Report what a process was doing when it failed, with its traceback in `failure_rank{rank}.txt`.
 
-    If another rank failed first, only point to it. Call this while the connections to the other ranks are open: they
-    fail when these close, and then ask which rank was first.
+    If another process failed first, only refer to it. Call this while the connections to the other processes are open:
+    they fail when these close, and then ask which process was first.
 
     Args:
         store: of this attempt only; None in a single process.
         doing: phase, step and image ids.
 
     Raises:
-        InputError: another rank failed first or was lost, and caused this error. An `error` that is an InputError is
+        InputError: another process failed first or was lost, and caused this error. An `error` that is an InputError is
             never replaced: its own message is enough.
     """
     is_lost = _is_lost_contact(error)
@@ -45,7 +45,7 @@ def report_failure(store: Store | None, folder: Path, error: Exception, *, rank:
         ) from None
     path = folder / f"failure_rank{rank}.txt"
     header = f"rank {rank} failed; last activity: {doing}"
-    # The interpreter prints the traceback as well, but line by line, mixed with the output of other ranks.
+    # The interpreter prints the traceback as well, but line by line, mixed with the output of other processes.
     with contextlib.suppress(OSError):
         path.write_text(f"{header}\n{''.join(traceback.format_exception(error))}", encoding="utf-8")
         header += f"; its traceback is in {path}"
@@ -54,7 +54,7 @@ def report_failure(store: Store | None, folder: Path, error: Exception, *, rank:
 
 
 def _is_lost_contact(error: Exception) -> bool:
-    """Whether a collective failed because another rank is gone. gloo has no error type for it."""
+    """Whether a collective failed because another process is gone. gloo has no error type for it."""
     return type(error).__name__ in ("DistBackendError", "DistNetworkError") or (
         isinstance(error, RuntimeError) and "gloo/transport" in str(error)
     )

@@ -1,4 +1,4 @@
-"""Early stop: on SIGTERM or SIGINT every rank finishes the same step and saves; the command exits with code 143."""
+"""Early stop: on SIGTERM or SIGINT every process finishes the same step and saves; the command exits with code 143."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NUDGE = b"\0"  # no signal has this number
 
 
 class StopRequest:
-    """Catches SIGTERM and SIGINT during training, and makes all ranks stop after the same step.
+    """Catches SIGTERM and SIGINT during training, and makes all processes stop after the same step.
 
         with StopRequest(store, rank=rank, world_size=world_size, grace=25.0) as stop:
             while step < num_steps and not stop.due(step):
@@ -39,13 +39,13 @@ class StopRequest:
 
     A process that has not finished `grace` seconds after the request exits without saving. This, and a second signal,
     also work while the main thread hangs in a collective: the signal number is written directly into a pipe that a
-    thread reads. Python allows handlers only in the main thread; in another one, only requests of other ranks count.
-    Processes forked during training get the previous handlers back.
+    thread reads. Python allows handlers only in the main thread; in another one, only requests of other processes
+    count. Processes forked during training get the previous handlers back.
 
     Args:
         store: of this attempt only (a restarted run must not find an old request), or None for one process.
         grace: seconds. torchrun kills its workers 30 s after a stop signal, so keep this below 30.
-        give_up: called by rank 0 with the name of the signal when the grace is over, before the process exits.
+        give_up: called by rank 0 with the name of the signal when the grace period is over, before the process exits.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class StopRequest:
         self.rank = rank
         self.world_size = world_size
         self.give_up = give_up
-        self.signal_name: str | None = None  # first signal, on any rank
+        self.signal_name: str | None = None  # first signal, on any process
         self._stop_after: int | None = None
         self._handlers_before: dict[signal.Signals, Any] = {}
         self._wakeup_before = -1
@@ -97,7 +97,7 @@ class StopRequest:
         return self._stop_after is not None and step >= self._stop_after
 
     def _agree(self, step: int) -> int | None:
-        """Step after which all ranks stop; None until they have agreed.
+        """Step after which all processes stop; None until they have agreed.
 
         Each rank announces the earliest step that it can stop after. When all have, the largest one is chosen. No rank
         can be past it, however far a host runs ahead of its device, because none begins a step unannounced. No rank
@@ -116,11 +116,11 @@ class StopRequest:
                 steps[str(self.rank)] = step if is_last else step + 1
                 proposed = json.dumps(request)
                 seen = self.store.compare_set(KEY, seen, proposed).decode()
-                if seen != proposed:  # another rank was faster, and wrote this
+                if seen != proposed:  # another process was faster, and wrote this
                     continue
             if self.signal_name is None:
                 self.signal_name = request["signal"]
-                os.write(self._write_end, NUDGE)  # starts the grace period of this rank too
+                os.write(self._write_end, NUDGE)  # starts the grace period of this process too
             return max(steps.values()) if len(steps) == self.world_size else None
 
     def _listen(self) -> None:

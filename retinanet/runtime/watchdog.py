@@ -1,4 +1,4 @@
-"""Watchdog for stalls: every rank writes its stacks, then the run ends. Orphaned workers end themselves."""
+"""Watchdog for stalls: every process writes its stacks, then the run stops. Orphaned workers exit."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from retinanet.runtime.activity import Activity
 
 EXIT_STALLED = 75  # EX_TEMPFAIL: the run can be resumed from its last checkpoint
-POLL = 1.0  # seconds between two checks of the clock and of the other ranks
-LINGER = 3.0  # seconds between a rank's stacks and its exit, for the others to see the request and write theirs
+POLL = 1.0  # seconds between two checks of the clock and of the other processes
+LINGER = 3.0  # seconds between a process's stacks and its exit, for the others to see the request and write theirs
 STORE_TIMEOUT = timedelta(seconds=5)  # for a request to the store, because its host may hang
 KEY = "retinanet/stalled"
 PR_SET_PDEATHSIG = 1  # of prctl(2)
@@ -30,12 +30,12 @@ STDERR = 2  # file descriptor: Python's own stream may be locked by the hanging 
 
 
 class Watchdog:
-    """Ends a run in which a rank makes no progress, after every rank has written its stacks.
+    """Stops a run in which a process makes no progress, after every process has written its stacks.
 
         with Watchdog(store, activity, rank=rank, timeout=600.0, folder=folder):
             activity.begin("training", step, batches, image_ids)
 
-    If no new activity begins for `timeout` seconds, a rank writes the stacks of all its threads to stderr and to
+    If no new activity begins for `timeout` seconds, a process writes the stacks of all its threads to stderr and to
     `stall_rank{rank}.txt`, and asks the others over the store to do the same. Then all exit with `EXIT_STALLED`. Ranks
     that wait for each other time out together: the one that is not waiting in a collective caused the stall.
 
@@ -82,7 +82,7 @@ class Watchdog:
             if store is not None:
                 try:
                     reason = store.get(KEY).decode() if store.check([KEY]) else None
-                except RuntimeError:  # its host has exited; ranks that wait for it time out or fail
+                except RuntimeError:  # its host has exited; processes that wait for it time out or fail
                     store = None
                 else:
                     if reason is not None:
@@ -108,7 +108,7 @@ class Watchdog:
 
 
 def end_with_parent() -> None:
-    """End this process when its launcher ends. Otherwise a killed torchrun would leave its workers running.
+    """Exit this process when its launcher exits. Otherwise a killed torchrun would leave its workers running.
 
     Call it in workers only: a run started in the background must outlive its shell.
     """

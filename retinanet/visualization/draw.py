@@ -31,7 +31,7 @@ def draw_detections(
 
 
 def draw_boxes(image: Tensor, boxes: Tensor, texts: list[str], labels: list[int], num_classes: int) -> Tensor:
-    """Draw boxes (N, 4) with their texts, one colour per class; line width grows with the image."""
+    """Draw boxes (N, 4) with labels, one colour per class; line width grows with the image."""
     if len(boxes) == 0:
         return image.clone()
     short = min(image.shape[-2:])

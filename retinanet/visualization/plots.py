@@ -37,7 +37,7 @@ class Chart(NamedTuple):
 
 
 class _Axis(NamedTuple):
-    """Maps values low..high to pixels start..end."""
+    """Maps values in low..high to pixels in start..end."""
 
     low: float
     high: float

@@ -21,7 +21,7 @@ def test_variants_take_turns_in_a_rotating_order():
     measured = compare(variants, rounds=4, device=CPU, what="test")
     timed = calls[
         2 * 3 * 3 :
-    ]  # after warm-up, host reads and memory of each variant, each call followed by its clean-up
+    ]  # after warm-up, device synchronisations and memory of each variant, each call followed by its clean-up
     assert calls[:6] == ["a", "a'"] * 3
     assert timed[::2] == [*"abc", *"bca", *"cab", *"abc"]
     assert timed[1::2] == [f"{name}'" for name in timed[::2]]

@@ -181,9 +181,9 @@ def test_pickle_that_would_run_code_is_refused_without_running_it(tmp_path, zipp
     with pytest.raises(InputError) as error:
         read_checkpoint(path)
     assert not isinstance(error.value, DamagedCheckpoint)
-    assert str(error.value).startswith(f"{path}: not a checkpoint of this framework: it ")
+    assert str(error.value).startswith(f"{path}: not a retinanet checkpoint: it ")
     assert ("refers to posix.system" if zipped else "is a bare pickle, which could run code") in str(error.value)
-    assert "it was not trusted and nothing in it was run" in str(error.value)
+    assert "refused to load it; no code was executed" in str(error.value)
     assert not touched.exists()
     torch.load(path, weights_only=False)  # the code does run if trusted
     assert touched.exists()
@@ -201,14 +201,14 @@ def test_function_among_valid_tensors_is_refused(tmp_path):
     [
         ("missing", "no such checkpoint; training writes RUN/checkpoints/last.pt and best.pt"),
         ("folder", "no such checkpoint"),
-        ("text", "is no archive of torch.save"),
-        ("zeros", "is no archive of torch.save"),
+        ("text", "is not a torch.save archive"),
+        ("zeros", "is not a torch.save archive"),
         ("bare pickle", "is a bare pickle, which could run code"),
-        ("zip", "not a checkpoint of this framework: .*not trusted"),
-        ("script", "not a checkpoint of this framework: .*not trusted"),
-        ("weights", "not a 'retinanet checkpoint 3'; name a file written by training"),
-        ("tensor", "not a 'retinanet checkpoint 3'; name a file written by training"),
-        ("unknown format", "not a 'retinanet checkpoint 3'; name a file written by training"),
+        ("zip", "not a retinanet checkpoint: .*refused to load"),
+        ("script", "not a retinanet checkpoint: .*refused to load"),
+        ("weights", "not a 'retinanet checkpoint 3'; pass a checkpoint written by `retinanet train`"),
+        ("tensor", "not a 'retinanet checkpoint 3'; pass a checkpoint written by `retinanet train`"),
+        ("unknown format", "not a 'retinanet checkpoint 3'; pass a checkpoint written by `retinanet train`"),
         (
             "older format",
             "found format 'retinanet checkpoint 2', expected 'retinanet checkpoint 3'; use the version of retinanet "
@@ -254,7 +254,7 @@ def test_file_without_read_permission_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # parent folders may be closed to other users
     os.seteuid(65534)
     try:
-        with pytest.raises(InputError, match=r"^x\.pt: cannot be read: Permission denied; name another checkpoint$"):
+        with pytest.raises(InputError, match=r"^x\.pt: cannot be read: Permission denied; pass another checkpoint$"):
             read_checkpoint("x.pt")
     finally:
         os.seteuid(0)

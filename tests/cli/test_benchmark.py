@@ -85,7 +85,7 @@ def test_data_suite_reads_the_folder_twelve_times(tmp_path, shapes):
         (["loss", "--rounds", "0"], "--rounds is 0, expected 1 or more"),
         (["model", "--backbone", "resnet1"], "--backbone is 'resnet1', expected one of resnet18"),
         (["model", "--size", "100x64"], "--size is 100x64, expected multiples of 32"),
-        (["data", "--images", "here"], "found --images alone"),
+        (["data", "--images", "here"], "found only --images"),
     ],
 )
 def test_wrong_arguments_are_reported(arguments, message, capsys):

@@ -3,7 +3,7 @@ import pytest
 
 @pytest.fixture
 def write(tmp_path):
-    """Write a configuration file, by default mine.yaml, and return its path."""
+    """Write a config file, by default mine.yaml, and return its path."""
 
     def write_config(content, name="mine.yaml"):
         path = tmp_path / name

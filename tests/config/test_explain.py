@@ -58,7 +58,7 @@ def test_typo_in_a_union_offers_only_the_keys_of_the_chosen_part(write):
 def test_all_problems_are_listed_at_once(write):
     message = error_message(write("train: {epochs: 1, batchsize: 2, seed: x}\ndevice: 3\n"))
     assert message.splitlines() == [
-        "mine.yaml: 3 problem(s) in the configuration",
+        "mine.yaml: 3 problem(s) in the config",
         '  train.seed: found "x" (text), expected a whole number',
         "  train.batchsize: unknown key; did you mean 'batch_size'?",
         "  device: found 3 (whole number), expected text, in quotes",
@@ -83,8 +83,8 @@ def test_all_problems_are_listed_at_once(write):
         ("train: {epochs: 1, seed: 1_000}", 'train.seed: found "1_000" (text), expected a whole number'),
         ("train: [1]", "train: found [1] (list), expected a mapping of keys to values"),
         ("train:", "train: found null, expected a mapping of keys to values"),
-        ("", "train: neither epochs nor steps given; set exactly one, the other is null"),
-        ("train: {}", "train: neither epochs nor steps given; set exactly one, the other is null"),
+        ("", "train: neither epochs nor steps is set; set exactly one, and the other to null"),
+        ("train: {}", "train: neither epochs nor steps is set; set exactly one, and the other to null"),
         (TRAIN + "data: {strict: 1}", "data.strict: found 1 (whole number), expected true or false"),
         (TRAIN + "data: {transforms: {type: resize}}",
          'data.transforms: found {"type": "resize"} (mapping), expected a list'),
@@ -126,7 +126,7 @@ def test_all_problems_are_listed_at_once(write):
         (TRAIN + "data: {resize: {shorter: 0}}",
          "data.resize.shorter: found 0 (whole number), expected greater than or equal to 1"),
         (TRAIN + "model: {anchors: {sizes: [1, 2]}}",
-         "model.anchors: 5 strides but 2 sizes; give one of each per level"),
+         "model.anchors: 5 strides but 2 sizes; set one of each per level"),
         (TRAIN + "assignment: {type: ats}",
          "assignment.type: found \"ats\", expected one of 'iou', 'atss'; did you mean 'atss'?"),
         (TRAIN + "assignment: {fg_iou: 0.1}", "assignment: bg_iou 0.4 is above fg_iou 0.1"),

@@ -45,19 +45,19 @@ def test_user_file_takes_precedence_over_packaged_config(monkeypatch, tmp_path):
 
 
 def test_missing_path_does_not_fall_back_to_packaged_config(tmp_path):
-    with pytest.raises(InputError, match="no such configuration file, by path or by name in the package; did you mean"):
+    with pytest.raises(InputError, match="neither a file nor a bundled config; did you mean"):
         find_config(tmp_path / "quickstart.yaml")
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("quikstart", "quikstart: no such configuration file, by path or by name in the package; "
+        ("quikstart", "quikstart: neither a file nor a bundled config; "
                       "did you mean quickstart?"),
-        ("nothing/like/it.yaml", "nothing/like/it.yaml: no such configuration file, by path or by name in the package; "
-                                 "the package has "),
-        ("", "'': is a folder, expected a configuration file"),
-        ("bad\0name", "bad\0name: no such configuration file"),
+        ("nothing/like/it.yaml", "nothing/like/it.yaml: neither a file nor a bundled config; "
+                                 "bundled configs: "),
+        ("", "'': is a folder, expected a config file"),
+        ("bad\0name", "bad\0name: neither a file nor a bundled config"),
     ],
 )  # fmt: skip
 def test_unknown_config_suggests_packaged_ones(name, message, monkeypatch, tmp_path):
@@ -68,7 +68,7 @@ def test_unknown_config_suggests_packaged_ones(name, message, monkeypatch, tmp_p
 
 
 def test_folder_is_refused(tmp_path):
-    assert "is a folder, expected a configuration file" in error_message(tmp_path)
+    assert "is a folder, expected a config file" in error_message(tmp_path)
 
 
 # ---- base
@@ -108,9 +108,9 @@ def test_list_replaces_list(write):
 @pytest.mark.parametrize(
     ("base", "message"),
     [
-        ("gone.yaml", "mine.yaml: base: gone.yaml: no such configuration file"),
-        ("3", "mine.yaml: base is 3, expected the name of one configuration file"),
-        ("[a, b]", "mine.yaml: base is ['a', 'b'], expected the name of one configuration file"),
+        ("gone.yaml", "mine.yaml: base: gone.yaml: neither a file nor a bundled config"),
+        ("3", "mine.yaml: base is 3, expected the name of one config file"),
+        ("[a, b]", "mine.yaml: base is ['a', 'b'], expected the name of one config file"),
         ("mine.yaml", "mine.yaml: is the base of mine.yaml and has a base itself; only one level is allowed"),
         ("second.yaml", "second.yaml: is the base of mine.yaml and has a base itself; only one level is allowed"),
         ("broken.yaml", "broken.yaml: cannot be read as YAML: line 1"),
@@ -125,7 +125,7 @@ def test_invalid_base_is_refused(write, base, message):
 def test_error_from_a_base_names_the_base(write):
     write("train: {epochs: 1, batchsize: 3}\n", "common.yaml")
     message = error_message(write("base: common.yaml\ndevice: cpu\n"))
-    assert message.splitlines()[0] == "mine.yaml (base common.yaml): 1 problem(s) in the configuration"
+    assert message.splitlines()[0] == "mine.yaml (base common.yaml): 1 problem(s) in the config"
 
 
 # ---- overrides
@@ -159,8 +159,8 @@ def test_override_with_invalid_yaml_is_refused(write, override, message):
         ("modell.channels=3", "modell: unknown key; did you mean 'model'?"),
         ("train.epochs.value=3", 'train.epochs: found {"value": 3} (mapping), expected a number'),
         ("train=3", "train: found 3 (whole number), expected a mapping of keys to values"),
-        ("train.epochs=", "train: neither epochs nor steps given; set exactly one, the other is null"),
-        ("train.steps=5", "train: both epochs and steps given; set exactly one, the other is null"),
+        ("train.epochs=", "train: neither epochs nor steps is set; set exactly one, and the other to null"),
+        ("train.steps=5", "train: both epochs and steps are set; set exactly one, and the other to null"),
         (
             "base=quickstart",
             "base: unknown key; known here: assignment, data, device, inference, loss, model, postprocess, train",
@@ -232,9 +232,7 @@ def test_with_overrides_validates_the_whole_config(write):
     changed = with_overrides(cfg, ["data.val.images=a", "data.val.annotations=b", "train.optimizer.lr=0.5"], "here")
     assert (changed.data.val[0].images, changed.train.optimizer.lr) == ("a", 0.5)
     assert cfg.data.val == ()
-    with pytest.raises(
-        InputError, match=r"^here: 1 problem\(s\) in the configuration\n  model.backbone: weights is none"
-    ):
+    with pytest.raises(InputError, match=r"^here: 1 problem\(s\) in the config\n  model.backbone: weights is none"):
         with_overrides(cfg, ["model.backbone.weights=none"], "here")
 
 

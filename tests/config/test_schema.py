@@ -71,7 +71,7 @@ def test_exactly_one_of_epochs_and_steps_is_required(values, message):
     ("model", "values", "message"),
     [
         (ResNetConfig, {"weights": "none"}, "weights is none and frozen_stages is 2"),
-        (ModelConfig, {"head_norm": "group", "channels": 100}, "channels is 100; give a multiple of 32"),
+        (ModelConfig, {"head_norm": "group", "channels": 100}, "channels is 100; set a multiple of 32"),
         (AnchorConfig, {"sizes": [32, 64]}, "5 strides but 2 sizes"),
         (AnchorConfig, {"strides": [4, 8], "sizes": [32, 64]}, r"the pyramid P3 to P7 has \(8, 16, 32, 64, 128\)"),
         (ResizeConfig, {"shorter": 800, "longer": 799}, "longer 799 is below shorter 800"),

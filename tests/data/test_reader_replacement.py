@@ -134,7 +134,7 @@ def test_missing_folder_is_an_error_after_ten_replacements(tmp_path, workers, mo
     with pytest.raises(InputError) as caught:
         next(make_loader(reader, planned, workers=workers, pin_memory=False, replace_unreadable=True))
     assert str(caught.value).startswith(f"{records[4].path}: No such file or directory")
-    assert "none of the 10 images tried in its place can be read" in str(caught.value)
+    assert "none of the 10 replacements tried can be read" in str(caught.value)
     assert "Traceback" not in str(caught.value)
     if workers == 0:
         assert len(tried) == len(set(tried)) == 11

@@ -1,4 +1,4 @@
-"""The kernel of the IoU assignment: the same result as `assign_reference`, in bounded memory, without host reads."""
+"""The kernel of the IoU assignment: equal to `assign_reference`, in bounded memory, without synchronisations."""
 
 import pytest
 import torch

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from retinanet.checkpoint.file import read_checkpoint
 from retinanet.config.load import load_config
-from retinanet.data.build import build_train_sampler, check_shares, load_train_data, shares
+from retinanet.data.build import build_train_sampler, check_batch_size, load_train_data, local_batches
 from retinanet.engine.metrics_log import read_metrics
 from retinanet.engine.setup import check_norm
 from retinanet.engine.train import train
@@ -147,7 +147,7 @@ def test_processes_share_exactly_the_planned_batches(overrides, monkeypatch, wor
     for rank in range(world_size):
         monkeypatch.setattr("retinanet.data.build.rank", lambda rank=rank: rank)
         monkeypatch.setattr("retinanet.data.build.world_size", lambda: world_size)
-        of_ranks.append(list(shares(itertools.islice(build_train_sampler(cfg, data), num_batches), accumulate)))
+        of_ranks.append(list(local_batches(itertools.islice(build_train_sampler(cfg, data), num_batches), accumulate)))
     for number, batch in enumerate(itertools.islice(build_train_sampler(cfg, data), num_batches)):
         parts = [rank[number * accumulate + part] for part in range(accumulate) for rank in of_ranks]
         assert list(itertools.chain(*parts)) == batch
@@ -157,7 +157,7 @@ def test_processes_share_exactly_the_planned_batches(overrides, monkeypatch, wor
 def test_batch_too_small_to_share_is_refused(overrides, monkeypatch):
     monkeypatch.setattr("retinanet.data.build.world_size", lambda: 5)
     with pytest.raises(InputError, match=r"train\.batch_size is 8.*5 processes.*at least 10"):
-        check_shares(load_config("quickstart", [*overrides, "train.accumulate=2"]))
+        check_batch_size(load_config("quickstart", [*overrides, "train.accumulate=2"]))
 
 
 def test_batch_norm_on_several_processes_is_refused_unless_allowed(overrides, monkeypatch):

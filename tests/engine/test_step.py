@@ -2,7 +2,8 @@
 
 Without a GPU, three checks together replace one. Fake CUDA tensors show that forward pass, assignment and losses stay
 on the device, but their backward pass needs a driver. Fake CPU tensors run through the whole step, and reading a value
-is an error. A counter of host reads runs on a real step, and is shown to count those of a reference implementation.
+is an error. A counter of device synchronisations runs on a real step, and is shown to count those
+of a reference implementation.
 """
 
 from functools import partial

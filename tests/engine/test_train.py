@@ -1,4 +1,4 @@
-"""Complete runs on the embedded dataset."""
+"""Complete runs on the bundled shapes dataset."""
 
 import json
 import math

@@ -42,8 +42,8 @@ def test_renamed_class_keeps_the_id_of_its_category(source):
          "data.classes: 'dogg' is not a category of some.json; did you mean 'dog'?"),
         (("cat", MergedClass(name="pet", merge=("dog", "cat"))),
          "data.classes: 'cat' is in two classes; an annotation can have one label"),
-        (("cat", "cat"), "data.classes: names a class twice: "),
-        (("cow", MergedClass(name="cow", merge=("dog",))), "data.classes: names a class twice: "),
+        (("cat", "cat"), "data.classes: duplicate class in "),
+        (("cow", MergedClass(name="cow", merge=("dog",))), "data.classes: duplicate class in "),
     ],
 )  # fmt: skip
 def test_invalid_classes_are_rejected(source, classes, message):
@@ -67,4 +67,4 @@ def test_expected_names_reject_other_classes(source):
         "unexpected ['cow', 'dog']; select the classes to use with data.classes"
     )
     message = error_of(source(THREE_CLASSES), classes=("dog", "cat"), expected_names=("cat", "dog"), key="data.val")
-    assert message == "data.classes: gives ['dog', 'cat'], but the model was trained for ['cat', 'dog']"
+    assert message == "data.classes: defines ['dog', 'cat'], but the model was trained for ['cat', 'dog']"

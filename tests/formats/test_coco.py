@@ -89,7 +89,7 @@ def test_no_usable_images_is_an_error(source):
         "data.train: no usable images in some.json; see the warnings above"
     )
     assert "no usable images" in error_of(source(document([])))
-    assert error_of(key="data.val") == ("data.val: no data given; set data.val.images=FOLDER data.val.annotations=FILE")
+    assert error_of(key="data.val") == ("data.val: not set; set data.val.images=DIR data.val.annotations=FILE")
 
 
 @pytest.mark.parametrize("sizes", [{}, {"width": None, "height": None}, {"width": 20}, {"height": 10, "width": None}])
@@ -161,7 +161,7 @@ def test_file_names_outside_the_folder_are_rejected(source, tmp_path, name):
     name = name.replace("ABSOLUTE", str(secret))
     some = source(document([image(1, file_name=name)]), write_images=False)
     (Path(some.images) / "a").mkdir()
-    assert "leaves the folder" in error_of(some) and "give names inside it" in error_of(some)
+    assert "points outside" in error_of(some) and "use paths inside it" in error_of(some)
 
 
 def test_images_in_subfolders_are_found(source, tmp_path):
@@ -243,7 +243,7 @@ def test_validation_set_must_have_the_training_classes(source):
     other = source(document([image(1)], [], CATEGORIES[:2]), "other")
     with pytest.raises(InputError, match=r"^data\.val: the categories of .*other\.json do not match"):
         load_val_data(config(train, other), names)
-    with pytest.raises(InputError, match=r"^data\.val: no data given"):
+    with pytest.raises(InputError, match=r"^data\.val: not set"):
         load_val_data(config(train), names)
 
 

@@ -19,6 +19,6 @@ def error_message(path: Path, overrides: Sequence[str] = ()) -> str:
 def only_problem(path: Path, overrides: Sequence[str] = ()) -> str:
     """The one line below the heading, which names the file mine.yaml."""
     heading, *lines = error_message(path, overrides).splitlines()
-    assert heading.startswith("mine.yaml") and heading.endswith("1 problem(s) in the configuration"), heading
+    assert heading.startswith("mine.yaml") and heading.endswith("1 problem(s) in the config"), heading
     assert len(lines) == 1, lines
     return lines[0].strip()

@@ -49,7 +49,7 @@ def test_alpha_list_must_have_one_weight_per_class():
     for alpha in (None, 0.3, (0.1, 0.2)):
         assert checked_alpha(FocalConfig(alpha=alpha), 2) == alpha
     assert checked_alpha(FocalConfig(alpha=(0.1, 0.2)), None) == (0.1, 0.2)
-    with pytest.raises(InputError, match=r"^loss\.classification\.alpha has 2 values for 3 classes; give one number"):
+    with pytest.raises(InputError, match=r"^loss\.classification\.alpha has 2 values for 3 classes; set one number"):
         checked_alpha(FocalConfig(alpha=(0.1, 0.2)), 3)
-    with pytest.raises(InputError, match=r"^loss\.classification\.alpha is inverse_frequency, .* give numbers"):
+    with pytest.raises(InputError, match=r"^loss\.classification\.alpha is inverse_frequency, .* set numbers"):
         checked_alpha(CrossEntropyConfig(alpha="inverse_frequency"), 3)

@@ -196,7 +196,7 @@ def test_labels_and_mask_of_another_shape_are_rejected():
 
 def test_alphas_for_another_number_of_classes_are_rejected():
     logits, labels, valid = anchors_to_classify(4)
-    with pytest.raises(ValueError, match="class weights: found 3 values for 4 classes; give one per class"):
+    with pytest.raises(ValueError, match="class weights: found 3 values for 4 classes; pass one per class"):
         SigmoidFocalLoss(alpha=[0.1, 0.2, 0.3])(logits, labels, valid)
 
 

@@ -55,7 +55,7 @@ def test_weights_of_another_network_are_rejected_and_nothing_changes(name, norm,
         (b"<html>404</html>", "UnpicklingError"),
         (b"weights", "not a weights file"),
         (b"PK\x03\x04" + bytes(40), "zip archive"),
-        (nn.Linear(2, 2), "Weights only load failed; give"),  # a pickled module, which could run any code
+        (nn.Linear(2, 2), "Weights only load failed; set"),  # a pickled module, which could run any code
         (torch.zeros(3), "not a plain state dict"),
         ({"model": {"conv1.weight": torch.zeros(3)}}, "not a plain state dict"),
         ({1: torch.zeros(3)}, "not a plain state dict"),

@@ -146,7 +146,7 @@ def test_venv_in_the_folder_of_submission_is_used(tmp_path, job):
 def test_missing_arguments_and_missing_job_are_reported(tmp_path, job):
     code, output = run(tmp_path, job, "runs/r50")
     assert code == 2
-    assert "expected RUN_FOLDER CONFIG [KEY=VALUE ...], found: runs/r50" in output
+    assert "expected RUN_DIR CONFIG [KEY=VALUE ...], found: runs/r50" in output
     code, output = run(tmp_path, {"PATH": job["PATH"]})
     assert code == 2
     assert "start it with sbatch" in output

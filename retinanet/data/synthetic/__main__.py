@@ -1,4 +1,4 @@
-"""Draw the embedded dataset: shapes on textured backgrounds, in COCO format."""
+"""Generate the bundled shapes dataset: shapes on textured backgrounds, in COCO format."""
 
 import argparse
 import sys
@@ -15,12 +15,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m retinanet.data.synthetic",
         description=__doc__,
-        epilog=f"Classes: {', '.join(CLASSES)}. Writes FOLDER/train/*.png, FOLDER/val/*.png, FOLDER/train.json and "
-        "FOLDER/val.json. The same arguments give the same images. A folder that already contains them is kept; a "
+        epilog=f"Classes: {', '.join(CLASSES)}. Writes DIR/train/*.png, DIR/val/*.png, DIR/train.json and "
+        "DIR/val.json. The same arguments give the same images. A folder that already contains them is kept; a "
         "folder that contains anything else is never changed.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="where to write; created if missing")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="output folder; created if missing")
     parser.add_argument("--train", type=int, default=1600, metavar="N", help="number of training images")
     parser.add_argument("--val", type=int, default=160, metavar="N", help="number of validation images")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the images")

@@ -1,4 +1,4 @@
-"""Scenes of the embedded dataset: where shapes, distractors and crowds are placed, and their annotations.
+"""Scenes of the bundled shapes dataset: where shapes, distractors and crowds are placed, and their annotations.
 
 A box is tight around the part of a shape inside the image; another shape that covers it does not shrink it.
 A crowd is one annotation around a dense cluster whose members have none of their own.
@@ -24,11 +24,11 @@ SPLITS = ("train", "val")
 IMAGE_SIZES = ((320, 256), (256, 320), (256, 256))  # (width, height), pixels
 
 MIN_SIZE, MAX_SIZE = 10, 200  # longer side of a box, pixels
-MIN_VISIBLE = 0.7  # share of a labelled shape that neither the border nor another shape may hide
-MIN_INSIDE = 0.5  # share of its box inside the image
+MIN_VISIBLE = 0.7  # smallest visible fraction of a labelled shape, not hidden by the border or another shape
+MIN_INSIDE = 0.5  # smallest fraction of its box inside the image
 MAX_IOU = 0.55  # two boxes closer than this could not both survive NMS
 OVERLAP_IOU = (0.08, 0.45)  # of a pair that overlaps on purpose
-MAX_CHANCE_COVER = 0.15  # share of the smaller box that another may cover where no overlap is intended
+MAX_CHANCE_COVER = 0.15  # largest covered fraction of the smaller box where no overlap is intended
 MAX_CROWD_COVER = 0.1
 
 

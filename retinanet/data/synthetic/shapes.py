@@ -1,7 +1,7 @@
-"""Write the embedded dataset, six kinds of shapes on textured backgrounds, as images and COCO annotations.
+"""Write the bundled shapes dataset, six kinds of shapes on textured backgrounds, as images and COCO annotations.
 
-Every image depends only on (seed, split, index), so a smaller set is the beginning of a larger one. Where a last bit
-could show, the arithmetic is on integers, so pixels are the same on every machine, given NumPy and Pillow.
+Every image depends only on (seed, split, index), so a smaller set is the beginning of a larger one. Rounding
+cannot change a pixel, since it uses integer arithmetic where it could; pixels are the same on every machine.
 """
 
 import contextlib
@@ -88,7 +88,7 @@ def already_written(folder: Path, marker: dict[str, int]) -> bool:
     """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
-    advice = "name another folder, or remove this one yourself if you need nothing in it"
+    advice = "choose another folder, or delete this one"
     try:
         found = json.loads((folder / MARKER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -100,7 +100,7 @@ def already_written(folder: Path, marker: dict[str, int]) -> bool:
         if num_images != marker[f"num_{split}"] or not (folder / f"{split}.json").is_file():
             raise InputError(
                 f"{folder} is damaged: {num_images} images in {split}/, expected {marker[f'num_{split}']} "
-                f"and {split}.json beside it; remove the folder and run this again"
+                f"and {split}.json; delete the folder and run this again"
             )
     return True
 

@@ -1,4 +1,4 @@
-"""Appearance of the embedded dataset: outlines, textures and colours, and painting them into an image.
+"""Appearance of the bundled shapes dataset: outlines, textures and colours, and painting them into an image.
 
 Where a last bit could show, the arithmetic is on integers, so pixels are the same on every machine.
 """
