@@ -8,11 +8,9 @@ import importlib
 import importlib.util
 import re
 import shlex
-import typing
 from pathlib import Path
 
 import pytest
-from pydantic import BaseModel
 from torch.distributed.run import get_args_parser as torchrun_parser
 
 from retinanet.ablation.table import load_table, make_jobs
@@ -21,6 +19,7 @@ from retinanet.cli import eval as eval_command
 from retinanet.config import Config
 from retinanet.config.load import load_config
 from retinanet.data.synthetic.shapes import write_shapes
+from tests.helpers.config_keys import schema_keys
 from tests.helpers.markdown import Block, blocks_in, commands_in
 
 REPO = Path(__file__).parent.parent
@@ -164,22 +163,6 @@ def test_yaml_configs_load(block, tmp_path, monkeypatch):
 def test_blocks_have_a_language_that_is_checked():
     # Without a language: text, such as a diagram.
     assert {block.language for block in BLOCKS} <= {"bash", "python", "yaml", ""}
-
-
-def schema_keys(model: type[BaseModel], prefix: str = "") -> set[str]:
-    """Every dotted key, of all members of the unions."""
-    keys: set[str] = set()
-    for name, field in model.model_fields.items():
-        keys.add(prefix + name)
-        for member in models_in(field.annotation):
-            keys |= schema_keys(member, f"{prefix}{name}.")
-    return keys
-
-
-def models_in(annotation: typing.Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for argument in typing.get_args(annotation) for model in models_in(argument)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -73,7 +73,8 @@ class ResNetConfig(StrictModel):
         return self
 
 
-# Becomes a union discriminated by `type` with the second kind of backbone; each has the keys that it supports.
+# Becomes a union discriminated by `type` with the second kind of backbone. Each has `name`, `weights` and `norm`, which
+# the run summary and the checks of batch norm read, and any further keys that it supports.
 BackboneConfig = ResNetConfig
 
 

@@ -12,6 +12,8 @@ from retinanet.config import (
     AnchorConfig,
     AssignmentConfig,
     ClassLossConfig,
+    DataConfig,
+    IoUAssignmentConfig,
     LossConfig,
     ModelConfig,
     PostprocessConfig,
@@ -20,8 +22,10 @@ from retinanet.config import (
 )
 from retinanet.config.base import models_in
 from retinanet.config.loss import BoxLossConfig
+from retinanet.detection.assignment import assign_reference
 from retinanet.detection.build import build_assignment
 from retinanet.detection.postprocess import Postprocess, build_postprocess
+from retinanet.formats.coco import read_coco
 from retinanet.losses.build import build_loss
 from retinanet.model.head import RetinaNetHead
 from retinanet.model.retinanet import build_model
@@ -107,3 +111,8 @@ def test_postprocess_defaults_equal_the_schema():
 def test_background_logit_defaults_equal_the_schema(made):
     default = inspect.signature(made).parameters["background_logit"].default
     assert default is ModelConfig().has_background_logit
+
+
+def test_function_defaults_equal_the_schema():
+    assert different_defaults(read_coco, DataConfig()) == []
+    assert different_defaults(assign_reference, IoUAssignmentConfig()) == []

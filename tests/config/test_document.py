@@ -38,10 +38,8 @@ def test_page_mentions_every_key_and_type():
 
 def test_row_has_type_limits_default_and_facts():
     rows = config_page().splitlines()
-    assert (
-        "| `grace` | number, > 0 | `25` | may change | Seconds that a run has to save after a stop signal, "
-        "before it exits without saving. |" in rows
-    )
+    description = "Seconds that a run has to save after a stop signal before it exits without saving."
+    assert f"| `grace` | number, > 0 | `25` | may change | {description} |" in rows
     assert any(row.startswith("| `fg_iou` | number, > 0, ≤ 1 | `0.5` |  |") for row in rows)
     assert any(row.startswith("| `shorter` | whole number, ≥ 1, or a list of them | `[800]` |") for row in rows)
     assert any(row.startswith("| `ignore_ioa` | number, 0 to 1 | `0.5` |  |") for row in rows)

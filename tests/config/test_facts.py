@@ -2,9 +2,9 @@
 
 import pytest
 
-from retinanet.config import Config, StrictModel
-from retinanet.config.base import models_in
+from retinanet.config import Config
 from retinanet.config.facts import affects_results, fields_on_path, may_change_on_resume
+from tests.helpers.config_keys import schema_keys
 
 MAY_CHANGE = {
     "data.train",
@@ -46,17 +46,7 @@ NO_EFFECT = {
 }
 
 
-def keys_of(model: type[StrictModel], prefix: str = "") -> set[str]:
-    """Dotted keys of a section, of every member of each union; a section is a key as well."""
-    keys = set()
-    for name, field in model.model_fields.items():
-        keys.add(prefix + name)
-        for part in models_in(field.annotation):
-            keys |= keys_of(part, f"{prefix}{name}.")
-    return keys
-
-
-ALL_KEYS = keys_of(Config)
+ALL_KEYS = schema_keys(Config)
 
 
 def is_in(key: str, listed: set[str]) -> bool:
