@@ -69,7 +69,7 @@ def read_saved_step(path: str | Path) -> SavedStep:
         raise InputError(f"{path}: no such file; training writes one when a gradient is not finite") from None
     except Exception as error:  # torch.load raises a different type for each way a file can be wrong
         reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
-        raise InputError(f"{path}: not a step written by training, or incomplete ({reason[0][:160]})") from None
+        raise InputError(f"{path}: not a saved training step, or incomplete ({reason[0][:160]})") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"{path}: not a {FORMAT!r} file; give a file that training wrote")
     return SavedStep(
