@@ -1,6 +1,7 @@
-"""Facts about config keys, read from the fields of the schema.
+"""Facts about config keys: which may change on resume, and which affect results.
 
-A key that the schema lacks has no facts: it must not change on resume, and it affects results.
+They are read from the fields of the schema. A key that the schema lacks has no facts: it must not change on resume, and
+it affects results.
 """
 
 from pydantic import BaseModel

@@ -5,8 +5,9 @@ from collections.abc import Iterable, Iterator
 
 from retinanet.config import Config, DataConfig
 from retinanet.data.loader import make_loader
+from retinanet.data.padded_shapes import PaddedShapes
 from retinanet.data.reader import SampleReader
-from retinanet.data.sampler import PaddedShapes, PlannedImage, eval_batches, train_batches
+from retinanet.data.sampler import PlannedImage, eval_batches, train_batches
 from retinanet.data.transforms import Resize, build_transforms
 from retinanet.errors import InputError
 from retinanet.formats.coco import read_coco

@@ -1,4 +1,4 @@
-"""Loading batches in worker processes."""
+"""Load batches in worker processes; an unreadable image is replaced, or ends the run."""
 
 import itertools
 import os

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from retinanet.data.sampler import PlannedImage, resized, stable_hash
+from retinanet.data.padded_shapes import resized
+from retinanet.data.sampler import PlannedImage, stable_hash
 from retinanet.data.transforms import Sample, SampleTransform
 from retinanet.errors import InputError
 from retinanet.formats.dataset import Dataset

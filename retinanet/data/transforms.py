@@ -1,4 +1,4 @@
-"""Transforms of an image and its boxes before they join a batch.
+"""Transforms of an image and its boxes: resize, scale jitter with crop, flip, colour.
 
 Random transforms draw from torch's global generator, which the caller seeds.
 """
@@ -13,7 +13,8 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from retinanet.config import ColorTransform, FlipTransform, ResizeTransform, ScaleJitterTransform, Transform
-from retinanet.data.sampler import PlannedImage, resized
+from retinanet.data.padded_shapes import resized
+from retinanet.data.sampler import PlannedImage
 
 MIN_SIDE = 1.0  # pixels; cropping removes boxes with a side shorter than this
 

@@ -1,4 +1,4 @@
-"""The best value of `train.best_metric` so far: it decides `best.pt` and early stopping."""
+"""Whether an evaluation is the best so far by `train.best_metric`, and how many have passed since then."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""Run folder: its files, and the checks before starting, overwriting or resuming a run."""
+"""Run folder: its files, and whether a run may start in it, replace it, or resume it with this config and data."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""One training step, without device synchronisations: assignment, losses, gradients and update."""
+"""One training step: assignment, positive anchors of the global batch, losses, gradients, update; no host reads."""
 
 import inspect
 from collections.abc import Sequence

@@ -13,7 +13,7 @@ from retinanet.config.load import load_config
 from retinanet.data.build import train_loader
 from retinanet.data.transfer import on_device
 from retinanet.engine.evaluate import evaluate_dataset
-from retinanet.engine.nonfinite.check import check_gradients
+from retinanet.engine.nonfinite.respond import check_gradients
 from retinanet.engine.profiler import profiled
 from retinanet.engine.recorder import Recorder, open_recorder
 from retinanet.engine.result import TrainResult

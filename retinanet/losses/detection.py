@@ -1,4 +1,4 @@
-"""The detection criterion: class loss over anchors plus box loss over positive ones (Lin et al. 2017, section 4)."""
+"""The detection criterion: class loss over anchors plus box loss over positive ones, divided by a given count."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Convolution with a frozen batch norm folded into it, and its readable reference implementation."""
+"""Convolution with its norm, as the network computes it; a frozen batch norm is folded in at each call."""
 
 from typing import Any
 

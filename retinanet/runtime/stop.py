@@ -1,4 +1,4 @@
-"""Early stop: on SIGTERM or SIGINT every process finishes the same step and saves; the command exits with code 143."""
+"""Stop request: on SIGTERM or SIGINT every process finishes the same step and saves; the exit code is then 143."""
 
 from __future__ import annotations
 

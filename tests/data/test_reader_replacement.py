@@ -10,8 +10,9 @@ from PIL import Image
 
 from retinanet.config import FlipTransform, ScaleJitterTransform
 from retinanet.data.loader import make_loader
+from retinanet.data.padded_shapes import PaddedShapes
 from retinanet.data.reader import SampleReader
-from retinanet.data.sampler import PaddedShapes, PlannedImage, train_batches
+from retinanet.data.sampler import PlannedImage, train_batches
 from retinanet.data.transforms import Resize, build_transforms
 from retinanet.errors import InputError
 from retinanet.structures import Unreadable

@@ -1,4 +1,4 @@
-"""Response of a run to a non-finite gradient: save the step, replay it, and stop with a report or skip it."""
+"""Respond to non-finite gradients: save the step, replay it and stop with a report, or log the skipped steps."""
 
 import logging
 from pathlib import Path
