@@ -32,7 +32,7 @@ def measure_rows(jobs: Sequence[Job], results: dict[tuple[str, int], RunResult],
     """Time each row from decoded image to final detections, one image at a time, in interleaved rounds.
 
     All rows use the same validation images. Weights are those of the first finished run of a row, because an untrained
-    network has other candidates for NMS.
+    network produces different candidates for NMS.
 
     Args:
         folder: holds the runs.

@@ -162,8 +162,8 @@ def make_jobs(
             for key in ("max_hours", "early_stop"):
                 if getattr(cfg.train, key) is not None:
                     raise InputError(
-                        f"row {row.name!r}: train.{key} may end a run before its last step, and rows would differ in "
-                        f"length; set train.{key}=null"
+                        f"row {row.name!r}: train.{key} may stop runs early, and rows would differ in their number "
+                        f"of steps; set train.{key}=null"
                     )
             jobs.append(Job(row.name, seed, cfg))
     return jobs

@@ -43,6 +43,6 @@ def network_size(settings: Settings, default: tuple[int, int]) -> tuple[int, int
     if any(side % 32 for side in size):
         raise InputError(
             f"--size is {size[0]}x{size[1]}, expected multiples of 32: torchvision pads to multiples of 32, so "
-            "the two networks would compute different shapes"
+            "the two networks would run at different input sizes"
         )
     return size

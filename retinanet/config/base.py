@@ -1,4 +1,4 @@
-"""Base class of every config record, with the number types and key facts that several of them share."""
+"""Base class of every config record, with shared number types and the markers that describe a key."""
 
 import typing
 from enum import Enum
@@ -24,9 +24,9 @@ class StrictModel(BaseModel):
 
 
 class KeyFact(Enum):
-    """A fact about a config key, written in the `Annotated` type of its field; `facts.py` reads it.
+    """A property of a config key, attached by the `Annotated` type of its field; `facts.py` reads it.
 
-    A fact on a field that holds a section applies to every key in the section.
+    On a field that holds a section, it applies to every key in the section.
     """
 
     MAY_CHANGE_ON_RESUME = "may change on resume"
@@ -38,7 +38,7 @@ NO_EFFECT_ON_RESULTS = KeyFact.NO_EFFECT_ON_RESULTS
 
 
 def as_tuple(value: Any) -> Any:
-    """Wrap a single value, so that one source or one side can be written without a list."""
+    """Wrap a single value, so that a single data source or image side need not be a list."""
     return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 

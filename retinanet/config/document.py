@@ -26,10 +26,10 @@ of a bundled config, to a command, followed by overrides:
     retinanet train quickstart train.epochs=3 train.seed=1
 
 - An unknown key, a value of the wrong type, or keys that contradict each other are errors; the message names the key.
-- `base: NAME.yaml` starts from another file, one level deep. Mappings are merged, lists are replaced.
-- Relative paths are resolved from the working directory.
-- A part with alternatives has a `type`. Without `type`, the keys change the part selected by the base or the default;
-  a different `type` starts from the defaults of the new part.
+- `base: NAME.yaml` inherits from another file (no nesting). Mappings are merged, lists are replaced.
+- Paths are relative to the working directory.
+- A section with several variants has a `type` key. Without it, keys change the variant selected by the base or the
+  default; a different `type` starts from the defaults of the new variant.
 - The checkpoint contains the complete config. Keys marked "may change" can be changed when a run is resumed.
 """
 

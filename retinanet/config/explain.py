@@ -19,9 +19,9 @@ def explain(error: ValidationError, values: dict[str, Any]) -> list[str]:
 
 
 def _is_informative(item: Any) -> bool:
-    """Whether an item concerns the form that the value has.
+    """Whether an error applies to the union member that the user meant.
 
-    Pydantic reports an error for every form that a key allows, and counts a list only after removing its bad items.
+    Pydantic reports errors for every member of a union, and checks the length of a list after removing invalid items.
     """
     kind, form, found = item["type"], item["loc"][-1:], item["input"]
     if form == ("str",) and kind == "string_type":
@@ -83,7 +83,7 @@ def _shown(value: Any) -> str:
 def _walk(
     location: tuple[str | int, ...], values: dict[str, Any], *, is_key: bool
 ) -> tuple[list[type[BaseModel]], str]:
-    """Find the records that own the last key of a location, or are its value, and the key as a user writes it.
+    """Find the records that define the last key of an error location (or that its value may be), and the key itself.
 
     A location also contains the tags of unions, and position 0 of a source that is written without a list. No file
     contains them, so they are skipped.

@@ -1,7 +1,7 @@
 """Facts about config keys: which may change on resume, and which affect results.
 
-They are read from the fields of the schema. A key that the schema lacks has no facts: it must not change on resume, and
-it affects results.
+They are read from the fields of the schema. Unknown keys have none: they must not change on
+resume, and are assumed to affect results.
 """
 
 from pydantic import BaseModel
@@ -26,7 +26,7 @@ def _has_fact(key: str, fact: KeyFact) -> bool:
 
 
 def fields_on_path(key: str) -> list[FieldInfo]:
-    """Fields from the root of the schema to a dotted key; where a part may be one of several records, those of each.
+    """Fields on the path to a dotted key; at a union, the matching fields of all its members.
 
     The list is empty if the schema has no such key.
     """

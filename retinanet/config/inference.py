@@ -8,7 +8,7 @@ from retinanet.config.base import Count, Precision, Share, StrictModel
 
 
 class PostprocessConfig(StrictModel):
-    """From head outputs to detections."""
+    """Postprocessing of head outputs."""
 
     min_score: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Detections must score higher than this."""
@@ -21,9 +21,9 @@ class PostprocessConfig(StrictModel):
 
 
 class InferenceConfig(StrictModel):
-    """How a trained model runs in prediction."""
+    """Settings of inference."""
 
     precision: Precision = "auto"
     """Precision of the network; auto: bf16 where the hardware supports it, else fp32."""
     compile: bool = False
-    """Whether to use torch.compile. It takes about a minute per padded shape and pays off over many images."""
+    """Whether to use torch.compile. It takes a minute or two per padded shape and pays off over many images."""
