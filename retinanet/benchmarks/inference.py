@@ -1,8 +1,8 @@
 """Inference speed, from decoded image to detections.
 
 Random weights would give no detections, and postprocessing would be unrealistically fast. The last layer of the class
-subnet is therefore scaled and shifted until every level has more candidates than `top_k` keeps and every image has the maximum
-number of detections. Both detectors have the same weights.
+subnet is therefore scaled and shifted until every level has more candidates than `top_k` keeps and every image has the
+maximum number of detections. Both detectors have the same weights.
 """
 
 from collections.abc import Callable

@@ -123,7 +123,7 @@ def test_unknown_names_and_invalid_overrides_are_rejected(write):
         make_jobs(table, "here", num_seeds=1, overrides=["train.seed=5"])
     with pytest.raises(InputError, match=r"row 'one': train\.max_hours may stop runs early"):
         make_jobs(table, "here", num_seeds=1, overrides=["train.max_hours=1"])
-    with pytest.raises(InputError, match=r"train\.early_stop may end"):
+    with pytest.raises(InputError, match=r"train\.early_stop may stop runs early"):
         make_jobs(table, "here", num_seeds=1, overrides=["train.early_stop=1"])
 
 
