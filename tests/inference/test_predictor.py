@@ -151,7 +151,6 @@ def test_weights_that_do_not_fit_an_override_are_rejected(checkpoint):
         (b"\x89PNG", "image is bytes, expected a path, a PIL image, an RGB uint8 array"),
         (None, "image is NoneType, expected a path"),
     ],
-    ids=str,
 )
 def test_other_inputs_are_rejected_with_one_sentence(predictor, image, message):
     with pytest.raises(InputError) as error:
