@@ -1,4 +1,4 @@
-"""The command `retinanet COMMAND ...`, which runs `retinanet.cli.COMMAND`, as `python tools/COMMAND.py` does."""
+"""The command `retinanet COMMAND ...`, which runs `retinanet.cli.COMMAND`, just like `python tools/COMMAND.py`."""
 
 import argparse
 import difflib
@@ -18,7 +18,7 @@ COMMANDS = {
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str):
-        """Print one line and exit with 2, without the usage text of argparse, which would bury the message."""
+        """Print one line and exit with code 2, without argparse's usage text, which would bury the message."""
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
@@ -38,13 +38,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command and return its exit code. Only the module of that command is imported."""
+    """Run a command and return its exit code. Only the module of that command is imported."""
     argv = sys.argv[1:] if argv is None else argv
     parser = _parser()
-    # Parse only the first argument: all others, `--help` included, belong to the command.
+    # Parse only the first argument: all others, including `--help`, belong to the command.
     name = parser.parse_args(argv[:1]).command
     if name not in COMMANDS:
-        # `evaluate` is closer to `ablate` by edit distance, but means `eval`.
+        # `evaluate` is closer to `ablate` in edit distance, but the user means `eval`.
         extended = [command for command in COMMANDS if name.startswith(command)]
         nearest = extended or difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
         advice = f"did you mean {nearest[0]!r}?" if nearest else f"the commands are {', '.join(COMMANDS)}"

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Download, verify and unpack COCO 2017, about 20 GB: scripts/download_coco.sh [DIR]     (default: datasets/coco)
-# Run it again to continue an interrupted download. COCO_URL sets another source, file:///a/folder included.
+# Run it again to continue an interrupted download. COCO_URL sets a different source, which may be file:///a/folder.
 set -euo pipefail
 
 folder=${1:-datasets/coco}
 source_url=${COCO_URL:-http://images.cocodataset.org}
-# name, path on the server, published MD5, folder that the archive unpacks to
+# Fields: file name, path on the server, published MD5, folder that the archive unpacks to.
 archives=(
     "annotations_trainval2017.zip annotations ${COCO_ANNOTATIONS_MD5:-f4bbac642086de4f52a3fdda2de5fa2c} annotations"
     "val2017.zip zips ${COCO_VAL_MD5:-442b8da7639aecaf257c1dceb8ba8c80} val2017"
@@ -24,7 +24,7 @@ for entry in "${archives[@]}"; do
         continue
     fi
     if ! md5sum --status -c - <<<"$md5  $name" 2>/dev/null; then
-        # Skip curl if the file is complete but not yet renamed: with nothing left to fetch, curl would fail.
+        # Skip curl if the file is complete but not yet renamed: curl fails if there is nothing left to download.
         if ! md5sum --status -c - <<<"$md5  $name.partial" 2>/dev/null; then
             echo "download_coco: $source_url/$path/$name"
             curl --fail --location --retry 5 --continue-at - --output "$name.partial" "$source_url/$path/$name"

@@ -1,16 +1,16 @@
 # shellcheck shell=bash
-# Sourced by the other scripts: creates .venv in the repository root, installs the project into it, and puts it first
+# Sourced by the other scripts. Creates .venv in the repository root, installs the project into it, and puts it first
 # on PATH.
 #
 #   source scripts/environment.sh base    for training
 #   source scripts/environment.sh dev     for the tests and the linter as well
 #
-# PYTHON sets the interpreter for a new .venv (default: python3). An existing installation is kept: a second call only
-# compares a stamp, and never replaces the torch build in .venv.
+# PYTHON sets the interpreter for a new .venv (default: python3). If the installation is up to date, nothing is
+# installed. The torch build in .venv is never replaced.
 
 _retinanet_say() { printf 'environment: %s\n' "$*" >&2; }
 
-# Checks the interpreter before anything is written.
+# Check the interpreter before writing anything.
 _retinanet_check_python() {
     if ! command -v "$1" >/dev/null; then
         _retinanet_say "found no $1; install Python 3.11 or later, or set PYTHON=/path/to/python3"
@@ -22,7 +22,7 @@ _retinanet_check_python() {
     fi
 }
 
-# An installation is stale when any of these changes. The root is included because an editable install points to it.
+# An installation is stale if any of these have changed. The root is included because an editable install points to it.
 _retinanet_fingerprint() {
     cat "$1/setup.py" "$1/pyproject.toml" | cksum && "$1/.venv/bin/python" -c 'import sys; print(sys.version)' 2>/dev/null && printf '%s\n' "$1"
 }
@@ -31,7 +31,7 @@ _retinanet_install() {
     local root=$1 extra=$2 venv="$1/.venv"
     local python="$venv/bin/python" constraints="$venv/retinanet-constraints.txt" target=. quiet=()
 
-    # An interrupted run leaves a folder without python, or python without pip. Complete either.
+    # An interrupted run may leave .venv without python, or with python but without pip. Complete it in both cases.
     if [[ ! -e $python && ! -L $python ]]; then
         _retinanet_check_python "${PYTHON:-python3}" "set PYTHON=/path/to/python3" || return 1
         _retinanet_say "creating $venv with $("${PYTHON:-python3}" --version)"
@@ -40,7 +40,7 @@ _retinanet_install() {
             return 1
         fi
     fi
-    # Never clear it here: the folder may belong to another system that shares this checkout, where it works.
+    # Never delete .venv here: it may belong to, and work on, another system that shares this checkout.
     if ! "$python" -c '' 2>/dev/null; then
         _retinanet_say "$python does not start: its Python was removed or belongs to another system; remove $venv and run this again"
         return 1
@@ -50,12 +50,13 @@ _retinanet_install() {
         "$python" -m ensurepip --upgrade >/dev/null || { _retinanet_say "could not install pip into $venv"; return 1; }
     fi
 
-    # torch has a build for each kind of device, and pip cannot tell which one was chosen: pin the installed one.
+    # torch has different builds for different devices, and pip does not know which one was chosen: pin the installed
+    # one.
     "$python" - >"$constraints" <<'PY' || return 1
 from importlib.metadata import PackageNotFoundError, version
 
 try:
-    # A partly unpacked package has a folder but no version.
+    # A partially unpacked package has a folder but no version.
     if version("torch"):
         print(f"torch=={version('torch')}")
 except (PackageNotFoundError, KeyError):
@@ -68,7 +69,7 @@ PY
     else
         _retinanet_say "installing retinanet ($extra); downloading torch takes a few minutes"
     fi
-    # Without build isolation pip downloads nothing if all requirements are already installed.
+    # Without build isolation, pip downloads nothing if all requirements are already installed.
     if ! "$python" -c '
 import sys, setuptools
 sys.exit(tuple(map(int, setuptools.__version__.split(".")[:2])) < (77, 0))' 2>/dev/null; then
@@ -91,7 +92,7 @@ _retinanet_environment() {
     root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P) || return 1
 
     fingerprint=$(_retinanet_fingerprint "$root") || fingerprint=
-    # dev includes base, so its stamp is valid for both.
+    # dev includes base, so a dev stamp is valid for both.
     for name in "$extra" dev; do
         local stamp="$root/.venv/retinanet-$name.stamp"
         if [[ -n $fingerprint && -f $stamp && $(<"$stamp") == "$fingerprint" ]]; then
@@ -100,7 +101,7 @@ _retinanet_environment() {
     done
     if [[ $fingerprint != current ]]; then
         _retinanet_install "$root" "$extra" || return 1
-        # Written last: an interrupted run leaves no stamp and is repeated.
+        # Write the stamp last: after an interrupted run there is none, so the installation is repeated.
         _retinanet_fingerprint "$root" >"$root/.venv/retinanet-$extra.stamp" || return 1
         _retinanet_say "$root/.venv is ready"
     fi

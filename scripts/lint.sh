@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Check format, lint rules and types without changing any file. To fix what can be fixed automatically:
+# Check formatting, lint rules and types without changing any files. To apply automatic fixes:
 #   ruff format . && ruff check --fix .
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

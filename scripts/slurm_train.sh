@@ -4,12 +4,12 @@
 #   sbatch --nodes=2 --gpus-per-node=8 --cpus-per-task=64 --time=24:00:00 \
 #       scripts/slurm_train.sh RUN_DIR CONFIG [KEY=VALUE ...]
 #
-# Two minutes before its time limit, or when preempted, the run saves a checkpoint and exits, and the job is requeued.
-# It resumes from the last checkpoint in RUN_DIR, also when submitted again. A .venv in the folder of submission is
-# used if present; otherwise `torchrun` and the package must be on PATH. torchrun restarts failed workers up to
-# MAX_RESTARTS times (default: 3).
+# Two minutes before the time limit, or when preempted, the run saves a checkpoint and exits, and the job is requeued.
+# A requeued or resubmitted job resumes from the last checkpoint in RUN_DIR. If the folder that the job is submitted
+# from contains a .venv, the job uses it; otherwise `torchrun` and the package must be on PATH. torchrun restarts failed
+# workers up to MAX_RESTARTS times (default: 3).
 #
-# B: sends the signal to this script only, which forwards it, so that each process receives it once.
+# `B:` sends the signal only to this script, which forwards it, so that each process receives it once.
 #SBATCH --signal=B:TERM@120
 #SBATCH --requeue
 #SBATCH --open-mode=append
@@ -23,11 +23,11 @@ folder=$1
 config=$2
 shift 2
 
-# sbatch runs a copy of this file, so its location does not lead to the repository.
+# sbatch runs a copy of this file, so its location does not reveal where the repository is.
 if [[ -d .venv/bin ]]; then
     export PATH="$PWD/.venv/bin:$PATH"
 fi
-# The shared store of torchrun outlives a restart, and may still hold the addresses of dead workers.
+# torchrun's shared store outlives a restart, and may still contain the addresses of dead workers.
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 # srun does not inherit this from sbatch.
 if [[ -n ${SLURM_CPUS_PER_TASK:-} ]]; then
@@ -38,9 +38,9 @@ hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head_node=${hosts%%$'\n'*}
 echo "slurm_train: job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), ${SLURM_JOB_NUM_NODES:-1} nodes from $head_node"
 
-# Only a marker written by this start may requeue the job.
+# Remove any old marker: only one written during this start may requeue the job.
 rm -f "$folder/preempted"
-# A node that has finished must not end the others, which may still be saving; torchrun handles failures itself.
+# A node that exits must not terminate the others, which may still be saving; torchrun handles failures itself.
 srun --kill-on-bad-exit=0 torchrun \
     --nnodes="${SLURM_JOB_NUM_NODES:-1}" \
     --nproc-per-node="${SLURM_GPUS_ON_NODE:-1}" \
@@ -52,7 +52,7 @@ srun --kill-on-bad-exit=0 torchrun \
 srun=$!
 trap 'kill -TERM "$srun" 2>/dev/null || true' TERM
 
-# A trapped signal interrupts wait.
+# A trapped signal interrupts `wait`, so wait again.
 code=0
 wait "$srun" || code=$?
 while kill -0 "$srun" 2>/dev/null; do

@@ -1,1 +1,1 @@
-"""Checkpoints: the file format, a folder of files, and the background writer."""
+"""Checkpoints: the file format, the checkpoint folder, and the background writer."""

@@ -1,4 +1,4 @@
-"""One checkpoint file: write it with a checksum, read it without running code from it."""
+"""Checkpoint file: write it with a checksum, and read it without executing code from it."""
 
 import hashlib
 import json
@@ -20,24 +20,24 @@ OLDER_FORMATS = ("retinanet checkpoint 1", "retinanet checkpoint 2")
 
 
 class DamagedCheckpoint(InputError):
-    """A checkpoint file that was truncated or changed after it was written."""
+    """Raised for a checkpoint file that was truncated or changed after it was written."""
 
 
 class Checkpoint(NamedTuple):
-    """The complete state of a training run after one step, with the metadata needed to use its weights elsewhere."""
+    """Complete state of a training run after a given step, with the metadata needed to use its weights elsewhere."""
 
     config: Config
     class_names: tuple[str, ...]
-    category_ids: tuple[int, ...]  # of the classes, in the training annotations
-    num_images: int  # in the training set
-    step: int  # completed training steps
-    state: dict[str, Any]  # state dicts by part: "model", "ema" (None without an average), "optimizer", ...
+    category_ids: tuple[int, ...]  # ids of the classes in the training annotations
+    num_images: int  # number of images in the training set
+    step: int  # number of completed training steps
+    state: dict[str, Any]  # state dicts by name: "model", "ema" (None without a moving average), "optimizer", ...
 
     def weights(self, *, average: bool = True) -> dict[str, Tensor]:
         """State dict of the model.
 
         Args:
-            average: the moving average of the weights if the run keeps one, since that is what it evaluates. False
+            average: return the moving average of the weights if the run keeps one, because evaluation uses it. False
                 returns the weights of the last step.
         """
         ema = self.state.get("ema")
@@ -45,15 +45,15 @@ class Checkpoint(NamedTuple):
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> str:
-    """Write a file and flush it to disk, check that it can be read, and return its SHA-256 checksum.
+    """Write a checkpoint, flush it to disk, check that it can be read back, and return its SHA-256 checksum.
 
     Raises:
-        OSError: the disk is full or cannot be written to.
-        TypeError: the state holds something that `read_checkpoint` would reject.
+        OSError: the disk is full or not writable.
+        TypeError: the state contains an object that `read_checkpoint` would reject.
     """
     content = {
         "format": FORMAT,
-        "config": checkpoint.config.model_dump_json(),  # JSON text: `weights_only` loading rejects records
+        "config": checkpoint.config.model_dump_json(),  # as JSON, because `weights_only` loading rejects custom classes
         "class_names": list(checkpoint.class_names),
         "category_ids": list(checkpoint.category_ids),
         "num_images": checkpoint.num_images,
@@ -67,7 +67,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> str:
             raise hashed.error
         sync(file)
     try:
-        # On the meta device each tensor is dropped as soon as it is read.
+        # With the meta device, the data of each tensor is discarded as soon as it has been read.
         torch.load(path, map_location="meta", weights_only=True)
     except OSError:
         raise
@@ -77,20 +77,20 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> str:
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Load a checkpoint with its tensors on the CPU. Runs no code from the file and changes nothing on disk.
+    """Load a checkpoint with its tensors on the CPU. Never executes code from the file or changes anything on disk.
 
-    Config keys that the checkpoint lacks take their defaults.
+    Config keys missing from the checkpoint take their default values.
 
     Raises:
         DamagedCheckpoint: the file was truncated or changed after it was written.
-        InputError: the file is missing, unreadable, not a retinanet checkpoint, or of an older format.
+        InputError: the file is missing, unreadable, not a retinanet checkpoint, or in an older format.
     """
     if not isinstance(path, str | os.PathLike):
         raise InputError(f"found {type(path).__name__}, expected the path of a checkpoint")
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint; training writes RUN/checkpoints/last.pt and best.pt")
-    resolved = path.resolve()  # once: last.pt may point elsewhere a moment later
+    resolved = path.resolve()  # only once, because last.pt may be redirected at any time
     try:
         _check_intact(resolved, path)
         content = torch.load(resolved, map_location="cpu", weights_only=True)
@@ -98,7 +98,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}; pass another checkpoint") from None
     except (InputError, MemoryError):
         raise
-    except Exception as error:  # torch.load raises a different type for each way a file can be wrong
+    except Exception as error:  # torch.load raises many different types, depending on what is wrong with the file
         raise InputError(
             f"{path}: not a retinanet checkpoint: {_why_refused(error)}; refused to load it; no code was executed; "
             "pass a checkpoint written by `retinanet train`"
@@ -122,10 +122,10 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def _check_intact(file: Path, named: Path) -> None:
-    """Compare a file with its checksum or, if that was deleted, with the checksums inside the archive.
+    """Verify a file against its checksum file or, if that was deleted, against the checksums inside the archive.
 
     Args:
-        named: the path as the user wrote it, for the messages.
+        named: the path as the user wrote it, for error messages.
     """
     checksum = checksum_file(file)
     has_end = _has_end(file)
@@ -150,34 +150,35 @@ def _check_intact(file: Path, named: Path) -> None:
 
 
 def _has_end(file: Path) -> bool:
-    """Whether the file ends in the directory of a zip archive."""
+    """Whether the file ends with the central directory of a zip archive."""
     try:
         return zipfile.is_zipfile(file)
-    except zipfile.BadZipFile:  # the directory exists and is invalid
+    except zipfile.BadZipFile:  # there is a directory, but it is invalid
         return True
 
 
 def _zip_problem(file: Path) -> str | None:
-    """The damage that an archive's own checksums reveal; None if there is none."""
+    """Describe the damage found by an archive's own checksums; None if the archive is intact."""
     try:
         with zipfile.ZipFile(file) as archive:
             if damaged := archive.testzip():
                 return damaged
-            # No checksum covers this bit. It marks a record as a folder; torch.load would return uninitialised memory.
+            # No checksum covers this bit, which marks a record as a folder. If it is set, torch.load returns
+            # uninitialised memory.
             return next((record.filename for record in archive.infolist() if record.external_attr & 0x10), None)
     except OSError:
         raise
-    except Exception as error:  # a flipped bit can make the directory ask for a password or an unknown method
+    except Exception as error:  # a flipped bit can look like encryption or an unknown compression method
         return str(error)
 
 
 def _why_refused(error: Exception) -> str:
-    """The reason why `torch.load` rejected a file, in one line."""
+    """Explain in one line why `torch.load` rejected a file."""
     message = str(error)
     if unsafe := re.search(r"GLOBAL (\S+)", message):
         return f"it refers to {unsafe[1]}, but checkpoints contain only plain data"
     paragraphs = message.strip().split("\n\n")
-    if paragraphs[0].startswith("Weights only load failed"):  # torch's advice, unsafe to follow here
+    if paragraphs[0].startswith("Weights only load failed"):  # skip torch's advice, which is unsafe to follow here
         paragraphs = paragraphs[1:]
     return "".join(paragraphs[:1]).strip().split("\n")[0][:160] or type(error).__name__
 
@@ -189,7 +190,7 @@ def file_checksum(path: Path) -> str:
 
 
 def checksum_file(path: Path) -> Path:
-    """The file next to a checkpoint that holds its checksum, in the format of `sha256sum`."""
+    """Path of the checksum file next to a checkpoint, written in `sha256sum` format."""
     return path.with_name(path.name + ".sha256")
 
 
@@ -200,7 +201,7 @@ def sync(file: Any) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush the entries of a folder to disk: its new, renamed and removed files."""
+    """Flush a folder's entries to disk, so that new, renamed and removed files persist."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -209,10 +210,10 @@ def sync_folder(folder: Path) -> None:
 
 
 class _HashedFile:
-    """A file opened for writing that computes the checksum of its content. torch.save writes front to back.
+    """Wrapper for a file opened for writing that computes the checksum of its content as torch.save writes it.
 
-    torch.save would turn an exception in `write` into a RuntimeError of its own, so the first one is stored instead,
-    and nothing is written after it.
+    torch.save writes sequentially, so the checksum can be updated with every write. It would replace an exception
+    raised in `write` with a RuntimeError, so the first exception is stored instead, and later writes are ignored.
     """
 
     def __init__(self, file: BinaryIO):
@@ -229,4 +230,4 @@ class _HashedFile:
                 self.error = error
 
     def flush(self) -> None:
-        """Do nothing: `sync` flushes afterwards and reports its errors."""
+        """Do nothing: `sync` flushes the file afterwards and raises any errors."""

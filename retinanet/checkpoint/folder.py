@@ -1,7 +1,7 @@
 """The checkpoint folder of a run: immutable files that are either complete or absent.
 
-It holds `step_00001234.pt`, each with its checksum file, and the links `last.pt` and `best.pt`. Files being written are
-named `*.partial`, damaged ones are renamed to `*.damaged`.
+It contains checkpoints such as `step_00001234.pt`, each with a checksum file, and the links `last.pt` and `best.pt`.
+Files being written are named `*.partial`, and damaged ones are renamed to `*.damaged`.
 """
 
 import itertools
@@ -29,10 +29,10 @@ PARTIAL_NAME = re.compile(r"(step_\d{8,}\.pt(\.sha256)?|(last|best)\.pt)\.partia
 
 
 class CheckpointFolder:
-    """Writes and finds the checkpoints of one run. Only one process may write at a time.
+    """Writes and finds the checkpoints of a run. Only one process may write at a time.
 
     Args:
-        keep: number of newest checkpoints to keep besides the best, at least 1.
+        keep: number of most recent checkpoints to keep in addition to the best, at least 1.
     """
 
     def __init__(self, folder: Path, *, keep: int):
@@ -41,10 +41,10 @@ class CheckpointFolder:
         self.keep = keep
 
     def open_for_writing(self) -> None:
-        """Create the folder and remove partial files of a killed run; other files are not touched.
+        """Create the folder, and remove partial files left by a killed run. Other files are not touched.
 
         Raises:
-            InputError: the folder cannot be created or written to.
+            InputError: the folder cannot be created or is not writable.
         """
         make_folder(self.folder)
         for path in self.folder.iterdir():
@@ -54,12 +54,13 @@ class CheckpointFolder:
     def save(self, checkpoint: Checkpoint) -> Path:
         """Write a checkpoint, point `last.pt` to it, and remove old ones beyond `keep`.
 
-        The file appears under its name only once it is complete on disk, after its checksum file; only then are older
-        ones removed. After an error no part of it remains, unless only updating a link or removing a file failed.
+        A new checkpoint gets its final name only once it is complete on disk and its checksum file is in place. Only
+        then are older checkpoints removed. If writing fails, no part of the checkpoint remains; if only updating a link
+        or removing an old file fails, the new checkpoint stays.
 
         Raises:
-            OSError: the disk is full or cannot be written to.
-            TypeError: the state holds something that `read_checkpoint` would reject.
+            OSError: the disk is full or not writable.
+            TypeError: the state contains an object that `read_checkpoint` would reject.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.path_of(checkpoint.step)
@@ -71,8 +72,8 @@ class CheckpointFolder:
                 file.write(f"{digest}  {path.name}\n")
                 sync(file)
             if path.exists():
-                # The step was saved before. Remove the old checksum first: without one, readers rely on the checksums
-                # inside the archive, which hold for the old file and for the new one.
+                # This step has been saved before. Remove the old checksum file first: without it, readers rely on the
+                # checksums inside the archive, which are valid for both the old file and the new one.
                 checksum.unlink(missing_ok=True)
                 sync_folder(self.folder)
                 os.replace(partial, path)
@@ -97,10 +98,10 @@ class CheckpointFolder:
         self._remove_old()
 
     def check_saved(self, step: int) -> None:
-        """Check that the checkpoint of a step exists, once its write has finished.
+        """Check that the checkpoint of a step was written. Call this once the write has finished.
 
         Raises:
-            InputError: it could not be written.
+            InputError: the checkpoint could not be written.
         """
         path = self.path_of(step)
         if not path.exists():
@@ -111,13 +112,13 @@ class CheckpointFolder:
             )
 
     def last_intact(self) -> tuple[Path, Checkpoint] | tuple[None, None]:
-        """Return the newest intact checkpoint and its path, for the only process that writes here.
+        """Return the path and content of the newest intact checkpoint. Only the writing process may call this.
 
-        Newer, damaged ones are reported and renamed, so that the run can write these steps again. If none is intact,
-        nothing is renamed.
+        Newer checkpoints that are damaged are reported and renamed, so that the run can write these steps again. If no
+        checkpoint is intact, nothing is renamed.
 
         Raises:
-            InputError: there are checkpoints and none is intact, or the newest intact one is unreadable or not a
+            InputError: there are checkpoints but none is intact, or the newest undamaged one is unreadable or not a
                 retinanet checkpoint.
         """
         damaged: list[Path] = []
@@ -138,7 +139,7 @@ class CheckpointFolder:
         return None, None
 
     def rename_damaged(self, path: Path) -> Path:
-        """Rename a checkpoint and its checksum file to `*.pt.damaged`, so that it is kept but not used."""
+        """Rename a checkpoint to `*.pt.damaged`, along with its checksum file, so that it is kept but never used."""
         assert path in self.files(), path
         suffixes = itertools.chain([""], (f".{number}" for number in itertools.count(2)))
         names = (path.with_name(f"{path.name}.damaged{suffix}") for suffix in suffixes)
@@ -150,28 +151,28 @@ class CheckpointFolder:
         return renamed
 
     def path_of(self, step: int) -> Path:
-        """The file of a step, whether or not it exists."""
+        """Path of the checkpoint of a step, whether or not it exists."""
         return self.folder / f"step_{step:08d}.pt"
 
     def files(self) -> list[Path]:
-        """All checkpoints, oldest first."""
+        """Paths of all checkpoints, oldest first."""
         if not self.folder.is_dir():
             return []
         step_of = {path: match for path in self.folder.iterdir() if (match := CHECKPOINT_NAME.fullmatch(path.name))}
         return sorted(step_of, key=lambda path: int(step_of[path][1]))
 
     def best(self) -> Path | None:
-        """The target of `best.pt`, whether or not it exists; None without the link."""
+        """Target of the link `best.pt`, whether or not the target exists; None if there is no link."""
         link = self.folder / "best.pt"
         return self.folder / Path(os.readlink(link)).name if link.is_symlink() else None
 
     def _roll_back_to(self, path: Path, damaged: list[Path]) -> None:
-        """Rename the damaged checkpoints and fix the links that point to them."""
+        """Rename the damaged checkpoints, and repair the links that point to them."""
         try:
             for newer in damaged:
                 renamed = self.rename_damaged(newer)
                 log.warning("%s: damaged; renamed to %s; resuming from %s", newer, renamed.name, path.name)
-            # Dangling links may also come from a run that was killed at this point.
+            # Links may also be dangling because an earlier run was killed at this point.
             if (self.folder / "last.pt").is_symlink() and not (self.folder / "last.pt").exists():
                 self._link("last.pt", path)
             best = self.best()
@@ -196,11 +197,11 @@ class CheckpointFolder:
         sync_folder(self.folder)
 
     def _remove_old(self) -> None:
-        """Remove checkpoints beyond `keep`, and checksum files that a killed run left without a checkpoint."""
+        """Remove checkpoints beyond `keep`, and checksum files that a killed run left behind without a checkpoint."""
         kept = {path.name for path in self.files()[-self.keep :]}
         if best := self.best():
             kept.add(best.name)
-        for path in sorted(self.folder.iterdir()):  # a file before its checksum
+        for path in sorted(self.folder.iterdir()):  # removes each checkpoint before its checksum file
             match = FILE_OF_CHECKPOINT_NAME.fullmatch(path.name)
             if match and match[1] not in kept:
                 path.unlink()

@@ -17,44 +17,45 @@ log = logging.getLogger(__name__)
 
 
 class CheckpointWriter:
-    """Writes checkpoints in one thread, in the order they were saved, so that training does not wait for the disk.
+    """Writes checkpoints in a background thread, in the order they were saved, so training does not wait for the disk.
 
-    A full or unwritable disk causes a warning, and training continues. Any other error in the thread is a bug and is
-    raised by the next call. Unless the process is killed, a write in progress finishes before the process exits, since
-    Python joins the thread.
+    If the disk is full or not writable, a warning is logged and training continues. Any other error in the thread is a
+    bug, and the next call raises it. Unless the process is killed, a write in progress finishes before the process
+    exits, because Python joins the thread.
 
-    Use as a context manager; leaving it calls `close`. Opening removes partial files of a killed run.
+    Use it as a context manager, which calls `close` on exit. The constructor removes partial files left by a killed
+    run.
     """
 
     def __init__(self, folder: CheckpointFolder):
         folder.open_for_writing()
         self.folder = folder
-        self.failed_saves = 0  # so far; after `wait`, of all saves
+        self.failed_saves = 0  # number of failed saves so far; covers all saves only after `wait`
         self._failed_steps: set[int] = set()
         self._thread = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: list[concurrent.futures.Future[None]] = []
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Copy the state to the host and queue it for writing.
+        """Copy the state to host memory, and queue it for writing.
 
-        The state may be changed once this returns. It waits for the previous write before it copies, so that memory
-        holds at most one copy.
+        The caller may modify the state once this returns. The previous write must finish before the state is copied, so
+        there is never more than one copy in memory.
         """
         self.wait()
         self._submit(self._write, checkpoint._replace(state=host_copy(checkpoint.state)))
 
     def mark_best(self, step: int) -> None:
-        """Point `best.pt` to the checkpoint of a step, after all earlier writes."""
+        """Point `best.pt` to the checkpoint of a step, once all earlier writes have finished."""
         self._submit(self._mark_best, step)
 
     def wait(self) -> None:
-        """Return once every earlier write has reached the disk or failed with a warning."""
+        """Wait until every queued write has reached the disk or failed with a warning."""
         while self._pending:
             concurrent.futures.wait(self._pending[:1])
             self._pending.pop(0).result()
 
     def close(self) -> None:
-        """Finish every queued write and accept no more."""
+        """Finish all queued writes, and accept no more."""
         self._thread.shutdown()
         self.wait()
 
@@ -69,7 +70,7 @@ class CheckpointWriter:
         except Exception:
             if error is None:
                 raise
-            log.exception("writing a checkpoint also failed")  # raise the first error, not this one
+            log.exception("writing a checkpoint also failed")  # only log this one, so that the first error propagates
 
     def _submit(self, job: Callable[..., None], *arguments: Any) -> None:
         while self._pending and self._pending[0].done():
@@ -82,7 +83,7 @@ class CheckpointWriter:
             self.folder.save(checkpoint)
         except OSError as error:
             self.failed_saves += 1
-            if not os.path.exists(path):  # also False if the disk is gone
+            if not os.path.exists(path):  # `exists` is also False if the disk is gone
                 self._failed_steps.add(checkpoint.step)
             log.warning(
                 "%s: could not save the checkpoint: %s (failed saves: %d). Training continues; progress is lost if the "
@@ -127,11 +128,11 @@ class CheckpointWriter:
 
 
 def host_copy(content: Any) -> Any:
-    """A deep copy with every tensor on the CPU; a view is copied without the rest of its storage."""
+    """Deep copy with all tensors on the CPU. A view is copied without the rest of its storage."""
     if isinstance(content, torch.Tensor):
         return content.detach().to("cpu", copy=True)
     if isinstance(content, dict):
-        copied = copy.copy(content)  # keeps its type and attributes: a state dict has versions
+        copied = copy.copy(content)  # preserves type and attributes, such as the version metadata of a state dict
         for key, value in content.items():
             copied[key] = host_copy(value)
         return copied

@@ -1,4 +1,4 @@
-"""Reproduce the tables of the paper: train each row with several seeds, and compare the rows."""
+"""Reproduce the tables of the paper: train each row with several seeds, and compare the results."""
 
 import argparse
 import shlex
@@ -100,7 +100,7 @@ def run_table(arguments: argparse.Namespace, argv: list[str]) -> int:
     if not arguments.report:
         outcome = run_jobs(jobs, folder)
         elsewhere, is_preempted = outcome.elsewhere, outcome.is_preempted
-    # The table covers all recorded runs, including other rows and further seeds.
+    # The table covers all recorded runs, including rows and seeds that were not requested this time.
     known_seeds = [result.seed + 1 for result in ResultsFile(folder).read().values()]
     num_seeds = max([arguments.seeds, *known_seeds])
     all_jobs = make_valid_jobs(table, setup, num_seeds=num_seeds, overrides=arguments.overrides)
@@ -133,7 +133,7 @@ def run_table(arguments: argparse.Namespace, argv: list[str]) -> int:
 
 
 def write_page(path: Path, text: str, charts: Sequence[Chart]) -> None:
-    """Write text and charts to PATH.md and PATH.svg, and print the text."""
+    """Write the text to PATH.md and the charts to PATH.svg, and print the text."""
     page, plot = (path.with_name(path.name + suffix) for suffix in (".md", ".svg"))
     page.write_text(text, encoding="utf-8")
     write_svg(charts, plot)

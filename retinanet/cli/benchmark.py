@@ -1,4 +1,4 @@
-"""Compare the speed and memory of this package with torchvision, pycocotools and the bare convolutions."""
+"""Compare the speed and memory use of this package with torchvision, pycocotools and bare convolutions."""
 
 import argparse
 import difflib
@@ -76,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def height_and_width(text: str) -> tuple[int, int]:
-    """Parse a size such as "480x640" into (480, 640)."""
+    """Parse a size: "480x640" becomes (480, 640)."""
     height, by, width = text.lower().partition("x")
     if not (by and height.isdecimal() and width.isdecimal() and int(height) > 0 and int(width) > 0):
         raise argparse.ArgumentTypeError(f"found {text!r}, expected HEIGHTxWIDTH in pixels, such as 480x640")
@@ -121,12 +121,12 @@ def run(arguments: argparse.Namespace, argv: list[str]) -> None:
 
 
 def select_suites(names: list[str]) -> list[str]:
-    """The selected suites, each once.
+    """Names of the selected suites, without duplicates.
 
     Raises:
-        InputError: no suite has this name.
+        InputError: there is no suite with one of these names.
     """
-    # Accept dashes, as in option names.
+    # Accept dashes in place of underscores, as in option names.
     names = [name.replace("-", "_") for name in names]
     for name in names:
         if name not in SUITES and name != ALL:
@@ -165,7 +165,7 @@ def make_settings(arguments: argparse.Namespace) -> Settings:
 
 
 def precision_notes(precision: str, settings: Settings) -> list[str]:
-    """Notes on the precision of the measurements, for devices without native bfloat16."""
+    """Notes on the precision used, for devices without native bfloat16."""
     if has_bfloat16(settings.device):
         return []
     if precision == "auto":
@@ -178,7 +178,7 @@ def precision_notes(precision: str, settings: Settings) -> list[str]:
 
 
 def flat_ratios(results: dict[str, SuiteResult]) -> dict[str, float]:
-    """All ratios by name, with the name of the suite as a prefix if there are several suites."""
+    """All ratios by name, prefixed with the name of the suite if there are several."""
     several = len(results) > 1
     return {
         f"{suite}.{name}" if several else name: value

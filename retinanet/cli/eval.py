@@ -1,4 +1,4 @@
-"""Score a checkpoint on its validation set: the twelve COCO metrics, and AP per class."""
+"""Score a checkpoint on its validation set with the twelve COCO metrics and AP per class."""
 
 import argparse
 import math
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
 def run(arguments: argparse.Namespace) -> None:
     output = arguments.output or run_folder_of(arguments.checkpoint)
     evaluation = evaluate_checkpoint(arguments.checkpoint, arguments.overrides, output=output)
-    if evaluation is None:  # not the main process
+    if evaluation is None:  # this is not the main process
         return
     print(evaluation.scores.summary)
     width = max(map(len, evaluation.scores.per_class))

@@ -1,4 +1,4 @@
-"""Exit codes of the commands."""
+"""Exit codes of the command-line tools."""
 
 import sys
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from retinanet.errors import InputError
 
 
 def exit_code(run: Callable[[], object]) -> int:
-    """Run a command and return its exit code: 0 or the integer that it returns, 2 for invalid input, 130 for Ctrl-C."""
+    """Run a command and return its exit code: 2 for invalid input, 130 for Ctrl-C, else its integer result or 0."""
     try:
         code = run()
         return code if isinstance(code, int) else 0

@@ -1,4 +1,4 @@
-"""Detect objects in images: draw them, and write them to a JSON file."""
+"""Detect objects in images, draw them, and write them to a JSON file."""
 
 import argparse
 import json
@@ -73,10 +73,10 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def check_output(folder: Path, names: list[str]) -> None:
-    """Check that drawing overwrites only files that `retinanet predict` wrote.
+    """Check that no files are overwritten except those written by `retinanet predict`.
 
     Raises:
-        InputError: it would overwrite others.
+        InputError: other files would be overwritten.
     """
     existing = [name for name in names if (folder / name).exists()]
     if existing and not (folder / RESULTS_FILE).exists():
@@ -87,10 +87,10 @@ def check_output(folder: Path, names: list[str]) -> None:
 
 
 def find_images(paths: list[Path]) -> list[Path]:
-    """Image files in the order passed; those of a folder are sorted by name.
+    """Find image files, in the order of the paths; files within a folder are sorted by name.
 
     Raises:
-        InputError: a path does not exist, or a folder holds no image.
+        InputError: a path does not exist, or a folder contains no images.
     """
     images: list[Path] = []
     for path in paths:
@@ -107,7 +107,7 @@ def find_images(paths: list[Path]) -> list[Path]:
 
 
 def output_names(files: list[Path]) -> list[str]:
-    """A unique file name for each drawn image; files of the same name are numbered."""
+    """A unique file name for each drawn image; files with the same name are numbered."""
     names: dict[str, None] = {}  # ordered, with fast lookup
     for file in files:
         name, number = f"{file.stem}.png", 1

@@ -1,1 +1,1 @@
-"""Training: the loop, its step and state, evaluation, and what a run records."""
+"""Training: the loop, the training step and state, evaluation, and the records of a run."""

@@ -1,4 +1,4 @@
-"""Whether an evaluation is the best so far by `train.best_metric`, and how many have passed since then."""
+"""Track the best evaluation so far by `train.best_metric`, and count the evaluations since then."""
 
 import math
 from typing import Any
@@ -8,7 +8,7 @@ class BestScore:
     """The best value of one validation metric so far, and the number of evaluations since then.
 
     Args:
-        metric: key of the evaluation metrics. A lower `loss` is better; of any other metric a higher value is.
+        metric: key of the evaluation metrics. Lower is better for `loss`, higher for all other metrics.
     """
 
     def __init__(self, metric: str):
@@ -17,10 +17,9 @@ class BestScore:
         self.evaluations_since = 0
 
     def update(self, metrics: dict[str, float]) -> bool:
-        """Compare the metrics of one more evaluation; whether they are the best so far.
+        """Record the metrics of a new evaluation and return whether they are the best so far.
 
-        A value of nan (no ground truth to score against) always counts as the best, so that the newest checkpoint is
-        kept.
+        NaN (no ground truth to score against) always counts as the best, which keeps the newest checkpoint.
         """
         value = metrics[self.metric]
         is_no_better = self.value <= value if self.metric == "loss" else self.value >= value
@@ -34,6 +33,6 @@ class BestScore:
         return {"metric": self.metric, "value": self.value, "evaluations_since": self.evaluations_since}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the best value; values of another metric are not comparable and are ignored."""
+        """Restore the best value, unless it was saved for a different metric and is therefore not comparable."""
         if state["metric"] == self.metric:
             self.value, self.evaluations_since = state["value"], state["evaluations_since"]

@@ -1,4 +1,4 @@
-"""Exponential moving average of the weights, often a better detector than the weights themselves."""
+"""Exponential moving average (EMA) of the weights, which often detects better than the weights themselves."""
 
 from copy import deepcopy
 from typing import Any
@@ -10,15 +10,15 @@ from retinanet.engine.nonfinite.guard import moving_statistics
 
 
 class EMA:
-    """A copy of the model whose weights follow: average = decay * average + (1 - decay) * weight, after each step.
+    """A copy of the model, updated after each step to average = decay * average + (1 - decay) * weight.
 
-    The first averages would be dominated by the initial weights, so after n updates the decay is
-    min(decay, (1 + n) / (10 + n)), starting at 0.1. Values that are not trained are copied: running statistics in every
-    update, everything else once.
+    The initial weights would dominate the first averages, so after n updates the decay is
+    min(decay, (1 + n) / (10 + n)), starting at 0.1. Values that are not trained are copied instead: running statistics
+    at every update, everything else once.
 
     Args:
-        model: with the initial weights, not wrapped, on its device.
-        decay: 0 to 1; 0.9998 averages over about the last 5000 steps.
+        model: the unwrapped model, already on its device, with its initial weights.
+        decay: at least 0 and less than 1; 0.9998 averages over about the last 5000 steps.
     """
 
     def __init__(self, model: nn.Module, decay: float):
@@ -30,15 +30,15 @@ class EMA:
         self._averages = [average for average, _ in learning]
         self._weights = [weight for _, weight in learning]
         self._statistics = list(zip(moving_statistics(self.model), moving_statistics(model), strict=True))
-        # On the device, since only the device knows which updates were skipped. Exact up to 16 million updates.
+        # Kept on the device, because only the device knows which updates were skipped. Exact up to 16 million updates.
         self._updates = torch.zeros((), device=next(model.parameters()).device)
 
     @torch.no_grad()
     def update(self, skipped: Tensor) -> None:
-        """Follow the weights after the optimizer's step.
+        """Update the averages after an optimizer step.
 
         Args:
-            skipped: () float32, 1 if the step was skipped and nothing may change, else 0.
+            skipped: () float32, 1 if the step was skipped and the averages must not change, else 0.
         """
         share = (9 / (10 + self._updates)).clamp(min=1 - self.decay) * (1 - skipped)
         torch._foreach_lerp_(self._averages, self._weights, [share] * len(self._weights))
@@ -47,7 +47,7 @@ class EMA:
         self._updates += 1 - skipped
 
     def state_dict(self) -> dict[str, Any]:
-        """The averaged weights under the names of the model's state dict, and the number of updates."""
+        """The averaged weights, under the same names as in the model's state dict, and the number of updates."""
         return {"model": self.model.state_dict(), "updates": self._updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

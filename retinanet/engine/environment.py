@@ -1,4 +1,4 @@
-"""Environment record: versions, hardware and source of a run, saved with its results."""
+"""Environment record: the versions, hardware and source commit of a run, saved with its results."""
 
 import json
 import platform
@@ -17,7 +17,7 @@ PACKAGES = ("torch", "torchvision", "torchcodec", "hotcoco", "pycocotools", "pyd
 
 
 def environment_record() -> dict[str, Any]:
-    """Versions, hardware, source and command line of this process, as plain values."""
+    """Versions, hardware, source commit and command line of this process, as JSON-serialisable values."""
     packages = {}
     for package in PACKAGES:
         try:
@@ -44,7 +44,10 @@ def write_environment(file: Path) -> None:
 
 
 def _git_commit() -> str | None:
-    """Commit of the source tree, with the suffix -dirty if it has changes; None for an installed package."""
+    """Commit of the source tree, with the suffix -dirty if there are uncommitted changes.
+
+    None for an installed package.
+    """
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None

@@ -25,8 +25,8 @@ class Evaluation(NamedTuple):
     """Results of one evaluation."""
 
     scores: CocoScores
-    detections: dict[int, Detections]  # by image index
-    losses: dict[str, float]  # loss, class_loss and box_loss, per positive anchor of the whole set
+    detections: dict[int, Detections]  # keyed by image index
+    losses: dict[str, float]  # loss, class_loss and box_loss, divided by the number of positive anchors in the dataset
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -49,15 +49,15 @@ def evaluate_dataset(
     dtype: torch.dtype,
     on_batch: Callable[[Batch | None], None] = lambda batch: None,
 ) -> Evaluation | None:
-    """Evaluate a model on a dataset with the image sizes, postprocessing and assignment of a config.
+    """Evaluate a model on a dataset, using the image sizes, postprocessing and assignment from a config.
 
     Args:
         criterion: the loss to report.
         on_batch: called with each batch before the model runs on it, and with None before the detections are scored.
 
-    Returns: None on every process but the main one.
+    Returns: the evaluation on the main process, None on all others.
     """
-    # Whole batches, so that no result depends on the number of processes.
+    # Divide whole batches among the processes, which makes the results independent of their number.
     own_batches = build_eval_sampler(cfg, data)[rank() :: world_size()]
 
     def batches() -> Iterator[Batch]:
@@ -92,16 +92,16 @@ def evaluate_batches(
     dtype: torch.dtype,
     num_batches: int | None = None,
 ) -> Evaluation | None:
-    """Run a model on batches and score its detections. The model's training mode is restored, also after an error.
+    """Run a model on batches and score its detections. The model's training mode is restored, even after an error.
 
-    With several processes, each runs on its own batches and the main process scores the detections of all.
+    With several processes, each runs the model on its own batches, and the main process scores all detections.
 
     Args:
-        model: called as `model(images, image_sizes)`, returns `HeadOutputs`.
-        batches: together with those of the other processes, every image of `data` once.
-        num_batches: of this process, for the progress bar.
+        model: called as `model(images, image_sizes)`; returns `HeadOutputs`.
+        batches: the batches of this process. Across all processes, every image of `data` must occur exactly once.
+        num_batches: number of batches of this process, for the progress bar.
 
-    Returns: None on every process but the main one.
+    Returns: the evaluation on the main process, None on all others.
     """
     was_training = model.training
     model.eval()
@@ -129,7 +129,7 @@ def evaluate_batches(
         detections |= rank_detections
         sums_of_all += rank_sums
     scores = score_detections(data, detections)
-    # Exact sums are the same for any distribution of batches over processes.
+    # fsum is exact, so the sums do not depend on how the batches were divided among the processes.
     class_loss, box_loss, num_positive = map(math.fsum, zip(*sums_of_all, strict=True))
     num_positive = max(num_positive, 1.0)
     losses = {"class_loss": class_loss / num_positive, "box_loss": box_loss / num_positive}

@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint on the validation set of its config."""
+"""Evaluate a checkpoint on the validation set named in its config."""
 
 import json
 import math
@@ -22,15 +22,15 @@ METRICS_FILE, DETECTIONS_FILE = "evaluation.json", "detections.json"
 def evaluate_checkpoint(
     checkpoint: str | Path, overrides: str | Sequence[str] = (), *, output: str | Path | None = None
 ) -> Evaluation | None:
-    """Detect objects in the validation set of a checkpoint's config, and score the detections.
+    """Detect objects in the validation set named in a checkpoint's config, and score the detections.
 
     Args:
-        checkpoint: a file written by training; it holds its config and class names.
-        overrides: change keys of that config, such as `postprocess.nms_iou=0.6`.
-        output: folder for `evaluation.json` (metrics) and `detections.json` (COCO results); None writes no file.
+        checkpoint: file written during training, which includes the config and the class names.
+        overrides: changes to keys of that config, such as `postprocess.nms_iou=0.6`.
+        output: folder for `evaluation.json` (metrics) and `detections.json` (COCO results); None writes no files.
 
-    Returns: scores, losses and detections. Under torchrun the images are divided among the
-        processes, and all but the main one return None.
+    Returns: scores, losses and detections. Under torchrun, the images are divided among the processes, and all
+        processes except the main one return None.
 
     Raises:
         InputError: the checkpoint, an override or the validation set cannot be used.
@@ -57,7 +57,7 @@ def evaluate_checkpoint(
 
 
 def write_evaluation(folder: Path, evaluation: Evaluation, data: Dataset, source: dict[str, Any]) -> None:
-    """Write metrics and detections as JSON; a metric that is not a number becomes null."""
+    """Write metrics and detections as JSON; NaN becomes null."""
     metrics = {name: None if math.isnan(value) else value for name, value in evaluation.metrics_and_classes.items()}
     (folder / METRICS_FILE).write_text(json.dumps(metrics | source, indent=2) + "\n", encoding="utf-8")
     by_id = sorted(

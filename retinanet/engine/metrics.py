@@ -1,4 +1,4 @@
-"""Metrics of training steps, their running means."""
+"""Metrics of training steps, and their running means."""
 
 from typing import Any, NamedTuple
 
@@ -10,18 +10,18 @@ from retinanet.runtime.distributed import gather, rank, sum_over_ranks, world_si
 
 
 class StepMetrics(NamedTuple):
-    """Metrics of one training step, on the device: reading them synchronises."""
+    """Metrics of one training step, kept on the device: reading them synchronises."""
 
-    losses: Losses  # of this process's part, divided so that the mean over processes is the loss of the global batch
-    grad_norm: Tensor  # () before clipping, of the global batch
-    num_positive: Tensor  # () float32, of the global batch, at least 1
+    losses: Losses  # of this process's images, scaled so that the mean over processes is the loss of the global batch
+    grad_norm: Tensor  # () gradient norm of the global batch, before clipping
+    num_positive: Tensor  # () float32, number of positive anchors in the global batch, at least 1
 
 
 class RunningMeans:
-    """Means over the steps since the last reading, kept on the device: reading them is the loop's only synchronisation.
+    """Means over the steps since the last call to `read`, kept on the device: only `read` synchronises.
 
     Args:
-        skips: the run skips steps with non-finite gradients and continues.
+        skips: whether the run skips steps with non-finite gradients and continues.
     """
 
     def __init__(self, device: torch.device, *, skips: bool):
@@ -30,7 +30,7 @@ class RunningMeans:
         self.steps = 0
 
     def add(self, metrics: StepMetrics) -> None:
-        """Add one step. Non-finite values, as in skipped steps, count as 0 in the means."""
+        """Add one step. Non-finite values, which occur in skipped steps, count as 0 in the means."""
         is_finite = torch.isfinite(metrics.grad_norm)
         values = torch.stack(
             [
@@ -45,7 +45,10 @@ class RunningMeans:
         self.steps += 1
 
     def read(self) -> dict[str, float]:
-        """Means per step of the global batch, then reset. Collective: every process calls it at the same step."""
+        """Return the means over steps and processes, and reset them.
+
+        Collective: every process must call it at the same step.
+        """
         sums = sum_over_ranks(self._sums.clone()) / (self.steps * world_size())
         class_loss, box_loss, grad_norm, num_positive, finite = sums.tolist()
         means = {
@@ -62,11 +65,11 @@ class RunningMeans:
         return means
 
     def state_dict(self) -> dict[str, Any]:
-        """The sums of every process, complete on the main one. Collective."""
+        """The sums of all processes, on the main process only. Collective."""
         return {"sums": gather(self._sums.cpu()), "steps": self.steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the sums. If the number of processes has changed, each takes their mean, which `read` preserves."""
+        """Restore the sums. If the number of processes has changed, each takes the mean, so `read` is unaffected."""
         sums_of_ranks = torch.stack(state["sums"])
         is_same_number = len(sums_of_ranks) == world_size()
         self._sums.copy_(sums_of_ranks[rank()] if is_same_number else sums_of_ranks.mean(0))

@@ -1,4 +1,4 @@
-"""Metrics of a run in `metrics.jsonl` and in TensorBoard."""
+"""Log the metrics of a run to `metrics.jsonl` and TensorBoard."""
 
 import errno
 import json
@@ -29,11 +29,11 @@ class MetricsLog:
     """Writes metrics to `metrics.jsonl`, one JSON object per line, and to TensorBoard.
 
     Args:
-        folder: of the run.
+        folder: the run folder.
         resumed_at: step of the checkpoint that the run resumes from; later lines are removed. None for a new run.
 
     Raises:
-        InputError: the folder cannot be written to, or the disk is full.
+        InputError: the folder is not writable, or the disk is full.
     """
 
     def __init__(self, folder: Path, *, resumed_at: int | None = None):
@@ -51,9 +51,9 @@ class MetricsLog:
         self._unwritten = b""  # lines that did not fit on the disk
 
     def write(self, kind: str, step: int, values: dict[str, float]) -> None:
-        """Append one line. Non-finite values become null, since JSON has no NaN.
+        """Append one line. Non-finite values become null, because JSON has no NaN.
 
-        On a full disk, lines are kept in memory until there is space, and nothing more is written to TensorBoard.
+        If the disk is full, lines are kept in memory until there is space, and TensorBoard logging stops for good.
 
         Args:
             kind: "train" or "eval".
@@ -66,8 +66,8 @@ class MetricsLog:
                 board.add_scalar(f"{kind}/{name}", value, step)
 
     def images(self, step: int, detections: dict[int, Detections], data: Dataset) -> None:
-        """Show detections on the first images of a dataset in TensorBoard."""
-        reader = SampleReader(data, [], seed=0, max_pixels=sys.maxsize)  # evaluation has checked their size
+        """Draw the detections on the first images of a dataset, and show them in TensorBoard."""
+        reader = SampleReader(data, [], seed=0, max_pixels=sys.maxsize)  # evaluation has already checked image sizes
         for index in range(min(BOARD_IMAGES, len(data))):
             drawn = draw_detections(reader.read(index).image, detections[index], data.class_names)
             with self._board_or_none() as board:
@@ -75,7 +75,7 @@ class MetricsLog:
                     board.add_image(f"validation/{index}", drawn, step)
 
     def close(self) -> None:
-        """Write lines that are still pending, if there is space now, and close the files."""
+        """Try once more to write any pending lines, and close the files."""
         if self._unwritten:
             self._write_lines()
         self._file.close()
@@ -84,7 +84,7 @@ class MetricsLog:
                 board.close()
 
     def _write_lines(self) -> None:
-        """Write all pending lines or none: a partial line would corrupt the file."""
+        """Write either all pending lines or none: a partial line would corrupt the file."""
         end = None
         try:
             end = self._file.seek(0, os.SEEK_END)
@@ -102,7 +102,7 @@ class MetricsLog:
 
     @contextmanager
     def _board_or_none(self) -> Iterator[SummaryWriter | None]:
-        """The TensorBoard writer; None after a disk error, which it cannot recover from."""
+        """Yield the TensorBoard writer, or None after a disk error, from which the writer cannot recover."""
         try:
             yield self._board
         except OSError as error:
@@ -116,14 +116,14 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def _cut_back(path: Path, step: int) -> None:
-    """Remove lines after a step, and the evaluation of the step, which the resumed run repeats."""
+    """Remove all lines after `step`, and the evaluation at `step`, which the resumed run repeats."""
     if not path.exists():
         return
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             values = json.loads(line)
-        except ValueError:  # a line cut off by a kill
+        except ValueError:  # a line cut off when the process was killed
             continue
         if values["step"] < step or (values["step"] == step and values["kind"] == "train"):
             kept.append(line + "\n")

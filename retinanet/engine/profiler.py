@@ -1,4 +1,4 @@
-"""Profile a few training steps, operation by operation."""
+"""Profile individual operations over a few training steps."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile, schedule, tensorboard_trac
 from retinanet.errors import InputError
 from retinanet.runtime.distributed import rank
 
-SKIPPED, WARM_UP, RECORDED = 2, 1, 5  # steps
+SKIPPED, WARM_UP, RECORDED = 2, 1, 5  # numbers of steps
 ROWS = 40
 
 
@@ -18,10 +18,10 @@ def check_profile(steps: int) -> None:
     """Check that a run is long enough to be profiled.
 
     Args:
-        steps: that remain.
+        steps: number of remaining steps.
 
     Raises:
-        InputError: they end before any is recorded.
+        InputError: the run would end before any step is recorded.
     """
     if steps <= SKIPPED + WARM_UP:
         raise InputError(
@@ -32,7 +32,7 @@ def check_profile(steps: int) -> None:
 
 @contextmanager
 def profiled(folder: Path | None) -> Iterator[Callable[[], None]]:
-    """Record steps 4 to 8 to a folder, as a trace for TensorBoard or chrome://tracing and as a text table.
+    """Profile steps 4 to 8, and write a trace for TensorBoard or chrome://tracing and a text table to `folder`.
 
     Yields:
         A function to call after each step. It does nothing if `folder` is None.

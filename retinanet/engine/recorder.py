@@ -1,4 +1,4 @@
-"""Recorder of a run: writes metrics, checkpoints and the list of unreadable images, on the main process only."""
+"""Run recorder: writes metrics, checkpoints and the list of unreadable images, on the main process only."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -18,7 +18,7 @@ from retinanet.structures import Unreadable
 
 
 class Outputs(NamedTuple):
-    """The outputs of the main process."""
+    """Destinations that the main process writes to."""
 
     metrics_log: MetricsLog
     checkpoints: CheckpointWriter
@@ -26,28 +26,28 @@ class Outputs(NamedTuple):
 
 
 class Recorder:
-    """Writes on the main process and does nothing on the others, so callers need not distinguish them.
+    """Writes on the main process and does nothing on the others, so callers need not check which process they are on.
 
     Args:
-        outputs: None on every process but the main one.
+        outputs: None on all processes except the main one.
     """
 
     def __init__(self, outputs: Outputs | None):
         self._outputs = outputs
 
     def write_train_metrics(self, step: int, metrics: dict[str, float]) -> None:
-        """Append the metrics of the steps since the last line."""
+        """Append a line with the metrics of the steps since the previous one."""
         if self._outputs:
             self._outputs.metrics_log.write("train", step, metrics)
 
     def write_evaluation(self, step: int, evaluation: Evaluation, data: Dataset) -> None:
-        """Append the metrics of an evaluation, with AP per class, and show detections on a few of its images."""
+        """Append the metrics of an evaluation, including AP per class, and show detections on a few images."""
         if self._outputs:
             self._outputs.metrics_log.write("eval", step, evaluation.metrics_and_classes)
             self._outputs.metrics_log.images(step, evaluation.detections, data)
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint in the background; its state may change once this returns."""
+        """Write a checkpoint in the background. The caller may modify the state once this returns."""
         if self._outputs:
             self._outputs.checkpoints.save(checkpoint)
 
@@ -60,7 +60,7 @@ class Recorder:
         """Record images that could not be read.
 
         Raises:
-            InputError: there are more of them than `data.max_unreadable`.
+            InputError: the number of unreadable images exceeds `data.max_unreadable`.
         """
         if self._outputs:
             self._outputs.quarantine.add(step, unreadable, data)
@@ -70,10 +70,10 @@ class Recorder:
 def open_recorder(
     folder: Path, checkpoints: CheckpointFolder, *, resumed_at: int | None, max_unreadable: int
 ) -> Iterator[Recorder]:
-    """Open the outputs of a run on the main process; on leaving, finish pending checkpoints and close everything.
+    """Open the outputs of a run on the main process; on exit, finish pending checkpoints and close everything.
 
     Args:
-        folder: of the run.
+        folder: the run folder.
         resumed_at: step of the checkpoint that the run resumes from; later metrics are removed. None for a new run.
         max_unreadable: number of unreadable images to tolerate.
 

@@ -12,14 +12,14 @@ class TrainResult(NamedTuple):
     """The outcome of a run."""
 
     folder: Path
-    step: int  # steps done
-    metrics: dict[str, float]  # of the last evaluation; empty without one
+    step: int  # number of completed steps
+    metrics: dict[str, float]  # from the last evaluation; empty if there was none
     best: float  # best value of `best_metric` so far; nan without a validation set
-    best_metric: str  # as in `train.best_metric`
-    stopped_by: str | None  # signal or config key that stopped the run before its last step
-    seconds: float  # duration of the run, including the parts before it was resumed
+    best_metric: str  # value of `train.best_metric`
+    stopped_by: str | None  # signal or config key that stopped the run early; None if it ran to the end
+    seconds: float  # duration of the run, including the time before it was resumed
 
     @property
     def is_preempted(self) -> bool:
-        """Whether a signal stopped the run; it can be resumed."""
+        """Whether a signal stopped the run, which can then be resumed."""
         return self.stopped_by in STOP_SIGNALS

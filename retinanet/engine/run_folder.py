@@ -1,4 +1,4 @@
-"""Run folder: its files, and whether a run may start in it, replace it, or resume it with this config and data."""
+"""Run folder: the files in it, and checks before a run starts there, replaces an earlier run, or resumes it."""
 
 import json
 import shutil
@@ -18,18 +18,18 @@ from retinanet.runtime.stop import clear_preempted
 
 CHECKPOINTS = "checkpoints"
 UNREADABLE_FILE = "unreadable.jsonl"
-MARKER = "environment.json"  # marks a folder as a run folder
+MARKER = "environment.json"  # its presence marks a folder as a run folder
 RUN_FILES = ("config.yaml", "metrics.jsonl", "log.txt", "tensorboard", CHECKPOINTS)
 RESULT_FILES = ("evaluation.json", "detections.json", "profile", "preempted", UNREADABLE_FILE)
 RESULT_PATTERNS = ("nonfinite_step_*.pt", "stall_rank*.txt", "failure_rank*.txt")
 
 
 def check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
-    """Create the run folder.
+    """Create the run folder, or check that an existing one may be used.
 
     Raises:
-        InputError: it holds a run and neither `resume` nor `overwrite` is set, it holds files of something else, or it
-            cannot be written to.
+        InputError: the folder contains a run and neither `resume` nor `overwrite` is set, it contains conflicting files
+            that do not belong to a run, or it is not writable.
     """
     holds_run = (folder / MARKER).exists()
     others = [name for name in RUN_FILES if (folder / name).exists()]
@@ -47,7 +47,7 @@ def open_folder(folder: Path, cfg: Config) -> None:
     """Write the config and the environment record, and start the log file.
 
     Raises:
-        InputError: the disk is full or cannot be written to.
+        InputError: the disk is full or not writable.
     """
     try:
         write_environment(folder / MARKER)  # first: without it, the folder would not be recognised as a run folder
@@ -70,12 +70,12 @@ def is_of_this_launch(folder: Path) -> bool:
 
 
 def run_folder_of(checkpoint: Path) -> Path:
-    """The run folder that holds a checkpoint, or the folder of the file if it was moved out of its run."""
+    """The run folder that a checkpoint is in, or its parent folder if it was moved out of a run folder."""
     return checkpoint.parent.parent if checkpoint.parent.name == CHECKPOINTS else checkpoint.parent
 
 
 def clear_folder(folder: Path) -> None:
-    """Remove the files of a run and no others."""
+    """Remove the files that a run has written, and leave all others alone."""
     reports = [path for pattern in RESULT_PATTERNS for path in folder.glob(pattern)]
     for path in [*(folder / name for name in (*RUN_FILES, *RESULT_FILES, MARKER)), *reports]:
         if path.is_dir() and not path.is_symlink():
@@ -85,10 +85,10 @@ def clear_folder(folder: Path) -> None:
 
 
 def check_same_run(path: Path, checkpoint: Checkpoint, cfg: Config, data: Dataset) -> None:
-    """Check that a checkpoint can be continued with a config and a training set.
+    """Check that training can resume from a checkpoint with this config and training set.
 
     Raises:
-        InputError: the classes, the number of images, or a key that the weights depend on have changed.
+        InputError: the classes, the number of images, or a config key that affects the weights has changed.
     """
     trained_on, now = list(checkpoint.class_names), list(data.class_names)
     if trained_on != now:

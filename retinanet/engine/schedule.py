@@ -1,4 +1,4 @@
-"""Learning rate of a run: scaled by the batch size, warmed up, then lowered by steps or a cosine."""
+"""Learning rate schedule: scaling with the batch size, linear warm-up, then step or cosine decay."""
 
 import math
 
@@ -9,7 +9,7 @@ from retinanet.config import CosineSchedule, StepsSchedule, TrainConfig
 
 
 def effective_lr(cfg: TrainConfig) -> float:
-    """The configured learning rate, scaled from the reference batch size to the actual one by `train.lr_scaling`."""
+    """The configured learning rate, scaled to the actual batch size according to `train.lr_scaling`."""
     if cfg.reference_batch_size is None:
         return cfg.optimizer.lr
     ratio = cfg.batch_size / cfg.reference_batch_size
@@ -17,19 +17,19 @@ def effective_lr(cfg: TrainConfig) -> float:
 
 
 def lr_factor(cfg: TrainConfig, step: int, num_steps: int) -> float:
-    """Multiplier for the learning rate at a step (from 0): linear warm-up times the schedule."""
+    """Multiplier for the learning rate at a step, counted from 0: the warm-up factor times the schedule's factor."""
     warmup = 1.0
     if step < cfg.warmup_steps:
         warmup = cfg.warmup_factor + (1 - cfg.warmup_factor) * step / cfg.warmup_steps
     progress = step / num_steps
     match cfg.schedule:
         case StepsSchedule(milestones=milestones, gamma=gamma):
-            # Rounded to whole steps: a milestone at 2/3 of 90k must be step 60k, not one later through rounding errors.
+            # Round to whole steps: a milestone at 2/3 of 90k must be step 60k, not one later due to rounding errors.
             return warmup * gamma ** sum(step >= round(milestone * num_steps) for milestone in milestones)
         case CosineSchedule(end=end):
             return warmup * (end + (1 - end) * (1 + math.cos(math.pi * progress)) / 2)
 
 
 def build_schedule(optimizer: Optimizer, cfg: TrainConfig, num_steps: int) -> LambdaLR:
-    """The learning rate schedule of a run of `num_steps` steps."""
+    """Build the learning rate schedule for a run of `num_steps` steps."""
     return LambdaLR(optimizer, lambda step: lr_factor(cfg, step, num_steps))

@@ -1,4 +1,4 @@
-"""Set up a training run from its config and its folder, and check that they fit each other."""
+"""Set up a training run from its config and run folder, and check that the two are compatible."""
 
 import logging
 import math
@@ -39,16 +39,16 @@ class Run(NamedTuple):
     train_data: Dataset
     val_data: Dataset | None
     num_steps: int
-    eval_every: int  # steps
-    save_every: int  # steps
+    eval_every: int  # number of steps between evaluations
+    save_every: int  # number of steps between checkpoints
     checkpoints: CheckpointFolder
-    resumed: bool  # from a checkpoint
+    resumed: bool  # whether the run continues from a checkpoint
     state: TrainState
     criterion: DetectionLoss
     train_step: TrainStep
 
     def is_due(self, every: int) -> bool:
-        """Whether the current step is a multiple of `every`, or the last."""
+        """Whether the current step is a multiple of `every` or the last step of the run."""
         step = self.state.step
         return step > 0 and (step % every == 0 or step == self.num_steps)
 
@@ -59,10 +59,10 @@ def set_up_run(
     """Load the data, build or restore the training state, and open the run folder.
 
     Args:
-        resume, overwrite, dry_run, profile: as for `train`.
+        resume, overwrite, dry_run, profile: see `train`.
 
     Raises:
-        InputError: the user's input is invalid; the folder is then unchanged.
+        InputError: the user's input is invalid; an existing run in the folder is left unchanged.
     """
     on_main(lambda: check_folder(folder, resume=resume, overwrite=overwrite))
     check_norm(cfg)
@@ -110,7 +110,7 @@ def set_up_run(
         ema=state.ema,
     )
     if overwrite and is_main():
-        clear_folder(folder)  # only now: invalid input for the new run must not delete the old run
+        clear_folder(folder)  # only now, so that invalid input does not delete the old run
     on_main(lambda: open_folder(folder, cfg))
     if last:
         log.info("resuming from %s, step %d of %d", last, state.step, num_steps)
@@ -139,10 +139,10 @@ def set_up_run(
 
 
 def check_norm(cfg: Config) -> None:
-    """Reject batch norm on several processes unless the config allows it.
+    """Reject batch norm with several processes unless the config allows it.
 
     Raises:
-        InputError: every process would normalise with the statistics of its own images only.
+        InputError: each process would normalise with statistics computed from its own images only.
     """
     if cfg.model.backbone.norm == "batch" and world_size() > 1 and not cfg.train.allow_local_norm:
         raise InputError(
@@ -153,12 +153,12 @@ def check_norm(cfg: Config) -> None:
 
 
 def run_length(cfg: Config, num_images: int) -> int:
-    """Steps of the whole run. An epoch is as many images as the training set has, not a number of whole batches."""
+    """Number of steps in the run. Epochs are counted in images, so an epoch may end in the middle of a batch."""
     if cfg.train.steps is not None:
         return cfg.train.steps
     return math.ceil(cfg.train.epochs * num_images / cfg.train.batch_size)
 
 
 def epoch_steps(cfg: Config, num_images: int) -> int:
-    """Steps of one epoch, rounded up."""
+    """Number of steps in one epoch, rounded up."""
     return math.ceil(num_images / cfg.train.batch_size)

@@ -1,4 +1,4 @@
-"""Training state: weights, optimizer, schedule, counters and random numbers, all saved in checkpoints."""
+"""Training state saved in checkpoints: weights, optimizer, schedule, counters and random number generator."""
 
 import logging
 from pathlib import Path
@@ -27,11 +27,11 @@ log = logging.getLogger(__name__)
 
 
 class TrainState:
-    """Weights and their average, optimizer, schedule, gradient scale, position, running means and best score.
+    """The model and its moving average, optimizer, schedule, gradient scaler, progress, running means and best score.
 
     Args:
-        model: on its device.
-        arithmetic: as `arithmetic_of` returns it.
+        model: already on its device.
+        arithmetic: the return value of `arithmetic_of`.
     """
 
     def __init__(
@@ -55,23 +55,23 @@ class TrainState:
         self.running = running
         self.best = best
         self.arithmetic = arithmetic
-        self.step = 0  # steps done
+        self.step = 0  # number of completed steps
         self.seconds = 0.0  # duration of the run up to the last save
-        self.unreadable: list[Unreadable] = []  # images of this process that are not recorded yet
+        self.unreadable: list[Unreadable] = []  # images that this process could not read and has not recorded yet
 
     @property
     def evaluated(self) -> RetinaNet:
-        """The network used for evaluation and inference: the average of the weights if there is one."""
+        """The model used for evaluation and inference: the one with averaged weights, if the run keeps an average."""
         return self.ema.model if self.ema else self.model
 
     def share_statistics(self) -> None:
-        """Copy the batch norm statistics of the main process to all others, which have those of their own images."""
+        """Copy the batch norm statistics of the main process to all others, replacing their local statistics."""
         for model in [self.model, *([self.ema.model] if self.ema else [])]:
             norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
             broadcast_tensors([values for norm in norms for values in norm.buffers()])
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of a checkpoint, complete on the main process. Collective."""
+        """The state to save in a checkpoint, complete only on the main process. Collective."""
         return {
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict() if self.ema else None,
@@ -87,7 +87,7 @@ class TrainState:
         }
 
     def load(self, checkpoint: Checkpoint, path: Path) -> None:
-        """Continue from a checkpoint, and warn of differences that change results in their last digits."""
+        """Restore the state from a checkpoint, and warn about differences in setup that affect the results."""
         state = checkpoint.state
         self.model.load_state_dict(state["model"])
         if self.ema:
@@ -101,7 +101,7 @@ class TrainState:
         torch.set_rng_state(state["rng_state"])
         self.step, self.seconds = checkpoint.step, state["seconds"]
         before, now = state["arithmetic"], self.arithmetic
-        known = before.keys() & now.keys()  # a checkpoint of an earlier version may lack some
+        known = before.keys() & now.keys()  # a checkpoint from an earlier version may lack some
         changed = {
             name: f"{name} {before[name]}, now {now[name]}" for name in sorted(known) if before[name] != now[name]
         }
@@ -109,7 +109,8 @@ class TrainState:
             log.warning(
                 "%s was written with %s: results will differ in their last digits", path, "; ".join(changed.values())
             )
-        # These determine which images are normalised together: batch norm works per process, sync norm over all.
+        # These settings determine which images are normalised together: batch norm computes its statistics within one
+        # process, sync norm across all of them.
         splits = {"batch": {"processes", "train.accumulate"}, "sync": {"train.accumulate"}}.get(now["norms"], set())
         if changed.keys() & splits:
             log.warning(
@@ -119,7 +120,7 @@ class TrainState:
 
 
 def arithmetic_of(cfg: Config, model: RetinaNet, dtype: torch.dtype, compile: bool) -> dict[str, Any]:
-    """Everything that affects the order of floating-point operations: if all of it is equal, runs are bit-identical."""
+    """Everything that affects the order of floating-point operations: runs with equal values are bit-identical."""
     return {
         "threads": torch.get_num_threads(),
         "processes": world_size(),
@@ -144,15 +145,15 @@ def build_state(
     compile: bool,
     resume_from: tuple[Path, Checkpoint] | None,
 ) -> TrainState:
-    """The state at the start of a run, or that of a checkpoint.
+    """Build the initial state of a run, or restore it from a checkpoint.
 
     Args:
-        resume_from: a checkpoint of this run and its file.
+        resume_from: path and content of a checkpoint of this run; None starts from the beginning.
 
     Raises:
-        InputError: the weights named by the config cannot be used.
+        InputError: the initial weights named in the config cannot be used.
     """
-    if resume_from or cfg.train.init_from:  # weights that will be replaced need not be downloaded
+    if resume_from or cfg.train.init_from:  # do not download weights that will be replaced
         model = build_model(cfg.model, len(class_names))
     else:
         model = build_model_for_training(cfg.model, len(class_names))

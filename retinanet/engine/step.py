@@ -1,4 +1,4 @@
-"""One training step: assignment, positive anchors of the global batch, losses, gradients, update; no host reads."""
+"""One training step: assignment, positive anchors of the global batch, losses, gradients, update; no host syncs."""
 
 import inspect
 from collections.abc import Sequence
@@ -20,8 +20,8 @@ from retinanet.runtime.device import autocast
 from retinanet.runtime.distributed import sum_over_ranks, world_size
 from retinanet.structures import Batch, HeadOutputs
 
-# Each process keeps the running statistics of its own batch norms. Older versions of torch name the argument
-# `broadcast_buffers`, which newer ones deprecate.
+# Each process keeps its own running statistics for batch norm. Older versions of torch call this argument
+# `broadcast_buffers`, which is deprecated in newer ones.
 _ARGUMENTS = inspect.signature(DistributedDataParallel).parameters
 UNSHARED_BUFFERS = {
     "forward_sync_buffers" if "forward_sync_buffers" in _ARGUMENTS else "broadcast_buffers": False,
@@ -29,12 +29,12 @@ UNSHARED_BUFFERS = {
 
 
 class Outputs(nn.Module):
-    """The compiled part of the model, with gradients reduced across processes: normalised images to head outputs."""
+    """The part of the model that is compiled and wrapped in DDP: from normalised images to head outputs."""
 
     def __init__(self, model: RetinaNet, *, compile: bool):
         super().__init__()
         self.model = model
-        # Excludes the anchors, which are generated once per shape: each shape would need its own graph.
+        # Excludes anchor generation: it depends on the shape, so every shape would need its own graph.
         self.outputs = torch.compile(model.outputs) if compile else model.outputs
 
     def forward(self, pixels: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -42,23 +42,24 @@ class Outputs(nn.Module):
 
 
 class TrainStep:
-    """Assignment, forward pass, losses, backward pass, clipping and update.
+    """Runs one training step: assignment, forward pass, losses, backward pass, clipping and update.
 
-    A global batch is split over the processes of the group, and by each process over the batches of a call. The
-    gradient does not depend on the split, since the loss is divided by the number of positive anchors in the whole
+    A global batch is split across processes, and each process splits its share into the batches passed to a call. The
+    gradient does not depend on the split, because the loss is divided by the number of positive anchors in the whole
     global batch.
 
     Args:
-        model: on the device of the batches.
+        model: on the same device as the batches.
         criterion: the detection loss.
-        optimizer: fused, so that skipping a step needs no read from the device.
-        scaler: gradient scaler, disabled except in float16.
+        optimizer: must be fused, so that a step can be skipped without synchronising with the device.
+        scaler: gradient scaler; disabled unless training in float16.
         assign: matches anchors to ground truth.
-        dtype: computing type of the network, under autocast; losses are float32.
-        clip_norm: largest total gradient norm; None disables clipping.
-        compile: compile the network. The first few shapes cost a graph each; then one graph serves all sizes.
-        guard: skips steps with non-finite gradients; None applies them.
-        ema: follows the weights, and requires a guard; None disables it.
+        dtype: autocast type of the network; losses are computed in float32.
+        clip_norm: maximum total gradient norm; None disables clipping.
+        compile: compile the network. The first few shapes each compile a new graph; after that, one graph handles all
+            sizes.
+        guard: skips steps with non-finite gradients; None applies such steps anyway.
+        ema: moving average of the weights, which requires a guard; None disables it.
     """
 
     def __init__(
@@ -92,10 +93,10 @@ class TrainStep:
         self.ema = ema
 
     def __call__(self, batches: Sequence[Batch], step: int) -> StepMetrics:
-        """Train on this process's part of one global batch.
+        """Train on this process's share of one global batch.
 
         Args:
-            step: its number, from 1.
+            step: number of the step, counted from 1.
         """
         if self.guard:
             self.guard.before_step()
@@ -103,15 +104,15 @@ class TrainStep:
         return StepMetrics(losses, self.update(step), num_positive)
 
     def backward(self, batches: Sequence[Batch]) -> tuple[Losses, Tensor]:
-        """Compute losses and gradients; returns the losses and the number of positive anchors in the global batch."""
-        # Assignment needs boxes only, so it runs before the network: the losses need their divisor.
+        """Compute gradients, and return the losses and the number of positive anchors in the global batch."""
+        # The losses are divided by the number of positive anchors, so assignment, which only needs boxes, comes first.
         assignments, anchors = [], []
         for batch in batches:
             anchors.append(self.model.anchors(*batch.images.shape[-2:], batch.images.device))
             assignments.append(self.assign(anchors[-1], batch.targets))
         num_positive = sum(assignment.positive.sum() for assignment in assignments).float()
         num_positive = sum_over_ranks(num_positive).clamp(min=1)
-        # Gradients are averaged over processes; the gradient of the global batch is their sum.
+        # DDP averages gradients over the processes, but the gradient of the global batch is their sum.
         divisor = num_positive / world_size()
         parts = []
         for number, (batch, assignment) in enumerate(zip(batches, assignments, strict=True), start=1):
@@ -140,7 +141,7 @@ class TrainStep:
         return grad_norm
 
     def _gradients_shared(self, is_last: bool) -> AbstractContextManager[None]:
-        """Reduce gradients across processes only with the last batch of a step."""
+        """Context that reduces gradients across processes only for the last batch of a step."""
         if is_last or not isinstance(self.network, DistributedDataParallel):
             return nullcontext()
         return self.network.no_sync()

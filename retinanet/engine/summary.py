@@ -13,7 +13,7 @@ from retinanet.formats.dataset import Dataset
 def run_summary(
     cfg: Config, train: Dataset, model: nn.Module, num_steps: int, device: torch.device, dtype: torch.dtype
 ) -> str:
-    """The data, model, schedule and arithmetic that result from the config, a line each."""
+    """Describe the data, model, schedule and device that result from the config, one line per topic."""
     boxes = int((~train.is_crowd).sum())
     crowds = int(train.is_crowd.sum())
     empty = int((np.diff(train.box_start) == 0).sum())

@@ -1,22 +1,22 @@
-"""Measure where the time of a run is spent: data, steps, evaluation, saving."""
+"""Measure how a run spends its time: data, steps, evaluation, saving."""
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
-DATA_BOUND_SHARE = 0.3  # fraction of time spent waiting for data above which the log suggests faster data loading
+DATA_BOUND_SHARE = 0.3  # if more than this fraction is spent waiting for data, the log suggests faster data loading
 TIMING_KEYS = ("images_per_s", "data_share", "step_share", "evaluation_share", "saving_share")
 
 
 class RunTimer:
-    """Wall-clock time by activity, since the last reading and over the whole run.
+    """Tracks wall-clock time by activity since the last reading, and the duration of the whole run.
 
-    Time not measured as anything else counts as steps. On CUDA the host runs ahead of the device, so waiting for data
-    shows up only where it takes longer than the computation: exactly where data loading is the bottleneck.
+    Any time not attributed to another activity counts as steps. On CUDA the host runs ahead of the device, so waiting
+    for data shows up only if it takes longer than the computation, that is, when data loading is the bottleneck.
 
     Args:
-        earlier: seconds that the run took before it was resumed.
+        earlier: duration of the run in seconds before it was resumed.
     """
 
     def __init__(self, *, earlier: float):
@@ -25,11 +25,11 @@ class RunTimer:
         self._last_reading = self._start
         self._spent: dict[str, float] = {}
         self._window_steps = self._window_images = 0
-        self._steps, self._step_seconds = 0, 0.0  # over the whole process, to estimate the time left
+        self._steps, self._step_seconds = 0, 0.0  # since the process started, to estimate the time left
 
     @contextmanager
     def measure(self, activity: str) -> Iterator[None]:
-        """Count the time of its body as "data", "evaluation" or "saving"."""
+        """Attribute the time spent in the `with` block to "data", "evaluation" or "saving"."""
         start = time.perf_counter()
         try:
             yield
@@ -43,11 +43,11 @@ class RunTimer:
 
     @property
     def run_seconds(self) -> float:
-        """Duration of the run so far, including the parts before it was resumed."""
+        """Duration of the run so far in seconds, including the time before it was resumed."""
         return self._earlier + time.perf_counter() - self._start
 
     def read(self) -> dict[str, float]:
-        """Images per second while training, and the fractions of the time since the last reading."""
+        """Return images per second while training, and the fraction of time per activity, since the last reading."""
         now = time.perf_counter()
         total, spent = now - self._last_reading, self._spent
         idle = spent.get("evaluation", 0.0) + spent.get("saving", 0.0)
@@ -65,15 +65,15 @@ class RunTimer:
         }
 
     def time_left(self, steps: int) -> timedelta:
-        """Estimate for further steps at the mean rate so far, without evaluation and saving."""
+        """Estimate the time for `steps` more steps at the average speed so far, excluding evaluation and saving."""
         return timedelta(seconds=round(steps * self._step_seconds / max(1, self._steps)))
 
 
 def describe_timing(timing: dict[str, float]) -> str:
-    """The fractions of the time for a log line, with advice if data loading is the bottleneck.
+    """Format the time fractions for a log line, with advice if data loading is the bottleneck.
 
     Args:
-        timing: as `RunTimer.read` returns it.
+        timing: the return value of `RunTimer.read`.
     """
     shares = {name: timing[f"{name}_share"] for name in ("data", "step", "evaluation", "saving")}
     text = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if name == "step" or share >= 0.005)

@@ -1,4 +1,4 @@
-"""The training loop, from top to bottom."""
+"""The training loop, readable from top to bottom."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -45,7 +45,7 @@ from retinanet.structures import Batch
 
 log = logging.getLogger(__name__)
 
-GROUP_TIMEOUT = 2.0  # of collectives, in units of the watchdog's timeout: the watchdog must report first
+GROUP_TIMEOUT = 2.0  # timeout of collectives as a multiple of the watchdog's, so that the watchdog reports first
 
 
 def train(
@@ -57,20 +57,20 @@ def train(
     dry_run: bool = False,
     profile: bool = False,
 ) -> TrainResult:
-    """Train a detector and write the run to a folder; under torchrun, together with the other processes.
+    """Train a detector and write the results to a folder. Under torchrun, all processes train together.
 
     Args:
         output: folder for `config.yaml`, `environment.json`, `log.txt`, `metrics.jsonl`, `tensorboard/` and
             `checkpoints/`.
-        resume: continue from the last checkpoint in `output`; without one, start from the beginning and log it.
+        resume: continue from the last checkpoint in `output`; if there is none, log this and start from the beginning.
         overwrite: delete the run in `output` first.
-        dry_run: run one step, save one checkpoint and evaluate a few images, to check that all of it works.
+        dry_run: run one step, save one checkpoint and evaluate a few images, to check that everything works.
         profile: profile a few steps and write the results to `output/profile`.
 
     Raises:
-        InputError: the user's input is invalid; detected before the first step where possible.
+        InputError: the user's input is invalid; where possible, this is detected before the first step.
     """
-    cfg = cfg if isinstance(cfg, Config) else load_config(cfg)  # a name or a path
+    cfg = cfg if isinstance(cfg, Config) else load_config(cfg)  # a path, or the name of a bundled config
     if resume and overwrite:
         raise InputError("resume and overwrite exclude each other: set only one")
     set_determinism(cfg.train.deterministic)
@@ -79,7 +79,7 @@ def train(
     folder, activity, timeout = Path(output), Activity(), cfg.train.stall_timeout
 
     def give_up(signal_name: str) -> None:
-        """The grace period ended before a save: mark the run as one that a scheduler may restart."""
+        """Mark the run as preempted if the grace period ends before it can save, so that a scheduler can restart it."""
         if (folder / MARKER).exists():
             write_preempted(folder, step=None, signal_name=signal_name)
 
@@ -92,7 +92,7 @@ def train(
     ):
         start_logging(silent=not is_main())
         try:
-            # torchrun restarted the workers: resume. Never resume a run of an earlier launch without --resume.
+            # torchrun restarted the workers: resume. Never resume a run from an earlier launch without --resume.
             if is_restarted() and on_main(lambda: is_of_this_launch(folder)):
                 resume, overwrite = True, False
             with explained(cfg, activity):
@@ -107,7 +107,7 @@ def train(
 
 
 def loop(run: Run, stop: StopRequest, activity: Activity, after_step: Callable[[], None]) -> TrainResult:
-    """Train from the first step, or from the one after the checkpoint, to the last."""
+    """Train from the first step, or from where the checkpoint left off, to the last step."""
     cfg, state, num_steps = run.cfg, run.state, run.num_steps
     metrics: dict[str, float] = {}
     evaluated_at = saved_at = stopped_by = None
@@ -129,7 +129,7 @@ def loop(run: Run, stop: StopRequest, activity: Activity, after_step: Callable[[
                     save(run, recorder, timer)
                     record_unreadable(run, recorder)
                 break
-            # Before the step, so that a run resumed here does the evaluation that the interrupted run missed.
+            # Evaluate before the next step, so that a run resumed here makes up for an evaluation that was interrupted.
             if run.val_data and evaluated_at != state.step and run.is_due(run.eval_every):
                 with timer.measure("evaluation"):
                     metrics = evaluate_and_record(run, run.val_data, recorder, activity)
@@ -149,7 +149,7 @@ def loop(run: Run, stop: StopRequest, activity: Activity, after_step: Callable[[
             after_step()
 
             log_due = run.is_due(cfg.train.log_every)
-            # A step that is evaluated is saved first, so that it can be marked as the best.
+            # Save before evaluating, so that there is a checkpoint to mark as the best.
             save_due = run.is_due(run.save_every) or (run.val_data is not None and run.is_due(run.eval_every))
             if log_due or save_due:
                 check_gradients(run, activity)
@@ -171,10 +171,10 @@ def loop(run: Run, stop: StopRequest, activity: Activity, after_step: Callable[[
 
 
 def take_step(run: Run, batches: Iterator[Batch], activity: Activity, timer: RunTimer) -> None:
-    """Read this process's part of the next global batch and train on it.
+    """Read this process's share of the next global batch and train on it.
 
     Args:
-        batches: on the device, `train.accumulate` for each step.
+        batches: iterator over batches on the device; each step takes `train.accumulate` of them.
     """
     state, step = run.state, run.state.step + 1
     activity.begin("reading images", step)
@@ -189,7 +189,7 @@ def take_step(run: Run, batches: Iterator[Batch], activity: Activity, timer: Run
 
 
 def log_step(run: Run, recorder: Recorder, timer: RunTimer, lr: float) -> str:
-    """Log means and timing since the last line; returns the text for the progress bar. Collective."""
+    """Log mean metrics and timing since the last line, and return the text for the progress bar. Collective."""
     state = run.state
     timing = timer.read()
     means = state.running.read()
@@ -205,7 +205,7 @@ def log_step(run: Run, recorder: Recorder, timer: RunTimer, lr: float) -> str:
 
 
 def is_time_up(cfg: Config, timer: RunTimer) -> bool:
-    """Whether the run has reached `train.max_hours` by the clock of the main process. Collective."""
+    """Whether the run has reached `train.max_hours`, according to the clock of the main process. Collective."""
     limit = cfg.train.max_hours
     return limit is not None and broadcast(timer.run_seconds >= 3600 * limit)
 
@@ -226,7 +226,10 @@ def save(run: Run, recorder: Recorder, timer: RunTimer) -> None:
 
 
 def evaluate_and_record(run: Run, data: Dataset, recorder: Recorder, activity: Activity) -> dict[str, float]:
-    """Evaluate, record the metrics, and mark the current checkpoint if it is the best; every process returns them."""
+    """Evaluate the model, record the metrics, and mark the current checkpoint if it is the best so far.
+
+    Returns: the metrics, on every process.
+    """
     state = run.state
     state.share_statistics()
 
@@ -258,10 +261,10 @@ def evaluate_and_record(run: Run, data: Dataset, recorder: Recorder, activity: A
 
 
 def record_unreadable(run: Run, recorder: Recorder) -> None:
-    """Record the images that some process could not read since the last call. Collective.
+    """Record the images that any process failed to read since the last call. Collective.
 
     Raises:
-        InputError: there are more of them than `data.max_unreadable`.
+        InputError: the number of unreadable images exceeds `data.max_unreadable`.
     """
     gathered = gather(run.state.unreadable)
     run.state.unreadable = []
@@ -277,7 +280,7 @@ def finish(run: Run, result: TrainResult) -> None:
     """
     done = f"stopped by {result.stopped_by} after" if result.stopped_by else "trained"
     log.info("%s %d steps; checkpoints are in %s", done, result.step, run.checkpoints.folder)
-    # Every process raises: otherwise torchrun would kill the others as soon as one exits with an error.
+    # Every process raises the error: otherwise torchrun would kill the others once one exits with an error.
     on_main(lambda: run.checkpoints.check_saved(result.step))
     if result.stopped_by and result.is_preempted and is_main():
         write_preempted(run.folder, step=result.step, signal_name=result.stopped_by)

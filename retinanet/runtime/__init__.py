@@ -1,1 +1,1 @@
-"""The process, independent of what it computes: devices, distributed groups, signals, logs, failures."""
+"""Process-level services, independent of the model: devices, distributed groups, signals, logs, failures."""

@@ -1,4 +1,4 @@
-"""What this process is computing, for reports when it stalls, fails or runs out of memory."""
+"""Track the current activity of this process, for reports when it stalls, fails or runs out of memory."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ if TYPE_CHECKING:
 
 
 class Current(NamedTuple):
-    """One phase of a run, such as "training" with the step and its batches."""
+    """One phase of a run, such as "training", with the step and its batches."""
 
     began: float  # time.monotonic()
     phase: str
     step: int | None
     batches: Sequence[Batch]
-    image_ids: Sequence[int | str]  # of all images in the batches
+    image_ids: Sequence[int | str]  # ids of all images in the batches
 
 
 class Activity:
-    """The current phase of a run; each `begin` is a sign of life for the watchdog.
+    """The current phase of a run. Each call to `begin` tells the watchdog that the process is making progress.
 
-    Call `begin` once a step, and at the start of each phase between steps.
+    Call `begin` once per step, and at the start of each phase between steps.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class Activity:
         image_ids: Sequence[int | str] = (),
     ) -> None:
         """Replace the current phase, and drop the reference to its batches."""
-        # One assignment: the thread of the watchdog never sees half of it. Text is made only when it is read.
+        # A single assignment, so that the watchdog thread never sees a partial update. `__str__` formats it on demand.
         self.current = Current(time.monotonic(), phase, step, batches, image_ids)
 
     def __str__(self) -> str:

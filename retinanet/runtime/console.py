@@ -1,4 +1,4 @@
-"""Console output: messages above a progress bar. A console that cannot be written to does not end the run."""
+"""Console output: messages above a progress bar. Failing to write to the console does not end the run."""
 
 import contextlib
 import logging
@@ -12,7 +12,7 @@ from retinanet.runtime.distributed import is_main
 
 
 class _LossyStream:
-    """Stream that drops what it cannot write, as on a full disk or into a closed pipe."""
+    """Stream wrapper that discards output it cannot write, for example to a full disk or a closed pipe."""
 
     def __init__(self, stream: TextIO):
         self._stream = stream
@@ -28,7 +28,7 @@ class _LossyStream:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
-    # tqdm compares the streams of a bar and of a message to see whether they share a terminal.
+    # tqdm compares the stream of a message with that of each bar to see whether they share a terminal.
     def __eq__(self, other: object) -> bool:
         return self._stream is getattr(other, "_stream", other)
 
@@ -44,7 +44,7 @@ class ConsoleHandler(logging.Handler):
 
 
 def progress(items: Iterable | None, what: str, total: int | None, *, initial: int = 0) -> tqdm:
-    """Progress bar with the remaining time, on the main process only; in a file or a pipe, an occasional line."""
+    """Progress bar with the remaining time, on the main process only; files and pipes get an occasional line."""
     return tqdm(
         items,
         desc=what,

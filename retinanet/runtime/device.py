@@ -1,4 +1,4 @@
-"""Device, precision, memory format and compilation of a run."""
+"""Choose the device, precision, memory format and compilation for a run."""
 
 import importlib.util
 import os
@@ -15,7 +15,7 @@ from retinanet.runtime.distributed import local_device
 
 
 def resolve_device(name: str) -> torch.device:
-    """Device for a setting; "auto" is the accelerator that torch finds, else the CPU. Each process has its own GPU.
+    """Resolve a device setting; "auto" is the accelerator that torch finds, else the CPU. Each process has its own GPU.
 
     Raises:
         InputError: the device is unknown or not available.
@@ -24,7 +24,7 @@ def resolve_device(name: str) -> torch.device:
         found = torch.accelerator.current_accelerator(check_available=True)
         return local_device(found) if found is not None else torch.device("cpu")
     try:
-        device = local_device(torch.device(name))  # first: each process that tries a GPU allocates memory on it
+        device = local_device(torch.device(name))  # select the GPU before the test below, which allocates memory on it
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without CUDA
         raise InputError(
@@ -34,14 +34,14 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_precision(device: torch.device, precision: Precision) -> torch.dtype:
-    """Type that the network computes in; "auto" is bfloat16 where the hardware supports it, else float32."""
+    """Resolve a precision setting to a dtype; "auto" is bfloat16 if the hardware supports it, else float32."""
     if precision == "auto":
         return torch.bfloat16 if has_bfloat16(device) else torch.float32
     return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device has native bfloat16 instructions, which makes it faster than float32."""
+    """Whether the device has native bfloat16 instructions, which make bfloat16 faster than float32."""
     if device.type == "cpu":
         return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
     if device.type == "cuda":
@@ -50,9 +50,9 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def memory_format_for(device: torch.device, dtype: torch.dtype) -> torch.memory_format:
-    """Fastest memory format of convolutions: channels last, except in float32 on a CPU with AVX2 and no AVX-512.
+    """Fastest memory format for convolutions: channels last, except in float32 on a CPU with AVX2 but no AVX-512.
 
-    There a training step is faster with channels first (measured, see benchmarks/results).
+    On such CPUs, a training step is measurably faster with channels first (see benchmarks/results).
     """
     if device.type == "cpu" and dtype == torch.float32 and torch.backends.cpu.get_cpu_capability() == "AVX2":
         return torch.contiguous_format
@@ -60,18 +60,18 @@ def memory_format_for(device: torch.device, dtype: torch.dtype) -> torch.memory_
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
-    """Context manager that runs the network in `dtype`; float32 changes nothing."""
+    """Context manager that runs the network in `dtype`; with float32, it has no effect."""
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 
 def resolve_compile(device: torch.device, setting: CompileSetting) -> bool:
     """Whether to compile for training; "auto" compiles on CUDA if a compiler is installed.
 
-    On a CPU the eager class loss is faster, and convolutions, most of the step, are equally fast. The assignment is
-    never compiled.
+    On a CPU, the class loss is faster in eager mode, and convolutions, which take up most of a step, are equally fast.
+    Assignment is never compiled.
 
     Raises:
-        InputError: `setting` is true, and there is no compiler.
+        InputError: `setting` is true, but there is no compiler.
     """
     if setting == "auto":
         return device.type == "cuda" and missing_for_compiling(device) is None
@@ -81,7 +81,7 @@ def resolve_compile(device: torch.device, setting: CompileSetting) -> bool:
 
 
 def require_compiler(device: torch.device, key: str) -> None:
-    """Check that torch.compile works on this machine; `key` names the setting in the error.
+    """Check that torch.compile works on this machine; `key` is the setting to name in the error message.
 
     Raises:
         InputError: a compiler or a header is missing.
@@ -92,7 +92,7 @@ def require_compiler(device: torch.device, key: str) -> None:
 
 
 def missing_for_compiling(device: torch.device) -> str | None:
-    """Name what torch.compile needs on this machine and does not find; None if it can compile."""
+    """Describe what torch.compile is missing on this machine; None if nothing is missing."""
     if device.type == "cuda":
         return None if importlib.util.find_spec("triton") else "triton, which comes with torch for CUDA"
     named = os.environ.get("CXX")
@@ -103,13 +103,13 @@ def missing_for_compiling(device: torch.device) -> str | None:
 
 
 def compiled_graphs() -> int:
-    """Number of graphs that torch.compile has compiled in this process; if it grows steadily, every step recompiles."""
+    """Number of graphs compiled by torch.compile in this process; steady growth means that every step recompiles."""
     return torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
 
 def set_determinism(deterministic: bool) -> None:
-    """Choose reproducible kernels (the same bits on one machine with one number of threads) or the fastest ones."""
+    """Choose deterministic kernels (bit-identical for the same machine and thread count) or the fastest ones."""
     if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA is initialised
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic

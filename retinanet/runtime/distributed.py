@@ -1,6 +1,6 @@
-"""Process groups started by torchrun. In a single process these functions do nothing.
+"""Process groups started by torchrun. With a single process, no communication takes place.
 
-Rank 0 is the main process. Only the main process writes files and logs, except about a single rank.
+Rank 0 is the main process. Only the main process writes files and logs, except for reports about a specific rank.
 """
 
 import os
@@ -19,12 +19,12 @@ Result = TypeVar("Result")
 
 
 def rank() -> int:
-    """Rank of this process, 0 in a single process."""
+    """Rank of this process; 0 without a process group."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """Number of processes."""
+    """Number of processes in the group; 1 without a process group."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
@@ -39,20 +39,20 @@ def is_launched() -> bool:
 
 
 def is_restarted() -> bool:
-    """Whether torchrun restarted the workers after one of them died; the run is then resumed automatically."""
+    """Whether torchrun restarted the workers after one of them died, in which case the run resumes automatically."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 def launch_id() -> str | None:
-    """Identifier of a launch by torchrun, unchanged when it restarts its workers; None without torchrun."""
+    """Identifier of a torchrun launch, unchanged when torchrun restarts its workers; None without torchrun."""
     return f"{os.environ.get('TORCHELASTIC_RUN_ID')} {os.getppid()}" if is_launched() else None
 
 
 def local_device(device: torch.device) -> torch.device:
-    """Device of this process; with CUDA each process has its own GPU, by local rank.
+    """Device of this process. With CUDA, the local rank selects a separate GPU for each process.
 
     Raises:
-        InputError: the setting names one GPU for all processes, or there are too few GPUs.
+        InputError: the setting names one specific GPU for all processes, or there are too few GPUs.
     """
     if not is_launched() or device.type != "cuda":
         return device
@@ -73,14 +73,14 @@ def local_device(device: torch.device) -> torch.device:
 
 @contextmanager
 def process_group(device: torch.device, *, timeout: float) -> Iterator[dist.Store | None]:
-    """Join the process group of the processes that torchrun started, and leave it at the end.
+    """Join the process group started by torchrun, and leave it on exit.
 
     Args:
-        device: of this process; collectives use NCCL on CUDA and gloo on a CPU.
-        timeout: seconds that a process waits for the others before it fails.
+        device: device of this process; collectives use NCCL on CUDA and gloo on a CPU.
+        timeout: seconds to wait for other processes before failing.
 
     Yields:
-        The store shared by all processes, None in a single process.
+        The store shared by all processes; None without torchrun.
     """
     if not is_launched():
         yield None
@@ -92,12 +92,12 @@ def process_group(device: torch.device, *, timeout: float) -> Iterator[dist.Stor
         environ["MASTER_ADDR"],
         int(environ["MASTER_PORT"]),
         count,
-        # torchrun already hosts a store, unless it is configured to leave that to the workers.
+        # torchrun already hosts a store, unless it is configured to let the workers host it.
         is_master=number == 0 and environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True",
         timeout=patience,
     )
-    # The launcher's store outlives its workers: without a prefix for each attempt, restarted workers would find the
-    # addresses of those that died.
+    # The launcher's store outlives the workers: without a separate prefix for each attempt, restarted workers would
+    # find the addresses of dead ones.
     store = dist.PrefixStore(f"attempt_{environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", tcp_store)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
@@ -114,14 +114,14 @@ def process_group(device: torch.device, *, timeout: float) -> Iterator[dist.Stor
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:
-    """Sum a tensor over all processes, in place on each of them."""
+    """Sum a tensor over all processes, in place, and return it."""
     if world_size() > 1:
         dist.all_reduce(values)
     return values
 
 
 def gather(value: Any) -> list[Any] | None:
-    """Gather a value of every process, in rank order, on the main process; None on the others."""
+    """Gather a value from every process on the main process, in rank order; None on the others."""
     if world_size() == 1:
         return [value]
     values: list[Any] | None = [None] * world_size() if is_main() else None
@@ -130,7 +130,7 @@ def gather(value: Any) -> list[Any] | None:
 
 
 def broadcast(value: Any) -> Any:
-    """Broadcast the value of the main process to every process."""
+    """Return the main process's value on every process."""
     if world_size() == 1:
         return value
     values = [value]
@@ -139,19 +139,19 @@ def broadcast(value: Any) -> Any:
 
 
 def broadcast_tensors(tensors: list[Tensor]) -> None:
-    """Copy the tensors of the main process to every process, in place."""
+    """Overwrite the tensors on every process with those of the main process."""
     if world_size() > 1:
         for tensor in tensors:
             dist.broadcast(tensor, src=0)
 
 
 def share_of(items: list[Any], part: int, parts: int) -> list[Any]:
-    """One of `parts` consecutive slices of a list, of equal length up to one item."""
+    """One of `parts` consecutive slices of a list, whose lengths differ by at most one item."""
     return items[part * len(items) // parts : (part + 1) * len(items) // parts]
 
 
 def on_main(action: Callable[[], Result]) -> Result:
-    """Run an action on the main process, and return its result, or raise its InputError, on every process."""
+    """Run an action on the main process only, but return its result, or raise its InputError, on every process."""
     if world_size() == 1:
         return action()
     result, problem = None, None

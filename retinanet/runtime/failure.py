@@ -17,18 +17,18 @@ KEY = "retinanet/failed"
 
 
 def report_failure(store: Store | None, folder: Path, error: Exception, *, rank: int, doing: str) -> None:
-    """Report what a process was doing when it failed, with its traceback in `failure_rank{rank}.txt`.
+    """Report what this process was doing when it failed, and write its traceback to `failure_rank{rank}.txt`.
 
-    If another process failed first, only refer to it. Call this while the connections to the other processes are open:
-    they fail when these close, and then ask which process was first.
+    If another process failed first, only point to that one. Call this before closing the connections to the other
+    processes: closing them makes the others fail too, and they then check which process failed first.
 
     Args:
-        store: of this attempt only; None in a single process.
+        store: the store of the current attempt; None without torchrun.
         doing: phase, step and image ids.
 
     Raises:
-        InputError: another process failed first or was lost, and caused this error. An `error` that is an InputError is
-            never replaced: its own message is enough.
+        InputError: the cause is another process that failed first or was lost. If `error` is itself an InputError, this
+            is not raised, because its own message is enough.
     """
     is_lost = _is_lost_contact(error)
     first = _first_to_fail(store, None if is_lost else rank) if store else rank
@@ -45,7 +45,7 @@ def report_failure(store: Store | None, folder: Path, error: Exception, *, rank:
         ) from None
     path = folder / f"failure_rank{rank}.txt"
     header = f"rank {rank} failed; last activity: {doing}"
-    # The interpreter prints the traceback as well, but line by line, mixed with the output of other processes.
+    # The interpreter also prints the traceback, but line by line, interleaved with the output of other processes.
     with contextlib.suppress(OSError):
         path.write_text(f"{header}\n{''.join(traceback.format_exception(error))}", encoding="utf-8")
         header += f"; its traceback is in {path}"
@@ -54,14 +54,14 @@ def report_failure(store: Store | None, folder: Path, error: Exception, *, rank:
 
 
 def _is_lost_contact(error: Exception) -> bool:
-    """Whether a collective failed because another process is gone. gloo has no error type for it."""
+    """Whether a collective failed because another process is gone. gloo has no dedicated error type for this."""
     return type(error).__name__ in ("DistBackendError", "DistNetworkError") or (
         isinstance(error, RuntimeError) and "gloo/transport" in str(error)
     )
 
 
 def _first_to_fail(store: Store, rank: int | None) -> int | None:
-    """Rank that failed first: this one, unless another has claimed it. With a `rank` of None, only look."""
+    """Rank that failed first. Registers `rank` as the first unless another rank already has; None only looks it up."""
     try:
         if rank is not None:
             return int(store.compare_set(KEY, "", str(rank)))

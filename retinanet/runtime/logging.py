@@ -1,4 +1,4 @@
-"""Log messages of a process: to the console, and to a log file once there is one."""
+"""Logging of a process: to the console, and to a log file once one is opened."""
 
 import logging
 from contextlib import suppress
@@ -11,7 +11,7 @@ KEPT_MESSAGES = 1000
 
 
 class _QuietFileHandler(logging.FileHandler):
-    """File handler that reports no errors: on a full disk the console still has every message, and saving warns."""
+    """File handler that ignores errors: if the disk is full, messages still reach the console, and saving warns."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         pass
@@ -22,10 +22,10 @@ class _QuietFileHandler(logging.FileHandler):
 
 
 def start_logging(*, silent: bool = False) -> None:
-    """Send messages to the console, and keep them for `log_to_file`. A later call replaces an earlier one.
+    """Send messages to the console, and buffer them for `log_to_file`. Replaces the handlers of any earlier call.
 
     Args:
-        silent: log errors only, because another process logs the same messages.
+        silent: log only errors, because another process logs the same messages.
     """
     root = logging.getLogger("retinanet")
     root.setLevel(logging.ERROR if silent else logging.INFO)
@@ -39,12 +39,12 @@ def start_logging(*, silent: bool = False) -> None:
 
 
 def log_to_file(file: Path) -> None:
-    """Append messages to a file as well, beginning with those since `start_logging`."""
+    """Also append messages to a file, including those buffered since `start_logging`."""
     to_file = _QuietFileHandler(file, encoding="utf-8")
     to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     root = logging.getLogger("retinanet")
     for handler in [handler for handler in root.handlers if isinstance(handler, MemoryHandler)]:
         handler.setTarget(to_file)
-        handler.close()  # writes the kept messages to the file
+        handler.close()  # writes the buffered messages to the file
         root.removeHandler(handler)
     root.addHandler(to_file)

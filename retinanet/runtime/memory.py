@@ -1,4 +1,4 @@
-"""Out-of-memory errors, explained by the current batches and the settings that reduce memory use."""
+"""Explain out-of-memory errors: the current batches, and the settings that reduce memory use."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,17 +12,20 @@ from retinanet.runtime.distributed import world_size
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that an accelerator or the host is out of memory; torch has a type for the first only."""
+    """Whether an error means that the accelerator or the host is out of memory.
+
+    torch has a dedicated error type only for accelerators.
+    """
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    # The second comes from a data-loading process that the kernel killed.
+    # The second message comes from the DataLoader when the kernel has killed one of its workers.
     found = ("can't allocate memory", "killed by signal: Killed")
     return isinstance(error, RuntimeError) and any(text in str(error) for text in found)
 
 
 @contextmanager
 def explained(cfg: Config, activity: Activity) -> Iterator[None]:
-    """Turn an out-of-memory error in its body into a message with the current batches and the keys to lower.
+    """Turn an out-of-memory error in the `with` block into a message about the current batches and the keys to change.
 
     Raises:
         InputError: memory ran out.
@@ -36,7 +39,7 @@ def explained(cfg: Config, activity: Activity) -> Iterator[None]:
 
 
 def out_of_memory_message(error: BaseException, cfg: Config, activity: Activity) -> str:
-    """The current batches, and the keys that reduce memory use."""
+    """Describe the current batches, and name the config keys that reduce memory use."""
     batches = activity.current.batches
     batch_sizes = [len(batch.images) for batch in batches]
     shapes = " and ".join(sorted({"x".join(map(str, batch.images.shape[-2:])) for batch in batches}))

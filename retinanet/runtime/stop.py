@@ -1,4 +1,4 @@
-"""Stop request: on SIGTERM or SIGINT every process finishes the same step and saves; the exit code is then 143."""
+"""Stop requests: on SIGTERM or SIGINT, all processes finish the same step, save, and exit with code 143."""
 
 from __future__ import annotations
 
@@ -20,32 +20,33 @@ from typing import TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:  # importing torch would delay the signal handlers by seconds
     from torch.distributed import Store
 
-EXIT_STOPPED = 143  # 128 + SIGTERM: to shells and schedulers, a run that was asked to stop
-PREEMPTED = "preempted"  # file in the run folder: the run was stopped early and can be resumed
+EXIT_STOPPED = 143  # 128 + SIGTERM, which shells and schedulers understand as stopped on request
+PREEMPTED = "preempted"  # file in the run folder that marks a run as stopped early and resumable
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# A request often arrives twice: a scheduler signals torchrun and its workers, and torchrun forwards its signal.
-REPEAT_AFTER = 1.0  # seconds; a later signal is a second request
+# A request often arrives twice: a scheduler signals both torchrun and its workers, and torchrun forwards the signal.
+REPEAT_AFTER = 1.0  # seconds after which another signal counts as a second request
 KEY = "retinanet/stop"
-NUDGE = b"\0"  # no signal has this number
+NUDGE = b"\0"  # wakes the listener; not a valid signal number
 
 
 class StopRequest:
-    """Catches SIGTERM and SIGINT during training, and makes all processes stop after the same step.
+    """Catches SIGTERM and SIGINT during training, and stops all processes after the same step.
 
         with StopRequest(store, rank=rank, world_size=world_size, grace=25.0) as stop:
             while step < num_steps and not stop.due(step):
                 ...
                 step += 1
 
-    A process that has not finished `grace` seconds after the request exits without saving. This, and a second signal,
-    also work while the main thread hangs in a collective: the signal number is written directly into a pipe that a
-    thread reads. Python allows handlers only in the main thread; in another one, only requests of other processes
-    count. Processes forked during training get the previous handlers back.
+    A process that has not finished `grace` seconds after the request exits without saving; a second signal makes it
+    exit at once. Both work even while the main thread hangs in a collective, because signal numbers are written
+    directly to a pipe that is read by a separate thread. Python allows signal handlers only in the main thread; in any
+    other thread, only requests from other processes take effect. Processes forked during training get the previous
+    handlers back.
 
     Args:
-        store: of this attempt only (a restarted run must not find an old request), or None for one process.
-        grace: seconds. torchrun kills its workers 30 s after a stop signal, so keep this below 30.
-        give_up: called by rank 0 with the name of the signal when the grace period is over, before the process exits.
+        store: the store of the current attempt (a restarted run must not find an old request); None for one process.
+        grace: grace period in seconds. torchrun kills its workers 30 s after a stop signal, so keep this below 30.
+        give_up: called on rank 0 with the signal name when the grace period is over, just before the process exits.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class StopRequest:
         self.rank = rank
         self.world_size = world_size
         self.give_up = give_up
-        self.signal_name: str | None = None  # first signal, on any process
+        self.signal_name: str | None = None  # first signal received by any process
         self._stop_after: int | None = None
         self._handlers_before: dict[signal.Signals, Any] = {}
         self._wakeup_before = -1
@@ -91,17 +92,18 @@ class StopRequest:
         os.close(self._write_end)
 
     def due(self, step: int) -> bool:
-        """Whether to stop after `step` completed steps. Call it once before each step; it never waits."""
+        """Whether to stop after `step` completed steps. Call this once before each step; it never blocks."""
         if self._stop_after is None:
             self._stop_after = self._agree(step)
         return self._stop_after is not None and step >= self._stop_after
 
     def _agree(self, step: int) -> int | None:
-        """Step after which all processes stop; None until they have agreed.
+        """Step after which all processes stop; None until they have agreed on one.
 
-        Each rank announces the earliest step that it can stop after. When all have, the largest one is chosen. No rank
-        can be past it, however far a host runs ahead of its device, because none begins a step unannounced. No rank
-        waits either: another one may need it in a collective to get this far.
+        Each rank announces the earliest step after which it can stop. Once all ranks have done so, the latest of these
+        steps is chosen. No rank can already be past it, however far its host runs ahead of the device, because a rank
+        never begins a step that it has not announced. No rank waits for the others here either, because they may need
+        it in a collective before they can announce their own step.
         """
         if self.store is None:
             return None if self.signal_name is None else step
@@ -116,11 +118,11 @@ class StopRequest:
                 steps[str(self.rank)] = step if is_last else step + 1
                 proposed = json.dumps(request)
                 seen = self.store.compare_set(KEY, seen, proposed).decode()
-                if seen != proposed:  # another process was faster, and wrote this
+                if seen != proposed:  # another process wrote first: start over from its value
                     continue
             if self.signal_name is None:
                 self.signal_name = request["signal"]
-                os.write(self._write_end, NUDGE)  # starts the grace period of this process too
+                os.write(self._write_end, NUDGE)  # start the grace period on this process too
             return max(steps.values()) if len(steps) == self.world_size else None
 
     def _listen(self) -> None:
@@ -159,16 +161,18 @@ class StopRequest:
         if self._handlers_before:
             signal.set_wakeup_fd(self._wakeup_before)
             for number, handler in self._handlers_before.items():
-                # None: the handler was not set from Python, and cannot be restored from Python
+                # None means that the handler was not installed from Python, so Python cannot restore it.
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
             self._handlers_before = {}
 
 
 def write_preempted(folder: Path, *, step: int | None, signal_name: str) -> None:
-    """Write a file that marks the run as stopped early: torchrun exits with 1 whatever its workers return.
+    """Write a file that marks the run as stopped early.
+
+    The exit code cannot convey this under torchrun, which exits with 1 regardless of what its workers return.
 
     Args:
-        step: step that was saved; None if only an earlier checkpoint exists.
+        step: step at which the run was saved; None if it stopped without saving.
     """
     content = {"step": step, "signal": signal_name, "time": datetime.now().astimezone().isoformat(timespec="seconds")}
     try:
@@ -178,16 +182,19 @@ def write_preempted(folder: Path, *, step: int | None, signal_name: str) -> None
 
 
 def clear_preempted(folder: Path) -> None:
-    """Remove the file of `write_preempted`, when a run starts or resumes."""
+    """Remove the file written by `write_preempted`, when a run starts or resumes."""
     (folder / PREEMPTED).unlink(missing_ok=True)
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
-    """Do nothing: with a handler, the interpreter writes the signal number into the pipe."""
+    """Do nothing: the interpreter writes the signal number to the pipe, but only if a Python handler is installed."""
 
 
 def _die_of(number: int) -> None:
-    """Die of a signal as if it had not been caught. In Python only the main thread can do this, and it may hang."""
+    """Kill this process with a signal as if the signal had not been caught.
+
+    This calls libc, because Python can reset signal handlers only in the main thread, which may be hanging.
+    """
     libc = ctypes.CDLL(None)
     libc.signal.argtypes, libc.signal.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
     libc.signal(number, None)  # SIG_DFL
@@ -195,5 +202,5 @@ def _die_of(number: int) -> None:
 
 
 def _print(text: str) -> None:
-    with contextlib.suppress(OSError):  # Ctrl-C also ends the process that stderr is piped to
+    with contextlib.suppress(OSError):  # Ctrl-C may also have ended a process that stderr is piped to
         print(text, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Watchdog for stalls: every process writes its stacks, then the run stops. Orphaned workers exit."""
+"""Watchdog for stalls: every process dumps its stack traces, then the run stops. Also makes orphaned workers exit."""
 
 from __future__ import annotations
 
@@ -21,28 +21,30 @@ if TYPE_CHECKING:
     from retinanet.runtime.activity import Activity
 
 EXIT_STALLED = 75  # EX_TEMPFAIL: the run can be resumed from its last checkpoint
-POLL = 1.0  # seconds between two checks of the clock and of the other processes
-LINGER = 3.0  # seconds between a process's stacks and its exit, for the others to see the request and write theirs
-STORE_TIMEOUT = timedelta(seconds=5)  # for a request to the store, because its host may hang
+POLL = 1.0  # seconds between checks of the clock and of the other processes
+LINGER = 3.0  # seconds to wait before exiting, so that other processes can see the request and dump their own stacks
+STORE_TIMEOUT = timedelta(seconds=5)  # for store requests, because the process that hosts the store may hang
 KEY = "retinanet/stalled"
-PR_SET_PDEATHSIG = 1  # of prctl(2)
-STDERR = 2  # file descriptor: Python's own stream may be locked by the hanging thread
+PR_SET_PDEATHSIG = 1  # option of prctl(2)
+STDERR = 2  # file descriptor, because the hanging thread may hold the lock of sys.stderr
 
 
 class Watchdog:
-    """Stops a run in which a process makes no progress, after every process has written its stacks.
+    """Stops a run in which some process makes no progress, after every process has dumped its stack traces.
 
         with Watchdog(store, activity, rank=rank, timeout=600.0, folder=folder):
             activity.begin("training", step, batches, image_ids)
 
-    If no new activity begins for `timeout` seconds, a process writes the stacks of all its threads to stderr and to
-    `stall_rank{rank}.txt`, and asks the others over the store to do the same. Then all exit with `EXIT_STALLED`. Ranks
-    that wait for each other time out together: the one that is not waiting in a collective caused the stall.
+    If no new activity begins for `timeout` seconds, a process dumps the stack traces of all its threads to stderr and
+    to `stall_rank{rank}.txt`, and asks the others through the store to do the same. Then all processes exit with
+    `EXIT_STALLED`. Ranks that wait for each other time out together: the one that is not waiting in a collective caused
+    the stall.
 
     Args:
-        store: of this attempt only, or None for one process. It is cloned: threads cannot share a connection.
-        activity: of this process.
-        timeout: seconds; None disables the watchdog.
+        store: the store of the current attempt; None for one process. It is cloned, because threads cannot share a
+            connection.
+        activity: the current activity of this process.
+        timeout: seconds without progress before the run stops; None disables the watchdog.
     """
 
     def __init__(self, store: Store | None, activity: Activity, *, rank: int, timeout: float | None, folder: Path):
@@ -75,14 +77,14 @@ class Watchdog:
     def _watch(self, store: Store | None) -> None:
         while not self._ended.wait(POLL):
             limit, silent = self.timeout, time.monotonic() - self.activity.current.began
-            # A call that holds the GIL stops this thread too, but not the one of faulthandler.
+            # A call that holds the GIL blocks this thread too, but not faulthandler's.
             faulthandler.dump_traceback_later(max(limit - silent, 0.0) + 2 * POLL + LINGER, exit=True, file=STDERR)
             if silent > limit:
                 self._end(store, f"no progress for {silent:.0f} s (train.stall_timeout)")
             if store is not None:
                 try:
                     reason = store.get(KEY).decode() if store.check([KEY]) else None
-                except RuntimeError:  # its host has exited; processes that wait for it time out or fail
+                except RuntimeError:  # the process that hosts the store has exited; those waiting for it will also end
                     store = None
                 else:
                     if reason is not None:
@@ -90,7 +92,7 @@ class Watchdog:
         faulthandler.cancel_dump_traceback_later()
 
     def _end(self, store: Store | None, reason: str) -> None:
-        # A hanging file system may have caused the stall: it must not keep this process from exiting.
+        # If a hanging file system caused the stall, it must not prevent this process from exiting.
         faulthandler.dump_traceback_later(4 * LINGER, exit=True, file=STDERR)
         if store is not None:
             with contextlib.suppress(RuntimeError):
@@ -108,18 +110,18 @@ class Watchdog:
 
 
 def end_with_parent() -> None:
-    """Exit this process when its launcher exits. Otherwise a killed torchrun would leave its workers running.
+    """Make this process exit when its launcher does. Otherwise, killing torchrun would leave its workers running.
 
-    Call it in workers only: a run started in the background must outlive its shell.
+    Call this only in workers: a run started in the background must outlive its shell.
     """
     parent = os.getppid()
     threading.Thread(target=_watch_parent, args=(parent,), name="parent", daemon=True).start()
-    if sys.platform == "linux":  # immediately, even while the GIL is held
+    if sys.platform == "linux":  # the kernel kills this process immediately, even while the GIL is held
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def _watch_parent(parent: int) -> None:
-    """Exit when the parent is gone, even if it died before the kernel was asked to send a signal."""
+    """Exit when the parent process is gone, even if it exited before the kernel was asked to send a signal."""
     while os.getppid() == parent:
         time.sleep(POLL)
     with contextlib.suppress(OSError):

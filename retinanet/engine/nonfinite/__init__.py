@@ -1,1 +1,1 @@
-"""Steps with a non-finite gradient: masking, saving, replaying and reporting them."""
+"""Steps with non-finite gradients: masking, saving, replaying and reporting them."""

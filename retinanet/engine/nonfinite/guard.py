@@ -1,4 +1,4 @@
-"""Skip steps with non-finite gradients on the device, and report them when the log is read anyway."""
+"""Skip steps with non-finite gradients on the device, and report them at the next regular synchronisation."""
 
 from typing import Any, NamedTuple
 
@@ -10,19 +10,20 @@ from torch.optim import Optimizer
 from retinanet.config.train import NonFiniteAction
 from retinanet.errors import InputError
 
-# After this many in a row the loss scale has fallen by 2**40: a gradient that still overflows has a different cause.
+# After this many overflows in a row, the loss scale has been reduced by a factor of 2**40: if the gradient still
+# overflows, the scale is not the cause.
 MOST_OVERFLOWS = 40
 
 
 class BadStep(NamedTuple):
-    """Non-finite steps since the last reading."""
+    """Steps with non-finite gradients since the last call to `NonFiniteGuard.read`."""
 
     step: int  # number of the first step with a non-finite gradient
-    count: int  # skipped steps; with "stop", all from the first one on
+    count: int  # number of skipped steps; with "stop", this includes all steps after the first non-finite one
 
 
 class NonFiniteGradient(InputError):
-    """Training diverged: the gradient of a step, or of more steps than may be skipped, was not finite."""
+    """Training diverged: a gradient was not finite, or more steps were skipped than allowed."""
 
     def __init__(self, message: str, bad_step: BadStep):
         super().__init__(message)
@@ -30,20 +31,20 @@ class NonFiniteGradient(InputError):
 
 
 class NonFiniteGuard:
-    """Keeps steps with a non-finite gradient from changing any state, without waiting for the device.
+    """Prevents steps with non-finite gradients from changing any state, without waiting for the device.
 
-    Call `before_step` before the first forward pass of a step, and `mask` between the gradient norm and the optimizer.
-    The fused optimizer reads `found_inf` and then changes neither weights nor its own state; the running statistics of
-    batch norms, which the forward pass has already updated, are restored.
+    Call `before_step` before the first forward pass of a step, and `mask` after computing the gradient norm but before
+    the optimizer step. If `found_inf` is set, the fused optimizer changes neither the weights nor its own state. The
+    running statistics of batch norm layers, which the forward pass has already updated, are restored.
 
     Args:
-        model: on its device; its running statistics must remain the same tensors.
-        optimizer: fused, with momentum that exists before the first step, as `build_optimizer` makes it.
-        action: "stop" skips every step from the first non-finite one to the next reading, which keeps the weights from
-            before that step. "skip" skips only that step.
-        limit: with "skip", the number of steps that a run may skip.
-        scaled: whether a gradient scaler is used, as in float16. The scaler itself skips steps that overflow and lowers
-            the scale, which is normal: statistics are restored, and only persistent overflow is reported.
+        model: already on its device. The tensors that hold its running statistics must not be replaced later.
+        optimizer: must be fused, with momentum buffers allocated before the first step, as `build_optimizer` does.
+        action: "stop" skips all steps from the first non-finite one until `read` is called, which preserves the weights
+            from before that step. "skip" skips only steps with non-finite gradients.
+        limit: with "skip", the maximum number of steps that a run may skip.
+        scaled: whether a gradient scaler is used, as in float16. The scaler skips steps that overflow and lowers the
+            scale, which is normal. The guard then only restores the statistics, and reports only persistent overflow.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class NonFiniteGuard:
         scaled: bool = False,
     ):
         assert all(group["fused"] for group in optimizer.param_groups), "only fused optimizers take found_inf"
-        self.skipped = 0  # steps of the run skipped by "skip", as of the last reading
+        self.skipped = 0  # number of steps skipped during the run by "skip", as of the last reading
         self._optimizer = optimizer
         self._action = action
         self._limit = limit
@@ -68,7 +69,7 @@ class NonFiniteGuard:
         self._counters = torch.zeros(3, dtype=torch.int64, device=device)
 
     def before_step(self) -> None:
-        """Save the current running statistics."""
+        """Save a copy of the current running statistics."""
         for saved, live in zip(self._saved, self._statistics, strict=True):
             torch._foreach_copy_(_split_like(saved, live), live)
 
@@ -77,10 +78,10 @@ class NonFiniteGuard:
         """Make the optimizer skip its next step if the gradient is not finite, and restore the running statistics.
 
         Args:
-            grad_norm: (), norm of the whole gradient, the same on every rank.
+            grad_norm: (), total gradient norm, the same on every rank.
             step: number of the step, for the report.
 
-        Returns: () float32, 1 if the step is skipped, else 0; the same tensor in every step.
+        Returns: () float32, 1 if the step is skipped, else 0. Every call returns the same tensor, updated in place.
         """
         first, count, in_a_row = self._counters.unbind()
         bad = ~torch.isfinite(grad_norm)
@@ -91,7 +92,8 @@ class NonFiniteGuard:
         in_a_row.add_(1).mul_(bad)
         self._found_inf.copy_(bad)
         if not self._scaled:
-            # Set in every step: it is in no state dict, and a scaler removes it. The scaler sets its own.
+            # Set it at every step: state dicts do not include it, and a scaler deletes it. An enabled scaler sets its
+            # own.
             self._optimizer.found_inf = self._found_inf
         for saved, live in zip(self._saved, self._statistics, strict=True):
             # Use `where`, not a multiplication: the current statistics may be NaN.
@@ -100,10 +102,10 @@ class NonFiniteGuard:
         return self._found_inf
 
     def read(self) -> BadStep | None:
-        """Read and reset the steps skipped since the last reading. This waits for the device once.
+        """Return the steps skipped since the last call, and reset the counters. Waits for the device once.
 
         Raises:
-            NonFiniteGradient: more steps than the limit were skipped, or overflow persists at every loss scale.
+            NonFiniteGradient: the run has skipped more steps than `limit`, or gradients overflow at every loss scale.
         """
         first, count, in_a_row = self._counters.tolist()
         self._counters[:2].zero_()
@@ -140,7 +142,7 @@ class NonFiniteGuard:
 
 
 def moving_statistics(model: nn.Module) -> list[list[Tensor]]:
-    """Running statistics and counters of batch norms, which a forward pass changes, grouped by dtype."""
+    """Running statistics and counters of batch norm layers, which every forward pass updates, grouped by dtype."""
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     tensors = [tensor for norm in norms for tensor in norm.buffers(recurse=False)]
     groups: dict[torch.dtype, list[Tensor]] = {}
@@ -150,6 +152,6 @@ def moving_statistics(model: nn.Module) -> list[list[Tensor]]:
 
 
 def _split_like(flat: Tensor, shapes: list[Tensor]) -> list[Tensor]:
-    """Consecutive views into a vector with the shapes of other tensors."""
+    """Split a vector into consecutive views with the same shapes as the given tensors."""
     parts = flat.split([shape.numel() for shape in shapes])
     return [part.view(shape.shape) for part, shape in zip(parts, shapes, strict=True)]

@@ -21,14 +21,14 @@ from retinanet.structures import Batch, HeadOutputs, Targets
 
 
 def replay(path: str | Path, device: torch.device) -> ReplayReport:
-    """Replay a saved step, with all images and with each image separately. Slow: it checks every value.
+    """Replay a saved step with all images, then with each image separately. Slow, because every value is checked.
 
     Raises:
         InputError: the file cannot be used.
     """
     saved = read_saved_step(path)
     cfg = saved.cfg
-    # There are no other ranks to share statistics with.
+    # Sync norm needs other ranks to share statistics with; here there are none.
     norm, note = cfg.model.backbone.norm, ""
     if norm == "sync":
         norm, note = "batch", "norm sync is replaced by batch: each micro-batch has its own statistics"
@@ -72,7 +72,7 @@ def replay(path: str | Path, device: torch.device) -> ReplayReport:
 
 
 class Outcome(NamedTuple):
-    """Losses and gradients of one run of the step."""
+    """Losses and gradients from running the step once."""
 
     class_per_level: list[float]
     box_per_level: list[float]
@@ -82,7 +82,7 @@ class Outcome(NamedTuple):
 
 
 class ReplayedStep:
-    """The forward and backward pass of training, without an optimizer step."""
+    """The forward and backward passes of a training step, without the optimizer step."""
 
     def __init__(
         self,
@@ -99,12 +99,12 @@ class ReplayedStep:
         self.loss_scale = loss_scale
 
     def num_positive(self, batches: list[Batch]) -> Tensor:
-        """Number of positive anchors in all batches, at least 1: ()."""
+        """Number of positive anchors in all batches, at least 1, as a tensor of shape ()."""
         counts = [self.assign(self._anchors(batch), batch.targets).positive.sum().float() for batch in batches]
         return sum(counts).clamp(min=1)
 
     def run(self, batches: list[Batch], num_positive: Tensor, trace: FirstNonFinite | None = None) -> Outcome:
-        """Run forward and backward on all batches; the gradients of the scaled loss remain in the model."""
+        """Run the forward and backward passes on all batches, leaving the gradients of the scaled loss in the model."""
 
         def watched(pass_name: str) -> AbstractContextManager:
             return nullcontext() if trace is None else trace.on(pass_name)
@@ -157,20 +157,20 @@ def _image_report(image_id: int | str, batch: Batch, outcome: Outcome) -> ImageR
 
 
 def _problem(box: list[float], height: int, width: int) -> str | None:
-    """Describe the defect of a box (x1, y1, x2, y2); None if it is valid."""
+    """Describe what is wrong with a box (x1, y1, x2, y2); None if it is valid."""
     x1, y1, x2, y2 = box
     shown = f"box ({x1:g}, {y1:g}, {x2:g}, {y2:g})"
     if not all(map(math.isfinite, box)):
         return f"{shown} is not finite"
     if x2 <= x1 or y2 <= y1:
         return f"{shown} has no area"
-    if min(x1, y1) < -1 or x2 > width + 1 or y2 > height + 1:  # a pixel for rounding
+    if min(x1, y1) < -1 or x2 > width + 1 or y2 > height + 1:  # allow one pixel for rounding
         return f"{shown} is outside the image"
     return None
 
 
 def _only(batch: Batch, row: int) -> Batch:
-    """One image of a batch, in the same padded shape."""
+    """Extract one image of a batch as a batch of its own, with the same padded shape."""
     rows = slice(row, row + 1)
     targets = batch.targets
     return Batch(

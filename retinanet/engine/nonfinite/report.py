@@ -1,4 +1,4 @@
-"""Report of a replayed step: where it became non-finite, and what to do about it."""
+"""Report on a replayed step: where values became non-finite, and what to do about it."""
 
 import math
 from collections.abc import Sequence
@@ -6,17 +6,20 @@ from typing import NamedTuple
 
 import torch
 
-MOST_LISTED = 5  # names or boxes in one line of a report
+MOST_LISTED = 5  # maximum number of names or boxes listed before the report abbreviates
 
 
 class ImageReport(NamedTuple):
-    """An image, and the result of the step with only this image, divided by the same number of positive anchors."""
+    """An image, and the losses and gradient of the step when run on this image alone.
+
+    The losses are divided by the number of positive anchors in the global batch, as in the original step.
+    """
 
     image_id: int | str
-    size: tuple[int, int]  # height and width inside the padding
+    size: tuple[int, int]  # height and width, without padding
     pixels: tuple[int, int, float]  # minimum, maximum, mean
     num_boxes: int  # crowd regions included
-    sides: tuple[float, float] | None  # shortest and longest of its boxes, pixels; None without a box
+    sides: tuple[float, float] | None  # shortest and longest box side in pixels; None without boxes
     invalid_boxes: list[str]  # one line for each box that is not finite, has no area, or is outside the image
     classification: float
     box_regression: float
@@ -35,13 +38,13 @@ class ReplayReport(NamedTuple):
     dtype: torch.dtype
     loss_scale: float
     num_positive: float
-    bad_weights: list[str]  # not finite before the step
-    class_per_level: list[float]  # finest level first; weighted and divided as in the loss
+    bad_weights: list[str]  # names of weights that were already non-finite before the step
+    class_per_level: list[float]  # finest level first; weighted and normalised as in the total loss
     box_per_level: list[float]
     grad_norm: float
-    first_in_forward: str | None  # operation with the first non-finite result
+    first_in_forward: str | None  # first operation with a non-finite result
     first_in_backward: str | None
-    bad_gradients: list[str]  # parameters
+    bad_gradients: list[str]  # names of parameters with non-finite gradients
     num_gradients: int
     images: list[ImageReport]
     note: str = ""
@@ -51,7 +54,7 @@ class ReplayReport(NamedTuple):
         return _finite(*self.class_per_level, *self.box_per_level, self.grad_norm)
 
     def describe(self) -> str:
-        """The report as text, several lines."""
+        """Format the report as text of several lines."""
         precision = str(self.dtype).removeprefix("torch.")
         scaled = f", loss scaled by {self.loss_scale:g}" if self.loss_scale != 1 else ""
         outcome = "everything is finite here" if self.is_finite else f"gradient norm {self.grad_norm:g}"
@@ -93,7 +96,7 @@ class ReplayReport(NamedTuple):
         return "\n".join(lines)
 
     def advice(self) -> str:
-        """The most likely cause, and what to check or change first."""
+        """State the most likely cause, and what to check or change first."""
         non_finite = [str(image.image_id) for image in self.images if not image.is_finite]
         invalid = [str(image.image_id) for image in self.images if image.invalid_boxes and not image.is_finite]
         if self.bad_weights:

@@ -1,4 +1,4 @@
-"""Respond to non-finite gradients: save the step, replay it and stop with a report, or log the skipped steps."""
+"""Respond to non-finite gradients: save and replay the step, then stop with a report; or log the skipped steps."""
 
 import logging
 from pathlib import Path
@@ -17,9 +17,9 @@ log = logging.getLogger(__name__)
 
 
 def check_gradients(run: Run, activity: Activity) -> None:
-    """Read the guard, and stop the run or log the skipped steps. This waits for the device once.
+    """Check the guard for non-finite gradients, and stop the run or log the skipped steps. Waits for the device once.
 
-    Every process calls it at the same step.
+    Collective: every process must call it at the same step.
 
     Raises:
         NonFiniteGradient: the run must stop; the message contains the report.
@@ -27,7 +27,7 @@ def check_gradients(run: Run, activity: Activity) -> None:
     try:
         bad = run.state.guard.read()
     except NonFiniteGradient as error:
-        # More steps than train.max_skipped: save the first of them.
+        # Too many steps were skipped: save the first of them.
         step = error.bad_step.step
         reason = (
             f"training diverged: {error}\nreplayed below with the current weights; if it does not "
@@ -50,9 +50,9 @@ def check_gradients(run: Run, activity: Activity) -> None:
 
 
 def batches_of_step(run: Run, step: int, activity: Activity) -> list[Batch] | None:
-    """Read the global batch of a step again, on the main process; None on the others.
+    """Reload the global batch of a step, and return it on the main process; None on the others.
 
-    The images of a step and their augmentation depend only on the seed and the step number.
+    This is possible because the images of a step and their augmentation depend only on the seed and the step number.
     """
     activity.begin("replaying the step", step)
     cfg = run.cfg.model_copy(update={"data": run.cfg.data.model_copy(update={"workers": 0})})
@@ -62,7 +62,7 @@ def batches_of_step(run: Run, step: int, activity: Activity) -> list[Batch] | No
 
 
 def report(run: Run, step: int, batches: list[Batch]) -> str:
-    """Describe what happened and what to do. The weights are still those from before the step."""
+    """Describe what happened and what to do. The model must still have the weights from before the step."""
     return (
         f"step {step}: training diverged: the gradient was not finite; weights, optimizer and statistics are unchanged "
         f"since before that step\n{save_and_replay(run, step, batches)}. Lower train.optimizer.lr, raise "
@@ -86,7 +86,7 @@ def save_and_replay(run: Run, step: int, batches: list[Batch]) -> str:
             loss_scale=run.state.scaler.get_scale() if run.state.scaler.is_enabled() else 1.0,
         )
         write_saved_step(path, saved)
-    except InputError as error:  # a full disk
+    except InputError as error:  # for example, the disk is full
         return f"images {run.train_data.image_ids_of(batches)}; the step could not be saved: {error}"
     try:
         description = replay(path, run.device).describe()

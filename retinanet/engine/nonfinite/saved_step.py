@@ -1,4 +1,4 @@
-"""File with everything that a training step depends on, written for a step with non-finite gradients."""
+"""File format for a training step with non-finite gradients, with everything needed to replay it."""
 
 import json
 import os
@@ -18,20 +18,20 @@ FORMAT = "retinanet replay 2"
 
 
 class SavedStep(NamedTuple):
-    """Everything that a step depends on."""
+    """Everything needed to replay a step."""
 
     cfg: Config
     class_names: Sequence[str]
     model_state: dict[str, Tensor]  # weights before the step
-    batches: list[Batch]  # all micro-batches of the global batch: the loss is divided by the positives of all of them
-    image_ids: Sequence[int | str]  # of the images in all batches, in order
+    batches: list[Batch]  # all micro-batches of the global batch, since the loss is divided by their positive anchors
+    image_ids: Sequence[int | str]  # ids of the images in all batches, in order
     step: int
     dtype: torch.dtype  # precision of the network
-    loss_scale: float = 1.0  # scale of the gradient scaler, 1 without one
+    loss_scale: float = 1.0  # scale of the gradient scaler; 1 if there is none
 
 
 def write_saved_step(path: Path, saved: SavedStep) -> None:
-    """Write a step with tensors from any device. The file is complete or absent.
+    """Write a step to a file, which is either complete or absent. Tensors may be on any device.
 
     Raises:
         InputError: the file cannot be written.
@@ -52,22 +52,22 @@ def write_saved_step(path: Path, saved: SavedStep) -> None:
         with open(partial, "wb") as file:
             torch.save(content, file)
         os.replace(partial, path)
-    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError if the disk is full
+    except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError if the disk is full
         partial.unlink(missing_ok=True)
         raise InputError(f"{path}: the step cannot be written: {str(error).splitlines()[0]}") from None
 
 
 def read_saved_step(path: str | Path) -> SavedStep:
-    """Read a file of `write_saved_step`, with tensors on the CPU. No code in the file is run.
+    """Read a file written by `write_saved_step`, with tensors on the CPU. Never executes code from the file.
 
     Raises:
-        InputError: the file is missing, damaged or of a different kind.
+        InputError: the file is missing, damaged, or not a saved step.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; training writes one when a gradient is not finite") from None
-    except Exception as error:  # torch.load raises a different type for each way a file can be wrong
+    except Exception as error:  # torch.load raises many different types, depending on what is wrong with the file
         reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
         raise InputError(f"{path}: not a saved training step, or incomplete ({reason[0][:160]})") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -85,7 +85,10 @@ def read_saved_step(path: str | Path) -> SavedStep:
 
 
 def _plain(batch: Batch) -> dict[str, Any]:
-    """Values that `weights_only` loading accepts. Tensors are cloned: a view would be saved with its whole storage."""
+    """Convert a batch to values that `weights_only` loading accepts.
+
+    Tensors are cloned, because torch.save would write the entire storage behind a view.
+    """
     targets = batch.targets
     return {
         "images": batch.images.clone(),
@@ -101,7 +104,7 @@ def _plain(batch: Batch) -> dict[str, Any]:
 
 
 def _batch(plain: dict[str, Any]) -> Batch:
-    """The batch from the values of `_plain`."""
+    """Rebuild a batch from the values returned by `_plain`."""
     return Batch(
         images=plain["images"],
         image_sizes=plain["image_sizes"],

@@ -1,4 +1,4 @@
-"""Find the first operation of a network with a non-finite result."""
+"""Find the first operation in a network that produces a non-finite result."""
 
 from typing import Any
 
@@ -8,14 +8,15 @@ from torch.utils._pytree import tree_leaves
 
 
 class FirstNonFinite(TorchDispatchMode):
-    """Context manager that checks the result of every operation in its body, including backward.
+    """Context manager that checks the result of every operation in its body, including the backward pass.
 
-    It is slow, because it reads every value. It watches operations because much of the network calls no module. An
-    operation is attributed to the module that owns its weights, or else to the last such module before it. Weights are
-    recognised by their memory, also after a cast or after a norm was folded into them.
+    It is slow, because it reads every value. It watches operations rather than modules, because much of the network is
+    not computed by modules. An operation is attributed to the module that owns the weights it uses; an operation
+    without weights is attributed to the most recent such module. Weights are recognised by their memory address, even
+    after a cast, or after a norm has been folded into them.
 
     Attributes:
-        first: description of the first non-finite result in each pass named by `on`.
+        first: description of the first non-finite result in each pass, by the name passed to `on`.
     """
 
     def __init__(self, model: nn.Module):
@@ -23,13 +24,13 @@ class FirstNonFinite(TorchDispatchMode):
         self.first: dict[str, str] = {}
         self._pass = ""
         self._last = ""
-        self._modules: dict[int, str] = {}  # names by the address of a weight
-        self._kept: list[Tensor] = []  # computed from weights only; kept alive, so that no address is reused
+        self._modules: dict[int, str] = {}  # module names by the memory address of a weight
+        self._kept: list[Tensor] = []  # tensors computed only from weights, kept alive so their addresses stay unique
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             self._modules[_address(tensor)] = name.rpartition(".")[0] or name
 
     def on(self, pass_name: str) -> "FirstNonFinite":
-        """Name the pass that the following operations belong to, such as "forward"."""
+        """Set the name of the pass that the following operations belong to, such as "forward"."""
         self._pass, self._last = pass_name, ""
         return self
 
@@ -43,7 +44,7 @@ class FirstNonFinite(TorchDispatchMode):
             for output in outputs:
                 self._modules.setdefault(_address(output), name)
                 self._kept.append(output)
-        if self._pass not in self.first and "empty" not in func._schema.name:  # uninitialised memory
+        if self._pass not in self.first and "empty" not in func._schema.name:  # `empty` returns uninitialised memory
             bad = [output for output in outputs if output.is_floating_point() and not output.isfinite().all()]
             if bad:
                 place = name or (f"after {self._last}" if self._last else "before any weight")
