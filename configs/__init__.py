@@ -1,1 +1,1 @@
-"""Makes the YAML files here readable as `retinanet.configs` from an editable install, too."""
+"""Makes the YAML files in this folder available as `retinanet.configs`, even in an editable install."""

@@ -1,6 +1,6 @@
-"""Figures 1 and 4 of Lin et al. (2017) for a checkpoint, its scores, and which examples its validation loss comes from.
+"""Figures 1 and 4 of Lin et al. (2017) for a checkpoint, its scores, and the examples that make up its validation loss.
 
-If the folder holds several checkpoints of the run, these contributions are plotted over training too.
+If the folder contains several checkpoints of the run, the loss contributions are also plotted over training.
 """
 
 import logging
@@ -36,10 +36,10 @@ PARTS = {"hard_positive": "hard positive", "easy_positive": "easy positive",
 
 
 def load_network(checkpoint: Path, overrides: Sequence[str] = ()) -> Predictor:
-    """Load a checkpoint with sigmoid classes, in float32.
+    """Load a checkpoint trained with sigmoid classes, in float32.
 
     Raises:
-        InputError: not a checkpoint, or trained with softmax classes.
+        InputError: the file is not a checkpoint, or was trained with softmax classes.
     """
     predictor = Predictor.from_checkpoint(checkpoint, ["inference.precision=fp32", *overrides])
     if predictor.cfg.model.has_background_logit:
@@ -52,7 +52,7 @@ def count_logits(checkpoint: Path, predictor: Predictor) -> LogitCounts:
     """Count the class logits of positive and negative examples over the validation images.
 
     Raises:
-        InputError: there are no validation images, or no positive anchors on them.
+        InputError: there are no validation images, or none of their anchors are positive.
     """
     cfg, counts = predictor.cfg, LogitCounts()
     data = load_val_data(cfg, predictor.class_names)
@@ -70,7 +70,7 @@ def count_logits(checkpoint: Path, predictor: Predictor) -> LogitCounts:
 
 
 def write_figures(checkpoint: Path, output: Path, overrides: Sequence[str] = ()) -> list[Path]:
-    """Write the figures, and `figures.md` with their numbers; returns the paths.
+    """Write the figures, and `figures.md` with their numbers; return the paths.
 
     The loss over training is plotted if the folder contains other checkpoints of the run (see
     `train.keep_checkpoints`).
@@ -96,10 +96,10 @@ def write_figures(checkpoint: Path, output: Path, overrides: Sequence[str] = ())
 
 
 def count_history(checkpoint: Path, counts: LogitCounts, overrides: Sequence[str] = ()) -> dict[int, LogitCounts]:
-    """Counts by step of all checkpoints in the folder of this one; empty for fewer than two.
+    """Count logits for every checkpoint in the same folder, by step; empty for fewer than two checkpoints.
 
     Args:
-        counts: the counts of this checkpoint.
+        counts: the counts of `checkpoint` itself.
     """
     files = CheckpointFolder(checkpoint.parent, keep=1).files()
     if len(files) < 2:
@@ -113,13 +113,13 @@ def count_history(checkpoint: Path, counts: LogitCounts, overrides: Sequence[str
 
 
 def step_of(file: Path) -> int | None:
-    """The step in the name of a checkpoint file; None for another name."""
+    """The step in the name of a checkpoint file, or None for any other file."""
     number = file.stem.removeprefix("step_")
     return int(number) if number.isdecimal() else None
 
 
 def figure_1() -> list[Chart]:
-    """Focal loss and |derivative| as functions of p_t, from the training loss."""
+    """Focal loss and |derivative| as functions of p_t, computed with the loss used in training."""
     probabilities = [0.005 + 0.99 * index / 198 for index in range(199)]
     curves = {f"gamma {gamma:g}": loss_curve(gamma, probabilities) for gamma in FIGURE_1_GAMMAS}
     losses = [Series(name, loss.x, loss.y) for name, (loss, _) in curves.items()]
@@ -156,7 +156,7 @@ def scores_chart(counts: LogitCounts) -> Chart:
 def history_charts(history: dict[int, LogitCounts]) -> list[Chart]:
     """Contributions of hard and easy examples to the validation loss of each checkpoint.
 
-    By cross entropy and by the focal loss of the paper, regardless of the training loss.
+    Computed with cross entropy and with the paper's focal loss, regardless of the training loss.
     """
     charts = []
     for title, alpha, gamma in (("Cross entropy", 0.5, 0.0), ("Focal loss, gamma 2, alpha 0.25", 0.25, 2.0)):
@@ -170,7 +170,7 @@ def history_charts(history: dict[int, LogitCounts]) -> list[Chart]:
 
 
 def describe(checkpoint: Path, counts: LogitCounts, history: dict[int, LogitCounts]) -> str:
-    """The numbers of the figures as Markdown."""
+    """Format the numbers behind the figures as Markdown."""
     lines = [
         f"# Origin of the class loss of {checkpoint}",
         "",

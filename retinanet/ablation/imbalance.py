@@ -1,9 +1,9 @@
 """Compare cross entropy and the focal loss at a class imbalance of 1 to 1000, in minutes on a CPU.
 
 The data are random points in the plane. The rare points form a spiral. A few of the common points are hard: they form
-the mirrored spiral, close to the rare points. Most common points are easy, far from both spirals. A small network
-learns to tell rare from common points. As in the detector, the loss is summed and divided by the number of rare points,
-and the last bias is initialised to the prior.
+the mirrored spiral, close to the rare points. Most common points are easy and lie far from both spirals. A small
+network learns to tell rare points from common ones. As in the detector, the loss is summed and divided by the number of
+rare points, and the last bias is initialised from the prior.
 """
 
 import math
@@ -19,9 +19,9 @@ from retinanet.losses.sigmoid import SigmoidFocalLoss
 from retinanet.runtime.console import progress
 from retinanet.visualization.plots import Chart, Series
 
-COMMON_PER_RARE, HARD_PER_RARE = 1000, 5  # common points and hard common points, per rare point
-NOISE = 0.08  # standard deviation around the spirals, which reach a distance of 1 from the centre
-MIN_EASY_RADIUS, EASY_RING_WIDTH = 1.2, 3.0  # ring of the easy common points
+COMMON_PER_RARE, HARD_PER_RARE = 1000, 5  # common points, and hard ones among them, per rare point
+NOISE = 0.08  # standard deviation around the spirals, which have a radius of 1
+MIN_EASY_RADIUS, EASY_RING_WIDTH = 1.2, 3.0  # ring that contains the easy common points
 PRIOR = 0.01
 
 
@@ -42,7 +42,7 @@ LOSS_VARIANTS = (
 
 
 def draw_points(num_rare: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draw points (N, 2) and labels (N,): 0 for a rare point, 1 (no class) for a common one. Rare points come first."""
+    """Draw points (N, 2) and labels (N,): 0 for rare points, which come first, and 1 (no class) for common points."""
 
     def spiral(count: int, start: float) -> Tensor:
         along = torch.rand(count, generator=generator).sqrt()
@@ -64,9 +64,9 @@ def _at(distance: Tensor, angle: Tensor) -> Tensor:
 
 
 def average_precision(scores: Tensor, is_rare: Tensor) -> float:
-    """Area under the precision-recall curve: the mean precision at the rank of each rare point.
+    """Area under the precision-recall curve, computed as the mean precision at the rank of each rare point.
 
-    Points with equal scores get the same rank, so a constant score gives the fraction of rare points.
+    Points with equal scores get the same rank, so a constant score yields the fraction of rare points.
     """
     levels, level_of, counts = scores.unique(return_inverse=True, return_counts=True)  # ascending
     hits = torch.zeros(len(levels), dtype=torch.float64).index_add_(0, level_of, is_rare.double())
@@ -75,7 +75,7 @@ def average_precision(scores: Tensor, is_rare: Tensor) -> float:
 
 
 def train_one(variant: LossVariant, seed: int, *, num_rare: int = 200, steps: int = 600, batch: int = 2048) -> float:
-    """Train one network; average precision on new points. The seed determines points, batches and initial weights."""
+    """Train one network and return its AP on new points. The seed determines points, batches and initial weights."""
     generator = torch.Generator().manual_seed(seed)
     points, labels = draw_points(num_rare, generator)
     test_points, test_labels = draw_points(num_rare, generator)
@@ -84,7 +84,7 @@ def train_one(variant: LossVariant, seed: int, *, num_rare: int = 200, steps: in
         model = nn.Sequential(nn.Linear(2, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1))
     nn.init.constant_(model[-1].bias, -math.log((1 - PRIOR) / PRIOR))
     loss_sum = SigmoidFocalLoss(alpha=variant.alpha, gamma=variant.gamma)
-    # Adam is invariant to a constant factor on the loss, so alpha only weights rare against common points.
+    # Adam is invariant to scaling the loss, so alpha only sets the weight of rare points relative to common ones.
     optimizer = torch.optim.Adam(model.parameters(), lr=0.003)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     valid = torch.ones(batch, dtype=torch.bool)
@@ -101,7 +101,7 @@ def train_one(variant: LossVariant, seed: int, *, num_rare: int = 200, steps: in
 
 
 def compare(num_seeds: int) -> dict[str, list[float]]:
-    """Train every loss with every seed; average precisions by the name of the loss."""
+    """Train with every loss and every seed; return the average precisions by name of the loss."""
     runs = [(variant, seed) for variant in LOSS_VARIANTS for seed in range(num_seeds)]
     scores: dict[str, list[float]] = {}
     for variant, seed in progress(runs, "training", None):
@@ -110,7 +110,7 @@ def compare(num_seeds: int) -> dict[str, list[float]]:
 
 
 def markdown(scores: dict[str, list[float]]) -> str:
-    """The results as a Markdown table, with each row compared with the last one, the focal loss."""
+    """Format the results as a Markdown table that compares each row with the last one, the focal loss."""
     baseline = list(scores)[-1]
     versus = {name: welch(values, scores[baseline]) for name, values in scores.items() if name != baseline}
     p_values = dict(zip(versus, holm([comparison.p for comparison in versus.values()]), strict=True))
@@ -144,7 +144,7 @@ def markdown(scores: dict[str, list[float]]) -> str:
 
 
 def chart(scores: dict[str, Sequence[float]]) -> Chart:
-    """Average precision of each loss: mean, standard deviation, and every seed."""
+    """Plot the average precision of each loss: mean, standard deviation, and individual seeds."""
     summaries = [summarise(values) for values in scores.values()]
     places = list(range(len(scores)))
     seeds = [(place, value) for place, values in enumerate(scores.values()) for value in values]

@@ -1,8 +1,8 @@
-"""Distribution of the class loss over examples: the data of figures 1 and 4 of Lin et al. (2017).
+"""Distribution of the class loss over examples: the data for figures 1 and 4 of Lin et al. (2017).
 
 An example is one class logit x of an anchor that is not ignored: positive if the anchor is assigned to that class,
 otherwise negative. With z = -x for positive and z = x for negative examples, p_t = sigmoid(-z), and every focal loss
-increases with z. A histogram of z is therefore sufficient for any gamma, and its size does not depend on the number of
+increases with z. One histogram of z is therefore enough for every gamma, and its size does not depend on the number of
 images.
 """
 
@@ -17,8 +17,8 @@ from retinanet.detection.assignment import Assignment
 from retinanet.losses.sigmoid import SigmoidFocalLoss
 from retinanet.structures import HeadOutputs, Targets
 
-BINS_PER_UNIT = 128  # of z: a single loss is exact to 1 %, a sum of many far more
-LIMIT = 40  # of |z|; beyond it the loss is 0 in float32, or grows at most linearly
+BINS_PER_UNIT = 128  # bins per unit of z: single losses are accurate to 1 %, sums of many far more
+LIMIT = 40  # limit of |z|; beyond it the loss is 0 in float32, or grows at most linearly
 
 
 class LogitCounts:
@@ -29,7 +29,7 @@ class LogitCounts:
         self.negative = torch.zeros_like(self.positive)
 
     def add(self, outputs: HeadOutputs, assignment: Assignment, targets: Targets) -> None:
-        """Count the logits of a batch, whose classes are sigmoids."""
+        """Count the class logits of a batch from a detector with sigmoid classes."""
         sizes = [level.shape[1] for level in outputs.class_logits]
         gt_index = assignment.gt_index.split(sizes, dim=1)
         positive = assignment.positive.split(sizes, dim=1)
@@ -54,7 +54,7 @@ def bin_centers() -> Tensor:
 
 
 def bin_losses(gamma: float) -> Tensor:
-    """Focal loss at the centre of each bin, without alpha, float64."""
+    """Focal loss without alpha at the centre of each bin, float64."""
     z = bin_centers()
     return torch.sigmoid(z) ** gamma * F.softplus(z)
 
@@ -70,14 +70,14 @@ def cumulative_share(counts: Tensor, gamma: float, *, points: int = 201) -> Curv
     """Figure 4: fraction of the loss in the easiest fraction x of the examples, for evenly spaced x.
 
     Args:
-        counts: a histogram of `LogitCounts` with at least one example.
+        counts: a histogram from `LogitCounts`, with at least one example.
     """
     loss = counts * bin_losses(gamma)
     zero = torch.zeros(1, dtype=torch.float64)
-    examples = torch.cat([zero, counts.cumsum(0).double() / counts.sum()])  # dividing the integers would give float32
+    examples = torch.cat([zero, counts.cumsum(0).double() / counts.sum()])  # dividing integers would give float32
     shares = torch.cat([zero, loss.cumsum(0) / loss.sum()])
     x = torch.linspace(0, 1, points, dtype=torch.float64)
-    # Examples in one bin have equal losses, so the curve is linear within a bin.
+    # All examples in a bin have the same loss, so the curve is linear within it.
     right = torch.searchsorted(examples, x).clamp(min=1)
     left = right - 1
     width = (examples[right] - examples[left]).clamp(min=1e-300)
@@ -86,15 +86,16 @@ def cumulative_share(counts: Tensor, gamma: float, *, points: int = 201) -> Curv
 
 
 def share_of_hardest(counts: Tensor, gamma: float, hardest: float) -> float:
-    """Fraction of the loss in the hardest fraction of the examples, at least one example."""
+    """Fraction of the loss that comes from the hardest fraction of the examples; `counts` must not be empty."""
     number, losses = counts.flip(0), bin_losses(gamma).flip(0)
     before = number.cumsum(0) - number
-    taken = (hardest * number.sum() - before).clamp(min=0).minimum(number)  # per bin, a part of the last one
+    # Examples taken from each bin, hardest first; the last of these bins may be split.
+    taken = (hardest * number.sum() - before).clamp(min=0).minimum(number)
     return float((taken * losses).sum() / (number * losses).sum())
 
 
 class LossParts(NamedTuple):
-    """Fractions of the class loss in hard (p_t < 0.5) and easy examples; they sum to 1."""
+    """Fractions of the class loss from hard (p_t < 0.5) and easy examples; they sum to 1."""
 
     hard_positive: float
     easy_positive: float
@@ -103,7 +104,7 @@ class LossParts(NamedTuple):
 
 
 def loss_parts(counts: LogitCounts, *, alpha: float, gamma: float) -> LossParts:
-    """Split the focal loss into hard and easy, positive and negative examples."""
+    """Split the focal loss into the contributions of hard and easy, positive and negative examples."""
     losses, is_hard = bin_losses(gamma), bin_centers() > 0
     positive, negative = alpha * losses * counts.positive, (1 - alpha) * losses * counts.negative
     parts = [part[chosen].sum() for part in (positive, negative) for chosen in (is_hard, ~is_hard)]
@@ -111,7 +112,7 @@ def loss_parts(counts: LogitCounts, *, alpha: float, gamma: float) -> LossParts:
 
 
 def score_histograms(counts: LogitCounts, *, bins: int = 50) -> tuple[list[float], list[float], list[float]]:
-    """Bin centres of the score, and the fractions of positive and of negative examples in each bin."""
+    """Centres of the score bins, and the fractions of positive and of negative examples in each bin."""
 
     def shares(examples: Tensor, score: Tensor) -> list[float]:
         bin_index = (score * bins).long().clamp(max=bins - 1)
@@ -129,7 +130,7 @@ def loss_curve(gamma: float, probabilities: Sequence[float]) -> tuple[Curve, Cur
     """Figure 1: the training loss at each p_t, and the absolute value of its derivative with respect to the logit.
 
     Args:
-        probabilities: above 0 and below 1.
+        probabilities: values of p_t, above 0 and below 1.
     """
     focal = SigmoidFocalLoss(alpha=1.0, gamma=gamma)
     losses, derivatives = [], []

@@ -17,26 +17,26 @@ METRICS = get_args(APMetric)
 
 
 class RowReport(NamedTuple):
-    """Results of all runs of one row."""
+    """Summary of all runs of one row."""
 
     row: Row
-    ap: list[float]  # of each finished run, percent, in order of seeds
-    summaries: dict[str, Summary]  # by metric, percent; empty without a finished run
-    versus: Comparison | None  # AP against the baseline; None for the baseline, and for rows without a finished run
-    p: float  # of that comparison, corrected for the number of rows
+    ap: list[float]  # AP of each finished run, percent, ordered by seed
+    summaries: dict[str, Summary]  # by metric, percent; empty if no run has finished
+    versus: Comparison | None  # AP against the baseline; None for the baseline itself, and if no run has finished
+    p: float  # p-value of that comparison, corrected for the number of rows
     unfinished: list[RunResult]  # diverged or failed
 
 
 class TableReport(NamedTuple):
-    """Results of all rows of a table on one setup."""
+    """Summary of all rows of a table on one setup."""
 
     rows: list[RowReport]
-    baseline: str | None  # None without a finished run
-    baseline_is_best_row: bool  # the table names no baseline that has results
+    baseline: str | None  # None if no run has finished
+    baseline_is_best_row: bool  # True if the table names no baseline that has results
 
 
 def summarise_table(table: Table, setup: str, results: dict[tuple[str, int], RunResult]) -> TableReport:
-    """Summarise the rows of a setup, in the order of the table."""
+    """Summarise the rows of a setup, in table order."""
     rows = list(table.rows_on(setup).values())
     done = {row.name: [result for (name, _), result in sorted(results.items()) if name == row.name] for row in rows}
     finished = {name: [result for result in runs if result.status == "finished"] for name, runs in done.items()}
@@ -66,10 +66,10 @@ def _percent(runs: list[RunResult], metric: str) -> list[float]:
 def markdown(
     table: Table, setup: str, results: dict[tuple[str, int], RunResult], *, schedule: str, command: str
 ) -> str:
-    """The results of a table as Markdown.
+    """Format the results of a table as Markdown.
 
     Args:
-        schedule: description of the schedule of the runs.
+        schedule: description of the training schedule.
         command: the command that produced the runs.
     """
     report = summarise_table(table, setup, results)
@@ -84,7 +84,7 @@ def markdown(
             str(len(entry.ap)),
             *(f"{entry.summaries[m].mean:.1f}" if m in entry.summaries else MISSING for m in measured),
             *(f"{entry.row.paper[m]:.1f}" if m in entry.row.paper else MISSING for m in published),
-            f"{round(entry.versus.difference, 1) + 0.0:+.1f}" if entry.versus else MISSING,  # not -0.0
+            f"{round(entry.versus.difference, 1) + 0.0:+.1f}" if entry.versus else MISSING,  # avoids -0.0
             format_p(entry.p),
         ]
         lines.append("| " + " | ".join(cells) + " |")
@@ -117,7 +117,7 @@ def format_mean(summary: Summary, *, digits: int) -> str:
 
 
 def format_p(p: float) -> str:
-    """A p value, with a star if it is significant."""
+    """Format a p-value, with a star if it is significant."""
     if math.isnan(p):
         return MISSING
     return ("< 0.001" if p < 0.001 else f"{p:.3f}") + (" *" if p < SIGNIFICANCE_LEVEL else "")
@@ -167,7 +167,7 @@ def _one_line(run: RunResult) -> str:
 
 
 def _origin(results: Sequence[RunResult]) -> str:
-    """Number, time, machines, commits and versions of the runs; warns if machines or commits differ."""
+    """Describe the number, time, machines, commits and versions of the runs; warn if machines or commits differ."""
     if not results:
         return ""
     commits = sorted({result.commit or "unknown" for result in results})
@@ -183,7 +183,7 @@ def _origin(results: Sequence[RunResult]) -> str:
 
 
 def chart(table: Table, setup: str, results: dict[tuple[str, int], RunResult]) -> Chart:
-    """AP of each row, mean and standard deviation, next to the published AP."""
+    """Plot the AP of each row, mean and standard deviation, next to the published AP."""
     rows = summarise_table(table, setup, results).rows
     measured = [(place, entry) for place, entry in enumerate(rows) if entry.ap]
     published = [(place, entry.row.paper["AP"]) for place, entry in enumerate(rows) if "AP" in entry.row.paper]

@@ -1,4 +1,4 @@
-"""Results of runs, one JSON object per line, and locks that assign runs to processes."""
+"""Results of runs in a JSON Lines file, and locks that assign runs to processes."""
 
 import fcntl
 import hashlib
@@ -22,18 +22,18 @@ DEFAULTS_VERSION = 1
 
 
 class RunResult(StrictModel):
-    """The result of one run, identified by the hash of its config: rows of several tables may share a run."""
+    """The result of one run, identified by the hash of its config, so rows of several tables can share a run."""
 
-    row: str  # that the run was started for
+    row: str  # the row for which the run was started
     seed: int
-    status: Literal["finished", "diverged", "failed"]  # failed: for a reason that may be fixed; run again
-    metrics: dict[str, float | None]  # of the evaluation after the last step, 0..1; None without such objects
+    status: Literal["finished", "diverged", "failed"]  # failed: the cause may be fixable, so the run is repeated
+    metrics: dict[str, float | None]  # from the final evaluation, 0..1; None if there are no matching objects
     message: str | None  # why the run diverged or failed
     steps: int
     seconds: float
     config_hash: str
     commit: str | None
-    computed_on: str  # device and dtype, which the config may leave open (auto)
+    computed_on: str  # device and dtype, which may be `auto` in the config
     versions: dict[str, str]
 
     @property
@@ -41,7 +41,7 @@ class RunResult(StrictModel):
         return self.status != "failed"
 
 
-# Current key -> the name under which it is hashed: a renamed key must not change the hash of recorded results.
+# Current key -> the name used for hashing: renaming a key must not change the hash of recorded results.
 HASHED_NAMES = {
     "data.resize.bucket_aspects": "data.resize.canvas_aspects",
     "model.backbone.name": "model.backbone",
@@ -53,12 +53,12 @@ HASHED_NAMES = {
 
 
 def config_hash(cfg: Config) -> str:
-    """Hash of the keys that affect the result of a run.
+    """Hash the config keys that affect the result of a run.
 
-    Keys with their default value are excluded, so a new key in the schema does not change the hash of earlier configs.
+    Keys set to their defaults are excluded, so adding a key to the schema does not change the hash of earlier configs.
     """
     defaults = flat_config(Config(train=TrainConfig(steps=1)))
-    del defaults["train.steps"]  # it has no default
+    del defaults["train.steps"]  # has no default
     relevant = {
         HASHED_NAMES.get(key, key): value
         for key, value in flat_config(cfg).items()
@@ -68,18 +68,18 @@ def config_hash(cfg: Config) -> str:
 
 
 class ResultsFile:
-    """The results in a folder. Several processes may read and append to them."""
+    """The results file in a folder, which several processes can read and append to."""
 
     def __init__(self, folder: Path):
         self.path = folder / RESULTS_FILE
 
     def read(self) -> dict[str, RunResult]:
-        """Results by the hash of the config; the last one of several attempts.
+        """Read the results by config hash; of several attempts, the last one counts.
 
-        A last line without a line break is incomplete and is ignored.
+        A last line that does not end in a line break is incomplete, and is ignored.
 
         Raises:
-            InputError: a complete line is not a result.
+            InputError: a complete line is not a valid result.
         """
         if not self.path.exists():
             return {}
@@ -99,7 +99,7 @@ class ResultsFile:
         return results
 
     def append(self, result: RunResult) -> None:
-        """Append one line and sync it to disk. First remove a partial line that a killed process may have left."""
+        """Append one line and sync it to disk, after removing any partial line left by a killed process."""
         with open(self.path, "a+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed
             _cut_off_partial_line(file)
@@ -114,9 +114,9 @@ def _cut_off_partial_line(file: BinaryIO) -> None:
 
 @contextmanager
 def try_lock(path: Path) -> Iterator[bool]:
-    """Hold the lock on a file for the block; yields False if another process holds it.
+    """Hold the lock on a file within a `with` block; yield False if another process holds it.
 
-    The operating system releases the lock when the process ends for any reason. The file itself is kept.
+    The operating system releases the lock however the process ends. The file itself is kept.
     """
     with open(path, "ab") as file:
         try:
@@ -127,4 +127,4 @@ def try_lock(path: Path) -> Iterator[bool]:
         try:
             yield True
         finally:
-            fcntl.flock(file, fcntl.LOCK_UN)  # explicitly, since forked workers may still have the file open
+            fcntl.flock(file, fcntl.LOCK_UN)  # explicitly, because forked workers may still have the file open

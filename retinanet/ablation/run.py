@@ -1,4 +1,4 @@
-"""Train the runs of a table one after another, in any number of processes that share a folder."""
+"""Train the runs of a table one after another; any number of processes can share the work through a folder."""
 
 import logging
 import time
@@ -22,24 +22,24 @@ MAX_MESSAGE = 500  # characters; the log of the run has the full message
 
 
 class JobsOutcome(NamedTuple):
-    """How `run_jobs` ended."""
+    """Outcome of `run_jobs`."""
 
     elsewhere: list[Job]  # running in other processes
-    is_preempted: bool  # stopped by a signal; the current run can be resumed
+    is_preempted: bool  # stopped by a signal; the interrupted run can be resumed
 
 
 def run_jobs(jobs: list[Job], folder: Path) -> JobsOutcome:
-    """Train every run that is not finished and not running in another process. Interrupted runs are resumed.
+    """Train every run that is neither finished nor running in another process. Interrupted runs are resumed.
 
-    A run that diverges or fails with an unexpected error is recorded with its message, and the other runs continue.
+    A run that diverges or fails with an unexpected error is recorded with its message, and the remaining runs continue.
 
     Args:
-        folder: holds `results.jsonl`, and `runs/` with a folder and a lock file per config, named by its hash. Any
-            number of processes may use it, for one or several tables, on several machines if they share the file
-            system and its locks.
+        folder: contains `results.jsonl`, and `runs/` with a folder and a lock file per config, named by its hash. Any
+            number of processes can use it at once, for one or more tables, even on several machines if their shared
+            file system supports locks.
 
     Raises:
-        InputError: the data or the config of a run has an error. Earlier runs have been recorded.
+        InputError: the data or the config of a run has an error. The runs before it have been recorded.
     """
     if is_launched():
         raise InputError(
@@ -48,7 +48,7 @@ def run_jobs(jobs: list[Job], folder: Path) -> JobsOutcome:
         )
     make_folder(folder / "runs")
     results_file = ResultsFile(folder)
-    # Check the data before the first run: an error in it concerns all runs and is not a result.
+    # Check the data before the first run: a data error affects all runs and is not a result.
     load_val_data(jobs[0].cfg, load_train_data(jobs[0].cfg).class_names)
     elsewhere: list[Job] = []
     for number, job in enumerate(jobs, start=1):
@@ -58,7 +58,7 @@ def run_jobs(jobs: list[Job], folder: Path) -> JobsOutcome:
             if not is_ours:
                 elsewhere.append(job)
                 continue
-            # Read under the lock: the previous holder may have finished the run.
+            # Read while holding the lock: its previous holder may have finished the run.
             done = results_file.read().get(name)
             if done and done.is_final:
                 continue
@@ -71,16 +71,16 @@ def run_jobs(jobs: list[Job], folder: Path) -> JobsOutcome:
 
 
 def known_results(jobs: list[Job], folder: Path) -> dict[tuple[str, int], RunResult]:
-    """The recorded results of the jobs by row and seed, for whichever table they were made."""
+    """The recorded results of the jobs by row and seed, including results recorded for other tables."""
     known = ResultsFile(folder).read()
     return {(job.row, job.seed): known[name] for job in jobs if (name := config_hash(job.cfg)) in known}
 
 
 def run_job(job: Job, folder: Path) -> RunResult | None:
-    """Train one run, from its last checkpoint if there is one. Returns None if a signal stopped it.
+    """Train one run, resuming from its last checkpoint if there is one; return None if a signal stopped it.
 
     Raises:
-        InputError: the config, the data or the machine has a problem to fix first; the message names the row.
+        InputError: a problem with the config, the data or the machine must be fixed first; the message names the row.
     """
     start = time.perf_counter()
     trained: TrainResult | None = None
@@ -91,7 +91,7 @@ def run_job(job: Job, folder: Path) -> RunResult | None:
         status, message, steps = "diverged", str(error), error.bad_step.step - 1
     except InputError as error:  # a user error that would probably fail the other runs as well
         raise InputError(f"row {job.row!r}, seed {job.seed}: {error}") from None
-    except Exception as error:  # specific to this run: the others may succeed
+    except Exception as error:  # probably specific to this run: the others may succeed
         log.exception("%s, seed %d failed", job.row, job.seed)
         status, message = "failed", f"{type(error).__name__}: {error}"
     if trained is None:
@@ -118,5 +118,5 @@ def run_job(job: Job, folder: Path) -> RunResult | None:
 
 
 def _nan_to_none(metrics: dict[str, float]) -> dict[str, float | None]:
-    """Metrics for JSON, which has no NaN."""
+    """Replace NaN metrics with None, because JSON has no NaN."""
     return {name: None if value != value else value for name, value in metrics.items()}

@@ -31,14 +31,14 @@ class RowSpeed(NamedTuple):
 def measure_rows(jobs: Sequence[Job], results: dict[tuple[str, int], RunResult], folder: Path) -> dict[str, RowSpeed]:
     """Time each row from decoded image to final detections, one image at a time, in interleaved rounds.
 
-    All rows use the same validation images. Weights are those of the first finished run of a row, because an untrained
-    network produces different candidates for NMS.
+    All rows use the same validation images. The weights come from the first finished run of each row, because NMS gets
+    different candidates from an untrained network.
 
     Args:
-        folder: holds the runs.
+        folder: the folder that contains the runs.
 
     Raises:
-        InputError: no finished run of these rows has a checkpoint there.
+        InputError: none of the rows has a finished run with a checkpoint in `folder`.
     """
     predictors: dict[str, Predictor] = {}
     for job in jobs:
@@ -80,11 +80,11 @@ def speed_markdown(
     schedule: str,
     command: str,
 ) -> str:
-    """AP and time of each row as Markdown, next to those of the paper; ratios are to the fastest row of each.
+    """Format AP and time of each row as Markdown, ours and the paper's, with times relative to the fastest row.
 
     Args:
-        schedule: description of the schedule of the runs.
-        command: the command that timed them.
+        schedule: description of the training schedule.
+        command: the command that timed the rows.
     """
     rows = _timed_rows(table, setup, results, speeds)
     fastest = min(speed.milliseconds for speed in speeds.values())
@@ -117,7 +117,7 @@ def speed_markdown(
 def _timed_rows(
     table: Table, setup: str, results: dict[tuple[str, int], RunResult], speeds: dict[str, RowSpeed]
 ) -> list[RowReport]:
-    """Reports of the rows that have a score and a time."""
+    """Reports of the rows that have both a score and a time."""
     return [row for row in summarise_table(table, setup, results).rows if row.ap and row.row.name in speeds]
 
 
@@ -129,9 +129,9 @@ def _paper_cells(row: Row, fastest: float) -> list[str]:
 def speed_charts(
     table: Table, setup: str, results: dict[tuple[str, int], RunResult], speeds: dict[str, RowSpeed]
 ) -> list[Chart]:
-    """AP against inference time with a line for each backbone, and the same for the paper if it has times.
+    """Plot AP against inference time, one line per backbone, and the same for the paper if it reports times.
 
-    Times are ratios to the fastest row of each chart, which makes machines comparable.
+    Times are relative to the fastest row of each chart, which makes different machines comparable.
     """
     rows = _timed_rows(table, setup, results, speeds)
     by_backbone: dict[str, list[RowReport]] = {}

@@ -1,4 +1,4 @@
-"""A table of a paper as data: rows of config overrides, with the published results."""
+"""A table of a paper as data: one row of config overrides per variant, with the published results."""
 
 import contextlib
 import difflib
@@ -21,9 +21,9 @@ Overrides = dict[str, Any]  # as in a config file; checked by the config schema
 
 
 class Setup(StrictModel):
-    """A dataset to train the rows on, with its recipe."""
+    """A dataset to train the rows on, and the recipe to use."""
 
-    config: Name  # a file next to the table, or a path or name as for `retinanet train`
+    config: Name  # a file next to the table, or any path or name that `retinanet train` accepts
     short: bool = False  # shorter than the published runs
     overrides: Overrides = Field(default_factory=dict)
 
@@ -34,15 +34,15 @@ class Row(StrictModel):
     name: Name
     overrides: Overrides = Field(default_factory=dict)
     paper: dict[APMetric, Percent] = Field(default_factory=dict)  # in percent, as printed in the paper
-    paper_ms: Annotated[float, Field(gt=0)] | None = None  # milliseconds per image on the machine of the paper
-    setups: tuple[str, ...] | None = None  # setups that the row applies to; None: all
+    paper_ms: Annotated[float, Field(gt=0)] | None = None  # milliseconds per image on the paper's machine
+    setups: tuple[str, ...] | None = None  # the setups that use this row; None: all
 
 
 class Table(StrictModel):
-    """Rows to compare, on one or several setups."""
+    """Rows to compare, on one or more setups."""
 
     title: Name
-    baseline: str | None = None  # the row that the others are compared with; None: the best row
+    baseline: str | None = None  # the row to compare the others with; None: the best row
     setups: Annotated[dict[str, Setup], Field(min_length=1)]
     rows: Annotated[tuple[Row, ...], Field(min_length=1)]
 
@@ -63,7 +63,7 @@ class Table(StrictModel):
         return self
 
     def rows_on(self, setup: str) -> dict[str, Row]:
-        """The rows that apply to a setup, by name."""
+        """The rows that a setup uses, by name."""
         return {row.name: row for row in self.rows if row.setups is None or setup in row.setups}
 
 
@@ -76,7 +76,7 @@ class Job(NamedTuple):
 
 
 def load_table(name: str | Path) -> Table:
-    """Read a table by path, or by the name of a bundled table. Its configs are resolved to paths.
+    """Read a table by path, or by the name of a bundled table. Config names are resolved to paths.
 
     Raises:
         InputError: the table does not exist or has an error; the message names the file and the key.
@@ -109,7 +109,7 @@ def _problem(item: Any) -> str:
 
 
 def find_table(name: str | Path) -> Path:
-    """Find the file of a table by path, or by the name of a bundled table."""
+    """Find a table file by path, or by the name of a bundled table."""
     if Path(name).is_file():
         return Path(name)
     shipped = shipped_tables()
@@ -122,7 +122,7 @@ def find_table(name: str | Path) -> Path:
 
 
 def shipped_tables() -> dict[str, Path]:
-    """The bundled tables by name: the files in configs/paper that hold a table rather than a config."""
+    """The bundled tables by name: the files in configs/paper that contain a table rather than a config."""
     entries = sorted(Path(str(entry)) for entry in (files("retinanet.configs") / "paper").iterdir())
     return {file.stem: file for file in entries if file.suffix == ".yaml" and "rows" in read_yaml(file)}
 
@@ -130,15 +130,15 @@ def shipped_tables() -> dict[str, Path]:
 def make_jobs(
     table: Table, setup: str, *, num_seeds: int, rows: list[str] | None = None, overrides: list[str] | None = None
 ) -> list[Job]:
-    """All runs of a table on one setup, ordered by seed, so that a complete table is available early.
+    """List all runs of a table on one setup, ordered by seed, to get a complete table as early as possible.
 
     Args:
         setup: the name of a setup of the table.
-        rows: names of rows; None: all rows that apply to the setup.
+        rows: names of the rows to run; None: all rows of the setup.
         overrides: config overrides for every row, applied last.
 
     Raises:
-        InputError: no such setup or row, an override is not valid for a row, or a run might end before its last step.
+        InputError: an unknown setup or row, an override that is invalid for a row, or a run that might stop early.
     """
     if setup not in table.setups:
         raise InputError(f"{table.title!r} has no setup {setup!r}; expected one of {', '.join(table.setups)}")
@@ -170,7 +170,7 @@ def make_jobs(
 
 
 def make_valid_jobs(table: Table, setup: str, *, num_seeds: int, overrides: list[str] | None = None) -> list[Job]:
-    """The runs of all rows for which the overrides are valid; the other rows cannot have been trained with them."""
+    """List the runs of the rows that accept the overrides; the other rows cannot have been trained with them."""
     jobs = []
     for name in table.rows_on(setup):
         with contextlib.suppress(InputError):
@@ -179,7 +179,7 @@ def make_valid_jobs(table: Table, setup: str, *, num_seeds: int, overrides: list
 
 
 def describe_schedule(table: Table, setup: str, cfg: Config) -> str:
-    """Length of the runs, and whether it equals that of the paper."""
+    """Describe the length of the runs, and whether it matches the paper."""
     chosen = table.setups[setup]
     recipe = load_config(chosen.config, _as_text(chosen.overrides))
     kind = "a short schedule, not that of the paper" if chosen.short else "the schedule of the paper"
@@ -194,5 +194,5 @@ def _length(cfg: Config) -> str:
 
 
 def _as_text(overrides: Overrides) -> list[str]:
-    """Overrides as KEY=VALUE; JSON is valid YAML."""
+    """Format overrides as KEY=VALUE, with values in JSON, which is valid YAML."""
     return [f"{key}={json.dumps(value)}" for key, value in overrides.items()]

@@ -1,1 +1,1 @@
-"""Benchmarks of speed and memory against other implementations, run by `retinanet benchmark`."""
+"""Speed and memory benchmarks against other implementations, run by `retinanet benchmark`."""

@@ -1,4 +1,4 @@
-"""IoU-based anchor assignment: ours, batched, and torchvision's, one image at a time."""
+"""Benchmark IoU-based anchor assignment: ours, which is batched, and torchvision's, one image at a time."""
 
 import os
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from retinanet.detection.assignment import Assignment, assign
 SIZE, BATCH, BOXES = (800, 1344), 16, 20
 GROWTH_BOXES = (1, 20, 100, 500, 2000)
 OURS, THEIRS = "ours", "torchvision"
-# Peak memory of torchvision's assignment per (box, anchor) pair: corners, sides, areas, IoU. Measured and rounded up.
+# Peak memory of torchvision's assignment per (box, anchor) pair (corners, sides, areas, IoU): measured, rounded up.
 THEIR_BYTES_PER_PAIR = 40
 
 
@@ -48,16 +48,16 @@ def run(settings: Settings) -> SuiteResult:
 
 
 def anchor_grids(size: tuple[int, int], device: torch.device) -> list[Tensor]:
-    """The default anchors: L x (H_l, W_l, a, 4)."""
+    """Generate the default anchors: L x (H_l, W_l, a, 4)."""
     return AnchorGenerator()(*size, device)
 
 
 def measure(
     grids: list[Tensor], settings: Settings, size: tuple[int, int], batch: int, boxes: int
 ) -> tuple[dict[str, Measurement], int | None]:
-    """Measurements, and the number of anchors assigned differently.
+    """Measure both implementations, and count the anchors that they assign differently.
 
-    torchvision is skipped and the number None if memory is too small for it.
+    If there is too little memory for torchvision, it is skipped and the count is None.
     """
     truth = Scene(batch, *size, 90, num_boxes=boxes, device=settings.device)
     anchors = torch.cat([grid.reshape(-1, 4) for grid in grids])
@@ -70,7 +70,7 @@ def measure(
 
 
 def torchvision_call(anchors: Tensor, truth: Scene) -> Callable[[], list[Tensor]]:
-    """The matching in `RetinaNet.compute_loss`: per image the object index of each anchor (A,), negative for none."""
+    """Matching as in `RetinaNet.compute_loss`: per image, the object index of each anchor (A,), negative for none."""
     matcher = Matcher(0.5, 0.4, allow_low_quality_matches=True)
     return lambda: [matcher(box_iou(objects["boxes"], anchors)) for objects in truth.objects]
 
@@ -83,7 +83,7 @@ def count_different(ours: Assignment, theirs: list[Tensor]) -> int:
 
 
 def free_memory(device: torch.device) -> float:
-    """Bytes of memory available now."""
+    """Currently available memory in bytes."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,7 +1,7 @@
 """Record and replay the convolutions of a call: a lower bound on the time of any detector that computes them.
 
-They are recorded at kernel dispatch, below autograd and autocast. The replay therefore has the same shapes, types and
-memory formats, and computes only the gradients that were requested.
+The convolutions are recorded at kernel dispatch, below autograd and autocast. The replay therefore uses the same
+shapes, dtypes and memory formats, and computes only the gradients that were requested.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ BACKWARD = torch.ops.aten.convolution_backward.default
 
 
 class Spec(NamedTuple):
-    """A tensor without its values."""
+    """Description of a tensor without its values."""
 
     shape: tuple[int, ...]
     strides: tuple[int, ...]
@@ -34,7 +34,7 @@ class Recorded(NamedTuple):
 
 
 class Convolutions(TorchDispatchMode):
-    """A context manager that records every convolution inside it, forward and backward, in order."""
+    """Context manager that records all forward and backward convolutions executed in it, in order."""
 
     def __init__(self):
         super().__init__()
@@ -66,9 +66,9 @@ def record(call: Callable[[], object]) -> Convolutions:
 
 
 def replay(convolutions: Convolutions) -> Callable[[], None]:
-    """A call that computes every recorded convolution on random values and discards the results.
+    """Return a function that repeats every recorded convolution on random values and discards the results.
 
-    Tensors with equal specs share memory. They stay in cache more often than in a network, which favours the replay.
+    Tensors with equal specs share memory. They stay in the cache more than in a network, which favours the replay.
     """
     made: dict[Spec, Tensor] = {}
 

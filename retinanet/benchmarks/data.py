@@ -1,6 +1,6 @@
-"""Data loading: images per second read from a folder and resized, with their boxes.
+"""Benchmark data loading: images per second, read from a folder and resized together with their boxes.
 
-One call reads the folder several times.
+Each call reads the folder several times.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from retinanet.formats.dataset import Dataset
 
 OURS, THEIRS = "ours", "torchvision"
 NUM_DRAWN, BATCH = 48, 4
-MIN_IMAGES = 96  # per call, so that starting the workers takes a small part of the time
+MIN_IMAGES = 96  # per call, to make the time for starting workers negligible
 
 
 def run(settings: Settings) -> SuiteResult:
@@ -99,7 +99,7 @@ def expect_count(expected: int) -> Callable[[int], None]:
 
 
 def our_call(data: Dataset, cfg: DataConfig, batch: int, workers: int, times: int) -> Callable[[], int]:
-    """Read padded batches as evaluation does; the call returns the number of images."""
+    """Return a function that reads padded batches as in evaluation, and returns the number of images."""
     batches = eval_batches(
         data.sizes.tolist(), batch_size=batch, shorter=eval_shorter(cfg), padded_shapes=build_padded_shapes(cfg)
     )
@@ -115,7 +115,7 @@ def our_call(data: Dataset, cfg: DataConfig, batch: int, workers: int, times: in
 def torchvision_call(
     images: Path, annotations: Path, cfg: DataConfig, batch: int, workers: int, times: int
 ) -> Callable[[], int]:
-    """Read with `CocoDetection` and transforms.v2, as torchvision's references do, into lists without padding."""
+    """Like `our_call`, but with `CocoDetection` and transforms.v2, as in torchvision's references, without padding."""
     resize = v2.Resize(eval_shorter(cfg), max_size=cfg.resize.longer, antialias=True)
     with contextlib.redirect_stdout(io.StringIO()):  # suppress the progress output of pycocotools
         data = CocoDetection(images, annotations, transforms=v2.Compose([v2.ToImage(), resize]))

@@ -1,9 +1,9 @@
 """Detectron2's training step: Detectron2 itself if installed, otherwise a reimplementation from the same library calls.
 
-The reimplementation follows `modeling/meta_arch/retinanet.py` and `modeling/matcher.py` of Detectron2 0.6, on
-torchvision's modules with our weights. It uses torchvision's focal loss; Detectron2 uses a scripted version of the same
-formula from fvcore. Detectron2 itself starts from random weights: its residual blocks place the stride differently, so
-our weights do not fit. That branch has never been run, because Detectron2 was not available.
+The reimplementation follows `modeling/meta_arch/retinanet.py` and `modeling/matcher.py` of Detectron2 0.6, using
+torchvision's modules with our weights. It uses torchvision's focal loss; Detectron2 uses fvcore's scripted version of
+the same formula. Detectron2 itself gets random weights, because its residual blocks place the stride differently and
+our weights do not fit. The code that runs it has never been tested, because Detectron2 was not available.
 """
 
 import copy
@@ -26,14 +26,14 @@ CONFIGS = {
     "resnet101": "COCO-Detection/retinanet_R_101_FPN_3x.yaml",
 }
 FG_IOU, BG_IOU = 0.5, 0.4
-BETA = 0.1  # of smooth L1
+BETA = 0.1  # parameter of the smooth L1 loss
 IGNORED = -1
 
 
 class FrozenNorm(FrozenBatchNorm2d):
-    """Detectron2's frozen norm, which casts its factors to the type of the activations.
+    """Detectron2's frozen norm, which casts scale and bias to the dtype of the activations.
 
-    torchvision's would convert the activations of a bfloat16 network to float32.
+    torchvision's frozen norm would convert the activations of a bfloat16 network to float32.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ class FrozenNorm(FrozenBatchNorm2d):
 
 
 def detectron2_step(ours: RetinaNet, scene: Scene, settings: Settings) -> tuple[str, nn.Module, Callable[[], Tensor]]:
-    """A description, the network, and a call that computes the loss and its gradients."""
+    """Return a description, the network, and a function that computes the loss and its gradients."""
     if settings.backbone in CONFIGS and importlib.util.find_spec("detectron2") is not None:
         return _installed(ours, scene, settings)
     return _reimplemented(ours, scene, settings)
@@ -52,11 +52,11 @@ def detectron2_step(ours: RetinaNet, scene: Scene, settings: Settings) -> tuple[
 def _reimplemented(ours: RetinaNet, scene: Scene, settings: Settings) -> tuple[str, nn.Module, Callable[[], Tensor]]:
     extractor = plain_extractor(ours, settings.backbone, FrozenNorm)
     network = nn.ModuleDict({"extractor": extractor, "head": copy.deepcopy(ours.head)})
-    memory_format = memory_format_for(settings.device, settings.dtype)  # the faster format on this device, as for ours
+    memory_format = memory_format_for(settings.device, settings.dtype)  # the faster one on this device, as for ours
     network.to(settings.device, memory_format=memory_format).train()
     mean, std = ours.mean.clone(), ours.std.clone()
     classes = ours.head.num_classes
-    # Laid out as by `DefaultAnchorGenerator`, which generates them in each step; that time is negligible.
+    # Same layout as `DefaultAnchorGenerator`, which generates anchors in every step; that time is negligible.
     anchors = torch.cat([grid.reshape(-1, 4) for grid in ours.anchors(*scene.size, settings.device)])
 
     def step() -> Tensor:
@@ -73,7 +73,7 @@ def _reimplemented(ours: RetinaNet, scene: Scene, settings: Settings) -> tuple[s
 
 @torch.no_grad()
 def label_anchors(anchors: Tensor, objects: list[dict[str, Tensor]], classes: int) -> tuple[list[Tensor], list[Tensor]]:
-    """`RetinaNet.label_anchors`: for each image labels (A,), `classes` for background, and matched boxes (A, 4)."""
+    """`RetinaNet.label_anchors`: per image, labels (A,) with `classes` for background, and matched boxes (A, 4)."""
     labels_per_image, boxes_per_image = [], []
     for truth in objects:
         index, kind = match(box_iou(truth["boxes"], anchors))

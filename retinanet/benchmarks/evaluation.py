@@ -1,4 +1,4 @@
-"""COCO metrics of synthetic detections: hotcoco through `retinanet.evaluation`, and pycocotools."""
+"""Benchmark COCO metrics on synthetic detections: hotcoco, through `retinanet.evaluation`, and pycocotools."""
 
 import contextlib
 import io
@@ -18,8 +18,8 @@ from retinanet.formats.coco import coco_results
 from retinanet.formats.dataset import Dataset, EvaluationAnnotations, start_of_each
 from retinanet.structures import Detections
 
-IMAGES, DETECTIONS, OBJECTS, CLASSES = 500, 100, 7, 80  # `DETECTIONS` and `OBJECTS` per image
-SIDE = 640  # of an image, pixels
+IMAGES, DETECTIONS, OBJECTS, CLASSES = 500, 100, 7, 80  # detections and objects are per image
+SIDE = 640  # side of each image, pixels
 OURS, THEIRS = "ours", "pycocotools"
 
 
@@ -49,7 +49,7 @@ def run(settings: Settings) -> SuiteResult:
 
 
 def synthetic(images: int, classes: int) -> tuple[Dataset, dict[int, Detections]]:
-    """Random objects, and detections: one near each object, the rest random."""
+    """Generate random objects, and detections: one near each object, the rest random."""
     random = np.random.default_rng(0)
     boxes, labels, detections = [], [], {}
     for index in range(images):
@@ -83,7 +83,7 @@ def synthetic(images: int, classes: int) -> tuple[Dataset, dict[int, Detections]
 
 
 def random_boxes(random: np.random.Generator, count: int) -> np.ndarray:
-    """(count, 4): x, y, width, height; log-uniform sides."""
+    """Generate boxes with log-uniform sides, (count, 4): x, y, width, height."""
     sides = np.exp(random.uniform(np.log(8), np.log(SIDE / 2), (count, 2)))
     return np.concatenate([random.random((count, 2)) * (SIDE - sides), sides], axis=1)
 
@@ -107,7 +107,7 @@ def pycocotools_call(dataset: Dataset, detections: dict[int, Detections]) -> Cal
 
 
 def coco_document(dataset: Dataset) -> dict[str, Any]:
-    """The ground truth as pycocotools reads it."""
+    """Convert the ground truth to the COCO document that pycocotools reads."""
     truth = dataset.evaluation
     image_ids = np.repeat(dataset.image_ids, np.diff(truth.start)).tolist()
     columns = (image_ids, truth.labels.tolist(), truth.boxes_xywh.tolist(), truth.areas.tolist())

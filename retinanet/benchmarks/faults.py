@@ -1,11 +1,11 @@
-"""Cost of well-known mistakes in AP: score a trained checkpoint unchanged, and with deliberate mistakes.
+"""Measure how much AP well-known mistakes cost: score a trained checkpoint with and without deliberate mistakes.
 
 python -m retinanet.benchmarks.faults runs/quickstart/checkpoints/last.pt
 
-Two mistakes are made at inference only: anchors shifted by half a stride, and dx and dy swapped. If also made in
-training, they would only be different conventions. Mistakes in training need a run each, with these config keys:
+Two mistakes are made only at inference: shifting anchors by half a stride, and swapping dx and dy. If made in training
+too, they would just be different conventions. Each mistake in training needs its own run, with these config keys:
     model.prior=0.5 loss.classification.gamma=0      initial probability 0.5; easy anchors keep their weight
-    assignment.ignore_ioa=0                          crowd regions are background
+    assignment.ignore_ioa=0                          crowd regions count as background
 """
 
 import sys

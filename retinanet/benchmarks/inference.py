@@ -1,8 +1,8 @@
-"""Inference speed, from decoded image to detections.
+"""Benchmark inference speed, from decoded image to detections.
 
-Random weights would give no detections, and postprocessing would be unrealistically fast. The last layer of the class
-subnet is therefore scaled and shifted until every level has more candidates than `top_k` keeps and every image has the
-maximum number of detections. Both detectors have the same weights.
+Random weights would give no detections, making postprocessing unrealistically fast. The last layer of the class subnet
+is therefore scaled and shifted to give every level more candidates than `top_k` keeps, and every image the maximum
+number of detections. Both detectors have the same weights.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ from retinanet.structures import Detections
 
 SIZE, BATCH, CLASSES = (800, 1344), 1, 90
 GROWTH_SIDES = (256, 384, 512, 640, 800)
-LOGIT_STD = 1.5  # target of the standard deviation of class logits, median over levels
+LOGIT_STD = 1.5  # target for the standard deviation of class logits (median over levels)
 OURS, OURS_COMPILED = "ours", "ours compiled"
 PLAIN, TUNED, COMPILED, CONVOLUTIONS = "torchvision", "torchvision tuned", "torchvision compiled", "convolutions"
 
@@ -59,7 +59,7 @@ def run(settings: Settings) -> SuiteResult:
         "vs_torchvision_tuned": ratio(measured[TUNED], measured[OURS]).of_rounds,
         "vs_convolutions": ratio(measured[CONVOLUTIONS], measured[OURS]).of_rounds,
     }
-    if settings.compiled:  # both compiled
+    if settings.compiled:  # both networks are compiled
         ratios["vs_torchvision_compiled"] = ratio(measured[COMPILED], measured[OURS_COMPILED]).of_rounds
     return SuiteResult(ratios, tables, details)
 
@@ -67,9 +67,9 @@ def run(settings: Settings) -> SuiteResult:
 def measure(
     settings: Settings, batch: int, size: tuple[int, int], classes: int, *, all_variants: bool
 ) -> tuple[dict[str, Measurement], int]:
-    """Measurements, and the number of convolutions in our forward pass.
+    """Measure the variants, and count the convolutions in our forward pass.
 
-    Without `all_variants`, only our network and torchvision's, plain and tuned.
+    Without `all_variants`, measure only our network and torchvision's plain and tuned variants.
     """
     scene = Scene(batch, *size, classes, device=settings.device)
     model = our_network(settings.backbone, classes, settings).eval()
@@ -123,7 +123,7 @@ def torchvision_call(
 
 @torch.no_grad()
 def make_candidates(model: RetinaNet, scene: Scene) -> None:
-    """Set the class subnet so that each level has CANDIDATES_PER_LEVEL candidates, or all its pairs if it has fewer."""
+    """Set the weights of the class subnet to get CANDIDATES_PER_LEVEL candidates per level, if it has enough pairs."""
     torch.manual_seed(0)
     *convolutions, last = (layer for layer in model.head.class_subnet if isinstance(layer, nn.Conv2d))
     for convolution in convolutions:

@@ -1,7 +1,7 @@
-"""Classification loss, forward and backward: speed, memory and accuracy.
+"""Benchmark the classification loss, forward and backward: speed, memory and accuracy.
 
-torchvision's loss takes a one-hot target with the shape of the logits. It is prepared beforehand here, and no anchor is
-ignored. The suite train_step measures both as part of a training step.
+torchvision's loss takes a one-hot target with the shape of the logits. Here the target is prepared in advance and no
+anchors are ignored. The `train_step` suite measures both losses as part of a training step.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ REFERENCE_CHUNK = 8192  # anchors
 
 
 class Case(NamedTuple):
-    logits: Tensor  # (A, K), a leaf
+    logits: Tensor  # (A, K), leaf tensor
     labels: Tensor  # (A,) int64, K for background
     valid: Tensor  # (A,) bool, all True
     one_hot: Tensor  # (A, K) float32
@@ -36,8 +36,8 @@ class Errors(NamedTuple):
     """Relative errors against float64 arithmetic on the same logits."""
 
     value: float
-    gradient: float  # norm of the difference / norm of the gradient
-    gradient_most: float  # largest element of the difference / largest element of the gradient
+    gradient: float  # norm of the error / norm of the gradient
+    gradient_most: float  # largest element of the error / largest element of the gradient
 
 
 def run(settings: Settings) -> SuiteResult:
@@ -66,8 +66,8 @@ def run(settings: Settings) -> SuiteResult:
             "errors": {key: error._asdict() for key, error in errors.items()},
             "peak_over_logits": {key: measured[key].peak_bytes / logits_bytes for key in errors},
         }
-        # The main ratio is for logits under autocast, with torchvision's loss in our precision. On 16-bit logits
-        # torchvision's is faster but inaccurate, so that ratio has its own name.
+        # The main ratio is for bfloat16 logits, with torchvision's loss computed in float32, like ours. Directly on
+        # bfloat16 logits, torchvision's loss is faster but inaccurate, so that ratio has its own name.
         if dtype == torch.bfloat16:
             ratios["vs_torchvision"] = ratio(measured[FLOAT], measured[OURS]).of_rounds
             ratios["vs_torchvision_inexact"] = ratio(measured[DIRECT], measured[OURS]).of_rounds
@@ -93,7 +93,7 @@ def make_case(anchors: int, classes: int, dtype: torch.dtype, device: torch.devi
 
 
 def make_losses(case: Case) -> dict[str, Callable[[], Tensor]]:
-    """Functions that compute the loss, by name of the variant."""
+    """Return functions that compute the loss, by variant name."""
     ours = SigmoidFocalLoss(alpha=0.25, gamma=2.0)
     calls = {
         OURS: lambda: ours(case.logits, case.labels, case.valid),
@@ -133,7 +133,7 @@ def measure_errors(case: Case, calls: dict[str, Callable[[], Tensor]]) -> dict[s
 
 
 def reference(case: Case) -> tuple[float, Tensor]:
-    """Value and gradient (A, K) of torchvision's formula in float64 on CPU, computed in chunks to save memory."""
+    """Compute torchvision's formula and its gradient (A, K) in float64 on the CPU, in chunks to save memory."""
     total, derivatives = 0.0, []
     for rows in case.logits.detach().double().cpu().split(REFERENCE_CHUNK):
         rows.requires_grad_()

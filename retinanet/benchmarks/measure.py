@@ -1,4 +1,4 @@
-"""Measure a call: time in interleaved rounds, peak memory, and operations that synchronise the device with the host."""
+"""Measure functions: time in interleaved rounds, peak memory, and operations that make the host wait for the device."""
 
 import gc
 import os
@@ -26,15 +26,15 @@ HOST_READING_OPS = {
     "aten::repeat_interleave",
     "torchvision::nms",
 }
-INDEXING_OPS = {"aten::index", "aten::index_put", "aten::index_put_"}  # synchronise if an index is a boolean mask
+INDEXING_OPS = {"aten::index", "aten::index_put", "aten::index_put_"}  # synchronise if any index is a boolean mask
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # otherwise the profiler logs each start and stop
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # otherwise the profiler logs every start and stop
 
-MAX_UNTIMED_CALLS = 3  # per variant, before the first round: warm-up, device synchronisations, peak memory
+MAX_UNTIMED_CALLS = 3  # per variant, before the first round: for warm-up, device synchronisations, peak memory
 
 
 class HostReads(TorchDispatchMode, list):
-    """A context manager that lists the operations inside it, backward included, that synchronise device and host."""
+    """Context manager that lists the operations, including backward ones, that make the host wait for the device."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         parts = decompose(self, func, args, kwargs or {})
@@ -48,9 +48,9 @@ class HostReads(TorchDispatchMode, list):
 
 
 def decompose(mode: TorchDispatchMode, func: torch._ops.OpOverload, args: tuple, kwargs: dict[str, Any]) -> Any:
-    """Run a composite operation as its parts, which the mode then sees; NotImplemented for any other operation.
+    """Run a composite operation as its parts, visible to the mode; return NotImplemented for any other operation.
 
-    Autograd decomposes composite operations before a mode sees them, but inference mode has no autograd.
+    Normally autograd decomposes composite operations before the mode sees them, but inference mode has no autograd.
     """
     if not torch.is_inference_mode_enabled():
         return NotImplemented
@@ -59,31 +59,31 @@ def decompose(mode: TorchDispatchMode, func: torch._ops.OpOverload, args: tuple,
 
 
 def no_clean_up() -> None:
-    """The default of `Variant.clean_up`."""
+    """Do nothing: the default of `Variant.clean_up`."""
 
 
 def no_check(result: Any) -> None:
-    """The default of `Variant.check`."""
+    """Accept any result: the default of `Variant.check`."""
 
 
 class Variant(NamedTuple):
-    """One of the implementations that a benchmark compares."""
+    """One of the implementations compared in a benchmark."""
 
     name: str
     call: Callable[[], object]
-    clean_up: Callable[[], object] = no_clean_up  # after each call, not timed; drops gradients, for example
+    clean_up: Callable[[], object] = no_clean_up  # runs untimed after each call, for example to drop gradients
     check: Callable[[Any], None] = (
-        no_check  # of the result of the first call; raises if the variant computed something different
+        no_check  # checks the result of the first call; raises if the variant computed something else
     )
-    on_device: bool = True  # False if the work is not done by torch: memory and synchronisations are then not measured
-    compiled: bool = False  # torch.compile does not run under a dispatch mode: synchronisations are then not counted
+    on_device: bool = True  # False if torch does not do the work: memory and synchronisations are not measured
+    compiled: bool = False  # torch.compile does not run under a dispatch mode: synchronisations are not counted
 
 
 class Measurement(NamedTuple):
-    """The measurements of one variant."""
+    """Measurements of one variant."""
 
-    seconds: list[float]  # one per round, in the order of the rounds
-    peak_bytes: int | None  # of new allocations during one call
+    seconds: list[float]  # one value per round, in order
+    peak_bytes: int | None  # peak of new allocations during one call
     host_reads: int | None  # device synchronisations in one call
 
     @property
@@ -99,7 +99,7 @@ class Ratio(NamedTuple):
     """Ratio of the variant's time to ours; above 1, ours is faster."""
 
     of_medians: float
-    of_rounds: float  # median of the ratios within each round, which cancels what slows down a whole round
+    of_rounds: float  # median of the per-round ratios, unaffected by slow rounds
 
 
 def ratio(other: Measurement, ours: Measurement) -> Ratio:
@@ -110,13 +110,13 @@ def ratio(other: Measurement, ours: Measurement) -> Ratio:
 def compare(variants: Sequence[Variant], *, rounds: int, device: torch.device, what: str) -> dict[str, Measurement]:
     """Time each variant once per round, in an order that rotates by one from round to round.
 
-    The speed of a machine varies over time. Within a round this affects all variants alike. Before the first round each
-    variant is called for warm-up, device synchronisations and peak memory; these calls are not timed.
+    The speed of a machine varies over time, but within a round this affects all variants alike. Before the first round,
+    each variant is called without timing: for warm-up, and to measure device synchronisations and peak memory.
 
     Args:
-        variants: with unique names.
-        rounds: at least 1.
-        what: label of the progress bar.
+        variants: the variants to compare, with unique names.
+        rounds: the number of rounds, at least 1.
+        what: label for the progress bar.
     """
     bar = progress(None, what, len(variants) * (rounds + MAX_UNTIMED_CALLS))
     peaks: dict[str, int | None] = {}
@@ -152,7 +152,7 @@ def _run(bar: tqdm, variant: Variant, measure: Callable[[], Any]) -> Any:
 
 
 def time_call(call: Callable[[], object], device: torch.device) -> float:
-    """Seconds until a call has finished, on the device as well."""
+    """Time a call in seconds, including its work on the device."""
     synchronize(device)
     start = time.perf_counter()
     call()
@@ -172,10 +172,10 @@ def count_host_reads(call: Callable[[], object]) -> int:
 
 
 def peak_memory(call: Callable[[], object], device: torch.device) -> int:
-    """Peak number of bytes in tensors allocated by a call, its result included.
+    """Peak memory in bytes of the tensors allocated by a call, including its result.
 
-    On CPU this is the memory of torch's allocator as recorded by the profiler; work space that a library allocates
-    itself is not included. On CUDA it is the peak that the caching allocator reports.
+    On a CPU, this is the memory of torch's allocator as recorded by the profiler, without workspaces that libraries
+    allocate themselves. On CUDA, it is the peak reported by the caching allocator.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,4 +1,4 @@
-"""Cost of a network: parameters, FLOPs, and activations kept for the backward pass. Nothing is computed."""
+"""Cost of a network: parameters, FLOPs, and activations kept for backward, all found without running it."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -21,15 +21,15 @@ class NetworkCost(NamedTuple):
     """Parameters, arithmetic and memory of a network."""
 
     parameters: int
-    forward_flops: int  # a multiply-add counts as two
+    forward_flops: int  # a multiply-add counts as two operations
     step_flops: int  # forward and backward
-    saved_bytes: int  # tensors kept by autograd, without the weights
+    saved_bytes: int  # tensors kept by autograd, excluding weights
 
 
 def run(settings: Settings) -> SuiteResult:
     size = network_size(settings, SIZE)
     batch, classes = settings.batch or BATCH, settings.classes or CLASSES
-    # Tensors without values: nothing is computed, but autocast selects the same types as in a real run.
+    # Fake tensors: nothing is computed, but autocast selects the same dtypes as in a real run.
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     ours = bare_network(settings.backbone, classes).to(settings.device).train()
     theirs = torchvision_network(ours, settings.backbone, size, skip_resize=True).to(settings.device).train()
@@ -83,7 +83,7 @@ def drop_values(network: nn.Module, mode: FakeTensorMode) -> None:
 
 
 def measure_cost(network: nn.Module, outputs: Callable[[], list[Tensor]], settings: Settings) -> NetworkCost:
-    """The cost of a network with differentiable `outputs`, with all parameters trained."""
+    """Measure the cost of a network with all parameters trained; `outputs` runs its forward pass."""
 
     def in_autocast() -> list[Tensor]:
         with autocast(settings.device, settings.dtype):
@@ -103,9 +103,9 @@ def measure_cost(network: nn.Module, outputs: Callable[[], list[Tensor]], settin
 
 
 def saved_bytes(network: nn.Module, outputs: Callable[[], list[Tensor]]) -> int:
-    """Bytes in the distinct storages that autograd keeps after a forward pass, except those of the weights."""
+    """Bytes in the distinct storages that autograd keeps after a forward pass, excluding weights and buffers."""
     owned = {tensor.untyped_storage()._cdata for tensor in (*network.parameters(), *network.buffers())}
-    kept: dict[int, torch.UntypedStorage] = {}  # a reference, so that the address of a storage is not reused
+    kept: dict[int, torch.UntypedStorage] = {}  # references, which prevent addresses from being reused
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()

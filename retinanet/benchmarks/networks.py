@@ -1,4 +1,4 @@
-"""Our detector and torchvision's with the same weights, and input for both."""
+"""Build our detector and torchvision's with the same weights, and inputs for both."""
 
 import copy
 
@@ -23,10 +23,10 @@ TEXTURE_STEPS = (1, 4, 16, 64)  # cell sizes of the noise, pixels
 
 
 class Scene:
-    """Random images with random objects, in the input formats of both detectors.
+    """Random images with random objects, in the input format of each detector.
 
     Args:
-        num_boxes: objects per image.
+        num_boxes: number of objects per image.
     """
 
     def __init__(self, batch: int, height: int, width: int, classes: int, *, num_boxes: int = 10, device: torch.device):
@@ -43,7 +43,7 @@ class Scene:
 
 
 def textures(batch: int, height: int, width: int, random: torch.Generator) -> Tensor:
-    """Noise at several scales, so that the input varies on every pyramid level: (B, 3, H, W) uint8."""
+    """Generate images of noise at several scales, to vary the input of every pyramid level: (B, 3, H, W) uint8."""
     total = torch.zeros(batch, 3, height, width)
     for step in TEXTURE_STEPS:
         coarse = torch.randn(batch, 3, -(-height // step), -(-width // step), generator=random)
@@ -52,7 +52,7 @@ def textures(batch: int, height: int, width: int, random: torch.Generator) -> Te
 
 
 def random_objects(count: int, height: int, width: int, classes: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Boxes (count, 4) inside the image with log-uniform sides from 16 pixels up, and labels (count,)."""
+    """Generate boxes (count, 4) inside the image, with log-uniform sides of at least 16 pixels, and labels (count,)."""
     limits = torch.tensor([width, height], dtype=torch.float32)
     smallest = torch.minimum(torch.tensor(16.0), limits / 2)
     sides = smallest * (limits * 0.9 / smallest) ** torch.rand(count, 2, generator=random)
@@ -61,15 +61,15 @@ def random_objects(count: int, height: int, width: int, classes: int, random: to
 
 
 def calibrated_backbone(name: str) -> dict[str, Tensor]:
-    """Weights of a ResNet with random convolutions and batch norm statistics measured on random input.
+    """Create ResNet weights: random convolutions, and batch norm statistics measured on random input.
 
-    With the initial statistics of a batch norm, the activations of a random network explode or vanish.
+    With the initial batch norm statistics, the activations of a random network would explode or vanish.
     """
     torch.manual_seed(0)
     network = getattr(torchvision.models, name)(weights=None).train()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 1.0  # the statistics of a single batch
+            module.momentum = 1.0  # use the statistics of a single batch
     with torch.no_grad():
         network(torch.randn(4, 3, 224, 224))
     state = network.state_dict()
@@ -81,7 +81,7 @@ def calibrated_backbone(name: str) -> dict[str, Tensor]:
 
 
 def our_network(backbone: str, classes: int, settings: Settings) -> RetinaNet:
-    """Our detector with a calibrated backbone, on the device and in the memory format that a run would select."""
+    """Build our detector with a calibrated backbone, on the device and in the memory format that a run would use."""
     state = calibrated_backbone(backbone)
     model = bare_network(backbone, classes)
     model.backbone.load_state_dict(state)
@@ -89,7 +89,7 @@ def our_network(backbone: str, classes: int, settings: Settings) -> RetinaNet:
 
 
 def bare_network(backbone: str, classes: int) -> RetinaNet:
-    """Our detector with all weights trained, frozen norms, and P6 from P5 as in `retinanet_resnet50_fpn`."""
+    """Build our detector with all weights trained, frozen norms, and P6 from P5, as in `retinanet_resnet50_fpn`."""
     cfg = ModelConfig(
         backbone=ResNetConfig(name=backbone, weights="none", norm="frozen", frozen_stages=0), p6_from="p5"
     )
@@ -99,14 +99,14 @@ def bare_network(backbone: str, classes: int) -> RetinaNet:
 def torchvision_network(
     ours: RetinaNet, backbone: str, size: tuple[int, int], *, skip_resize: bool
 ) -> TorchvisionRetinaNet:
-    """torchvision's RetinaNet with the same architecture and our weights.
+    """Build torchvision's RetinaNet with the same architecture and our weights.
 
-    It equals `retinanet_resnet50_fpn`, which supports neither other backbones nor frozen norms without trained
-    weights.
+    The result equals `retinanet_resnet50_fpn`, which supports neither other backbones nor frozen norms without
+    pretrained weights.
 
     Args:
-        size: height and width that torchvision's resizing leaves unchanged.
-        skip_resize: skip resizing in training; in evaluation torchvision always resizes, which makes a copy.
+        size: height and width of the images, which torchvision's resizing leaves unchanged.
+        skip_resize: skip resizing in training. In evaluation, torchvision always resizes, which makes a copy.
     """
     extractor = plain_extractor(ours, backbone, FrozenBatchNorm2d)
     result = TorchvisionRetinaNet(
@@ -130,7 +130,7 @@ def torchvision_network(
 
 
 def plain_extractor(ours: RetinaNet, backbone: str, norm: type[nn.Module]) -> nn.Module:
-    """torchvision's backbone and FPN with our weights: (B, 3, H, W) -> five feature maps by name."""
+    """Build torchvision's backbone and FPN with our weights: (B, 3, H, W) -> five feature maps by name."""
     result = resnet_fpn_backbone(
         backbone_name=backbone,
         weights=None,
@@ -152,12 +152,12 @@ def plain_extractor(ours: RetinaNet, backbone: str, norm: type[nn.Module]) -> nn
 
 
 def tuned_network(theirs: TorchvisionRetinaNet, settings: Settings) -> TorchvisionRetinaNet:
-    """A copy in the faster memory format, as for ours: channels last, except in float32 on AVX2."""
+    """Copy a network to the faster memory format, as for ours: channels last, except for float32 on AVX2."""
     return copy.deepcopy(theirs).to(memory_format=memory_format_for(settings.device, settings.dtype))
 
 
 def compiled_network(theirs: TorchvisionRetinaNet, settings: Settings) -> TorchvisionRetinaNet:
-    """`tuned_network` with backbone and head compiled; the code around them has data-dependent branches."""
+    """`tuned_network` with only backbone and head compiled, because the rest has data-dependent branches."""
     result = tuned_network(theirs, settings)
     result.backbone.compile()
     result.head.compile()

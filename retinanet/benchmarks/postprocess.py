@@ -1,4 +1,4 @@
-"""From head outputs to final detections: our postprocessing and that of torchvision's RetinaNet."""
+"""Benchmark postprocessing from head outputs to final detections: ours and that of torchvision's RetinaNet."""
 
 from collections.abc import Callable
 
@@ -26,7 +26,7 @@ OBJECTS, CANDIDATE_IOU, NO_OBJECT_LOGIT = (
     60,
     0.3,
     -8.0,
-)  # per image; minimum IoU of an anchor with candidates; logit of all other pairs
+)  # per image; minimum IoU between object and candidate anchors; logit of all other pairs
 RESIZE_SCALE = 0.8  # side of the resized image / side of the original image
 OURS, THEIRS = "ours", "torchvision"
 
@@ -59,7 +59,7 @@ def run(settings: Settings) -> SuiteResult:
 
 
 def measure(settings: Settings, outputs: HeadOutputs, size: tuple[int, int]) -> tuple[dict[str, Measurement], float]:
-    """Measurements, and the fraction of our detections that torchvision's postprocessing returns as well."""
+    """Measure both implementations, and the fraction of our detections that torchvision's also returns."""
     batch = len(outputs.class_logits[0])
     image_sizes = torch.tensor([size] * batch, device=settings.device)
     original_sizes = (image_sizes / RESIZE_SCALE).long()
@@ -73,7 +73,7 @@ def measure(settings: Settings, outputs: HeadOutputs, size: tuple[int, int]) -> 
 
 
 def noise_outputs(size: tuple[int, int], batch: int, classes: int, settings: Settings) -> HeadOutputs:
-    """Random logits and box deltas, with more candidates on each level than `top_k` keeps."""
+    """Generate random logits and box deltas, with more candidates per level than `top_k` keeps."""
     random = torch.Generator(settings.device).manual_seed(0)
     grids = anchor_grids(size, settings.device)
     logits, deltas = [], []
@@ -89,7 +89,7 @@ def noise_outputs(size: tuple[int, int], batch: int, classes: int, settings: Set
 
 
 def crowded_outputs(size: tuple[int, int], batch: int, classes: int, settings: Settings) -> HeadOutputs:
-    """Outputs like those of a trained network: candidates only on anchors near an object, for its class and box."""
+    """Generate outputs like those of a trained network: candidates only at anchors near an object, for its class."""
     random = torch.Generator(settings.device).manual_seed(0)
     grids = anchor_grids(size, settings.device)
     targets = Scene(batch, *size, classes, num_boxes=OBJECTS, device=settings.device).targets
@@ -115,12 +115,11 @@ def crowded_outputs(size: tuple[int, int], batch: int, classes: int, settings: S
 def torchvision_call(
     outputs: HeadOutputs, size: tuple[int, int], original_sizes: list[list[int]], settings: Settings
 ) -> Callable[[], list[dict[str, Tensor]]]:
-    """`RetinaNet.postprocess_detections` and rescaling to the original images, without calling the network.
+    """Return a function that calls `RetinaNet.postprocess_detections` and rescales boxes, without running the network.
 
-    Runs under autocast, as in torchvision. In bfloat16 its boxes are coarse, which lowers the fraction of identical
-    detections.
+    It runs under autocast, as in torchvision. The coarse boxes of bfloat16 lower the fraction of identical detections.
     """
-    backbone = nn.Identity()  # never called
+    backbone = nn.Identity()  # never run
     backbone.out_channels = CHANNELS
     network = TorchvisionRetinaNet(backbone, num_classes=2, detections_per_img=MAX_DETECTIONS).eval()
     anchors = [grid.reshape(-1, 4) for grid in outputs.anchors]
@@ -137,7 +136,7 @@ def torchvision_call(
 
 
 def share_of_identical(ours: list[Detections], theirs: list[dict[str, Tensor]]) -> float:
-    """Fraction of our detections for which torchvision has one with the same label and a box within one pixel."""
+    """Fraction of our detections that match one of torchvision's: same label, and a box within one pixel."""
     identical = total = 0
     for mine, other in zip(ours, theirs, strict=True):
         near = (mine.boxes.cpu()[:, None] - other["boxes"].cpu()).abs().amax(-1) < 1

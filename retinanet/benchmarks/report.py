@@ -1,4 +1,4 @@
-"""Text tables of measurements, and the same measurements as plain values for JSON."""
+"""Format measurements as text tables, and convert them to plain values for JSON."""
 
 import statistics
 from pathlib import Path
@@ -14,7 +14,7 @@ MIB = 2**20
 
 
 def machine(settings: Settings) -> dict[str, Any]:
-    """Machine, versions and settings of a measurement, as plain values."""
+    """Describe the machine, versions and settings of a measurement, as plain values."""
     return {
         **environment_record(),
         "cpu": cpu_name(),
@@ -53,7 +53,7 @@ def header(description: dict[str, Any]) -> str:
 
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> str:
-    """A plain-text table: first column left-aligned, the others right-aligned."""
+    """Format a plain-text table, with the first column left-aligned and the others right-aligned."""
     widths = [max(len(row[index]) for row in [columns, *rows]) for index in range(len(columns))]
 
     def line(cells: list[str]) -> str:
@@ -66,7 +66,7 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> str:
 
 
 def comparison_table(title: str, measured: dict[str, Measurement], *, ours: str, apart: tuple[str, ...] = ()) -> str:
-    """Compare the variants in a table. Those in `apart` compute something different and have no ratio."""
+    """Format a comparison of the variants. Those in `apart` compute something else, and get no ratio."""
     rows = []
     for name, measurement in measured.items():
         is_compared = name not in (ours, *apart)
@@ -91,7 +91,7 @@ def format_ms(seconds: float) -> str:
 
 
 def to_plain_values(measured: dict[str, Measurement], *, ours: str) -> dict[str, Any]:
-    """Measurements and ratios of the variants as plain values, with the time of every round."""
+    """Convert the measurements and ratios of the variants to plain values, including the time of every round."""
     result = {}
     for name, measurement in measured.items():
         versus: Ratio = ratio(measurement, measured[ours])
@@ -109,7 +109,7 @@ def to_plain_values(measured: dict[str, Measurement], *, ours: str) -> dict[str,
 
 
 def growth_table(title: str, what: str, measured: dict[str, dict[str, Measurement]]) -> str:
-    """Median time and peak memory against a growing quantity; a dash if a variant was not measured."""
+    """Format median time and peak memory for each value of a growing quantity, with a dash if not measured."""
     names = list(dict.fromkeys(name for row in measured.values() for name in row))
     rows = []
     for key, row in measured.items():

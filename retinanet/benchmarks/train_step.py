@@ -1,6 +1,6 @@
-"""One training step without the optimizer: assignment, forward, losses, backward.
+"""Benchmark a training step without the optimizer: assignment, forward, losses, backward.
 
-All variants use the same images, boxes, classes, weights and threads. All weights are trained, with frozen norms.
+All variants use the same images, boxes, classes, weights and threads. All weights are trained; norms are frozen.
 """
 
 import copy
@@ -95,7 +95,7 @@ def run(settings: Settings) -> SuiteResult:
         "vs_detectron2": ratio(measured[detectron2], measured[OURS]).of_rounds,
     }
     if settings.compiled:
-        # The variant of ours that `train.compile: auto` selects on this device.
+        # Our variant that `train.compile: auto` would select on this device.
         chosen = OURS_COMPILED if resolve_compile(settings.device, "auto") else OURS
         ratios["vs_torchvision_compiled"] = ratio(measured[COMPILED], measured[chosen]).of_rounds
         details["vs_torchvision_compiled_uses"] = chosen
@@ -103,7 +103,7 @@ def run(settings: Settings) -> SuiteResult:
 
 
 def our_step(model: RetinaNet, scene: Scene, settings: Settings, *, compile: bool) -> Callable[[], Tensor]:
-    """A training step with the default config, without the optimizer update."""
+    """Return a training step with the default config, without the optimizer update."""
     step = default_step(model, settings, compile=compile)
     batch = Batch(scene.images, scene.image_sizes, scene.image_sizes, scene.targets, tuple(range(len(scene.images))))
     return lambda: step.backward([batch])[0].total
@@ -124,7 +124,7 @@ def default_step(model: RetinaNet, settings: Settings, *, compile: bool) -> Trai
 
 
 def torchvision_step(network: nn.Module, scene: Scene, settings: Settings, dtype: torch.dtype) -> Callable[[], Tensor]:
-    """A step as in torchvision's training references: loss inside autocast, float images from the data loader."""
+    """Return a step as in torchvision's training references: loss under autocast, float images from the loader."""
 
     def step() -> Tensor:
         with autocast(settings.device, dtype):
@@ -136,7 +136,7 @@ def torchvision_step(network: nn.Module, scene: Scene, settings: Settings, dtype
 
 
 def our_update(model: RetinaNet, settings: Settings) -> Variant:
-    """Gradient clipping and the default optimizer, on a copy of the network, because it changes the weights."""
+    """Gradient clipping and the default optimizer, on a copy of the network because they change the weights."""
     model = copy.deepcopy(model)
 
     def set_gradients() -> None:
@@ -157,12 +157,12 @@ def clear(network: nn.Module) -> None:
 
 
 def is_finite(loss: Tensor) -> None:
-    """Check the loss: NaN or denormal arithmetic would distort the timing."""
+    """Check that the loss is finite: arithmetic on NaN would distort the timing."""
     assert bool(loss.isfinite()), f"the loss is {loss.item()}"
 
 
 def measure_growth(settings: Settings, batch: int, size: tuple[int, int], classes: int) -> dict[str, Measurement]:
-    """Measure our network and torchvision's, plain and tuned, on one shape."""
+    """Measure our network and torchvision's plain and tuned variants for a single input shape."""
     scene = Scene(batch, *size, classes, device=settings.device)
     model = our_network(settings.backbone, classes, settings).train()
     theirs = torchvision_network(model, settings.backbone, size, skip_resize=True).to(settings.device).train()

@@ -20,7 +20,7 @@ def load_train_data(cfg: Config) -> Dataset:
     """Read the training set, which determines the classes of the run.
 
     Raises:
-        InputError: the data cannot be used, or its number of classes is not `model.num_classes`.
+        InputError: the data cannot be used, or its number of classes differs from `model.num_classes`.
     """
     data = read_coco(
         cfg.data.train,
@@ -40,10 +40,10 @@ def load_train_data(cfg: Config) -> Dataset:
 
 
 def load_val_data(cfg: Config, class_names: tuple[str, ...]) -> Dataset:
-    """Read the validation set, with exactly these classes.
+    """Read the validation set, which must have exactly these classes.
 
     Raises:
-        InputError: the data cannot be used, or has other classes.
+        InputError: the data cannot be used, or has different classes.
     """
     return read_coco(
         cfg.data.val,
@@ -56,12 +56,12 @@ def load_val_data(cfg: Config, class_names: tuple[str, ...]) -> Dataset:
 
 
 def build_padded_shapes(cfg: DataConfig) -> PaddedShapes:
-    """The padded shapes of training and evaluation batches."""
+    """Build the padded shapes used for training and evaluation batches."""
     return PaddedShapes(longer=cfg.resize.longer, aspects=cfg.resize.bucket_aspects, divisor=cfg.resize.divisor)
 
 
 def build_train_sampler(cfg: Config, data: Dataset) -> Iterator[list[PlannedImage]]:
-    """The endless stream of global training batches."""
+    """Build the endless stream of global training batches."""
     return train_batches(
         data.sizes.tolist(),
         batch_size=cfg.train.batch_size,
@@ -74,8 +74,8 @@ def build_train_sampler(cfg: Config, data: Dataset) -> Iterator[list[PlannedImag
 def train_loader(cfg: Config, data: Dataset, *, start: int, stop: int, pin_memory: bool) -> Iterator[Batch]:
     """Load this process's batches for steps [start, stop), `train.accumulate` per step.
 
-    They are the same after a resume; over all processes they form the sampler's global batches. An image that cannot
-    be read is replaced and recorded in its batch.
+    The batches of all processes together form the sampler's global batches, and a resumed run gets the same ones. An
+    image that cannot be read is replaced, and the replacement is recorded in its batch.
     """
     reader = SampleReader(
         data, build_transforms(cfg.data.transforms), seed=cfg.train.seed, max_pixels=cfg.data.max_pixels
@@ -85,10 +85,10 @@ def train_loader(cfg: Config, data: Dataset, *, start: int, stop: int, pin_memor
 
 
 def local_batches(batches: Iterable[list[PlannedImage]], accumulate: int) -> Iterator[list[PlannedImage]]:
-    """Split each global batch, and yield the `accumulate` parts of this process.
+    """Split each global batch, and yield the `accumulate` micro-batches of this process.
 
-    The n-th parts of all processes are adjacent in the global batch, so synchronised norms see the same images
-    together for any number of processes.
+    The n-th micro-batches of all processes are adjacent in the global batch, so synchronised norms see the same
+    images together, however many processes there are.
     """
     parts = world_size() * accumulate
     for batch in batches:
@@ -111,7 +111,7 @@ def check_batch_size(cfg: Config) -> None:
 
 
 def build_eval_sampler(cfg: Config, data: Dataset) -> list[list[PlannedImage]]:
-    """All batches of an evaluation, over all processes."""
+    """Build the list of all batches of an evaluation, across all processes."""
     return eval_batches(
         data.sizes.tolist(),
         batch_size=cfg.train.eval_batch_size or cfg.train.batch_size,
@@ -121,15 +121,15 @@ def build_eval_sampler(cfg: Config, data: Dataset) -> list[list[PlannedImage]]:
 
 
 def eval_loader(cfg: Config, data: Dataset, batches: list[list[PlannedImage]], *, pin_memory: bool) -> Iterator[Batch]:
-    """Load some batches of the evaluation sampler.
+    """Load the given batches of the evaluation sampler.
 
     Raises:
-        InputError: an image cannot be read. Skipping it would change the score.
+        InputError: an image cannot be read; skipping it would change the score.
     """
     reader = SampleReader(data, [Resize()], seed=0, max_pixels=cfg.data.max_pixels)
     return make_loader(reader, batches, workers=cfg.data.workers, pin_memory=pin_memory, replace_unreadable=False)
 
 
 def eval_shorter(cfg: DataConfig) -> int:
-    """Shorter side of images in evaluation and prediction, pixels."""
+    """Shorter side of images in evaluation and prediction, in pixels."""
     return cfg.resize.val_shorter or max(cfg.resize.shorter)

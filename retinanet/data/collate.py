@@ -1,4 +1,4 @@
-"""Collating: samples of one padded shape become a batch."""
+"""Collate samples that share a padded shape into a batch."""
 
 import math
 from collections.abc import Sequence
@@ -10,14 +10,14 @@ from torch.utils.data import get_worker_info
 from retinanet.data.reader import PreparedSample
 from retinanet.structures import Batch, Targets
 
-NUM_BOXES_DIVISOR = 8  # targets are padded to 8, 16, 24, ... boxes: few distinct shapes, and little work on padding
+NUM_BOXES_DIVISOR = 8  # pad targets to 8, 16, 24, ... boxes: few distinct shapes, little work wasted on padding
 
 
 def collate(prepared: Sequence[PreparedSample]) -> Batch:
-    """Pad images to the padded shape of their batch, and ground truth to one length."""
+    """Pad images to the padded shape of their batch, and ground truth to a common length."""
     samples = [entry.sample for entry in prepared]
     images = empty_images(len(prepared), *prepared[0].planned.padded_shape)
-    # NumPy copies in this thread. torch would split each copy among threads, which wait for each other on a busy host.
+    # NumPy copies in this thread. torch would split each copy across threads, which stall each other on a busy host.
     for image, sample in zip(images.numpy(), samples, strict=True):
         height, width = sample.image.shape[-2:]
         image[:, :height, :width] = sample.image.numpy()
@@ -33,25 +33,25 @@ def collate(prepared: Sequence[PreparedSample]) -> Batch:
 
 
 def empty_images(batch: int, height: int, width: int) -> Tensor:
-    """(B, 3, H, W) uint8, uninitialised; in a worker it is allocated in shared memory, so that sending copies nothing.
+    """Allocate an uninitialised (B, 3, H, W) uint8 tensor; workers use shared memory, so sending it copies nothing.
 
-    Channels are interleaved in memory, as decoding and resizing leave them, so images are copied row by row.
+    Channels are interleaved in memory, like those of decoded and resized images, so images are copied row by row.
     """
     shape = (batch, height, width, 3)
     if get_worker_info() is None:
         pixels = torch.empty(shape, dtype=torch.uint8)
     else:
-        storage = torch.UntypedStorage._new_shared(math.prod(shape))  # like torch's default_collate
+        storage = torch.UntypedStorage._new_shared(math.prod(shape))  # as in torch's default_collate
         pixels = torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
     return pixels.permute(0, 3, 1, 2)
 
 
 def pad_targets(truths: list[tuple[Tensor, Tensor, Tensor]]) -> Targets:
-    """Pad boxes (N, 4), labels (N,) and crowd flags (N,) of each image into one record."""
+    """Pad each image's boxes (N, 4), labels (N,) and crowd flags (N,), and stack them in one record."""
     most = max(len(labels) for _, labels, _ in truths)
     length = NUM_BOXES_DIVISOR * max(1, math.ceil(most / NUM_BOXES_DIVISOR))
     batch = len(truths)
-    # Padding boxes have an area, so encoding them is finite; the masks exclude them.
+    # Padding boxes have a non-zero area, which keeps their encoding finite; the masks exclude them.
     boxes = torch.tensor([0.0, 0.0, 1.0, 1.0]).repeat(batch, length, 1)
     labels = torch.zeros(batch, length, dtype=torch.int64)
     is_object = torch.zeros(batch, length, dtype=torch.bool)

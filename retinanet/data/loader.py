@@ -1,4 +1,4 @@
-"""Load batches in worker processes; an unreadable image is replaced, or ends the run."""
+"""Load batches in worker processes, and replace unreadable images or raise an error."""
 
 import itertools
 import os
@@ -25,18 +25,18 @@ def make_loader(
     pin_memory: bool,
     replace_unreadable: bool,
 ) -> Iterator[Batch]:
-    """Load batches in the order of `batches`, for any number of workers.
+    """Load batches in the order of `batches`, regardless of the number of workers.
 
     Args:
         reader: reads the images.
-        batches: from a sampler.
-        workers: number of worker processes; 0 reads in this one.
-        pin_memory: copy batches to page-locked memory, for faster copies to a GPU.
-        replace_unreadable: replace an unreadable image with another one, chosen deterministically, and record this
-            in the batch.
+        batches: the batches to load, from a sampler.
+        workers: number of worker processes; 0 loads in the calling process.
+        pin_memory: move batches to page-locked memory, for faster copies to a GPU.
+        replace_unreadable: replace an unreadable image with another one, chosen deterministically, and record the
+            replacement in the batch.
 
     Raises:
-        InputError: an image can be neither read nor replaced. Raised when its batch is requested, not earlier.
+        InputError: an image can be neither read nor replaced. Raised only when its batch is requested.
     """
     loader = DataLoader(
         ReaderDataset(reader, replace_unreadable=replace_unreadable),
@@ -46,7 +46,7 @@ def make_loader(
         pin_memory=pin_memory,
         prefetch_factor=4 if workers else None,
         worker_init_fn=detach_from_signals,
-        # The default generator is the global one, whose state belongs to the run.
+        # The default is the global generator, whose state the run depends on.
         generator=torch.Generator(),
     )
     for batch in loader:
@@ -58,7 +58,7 @@ def make_loader(
 class ReaderDataset(TorchDataset):
     """Adapter from `SampleReader` to torch's DataLoader.
 
-    It returns an InputError, and `make_loader` raises it: raised in a worker, it would arrive as a traceback.
+    Errors are returned, and raised by `make_loader`: an InputError raised in a worker would arrive as a traceback.
     """
 
     def __init__(self, reader: SampleReader, *, replace_unreadable: bool):
@@ -78,16 +78,16 @@ class ReaderDataset(TorchDataset):
 
 
 def detach_from_signals(worker: int) -> None:
-    """Put a worker in its own process group.
+    """Move a worker to its own process group.
 
-    A shell or torchrun signals every process in the group of the run. A worker killed by such a signal could not
-    deliver the batches of the last steps.
+    A shell or torchrun signals every process in the run's group. A worker killed by such a signal could not deliver
+    the batches of the last steps.
     """
     os.setpgid(0, 0)
 
 
 def collate_read(results: list[ReadResult]) -> Batch | InputError:
-    """Collate what `ReaderDataset` returned; the first error, if there is one."""
+    """Collate the results of `ReaderDataset`, or return the first error among them."""
     for result in results:
         if isinstance(result, InputError):
             return result
@@ -96,15 +96,15 @@ def collate_read(results: list[ReadResult]) -> Batch | InputError:
 
 
 def collate_in_worker(results: list[ReadResult]) -> "WorkerBatch | InputError":
-    """Collate in a worker process."""
+    """Collate in a worker process, into a batch that is cheap to send."""
     batch = collate_read(results)
     return batch if isinstance(batch, InputError) else WorkerBatch(batch)
 
 
 class WorkerBatch:
-    """A batch in a worker process that is unpickled as a plain `Batch` in the main process.
+    """A batch in a worker process; the main process unpickles it as a plain `Batch`.
 
-    Sending a tensor costs a file in shared memory and a connection to fetch it. That pays off for the images only;
+    Sending a tensor takes a file in shared memory and a connection to fetch it. That is worthwhile only for the images;
     the other tensors are sent as bytes.
     """
 
@@ -120,7 +120,7 @@ def _from_arrays(batch: Batch) -> Batch:
 
 
 def _convert_small(batch: Batch, convert: Callable) -> Batch:
-    """Apply a conversion to all tensors or arrays but the images."""
+    """Apply a conversion to all tensors or arrays except the images."""
     targets = batch.targets
     return batch._replace(
         image_sizes=convert(batch.image_sizes),

@@ -1,4 +1,4 @@
-"""Size of an image after resizing, aspect-ratio buckets, and the few padded shapes that batches can have."""
+"""Resized image sizes, aspect-ratio buckets, and the small set of padded shapes for batches."""
 
 import itertools
 from collections.abc import Sequence
@@ -6,23 +6,23 @@ from typing import NamedTuple
 
 
 class AspectBucket(NamedTuple):
-    """Aspect-ratio bucket: images of one orientation and of similar aspect ratio, which share a padded shape."""
+    """Aspect-ratio bucket: images of the same orientation and similar aspect ratio, which share a padded shape."""
 
     is_landscape: bool  # or square
-    position: int  # among the sorted `aspects` of PaddedShapes; one more for images beyond the last
+    position: int  # in the sorted `aspects` of PaddedShapes; len(aspects) for more elongated images
 
 
 class PaddedShapes:
-    """The few padded shapes that batches can have.
+    """The small set of padded shapes for batches.
 
-    The shorter side of an image is resized to `shorter`, unless its longer side would exceed `longer`: then the longer
-    side is resized to `longer`.
+    An image is resized so that its shorter side is `shorter`, unless its longer side would then exceed `longer`; in
+    that case its longer side becomes `longer`.
 
     Args:
-        longer: upper bound of the longer side, pixels.
-        aspects: longer / shorter side of the buckets, in landscape and in portrait; one more bucket extends to
-            `longer`.
-        divisor: padded sides are multiples of it.
+        longer: upper bound of the longer side, in pixels.
+        aspects: largest ratio of longer to shorter side in each bucket, for both orientations; a final bucket allows
+            sides of up to `longer`.
+        divisor: padded sides are multiples of this number.
     """
 
     def __init__(self, *, longer: int, aspects: Sequence[float], divisor: int):
@@ -43,7 +43,7 @@ class PaddedShapes:
         return (short, long) if bucket.is_landscape else (long, short)
 
     def all_shapes(self, shorter: int) -> list[tuple[int, int]]:
-        """Padded (height, width) of every bucket, sorted, each once."""
+        """Distinct padded (height, width) of all buckets, sorted."""
         buckets = itertools.product((True, False), range(len(self.aspects) + 1))
         return sorted({self.padded_shape(AspectBucket(*bucket), shorter) for bucket in buckets})
 

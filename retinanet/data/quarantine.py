@@ -1,4 +1,4 @@
-"""Quarantine: the list of images that could not be read in training, limited by a budget."""
+"""Quarantine: the list of images that training could not read, limited by a budget."""
 
 import json
 import logging
@@ -14,14 +14,14 @@ log = logging.getLogger(__name__)
 
 
 class Quarantine:
-    """The unreadable images of a run, in a JSON Lines file. The image files are not touched.
+    """The unreadable images of a run, recorded in a JSON Lines file. The image files are not touched.
 
     Args:
-        file: one JSON object per image. Entries from before a resume count towards the budget.
-        budget: maximum number of different images that may be unreadable.
+        file: JSON Lines file with one object per image. Entries from before a resume count towards the budget.
+        budget: maximum number of distinct unreadable images.
 
     Raises:
-        InputError: `file` cannot be read, or is not such a list.
+        InputError: `file` cannot be read, or is not a list of unreadable images.
     """
 
     def __init__(self, file: Path, *, budget: int):
@@ -30,16 +30,16 @@ class Quarantine:
         self._paths = _read_paths(file)
 
     def __len__(self) -> int:
-        """Number of different images so far."""
+        """Number of distinct images so far."""
         return len(self._paths)
 
     def add(self, step: int, unreadable: Iterable[Unreadable], dataset: Dataset) -> None:
-        """Record the images that are not in the list yet.
+        """Record those images that are not in the list yet.
 
         Args:
-            step: of the batch the images were planned for.
-            unreadable: their indices are into `dataset`.
-            dataset: gives paths and ids.
+            step: the training step whose batch needed the images.
+            unreadable: the images, identified by their indices into `dataset`.
+            dataset: provides the paths and ids of the images.
 
         Raises:
             InputError: the list exceeds the budget.
@@ -76,7 +76,7 @@ class Quarantine:
 
 
 def _read_paths(file: Path) -> set[str]:
-    """Paths in a list of unreadable images. An incomplete last line, as left by a kill, is removed from the file."""
+    """Read the paths from a list of unreadable images; remove an incomplete last line left by a killed process."""
     try:
         content = file.read_bytes()
         complete = content[: content.rfind(b"\n") + 1]

@@ -1,4 +1,4 @@
-"""Reading one image with its ground truth, transforming it, and replacing it if it cannot be read."""
+"""Read one image with its ground truth, transform it, and replace it if it cannot be read."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ from retinanet.formats.dataset import Dataset
 from retinanet.formats.image import open_image
 from retinanet.structures import Unreadable
 
-MAX_REPLACEMENTS = 10  # number of replacements tried for an unreadable image
+MAX_REPLACEMENTS = 10  # replacements to try for an unreadable image
 
 
 class PreparedSample(NamedTuple):
@@ -30,10 +30,10 @@ class SampleReader:
     """Reads and transforms one image at a time. The result depends only on the seed and the planned image.
 
     Args:
-        dataset: the planned images are indices into it.
-        transforms: applied in order.
-        seed: of the random transforms and of replacements.
-        max_pixels: larger images are refused.
+        dataset: the dataset that planned images index into.
+        transforms: the transforms to apply, in order.
+        seed: seed for random transforms and for the choice of replacements.
+        max_pixels: images with more pixels are rejected.
     """
 
     def __init__(self, dataset: Dataset, transforms: Sequence[SampleTransform], *, seed: int, max_pixels: int):
@@ -51,25 +51,25 @@ class SampleReader:
         return self.transform(self.read(planned.index), planned)
 
     def replace(self, planned: PlannedImage, error: InputError) -> tuple[PreparedSample, list[Unreadable]]:
-        """Prepare another image that fits the batch, after `error` in reading the planned one.
+        """Prepare another image that fits the batch, after reading the planned one failed with `error`.
 
         Returns:
             The other image, with its own index in `planned`, and a record of each image that could not be read.
 
         Raises:
-            InputError: several replacements cannot be read either, so the cause is not a single damaged file.
+            InputError: no other image fits, or none of the replacements tried can be read either.
         """
         errors = [(planned.index, error)]
         for index in itertools.islice(self._fitting(planned), MAX_REPLACEMENTS):
             try:
-                # Seeded by the planned image, so it differs from the replacement's own occurrence in the epoch.
+                # Seeded by the planned image, so it differs from the replacement's regular use in this epoch.
                 prepared = self.transform(self.read(index), planned)
             except InputError as another:
                 errors.append((index, another))
                 continue
             unreadable = [Unreadable(bad, planned.epoch, index, str(reason)) for bad, reason in errors]
             return prepared._replace(planned=planned._replace(index=index)), unreadable
-        if len(errors) == 1:  # no other image fits
+        if len(errors) == 1:  # no other image fits the batch
             raise error
         raise InputError(
             f"{error} (and none of the {len(errors) - 1} replacements tried can be read, the last: {errors[-1][1]})"
@@ -93,13 +93,13 @@ class SampleReader:
         return PreparedSample(planned, sample, (height, width))
 
     def read(self, index: int) -> Sample:
-        """Read an image as annotated.
+        """Read an image in the orientation in which it was annotated.
 
-        Annotation tools differ in whether they apply the EXIF orientation, so the size in the annotations decides:
-        boxes drawn on the rotated image get the rotated image, boxes drawn on the stored pixels get those.
+        Annotation tools differ in whether they apply the EXIF orientation, so the annotated size decides
+        whether the image is rotated or its pixels are used as stored.
 
         Raises:
-            InputError: the image cannot be read, or its size is not the annotated one.
+            InputError: the image cannot be read, or its size differs from the annotated size.
         """
         record = self.dataset.image(index)
         with open_image(record.path, max_pixels=self.max_pixels) as opened:

@@ -1,4 +1,4 @@
-"""Sampling: which images form each batch, in which order; pure functions of sizes, seed and position."""
+"""Sampling: choose the images of each batch and their order, as a pure function of sizes, seed and position."""
 
 import hashlib
 import itertools
@@ -11,11 +11,11 @@ from retinanet.data.padded_shapes import AspectBucket, PaddedShapes
 
 
 class PlannedImage(NamedTuple):
-    """One image of a batch, with its size after resizing."""
+    """One image of a batch, with its resizing limits and padded shape."""
 
-    index: int  # in the dataset
+    index: int  # into the dataset
     epoch: int
-    shorter: int  # target of the shorter side, pixels
+    shorter: int  # target length of the shorter side, pixels
     longer: int  # upper bound of the longer side, pixels
     padded_shape: tuple[int, int]  # padded height and width of the batch
 
@@ -23,15 +23,16 @@ class PlannedImage(NamedTuple):
 def train_batches(
     sizes: Sequence[tuple[int, int]], *, batch_size: int, shorter: Sequence[int], padded_shapes: PaddedShapes, seed: int
 ) -> Iterator[list[PlannedImage]]:
-    """Yield full batches without end.
+    """Yield full batches indefinitely.
 
-    Each epoch is a permutation of the dataset. An image waits in its aspect-ratio bucket until the bucket fills a
-    batch, so no batch is short, and each image occurs exactly once per epoch, though some occur a little later.
+    Each epoch is a permutation of the dataset. An image waits in its aspect-ratio bucket until the bucket
+    contains a full batch. No batch is short, and each image is used exactly once per epoch, though sometimes a little
+    later than in the permutation.
 
     Args:
         sizes: (height, width) of each image, at least one.
         shorter: candidates for the shorter side; one is drawn per batch.
-        seed: determines, with the position in the stream, every batch.
+        seed: together with the position in the stream, determines every batch.
     """
     assert len(sizes) > 0
     buckets = [padded_shapes.bucket(height, width) for height, width in sizes]
@@ -53,7 +54,7 @@ def train_batches(
 def eval_batches(
     sizes: Sequence[tuple[int, int]], *, batch_size: int, shorter: int, padded_shapes: PaddedShapes
 ) -> list[list[PlannedImage]]:
-    """Every image once, by aspect-ratio bucket and in dataset order; the last batch of a bucket may be short."""
+    """Batch every image once, by aspect-ratio bucket and in dataset order; the last batch of a bucket may be short."""
     by_bucket: dict[AspectBucket, list[int]] = {}
     for index, (height, width) in enumerate(sizes):
         by_bucket.setdefault(padded_shapes.bucket(height, width), []).append(index)
@@ -67,5 +68,5 @@ def eval_batches(
 
 
 def stable_hash(*key: str | int) -> int:
-    """Hash a key to 32 bits, the same on every machine and in every process, unlike Python's `hash`."""
+    """Hash a key to 32 bits. Unlike Python's `hash`, the result is the same on every machine and in every process."""
     return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=4).digest(), "little")

@@ -10,8 +10,8 @@ from retinanet.structures import Batch
 def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
     """Yield each batch on the device, in order.
 
-    On CUDA the copy runs on a separate stream, from pinned memory, while earlier steps are still computing; the host
-    does not wait. How much of the copy is hidden is unmeasured.
+    On CUDA, batches are copied from pinned memory on a separate stream while earlier steps are still running, and the
+    host does not wait. How much of the copy time this hides has not been measured.
     """
     if device.type != "cuda":
         for batch in batches:
@@ -24,5 +24,5 @@ def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]
         current = torch.cuda.current_stream(device)
         current.wait_stream(copies)
         for tensor in batch.tensors():
-            tensor.record_stream(current)  # otherwise its memory is reused while the step still reads it
+            tensor.record_stream(current)  # otherwise its memory could be reused while the step still reads it
         yield batch

@@ -1,4 +1,4 @@
-"""Transforms of an image and its boxes: resize, scale jitter with crop, flip, colour.
+"""Transforms of an image and its boxes: resizing, scale jitter with cropping, flipping, colour.
 
 Random transforms draw from torch's global generator, which the caller seeds.
 """
@@ -16,11 +16,11 @@ from retinanet.config import ColorTransform, FlipTransform, ResizeTransform, Sca
 from retinanet.data.padded_shapes import resized
 from retinanet.data.sampler import PlannedImage
 
-MIN_SIDE = 1.0  # pixels; cropping removes boxes with a side shorter than this
+MIN_SIDE = 1.0  # pixels; cropping removes boxes with a shorter side
 
 
 class Sample(NamedTuple):
-    """An image with its ground truth, in pixels of the image."""
+    """An image with its ground truth in pixel coordinates."""
 
     image: Tensor  # (3, H, W) uint8
     boxes: Tensor  # (N, 4) float32
@@ -32,7 +32,7 @@ SampleTransform = Callable[[Sample, PlannedImage], Sample]
 
 
 def build_transforms(cfg: Sequence[Transform]) -> list[SampleTransform]:
-    """The transforms of training, in order."""
+    """Build the training transforms, in order."""
     transforms: list[SampleTransform] = []
     for entry in cfg:
         match entry:
@@ -49,14 +49,14 @@ def build_transforms(cfg: Sequence[Transform]) -> list[SampleTransform]:
 
 
 class Resize:
-    """Resize to fit the padded shape of the batch, keeping the aspect ratio. The only transform in evaluation."""
+    """Resize to fit the padded shape of the batch, keeping the aspect ratio. Evaluation uses no other transform."""
 
     def __call__(self, sample: Sample, planned: PlannedImage) -> Sample:
         return resize(sample, *resized(*sample.image.shape[-2:], planned.shorter, planned.longer))
 
 
 class ScaleJitter:
-    """Resize to the fitting size times a random factor in `low`..`high`, and crop what exceeds the padded shape."""
+    """Scale the fitting size by a random factor in `low`..`high`, and crop the result to the padded shape."""
 
     def __init__(self, low: float, high: float):
         self.low = low
@@ -70,7 +70,7 @@ class ScaleJitter:
 
 
 class TorchvisionTransform:
-    """Any transform of torchvision.transforms.v2 that keeps the number of boxes."""
+    """Adapter for any torchvision.transforms.v2 transform that keeps the number of boxes."""
 
     def __init__(self, transform: v2.Transform):
         self.transform = transform
@@ -93,7 +93,7 @@ def resize(sample: Sample, height: int, width: int) -> Sample:
 
 
 def random_crop(sample: Sample, height: int, width: int) -> Sample:
-    """Crop to at most (height, width) at a random position; boxes are clipped, and removed if too little remains."""
+    """Crop to at most (height, width) at a random position; clip boxes, and remove those that become too small."""
     old_height, old_width = sample.image.shape[-2:]
     top = int(torch.randint(max(0, old_height - height) + 1, ()))
     left = int(torch.randint(max(0, old_width - width) + 1, ()))

@@ -1,1 +1,1 @@
-"""Quality of detections: COCO metrics and statistics over several runs."""
+"""Evaluation of detections: COCO metrics, and statistics over several runs."""

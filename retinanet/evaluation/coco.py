@@ -10,7 +10,7 @@ from hotcoco import COCO, COCOeval
 from retinanet.formats.dataset import Dataset
 from retinanet.structures import Detections
 
-# The twelve metrics of pycocotools in its order: name, "AP" or "AR", IoU, object area, detections per image.
+# pycocotools' twelve metrics, in the same order: name, "AP" or "AR", IoU, object area, detections per image.
 _DEFINITIONS = (
     ("AP", "AP", "0.50:0.95", "all", 100),
     ("AP50", "AP", "0.50", "all", 100),
@@ -30,24 +30,24 @@ _TITLES = {"AP": "Average Precision", "AR": "Average Recall"}
 
 
 class CocoScores(NamedTuple):
-    """COCO metrics in 0..1; NaN where no object counts."""
+    """COCO metrics in 0..1; NaN if there are no matching objects."""
 
-    metrics: dict[str, float]  # by the names in METRICS
+    metrics: dict[str, float]  # keyed by the names in METRICS
     per_class: dict[str, float]  # AP by class name, ordered by category id
     summary: str  # twelve lines, worded like pycocotools' summary
 
 
 def score_detections(dataset: Dataset, detections: Mapping[int, Detections]) -> CocoScores:
-    """Compute the COCO metrics of detections on a dataset. If there are no detections, they are 0.
+    """Compute the COCO metrics of detections on a dataset. Without any detections, the metrics are 0.
 
     Detections with equal scores are ranked by image id, then by their order within the image, so the result does not
     depend on the order of `detections`.
 
     Args:
         dataset: its `evaluation` annotations are the ground truth.
-        detections: by image index; boxes in pixels of the original image. Images without an entry count as empty.
+        detections: keyed by image index, boxes in pixels of the original image. A missing entry means no detections.
     """
-    # hotcoco takes ids from 0 upwards; ranks keep the order of any ids, which decides ties.
+    # hotcoco needs non-negative ids; ranks preserve the order of arbitrary ids, and that order breaks ties.
     image_ranks = 1 + np.argsort(np.argsort(dataset.image_ids))  # (I,)
     category_ranks = 1 + np.argsort(np.argsort(np.array(dataset.category_ids)))  # (K,)
     truth = dataset.evaluation
@@ -64,7 +64,7 @@ def score_detections(dataset: Dataset, detections: Mapping[int, Detections]) -> 
     evaluation = COCOeval(ground_truth, found, "bbox")
     evaluation.evaluate()
     evaluation.accumulate()
-    evaluation.summary_lines()  # computes `stats` without printing
+    evaluation.summary_lines()  # computes `stats` without printing them
     values = evaluation.stats.tolist()
     precision = evaluation.eval["precision"]  # (IoU, recall, class, area, detections)
     ap_of_rank = [_mean(precision[:, :, rank, 0, -1]) for rank in range(len(category_ranks))]
@@ -81,13 +81,13 @@ def score_detections(dataset: Dataset, detections: Mapping[int, Detections]) -> 
 def _detection_table(
     detections: Mapping[int, Detections], image_ranks: np.ndarray, category_ranks: np.ndarray
 ) -> np.ndarray:
-    """(D, 7) float64: image, left, top, width, height, score, category; ordered by image."""
+    """Detections as rows (D, 7) float64, sorted by image: image, left, top, width, height, score, category."""
     indices = sorted(detections, key=lambda index: image_ranks[index])
     counts = [len(detections[index].scores) for index in indices]
     if not sum(counts):
         return np.zeros((0, 7))
     corners = torch.cat([detections[index].boxes.cpu() for index in indices]).numpy()
-    corners = corners.astype(np.float64)  # before subtracting, so that sizes are exact
+    corners = corners.astype(np.float64)  # before the subtraction, to keep sizes exact
     scores = torch.cat([detections[index].scores.cpu() for index in indices]).numpy()
     labels = torch.cat([detections[index].labels.cpu() for index in indices]).numpy()
     return np.column_stack(

@@ -1,4 +1,4 @@
-"""Significance of differences between scores over a few seeds."""
+"""Statistical significance of score differences over a few seeds."""
 
 import math
 import statistics
@@ -14,48 +14,48 @@ class Summary(NamedTuple):
     """Mean and spread of a sample."""
 
     mean: float
-    deviation: float  # sample standard deviation, over n - 1; NaN for a single value
+    deviation: float  # sample standard deviation (n - 1); NaN for a single value
     count: int
 
 
 class Comparison(NamedTuple):
-    """Result of a test of two samples."""
+    """Result of testing whether two samples have the same mean."""
 
-    difference: float  # of the means
-    p: float  # two-sided p-value; NaN if the values do not allow a test
+    difference: float  # between the means
+    p: float  # two-sided p-value; NaN if a test is impossible
 
 
 def summarise(values: Sequence[float]) -> Summary:
-    """Summarise at least one value."""
+    """Summarise one or more values."""
     deviation = statistics.stdev(values) if len(values) > 1 else math.nan
     return Summary(statistics.fmean(values), deviation, len(values))
 
 
 def welch(values: Sequence[float], others: Sequence[float]) -> Comparison:
-    """Welch's t-test (1947) of two unpaired samples with unequal variances.
+    """Welch's t-test (1947) for two unpaired samples with unequal variances.
 
-    Runs are not paired by seed: what a seed determines (initial weights, image order, augmentation) explains only part
-    of the difference between two runs, and none if the networks differ; pairing also halves the degrees of freedom.
+    Runs are not paired by seed: the seed (initial weights, image order, augmentation) explains only some of the
+    variation between runs, and none if the networks differ, and pairing would halve the degrees of freedom.
     """
     first, second = summarise(values), summarise(others)
     difference = first.mean - second.mean
     if min(first.count, second.count) < 2:
         return Comparison(difference, math.nan)
     a, b = first.deviation**2 / first.count, second.deviation**2 / second.count
-    if a + b == 0:  # without any spread, the variance cannot be estimated
+    if a + b == 0:  # with no spread, the variance cannot be estimated
         return Comparison(difference, math.nan)
     degrees = (a + b) ** 2 / (a**2 / (first.count - 1) + b**2 / (second.count - 1))
     return Comparison(difference, two_sided_p(difference / math.sqrt(a + b), degrees))
 
 
 def two_sided_p(t: float, degrees: float) -> float:
-    """Probability of a value of Student's t at least as far from 0, for 1 or more degrees of freedom.
+    """Probability that Student's t is at least as far from 0 as `t`, for 1 or more degrees of freedom.
 
-    With t = sqrt(degrees) cot(angle) the density is sin(angle)^(degrees - 1) up to a constant, and the tail is the
-    integral of that from 0 to an angle.
+    With t = sqrt(degrees) cot(angle) the density is proportional to sin(angle)^(degrees - 1), and the tail
+    probability is its integral from 0 to the angle of `t`.
     """
     end = math.atan2(math.sqrt(degrees), abs(t))
-    # Substituting angle = end * u^3 makes the integrand smooth at 0 for fractional powers too, as Gauss-Legendre needs.
+    # Gauss-Legendre needs a smooth integrand: angle = end * u^3 makes it smooth at 0, even for fractional powers.
     u = (_NODES + 1) / 2
     integral = float((_WEIGHTS / 2 * np.sin(end * u**3) ** (degrees - 1) * 3 * end * u**2).sum())
     log_beta = math.lgamma(degrees / 2) + math.lgamma(0.5) - math.lgamma((degrees + 1) / 2)
@@ -63,7 +63,7 @@ def two_sided_p(t: float, degrees: float) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Correct p-values for multiple comparisons (Holm 1979); NaN stays and is not counted."""
+    """Correct p-values for multiple comparisons (Holm 1979); NaN values are kept and not counted."""
     order = sorted((p, index) for index, p in enumerate(p_values) if not math.isnan(p))
     corrected = [math.nan] * len(p_values)
     largest = 0.0
@@ -74,7 +74,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def detectable_difference(deviation: float, count: int, *, level: float = 0.05) -> float:
-    """Smallest difference of two means that the test finds significant, with `count` runs each of equal deviation."""
+    """Smallest significant difference between two means, each of `count` runs with the same standard deviation."""
     degrees = 2 * (count - 1)
     low, high = 0.0, 1e6
     for _ in range(100):  # bisection

@@ -1,1 +1,1 @@
-"""Image and annotation formats: the only package that knows a file format."""
+"""Image and annotation formats: the only package that depends on file formats."""

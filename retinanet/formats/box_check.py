@@ -1,4 +1,4 @@
-"""Checks of annotated boxes: which ones a detector can be trained on, and warnings about the others."""
+"""Check annotated boxes: find those that training can use, and warn about the others."""
 
 import logging
 from typing import Any, NamedTuple
@@ -9,32 +9,32 @@ from retinanet.errors import InputError
 
 log = logging.getLogger(__name__)
 
-MAX_LISTED = 5  # annotation ids named in a warning
-OUTSIDE_TOLERANCE = 1.0  # pixels; annotation tools round outwards by that much
+MAX_LISTED = 5  # annotation ids listed in a warning
+OUTSIDE_TOLERANCE = 1.0  # pixels; annotation tools may round outwards by this much
 
-# Index into PROBLEMS; the order decides when a box has several.
+# Indices into PROBLEMS; a box with several problems gets the first.
 OK, INVERTED, NO_AREA, OUTSIDE, PARTLY_OUTSIDE = range(5)
 PROBLEMS = ("", "inverted, dropped", "without area, dropped", "outside the image, dropped",
             "partly outside the image, clipped")  # fmt: skip
 
 
 class CheckedBoxes(NamedTuple):
-    """Boxes clipped to their images, and the problem of each."""
+    """Boxes clipped to their images, and the problem found with each box."""
 
     corners: np.ndarray  # (M, 4) float32, meaningful where `usable`
-    problem: np.ndarray  # (M,) index into PROBLEMS
+    problem: np.ndarray  # (M,) indices into PROBLEMS
 
     @property
     def usable(self) -> np.ndarray:
-        """(M,) bool, False for boxes to drop."""
+        """Which boxes to keep: (M,) bool."""
         return (self.problem == OK) | (self.problem == PARTLY_OUTSIDE)
 
 
 def check_boxes(boxes_xywh: np.ndarray, sizes: np.ndarray) -> CheckedBoxes:
-    """Clip boxes to their images and classify those that need it.
+    """Clip boxes to their images, and classify those with problems.
 
     Args:
-        boxes_xywh: (M, 4) float64: left, top, width, height, finite.
+        boxes_xywh: (M, 4) float64: left, top, width, height; all finite.
         sizes: (M, 2), height and width of the image of each box.
     """
     x, y, w, h = boxes_xywh.T
@@ -51,17 +51,17 @@ def check_boxes(boxes_xywh: np.ndarray, sizes: np.ndarray) -> CheckedBoxes:
 
 
 class BoxProblems:
-    """Collects problems of boxes over several files, for one warning per kind; raises at once if `strict`."""
+    """Collect box problems over several files, for one warning per kind; if `strict`, raise at the first one."""
 
     def __init__(self, *, strict: bool):
         self.strict = strict
         self._ids: dict[int, list[int]] = {}
 
     def add(self, checked: CheckedBoxes, *, annotations: list[dict[str, Any]], sizes: np.ndarray, file: str) -> None:
-        """Record the problems of one file.
+        """Record the problems found in one file.
 
         Args:
-            annotations: M entries of the file, with `id`, `image_id` and `bbox`.
+            annotations: the M annotations of the checked boxes, with `id`, `image_id` and `bbox`.
             sizes: (M, 2), height and width of the image of each box.
 
         Raises:

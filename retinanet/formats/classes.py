@@ -1,4 +1,4 @@
-"""Class selection: maps category names of the annotation files to labels."""
+"""Class selection: map the category names in annotation files to labels."""
 
 import difflib
 from collections.abc import Sequence
@@ -14,14 +14,14 @@ class Classes(NamedTuple):
     """Class names by label, and the label of each category name."""
 
     names: tuple[str, ...]
-    label_of: dict[str, int]  # in the order of labels
+    label_of: dict[str, int]  # ordered by label
 
 
 class Categories(NamedTuple):
     """Category names of one annotation file."""
 
     file: str
-    names: tuple[str, ...]  # in the file's own order of classes
+    names: tuple[str, ...]  # in the file's own order
 
 
 def choose_classes(
@@ -31,14 +31,14 @@ def choose_classes(
     expected_names: tuple[str, ...] | None,
     key: str,
 ) -> Classes:
-    """Select classes from the categories of one or several files.
+    """Select classes from the categories of one or more files.
 
     Args:
-        files: at least one.
-        classes: categories to use, in the order of labels, some of them merged. None takes all, in the order of the
-            first file or of `expected_names`.
+        files: the categories of each annotation file, at least one.
+        classes: categories to use or merge, in label order. None takes all categories, in the order of
+            `expected_names` or, without it, of the first file.
         expected_names: required class names, such as those of a trained model.
-        key: of these files in the config, for messages.
+        key: the config key of these files, for messages.
 
     Raises:
         InputError: an unknown or repeated class, or files whose categories do not match.

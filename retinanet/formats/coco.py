@@ -1,4 +1,4 @@
-"""COCO annotation files and results: the reader into a `Dataset`, and detections as a list of results."""
+"""COCO annotation and results formats: read annotation files into a `Dataset`, and convert detections to results."""
 
 import logging
 import os
@@ -37,13 +37,13 @@ def read_coco(
     """Read and check annotation files.
 
     Args:
-        sources: one or several files; several are joined, and their images get new ids from 1.
-        classes: select, order or merge categories by name. None takes all of the first file, ordered by id.
-        expected_names: required class names: those of the training set or of a checkpoint.
-        keep_empty: whether to keep images without any usable box.
-        strict: raise on unusable boxes instead of dropping them.
-        max_pixels: limit for images whose size has to be read from the image file.
-        key: of these sources in the config, for messages.
+        sources: one or more files. Several files are joined, and their images are renumbered from 1.
+        classes: categories to select, order or merge, by name. None takes all of the first file's, ordered by id.
+        expected_names: required class names, from the training set or a checkpoint.
+        keep_empty: whether to keep images that have no usable boxes.
+        strict: raise on boxes with problems instead of dropping or clipping them.
+        max_pixels: size limit for images whose dimensions must be read from the image file.
+        key: the config key of these sources, for messages.
 
     Raises:
         InputError: a missing or malformed file, an unknown class, or a missing image; the message says how to fix it.
@@ -74,11 +74,11 @@ def read_coco(
 
 
 def coco_results(detections: Iterable[tuple[int, "Detections"]], category_ids: tuple[int, ...]) -> list[dict[str, Any]]:
-    """Detections of some images in the COCO results format, for writing to a file.
+    """Convert detections to the COCO results format, ready to be written to a file.
 
     Args:
-        detections: pairs of an image id and the detections of that image.
-        category_ids: of each label.
+        detections: pairs of an image id and the detections on that image.
+        category_ids: the category id of each label.
 
     Returns:
         One result per detection; its bbox is [x, y, width, height].
@@ -96,7 +96,7 @@ def _read_source(
     max_pixels: int,
     key: str,
 ) -> Dataset:
-    """Read one annotation file; image ids are those of the file."""
+    """Read one annotation file, keeping its image ids."""
     paths = _find_images(source, document, key)
     sizes = [_size(image, path, max_pixels) for image, path in zip(document["images"], paths, strict=True)]
     sizes = np.array(sizes, dtype=np.int64).reshape(-1, 2)
@@ -105,7 +105,7 @@ def _read_source(
     label_of = {number: chosen.label_of[name] for number, name in names.items() if name in chosen.label_of}
     annotations = [entry for entry in document["annotations"] if entry["category_id"] in label_of]
     index_of = {image["id"]: index for index, image in enumerate(document["images"])}
-    annotations.sort(key=lambda entry: index_of[entry["image_id"]])  # stable: within an image in the file's order
+    annotations.sort(key=lambda entry: index_of[entry["image_id"]])  # stable: keeps the file's order within an image
 
     image_index = np.array([index_of[entry["image_id"]] for entry in annotations], dtype=np.int64)
     labels = np.array([label_of[entry["category_id"]] for entry in annotations], dtype=np.int64)
@@ -143,7 +143,7 @@ def _find_images(source: DataSource, document: dict[str, Any], key: str) -> list
     if not folder.is_dir():
         raise InputError(f"{key}.images: {folder} is not a folder; set it to the folder of the images")
     paths = [_inside(folder, image["file_name"], source.annotations) for image in document["images"]]
-    # os.path.isfile returns False for names too long for a file; Path.is_file raises.
+    # os.path.isfile returns False if a name is too long; Path.is_file raises.
     missing = [
         image["file_name"] for image, path in zip(document["images"], paths, strict=True) if not os.path.isfile(path)
     ]
@@ -174,10 +174,10 @@ def _categories(file: str, document: dict[str, Any]) -> Categories:
 
 
 def _category_ids(classes: Classes, documents: list[dict[str, Any]]) -> tuple[int, ...]:
-    """Ids of the file if every label is one category of a single file, so that results match that file; else 1..K."""
+    """Category ids for results: the file's own if there is one file and no merged categories, otherwise 1..K."""
     if len(documents) == 1 and len(classes.label_of) == len(classes.names):
         by_name = {category["name"]: category["id"] for category in documents[0]["categories"]}
-        return tuple(by_name[member] for member in classes.label_of)  # in the order of labels
+        return tuple(by_name[member] for member in classes.label_of)  # ordered by label
     return tuple(range(1, len(classes.names) + 1))
 
 

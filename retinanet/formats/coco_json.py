@@ -1,4 +1,4 @@
-"""Parsing and validation of COCO annotation files."""
+"""Parse and validate COCO annotation files."""
 
 import json
 from collections import Counter
@@ -7,15 +7,15 @@ from typing import Any
 
 from retinanet.errors import InputError
 
-MAX_NUMBER = 1e9  # pixels or square pixels; anything above is a mistake, and would overflow
+MAX_NUMBER = 1e9  # pixels or square pixels; larger values are mistakes, and would overflow
 MAX_ID = 2**63  # ids are stored as int64
 
 
 def read_document(file: str) -> dict[str, Any]:
-    """Read an annotation file and check all types and references that the reader relies on.
+    """Read an annotation file, and check all types and references that the reader relies on.
 
     Raises:
-        InputError: the file is missing, is not JSON, or is not in COCO format; names the first wrong field.
+        InputError: the file is missing, or is not valid COCO JSON; the message names the first invalid field.
     """
     try:
         document = json.loads(Path(file).read_bytes())
@@ -75,7 +75,7 @@ def _is_length(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    # The comparison is false for NaN and, unlike math.isfinite, accepts integers of any length.
+    # The comparison is false for NaN and, unlike math.isfinite, accepts integers of any size.
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MAX_NUMBER
 
 

@@ -1,6 +1,6 @@
-"""The in-memory dataset: flat arrays that every annotation format is read into.
+"""The in-memory dataset: flat arrays, filled by the reader of each annotation format.
 
-Shape letters: I images, M boxes, K classes, E annotations for evaluation.
+Shape letters: I images, M boxes, K classes, E evaluation annotations.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class ImageRecord(NamedTuple):
-    """One image and its ground truth, in pixels of the image as annotated."""
+    """One image and its ground truth, in pixels of the annotated image."""
 
     path: str
     image_id: int
@@ -26,34 +26,34 @@ class ImageRecord(NamedTuple):
 
 
 class EvaluationAnnotations(NamedTuple):
-    """All annotations of the dataset for evaluation, as written in the file.
+    """All annotations for evaluation, unchanged from the annotation file.
 
-    Unlike `Dataset.boxes`, they include boxes that training cannot use, and boxes are not clipped to the image.
+    Unlike `Dataset.boxes`, they include boxes that training cannot use, and are not clipped to the image.
     """
 
-    start: np.ndarray  # (I + 1,) int64: image i has the rows start[i] up to start[i + 1]
+    start: np.ndarray  # (I + 1,) int64: image i has rows start[i]:start[i + 1]
     boxes_xywh: np.ndarray  # (E, 4) float64: left, top, width, height
-    areas: np.ndarray  # (E,) float64, the area in the file (of a mask, for instance), else width * height
+    areas: np.ndarray  # (E,) float64: the area in the file (of a mask, for instance), or else width * height
     labels: np.ndarray  # (E,) int64
     is_crowd: np.ndarray  # (E,) bool
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Dataset:
-    """Images and boxes as flat arrays: the one record that loader, sampler and evaluation read.
+    """Images and boxes as flat arrays: the record used by the loader, the sampler and evaluation.
 
-    An image is addressed by its index 0..I-1, a class by its label 0..K-1.
+    Images are addressed by index, 0..I-1, and classes by label, 0..K-1.
     """
 
-    paths: tuple[str, ...]  # of the I image files
+    paths: tuple[str, ...]  # I paths of image files
     image_ids: np.ndarray  # (I,) int64, unique
     sizes: np.ndarray  # (I, 2) int64, height and width
-    box_start: np.ndarray  # (I + 1,) int64: image i has the boxes box_start[i] up to box_start[i + 1]
+    box_start: np.ndarray  # (I + 1,) int64: image i has boxes box_start[i]:box_start[i + 1]
     boxes: np.ndarray  # (M, 4) float32, corners, clipped to the image
     labels: np.ndarray  # (M,) int64
     is_crowd: np.ndarray  # (M,) bool
     class_names: tuple[str, ...]  # K
-    category_ids: tuple[int, ...]  # K ids of the classes in results files
+    category_ids: tuple[int, ...]  # K category ids, for results files
     evaluation: EvaluationAnnotations
 
     def __len__(self) -> int:
@@ -61,7 +61,7 @@ class Dataset:
         return len(self.paths)
 
     def image(self, index: int) -> ImageRecord:
-        """One image; its arrays are views into those of the dataset."""
+        """Return one image; its arrays are views into the dataset."""
         height, width = self.sizes[index].tolist()
         rows = slice(self.box_start[index], self.box_start[index + 1])
         return ImageRecord(
@@ -75,15 +75,15 @@ class Dataset:
         )
 
     def image_ids_of(self, batches: Iterable["Batch"]) -> list[int]:
-        """Ids of the images in some batches, in their order."""
+        """Ids of the images in the given batches, in order."""
         return [int(self.image_ids[index]) for batch in batches for index in batch.image_indices]
 
     def object_counts(self) -> list[int]:
-        """Number of objects per class, without crowd regions."""
+        """Number of objects per class, excluding crowd regions."""
         return np.bincount(self.labels[~self.is_crowd], minlength=len(self.class_names)).tolist()
 
     def subset(self, indices: Sequence[int]) -> "Dataset":
-        """A dataset of the images at `indices`, in that order."""
+        """Return a dataset of the images at `indices`, in that order."""
         chosen = np.asarray(indices, dtype=np.int64)
         box_rows, box_start = _rows_of(self.box_start, chosen)
         annotation_rows, annotation_start = _rows_of(self.evaluation.start, chosen)
@@ -106,12 +106,12 @@ class Dataset:
         )
 
     def first(self, count: int) -> "Dataset":
-        """A dataset of the first `count` images, or of all if there are fewer."""
+        """Return a dataset of the first `count` images, or of all images if there are fewer."""
         return self.subset(range(min(count, len(self))))
 
 
 def concatenate(datasets: Sequence[Dataset]) -> Dataset:
-    """Join datasets of the same classes; images get new ids from 1, since ids may repeat."""
+    """Join datasets that have the same classes; images are renumbered from 1, because their ids may collide."""
     first = datasets[0]
     assert all(dataset.class_names == first.class_names for dataset in datasets)
     evaluations = [dataset.evaluation for dataset in datasets]
@@ -136,14 +136,14 @@ def concatenate(datasets: Sequence[Dataset]) -> Dataset:
 
 
 def start_of_each(counts: np.ndarray) -> np.ndarray:
-    """Number of rows per image (I,) -> row at which each image starts, with the total last (I + 1,)."""
+    """Convert row counts per image (I,) to the first row of each image, followed by the total (I + 1,)."""
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
 def _rows_of(start: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of some images, one image after the other, and the new start of each."""
+    """Concatenated row indices of the given images, and the new start of each image."""
     counts = start[images + 1] - start[images]
     new_start = start_of_each(counts)
-    # Row r of the result belongs to the image at position p: it is row r - new_start[p] of that image.
+    # If row r of the result belongs to the image at position p, it is row r - new_start[p] of that image.
     rows = np.arange(new_start[-1]) + np.repeat(start[images] - new_start[:-1], counts)
     return rows, new_start

@@ -1,11 +1,12 @@
-"""Decoding of image files to uint8 RGB tensors.
+"""Decode image files to uint8 RGB tensors.
 
-Measured with torchcodec 0.17.0 and Pillow 13.0.0, on every kind of file in the tests:
-    torchcodec equals Pillow bit for bit on 8-bit JPEG (grey, CMYK, YCCK, progressive), PNG and WebP; both drop alpha.
-    For 16-bit PNG torchcodec rounds value / 257; Pillow keeps the high byte of colour and clips grey at 255.
-    torchcodec always applies the EXIF orientation. It decodes all frames of an animated WebP, one of an animated PNG.
-    torchcodec rejects files that Pillow may return as complete: a PNG with missing rows or a bad checksum, a JPEG
-    without its end. Neither detects every change inside the compressed pixels of a JPEG, WebP or GIF.
+Measured with torchcodec 0.17.0 and Pillow 13.0.0, on every kind of file used in the tests:
+    torchcodec matches Pillow bit for bit on 8-bit JPEG (grey, CMYK, YCCK, progressive), PNG and WebP; both drop alpha.
+    For 16-bit PNG, torchcodec rounds value / 257; Pillow keeps the high byte of colour images and clips grey at 255.
+    torchcodec always applies the EXIF orientation. It decodes all frames of an animated WebP, but only one of an
+    animated PNG.
+    torchcodec rejects files that Pillow may accept as complete: a PNG with missing rows or a bad checksum, or a JPEG
+    without its end. Neither detects all corruption in the compressed pixel data of a JPEG, WebP or GIF.
 """
 
 import re
@@ -24,19 +25,19 @@ from torchcodec.decoders import decode_image
 
 from retinanet.errors import InputError
 
-# Pillow supports more, but its EPS plugin starts Ghostscript, and every plugin is one more parser of untrusted bytes.
+# Pillow supports more, but its EPS plugin runs Ghostscript, and every plugin is one more parser of untrusted data.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
-# MPO, written by some phones, is a JPEG with more images after the first.
+# MPO, written by some phones, is a JPEG with additional images appended.
 TORCHCODEC_FORMATS = ("JPEG", "MPO", "PNG", "WEBP")
 ORIENTATION_TAG = 0x0112
-# Orientation -> dimensions of (3, H, W) to flip from stored to shown, after a transpose if it is 5 or more.
+# Orientation -> dimensions of (3, H, W) to flip for display, after a transpose if the orientation is 5 or more.
 FLIPS: dict[int, tuple[int, ...]] = {1: (), 2: (2,), 3: (1, 2), 4: (1,), 5: (), 6: (2,), 7: (1, 2), 8: (1,)}
 
 
 class ImageHeader(NamedTuple):
-    """Metadata of an image file, read without decoding a pixel."""
+    """Metadata of an image file, read without decoding any pixels."""
 
-    height: int  # as shown, after applying `orientation`
+    height: int  # as displayed, after applying `orientation`
     width: int
     orientation: int  # EXIF, 1 (as stored) to 8
     format: str  # Pillow's name
@@ -44,21 +45,21 @@ class ImageHeader(NamedTuple):
 
 
 def read_header(path: str | PathLike[str], *, max_pixels: int) -> ImageHeader:
-    """Read size, orientation and format without decoding a pixel.
+    """Read size, orientation and format without decoding any pixels.
 
     Raises:
-        InputError: the file is not a usable image of at most `max_pixels`.
+        InputError: the file is not a usable image, or has more than `max_pixels` pixels.
     """
     with open_image(path, max_pixels=max_pixels) as opened:
         return opened.header
 
 
 def read_image(path: str | PathLike[str], *, max_pixels: int, apply_orientation: bool = True) -> Tensor:
-    """Decode the first frame to contiguous uint8 (3, H, W) RGB; alpha is ignored, 16 bits are scaled to 8.
+    """Decode the first frame to contiguous uint8 (3, H, W) RGB, ignoring alpha and scaling 16 bits to 8.
 
     Args:
-        max_pixels: reject a larger image based on its header, before allocating memory for it.
-        apply_orientation: False keeps the pixels as stored, for boxes drawn without applying EXIF.
+        max_pixels: images with more pixels are rejected based on the header, before memory is allocated.
+        apply_orientation: False keeps the pixels as stored, for boxes annotated without applying EXIF.
 
     Raises:
         InputError: the file is not a usable image, or is damaged.
@@ -76,13 +77,13 @@ class OpenedImage(NamedTuple):
     header: ImageHeader
 
     def decode(self, *, apply_orientation: bool = True) -> Tensor:
-        """Like `read_image`, but with the strides of the decoder: mostly interleaved channels.
+        """Like `read_image`, but keep the decoder's strides, usually with interleaved channels.
 
         Raises:
-            InputError: the file is damaged, or its format defines no value range.
+            InputError: the file is damaged, or its format does not define a value range.
         """
         path, header = self.path, self.header
-        # 16-bit images have other modes: these are 32-bit or signed TIFFs, which define no black and white.
+        # 32-bit or signed TIFFs do not define black and white; 16-bit images have different modes.
         if header.mode in ("I", "F"):
             raise InputError(
                 f"{path}: {header.format} with 32-bit or signed samples (mode {header.mode}), expected 8 or 16 bits "
@@ -91,8 +92,8 @@ class OpenedImage(NamedTuple):
         assert not ImageFile.LOAD_TRUNCATED_IMAGES, "Pillow is set to fill truncated images with grey"
         try:
             shown = _decode(self.file, self.image, header)
-        except Exception as error:  # libraries raise nearly any type on damaged bytes
-            # torchcodec's reason follows the C++ function and line that raised it.
+        except Exception as error:  # decoders raise almost any exception type on damaged data
+            # torchcodec puts the C++ function and line before the reason.
             reason = re.sub(r"^\w+, \S+:\d+, ", "", str(error))
             raise InputError(
                 f"{path}: damaged or truncated {header.format} ({reason}), expected one that decodes completely; "
@@ -109,18 +110,18 @@ def open_image(path: str | PathLike[str], *, max_pixels: int) -> Iterator[Opened
     """Open an image and read its header.
 
     Raises:
-        InputError: the file is not a usable image of at most `max_pixels`.
+        InputError: the file is not a usable image, or has more than `max_pixels` pixels.
     """
     try:
         file = open(path, "rb")
-    except OSError as error:  # missing, a directory, not permitted
+    except OSError as error:  # missing file, directory, or no permission
         raise _cannot_be_read(path, error) from None
     with file, warnings.catch_warnings():
-        # Pillow warns about its own pixel limit, which max_pixels replaces, and about broken metadata, which is unused.
+        # Pillow warns about its own pixel limit, which max_pixels replaces, and about broken metadata, which we ignore.
         warnings.simplefilter("ignore")
         try:
             start = file.read(8)
-        except OSError as error:  # a broken disk, a lost file server
+        except OSError as error:  # disk failure or unreachable file server
             raise _cannot_be_read(path, error) from None
         if not start:
             raise InputError(f"{path}: empty file, expected an image; download the file again")
@@ -153,7 +154,7 @@ def _cannot_be_read(path: str | PathLike[str], error: OSError) -> InputError:
 
 def _header(image: Image.Image) -> ImageHeader:
     width, height = image.size
-    if image.format == "TIFF":  # Pillow returns the shown size, and rotates the pixels itself
+    if image.format == "TIFF":  # Pillow returns the displayed size, and rotates the pixels itself
         orientation = image.tag_v2.get(ORIENTATION_TAG)
         orientation = orientation if orientation in FLIPS else 1
     else:
@@ -164,10 +165,10 @@ def _header(image: Image.Image) -> ImageHeader:
 
 
 def _exif_orientation(exif: bytes) -> int:
-    """Read the orientation tag like torchcodec, which does not return it; Pillow differs on odd tag types.
+    """Parse the orientation tag like torchcodec, which does not expose it; Pillow differs on unusual tag types.
 
-    Equal to torchcodec on 9000 random EXIF blocks in JPEG, PNG and WebP. Pillow would also decode a whole PNG to look
-    for more EXIF blocks.
+    Agrees with torchcodec on 9000 random EXIF blocks in JPEG, PNG and WebP. Pillow would also decode a whole PNG to
+    look for more EXIF blocks.
     """
     tiff = exif.removeprefix(b"Exif\0\0")
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
@@ -193,8 +194,8 @@ def _decode(file: BinaryIO, image: Image.Image, header: ImageHeader) -> Tensor:
             raise ValueError(f"header says {header.height} x {header.width}, decoded {list(pixels.shape)}")
         return pixels
     except Exception as error:
-        # Pillow supports some JPEG and WebP files that torchcodec does not. It also accepts incomplete images: any PNG
-        # with missing rows, and a JPEG whose missing end is filled with zeros, as in broken downloads.
+        # Pillow decodes some JPEG and WebP files that torchcodec cannot. It also accepts incomplete images: a PNG with
+        # missing rows, and a JPEG whose missing end is filled with zeros, as in interrupted downloads.
         if header.format != "PNG" and "truncated" not in str(error):
             with suppress(Exception):
                 return _decode_with_pillow(image, header)
@@ -202,10 +203,10 @@ def _decode(file: BinaryIO, image: Image.Image, header: ImageHeader) -> Tensor:
 
 
 def _decode_with_pillow(image: Image.Image, header: ImageHeader) -> Tensor:
-    if header.mode.startswith("I;16"):  # TIFF of 12 or 16 bits; convert("RGB") would clip at 255
+    if header.mode.startswith("I;16"):  # 12-bit or 16-bit TIFF; convert("RGB") would clip at 255
         (bits,) = image.tag_v2[258]
         samples = np.asarray(image).astype(np.float32) * (255 / (2**bits - 1))
-        if image.tag_v2.get(262) == 0:  # zero is white, which Pillow handles only for 8 bits
+        if image.tag_v2.get(262) == 0:  # zero means white, which Pillow handles only in 8-bit images
             samples = 255 - samples
         pixels = torch.from_numpy(samples.round().astype(np.uint8)).expand(3, -1, -1)
     else:

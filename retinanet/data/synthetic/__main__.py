@@ -11,7 +11,7 @@ from retinanet.errors import InputError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
+    """Run the command and return its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m retinanet.data.synthetic",
         description=__doc__,

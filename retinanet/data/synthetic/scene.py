@@ -1,7 +1,7 @@
 """Scenes of the bundled shapes dataset: where shapes, distractors and crowds are placed, and their annotations.
 
-A box is tight around the part of a shape inside the image; another shape that covers it does not shrink it.
-A crowd is one annotation around a dense cluster whose members have none of their own.
+A box tightly encloses the part of a shape that lies inside the image, even if other shapes cover some of it.
+A crowd is a single annotation around a dense cluster; its members are not annotated individually.
 """
 
 import math
@@ -24,11 +24,11 @@ SPLITS = ("train", "val")
 IMAGE_SIZES = ((320, 256), (256, 320), (256, 256))  # (width, height), pixels
 
 MIN_SIZE, MAX_SIZE = 10, 200  # longer side of a box, pixels
-MIN_VISIBLE = 0.7  # smallest visible fraction of a labelled shape, not hidden by the border or another shape
-MIN_INSIDE = 0.5  # smallest fraction of its box inside the image
-MAX_IOU = 0.55  # two boxes closer than this could not both survive NMS
-OVERLAP_IOU = (0.08, 0.45)  # of a pair that overlaps on purpose
-MAX_CHANCE_COVER = 0.15  # largest covered fraction of the smaller box where no overlap is intended
+MIN_VISIBLE = 0.7  # minimum fraction of a labelled shape neither cut off by the border nor hidden by another shape
+MIN_INSIDE = 0.5  # minimum fraction of its box inside the image
+MAX_IOU = 0.55  # two boxes with a higher IoU could not both survive NMS
+OVERLAP_IOU = (0.08, 0.45)  # range for pairs that overlap on purpose
+MAX_CHANCE_COVER = 0.15  # maximum covered fraction of the smaller box where no overlap is intended
 MAX_CROWD_COVER = 0.1
 
 
@@ -47,7 +47,7 @@ def area_of(box: Box) -> float:
 
 
 def intersection(a: Box, b: Box) -> float:
-    """Area that two boxes share."""
+    """Area of the intersection of two boxes."""
     return area_of((max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])))
 
 
@@ -58,12 +58,12 @@ def iou(a: Box, b: Box) -> float:
 
 
 def log_uniform(low: int, high: int, rng: np.random.Generator, skew: float = 1.0) -> int:
-    """Draw an integer, uniform over its logarithm; a skew below 1 favours large values."""
+    """Draw a log-uniform integer; a skew below 1 favours large values."""
     return min(high, round(low * math.exp(rng.random() ** skew * math.log(high / low))))
 
 
 class Scene:
-    """An image being drawn, with the annotations so far."""
+    """An image under construction, with its annotations so far."""
 
     def __init__(self, rng: np.random.Generator):
         self.rng = rng
@@ -104,12 +104,12 @@ class Scene:
         self.annotations.append(Annotation(label, box, float(covered.sum()), is_crowd=True))
 
     def add_object(self) -> None:
-        """Place one object where every rule on visibility and overlap holds; skip it if no such place is found."""
+        """Place one object so that all visibility and overlap rules hold; skip it if no such position is found."""
         rng, label = self.rng, int(self.rng.integers(len(CLASSES)))
         size = log_uniform(MIN_SIZE, MAX_SIZE, rng, skew=0.5)
         sprite = draw_sprite(CLASSES[label], size, rng)
         height, width = sprite.cover.shape
-        # Only boxes of similar size can overlap by much.
+        # Only boxes of similar size can overlap substantially.
         partners = [a.box for a in self.annotations if not a.is_crowd and 0.4 < longer_side(a.box) / size < 2.5]
         partner = partners[rng.integers(len(partners))] if partners and rng.random() < 0.2 else None
         whole_box, _, _ = extent(sprite, 0, 0, width, height)
@@ -135,7 +135,7 @@ class Scene:
                 return
 
     def allows(self, sprite: Sprite, box: Box, mask: np.ndarray) -> bool:
-        """Whether an object here and all earlier ones stay visible, and no two boxes overlap too much."""
+        """Whether an object can be added here: all objects stay visible, and its box overlaps no other too much."""
         for other in self.annotations:
             if other.is_crowd:
                 if intersection(box, other.box) > MAX_CROWD_COVER * min(area_of(box), area_of(other.box)):
@@ -146,7 +146,7 @@ class Scene:
         return all(np.count_nonzero(seen) >= least for seen, least in stays)
 
     def finish(self) -> np.ndarray:
-        """Vary contrast and brightness and add noise: (height, width, 3) uint8."""
+        """Vary contrast and brightness, add noise, and return the image: (height, width, 3) uint8."""
         contrast, brightness, strength = (int(self.rng.integers(*span)) for span in ((40, 76), (-30, 31), (1, 7)))
         noise = self.rng.integers(-strength, strength + 1, (3, self.height, self.width), dtype=np.int8)
         pixels = ((self.pixels - 128) * contrast >> 6) + (128 + brightness) + noise.transpose(1, 2, 0)
@@ -154,7 +154,7 @@ class Scene:
 
 
 def apart(a: Box, b: Box) -> bool:
-    """Whether two boxes overlap at most as much as chance may make them."""
+    """Whether two boxes overlap little enough to be accepted where no overlap is intended."""
     return intersection(a, b) <= MAX_CHANCE_COVER * min(area_of(a), area_of(b))
 
 

@@ -1,7 +1,7 @@
 """Write the bundled shapes dataset, six kinds of shapes on textured backgrounds, as images and COCO annotations.
 
-Every image depends only on (seed, split, index), so a smaller set is the beginning of a larger one. Rounding
-cannot change a pixel, since it uses integer arithmetic where it could; pixels are the same on every machine.
+Every image depends only on (seed, split, index), so a smaller dataset is a prefix of a larger one. Integer arithmetic
+is used wherever rounding could change a pixel, so pixels are the same on every machine.
 """
 
 import contextlib
@@ -21,17 +21,17 @@ from retinanet.data.synthetic.scene import SPLITS, Annotation, draw_image
 from retinanet.data.synthetic.sprites import CLASSES
 from retinanet.errors import InputError
 
-CATEGORY_IDS = (1, 2, 3, 5, 8, 13)  # with gaps, like those of COCO
-DRAWING_VERSION = 1  # raise it with every change to a pixel or a box
+CATEGORY_IDS = (1, 2, 3, 5, 8, 13)  # with gaps, like COCO's
+DRAWING_VERSION = 1  # increase with every change to a pixel or a box
 MARKER = "shapes.json"
-MIN_IMAGES_FOR_POOL = 200  # fewer images are drawn before worker processes have started
+MIN_IMAGES_FOR_POOL = 200  # fewer images take less time to draw than worker processes take to start
 HUFFMAN_ONLY = 2  # zlib's Z_HUFFMAN_ONLY
 
 
 def write_image(folder: Path, seed: int, split: str, index: int) -> tuple[int, int, list[Annotation]]:
-    """Draw one image and save it in its folder; returns its height, width and annotations."""
+    """Draw and save one image; return its height, width and annotations."""
     pixels, annotations = draw_image(seed, split, index)
-    # Noise has no repeats to find: plain Huffman coding is both faster and smaller.
+    # Noise contains no repeated patterns: plain Huffman coding is faster and gives smaller files.
     Image.fromarray(pixels).save(folder / split / file_name(index), compress_level=1, compress_type=HUFFMAN_ONLY)
     return *pixels.shape[:2], annotations
 
@@ -84,7 +84,7 @@ def already_written(folder: Path, marker: dict[str, int]) -> bool:
     """Whether `folder` already contains the dataset that `marker` describes.
 
     Raises:
-        InputError: it contains anything else.
+        InputError: `folder` contains anything else.
     """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
@@ -111,7 +111,7 @@ def write_shapes(
     """Write the dataset to `folder`, completely or not at all.
 
     Returns:
-        Whether it was written; False if the folder already contains exactly this dataset.
+        True if the dataset was written, False if the folder already contains exactly this dataset.
 
     Raises:
         InputError: the folder contains anything else, or an argument is out of range.

@@ -1,6 +1,6 @@
-"""Appearance of the bundled shapes dataset: outlines, textures and colours, and painting them into an image.
+"""Draw the outlines, textures and colours of the bundled shapes dataset, and paint them into an image.
 
-Where a last bit could show, the arithmetic is on integers, so pixels are the same on every machine.
+Integer arithmetic is used wherever rounding could change a pixel, so pixels are the same on every machine.
 """
 
 import math
@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 CLASSES: tuple[str, ...] = ("disc", "ring", "rectangle", "triangle", "star", "cross")
-# Most objects of a class have about this colour, the others any: colour helps, shape decides.
+# Most objects of a class are close to this colour, the rest have any colour: only the shape is decisive.
 COLOURS = ((220, 50, 50), (50, 90, 220), (235, 205, 50), (60, 205, 215), (240, 140, 40), (230, 110, 190))
 COLOURED = 0.95
 DISTRACTORS = ("line", "arc", "blob", "half-disc", "squiggle", "corner")
@@ -22,15 +22,15 @@ Points = list[tuple[float, float]]
 
 
 class Sprite(NamedTuple):
-    """A shape before it is placed; its top left corner is placed on a whole pixel of the image."""
+    """A shape that has not been placed yet; its top left corner will be aligned to whole pixels."""
 
     fine: np.ndarray  # (FINE h, FINE w) bool, the shape
     cover: np.ndarray  # (h, w) 0..255, coverage of each pixel by the shape
-    rim: np.ndarray  # (h, w) 0..255, the same for its outline
+    rim: np.ndarray  # (h, w) 0..255, coverage of each pixel by its outline
 
 
 def polygon(num_corners: int, radii: Sequence[float] = (1.0,), start: float = 0.0, end: float = 2 * math.pi) -> Points:
-    """Corners at even angles from `start` up to, not including, `end`; the radii alternate."""
+    """Corners at evenly spaced angles in [start, end), cycling through the radii."""
     angles = [start + (end - start) * i / num_corners for i in range(num_corners)]
     return [(radii[i % len(radii)] * math.cos(a), radii[i % len(radii)] * math.sin(a)) for i, a in enumerate(angles)]
 
@@ -49,7 +49,7 @@ SOLIDS: dict[str, Points] = {
 
 
 def parts_of(kind: str, rng: np.random.Generator) -> list[tuple[Points, float]]:
-    """Polygons to draw in this order, each with its ink: 1 fills, 0 cuts out, in between is the width of a stroke."""
+    """Polygons to draw, in order, each with a number: 1 to fill it, 0 to cut it out, or a stroke width in between."""
     match kind:
         case "ring":
             return [(SOLIDS["ring"], 1), (polygon(64, (rng.uniform(0.5, 0.65),)), 0)]
@@ -69,13 +69,13 @@ def parts_of(kind: str, rng: np.random.Generator) -> list[tuple[Points, float]]:
 
 
 def draw_sprite(kind: str, size: int, rng: np.random.Generator) -> Sprite:
-    """Draw a shape of random rotation, proportions and outline width; the longer side of its box is `size` pixels."""
+    """Draw a shape with random rotation, proportions and outline width; the longer side of its box is `size` pixels."""
     parts = parts_of(kind, rng)
     stretch, turn = rng.uniform(0.5 if kind == "rectangle" else 0.75, 1), rng.uniform(0, 2 * math.pi)
     cos, sin = math.cos(turn), math.sin(turn)
     turned = [[(x * cos - y * stretch * sin, x * sin + y * stretch * cos) for x, y in points] for points, _ in parts]
     xs, ys = [x for x, _ in turned[0]], [y for _, y in turned[0]]
-    # Pillow also paints the end points, hence -1 for a shape of exactly FINE * size sub-pixels.
+    # Pillow includes the end points, so subtract 1 to get exactly FINE * size sub-pixels.
     scale = (FINE * size - 1) / max(max(xs) - min(xs), max(ys) - min(ys))
     stroke = max([round(ink * FINE * size) for _, ink in parts if 0 < ink < 1], default=0)
     shift_x, shift_y = (rng.integers(0, FINE, 2) + stroke).tolist()
@@ -117,12 +117,12 @@ def texture(width: int, height: int, rng: np.random.Generator, kinds: Sequence[s
 
 
 def draw_background(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw a background, (height, width, 3) int32, unclipped.
+    """Draw a background, (height, width, 3) int32, with unclipped values.
 
-    In memory each channel is a plane, on which NumPy is several times faster.
+    Each channel is a plane in memory, a layout for which NumPy is several times faster.
     """
     planes = np.empty((3, height, width), dtype=np.int32)
-    # Nearly grey, so that coloured shapes stand out.
+    # Nearly grey, to make coloured shapes stand out.
     planes[:] = rng.integers(60, 196, dtype=np.int32) + rng.integers(-20, 21, 3, dtype=np.int32)[:, None, None]
     for kinds, strength in ((("noise",), 30), (("noise",), 20), (("gradient", "stripes", "checks", "noise"), 24)):
         tint = rng.integers(-strength, strength + 1, dtype=np.int32)
@@ -132,14 +132,14 @@ def draw_background(width: int, height: int, rng: np.random.Generator) -> np.nda
 
 
 def crop(sprite: Sprite, x: int, y: int, width: int, height: int) -> tuple[slice, slice, slice, slice]:
-    """Rows and columns of the image that the sprite covers, then those of the sprite inside the image."""
+    """Slices of the rows and columns where sprite and image overlap: two into the image, then two into the sprite."""
     sprite_height, sprite_width = sprite.cover.shape
     top, bottom, left, right = max(y, 0), min(y + sprite_height, height), max(x, 0), min(x + sprite_width, width)
     return slice(top, bottom), slice(left, right), slice(top - y, bottom - y), slice(left - x, right - x)
 
 
 def paint(pixels: np.ndarray, sprite: Sprite, x: int, y: int, rng: np.random.Generator, label: int | None) -> None:
-    """Blend the sprite in, mostly in the colour of its class, else in one that differs from the background."""
+    """Blend the sprite in, usually in the colour of its class, otherwise in one that differs from the background."""
     rows, columns, sprite_rows, sprite_columns = crop(sprite, x, y, pixels.shape[1], pixels.shape[0])
     under = pixels[rows, columns]
     is_faint = rng.random() < 0.06
@@ -167,7 +167,7 @@ def paint(pixels: np.ndarray, sprite: Sprite, x: int, y: int, rng: np.random.Gen
 
 
 def extent(sprite: Sprite, x: int, y: int, width: int, height: int) -> tuple[Box, float, np.ndarray]:
-    """Tight box, area and pixels, (height, width) bool, of the part of a sprite inside the image."""
+    """Tight box, area and (height, width) mask of the part of a sprite that lies inside the image."""
     rows, columns, sprite_rows, sprite_columns = crop(sprite, x, y, width, height)
     fine = sprite.fine[FINE * sprite_rows.start : FINE * sprite_rows.stop,
                        FINE * sprite_columns.start : FINE * sprite_columns.stop]  # fmt: skip
