@@ -1,4 +1,4 @@
-"""Anchors: the reference boxes of all predictions (Lin et al. 2017, section 4)."""
+"""Anchors: the reference boxes that predictions are relative to (Lin et al. 2017, section 4)."""
 
 import math
 
@@ -11,18 +11,18 @@ from retinanet.config.model import AnchorRounding
 class AnchorGenerator:
     """Generates the anchors of every pyramid level for a padded shape.
 
-    The order within a level is (y, x, aspect ratio, scale), the last varying fastest. An anchor is centred at
-    ((x + offset) * stride, (y + offset) * stride).
+    Within a level, anchors are ordered by (y, x, aspect ratio, scale), with the scale varying fastest. The anchors in
+    column x and row y are centred at ((x + offset) * stride, (y + offset) * stride).
 
     Args:
-        strides: of each level, pixels.
-        sizes: of each level, the square root of the area at scale 1, pixels.
-        scales: factors of the sizes.
+        strides: stride of each level, in pixels.
+        sizes: anchor size on each level, in pixels: the square root of the area at scale 1.
+        scales: factors applied to the sizes.
         aspect_ratios: height / width.
-        offset: of the centres, in strides.
-        rounding: "torchvision" reproduces the anchors of that library, as weights trained with it expect: sizes are
-            truncated and corners rounded to whole pixels, and the spacing of a level is the padded size // its grid
-            size.
+        offset: offset of the centres, in strides.
+        rounding: "torchvision" reproduces torchvision's anchors, which weights trained with it expect: sizes are
+            truncated and corners rounded to whole pixels, and the anchor spacing on a level is the padded size // the
+            grid size.
     """
 
     def __init__(
@@ -44,9 +44,9 @@ class AnchorGenerator:
         self._cache: dict[tuple[int, int, str], list[Tensor]] = {}
 
     def __call__(self, height: int, width: int, device: torch.device | str = "cpu") -> list[Tensor]:
-        """Return the anchors of an input of (height, width) pixels: L x (H_l, W_l, a, 4).
+        """Return the anchors for an input of (height, width) pixels: L x (H_l, W_l, a, 4).
 
-        They are cached per shape and device: callers share the tensors.
+        Results are cached per shape and device, so callers share the tensors.
         """
         key = (height, width, str(device))
         if key not in self._cache:
@@ -70,12 +70,12 @@ class AnchorGenerator:
 def cell_anchors(
     size: float, scales: tuple[float, ...], aspect_ratios: tuple[float, ...], rounding: AnchorRounding
 ) -> Tensor:
-    """Compute the anchors of one cell around the origin: (ratios * scales, 4)."""
+    """Compute the anchors of one cell, centred on the origin: (ratios * scales, 4)."""
     scaled = torch.tensor([size * scale for scale in scales], dtype=torch.float64)
     if rounding == "torchvision":
         scaled = scaled.floor()
     root = torch.tensor(aspect_ratios, dtype=torch.float64).sqrt()
-    if rounding == "torchvision":  # in torchvision's precision, so that halves are rounded the same way
+    if rounding == "torchvision":  # use torchvision's precision, to round halves the same way
         scaled, root = scaled.float(), torch.tensor(aspect_ratios).sqrt()
     heights = (root[:, None] * scaled).reshape(-1)
     widths = ((1 / root)[:, None] * scaled).reshape(-1)

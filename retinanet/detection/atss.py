@@ -1,4 +1,4 @@
-"""ATSS: anchor assignment with a threshold adapted to each object (Zhang et al. 2020, algorithm 1)."""
+"""ATSS: anchor assignment with an adaptive IoU threshold for each object (Zhang et al. 2020, algorithm 1)."""
 
 import math
 
@@ -9,34 +9,35 @@ from retinanet.detection.assignment import Assignment, assign
 from retinanet.detection.boxes import centre_form, overlap
 from retinanet.structures import Targets
 
-BOXES_AT_ONCE = 256  # per image: bounds memory for any number of boxes
-# Pixels by which a centre must lie inside its object, as in the authors' code: for a centre on the edge, rounding would
-# decide.
+BOXES_AT_ONCE = 256  # per image; limits memory use regardless of the number of boxes
+# Minimum distance in pixels from an anchor's centre to the edges of its object, as in the authors' code. With 0,
+# rounding would decide whether a centre on an edge is inside.
 INSIDE = 0.01
-IOU_ROUNDING = 1e-6  # tolerance, so that candidates with one and the same IoU are not below their mean
+IOU_ROUNDING = 1e-6  # tolerance, so that candidates with identical IoUs do not fall below their own mean
 
 
 @torch.no_grad()
 def assign_atss(
     anchors: list[Tensor], targets: Targets, *, anchors_per_level: int = 9, ignore_ioa: float = 0.5
 ) -> Assignment:
-    """Match anchors to the objects whose centres are near, without device synchronisations.
+    """Match anchors to objects with nearby centres, without synchronising the device.
 
-    The candidates of an object are, on each level, the anchors whose centres are nearest to its own. A candidate is
-    positive if its IoU is at least the mean plus the standard deviation of the IoU of all candidates, and its centre is
-    inside the object. An anchor claimed by several objects goes to the one with the largest IoU. All other anchors are
-    negative.
+    On each level, the anchors whose centres are nearest to an object's centre become its candidates. A candidate is
+    positive if its centre is inside the object and its IoU is at least the mean plus the standard deviation of all
+    candidates' IoUs. If an anchor is positive for several objects, it is matched to the one with the largest IoU. All
+    other anchors are negative.
 
     Args:
-        anchors: L x (H_l, W_l, a, 4), float32 pixels, a grid on each level. The anchors of a cell share their centre,
-            as those of `AnchorGenerator` do.
-        targets: ground truth of B images. Without objects, every anchor of an image is negative.
-        anchors_per_level: candidates of an object on each level; all anchors of a level that has fewer. Of equally near
-            anchors, the first. The paper has one anchor per cell and takes 9; with a per cell, 9 a are as many cells.
-        ignore_ioa: a negative anchor with at least this fraction of its area in one crowd region is ignored; 0 disables
-            this, and the region is background.
+        anchors: L x (H_l, W_l, a, 4), float32 pixels, one grid per level. The anchors of a cell must share a centre,
+            like those of `AnchorGenerator`.
+        targets: ground truth of B images. In an image without objects, every anchor is negative.
+        anchors_per_level: number of candidates per object on each level; if a level has fewer anchors, all of them are
+            candidates. Ties in distance go to the first anchor. The paper uses one anchor per cell and 9 candidates;
+            with `a` anchors per cell, 9 * a candidates cover the same number of cells.
+        ignore_ioa: ignore a negative anchor if at least this fraction of its area lies in a single crowd region; 0
+            disables this and treats crowd regions as background.
 
-    Returns: an assignment over the anchors of all levels in the order of the grids.
+    Returns: the assignment of the anchors of all levels, in grid order.
     """
     boxes = torch.cat([level.reshape(-1, 4) for level in anchors])  # (A, 4)
     batch, num_boxes = targets.is_object.shape
@@ -48,14 +49,14 @@ def assign_atss(
         candidates = _candidates(anchors, centre_form(gt_boxes)[0], anchors_per_level)
         claimed_iou = _claimed_iou(boxes[candidates], gt_boxes) * targets.is_object[:, rows, None]
         chunk_best, chunk_index = _best_claims(candidates, claimed_iou, len(boxes))
-        gt_index = torch.where(chunk_best > best_iou, start + chunk_index, gt_index)  # of equals, the first
+        gt_index = torch.where(chunk_best > best_iou, start + chunk_index, gt_index)  # ties go to the first
         best_iou = torch.maximum(best_iou, chunk_best)
     positive = best_iou > 0
     return Assignment(gt_index, positive, ~positive & _outside_crowds(anchors, targets, ignore_ioa))
 
 
 def _candidates(anchors: list[Tensor], centres: Tensor, per_level: int) -> Tensor:
-    """Indices of the anchors nearest to points (B, n, 2) on each level: (B, n, C)."""
+    """Indices of the anchors on each level that are nearest to points (B, n, 2): (B, n, C)."""
     index_per_level, first = [], 0
     for level in anchors:
         index_per_level.append(first + _nearest(level, centres, per_level))
@@ -64,14 +65,14 @@ def _candidates(anchors: list[Tensor], centres: Tensor, per_level: int) -> Tenso
 
 
 def _nearest(level: Tensor, centres: Tensor, count: int) -> Tensor:
-    """Indices of the `count` nearest anchors of one grid (H, W, a, 4), or of all if fewer: (B, n, count)."""
+    """Indices of the `count` nearest anchors of one grid (H, W, a, 4), or of all if there are fewer: (B, n, count)."""
     _, columns, a = level.shape[:3]
     cells = math.ceil(count / a)
     grid = centre_form(level[:, :, 0])[0]  # (H, W, 2)
     dx = (grid[0, :, 0] - centres[..., :1]).square()  # (B, n, W)
     dy = (grid[:, 0, 1] - centres[..., 1:]).square()  # (B, n, H)
-    # The nearest cells are among the crossings of as many nearest rows and columns. These are sorted by index again,
-    # and every sort is stable, so that the first of equals is taken.
+    # The k nearest cells lie at the intersections of the k nearest rows and columns. Sort these by index again, and use
+    # only stable sorts, so that ties go to the first anchor.
     column = dx.sort(stable=True).indices[..., :cells].sort().values
     row = dy.sort(stable=True).indices[..., :cells].sort().values
     distance = dy.gather(2, row)[..., :, None] + dx.gather(2, column)[..., None, :]
@@ -81,11 +82,11 @@ def _nearest(level: Tensor, centres: Tensor, count: int) -> Tensor:
 
 
 def _claimed_iou(candidates: Tensor, gt_boxes: Tensor) -> Tensor:
-    """IoU of the candidates (B, n, C, 4) of boxes (B, n, 4) that are positive, 0 for the others: (B, n, C)."""
+    """IoU of candidates (B, n, C, 4) with their boxes (B, n, 4), or 0 if a candidate is not positive: (B, n, C)."""
     gt_boxes = gt_boxes[:, :, None]
     intersection, union = overlap(candidates, gt_boxes)
     iou = intersection / union
-    # Sample deviation, as in the authors' code; for a single candidate that would be NaN.
+    # Sample standard deviation, as in the authors' code, except for a single candidate, where it would be NaN.
     deviation = iou.std(dim=2, correction=min(1, iou.shape[2] - 1), keepdim=True)
     threshold = iou.mean(dim=2, keepdim=True) + deviation - IOU_ROUNDING
     centres = centre_form(candidates)[0]
@@ -94,10 +95,10 @@ def _claimed_iou(candidates: Tensor, gt_boxes: Tensor) -> Tensor:
 
 
 def _best_claims(candidates: Tensor, claimed_iou: Tensor, num_anchors: int) -> tuple[Tensor, Tensor]:
-    """Largest claimed IoU of each anchor, 0 without a claim, and the box that claims it: (B, A) each.
+    """Largest claimed IoU of each anchor (0 if unclaimed) and the index of the box that claims it: (B, A) each.
 
     Args:
-        candidates: (B, n, C) indices of anchors.
+        candidates: (B, n, C) anchor indices.
         claimed_iou: (B, n, C), 0 where a candidate is not positive.
         num_anchors: A.
     """
@@ -105,13 +106,13 @@ def _best_claims(candidates: Tensor, claimed_iou: Tensor, num_anchors: int) -> t
     anchor, iou = candidates.flatten(1), claimed_iou.flatten(1)
     best = iou.new_zeros(batch, num_anchors).scatter_reduce_(1, anchor, iou, "amax")
     owner = torch.arange(num_boxes, device=iou.device)[:, None].expand(candidates.shape).flatten(1)
-    owner = torch.where(iou == best.gather(1, anchor), owner, num_boxes - 1)  # of equals, the first
+    owner = torch.where(iou == best.gather(1, anchor), owner, num_boxes - 1)  # ties go to the first
     index = anchor.new_full(best.shape, num_boxes - 1).scatter_reduce_(1, anchor, owner, "amin")
     return best, index
 
 
 def _outside_crowds(anchors: list[Tensor], targets: Targets, ignore_ioa: float) -> Tensor:
-    """Whether each anchor has less than `ignore_ioa` of its area in any crowd region: (B, A), or () if all have."""
+    """Whether every crowd region covers less than `ignore_ioa` of an anchor: (B, A), or () if true for all anchors."""
     if not targets.has_crowd or ignore_ioa == 0:
         return torch.ones((), dtype=torch.bool, device=targets.boxes.device)
     # Without objects, every anchor outside the crowd regions is negative.

@@ -5,7 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-# Limits exp(), which would overflow for extreme predictions; no object is that much larger than its anchor.
+# Upper limit of log dw and log dh: exp() would overflow for extreme predictions, and no object is that much larger than
+# its anchor.
 MAX_LOG_SCALE = math.log(1000 / 16)
 
 
@@ -41,7 +42,10 @@ def decode(deltas: Tensor, anchors: Tensor) -> Tensor:
 
 
 def decoded_sizes(deltas: Tensor, anchors: Tensor) -> Tensor:
-    """Compute width and height of decoded boxes, exact even if corners coincide: (..., 4), (..., 4) -> (..., 2)."""
+    """Compute widths and heights of decoded boxes: (..., 4), (..., 4) -> (..., 2).
+
+    Unlike the difference of the decoded corners, they are exact even if the corners coincide.
+    """
     return torch.exp(deltas[..., 2:].clamp(max=MAX_LOG_SCALE)) * centre_form(anchors)[1]
 
 
@@ -52,6 +56,6 @@ def centre_form(boxes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def clip(boxes: Tensor, sizes: Tensor) -> Tensor:
-    """Clip boxes (B, D, 4) to their images, with sizes (B, 2) as height and width."""
+    """Clip boxes (B, D, 4) to their images, given image sizes (B, 2) as (height, width)."""
     limits = sizes.flip(-1).repeat(1, 2)[:, None].to(boxes)  # (B, 1, 4): width, height, width, height
     return torch.minimum(boxes.clamp(min=0), limits)

@@ -8,7 +8,7 @@ from retinanet.detection.atss import assign_atss
 
 
 def build_assignment(cfg: AssignmentConfig) -> Assign:
-    """Bind the config's settings to `assign` or `assign_atss`."""
+    """Return `assign` or `assign_atss` with the config's settings bound."""
     match cfg:
         case IoUAssignmentConfig():
             return partial(

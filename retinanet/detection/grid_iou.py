@@ -1,9 +1,10 @@
-"""Optimised kernel of the IoU assignment: overlaps of ground-truth boxes with grids of anchors, in bounded memory.
+"""Optimised kernel for IoU assignment: overlaps of ground-truth boxes with anchor grids, in bounded memory.
 
-`assign_reference` in `assignment.py` states the rule with one value per (box, anchor) pair. This kernel gives the same
-floats without ever holding all pairs. It uses the grid: the intersection of a box with an anchor is the product of an
-overlap in x, which depends only on the anchor's column and its place in the cell, and one in y, which depends on its
-row. It computes these for the few columns and rows, and only multiplies for every anchor.
+`assign_reference` in `assignment.py` defines the rule with one value per (box, anchor) pair. This kernel computes the
+same floats without ever holding all pairs. It exploits the grid: the intersection of a box with an anchor is the
+overlap in x, which depends only on the anchor's column and its index within the cell, times the overlap in y, which
+depends only on its row and that index. There are few columns and rows, so for each anchor only the multiplication
+remains.
 """
 
 import math
@@ -16,15 +17,16 @@ from torch import Tensor
 from retinanet.detection.boxes import area
 from retinanet.structures import Targets
 
-# (box, anchor) pairs processed together: bounds memory for any number of boxes, and keeps a CPU inside its cache.
+# (box, anchor) pairs processed at a time. This limits memory use regardless of the number of boxes, and keeps the data
+# in cache on a CPU.
 PAIRS_AT_ONCE = {"cpu": 2**19}
 PAIRS_AT_ONCE_ELSEWHERE = 2**25
-BOXES_AT_ONCE = 24  # a float32 represents one bit for each of them exactly
+BOXES_AT_ONCE = 24  # a float32 can hold one bit for each of them exactly
 FLOAT32_FRACTION_BITS, FLOAT32_EXPONENT_OF_ONE = 23, 127
 
 
 class AnchorGrid(NamedTuple):
-    """Anchors of all levels, separated into columns (x) and rows (y).
+    """Anchors of all levels, split into columns (x) and rows (y).
 
     The kernel orders anchors by (level, a, y, x), so that whole rows are contiguous.
     """
@@ -36,7 +38,7 @@ class AnchorGrid(NamedTuple):
 
     @classmethod
     def of(cls, anchors: list[Tensor]) -> "AnchorGrid":
-        """Separate grids L x (H_l, W_l, a, 4)."""
+        """Split grids L x (H_l, W_l, a, 4) into columns and rows."""
         columns = [level[0, :, :, 0::2].permute(2, 1, 0) for level in anchors]
         rows = [level[:, 0, :, 1::2].permute(2, 1, 0) for level in anchors]
         areas = [area(level).permute(2, 0, 1).flatten() for level in anchors]
@@ -45,34 +47,34 @@ class AnchorGrid(NamedTuple):
 
     @property
     def lengths(self) -> list[int]:
-        """Number of anchors of each level."""
+        """Number of anchors on each level."""
         return [a * rows * columns for a, rows, columns in self.sizes]
 
     def write_in_anchor_order(self, values: Tensor, out: Tensor) -> None:
-        """Copy values (b, A) from the kernel's order to `out` (b, A) in the order of the grids, (level, y, x, a)."""
+        """Copy values (b, A) from the kernel's order to `out` (b, A) in grid order, (level, y, x, a)."""
         levels = zip(values.split(self.lengths, dim=1), out.split(self.lengths, dim=1), self.sizes, strict=True)
         for source, target, (a, rows, columns) in levels:
             target.unflatten(1, (rows, columns, a)).copy_(source.unflatten(1, (a, rows, columns)).permute(0, 2, 3, 1))
 
 
 class BestMatches(NamedTuple):
-    """Best overlaps of the anchors with the ground truth of b images, in the kernel's order of anchors."""
+    """Best overlaps of the anchors with the ground truth of b images, in the kernel's anchor order."""
 
     images: slice  # which images of the batch
     iou: Tensor  # (b, A), highest IoU with an object, 0 without one
-    row: Tensor  # (b, A), the first object with it, as a float: exact for 16 million boxes per image
-    closest_to: Tensor  # (b, A) int32, not 0 where no anchor has a higher IoU with one of the objects
-    crowd_area: Tensor  # (b, A), largest intersection with one crowd region, square pixels; 0 if not requested
+    row: Tensor  # (b, A), the first object with that IoU, as a float: exact for up to 16 million boxes per image
+    closest_to: Tensor  # (b, A) int32, non-zero for anchors that have the highest IoU with some object
+    crowd_area: Tensor  # (b, A), largest intersection with any one crowd region, square pixels; 0 if not requested
 
 
 class _Block(NamedTuple):
-    """Anchors processed together: whole grids of one level, or some rows of one grid."""
+    """Anchors processed together: one or more anchor shapes on a whole level, or some rows of one shape."""
 
-    shapes: slice  # which of the a anchors of a cell
-    rows: slice  # in `AnchorGrid.rows`
-    columns: slice  # in `AnchorGrid.columns`
+    shapes: slice  # which of the a anchors in a cell
+    rows: slice  # range in `AnchorGrid.rows`
+    columns: slice  # range in `AnchorGrid.columns`
     size: tuple[int, int, int]  # (a, H, W) of the block
-    anchors: slice  # among all anchors
+    anchors: slice  # range among all anchors, in the kernel's order
 
     @property
     def length(self) -> int:
@@ -80,18 +82,18 @@ class _Block(NamedTuple):
 
 
 class _Comparison(NamedTuple):
-    """Overlaps of all anchors with a chunk of boxes of each image."""
+    """Overlaps of all anchors with a chunk of each image's boxes."""
 
     best_iou: Tensor  # (b, A)
     best_row: Tensor  # (b, A)
-    closest_to: Tensor  # (b, A) int32, one bit for each of the boxes that no anchor overlaps more
+    closest_to: Tensor  # (b, A) int32, one bit per box, set for the anchors with the highest IoU with it
 
 
 def best_matches(grid: AnchorGrid, targets: Targets, *, crowds: bool) -> Iterator[BestMatches]:
-    """Compare all anchors with the ground truth, a few images at a time, without device synchronisations.
+    """Compare all anchors with the ground truth, a few images at a time, without synchronising the device.
 
     Args:
-        grid: anchors.
+        grid: the anchors.
         targets: ground truth of B images.
         crowds: whether to compute `crowd_area`.
     """
@@ -110,7 +112,7 @@ def best_matches(grid: AnchorGrid, targets: Targets, *, crowds: bool) -> Iterato
             rows = slice(start, start + boxes_at_once)
             boxes = targets.boxes[images, rows]
             chunk = _compare(boxes, targets.is_object[images, rows], start, grid, blocks)
-            # The comparison is written as 0 or 1: a CPU does not vectorise comparisons that write booleans.
+            # Write the comparison as 0 or 1: on a CPU, comparisons that write booleans are not vectorised.
             best_row.lerp_(chunk.best_row, torch.gt(chunk.best_iou, best_iou, out=torch.empty_like(best_iou)))
             torch.maximum(best_iou, chunk.best_iou, out=best_iou)
             closest_to |= chunk.closest_to
@@ -121,7 +123,7 @@ def best_matches(grid: AnchorGrid, targets: Targets, *, crowds: bool) -> Iterato
 
 
 def _blocks(grid: AnchorGrid, most: int) -> list[_Block]:
-    """Split all anchors, in order, into blocks of at most `most`, or of one row if even that is more."""
+    """Split all anchors, in order, into blocks of at most `most` anchors, or of one row if a row is longer."""
     blocks = []
     first_row = first_column = first_anchor = 0
     for a, rows, columns in grid.sizes:
@@ -141,15 +143,16 @@ def _blocks(grid: AnchorGrid, most: int) -> list[_Block]:
 
 
 def _even_share(count: int, most: int) -> int:
-    """Size of the fewest parts of `count` that are about equal, and at most `most` if that is 1 or more."""
+    """Chunk size that splits `count` into the fewest roughly equal chunks of at most `most` (at least 1)."""
     return math.ceil(count / math.ceil(count / max(1, most)))
 
 
 def _compare(boxes: Tensor, is_object: Tensor, first_row: int, grid: AnchorGrid, blocks: list[_Block]) -> _Comparison:
-    """Compare boxes (b, n, 4) that are objects (b, n) with all anchors; n is at most `BOXES_AT_ONCE`.
+    """Compare boxes (b, n, 4) with all anchors, except where `is_object` (b, n) is False; n is at most `BOXES_AT_ONCE`.
 
-    A set of boxes is represented by a number with one bit per box, the first box the highest: the sum of powers of two
-    times a 0 or 1 per pair. That is a product with a vector: one pass, exact in any precision of the factors.
+    A set of boxes is encoded as a number with one bit per box, where the first box has the highest bit. The number is
+    the dot product of a vector of zeros and ones with a vector of powers of two, computed in one pass. It is exact even
+    if the hardware rounds the factors to a lower precision.
     """
     batch, num_boxes = is_object.shape
     widths, heights = _overlaps(boxes, is_object, grid)
@@ -161,7 +164,7 @@ def _compare(boxes: Tensor, is_object: Tensor, first_row: int, grid: AnchorGrid,
     iou_memory, union_memory = boxes.new_empty(largest), boxes.new_empty(largest)  # reused by every block
     best_iou = boxes.new_empty(batch, 1, len(grid.area))
     best_bits, closest_bits = torch.empty_like(best_iou), torch.empty_like(best_iou)
-    highest = []  # per block, the IoU of each box with any of its anchors: (b, n, 1)
+    highest = []  # per block, the highest IoU of each box with the block's anchors: (b, n, 1)
     wholes = (grid.area, best_iou, best_bits, closest_bits)
     parts = zip(blocks, *(whole.split(lengths, dim=-1) for whole in wholes), strict=True)
     for block, anchor_area, block_best, block_best_bits, block_closest_bits in parts:
@@ -177,11 +180,11 @@ def _compare(boxes: Tensor, is_object: Tensor, first_row: int, grid: AnchorGrid,
         highest.append(iou.amax(dim=2, keepdim=True))
         torch.bmm(bits, torch.eq(iou, highest[-1], out=union), out=block_closest_bits)
 
-    # The exponent of the sum is the position of its highest bit, which is the first of equal boxes.
+    # The exponent of the number is the position of its highest bit, which belongs to the first of the tied boxes.
     exponent = (best_bits.view(torch.int32) >> FLOAT32_FRACTION_BITS).sub_(FLOAT32_EXPONENT_OF_ONE)
     best_row = exponent.neg_().add_(first_row + num_boxes - 1).to(boxes.dtype)
-    # Only blocks that contain a box's highest IoU contain anchors closest to it. Padding, and boxes that touch no
-    # anchor, have none.
+    # A block contains a box's closest anchors only if the highest IoU in the block is the box's highest IoU overall.
+    # Padding and boxes that overlap no anchor have no closest anchors.
     highest = torch.cat(highest, dim=2)
     has_closest = (highest == highest.amax(dim=2, keepdim=True)) & (highest > 0)
     block_bits = (bits.mT * has_closest).sum(dim=1).int()  # (b, number of blocks)
@@ -192,7 +195,7 @@ def _compare(boxes: Tensor, is_object: Tensor, first_row: int, grid: AnchorGrid,
 
 
 def _largest_intersection(boxes: Tensor, mask: Tensor, grid: AnchorGrid, blocks: list[_Block]) -> Tensor:
-    """Largest intersection (b, A) of each anchor with one of the boxes (b, n, 4) in the mask (b, n), square pixels."""
+    """Largest intersection (b, A) of each anchor with any of the boxes (b, n, 4) in the mask (b, n), square pixels."""
     widths, heights = _overlaps(boxes, mask, grid)
     largest = boxes.new_empty(len(boxes), len(grid.area))
     for block in blocks:
@@ -203,7 +206,7 @@ def _largest_intersection(boxes: Tensor, mask: Tensor, grid: AnchorGrid, blocks:
 
 
 def _overlaps(boxes: Tensor, mask: Tensor, grid: AnchorGrid) -> tuple[Tensor, Tensor]:
-    """Overlap in x with all columns and in y with all rows: (b, n, a, sum of W_l or H_l), pixels.
+    """Overlaps in x with all columns and in y with all rows, in pixels: (b, n, a, sum of W_l or H_l).
 
     Widths are 0 for boxes (b, n, 4) outside the mask (b, n).
     """
@@ -215,6 +218,6 @@ def _overlaps(boxes: Tensor, mask: Tensor, grid: AnchorGrid) -> tuple[Tensor, Te
 
 
 def _intersect(widths: Tensor, heights: Tensor, block: _Block, *, out: Tensor) -> None:
-    """Write the intersections with the anchors of a block to `out` (b, n, length), square pixels."""
+    """Write the intersections with a block's anchors, in square pixels, to `out` (b, n, length)."""
     w, h = widths[:, :, block.shapes, block.columns], heights[:, :, block.shapes, block.rows]
     torch.mul(w[..., None, :], h[..., None], out=out.view(*out.shape[:2], *block.size))

@@ -10,16 +10,16 @@ from retinanet.detection.boxes import clip, decode
 from retinanet.detection.nms import nms_by_group
 from retinanet.structures import Detections, HeadOutputs
 
-# Candidates of an image that NMS first considers. Its time grows with their square, and whether a box survives depends
-# only on better ones: if the best candidates leave enough detections, the others are not needed.
+# Number of candidates per image in the first NMS attempt. The time for NMS is quadratic in this number, and whether a
+# box survives depends only on better ones: if enough of the best candidates survive, the others are not needed.
 FIRST_LOOK = 1000
 
 
 class _Candidates(NamedTuple):
-    """Candidates of one image, C of them."""
+    """The C candidates of one image."""
 
     boxes: Tensor  # (C, 4), pixels of the padded input
-    scales: Tensor  # (C, 4), from these to pixels of the original image
+    scales: Tensor  # (C, 4), factors that convert `boxes` to pixels of the original image
     scores: Tensor  # (C,)
     labels: Tensor  # (C,) int64
 
@@ -28,15 +28,15 @@ class _Candidates(NamedTuple):
 
 
 class Postprocess:
-    """Select the best anchors per level, decode them, apply NMS per class, keep the best `max_detections` per image.
+    """Select the best anchors per level, decode them, apply NMS per class, and keep the best per image.
 
     Args:
-        min_score: a candidate must score more than this.
-        top_k: candidates kept on each level, (anchor, class) pairs, before NMS.
-        nms_iou: of two boxes of the same class with a larger IoU, the one with the lower score is removed.
-        max_detections: kept per image over all levels and classes.
-        background_logit: the last logit is for background, and scores are a softmax; background is never a candidate.
-            Otherwise the score of a class is the sigmoid of its logit.
+        min_score: candidates must score higher than this.
+        top_k: number of candidates, (anchor, class) pairs, kept on each level before NMS.
+        nms_iou: if two boxes of the same class have a larger IoU, the one with the lower score is removed.
+        max_detections: maximum number of detections per image, over all levels and classes.
+        background_logit: whether the last logit is for background. Scores are then a softmax, and background is never a
+            candidate; otherwise, the score of a class is the sigmoid of its logit.
     """
 
     def __init__(
@@ -56,37 +56,37 @@ class Postprocess:
 
     @torch.no_grad()
     def __call__(self, outputs: HeadOutputs, image_sizes: Tensor, original_sizes: Tensor) -> list[Detections]:
-        """Return the detections of each image, on the CPU for any device, boxes in pixels of the original image.
+        """Return the detections of each image, always on the CPU, with boxes in pixels of the original image.
 
-        All candidates are copied to the host at once, which is the only device synchronisation.
+        All candidates are copied to the host in one transfer, which is the only device synchronisation.
 
         Args:
-            outputs: of B images.
-            image_sizes: (B, 2), height and width inside the padding; boxes are clipped to it.
-            original_sizes: (B, 2), height and width of the image before resizing.
+            outputs: head outputs for B images.
+            image_sizes: (B, 2), height and width of each image without padding; boxes are clipped to the image.
+            original_sizes: (B, 2), height and width of each image before resizing.
         """
         scores, boxes, labels = self._candidates(outputs)
         boxes = clip(boxes, image_sizes)
         scales = (original_sizes / image_sizes).flip(-1).repeat(1, 2).to(boxes)  # (B, 4)
         scales = scales[:, None].expand_as(boxes)
-        # Image by image: NMS compares every pair of boxes that it is given, even of different groups.
+        # One image at a time: NMS compares every pair of boxes in a call, even boxes of different groups.
         return [self._suppress(image) for image in _copy_to_host(boxes, scales, scores, labels)]
 
     def _candidates(self, outputs: HeadOutputs) -> tuple[Tensor, Tensor, Tensor]:
-        """Select the top k of each level before decoding: scores (B, C), boxes (B, C, 4), labels (B, C)."""
+        """Select the top k candidates of each level before decoding: scores (B, C), boxes (B, C, 4), labels (B, C)."""
         scores_per_level, boxes_per_level, labels_per_level = [], [], []
         for logits, deltas, anchors in zip(outputs.class_logits, outputs.box_deltas, outputs.anchors, strict=True):
-            # Softmax logits are comparable only within an anchor, its probabilities with those of all anchors.
+            # Softmax logits are comparable only within an anchor, probabilities across all anchors.
             if self.background_logit:
                 ranked = logits.softmax(dim=-1, dtype=torch.float32)[..., :-1]  # (B, A_l, K)
             else:
                 ranked = logits
             num_classes = ranked.shape[-1]
-            # The best k pairs are among the k anchors with the best classes: a maximum is cheaper than a ranking.
+            # The best k pairs belong to the k anchors with the best top class; a maximum is cheaper than a ranking.
             best_class = ranked.amax(dim=-1)  # (B, A_l)
             anchor = best_class.topk(min(self.top_k, best_class.shape[1]), dim=1, sorted=False).indices
             rows = ranked.gather(1, anchor[..., None].expand(-1, -1, num_classes))
-            # Ranked by probability, like every reference implementation: two logits may round to one score.
+            # Rank by probability, like every reference implementation: different logits may round to the same score.
             scores = (rows if self.background_logit else rows.float().sigmoid()).flatten(1)
             scores, pair = scores.topk(min(self.top_k, scores.shape[1]), dim=1)
             anchor = anchor.gather(1, pair // num_classes)  # (B, k)
@@ -97,8 +97,8 @@ class Postprocess:
         return torch.cat(scores_per_level, 1), torch.cat(boxes_per_level, 1), torch.cat(labels_per_level, 1)
 
     def _suppress(self, candidates: _Candidates) -> Detections:
-        """Apply the score threshold, NMS and `max_detections` to the candidates of one image on the host."""
-        # A single box with NaN would disable suppression for all.
+        """Apply the score threshold, NMS and `max_detections` to the candidates of one image, on the host."""
+        # A single box with a NaN would disable suppression for all boxes.
         is_finite = candidates.boxes.isfinite().all(dim=1) & candidates.scales.isfinite().all(dim=1)
         is_finite &= candidates.scores.isfinite()
         candidates = candidates.select((candidates.scores > self.min_score) & is_finite)
@@ -112,8 +112,8 @@ class Postprocess:
 
 
 def _copy_to_host(boxes: Tensor, scales: Tensor, scores: Tensor, labels: Tensor) -> list[_Candidates]:
-    """Copy the candidates (B, C, ...) of a batch to the host in one transfer, and return those of each image."""
-    # Labels as floats are exact up to 16 million classes.
+    """Copy a batch of candidates (B, C, ...) to the host in one transfer, and split them by image."""
+    # Floats represent labels exactly for up to 16 million classes.
     packed = torch.cat([boxes, scales, scores[..., None], labels[..., None].float()], dim=-1).cpu()
     boxes, scales, scores, labels = packed.split([4, 4, 1, 1], dim=-1)
     per_image = zip(boxes, scales, scores.squeeze(-1), labels.squeeze(-1).long(), strict=True)
@@ -121,7 +121,7 @@ def _copy_to_host(boxes: Tensor, scales: Tensor, scores: Tensor, labels: Tensor)
 
 
 def build_postprocess(cfg: PostprocessConfig, *, background_logit: bool) -> Postprocess:
-    """Build the postprocessing; `background_logit` is a fact of the model (`ModelConfig.has_background_logit`)."""
+    """Build the postprocessing; `background_logit` comes from the model (`ModelConfig.has_background_logit`)."""
     return Postprocess(
         min_score=cfg.min_score,
         top_k=cfg.top_k,

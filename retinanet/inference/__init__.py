@@ -1,1 +1,1 @@
-"""A trained detector on images."""
+"""Inference: run a trained detector on images."""

@@ -16,17 +16,17 @@ from retinanet.model.retinanet import RetinaNet
 from retinanet.runtime.device import memory_format_for, require_compiler
 from retinanet.structures import HeadOutputs
 
-MAX_SHAPES = 256  # compiled in one process; torch raises an error for the next one
+MAX_SHAPES = 256  # maximum number of shapes compiled per process; torch raises an error beyond it
 
 Outputs = tuple[list[Tensor], list[Tensor]]
 
 
 class InferenceModel(nn.Module):
-    """A `RetinaNet` for inference, with the same call signature. `inference_model` creates it.
+    """A `RetinaNet` prepared for inference, with the same call signature; created by `inference_model`.
 
     Args:
-        model: on its final device and in its final precision, without trainable parameters.
-        compile: compile the part between normalised images and logits, once for every (B, H, W).
+        model: the network, on its final device and in its final precision, without trainable parameters.
+        compile: compile the part from normalised images to logits, once for each (B, H, W).
     """
 
     def __init__(self, model: RetinaNet, *, compile: bool):
@@ -36,11 +36,11 @@ class InferenceModel(nn.Module):
         self.device, self.dtype = weight.device, weight.dtype
         self._outputs = compiled_outputs(self.device) if compile else RetinaNet.outputs
 
-    # The same autograd mode for every caller, so that each shape is compiled once.
+    # Use the same autograd mode for every caller, so that each shape is compiled only once.
     @torch.inference_mode(False)
     @torch.no_grad()
     def forward(self, images: Tensor, image_sizes: Tensor) -> HeadOutputs:
-        """Compute class logits and box deltas for every anchor, in `dtype`; arguments are those of `RetinaNet`."""
+        """Compute class logits and box deltas for every anchor, in `dtype`; the arguments are as for `RetinaNet`."""
         with torch.autocast(self.device.type, enabled=False):
             pixels = self.model.normalise(images, image_sizes).to(self.dtype)
             class_logits, box_deltas = self._outputs(self.model, pixels)
@@ -50,10 +50,10 @@ class InferenceModel(nn.Module):
 
 
 def compiled_outputs(device: torch.device) -> Callable[[RetinaNet, Tensor], Outputs]:
-    """Return a compiled `RetinaNet.outputs`, which compiles on the first call for each model and shape.
+    """Return a version of `RetinaNet.outputs` that is compiled on the first call for each model and shape.
 
     On a CPU, weights become constants, packed once for the kernels that use them. On CUDA, the kernels of a call are
-    launched as one graph, which overwrites the outputs of the previous call, so copies are returned.
+    launched as one graph, which overwrites the outputs of the previous call; the function therefore returns copies.
     """
     on_cuda = device.type == "cuda"
     options: dict[str, Any] | None = {"triton.cudagraphs": True} if on_cuda else None
@@ -62,7 +62,7 @@ def compiled_outputs(device: torch.device) -> Callable[[RetinaNet, Tensor], Outp
     def call(model: RetinaNet, pixels: Tensor) -> Outputs:
         with (
             torch.compiler.config.patch(recompile_limit=MAX_SHAPES),  # type: ignore[attr-defined]
-            # As an option of torch.compile it takes effect too late: weights already are inputs (torch 2.14.1).
+            # As a torch.compile option, freezing takes effect too late: weights are already inputs (torch 2.14.1).
             inductor_config.patch(freezing=device.type == "cpu"),
         ):
             class_logits, box_deltas = run(model, pixels)
@@ -74,11 +74,11 @@ def compiled_outputs(device: torch.device) -> Callable[[RetinaNet, Tensor], Outp
 
 
 def inference_model(model: RetinaNet, *, dtype: torch.dtype, compile: bool) -> InferenceModel:
-    """Make a copy of a network for inference on the same device; the network itself does not change.
+    """Copy a network for inference on the same device, leaving the original unchanged.
 
     Args:
-        dtype: of weights and activations. Images are normalised in the precision of `model`, then converted.
-        compile: compile the network; takes a minute or two for each new batch shape, see `warm_up`.
+        dtype: dtype of weights and activations. Images are normalised in the precision of `model`, then converted.
+        compile: compile the network, which takes a minute or two for each new batch shape; see `warm_up`.
 
     Raises:
         InputError: `compile` is set and torch.compile lacks a compiler for this device.
@@ -88,7 +88,7 @@ def inference_model(model: RetinaNet, *, dtype: torch.dtype, compile: bool) -> I
     model = copy.deepcopy(model).eval().requires_grad_(False)
     fold_norms_(model)
     memory_format = memory_format_for(next(model.parameters()).device, dtype)
-    for part in model.children():  # backbone, pyramid and head, but not the mean and std of images
+    for part in model.children():  # backbone, pyramid and head, but not the image mean and std
         part.to(dtype=dtype)
         part.to(memory_format=memory_format)
     return InferenceModel(model, compile=compile).eval()
@@ -96,9 +96,9 @@ def inference_model(model: RetinaNet, *, dtype: torch.dtype, compile: bool) -> I
 
 @torch.no_grad()
 def fold_norms_(module: nn.Module) -> None:
-    """Fold every batch norm, as in evaluation mode, into the convolution before it, and replace it with `Identity`."""
+    """Fold every batch norm, in evaluation mode, into the preceding convolution, and replace it with `Identity`."""
     for parent in list(module.modules()):
-        # In torchvision's networks, the norm that follows a convolution is also registered right after it.
+        # In torchvision's networks, the norm applied after a convolution is also registered right after it.
         for (_, conv), (name, norm) in itertools.pairwise(list(parent.named_children())):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, _BatchNorm | FrozenBatchNorm2d):
                 assert conv.bias is None, parent
@@ -111,9 +111,9 @@ def fold_norms_(module: nn.Module) -> None:
 
 
 def warm_up(model: InferenceModel, shapes: Iterable[tuple[int, int, int]]) -> None:
-    """Run the network on blank images of each shape (B, H, W), to do one-time work such as compiling in advance."""
+    """Run the network on blank images of each shape (B, H, W), to do one-time work such as compilation in advance."""
     device = model.device
-    runs = 2 if device.type == "cuda" else 1  # the first compiles, the second records the CUDA graph
+    runs = 2 if device.type == "cuda" else 1  # the first run compiles, the second records the CUDA graph
     for batch, height, width in shapes:
         images = torch.zeros(batch, 3, height, width, dtype=torch.uint8, device=device)
         image_sizes = torch.tensor([[height, width]] * batch, device=device)

@@ -32,16 +32,16 @@ ImageInput = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor
 
 
 class Predictor:
-    """A trained detector, called with images.
+    """Runs a trained detector on images.
 
     Args:
-        model: with trained weights; moved to the device of the config, and copied there for inference.
-        class_names: by label.
-        category_ids: by label, for COCO results.
-        cfg: image sizes, postprocessing, device, precision, and whether to compile.
+        model: network with trained weights; it is moved to the device in the config and copied there for inference.
+        class_names: class names, indexed by label.
+        category_ids: category ids for COCO results, indexed by label.
+        cfg: config that sets image sizes, postprocessing, device, precision, and whether to compile.
 
     Raises:
-        InputError: the device is not available, or `inference.compile` finds no compiler.
+        InputError: the device is not available, or `inference.compile` is set and no compiler is found.
     """
 
     def __init__(self, model: RetinaNet, class_names: Sequence[str], category_ids: Sequence[int], cfg: Config):
@@ -60,10 +60,10 @@ class Predictor:
         """Load a checkpoint with its config and class names; `overrides` change the config.
 
         Args:
-            overrides: such as `["postprocess.min_score=0.3"]`.
+            overrides: config overrides, such as `["postprocess.min_score=0.3"]`.
 
         Raises:
-            InputError: not a retinanet checkpoint, or an override that does not fit it.
+            InputError: the file is not a retinanet checkpoint, or an override does not fit it.
         """
         checkpoint = read_checkpoint(path)
         cfg = with_overrides(checkpoint.config, overrides, source=f"{path} with overrides")
@@ -75,10 +75,10 @@ class Predictor:
         return cls(model, checkpoint.class_names, checkpoint.category_ids, cfg)
 
     def warm_up(self) -> None:
-        """Run one blank image of every padded shape that the config allows.
+        """Run the network on one blank image of every padded shape that the config allows.
 
-        With `inference.compile` this compiles the network, which takes minutes; without this call,
-        the first image of each shape would wait for it.
+        With `inference.compile`, this compiles the network, which takes minutes; without this call, the first image of
+        each shape has to wait for the compilation.
         """
         warm_up(self.model, [(1, *padded_shape) for padded_shape in self._padded_shapes.all_shapes(self._shorter)])
 
@@ -87,27 +87,27 @@ class Predictor:
     @overload
     def __call__(self, images: list[ImageInput]) -> list[Detections]: ...
     def __call__(self, images: ImageInput | list[ImageInput]) -> Detections | list[Detections]:
-        """Detect objects in one image, or in each of a list of images. Boxes are in pixels of the original image.
+        """Detect objects in one image or in a list of images. Boxes are in pixels of the original image.
 
         Args:
-            images: a path, a PIL image, an RGB uint8 array (H, W, 3), an RGB uint8 tensor (3, H, W), or a list of
+            images: a file path, a PIL image, an RGB uint8 array (H, W, 3), an RGB uint8 tensor (3, H, W), or a list of
                 these. The EXIF orientation of files and PIL images is applied.
 
         Raises:
-            InputError: an image cannot be read, or is none of these.
+            InputError: an image cannot be read, or is not one of these types.
         """
         if isinstance(images, list):
             return list(self.predict(images))
         return next(self.predict([images]))
 
     def predict(self, images: Iterable[ImageInput], *, batch_size: int = 8) -> Iterator[Detections]:
-        """Yield the detections of each image, in order; reads images as it needs them.
+        """Yield the detections of each image, in order, reading the images lazily.
 
-        Images with the same padded shape are processed together, at most `batch_size` at a time. With
-        `inference.compile` they are processed one by one, since each batch size would be compiled separately.
+        Images with the same padded shape are processed in batches of at most `batch_size`. With `inference.compile`,
+        images are processed one by one, since each batch size would have to be compiled separately.
 
         Raises:
-            InputError: an image cannot be read, or is not one of the inputs that calling the predictor accepts.
+            InputError: an image cannot be read, or is not of a type that `__call__` accepts.
         """
         if isinstance(images, str | os.PathLike | Image.Image | np.ndarray | Tensor):
             raise InputError(
@@ -117,7 +117,7 @@ class Predictor:
             raise InputError(f"predict expects several images, found {type(images).__name__}")
         return self._predict(iter(images), batch_size)
 
-    @torch.no_grad()  # not inference_mode, whose tensors cannot be changed in place afterwards
+    @torch.no_grad()  # not inference_mode, whose tensors cannot be modified in place afterwards
     def _predict(self, images: Iterator[ImageInput], batch_size: int) -> Iterator[Detections]:
         max_together = 1 if self.cfg.inference.compile else batch_size
         while chunk := list(itertools.islice(images, batch_size)):
@@ -139,7 +139,7 @@ class Predictor:
         if isinstance(image, str | os.PathLike):
             return read_image(image, max_pixels=self.cfg.data.max_pixels)
         if isinstance(image, Image.Image):
-            if image.mode.startswith(("I", "F")):  # convert("RGB") would clip
+            if image.mode.startswith(("I", "F")):  # convert("RGB") would clip the values
                 raise InputError(f"image is a PIL image of mode {image.mode}, expected 8 bits per channel")
             return (
                 torch.from_numpy(np.array(ImageOps.exif_transpose(image).convert("RGB"))).permute(2, 0, 1).contiguous()

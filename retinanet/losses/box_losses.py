@@ -1,6 +1,6 @@
 """Box regression losses, one value per anchor (smooth L1, GIoU, DIoU, CIoU).
 
-torchvision's IoU losses are not used: they index with a mask, which makes the device wait for the host.
+torchvision's IoU losses are not used because they index with a mask, which synchronises the device.
 """
 
 import math
@@ -12,29 +12,29 @@ from torch import Tensor
 
 from retinanet.detection.boxes import area, centre_form, decode, decoded_sizes, encode, overlap
 
-EPSILON = 1e-7  # square pixels, avoids a division by zero; torchvision's value
+EPSILON = 1e-7  # square pixels, avoids division by zero; same value as in torchvision
 
 
 class BoxLoss(Protocol):
-    """Regression loss of each anchor's predicted box, in float32 arithmetic."""
+    """Regression loss of each anchor's predicted box, computed in float32."""
 
     def __call__(self, deltas: Tensor, boxes: Tensor, anchors: Tensor) -> Tensor:
         """Compute one loss per anchor, differentiable with respect to the deltas.
 
         Args:
             deltas: (..., 4), predicted offsets.
-            boxes: (..., 4), ground truth, with an area.
-            anchors: (..., 4), broadcast to the deltas.
+            boxes: (..., 4), ground-truth boxes with non-zero area.
+            anchors: (..., 4), broadcastable to the deltas.
 
-        Returns: (...).
+        Returns: one loss per anchor, (...).
         """
 
 
 class SmoothL1Loss:
-    """Smooth L1 on the encoded offsets, summed over the four (Girshick 2015, eq. 3).
+    """Smooth L1 loss on the encoded offsets, summed over all four (Girshick 2015, eq. 3).
 
     Args:
-        beta: error from which the loss is linear; 0 is L1.
+        beta: error above which the loss is linear; 0 gives the L1 loss.
     """
 
     def __init__(self, *, beta: float = 0.1):
@@ -55,9 +55,9 @@ class GIoULoss:
 
 
 class DIoULoss:
-    """1 - IoU of the decoded boxes + squared distance of the centres over the squared diagonal of the enclosing box.
+    """Distance-IoU loss of the decoded boxes (Zheng et al. 2020, eq. 7).
 
-    Zheng et al. 2020, eq. 7.
+    1 - IoU + (distance between the centres)^2 / (diagonal of the enclosing box)^2.
     """
 
     def __call__(self, deltas: Tensor, boxes: Tensor, anchors: Tensor) -> Tensor:
@@ -65,15 +65,16 @@ class DIoULoss:
 
 
 class CIoULoss:
-    """DIoU + a v, where v compares aspect ratios and a = v / (1 - IoU + v) is constant for the gradient.
+    """Complete-IoU loss of the decoded boxes (Zheng et al. 2020, eqs. 8 to 11).
 
-    Zheng et al. 2020, eqs. 8 to 11. The gradient of v is exact; the paper's code omits its factor 1 / (w^2 + h^2).
+    DIoU loss + a v, where v measures the difference in aspect ratio, and a = v / (1 - IoU + v) is treated as a constant
+    when computing gradients. The gradient of v is exact; the paper's code omits its factor 1 / (w^2 + h^2).
     """
 
     def __call__(self, deltas: Tensor, boxes: Tensor, anchors: Tensor) -> Tensor:
         decoded = decode(deltas, anchors)
         diou_loss, iou = _diou_loss(decoded, boxes)
-        # Computed from the corners, a tiny box would receive two huge gradients that nearly cancel.
+        # If sizes were computed from the corners, a tiny box would receive two huge gradients that nearly cancel.
         difference = _angle(centre_form(boxes)[1]) - _angle(decoded_sizes(deltas, anchors))
         v = (4 / math.pi**2) * difference**2
         weight = (v / (1 - iou + v + EPSILON)).detach()

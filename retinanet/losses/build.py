@@ -29,14 +29,14 @@ from retinanet.losses.softmax_focal import SoftmaxFocalLoss
 
 
 def build_loss(cfg: LossConfig, *, num_classes: int | None = None, compile: bool = False) -> DetectionLoss:
-    """Build the criterion; with `build_class_loss` and the others below, the only reader of the config in losses/.
+    """Build the detection loss: class loss, box loss and, if configured, hard example mining.
 
     Args:
-        num_classes: checked against the length of a list of class weights; None skips the check.
-        compile: compile the kernels of sigmoid class losses.
+        num_classes: if the class weights are a list, check that it has this length; None skips the check.
+        compile: compile the kernels of the sigmoid class losses.
 
     Raises:
-        InputError: the class weights are for another number of classes, or not computed yet.
+        InputError: the number of class weights is wrong, or they have not been computed yet.
     """
     return DetectionLoss(
         build_class_loss(cfg.classification, num_classes=num_classes, compile=compile),
@@ -48,7 +48,7 @@ def build_loss(cfg: LossConfig, *, num_classes: int | None = None, compile: bool
 
 
 def build_class_loss(cfg: ClassLossConfig, *, num_classes: int | None = None, compile: bool = False) -> ClassLoss:
-    """Build the class loss; arguments and errors are those of `build_loss`."""
+    """Build the class loss; `num_classes`, `compile` and errors are as in `build_loss`."""
     match cfg:
         case FocalConfig():
             return SigmoidFocalLoss(alpha=checked_alpha(cfg, num_classes), gamma=cfg.gamma, compile=compile)
@@ -69,7 +69,7 @@ def build_class_loss(cfg: ClassLossConfig, *, num_classes: int | None = None, co
 
 
 def build_hard_examples(cfg: ClassLossConfig) -> HardExampleMining | None:
-    """Build the selection of hard examples, or None for a loss over all anchors."""
+    """Build hard example mining, or return None if the loss is over all anchors."""
     match cfg:
         case OHEMConfig():
             return HardExampleMining(keep=cfg.keep, nms_iou=cfg.nms_iou, one_to_three=cfg.one_to_three)

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-# Logits processed together: a CPU stays inside its cache, and intermediate values stay small beside the logits.
+# Logits processed at a time: few enough to fit a CPU's cache, and to keep intermediate tensors small compared to the
+# logits.
 LOGITS_AT_ONCE = {"cpu": 2**18}
 LOGITS_AT_ONCE_ELSEWHERE = 2**24
 
@@ -15,5 +16,5 @@ def rows_at_once(logits: Tensor) -> int:
 
 
 def working_type(logits: Tensor) -> torch.dtype:
-    """The type that losses are computed in: float32, float64 for float64 logits."""
+    """The dtype in which losses are computed: float32, or float64 for float64 logits."""
     return torch.promote_types(logits.dtype, torch.float32)

@@ -1,4 +1,4 @@
-"""The interface of all class losses."""
+"""Interface of the class losses."""
 
 from typing import Protocol
 
@@ -9,9 +9,9 @@ class ClassLoss(Protocol):
     """Classification loss of a batch of anchors, summed over the anchors.
 
     Attributes:
-        needs_iou: the loss must be given `iou`, the IoU of each anchor's decoded box with its object.
-        has_background_logit: the logits have one more column than there are classes, the last one for background, and
-            form one distribution (softmax). Otherwise each of the K logits is a separate yes or no (sigmoid).
+        needs_iou: whether calls must pass `iou`, the IoU of each anchor's decoded box with its object.
+        has_background_logit: whether the logits have an additional last column for background and form a single
+            distribution (softmax). Otherwise, each of the K logits is a separate binary prediction (sigmoid).
     """
 
     needs_iou: bool
@@ -21,26 +21,26 @@ class ClassLoss(Protocol):
         """Compute the summed loss, differentiable once with respect to the logits.
 
         Args:
-            logits: (..., K), or (..., K + 1) with a background logit; any float type. Arithmetic is float32, or float64
-                for float64 logits; the gradient is rounded once to the type of the logits.
+            logits: (..., K), or (..., K + 1) with a background logit; any float type. The computation uses
+                float32, or float64 for float64 logits; the gradient is rounded once, to the dtype of the logits.
             labels: (...) int64, 0..K-1, or K for background. Not range-checked: that would synchronise the device.
             valid: (...) bool, False for ignored anchors, which contribute neither loss nor gradient.
-            iou: (...) float32, 0..1; gets no gradient, and is read only for anchors with a class. Required if the loss
-                declares `needs_iou`, otherwise unused.
+            iou: (...) float32, 0..1; receives no gradient, and is read only for anchors with a class. Required if the
+                loss sets `needs_iou`, otherwise unused.
 
-        Returns: (), float32, float64 for float64 logits.
+        Returns: (), float32, or float64 for float64 logits.
 
         Raises:
-            ValueError: `labels` or `valid` do not match the anchors of the logits, there are class weights for another
-                number of classes, or a required `iou` is missing.
+            ValueError: the shape of `labels` or `valid` does not match the logits, the number of class weights is
+                wrong, or a required `iou` is missing.
         """
 
 
 def check_anchors(logits: Tensor, labels: Tensor, valid: Tensor) -> None:
-    """Check that there is one label and one flag for each anchor of logits (..., K).
+    """Check that `labels` and `valid` have one value for each anchor of logits (..., K).
 
     Raises:
-        ValueError: a shape differs.
+        ValueError: a shape does not match.
     """
     for name, value in (("labels", labels), ("valid", valid)):
         if value.shape != logits.shape[:-1]:

@@ -1,4 +1,4 @@
-"""Class weights (alpha) of the class losses; Lin et al. 2017, section 3.1, suggest the inverse class frequency."""
+"""Class weights (alpha) for the class losses; Lin et al. 2017, section 3.1, suggest the inverse class frequency."""
 
 from collections.abc import Sequence
 
@@ -11,10 +11,10 @@ from retinanet.losses.chunking import working_type
 
 
 class ClassWeights:
-    """One weight for all classes, or one weight per class, copied to a device once.
+    """One weight for all classes, or one per class, copied only once to each device.
 
     Args:
-        values: a number, or K of them.
+        values: one number, or K numbers.
     """
 
     def __init__(self, values: float | Sequence[float]):
@@ -22,10 +22,10 @@ class ClassWeights:
         self._copies: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
     def check(self, num_classes: int) -> None:
-        """Check that weights per class fit the number of classes.
+        """Check that the number of per-class weights matches the number of classes.
 
         Raises:
-            ValueError: there are weights for another number of classes.
+            ValueError: the numbers differ.
         """
         if isinstance(self.values, tuple) and len(self.values) != num_classes:
             raise ValueError(
@@ -33,25 +33,25 @@ class ClassWeights:
             )
 
     def like(self, logits: Tensor) -> float | Tensor:
-        """Return the number, or the weights (K,) on the device of the logits and in the working type."""
+        """Return the single number, or the weights (K,) on the device of the logits and in the working type."""
         if isinstance(self.values, float):
             return self.values
         key = (logits.device, working_type(logits))
-        if key not in self._copies:  # once per run: each copy synchronises a device
+        if key not in self._copies:  # once per run, since each copy synchronises the device
             self._copies[key] = torch.tensor(self.values, device=key[0], dtype=key[1])
         return self._copies[key]
 
     def at(self, classes: Tensor, logits: Tensor) -> float | Tensor:
-        """Return the weights of the classes (any shape) of some logits of the same shape."""
+        """Return the weights of class indices of any shape, on the device of the logits and in the working type."""
         weights = self.like(logits)
         return weights[classes] if isinstance(weights, Tensor) else weights
 
 
 def inverse_frequency(class_counts: Sequence[int]) -> tuple[float, ...]:
-    """Return alpha_c = m / (m + n_c), with n_c the objects of a class (at least one) and m the mean of all n_c.
+    """Return alpha_c = m / (m + n_c), where n_c >= 1 is the number of objects of class c, and m the mean of all n_c.
 
-    In the logits of a class, anchors of that class and other anchors are then weighted alpha_c : (1 - alpha_c) =
-    m : n_c. A class of average size has 1/2, a rarer class more.
+    For the logits of class c, anchors of that class and all other anchors are then weighted in the ratio
+    alpha_c : (1 - alpha_c) = m : n_c. A class of average frequency gets 1/2, a rarer class more.
     """
     counts = [max(1, count) for count in class_counts]
     mean = sum(counts) / len(counts)
@@ -59,9 +59,9 @@ def inverse_frequency(class_counts: Sequence[int]) -> tuple[float, ...]:
 
 
 def with_class_weights(cfg: LossConfig, class_counts: Sequence[int]) -> LossConfig:
-    """Replace `alpha: inverse_frequency` with the weights of the training data; return other configs unchanged.
+    """Replace `alpha: inverse_frequency` with weights computed from the training data; return other configs unchanged.
 
-    The run records the result in its config, so resuming, evaluating or replaying it never counts the objects again.
+    The run stores the result in its config, so resuming, evaluating or replaying it never has to count objects again.
     """
     if not isinstance(cfg.classification, WeighedByClass) or cfg.classification.alpha != "inverse_frequency":
         return cfg
@@ -70,10 +70,10 @@ def with_class_weights(cfg: LossConfig, class_counts: Sequence[int]) -> LossConf
 
 
 def checked_alpha(cfg: WeighedByClass, num_classes: int | None) -> float | tuple[float, ...] | None:
-    """Return the configured alpha as numbers; `num_classes` None skips the comparison with the number of classes.
+    """Return the configured alpha as numbers. If it is a list, check its length, unless `num_classes` is None.
 
     Raises:
-        InputError: alpha is a list for another number of classes, or has not been computed yet.
+        InputError: alpha is a list of the wrong length, or has not been computed yet.
     """
     key = "loss.classification.alpha"
     if cfg.alpha == "inverse_frequency":

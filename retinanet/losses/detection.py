@@ -1,4 +1,4 @@
-"""The detection criterion: class loss over anchors plus box loss over positive ones, divided by a given count."""
+"""The detection criterion: class loss over anchors plus box loss over positive anchors, divided by a given count."""
 
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from retinanet.structures import HeadOutputs, Targets
 
 
 class Losses(NamedTuple):
-    """Weighted and normalised losses: () float32 on the device."""
+    """Weighted and normalised losses, each () float32 on the device."""
 
     classification: Tensor
     box_regression: Tensor
@@ -25,22 +25,22 @@ class Losses(NamedTuple):
 
 
 class LevelSums(NamedTuple):
-    """Loss sums over a batch for each pyramid level, neither weighted nor normalised: L x () each."""
+    """Sums of the losses of a batch on each pyramid level, neither weighted nor normalised: L x () each."""
 
     classification: list[Tensor]
     box_regression: list[Tensor]
 
 
 class DetectionLoss(nn.Module):
-    """Class loss over all anchors that are not ignored plus box loss over positive ones, divided by `num_positive`.
+    """Class loss over non-ignored anchors plus box loss over positive anchors, divided by `num_positive`.
 
     Args:
-        class_loss: declares whether it needs the IoU of decoded boxes and whether there is a background logit.
-        box_loss: one value per anchor.
+        class_loss: class loss, which declares whether it needs the IoU of decoded boxes or a background logit.
+        box_loss: box loss that returns one value per anchor.
         class_weight: weight of the class loss in the total.
         box_weight: weight of the box loss in the total.
-        hard_examples: restricts the class loss to the anchors it selects; box loss and divisor stay the same.
-            (Shrivastava et al. restrict both losses, and divide by the number of selected anchors.)
+        hard_examples: restricts the class loss to the anchors it selects; the box loss and the divisor do not change.
+            (Shrivastava et al. restrict both losses and divide by the number of selected anchors.)
     """
 
     def __init__(
@@ -63,16 +63,16 @@ class DetectionLoss(nn.Module):
         """Compute the losses of a batch, divided by `num_positive`.
 
         Args:
-            outputs: of B images, any float type.
-            assignment: of the same images, over the anchors of all levels in their order.
-            targets: ground truth, whose rows `assignment.gt_index` refers to.
-            num_positive: () float32, positive anchors of the whole global batch, at least 1.
+            outputs: head outputs for B images, any float type.
+            assignment: assignment for the same images, over the anchors of all levels in order.
+            targets: ground truth; `assignment.gt_index` refers to its rows.
+            num_positive: () float32, number of positive anchors in the global batch, at least 1.
         """
         class_sum, box_sum = map(sum, self.sums_per_level(outputs, assignment, targets))
         return Losses(self.class_weight * class_sum / num_positive, self.box_weight * box_sum / num_positive)
 
     def sums_per_level(self, outputs: HeadOutputs, assignment: Assignment, targets: Targets) -> LevelSums:
-        """Compute the terms that `forward` adds up; the arguments are the same."""
+        """Compute the sums that `forward` combines, from the same arguments."""
         num_classes = outputs.class_logits[0].shape[-1] - self.class_loss.has_background_logit
         labels = torch.where(assignment.positive, targets.labels.gather(1, assignment.gt_index), num_classes)  # (B, A)
         valid = assignment.positive | assignment.negative
@@ -98,7 +98,7 @@ class DetectionLoss(nn.Module):
                 intersection, union = overlap(decode(deltas.detach(), anchors), boxes)
                 iou = intersection / union
             sums.classification.append(self.class_loss(logits, labels, valid, iou))
-            # Computed for every anchor and masked: a boolean index would make the device wait for the host.
+            # Compute the loss for every anchor, then mask it: boolean indexing would synchronise the device.
             box_loss = self.box_loss(deltas, boxes, anchors)
             sums.box_regression.append(torch.where(positive, box_loss, 0).sum())
         return sums

@@ -1,4 +1,4 @@
-"""The softmax focal loss as a stand-alone module for any classifier; the detector does not use it.
+"""Softmax focal loss as a stand-alone module for any classifier; the detector does not use it.
 
 The detector's focal losses are `SigmoidFocalLoss` (`sigmoid.py`) and `SoftmaxFocalLoss` (`softmax_focal.py`).
 """
@@ -19,18 +19,19 @@ INTEGER_TYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 class FocalLoss(nn.Module):
-    """Focal loss of a softmax classifier, -alpha_c (1 - p_c)^gamma log(p_c) of the true class c.
+    """Focal loss of a softmax classifier, -alpha_c (1 - p_c)^gamma log(p_c) for the true class c.
 
-    Lin et al. 2017, eq. 5, for one class out of several. With gamma 0 and no alpha it equals
-    `torch.nn.functional.cross_entropy`; with two classes, the sigmoid focal loss of the difference of the logits.
+    This is Lin et al. 2017, eq. 5, for mutually exclusive classes. With gamma 0 and no alpha, it equals
+    `torch.nn.functional.cross_entropy`; with two classes, it equals the sigmoid focal loss of the difference between
+    the logits.
 
     Args:
         num_classes: C, at least 1.
-        alpha: non-negative weight of each class, (C,); one number for all; None for 1. Kept as a buffer that moves with
-            the module: a float tensor keeps its type, anything else gets torch's default type.
+        alpha: non-negative class weights (C,), or one number for all classes; None means 1. Stored as a buffer, which
+            moves with the module. A float tensor keeps its dtype; anything else is converted to torch's default dtype.
         gamma: non-negative focusing exponent; larger values down-weight well-classified examples more.
         reduction: "mean" divides the sum by the number of targets, not by their weights, and is 0 without targets;
-            "sum"; "none" returns one loss per target.
+            "sum" returns the sum; "none" returns one loss per target.
 
     Raises:
         ValueError: an argument is invalid.
@@ -65,15 +66,16 @@ class FocalLoss(nn.Module):
         """Compute the loss, differentiable once with respect to the logits.
 
         Args:
-            logits: (N, C) or (N, C, d1, ...), any float type. Arithmetic is float32, float64 for float64.
-            targets: (N,) or (N, d1, ...), integers, 0..C-1.
+            logits: (N, C) or (N, C, d1, ...), any float type. Computed in float32, or float64 for float64 logits.
+            targets: (N,) or (N, d1, ...), integers in 0..C-1.
 
-        Returns: float32, float64 for float64 logits: (), or the shape of the targets for reduction "none". The gradient
-            has the type of the logits.
+        Returns: (), or the shape of the targets for reduction "none"; float32, or float64 for float64 logits. The
+            gradient has the dtype of the logits.
 
         Raises:
-            ValueError: a shape or type is wrong, or a target on the CPU is out of range. On other devices that check
-                would need a synchronisation; as with torch's own losses, the device reports the error at the next one.
+            ValueError: a shape or dtype is wrong, or a target on the CPU is out of range. On other devices, the range
+                check would require a synchronisation; as with torch's own losses, the device reports the error at the
+                next synchronisation.
         """
         self._check(logits, targets)
         rows, index = logits.movedim(1, -1).reshape(-1, self.num_classes), targets.reshape(-1).long()
@@ -113,10 +115,10 @@ class FocalLoss(nn.Module):
 
 
 def _weight_tensor(alpha: float | Sequence[float] | np.ndarray | Tensor, num_classes: int) -> Tensor:
-    """Copy weights to a tensor (C,): a float tensor keeps its type, anything else gets torch's default type.
+    """Copy weights to a tensor (C,). A float tensor keeps its dtype; anything else gets torch's default dtype.
 
     Raises:
-        ValueError: there is not one weight per class, or a weight is negative or not finite.
+        ValueError: the number of weights is wrong, or a weight is negative or not finite.
     """
     try:
         weights = torch.as_tensor(alpha).detach()
@@ -124,7 +126,7 @@ def _weight_tensor(alpha: float | Sequence[float] | np.ndarray | Tensor, num_cla
         weights = None
     if weights is None or weights.is_complex():
         raise ValueError(f"alpha: found {alpha!r}, expected a number or one weight for each of {num_classes} classes")
-    # A float64 array does not ask for float64: some devices do not support it.
+    # Do not keep the dtype of a float64 array: some devices do not support float64.
     keeps_type = isinstance(alpha, Tensor) and weights.is_floating_point()
     weights = weights.to(weights.dtype if keeps_type else torch.get_default_dtype(), copy=True)
     if weights.ndim == 0:

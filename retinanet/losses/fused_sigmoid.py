@@ -1,10 +1,10 @@
 """Fused kernel for class losses with one sigmoid per class: one pass over the logits each for value and gradient.
 
-It computes the loss of `sigmoid_reference.py`. An anchor has at most one class, so the kernel treats every
-logit as background first, and then replaces the one logit of the anchor's class: it makes no one-hot target, selects no
-anchors, and saves nothing as large as the logits for the backward pass. It replaces that loss before summing: as
-background, the logit of an easy object costs far more than it should, and subtracting that from the sum afterwards
-would leave its rounding error.
+It computes the same loss as `sigmoid_reference.py`. An anchor has at most one class, so the kernel first treats every
+logit as background, then replaces the result for the one logit of the anchor's class. It builds no one-hot target,
+selects no anchors, and saves no additional tensor as large as the logits for the backward pass. The target's loss is
+replaced before summation: treated as background, the logit of an easy object has a far larger loss than it should, and
+subtracting that from the sum afterwards would leave a rounding error.
 """
 
 from abc import ABC, abstractmethod
@@ -23,19 +23,19 @@ HALF_TYPES = (torch.bfloat16, torch.float16)
 
 
 class FusedSigmoidLoss(ABC):
-    """Base of the class losses with one sigmoid per class (see `ClassLoss`); subclasses define the target term.
+    """Base class of the class losses with one sigmoid per class (see `ClassLoss`); subclasses define the target term.
 
-    The loss of an anchor is `target_loss` of the logit of its class (none for background) plus a weighted margin loss
-    of each of its other logits.
+    The loss of an anchor is `target_loss` for the logit of its class (absent for background) plus a weighted margin
+    loss for each of its other logits.
 
-    A NaN logit makes the sum or the gradient NaN, even if its anchor is not valid. An infinite logit may not: it is a
-    very confident one.
+    A NaN logit makes the sum or the gradient NaN, even if its anchor is not valid. An infinite logit need not: it
+    counts as a very confident prediction.
 
     Args:
-        margin_loss: loss of the logits of other classes.
-        background_weight: weight of that loss, one number or one per class.
-        compile: compile one kernel for the value and one for the gradient. Faster on an accelerator (unmeasured); on a
-            CPU eager execution is faster (see benchmarks/results).
+        margin_loss: loss for the logits of all classes except the anchor's own.
+        background_weight: weight of that loss, as one number or one per class.
+        compile: compile one kernel for the value and one for the gradient. Faster on an accelerator (not measured); on
+            a CPU, eager execution is faster (see benchmarks/results).
     """
 
     needs_iou = False
@@ -58,9 +58,9 @@ class FusedSigmoidLoss(ABC):
         """Return the derivative of `target_loss` with respect to the logits, times a scale ()."""
 
     def __call__(self, logits: Tensor, labels: Tensor, valid: Tensor, iou: Tensor | None = None) -> Tensor:
-        """Compute the summed loss; arguments, result and errors are those of `ClassLoss`.
+        """Compute the summed loss; arguments, result and errors are as in `ClassLoss`.
 
-        The incoming gradient is multiplied in before the gradient is rounded to the type of the logits.
+        The gradient is multiplied by the incoming gradient first, then rounded to the dtype of the logits.
         """
         check_anchors(logits, labels, valid)
         self.background_weight.check(logits.shape[-1])
@@ -71,10 +71,10 @@ class FusedSigmoidLoss(ABC):
         return _FusedSigmoidSum.apply(logits.flatten(0, -2), labels.flatten(), valid.flatten(), iou, self)
 
     def tables(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Return h and h' of all 65,536 values of a 16-bit type, float32, indexed by their bits."""
+        """Return float32 tables of h and h' for all 65,536 values of a 16-bit dtype, indexed by their bits."""
         if dtype not in self._tables:
             every = torch.arange(2**16).to(torch.uint16).view(dtype).double()
-            # Clamped: at infinity, the formula of the derivative may be infinity * 0.
+            # Clamp the values: at infinity, the formula for the derivative may evaluate to infinity * 0.
             derivatives = self.margin_loss.derivative(every.clamp(-1e5, 1e5))
             self._tables[dtype] = (self.margin_loss.value(every).float(), derivatives.float())
         return self._tables[dtype]
@@ -108,7 +108,7 @@ class _FusedSigmoidSum(torch.autograd.Function):
         background_scale: Tensor | None = scale * loss.background_weight.like(logits)  # () or (K,)
         table = loss.tables(logits.dtype)[1] if _uses_table(logits, loss) else None
         if table is not None and background_scale.ndim == 0:
-            # One multiplication per possible value instead of one per logit.
+            # Multiply once per possible value instead of once per logit.
             table, background_scale = (table * background_scale).to(logits.dtype), None
         gradient = torch.empty_like(logits)
         column, has_target, targets = _target_logits(logits, labels, valid)
@@ -131,9 +131,9 @@ def _sum_of_losses(
     weights: Tensor | None,
     table: Tensor | None,
 ) -> Tensor:
-    """Sum the losses of all logits but the targets, as background: (R, K), (R,), (R, 1), (R, 1) -> ().
+    """Sum the background losses of all logits except the targets: (R, K), (R,), (R, 1), (R, 1) -> ().
 
-    Weights are (K,). A table holds the losses by the bits of a logit.
+    `weights` is (K,). `table`, if given, holds precomputed losses, indexed by the bits of a logit.
     """
     losses = margin_loss.value(logits.to(working_type(logits))) if table is None else _look_up(logits, table)
     losses.scatter_(1, column, torch.where(has_target, 0, losses.gather(1, column)))
@@ -144,9 +144,10 @@ def _sum_of_losses(
 def _scaled_derivatives(
     logits: Tensor, valid: Tensor, scale: Tensor | None, margin_loss: MarginLoss, table: Tensor | None
 ) -> Tensor:
-    """Derivatives of all logits as background, times a scale () or (K,): (R, K), (R,) -> (R, K), the logits' type.
+    """Derivatives of the background loss, times a scale () or (K,): (R, K), (R,) -> (R, K) in the logits' dtype.
 
-    A table holds the derivatives by the bits of a logit; without a scale, they are already scaled.
+    `table`, if given, holds precomputed derivatives, indexed by the bits of a logit. If `scale` is None, they are
+    already scaled.
     """
     if table is None:
         derivatives = margin_loss.derivative(logits.to(working_type(logits)))
@@ -164,7 +165,7 @@ def _look_up(values: Tensor, table: Tensor) -> Tensor:
 
 
 def _uses_table(logits: Tensor, loss: FusedSigmoidLoss) -> bool:
-    """Whether to use lookup tables: on a CPU, looking up the 65,536 16-bit values is faster than computing them."""
+    """Whether to use lookup tables: on a CPU, looking up one of 65,536 values is faster than computing it."""
     return logits.dtype in HALF_TYPES and logits.device.type == "cpu" and not loss.compile
 
 
@@ -175,7 +176,7 @@ def _row_chunks(logits: Tensor, *, whole: bool) -> Iterator[slice]:
 
 
 def _target_logits(logits: Tensor, labels: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Per row, (R, 1) each: column of its class, whether it has a class, and the logit of the class in float32."""
+    """For each row: column of its class, whether it has one, and its target logit in the working type; (R, 1) each."""
     num_classes = logits.shape[1]
     column = labels.clamp(max=num_classes - 1)[:, None]
     has_target = (valid & (labels < num_classes))[:, None]

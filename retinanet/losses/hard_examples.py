@@ -1,4 +1,4 @@
-"""Online hard example mining (Shrivastava et al. 2016), a baseline of the focal loss (Lin et al. 2017, section 5.1)."""
+"""Online hard example mining (Shrivastava et al. 2016), a baseline for focal loss (Lin et al. 2017, section 5.1)."""
 
 import torch
 import torch.nn.functional as F
@@ -7,27 +7,28 @@ from torch import Tensor
 
 from retinanet.structures import HeadOutputs
 
-# Candidates that suppression first considers, as a multiple of the number to keep; each further attempt considers this
-# many times more. Whether an anchor survives depends only on harder ones: if those suffice, the rest are not needed.
+# Number of candidates in the first suppression attempt, as a multiple of the number to keep; each further attempt uses
+# this many times more. Whether an anchor survives depends only on harder ones: if enough of the hardest candidates
+# survive, the rest are not needed.
 FIRST_LOOK = 4
 
 
 class HardExampleMining:
-    """Select the anchors of each image, over all its levels, with the highest cross entropy.
+    """Select the anchors with the highest cross entropy in each image, over all levels.
 
-    Of anchors that overlap by more than `nms_iou`, the hardest stays. Overlap is measured between the anchors
-    themselves, as between the proposals of Shrivastava et al., since an anchor's features come from its own area. The
-    predicted boxes would not work: nearly all anchors are negatives, whose boxes are not trained.
+    If anchors overlap by more than `nms_iou`, only the hardest is kept. Overlap is measured between the anchors
+    themselves, as Shrivastava et al. do for proposals, since an anchor's features come from its own area. Predicted
+    boxes would not work: nearly all anchors are negatives, whose boxes are not trained.
 
-    Reads the device, unlike the rest of a training step.
+    Unlike the rest of a training step, this synchronises the device.
 
     Args:
         keep: maximum number of anchors per image.
-        nms_iou: None disables suppression.
-        one_to_three: select the hardest positives up to a quarter of `keep` (at least one), and up to three of the
-            hardest negatives for each; an image without positives then selects nothing. Positives and negatives are
-            suppressed separately: otherwise the fate of an easy positive would depend on all harder negatives, maybe a
-            hundred thousand. While fewer positives than a quarter of `keep` survive, `keep` has no effect.
+        nms_iou: IoU above which the easier of two anchors is suppressed; None disables suppression.
+        one_to_three: select the hardest positives, up to a quarter of `keep` (at least one), and up to three of the
+            hardest negatives for each; in an image without positives, nothing is selected. Positives and negatives are
+            suppressed separately; otherwise, whether an easy positive survives would depend on all harder negatives,
+            perhaps a hundred thousand. If fewer positives than a quarter of `keep` survive, `keep` has no effect.
     """
 
     def __init__(self, *, keep: int = 512, nms_iou: float | None = 0.7, one_to_three: bool = False):
@@ -37,11 +38,11 @@ class HardExampleMining:
 
     @torch.no_grad()
     def __call__(self, outputs: HeadOutputs, labels: Tensor, valid: Tensor) -> Tensor:
-        """Return the selected ones of the valid anchors: (B, A) bool.
+        """Return a mask of the selected anchors, a subset of the valid ones: (B, A) bool.
 
         Args:
-            outputs: without a background logit.
-            labels: (B, A), K for background.
+            outputs: head outputs without a background logit.
+            labels: (B, A), 0..K-1, or K for background.
             valid: (B, A) bool, the candidates.
         """
         sizes = [logits.shape[1] for logits in outputs.class_logits]
@@ -62,7 +63,7 @@ class HardExampleMining:
         return selected
 
     def _hardest(self, anchors: Tensor, losses: Tensor, candidates: Tensor, most: int) -> Tensor:
-        """Indices of at most `most` candidates (A,) that survive suppression among the anchors (A, 4) of an image."""
+        """Indices of the hardest candidates (A,) of an image, at most `most`, that survive suppression."""
         index = candidates.nonzero().flatten()
         index = index[losses[index].argsort(descending=True, stable=True)]
         if self.nms_iou is None:

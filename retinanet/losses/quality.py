@@ -11,11 +11,11 @@ from retinanet.losses.margin import FocalMargin
 class QualityFocalLoss(FusedSigmoidLoss):
     """Quality focal loss, the sum of |y - p|^beta (-y log(p) - (1 - y) log(1 - p)) (Li et al. 2020, eq. 3).
 
-    y is the IoU for the class of an anchor and 0 for its other classes. See `ClassLoss` for the arguments of a call.
+    For an anchor's own class, y is the IoU; for all other classes, it is 0. See `ClassLoss` for the call arguments.
 
     Args:
-        beta: focusing exponent; the larger, the less examples near their target weigh. 0 is cross entropy. Below 1 the
-            loss is steep near the target.
+        beta: focusing exponent; larger values down-weight examples near their target more. 0 gives cross entropy. Below
+            1, the loss is steep near the target.
         compile: as in `FusedSigmoidLoss`.
     """
 
@@ -32,22 +32,22 @@ class QualityFocalLoss(FusedSigmoidLoss):
         p = torch.sigmoid(logits)
         error = p - iou
         distance = error.abs()
-        # For beta below 1 the derivative of the power is infinite at the target, where the loss has its minimum.
+        # For beta below 1, the derivative of the power is infinite at the target. Use 0: the loss is minimal there.
         of_power = torch.where(distance > 0, self.beta * distance.pow(self.beta - 1), 0) * error.sign()
         of_factor = of_power * p * torch.sigmoid(-logits) * _cross_entropy(logits, iou)
         return scale * (of_factor + distance.pow(self.beta) * error)
 
 
 class VarifocalLoss(FusedSigmoidLoss):
-    """Varifocal loss, which weighs objects by their IoU and reduces only negatives (Zhang et al. 2021, eq. 2).
+    """Varifocal loss: weights objects by their IoU and down-weights only easy negatives (Zhang et al. 2021, eq. 2).
 
-    The loss of a target logit with an IoU q above 0 is q (-q log(p) - (1 - q) log(1 - p)); that of any other logit is
-    -alpha p^gamma log(1 - p). Well-placed boxes weigh more, and easy positives keep their weight. See `ClassLoss` for
-    the arguments of a call.
+    The loss of a target logit with an IoU q above 0 is q (-q log(p) - (1 - q) log(1 - p)); the loss of any other logit
+    is -alpha p^gamma log(1 - p). Well-placed boxes get more weight, and easy positives are not down-weighted. See
+    `ClassLoss` for the call arguments.
 
     Args:
-        alpha: weight of negatives, and of objects whose predicted box does not touch them.
-        gamma: focusing exponent of these.
+        alpha: weight of negatives, and of positives whose predicted box does not overlap the object.
+        gamma: focusing exponent for the same logits.
         compile: as in `FusedSigmoidLoss`.
     """
 
@@ -67,8 +67,9 @@ class VarifocalLoss(FusedSigmoidLoss):
 
 
 def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Binary cross entropy with targets in 0..1.
+    """Binary cross entropy for targets in 0..1.
 
-    Two terms, both positive: the usual form, softplus(x) - x y, loses the digits of a small loss.
+    Computed as the sum of two non-negative terms: the usual form, softplus(x) - x y, loses precision when the loss is
+    small.
     """
     return targets * F.softplus(-logits) + (1 - targets) * F.softplus(logits)

@@ -1,7 +1,7 @@
 """Class losses with one sigmoid per class and hard targets, such as the focal loss of the paper.
 
-The formulas are in `margin.py`, the kernel in `fused_sigmoid.py`, its readable reference in `sigmoid_reference.py`. The
-losses whose target is an IoU are in `quality.py`.
+The formulas are in `margin.py`, the kernel in `fused_sigmoid.py`, and its readable reference in `sigmoid_reference.py`.
+Losses with an IoU as target are in `quality.py`.
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ class SigmoidMarginLoss(FusedSigmoidLoss):
 
     Args:
         margin_loss: h.
-        alpha: weight of the target logit of an anchor; the logits of its other classes weigh 1 - alpha. With one alpha
-            per class, each applies to all logits of that class. None: every logit weighs 1.
+        alpha: weight of an anchor's target logit; the logits of its other classes have weight 1 - alpha. If there is
+            one alpha per class, each applies to all logits of that class. With None, every logit has weight 1.
         compile: as in `FusedSigmoidLoss`.
     """
 
@@ -47,7 +47,7 @@ class SigmoidFocalLoss(SigmoidMarginLoss):
 
     Args:
         alpha: as in `SigmoidMarginLoss`.
-        gamma: focusing exponent; 0 is balanced cross entropy.
+        gamma: focusing exponent; 0 gives balanced cross entropy.
         compile: as in `FusedSigmoidLoss`.
     """
 

@@ -1,4 +1,4 @@
-"""Readable reference of the class losses with one sigmoid per class; `fused_sigmoid.py` computes the same faster."""
+"""Readable reference for the class losses with one sigmoid per class; `fused_sigmoid.py` is the fast version."""
 
 from collections.abc import Callable
 
@@ -17,14 +17,14 @@ def sigmoid_loss(
 ) -> Tensor:
     """Sum a loss per logit over the classes of all valid anchors: the reference for `fused_sigmoid.py`.
 
-    It makes a one-hot target and several tensors as large as the logits; training uses the fused kernel.
+    It allocates a one-hot target and several tensors as large as the logits; training uses the fused kernel instead.
 
     Args:
         logits: (..., K).
         labels: (...) int64, 0..K-1, or K for background.
         valid: (...) bool, False for ignored anchors.
-        target_loss: (..., K) -> (..., K), elementwise: loss of a logit if its class is the anchor's.
-        background_loss: (..., K) -> (..., K), elementwise: loss of a logit if its class is not the anchor's.
+        target_loss: (..., K) -> (..., K), elementwise: loss of a logit that belongs to the anchor's class.
+        background_loss: (..., K) -> (..., K), elementwise: loss of a logit that belongs to any other class.
 
     Returns: (), differentiable by autograd if the two losses are.
     """

@@ -1,9 +1,9 @@
-"""Focal loss on a softmax, -(1 - p_c)^gamma log(p_c) of the true class c: the kernel, and the class loss of a head.
+"""Softmax focal loss, -(1 - p_c)^gamma log(p_c) for the true class c: the kernel, and the detector's class loss.
 
-With z = logsumexp(other logits) - target logit, p_c = sigmoid(-z), so the loss is `FocalMargin` h of z. Its gradient is
--h'(z) for the target logit, and h'(z) distributed over the other logits by their softmax. Errors far below the
-precision of p_c therefore still count, and the power is never taken of a rounded 1 - p_c, where its derivative is
-infinite for gamma < 1.
+Let z = logsumexp(other logits) - target logit. Then p_c = sigmoid(-z), and the loss is h(z) of `FocalMargin`. Its
+gradient is -h'(z) for the target logit, and h'(z) times their softmax for the other logits. Errors far below the
+precision of p_c therefore still count, and 1 - p_c is never rounded to 0, where the derivative of the power is infinite
+for gamma < 1.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,14 +19,14 @@ from retinanet.losses.margin import FocalMargin
 
 
 class SoftmaxFocalLoss:
-    """Focal loss of a head with a background logit, summed over the valid anchors (see `ClassLoss`).
+    """Focal loss for a head with a background logit, summed over the valid anchors (see `ClassLoss`).
 
-    Background is a class like the others: an anchor has one term, where losses with sigmoids have one per class.
+    Background is a class like any other: each anchor contributes one term, whereas sigmoid losses have one per class.
 
     Args:
-        alpha: weight of the anchors of each class, 0..1: K values, one number for all, or None for 1. Background weighs
-            1 minus their mean (with one number, the balance of Lin et al. 2017, eq. 5), or 1 for None.
-        gamma: focusing exponent; 0 is (balanced) cross entropy.
+        alpha: weight of anchors by class, 0..1: K values, one number for all classes, or None for 1. The weight of
+            background is 1 minus their mean (with one number, the balance of Lin et al. 2017, eq. 5), or 1 for None.
+        gamma: focusing exponent; 0 gives (balanced) cross entropy.
     """
 
     needs_iou = False
@@ -43,7 +43,7 @@ class SoftmaxFocalLoss:
         self.gamma = gamma
 
     def __call__(self, logits: Tensor, labels: Tensor, valid: Tensor, iou: Tensor | None = None) -> Tensor:
-        """Compute the summed loss; arguments, result and errors are those of `ClassLoss`."""
+        """Compute the summed loss; arguments, result and errors are as in `ClassLoss`."""
         check_anchors(logits, labels, valid)
         num_classes = logits.shape[-1] - 1
         self.class_weights.check(num_classes)
@@ -55,12 +55,15 @@ class SoftmaxFocalLoss:
 
 
 def softmax_focal_losses(logits: Tensor, targets: Tensor, *, gamma: float) -> Tensor:
-    """Compute (1 - p_c)^gamma (-log p_c) per row: (R, C), (R,) int64 -> (R,), float32 or, for float64, float64."""
+    """Compute (1 - p_c)^gamma (-log p_c) per row: (R, C), (R,) int64 -> (R,).
+
+    The result is float32, or float64 for float64 logits.
+    """
     return _SoftmaxFocalLosses.apply(logits, targets, gamma)
 
 
 class _SoftmaxFocalLosses(torch.autograd.Function):
-    """Saves only the logits, and allocates nothing as large as they are except their gradient."""
+    """Saves only the logits and vectors; the only tensor of the logits' size that it allocates is their gradient."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, logits: Tensor, targets: Tensor, gamma: float) -> Tensor:
@@ -85,13 +88,13 @@ class _SoftmaxFocalLosses(torch.autograd.Function):
 
 
 def _other_logits(logits: Tensor, column: Tensor) -> Tensor:
-    """Logits (r, C) in the working type, with the target of each row, column (r, 1), too low to contribute."""
+    """Logits (r, C) in the working type, with each row's target, at `column` (r, 1), set too low to contribute."""
     working = logits.to(working_type(logits))
-    # Not -infinity: with a single class there are no others, and infinity - infinity is NaN.
+    # Not -infinity: with a single class there are no other logits, and infinity - infinity is NaN.
     return working.scatter(1, column, torch.finfo(working.dtype).min)
 
 
 def _chunks(logits: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Split logits (R, C) and other tensors with R rows into chunks of the same rows."""
+    """Split logits (R, C), and other tensors with R rows, into matching chunks of rows."""
     rows = rows_at_once(logits)
     return zip(*(values.split(rows) for values in (logits, *others)), strict=True)

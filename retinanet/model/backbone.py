@@ -1,4 +1,4 @@
-"""Interface between a backbone and the rest of the detector, and the choice of a backbone by config."""
+"""Interface between the backbone and the rest of the detector, and the builder that selects a backbone by config."""
 
 from typing import Protocol, assert_never
 
@@ -12,10 +12,10 @@ from retinanet.model.resnet import ResNet
 class Backbone(Protocol):
     """An `nn.Module` that turns normalised images into three feature maps, C3, C4 and C5.
 
-    `RetinaNet` relies only on the members below and on those of every `nn.Module`.
+    `RetinaNet` relies only on the members below and those of `nn.Module`.
 
-    Frozen stages: the backbone sets `requires_grad` to False for parameters that are never updated. `train()` keeps the
-    modules that hold them in evaluation mode, so that their batch statistics do not change either.
+    In frozen stages, the backbone sets `requires_grad` to False for all parameters, and `train()` keeps the modules in
+    evaluation mode, so that their batch statistics do not change either.
     """
 
     @property
@@ -28,7 +28,7 @@ class Backbone(Protocol):
 
     @property
     def memory_format(self) -> torch.memory_format:
-        """Current memory format of the weights, which images take on: `module.to(memory_format=...)` changes it."""
+        """Memory format of the weights, also used for images; change it with `module.to(memory_format=...)`."""
 
     def __call__(self, images: Tensor) -> list[Tensor]:
         """Compute C3, C4 and C5, each (B, out_channels[i], ceil(H / strides[i]), ceil(W / strides[i])).
@@ -41,16 +41,16 @@ class Backbone(Protocol):
         """Replace all weights and statistics, frozen stages included, with pretrained ones.
 
         Args:
-            weights: "imagenet", another name that the backbone knows, or a file; never "none".
+            weights: "imagenet", another name that the backbone knows, or a file path; never "none".
 
         Raises:
-            InputError: the weights are unknown, cannot be downloaded or read, or belong to another network; the
-                backbone is unchanged.
+            InputError: the weights are unknown, cannot be downloaded or read, or belong to a different network;
+                the backbone is then left unchanged.
         """
 
 
 def build_backbone(cfg: BackboneConfig) -> Backbone:
-    """Build the backbone of a config with random weights."""
+    """Build the configured backbone with random weights."""
     match cfg:
         case ResNetConfig():
             return ResNet(

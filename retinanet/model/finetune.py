@@ -1,4 +1,4 @@
-"""Fine-tuning: load the weights of a trained detector into one with other classes or anchors."""
+"""Fine-tuning: load the weights of a trained detector into one with different classes or anchors."""
 
 from collections.abc import Sequence
 
@@ -10,33 +10,34 @@ from retinanet.detection.anchors import AnchorGenerator
 from retinanet.errors import InputError
 from retinanet.model.retinanet import RetinaNet
 
-# Relative. Larger than the change that "rounding: torchvision" makes to the smallest anchors, smaller than the step
-# between two scales.
+# Relative tolerance: larger than the change that "rounding: torchvision" makes to the smallest anchors, smaller than
+# the step between two scales.
 SHAPE_TOLERANCE = 0.05
-COUNTER = "num_batches_tracked"  # of a batch norm; frozen batch norm has no such counter and does not need it
+COUNTER = "num_batches_tracked"  # buffer of batch norm; frozen batch norm neither has nor needs it
 
 
 def load_for_finetuning(
     model: RetinaNet, checkpoint: Checkpoint, class_names: Sequence[str], *, source: str
 ) -> list[str]:
-    """Load all weights whose meaning is the same in both detectors.
+    """Load all weights that have the same meaning in both detectors.
 
-    The last convolution of the class subnet has one row per anchor of a cell and class. Rows of classes that both
-    detectors name are loaded, and those of background if both have a background logit; other rows keep their initial
-    values. The whole layer keeps them if only one detector has a background logit. The last convolutions of both
-    subnets keep them if anchors differ in shape or order; sizes may differ, because box deltas are relative to them.
+    The last convolution of the class subnet has one row for each combination of an anchor in a cell and a class. Rows
+    are loaded for classes that both detectors have, and for background if both have a background logit; other rows keep
+    their initial values. If only one detector has a background logit, the whole layer keeps its initial values. If
+    anchors differ in shape or order, the last convolutions of both subnets keep their initial values. Anchor sizes may
+    differ, because box deltas are relative to them.
 
     Args:
-        model: changed in place, or not at all.
-        checkpoint: its averaged weights are loaded if it has any.
-        class_names: of the model.
-        source: name of the checkpoint in messages.
+        model: model to load into; changed in place, or left unchanged if an error is raised.
+        checkpoint: checkpoint to load from; its averaged weights are used if it has any.
+        class_names: class names of the model.
+        source: name of the checkpoint for messages.
 
     Returns:
-        One line per layer that was not loaded in full; empty if all were.
+        One message for each layer that was not fully loaded; empty if all were.
 
     Raises:
-        InputError: any other tensor is missing, unknown, or has a different shape.
+        InputError: any other tensor is missing, unexpected, or has a different shape.
     """
     state, trained = checkpoint.weights(), checkpoint.config.model
     trained_names, class_names = list(checkpoint.class_names), list(class_names)
@@ -83,7 +84,7 @@ def _rows_by_name(
 ) -> Tensor:
     """Copy the rows of shared classes, and of background, into a copy of the initial weight or bias.
 
-    Rows are ordered (anchor of a cell, class), the class varying fastest; background is the last class.
+    Rows are ordered by (anchor in the cell, class), with the class varying fastest; background is the last class.
     """
     shared = [name for name in class_names if name in trained_names]
     rows = [class_names.index(name) for name in shared] + [len(class_names)] * background
@@ -97,7 +98,7 @@ def _rows_by_name(
 
 
 def _same_shapes(one: AnchorGenerator, other: AnchorGenerator) -> bool:
-    """Whether the anchors of a cell have the same shapes relative to each other, in the same order."""
+    """Whether the anchors in a cell have the same shapes in the same order, up to a common scale."""
     if one.num_per_cell != other.num_per_cell:
         return False
     relative = []

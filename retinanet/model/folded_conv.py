@@ -1,4 +1,4 @@
-"""Convolution with its norm, as the network computes it; a frozen batch norm is folded in at each call."""
+"""Convolution followed by its norm; a frozen batch norm is folded into the convolution on each call."""
 
 from typing import Any
 
@@ -12,12 +12,12 @@ Geometry = tuple[Any, Any, Any, int]  # stride, padding, dilation, groups
 
 
 def conv_norm_reference(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
-    """Apply a convolution, then a norm: the definition of what `conv_norm` computes, up to rounding."""
+    """Apply a convolution, then a norm: the reference for `conv_norm`, which agrees up to rounding."""
     return norm(conv(x))
 
 
 def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
-    """Apply a convolution without bias, then a norm; a frozen norm is folded into the convolution.
+    """Apply a convolution without bias, then a norm; a frozen batch norm is folded into the convolution.
 
     (B, C_in, H, W) -> (B, C_out, H', W').
     """
@@ -38,9 +38,9 @@ class FoldedConv2d(torch.autograd.Function):
     """conv2d(x, weight * scale) + shift, with a constant `scale` and `shift` per output channel.
 
     Autograd would save weight * scale for the backward pass, a second copy of the network's weights. This function
-    saves `weight`, which exists anyway, and multiplies again. Under autocast the product is rounded once. Where the
-    output map has fewer positions than a filter has weights, the output of the convolution is multiplied instead, and
-    rounded before and after.
+    saves `weight`, which exists anyway, and repeats the multiplication. Under autocast, the product is rounded only
+    once. If the output has fewer positions than a filter has weights, the output of the convolution is multiplied
+    instead, and rounded both before and after.
     """
 
     @staticmethod
@@ -78,9 +78,9 @@ class FoldedConv2d(torch.autograd.Function):
 
 
 def scales_weight(x: Tensor, weight: Tensor, stride: tuple[int, ...]) -> bool:
-    """Whether scaling the weights takes fewer multiplications than scaling the output for `x` (B, C_in, H, W).
+    """Whether scaling the weights takes no more multiplications than scaling the output, for `x` (B, C_in, H, W).
 
-    Always true in a compiled graph, which serves all sizes.
+    Always true in a compiled graph, which must work for all sizes.
     """
     if torch.compiler.is_compiling():
         return True
@@ -89,5 +89,5 @@ def scales_weight(x: Tensor, weight: Tensor, stride: tuple[int, ...]) -> bool:
 
 
 def scale_filters(weight: Tensor, scale: Tensor) -> Tensor:
-    """Multiply each filter of (C_out, C_in, k, k) by its scale (C_out,), in the wider of the two dtypes."""
+    """Multiply each filter of `weight` (C_out, C_in, k, k) by its scale (C_out,), in the wider of the two dtypes."""
     return weight * scale[:, None, None, None]

@@ -7,14 +7,14 @@ from retinanet.config.model import P6Source
 
 
 class FeaturePyramid(nn.Module):
-    """Computes P3 to P7 from C3, C4 and C5; all have `channels` channels.
+    """Computes P3 to P7, with `channels` channels each, from C3, C4 and C5.
 
     P7 is computed from ReLU(P6).
 
     Args:
-        in_channels: of C3, C4 and C5.
-        channels: of every output.
-        p6_from: feature map that P6 is computed from: "c5" as in the RetinaNet paper, "p5" as in some later code.
+        in_channels: number of channels of C3, C4 and C5.
+        channels: number of channels of every output.
+        p6_from: input of P6: "c5" as in the RetinaNet paper, or "p5" as in some later implementations.
     """
 
     def __init__(self, in_channels: tuple[int, ...], channels: int, *, p6_from: P6Source = "c5"):
@@ -26,7 +26,7 @@ class FeaturePyramid(nn.Module):
         self.p7 = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_uniform_(module.weight, a=1)  # Xavier uniform if fan-in and fan-out are equal
+                nn.init.kaiming_uniform_(module.weight, a=1)  # equals Xavier uniform if fan-in and fan-out are equal
                 assert module.bias is not None
                 nn.init.zeros_(module.bias)
 
@@ -34,9 +34,9 @@ class FeaturePyramid(nn.Module):
         """Compute P3 to P7, each (B, channels, H_l, W_l), from C3, C4 and C5, each (B, in_channels[i], H_l, W_l)."""
         merged = [lateral(feature) for lateral, feature in zip(self.laterals, features, strict=True)]
         for level in range(len(merged) - 1, 0, -1):
-            # To the exact size of the finer level: doubling does not fit odd sizes.
+            # Resize to the exact size of the finer level: doubling does not work for odd sizes.
             coarse = F.interpolate(merged[level], size=merged[level - 1].shape[-2:], mode="nearest")
-            merged[level - 1].add_(coarse)  # in place: a convolution saves its input for the backward pass, not this
+            merged[level - 1].add_(coarse)  # safe in place: convolutions save their input for backward, not this
         pyramid = [output(feature) for output, feature in zip(self.outputs, merged, strict=True)]
         p6 = halve(self.p6, features[-1] if self.p6_from == "c5" else pyramid[-1])
         return [*pyramid, p6, halve(self.p7, F.relu(p6))]
@@ -45,8 +45,8 @@ class FeaturePyramid(nn.Module):
 def halve(conv: nn.Conv2d, feature: Tensor) -> Tensor:
     """Apply a 3x3 convolution with stride 2 and padding 1.
 
-    On a feature map of width 1, only the middle column of the kernel meets data, so only that column is passed on:
-    with the whole kernel, oneDNN's weight gradient in bfloat16 on a CPU contains uninitialised memory (torch 2.14.1).
+    On a feature map of width 1, only the middle column of the kernel covers data, so only that column is used: with the
+    full kernel, oneDNN's bfloat16 weight gradient on a CPU contains uninitialised memory (torch 2.14.1).
     """
     if feature.shape[-1] == 1:
         return F.conv2d(feature, conv.weight[..., 1:2], conv.bias, stride=2, padding=(1, 0))

@@ -10,18 +10,17 @@ from retinanet.model.norm import norm_layer
 
 
 class RetinaNetHead(nn.Module):
-    """Computes class logits and box deltas of every anchor from the feature pyramid.
+    """Computes class logits and box deltas for every anchor from the feature pyramid.
 
     Args:
-        channels: of the pyramid.
-        num_anchors: per cell.
-        num_classes: K, without background.
-        num_convs: number of 3x3 convolutions before the last one, in each subnet.
-        norm: normalisation after each of them; the paper has none.
-        prior: initial probability of each class at every anchor; with softmax, of all classes together. It is
-            meant to keep the many background anchors from making the first steps diverge (section 4.1,
-            "Initialization").
-        background_logit: add one class logit, the last, for background. Scores are then a softmax, otherwise sigmoids.
+        channels: number of channels of the pyramid.
+        num_anchors: number of anchors per cell.
+        num_classes: number of classes K, without background.
+        num_convs: number of 3x3 convolutions before the last one in each subnet.
+        norm: normalisation after each of these convolutions; the paper uses none.
+        prior: initial probability of each class at every anchor; with softmax, of all classes together. Its purpose is
+            to keep the many background anchors from making the first steps diverge (section 4.1, "Initialization").
+        background_logit: append a class logit for background. Scores are then a softmax, otherwise sigmoids.
     """
 
     def __init__(
@@ -77,5 +76,5 @@ def subnet(channels: int, num_convs: int, out_channels: int, norm: HeadNorm) -> 
 
 
 def per_anchor(output: Tensor, values: int) -> Tensor:
-    """Reorder (B, a * values, H_l, W_l) to (B, H_l * W_l * a, values), the order of the anchors."""
+    """Reorder (B, a * values, H_l, W_l) to anchor order, (B, H_l * W_l * a, values)."""
     return torch.permute(output, (0, 2, 3, 1)).reshape(output.shape[0], -1, values)

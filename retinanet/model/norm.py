@@ -17,7 +17,7 @@ GROUPS = 32
 
 
 def norm_layer(norm: Norm) -> Callable[[int], nn.Module]:
-    """Return the constructor of the named layer, a function of the number of channels."""
+    """Return a function that builds the named layer for a given number of channels."""
     match norm:
         case "frozen":
             return FrozenBatchNorm2d
@@ -30,9 +30,9 @@ def norm_layer(norm: Norm) -> Callable[[int], nn.Module]:
 
 
 class SyncBatchNorm(nn.BatchNorm2d):
-    """Batch norm with statistics of the whole batch over all processes, also on a CPU, unlike torch's SyncBatchNorm.
+    """Batch norm with statistics over the batches of all processes; unlike torch's SyncBatchNorm, it supports CPUs.
 
-    It does not derive from torch's: DistributedDataParallel looks for those, and rejects them on a CPU. On CUDA,
+    It does not subclass torch's SyncBatchNorm, since DistributedDataParallel rejects such layers on a CPU. On CUDA,
     `torch.nn.SyncBatchNorm.convert_sync_batchnorm` replaces these layers with torch's.
     """
 
@@ -53,12 +53,12 @@ class SyncBatchNorm(nn.BatchNorm2d):
 
     def _over_ranks(self, x: Tensor) -> Tensor:
         values = x.to(torch.promote_types(x.dtype, torch.float32))  # at least float32
-        # Processes may hold different numbers of images, so sums are reduced, and the count with them.
+        # Processes may have different numbers of images, so reduce sums, together with the count.
         ones = values.new_full((1,), x.numel() / x.shape[1])
         sums = _SumOverRanks.apply(torch.cat([values.sum((0, 2, 3)), ones]))
         count = sums[-1].detach()
         mean = sums[:-1] / count
-        # Squares of the centred values: the difference of mean square and squared mean would lose digits.
+        # Square the centred values: subtracting the squared mean from the mean square would lose precision.
         centred = values - mean[:, None, None]
         variance = _SumOverRanks.apply(centred.square().sum((0, 2, 3))) / count
         with torch.no_grad():
@@ -72,8 +72,8 @@ class SyncBatchNorm(nn.BatchNorm2d):
 class _SumOverRanks(torch.autograd.Function):
     """Differentiable all-reduce: both the values and their gradients are summed over all processes.
 
-    It replaces `torch.distributed.nn.functional.all_reduce`, which is deprecated since torch 2.14. The functional
-    collective that torch recommends instead is written for compiled graphs and has another backward pass.
+    It replaces `torch.distributed.nn.functional.all_reduce`, deprecated since torch 2.14. The functional collective
+    that torch recommends instead is designed for compiled graphs and has a different backward pass.
     """
 
     @staticmethod

@@ -13,18 +13,18 @@ def load_torchvision_weights(backbone: nn.Module, name: str, weights: str) -> No
     """Load torchvision's ImageNet weights into a backbone, by name or from a file.
 
     Args:
-        backbone: changed in place, or not at all; its state dict has torchvision's names.
-        name: torchvision's name of its architecture.
-        weights: "imagenet" for torchvision's newest, one of its names such as "IMAGENET1K_V1", or a path.
+        backbone: backbone to load into, changed in place or not at all; its state dict must use torchvision's names.
+        name: torchvision's name for the architecture.
+        weights: "imagenet" for torchvision's newest weights, a torchvision name such as "IMAGENET1K_V1", or a path.
 
     Raises:
-        InputError: the name is unknown, the download failed, or the file holds weights of another network.
+        InputError: the name is unknown, the download failed, or the file holds weights of a different network.
     """
     if weights == "imagenet" or weights.startswith("IMAGENET"):
         state, source = _download(name, weights)
     else:
         state, source = _read(Path(weights)), weights
-    # The detector has no ImageNet classifier, and a norm without running statistics has no counter.
+    # The detector has no ImageNet classifier, and some norms, such as frozen batch norm, have no counter.
     state = {key: value for key, value in state.items() if not key.startswith("fc.")}
     expected = backbone.state_dict()
     state = {key: value for key, value in state.items() if key in expected or not key.endswith("num_batches_tracked")}
@@ -42,7 +42,7 @@ def load_torchvision_weights(backbone: nn.Module, name: str, weights: str) -> No
 
 
 def _download(name: str, weights: str) -> tuple[dict[str, Tensor], str]:
-    """Return the state dict and the URL of torchvision's weights, from its cache if available."""
+    """Return the state dict and URL of torchvision's weights, from torchvision's cache if available."""
     known = torchvision.models.get_model_weights(name)
     member = "DEFAULT" if weights == "imagenet" else weights
     if member not in known.__members__:
@@ -52,7 +52,7 @@ def _download(name: str, weights: str) -> tuple[dict[str, Tensor], str]:
     target = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
     try:
         return dict(known[member].get_state_dict(progress=True, check_hash=True)), url
-    except Exception as error:  # network, disk, hash, damaged cached file: each raises its own type
+    except Exception as error:  # network, disk, hash, damaged cached file: each raises a different type
         raise InputError(
             f"model.backbone.weights: could not download {weights} for {name} from {url} to {target}, or the file "
             f"there is damaged: {_reason(error)}; put the file there yourself, set "
@@ -80,5 +80,5 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _reason(error: Exception) -> str:
-    """First sentence of an error. The rest of torch's messages is advice that does not apply, some of it unsafe."""
+    """First sentence of an error. The rest of a torch message is advice that does not apply, some of it unsafe."""
     return f"{type(error).__name__}: {error}".splitlines()[0].partition(". ")[0]

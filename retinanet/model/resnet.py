@@ -19,18 +19,18 @@ from retinanet.model.pretrained import load_torchvision_weights
 
 
 class ResNet(nn.Module):
-    """C3, C4 and C5 of a torchvision residual network; a `retinanet.model.backbone.Backbone`.
+    """A torchvision residual network that outputs C3, C4 and C5; implements `retinanet.model.backbone.Backbone`.
 
-    Its state dict has torchvision's names without `fc`, so ImageNet weights load unchanged.
+    Its state dict uses torchvision's names, without `fc`, so ImageNet weights load unchanged.
 
     Args:
-        name: a residual network of torchvision, such as "resnet50" or "resnext101_32x8d".
-        norm: "frozen" keeps the statistics of the pretrained weights and has no parameters; "batch", "sync" and
-            "group" are trained.
-        frozen_stages: number of leading stages that are never updated: 1 is the stem, 2 the stem and `layer1`, up to 5
-            for all.
-        checkpoint_activations: save only the input of each residual block for the backward pass and recompute the
-            block there: less memory, a third more time in the backbone, identical gradients.
+        name: name of a torchvision residual network, such as "resnet50" or "resnext101_32x8d".
+        norm: "frozen" keeps the statistics of the pretrained weights and has no trainable parameters; "batch", "sync"
+            and "group" are trained.
+        frozen_stages: number of leading stages that are never updated: 1 freezes the stem, 2 the stem and `layer1`, and
+            so on up to 5 for all.
+        checkpoint_activations: save only the input of each residual block, and recompute the block in the backward
+            pass: uses less memory, takes a third more time in the backbone, and gives identical gradients.
     """
 
     strides = (8, 16, 32)
@@ -50,7 +50,7 @@ class ResNet(nn.Module):
             stage.requires_grad_(False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Compute C3, C4 and C5, with strides 8, 16 and 32, of normalised images (B, 3, H, W)."""
+        """Compute C3, C4 and C5, with strides 8, 16 and 32, from normalised images (B, 3, H, W)."""
         x = self.maxpool(F.relu_(conv_norm(images, self.conv1, self.bn1)))
         features = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
@@ -63,7 +63,7 @@ class ResNet(nn.Module):
         learns = x.requires_grad or block.conv1.weight.requires_grad  # otherwise nothing is saved anyway
         if not (self.checkpoint_activations and torch.is_grad_enabled() and learns):
             return residual(x, block)
-        if torch.compiler.is_compiling():  # a graph updates statistics once, even if it recomputes them
+        if torch.compiler.is_compiling():  # a compiled graph updates statistics once, even if it recomputes
             return checkpoint(residual, x, block, use_reentrant=False, preserve_rng_state=False)
         return checkpoint(
             residual, x, block, use_reentrant=False, preserve_rng_state=False, context_fn=partial(_contexts, block)
@@ -74,7 +74,10 @@ class ResNet(nn.Module):
         load_torchvision_weights(self, self.name, weights)
 
     def train(self, mode: bool = True) -> "ResNet":
-        """Set the mode. Frozen stages stay in evaluation mode, so that their batch statistics do not change either."""
+        """Set training or evaluation mode.
+
+        Frozen stages stay in evaluation mode, so that their batch statistics do not change either.
+        """
         super().train(mode)
         for stage in self._frozen:
             stage.eval()
@@ -90,7 +93,8 @@ class ResNet(nn.Module):
 def residual(x: Tensor, block: BasicBlock | Bottleneck) -> Tensor:
     """Compute torchvision's residual block in fewer passes over memory.
 
-    Addition and ReLU overwrite their input: neither a convolution nor a norm saves its output for the backward pass.
+    Addition and ReLU overwrite their input. This is safe, since neither convolutions nor norms save their output for
+    the backward pass.
     """
     out = F.relu_(conv_norm(x, block.conv1, block.bn1))
     out = conv_norm(out, block.conv2, block.bn2)
@@ -101,13 +105,13 @@ def residual(x: Tensor, block: BasicBlock | Bottleneck) -> Tensor:
 
 
 def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Contexts for the forward pass and the recomputation of a block: only the first updates running statistics."""
+    """Contexts for a block's forward pass and recomputation: only the forward pass updates running statistics."""
     return nullcontext(), _keep_statistics(block)
 
 
 @contextmanager
 def _keep_statistics(block: nn.Module) -> Iterator[None]:
-    """Let batch norms update copies of their running statistics, and drop the copies afterwards."""
+    """Let batch norms update copies of their running statistics, and discard the copies afterwards."""
     norms = [module for module in block.modules() if isinstance(module, _BatchNorm) and module.training]
     kept = [(norm, name, tensor) for norm in norms for name, tensor in norm.named_buffers(recurse=False)]
     for norm, name, tensor in kept:

@@ -1,4 +1,4 @@
-"""The whole network: images to `HeadOutputs`, in training and evaluation mode alike."""
+"""The whole network, from images to `HeadOutputs`, in both training and evaluation mode."""
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +13,12 @@ from retinanet.structures import HeadOutputs
 
 
 class RetinaNet(nn.Module):
-    """Backbone, feature pyramid and heads (Lin et al. 2017, "Focal Loss for Dense Object Detection").
+    """RetinaNet: backbone, feature pyramid and head (Lin et al. 2017, "Focal Loss for Dense Object Detection").
 
     Args:
         backbone: an `nn.Module` with the members of `Backbone`.
         anchors: one generator for all pyramid levels.
-        mean, std: of the images that the backbone was trained on, per RGB channel, in 0..255.
+        mean, std: statistics of the images that the backbone was trained on, per RGB channel, in 0..255.
     """
 
     mean: Tensor  # (1, 3, 1, 1)
@@ -47,20 +47,20 @@ class RetinaNet(nn.Module):
 
         Args:
             images: (B, 3, H, W) uint8, RGB.
-            image_sizes: (B, 2), height and width inside the padding.
+            image_sizes: (B, 2), height and width of each image without padding.
 
         Raises:
-            InputError: `images` has another dtype or shape.
+            InputError: `images` has the wrong dtype or shape.
         """
         class_logits, box_deltas = self.outputs(self.normalise(images, image_sizes))
         return HeadOutputs(class_logits, box_deltas, self.anchors(images.shape[-2], images.shape[-1], images.device))
 
     def outputs(self, pixels: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Class logits and box deltas of normalised images: the part of the network that can be compiled."""
+        """Compute class logits and box deltas from normalised images: the part of the network that can be compiled."""
         return self.head(self.fpn(self.backbone(pixels)))
 
     def normalise(self, images: Tensor, image_sizes: Tensor) -> Tensor:
-        """Normalise images to zero mean and unit variance, zero in the padding, in the memory format of the backbone.
+        """Normalise images to zero mean and unit variance, with zeros in the padding, in the backbone's memory format.
 
         Raises:
             InputError: `images` is not uint8 (B, 3, H, W).
@@ -75,18 +75,18 @@ class RetinaNet(nn.Module):
         rows = torch.arange(height, device=images.device) < image_sizes[:, :1]  # (B, H)
         columns = torch.arange(width, device=images.device) < image_sizes[:, 1:]  # (B, W)
         inside = rows[:, None, :, None] & columns[:, None, None, :]  # (B, 1, H, W)
-        # Plane by plane and in place, converting the layout last: broadcasting to channels_last is slow on a CPU.
+        # Work on contiguous planes, in place; convert the layout last: broadcasting to channels_last is slow on a CPU.
         pixels = images.contiguous().to(self.mean.dtype).sub_(self.mean).div_(self.std).mul_(inside)
         return pixels.contiguous(memory_format=self.memory_format)
 
     @property
     def memory_format(self) -> torch.memory_format:
-        """Memory format of the backbone, which images follow; set it with `model.to(memory_format=...)`."""
+        """Memory format of the backbone, also used for images; set it with `model.to(memory_format=...)`."""
         return self.backbone.memory_format
 
 
 def build_model(cfg: ModelConfig, num_classes: int) -> RetinaNet:
-    """Build the network of a config with random weights."""
+    """Build the configured network with random weights."""
     anchors = AnchorGenerator(
         strides=cfg.anchors.strides,
         sizes=cfg.anchors.sizes,
@@ -110,10 +110,10 @@ def build_model(cfg: ModelConfig, num_classes: int) -> RetinaNet:
 
 
 def build_model_for_training(cfg: ModelConfig, num_classes: int) -> RetinaNet:
-    """Build the network of a config and load the pretrained backbone weights that the config names.
+    """Build the configured network and load its pretrained backbone weights, if any are configured.
 
     Raises:
-        InputError: the pretrained weights are unknown, cannot be downloaded or read, or belong to another network.
+        InputError: the pretrained weights are unknown, cannot be downloaded or read, or belong to a different network.
     """
     model = build_model(cfg, num_classes)
     if cfg.backbone.weights != "none":

@@ -1,1 +1,1 @@
-"""Images and plots: drawing only, no computing."""
+"""Draw detections on images, and charts; nothing is computed here."""

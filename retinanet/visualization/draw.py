@@ -14,11 +14,11 @@ from retinanet.structures import Detections
 def draw_detections(
     image: Tensor, detections: Detections, class_names: Sequence[str] | None = None, *, min_score: float = 0.3
 ) -> Tensor:
-    """Draw box, class name and score of each detection with at least `min_score` on a copy of an image.
+    """Draw the box, class name and score of each detection scoring at least `min_score` on a copy of the image.
 
     Args:
         image: (3, H, W) uint8, RGB.
-        class_names: by label; those of the detections if not given.
+        class_names: class names, indexed by label; defaults to those of the detections.
     """
     if class_names is not None:
         detections = replace(detections, class_names=tuple(class_names))
@@ -31,7 +31,7 @@ def draw_detections(
 
 
 def draw_boxes(image: Tensor, boxes: Tensor, texts: list[str], labels: list[int], num_classes: int) -> Tensor:
-    """Draw boxes (N, 4) with labels, one colour per class; line width grows with the image."""
+    """Draw labelled boxes (N, 4), with one colour per class; the line width scales with the image size."""
     if len(boxes) == 0:
         return image.clone()
     short = min(image.shape[-2:])

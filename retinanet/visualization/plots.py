@@ -1,4 +1,4 @@
-"""Draw charts as SVG, which any browser shows: lines, and points with whiskers, on linear or logarithmic axes."""
+"""Draw charts as SVG for any browser: lines, and points with error bars, on linear or logarithmic axes."""
 
 import math
 from collections.abc import Sequence
@@ -7,20 +7,20 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 COLORS = ("#1f6fb4", "#d9541e", "#2b9348", "#8e44ad", "#b8860b", "#607d8b")
-DASHES = ("", "7 3", "2 3", "9 3 2 3", "4 4", "1 2")  # lines also differ in black and white
-WIDTH, HEIGHT = 520, 380  # of one chart, pixels
-LEFT, RIGHT, TOP, BOTTOM = 64, 16, 40, 52  # margins around its axes
-LETTER = 6.4  # approximate width of a letter of the small text, pixels
-SLANT = 55  # degrees, of tick labels that would not fit side by side
+DASHES = ("", "7 3", "2 3", "9 3 2 3", "4 4", "1 2")  # keep lines distinguishable in black and white
+WIDTH, HEIGHT = 520, 380  # size of one chart, in pixels
+LEFT, RIGHT, TOP, BOTTOM = 64, 16, 40, 52  # margins around the axes of a chart
+LETTER = 6.4  # approximate width of a letter in small text, in pixels
+SLANT = 55  # angle in degrees of tick labels that would not fit side by side
 
 
 class Series(NamedTuple):
-    """One line, or one set of points. A value that is not finite, or not above 0 on a logarithmic axis, is skipped."""
+    """One line or set of points. Values that are not finite, or not positive on a logarithmic axis, are skipped."""
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
-    spread: Sequence[float] | None = None  # half the length of a whisker at each point
+    spread: Sequence[float] | None = None  # half the length of the error bar at each point
     style: Literal["line", "points"] = "line"
 
 
@@ -29,9 +29,9 @@ class Chart(NamedTuple):
     x_label: str
     y_label: str
     series: Sequence[Series]
-    ticks: dict[float, str] | None = None  # labels by position on the x axis, instead of numbers
+    ticks: dict[float, str] | None = None  # labels by position on the x axis, in place of numbers
     x_range: tuple[float, float] | None = None  # None: the range of the values
-    y_range: tuple[float, float] | None = None  # None: the range of the values with whiskers, and 0
+    y_range: tuple[float, float] | None = None  # None: the range of the values with error bars; includes 0 if linear
     log_y: bool = False
     legend: Literal["left", "right"] = "left"
 
@@ -54,7 +54,7 @@ class _Axis(NamedTuple):
 
 
 def write_svg(charts: Sequence[Chart], path: Path, *, columns: int = 2) -> None:
-    """Write one image with the charts in rows of `columns`."""
+    """Write the charts to one SVG image, in rows of `columns` charts."""
     columns = min(columns, len(charts))
     bottoms = [_bottom(chart) for chart in charts]
     row_height = HEIGHT - BOTTOM + max(bottoms)
@@ -71,7 +71,7 @@ def write_svg(charts: Sequence[Chart], path: Path, *, columns: int = 2) -> None:
 
 
 def _bottom(chart: Chart) -> float:
-    """The margin below the axes; slanted tick labels need more."""
+    """Margin below the axes; slanted tick labels need more room."""
     longest = max((len(name) for name in (chart.ticks or {}).values()), default=0)
     return BOTTOM + math.sin(math.radians(SLANT)) * LETTER * (longest - 4) if longest > 4 else BOTTOM
 
@@ -149,7 +149,7 @@ def _drawn(series: Series, number: int, x_axis: _Axis, y_axis: _Axis) -> list[st
 
 
 def _inside(pixel: float) -> float:
-    """Clamp to the axes, so that a line outside the range follows the edge."""
+    """Clamp to the axes, so that a line that leaves the range runs along the edge."""
     return max(TOP, min(HEIGHT - BOTTOM, pixel))
 
 
@@ -168,7 +168,7 @@ def _number(value: float) -> str:
 
 
 def nice_ticks(low: float, high: float, most: int = 7) -> list[float]:
-    """At most `most` multiples of 1, 2 or 5 times a power of ten from low to high; high is above low."""
+    """Return at most `most` multiples of 1, 2 or 5 times a power of ten in low..high; high must exceed low."""
     power = 10 ** math.floor(math.log10((high - low) / most))
     step = next(power * factor for factor in (1, 2, 5, 10, 20) if (high - low) / (power * factor) <= most - 1)
     first = math.ceil(low / step - 1e-9)
@@ -185,7 +185,7 @@ def _stroke(path: str, number: int, *, dashed: bool = True) -> str:
 
 
 def _mark(x: float, y: float, number: int) -> str:
-    """Alternate discs and hollow diamonds between series."""
+    """Draw the mark of a point: discs and hollow diamonds alternate between series."""
     color = COLORS[number % len(COLORS)]
     if number % 2 == 0:
         return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{color}"/>'
