@@ -1,4 +1,4 @@
-"""RetinaNet: training, evaluation and inference of the focal loss detector (Lin et al. 2017)."""
+"""RetinaNet: training, evaluation and inference for the focal loss detector (Lin et al. 2017)."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0.dev0"
 
-# Public name -> module and name there. Imported at first use, so that `retinanet --help` does not wait for torch.
+# Public name -> (module, name in that module). Imported on first use: `retinanet --help` need not wait for torch.
 _PUBLIC = {
     "Config": ("retinanet.config", "Config"),
     "Detections": ("retinanet.structures", "Detections"),

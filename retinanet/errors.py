@@ -1,15 +1,15 @@
-"""Errors in user input, and the checks that several packages share."""
+"""Errors in user input, and checks shared by several packages."""
 
 import tempfile
 from pathlib import Path
 
 
 class InputError(ValueError):
-    """Invalid user input; the command line prints only the message and exits with 2."""
+    """Invalid user input; the command line prints only the message and exits with code 2."""
 
 
 def first_line(error: BaseException) -> str:
-    """First line of an error's message, or its type if empty."""
+    """First line of an error's message, or the error's type if the message is empty."""
     return str(error).partition("\n")[0][:200] or type(error).__name__
 
 
@@ -17,7 +17,7 @@ def make_folder(folder: Path) -> None:
     """Create an output folder and check that it is writable.
 
     Raises:
-        InputError: it cannot be created or written to.
+        InputError: the folder cannot be created or written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
-"""Records that flow through the detector.
+"""Data records that flow through the detector: targets, batches, head outputs and detections.
 
-Shape letters, here and in every comment:
+Letters used in shape comments throughout the package:
     B images   H, W padded input size   L pyramid levels   A anchors (A_l on one level)
-    K classes, no background   N ground-truth boxes of one image, maybe 0   D detections of one image
+    K classes, excluding background   N ground-truth boxes in one image, possibly 0   D detections in one image
 Boxes are (x1, y1, x2, y2) in pixels of the padded input unless the name says otherwise.
 """
 
@@ -16,16 +16,16 @@ from torch import Tensor
 
 
 class Targets(NamedTuple):
-    """Ground truth of a batch, padded to one N >= 1. A row in neither mask is padding: box (0, 0, 1, 1), label 0."""
+    """Ground truth for a batch, padded to the same N >= 1. Padding is in neither mask: box (0, 0, 1, 1), label 0."""
 
     boxes: Tensor  # (B, N, 4) float32
     labels: Tensor  # (B, N) int64, 0..K-1
     is_object: Tensor  # (B, N) bool
-    is_crowd: Tensor  # (B, N) bool, regions in which no anchor is background
-    has_crowd: bool = True  # False only if `is_crowd` is all False; known on the host, so no device read is needed
+    is_crowd: Tensor  # (B, N) bool, regions where no anchor counts as background
+    has_crowd: bool = True  # False only if `is_crowd` is all False; on the host, to avoid a read from the device
 
     def to(self, device: torch.device) -> "Targets":
-        """Copy every tensor to `device`, without waiting for the copies."""
+        """Copy all tensors to `device` without waiting for the copies to finish."""
         return self._replace(
             boxes=self.boxes.to(device, non_blocking=True),
             labels=self.labels.to(device, non_blocking=True),
@@ -34,31 +34,31 @@ class Targets(NamedTuple):
         )
 
     def tensors(self) -> list[Tensor]:
-        """All tensors of the record."""
+        """Return all tensors in the record."""
         return [self.boxes, self.labels, self.is_object, self.is_crowd]
 
 
 class Unreadable(NamedTuple):
-    """An image that could not be read for a batch, and the image that replaced it."""
+    """An image that could not be read, and the image that replaced it in the batch."""
 
-    index: int  # type: ignore[assignment]  # in the dataset, like `replaced_by`
+    index: int  # type: ignore[assignment]  # dataset index, as is `replaced_by`
     epoch: int
     replaced_by: int
-    reason: str  # error message; names the file
+    reason: str  # error message, which names the file
 
 
 class Batch(NamedTuple):
     """Images resized to fit one padded shape, with their ground truth."""
 
     images: Tensor  # (B, 3, H, W) uint8, RGB, zero in the padding
-    image_sizes: Tensor  # (B, 2) int64, height and width inside the padding
-    original_sizes: Tensor  # (B, 2) int64, height and width of the file
+    image_sizes: Tensor  # (B, 2) int64, height and width without the padding
+    original_sizes: Tensor  # (B, 2) int64, height and width in the file
     targets: Targets
-    image_indices: tuple[int, ...]  # positions in the dataset
-    unreadable: tuple[Unreadable, ...] = ()  # images that others in this batch replace
+    image_indices: tuple[int, ...]  # dataset indices
+    unreadable: tuple[Unreadable, ...] = ()  # images that were replaced in this batch
 
     def to(self, device: torch.device) -> "Batch":
-        """Copy every tensor to `device`, without waiting for the copies."""
+        """Copy all tensors to `device` without waiting for the copies to finish."""
         return self._replace(
             images=self.images.to(device, non_blocking=True),
             image_sizes=self.image_sizes.to(device, non_blocking=True),
@@ -67,28 +67,28 @@ class Batch(NamedTuple):
         )
 
     def tensors(self) -> list[Tensor]:
-        """All tensors of the record, those of the targets included."""
+        """Return all tensors in the record, including those in the targets."""
         return [self.images, self.image_sizes, self.original_sizes, *self.targets.tensors()]
 
 
 class HeadOutputs(NamedTuple):
-    """Raw outputs of the network, per pyramid level; the same in training and evaluation mode."""
+    """Raw network outputs for each pyramid level, the same in training and evaluation mode."""
 
-    class_logits: list[Tensor]  # L x (B, A_l, K); with softmax K + 1, background last
+    class_logits: list[Tensor]  # L x (B, A_l, K); K + 1 with softmax, background last
     box_deltas: list[Tensor]  # L x (B, A_l, 4)
     anchors: list[Tensor]  # L x (H_l, W_l, a, 4) with a anchors per grid cell: A_l = H_l * W_l * a
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Detections:
-    """Objects detected in one image, highest score first, boxes in pixels of the original image.
+    """Objects detected in one image, highest score first, with boxes in pixels of the original image.
 
     `len(detections)` is the number of objects. Indexing with an integer, a slice, a boolean mask (D,) or a list of
-    indices returns `Detections`; iterating yields `Detections` of one object each:
+    indices returns `Detections`; iterating yields a one-object `Detections` for each object:
 
         confident = detections[detections.scores > 0.5]
 
-    Conversion to the supervision library:
+    To convert them for the supervision library:
 
         sv.Detections(d.boxes.numpy(), confidence=d.scores.numpy(), class_id=d.labels.numpy())
 
@@ -99,7 +99,7 @@ class Detections:
     boxes: Tensor  # (D, 4) float32
     scores: Tensor  # (D,) float32
     labels: Tensor  # (D,) int64, 0..K-1
-    class_names: tuple[str, ...] | None = None  # by label
+    class_names: tuple[str, ...] | None = None  # indexed by label
 
     def __post_init__(self) -> None:
         shapes = [tuple(tensor.shape) for tensor in (self.boxes, self.scores, self.labels)]
@@ -142,14 +142,14 @@ class Detections:
         return "\n".join([f"Detections({len(self)} object{'' if len(self) == 1 else 's'})", *lines])
 
     def class_name(self, label: int) -> str:
-        """Name of a label, or "class 3" without class names."""
+        """Name of a label, or text such as "class 3" if there are no class names."""
         return self.class_names[label] if self.class_names else f"class {label}"
 
     def to_coco(self, image_id: int, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
-        """Convert to COCO results: one dict per object with bbox [x, y, width, height] and `category_name` if known.
+        """Convert to COCO results: one dict per object with bbox [x, y, width, height], and `category_name` if known.
 
         Args:
-            category_ids: COCO's id of each label; labels + 1 without it.
+            category_ids: COCO category id for each label; by default, the label + 1.
         """
         results = []
         for (x1, y1, x2, y2), score, label in zip(

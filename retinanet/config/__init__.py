@@ -1,4 +1,4 @@
-"""The typed config of a run: schema, defaults and loading."""
+"""Typed config for a run: schema, defaults and loading."""
 
 from retinanet.config.assignment import AssignmentConfig, ATSSAssignmentConfig, IoUAssignmentConfig
 from retinanet.config.base import StrictModel

@@ -1,4 +1,4 @@
-"""`python -m retinanet.config`: write docs/config.md, in the root of the repository."""
+"""`python -m retinanet.config`: regenerate docs/config.md; run it from the repository root."""
 
 from retinanet.config.document import PAGE, config_page
 

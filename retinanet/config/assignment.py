@@ -12,13 +12,13 @@ class IoUAssignmentConfig(StrictModel):
 
     type: Literal["iou"] = "iou"
     fg_iou: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """An anchor is positive if its IoU with a ground-truth box is at least this."""
+    """An anchor is positive if its IoU with a ground-truth box is at least this value."""
     bg_iou: Share = 0.4
-    """An anchor is negative if its highest IoU is below this; between `bg_iou` and `fg_iou` it is ignored."""
+    """An anchor is negative if its highest IoU is below this value, and ignored between `bg_iou` and `fg_iou`."""
     low_quality_matches: bool = True
-    """Whether a box with no anchor at IoU >= `fg_iou` is matched to its highest-IoU anchors."""
+    """Whether to match a box with no anchor at IoU >= `fg_iou` to the anchors with the highest IoU."""
     ignore_ioa: Share = 0.5
-    """Ignore a negative anchor if at least this fraction of its area is in a crowd region; 0 makes it background."""
+    """A negative anchor is ignored if at least this fraction of its area is in a crowd region; 0 turns this off."""
 
     @model_validator(mode="after")
     def ordered(self) -> Self:
@@ -28,17 +28,17 @@ class IoUAssignmentConfig(StrictModel):
 
 
 class ATSSAssignmentConfig(StrictModel):
-    """Adaptive training sample selection (Zhang et al. 2020): the IoU threshold follows from each object's anchors."""
+    """Adaptive training sample selection (Zhang et al. 2020): each object has its own IoU threshold."""
 
     type: Literal["atss"] = "atss"
     anchors_per_level: Count = 9
-    """Number of candidates for an object on each level, its nearest anchors. With 9 anchors per cell, 9 is one cell."""
+    """Number of nearest anchors to consider per object and level. With 9 anchors per cell, 9 covers one cell."""
     ignore_ioa: Share = 0.5
-    """Ignore a negative anchor if at least this fraction of its area is in a crowd region; 0 makes it background."""
+    """A negative anchor is ignored if at least this fraction of its area is in a crowd region; 0 turns this off."""
 
 
 def _iou_by_default(value: Any) -> Any:
-    """A record without a type is an IoU assignment."""
+    """Treat a record without a type as an IoU assignment."""
     return {"type": "iou"} | value if isinstance(value, dict) else value
 
 

@@ -1,4 +1,4 @@
-"""Base class of every config record, with shared number types and the markers that describe a key."""
+"""Base class of all config records, shared number types, and markers for properties of config keys."""
 
 import typing
 from enum import Enum
@@ -8,9 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class StrictModel(BaseModel):
-    """Frozen record that rejects unknown keys and silent conversions: `true` is not 1, `"10"` is not 10.
+    """Frozen record that rejects unknown keys and implicit conversions (`true` to 1, `"10"` to 10).
 
-    The string below a field is its description, which appears in docs/config.md.
+    The string below a field is its description in docs/config.md.
     """
 
     model_config = ConfigDict(
@@ -24,9 +24,9 @@ class StrictModel(BaseModel):
 
 
 class KeyFact(Enum):
-    """A property of a config key, attached by the `Annotated` type of its field; `facts.py` reads it.
+    """A property of a config key, declared in the `Annotated` type of its field and read by `facts.py`.
 
-    On a field that holds a section, it applies to every key in the section.
+    If the field holds a section, the property applies to every key in that section.
     """
 
     MAY_CHANGE_ON_RESUME = "may change on resume"
@@ -38,12 +38,12 @@ NO_EFFECT_ON_RESULTS = KeyFact.NO_EFFECT_ON_RESULTS
 
 
 def as_tuple(value: Any) -> Any:
-    """Wrap a single value, so that a single data source or image side need not be a list."""
+    """Wrap a single value in a tuple: one data source or one image side need not be written as a list."""
     return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
 def models_in(annotation: Any) -> list[type[BaseModel]]:
-    """Config records that a type annotation mentions: the members of a union, the items of a list."""
+    """Find the config records in a type annotation, such as union members or list items."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for argument in typing.get_args(annotation) for model in models_in(argument)]

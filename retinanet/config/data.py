@@ -18,17 +18,17 @@ from retinanet.config.base import (
 
 
 class DataSource(StrictModel):
-    """An annotation file and the folder of its images."""
+    """An annotation file and the folder that contains its images."""
 
     images: str
-    """Image folder; the file names in the annotations are relative to it."""
+    """Image folder; file names in the annotations are relative to it."""
     annotations: str
     """Annotation file in COCO format."""
 
     @field_validator("images", "annotations", mode="before")
     @classmethod
     def path_as_text(cls, value: Any) -> Any:
-        """Accept a `Path` in records built in Python."""
+        """Accept a `Path` when a record is built in Python."""
         return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
@@ -36,12 +36,12 @@ Sources = Annotated[tuple[DataSource, ...], BeforeValidator(as_tuple)]
 
 
 class MergedClass(StrictModel):
-    """A class that combines several categories of the annotations."""
+    """A class that combines several annotation categories."""
 
     name: str
     """Name of the class."""
     merge: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Names of the categories."""
+    """Names of the categories to merge."""
 
 
 class ResizeTransform(StrictModel):
@@ -51,13 +51,13 @@ class ResizeTransform(StrictModel):
 
 
 class ScaleJitterTransform(StrictModel):
-    """Resize by the fitting scale times a random factor; an image larger than the padded shape is randomly cropped."""
+    """Resize the image to fit its padded shape, then scale it by a random factor and crop it at random if necessary."""
 
     type: Literal["scale_jitter"] = "scale_jitter"
     min: Positive = 0.8
-    """Smallest factor."""
+    """Minimum factor."""
     max: Positive = 1.25
-    """Largest factor."""
+    """Maximum factor."""
 
     @model_validator(mode="after")
     def ordered(self) -> Self:
@@ -71,21 +71,21 @@ class FlipTransform(StrictModel):
 
     type: Literal["flip"] = "flip"
     p: Share = 0.5
-    """Probability."""
+    """Probability of flipping."""
 
 
 class ColorTransform(StrictModel):
-    """Change brightness, contrast, saturation and hue at random."""
+    """Randomly change brightness, contrast, saturation and hue."""
 
     type: Literal["color"] = "color"
     brightness: Share = 0.2
-    """Brightness is multiplied by a factor between 1 minus and 1 plus this."""
+    """Brightness is multiplied by a random factor between 1 - `brightness` and 1 + `brightness`."""
     contrast: Share = 0.2
-    """Contrast is multiplied by a factor between 1 minus and 1 plus this."""
+    """Contrast is multiplied by a random factor between 1 - `contrast` and 1 + `contrast`."""
     saturation: Share = 0.2
-    """Saturation is multiplied by a factor between 1 minus and 1 plus this."""
+    """Saturation is multiplied by a random factor between 1 - `saturation` and 1 + `saturation`."""
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
-    """Hue is shifted by at most this fraction of the colour circle, in either direction."""
+    """Hue is shifted at random by at most this fraction of the colour wheel, in either direction."""
 
 
 Transform = Annotated[
@@ -94,23 +94,23 @@ Transform = Annotated[
 
 
 class ResizeConfig(StrictModel):
-    """Image sizes, and the padded shapes of batches.
+    """Image sizes and padded batch shapes.
 
-    The shorter side of an image is resized to `shorter`, unless its longer side would then exceed `longer`; in that
-    case the longer side is resized to `longer`.
+    The shorter side of an image is resized to `shorter`, unless the longer side would then exceed `longer`. In
+    that case, the longer side is resized to `longer`.
     """
 
     shorter: Annotated[tuple[Count, ...], BeforeValidator(as_tuple), Field(min_length=1)] = (800,)
-    """Shorter side, pixels. From several values, one is drawn at random for each training batch."""
+    """Shorter side in pixels. If several values are given, one is drawn at random for each training batch."""
     longer: Count = 1333
-    """Largest longer side, pixels."""
+    """Maximum length of the longer side in pixels."""
     val_shorter: Count | None = None
-    """Shorter side in evaluation and prediction, pixels; null: the largest of `shorter`."""
+    """Shorter side in pixels for evaluation and prediction; null: the largest value in `shorter`."""
     bucket_aspects: tuple[Annotated[float, Field(ge=1)], ...] = (1.0, 1.34, 1.5)
-    """Aspect-ratio buckets, longer / shorter side: each gives a padded shape, and an image uses the first that holds
-    it. The shape given by `longer` is added as the last."""
+    """Aspect-ratio buckets (longer / shorter side). Each defines a padded shape, and an image uses the first shape it
+    fits in. A final shape, determined by `longer`, is always added."""
     divisor: Count = 32
-    """The sides of padded shapes are multiples of this."""
+    """Both sides of every padded shape are multiples of this number."""
 
     @model_validator(mode="after")
     def longer_is_longer(self) -> Self:
@@ -123,26 +123,26 @@ class ResizeConfig(StrictModel):
 class DataConfig(StrictModel):
     """Annotation sources, classes, resizing and augmentation."""
 
-    train: Annotated[Sources, MAY_CHANGE_ON_RESUME] = ()  # files may have moved; the images are compared separately
-    """Training set: one source, or a list of them."""
+    train: Annotated[Sources, MAY_CHANGE_ON_RESUME] = ()  # files may move; images are compared separately
+    """Training set: one source or a list of sources."""
     val: Annotated[Sources, MAY_CHANGE_ON_RESUME] = ()
-    """Validation set: one source, or a list of them."""
+    """Validation set: one source or a list of sources."""
     classes: Annotated[tuple[str | MergedClass, ...], Field(min_length=1)] | None = None
-    """Classes in order, each a category name or a merged class; null: all categories of the training set, by id."""
+    """Classes in order, each a category name or a merged class; null: every training category, by id."""
     keep_empty: bool = True
     """Whether to train on images without boxes."""
     strict: bool = False
-    """Whether invalid boxes are an error. By default they are dropped or clipped, counted and listed once."""
+    """Whether invalid boxes raise an error. By default, they are dropped or clipped, counted, and listed once."""
     max_pixels: Annotated[Count, MAY_CHANGE_ON_RESUME] = 100_000_000
-    """Images with more pixels are rejected before they are decoded."""
+    """Images with more pixels than this are rejected before decoding."""
     max_unreadable: Annotated[CountOrZero, MAY_CHANGE_ON_RESUME] = 10
-    """More unreadable training images than this stop the run; until then each is replaced by another image."""
+    """Maximum number of unreadable training images. Each is replaced by another image; beyond this, the run stops."""
     workers: Annotated[CountOrZero, MAY_CHANGE_ON_RESUME, NO_EFFECT_ON_RESULTS] = 2
-    """Processes that read images; 0 reads them in the training process."""
+    """Number of processes that load images; 0 loads them in the training process."""
     resize: ResizeConfig = ResizeConfig()
     """Image sizes and padded shapes."""
     transforms: tuple[Transform, ...] = (ResizeTransform(), FlipTransform())
-    """Training transforms in order, exactly one of them `resize` or `scale_jitter`."""
+    """Training transforms in order; exactly one of them must be `resize` or `scale_jitter`."""
 
     @model_validator(mode="after")
     def one_resize(self) -> Self:

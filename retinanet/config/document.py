@@ -35,12 +35,12 @@ of a bundled config, to a command, followed by overrides:
 
 
 def config_page() -> str:
-    """Text of docs/config.md."""
+    """Generate the text of docs/config.md."""
     return "\n".join([_INTRODUCTION, *_record(Config, key="", level=1, may_change=False)]) + "\n"
 
 
 def _record(model: type[BaseModel], *, key: str, level: int, may_change: bool) -> Iterator[str]:
-    """Table of the keys of a record, followed by the sections of those that are records themselves."""
+    """Yield a table of the keys in a record, then a section for each key that is itself a record."""
     fields = {name: field for name, field in model.model_fields.items() if name != "type"}
     rows = [_row(name, field, may_change) for name, field in fields.items() if not _is_section(field)]
     if rows:
@@ -54,7 +54,7 @@ def _record(model: type[BaseModel], *, key: str, level: int, may_change: bool) -
 
 
 def _section(key: str, field: FieldInfo, *, level: int, may_change: bool) -> Iterator[str]:
-    """Heading and content of a key that is a record, one of several records, or a list of them."""
+    """Yield the heading and content for a key whose value is a record, a union of records, or a list of records."""
     may_change = may_change or KeyFact.MAY_CHANGE_ON_RESUME in field.metadata
     yield f"{'#' * min(level, 4)} `{key}`"
     yield ""
@@ -81,7 +81,7 @@ def _row(name: str, field: FieldInfo, may_change: bool) -> str:
 
 
 def _is_section(field: FieldInfo) -> bool:
-    """Whether a field always has one record as its value; it is then described by its section only."""
+    """Whether a field always holds a single record and is therefore documented only in its own section."""
     return bool(models_in(field.annotation)) and (field.is_required() or isinstance(field.default, BaseModel))
 
 
@@ -91,13 +91,13 @@ def _tag(model: type[BaseModel]) -> str | None:
 
 
 def _paragraphs(model: type[BaseModel]) -> str:
-    """Docstring of a record, one line for each paragraph."""
+    """Docstring of a record, with each paragraph on one line."""
     text = inspect.cleandoc(model.__doc__ or "")
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
 
 
 def _type(annotation: Any, metadata: Sequence[Any] = ()) -> str:
-    """Type of a value in the terms of YAML, with its limits."""
+    """Type and limits of a value in YAML terms."""
     if typing.get_origin(annotation) is Annotated:
         inner, *extra = typing.get_args(annotation)
         fields = [part for item in extra for part in (item.metadata if isinstance(item, FieldInfo) else [item])]
@@ -138,7 +138,7 @@ def _limits(metadata: Sequence[Any]) -> list[str]:
 
 
 def _value(value: Any) -> str:
-    """A default as YAML, numbers with six digits."""
+    """Format a default as YAML, with six significant digits for numbers."""
     match value:
         case None:
             return "null"

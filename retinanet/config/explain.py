@@ -1,4 +1,4 @@
-"""Explain config errors: a line per problem with key, found and expected value, and "did you mean" for unknown keys."""
+"""Explain config errors: one line per problem, with the key, found and expected values, and "did you mean" hints."""
 
 import difflib
 import json
@@ -14,14 +14,14 @@ from retinanet.config.yaml_loader import yaml_type
 
 
 def explain(error: ValidationError, values: dict[str, Any]) -> list[str]:
-    """Describe each problem that the schema found in `values`, one line each."""
+    """Describe the problems that the schema found in `values`, one line per problem."""
     return [_explain_one(item, values) for item in error.errors(include_url=False) if _is_informative(item)]
 
 
 def _is_informative(item: Any) -> bool:
-    """Whether an error applies to the union member that the user meant.
+    """Whether an error concerns the union member that the user meant.
 
-    Pydantic reports errors for every member of a union, and checks the length of a list after removing invalid items.
+    Pydantic reports errors for every member of a union and checks the length of a list after removing invalid items.
     """
     kind, form, found = item["type"], item["loc"][-1:], item["input"]
     if form == ("str",) and kind == "string_type":
@@ -33,7 +33,7 @@ def _is_informative(item: Any) -> bool:
 
 def _explain_one(item: Any, values: dict[str, Any]) -> str:
     location, kind, found = item["loc"], item["type"], item["input"]
-    is_key = kind in ("extra_forbidden", "missing")  # the location ends in a key, never in the tag of a union
+    is_key = kind in ("extra_forbidden", "missing")  # the location ends in a key, never in a union tag
     owners, key = _walk(location, values, is_key=is_key)
     if kind == "extra_forbidden":
         known = sorted({field for owner in owners for field in owner.model_fields})
@@ -62,7 +62,7 @@ def _explain_one(item: Any, values: dict[str, Any]) -> str:
     return f"{key}: found {_shown(found)}{found_kind}, expected {expected}"
 
 
-_EXPECTED = {  # in the terms of YAML; pydantic's are those of JSON
+_EXPECTED = {  # in YAML terms; pydantic uses JSON terms
     "dict_type": "a mapping of keys to values",
     "model_type": "a mapping of keys to values",
     "model_attributes_type": "a mapping of keys to values",
@@ -83,10 +83,11 @@ def _shown(value: Any) -> str:
 def _walk(
     location: tuple[str | int, ...], values: dict[str, Any], *, is_key: bool
 ) -> tuple[list[type[BaseModel]], str]:
-    """Find the records that define the last key of an error location (or that its value may be), and the key itself.
+    """Resolve an error location to the config records involved and the dotted key.
 
-    A location also contains the tags of unions, and position 0 of a source that is written without a list. No file
-    contains them, so they are skipped.
+    If `is_key` is set, the records are those in which the last key was looked up; otherwise, those its value may be.
+    A location also contains union tags, and index 0 for a data source that is not written as a list. Neither appears
+    in the file, so both are skipped.
     """
     owners: list[type[BaseModel]] = [Config]
     key: list[str] = []
@@ -110,6 +111,6 @@ def _walk(
 
 
 def _tags(model: type[BaseModel]) -> tuple[str, ...]:
-    """Names by which pydantic refers to a member of a union in a location."""
+    """Names that pydantic uses for a union member in an error location."""
     field = model.model_fields.get("type")
     return (model.__name__,) if field is None else typing.get_args(field.annotation)

@@ -1,7 +1,7 @@
-"""Facts about config keys: which may change on resume, and which affect results.
+"""Properties of config keys: which may change on resume, and which affect results.
 
-They are read from the fields of the schema. Unknown keys have none: they must not change on
-resume, and are assumed to affect results.
+They are read from the schema fields. Unknown keys have no properties: they must not change on resume and are assumed
+to affect results.
 """
 
 from pydantic import BaseModel
@@ -12,12 +12,12 @@ from retinanet.config.schema import Config
 
 
 def may_change_on_resume(key: str) -> bool:
-    """Whether a resumed run may have a different value of a dotted key, such as `train.grace`."""
+    """Whether the value of a dotted key, such as `train.grace`, may change when a run is resumed."""
     return _has_fact(key, KeyFact.MAY_CHANGE_ON_RESUME)
 
 
 def affects_results(key: str) -> bool:
-    """Whether the weights and metrics of a run depend on a dotted key."""
+    """Whether a run's weights and metrics depend on the value of a dotted key."""
     return not _has_fact(key, KeyFact.NO_EFFECT_ON_RESULTS)
 
 
@@ -28,7 +28,7 @@ def _has_fact(key: str, fact: KeyFact) -> bool:
 def fields_on_path(key: str) -> list[FieldInfo]:
     """Fields on the path to a dotted key; at a union, the matching fields of all its members.
 
-    The list is empty if the schema has no such key.
+    Returns an empty list if the schema has no such key.
     """
     path: list[FieldInfo] = []
     owners: list[type[BaseModel]] = [Config]

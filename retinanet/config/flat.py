@@ -7,12 +7,12 @@ from retinanet.config.schema import Config
 
 
 def flat_config(cfg: Config) -> dict[str, Any]:
-    """The values of a config by dotted key, as JSON represents them."""
+    """Map dotted keys to the values of a config, converted to JSON types."""
     return flatten(json.loads(cfg.model_dump_json()))
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested mappings to dotted keys."""
+    """Flatten nested mappings into one mapping with dotted keys."""
     result: dict[str, Any] = {}
     for key, value in values.items():
         result |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}

@@ -1,4 +1,4 @@
-"""`postprocess` and `inference`: which boxes are kept, and how a trained model runs."""
+"""`postprocess` and `inference`: which boxes to keep, and how to run a trained model."""
 
 from typing import Annotated
 
@@ -11,19 +11,19 @@ class PostprocessConfig(StrictModel):
     """Postprocessing of head outputs."""
 
     min_score: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    """Detections must score higher than this."""
+    """Only detections with a score above this value are kept."""
     top_k: Count = 1000
-    """Number of highest-scoring (anchor, class) pairs of each pyramid level that enter NMS."""
+    """Number of highest-scoring (anchor, class) pairs per pyramid level that are passed to NMS."""
     nms_iou: Share = 0.5
-    """NMS removes a box whose IoU with a higher-scoring box of its class is above this."""
+    """NMS removes a box if its IoU with a higher-scoring box of the same class is above this value."""
     max_detections: Count = 100
-    """Maximum number of detections in an image, over all levels and classes."""
+    """Maximum number of detections per image, over all levels and classes."""
 
 
 class InferenceConfig(StrictModel):
-    """Settings of inference."""
+    """Inference settings."""
 
     precision: Precision = "auto"
-    """Precision of the network; auto: bf16 where the hardware supports it, else fp32."""
+    """Precision of the network; auto: bf16 if the hardware supports it, else fp32."""
     compile: bool = False
-    """Whether to use torch.compile. It takes a minute or two per padded shape and pays off over many images."""
+    """Whether to use torch.compile. It takes a minute or two per padded shape and pays off only with many images."""

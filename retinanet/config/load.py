@@ -1,4 +1,4 @@
-"""YAML files and `a.b=c` overrides -> one frozen `Config`."""
+"""Load YAML files and `a.b=c` overrides into one frozen `Config`."""
 
 import difflib
 import json
@@ -18,14 +18,14 @@ from retinanet.errors import InputError
 
 
 def load_config(path: str | Path, overrides: str | Sequence[str] = ()) -> Config:
-    """Read a config file, its `base:` if it has one, and overrides such as `train.epochs=3`.
+    """Load a config file, its `base:` if it has one, and overrides such as `train.epochs=3`.
 
     Args:
-        path: a file, or the name of a bundled config, with or without `.yaml`.
-        overrides: one or several, applied last and in order; each value is read as YAML.
+        path: a config file, or the name of a bundled config, with or without `.yaml`.
+        overrides: one override or a list, applied last and in order; each value is parsed as YAML.
 
     Raises:
-        InputError: for any mistake in the file or the overrides; it names the file, the key and what was expected.
+        InputError: the file or an override is invalid; the message names the file, the key and what was expected.
     """
     file = find_config(path)
     source, values = str(file), read_yaml(file)
@@ -43,22 +43,22 @@ def load_config(path: str | Path, overrides: str | Sequence[str] = ()) -> Config
             raise InputError(f"{base_file}: is the base of {file} and has a base itself; only one level is allowed")
         values = merge(base, values)
         source = f"{file} (base {base_file})"
-    # Start from the defaults, so that a key of a part can be set without its `type`.
+    # Start from the defaults: a key in a section can then be set without repeating the `type` of the section.
     values = _with_overrides(merge(_defaults(), values), overrides)
     return config_from_values(values, source=source + (" with overrides" if overrides else ""))
 
 
 def _defaults() -> dict[str, Any]:
     values = json.loads(Config(train=TrainConfig(steps=1)).model_dump_json())
-    del values["train"]["steps"]  # the length of a run has no default
+    del values["train"]["steps"]  # there is no default run length
     return values
 
 
 def with_overrides(config: Config, overrides: str | Sequence[str], source: str) -> Config:
-    """Copy a config with overrides, and check the result as a whole. `source` names the config in errors.
+    """Apply overrides to a copy of a config and validate the result. `source` names the config in errors.
 
     Raises:
-        InputError: for any mistake in the overrides.
+        InputError: an override, or the resulting config, is invalid.
     """
     return config_from_values(_with_overrides(json.loads(config.model_dump_json()), overrides), source=source)
 
@@ -73,10 +73,10 @@ def _with_overrides(values: dict[str, Any], overrides: str | Sequence[str]) -> d
 
 
 def config_from_values(values: dict[str, Any], source: str) -> Config:
-    """Check plain values, as read from YAML or JSON, against the schema. `source` names them in errors.
+    """Validate plain values, as read from YAML or JSON, against the schema. `source` names them in errors.
 
     Raises:
-        InputError: the schema rejects them; it has one line for each problem.
+        InputError: the schema rejects the values; the message has one line per problem.
     """
     try:
         return Config.model_validate_json(json.dumps(values))
@@ -86,21 +86,21 @@ def config_from_values(values: dict[str, Any], source: str) -> Config:
 
 
 def config_to_yaml(config: Config) -> str:
-    """Write every value as YAML, defaults included; it reads back as the same config."""
+    """Convert a config to YAML, including defaults; loading the YAML gives the same config."""
     return dump_yaml(json.loads(config.model_dump_json()))
 
 
 def find_config(path: str | Path) -> Path:
-    """Find a config file by its path or, if there is no such file, by the name of a bundled config.
+    """Find a config file by path or, if there is no such file, by the name of a bundled config.
 
-    `configs/NAME.yaml` is such a name in any working directory; `elsewhere/NAME.yaml` is only a path.
+    `configs/NAME.yaml` also names a bundled config, in any working directory; `elsewhere/NAME.yaml` is only a path.
 
     Raises:
         InputError: there is no such file; the message suggests the closest bundled config.
     """
     if not isinstance(path, str | os.PathLike):
         raise InputError(f"found {type(path).__name__}, expected the path or the name of a config")
-    if os.path.isfile(path):  # Path.is_file raises an error for names that are too long for a file
+    if os.path.isfile(path):  # Path.is_file raises an error if the name is too long
         return Path(path)
     entries = [Path(str(entry)) for entry in files("retinanet.configs").iterdir()]
     shipped = {entry.stem: entry for entry in entries if entry.suffix == ".yaml"}
@@ -114,15 +114,15 @@ def find_config(path: str | Path) -> Path:
 
 
 def merge(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    """Merge `values` into `base`, mapping by mapping.
+    """Merge `values` into `base`, recursing into nested mappings.
 
-    A mapping with a different `type` replaces the old one: it configures a different part.
+    A mapping with a different `type` replaces the old one, because it selects a different variant.
     """
     merged = dict(base)
     for key, value in values.items():
         old = merged.get(key)
         if isinstance(value, dict) and isinstance(old, list) and len(old) == 1 and isinstance(old[0], dict):
-            old = old[0]  # one data source, written as a list
+            old = old[0]  # a single data source written as a list
         if isinstance(old, dict) and isinstance(value, dict) and value.get("type", old.get("type")) == old.get("type"):
             value = merge(old, value)
         merged[key] = value
@@ -130,10 +130,10 @@ def merge(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
 
 
 def parse_override(override: str) -> dict[str, Any]:
-    """`train.epochs=3` -> {"train": {"epochs": 3}}.
+    """Parse an override: `train.epochs=3` -> {"train": {"epochs": 3}}.
 
     Raises:
-        InputError: the override is not KEY.KEY=VALUE, or its value is not YAML.
+        InputError: the override does not have the form KEY.KEY=VALUE, or its value is not valid YAML.
     """
     name, sign, text = override.partition("=")
     keys = name.split(".")

@@ -11,8 +11,8 @@ def _form(value: Any) -> str:
     return "list" if isinstance(value, list | tuple) else "text" if isinstance(value, str) else "number"
 
 
-# The weight of an anchor's own class; every other class has 1 minus it. A list has one for each class; null: every
-# weight is 1. "inverse_frequency" is computed from the objects of the training data when a run starts.
+# Weight of an anchor's own class; all other classes have 1 minus this weight. A list gives one weight per class; null
+# sets every weight to 1; "inverse_frequency" computes the weights from the training objects when a run starts.
 ClassAlpha = Annotated[
     Annotated[Share | None, Tag("number")]
     | Annotated[tuple[Share, ...], Field(min_length=1), Tag("list")]
@@ -22,9 +22,9 @@ ClassAlpha = Annotated[
 
 
 class ClassLossFacts(StrictModel):
-    """Facts about a class loss that other keys depend on."""
+    """Properties of a class loss that other keys depend on."""
 
-    has_background_logit: ClassVar[bool] = False  # the head outputs one more logit, for background
+    has_background_logit: ClassVar[bool] = False  # whether the head outputs an extra background logit
 
 
 class FocalConfig(ClassLossFacts):
@@ -32,10 +32,10 @@ class FocalConfig(ClassLossFacts):
 
     type: Literal["focal"] = "focal"
     alpha: ClassAlpha = 0.25
-    """Weight of the positives; negatives have 1 - alpha; a list has one weight for each class; null: all weights are
-    1; inverse_frequency: computed from the training data."""
+    """Weight of the positives; negatives have the weight 1 - alpha. A list gives one weight per class. null: all
+    weights are 1; inverse_frequency: weights computed from the training data."""
     gamma: NonNegative = 2.0
-    """Focusing exponent; 0 is cross entropy."""
+    """Focusing exponent; 0 gives cross entropy."""
 
 
 class CrossEntropyConfig(ClassLossFacts):
@@ -43,17 +43,17 @@ class CrossEntropyConfig(ClassLossFacts):
 
     type: Literal["cross_entropy"] = "cross_entropy"
     alpha: ClassAlpha = None
-    """As for `focal`."""
+    """Same as for `focal`."""
 
 
 class FocalStarConfig(ClassLossFacts):
-    """FL*, the alternative focal loss of the appendix of Lin et al. 2017."""
+    """FL*, the alternative focal loss in the appendix of Lin et al. 2017."""
 
     type: Literal["focal_star"] = "focal_star"
     gamma: Positive = 2.0
-    """Steepness; with beta 0, 1 is cross entropy."""
+    """Steepness; gamma 1 with beta 0 gives cross entropy."""
     beta: float = 1.0
-    """Shift: larger values make an example stop contributing at a lower probability of its true class."""
+    """Shift: with larger values, an example stops contributing at a lower probability of its true class."""
 
 
 class HingeConfig(ClassLossFacts):
@@ -67,15 +67,15 @@ class OHEMConfig(ClassLossFacts):
 
     type: Literal["ohem"] = "ohem"
     keep: Count = 512
-    """Anchors kept per image."""
+    """Number of anchors kept per image."""
     nms_iou: Share | None = 0.7
-    """Of two anchors whose IoU is above this, only the harder one is a candidate; null: no suppression."""
+    """If the IoU of two anchors is above this value, only the harder one is considered; null: no suppression."""
     one_to_three: bool = False
-    """Whether to keep at most three negatives for each positive."""
+    """Whether to keep at most three negatives per positive."""
 
 
 class QualityFocalConfig(ClassLossFacts):
-    """Quality focal loss (Li et al. 2020): the target of a positive is the IoU of its predicted box."""
+    """Quality focal loss (Li et al. 2020): the target for a positive is the IoU of its predicted box."""
 
     type: Literal["quality_focal"] = "quality_focal"
     beta: NonNegative = 2.0
@@ -83,7 +83,7 @@ class QualityFocalConfig(ClassLossFacts):
 
 
 class VarifocalConfig(ClassLossFacts):
-    """Varifocal loss (Zhang et al. 2021): a positive has the IoU of its predicted box as both target and weight."""
+    """Varifocal loss (Zhang et al. 2021): the IoU of its predicted box is both target and weight of a positive."""
 
     type: Literal["varifocal"] = "varifocal"
     alpha: NonNegative = 0.75
@@ -93,15 +93,15 @@ class VarifocalConfig(ClassLossFacts):
 
 
 class SoftmaxFocalConfig(ClassLossFacts):
-    """Focal loss on softmax probabilities with a background class; requires `model.class_activation: softmax`."""
+    """Focal loss on softmax probabilities, including background; requires `model.class_activation: softmax`."""
 
     has_background_logit: ClassVar[bool] = True
     type: Literal["softmax_focal"] = "softmax_focal"
     alpha: ClassAlpha = None
-    """Weight of each class; background has 1 minus their mean. null: all weights are 1; inverse_frequency: computed
-    from the training data."""
+    """Weight of each class; background has the weight 1 minus their mean. null: all weights are 1;
+    inverse_frequency: weights computed from the training data."""
     gamma: NonNegative = 2.0
-    """Focusing exponent; 0 is cross entropy."""
+    """Focusing exponent; 0 gives cross entropy."""
 
 
 WeighedByClass = FocalConfig | CrossEntropyConfig | SoftmaxFocalConfig
@@ -113,7 +113,7 @@ class SmoothL1Config(StrictModel):
 
     type: Literal["smooth_l1"] = "smooth_l1"
     beta: NonNegative = 0.1
-    """Quadratic below this difference, linear above; 0 is L1."""
+    """The loss is quadratic for differences below this value and linear above; 0 gives L1."""
 
 
 class GIoUConfig(StrictModel):

@@ -24,20 +24,20 @@ ResNetName = Literal[
 
 
 class AnchorConfig(StrictModel):
-    """Anchors of every pyramid level (Lin et al. 2017, section 4)."""
+    """Anchors on each pyramid level (Lin et al. 2017, section 4)."""
 
     strides: tuple[Count, ...] = (8, 16, 32, 64, 128)
-    """Stride of each level, P3 to P7, pixels."""
+    """Stride of each level from P3 to P7, in pixels."""
     sizes: tuple[Positive, ...] = (32, 64, 128, 256, 512)
-    """Anchor size of each level: the square root of the area at scale 1, pixels."""
+    """Anchor size on each level: the square root of the area at scale 1, in pixels."""
     scales: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
-    """Multipliers for the size."""
+    """Factors by which each size is multiplied."""
     aspect_ratios: Annotated[tuple[Positive, ...], Field(min_length=1)] = (0.5, 1.0, 2.0)
-    """Height / width."""
+    """Aspect ratios as height / width."""
     offset: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Position of the anchor centres in their cell, in strides; 0.5 is the middle."""
+    """Position of anchor centres within a cell, in units of the stride; 0.5 is the middle."""
     rounding: AnchorRounding = "none"
-    """Rounding of anchors. torchvision rounds to whole pixels, as its weights expect."""
+    """Rounding of anchors. torchvision: round to whole pixels, as torchvision's weights expect."""
 
     @model_validator(mode="after")
     def one_size_per_level(self) -> Self:
@@ -49,19 +49,19 @@ class AnchorConfig(StrictModel):
 
 
 class ResNetConfig(StrictModel):
-    """A ResNet or ResNeXt of torchvision."""
+    """ResNet or ResNeXt from torchvision."""
 
     type: Literal["resnet"] = "resnet"
     name: ResNetName = "resnet50"
     """Architecture."""
     weights: Annotated[str, MAY_CHANGE_ON_RESUME] = "imagenet"
-    """Initial weights: imagenet, the name of torchvision weights such as IMAGENET1K_V2, a file, or none."""
+    """Initial weights: imagenet, the name of torchvision weights such as IMAGENET1K_V2, a file path, or none."""
     norm: Norm = "frozen"
-    """Normalisation: frozen batch norm, batch norm, batch norm synchronised over processes, or group norm."""
+    """Normalisation: frozen batch norm, batch norm, batch norm synchronised across processes, or group norm."""
     frozen_stages: Annotated[int, Field(ge=0, le=5)] = 2
-    """Number of stages that are not trained, counted from the input: 2 is the stem and the first residual stage."""
+    """Number of frozen stages, counted from the input: 2 freezes the stem and the first residual stage."""
     checkpoint_activations: Annotated[bool, MAY_CHANGE_ON_RESUME] = False
-    """Whether to recompute activations in the backward pass: less memory, more time, the same results."""
+    """Whether to recompute activations in the backward pass: slower, but saves memory. Results do not change."""
 
     @model_validator(mode="after")
     def nothing_random_is_frozen(self) -> Self:
@@ -73,8 +73,8 @@ class ResNetConfig(StrictModel):
         return self
 
 
-# Becomes a union discriminated by `type` with the second kind of backbone. Each has `name`, `weights` and `norm`, which
-# the run summary and the checks of batch norm read, and any further keys that it supports.
+# To add a second kind of backbone, make this a union discriminated by `type`. Every backbone record needs `name`,
+# `weights` and `norm`, which the run summary and the batch norm checks read, and may have other keys.
 BackboneConfig = ResNetConfig
 
 
@@ -84,35 +84,35 @@ class ModelConfig(StrictModel):
     backbone: BackboneConfig = ResNetConfig()
     """Backbone."""
     channels: Count = 256
-    """Channels of the feature pyramid and the head."""
+    """Number of channels in the feature pyramid and the head."""
     p6_from: P6Source = "c5"
-    """Feature map that P6 is computed from: c5 as in the paper, p5 as in some later implementations."""
+    """Feature map from which P6 is computed: c5 as in the paper, or p5 as in some later implementations."""
     head_convs: CountOrZero = 4
-    """3x3 convolutions before the last one, in the class subnet and in the box subnet."""
+    """Number of 3x3 convolutions before the output convolution, in the class subnet and in the box subnet."""
     head_norm: HeadNorm = "none"
-    """Normalisation after each of these convolutions."""
+    """Normalisation after each of the `head_convs` convolutions."""
     prior: Annotated[float, Field(gt=0, lt=1)] = 0.01
-    """Initial probability of each class at every anchor; with softmax, of all classes together."""
+    """Initial probability of each class at every anchor; with softmax, their total over all classes."""
     class_activation: ClassActivation = "sigmoid"
-    """Activation of the class logits. sigmoid: one logit for each class. softmax: one more, the last, for background;
-    its loss is `softmax_focal`."""
+    """Activation of the class logits. sigmoid: one logit per class. softmax: an extra logit, the last, for background;
+    requires the `softmax_focal` loss."""
     num_classes: Annotated[Count | None, MAY_CHANGE_ON_RESUME] = None
-    """Number of classes, without background; null: taken from the data."""
+    """Number of classes, excluding background; null: taken from the data."""
     anchors: AnchorConfig = AnchorConfig()
     """Anchors."""
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     """Mean of each channel (RGB, 0..255), subtracted from images. The default is ImageNet's."""
     std: tuple[Positive, Positive, Positive] = (58.395, 57.12, 57.375)
-    """Standard deviation of each channel (RGB, 0..255), which images are divided by. The default is ImageNet's."""
+    """Standard deviation of each channel (RGB, 0..255), by which images are divided. The default is ImageNet's."""
 
     @model_validator(mode="after")
     def groups_fit_the_channels(self) -> Self:
-        # 32 groups. At least 2 channels per group: with one, a 1x1 level has zero variance.
+        # Group norm has 32 groups, each with at least 2 channels: with one, the variance on a 1x1 level is zero.
         if self.head_norm == "group" and (self.channels % 32 or self.channels < 64):
             raise ValueError(f"head_norm is group and channels is {self.channels}; set a multiple of 32, at least 64")
         return self
 
     @property
     def has_background_logit(self) -> bool:
-        """Whether the head outputs one more logit, the last, for background."""
+        """Whether the head outputs an extra logit for background, after those of the classes."""
         return self.class_activation == "softmax"

@@ -1,7 +1,7 @@
-"""`Config`, the root of the config schema; the sections are in the modules beside it.
+"""`Config`, the root of the config schema; each section is defined in its own module of this package.
 
-The modules of this package are the only place where defaults are written; `load.py` fills them from YAML. Only
-`build_*` functions and commands read a config. The schema rejects keys that contradict each other, and names them.
+Defaults are defined only in this package; `load.py` merges them with the values from YAML. Only `build_*` functions
+and commands read a config. The schema rejects keys that contradict each other and names them in the error.
 """
 
 from typing import Annotated, Self
@@ -29,13 +29,13 @@ class Config(StrictModel):
     loss: LossConfig = LossConfig()
     """Class loss, box loss and their weights."""
     postprocess: Annotated[PostprocessConfig, MAY_CHANGE_ON_RESUME] = PostprocessConfig()
-    """From head outputs to detections."""
+    """Conversion of head outputs to detections."""
     inference: Annotated[InferenceConfig, MAY_CHANGE_ON_RESUME] = InferenceConfig()
-    """How a trained model runs in prediction."""
+    """How to run a trained model for prediction."""
     train: TrainConfig
-    """Batches, optimizer, schedule, checkpoints and evaluation of a run."""
+    """Batches, optimizer, schedule, checkpoints and evaluation."""
     device: Annotated[str, MAY_CHANGE_ON_RESUME, NO_EFFECT_ON_RESULTS] = "auto"
-    """auto (an accelerator if there is one, else the CPU), cpu, cuda, cuda:1, mps, or another torch device."""
+    """Device: auto (an accelerator if available, else the CPU), cpu, cuda, cuda:1, mps, or another torch device."""
 
     @model_validator(mode="after")
     def loss_matches_activation(self) -> Self:

@@ -1,4 +1,4 @@
-"""`train`: batches, optimizer, schedule, checkpoints and evaluation of a run."""
+"""`train`: batches, optimizer, schedule, checkpoints and evaluation."""
 
 from typing import Annotated, Literal, Self
 
@@ -29,13 +29,13 @@ class SGDConfig(StrictModel):
 
     type: Literal["sgd"] = "sgd"
     lr: Positive = 0.01
-    """Learning rate at `reference_batch_size`."""
+    """Learning rate for batches of `reference_batch_size` images."""
     momentum: Momentum = 0.9
     """Momentum."""
     weight_decay: NonNegative = 1e-4
-    """Weight decay of convolution weights."""
+    """Weight decay for convolution weights."""
     norm_weight_decay: NonNegative = 0.0
-    """Weight decay of norms and biases."""
+    """Weight decay for norms and biases."""
 
 
 class AdamWConfig(StrictModel):
@@ -43,13 +43,13 @@ class AdamWConfig(StrictModel):
 
     type: Literal["adamw"] = "adamw"
     lr: Positive = 1e-4
-    """Learning rate at `reference_batch_size`."""
+    """Learning rate for batches of `reference_batch_size` images."""
     betas: tuple[Momentum, Momentum] = (0.9, 0.999)
-    """Decay rates of the running means of the gradient and of its square."""
+    """Decay rates for the running averages of the gradient and the squared gradient."""
     weight_decay: NonNegative = 0.05
-    """Weight decay of convolution weights."""
+    """Weight decay for convolution weights."""
     norm_weight_decay: NonNegative = 0.0
-    """Weight decay of norms and biases."""
+    """Weight decay for norms and biases."""
 
 
 class StepsSchedule(StrictModel):
@@ -57,9 +57,9 @@ class StepsSchedule(StrictModel):
 
     type: Literal["steps"] = "steps"
     milestones: tuple[Share, ...] = (2 / 3, 8 / 9)
-    """Milestones as fractions of the run. The default is the paper's: steps 60k and 80k of 90k."""
+    """Milestones as fractions of the run. The default is the paper's schedule: steps 60k and 80k of 90k."""
     gamma: Positive = 0.1
-    """Multiplier for the learning rate."""
+    """Factor by which the learning rate is multiplied at each milestone."""
 
 
 class CosineSchedule(StrictModel):
@@ -67,74 +67,74 @@ class CosineSchedule(StrictModel):
 
     type: Literal["cosine"] = "cosine"
     end: Share = 0.0
-    """Multiplier for the learning rate at the end of the run; it starts at 1."""
+    """Multiplier for the learning rate at the end of the run; at the start it is 1."""
 
 
 class TrainConfig(StrictModel):
-    """Batches, optimizer, schedule, checkpoints and evaluation of a run."""
+    """Batches, optimizer, schedule, checkpoints and evaluation."""
 
     batch_size: Count = 16
     """Images per optimizer step, over all processes and all accumulated micro-batches."""
     accumulate: Annotated[Count, MAY_CHANGE_ON_RESUME] = 1
-    """Micro-batches that each process splits its part of a batch into, to save memory."""
+    """Number of micro-batches into which each process splits its share of the batch, to save memory."""
     epochs: Positive | None = None
     """Length of the run in epochs. Set exactly one of `epochs` and `steps`."""
     steps: Count | None = None
     """Length of the run in optimizer steps. Set exactly one of `epochs` and `steps`."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    """Seed of the initial weights, the order of images and the augmentations."""
+    """Seed for the initial weights, the order of images, and augmentation."""
     deterministic: bool = False
-    """Make runs bit-for-bit reproducible on one machine (slower)."""
+    """Whether to make runs bit-for-bit reproducible on one machine, at the cost of speed."""
     precision: Precision = "auto"
-    """Precision of the network; auto: bf16 where the hardware supports it, else fp32."""
+    """Precision of the network; auto: bf16 if the hardware supports it, else fp32."""
     compile: Annotated[CompileSetting, MAY_CHANGE_ON_RESUME, NO_EFFECT_ON_RESULTS] = "auto"
-    """Whether to use torch.compile. auto: for the network and the class loss on CUDA where a compiler is installed; not
-    on a CPU."""
+    """Whether to use torch.compile. auto: compile the network and the class loss on CUDA if a compiler is installed,
+    but not on a CPU."""
     optimizer: Annotated[SGDConfig | AdamWConfig, Field(discriminator="type")] = SGDConfig()
     """Optimizer."""
     schedule: Annotated[StepsSchedule | CosineSchedule, Field(discriminator="type")] = StepsSchedule()
     """Learning-rate schedule after the warm-up."""
     reference_batch_size: Count | None = 16
-    """Batch size that `lr` refers to; for another `batch_size`, `lr` is scaled by `lr_scaling`. null: no scaling."""
+    """Batch size for which `lr` is set; for a different `batch_size`, `lr` is scaled. null: no scaling."""
     lr_scaling: LRScaling = "linear"
-    """How the learning rate grows with the batch size: in proportion to it, or to its square root."""
+    """How the learning rate scales with the batch size: linearly, or with its square root."""
     warmup_steps: CountOrZero = 1000
-    """Number of steps over which the learning rate grows linearly to its full value."""
+    """Number of steps over which the learning rate increases linearly to its full value."""
     warmup_factor: Share = 0.001
-    """Multiplier for the learning rate at the first step of the warm-up."""
+    """Multiplier for the learning rate at the first warm-up step."""
     clip_norm: Positive | None = 10.0
-    """Largest norm of the gradient; larger gradients are scaled down. null: no clipping."""
+    """Maximum gradient norm; larger gradients are scaled down. null: no clipping."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Decay of the exponential moving average of the weights, which evaluation then uses; null: no average."""
+    """Decay of the exponential moving average of the weights, which is then used for evaluation; null: no average."""
     init_from: Annotated[str | None, MAY_CHANGE_ON_RESUME] = None
-    """Checkpoint to start from; its classes are matched by name."""
+    """Checkpoint to load initial weights from; classes are matched by name."""
     on_nonfinite: Annotated[NonFiniteAction, MAY_CHANGE_ON_RESUME] = "stop"
-    """What to do on a non-finite gradient; the weights never change. stop: stop the run with a report. skip: skip the
-    step."""
+    """What to do if a gradient is not finite; such a step never changes the weights. stop: stop the run with a report.
+    skip: skip the step and continue."""
     max_skipped: Annotated[Count, MAY_CHANGE_ON_RESUME] = 10
     """Maximum number of skipped steps before the run stops."""
     allow_local_norm: Annotated[bool, MAY_CHANGE_ON_RESUME] = False
-    """Whether `norm: batch` is allowed on several processes, where each normalises with its own images only."""
+    """Whether to allow `norm: batch` with several processes, each of which then normalises over its own images only."""
     log_every: Annotated[Count, MAY_CHANGE_ON_RESUME, NO_EFFECT_ON_RESULTS] = 20
-    """Steps between two log lines."""
+    """Number of steps between log lines."""
     save_every: Annotated[Count | None, MAY_CHANGE_ON_RESUME, NO_EFFECT_ON_RESULTS] = None
-    """Steps between two checkpoints; null: one epoch."""
+    """Number of steps between checkpoints; null: one epoch."""
     eval_every: Count | None = None
-    """Steps between two evaluations; null: one epoch. The last step is always evaluated."""
+    """Number of steps between evaluations; null: one epoch. The last step is always evaluated."""
     eval_batch_size: Annotated[Count | None, MAY_CHANGE_ON_RESUME] = None
-    """Images that a process evaluates at once; null: `batch_size`."""
+    """Number of images that each process evaluates at once; null: `batch_size`."""
     keep_checkpoints: Annotated[Count, MAY_CHANGE_ON_RESUME, NO_EFFECT_ON_RESULTS] = 2
-    """Latest checkpoints to keep, besides the best."""
+    """Number of most recent checkpoints to keep, in addition to the best one."""
     best_metric: Annotated[BestMetric, MAY_CHANGE_ON_RESUME] = "AP"
-    """Metric that selects best.pt and that `early_stop` watches."""
+    """Metric that selects best.pt and that `early_stop` monitors."""
     early_stop: Annotated[Count | None, MAY_CHANGE_ON_RESUME] = None
-    """Consecutive evaluations without a better `best_metric` after which the run stops; null: never."""
+    """Stop the run after this many consecutive evaluations without a better `best_metric`; null: never."""
     max_hours: Annotated[Positive | None, MAY_CHANGE_ON_RESUME] = None
-    """Hours of training, including resumed runs, after which the run saves and stops; null: no limit."""
+    """Save and stop after this many hours of training, counted across resumes; null: no limit."""
     stall_timeout: Annotated[Positive, MAY_CHANGE_ON_RESUME, NO_EFFECT_ON_RESULTS] = 600.0
-    """Seconds without progress after which every process writes its stacks and the run stops."""
+    """Seconds without progress after which every process writes its stack traces and the run stops."""
     grace: Annotated[Positive, MAY_CHANGE_ON_RESUME, NO_EFFECT_ON_RESULTS] = 25.0
-    """Seconds that a run has to save after a stop signal before it exits without saving."""
+    """Seconds that a run has to save a checkpoint after a stop signal; after that, it exits without saving."""
 
     @model_validator(mode="after")
     def one_length(self) -> Self:

@@ -1,4 +1,4 @@
-"""Strict YAML: the values of JSON, one reading of each, no repeated keys, no aliases."""
+"""Strict YAML: JSON types only, no ambiguous values, no duplicate keys, no aliases."""
 
 import re
 from pathlib import Path
@@ -8,14 +8,14 @@ import yaml
 
 from retinanet.errors import InputError
 
-MAX_BYTES = 1_000_000  # of a config file
+MAX_BYTES = 1_000_000  # maximum size of a config file
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which 1e-3 is a number, 12:30 is text, keys are unique, and every value is written out."""
+    """Safe YAML loader that reads 1e-3 as a number and 12:30 as text, and rejects duplicate keys and aliases."""
 
     def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
-        # Aliases of aliases grow exponentially when they are expanded: a few lines would fill the memory.
+        # Nested aliases expand exponentially: a few lines could exhaust memory.
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()
             problem = f"the alias *{event.anchor} is not supported, write the value out"
@@ -27,7 +27,7 @@ class _Loader(yaml.SafeLoader):
             return super().construct_object(node, deep)
         except yaml.YAMLError:
             raise
-        except (ValueError, LookupError) as error:  # thousands of digits, or !!int and the like before other text
+        except (ValueError, LookupError) as error:  # thousands of digits, or a tag such as !!int on other text
             problem = f"cannot be read as a value ({str(error).partition(';')[0]})"
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
 
@@ -37,7 +37,7 @@ _NUMBER = re.compile(
     r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
 )
 _REPLACED = {f"tag:yaml.org,2002:{name}" for name in ("float", "int", "timestamp", "merge", "value")}
-# The types of JSON. No key takes a date, a set or bytes.
+# The JSON types. No config key takes a date, a set or bytes.
 _KNOWN_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map")}
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag not in _REPLACED]
@@ -73,7 +73,7 @@ _Loader.add_constructor(None, _refuse_tag)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes text that the loader above, or another one, would read as a different value, such as 1e-3."""
+    """YAML dumper that quotes text, such as 1e-3, if this loader or a standard one would read it as another type."""
 
 
 _Dumper.yaml_implicit_resolvers = {
@@ -86,10 +86,10 @@ _Dumper.yaml_implicit_resolvers = {
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
-    """Read the keys and values of a file; an empty file has none.
+    """Read a YAML file as a mapping, which is empty if the file is.
 
     Raises:
-        InputError: the file cannot be read, or is not YAML with keys and values.
+        InputError: the file cannot be read, or does not contain a YAML mapping.
     """
     try:
         if file.stat().st_size > MAX_BYTES:
@@ -108,10 +108,10 @@ def read_yaml(file: Path) -> dict[str, Any]:
 
 
 def parse_yaml(text: str, source: str) -> Any:
-    """Read one YAML value.
+    """Parse one YAML value.
 
     Raises:
-        InputError: the text is not YAML; `source` begins the message.
+        InputError: the text is not valid YAML; the message starts with `source`.
     """
     try:
         return yaml.load(text, _Loader)
@@ -122,12 +122,12 @@ def parse_yaml(text: str, source: str) -> Any:
 
 
 def dump_yaml(values: dict[str, Any]) -> str:
-    """Write values as YAML that `parse_yaml` reads back unchanged, keys in their order."""
+    """Convert values to YAML that `parse_yaml` reads back unchanged, keeping the order of the keys."""
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=120)
 
 
 def yaml_type(value: Any) -> str:
-    """Type of a value in the terms of YAML, for error messages."""
+    """Type of a value in YAML terms, for error messages."""
     names = {bool: "true or false", int: "whole number", float: "number", str: "text", list: "list", dict: "mapping"}
     return names.get(type(value), "nothing" if value is None else type(value).__name__)
 
