@@ -92,8 +92,8 @@ class ResultsFile:
                 problem = error.errors()[0]
                 where = ".".join(map(str, problem["loc"]))
                 raise InputError(
-                    f"{self.path}: line {number} is not the result of a run: {where + ': ' if where else ''}"
-                    f"{problem['msg']}; delete the line to run it again"
+                    f"{self.path}: line {number} is not a valid result: {where + ': ' if where else ''}"
+                    f"{problem['msg']}; delete it to repeat that run"
                 ) from None
             results[result.config_hash] = result
         return results

@@ -87,8 +87,8 @@ def train_loader(cfg: Config, data: Dataset, *, start: int, stop: int, pin_memor
 def local_batches(batches: Iterable[list[PlannedImage]], accumulate: int) -> Iterator[list[PlannedImage]]:
     """Split each global batch, and yield the `accumulate` micro-batches of this process.
 
-    The n-th micro-batches of all processes are adjacent in the global batch, so synchronised norms see the same
-    images together, however many processes there are.
+    The n-th micro-batches of all processes are contiguous in the global batch, so synchronised batch norm computes its
+    statistics over the same images for any number of processes.
     """
     parts = world_size() * accumulate
     for batch in batches:
@@ -97,7 +97,7 @@ def local_batches(batches: Iterable[list[PlannedImage]], accumulate: int) -> Ite
 
 
 def check_batch_size(cfg: Config) -> None:
-    """Check that every process gets at least one image of each batch.
+    """Check that every process gets at least one image of each micro-batch.
 
     Raises:
         InputError: the batch is too small.

@@ -58,7 +58,7 @@ def test_invalid_line_is_reported_by_number(tmp_path):
     file.append(result("a"))
     with open(file.path, "a") as opened:
         opened.write('{"row": "b", "AP": 1}\n')
-    with pytest.raises(InputError, match=r"results\.jsonl: line 2 is not the result of a run"):
+    with pytest.raises(InputError, match=r"results\.jsonl: line 2 is not a valid result"):
         file.read()
 
 
