@@ -6,12 +6,12 @@ import torchvision
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from retinanet.detection import atss
 from retinanet.detection.anchors import AnchorGenerator
 from retinanet.detection.atss import assign_atss
 from tests.helpers.assignment import CROWD, OBJECT, PADDING, objects, per_anchor, targets_of, without_rows
+from tests.helpers.memory import LargestTensor
 
 # Whole pixels, so that centres, distances and areas are exact in float32: equals are equal in any order of arithmetic.
 GRIDS = AnchorGenerator(strides=(16, 64), sizes=(24, 90), rounding="torchvision")(64, 48)
@@ -224,21 +224,10 @@ def test_crowds_cost_nothing_without_crowds_or_with_ignore_ioa_zero(monkeypatch)
 
 def test_memory_is_bounded_for_thousands_of_boxes(monkeypatch):
     monkeypatch.setattr(atss, "BOXES_AT_ONCE", 64)
-    largest = 0
-
-    class Sizes(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            nonlocal largest
-            result = func(*args, **(kwargs or {}))
-            for tensor in result if isinstance(result, tuple | list) else [result]:
-                if isinstance(tensor, torch.Tensor):
-                    largest = max(largest, tensor.untyped_storage().nbytes())
-            return result
-
     grids = AnchorGenerator()(128, 128)
     targets = objects(*([(10, 10, 60, 70), (3, 5, 100, 30)] * 1000))._replace(has_crowd=False)
     count = sum(level[..., 0].numel() for level in grids)
-    with Sizes():
+    with LargestTensor() as tensors:
         assign_atss(grids, targets)
     # One value per anchor, per box, or per candidate of the boxes processed together.
-    assert largest <= max(count * 4 * 4, 2000 * 4 * 4, 64 * 5 * 9 * 4 * 4) < 2000 * count * 4 / 100
+    assert tensors.largest <= max(count * 4 * 4, 2000 * 4 * 4, 64 * 5 * 9 * 4 * 4) < 2000 * count * 4 / 100

@@ -5,13 +5,13 @@ import torch
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from retinanet.detection import grid_iou
 from retinanet.detection.anchors import AnchorGenerator
 from retinanet.detection.assignment import assign, assign_reference
 from retinanet.structures import Targets
 from tests.helpers.assignment import CROWD, OBJECT, objects, targets_of, without_rows
+from tests.helpers.memory import LargestTensor
 
 GRIDS = AnchorGenerator(strides=(16, 64), sizes=(24, 90), rounding="torchvision")(64, 48)
 ANCHORS = torch.cat([level.view(-1, 4) for level in GRIDS])
@@ -159,22 +159,11 @@ def test_assignment_reads_nothing_on_the_host(host_reads):
 
 def test_memory_is_bounded_for_thousands_of_boxes(monkeypatch):
     monkeypatch.setitem(grid_iou.PAIRS_AT_ONCE, "cpu", 2**16)
-    largest = 0
-
-    class Sizes(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            nonlocal largest
-            result = func(*args, **(kwargs or {}))
-            for tensor in result if isinstance(result, tuple | list) else [result]:
-                if isinstance(tensor, torch.Tensor):
-                    largest = max(largest, tensor.untyped_storage().nbytes())
-            return result
-
     grids = AnchorGenerator()(128, 128)
     targets = objects(*([(10, 10, 60, 70), (3, 5, 100, 30)] * 1000))
     count = sum(level[..., 0].numel() for level in grids)
-    with Sizes():
+    with LargestTensor() as tensors:
         assign(grids, targets)
     # No tensor holds a value per pair: the largest are as many pairs as are processed at once, the anchors, or the
     # boxes themselves.
-    assert largest <= max(2**16 * 4, 2 * count * 8, 2000 * 4 * 4) < 2000 * count * 4 / 50
+    assert tensors.largest <= max(2**16 * 4, 2 * count * 8, 2000 * 4 * 4) < 2000 * count * 4 / 50
