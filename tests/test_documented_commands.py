@@ -51,6 +51,11 @@ def test_short_form_keeps_the_keys_that_a_command_sets():
     assert [word for word in short if word.startswith("model.backbone.norm")] == ["model.backbone.norm=sync"]
 
 
+def test_command_that_reads_its_config_from_a_run_or_a_checkpoint_is_not_changed():
+    for command in ("retinanet train --resume runs/a", "retinanet eval runs/a/checkpoints/best.pt"):
+        assert short_form(shlex.split(command)) == shlex.split(command)
+
+
 def test_files_of_a_command():
     words = shlex.split("retinanet train my.yaml --output runs/a train.init_from=runs/b/best.pt data.val.images=my/val")
     assert list(files_read(words)) == [Path("runs/b/best.pt"), Path("my/val")]

@@ -84,14 +84,17 @@ def short_form(words: list[str]) -> list[str]:
             extra = short_form(inner)[len(inner) :]
         case ["retinanet", "train", config, *_] if not config.startswith("-"):
             extra = tiny_overrides(words)
-        case ["retinanet", "eval", *_] | ["retinanet", "ablate", "figures", *_]:
-            extra = []  # the checkpoint contains the config of a short run
+        case (
+            ["retinanet", "train", "--resume", *_] | ["retinanet", "eval", *_] | ["retinanet", "ablate", "figures", *_]
+        ):
+            extra = []  # the run or the checkpoint contains the config, which is already short
         case ["retinanet", "predict", *_]:
             extra = ["--batch-size", "2"]
         case ["retinanet", "ablate", "demo", *_]:
             extra = ["--seeds", "1"]
         case ["retinanet", "ablate", table, *_] if table in TABLE_ROWS:
-            extra = [*tiny_overrides(words), "--seeds", "1", "--rows", *TABLE_ROWS[table]]
+            # The networks and images of the rows are small, and must stay different.
+            extra = [*SHORT_RUN, "train.batch_size=2", "--seeds", "1", "--rows", *TABLE_ROWS[table]]
         case ["python", "-m", "retinanet.data.synthetic", _]:
             extra = ["--train", str(NUM_TRAIN), "--val", str(NUM_VAL)]
         case ["source", "scripts/environment.sh" | ".venv/bin/activate", *_]:
