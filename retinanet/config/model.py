@@ -92,7 +92,7 @@ class ModelConfig(StrictModel):
     head_norm: HeadNorm = "none"
     """Normalisation after each of the `head_convs` convolutions."""
     prior: Annotated[float, Field(gt=0, lt=1)] = 0.01
-    """Initial probability of each class at every anchor; with softmax, of all classes together."""
+    """Initial probability of each class at every anchor; with softmax, their total over all classes."""
     class_activation: ClassActivation = "sigmoid"
     """Activation of the class logits. sigmoid: one logit per class. softmax: an extra logit, the last, for background;
     requires the `softmax_focal` loss."""
