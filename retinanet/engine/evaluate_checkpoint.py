@@ -60,8 +60,5 @@ def write_evaluation(folder: Path, evaluation: Evaluation, data: Dataset, source
     """Write metrics and detections as JSON; NaN becomes null."""
     metrics = {name: None if math.isnan(value) else value for name, value in evaluation.metrics_and_classes.items()}
     (folder / METRICS_FILE).write_text(json.dumps(metrics | source, indent=2) + "\n", encoding="utf-8")
-    by_id = sorted(
-        ((int(data.image_ids[index]), detections) for index, detections in evaluation.detections.items()),
-        key=lambda entry: entry[0],
-    )
+    by_id = ((data.image_ids[index], detections) for index, detections in sorted(evaluation.detections.items()))
     (folder / DETECTIONS_FILE).write_text(json.dumps(coco_results(by_id, data.category_ids)), encoding="utf-8")

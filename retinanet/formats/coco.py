@@ -13,7 +13,7 @@ from retinanet.errors import InputError
 from retinanet.formats.box_check import BoxProblems, check_boxes
 from retinanet.formats.classes import Categories, Classes, choose_classes
 from retinanet.formats.coco_json import read_document
-from retinanet.formats.dataset import Dataset, EvaluationAnnotations, concatenate, start_of_each
+from retinanet.formats.dataset import Dataset, concatenate, start_of_each
 from retinanet.formats.image import read_header
 
 if TYPE_CHECKING:
@@ -73,7 +73,9 @@ def read_coco(
     return dataset
 
 
-def coco_results(detections: Iterable[tuple[int, "Detections"]], category_ids: tuple[int, ...]) -> list[dict[str, Any]]:
+def coco_results(
+    detections: Iterable[tuple[int | str, "Detections"]], category_ids: tuple[int, ...]
+) -> list[dict[str, Any]]:
     """Convert detections to the COCO results format, ready to be written to a file.
 
     Args:
@@ -111,30 +113,22 @@ def _read_source(
     labels = np.array([label_of[entry["category_id"]] for entry in annotations], dtype=np.int64)
     is_crowd = np.array([bool(entry.get("iscrowd", 0)) for entry in annotations], dtype=bool)
     boxes_xywh = np.array([entry["bbox"] for entry in annotations], dtype=np.float64).reshape(-1, 4)
-    box_areas = boxes_xywh[:, 2] * boxes_xywh[:, 3]
-    areas = [entry.get("area") for entry in annotations]
-    areas = [box_area if area is None else area for area, box_area in zip(areas, box_areas.tolist(), strict=True)]
+    areas = np.array([entry.get("area") for entry in annotations], dtype=np.float64)  # None becomes NaN
 
     checked = check_boxes(boxes_xywh, sizes[image_index])
     problems.add(checked, annotations=annotations, sizes=sizes[image_index], file=source.annotations)
-    usable, num_images = checked.usable, len(paths)
+    usable = checked.is_usable
     return Dataset(
         paths=tuple(map(str, paths)),
-        image_ids=np.array([image["id"] for image in document["images"]], dtype=np.int64),
+        image_ids=tuple(image["id"] for image in document["images"]),
         sizes=sizes,
-        box_start=start_of_each(np.bincount(image_index[usable], minlength=num_images)),
-        boxes=checked.corners[usable],
+        box_start=start_of_each(np.bincount(image_index[usable], minlength=len(paths))),
+        boxes_xywh=checked.boxes_xywh[usable],
+        areas=checked.areas(areas)[usable],
         labels=labels[usable],
         is_crowd=is_crowd[usable],
         class_names=chosen.names,
         category_ids=category_ids,
-        evaluation=EvaluationAnnotations(
-            start=start_of_each(np.bincount(image_index, minlength=num_images)),
-            boxes_xywh=boxes_xywh,
-            areas=np.array(areas, dtype=np.float64),
-            labels=labels,
-            is_crowd=is_crowd,
-        ),
     )
 
 

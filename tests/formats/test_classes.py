@@ -2,7 +2,7 @@ import pytest
 
 from retinanet.config import MergedClass
 from retinanet.formats.coco import read_coco
-from tests.helpers.coco_files import box, document, error_of, evaluation_of, image, label_by_left_edge
+from tests.helpers.coco_files import box, document, error_of, annotations_of, image, label_by_left_edge
 
 THREE_CLASSES = document(
     [image(1)],
@@ -14,7 +14,7 @@ def test_classes_are_selected_and_reordered(source):
     data = read_coco((source(THREE_CLASSES),), classes=("dog", "cat"))
     assert data.class_names == ("dog", "cat") and data.category_ids == (7, 3)
     assert label_by_left_edge(data) == {0: 1, 2: 0, 3: 1}
-    assert [a["category_id"] for a in evaluation_of(data)] == [3, 7, 3]
+    assert [a["category_id"] for a in annotations_of(data)] == [3, 7, 3]
 
 
 def test_classes_are_merged(source):
@@ -23,7 +23,7 @@ def test_classes_are_merged(source):
     assert label_by_left_edge(data) == {0: 1, 1: 0, 2: 1, 3: 1}
     # "pet" is not a category of the file, so none of its ids would be right.
     assert data.category_ids == (1, 2)
-    assert [a["category_id"] for a in evaluation_of(data)] == [2, 1, 2, 2]
+    assert [a["category_id"] for a in annotations_of(data)] == [2, 1, 2, 2]
 
 
 def test_renamed_class_keeps_the_id_of_its_category(source):
