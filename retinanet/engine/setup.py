@@ -21,7 +21,6 @@ from retinanet.errors import InputError
 from retinanet.formats.dataset import Dataset
 from retinanet.losses.build import build_loss
 from retinanet.losses.class_weights import with_class_weights
-from retinanet.losses.detection import DetectionLoss
 from retinanet.runtime.device import resolve_compile, resolve_precision
 from retinanet.runtime.distributed import is_main, on_main, world_size
 
@@ -44,7 +43,6 @@ class Run(NamedTuple):
     checkpoints: CheckpointFolder
     resumed: bool  # whether the run continues from a checkpoint
     state: TrainState
-    criterion: DetectionLoss
     train_step: TrainStep
 
     def is_due(self, every: int) -> bool:
@@ -133,7 +131,6 @@ def set_up_run(
         checkpoints=checkpoints,
         resumed=resume_from is not None,
         state=state,
-        criterion=criterion,
         train_step=train_step,
     )
 
