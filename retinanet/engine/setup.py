@@ -12,6 +12,7 @@ from retinanet.checkpoint.folder import CheckpointFolder
 from retinanet.config import Config
 from retinanet.data.build import check_batch_size, load_train_data, load_val_data
 from retinanet.detection.build import build_assignment
+from retinanet.engine.best import check_measurable
 from retinanet.engine.profiler import check_profile
 from retinanet.engine.run_folder import CHECKPOINTS, check_folder, check_same_run, clear_folder, open_folder
 from retinanet.engine.state import TrainState, build_state
@@ -73,6 +74,8 @@ def set_up_run(
     train_data = load_train_data(cfg)
     cfg = cfg.model_copy(update={"loss": with_class_weights(cfg.loss, train_data.object_counts())})
     val_data = load_val_data(cfg, train_data.class_names) if cfg.data.val else None
+    if val_data:
+        check_measurable(cfg.train.best_metric, val_data, early_stop=cfg.train.early_stop)
     num_steps, epoch = run_length(cfg, len(train_data)), epoch_steps(cfg, len(train_data))
     if dry_run:
         num_steps = 1
