@@ -1,5 +1,6 @@
 """COCO annotation and results formats: read annotation files into a `Dataset`, and convert detections to results."""
 
+import itertools
 import logging
 import os
 from collections.abc import Iterable
@@ -39,7 +40,7 @@ def read_coco(
     Args:
         sources: one or more files. Several files are joined, and their images are renumbered from 1.
         classes: categories to select, order or merge, by name. None takes all of the first file's, ordered by id.
-        expected_names: required class names, from the training set or a checkpoint.
+        expected_names: required class names, from the training set or a checkpoint; files may lack some of them.
         keep_empty: whether to keep images that have no usable boxes.
         strict: raise on boxes with problems instead of dropping or clipping them.
         max_pixels: size limit for images whose dimensions must be read from the image file.
@@ -168,10 +169,14 @@ def _categories(file: str, document: dict[str, Any]) -> Categories:
 
 
 def _category_ids(classes: Classes, documents: list[dict[str, Any]]) -> tuple[int, ...]:
-    """Category ids for results: the file's own if there is one file and no merged categories, otherwise 1..K."""
+    """Category ids for results: the file's own if there is one file and no merged categories, otherwise 1..K.
+
+    Classes that the file lacks get the ids after its largest.
+    """
     if len(documents) == 1 and len(classes.label_of) == len(classes.names):
         by_name = {category["name"]: category["id"] for category in documents[0]["categories"]}
-        return tuple(by_name[member] for member in classes.label_of)  # ordered by label
+        unused = itertools.count(1 + max(by_name.values()))
+        return tuple(by_name[name] if name in by_name else next(unused) for name in classes.label_of)  # by label
     return tuple(range(1, len(classes.names) + 1))
 
 

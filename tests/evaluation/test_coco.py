@@ -91,6 +91,14 @@ def test_summary_is_worded_like_pycocotools():
     assert lines[0] == " Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all | maxDets=100 ] = 0.000"
 
 
+def test_mean_is_over_the_classes_that_have_objects():
+    document = truth([(1, [10, 10, 40, 40])], num_classes=3)
+    detections = {0: found([10, 10, 40, 40], [50, 50, 9, 9], scores=[0.8, 0.9], labels=[0, 2])}
+    scores = score(document, detections)
+    assert scores.metrics["AP"] == pytest.approx(1) and scores.per_class["class 1"] == pytest.approx(1)
+    assert math.isnan(scores.per_class["class 2"]) and math.isnan(scores.per_class["class 3"])
+
+
 def test_order_of_the_detections_mapping_does_not_matter():
     document, detections = random_set(3, coarse=True, crowds=0.2, gapped=True)
     backwards = dict(reversed(detections.items()))
