@@ -17,7 +17,7 @@ from retinanet.detection.assignment import assign
 from retinanet.detection.boxes import encode
 from retinanet.detection.postprocess import Postprocess
 from retinanet.runtime.device import autocast
-from retinanet.structures import Detections, HeadOutputs
+from retinanet.structures import HeadOutputs
 
 SIZE, BATCHES, CLASSES = (800, 1344), (1, 8), 90
 GROWTH_CLASSES = (20, 80, 365, 1203)

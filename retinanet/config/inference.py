@@ -24,7 +24,7 @@ class InferenceConfig(StrictModel):
     """Inference settings."""
 
     precision: Precision = "auto"
-    """Precision of the network, also for the evaluations of a training run; auto: bf16 if the hardware supports it, else
+    """Precision of the network, also in the evaluations of a training run; auto: bf16 if the hardware supports it, else
     fp32."""
     compile: bool = False
     """Whether to use torch.compile, but not in a training run. It takes a minute or two per padded shape, pays off only

@@ -30,9 +30,9 @@ class ImageRecord(NamedTuple):
 class Dataset:
     """Images and boxes as flat arrays: the record used by the loader, the sampler and evaluation.
 
-    Images are addressed by index, 0..I-1, and classes by label, 0..K-1. Training and evaluation use the same boxes: what
-    a reader drops or clips counts for neither. Evaluation uses the numbers of the file. They may exceed the image by up
-    to a pixel, as annotation tools round; training uses corners inside the image (`boxes`).
+    Images are addressed by index, 0..I-1, and classes by label, 0..K-1. Training and evaluation use the same boxes:
+    what a reader drops or clips counts for neither. Other boxes may exceed the image by up to a pixel, as annotation
+    tools round: evaluation uses their exact numbers, training the corners inside the image (`boxes`).
     """
 
     paths: tuple[str, ...]  # I paths of image files

@@ -19,8 +19,8 @@ class SigmoidMarginLoss(FusedSigmoidLoss):
 
     Args:
         margin_loss: h.
-        alpha: weight of an anchor's target logit, 0..1; the logits of its other classes have weight 1 - alpha. If there is
-            one alpha per class, each applies to all logits of that class. With None, every logit has weight 1.
+        alpha: weight of an anchor's target logit, 0..1; the logits of its other classes have weight 1 - alpha. If there
+            is one alpha per class, each applies to all logits of that class. With None, every logit has weight 1.
         compile: as in `FusedSigmoidLoss`.
 
     Raises:

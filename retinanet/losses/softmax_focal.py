@@ -55,8 +55,8 @@ class SoftmaxFocalLoss:
         num_classes = logits.shape[-1] - 1
         if num_classes < 1:
             raise ValueError(
-                f"logits: found shape {tuple(logits.shape)}, expected (..., K + 1): one logit per class and the last for "
-                "background"
+                f"logits: found shape {tuple(logits.shape)}, expected (..., K + 1): one logit per class, and the last "
+                "for background"
             )
         self.class_weights.check(num_classes)
         labels = labels.flatten()

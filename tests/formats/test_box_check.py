@@ -1,7 +1,7 @@
 import pytest
 
 from retinanet.formats.coco import read_coco
-from tests.helpers.coco_files import box, document, error_of, annotations_of, image, warnings_in
+from tests.helpers.coco_files import annotations_of, box, document, error_of, image, warnings_in
 
 UNUSABLE = {
     "without area, dropped": ([4, 4, 0, 3], [4, 4, 3, 0], [4, 4, 0, 0], [4, 4, 1e-7, 3], [4, 4, 3, 1e-7]),

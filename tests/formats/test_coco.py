@@ -15,10 +15,10 @@ from retinanet.formats.coco import coco_results, read_coco
 from retinanet.structures import Detections
 from tests.helpers.coco_files import (
     CATEGORIES,
+    annotations_of,
     box,
     document,
     error_of,
-    annotations_of,
     image,
     images_of,
     label_by_left_edge,
@@ -74,10 +74,14 @@ def test_boxes_and_areas_are_those_of_the_file(source):
 
 def test_image_ids_may_be_texts_or_integers_of_any_size(source):
     ids = ("b.png", "a.png", 2**53 + 1, -(2**70))
-    content = document([image(number) for number in ids], [box(n, number, [n, 0, 5, 5]) for n, number in enumerate(ids)])
+    content = document(
+        [image(number) for number in ids], [box(n, number, [n, 0, 5, 5]) for n, number in enumerate(ids)]
+    )
     data = read_coco((source(content),))
     assert data.image_ids == ids
-    assert [(record.image_id, record.boxes[0, 0]) for record in images_of(data)] == list(zip(ids, range(4), strict=True))
+    assert [(record.image_id, record.boxes[0, 0]) for record in images_of(data)] == list(
+        zip(ids, range(4), strict=True)
+    )
 
 
 def test_images_without_boxes_are_kept_or_skipped(source, caplog):

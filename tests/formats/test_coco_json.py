@@ -1,7 +1,7 @@
 import pytest
 
 from retinanet.formats.coco import read_coco
-from tests.helpers.coco_files import CATEGORIES, box, document, error_of, annotations_of, image
+from tests.helpers.coco_files import CATEGORIES, annotations_of, box, document, error_of, image
 
 
 @pytest.mark.parametrize(
