@@ -40,10 +40,10 @@ def load_train_data(cfg: Config) -> Dataset:
 
 
 def load_val_data(cfg: Config, class_names: tuple[str, ...]) -> Dataset:
-    """Read the validation set, which must have exactly these classes.
+    """Read the validation set, which may lack some of these classes, but have no others.
 
     Raises:
-        InputError: the data cannot be used, or has different classes.
+        InputError: the data cannot be used, or has other classes.
     """
     return read_coco(
         cfg.data.val,

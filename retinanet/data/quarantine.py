@@ -53,7 +53,7 @@ class Quarantine:
             self._paths.add(path)
             line = {
                 "path": path,
-                "image_id": int(dataset.image_ids[entry.index]),
+                "image_id": dataset.image_ids[entry.index],
                 "reason": entry.reason,
                 "step": step,
                 "replaced_by": replacement,

@@ -12,6 +12,7 @@ from retinanet.checkpoint.folder import CheckpointFolder
 from retinanet.config import Config
 from retinanet.data.build import check_batch_size, load_train_data, load_val_data
 from retinanet.detection.build import build_assignment
+from retinanet.engine.best import check_measurable
 from retinanet.engine.profiler import check_profile
 from retinanet.engine.run_folder import CHECKPOINTS, check_folder, check_same_run, clear_folder, open_folder
 from retinanet.engine.state import TrainState, build_state
@@ -21,7 +22,6 @@ from retinanet.errors import InputError
 from retinanet.formats.dataset import Dataset
 from retinanet.losses.build import build_loss
 from retinanet.losses.class_weights import with_class_weights
-from retinanet.losses.detection import DetectionLoss
 from retinanet.runtime.device import resolve_compile, resolve_precision
 from retinanet.runtime.distributed import is_main, on_main, world_size
 
@@ -44,7 +44,6 @@ class Run(NamedTuple):
     checkpoints: CheckpointFolder
     resumed: bool  # whether the run continues from a checkpoint
     state: TrainState
-    criterion: DetectionLoss
     train_step: TrainStep
 
     def is_due(self, every: int) -> bool:
@@ -75,6 +74,8 @@ def set_up_run(
     train_data = load_train_data(cfg)
     cfg = cfg.model_copy(update={"loss": with_class_weights(cfg.loss, train_data.object_counts())})
     val_data = load_val_data(cfg, train_data.class_names) if cfg.data.val else None
+    if val_data:
+        check_measurable(cfg.train.best_metric, val_data, early_stop=cfg.train.early_stop)
     num_steps, epoch = run_length(cfg, len(train_data)), epoch_steps(cfg, len(train_data))
     if dry_run:
         num_steps = 1
@@ -133,7 +134,6 @@ def set_up_run(
         checkpoints=checkpoints,
         resumed=resume_from is not None,
         state=state,
-        criterion=criterion,
         train_step=train_step,
     )
 

@@ -22,9 +22,10 @@ from retinanet.engine.setup import Run, set_up_run
 from retinanet.engine.timing import RunTimer, describe_timing
 from retinanet.errors import InputError
 from retinanet.formats.dataset import Dataset
+from retinanet.inference.network import inference_model
 from retinanet.runtime.activity import Activity
 from retinanet.runtime.console import progress
-from retinanet.runtime.device import compiled_graphs, resolve_device, set_determinism
+from retinanet.runtime.device import compiled_graphs, resolve_device, resolve_precision, set_determinism
 from retinanet.runtime.distributed import (
     broadcast,
     gather,
@@ -239,15 +240,12 @@ def evaluate_and_record(run: Run, data: Dataset, recorder: Recorder, activity: A
         else:
             activity.begin("scoring", state.step)
 
-    evaluation = evaluate_dataset(
-        run.cfg,
+    network = inference_model(
         state.evaluated,
-        data,
-        criterion=run.criterion,
-        device=run.device,
-        dtype=run.dtype,
-        on_batch=on_batch,
+        dtype=resolve_precision(run.device, run.cfg.inference.precision),
+        compile=False,  # it would take minutes at every evaluation
     )
+    evaluation = evaluate_dataset(run.cfg, network, data, device=run.device, on_batch=on_batch)
     if evaluation:
         recorder.write_evaluation(state.step, evaluation, data)
     metrics = broadcast(evaluation.metrics if evaluation else {})

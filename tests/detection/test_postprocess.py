@@ -48,7 +48,8 @@ def postprocess_by_loop(outputs, image, *, min_score, top_k, nms_iou, max_detect
         for score, a, k in sorted(pairs, key=lambda pair: -pair[0])[:top_k]:
             (box,) = coder.decode_single(deltas[image, a : a + 1], anchors.view(-1, 4)[a : a + 1])
             box = torchvision.ops.clip_boxes_to_image(box, (height, width))
-            candidates.append((score, k, box))
+            if torchvision.ops.box_area(box) > 0:
+                candidates.append((score, k, box))
     kept = []
     for k in range(NUM_CLASSES):
         mine = [(score, box) for score, label, box in candidates if label == k]
@@ -67,7 +68,7 @@ def postprocess_by_loop(outputs, image, *, min_score, top_k, nms_iou, max_detect
     "settings",
     [
         {"min_score": 0.5, "top_k": 1000, "nms_iou": 0.5, "max_detections": 1000},
-        {"min_score": 0.05, "top_k": 50, "nms_iou": 0.5, "max_detections": 100},
+        {"min_score": 0.05, "top_k": 90, "nms_iou": 0.5, "max_detections": 100},
         {"min_score": 0.6, "top_k": 7, "nms_iou": 0.2, "max_detections": 5},
     ],
 )
@@ -147,6 +148,32 @@ def test_boxes_are_clipped_to_the_image_not_to_the_padding():
     outputs = one_anchor(2.0, anchor=(-30.0, 20.0, 500.0, 400.0))
     (result,) = Postprocess()(outputs, torch.tensor([[100, 200]]), torch.tensor([[50, 100]]))
     assert_close(result.boxes, torch.tensor([[0.0, 10.0, 100.0, 50.0]]))
+
+
+@pytest.mark.parametrize(
+    "anchor",
+    [
+        (210.0, 20.0, 250.0, 60.0),  # right of the image, clipped to a vertical line
+        (20.0, 100.0, 60.0, 140.0),  # touches its lower edge
+        (-50.0, 20.0, 0.0, 60.0),  # touches its left edge
+        (220.0, 120.0, 250.0, 160.0),  # clipped to a point
+    ],
+)
+def test_boxes_in_the_padding_are_removed(anchor):
+    outputs = one_anchor(2.0, anchor=anchor)
+    (result,) = Postprocess()(outputs, torch.tensor([[100, 200]]), torch.tensor([[50, 100]]))
+    assert len(result) == 0
+    (result,) = Postprocess()(outputs, torch.tensor([[101, 201]]), torch.tensor([[50, 100]]))  # one pixel larger
+    assert len(result) == (anchor == (20.0, 100.0, 60.0, 140.0))
+
+
+def test_boxes_in_the_padding_do_not_take_the_places_of_others():
+    """The anchor in the padding has the highest score, and one detection is allowed."""
+    boxes = torch.tensor([[210.0, 20.0, 250.0, 60.0], [10.0, 10.0, 50.0, 50.0]])
+    outputs = HeadOutputs([torch.tensor([[[3.0], [2.0]]])], [torch.zeros(1, 2, 4)], [boxes])
+    sizes = torch.tensor([[100, 200]])
+    (result,) = Postprocess(max_detections=1)(outputs, sizes, sizes)
+    assert_close(result.boxes, boxes[1:])
 
 
 def test_score_must_exceed_min_score():

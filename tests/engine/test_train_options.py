@@ -1,6 +1,7 @@
 """Options of a run: early stopping, time limits, dry runs, profiles."""
 
 import json
+import math
 
 import pytest
 
@@ -58,6 +59,19 @@ def test_early_stop_and_best_checkpoint_follow_the_best_metric(run, monkeypatch,
 def test_early_stop_without_a_validation_set_is_refused(run):
     with pytest.raises(InputError, match=r"train\.early_stop needs evaluations"):
         run("blind", "train.early_stop=2", "data.val=[]")
+
+
+def test_validation_set_without_objects_is_reported_before_the_first_step(run, tmp_path, shapes, capsys):
+    truth = json.loads((shapes / "val.json").read_text())
+    (tmp_path / "val.json").write_text(json.dumps(truth | {"annotations": []}))
+    overrides = [f"data.val.annotations={tmp_path / 'val.json'}", "train.steps=2", "train.eval_every=1"]
+    with pytest.raises(InputError, match=r"data\.val: it has no objects, so AP cannot be measured.*early_stop=null"):
+        run("refused", *overrides, "train.early_stop=2")
+    result = run("newest", *overrides)
+    printed = capsys.readouterr().out
+    warning = "data.val: it has no objects, so AP cannot be measured; best.pt will be the newest checkpoint"
+    assert 0 <= printed.index(warning) < printed.index("step 1: AP nan")
+    assert math.isnan(result.best) and read_checkpoint(result.folder / "checkpoints/best.pt").step == 2
 
 
 def test_max_hours_saves_and_stops_a_run_that_can_be_resumed(run):
