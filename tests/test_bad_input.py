@@ -14,7 +14,7 @@ from retinanet.checkpoint.folder import CheckpointFolder
 from retinanet.cli import eval as eval_tool
 from retinanet.cli import predict as predict_tool
 from retinanet.cli import train as train_tool
-from retinanet.cli.exit_codes import exit_code
+from retinanet.cli.process import exit_code
 from retinanet.config.load import load_config
 from retinanet.errors import InputError, make_folder
 from retinanet.model.retinanet import build_model
@@ -184,7 +184,7 @@ def test_output_folder_with_another_run(train_rejected, tmp_path):
     (tmp_path / "run" / "config.yaml").write_text("kept")
     (tmp_path / "run" / "environment.json").write_text("{}")
     assert train_rejected() == (
-        f"{tmp_path / 'run'}: contains a run; continue it with --resume, replace it with --overwrite, or choose "
+        f"{tmp_path / 'run'}: contains a run; it has not saved a checkpoint, replace it with --overwrite, or choose "
         "another folder"
     )
     assert (tmp_path / "run" / "config.yaml").read_text() == "kept"

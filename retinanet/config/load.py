@@ -76,7 +76,7 @@ def _with_overrides(values: dict[str, Any], overrides: str | Sequence[str]) -> d
 
 
 def _merge_config(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    """Merge configs; a run length in `values` replaces that of `base`, even if one is in epochs and the other in steps."""
+    """Merge configs; a run length in `values` replaces that of `base`, whether in epochs or in steps."""
     train = values.get("train")
     if isinstance(train, dict):
         given = {name for name in RUN_LENGTHS if train.get(name) is not None}

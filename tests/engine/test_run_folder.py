@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from retinanet.config.load import load_config
-from retinanet.engine.run_folder import MARKER, check_same_run, is_of_this_launch
+from retinanet.engine.run_files import MARKER
+from retinanet.engine.run_folder import check_same_run, is_of_this_launch
 from retinanet.errors import InputError
 from tests.helpers.checkpoints import checkpoint_of
 from tests.helpers.datasets import dataset_of, image_record

@@ -83,8 +83,8 @@ def test_resumed_run_is_bit_identical_to_an_uninterrupted_one(run, monkeypatch):
     assert_same_checkpoint(first, second)
 
 
-def test_resuming_without_a_checkpoint_starts_from_the_beginning_and_logs_it(run, tmp_path):
-    result = run("empty", resume=True)
+def test_automatic_resume_without_a_checkpoint_starts_from_the_beginning_and_logs_it(run, tmp_path):
+    result = run("empty", resume="auto")
     assert result.step == 8
     assert "starting from the beginning" in (result.folder / "log.txt").read_text()
 
