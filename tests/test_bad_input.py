@@ -14,9 +14,8 @@ from retinanet.checkpoint.folder import CheckpointFolder
 from retinanet.cli import eval as eval_tool
 from retinanet.cli import predict as predict_tool
 from retinanet.cli import train as train_tool
-from retinanet.cli.process import exit_code
 from retinanet.config.load import load_config
-from retinanet.errors import InputError, make_folder
+from retinanet.errors import make_folder
 from retinanet.model.retinanet import build_model
 
 REPO = Path(__file__).resolve().parent.parent
@@ -322,26 +321,7 @@ def test_commands_as_processes(arguments, message, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-# ---- exit codes
-
-
-def test_exit_code_of_each_outcome(capsys):
-    def wrong():
-        raise InputError("a: is wrong")
-
-    def interrupted():
-        raise KeyboardInterrupt
-
-    def bug():
-        raise ValueError("a bug")
-
-    assert exit_code(lambda: "anything") == 0
-    assert capsys.readouterr().err == ""
-    assert exit_code(wrong) == 2
-    assert capsys.readouterr().err == "error: a: is wrong\n"
-    assert exit_code(interrupted) == 130
-    with pytest.raises(ValueError, match="a bug"):  # a bug keeps its traceback
-        exit_code(bug)
+# ---- folders
 
 
 def test_make_folder_creates_parents_and_leaves_no_file(tmp_path):

@@ -26,7 +26,7 @@ class CommandParser(argparse.ArgumentParser):
         rest, overrides = self._separate_overrides(argv)
         arguments = self.parse_intermixed_args(rest)
         if self.takes_overrides:
-            arguments.overrides += overrides
+            arguments.overrides = [*arguments.overrides, *overrides]
         return arguments
 
     def error(self, message: str, hint: str | None = None) -> NoReturn:

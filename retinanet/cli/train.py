@@ -128,11 +128,12 @@ def what_to_start(config: str | None, output: Path | None, resume: str | None) -
 
 
 def is_config(path: str) -> bool:
-    """Whether a path names a config that is not inside a run folder."""
+    """Whether a path names a YAML file outside of run folders, or a bundled config."""
     try:
-        return not is_run_folder(find_config(path).parent)
+        file = find_config(path)
     except InputError:
         return False
+    return file.suffix in (".yaml", ".yml") and not is_run_folder(file.parent)
 
 
 def check_same_folder(output: Path | None, run: Path) -> None:

@@ -22,11 +22,11 @@ def check_sources(sources: Iterable[DataSource], *, key: str, started_in: Path |
         if not os.path.exists(source.annotations):
             raise InputError(
                 f"{source.annotations}: cannot be read: No such file or directory"
-                f"{_where(source.annotations, started_in)}; set {key}.annotations to a COCO file"
+                f"{_where(source.annotations, started_in)} set {key}.annotations to a COCO file"
             )
         if not os.path.isdir(source.images):
             raise InputError(
-                f"{key}.images: {source.images} is not a folder{_where(source.images, started_in)}; set it to the "
+                f"{key}.images: {source.images} is not a folder{_where(source.images, started_in)} set it to the "
                 "folder of the images"
             )
 
@@ -34,8 +34,8 @@ def check_sources(sources: Iterable[DataSource], *, key: str, started_in: Path |
 def _where(path: str, started_in: Path | None) -> str:
     """Where a relative path was looked up, and where it would have been found."""
     if os.path.isabs(path):
-        return ""
+        return ";"
     looked_up = f" (the path is relative to the current folder, {os.getcwd()})"
-    if started_in is not None and (started_in / path).exists():
-        return f"{looked_up}. It exists in {started_in}, where the run was started: run this command there"
-    return looked_up
+    if started_in is None or not (started_in / path).exists():
+        return f"{looked_up};"
+    return f"{looked_up}. It exists in {started_in}, where the run was started: run this command there, or"
