@@ -65,7 +65,9 @@ def check_retinanet(name: str, arguments: list[str]) -> None:
     match name, arguments:
         case "train", _:
             parsed = train.parser().parse(arguments)
-            load_config(parsed.config, parsed.overrides)
+            # A run to resume, or a recorded step, has its own config.
+            assert parsed.config or parsed.resume or parsed.replay
+            load_config(parsed.config or "quickstart", parsed.overrides)
         case "eval", _:
             parsed = eval_command.parser().parse(arguments)
             load_config("quickstart", parsed.overrides)
@@ -104,6 +106,8 @@ def test_every_shell_command_parses_and_its_config_loads(block, tmp_path, monkey
         "retinanet train quickstart train.epoch=3",
         "retinanet train quickstart --outptu runs/a",
         "retinanet trian quickstart",
+        "retinanet train train.seed=3",
+        "retinanet train --resume runs/a train.epoch=3",
         "retinanet ablate 1z --data quickstart",
         "torchrun --nproc_per_node=2 -m retinanet train quickstart train.epoch=3",
         "bash scripts/missing.sh",
