@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from retinanet.ablation.table import describe_schedule, load_table, make_jobs, make_valid_jobs
 from retinanet.cli import checkpoint
 from retinanet.cli.arguments import CommandParser
-from retinanet.cli.process import exit_code, slow_imports
+from retinanet.cli.process import begin_work, exit_code
 from retinanet.engine.run_files import run_folder_of
 from retinanet.errors import InputError, make_folder
 from retinanet.formats.sources import check_sources
@@ -96,13 +96,15 @@ def run_table(arguments: argparse.Namespace, argv: list[str]) -> int:
     if not arguments.report:
         for part in ("train", "val"):
             check_sources(getattr(jobs[0].cfg.data, part), key=f"data.{part}")
-    with slow_imports():
-        from retinanet.ablation.report import chart, markdown
-        from retinanet.ablation.results import RESULTS_FILE, ResultsFile
-        from retinanet.ablation.run import known_results, run_jobs
-        from retinanet.ablation.speed import measure_rows, speed_charts, speed_markdown
-        from retinanet.runtime.logging import start_logging
-        from retinanet.runtime.stop import EXIT_STOPPED
+
+    from retinanet.ablation.report import chart, markdown
+    from retinanet.ablation.results import RESULTS_FILE, ResultsFile
+    from retinanet.ablation.run import known_results, run_jobs
+    from retinanet.ablation.speed import measure_rows, speed_charts, speed_markdown
+    from retinanet.runtime.logging import start_logging
+    from retinanet.runtime.stop import EXIT_STOPPED
+
+    begin_work()
     start_logging()
     is_preempted, elsewhere = False, []
     if not arguments.report:
@@ -142,6 +144,7 @@ def run_table(arguments: argparse.Namespace, argv: list[str]) -> int:
 
 def write_page(path: Path, text: str, charts: Sequence["Chart"]) -> None:
     """Write the text to PATH.md and the charts to PATH.svg, and print the text."""
+
     from retinanet.visualization.plots import write_svg
 
     page, plot = (path.with_name(path.name + suffix) for suffix in (".md", ".svg"))
@@ -153,9 +156,11 @@ def write_page(path: Path, text: str, charts: Sequence["Chart"]) -> None:
 def run_figures(arguments: argparse.Namespace) -> None:
     path = checkpoint.named_checkpoint(arguments.checkpoint)
     checkpoint.check_early(path, arguments.overrides)
-    with slow_imports():
-        from retinanet.ablation.figures import write_figures
-        from retinanet.runtime.logging import start_logging
+
+    from retinanet.ablation.figures import write_figures
+    from retinanet.runtime.logging import start_logging
+
+    begin_work()
     start_logging()
     output = arguments.output or run_folder_of(path) / "figures"
     written = write_figures(path, output, arguments.overrides)
@@ -165,8 +170,10 @@ def run_figures(arguments: argparse.Namespace) -> None:
 
 def run_demo(arguments: argparse.Namespace) -> None:
     check_seeds(arguments.seeds)
-    with slow_imports():
-        from retinanet.ablation import imbalance
+
+    from retinanet.ablation import imbalance
+
+    begin_work()
     make_folder(arguments.output)
     scores = imbalance.compare(arguments.seeds)
     text = imbalance.markdown(scores)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from retinanet.cli.arguments import CommandParser
-from retinanet.cli.process import exit_code, slow_imports
+from retinanet.cli.process import begin_work, exit_code
 from retinanet.config import ResNetConfig
 from retinanet.errors import InputError, make_folder
 
@@ -90,12 +90,14 @@ def main(argv: list[str] | None = None) -> int:
 def run(arguments: argparse.Namespace, argv: list[str]) -> None:
     names = select_suites(arguments.suites)
     check_arguments(arguments)
-    with slow_imports():
-        import torch
 
-        from retinanet.benchmarks.report import header, machine
+    import torch
 
-        suites = {name: importlib.import_module(f"retinanet.benchmarks.{SUITES[name]}") for name in names}
+    from retinanet.benchmarks.report import header, machine
+
+    suites = {name: importlib.import_module(f"retinanet.benchmarks.{SUITES[name]}") for name in names}
+
+    begin_work()
     settings = make_settings(arguments)
     if arguments.json is not None:
         make_folder(arguments.json.parent)
@@ -178,6 +180,7 @@ def make_settings(arguments: argparse.Namespace) -> "Settings":
 
 def precision_notes(precision: str, settings: "Settings") -> list[str]:
     """Notes on the precision used, for devices without native bfloat16."""
+
     import torch
 
     from retinanet.runtime.device import has_bfloat16

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from retinanet.cli import checkpoint
 from retinanet.cli.arguments import CommandParser
-from retinanet.cli.process import exit_code, slow_imports
+from retinanet.cli.process import begin_work, exit_code
 from retinanet.engine.run_files import run_folder_of
 
 
@@ -36,8 +36,10 @@ def main(argv: list[str] | None = None) -> int:
 def run(arguments: argparse.Namespace) -> None:
     path = checkpoint.named_checkpoint(arguments.checkpoint)
     checkpoint.check_early(path, arguments.overrides)
-    with slow_imports():
-        from retinanet.engine.evaluate_checkpoint import DETECTIONS_FILE, METRICS_FILE, evaluate_checkpoint
+
+    from retinanet.engine.evaluate_checkpoint import DETECTIONS_FILE, METRICS_FILE, evaluate_checkpoint
+
+    begin_work()
     output = arguments.output or run_folder_of(path)
     evaluation = evaluate_checkpoint(path, arguments.overrides, output=output)
     if evaluation is None:  # this is not the main process

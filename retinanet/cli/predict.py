@@ -7,7 +7,7 @@ from pathlib import Path
 
 from retinanet.cli import checkpoint
 from retinanet.cli.arguments import CommandParser
-from retinanet.cli.process import exit_code, slow_imports
+from retinanet.cli.process import begin_work, exit_code
 from retinanet.errors import InputError, make_folder
 
 RESULTS_FILE = "detections.json"
@@ -50,15 +50,17 @@ def run(arguments: argparse.Namespace) -> None:
     files = find_images(arguments.images)[: arguments.limit]
     names = output_names(files)
     check_output(arguments.output, names)
-    with slow_imports():
-        from torchvision.io import write_png
 
-        from retinanet.formats.coco import coco_results
-        from retinanet.formats.image import read_image
-        from retinanet.inference.predictor import Predictor
-        from retinanet.runtime.console import progress
-        from retinanet.runtime.logging import start_logging
-        from retinanet.visualization.draw import draw_detections
+    from torchvision.io import write_png
+
+    from retinanet.formats.coco import coco_results
+    from retinanet.formats.image import read_image
+    from retinanet.inference.predictor import Predictor
+    from retinanet.runtime.console import progress
+    from retinanet.runtime.logging import start_logging
+    from retinanet.visualization.draw import draw_detections
+
+    begin_work()
     start_logging()
     predictor = Predictor.from_checkpoint(path, arguments.overrides)
     make_folder(arguments.output)

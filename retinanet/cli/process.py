@@ -1,8 +1,9 @@
-"""The process of a command: its exit code, Ctrl-C while it imports slow modules, and a closed output pipe."""
+"""The process of a command: its exit code, Ctrl-C, and a closed output pipe."""
 
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from types import FrameType
@@ -19,7 +20,7 @@ def exit_code(run: Callable[[], object]) -> int:
 
     If the reader of its output goes away, as in `retinanet eval ... | head`, the command continues without it.
     """
-    with output_to_closed_pipes():
+    with output_to_closed_pipes(), _interrupts_exit():
         try:
             code = run()
             return code if isinstance(code, int) else 0
@@ -31,20 +32,24 @@ def exit_code(run: Callable[[], object]) -> int:
             return EXIT_INTERRUPTED
 
 
-@contextmanager
-def slow_imports() -> Iterator[None]:
-    """Exit at once on Ctrl-C in a `with` block of imports, with one line.
+def begin_work() -> None:
+    """From here on, Ctrl-C raises `KeyboardInterrupt`. A command calls this after its slow imports.
 
-    An exception would be raised inside a module that is being imported, which may swallow or replace it.
+    Before that, Ctrl-C ends the process at once: an exception would be raised inside a module that is being imported,
+    which may swallow or replace it.
     """
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # ignored, or handled by the caller
+    if signal.getsignal(signal.SIGINT) is _exit_interrupted:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextmanager
+def _interrupts_exit() -> Iterator[None]:
+    """Exit at once on Ctrl-C, unless it is ignored or the caller handles it."""
+    is_main_thread = threading.current_thread() is threading.main_thread()  # the only one that may set handlers
+    if not is_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
-    try:
-        signal.signal(signal.SIGINT, _exit_interrupted)
-    except ValueError:  # not the main thread, which alone receives signals
-        yield
-        return
+    signal.signal(signal.SIGINT, _exit_interrupted)
     try:
         yield
     finally:

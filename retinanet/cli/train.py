@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from retinanet.cli.arguments import CommandParser
-from retinanet.cli.process import exit_code, slow_imports
+from retinanet.cli.process import begin_work, exit_code
 from retinanet.config import Config
 from retinanet.config.load import config_to_yaml, find_config, load_config
 from retinanet.engine.run_files import CONFIG_FILE, Resume, check_folder, find_run, is_run_folder, started_in
@@ -60,9 +60,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     if arguments.replay:
-        with slow_imports():
-            from retinanet.engine.nonfinite.replay import replay
-            from retinanet.runtime.device import resolve_device
+        from retinanet.engine.nonfinite.replay import replay
+        from retinanet.runtime.device import resolve_device
+
+        begin_work()
         print(replay(arguments.replay, resolve_device("auto")).describe())
         return 0
     start = what_to_start(arguments.config, arguments.output, arguments.resume)
@@ -78,9 +79,11 @@ def run(arguments: argparse.Namespace) -> int:
         check_sources(getattr(cfg.data, part), key=f"data.{part}", started_in=started_in(start.folder))
     if arguments.dry_run:
         return dry_run(cfg)
-    with slow_imports():
-        from retinanet.engine.train import train
-        from retinanet.runtime.stop import EXIT_STOPPED
+
+    from retinanet.engine.train import train
+    from retinanet.runtime.stop import EXIT_STOPPED
+
+    begin_work()
     result = train(cfg, start.folder, resume=start.resume, overwrite=arguments.overwrite, profile=arguments.profile)
     return EXIT_STOPPED if result.is_preempted else 0
 
@@ -147,9 +150,10 @@ def check_same_folder(output: Path | None, run: Path) -> None:
 
 
 def dry_run(cfg: Config) -> int:
-    with slow_imports():
-        from retinanet.engine.train import train
-        from retinanet.runtime.stop import EXIT_STOPPED
+    from retinanet.engine.train import train
+    from retinanet.runtime.stop import EXIT_STOPPED
+
+    begin_work()
     with tempfile.TemporaryDirectory() as folder:
         result = train(cfg, folder, dry_run=True)
     if result.stopped_by:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 
 import pytest
 
@@ -168,17 +169,40 @@ def test_ctrl_c_during_imports_prints_one_line(tmp_path, arguments):
     assert (started.returncode, errors) == (130, "interrupted\n")
 
 
+def test_ctrl_c_raises_once_the_work_has_begun_and_the_handler_is_restored():
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    seen = []
+
+    def work():
+        seen.append(signal.getsignal(signal.SIGINT))
+        process.begin_work()
+        seen.append(signal.getsignal(signal.SIGINT))
+        signal.raise_signal(signal.SIGINT)
+
+    assert process.exit_code(work) == 130
+    assert seen == [process._exit_interrupted, signal.default_int_handler]
+    assert process.exit_code(lambda: None) == 0
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_handlers_of_the_caller_stay_in_place():
     before = signal.getsignal(signal.SIGINT)
     try:
-        for handler in (signal.SIG_IGN, lambda number, frame: None, signal.default_int_handler):
+        for handler in (signal.SIG_IGN, lambda number, frame: None):
             signal.signal(signal.SIGINT, handler)
-            with process.slow_imports():
-                is_replaced = signal.getsignal(signal.SIGINT) is not handler
-            assert is_replaced == (handler is signal.default_int_handler)
+            code = process.exit_code(lambda h=handler: process.begin_work() or signal.getsignal(signal.SIGINT) is h)
+            assert code is True  # in force during the command
             assert signal.getsignal(signal.SIGINT) is handler
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_command_runs_in_any_thread():
+    results = []
+    thread = threading.Thread(target=lambda: results.append(process.exit_code(lambda: 3)))
+    thread.start()
+    thread.join()
+    assert results == [3]
 
 
 def test_exit_code_of_each_outcome(capsys):
