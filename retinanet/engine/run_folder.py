@@ -27,6 +27,7 @@ from retinanet.formats.dataset import Dataset
 from retinanet.runtime.distributed import launch_id, on_main
 from retinanet.runtime.lock import holder_of, try_lock
 from retinanet.runtime.logging import log_to_file
+from retinanet.runtime.memory import is_out_of_memory
 from retinanet.runtime.stop import clear_preempted
 
 LENGTHS = ("train.epochs", "train.steps")
@@ -36,7 +37,8 @@ LENGTHS = ("train.epochs", "train.steps")
 def claim_folder(folder: Path) -> Iterator[None]:
     """Create the run folder, and keep all other processes from training in it within a `with` block. Collective.
 
-    If invalid input ends the block before the run has produced anything, everything that it has created is removed.
+    If invalid input or a lack of memory ends the block before the run has produced anything, everything that it has
+    created is removed.
 
     Raises:
         InputError: another process trains in the folder, or it is not writable.
@@ -66,8 +68,9 @@ def _claimed(folder: Path) -> Iterator[None]:
             )
         try:
             yield
-        except InputError:
-            if not _has_results(folder):
+        except Exception as error:
+            # After a crash, the folder is kept for its report.
+            if (isinstance(error, InputError) or is_out_of_memory(error)) and not _has_results(folder):
                 _remove_start(folder, existing, created)
             raise
 

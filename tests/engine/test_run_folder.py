@@ -116,12 +116,13 @@ def fail(folder: Path, cfg=None, *, kind=InputError, leave=()):
         raise kind("wrong")
 
 
+@pytest.mark.parametrize("kind", [InputError, MemoryError])
 @pytest.mark.parametrize("opened", [False, True])
-def test_failed_start_leaves_no_folder(tmp_path, cfg, opened):
-    fail(tmp_path / "runs" / "a", cfg if opened else None)
+def test_failed_start_leaves_no_folder(tmp_path, cfg, opened, kind):
+    fail(tmp_path / "runs" / "a", cfg if opened else None, kind=kind)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "runs").mkdir()
-    fail(tmp_path / "runs" / "a", cfg if opened else None)
+    fail(tmp_path / "runs" / "a", cfg if opened else None, kind=kind)
     assert list((tmp_path / "runs").iterdir()) == []
 
 
