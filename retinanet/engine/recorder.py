@@ -11,7 +11,7 @@ from retinanet.checkpoint.writer import CheckpointWriter
 from retinanet.data.quarantine import Quarantine
 from retinanet.engine.evaluate import Evaluation
 from retinanet.engine.metrics_log import MetricsLog
-from retinanet.engine.run_folder import UNREADABLE_FILE
+from retinanet.engine.run_files import UNREADABLE_FILE
 from retinanet.formats.dataset import Dataset
 from retinanet.runtime.distributed import is_main
 from retinanet.structures import Unreadable

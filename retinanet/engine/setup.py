@@ -14,7 +14,8 @@ from retinanet.data.build import check_batch_size, load_train_data, load_val_dat
 from retinanet.detection.build import build_assignment
 from retinanet.engine.best import check_measurable
 from retinanet.engine.profiler import check_profile
-from retinanet.engine.run_folder import CHECKPOINTS, check_folder, check_same_run, clear_folder, open_folder
+from retinanet.engine.run_files import CHECKPOINTS, Resume, check_folder
+from retinanet.engine.run_folder import check_same_run, clear_folder, how_to_extend, open_folder
 from retinanet.engine.state import TrainState, build_state
 from retinanet.engine.step import TrainStep
 from retinanet.engine.summary import run_summary
@@ -53,7 +54,7 @@ class Run(NamedTuple):
 
 
 def set_up_run(
-    cfg: Config, folder: Path, device: torch.device, *, resume: bool, overwrite: bool, dry_run: bool, profile: bool
+    cfg: Config, folder: Path, device: torch.device, *, resume: Resume, overwrite: bool, dry_run: bool, profile: bool
 ) -> Run:
     """Load the data, build or restore the training state, and open the run folder.
 
@@ -115,6 +116,8 @@ def set_up_run(
     on_main(lambda: open_folder(folder, cfg))
     if last:
         log.info("resuming from %s, step %d of %d", last, state.step, num_steps)
+        if state.step == num_steps:
+            log.info("this run has finished; %s", how_to_extend(last))
     elif resume:
         log.info("%s has no checkpoint: starting from the beginning", folder)
     log.info("run %s\n%s", folder, run_summary(cfg, train_data, state.model, num_steps, device, dtype))

@@ -17,7 +17,8 @@ from retinanet.engine.nonfinite.respond import check_gradients
 from retinanet.engine.profiler import profiled
 from retinanet.engine.recorder import Recorder, open_recorder
 from retinanet.engine.result import TrainResult
-from retinanet.engine.run_folder import MARKER, is_of_this_launch
+from retinanet.engine.run_files import Resume, is_run_folder
+from retinanet.engine.run_folder import claim_folder, is_of_this_launch
 from retinanet.engine.setup import Run, set_up_run
 from retinanet.engine.timing import RunTimer, describe_timing
 from retinanet.errors import InputError
@@ -53,7 +54,7 @@ def train(
     cfg: Config | str | Path,
     output: str | Path,
     *,
-    resume: bool = False,
+    resume: Resume = False,
     overwrite: bool = False,
     dry_run: bool = False,
     profile: bool = False,
@@ -63,13 +64,14 @@ def train(
     Args:
         output: folder for `config.yaml`, `environment.json`, `log.txt`, `metrics.jsonl`, `tensorboard/` and
             `checkpoints/`.
-        resume: continue from the last checkpoint in `output`; if there is none, log this and start from the beginning.
+        resume: continue from the last checkpoint in `output`; "auto": start from the beginning if there is none.
         overwrite: delete the run in `output` first.
         dry_run: run one step, save one checkpoint and evaluate a few images, to check that everything works.
         profile: profile a few steps and write the results to `output/profile`.
 
     Raises:
-        InputError: the user's input is invalid; where possible, this is detected before the first step.
+        InputError: the user's input is invalid; where possible, this is detected before the first step, and no folder
+            is left behind. Or another process is training in `output`.
     """
     cfg = cfg if isinstance(cfg, Config) else load_config(cfg)  # a path, or the name of a bundled config
     if resume and overwrite:
@@ -81,7 +83,7 @@ def train(
 
     def give_up(signal_name: str) -> None:
         """Mark the run as preempted if the grace period ends before it can save, so that a scheduler can restart it."""
-        if (folder / MARKER).exists():
+        if is_run_folder(folder):
             write_preempted(folder, step=None, signal_name=signal_name)
 
     if is_launched():
@@ -95,8 +97,8 @@ def train(
         try:
             # torchrun restarted the workers: resume. Never resume a run from an earlier launch without --resume.
             if is_restarted() and on_main(lambda: is_of_this_launch(folder)):
-                resume, overwrite = True, False
-            with explained(cfg, activity):
+                resume, overwrite = "auto", False
+            with claim_folder(folder), explained(cfg, activity):
                 run = set_up_run(
                     cfg, folder, device, resume=resume, overwrite=overwrite, dry_run=dry_run, profile=profile
                 )

@@ -16,6 +16,7 @@ from retinanet.formats.classes import Categories, Classes, choose_classes
 from retinanet.formats.coco_json import read_document
 from retinanet.formats.dataset import Dataset, concatenate, start_of_each
 from retinanet.formats.image import read_header
+from retinanet.formats.sources import check_sources
 
 if TYPE_CHECKING:
     from retinanet.structures import Detections
@@ -51,6 +52,7 @@ def read_coco(
     """
     if not sources:
         raise InputError(f"{key}: not set; set {key}.images=DIR {key}.annotations=FILE")
+    check_sources(sources, key=key)
     documents = [read_document(source.annotations) for source in sources]
     chosen = choose_classes(
         [_categories(source.annotations, document) for source, document in zip(sources, documents, strict=True)],
@@ -135,8 +137,6 @@ def _read_source(
 
 def _find_images(source: DataSource, document: dict[str, Any], key: str) -> list[Path]:
     folder = Path(source.images)
-    if not folder.is_dir():
-        raise InputError(f"{key}.images: {folder} is not a folder; set it to the folder of the images")
     paths = [_inside(folder, image["file_name"], source.annotations) for image in document["images"]]
     # os.path.isfile returns False if a name is too long; Path.is_file raises.
     missing = [

@@ -35,7 +35,7 @@ KILLED_RUNS = """
         code = 1
         try:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            train(cfg, folder, resume=True)
+            train(cfg, folder, resume="auto")
             code = 0
         except BaseException:
             traceback.print_exc()

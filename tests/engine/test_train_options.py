@@ -140,7 +140,7 @@ def test_run_killed_while_it_starts_can_be_started_again(run, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         run("begun")
     monkeypatch.undo()
-    assert run("begun", "train.steps=1", resume=True).step == 1
+    assert run("begun", "train.steps=1", resume="auto").step == 1
 
 
 def test_resuming_with_other_micro_batches_is_warned_about(run, capsys):

@@ -1,5 +1,6 @@
 """Checkpoints for tests."""
 
+import json
 import threading
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ import torch
 from retinanet.checkpoint.file import Checkpoint
 from retinanet.checkpoint.folder import CheckpointFolder
 from retinanet.config import Config, TrainConfig
+from retinanet.config.load import load_config
+from retinanet.model.retinanet import build_model
 
 
 def checkpoint_of(step: int = 1, **state: Any) -> Checkpoint:
@@ -21,6 +24,26 @@ def checkpoint_of(step: int = 1, **state: Any) -> Checkpoint:
         step=step,
         state=state,
     )
+
+
+def untrained_checkpoint(folder: Path, shapes: Path) -> Path:
+    """Save a checkpoint as training writes it, of an untrained network for the shapes dataset."""
+    overrides = ["model.channels=64", "model.head_convs=1", "data.resize.shorter=64", "data.resize.longer=96"]
+    overrides += ["device=cpu", "train.precision=fp32", "data.workers=0"]
+    overrides += [f"data.val.images={shapes / 'val'}", f"data.val.annotations={shapes / 'val.json'}"]
+    cfg = load_config("quickstart", overrides)
+    categories = json.loads((shapes / "val.json").read_text())["categories"]
+    categories.sort(key=lambda category: category["id"])
+    torch.manual_seed(0)
+    checkpoint = Checkpoint(
+        config=cfg,
+        class_names=tuple(category["name"] for category in categories),
+        category_ids=tuple(category["id"] for category in categories),
+        num_images=1,
+        step=1,
+        state={"model": build_model(cfg.model, len(categories)).state_dict()},
+    )
+    return CheckpointFolder(folder, keep=1).save(checkpoint)
 
 
 def filled(step: int, value: float | None = None, *, size: int = 1000) -> Checkpoint:
