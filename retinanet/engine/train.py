@@ -119,7 +119,7 @@ def loop(run: Run, stop: StopRequest, activity: Activity, after_step: Callable[[
         open_recorder(
             run.folder, run.checkpoints, resumed_at=resumed_at, max_unreadable=cfg.data.max_unreadable
         ) as recorder,
-        closing(progress(None, "training", num_steps, initial=state.step)) as bar,
+        closing(progress(None, "training", num_steps, initial=state.step, silent=not is_main())) as bar,
     ):
         while True:
             if state.step < num_steps and stop.due(state.step):
@@ -154,7 +154,7 @@ def loop(run: Run, stop: StopRequest, activity: Activity, after_step: Callable[[
             if log_due or save_due:
                 check_gradients(run, activity)
             if log_due:
-                bar.set_postfix_str(log_step(run, recorder, timer, lr))
+                bar.logged(log_step(run, recorder, timer, lr))
                 if state.step < num_steps and is_time_up(cfg, timer):
                     stopped_by = "train.max_hours"
             if save_due or stopped_by:
