@@ -1,9 +1,12 @@
 """Checkpoints for tests."""
 
+import errno
+import os
 import threading
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from retinanet.checkpoint.file import Checkpoint
@@ -62,3 +65,12 @@ class GatedFolder(CheckpointFolder):
         self.reached.set()
         assert self.gate.wait(timeout=60)
         return super().save(checkpoint)
+
+
+def forbid_symlinks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make symbolic links fail as on exFAT or Google Drive."""
+
+    def refused(*arguments, **keywords):
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(os, "symlink", refused)
