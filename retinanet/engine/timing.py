@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 DATA_BOUND_SHARE = 0.3  # if more than this fraction is spent waiting for data, the log suggests faster data loading
-TIMING_KEYS = ("images_per_s", "data_share", "step_share", "evaluation_share", "saving_share")
 
 
 class RunTimer:

@@ -14,7 +14,8 @@ from retinanet.errors import InputError
 from retinanet.inference.predictor import Predictor
 from retinanet.losses.build import build_loss
 from retinanet.losses.class_weights import inverse_frequency
-from tests.helpers.states import assert_same_checkpoint, metrics_without_times
+from tests.helpers.metrics import metrics_without_times
+from tests.helpers.states import assert_same_checkpoint
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import pytest
 from retinanet.checkpoint.file import read_checkpoint
 from retinanet.cli.train import main
 from retinanet.config.load import load_config
-from retinanet.engine.metrics_log import read_metrics
 from retinanet.engine.train import train
 from retinanet.errors import InputError
+from tests.helpers.metrics import read_metrics
 
 
 @pytest.fixture
