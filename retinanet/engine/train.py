@@ -88,7 +88,7 @@ def train(
     with (
         process_group(device, timeout=GROUP_TIMEOUT * timeout) as store,
         StopRequest(store, grace=cfg.train.grace, rank=rank(), world_size=world_size(), give_up=give_up) as stop,
-        Watchdog(store, activity, rank=rank(), timeout=timeout, folder=folder),
+        Watchdog(store, activity, rank=rank(), world_size=world_size(), timeout=timeout, folder=folder),
     ):
         start_logging(silent=not is_main())
         try:
@@ -102,7 +102,7 @@ def train(
                 with profiled(folder / "profile" if profile else None) as profiler_step:
                     return loop(run, stop, activity, profiler_step)
         except Exception as error:
-            report_failure(store, folder, error, rank=rank(), doing=str(activity))
+            report_failure(store, folder, error, rank=rank(), world_size=world_size(), doing=str(activity))
             raise
 
 
