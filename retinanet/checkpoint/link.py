@@ -1,7 +1,7 @@
 """Links from `last.pt` and `best.pt` to checkpoints in the same folder.
 
-A link is a symbolic link or, where the file system has none (exFAT, Google Drive, Windows without the privilege), a small
-text file with the name of the checkpoint.
+A link is a symbolic link or, where there are none (exFAT, Google Drive, Windows without the privilege), a small text
+file with the name of the checkpoint.
 """
 
 import os

@@ -7,11 +7,14 @@ from pathlib import Path
 from retinanet.cli.exit_codes import exit_code
 from retinanet.config import Config
 from retinanet.config.load import config_to_yaml, load_config
+from retinanet.engine.dry_run import measure_run
 from retinanet.engine.nonfinite.replay import replay
 from retinanet.engine.train import train
 from retinanet.errors import InputError
 from retinanet.runtime.device import resolve_device
 from retinanet.runtime.stop import EXIT_STOPPED
+
+EXIT_DIVERGED = 1  # the run went to its end, but its loss exploded
 
 
 def parser() -> argparse.ArgumentParser:
@@ -26,7 +29,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--resume", action="store_true", help="resume from the last checkpoint in the run folder")
     result.add_argument("--overwrite", action="store_true", help="delete the run in the run folder and start again")
     result.add_argument(
-        "--dry-run", action="store_true", help="run one step, one checkpoint and one evaluation, keep nothing, and exit"
+        "--dry-run",
+        action="store_true",
+        help="run a few steps, report the time and memory that the run needs, and exit",
     )
     result.add_argument(
         "--replay", type=Path, metavar="FILE", help="replay a recorded step with non-finite gradients and diagnose it"
@@ -57,13 +62,15 @@ def run(arguments: argparse.Namespace) -> int:
         return dry_run(cfg)
     output = arguments.output or Path("runs") / Path(arguments.config).name.removesuffix(".yaml")
     result = train(cfg, output, resume=arguments.resume, overwrite=arguments.overwrite, profile=arguments.profile)
-    return EXIT_STOPPED if result.is_preempted else 0
+    if result.is_preempted:
+        return EXIT_STOPPED
+    return EXIT_DIVERGED if result.diverged else 0
 
 
 def dry_run(cfg: Config) -> int:
     with tempfile.TemporaryDirectory() as folder:
-        result = train(cfg, folder, dry_run=True)
-    if result.stopped_by:
+        measured = measure_run(cfg, Path(folder))
+    if measured is None:
         return EXIT_STOPPED
-    print("dry run passed: one step, one checkpoint, one evaluation; nothing was kept")
+    print("dry run passed: a few steps, one checkpoint and one evaluation; nothing was kept")
     return 0

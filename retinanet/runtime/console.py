@@ -159,3 +159,12 @@ def format_duration(seconds: float) -> str:
             plural = "s" if unit == "day" and whole > 1 else ""
             return f"{whole} {unit}{plural}" + (f" {rest} {smaller}" if rest else "")
     return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+
+
+def format_bytes(size: float) -> str:
+    """Format a size in decimal units, as disks and file managers do: 850 kB, 78 MB, 1.2 GB."""
+    for unit in ("kB", "MB", "GB", "TB"):
+        size /= 1000
+        if size < 1000 or unit == "TB":
+            return f"{size:.2g} {unit}" if size < 10 else f"{size:.0f} {unit}"
+    raise AssertionError(size)

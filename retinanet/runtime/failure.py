@@ -56,7 +56,8 @@ def report_failure(
     header = f"{this} failed; last activity: {doing}"
     # The interpreter also prints the traceback, but line by line, interleaved with the output of other processes.
     with contextlib.suppress(OSError):
-        path.write_text(f"{header}\n{''.join(traceback.format_exception(error))}", encoding="utf-8")
+        text = f"{header}\n{''.join(traceback.format_exception(error))}"
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
         header += f"; its traceback is in {path}"
     with contextlib.suppress(OSError):
         print(header, file=sys.stderr, flush=True)

