@@ -32,7 +32,7 @@ class ATSSAssignmentConfig(StrictModel):
 
     type: Literal["atss"] = "atss"
     anchors_per_level: Count = 9
-    """Number of nearest anchors to consider per object and level. With 9 anchors per cell, 9 covers one cell."""
+    """Number of candidate anchors per object and level, nearest first. With 9 anchors per cell, 9 covers one cell."""
     ignore_ioa: Share = 0.5
     """A negative anchor is ignored if at least this fraction of its area is in a crowd region; 0 turns this off."""
 
