@@ -98,7 +98,7 @@ class SoftmaxFocalConfig(ClassLossFacts):
     has_background_logit: ClassVar[bool] = True
     type: Literal["softmax_focal"] = "softmax_focal"
     alpha: ClassAlpha = None
-    """Weight of each class; background has the weight 1 minus their mean. null: all weights are 1;
+    """Weight of each class; the weight of background is 1 minus their mean. null: all weights are 1;
     inverse_frequency: weights computed from the training data."""
     gamma: NonNegative = 2.0
     """Focusing exponent; 0 gives cross entropy."""
