@@ -14,7 +14,7 @@ import termios
 import pytest
 
 from retinanet.runtime import console as module
-from retinanet.runtime.console import escape_unprintable, format_duration, progress
+from retinanet.runtime.console import escape_unprintable, format_bytes, format_duration, progress
 from retinanet.runtime.logging import log_to_file, start_logging
 from tests.helpers.processes import ENVIRONMENT, REPO
 
@@ -170,6 +170,14 @@ def test_terminal_has_a_bar_and_the_pipe_next_to_it_plain_lines(tmp_path):
 )
 def test_durations_have_two_units_at_most(seconds, text):
     assert format_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(0, "0 kB"), (1500, "1.5 kB"), (94_400_000, "94 MB"), (1_234_000_000, "1.2 GB"), (5_000e12, "5000 TB")],
+)
+def test_sizes_are_decimal(size, text):
+    assert format_bytes(size) == text
 
 
 # ---- consoles that cannot show everything
