@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from retinanet.checkpoint.link import follow_link
 from retinanet.config import Config
 from retinanet.config.load import config_from_values
 from retinanet.errors import InputError
@@ -21,7 +22,7 @@ def read_config(path: Path) -> Config | None:
     Returns: None if the file cannot be read this way; `read_checkpoint` then reports what is wrong with it.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(follow_link(path.resolve())) as archive:
             (record,) = [item for item in archive.infolist() if item.filename.endswith("/data.pkl")]
             if record.file_size > MAX_BYTES:
                 return None

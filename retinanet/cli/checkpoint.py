@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from retinanet.checkpoint.header import read_config
+from retinanet.checkpoint.link import read_link
 from retinanet.config.load import with_overrides
 from retinanet.engine.run_files import find_checkpoint, run_folder_of, started_in
 from retinanet.formats.sources import check_sources
@@ -19,8 +20,8 @@ def named_checkpoint(path: Path) -> Path:
     """
     found = find_checkpoint(path)
     if found != path and os.environ.get("RANK", "0") == "0":  # under torchrun, only the main process prints
-        target = f" ({os.readlink(found)})" if found.is_symlink() else ""
-        print(f"checkpoint: {found}{target}", flush=True)
+        target = read_link(found)
+        print(f"checkpoint: {found}" + (f" ({target})" if target else ""), flush=True)
     return found
 
 

@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any, TextIO
 
 from retinanet.errors import InputError
+from retinanet.runtime.console import escape_unprintable
 
 EXIT_INVALID_INPUT = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT
@@ -20,6 +21,7 @@ def exit_code(run: Callable[[], object]) -> int:
 
     If the reader of its output goes away, as in `retinanet eval ... | head`, the command continues without it.
     """
+    escape_unprintable()
     with output_to_closed_pipes(), _interrupts_exit():
         try:
             code = run()

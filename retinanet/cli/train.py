@@ -17,6 +17,7 @@ from retinanet.formats.sources import check_sources
 
 AUTO = "auto"
 NO_RUN = ""  # the value of --resume without a run
+EXIT_DIVERGED = 1  # the run went to its end, but its loss exploded
 
 
 def parser() -> CommandParser:
@@ -44,7 +45,9 @@ def parser() -> CommandParser:
     )
     result.add_argument("--overwrite", action="store_true", help="delete the run in the run folder and start again")
     result.add_argument(
-        "--dry-run", action="store_true", help="run one step, one checkpoint and one evaluation, keep nothing, and exit"
+        "--dry-run",
+        action="store_true",
+        help="run a few steps, report the time and memory that the run needs, and exit",
     )
     result.add_argument(
         "--replay", type=Path, metavar="FILE", help="replay a recorded step with non-finite gradients and diagnose it"
@@ -85,7 +88,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     begin_work()
     result = train(cfg, start.folder, resume=start.resume, overwrite=arguments.overwrite, profile=arguments.profile)
-    return EXIT_STOPPED if result.is_preempted else 0
+    if result.is_preempted:
+        return EXIT_STOPPED
+    return EXIT_DIVERGED if result.diverged else 0
 
 
 class Start(NamedTuple):
@@ -150,13 +155,13 @@ def check_same_folder(output: Path | None, run: Path) -> None:
 
 
 def dry_run(cfg: Config) -> int:
-    from retinanet.engine.train import train
+    from retinanet.engine.dry_run import measure_run
     from retinanet.runtime.stop import EXIT_STOPPED
 
     begin_work()
     with tempfile.TemporaryDirectory() as folder:
-        result = train(cfg, folder, dry_run=True)
-    if result.stopped_by:
+        measured = measure_run(cfg, Path(folder))
+    if measured is None:
         return EXIT_STOPPED
-    print("dry run passed: one step, one checkpoint, one evaluation; nothing was kept")
+    print("dry run passed: a few steps, one checkpoint and one evaluation; nothing was kept")
     return 0

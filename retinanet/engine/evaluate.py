@@ -17,7 +17,7 @@ from retinanet.formats.dataset import Dataset
 from retinanet.losses.build import build_loss
 from retinanet.losses.detection import DetectionLoss
 from retinanet.runtime.console import progress
-from retinanet.runtime.distributed import gather, rank, world_size
+from retinanet.runtime.distributed import gather, is_main, rank, world_size
 from retinanet.structures import Batch, Detections
 
 
@@ -105,7 +105,7 @@ def evaluate_batches(
     detections: dict[int, Detections] = {}
     sums: list[torch.Tensor] = []  # per batch: class loss, box loss, positive anchors
     one = torch.ones((), device=device)
-    for batch in progress(batches, "evaluating", num_batches):
+    for batch in progress(batches, "evaluating", num_batches, silent=not is_main()):
         batch = batch.to(device)
         outputs = network(batch.images, batch.image_sizes)
         assignment = assign(outputs.anchors, batch.targets)

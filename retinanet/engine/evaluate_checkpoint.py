@@ -15,6 +15,7 @@ from retinanet.inference.predictor import Predictor
 from retinanet.runtime.device import set_determinism
 from retinanet.runtime.distributed import is_main, on_main, process_group
 from retinanet.runtime.logging import start_logging
+from retinanet.runtime.spawn import exit_if_spawned, workers_explained
 
 METRICS_FILE, DETECTIONS_FILE = "evaluation.json", "detections.json"
 
@@ -37,10 +38,11 @@ def evaluate_checkpoint(
     Raises:
         InputError: the checkpoint, an override or the validation set cannot be used.
     """
+    exit_if_spawned()
     predictor = Predictor.from_checkpoint(checkpoint, overrides)
     cfg, folder = predictor.cfg, None if output is None else Path(output)
     set_determinism(cfg.train.deterministic)  # the algorithms of the run
-    with process_group(predictor.device, timeout=cfg.train.stall_timeout):
+    with process_group(predictor.device, timeout=cfg.train.stall_timeout), workers_explained():
         start_logging(silent=not is_main())
         data = load_val_data(cfg, predictor.class_names)
         if folder is not None:

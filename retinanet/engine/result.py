@@ -17,6 +17,7 @@ class TrainResult(NamedTuple):
     best: float  # best value of `best_metric` so far; nan if it could not be measured
     best_metric: str  # value of `train.best_metric`
     stopped_by: str | None  # signal or config key that stopped the run early; None if it ran to the end
+    diverged: bool  # whether the loss had exploded at the end; see `retinanet.engine.divergence`
     seconds: float  # duration of the run, including the time before it was resumed
 
     @property

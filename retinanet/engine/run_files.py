@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Literal
 
+from retinanet.checkpoint.link import follow_link
 from retinanet.errors import InputError
 
 CHECKPOINTS = "checkpoints"
@@ -60,7 +61,7 @@ def find_checkpoint(path: Path) -> Path:
     if not path.is_dir():
         raise InputError(f"{path}: no such checkpoint; pass a run folder, or a file such as RUN/checkpoints/best.pt")
     folder = path if path.name == CHECKPOINTS else find_run(path) / CHECKPOINTS
-    named = [folder / name for name in ("best.pt", "last.pt") if (folder / name).is_file()]
+    named = [folder / name for name in ("best.pt", "last.pt") if follow_link(folder / name).is_file()]
     found = [*named, *reversed(saved_checkpoints(folder))]
     if not found:
         raise InputError(f"{path}: contains no checkpoint; pass another run folder, or a checkpoint")

@@ -1,4 +1,4 @@
-"""Learning rate schedule: scaling with the batch size, linear warm-up, then step or cosine decay."""
+"""Length of a run, and its learning rate: scaled with the batch size, linear warm-up, then step or cosine decay."""
 
 import math
 
@@ -6,6 +6,19 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from retinanet.config import CosineSchedule, StepsSchedule, TrainConfig
+
+
+def run_length(cfg: TrainConfig, num_images: int) -> int:
+    """Number of steps in a run. Epochs are counted in images, so an epoch may end in the middle of a batch."""
+    if cfg.epochs is None:
+        assert cfg.steps is not None
+        return cfg.steps
+    return math.ceil(cfg.epochs * num_images / cfg.batch_size)
+
+
+def epoch_steps(cfg: TrainConfig, num_images: int) -> int:
+    """Number of steps in one epoch, rounded up."""
+    return math.ceil(num_images / cfg.batch_size)
 
 
 def effective_lr(cfg: TrainConfig) -> float:

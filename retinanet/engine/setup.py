@@ -1,7 +1,6 @@
 """Set up a training run from its config and run folder, and check that the two are compatible."""
 
 import logging
-import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,9 +15,9 @@ from retinanet.engine.best import check_measurable
 from retinanet.engine.profiler import check_profile
 from retinanet.engine.run_files import CHECKPOINTS, Resume, check_folder
 from retinanet.engine.run_folder import check_same_run, clear_folder, how_to_extend, open_folder
+from retinanet.engine.schedule import epoch_steps, run_length
 from retinanet.engine.state import TrainState, build_state
 from retinanet.engine.step import TrainStep
-from retinanet.engine.summary import run_summary
 from retinanet.errors import InputError
 from retinanet.formats.dataset import Dataset
 from retinanet.losses.build import build_loss
@@ -52,14 +51,22 @@ class Run(NamedTuple):
         step = self.state.step
         return step > 0 and (step % every == 0 or step == self.num_steps)
 
+    @property
+    def evaluations_left(self) -> int:
+        """Number of evaluations until the end of the run, including one after the current step."""
+        if not self.val_data:
+            return 0
+        earlier = max(self.state.step - 1, 0) // self.eval_every
+        return self.num_steps // self.eval_every - earlier + (self.num_steps % self.eval_every > 0)
+
 
 def set_up_run(
-    cfg: Config, folder: Path, device: torch.device, *, resume: Resume, overwrite: bool, dry_run: bool, profile: bool
+    cfg: Config, folder: Path, device: torch.device, *, resume: Resume, overwrite: bool, profile: bool
 ) -> Run:
     """Load the data, build or restore the training state, and open the run folder.
 
     Args:
-        resume, overwrite, dry_run, profile: see `train`.
+        resume, overwrite, profile: see `train`.
 
     Raises:
         InputError: the user's input is invalid; an existing run in the folder is left unchanged.
@@ -77,10 +84,7 @@ def set_up_run(
     val_data = load_val_data(cfg, train_data.class_names) if cfg.data.val else None
     if val_data:
         check_measurable(cfg.train.best_metric, val_data, early_stop=cfg.train.early_stop)
-    num_steps, epoch = run_length(cfg, len(train_data)), epoch_steps(cfg, len(train_data))
-    if dry_run:
-        num_steps = 1
-        val_data = val_data.first(cfg.train.batch_size) if val_data else None
+    num_steps, epoch = run_length(cfg.train, len(train_data)), epoch_steps(cfg.train, len(train_data))
 
     checkpoints = CheckpointFolder(folder / CHECKPOINTS, keep=cfg.train.keep_checkpoints)
     last = on_main(lambda: checkpoints.last_intact()[0]) if resume else None
@@ -120,8 +124,7 @@ def set_up_run(
             log.info("this run has finished; %s", how_to_extend(last))
     elif resume:
         log.info("%s has no checkpoint: starting from the beginning", folder)
-    log.info("run %s\n%s", folder, run_summary(cfg, train_data, state.model, num_steps, device, dtype))
-    if cfg.train.warmup_steps > num_steps / 2 and not dry_run:
+    if cfg.train.warmup_steps > num_steps / 2:
         log.warning("train.warmup_steps %d is more than half of the %d steps", cfg.train.warmup_steps, num_steps)
     return Run(
         cfg=cfg,
@@ -153,15 +156,3 @@ def check_norm(cfg: Config) -> None:
             "its own few images, and results would depend on the number of processes; set model.backbone.norm to sync "
             "(shared statistics), group or frozen, or train.allow_local_norm=true"
         )
-
-
-def run_length(cfg: Config, num_images: int) -> int:
-    """Number of steps in the run. Epochs are counted in images, so an epoch may end in the middle of a batch."""
-    if cfg.train.steps is not None:
-        return cfg.train.steps
-    return math.ceil(cfg.train.epochs * num_images / cfg.train.batch_size)
-
-
-def epoch_steps(cfg: Config, num_images: int) -> int:
-    """Number of steps in one epoch, rounded up."""
-    return math.ceil(num_images / cfg.train.batch_size)

@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from retinanet.checkpoint.file import Checkpoint, read_checkpoint
 from retinanet.config import Config
 from retinanet.engine.best import BestScore
+from retinanet.engine.divergence import DivergenceCheck
 from retinanet.engine.ema import EMA
 from retinanet.engine.metrics import RunningMeans
 from retinanet.engine.nonfinite.guard import NonFiniteGuard
@@ -27,7 +28,8 @@ log = logging.getLogger(__name__)
 
 
 class TrainState:
-    """The model and its moving average, optimizer, schedule, gradient scaler, progress, running means and best score.
+    """The model and its moving average, optimizer, schedule, gradient scaler, progress, running means, best score and
+    divergence check.
 
     Args:
         model: already on its device.
@@ -44,6 +46,7 @@ class TrainState:
         guard: NonFiniteGuard,
         running: RunningMeans,
         best: BestScore,
+        divergence: DivergenceCheck,
         arithmetic: dict[str, Any],
     ):
         self.model = model
@@ -54,6 +57,7 @@ class TrainState:
         self.guard = guard
         self.running = running
         self.best = best
+        self.divergence = divergence
         self.arithmetic = arithmetic
         self.step = 0  # number of completed steps
         self.seconds = 0.0  # duration of the run up to the last save
@@ -81,6 +85,7 @@ class TrainState:
             "guard": self.guard.state_dict(),
             "running": self.running.state_dict(),
             "best": self.best.state_dict(),
+            "divergence": self.divergence.state_dict(),
             "rng_state": torch.get_rng_state(),
             "seconds": self.seconds,
             "arithmetic": self.arithmetic,
@@ -98,6 +103,7 @@ class TrainState:
         self.guard.load_state_dict(state["guard"])
         self.running.load_state_dict(state["running"])
         self.best.load_state_dict(state["best"])
+        self.divergence.load_state_dict(state["divergence"])
         torch.set_rng_state(state["rng_state"])
         self.step, self.seconds = checkpoint.step, state["seconds"]
         before, now = state["arithmetic"], self.arithmetic
@@ -178,6 +184,7 @@ def build_state(
         guard,
         RunningMeans(device, skips=scaled or cfg.train.on_nonfinite == "skip"),
         BestScore(cfg.train.best_metric),
+        DivergenceCheck(device),
         arithmetic_of(cfg, model, dtype, compile),
     )
     if resume_from:

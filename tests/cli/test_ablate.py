@@ -57,6 +57,7 @@ def train_result(folder: Path, *, step: int, metrics: dict[str, float], stopped_
         best=metrics.get("AP", 0.0),
         best_metric="AP",
         stopped_by=stopped_by,
+        diverged=False,
         seconds=1.0,
     )
 

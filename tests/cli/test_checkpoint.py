@@ -5,6 +5,7 @@ import json
 import pytest
 
 from retinanet.checkpoint.folder import CheckpointFolder
+from retinanet.checkpoint.link import PREFIX
 from retinanet.cli.checkpoint import check_early, named_checkpoint
 from retinanet.config.load import load_config
 from retinanet.engine.run_files import CHECKPOINTS, MARKER
@@ -91,3 +92,17 @@ def test_relative_path_is_explained_with_the_folder_that_it_is_relative_to(run, 
 def test_unreadable_checkpoint_is_left_to_the_loader(tmp_path):
     (tmp_path / "weights.pt").write_text("not a checkpoint")
     check_early(tmp_path / "weights.pt", ["no.such.key=1"])
+
+
+def test_links_may_be_text_files(run, capsys):
+    """As on file systems without symbolic links."""
+    best, last = (run / CHECKPOINTS / name for name in ("best.pt", "last.pt"))
+    for link, target in ((best, "step_00000002.pt"), (last, "step_00000004.pt")):
+        link.unlink()
+        link.write_bytes(PREFIX + target.encode() + b"\n")
+    assert named_checkpoint(run) == best
+    assert capsys.readouterr().out == f"checkpoint: {best} (step_00000002.pt)\n"
+    with pytest.raises(InputError, match=r"data\.vall: unknown key"):
+        check_early(best, ["data.vall=[]"])
+    (run / CHECKPOINTS / "step_00000002.pt").unlink()
+    assert named_checkpoint(run) == last

@@ -37,7 +37,7 @@ def started(monkeypatch):
 
     def fake_train(cfg, folder, *, resume, overwrite, profile):
         calls.append((str(folder), cfg.train.seed, resume))
-        return TrainResult(Path(folder), 1, {}, 0.0, "AP", None, 1.0)
+        return TrainResult(Path(folder), 1, {}, 0.0, "AP", None, False, 1.0)
 
     monkeypatch.setattr(retinanet.engine.train, "train", fake_train)
     return calls

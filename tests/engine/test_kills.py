@@ -12,8 +12,9 @@ import time
 import pytest
 
 from retinanet.checkpoint.file import read_checkpoint
+from tests.helpers.metrics import metrics_without_times
 from tests.helpers.processes import ENVIRONMENT, REPO
-from tests.helpers.states import assert_same_checkpoint, metrics_without_times
+from tests.helpers.states import assert_same_checkpoint
 
 pytestmark = pytest.mark.slow
 

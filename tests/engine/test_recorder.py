@@ -3,12 +3,12 @@ import torch
 
 from retinanet.checkpoint.file import read_checkpoint
 from retinanet.checkpoint.folder import CheckpointFolder
-from retinanet.engine.metrics_log import read_metrics
 from retinanet.engine.recorder import open_recorder
 from retinanet.errors import InputError
 from retinanet.structures import Unreadable
 from tests.helpers.checkpoints import checkpoint_of
 from tests.helpers.datasets import dataset_of, image_record
+from tests.helpers.metrics import read_metrics
 
 DATA = dataset_of([image_record(f"{name}.jpg", image_id=number) for number, name in enumerate("abc", 1)])
 

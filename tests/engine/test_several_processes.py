@@ -11,11 +11,11 @@ from torch.testing import assert_close
 from retinanet.checkpoint.file import read_checkpoint
 from retinanet.config.load import load_config
 from retinanet.data.build import build_train_sampler, check_batch_size, load_train_data, local_batches
-from retinanet.engine.metrics_log import read_metrics
 from retinanet.engine.setup import check_norm
 from retinanet.engine.train import train
 from retinanet.errors import InputError
 from tests.helpers.first_step import first_step
+from tests.helpers.metrics import read_metrics
 from tests.helpers.processes import run_together
 
 TRAIN = """

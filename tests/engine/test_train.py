@@ -15,7 +15,8 @@ from retinanet.errors import InputError
 from retinanet.inference.predictor import Predictor
 from retinanet.losses.build import build_loss
 from retinanet.losses.class_weights import inverse_frequency
-from tests.helpers.states import assert_same_checkpoint, metrics_without_times
+from tests.helpers.metrics import metrics_without_times
+from tests.helpers.states import assert_same_checkpoint
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def run(tmp_path, tiny_overrides):
 
 def test_run_writes_all_its_files(run):
     result = run("whole")
-    assert result.step == 8
+    assert result.step == 8 and not result.diverged
     assert {"config.yaml", "environment.json", "log.txt", "metrics.jsonl", "tensorboard", "checkpoints"} <= {
         path.name for path in result.folder.iterdir()
     }

@@ -1,4 +1,4 @@
-"""Options of a run: early stopping, time limits, dry runs, profiles."""
+"""Options of a run: early stopping, time limits, profiles."""
 
 import json
 import math
@@ -6,11 +6,10 @@ import math
 import pytest
 
 from retinanet.checkpoint.file import read_checkpoint
-from retinanet.cli.train import main
 from retinanet.config.load import load_config
-from retinanet.engine.metrics_log import read_metrics
 from retinanet.engine.train import train
 from retinanet.errors import InputError
+from tests.helpers.metrics import read_metrics
 
 
 @pytest.fixture
@@ -86,31 +85,6 @@ def test_max_hours_saves_and_stops_a_run_that_can_be_resumed(run):
 def test_max_hours_reached_at_the_last_step_does_not_count_as_a_stop(run):
     result = run("through", "train.max_hours=1e-9", "train.log_every=8")
     assert (result.step, result.stopped_by) == (8, None)
-
-
-def test_dry_run_steps_saves_and_evaluates_and_keeps_nothing(tiny_overrides, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    assert main(["quickstart", "--dry-run", *tiny_overrides, "train.steps=1000000"]) == 0
-    printed = capsys.readouterr().out
-    assert "step 1 of 1: loss" in printed and "step 1: AP " in printed
-    assert "nothing was kept" in printed
-    assert list(tmp_path.glob("*run*")) == []
-
-
-def test_dry_run_finds_an_error_of_the_first_evaluation(tiny_overrides, tmp_path, shapes, capsys):
-    """An annotation file that names a missing image."""
-    truth = json.loads((shapes / "val.json").read_text())
-    truth["images"][0]["file_name"] = "missing.png"
-    (tmp_path / "val.json").write_text(json.dumps(truth))
-    overrides = [*tiny_overrides, f"data.val.annotations={tmp_path / 'val.json'}"]
-    assert main(["quickstart", "--dry-run", *overrides]) == 2
-    assert "missing.png" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("option", ["--resume", "--overwrite", "--profile", "--output=here"])
-def test_dry_run_refuses_options_of_a_run_folder(tiny_overrides, option, capsys):
-    assert main(["quickstart", "--dry-run", option, *tiny_overrides]) == 2
-    assert "--dry-run keeps nothing" in capsys.readouterr().err
 
 
 def test_profile_records_the_operations_of_five_steps(run):

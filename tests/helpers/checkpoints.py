@@ -1,10 +1,13 @@
 """Checkpoints for tests."""
 
+import errno
 import json
+import os
 import threading
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from retinanet.checkpoint.file import Checkpoint
@@ -85,3 +88,12 @@ class GatedFolder(CheckpointFolder):
         self.reached.set()
         assert self.gate.wait(timeout=60)
         return super().save(checkpoint)
+
+
+def forbid_symlinks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make symbolic links fail as on exFAT or Google Drive."""
+
+    def refused(*arguments, **keywords):
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(os, "symlink", refused)

@@ -1,14 +1,11 @@
 """Comparing the states of two runs."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from retinanet.checkpoint.file import Checkpoint
-from retinanet.engine.metrics_log import read_metrics
-from retinanet.engine.timing import TIMING_KEYS
 
 
 def assert_same_checkpoint(first: Checkpoint, second: Checkpoint) -> None:
@@ -32,8 +29,3 @@ def assert_same_state(first: Any, second: Any) -> None:
             assert_same_state(a, b)
     else:
         assert first == second or (isinstance(first, float) and math.isnan(first) and math.isnan(second))
-
-
-def metrics_without_times(folder: Path) -> list[dict[str, Any]]:
-    """The metrics log of a run without the keys that depend on the speed of the machine."""
-    return [{k: v for k, v in line.items() if k not in TIMING_KEYS} for line in read_metrics(folder)]
