@@ -10,11 +10,11 @@ import torch
 from retinanet.config.load import load_config
 from retinanet.engine.evaluate import Evaluation
 from retinanet.engine.evaluate_checkpoint import evaluate_checkpoint, write_evaluation
-from retinanet.engine.metrics_log import read_metrics
 from retinanet.engine.train import train
 from retinanet.evaluation.coco import METRICS, score_detections
 from retinanet.structures import Detections
 from tests.helpers.datasets import dataset_of, image_record
+from tests.helpers.metrics import read_metrics
 
 
 @pytest.mark.usefixtures("restore_process_settings")
