@@ -35,6 +35,8 @@ class RetinaNet(nn.Module):
         std: tuple[float, float, float],
     ):
         super().__init__()
+        strides = tuple(anchors.strides)[: len(backbone.strides)]
+        assert tuple(backbone.strides) == strides, f"the backbone has strides {backbone.strides}, the anchors {strides}"
         self.backbone = backbone
         self.fpn = fpn
         self.head = head
