@@ -106,6 +106,7 @@ def build_model(cfg: ModelConfig, num_classes: int) -> RetinaNet:
         num_convs=cfg.head_convs,
         norm=cfg.head_norm,
         prior=cfg.prior,
+        class_precision=cfg.class_precision,
         background_logit=cfg.has_background_logit,
     )
     return RetinaNet(backbone, fpn, head, anchors, mean=cfg.mean, std=cfg.std)
