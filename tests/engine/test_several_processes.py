@@ -169,6 +169,38 @@ def test_batch_norm_on_several_processes_is_refused_unless_allowed(overrides, mo
     check_norm(load_config("quickstart", [*overrides, "model.backbone.norm=batch", "train.allow_local_norm=true"]))
 
 
+@pytest.mark.parametrize(
+    ("settings", "warns"),
+    [
+        (["model.backbone.norm=batch", "train.accumulate=2"], True),
+        (["model.backbone.norm=sync", "train.accumulate=4"], True),
+        (["model.backbone.norm=batch", "train.accumulate=1"], False),
+        (["model.backbone.norm=group", "train.accumulate=2"], False),
+        (["model.backbone.norm=frozen", "train.accumulate=2"], False),
+        (["model.backbone={norm: batch, weights: imagenet, frozen_stages: 5}", "train.accumulate=2"], False),
+    ],
+)
+def test_accumulation_that_changes_the_statistics_of_norms_is_a_warning(overrides, caplog, settings, warns):
+    check_norm(load_config("quickstart", [*overrides, *settings]))
+    assert ("gradients differ from those of the whole batch" in caplog.text) == warns
+
+
+@pytest.mark.parametrize("norm", ["group", "frozen", "batch", "sync"])
+def test_accumulation_changes_gradients_only_with_batch_statistics(overrides, norm):
+    settings = [*overrides, f"model.backbone.norm={norm}"]
+    whole, parts = (
+        torch.cat(
+            [grad.flatten() for grad in first_step(load_config("quickstart", [*settings, key]))["gradients"].values()]
+        )
+        for key in ("train.accumulate=1", "train.accumulate=2")
+    )
+    distance = (parts - whole).norm() / whole.norm()
+    if norm in ("group", "frozen"):
+        assert distance < 1e-12
+    else:
+        assert distance > 0.1  # 1.05 measured on images of 64 pixels and random weights
+
+
 @pytest.mark.slow
 def test_run_with_local_norms_finishes_and_saves_finite_statistics(overrides, tmp_path):
     settings = [*overrides, "model.backbone.norm=batch", "train.allow_local_norm=true", "train.steps=2"]
