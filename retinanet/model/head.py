@@ -70,6 +70,7 @@ class Float32Conv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve (B, channels, H, W)."""
+        assert self.bias is not None
         dtype = torch.promote_types(x.dtype, torch.float32)
         with torch.autocast(x.device.type, enabled=False):
             return self._conv_forward(x.to(dtype), self.weight.to(dtype), self.bias.to(dtype))
