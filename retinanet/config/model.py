@@ -8,6 +8,7 @@ from retinanet.config.base import MAY_CHANGE_ON_RESUME, Count, CountOrZero, Posi
 
 Norm = Literal["frozen", "batch", "sync", "group"]
 HeadNorm = Literal["none", "group"]
+ClassPrecision = Literal["network", "fp32"]
 P6Source = Literal["c5", "p5"]
 AnchorRounding = Literal["none", "torchvision"]
 ClassActivation = Literal["sigmoid", "softmax"]
@@ -90,9 +91,13 @@ class ModelConfig(StrictModel):
     head_convs: CountOrZero = 4
     """Number of 3x3 convolutions before the output convolution, in the class subnet and in the box subnet."""
     head_norm: HeadNorm = "none"
-    """Normalisation after each of the `head_convs` convolutions."""
+    """Normalisation after each of the `head_convs` convolutions. The statistics of group norm include the padding, as
+    in torchvision: scores depend on the padded shape, not only on the image."""
     prior: Annotated[float, Field(gt=0, lt=1)] = 0.01
     """Initial probability of each class at every anchor; with softmax, their total over all classes."""
+    class_precision: ClassPrecision = "network"
+    """Precision of the convolution that computes the class logits. With `network`, bfloat16 logits have 8 significant
+    bits, so many scores are equal; fp32 avoids this, at little cost with few classes."""
     class_activation: ClassActivation = "sigmoid"
     """Activation of the class logits. sigmoid: one logit per class. softmax: an extra logit, the last, for background;
     requires the `softmax_focal` loss."""

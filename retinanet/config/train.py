@@ -76,7 +76,8 @@ class TrainConfig(StrictModel):
     batch_size: Count = 16
     """Images per optimizer step, over all processes and all accumulated micro-batches."""
     accumulate: Annotated[Count, MAY_CHANGE_ON_RESUME] = 1
-    """Number of micro-batches into which each process splits its share of the batch, to save memory."""
+    """Number of micro-batches into which each process splits its share of the batch, to save memory. Gradients stay
+    the same, except with `norm: batch` or `sync`, whose statistics cover one micro-batch at a time."""
     epochs: Positive | None = None
     """Length of the run in epochs. Set exactly one of `epochs` and `steps`."""
     steps: Count | None = None

@@ -27,6 +27,8 @@ from retinanet.runtime.distributed import is_main, on_main, world_size
 
 log = logging.getLogger(__name__)
 
+ALL_STAGES = 5  # with as many `frozen_stages`, no norm of the backbone is in training mode
+
 
 class Run(NamedTuple):
     """Everything the training loop needs."""
@@ -145,7 +147,7 @@ def set_up_run(
 
 
 def check_norm(cfg: Config) -> None:
-    """Reject batch norm with several processes unless the config allows it.
+    """Reject batch norm with several processes unless the config allows it; warn if accumulation changes its results.
 
     Raises:
         InputError: each process would normalise with statistics computed from its own images only.
@@ -155,4 +157,12 @@ def check_norm(cfg: Config) -> None:
             f"model.backbone.norm is batch on {world_size()} processes: each would normalise with the statistics of "
             "its own few images, and results would depend on the number of processes; set model.backbone.norm to sync "
             "(shared statistics), group or frozen, or train.allow_local_norm=true"
+        )
+    backbone, accumulate = cfg.model.backbone, cfg.train.accumulate
+    if accumulate > 1 and backbone.norm in ("batch", "sync") and backbone.frozen_stages < ALL_STAGES:
+        log.warning(
+            "train.accumulate is %d and model.backbone.norm is %s: each micro-batch is normalised with its own "
+            "statistics, so gradients differ from those of the whole batch; with norm group or frozen they do not",
+            accumulate,
+            backbone.norm,
         )

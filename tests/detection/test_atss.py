@@ -178,18 +178,6 @@ def test_candidates_with_equal_iou_are_all_positive():
     assert per_anchor(assign_atss([anchors], objects((-1.7, -1.7, 9.7, 9.7)))) == [0, 0, 0, 0]
 
 
-@pytest.mark.parametrize("count", [1, 3, 4, 7, 12, 100])
-def test_candidates_are_the_nearest_anchors_and_of_equals_the_first(count):
-    level = AnchorGenerator(strides=(16,), sizes=(24,), scales=(1.0, 2.0), aspect_ratios=(1.0,))(80, 64)[0]
-    anchors = level.view(-1, 4).tolist()
-    # In steps of an eighth of a cell, inside and outside the grid, including all points midway between cells.
-    points = [(x, y) for y in range(-16, 96, 2) for x in range(-16, 80, 2)]
-    nearest = atss._nearest(level, torch.tensor([points], dtype=torch.float32), count)[0].tolist()
-    for (x, y), index in zip(points, nearest, strict=True):
-        distances = [(cx - x) ** 2 + (cy - y) ** 2 for cx, cy in map(centre, anchors)]
-        assert index == sorted(range(len(anchors)), key=lambda i, far=distances: (far[i], i))[:count]
-
-
 @pytest.mark.parametrize("num_rows", [0, 1, 6])
 def test_without_objects_every_anchor_is_negative(num_rows):
     targets = targets_of([((0, 0, 1, 1), PADDING)] * num_rows, []) if num_rows else without_rows(2)

@@ -6,7 +6,7 @@ import torchvision
 from torch import nn
 from torch.testing import assert_close
 
-from retinanet.model.norm import SyncBatchNorm
+from retinanet.model.norm import GroupNorm, SyncBatchNorm
 from retinanet.model.resnet import ResNet
 from tests.helpers.backbones import (
     IMAGES,
@@ -79,7 +79,7 @@ def test_features_equal_those_of_torchvision_with_the_same_weights(imagenet_stat
         ("frozen", torchvision.ops.FrozenBatchNorm2d),
         ("batch", nn.BatchNorm2d),
         ("sync", SyncBatchNorm),
-        ("group", nn.GroupNorm),
+        ("group", GroupNorm),
     ],
 )
 def test_every_norm_has_the_requested_type(norm, kind):
