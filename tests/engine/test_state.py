@@ -2,7 +2,6 @@
 
 import io
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -12,7 +11,7 @@ from retinanet.config.load import load_config
 from retinanet.engine import train as loop
 from retinanet.engine.state import TrainState, build_state
 from tests.helpers.models import model_config
-from tests.helpers.states import assert_same_state
+from tests.helpers.states import is_same_state
 from tests.helpers.steps import NUM_CLASSES, batch_of, step_of
 
 CPU = torch.device("cpu")
@@ -44,18 +43,10 @@ def trained_state() -> TrainState:
     return state
 
 
-def is_same(first: Any, second: Any) -> bool:
-    try:
-        assert_same_state(first, second)
-    except AssertionError:
-        return False
-    return True
-
-
 def test_every_part_of_the_state_is_restored():
     saved = trained_state().state_dict()
     fresh = state_of(config_of())
-    unchanged = {name for name, value in fresh.state_dict().items() if is_same(value, saved[name])}
+    unchanged = {name for name, value in fresh.state_dict().items() if is_same_state(value, saved[name])}
     assert unchanged == {"arithmetic"}  # which describes the machine and the config
 
     file = io.BytesIO()
@@ -63,7 +54,7 @@ def test_every_part_of_the_state_is_restored():
     file.seek(0)
     fresh.load(Checkpoint(config_of(), (), (), 1, 1, torch.load(file, weights_only=True)), Path("step_1.pt"))
     restored = fresh.state_dict()
-    assert {name for name, value in restored.items() if not is_same(value, saved[name])} == set()
+    assert {name for name, value in restored.items() if not is_same_state(value, saved[name])} == set()
     assert (fresh.step, fresh.seconds, fresh.scaler.get_scale(), fresh.best.value) == (1, 12.5, 2.0**7, 0.25)
 
 
@@ -85,5 +76,5 @@ def test_run_with_an_average_evaluates_it(tiny_overrides, tmp_path, monkeypatch)
     cfg = load_config("quickstart", [*tiny_overrides, "train.ema_decay=0.9", "train.steps=2"])
     checkpoint = read_checkpoint(loop.train(cfg, tmp_path / "run").folder / "checkpoints/last.pt")
     average, last = checkpoint.weights(), checkpoint.weights(average=False)
-    assert is_same(weights, dict(average))
-    assert not is_same(weights, dict(last))
+    assert is_same_state(weights, dict(average))
+    assert not is_same_state(weights, dict(last))
