@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 import torch
 
 from retinanet.config import LossConfig, SGDConfig, TrainConfig
@@ -11,8 +12,10 @@ from retinanet.detection.build import build_assignment
 from retinanet.engine.optimizer import build_optimizer
 from retinanet.engine.step import TrainStep
 from retinanet.losses.build import build_loss
+from retinanet.model import retinanet as network
 from retinanet.model.retinanet import RetinaNet, build_model
 from retinanet.structures import Batch
+from tests.helpers.backbones import ThreeConvolutions
 from tests.helpers.models import model_config
 
 NUM_CLASSES = 5
@@ -37,6 +40,14 @@ def model_of(norm: str = "frozen", **settings: Any) -> RetinaNet:
     torch.manual_seed(0)
     cfg = model_config(norm=norm, channels=64, head_convs=1, **settings)
     return build_model(cfg, NUM_CLASSES).train()
+
+
+def tiny_model_of(**settings: Any) -> RetinaNet:
+    """A network whose backbone is three convolutions, in training mode, the same at every call."""
+    torch.manual_seed(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(network, "build_backbone", lambda cfg: ThreeConvolutions())
+        return build_model(model_config(channels=8, head_convs=1, **settings), NUM_CLASSES).train()
 
 
 def step_of(

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor, nn
 
 from retinanet.checkpoint.file import read_checkpoint
 from retinanet.config import Config
@@ -21,26 +20,10 @@ from retinanet.engine.step import TrainStep
 from retinanet.errors import InputError
 from retinanet.model import retinanet as network
 from retinanet.runtime import device
+from tests.helpers.backbones import ThreeConvolutions
 from tests.helpers.states import metrics_without_times
 
 CATEGORIES = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
-
-
-class ThreeConvolutions(nn.Module):
-    """The smallest module that is a backbone."""
-
-    out_channels = (4, 4, 4)
-    strides = (8, 16, 32)
-    memory_format = torch.contiguous_format
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.c3, self.c4, self.c5 = nn.Conv2d(3, 4, 9, 8, 4), nn.Conv2d(4, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, 2, 1)
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        c3 = self.c3(images)
-        c4 = self.c4(c3.relu())
-        return [c3, c4, self.c5(c4.relu())]
 
 
 def write_tiny_dataset(folder: Path, *, seed: int = 0, last_is_damaged: bool = False) -> dict[str, str]:
@@ -123,13 +106,13 @@ def recording(record: dict[str, Any]) -> Iterator[None]:
         yield
 
 
-def record_of_run(cfg: Config, folder: Path) -> dict[str, Any]:
+def record_of_run(cfg: Config, folder: Path, *, resume: bool = False) -> dict[str, Any]:
     """Train, and return everything that the config decides: metrics, weights, files, detections, or the error."""
     record: dict[str, Any] = {"error": None}
     was_deterministic = torch.are_deterministic_algorithms_enabled()
     try:
         with recording(record):
-            result = loop.train(cfg, folder)
+            result = loop.train(cfg, folder, resume=resume)
     except InputError as error:
         record["error"] = str(error)
         return record
