@@ -10,7 +10,7 @@ from typing import get_args
 
 import torch
 
-from retinanet.benchmarks import assignment, data, evaluation, inference, loss, model, postprocess, train_step
+from retinanet.benchmarks import assignment, data, evaluation, inference, loss, model, postprocess, train_step, training
 from retinanet.benchmarks.report import header, machine
 from retinanet.benchmarks.settings import Settings, SuiteResult
 from retinanet.cli.exit_codes import exit_code
@@ -20,6 +20,7 @@ from retinanet.runtime.device import has_bfloat16, resolve_device, resolve_preci
 
 SUITES: dict[str, Callable[[Settings], SuiteResult]] = {
     "train_step": train_step.run,
+    "training": training.run,
     "inference": inference.run,
     "loss": loss.run,
     "assignment": assignment.run,
@@ -29,6 +30,7 @@ SUITES: dict[str, Callable[[Settings], SuiteResult]] = {
     "model": model.run,
 }
 ALL = "all"
+DEFAULT = ("train_step", "training", "inference", "loss", "assignment")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -38,7 +40,13 @@ def parser() -> argparse.ArgumentParser:
         epilog="Each round times every variant once. A ratio above 1 means that ours is better. "
         "example: retinanet benchmark train_step loss --rounds 10 --threads 2 --json speed.json",
     )
-    result.add_argument("suites", nargs="+", metavar="SUITE", help=f"one or more of {', '.join([*SUITES, ALL])}")
+    result.add_argument(
+        "suites",
+        nargs="*",
+        metavar="SUITE",
+        default=list(DEFAULT),
+        help=f"one or more of {', '.join([*SUITES, ALL])} (default: {' '.join(DEFAULT)})",
+    )
     result.add_argument(
         "--rounds", type=int, default=7, metavar="N", help="timed calls per variant (default: %(default)s)"
     )
@@ -65,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
         type=int,
         default=2,
         metavar="N",
-        help="workers for the data suite, besides 0 (default: %(default)s)",
+        help="workers for the training suite and, besides 0, for the data suite (default: %(default)s)",
     )
     result.add_argument(
         "--images", type=Path, metavar="DIR", help="images for the data suite (default: synthetic images)"
