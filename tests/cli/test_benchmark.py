@@ -65,7 +65,7 @@ def test_ratios_of_several_suites_have_the_suite_as_prefix(tmp_path):
 def test_training_suite_runs_the_whole_loop(tmp_path, monkeypatch):
     """Images of the loader, steps, metrics; and the convolutions take no longer than all of it."""
     monkeypatch.setattr("retinanet.benchmarks.training.NUM_DRAWN", 8)
-    result = run_benchmark(tmp_path, "training", "--workers", "0")
+    result = run_benchmark(tmp_path, "training", "--workers", "1")
     assert set(result) == {"vs_torchvision", "vs_torchvision_tuned", "vs_convolutions", "details"}
     training = result["details"]["training"]
     assert set(training["images_per_s"]) == {"ours", "torchvision", "torchvision tuned"}
@@ -73,7 +73,7 @@ def test_training_suite_runs_the_whole_loop(tmp_path, monkeypatch):
         assert speed == pytest.approx(training["steps"] / training["variants"][name]["median_s"])
         assert training["variants"][name]["peak_bytes"] > 0
     assert training["share_of_convolutions"] > 0
-    assert training["variants"]["ours"]["host_reads"] == 1  # the metrics of the log line
+    assert training["variants"]["ours"]["host_reads"] == 0
 
 
 @pytest.mark.gpu

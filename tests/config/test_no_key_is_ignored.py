@@ -25,6 +25,8 @@ from tests.helpers.backbones import IMAGES, resnet18, saved_bytes
 from tests.helpers.states import assert_same_state, is_same_state
 from tests.helpers.tiny_runs import record_of_run, recording, write_tiny_dataset
 
+pytestmark = pytest.mark.usefixtures("restore_process_settings")
+
 # Settings of a tiny run in which most keys have an effect. Text in braces names a file of the fixture `paths`.
 DEFAULTS: dict[str, Any] = {
     "data.train": ["{train}"],

@@ -3,6 +3,7 @@
 import io
 from pathlib import Path
 
+import pytest
 import torch
 
 from retinanet.checkpoint.file import Checkpoint, read_checkpoint
@@ -13,6 +14,8 @@ from retinanet.engine.state import TrainState, build_state
 from tests.helpers.models import model_config
 from tests.helpers.states import is_same_state
 from tests.helpers.steps import NUM_CLASSES, batch_of, step_of
+
+pytestmark = pytest.mark.usefixtures("restore_process_settings")
 
 CPU = torch.device("cpu")
 

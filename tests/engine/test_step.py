@@ -12,6 +12,7 @@ import pytest
 import torch
 import torchvision
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -28,9 +29,10 @@ from retinanet.detection.assignment import assign
 from retinanet.detection.atss import assign_atss
 from retinanet.detection.postprocess import Postprocess
 from retinanet.engine.ema import EMA
-from retinanet.engine.metrics import RunningMeans
+from retinanet.engine.metrics import RunningMeans, StepMetrics
 from retinanet.engine.nonfinite.guard import NonFiniteGuard
 from retinanet.losses.build import build_loss
+from retinanet.losses.detection import Losses
 from retinanet.runtime.device import compiled_graphs
 from retinanet.structures import Batch, HeadOutputs, Targets
 from tests.helpers.losses import BOX_LOSSES, CLASS_LOSSES
@@ -180,6 +182,24 @@ def test_softmax_and_atss_stay_on_a_cuda_device():
             losses = criterion(outputs, assignment, batch.targets, num_positive)
             candidates = Postprocess(background_logit=True)._candidates(outputs)
         assert {x.device.type for x in (*assignment, *losses, *candidates)} == {"cuda"}
+
+
+def test_clipping_guard_and_means_stay_on_a_cuda_device():
+    model, cuda = model_of("batch"), torch.device("cuda")
+    with FakeTensorMode():
+        model = fake(model, cuda)
+        guard = NonFiniteGuard(model, step_of(model).optimizer, cuda, action="stop", limit=1)
+        running = RunningMeans(cuda, skips=False)
+        for parameter in model.parameters():
+            parameter.grad = torch.empty_like(parameter)
+        loss = torch.zeros((), device=cuda)
+        with NoTransfers():
+            guard.before_step()
+            grad_norm = get_total_norm([parameter.grad for parameter in model.parameters()])
+            clip_grads_with_norm_(model.parameters(), 1.0, grad_norm)
+            skipped = guard.mask(grad_norm, 1)
+            running.add(StepMetrics(Losses(loss, loss), grad_norm, loss))
+        assert {skipped.device.type, grad_norm.device.type} == {"cuda"}
 
 
 def test_fake_device_detects_host_reads_and_copies():

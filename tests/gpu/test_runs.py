@@ -14,6 +14,8 @@ from tests.helpers.processes import run_together
 from tests.helpers.states import assert_same_state
 from tests.helpers.tiny_runs import record_of_run, write_tiny_dataset
 
+pytestmark = pytest.mark.usefixtures("restore_process_settings")
+
 FIRST_STEP = """
     import sys, torch
     from retinanet.config.load import load_config
