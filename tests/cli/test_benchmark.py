@@ -106,7 +106,7 @@ def test_data_suite_reads_the_folder_twelve_times(tmp_path, shapes):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train_stop"], "no suite 'train_stop', expected one or more of train_step, inference"),
+        (["train_stop"], "no suite 'train_stop', expected one or more of train_step, training, inference"),
         (["train_stop"], "did you mean train_step?"),
         (["loss", "--rounds", "0"], "--rounds is 0, expected 1 or more"),
         (["model", "--backbone", "resnet1"], "--backbone is 'resnet1', expected one of resnet18"),
