@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Set up the environment, generate a small dataset, train a detector on it, score it, and draw its detections.
-# Takes no arguments. A second run reuses the environment and replaces runs/quickstart.
+# A second run reuses the environment and replaces runs/quickstart.
+#
+#   bash scripts/quickstart.sh [KEY=VALUE ...]    config keys to change in the training: train.precision=fp32
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/environment.sh base
@@ -12,7 +14,7 @@ step() { printf '\n== %s\n' "$*"; }
 step "1/4 generate the dataset"
 python -m retinanet.data.synthetic datasets/shapes
 step "2/4 train"
-python tools/train.py configs/quickstart.yaml --output "$run" --overwrite
+python tools/train.py configs/quickstart.yaml --output "$run" --overwrite "$@"
 step "3/4 evaluate the best checkpoint"
 python tools/eval.py "$best"
 step "4/4 draw its detections"

@@ -1,8 +1,18 @@
 #!/usr/bin/env bash
-# Lint, then run the tests, two at a time. Arguments are passed to pytest: scripts/test.sh -m "not slow" tests/detection
+# Lint, then run the tests, two at a time.
+#
+#   bash scripts/test.sh                    the quick tests: minutes
+#   bash scripts/test.sh --all              the slow ones as well: compiled steps, killed and resumed runs, real commands
+#   bash scripts/test.sh tests/detection    further arguments are passed to pytest
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/environment.sh dev
+
+selection=(-m "not slow")
+if [[ ${1:-} == --all ]]; then
+    selection=()
+    shift
+fi
 bash scripts/lint.sh
 # Use one thread per process: with two processes on the same cores, more threads would busy-wait for each other.
-OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} python -m pytest -n 2 "$@"
+OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} python -m pytest -n 2 "${selection[@]+"${selection[@]}"}" "$@"

@@ -83,3 +83,13 @@ def tiny_overrides(shapes):
         "train.precision=fp32",
         "device=cpu",
     ]
+
+
+@pytest.fixture(scope="session")
+def workplace(tmp_path_factory):
+    """A folder with what the documentation takes for granted; tests work in copies of it."""
+    from tests.helpers.documented_commands import make_workplace
+
+    folder = tmp_path_factory.mktemp("docs")
+    make_workplace(folder)
+    return folder

@@ -1,6 +1,7 @@
-"""The commands, code, config keys and links in README and docs are checked without training anything.
+"""Commands, code, config keys and links in README and docs: commands parse, Python runs, keys and links exist.
 
-A block that cannot be checked has a comment right before it: `<!-- not run: the reason -->`.
+A Python block that cannot be run has a comment right before it: `<!-- not run: the reason -->`. Commands are run by
+tests/test_documented_commands.py.
 """
 
 import ast
@@ -18,29 +19,21 @@ from retinanet.cli import ablate, benchmark, predict, train
 from retinanet.cli import eval as eval_command
 from retinanet.config import Config
 from retinanet.config.load import load_config
-from retinanet.data.synthetic.shapes import write_shapes
 from tests.helpers.config_keys import schema_keys
-from tests.helpers.markdown import Block, blocks_in, commands_in
+from tests.helpers.documented_commands import copy_workplace
+from tests.helpers.markdown import PAGES_WITH_BLOCKS, REPO, Block, blocks_in, commands_in, named_yaml
 
-REPO = Path(__file__).parent.parent
-PAGES = [REPO / "README.md", REPO / "AGENTS.md", REPO / "CONTRIBUTING.md", *sorted((REPO / "docs").glob("*.md"))]
+PAGES = [*PAGES_WITH_BLOCKS, REPO / "docs" / "extending.md"]
 LINKING_PAGES = [*PAGES, REPO / "CHANGELOG.md", REPO / "benchmarks" / "README.md"]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 INLINE_CODE = re.compile(r"`([^`\n]+)`")
 CONFIG_KEY = re.compile(r"^((?:data|model|assignment|loss|postprocess|inference|train)\.[a-z0-9_.]*[a-z0-9_])(?:=.*)?$")
 OTHER_PROGRAMS = {"tensorboard"}
-# The blocks of the guide on extensions need its edits: tests/test_extending_guide.py follows them.
-BLOCKS = [block for page in PAGES if page.name != "extending.md" for block in blocks_in(page)]
+BLOCKS = [block for page in PAGES_WITH_BLOCKS for block in blocks_in(page)]
 
 
 def blocks_of(language: str) -> list[Block]:
     return [block for block in BLOCKS if block.language == language]
-
-
-def named_yaml(page: Path) -> dict[str, str]:
-    """The config files that a page shows: YAML blocks that start with a comment such as `# my.yaml`."""
-    shown = [block.text for block in blocks_in(page) if block.language == "yaml"]
-    return {found[1]: text for text in shown if (found := re.match(r"# (\S+\.yaml)\n", text))}
 
 
 def check_command(words: list[str]) -> None:
@@ -51,6 +44,10 @@ def check_command(words: list[str]) -> None:
             parsed = torchrun_parser().parse_args(arguments)
             assert parsed.module and parsed.training_script == "retinanet", words
             check_command(["retinanet", *parsed.training_script_args])
+        case ["sbatch", *options, "scripts/slurm_train.sh", _, config] if all(
+            word.startswith("--") for word in options
+        ):
+            load_config(config)
         case ["bash" | "source", script, *_] if script.startswith("scripts/"):
             assert (REPO / script).is_file(), f"{script} does not exist"
         case ["source", ".venv/bin/activate"]:  # made by scripts/environment.sh
@@ -65,7 +62,8 @@ def check_retinanet(name: str, arguments: list[str]) -> None:
     match name, arguments:
         case "train", _:
             parsed = train.parser().parse_intermixed_args(arguments)
-            load_config(parsed.config, parsed.overrides)
+            if not parsed.replay:
+                load_config(parsed.config, parsed.overrides)
         case "eval", _:
             parsed = eval_command.parser().parse_intermixed_args(arguments)
             load_config("quickstart", parsed.overrides)
@@ -93,9 +91,8 @@ def test_every_shell_command_parses_and_its_config_loads(block, tmp_path, monkey
         Path(name).write_text(text, encoding="utf-8")
     commands = commands_in(block.text)
     assert commands
-    if block.is_checked:
-        for words in commands:
-            check_command(words)
+    for words in commands:
+        check_command(words)
 
 
 @pytest.mark.parametrize(
@@ -119,8 +116,6 @@ def test_wrong_command_is_detected(command):
 @pytest.mark.parametrize("block", blocks_of("python"), ids=str)
 def test_python_compiles_and_its_imports_of_this_package_resolve(block):
     tree = ast.parse(block.text, str(block))
-    if not block.is_checked:
-        return
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "retinanet":
             module = importlib.import_module(node.module)
@@ -128,36 +123,19 @@ def test_python_compiles_and_its_imports_of_this_package_resolve(block):
                 assert hasattr(module, alias.name), f"{node.module} has no {alias.name}"
 
 
-@pytest.fixture(scope="module")
-def workplace(tmp_path_factory):
-    """A folder with a tiny dataset, and a quickstart run after two steps."""
-    from retinanet import train
-
-    folder = tmp_path_factory.mktemp("docs")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        write_shapes(folder / "datasets" / "shapes", num_train=8, num_val=4, progress=False)
-        train(load_config("quickstart", ["train.epochs=1", "data.workers=0"]), "runs/quickstart")
-    return folder
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("block", [block for block in blocks_of("python") if block.is_checked], ids=str)
+@pytest.mark.parametrize("block", [block for block in blocks_of("python") if block.is_run], ids=str)
 def test_python_runs_as_written(block, workplace, tmp_path, monkeypatch):
+    copy_workplace(workplace, tmp_path)  # blocks must not see each other's files
     monkeypatch.chdir(tmp_path)
-    # Links: a block may write into runs/, and must not find what another one wrote.
-    (tmp_path / "datasets").symlink_to(workplace / "datasets")
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "quickstart").symlink_to(workplace / "runs" / "quickstart")
     exec(compile(block.text, str(block), "exec"), {"__name__": "docs"})
 
 
 @pytest.mark.parametrize("block", blocks_of("yaml"), ids=str)
 def test_yaml_configs_load(block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    if block.is_checked:
-        Path("shown.yaml").write_text(block.text, encoding="utf-8")
-        load_config("shown.yaml")
+    Path("shown.yaml").write_text(block.text, encoding="utf-8")
+    load_config("shown.yaml")
 
 
 def test_blocks_have_a_language_that_is_checked():

@@ -1,4 +1,4 @@
-"""Figures 1 and 4 of Lin et al. (2017) for a checkpoint, its scores, and the examples that make up its validation loss.
+"""Figures 1 and 4 of Lin et al. (2017) for a checkpoint, its scores, and the sources of its validation loss.
 
 If the folder contains several checkpoints of the run, the loss contributions are also plotted over training.
 """
@@ -36,14 +36,14 @@ PARTS = {"hard_positive": "hard positive", "easy_positive": "easy positive",
 
 
 def load_network(checkpoint: Path, overrides: Sequence[str] = ()) -> Predictor:
-    """Load a checkpoint trained with sigmoid classes, in float32.
+    """Load a checkpoint with sigmoid class scores, in float32.
 
     Raises:
-        InputError: the file is not a checkpoint, or was trained with softmax classes.
+        InputError: the file is not a checkpoint, or was trained with softmax class scores.
     """
     predictor = Predictor.from_checkpoint(checkpoint, ["inference.precision=fp32", *overrides])
     if predictor.cfg.model.has_background_logit:
-        raise InputError(f"{checkpoint}: trained with softmax; expected sigmoid classes")
+        raise InputError(f"{checkpoint}: trained with model.class_activation: softmax, expected sigmoid")
     return predictor
 
 
@@ -132,7 +132,7 @@ def figure_1() -> list[Chart]:
 
 
 def figure_4(counts: LogitCounts) -> list[Chart]:
-    """Cumulative normalised loss, from the easiest to the hardest example."""
+    """Cumulative fraction of the loss, from the easiest example to the hardest."""
     charts = []
     for name, kind_counts in {"positive": counts.positive, "negative": counts.negative}.items():
         curves = {gamma: cumulative_share(kind_counts, gamma) for gamma in FIGURE_4_GAMMAS}
@@ -172,11 +172,11 @@ def history_charts(history: dict[int, LogitCounts]) -> list[Chart]:
 def describe(checkpoint: Path, counts: LogitCounts, history: dict[int, LogitCounts]) -> str:
     """Format the numbers behind the figures as Markdown."""
     lines = [
-        f"# Origin of the class loss of {checkpoint}",
+        f"# Where the class loss of {checkpoint} comes from",
         "",
-        "Share of the loss in the hardest examples. An example is one class logit of an anchor.",
+        "Share of the loss that the hardest examples contribute. An example is one class logit of an anchor.",
         "",
-        "| examples | gamma | " + " | ".join(f"hardest {100 * share:g} %" for share in HARDEST) + " |",
+        "| examples | gamma | " + " | ".join(f"hardest {100 * share:g}%" for share in HARDEST) + " |",
         "| --- |" + " ---: |" * (1 + len(HARDEST)),
     ]
     for name, kind_counts in {"positive": counts.positive, "negative": counts.negative}.items():
@@ -186,8 +186,8 @@ def describe(checkpoint: Path, counts: LogitCounts, history: dict[int, LogitCoun
     lines += ["", "## Over training", ""]
     if not history:
         lines.append(
-            "Not drawn: this needs at least two checkpoints in the folder. Train with, for example, "
-            "`train.keep_checkpoints=20`, and `train.save_every` small enough to write as many."
+            "Not available: this needs at least two checkpoints in the folder. To keep more, train with, for example, "
+            "`train.keep_checkpoints=20`, and set `train.save_every` low enough to write that many."
         )
         return "\n".join(lines) + "\n"
     lines += [

@@ -134,10 +134,10 @@ def markdown(scores: dict[str, list[float]]) -> str:
         [
             *lines,
             "",
-            "Mean ± standard deviation over seeds; difference from the last row; p by Welch's t-test, two-sided, "
-            f"corrected for all rows by Holm's method, * below {SIGNIFICANCE_LEVEL}. The data are synthetic, with "
-            "many easy and few hard points by design: they show the mechanism, not that the focal loss is better on "
-            "other data.",
+            "Mean ± standard deviation over seeds; difference from the last row; p: two-sided Welch's t-test with "
+            f"Holm's correction for the number of rows, * marks p < {SIGNIFICANCE_LEVEL}. The data are synthetic, with "
+            "many easy and few hard points by design: they illustrate the mechanism, but do not show that the focal "
+            "loss is better on other data.",
             "",
         ]
     )

@@ -126,7 +126,7 @@ def format_p(p: float) -> str:
 def _notes(report: TableReport) -> str:
     if report.baseline is None:
         return "No run has finished."
-    text = "AP in percent, of the evaluation after the last step: mean ± standard deviation over n seeds. "
+    text = "AP in percent, from the evaluation after the last step: mean ± standard deviation over n seeds. "
     if report.baseline_is_best_row:
         text += (
             f"Compared with the best row, {report.baseline!r}. It was selected by its score, so its score and the "
@@ -134,21 +134,21 @@ def _notes(report: TableReport) -> str:
         )
     counts = [len(entry.ap) for entry in report.rows if entry.ap]
     if max(counts) < 2:
-        return text + "With one seed there is no spread and no test: differences may be due to chance."
+        return text + "With one seed per row, no significance test is possible: differences may be due to chance."
     tested = [entry for entry in report.rows if not math.isnan(entry.p)]
     if len(counts) > 1 and not tested and min(counts) < 2:
-        return text + "A row or the baseline has only one seed; a test needs a spread of both."
+        return text + "A significance test needs at least two seeds of both the row and the baseline."
     deviations = [e.summaries["AP"].deviation for e in report.rows if len(e.ap) > 1]
     common = math.sqrt(statistics.fmean(value**2 for value in deviations))
     if common == 0:
-        return text + "All runs of a row have the same score; a test needs a spread."
+        return text + "All seeds of a row have the same score, so no significance test is possible."
     fewest = min(count for count in counts if count > 1)
     least = detectable_difference(common, fewest, level=SIGNIFICANCE_LEVEL)
     return (
-        f"{text}p: Welch's t-test against the baseline, two-sided, corrected for all rows by Holm's method; * is below "
-        f"{SIGNIFICANCE_LEVEL}. With {fewest} seeds per row and the pooled standard deviation ({common:.2f}) in every "
-        f"row, a single uncorrected comparison detects a difference of {least:.1f} AP. Smaller differences can go "
-        "undetected, and larger ones in rows with a larger spread."
+        f"{text}p: two-sided Welch's t-test against the baseline, with Holm's correction for the number of rows; * "
+        f"marks p < {SIGNIFICANCE_LEVEL}. With {fewest} seeds per row and the pooled standard deviation "
+        f"({common:.2f}) in every row, the smallest difference that is significant in a single uncorrected comparison "
+        f"is {least:.1f} AP. Rows with a larger standard deviation need a larger difference."
     )
 
 
@@ -175,7 +175,11 @@ def _origin(results: Sequence[RunResult]) -> str:
     seconds = statistics.median(result.seconds for result in results)
     machines = sorted({result.computed_on for result in results})
     differing = [name for name, values in (("commits", commits), ("machines", machines)) if len(values) > 1]
-    several = f" **Several {' and '.join(differing)}: rows may differ because of them.**" if differing else ""
+    several = (
+        f" **The runs used several {' and '.join(differing)}, which may explain differences between rows.**"
+        if differing
+        else ""
+    )
     return (
         f"{len(results)} runs, median {seconds:.0f} s, on {'; '.join(machines)}; commit {', '.join(commits)}; torch "
         f"{', '.join(torch)}.{several}"

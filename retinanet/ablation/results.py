@@ -22,7 +22,7 @@ DEFAULTS_VERSION = 1
 
 
 class RunResult(StrictModel):
-    """The result of one run, identified by the hash of its config, so rows of several tables can share a run."""
+    """The result of one run, identified by the hash of its config, so that rows of several tables can share it."""
 
     row: str  # the row for which the run was started
     seed: int

@@ -184,7 +184,7 @@ def describe_schedule(table: Table, setup: str, cfg: Config) -> str:
     recipe = load_config(chosen.config, _as_text(chosen.overrides))
     kind = "a short schedule, not that of the paper" if chosen.short else "the schedule of the paper"
     if _length(cfg) != _length(recipe):
-        kind = f"a schedule changed by overrides, instead of {_length(recipe)}"
+        kind = f"a schedule changed by overrides (without them {_length(recipe)})"
     return f"{kind}: {_length(cfg)}"
 
 

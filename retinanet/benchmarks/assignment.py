@@ -70,7 +70,7 @@ def measure(
 
 
 def torchvision_call(anchors: Tensor, truth: Scene) -> Callable[[], list[Tensor]]:
-    """Matching as in `RetinaNet.compute_loss`: per image, the object index of each anchor (A,), negative for none."""
+    """Matching as in `RetinaNet.compute_loss`: per image, the object of each anchor (A,), negative if none."""
     matcher = Matcher(0.5, 0.4, allow_low_quality_matches=True)
     return lambda: [matcher(box_iou(objects["boxes"], anchors)) for objects in truth.objects]
 

@@ -33,8 +33,8 @@ def check_candidates(logits: list[Tensor], counts: list[int]) -> None:
         candidates = (level.float().sigmoid() > MIN_SCORE).flatten(1).sum(1)
         if level[0].numel() > TOP_K and int(candidates.min()) <= TOP_K:
             raise RuntimeError(
-                f"level {number} has {candidates.tolist()} candidates above {MIN_SCORE}, expected over {TOP_K} in each "
-                "image: this would measure less work"
+                f"level {number} has {candidates.tolist()} candidates above {MIN_SCORE}, expected more than {TOP_K} "
+                "in each image: postprocessing would do less work than intended"
             )
     if any(count != MAX_DETECTIONS for count in counts):
         raise RuntimeError(

@@ -30,7 +30,7 @@ from retinanet.formats.dataset import Dataset
 
 OURS, THEIRS = "ours", "torchvision"
 NUM_DRAWN, BATCH = 48, 4
-MIN_IMAGES = 96  # per call, to make the time for starting workers negligible
+MIN_IMAGES = 96  # per call, so that the time to start workers is negligible
 
 
 def run(settings: Settings) -> SuiteResult:

@@ -1,4 +1,4 @@
-"""Detectron2's training step: Detectron2 itself if installed, otherwise a reimplementation from the same library calls.
+"""Detectron2's training step: Detectron2 itself if installed, otherwise a reimplementation with the same library calls.
 
 The reimplementation follows `modeling/meta_arch/retinanet.py` and `modeling/matcher.py` of Detectron2 0.6, using
 torchvision's modules with our weights. It uses torchvision's focal loss; Detectron2 uses fvcore's scripted version of
@@ -73,7 +73,7 @@ def _reimplemented(ours: RetinaNet, scene: Scene, settings: Settings) -> tuple[s
 
 @torch.no_grad()
 def label_anchors(anchors: Tensor, objects: list[dict[str, Tensor]], classes: int) -> tuple[list[Tensor], list[Tensor]]:
-    """`RetinaNet.label_anchors`: per image, labels (A,) with `classes` for background, and matched boxes (A, 4)."""
+    """`RetinaNet.label_anchors`: for each image, labels (A,), `classes` for background, and matched boxes (A, 4)."""
     labels_per_image, boxes_per_image = [], []
     for truth in objects:
         index, kind = match(box_iou(truth["boxes"], anchors))

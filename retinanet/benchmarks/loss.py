@@ -57,7 +57,8 @@ def run(settings: Settings) -> SuiteResult:
             for key, error in errors.items()
         ]  # fmt: skip
         columns = ["", "value error", "gradient error", "largest", "peak / logits"]
-        tables.append(table(f"{name}, errors against float64; the gradient is 1 of peak / logits", columns, rows))
+        title = f"{name}, errors relative to float64; the gradient alone accounts for 1 of peak / logits"
+        tables.append(table(title, columns, rows))
         details[name] = {
             "anchors": ANCHORS,
             "classes": classes,

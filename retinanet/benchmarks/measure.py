@@ -48,7 +48,7 @@ class HostReads(TorchDispatchMode, list):
 
 
 def decompose(mode: TorchDispatchMode, func: torch._ops.OpOverload, args: tuple, kwargs: dict[str, Any]) -> Any:
-    """Run a composite operation as its parts, visible to the mode; return NotImplemented for any other operation.
+    """Decompose a composite operation so that the mode sees its parts; return NotImplemented for any other operation.
 
     Normally autograd decomposes composite operations before the mode sees them, but inference mode has no autograd.
     """

@@ -1,4 +1,4 @@
-"""Cost of a network: parameters, FLOPs, and activations kept for backward, all found without running it."""
+"""Cost of a network: parameters, FLOPs, and activations kept for the backward pass, computed without running it."""
 
 from collections.abc import Callable
 from typing import NamedTuple

@@ -37,8 +37,8 @@ class Checkpoint(NamedTuple):
         """State dict of the model.
 
         Args:
-            average: return the moving average of the weights if the run keeps one, because evaluation uses it. False
-                returns the weights of the last step.
+            average: return the moving average of the weights, which evaluation uses, if the run keeps one. If False,
+                return the weights of the last step.
         """
         ema = self.state.get("ema")
         return ema["model"] if average and ema else self.state["model"]

@@ -16,7 +16,7 @@ class IoUAssignmentConfig(StrictModel):
     bg_iou: Share = 0.4
     """An anchor is negative if its highest IoU is below this value, and ignored between `bg_iou` and `fg_iou`."""
     low_quality_matches: bool = True
-    """Whether to match a box with no anchor at IoU >= `fg_iou` to the anchors with the highest IoU."""
+    """If no anchor reaches `fg_iou` with a box: whether to match the box to the anchors with the highest IoU."""
     ignore_ioa: Share = 0.5
     """A negative anchor is ignored if at least this fraction of its area is in a crowd region; 0 turns this off."""
 
@@ -32,7 +32,7 @@ class ATSSAssignmentConfig(StrictModel):
 
     type: Literal["atss"] = "atss"
     anchors_per_level: Count = 9
-    """Number of nearest anchors to consider per object and level. With 9 anchors per cell, 9 covers one cell."""
+    """Number of candidate anchors per object and level, nearest first. With 9 anchors per cell, 9 covers one cell."""
     ignore_ioa: Share = 0.5
     """A negative anchor is ignored if at least this fraction of its area is in a crowd region; 0 turns this off."""
 

@@ -38,7 +38,7 @@ NO_EFFECT_ON_RESULTS = KeyFact.NO_EFFECT_ON_RESULTS
 
 
 def as_tuple(value: Any) -> Any:
-    """Wrap a single value in a tuple: one data source or one image side need not be written as a list."""
+    """Wrap a single value in a tuple, so that one data source or one image size need not be written as a list."""
     return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 

@@ -51,7 +51,7 @@ class ResizeTransform(StrictModel):
 
 
 class ScaleJitterTransform(StrictModel):
-    """Resize the image to fit its padded shape, then scale it by a random factor and crop it at random if necessary."""
+    """Resize the image to fit its padded shape, scale it by a random factor, and crop it at random if needed."""
 
     type: Literal["scale_jitter"] = "scale_jitter"
     min: Positive = 0.8
@@ -136,7 +136,7 @@ class DataConfig(StrictModel):
     max_pixels: Annotated[Count, MAY_CHANGE_ON_RESUME] = 100_000_000
     """Images with more pixels than this are rejected before decoding."""
     max_unreadable: Annotated[CountOrZero, MAY_CHANGE_ON_RESUME] = 10
-    """Maximum number of unreadable training images. Each is replaced by another image; beyond this, the run stops."""
+    """Maximum number of unreadable training images. Each is replaced by another image; with more, the run stops."""
     workers: Annotated[CountOrZero, MAY_CHANGE_ON_RESUME, NO_EFFECT_ON_RESULTS] = 2
     """Number of processes that load images; 0 loads them in the training process."""
     resize: ResizeConfig = ResizeConfig()

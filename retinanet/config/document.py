@@ -25,12 +25,14 @@ of a bundled config, to a command, followed by overrides:
 
     retinanet train quickstart train.epochs=3 train.seed=1
 
-- An unknown key, a value of the wrong type, or keys that contradict each other are errors; the message names the key.
-- `base: NAME.yaml` inherits from another file (no nesting). Mappings are merged, lists are replaced.
+- An unknown key, a value of the wrong type, or a contradiction between keys is an error; the message names the key.
+- `base: NAME.yaml` inherits from another file, which must not have a `base` itself. Mappings are merged; lists are
+  replaced.
 - Paths are relative to the working directory.
-- A section with several variants has a `type` key. Without it, keys change the variant selected by the base or the
-  default; a different `type` starts from the defaults of the new variant.
-- The checkpoint contains the complete config. Keys marked "may change" can be changed when a run is resumed.
+- A section with several variants has a `type` key. If you leave it out, your keys modify the variant selected by the
+  base or by default. If you set a different `type`, all other keys start from the defaults of the new variant.
+- Every checkpoint contains the complete config. When you resume a run, only keys marked "may change" can have new
+  values.
 """
 
 

@@ -85,7 +85,8 @@ def _walk(
 ) -> tuple[list[type[BaseModel]], str]:
     """Resolve an error location to the config records involved and the dotted key.
 
-    If `is_key` is set, the records are those in which the last key was looked up; otherwise, those its value may be.
+    If `is_key` is set, these are the records in which the last key was looked up; otherwise, the records that its
+    value could have been.
     A location also contains union tags, and index 0 for a data source that is not written as a list. Neither appears
     in the file, so both are skipped.
     """

@@ -8,7 +8,7 @@ from retinanet.config.base import Count, Precision, Share, StrictModel
 
 
 class PostprocessConfig(StrictModel):
-    """Postprocessing of head outputs."""
+    """Conversion of head outputs to detections."""
 
     min_score: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Only detections with a score above this value are kept."""
@@ -21,7 +21,7 @@ class PostprocessConfig(StrictModel):
 
 
 class InferenceConfig(StrictModel):
-    """Inference settings."""
+    """Precision and compilation of a trained model."""
 
     precision: Precision = "auto"
     """Precision of the network; auto: bf16 if the hardware supports it, else fp32."""

@@ -53,7 +53,7 @@ class FocalStarConfig(ClassLossFacts):
     gamma: Positive = 2.0
     """Steepness; gamma 1 with beta 0 gives cross entropy."""
     beta: float = 1.0
-    """Shift: with larger values, an example stops contributing at a lower probability of its true class."""
+    """Shift: with larger values, the loss of an example vanishes at a lower probability of its true class."""
 
 
 class HingeConfig(ClassLossFacts):
@@ -83,7 +83,7 @@ class QualityFocalConfig(ClassLossFacts):
 
 
 class VarifocalConfig(ClassLossFacts):
-    """Varifocal loss (Zhang et al. 2021): the IoU of its predicted box is both target and weight of a positive."""
+    """Varifocal loss (Zhang et al. 2021): the IoU of a positive's predicted box is both its target and its weight."""
 
     type: Literal["varifocal"] = "varifocal"
     alpha: NonNegative = 0.75
@@ -98,7 +98,7 @@ class SoftmaxFocalConfig(ClassLossFacts):
     has_background_logit: ClassVar[bool] = True
     type: Literal["softmax_focal"] = "softmax_focal"
     alpha: ClassAlpha = None
-    """Weight of each class; background has the weight 1 minus their mean. null: all weights are 1;
+    """Weight of each class; the weight of background is 1 minus their mean. null: all weights are 1;
     inverse_frequency: weights computed from the training data."""
     gamma: NonNegative = 2.0
     """Focusing exponent; 0 gives cross entropy."""

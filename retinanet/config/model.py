@@ -29,7 +29,7 @@ class AnchorConfig(StrictModel):
     strides: tuple[Count, ...] = (8, 16, 32, 64, 128)
     """Stride of each level from P3 to P7, in pixels."""
     sizes: tuple[Positive, ...] = (32, 64, 128, 256, 512)
-    """Anchor size on each level: the square root of the area at scale 1, in pixels."""
+    """Anchor size on each level, in pixels: the square root of the anchor's area at scale 1."""
     scales: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
     """Factors by which each size is multiplied."""
     aspect_ratios: Annotated[tuple[Positive, ...], Field(min_length=1)] = (0.5, 1.0, 2.0)
@@ -101,9 +101,9 @@ class ModelConfig(StrictModel):
     anchors: AnchorConfig = AnchorConfig()
     """Anchors."""
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
-    """Mean of each channel (RGB, 0..255), subtracted from images. The default is ImageNet's."""
+    """Mean of each channel (RGB, 0..255); it is subtracted from images. The default is ImageNet's."""
     std: tuple[Positive, Positive, Positive] = (58.395, 57.12, 57.375)
-    """Standard deviation of each channel (RGB, 0..255), by which images are divided. The default is ImageNet's."""
+    """Standard deviation of each channel (RGB, 0..255); images are divided by it. The default is ImageNet's."""
 
     @model_validator(mode="after")
     def groups_fit_the_channels(self) -> Self:

@@ -31,7 +31,7 @@ class Config(StrictModel):
     postprocess: Annotated[PostprocessConfig, MAY_CHANGE_ON_RESUME] = PostprocessConfig()
     """Conversion of head outputs to detections."""
     inference: Annotated[InferenceConfig, MAY_CHANGE_ON_RESUME] = InferenceConfig()
-    """How to run a trained model for prediction."""
+    """Precision and compilation of a trained model."""
     train: TrainConfig
     """Batches, optimizer, schedule, checkpoints and evaluation."""
     device: Annotated[str, MAY_CHANGE_ON_RESUME, NO_EFFECT_ON_RESULTS] = "auto"

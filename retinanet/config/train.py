@@ -31,7 +31,7 @@ class SGDConfig(StrictModel):
     lr: Positive = 0.01
     """Learning rate for batches of `reference_batch_size` images."""
     momentum: Momentum = 0.9
-    """Momentum."""
+    """Momentum factor."""
     weight_decay: NonNegative = 1e-4
     """Weight decay for convolution weights."""
     norm_weight_decay: NonNegative = 0.0
@@ -105,7 +105,7 @@ class TrainConfig(StrictModel):
     clip_norm: Positive | None = 10.0
     """Maximum gradient norm; larger gradients are scaled down. null: no clipping."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Decay of the exponential moving average of the weights, which is then used for evaluation; null: no average."""
+    """Decay of the exponential moving average of the weights, used for evaluation; null: no averaging."""
     init_from: Annotated[str | None, MAY_CHANGE_ON_RESUME] = None
     """Checkpoint to load initial weights from; classes are matched by name."""
     on_nonfinite: Annotated[NonFiniteAction, MAY_CHANGE_ON_RESUME] = "stop"
@@ -124,7 +124,7 @@ class TrainConfig(StrictModel):
     eval_batch_size: Annotated[Count | None, MAY_CHANGE_ON_RESUME] = None
     """Number of images that each process evaluates at once; null: `batch_size`."""
     keep_checkpoints: Annotated[Count, MAY_CHANGE_ON_RESUME, NO_EFFECT_ON_RESULTS] = 2
-    """Number of most recent checkpoints to keep, in addition to the best one."""
+    """Number of most recent checkpoints to keep besides the best one."""
     best_metric: Annotated[BestMetric, MAY_CHANGE_ON_RESUME] = "AP"
     """Metric that selects best.pt and that `early_stop` monitors."""
     early_stop: Annotated[Count | None, MAY_CHANGE_ON_RESUME] = None

@@ -48,7 +48,7 @@ def _check_fields(items: list[Any], part: str, file: str) -> None:
 def _check_categories(document: dict[str, Any], file: str) -> None:
     names = Counter(category["name"] for category in document["categories"])
     if not names or max(names.values()) > 1:
-        raise InputError(f"{file}: categories are {list(names)}, expected at least one, with unique names")
+        raise InputError(f"{file}: categories are {list(names)}; there must be at least one, and names must be unique")
 
 
 def _check_references(document: dict[str, Any], file: str) -> None:

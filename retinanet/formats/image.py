@@ -165,10 +165,10 @@ def _header(image: Image.Image) -> ImageHeader:
 
 
 def _exif_orientation(exif: bytes) -> int:
-    """Parse the orientation tag like torchcodec, which does not expose it; Pillow differs on unusual tag types.
+    """Parse the orientation tag as torchcodec does, because torchcodec does not expose it.
 
-    Agrees with torchcodec on 9000 random EXIF blocks in JPEG, PNG and WebP. Pillow would also decode a whole PNG to
-    look for more EXIF blocks.
+    Agrees with torchcodec on 9000 random EXIF blocks in JPEG, PNG and WebP. Pillow differs on unusual tag
+    types, and would also decode a whole PNG to look for more EXIF blocks.
     """
     tiff = exif.removeprefix(b"Exif\0\0")
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])

@@ -33,7 +33,7 @@ class ClassWeights:
             )
 
     def like(self, logits: Tensor) -> float | Tensor:
-        """Return the single number, or the weights (K,) on the device of the logits and in the working type."""
+        """Return the weights (K,) on the device of the logits, in the dtype of the loss; a single number as it is."""
         if isinstance(self.values, float):
             return self.values
         key = (logits.device, working_type(logits))
@@ -42,7 +42,7 @@ class ClassWeights:
         return self._copies[key]
 
     def at(self, classes: Tensor, logits: Tensor) -> float | Tensor:
-        """Return the weights of class indices of any shape, on the device of the logits and in the working type."""
+        """Return the weights of class indices of any shape, on the device of the logits, in the dtype of the loss."""
         weights = self.like(logits)
         return weights[classes] if isinstance(weights, Tensor) else weights
 
@@ -82,7 +82,7 @@ def checked_alpha(cfg: WeighedByClass, num_classes: int | None) -> float | tuple
         )
     if isinstance(cfg.alpha, tuple) and num_classes is not None and len(cfg.alpha) != num_classes:
         raise InputError(
-            f"{key} has {len(cfg.alpha)} values for {num_classes} classes; set one number, or one per class in their "
-            "order"
+            f"{key} has {len(cfg.alpha)} values for {num_classes} classes; set one number, or one for each class, in "
+            "class order"
         )
     return cfg.alpha

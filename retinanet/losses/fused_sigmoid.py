@@ -176,7 +176,7 @@ def _row_chunks(logits: Tensor, *, whole: bool) -> Iterator[slice]:
 
 
 def _target_logits(logits: Tensor, labels: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """For each row: column of its class, whether it has one, and its target logit in the working type; (R, 1) each."""
+    """For each row: column of its class, whether it has one, and its target logit in the loss dtype; (R, 1) each."""
     num_classes = logits.shape[1]
     column = labels.clamp(max=num_classes - 1)[:, None]
     has_target = (valid & (labels < num_classes))[:, None]

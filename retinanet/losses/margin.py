@@ -44,7 +44,7 @@ class FocalMargin:
     def derivative(self, z: Tensor) -> Tensor:
         error = torch.sigmoid(z)
         result = F.softplus(z).mul_(self.gamma)
-        # Rounding in 1 - error is harmless here, since error is added to the product.
+        # Rounding in `1 - error` is harmless here, because `error` is added to the product.
         result.addcmul_(result, error, value=-1).add_(error)
         return result.mul_(error.pow_(self.gamma))
 

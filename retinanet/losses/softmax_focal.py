@@ -63,7 +63,7 @@ def softmax_focal_losses(logits: Tensor, targets: Tensor, *, gamma: float) -> Te
 
 
 class _SoftmaxFocalLosses(torch.autograd.Function):
-    """Saves only the logits and vectors; the only tensor of the logits' size that it allocates is their gradient."""
+    """Saves only the logits and vectors; the gradient is the only tensor it allocates that is as large."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, logits: Tensor, targets: Tensor, gamma: float) -> Tensor:
@@ -88,7 +88,7 @@ class _SoftmaxFocalLosses(torch.autograd.Function):
 
 
 def _other_logits(logits: Tensor, column: Tensor) -> Tensor:
-    """Logits (r, C) in the working type, with each row's target, at `column` (r, 1), set too low to contribute."""
+    """Logits (r, C) in the dtype of the loss, with each row's target, at `column` (r, 1), set too low to contribute."""
     working = logits.to(working_type(logits))
     # Not -infinity: with a single class there are no other logits, and infinity - infinity is NaN.
     return working.scatter(1, column, torch.finfo(working.dtype).min)

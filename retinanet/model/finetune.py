@@ -21,7 +21,7 @@ def load_for_finetuning(
 ) -> list[str]:
     """Load all weights that have the same meaning in both detectors.
 
-    The last convolution of the class subnet has one row for each combination of an anchor in a cell and a class. Rows
+    The last convolution of the class subnet has one row for each pair (anchor of a cell, class). Rows
     are loaded for classes that both detectors have, and for background if both have a background logit; other rows keep
     their initial values. If only one detector has a background logit, the whole layer keeps its initial values. If
     anchors differ in shape or order, the last convolutions of both subnets keep their initial values. Anchor sizes may

@@ -36,7 +36,8 @@ class FeaturePyramid(nn.Module):
         for level in range(len(merged) - 1, 0, -1):
             # Resize to the exact size of the finer level: doubling does not work for odd sizes.
             coarse = F.interpolate(merged[level], size=merged[level - 1].shape[-2:], mode="nearest")
-            merged[level - 1].add_(coarse)  # safe in place: convolutions save their input for backward, not this
+            # In place is safe: convolutions save their input for backward, not their output.
+            merged[level - 1].add_(coarse)
         pyramid = [output(feature) for output, feature in zip(self.outputs, merged, strict=True)]
         p6 = halve(self.p6, features[-1] if self.p6_from == "c5" else pyramid[-1])
         return [*pyramid, p6, halve(self.p7, F.relu(p6))]

@@ -108,7 +108,10 @@ def compiled_graphs() -> int:
 
 
 def set_determinism(deterministic: bool) -> None:
-    """Choose deterministic kernels (bit-identical for the same machine and thread count) or the fastest ones."""
+    """Choose deterministic kernels, or the fastest ones.
+
+    Deterministic kernels give bit-identical results on the same machine with the same number of threads.
+    """
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA is initialised
     torch.use_deterministic_algorithms(deterministic)

@@ -89,14 +89,14 @@ def test_notes_on_the_test_and_on_unfinished_runs():
     text = markdown(TABLE, "here", RESULTS, schedule="a short schedule", command="retinanet ablate x")
     assert "a short schedule" in text and "retinanet ablate x" in text
     # Deviations 2, sqrt(7), 2: together sqrt((4 + 7 + 4) / 3) = 2.236, times 2.266958 (four degrees of freedom).
-    assert "the pooled standard deviation (2.24)" in text and "difference of 5.1 AP" in text
+    assert "the pooled standard deviation (2.24)" in text and "comparison is 5.1 AP" in text
     assert "- wild, seed 0: diverged after 6 steps: step 7: training diverged" in text
     assert "on cpu, float32; commit abc; torch 2.14" in text
 
     one = markdown(TABLE, "here", runs("base", 0.2) | runs("better", 0.3), schedule="s", command="c")
-    assert "With one seed there is no spread and no test" in one and "nan" not in one
+    assert "With one seed per row, no significance test is possible" in one and "nan" not in one
     same = markdown(TABLE, "here", runs("base", 0.0, 0.0) | runs("worse", 0.0, 0.0), schedule="s", command="c")
-    assert "a test needs a spread" in same
+    assert "All seeds of a row have the same score" in same
     assert "No run has finished." in markdown(TABLE, "here", {}, schedule="s", command="c")
     only = markdown(TABLE, "here", unfinished("base", "failed", "no memory"), schedule="s", command="c")
     assert "failed after 6 steps: no memory" in only
@@ -105,8 +105,8 @@ def test_notes_on_the_test_and_on_unfinished_runs():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"commit": "def"}, "**Several commits: rows may differ because of them"),
-        ({"computed_on": "cuda, bfloat16"}, "**Several machines: rows may differ because of them"),
+        ({"commit": "def"}, "**The runs used several commits, which"),
+        ({"computed_on": "cuda, bfloat16"}, "**The runs used several machines, which"),
     ],
 )
 def test_several_commits_or_machines_cause_a_warning(change, message):
@@ -118,7 +118,7 @@ def test_several_commits_or_machines_cause_a_warning(change, message):
 def test_no_p_value_with_a_single_seed_and_the_smallest_sample_sets_the_detectable_difference():
     uneven = runs("base", 0.2) | runs("better", 0.30, 0.31, 0.35)
     text = markdown(TABLE, "here", uneven, schedule="s", command="c")
-    assert "a test needs a spread of both" in text and "Welch" not in text
+    assert "at least two seeds of both the row and the baseline" in text and "Welch" not in text
     # With 2 and 3 seeds, the detectable difference is that of 2 seeds.
     uneven = runs("base", 0.2, 0.22) | runs("better", 0.30, 0.31, 0.35)
     assert "With 2 seeds per row" in markdown(TABLE, "here", uneven, schedule="s", command="c")

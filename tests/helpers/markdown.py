@@ -5,6 +5,12 @@ import shlex
 from pathlib import Path
 from typing import NamedTuple
 
+REPO = Path(__file__).parents[2]
+# The blocks of the guide on extensions need its edits: tests/test_extending_guide.py follows them.
+PAGES_WITH_BLOCKS = [
+    *(REPO / name for name in ("README.md", "AGENTS.md", "CONTRIBUTING.md")),
+    *(page for page in sorted((REPO / "docs").glob("*.md")) if page.name != "extending.md"),
+]
 NOT_RUN = re.compile(r"<!-- not run: \S.* -->")
 FENCE = re.compile(r"^```(\w*)$")
 HEADING = re.compile(r"^## (.+)$")
@@ -18,7 +24,7 @@ class Block(NamedTuple):
     section: str  # the `##` heading above it
     language: str
     text: str
-    is_checked: bool  # False after a comment `<!-- not run: the reason -->`
+    is_run: bool  # False after a comment `<!-- not run: the reason -->`
 
     def __str__(self) -> str:
         return f"{self.page.name}:{self.line}"
@@ -51,6 +57,12 @@ def commands_in(text: str) -> list[list[str]]:
     """The words of each command of a shell block, without comments."""
     lines = text.replace("\\\n", " ").splitlines()
     return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def named_yaml(page: Path) -> dict[str, str]:
+    """The config files that a page shows: YAML blocks that start with a comment such as `# my.yaml`."""
+    shown = [block.text for block in blocks_in(page) if block.language == "yaml"]
+    return {found[1]: text for text in shown if (found := re.match(r"# (\S+\.yaml)\n", text))}
 
 
 def apply_edit(text: str, root: Path) -> None:

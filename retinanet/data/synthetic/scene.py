@@ -28,7 +28,7 @@ MIN_VISIBLE = 0.7  # minimum fraction of a labelled shape neither cut off by the
 MIN_INSIDE = 0.5  # minimum fraction of its box inside the image
 MAX_IOU = 0.55  # two boxes with a higher IoU could not both survive NMS
 OVERLAP_IOU = (0.08, 0.45)  # range for pairs that overlap on purpose
-MAX_CHANCE_COVER = 0.15  # maximum covered fraction of the smaller box where no overlap is intended
+MAX_CHANCE_COVER = 0.15  # largest fraction of the smaller box that may be covered where no overlap is intended
 MAX_CROWD_COVER = 0.1
 
 
