@@ -90,10 +90,13 @@ def test_running_out_of_memory_names_the_batch_and_the_keys(tiny_overrides, tmp_
         torch.cuda.empty_cache()
 
 
-@pytest.mark.parametrize("norm", ["frozen", "sync"])
 @pytest.mark.parametrize(
-    "device",
-    [pytest.param("cpu", marks=pytest.mark.slow), pytest.param("cuda", marks=pytest.mark.gpu)],
+    ("device", "norm"),
+    [
+        pytest.param("cpu", "frozen", marks=pytest.mark.slow),
+        pytest.param("cuda", "frozen", marks=pytest.mark.gpu),
+        pytest.param("cuda", "sync", marks=pytest.mark.gpu),
+    ],
 )
 def test_two_devices_compute_the_gradients_of_one(device, norm, tiny_overrides, tmp_path):
     """Over gloo on a CPU, over NCCL on two GPUs; in float64, where only the order of sums differs."""

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch import nn
 
 from retinanet.config import Config
 from retinanet.data.build import load_train_data, train_loader
@@ -20,7 +21,10 @@ def first_step(cfg: Config, device: torch.device = CPU) -> dict[str, Any]:
     """Losses and gradients of the first global batch, and the norm statistics after its forward pass. Collective."""
     data = load_train_data(cfg)
     torch.manual_seed(cfg.train.seed)
-    model = build_model(cfg.model, len(data.class_names)).double().to(device).train()
+    model = build_model(cfg.model, len(data.class_names))
+    if cfg.model.backbone.norm == "sync" and device.type == "cuda":  # as in a run
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    model.double().to(device).train()
     step = TrainStep(
         model,
         build_loss(cfg.loss, num_classes=len(data.class_names)),
