@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # Suite -> its module in retinanet.benchmarks, which is imported only to run it.
 SUITES = {
     "train_step": "train_step",
+    "training": "training",
     "inference": "inference",
     "loss": "loss",
     "assignment": "assignment",
@@ -28,6 +29,7 @@ SUITES = {
     "model": "model",
 }
 ALL = "all"
+DEFAULT = ("train_step", "training", "inference", "loss", "assignment")
 
 
 def parser() -> CommandParser:
@@ -37,7 +39,13 @@ def parser() -> CommandParser:
         epilog="Each round times every variant once. A ratio above 1 means that ours is better. "
         "example: retinanet benchmark train_step loss --rounds 10 --threads 2 --json speed.json",
     )
-    result.add_argument("suites", nargs="+", metavar="SUITE", help=f"one or more of {', '.join([*SUITES, ALL])}")
+    result.add_argument(
+        "suites",
+        nargs="*",
+        metavar="SUITE",
+        default=list(DEFAULT),
+        help=f"one or more of {', '.join([*SUITES, ALL])} (default: {' '.join(DEFAULT)})",
+    )
     result.add_argument(
         "--rounds", type=int, default=7, metavar="N", help="timed calls per variant (default: %(default)s)"
     )
@@ -64,7 +72,7 @@ def parser() -> CommandParser:
         type=int,
         default=2,
         metavar="N",
-        help="workers for the data suite, besides 0 (default: %(default)s)",
+        help="workers for the training suite and, besides 0, for the data suite (default: %(default)s)",
     )
     result.add_argument(
         "--images", type=Path, metavar="DIR", help="images for the data suite (default: synthetic images)"

@@ -39,6 +39,15 @@ def test_image_without_objects_has_only_padding_targets():
     assert not batch.targets.is_object.any() and batch.targets.boxes.shape == (1, 8, 4)
 
 
+def test_everything_outside_an_image_is_zero(monkeypatch):
+    """Memory for a batch comes uninitialised."""
+    monkeypatch.setattr("retinanet.data.collate.empty_images", lambda b, h, w: torch.full((b, 3, h, w), 255).byte())
+    sample = Sample(torch.full((3, 50, 80), 9, dtype=torch.uint8), *NO_OBJECTS)
+    (image,) = collate([PreparedSample(PlannedImage(3, 0, 64, 96, SHAPE), sample, (50, 80))]).images
+    assert (image[:, :50, :80] == 9).all()
+    assert not image[:, 50:].any() and not image[:, :, 80:].any()
+
+
 def test_worker_collates_images_into_shared_memory(monkeypatch):
     sample = Sample(torch.ones(3, 50, 96, dtype=torch.uint8), *NO_OBJECTS)
     prepared = PreparedSample(PlannedImage(3, 0, 64, 96, SHAPE), sample, (10, 20))

@@ -168,7 +168,9 @@ def test_anchor_claimed_by_several_objects_goes_to_the_largest_iou_and_of_equals
 
 def test_centre_of_a_positive_is_inside_its_object():
     anchor = torch.tensor([[0.0, 0.0, 10.0, 10.0]]).view(1, 1, 1, 4)  # the only candidate, around (5, 5)
-    for box, inside in [((0, 0, 6, 10), True), ((0, 0, 5, 10), False), ((0, 0, 4, 10), False), ((5, 5, 9, 9), False)]:
+    # The centre of the last two is 0.005 and 0.02 pixels inside; 0.01 is the least.
+    outside = [(0, 0, 5, 10), (0, 0, 4, 10), (5, 5, 9, 9), (0, 0, 5.005, 10)]
+    for box, inside in [((0, 0, 6, 10), True), *((box, False) for box in outside), ((0, 0, 5.02, 10), True)]:
         assert per_anchor(assign_atss([anchor], objects(box))) == [0 if inside else "negative"]
 
 

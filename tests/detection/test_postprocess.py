@@ -209,6 +209,18 @@ def test_detections_are_sorted_by_score():
         assert torch.equal(result.scores, result.scores.sort(descending=True).values)
 
 
+def test_first_look_takes_the_best_candidates(monkeypatch):
+    """Forty boxes side by side, so that none suppresses another and ten candidates are more than enough."""
+    monkeypatch.setattr("retinanet.detection.postprocess.FIRST_LOOK", 10)
+    left = 20.0 * torch.arange(40)
+    anchors = torch.stack([left, torch.zeros(40), left + 16, torch.full((40,), 16.0)], dim=1)
+    logits = torch.linspace(-1, 1, 40)
+    outputs = HeadOutputs([logits.view(1, 40, 1)], [torch.zeros(1, 40, 4)], [anchors.view(1, 40, 1, 4)])
+    sizes = torch.tensor([[16, 800]])
+    (result,) = Postprocess(max_detections=5)(outputs, sizes, sizes)
+    assert_close(result.scores, logits.sigmoid().flip(0)[:5])
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_low_precision_outputs_are_decoded_in_float32(dtype):
     outputs = random_outputs(3)

@@ -14,12 +14,17 @@ from retinanet.losses.build import build_loss
 from retinanet.model.retinanet import build_model
 from retinanet.runtime.distributed import sum_over_ranks, world_size
 
+CPU = torch.device("cpu")
 
-def first_step(cfg: Config) -> dict[str, Any]:
+
+def first_step(cfg: Config, device: torch.device = CPU) -> dict[str, Any]:
     """Losses and gradients of the first global batch, and the norm statistics after its forward pass. Collective."""
     data = load_train_data(cfg)
     torch.manual_seed(cfg.train.seed)
-    model = build_model(cfg.model, len(data.class_names)).double().train()
+    model = build_model(cfg.model, len(data.class_names))
+    if cfg.model.backbone.norm == "sync" and device.type == "cuda":  # as in a run
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    model.double().to(device).train()
     step = TrainStep(
         model,
         build_loss(cfg.loss, num_classes=len(data.class_names)),
@@ -28,7 +33,7 @@ def first_step(cfg: Config) -> dict[str, Any]:
         assign=build_assignment(cfg.assignment),
         dtype=torch.float32,  # no autocast: the network computes in the type of its weights
     )
-    batches = list(train_loader(cfg, data, start=0, stop=1, pin_memory=False))
+    batches = [batch.to(device) for batch in train_loader(cfg, data, start=0, stop=1, pin_memory=False)]
     losses, num_positive = step.backward(batches)
     means = {name: sum_over_ranks(value.double()) / world_size() for name, value in losses._asdict().items()}
     return {

@@ -25,7 +25,17 @@ def assert_same_state(first: Any, second: Any) -> None:
         for key in first.keys() - {"seconds"}:
             assert_same_state(first[key], second[key])
     elif isinstance(first, list):
+        assert len(first) == len(second)
         for a, b in zip(first, second, strict=True):
             assert_same_state(a, b)
     else:
         assert first == second or (isinstance(first, float) and math.isnan(first) and math.isnan(second))
+
+
+def is_same_state(first: Any, second: Any) -> bool:
+    """Whether `assert_same_state` holds."""
+    try:
+        assert_same_state(first, second)
+    except AssertionError:
+        return False
+    return True
