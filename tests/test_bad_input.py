@@ -69,7 +69,6 @@ def checkpoint(tmp_path_factory, shapes):
         config=cfg,
         class_names=tuple(category["name"] for category in categories),
         category_ids=tuple(category["id"] for category in categories),
-        num_images=1,
         step=1,
         state={"model": build_model(cfg.model, len(categories)).state_dict()},
     )

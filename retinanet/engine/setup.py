@@ -27,6 +27,10 @@ from retinanet.runtime.distributed import is_main, on_main, world_size
 
 log = logging.getLogger(__name__)
 
+# A few images make short epochs. Evaluating after each would take longer than training; with fewer images than the
+# batch size, an epoch is less than a step.
+MIN_INTERVAL = 20  # steps
+
 
 class Run(NamedTuple):
     """Everything the training loop needs."""
@@ -75,7 +79,7 @@ def set_up_run(
     train_data = load_train_data(cfg)
     cfg = cfg.model_copy(update={"loss": with_class_weights(cfg.loss, train_data.object_counts())})
     val_data = load_val_data(cfg, train_data.class_names) if cfg.data.val else None
-    num_steps, epoch = run_length(cfg, len(train_data)), epoch_steps(cfg, len(train_data))
+    num_steps, interval = run_length(cfg, len(train_data)), default_interval(cfg, len(train_data))
     if dry_run:
         num_steps = 1
         val_data = val_data.first(cfg.train.batch_size) if val_data else None
@@ -84,10 +88,11 @@ def set_up_run(
     last = on_main(lambda: checkpoints.last_intact()[0]) if resume else None
     resume_from = (last, read_checkpoint(last)) if last else None
     if resume_from:
-        check_same_run(*resume_from, cfg, train_data)
+        check_same_run(*resume_from, cfg, train_data, folder=folder)
+        num_steps = max(num_steps, resume_from[1].step)  # fewer images than before make epochs shorter
     state = build_state(
         cfg,
-        train_data.class_names,
+        train_data,
         num_steps=num_steps,
         device=device,
         dtype=dtype,
@@ -119,6 +124,11 @@ def set_up_run(
     log.info("run %s\n%s", folder, run_summary(cfg, train_data, state.model, num_steps, device, dtype))
     if cfg.train.warmup_steps > num_steps / 2 and not dry_run:
         log.warning("train.warmup_steps %d is more than half of the %d steps", cfg.train.warmup_steps, num_steps)
+    if cfg.train.batch_size > len(train_data):
+        log.warning(
+            "train.batch_size %d is more than the %d training images: images repeat within a batch",
+            cfg.train.batch_size, len(train_data),
+        )  # fmt: skip
     return Run(
         cfg=cfg,
         folder=folder,
@@ -128,8 +138,8 @@ def set_up_run(
         train_data=train_data,
         val_data=val_data,
         num_steps=num_steps,
-        eval_every=cfg.train.eval_every or epoch,
-        save_every=cfg.train.save_every or epoch,
+        eval_every=cfg.train.eval_every or interval,
+        save_every=cfg.train.save_every or interval,
         checkpoints=checkpoints,
         resumed=resume_from is not None,
         state=state,
@@ -159,6 +169,10 @@ def run_length(cfg: Config, num_images: int) -> int:
     return math.ceil(cfg.train.epochs * num_images / cfg.train.batch_size)
 
 
-def epoch_steps(cfg: Config, num_images: int) -> int:
-    """Number of steps in one epoch, rounded up."""
-    return math.ceil(num_images / cfg.train.batch_size)
+def default_interval(cfg: Config, num_images: int) -> int:
+    """Number of steps between evaluations, and between checkpoints, unless the config sets them.
+
+    One epoch, rounded up; on a small dataset, as many as take MIN_INTERVAL steps.
+    """
+    epoch = math.ceil(num_images / cfg.train.batch_size)
+    return epoch * math.ceil(MIN_INTERVAL / epoch)

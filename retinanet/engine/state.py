@@ -11,12 +11,14 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from retinanet.checkpoint.file import Checkpoint, read_checkpoint
 from retinanet.config import Config
+from retinanet.data.fingerprint import fingerprint
 from retinanet.engine.best import BestScore
 from retinanet.engine.ema import EMA
 from retinanet.engine.metrics import RunningMeans
 from retinanet.engine.nonfinite.guard import NonFiniteGuard
 from retinanet.engine.optimizer import build_optimizer, restore_optimizer
 from retinanet.engine.schedule import build_schedule
+from retinanet.formats.dataset import Dataset
 from retinanet.model.finetune import load_for_finetuning
 from retinanet.model.retinanet import RetinaNet, build_model, build_model_for_training
 from retinanet.runtime.device import memory_format_for
@@ -32,6 +34,7 @@ class TrainState:
     Args:
         model: already on its device.
         arithmetic: the return value of `arithmetic_of`.
+        images: fingerprint of the training images, which determine the sample order together with the step.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class TrainState:
         running: RunningMeans,
         best: BestScore,
         arithmetic: dict[str, Any],
+        images: dict[str, Any],
     ):
         self.model = model
         self.ema = ema
@@ -55,9 +59,11 @@ class TrainState:
         self.running = running
         self.best = best
         self.arithmetic = arithmetic
+        self.images = images
         self.step = 0  # number of completed steps
         self.seconds = 0.0  # duration of the run up to the last save
-        self.unreadable: list[Unreadable] = []  # images that this process could not read and has not recorded yet
+        # Images that this process could not read and has not recorded yet, each with its step.
+        self.unreadable: list[tuple[int, Unreadable]] = []
 
     @property
     def evaluated(self) -> RetinaNet:
@@ -84,6 +90,7 @@ class TrainState:
             "rng_state": torch.get_rng_state(),
             "seconds": self.seconds,
             "arithmetic": self.arithmetic,
+            "images": self.images,
         }
 
     def load(self, checkpoint: Checkpoint, path: Path) -> None:
@@ -137,7 +144,7 @@ def arithmetic_of(cfg: Config, model: RetinaNet, dtype: torch.dtype, compile: bo
 
 def build_state(
     cfg: Config,
-    class_names: tuple[str, ...],
+    train_data: Dataset,
     *,
     num_steps: int,
     device: torch.device,
@@ -154,12 +161,12 @@ def build_state(
         InputError: the initial weights named in the config cannot be used.
     """
     if resume_from or cfg.train.init_from:  # do not download weights that will be replaced
-        model = build_model(cfg.model, len(class_names))
+        model = build_model(cfg.model, len(train_data.class_names))
     else:
-        model = build_model_for_training(cfg.model, len(class_names))
+        model = build_model_for_training(cfg.model, len(train_data.class_names))
     if cfg.train.init_from and not resume_from:
         source = cfg.train.init_from
-        not_loaded = load_for_finetuning(model, read_checkpoint(source), class_names, source=source)
+        not_loaded = load_for_finetuning(model, read_checkpoint(source), train_data.class_names, source=source)
         log.info("weights from %s%s", source, "".join(f"\n  {line}" for line in not_loaded))
     if cfg.model.backbone.norm == "sync" and device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -179,6 +186,7 @@ def build_state(
         RunningMeans(device, skips=scaled or cfg.train.on_nonfinite == "skip"),
         BestScore(cfg.train.best_metric),
         arithmetic_of(cfg, model, dtype, compile),
+        fingerprint(train_data),
     )
     if resume_from:
         path, checkpoint = resume_from

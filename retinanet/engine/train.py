@@ -183,7 +183,7 @@ def take_step(run: Run, batches: Iterator[Batch], activity: Activity, timer: Run
     activity.begin("training", step, own, run.train_data.image_ids_of(own))
     state.running.add(run.train_step(own, step))
     timer.count_step(run.cfg.train.batch_size)
-    state.unreadable += [image for batch in own for image in batch.unreadable]
+    state.unreadable += [(step, image) for batch in own for image in batch.unreadable]
     state.schedule.step()
     state.step = step
 
@@ -218,7 +218,6 @@ def save(run: Run, recorder: Recorder, timer: RunTimer) -> None:
         config=run.cfg,
         class_names=tuple(run.train_data.class_names),
         category_ids=tuple(run.train_data.category_ids),
-        num_images=len(run.train_data),
         step=run.state.step,
         state=run.state.state_dict(),
     )
@@ -269,7 +268,7 @@ def record_unreadable(run: Run, recorder: Recorder) -> None:
     gathered = gather(run.state.unreadable)
     run.state.unreadable = []
     of_all = [image for images in gathered or [] for image in images]
-    on_main(lambda: recorder.record_unreadable(run.state.step, of_all, run.train_data))
+    on_main(lambda: recorder.record_unreadable(of_all, run.train_data))
 
 
 def finish(run: Run, result: TrainResult) -> None:

@@ -1,4 +1,4 @@
-"""Detect incomplete JPEG and PNG files that Pillow decodes without an error, filling missing pixels with grey or black."""
+"""Detect incomplete JPEG and PNG files, whose missing pixels Pillow fills with grey or black without an error."""
 
 import re
 import struct

@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 
 from retinanet.config.load import load_config
-from retinanet.engine.run_folder import MARKER, check_same_run, is_of_this_launch
+from retinanet.data.fingerprint import fingerprint
+from retinanet.engine.run_folder import MARKER, UNREADABLE_FILE, check_same_run, is_of_this_launch
 from retinanet.errors import InputError
 from tests.helpers.checkpoints import checkpoint_of
 from tests.helpers.datasets import dataset_of, image_record
 
-DATA = dataset_of([image_record(image_id=number) for number in (1, 2, 3)], class_names=("cat", "dog"))
+DATA = dataset_of([image_record(f"{number}.png", image_id=number) for number in (1, 2, 3)], class_names=("cat", "dog"))
 PATH = Path("last.pt")
 
 
@@ -51,18 +52,25 @@ def test_no_run_is_of_this_launch_without_torchrun(tmp_path, monkeypatch):
 
 
 def checkpoint_with(cfg):
-    return checkpoint_of()._replace(config=cfg)
+    return checkpoint_of(images=fingerprint(DATA))._replace(config=cfg)
 
 
-def test_classes_and_number_of_images_must_be_the_same():
+def test_classes_must_be_the_same(tmp_path):
     cfg = load_config("quickstart")
-    check_same_run(PATH, checkpoint_with(cfg), cfg, DATA)
+    check_same_run(PATH, checkpoint_with(cfg), cfg, DATA, folder=tmp_path)
     with pytest.raises(
         InputError, match=r"last\.pt: was trained on classes \['cat', 'dog'\], data.train has \['dog'\]"
     ):
-        check_same_run(PATH, checkpoint_with(cfg), cfg, replace(DATA, class_names=("dog",)))
-    with pytest.raises(InputError, match=r"last\.pt: was trained on 3 images, data\.train has 4; resume with"):
-        check_same_run(PATH, checkpoint_with(cfg), cfg, DATA.subset([0, 1, 2, 0]))
+        check_same_run(PATH, checkpoint_with(cfg), cfg, replace(DATA, class_names=("dog",)), folder=tmp_path)
+
+
+def test_images_may_be_removed_once_the_run_recorded_unreadable_ones(tmp_path, caplog):
+    cfg, fewer = load_config("quickstart"), DATA.subset([0, 2])
+    with pytest.raises(InputError, match=r"last\.pt: was trained on 3 images, data\.train has 2: 1 are missing"):
+        check_same_run(PATH, checkpoint_with(cfg), cfg, fewer, folder=tmp_path)
+    (tmp_path / UNREADABLE_FILE).write_text(json.dumps({"path": DATA.paths[1]}) + "\n")
+    check_same_run(PATH, checkpoint_with(cfg), cfg, fewer, folder=tmp_path)
+    assert "lacks 1 of the 3 images it had, 1 of them recorded as unreadable" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -74,8 +82,10 @@ def test_classes_and_number_of_images_must_be_the_same():
         ("train.seed=5", r"different train\.seed: it was 0, now 5"),
     ],
 )
-def test_resuming_with_a_changed_key_is_refused(override, message):
+def test_resuming_with_a_changed_key_is_refused(tmp_path, override, message):
     checkpoint = checkpoint_with(load_config("quickstart"))
-    check_same_run(PATH, checkpoint, load_config("quickstart", ["postprocess.min_score=0.5", "device=cpu"]), DATA)
+    check_same_run(
+        PATH, checkpoint, load_config("quickstart", ["postprocess.min_score=0.5", "device=cpu"]), DATA, folder=tmp_path
+    )
     with pytest.raises(InputError, match=message):
-        check_same_run(PATH, checkpoint, load_config("quickstart", [override]), DATA)
+        check_same_run(PATH, checkpoint, load_config("quickstart", [override]), DATA, folder=tmp_path)

@@ -238,7 +238,7 @@ def test_png_with_missing_rows_is_an_error_although_pillow_accepts_it(tmp_path, 
     path.write_bytes(png([row.tobytes() for row in NOISE[:9]]))
     with Image.open(path) as image:
         assert np.array_equal(np.asarray(image)[:9], NOISE[:9])
-    with pytest.raises(InputError, match="(?i)not enough image data"):
+    with pytest.raises(InputError, match=r"(?i)not enough image data"):
         read(path)
 
 

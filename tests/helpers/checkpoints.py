@@ -17,7 +17,6 @@ def checkpoint_of(step: int = 1, **state: Any) -> Checkpoint:
         config=Config(train=TrainConfig(steps=1)),
         class_names=("cat", "dog"),
         category_ids=(3, 7),
-        num_images=3,
         step=step,
         state=state,
     )
