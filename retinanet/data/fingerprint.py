@@ -1,7 +1,6 @@
 """Fingerprint of the training images, saved in checkpoints: on resume, it tells whether the sample order continues."""
 
 import hashlib
-import logging
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable
@@ -13,8 +12,6 @@ import torch
 
 from retinanet.errors import InputError
 from retinanet.formats.dataset import Dataset
-
-log = logging.getLogger(__name__)
 
 
 def fingerprint(data: Dataset) -> dict[str, Any]:
@@ -29,8 +26,8 @@ def fingerprint(data: Dataset) -> dict[str, Any]:
 
 def check_same_images(
     checkpoint: Path, before: dict[str, Any] | None, data: Dataset, *, unreadable: Collection[str]
-) -> None:
-    """Check that a run can resume with these training images, and warn if the sample order changes.
+) -> str | None:
+    """Check that a run can resume with these training images.
 
     Images may be removed from the dataset if the run found unreadable ones: it says so itself, and whoever follows that
     advice may find more. Images of the same name and another order or size are the same images.
@@ -40,15 +37,16 @@ def check_same_images(
         before: fingerprint in the checkpoint; None if an earlier version wrote it.
         unreadable: paths of the images that the run could not read.
 
+    Returns: why the sample order changes, for the log; None if it continues.
+
     Raises:
         InputError: there are new images, or images were removed although all of them could be read.
     """
     if before is None:
-        log.warning("%s: is from an earlier version: the sample order is different from here on", checkpoint)
-        return
+        return f"{checkpoint}: is from an earlier version: the sample order is different from here on"
     now = fingerprint(data)
     if torch.equal(before["names"], now["names"]) and before["sizes"] == now["sizes"]:
-        return
+        return None
     earlier, current = Counter(before["names"].tolist()), Counter(now["names"].tolist())
     removed, added = earlier - current, current - earlier
     if added or (removed and not unreadable):
@@ -65,7 +63,7 @@ def check_same_images(
         if removed
         else "has the same images in another order, or with other sizes"
     )
-    log.warning("%s: data.train now %s: the sample order is different from here on", checkpoint, what)
+    return f"{checkpoint}: data.train now {what}: the sample order is different from here on"
 
 
 def _name_hashes(paths: Iterable[str]) -> list[int]:

@@ -86,8 +86,10 @@ def clear_folder(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def check_same_run(path: Path, checkpoint: Checkpoint, cfg: Config, data: Dataset, *, folder: Path) -> None:
+def check_same_run(path: Path, checkpoint: Checkpoint, cfg: Config, data: Dataset, *, folder: Path) -> str | None:
     """Check that training can resume from a checkpoint of the run in `folder` with this config and training set.
+
+    Returns: why the sample order changes, for the log; None if it continues.
 
     Raises:
         InputError: the classes, the images, or a config key that affects the weights has changed.
@@ -95,7 +97,6 @@ def check_same_run(path: Path, checkpoint: Checkpoint, cfg: Config, data: Datase
     trained_on, now = list(checkpoint.class_names), list(data.class_names)
     if trained_on != now:
         raise InputError(f"{path}: was trained on classes {trained_on[:10]}, data.train has {now[:10]}")
-    check_same_images(path, checkpoint.state.get("images"), data, unreadable=read_paths(folder / UNREADABLE_FILE))
     before, after = flat_config(checkpoint.config), flat_config(cfg)
     for key in sorted(before.keys() | after.keys()):
         if before.get(key) != after.get(key) and not may_change_on_resume(key):
@@ -103,3 +104,6 @@ def check_same_run(path: Path, checkpoint: Checkpoint, cfg: Config, data: Datase
                 f"{path}: cannot resume with a different {key}: it was {before.get(key)}, now {after.get(key)}; "
                 "restore it, or start a new run"
             )
+    return check_same_images(
+        path, checkpoint.state.get("images"), data, unreadable=read_paths(folder / UNREADABLE_FILE)
+    )

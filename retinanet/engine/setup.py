@@ -87,8 +87,9 @@ def set_up_run(
     checkpoints = CheckpointFolder(folder / CHECKPOINTS, keep=cfg.train.keep_checkpoints)
     last = on_main(lambda: checkpoints.last_intact()[0]) if resume else None
     resume_from = (last, read_checkpoint(last)) if last else None
+    order_changed = None
     if resume_from:
-        check_same_run(*resume_from, cfg, train_data, folder=folder)
+        order_changed = check_same_run(*resume_from, cfg, train_data, folder=folder)
         num_steps = max(num_steps, resume_from[1].step)  # fewer images than before make epochs shorter
     state = build_state(
         cfg,
@@ -119,6 +120,8 @@ def set_up_run(
     on_main(lambda: open_folder(folder, cfg))
     if last:
         log.info("resuming from %s, step %d of %d", last, state.step, num_steps)
+        if order_changed:
+            log.warning("%s", order_changed)
     elif resume:
         log.info("%s has no checkpoint: starting from the beginning", folder)
     log.info("run %s\n%s", folder, run_summary(cfg, train_data, state.model, num_steps, device, dtype))

@@ -57,20 +57,20 @@ def checkpoint_with(cfg):
 
 def test_classes_must_be_the_same(tmp_path):
     cfg = load_config("quickstart")
-    check_same_run(PATH, checkpoint_with(cfg), cfg, DATA, folder=tmp_path)
+    assert check_same_run(PATH, checkpoint_with(cfg), cfg, DATA, folder=tmp_path) is None
     with pytest.raises(
         InputError, match=r"last\.pt: was trained on classes \['cat', 'dog'\], data.train has \['dog'\]"
     ):
         check_same_run(PATH, checkpoint_with(cfg), cfg, replace(DATA, class_names=("dog",)), folder=tmp_path)
 
 
-def test_images_may_be_removed_once_the_run_recorded_unreadable_ones(tmp_path, caplog):
+def test_images_may_be_removed_once_the_run_recorded_unreadable_ones(tmp_path):
     cfg, fewer = load_config("quickstart"), DATA.subset([0, 2])
     with pytest.raises(InputError, match=r"last\.pt: was trained on 3 images, data\.train has 2: 1 are missing"):
         check_same_run(PATH, checkpoint_with(cfg), cfg, fewer, folder=tmp_path)
     (tmp_path / UNREADABLE_FILE).write_text(json.dumps({"path": DATA.paths[1]}) + "\n")
-    check_same_run(PATH, checkpoint_with(cfg), cfg, fewer, folder=tmp_path)
-    assert "lacks 1 of the 3 images it had, 1 of them recorded as unreadable" in caplog.text
+    changed = check_same_run(PATH, checkpoint_with(cfg), cfg, fewer, folder=tmp_path)
+    assert "lacks 1 of the 3 images it had, 1 of them recorded as unreadable" in changed
 
 
 @pytest.mark.parametrize(
