@@ -99,9 +99,8 @@ def epoch_order(bucket_ranks: np.ndarray, *, batch_size: int, seed: int, epoch: 
     num_first, _ = _shared_counts(num_images, batch_size, epoch)
     last = _last_images(bucket_ranks, batch_size, seed, epoch)
     distance = _distance_to_most_common(bucket_ranks)
-    if num_first:  # images of the open batch are the last choice, so they repeat only if there are too few others
-        opened_in = (epoch * num_images // batch_size * batch_size) // num_images
-        distance[_last_images(bucket_ranks, batch_size, seed, opened_in)] = np.iinfo(distance.dtype).max
+    if num_first:  # images that are in the open batch already are the last choice
+        distance[_last_images(bucket_ranks, batch_size, seed, epoch - 1)] = np.iinfo(distance.dtype).max
 
     random = np.random.default_rng([seed, epoch])
     order = random.permutation(num_images)
@@ -126,7 +125,8 @@ def _last_images(bucket_ranks: np.ndarray, batch_size: int, seed: int, epoch: in
 
     The next epoch chooses others for that batch. With 2 * batch_size images or more, there are enough of them
     whatever the two epochs leave. With fewer, every epoch leaves the start of one and the same permutation:
-    what two neighbouring epochs leave then overlaps as far as possible, and enough others remain.
+    what two neighbouring epochs leave then overlaps as far as possible, and enough others remain. With fewer images
+    than a batch, the next epochs begin with all that they do not leave themselves.
     """
     num_images = len(bucket_ranks)
     _, num_last = _shared_counts(num_images, batch_size, epoch)
