@@ -33,7 +33,6 @@ class Checkpoint(NamedTuple):
     config: Config
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]  # ids of the classes in the training annotations
-    num_images: int  # number of images in the training set
     step: int  # number of completed training steps
     state: dict[str, Any]  # state dicts by name: "model", "ema" (None without a moving average), "optimizer", ...
 
@@ -60,7 +59,6 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> str:
         "config": checkpoint.config.model_dump_json(),  # as JSON, because `weights_only` loading rejects custom classes
         "class_names": list(checkpoint.class_names),
         "category_ids": list(checkpoint.category_ids),
-        "num_images": checkpoint.num_images,
         "step": checkpoint.step,
         "state": checkpoint.state,
     }
@@ -119,7 +117,6 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         config=config_from_values(json.loads(content["config"]), source=f"{path}: config"),
         class_names=tuple(content["class_names"]),
         category_ids=tuple(content["category_ids"]),
-        num_images=content["num_images"],
         step=content["step"],
         state=content["state"],
     )

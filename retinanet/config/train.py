@@ -119,9 +119,10 @@ class TrainConfig(StrictModel):
     log_every: Annotated[Count, MAY_CHANGE_ON_RESUME, NO_EFFECT_ON_RESULTS] = 20
     """Number of steps between log lines."""
     save_every: Annotated[Count | None, MAY_CHANGE_ON_RESUME, NO_EFFECT_ON_RESULTS] = None
-    """Number of steps between checkpoints; null: one epoch."""
+    """Number of steps between checkpoints; null: one epoch, or as many epochs as take 20 steps."""
     eval_every: Count | None = None
-    """Number of steps between evaluations; null: one epoch. The last step is always evaluated."""
+    """Number of steps between evaluations; null: one epoch, or as many epochs as take 20 steps. The last step is always
+    evaluated."""
     eval_batch_size: Annotated[Count | None, MAY_CHANGE_ON_RESUME] = None
     """Number of images that each process evaluates at once; null: `batch_size`."""
     keep_checkpoints: Annotated[Count, MAY_CHANGE_ON_RESUME, NO_EFFECT_ON_RESULTS] = 2

@@ -56,14 +56,14 @@ class Recorder:
         if self._outputs:
             self._outputs.checkpoints.mark_best(step)
 
-    def record_unreadable(self, step: int, unreadable: Sequence[Unreadable], data: Dataset) -> None:
-        """Record images that could not be read.
+    def record_unreadable(self, unreadable: Sequence[tuple[int, Unreadable]], data: Dataset) -> None:
+        """Record images that could not be read, each with its step.
 
         Raises:
             InputError: the number of unreadable images exceeds `data.max_unreadable`.
         """
         if self._outputs:
-            self._outputs.quarantine.add(step, unreadable, data)
+            self._outputs.quarantine.add(unreadable, data)
 
 
 @contextmanager

@@ -12,6 +12,8 @@ from retinanet.config import Config
 from retinanet.config.facts import may_change_on_resume
 from retinanet.config.flat import flat_config
 from retinanet.config.load import config_to_yaml
+from retinanet.data.fingerprint import check_same_images
+from retinanet.data.quarantine import read_paths
 from retinanet.engine.environment import write_environment
 from retinanet.engine.run_files import (
     CHECKPOINTS,
@@ -21,6 +23,7 @@ from retinanet.engine.run_files import (
     RESULT_FILES,
     RESULT_PATTERNS,
     RUN_FILES,
+    UNREADABLE_FILE,
 )
 from retinanet.errors import InputError, make_folder
 from retinanet.formats.dataset import Dataset
@@ -136,20 +139,17 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def check_same_run(path: Path, checkpoint: Checkpoint, cfg: Config, data: Dataset) -> None:
-    """Check that training can resume from a checkpoint with this config and training set.
+def check_same_run(path: Path, checkpoint: Checkpoint, cfg: Config, data: Dataset, *, folder: Path) -> str | None:
+    """Check that training can resume from a checkpoint of the run in `folder` with this config and training set.
+
+    Returns: why the sample order changes, for the log; None if it continues.
 
     Raises:
-        InputError: the classes, the number of images, or a config key that affects the weights has changed.
+        InputError: the classes, the images, or a config key that affects the weights has changed.
     """
     trained_on, now = list(checkpoint.class_names), list(data.class_names)
     if trained_on != now:
         raise InputError(f"{path}: was trained on classes {trained_on[:10]}, data.train has {now[:10]}")
-    if checkpoint.num_images != len(data):
-        raise InputError(
-            f"{path}: was trained on {checkpoint.num_images} images, data.train has {len(data)}; resume with "
-            "the same images, or start a new run"
-        )
     before, after = flat_config(checkpoint.config), flat_config(cfg)
     for key in sorted(before.keys() | after.keys()):
         if before.get(key) != after.get(key) and not may_change_on_resume(key):
@@ -162,6 +162,9 @@ def check_same_run(path: Path, checkpoint: Checkpoint, cfg: Config, data: Datase
                 f"{path}: cannot resume with a different {key}: it was {before.get(key)}, now {after.get(key)}; "
                 "restore it, or start a new run"
             )
+    return check_same_images(
+        path, checkpoint.state.get("images"), data, unreadable=read_paths(folder / UNREADABLE_FILE)
+    )
 
 
 def _length(config: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from retinanet.engine.best import check_measurable
 from retinanet.engine.profiler import check_profile
 from retinanet.engine.run_files import CHECKPOINTS, Resume, check_folder
 from retinanet.engine.run_folder import check_same_run, clear_folder, how_to_extend, open_folder
-from retinanet.engine.schedule import epoch_steps, run_length
+from retinanet.engine.schedule import default_interval, run_length
 from retinanet.engine.state import TrainState, build_state
 from retinanet.engine.step import TrainStep
 from retinanet.errors import InputError
@@ -86,16 +86,18 @@ def set_up_run(
     val_data = load_val_data(cfg, train_data.class_names) if cfg.data.val else None
     if val_data:
         check_measurable(cfg.train.best_metric, val_data, early_stop=cfg.train.early_stop)
-    num_steps, epoch = run_length(cfg.train, len(train_data)), epoch_steps(cfg.train, len(train_data))
+    num_steps, interval = run_length(cfg.train, len(train_data)), default_interval(cfg.train, len(train_data))
 
     checkpoints = CheckpointFolder(folder / CHECKPOINTS, keep=cfg.train.keep_checkpoints)
     last = on_main(lambda: checkpoints.last_intact()[0]) if resume else None
     resume_from = (last, read_checkpoint(last)) if last else None
+    order_changed = None
     if resume_from:
-        check_same_run(*resume_from, cfg, train_data)
+        order_changed = check_same_run(*resume_from, cfg, train_data, folder=folder)
+        num_steps = max(num_steps, resume_from[1].step)  # fewer images than before make epochs shorter
     state = build_state(
         cfg,
-        train_data.class_names,
+        train_data,
         num_steps=num_steps,
         device=device,
         dtype=dtype,
@@ -122,12 +124,19 @@ def set_up_run(
     on_main(lambda: open_folder(folder, cfg))
     if last:
         log.info("resuming from %s, step %d of %d", last, state.step, num_steps)
+        if order_changed:
+            log.warning("%s", order_changed)
         if state.step == num_steps:
             log.info("this run has finished; %s", how_to_extend(last))
     elif resume:
         log.info("%s has no checkpoint: starting from the beginning", folder)
     if cfg.train.warmup_steps > num_steps / 2:
         log.warning("train.warmup_steps %d is more than half of the %d steps", cfg.train.warmup_steps, num_steps)
+    if cfg.train.batch_size > len(train_data):
+        log.warning(
+            "train.batch_size %d is more than the %d training images: images repeat within a batch",
+            cfg.train.batch_size, len(train_data),
+        )  # fmt: skip
     return Run(
         cfg=cfg,
         folder=folder,
@@ -137,8 +146,8 @@ def set_up_run(
         train_data=train_data,
         val_data=val_data,
         num_steps=num_steps,
-        eval_every=cfg.train.eval_every or epoch,
-        save_every=cfg.train.save_every or epoch,
+        eval_every=cfg.train.eval_every or interval,
+        save_every=cfg.train.save_every or interval,
         checkpoints=checkpoints,
         resumed=resume_from is not None,
         state=state,

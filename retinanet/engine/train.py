@@ -162,7 +162,7 @@ def take_step(run: Run, batches: Iterator[Batch], activity: Activity, timer: Run
     state.running.add(metrics)
     state.divergence.add(metrics.losses)
     timer.count_step(run.cfg.train.batch_size)
-    state.unreadable += [image for batch in own for image in batch.unreadable]
+    state.unreadable += [(step, image) for batch in own for image in batch.unreadable]
     state.schedule.step()
     state.step = step
 
@@ -198,7 +198,6 @@ def save(run: Run, recorder: Recorder, timer: RunTimer) -> None:
         config=run.cfg,
         class_names=tuple(run.train_data.class_names),
         category_ids=tuple(run.train_data.category_ids),
-        num_images=len(run.train_data),
         step=run.state.step,
         state=run.state.state_dict(),
     )
@@ -251,7 +250,7 @@ def record_unreadable(run: Run, recorder: Recorder) -> None:
     gathered = gather(run.state.unreadable)
     run.state.unreadable = []
     of_all = [image for images in gathered or [] for image in images]
-    on_main(lambda: recorder.record_unreadable(run.state.step, of_all, run.train_data))
+    on_main(lambda: recorder.record_unreadable(of_all, run.train_data))
 
 
 def finish(run: Run, result: TrainResult) -> None:

@@ -20,7 +20,7 @@ def record_everything(folder, *, max_unreadable=1):
         recorder.write_train_metrics(3, {"loss": 0.5})
         recorder.save(checkpoint_of(3, weight=torch.ones(2)))
         recorder.mark_best(3)
-        recorder.record_unreadable(3, [Unreadable(0, 0, 2, "a.jpg: cannot be read")], DATA)
+        recorder.record_unreadable([(3, Unreadable(0, 0, 2, "a.jpg: cannot be read"))], DATA)
 
 
 def test_main_process_writes_metrics_checkpoints_and_unreadable_images(tmp_path):

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from retinanet.config.load import load_config
-from retinanet.engine.run_files import CHECKPOINTS, LOCK_FILE, MARKER, check_folder, started_in
+from retinanet.data.fingerprint import fingerprint
+from retinanet.engine.run_files import CHECKPOINTS, LOCK_FILE, MARKER, UNREADABLE_FILE, check_folder, started_in
 from retinanet.engine.run_folder import check_same_run, claim_folder, is_of_this_launch, open_folder
 from retinanet.errors import InputError
 from retinanet.runtime.lock import try_lock
@@ -13,7 +14,7 @@ from tests.helpers.checkpoints import checkpoint_of
 from tests.helpers.datasets import dataset_of, image_record
 from tests.helpers.processes import run_together
 
-DATA = dataset_of([image_record(image_id=number) for number in (1, 2, 3)], class_names=("cat", "dog"))
+DATA = dataset_of([image_record(f"{number}.png", image_id=number) for number in (1, 2, 3)], class_names=("cat", "dog"))
 PATH = Path("last.pt")
 
 
@@ -54,18 +55,25 @@ def test_no_run_is_of_this_launch_without_torchrun(tmp_path, monkeypatch):
 
 
 def checkpoint_with(cfg):
-    return checkpoint_of()._replace(config=cfg)
+    return checkpoint_of(images=fingerprint(DATA))._replace(config=cfg)
 
 
-def test_classes_and_number_of_images_must_be_the_same():
+def test_classes_must_be_the_same(tmp_path):
     cfg = load_config("quickstart")
-    check_same_run(PATH, checkpoint_with(cfg), cfg, DATA)
+    assert check_same_run(PATH, checkpoint_with(cfg), cfg, DATA, folder=tmp_path) is None
     with pytest.raises(
         InputError, match=r"last\.pt: was trained on classes \['cat', 'dog'\], data.train has \['dog'\]"
     ):
-        check_same_run(PATH, checkpoint_with(cfg), cfg, replace(DATA, class_names=("dog",)))
-    with pytest.raises(InputError, match=r"last\.pt: was trained on 3 images, data\.train has 4; resume with"):
-        check_same_run(PATH, checkpoint_with(cfg), cfg, DATA.subset([0, 1, 2, 0]))
+        check_same_run(PATH, checkpoint_with(cfg), cfg, replace(DATA, class_names=("dog",)), folder=tmp_path)
+
+
+def test_images_may_be_removed_once_the_run_recorded_unreadable_ones(tmp_path):
+    cfg, fewer = load_config("quickstart"), DATA.subset([0, 2])
+    with pytest.raises(InputError, match=r"last\.pt: was trained on 3 images, data\.train has 2: 1 are missing"):
+        check_same_run(PATH, checkpoint_with(cfg), cfg, fewer, folder=tmp_path)
+    (tmp_path / UNREADABLE_FILE).write_text(json.dumps({"path": DATA.paths[1]}) + "\n")
+    changed = check_same_run(PATH, checkpoint_with(cfg), cfg, fewer, folder=tmp_path)
+    assert "lacks 1 of the 3 images it had, 1 of them recorded as unreadable" in changed
 
 
 @pytest.mark.parametrize(
@@ -77,18 +85,20 @@ def test_classes_and_number_of_images_must_be_the_same():
         ("train.seed=5", r"different train\.seed: it was 0, now 5"),
     ],
 )
-def test_resuming_with_a_changed_key_is_refused(override, message):
+def test_resuming_with_a_changed_key_is_refused(tmp_path, override, message):
     checkpoint = checkpoint_with(load_config("quickstart"))
-    check_same_run(PATH, checkpoint, load_config("quickstart", ["postprocess.min_score=0.5", "device=cpu"]), DATA)
+    check_same_run(
+        PATH, checkpoint, load_config("quickstart", ["postprocess.min_score=0.5", "device=cpu"]), DATA, folder=tmp_path
+    )
     with pytest.raises(InputError, match=message):
-        check_same_run(PATH, checkpoint, load_config("quickstart", [override]), DATA)
+        check_same_run(PATH, checkpoint, load_config("quickstart", [override]), DATA, folder=tmp_path)
 
 
-def test_other_length_of_a_finished_run_names_init_from():
+def test_other_length_of_a_finished_run_names_init_from(tmp_path):
     checkpoint = checkpoint_with(load_config("quickstart", ["train.steps=8"]))
     for length, now in (("train.steps=9", "train.steps=9"), ("train.epochs=2", "train.epochs=2.0")):
         with pytest.raises(InputError) as caught:
-            check_same_run(PATH, checkpoint, load_config("quickstart", [length]), DATA)
+            check_same_run(PATH, checkpoint, load_config("quickstart", [length]), DATA, folder=tmp_path)
         assert str(caught.value) == (
             "last.pt: the length of a run is fixed, because its schedule depends on it: it was train.steps=8, "
             f"now {now}; to train longer, start a new run from these weights: train.init_from=last.pt --output "

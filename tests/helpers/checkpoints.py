@@ -23,7 +23,6 @@ def checkpoint_of(step: int = 1, **state: Any) -> Checkpoint:
         config=Config(train=TrainConfig(steps=1)),
         class_names=("cat", "dog"),
         category_ids=(3, 7),
-        num_images=3,
         step=step,
         state=state,
     )
@@ -42,7 +41,6 @@ def untrained_checkpoint(folder: Path, shapes: Path) -> Path:
         config=cfg,
         class_names=tuple(category["name"] for category in categories),
         category_ids=tuple(category["id"] for category in categories),
-        num_images=1,
         step=1,
         state={"model": build_model(cfg.model, len(categories)).state_dict()},
     )

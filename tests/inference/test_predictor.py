@@ -31,7 +31,6 @@ def checkpoint(tmp_path_factory):
         config=cfg,
         class_names=tuple(NAMES),
         category_ids=(3, 5, 9),
-        num_images=1,
         step=1,
         state={"model": build_model(cfg.model, len(NAMES)).state_dict()},
     )
