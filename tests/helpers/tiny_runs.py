@@ -14,7 +14,7 @@ from PIL import Image
 from retinanet.checkpoint.file import read_checkpoint
 from retinanet.config import Config
 from retinanet.data import loader
-from retinanet.engine import evaluate
+from retinanet.engine import evaluate, supervise
 from retinanet.engine import train as loop
 from retinanet.engine.step import TrainStep
 from retinanet.errors import InputError
@@ -83,12 +83,12 @@ def recording(record: dict[str, Any]) -> Iterator[None]:
             record["workers"].append(keywords["num_workers"])
             super().__init__(*arguments, **keywords)
 
-    class StopRequest(loop.StopRequest):
+    class StopRequest(supervise.StopRequest):
         def __init__(self, *arguments: Any, **keywords: Any):
             record["timeouts"].append(keywords["grace"])
             super().__init__(*arguments, **keywords)
 
-    class Watchdog(loop.Watchdog):
+    class Watchdog(supervise.Watchdog):
         def __init__(self, *arguments: Any, **keywords: Any):
             record["timeouts"].append(keywords["timeout"])
             super().__init__(*arguments, **keywords)
@@ -101,8 +101,8 @@ def recording(record: dict[str, Any]) -> Iterator[None]:
         patch.setattr(torch, "compile", compiling)
         patch.setattr(device, "missing_for_compiling", lambda _: None)
         patch.setattr(loader, "DataLoader", Loader)
-        patch.setattr(loop, "StopRequest", StopRequest)
-        patch.setattr(loop, "Watchdog", Watchdog)
+        patch.setattr(supervise, "StopRequest", StopRequest)
+        patch.setattr(supervise, "Watchdog", Watchdog)
         yield
 
 
