@@ -178,6 +178,8 @@ SOFTMAX = {"model.class_activation": "softmax"}
 DIVERGING = {"train.optimizer": {"type": "sgd", "lr": 1e30}, "train.steps": 5, "data.val": []}
 
 CONTEXT: dict[str, dict[str, Any]] = {
+    "model.class_precision": {"train.precision": "bf16"},
+    "assignment[iou].match_every_object": {"assignment": {"type": "iou", "fg_iou": 0.9, "low_quality_matches": False}},
     "data.classes.name": {"data.classes": [{"name": "pet", "merge": ["cat"]}, "dog"]},
     "data.classes.merge": {"data.classes": [{"name": "pet", "merge": ["cat"]}]},
     "data.max_unreadable": {"data.train": ["{damaged}"], "train.steps": 6},
@@ -202,7 +204,7 @@ CONTEXT: dict[str, dict[str, Any]] = {
     "train.max_skipped": DIVERGING | {"train.on_nonfinite": "skip"},
     "train.allow_local_norm": {"model.backbone.norm": "batch"},
     "train.keep_checkpoints": {"train.save_every": 1},
-    "train.early_stop": {"train.eval_every": 1},
+    "train.early_stop": {"train.eval_every": 1, "train.optimizer.lr": 1e-12},  # so that no evaluation is better
 }
 
 # Keys that show their effect by an error: with the changed value, or without it.
