@@ -204,7 +204,10 @@ CONTEXT: dict[str, dict[str, Any]] = {
     "train.max_skipped": DIVERGING | {"train.on_nonfinite": "skip"},
     "train.allow_local_norm": {"model.backbone.norm": "batch"},
     "train.keep_checkpoints": {"train.save_every": 1},
-    "train.early_stop": {"train.eval_every": 1, "train.optimizer.lr": 1e-12},  # so that no evaluation is better
+    "train.early_stop": {
+        "train.eval_every": 1,
+        "train.optimizer": {"type": "adamw", "lr": 1e-12},
+    },  # so that no evaluation is better
 }
 
 # Keys that show their effect by an error: with the changed value, or without it.
