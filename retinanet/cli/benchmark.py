@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, get_args
 
 from retinanet.cli.arguments import CommandParser
 from retinanet.cli.process import begin_work, exit_code
-from retinanet.config import ResNetConfig
+from retinanet.config.model import TorchvisionResNet
 from retinanet.errors import InputError, make_folder
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         value = getattr(arguments, name)
         if value is not None and value < least:
             raise InputError(f"--{name} is {value}, expected {least} or more")
-    backbones = get_args(ResNetConfig.model_fields["name"].annotation)
+    backbones = get_args(TorchvisionResNet)
     if arguments.backbone not in backbones:
         raise InputError(f"--backbone is {arguments.backbone!r}, expected one of {', '.join(backbones)}")
 

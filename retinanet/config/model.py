@@ -12,7 +12,7 @@ ClassPrecision = Literal["network", "fp32"]
 P6Source = Literal["c5", "p5"]
 AnchorRounding = Literal["none", "torchvision"]
 ClassActivation = Literal["sigmoid", "softmax"]
-ResNetName = Literal[
+TorchvisionResNet = Literal[
     "resnet18",
     "resnet34",
     "resnet50",
@@ -22,6 +22,7 @@ ResNetName = Literal[
     "resnext101_32x8d",
     "resnext101_64x4d",
 ]
+ResNetName = Literal["resnet10_half", TorchvisionResNet]
 
 
 class AnchorConfig(StrictModel):
@@ -50,11 +51,12 @@ class AnchorConfig(StrictModel):
 
 
 class ResNetConfig(StrictModel):
-    """ResNet or ResNeXt from torchvision."""
+    """ResNet or ResNeXt, with torchvision's names of weights."""
 
     type: Literal["resnet"] = "resnet"
     name: ResNetName = "resnet50"
-    """Architecture."""
+    """Architecture. resnet10_half has one block per stage and half the channels of resnet18, for small images on a
+    CPU."""
     weights: Annotated[str, MAY_CHANGE_ON_RESUME] = "imagenet"
     """Initial weights: imagenet, the name of torchvision weights such as IMAGENET1K_V2, a file path, or none."""
     norm: Norm = "frozen"
@@ -63,6 +65,12 @@ class ResNetConfig(StrictModel):
     """Number of frozen stages, counted from the input: 2 freezes the stem and the first residual stage."""
     checkpoint_activations: Annotated[bool, MAY_CHANGE_ON_RESUME] = False
     """Whether to recompute activations in the backward pass: slower, but saves memory. Results do not change."""
+
+    @model_validator(mode="after")
+    def imagenet_weights_exist(self) -> Self:
+        if self.name == "resnet10_half" and self.weights.lower().startswith("imagenet"):
+            raise ValueError("resnet10_half has no ImageNet weights; set weights: none and frozen_stages: 0")
+        return self
 
     @model_validator(mode="after")
     def nothing_random_is_frozen(self) -> Self:
