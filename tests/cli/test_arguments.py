@@ -130,7 +130,6 @@ def test_unknown_option_suggests_what_was_meant(capsys, command, line, message):
         ("ablate figures", "device=cpu", "checkpoint"),
         ("predict", "a.pt b.png", "--output"),
         ("predict", "--output a", "checkpoint, images"),
-        ("benchmark", "", "SUITE"),
     ],
 )
 def test_only_required_arguments_are_reported_as_missing(capsys, command, line, missing):

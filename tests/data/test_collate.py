@@ -43,7 +43,7 @@ def test_everything_outside_an_image_is_zero(monkeypatch):
     """Memory for a batch comes uninitialised."""
     monkeypatch.setattr("retinanet.data.collate.empty_images", lambda b, h, w: torch.full((b, 3, h, w), 255).byte())
     sample = Sample(torch.full((3, 50, 80), 9, dtype=torch.uint8), *NO_OBJECTS)
-    (image,) = collate([PreparedSample(PlannedImage(3, 0, 64, 96, SHAPE), sample, (50, 80))]).images
+    (image,) = collate([PreparedSample(PlannedImage(3, 0, 64, 96, SHAPE, SHAPE), sample, (50, 80))]).images
     assert (image[:, :50, :80] == 9).all()
     assert not image[:, 50:].any() and not image[:, :, 80:].any()
 

@@ -8,6 +8,7 @@ import torch
 from retinanet.config.load import load_config
 from retinanet.engine import summary as module
 from retinanet.engine.forecast import Forecast
+from retinanet.engine.run_folder import claim_folder
 from retinanet.engine.setup import set_up_run
 from retinanet.engine.summary import announce, run_summary
 from retinanet.engine.train import train
@@ -16,7 +17,9 @@ from retinanet.engine.train import train
 @pytest.fixture
 def run(tmp_path, tiny_overrides):
     cfg = load_config("quickstart", [*tiny_overrides, "train.save_every=3", "train.keep_checkpoints=5"])
-    return set_up_run(cfg, tmp_path / "run", torch.device("cpu"), resume=False, overwrite=False, profile=False)
+    folder = tmp_path / "run"
+    with claim_folder(folder):
+        yield set_up_run(cfg, folder, torch.device("cpu"), resume=False, overwrite=False, profile=False)
 
 
 def test_summary_describes_length_evaluations_and_checkpoints(run):

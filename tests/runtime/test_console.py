@@ -188,6 +188,7 @@ def test_characters_that_the_console_lacks_are_escaped(monkeypatch, tmp_path):
     streams = [io.TextIOWrapper(io.BytesIO(), encoding="cp1252") for _ in range(2)]
     monkeypatch.setattr(sys, "stdout", streams[0])
     monkeypatch.setattr(sys, "stderr", streams[1])
+    monkeypatch.setattr(logging.getLogger("retinanet"), "propagate", False)  # pytest could not report a surrogate
     start_logging()
     log_to_file(tmp_path / "log.txt")
     logging.getLogger("retinanet.test").warning("café 方块 \udc80")
