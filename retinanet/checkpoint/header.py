@@ -11,7 +11,7 @@ from retinanet.config import Config
 from retinanet.config.load import config_from_values
 from retinanet.errors import InputError
 
-MAX_BYTES = 100_000_000  # size of the unpickled part, which has no tensors
+MAX_BYTES = 100_000_000  # size of the part without tensors, which is read as a pickle
 
 
 def read_config(path: Path) -> Config | None:

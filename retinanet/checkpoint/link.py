@@ -33,7 +33,7 @@ def write_link(link: Path, target: str, *, partial: Path) -> None:
 
 
 def read_link(link: Path) -> str | None:
-    """Name of the file that a link points to, whether or not that exists; None if the path is not such a link."""
+    """Name of the file that a link points to, whether or not it exists; None if the path is not such a link."""
     if link.is_symlink():
         return Path(os.readlink(link)).name
     if not link.is_file() or link.stat().st_size > MAX_SIZE:
@@ -43,6 +43,6 @@ def read_link(link: Path) -> str | None:
 
 
 def follow_link(path: Path) -> Path:
-    """The file that a link points to, whether or not that exists, or the path itself if it is not a link."""
+    """The file that a link points to, whether or not it exists, or the path itself if it is not a link."""
     target = read_link(path)
     return path if target is None else path.parent / target

@@ -1,4 +1,4 @@
-"""The checkpoint that a command line names, and checks of its config before torch is imported."""
+"""Find the checkpoint that a command line names, and check its config before torch is imported."""
 
 import os
 from pathlib import Path

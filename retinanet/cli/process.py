@@ -1,4 +1,4 @@
-"""The process of a command: its exit code, Ctrl-C, and a closed output pipe."""
+"""What all commands do as processes: exit codes, Ctrl-C, and closed output pipes."""
 
 import os
 import signal

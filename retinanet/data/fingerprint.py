@@ -1,4 +1,4 @@
-"""Fingerprint of the training images, saved in checkpoints: on resume, it tells whether the sample order continues."""
+"""Fingerprint of the training images, saved in checkpoints: on resume, it shows whether the sample order continues."""
 
 import hashlib
 import os

@@ -88,12 +88,13 @@ def read_paths(file: Path) -> set[str]:
     except FileNotFoundError:
         return set()
     except OSError as error:
-        raise InputError(f"{file}: cannot be read: {error.strerror}; fix its permissions or move it away") from None
+        raise InputError(f"{file}: cannot be read: {error.strerror}; fix its permissions, or move the file") from None
     try:
         return {str(json.loads(line)["path"]) for line in content[: content.rfind(b"\n") + 1].splitlines()}
     except (ValueError, TypeError, KeyError):
         raise InputError(
-            f"{file}: is not a list of unreadable images, expected one JSON object with a path per line; move it away"
+            f"{file}: not a list of unreadable images: each line must be a JSON object with a path; move or rename "
+            "the file"
         ) from None
 
 

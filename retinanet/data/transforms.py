@@ -56,7 +56,7 @@ class Resize:
 
 
 class ScaleJitter:
-    """Scale the planned size by a random factor in `low`..`high`, and crop the result to the bounds of the image.
+    """Scale the planned size by a random factor in `low`..`high`, and crop the result to `max_shape`.
 
     The batch may have a larger padded shape, but augmentation must not depend on the other images in the batch.
     """

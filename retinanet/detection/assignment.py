@@ -111,10 +111,11 @@ def assign_reference(
 def match_unmatched_objects(assignment: Assignment, anchors: list[Tensor], targets: Targets) -> Assignment:
     """Match one anchor to every object that has none, without synchronising the device.
 
-    In the order of the rows, each of these objects takes the anchor with the highest IoU, even from another object, but
-    never the best anchor of an object: the one with the highest IoU among those matched to it, ties included. An object
-    considers the anchors in the `NEAREST_CELLS` cells of each level that are nearest to its centre. It remains without
-    an anchor only if it overlaps none of these, or if all are the best anchors of other objects.
+    These objects are processed in row order. Each takes the anchor with which it has the highest IoU, even if that
+    anchor is matched to another object. It never takes the best anchor of another object, which is the one with the
+    highest IoU among those matched to that object (or any anchor tied with it). An object considers the anchors in
+    the `NEAREST_CELLS` cells of each level that are nearest to its centre. It remains without an anchor only if it
+    overlaps none of these, or if all are the best anchors of other objects.
 
     Args:
         assignment: result of `assign` for the anchors and targets.

@@ -27,7 +27,7 @@ class BestScore:
         """Record the metrics of a new evaluation and return whether its checkpoint is the best so far.
 
         NaN, the value of a metric that cannot be measured, is never better than a number. Until there is a number, the
-        newest checkpoint is the best, but counts as an evaluation without improvement.
+        newest checkpoint is the best, but its evaluation does not count as an improvement.
         """
         value = metrics[self.metric]
         is_better = value < self.value if self.metric == "loss" else value > self.value

@@ -106,7 +106,8 @@ def rehearse(run: Run, stop: StopRequest, activity: Activity) -> DryRun | None:
         if run.val_data:
             batch_size = run.cfg.train.eval_batch_size or run.cfg.train.batch_size
             data = run.val_data.first(EVALUATED_BATCHES * batch_size)
-            evaluate_and_record(run, data.first(batch_size), recorder, activity)  # to check it; slower than the next
+            # A check, not timed: the first evaluation is slower than later ones.
+            evaluate_and_record(run, data.first(batch_size), recorder, activity)
             start = time.perf_counter()
             evaluate(run, data, activity)
             image_seconds, measured_images = (time.perf_counter() - start) / len(data), len(data)

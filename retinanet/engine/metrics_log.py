@@ -46,7 +46,7 @@ class MetricsLog:
             self._file = open(self._path, "ab", buffering=0)  # unbuffered: a full disk raises an error immediately
             self._board: SummaryWriter | None = SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step)
         except OSError as error:
-            raise InputError(f"{folder}: cannot be written to: {error.strerror}; free disk space") from None
+            raise InputError(f"{folder}: cannot be written to: {error.strerror}; free up disk space") from None
         self._unwritten = b""  # lines that did not fit on the disk
 
     def write(self, kind: str, step: int, values: dict[str, float]) -> None:

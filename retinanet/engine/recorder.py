@@ -52,7 +52,7 @@ class Recorder:
             self._outputs.checkpoints.save(checkpoint)
 
     def mark_best(self, step: int) -> None:
-        """Point `best.pt` to the checkpoint of a step."""
+        """Point `best.pt` at the checkpoint of a step."""
         if self._outputs:
             self._outputs.checkpoints.mark_best(step)
 

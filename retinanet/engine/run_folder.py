@@ -112,7 +112,7 @@ def open_folder(folder: Path, cfg: Config) -> None:
         clear_preempted(folder)
     except OSError as error:
         raise InputError(
-            f"{folder}: cannot be written to: {error.strerror}; free disk space, or choose another folder"
+            f"{folder}: cannot be written to: {error.strerror}; free up disk space, or choose another folder"
         ) from None
 
 

@@ -53,8 +53,8 @@ def train(
         profile: profile a few steps and write the results to `output/profile`.
 
     Raises:
-        InputError: the user's input is invalid; where possible, this is detected before the first step, and no folder
-            is left behind. Or another process is training in `output`.
+        InputError: the user's input is invalid, or another process is training in `output`. Where possible, this is
+            detected before the first step, and no folder is left behind.
     """
     cfg = cfg if isinstance(cfg, Config) else load_config(cfg)  # a path, or the name of a bundled config
     if resume and overwrite:

@@ -30,7 +30,7 @@ class CheckedBoxes(NamedTuple):
         return (self.problem == OK) | (self.problem == PARTLY_OUTSIDE)
 
     def areas(self, areas: np.ndarray | None = None) -> np.ndarray:
-        """Areas of the objects, (M,) float64: the given ones, but at most that of the box if it was clipped.
+        """Areas of the objects, (M,) float64: as given, but at most the area of the box where a box was clipped.
 
         Args:
             areas: (M,) areas in the file, NaN for unknown ones; None if none is known.
@@ -89,8 +89,9 @@ class BoxProblems:
                 height, width = sizes[row].tolist()
                 raise InputError(
                     f"{file}: annotation {annotation['id']} of image {annotation['image_id']} ({width}x{height}) has "
-                    f"bbox {annotation['bbox']}: {PROBLEMS[kind]}; expected [x, y, width, height] with an area, "
-                    "inside the image; correct the file, or set data.strict: false to drop or clip such boxes"
+                    f"bbox {annotation['bbox']}: {PROBLEMS[kind]}; expected [x, y, width, height] with positive "
+                    "width and height, inside the image; correct the file, or set data.strict: false to drop or clip "
+                    "such boxes"
                 )
             self._ids.setdefault(kind, []).append(annotation["id"])
 

@@ -79,7 +79,7 @@ class Float32Conv2d(nn.Conv2d):
 def subnet(
     channels: int, num_convs: int, out_channels: int, norm: HeadNorm, last: type[nn.Conv2d] = nn.Conv2d
 ) -> nn.Sequential:
-    """Build the convolutions of one subnet, with a last one of type `last`, initialised as in the paper."""
+    """Build the convolutions of one subnet, the last of type `last`, and initialise them as in the paper."""
     layers: list[nn.Module] = []
     for _ in range(num_convs):
         layers.append(nn.Conv2d(channels, channels, 3, padding=1))

@@ -68,8 +68,8 @@ def _read(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(
-            f"model.backbone.weights: {path} does not exist; set an existing file, imagenet, or none to train from "
-            "scratch"
+            f"model.backbone.weights: {path} does not exist; set it to an existing file, to imagenet, or to none "
+            "to train from scratch"
         ) from None
     except Exception as error:  # torch.load raises a different type for each kind of damage
         raise InputError(
