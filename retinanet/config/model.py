@@ -22,7 +22,7 @@ TorchvisionResNet = Literal[
     "resnext101_32x8d",
     "resnext101_64x4d",
 ]
-ResNetName = Literal["resnet10_half", TorchvisionResNet]
+ResNetName = Literal[TorchvisionResNet, "resnet10_half"]
 
 
 class AnchorConfig(StrictModel):

@@ -117,7 +117,7 @@ def test_file_that_is_not_such_a_list_is_an_error(file, content):
     file.write_text(content)
     with pytest.raises(InputError) as caught:
         Quarantine(file, budget=3)
-    assert str(caught.value).startswith(f"{file}: is not a list of unreadable images")
+    assert str(caught.value).startswith(f"{file}: not a list of unreadable images")
     assert file.read_text() == content
 
 
