@@ -6,6 +6,8 @@ import importlib
 import sys
 
 from retinanet import __version__
+from retinanet.cli.arguments import CommandParser
+from retinanet.cli.process import exit_code
 
 COMMANDS = {
     "train": "train a detector from a config file",
@@ -16,16 +18,10 @@ COMMANDS = {
 }
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str):
-        """Print one line and exit with code 2, without argparse's usage text, which would bury the message."""
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
-
-
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> CommandParser:
     width = max(map(len, COMMANDS))
     listing = "\n".join(f"  {name:<{width}}  {purpose}" for name, purpose in COMMANDS.items())
-    parser = _Parser(
+    parser = CommandParser(
         prog="retinanet",
         usage="retinanet COMMAND [ARGUMENTS]",
         description=f"commands:\n{listing}\n\n`retinanet COMMAND --help` lists the arguments of a command.",
@@ -39,7 +35,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command and return its exit code. Only the module of that command is imported."""
-    argv = sys.argv[1:] if argv is None else argv
+    return exit_code(lambda: _run(sys.argv[1:] if argv is None else argv))
+
+
+def _run(argv: list[str]) -> int:
     parser = _parser()
     # Parse only the first argument: all others, including `--help`, belong to the command.
     name = parser.parse_args(argv[:1]).command

@@ -145,7 +145,7 @@ class Detections:
         """Name of a label, or text such as "class 3" if there are no class names."""
         return self.class_names[label] if self.class_names else f"class {label}"
 
-    def to_coco(self, image_id: int, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
+    def to_coco(self, image_id: int | str, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
         """Convert to COCO results: one dict per object with bbox [x, y, width, height], and `category_name` if known.
 
         Args:

@@ -35,9 +35,9 @@ Next steps, from $root:
   source .venv/bin/activate
   tensorboard --logdir runs
   # train with other settings: any config key, as KEY=VALUE
-  retinanet train configs/quickstart.yaml --output runs/trial train.optimizer.lr=0.0005 train.seed=1
+  retinanet train quickstart --output runs/trial train.optimizer.lr=0.001 train.seed=1
   # train on your own images, with annotations in COCO format
-  retinanet train configs/quickstart.yaml --output runs/mine \\
+  retinanet train bccd_r18 --output runs/mine train.eval_every=null train.save_every=null \\
     data.train.images=my/train data.train.annotations=my/train.json \\
     data.val.images=my/val data.val.annotations=my/val.json
 END

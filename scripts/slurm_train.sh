@@ -48,7 +48,7 @@ srun --kill-on-bad-exit=0 torchrun \
     --rdzv-endpoint="$head_node:$((20000 + SLURM_JOB_ID % 10000))" \
     --rdzv-id="$SLURM_JOB_ID" \
     --max-restarts="${MAX_RESTARTS:-3}" \
-    --module retinanet train "$config" "$@" --output "$folder" --resume &
+    --module retinanet train "$config" "$@" --output "$folder" --resume=auto &
 srun=$!
 trap 'kill -TERM "$srun" 2>/dev/null || true' TERM
 

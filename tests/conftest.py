@@ -81,6 +81,7 @@ def tiny_overrides(shapes):
         "train.eval_every=4",
         "train.deterministic=true",
         "train.precision=fp32",
+        "inference.precision=fp32",
         "device=cpu",
     ]
 

@@ -9,15 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from retinanet.checkpoint.file import Checkpoint
-from retinanet.checkpoint.folder import CheckpointFolder
 from retinanet.cli import eval as eval_tool
 from retinanet.cli import predict as predict_tool
 from retinanet.cli import train as train_tool
-from retinanet.cli.exit_codes import exit_code
-from retinanet.config.load import load_config
-from retinanet.errors import InputError, make_folder
-from retinanet.model.retinanet import build_model
+from retinanet.errors import make_folder
+from tests.helpers.checkpoints import untrained_checkpoint
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -47,8 +43,9 @@ def train_rejected(rejected, tiny_overrides, tmp_path):
     """Run the quickstart training with further arguments, which must be rejected before training."""
 
     def run(*arguments):
+        before = sorted(tmp_path.rglob("*"))
         message = rejected(train_tool, "quickstart", *tiny_overrides, "--output", tmp_path / "run", *arguments)
-        assert not (tmp_path / "run" / "checkpoints").exists()
+        assert sorted(tmp_path.rglob("*")) == before  # no run folder is left
         return message
 
     return run
@@ -56,24 +53,7 @@ def train_rejected(rejected, tiny_overrides, tmp_path):
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory, shapes):
-    """A checkpoint as training writes it, of an untrained network."""
-    folder = tmp_path_factory.mktemp("run") / "checkpoints"
-    overrides = ["model.channels=64", "model.head_convs=1", "data.resize.shorter=64", "data.resize.longer=96"]
-    overrides += ["device=cpu", "train.precision=fp32", "data.workers=0"]
-    overrides += [f"data.val.images={shapes / 'val'}", f"data.val.annotations={shapes / 'val.json'}"]
-    cfg = load_config("quickstart", overrides)
-    categories = json.loads((shapes / "val.json").read_text())["categories"]
-    categories.sort(key=lambda category: category["id"])
-    torch.manual_seed(0)
-    checkpoint = Checkpoint(
-        config=cfg,
-        class_names=tuple(category["name"] for category in categories),
-        category_ids=tuple(category["id"] for category in categories),
-        num_images=1,
-        step=1,
-        state={"model": build_model(cfg.model, len(categories)).state_dict()},
-    )
-    return CheckpointFolder(folder, keep=1).save(checkpoint)
+    return untrained_checkpoint(tmp_path_factory.mktemp("run") / "checkpoints", shapes)
 
 
 @pytest.fixture
@@ -184,7 +164,7 @@ def test_output_folder_with_another_run(train_rejected, tmp_path):
     (tmp_path / "run" / "config.yaml").write_text("kept")
     (tmp_path / "run" / "environment.json").write_text("{}")
     assert train_rejected() == (
-        f"{tmp_path / 'run'}: contains a run; continue it with --resume, replace it with --overwrite, or choose "
+        f"{tmp_path / 'run'}: contains a run; it has not saved a checkpoint, replace it with --overwrite, or choose "
         "another folder"
     )
     assert (tmp_path / "run" / "config.yaml").read_text() == "kept"
@@ -322,26 +302,7 @@ def test_commands_as_processes(arguments, message, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-# ---- exit codes
-
-
-def test_exit_code_of_each_outcome(capsys):
-    def wrong():
-        raise InputError("a: is wrong")
-
-    def interrupted():
-        raise KeyboardInterrupt
-
-    def bug():
-        raise ValueError("a bug")
-
-    assert exit_code(lambda: "anything") == 0
-    assert capsys.readouterr().err == ""
-    assert exit_code(wrong) == 2
-    assert capsys.readouterr().err == "error: a: is wrong\n"
-    assert exit_code(interrupted) == 130
-    with pytest.raises(ValueError, match="a bug"):  # a bug keeps its traceback
-        exit_code(bug)
+# ---- folders
 
 
 def test_make_folder_creates_parents_and_leaves_no_file(tmp_path):

@@ -61,25 +61,26 @@ def check_command(words: list[str]) -> None:
 def check_retinanet(name: str, arguments: list[str]) -> None:
     match name, arguments:
         case "train", _:
-            parsed = train.parser().parse_intermixed_args(arguments)
-            if not parsed.replay:
-                load_config(parsed.config, parsed.overrides)
+            parsed = train.parser().parse(arguments)
+            # A run to resume, or a recorded step, has its own config.
+            assert parsed.config or parsed.resume or parsed.replay
+            load_config(parsed.config or "quickstart", parsed.overrides)
         case "eval", _:
-            parsed = eval_command.parser().parse_intermixed_args(arguments)
+            parsed = eval_command.parser().parse(arguments)
             load_config("quickstart", parsed.overrides)
         case "predict", _:
-            load_config("quickstart", predict.parser().parse_args(arguments).set)
+            load_config("quickstart", predict.parser().parse(arguments).overrides)
         case "ablate", ["figures", *rest]:
-            parsed = ablate.figures_parser().parse_intermixed_args(rest)
+            parsed = ablate.figures_parser().parse(rest)
             load_config("quickstart", parsed.overrides)
         case "ablate", ["demo", *rest]:
-            ablate.demo_parser().parse_args(rest)
+            ablate.demo_parser().parse(rest)
         case "ablate", _:
-            parsed = ablate.table_parser().parse_intermixed_args(arguments)
+            parsed = ablate.table_parser().parse(arguments)
             table = load_table(parsed.table)
             make_jobs(table, parsed.data, num_seeds=parsed.seeds, rows=parsed.rows, overrides=parsed.overrides)
         case "benchmark", _:
-            benchmark.select_suites(benchmark.parser().parse_args(arguments).suites)
+            benchmark.select_suites(benchmark.parser().parse(arguments).suites)
         case _:
             raise AssertionError(f"no command {name}")
 
@@ -101,6 +102,8 @@ def test_every_shell_command_parses_and_its_config_loads(block, tmp_path, monkey
         "retinanet train quickstart train.epoch=3",
         "retinanet train quickstart --outptu runs/a",
         "retinanet trian quickstart",
+        "retinanet train train.seed=3",
+        "retinanet train --resume runs/a train.epoch=3",
         "retinanet ablate 1z --data quickstart",
         "torchrun --nproc_per_node=2 -m retinanet train quickstart train.epoch=3",
         "bash scripts/missing.sh",

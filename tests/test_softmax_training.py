@@ -8,10 +8,10 @@ import torch
 from retinanet.checkpoint.file import read_checkpoint
 from retinanet.cli import eval as eval_tool
 from retinanet.config.load import load_config
-from retinanet.engine.metrics_log import read_metrics
 from retinanet.engine.train import train
 from retinanet.errors import InputError
 from retinanet.inference.predictor import Predictor
+from tests.helpers.metrics import read_metrics
 
 SOFTMAX = ["model.class_activation=softmax", "loss.classification.type=softmax_focal"]
 

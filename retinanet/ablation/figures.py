@@ -18,6 +18,7 @@ from retinanet.ablation.loss_share import (
     score_histograms,
     share_of_hardest,
 )
+from retinanet.checkpoint.file import resolve_checkpoint
 from retinanet.checkpoint.folder import CheckpointFolder
 from retinanet.data.build import build_eval_sampler, eval_loader, load_val_data
 from retinanet.detection.build import build_assignment
@@ -104,7 +105,7 @@ def count_history(checkpoint: Path, counts: LogitCounts, overrides: Sequence[str
     files = CheckpointFolder(checkpoint.parent, keep=1).files()
     if len(files) < 2:
         return {}
-    this = step_of(checkpoint.resolve())
+    this = step_of(resolve_checkpoint(checkpoint))
     by_step = {step_of(file): file for file in files}
     return {
         step: counts if step == this else count_logits(file, load_network(file, overrides))

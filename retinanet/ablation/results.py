@@ -1,10 +1,8 @@
-"""Results of runs in a JSON Lines file, and locks that assign runs to processes."""
+"""Results of runs in a JSON Lines file."""
 
 import fcntl
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -110,21 +108,3 @@ class ResultsFile:
 def _cut_off_partial_line(file: BinaryIO) -> None:
     file.seek(0)
     file.truncate(file.read().rfind(b"\n") + 1)
-
-
-@contextmanager
-def try_lock(path: Path) -> Iterator[bool]:
-    """Hold the lock on a file within a `with` block; yield False if another process holds it.
-
-    The operating system releases the lock however the process ends. The file itself is kept.
-    """
-    with open(path, "ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)  # explicitly, because forked workers may still have the file open

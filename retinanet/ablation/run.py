@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from retinanet.ablation.results import ResultsFile, RunResult, config_hash, try_lock
+from retinanet.ablation.results import ResultsFile, RunResult, config_hash
 from retinanet.ablation.table import Job
 from retinanet.data.build import load_train_data, load_val_data
 from retinanet.engine.environment import environment_record
@@ -15,6 +15,7 @@ from retinanet.engine.train import train
 from retinanet.errors import InputError, make_folder
 from retinanet.runtime.device import resolve_device, resolve_precision
 from retinanet.runtime.distributed import is_launched
+from retinanet.runtime.lock import try_lock
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ def run_job(job: Job, folder: Path) -> RunResult | None:
     trained: TrainResult | None = None
     status, message, steps = "finished", None, 0
     try:
-        trained = train(job.cfg, folder, resume=True)
+        trained = train(job.cfg, folder, resume="auto")
     except NonFiniteGradient as error:
         status, message, steps = "diverged", str(error), error.bad_step.step - 1
     except InputError as error:  # a user error that would probably fail the other runs as well

@@ -11,7 +11,7 @@ from retinanet.benchmarks.measure import Variant, compare
 from retinanet.checkpoint.folder import CheckpointFolder
 from retinanet.data.build import eval_shorter, load_val_data
 from retinanet.engine.environment import environment_record
-from retinanet.engine.run_folder import CHECKPOINTS
+from retinanet.engine.run_files import CHECKPOINTS
 from retinanet.errors import InputError
 from retinanet.formats.image import read_image
 from retinanet.inference.predictor import Predictor

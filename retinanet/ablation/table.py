@@ -158,7 +158,7 @@ def make_jobs(
             except InputError as error:
                 raise InputError(f"row {row.name!r}: {error}") from None
             if not cfg.data.val:
-                raise InputError(f"row {row.name!r}: data.val is empty; set it to validation images")
+                raise InputError(f"row {row.name!r}: data.val is empty; set it to a validation set")
             for key in ("max_hours", "early_stop"):
                 if getattr(cfg.train, key) is not None:
                     raise InputError(

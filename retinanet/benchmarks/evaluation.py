@@ -15,7 +15,7 @@ from retinanet.benchmarks.report import comparison_table, to_plain_values
 from retinanet.benchmarks.settings import Settings, SuiteResult
 from retinanet.evaluation.coco import METRICS, score_detections
 from retinanet.formats.coco import coco_results
-from retinanet.formats.dataset import Dataset, EvaluationAnnotations, start_of_each
+from retinanet.formats.dataset import Dataset, start_of_each
 from retinanet.structures import Detections
 
 IMAGES, DETECTIONS, OBJECTS, CLASSES = 500, 100, 7, 80  # detections and objects are per image
@@ -64,20 +64,17 @@ def synthetic(images: int, classes: int) -> tuple[Dataset, dict[int, Detections]
             torch.from_numpy(np.concatenate([labels[-1], random.integers(0, classes, DETECTIONS - OBJECTS)])),
         )
     boxes_xywh, all_labels = np.concatenate(boxes), np.concatenate(labels)
-    is_crowd = np.zeros(len(all_labels), dtype=bool)
-    start = start_of_each(np.full(images, OBJECTS))
-    corners = np.concatenate([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]], axis=1).astype(np.float32)
     dataset = Dataset(
         paths=tuple(f"{number}.jpg" for number in range(1, images + 1)),
-        image_ids=np.arange(1, images + 1),
+        image_ids=tuple(range(1, images + 1)),
         sizes=np.full((images, 2), SIDE),
-        box_start=start,
-        boxes=corners,
+        box_start=start_of_each(np.full(images, OBJECTS)),
+        boxes_xywh=boxes_xywh,
+        areas=boxes_xywh[:, 2] * boxes_xywh[:, 3],
         labels=all_labels,
-        is_crowd=is_crowd,
+        is_crowd=np.zeros(len(all_labels), dtype=bool),
         class_names=tuple(f"class {number}" for number in range(1, classes + 1)),
         category_ids=tuple(range(1, classes + 1)),
-        evaluation=EvaluationAnnotations(start, boxes_xywh, boxes_xywh[:, 2] * boxes_xywh[:, 3], all_labels, is_crowd),
     )
     return dataset, detections
 
@@ -108,11 +105,10 @@ def pycocotools_call(dataset: Dataset, detections: dict[int, Detections]) -> Cal
 
 def coco_document(dataset: Dataset) -> dict[str, Any]:
     """Convert the ground truth to the COCO document that pycocotools reads."""
-    truth = dataset.evaluation
-    image_ids = np.repeat(dataset.image_ids, np.diff(truth.start)).tolist()
-    columns = (image_ids, truth.labels.tolist(), truth.boxes_xywh.tolist(), truth.areas.tolist())
+    image_ids = np.repeat(dataset.image_ids, np.diff(dataset.box_start)).tolist()
+    columns = (image_ids, dataset.labels.tolist(), dataset.boxes_xywh.tolist(), dataset.areas.tolist())
     return {
-        "images": [{"id": number, "width": SIDE, "height": SIDE} for number in dataset.image_ids.tolist()],
+        "images": [{"id": number, "width": SIDE, "height": SIDE} for number in dataset.image_ids],
         "annotations": [
             {
                 "id": number,

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from retinanet.data.build import load_val_data
 from retinanet.engine.evaluate import evaluate_dataset
 from retinanet.inference.predictor import Predictor
-from retinanet.losses.build import build_loss
 from retinanet.structures import HeadOutputs
 
 
@@ -38,9 +37,7 @@ def score(checkpoint: str, overrides: list[str], swapped: bool) -> dict[str, flo
         cfg,
         Swapped(predictor.model) if swapped else predictor.model,
         load_val_data(cfg, predictor.class_names),
-        criterion=build_loss(cfg.loss, num_classes=len(predictor.class_names)),
         device=predictor.device,
-        dtype=predictor.dtype,
     )
     return result.scores.metrics
 

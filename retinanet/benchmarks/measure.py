@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from tqdm import tqdm
 
-from retinanet.runtime.console import progress
+from retinanet.runtime.console import PlainProgress, ProgressBar, progress
 
 HOST_READING_OPS = {
     "aten::_local_scalar_dense",
@@ -143,7 +142,7 @@ def compare(variants: Sequence[Variant], *, rounds: int, device: torch.device, w
     return {name: Measurement(seconds[name], peaks[name], reads[name]) for name in seconds}
 
 
-def _run(bar: tqdm, variant: Variant, measure: Callable[[], Any]) -> Any:
+def _run(bar: ProgressBar | PlainProgress, variant: Variant, measure: Callable[[], Any]) -> Any:
     bar.set_postfix_str(variant.name)
     result = measure()
     variant.clean_up()

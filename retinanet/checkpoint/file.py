@@ -1,5 +1,6 @@
 """Checkpoint file: write it with a checksum, and read it without executing code from it."""
 
+import errno
 import hashlib
 import json
 import os
@@ -11,11 +12,14 @@ from typing import Any, BinaryIO, NamedTuple
 import torch
 from torch import Tensor
 
+from retinanet.checkpoint.link import read_link
 from retinanet.config import Config
 from retinanet.config.load import config_from_values
 from retinanet.errors import InputError
 
 FORMAT = "retinanet checkpoint 3"
+IS_WINDOWS = os.name == "nt"
+NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # what fsync says of a folder that it cannot flush
 OLDER_FORMATS = ("retinanet checkpoint 1", "retinanet checkpoint 2")
 
 
@@ -29,7 +33,6 @@ class Checkpoint(NamedTuple):
     config: Config
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]  # ids of the classes in the training annotations
-    num_images: int  # number of images in the training set
     step: int  # number of completed training steps
     state: dict[str, Any]  # state dicts by name: "model", "ema" (None without a moving average), "optimizer", ...
 
@@ -56,7 +59,6 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> str:
         "config": checkpoint.config.model_dump_json(),  # as JSON, because `weights_only` loading rejects custom classes
         "class_names": list(checkpoint.class_names),
         "category_ids": list(checkpoint.category_ids),
-        "num_images": checkpoint.num_images,
         "step": checkpoint.step,
         "state": checkpoint.state,
     }
@@ -90,8 +92,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint; training writes RUN/checkpoints/last.pt and best.pt")
-    resolved = path.resolve()  # only once, because last.pt may be redirected at any time
     try:
+        resolved = resolve_checkpoint(path)  # only once, because last.pt may be redirected at any time
         _check_intact(resolved, path)
         content = torch.load(resolved, map_location="cpu", weights_only=True)
     except OSError as error:
@@ -115,10 +117,27 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         config=config_from_values(json.loads(content["config"]), source=f"{path}: config"),
         class_names=tuple(content["class_names"]),
         category_ids=tuple(content["category_ids"]),
-        num_images=content["num_images"],
         step=content["step"],
         state=content["state"],
     )
+
+
+def resolve_checkpoint(path: Path) -> Path:
+    """Path of the checkpoint file that a path leads to, through symbolic links or a text file in place of one.
+
+    Raises:
+        InputError: the text file names a checkpoint that is not in its folder.
+    """
+    resolved = path.resolve()
+    target = read_link(resolved)
+    if target is None:
+        return resolved
+    resolved = resolved.with_name(target)
+    if not resolved.is_file():
+        raise InputError(
+            f"{path}: points to {target}, which is not in the same folder; pass or copy that checkpoint itself"
+        )
+    return resolved
 
 
 def _check_intact(file: Path, named: Path) -> None:
@@ -201,10 +220,18 @@ def sync(file: Any) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries to disk, so that new, renamed and removed files persist."""
+    """Flush a folder's entries to disk, so that new, renamed and removed files persist.
+
+    Does nothing where folders cannot be flushed: on Windows, and on some file systems.
+    """
+    if IS_WINDOWS:
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NO_FOLDER_SYNC:
+            raise
     finally:
         os.close(descriptor)
 

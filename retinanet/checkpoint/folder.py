@@ -19,6 +19,7 @@ from retinanet.checkpoint.file import (
     sync_folder,
     write_checkpoint,
 )
+from retinanet.checkpoint.link import read_link, write_link
 from retinanet.errors import InputError, make_folder
 
 log = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ class CheckpointFolder:
         partial, checksum_partial = _partial_file(path), _partial_file(checksum)
         try:
             digest = write_checkpoint(partial, checkpoint)
-            with open(checksum_partial, "w") as file:
+            with open(checksum_partial, "w", encoding="utf-8") as file:
                 file.write(f"{digest}  {path.name}\n")
                 sync(file)
             if path.exists():
@@ -163,8 +164,8 @@ class CheckpointFolder:
 
     def best(self) -> Path | None:
         """Target of the link `best.pt`, whether or not the target exists; None if there is no link."""
-        link = self.folder / "best.pt"
-        return self.folder / Path(os.readlink(link)).name if link.is_symlink() else None
+        target = read_link(self.folder / "best.pt")
+        return None if target is None else self.folder / target
 
     def _roll_back_to(self, path: Path, damaged: list[Path]) -> None:
         """Rename the damaged checkpoints, and repair the links that point to them."""
@@ -173,7 +174,8 @@ class CheckpointFolder:
                 renamed = self.rename_damaged(newer)
                 log.warning("%s: damaged; renamed to %s; resuming from %s", newer, renamed.name, path.name)
             # Links may also be dangling because an earlier run was killed at this point.
-            if (self.folder / "last.pt").is_symlink() and not (self.folder / "last.pt").exists():
+            last = read_link(self.folder / "last.pt")
+            if last and not (self.folder / last).exists():
                 self._link("last.pt", path)
             best = self.best()
             if best and not best.exists():
@@ -190,10 +192,7 @@ class CheckpointFolder:
             ) from None
 
     def _link(self, name: str, path: Path) -> None:
-        partial = _partial_file(self.folder / name)
-        partial.unlink(missing_ok=True)
-        partial.symlink_to(path.name)
-        os.replace(partial, self.folder / name)
+        write_link(self.folder / name, path.name, partial=_partial_file(self.folder / name))
         sync_folder(self.folder)
 
     def _remove_old(self) -> None:

@@ -5,33 +5,31 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from retinanet.ablation import imbalance
-from retinanet.ablation.figures import write_figures
-from retinanet.ablation.report import chart, markdown
-from retinanet.ablation.results import RESULTS_FILE, ResultsFile
-from retinanet.ablation.run import known_results, run_jobs
-from retinanet.ablation.speed import measure_rows, speed_charts, speed_markdown
 from retinanet.ablation.table import describe_schedule, load_table, make_jobs, make_valid_jobs
-from retinanet.cli.exit_codes import exit_code
-from retinanet.engine.run_folder import run_folder_of
+from retinanet.cli import checkpoint
+from retinanet.cli.arguments import CommandParser
+from retinanet.cli.process import begin_work, exit_code
+from retinanet.engine.run_files import run_folder_of
 from retinanet.errors import InputError, make_folder
-from retinanet.runtime.logging import start_logging
-from retinanet.runtime.stop import EXIT_STOPPED
-from retinanet.visualization.plots import Chart, write_svg
+from retinanet.formats.sources import check_sources
+
+if TYPE_CHECKING:
+    from retinanet.visualization.plots import Chart
 
 FIGURES, DEMO = "figures", "demo"
 
 
-def table_parser() -> argparse.ArgumentParser:
-    result = argparse.ArgumentParser(
+def table_parser() -> CommandParser:
+    result = CommandParser(
         prog="retinanet ablate",
         description=f"{__doc__} See also `retinanet ablate {FIGURES} --help` and `retinanet ablate {DEMO} --help`.",
         epilog="Run the command again to continue an interrupted table. Several processes with the same --output "
         "divide the runs among themselves. example: retinanet ablate 1b --data quickstart --seeds 3",
     )
     result.add_argument("table", help=f"YAML file, or name of a bundled table, such as 1b; or {FIGURES}, or {DEMO}")
-    result.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="set a config key for every row")
+    result.add_overrides("set a config key for every row")
     result.add_argument(
         "--data",
         default="quickstart",
@@ -52,21 +50,21 @@ def table_parser() -> argparse.ArgumentParser:
     return result
 
 
-def figures_parser() -> argparse.ArgumentParser:
-    result = argparse.ArgumentParser(
+def figures_parser() -> CommandParser:
+    result = CommandParser(
         prog=f"retinanet ablate {FIGURES}",
         description="Draw figures 1 and 4 of the paper for a trained checkpoint, its scores, and which "
         "examples contribute to its validation loss.",
-        epilog=f"example: retinanet ablate {FIGURES} runs/quickstart/checkpoints/last.pt",
+        epilog=f"example: retinanet ablate {FIGURES} runs/quickstart",
     )
-    result.add_argument("checkpoint", type=Path, help="checkpoint of a training run; it holds its config and classes")
-    result.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="set a key of that config")
+    result.add_argument("checkpoint", type=Path, help=checkpoint.HELP)
+    result.add_overrides("set a key of the config in the checkpoint")
     result.add_argument("--output", type=Path, metavar="DIR", help="(default: figures/ in the run folder)")
     return result
 
 
-def demo_parser() -> argparse.ArgumentParser:
-    result = argparse.ArgumentParser(
+def demo_parser() -> CommandParser:
+    result = CommandParser(
         prog=f"retinanet ablate {DEMO}",
         description="Compare cross entropy and the focal loss on a synthetic problem with one rare class, in minutes "
         "on a CPU.",
@@ -79,23 +77,35 @@ def demo_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    argv = sys.argv[1:] if argv is None else argv
+    return exit_code(lambda: run(sys.argv[1:] if argv is None else argv))
+
+
+def run(argv: list[str]) -> int | None:
     if argv[:1] == [FIGURES]:
-        figures = figures_parser().parse_intermixed_args(argv[1:])
-        return exit_code(lambda: run_figures(figures))
+        return run_figures(figures_parser().parse(argv[1:]))
     if argv[:1] == [DEMO]:
-        demo = demo_parser().parse_args(argv[1:])
-        return exit_code(lambda: run_demo(demo))
-    table = table_parser().parse_intermixed_args(argv)
-    return exit_code(lambda: run_table(table, argv))
+        return run_demo(demo_parser().parse(argv[1:]))
+    return run_table(table_parser().parse(argv), argv)
 
 
 def run_table(arguments: argparse.Namespace, argv: list[str]) -> int:
     check_seeds(arguments.seeds)
-    start_logging()
     table, setup = load_table(arguments.table), arguments.data
     folder = arguments.output or Path("runs/ablate") / setup
     jobs = make_jobs(table, setup, num_seeds=arguments.seeds, rows=arguments.rows, overrides=arguments.overrides)
+    if not arguments.report:
+        for part in ("train", "val"):
+            check_sources(getattr(jobs[0].cfg.data, part), key=f"data.{part}")
+
+    from retinanet.ablation.report import chart, markdown
+    from retinanet.ablation.results import RESULTS_FILE, ResultsFile
+    from retinanet.ablation.run import known_results, run_jobs
+    from retinanet.ablation.speed import measure_rows, speed_charts, speed_markdown
+    from retinanet.runtime.logging import start_logging
+    from retinanet.runtime.stop import EXIT_STOPPED
+
+    begin_work()
+    start_logging()
     is_preempted, elsewhere = False, []
     if not arguments.report:
         outcome = run_jobs(jobs, folder)
@@ -132,8 +142,11 @@ def run_table(arguments: argparse.Namespace, argv: list[str]) -> int:
     return 1 if any(result.status == "failed" for result in results.values()) else 0
 
 
-def write_page(path: Path, text: str, charts: Sequence[Chart]) -> None:
+def write_page(path: Path, text: str, charts: Sequence["Chart"]) -> None:
     """Write the text to PATH.md and the charts to PATH.svg, and print the text."""
+
+    from retinanet.visualization.plots import write_svg
+
     page, plot = (path.with_name(path.name + suffix) for suffix in (".md", ".svg"))
     page.write_text(text, encoding="utf-8")
     write_svg(charts, plot)
@@ -141,15 +154,26 @@ def write_page(path: Path, text: str, charts: Sequence[Chart]) -> None:
 
 
 def run_figures(arguments: argparse.Namespace) -> None:
+    path = checkpoint.named_checkpoint(arguments.checkpoint)
+    checkpoint.check_early(path, arguments.overrides)
+
+    from retinanet.ablation.figures import write_figures
+    from retinanet.runtime.logging import start_logging
+
+    begin_work()
     start_logging()
-    output = arguments.output or run_folder_of(arguments.checkpoint) / "figures"
-    written = write_figures(arguments.checkpoint, output, arguments.overrides)
+    output = arguments.output or run_folder_of(path) / "figures"
+    written = write_figures(path, output, arguments.overrides)
     print((output / "figures.md").read_text(encoding="utf-8"))
     print("written: " + ", ".join(map(str, written)))
 
 
 def run_demo(arguments: argparse.Namespace) -> None:
     check_seeds(arguments.seeds)
+
+    from retinanet.ablation import imbalance
+
+    begin_work()
     make_folder(arguments.output)
     scores = imbalance.compare(arguments.seeds)
     text = imbalance.markdown(scores)

@@ -2,43 +2,50 @@
 
 import argparse
 import difflib
+import importlib
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
-import torch
-
-from retinanet.benchmarks import assignment, data, evaluation, inference, loss, model, postprocess, train_step
-from retinanet.benchmarks.report import header, machine
-from retinanet.benchmarks.settings import Settings, SuiteResult
-from retinanet.cli.exit_codes import exit_code
-from retinanet.config import ResNetConfig
+from retinanet.cli.arguments import CommandParser
+from retinanet.cli.process import begin_work, exit_code
+from retinanet.config.model import TorchvisionResNet
 from retinanet.errors import InputError, make_folder
-from retinanet.runtime.device import has_bfloat16, resolve_device, resolve_precision
 
-SUITES: dict[str, Callable[[Settings], SuiteResult]] = {
-    "train_step": train_step.run,
-    "inference": inference.run,
-    "loss": loss.run,
-    "assignment": assignment.run,
-    "postprocess": postprocess.run,
-    "data": data.run,
-    "eval": evaluation.run,
-    "model": model.run,
+if TYPE_CHECKING:
+    from retinanet.benchmarks.settings import Settings, SuiteResult
+
+# Suite -> its module in retinanet.benchmarks, which is imported only to run it.
+SUITES = {
+    "train_step": "train_step",
+    "training": "training",
+    "inference": "inference",
+    "loss": "loss",
+    "assignment": "assignment",
+    "postprocess": "postprocess",
+    "data": "data",
+    "eval": "evaluation",
+    "model": "model",
 }
 ALL = "all"
+DEFAULT = ("train_step", "training", "inference", "loss", "assignment")
 
 
-def parser() -> argparse.ArgumentParser:
-    result = argparse.ArgumentParser(
+def parser() -> CommandParser:
+    result = CommandParser(
         prog="retinanet benchmark",
         description=f"{__doc__} Suites: {', '.join(SUITES)}; {ALL} runs them all.",
         epilog="Each round times every variant once. A ratio above 1 means that ours is better. "
         "example: retinanet benchmark train_step loss --rounds 10 --threads 2 --json speed.json",
     )
-    result.add_argument("suites", nargs="+", metavar="SUITE", help=f"one or more of {', '.join([*SUITES, ALL])}")
+    result.add_argument(
+        "suites",
+        nargs="*",
+        metavar="SUITE",
+        default=list(DEFAULT),
+        help=f"one or more of {', '.join([*SUITES, ALL])} (default: {' '.join(DEFAULT)})",
+    )
     result.add_argument(
         "--rounds", type=int, default=7, metavar="N", help="timed calls per variant (default: %(default)s)"
     )
@@ -65,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
         type=int,
         default=2,
         metavar="N",
-        help="workers for the data suite, besides 0 (default: %(default)s)",
+        help="workers for the training suite and, besides 0, for the data suite (default: %(default)s)",
     )
     result.add_argument(
         "--images", type=Path, metavar="DIR", help="images for the data suite (default: synthetic images)"
@@ -85,13 +92,20 @@ def height_and_width(text: str) -> tuple[int, int]:
 
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
-    arguments = parser().parse_args(argv)
-    return exit_code(lambda: run(arguments, argv))
+    return exit_code(lambda: run(parser().parse(argv), argv))
 
 
 def run(arguments: argparse.Namespace, argv: list[str]) -> None:
     names = select_suites(arguments.suites)
     check_arguments(arguments)
+
+    import torch
+
+    from retinanet.benchmarks.report import header, machine
+
+    suites = {name: importlib.import_module(f"retinanet.benchmarks.{SUITES[name]}") for name in names}
+
+    begin_work()
     settings = make_settings(arguments)
     if arguments.json is not None:
         make_folder(arguments.json.parent)
@@ -103,21 +117,26 @@ def run(arguments: argparse.Namespace, argv: list[str]) -> None:
         print(header(description))
         for line in precision_notes(arguments.precision, settings):
             print(line)
-        results = {}
-        for name in names:
-            results[name] = SUITES[name](settings)
+        results: dict[str, SuiteResult] = {}
+        for name, suite in suites.items():
+            results[name] = suite.run(settings)
+            if arguments.json is not None:  # before printing, and after each suite, which may take long
+                write_results(arguments.json, results, description)
             print("\n" + "\n\n".join(results[name].tables), flush=True)
     finally:
         torch.set_num_threads(threads)
-    ratios = flat_ratios(results)
     print("\nover 1: ours is better (median of the ratios within each round)")
-    for name, value in ratios.items():
+    for name, value in flat_ratios(results).items():
         print(f"  {name:<40} {value:.3f}")
     if arguments.json is not None:
-        details = {name: result.details for name, result in results.items()}
-        content = {**ratios, "details": {"machine": description, **details}}
-        arguments.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         print(f"\nwritten: {arguments.json}")
+
+
+def write_results(file: Path, results: dict[str, "SuiteResult"], machine: dict) -> None:
+    """Write the ratios and details of the suites so far."""
+    details = {name: result.details for name, result in results.items()}
+    content = {**flat_ratios(results), "details": {"machine": machine, **details}}
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def select_suites(names: list[str]) -> list[str]:
@@ -141,12 +160,15 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         value = getattr(arguments, name)
         if value is not None and value < least:
             raise InputError(f"--{name} is {value}, expected {least} or more")
-    backbones = get_args(ResNetConfig.model_fields["name"].annotation)
+    backbones = get_args(TorchvisionResNet)
     if arguments.backbone not in backbones:
         raise InputError(f"--backbone is {arguments.backbone!r}, expected one of {', '.join(backbones)}")
 
 
-def make_settings(arguments: argparse.Namespace) -> Settings:
+def make_settings(arguments: argparse.Namespace) -> "Settings":
+    from retinanet.benchmarks.settings import Settings
+    from retinanet.runtime.device import resolve_device, resolve_precision
+
     device = resolve_device(arguments.device)
     return Settings(
         rounds=arguments.rounds,
@@ -164,8 +186,13 @@ def make_settings(arguments: argparse.Namespace) -> Settings:
     )
 
 
-def precision_notes(precision: str, settings: Settings) -> list[str]:
+def precision_notes(precision: str, settings: "Settings") -> list[str]:
     """Notes on the precision used, for devices without native bfloat16."""
+
+    import torch
+
+    from retinanet.runtime.device import has_bfloat16
+
     if has_bfloat16(settings.device):
         return []
     if precision == "auto":
@@ -177,7 +204,7 @@ def precision_notes(precision: str, settings: Settings) -> list[str]:
     return []
 
 
-def flat_ratios(results: dict[str, SuiteResult]) -> dict[str, float]:
+def flat_ratios(results: dict[str, "SuiteResult"]) -> dict[str, float]:
     """All ratios by name, prefixed with the name of the suite if there are several."""
     several = len(results) > 1
     return {

@@ -2,21 +2,24 @@
 
 import argparse
 import math
+import sys
 from pathlib import Path
 
-from retinanet.cli.exit_codes import exit_code
-from retinanet.engine.evaluate_checkpoint import DETECTIONS_FILE, METRICS_FILE, evaluate_checkpoint
-from retinanet.engine.run_folder import run_folder_of
+from retinanet.cli import checkpoint
+from retinanet.cli.arguments import CommandParser
+from retinanet.cli.process import begin_work, exit_code
+from retinanet.engine.run_files import run_folder_of
 
 
-def parser() -> argparse.ArgumentParser:
-    result = argparse.ArgumentParser(
+def parser() -> CommandParser:
+    result = CommandParser(
         prog="retinanet eval",
         description=__doc__,
-        epilog="example: retinanet eval runs/cells/checkpoints/best.pt postprocess.nms_iou=0.6",
+        epilog="examples: retinanet eval runs/cells; "
+        "retinanet eval runs/cells/checkpoints/last.pt postprocess.nms_iou=0.6",
     )
-    result.add_argument("checkpoint", type=Path, help="checkpoint of a training run; it holds its config and classes")
-    result.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="set a key of that config")
+    result.add_argument("checkpoint", type=Path, help=checkpoint.HELP)
+    result.add_overrides("set a key of the config in the checkpoint")
     result.add_argument(
         "--output",
         type=Path,
@@ -27,13 +30,18 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    arguments = parser().parse_intermixed_args(argv)
-    return exit_code(lambda: run(arguments))
+    return exit_code(lambda: run(parser().parse(sys.argv[1:] if argv is None else argv)))
 
 
 def run(arguments: argparse.Namespace) -> None:
-    output = arguments.output or run_folder_of(arguments.checkpoint)
-    evaluation = evaluate_checkpoint(arguments.checkpoint, arguments.overrides, output=output)
+    path = checkpoint.named_checkpoint(arguments.checkpoint)
+    checkpoint.check_early(path, arguments.overrides)
+
+    from retinanet.engine.evaluate_checkpoint import DETECTIONS_FILE, METRICS_FILE, evaluate_checkpoint
+
+    begin_work()
+    output = arguments.output or run_folder_of(path)
+    evaluation = evaluate_checkpoint(path, arguments.overrides, output=output)
     if evaluation is None:  # this is not the main process
         return
     print(evaluation.scores.summary)

@@ -2,31 +2,27 @@
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
-from torchvision.io import write_png
-
-from retinanet.cli.exit_codes import exit_code
+from retinanet.cli import checkpoint
+from retinanet.cli.arguments import CommandParser
+from retinanet.cli.process import begin_work, exit_code
 from retinanet.errors import InputError, make_folder
-from retinanet.formats.coco import coco_results
-from retinanet.formats.image import read_image
-from retinanet.inference.predictor import Predictor
-from retinanet.runtime.console import progress
-from retinanet.runtime.logging import start_logging
-from retinanet.visualization.draw import draw_detections
 
 RESULTS_FILE = "detections.json"
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 
 
-def parser() -> argparse.ArgumentParser:
-    result = argparse.ArgumentParser(
+def parser() -> CommandParser:
+    result = CommandParser(
         prog="retinanet predict",
         description=__doc__,
-        epilog="example: retinanet predict runs/cells/checkpoints/best.pt my/images --output runs/drawn",
+        epilog="example: retinanet predict runs/cells my/images --output runs/drawn postprocess.nms_iou=0.6",
     )
-    result.add_argument("checkpoint", type=Path, help="checkpoint of a training run")
+    result.add_argument("checkpoint", type=Path, help=checkpoint.HELP)
     result.add_argument("images", nargs="+", type=Path, help="image files, or folders of images")
+    result.add_overrides("set a key of the config in the checkpoint")
     result.add_argument(
         "--output", type=Path, required=True, metavar="DIR", help="folder for the drawn images and detections.json"
     )
@@ -35,7 +31,6 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--limit", type=positive_int, metavar="N", help="use only the first N images")
     result.add_argument("--batch-size", type=positive_int, default=8, metavar="N", help="images per batch (default: 8)")
-    result.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="set a config key")
     return result
 
 
@@ -46,16 +41,28 @@ def positive_int(text: str) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    arguments = parser().parse_args(argv)
-    return exit_code(lambda: run(arguments))
+    return exit_code(lambda: run(parser().parse(sys.argv[1:] if argv is None else argv)))
 
 
 def run(arguments: argparse.Namespace) -> None:
-    start_logging()
-    predictor = Predictor.from_checkpoint(arguments.checkpoint, arguments.set)
+    path = checkpoint.named_checkpoint(arguments.checkpoint)
+    checkpoint.check_early(path, arguments.overrides, has_data=False)
     files = find_images(arguments.images)[: arguments.limit]
     names = output_names(files)
     check_output(arguments.output, names)
+
+    from torchvision.io import write_png
+
+    from retinanet.formats.coco import coco_results
+    from retinanet.formats.image import read_image
+    from retinanet.inference.predictor import Predictor
+    from retinanet.runtime.console import progress
+    from retinanet.runtime.logging import start_logging
+    from retinanet.visualization.draw import draw_detections
+
+    begin_work()
+    start_logging()
+    predictor = Predictor.from_checkpoint(path, arguments.overrides)
     make_folder(arguments.output)
     results, count = [], 0
     predictions = predictor.predict(files, batch_size=arguments.batch_size)

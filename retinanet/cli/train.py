@@ -1,32 +1,53 @@
 """Train a detector from a config file."""
 
 import argparse
+import os
+import sys
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
-from retinanet.cli.exit_codes import exit_code
+from retinanet.cli.arguments import CommandParser
+from retinanet.cli.process import begin_work, exit_code
 from retinanet.config import Config
-from retinanet.config.load import config_to_yaml, load_config
-from retinanet.engine.nonfinite.replay import replay
-from retinanet.engine.train import train
+from retinanet.config.load import config_to_yaml, find_config, load_config
+from retinanet.engine.run_files import CONFIG_FILE, Resume, check_folder, find_run, is_run_folder, started_in
 from retinanet.errors import InputError
-from retinanet.runtime.device import resolve_device
-from retinanet.runtime.stop import EXIT_STOPPED
+from retinanet.formats.sources import check_sources
+
+AUTO = "auto"
+NO_RUN = ""  # the value of --resume without a run
+EXIT_DIVERGED = 1  # the run went to its end, but its loss exploded
 
 
-def parser() -> argparse.ArgumentParser:
-    result = argparse.ArgumentParser(
+def parser() -> CommandParser:
+    result = CommandParser(
         prog="retinanet train",
         description=__doc__,
-        epilog="example: retinanet train quickstart --output runs/trial train.optimizer.lr=5e-4 train.seed=1",
+        epilog="examples: retinanet train quickstart --output runs/trial train.optimizer.lr=5e-4 train.seed=1; "
+        "retinanet train --resume runs/trial",
     )
     result.add_argument("config", nargs="?", help="YAML file, or name of a bundled config, such as quickstart")
-    result.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="set a config key: train.epochs=3")
-    result.add_argument("--output", type=Path, metavar="DIR", help="run folder (default: runs/NAME-OF-CONFIG)")
-    result.add_argument("--resume", action="store_true", help="resume from the last checkpoint in the run folder")
+    result.add_overrides("set a config key, such as train.epochs=3")
+    result.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="run folder (default: runs/NAME-OF-CONFIG, or the run folder that the config is in)",
+    )
+    result.add_argument(
+        "--resume",
+        nargs="?",
+        const=NO_RUN,
+        metavar="RUN",
+        help="resume from the last checkpoint of a run folder, with its config unless one is given; without RUN: of "
+        "the run folder of this command; --resume=auto: start a run if there is none to resume",
+    )
     result.add_argument("--overwrite", action="store_true", help="delete the run in the run folder and start again")
     result.add_argument(
-        "--dry-run", action="store_true", help="run one step, one checkpoint and one evaluation, keep nothing, and exit"
+        "--dry-run",
+        action="store_true",
+        help="run a few steps, report the time and memory that the run needs, and exit",
     )
     result.add_argument(
         "--replay", type=Path, metavar="FILE", help="replay a recorded step with non-finite gradients and diagnose it"
@@ -37,33 +58,110 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    arguments = parser().parse_intermixed_args(argv)
-    return exit_code(lambda: run(arguments))
+    return exit_code(lambda: run(parser().parse(sys.argv[1:] if argv is None else argv)))
 
 
 def run(arguments: argparse.Namespace) -> int:
     if arguments.replay:
+        from retinanet.engine.nonfinite.replay import replay
+        from retinanet.runtime.device import resolve_device
+
+        begin_work()
         print(replay(arguments.replay, resolve_device("auto")).describe())
         return 0
-    if arguments.config is None:
-        raise InputError("no config; pass a YAML file or the name of a bundled config, such as quickstart")
-    cfg = load_config(arguments.config, arguments.overrides)
+    start = what_to_start(arguments.config, arguments.output, arguments.resume)
+    cfg = load_config(start.config, arguments.overrides)
     if arguments.print_config:
         print(config_to_yaml(cfg), end="")
         return 0
+    if arguments.dry_run and (start.resume or arguments.overwrite or arguments.profile or arguments.output):
+        raise InputError("--dry-run keeps nothing: remove --resume, --overwrite, --profile and --output")
+    if not arguments.dry_run and "RANK" not in os.environ:  # torchrun: another process may have started the run already
+        check_folder(start.folder, resume=start.resume, overwrite=arguments.overwrite)
+    for part in ("train", "val"):
+        check_sources(getattr(cfg.data, part), key=f"data.{part}", started_in=started_in(start.folder))
     if arguments.dry_run:
-        if arguments.resume or arguments.overwrite or arguments.profile or arguments.output:
-            raise InputError("--dry-run keeps nothing: remove --resume, --overwrite, --profile and --output")
         return dry_run(cfg)
-    output = arguments.output or Path("runs") / Path(arguments.config).name.removesuffix(".yaml")
-    result = train(cfg, output, resume=arguments.resume, overwrite=arguments.overwrite, profile=arguments.profile)
-    return EXIT_STOPPED if result.is_preempted else 0
+
+    from retinanet.engine.train import train
+    from retinanet.runtime.stop import EXIT_STOPPED
+
+    begin_work()
+    result = train(cfg, start.folder, resume=start.resume, overwrite=arguments.overwrite, profile=arguments.profile)
+    if result.is_preempted:
+        return EXIT_STOPPED
+    return EXIT_DIVERGED if result.diverged else 0
+
+
+class Start(NamedTuple):
+    """What a command starts or resumes."""
+
+    config: str | Path
+    folder: Path
+    resume: Resume
+
+
+def what_to_start(config: str | None, output: Path | None, resume: str | None) -> Start:
+    """Find the config and the run folder that the arguments of the command name.
+
+    A config inside a run folder means that run. `--resume RUN` needs no config. `--resume CONFIG` is read as if the
+    config came first, because `--resume` may be written before it.
+
+    Raises:
+        InputError: the arguments name no run or no config, or two different ones.
+    """
+    if resume not in (None, NO_RUN, AUTO):
+        if config is None and is_config(resume):
+            config, resume = resume, NO_RUN
+        else:
+            folder = find_run(Path(resume))
+            check_same_folder(output, folder)
+            return Start(config or folder / CONFIG_FILE, folder, True)
+    if config is None and resume == NO_RUN and output is not None:
+        folder = find_run(output)
+        return Start(folder / CONFIG_FILE, folder, True)
+    if config is None and resume == NO_RUN:
+        raise InputError("--resume: no run; pass a run folder, such as --resume runs/quickstart")
+    if config is None:
+        raise InputError("no config; pass a YAML file or the name of a bundled config, such as quickstart")
+    path = Path(config)
+    if is_run_folder(path):
+        raise InputError(f"{path}: is a run folder, expected a config; continue the run with --resume {path}")
+    folder = output or Path("runs") / path.name.removesuffix(".yaml")
+    if path.is_file() and is_run_folder(path.parent):
+        if resume is not None:
+            check_same_folder(output, path.parent)
+        folder = output or path.parent
+    return Start(config, folder, AUTO if resume == AUTO else resume is not None)
+
+
+def is_config(path: str) -> bool:
+    """Whether a path names a YAML file outside of run folders, or a bundled config."""
+    try:
+        file = find_config(path)
+    except InputError:
+        return False
+    return file.suffix in (".yaml", ".yml") and not is_run_folder(file.parent)
+
+
+def check_same_folder(output: Path | None, run: Path) -> None:
+    """Check that `--output`, if it is given, names the run that is to be resumed.
+
+    Raises:
+        InputError: it names another folder.
+    """
+    if output is not None and output.resolve() != run.resolve():
+        raise InputError(f"the run to resume is in {run}, but --output is {output}; remove --output")
 
 
 def dry_run(cfg: Config) -> int:
+    from retinanet.engine.dry_run import measure_run
+    from retinanet.runtime.stop import EXIT_STOPPED
+
+    begin_work()
     with tempfile.TemporaryDirectory() as folder:
-        result = train(cfg, folder, dry_run=True)
-    if result.stopped_by:
+        measured = measure_run(cfg, Path(folder))
+    if measured is None:
         return EXIT_STOPPED
-    print("dry run passed: one step, one checkpoint, one evaluation; nothing was kept")
+    print("dry run passed: a few steps, one checkpoint and one evaluation; nothing was kept")
     return 0

@@ -16,7 +16,10 @@ class IoUAssignmentConfig(StrictModel):
     bg_iou: Share = 0.4
     """An anchor is negative if its highest IoU is below this value, and ignored between `bg_iou` and `fg_iou`."""
     low_quality_matches: bool = True
-    """If no anchor reaches `fg_iou` with a box: whether to match the box to the anchors with the highest IoU."""
+    """Whether the anchors with the highest IoU with an object are positive even below `fg_iou`. As in torchvision, each
+    is matched to the object that it overlaps most, so an object can lose all its anchors to a neighbour."""
+    match_every_object: bool = False
+    """Whether an object without any anchor takes the one with the highest IoU, except another object's best anchor."""
     ignore_ioa: Share = 0.5
     """A negative anchor is ignored if at least this fraction of its area is in a crowd region; 0 turns this off."""
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from retinanet.config.base import models_in
 from retinanet.config.data import MergedClass
+from retinanet.config.keys import keys_with_leaf, one_of, schema_keys
 from retinanet.config.schema import Config
 from retinanet.config.yaml_loader import yaml_type
 
@@ -36,9 +37,7 @@ def _explain_one(item: Any, values: dict[str, Any]) -> str:
     is_key = kind in ("extra_forbidden", "missing")  # the location ends in a key, never in a union tag
     owners, key = _walk(location, values, is_key=is_key)
     if kind == "extra_forbidden":
-        known = sorted({field for owner in owners for field in owner.model_fields})
-        near = difflib.get_close_matches(str(location[-1]), known, 1, 0.6)
-        return f"{key}: unknown key; " + (f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}")
+        return f"{key}: unknown key{_hint_for_unknown(key, owners)}"
     if kind == "missing":
         return f"{key}: missing, and it has no default"
     if kind.startswith("union_tag"):
@@ -60,6 +59,19 @@ def _explain_one(item: Any, values: dict[str, Any]) -> str:
         expected += ", in quotes"
     found_kind = "" if found is None or isinstance(found, bool) else f" ({yaml_type(found)})"
     return f"{key}: found {_shown(found)}{found_kind}, expected {expected}"
+
+
+def _hint_for_unknown(key: str, owners: list[type[BaseModel]]) -> str:
+    """What the user may have meant: another `type` of the section, a key elsewhere of that name, or one spelt alike."""
+    if defining := schema_keys().get(key):
+        here, there = (one_of(tag for model in models for tag in _tags(model)) for models in (owners, defining))
+        return f" for type {here}; it is a key of type {there}"
+    section, _, leaf = key.rpartition(".")
+    elsewhere = [name for name in keys_with_leaf(leaf, section=section) if name.rpartition(".")[0] != section]
+    known = sorted({field for owner in owners for field in owner.model_fields})
+    same_name = [name for name in elsewhere if name.rpartition(".")[2] == leaf]
+    found = same_name or difflib.get_close_matches(leaf, known, 1, 0.6) or elsewhere
+    return f"; did you mean {one_of(found)}?" if found else f"; known here: {', '.join(known)}"
 
 
 _EXPECTED = {  # in YAML terms; pydantic uses JSON terms

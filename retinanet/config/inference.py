@@ -24,6 +24,8 @@ class InferenceConfig(StrictModel):
     """Precision and compilation of a trained model."""
 
     precision: Precision = "auto"
-    """Precision of the network; auto: bf16 if the hardware supports it, else fp32."""
+    """Precision of the network, also in the evaluations of a training run; auto: bf16 if the hardware supports it, else
+    fp32."""
     compile: bool = False
-    """Whether to use torch.compile. It takes a minute or two per padded shape and pays off only with many images."""
+    """Whether to use torch.compile, but not in a training run. It takes a minute or two per padded shape, pays off only
+    with many images, and may change the last digits of scores."""

@@ -16,13 +16,16 @@ from retinanet.config.train import TrainConfig
 from retinanet.config.yaml_loader import dump_yaml, parse_yaml, read_yaml
 from retinanet.errors import InputError
 
+RUN_LENGTHS = {"epochs", "steps"}  # keys of `train`, of which a config sets exactly one
+
 
 def load_config(path: str | Path, overrides: str | Sequence[str] = ()) -> Config:
     """Load a config file, its `base:` if it has one, and overrides such as `train.epochs=3`.
 
     Args:
         path: a config file, or the name of a bundled config, with or without `.yaml`.
-        overrides: one override or a list, applied last and in order; each value is parsed as YAML.
+        overrides: one override or a list, applied last and in order; each value is parsed as YAML. `train.epochs`
+            replaces `train.steps`, and the reverse, as they also do in a file with a `base:`.
 
     Raises:
         InputError: the file or an override is invalid; the message names the file, the key and what was expected.
@@ -41,7 +44,7 @@ def load_config(path: str | Path, overrides: str | Sequence[str] = ()) -> Config
         base = read_yaml(base_file)
         if "base" in base:
             raise InputError(f"{base_file}: is the base of {file} and has a base itself; only one level is allowed")
-        values = merge(base, values)
+        values = _merge_config(base, values)
         source = f"{file} (base {base_file})"
     # Start from the defaults: a key in a section can then be set without repeating the `type` of the section.
     values = _with_overrides(merge(_defaults(), values), overrides)
@@ -68,8 +71,19 @@ def _with_overrides(values: dict[str, Any], overrides: str | Sequence[str]) -> d
     if not isinstance(overrides, Sequence) or not all(isinstance(override, str) for override in overrides):
         raise InputError(f"overrides: found {overrides!r}, expected text such as 'train.epochs=3', or a list of these")
     for override in overrides:
-        values = merge(values, parse_override(override))
+        values = _merge_config(values, parse_override(override))
     return values
+
+
+def _merge_config(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Merge configs; a run length in `values` replaces that of `base`, whether in epochs or in steps."""
+    train = values.get("train")
+    if isinstance(train, dict):
+        given = {name for name in RUN_LENGTHS if train.get(name) is not None}
+        if len(given) == 1:
+            (other,) = RUN_LENGTHS - given
+            values = values | {"train": train | {other: None}}
+    return merge(base, values)
 
 
 def config_from_values(values: dict[str, Any], source: str) -> Config:

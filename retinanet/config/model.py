@@ -8,10 +8,11 @@ from retinanet.config.base import MAY_CHANGE_ON_RESUME, Count, CountOrZero, Posi
 
 Norm = Literal["frozen", "batch", "sync", "group"]
 HeadNorm = Literal["none", "group"]
+ClassPrecision = Literal["network", "fp32"]
 P6Source = Literal["c5", "p5"]
 AnchorRounding = Literal["none", "torchvision"]
 ClassActivation = Literal["sigmoid", "softmax"]
-ResNetName = Literal[
+TorchvisionResNet = Literal[
     "resnet18",
     "resnet34",
     "resnet50",
@@ -21,6 +22,7 @@ ResNetName = Literal[
     "resnext101_32x8d",
     "resnext101_64x4d",
 ]
+ResNetName = Literal[TorchvisionResNet, "resnet10_half"]
 
 
 class AnchorConfig(StrictModel):
@@ -49,11 +51,12 @@ class AnchorConfig(StrictModel):
 
 
 class ResNetConfig(StrictModel):
-    """ResNet or ResNeXt from torchvision."""
+    """ResNet or ResNeXt, with torchvision's names of weights."""
 
     type: Literal["resnet"] = "resnet"
     name: ResNetName = "resnet50"
-    """Architecture."""
+    """Architecture. resnet10_half has one block per stage and half the channels of resnet18, for small images on a
+    CPU."""
     weights: Annotated[str, MAY_CHANGE_ON_RESUME] = "imagenet"
     """Initial weights: imagenet, the name of torchvision weights such as IMAGENET1K_V2, a file path, or none."""
     norm: Norm = "frozen"
@@ -62,6 +65,12 @@ class ResNetConfig(StrictModel):
     """Number of frozen stages, counted from the input: 2 freezes the stem and the first residual stage."""
     checkpoint_activations: Annotated[bool, MAY_CHANGE_ON_RESUME] = False
     """Whether to recompute activations in the backward pass: slower, but saves memory. Results do not change."""
+
+    @model_validator(mode="after")
+    def imagenet_weights_exist(self) -> Self:
+        if self.name == "resnet10_half" and self.weights.lower().startswith("imagenet"):
+            raise ValueError("resnet10_half has no ImageNet weights; set weights: none and frozen_stages: 0")
+        return self
 
     @model_validator(mode="after")
     def nothing_random_is_frozen(self) -> Self:
@@ -90,9 +99,13 @@ class ModelConfig(StrictModel):
     head_convs: CountOrZero = 4
     """Number of 3x3 convolutions before the output convolution, in the class subnet and in the box subnet."""
     head_norm: HeadNorm = "none"
-    """Normalisation after each of the `head_convs` convolutions."""
+    """Normalisation after each of the `head_convs` convolutions. The statistics of group norm include the padding, as
+    in torchvision: scores depend on the padded shape, not only on the image."""
     prior: Annotated[float, Field(gt=0, lt=1)] = 0.01
     """Initial probability of each class at every anchor; with softmax, their total over all classes."""
+    class_precision: ClassPrecision = "network"
+    """Precision of the convolution that computes the class logits. With `network`, bfloat16 logits have 8 significant
+    bits, so many scores are equal; fp32 avoids this, at little cost with few classes."""
     class_activation: ClassActivation = "sigmoid"
     """Activation of the class logits. sigmoid: one logit per class. softmax: an extra logit, the last, for background;
     requires the `softmax_focal` loss."""

@@ -76,7 +76,8 @@ class TrainConfig(StrictModel):
     batch_size: Count = 16
     """Images per optimizer step, over all processes and all accumulated micro-batches."""
     accumulate: Annotated[Count, MAY_CHANGE_ON_RESUME] = 1
-    """Number of micro-batches into which each process splits its share of the batch, to save memory."""
+    """Number of micro-batches into which each process splits its share of the batch, to save memory. Gradients stay
+    the same, except with `norm: batch` or `sync`, whose statistics cover one micro-batch at a time."""
     epochs: Positive | None = None
     """Length of the run in epochs. Set exactly one of `epochs` and `steps`."""
     steps: Count | None = None
@@ -118,9 +119,10 @@ class TrainConfig(StrictModel):
     log_every: Annotated[Count, MAY_CHANGE_ON_RESUME, NO_EFFECT_ON_RESULTS] = 20
     """Number of steps between log lines."""
     save_every: Annotated[Count | None, MAY_CHANGE_ON_RESUME, NO_EFFECT_ON_RESULTS] = None
-    """Number of steps between checkpoints; null: one epoch."""
+    """Number of steps between checkpoints; null: one epoch, or as many epochs as take 20 steps."""
     eval_every: Count | None = None
-    """Number of steps between evaluations; null: one epoch. The last step is always evaluated."""
+    """Number of steps between evaluations; null: one epoch, or as many epochs as take 20 steps. The last step is always
+    evaluated."""
     eval_batch_size: Annotated[Count | None, MAY_CHANGE_ON_RESUME] = None
     """Number of images that each process evaluates at once; null: `batch_size`."""
     keep_checkpoints: Annotated[Count, MAY_CHANGE_ON_RESUME, NO_EFFECT_ON_RESULTS] = 2

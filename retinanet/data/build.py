@@ -40,10 +40,10 @@ def load_train_data(cfg: Config) -> Dataset:
 
 
 def load_val_data(cfg: Config, class_names: tuple[str, ...]) -> Dataset:
-    """Read the validation set, which must have exactly these classes.
+    """Read the validation set, which may lack some of these classes, but have no others.
 
     Raises:
-        InputError: the data cannot be used, or has different classes.
+        InputError: the data cannot be used, or has other classes.
     """
     return read_coco(
         cfg.data.val,
@@ -60,14 +60,15 @@ def build_padded_shapes(cfg: DataConfig) -> PaddedShapes:
     return PaddedShapes(longer=cfg.resize.longer, aspects=cfg.resize.bucket_aspects, divisor=cfg.resize.divisor)
 
 
-def build_train_sampler(cfg: Config, data: Dataset) -> Iterator[list[PlannedImage]]:
-    """Build the endless stream of global training batches."""
+def build_train_sampler(cfg: Config, data: Dataset, *, start: int = 0) -> Iterator[list[PlannedImage]]:
+    """Build the endless stream of global training batches, from the batch number `start` on."""
     return train_batches(
         data.sizes.tolist(),
         batch_size=cfg.train.batch_size,
         shorter=cfg.data.resize.shorter,
         padded_shapes=build_padded_shapes(cfg.data),
         seed=cfg.train.seed,
+        start=start,
     )
 
 
@@ -76,12 +77,27 @@ def train_loader(cfg: Config, data: Dataset, *, start: int, stop: int, pin_memor
 
     The batches of all processes together form the sampler's global batches, and a resumed run gets the same ones. An
     image that cannot be read is replaced, and the replacement is recorded in its batch.
+
+    Raises:
+        InputError: an image can be neither read nor replaced. Raised only when its batch is requested; the message
+            names the step, counted from 1.
     """
     reader = SampleReader(
         data, build_transforms(cfg.data.transforms), seed=cfg.train.seed, max_pixels=cfg.data.max_pixels
     )
-    batches = local_batches(itertools.islice(build_train_sampler(cfg, data), start, stop), cfg.train.accumulate)
-    return make_loader(reader, batches, workers=cfg.data.workers, pin_memory=pin_memory, replace_unreadable=True)
+    planned = itertools.islice(build_train_sampler(cfg, data, start=start), stop - start)
+    batches = make_loader(
+        reader,
+        local_batches(planned, cfg.train.accumulate),
+        workers=cfg.data.workers,
+        pin_memory=pin_memory,
+        replace_unreadable=True,
+    )
+    for step in range(start + 1, stop + 1):
+        try:
+            yield from itertools.islice(batches, cfg.train.accumulate)
+        except InputError as error:
+            raise InputError(f"step {step}: {error}") from None
 
 
 def local_batches(batches: Iterable[list[PlannedImage]], accumulate: int) -> Iterator[list[PlannedImage]]:

@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 from retinanet.errors import InputError
@@ -18,7 +18,7 @@ class Quarantine:
 
     Args:
         file: JSON Lines file with one object per image. Entries from before a resume count towards the budget.
-        budget: maximum number of distinct unreadable images.
+        budget: maximum number of distinct unreadable images in the dataset.
 
     Raises:
         InputError: `file` cannot be read, or is not a list of unreadable images.
@@ -27,42 +27,44 @@ class Quarantine:
     def __init__(self, file: Path, *, budget: int):
         self.file = file
         self.budget = budget
-        self._paths = _read_paths(file)
+        self._paths = read_paths(file)
+        _remove_incomplete_line(file)
 
     def __len__(self) -> int:
         """Number of distinct images so far."""
         return len(self._paths)
 
-    def add(self, step: int, unreadable: Iterable[Unreadable], dataset: Dataset) -> None:
+    def add(self, unreadable: Sequence[tuple[int, Unreadable]], dataset: Dataset) -> None:
         """Record those images that are not in the list yet.
 
         Args:
-            step: the training step whose batch needed the images.
-            unreadable: the images, identified by their indices into `dataset`.
+            unreadable: the images, identified by their indices into `dataset`, each with the training step whose batch
+                needed it.
             dataset: provides the paths and ids of the images.
 
         Raises:
-            InputError: the list exceeds the budget.
+            InputError: more of the dataset's images are in the list than the budget allows.
         """
-        any_unreadable = False
-        for entry in unreadable:
-            any_unreadable = True
+        for step, entry in unreadable:
             path, replacement = dataset.paths[entry.index], dataset.paths[entry.replaced_by]
             if path in self._paths:
                 continue
             self._paths.add(path)
             line = {
                 "path": path,
-                "image_id": int(dataset.image_ids[entry.index]),
+                "image_id": dataset.image_ids[entry.index],
                 "reason": entry.reason,
                 "step": step,
                 "replaced_by": replacement,
             }
             self._append(json.dumps(line) + "\n", path)
             log.warning("step %d: %s; replaced by %s", step, entry.reason, replacement)
-        if any_unreadable and len(self) > self.budget:
+        if not unreadable:
+            return
+        listed = sum(path in self._paths for path in dataset.paths)  # without images removed before a resume
+        if listed > self.budget:
             raise InputError(
-                f"{self.file}: lists {len(self)} images that cannot be read, expected at most {self.budget} "
+                f"{self.file}: lists {listed} images that cannot be read, expected at most {self.budget} "
                 "(data.max_unreadable); restore them and delete the list, remove them from the dataset, or raise "
                 "data.max_unreadable"
             )
@@ -75,20 +77,31 @@ class Quarantine:
             log.warning("%s: could not be written: %s; %s is missing from it", self.file, error.strerror, path)
 
 
-def _read_paths(file: Path) -> set[str]:
-    """Read the paths from a list of unreadable images; remove an incomplete last line left by a killed process."""
+def read_paths(file: Path) -> set[str]:
+    """Read the paths from a list of unreadable images, without an incomplete last line; empty if there is no file.
+
+    Raises:
+        InputError: `file` cannot be read, or is not a list of unreadable images.
+    """
     try:
         content = file.read_bytes()
-        complete = content[: content.rfind(b"\n") + 1]
-        if complete != content:
-            os.truncate(file, len(complete))
     except FileNotFoundError:
         return set()
     except OSError as error:
-        raise InputError(f"{file}: cannot be read: {error.strerror}; fix its permissions or move it away") from None
+        raise InputError(f"{file}: cannot be read: {error.strerror}; fix its permissions, or move the file") from None
     try:
-        return {str(json.loads(line)["path"]) for line in complete.splitlines()}
+        return {str(json.loads(line)["path"]) for line in content[: content.rfind(b"\n") + 1].splitlines()}
     except (ValueError, TypeError, KeyError):
         raise InputError(
-            f"{file}: is not a list of unreadable images, expected one JSON object with a path per line; move it away"
+            f"{file}: not a list of unreadable images: each line must be a JSON object with a path; move or rename "
+            "the file"
         ) from None
+
+
+def _remove_incomplete_line(file: Path) -> None:
+    """Remove an incomplete last line, left by a killed process."""
+    if file.exists():
+        content = file.read_bytes()
+        complete = content.rfind(b"\n") + 1
+        if complete < len(content):
+            os.truncate(file, complete)

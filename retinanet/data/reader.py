@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from retinanet.data.padded_shapes import resized
 from retinanet.data.sampler import PlannedImage, stable_hash
 from retinanet.data.transforms import Sample, SampleTransform
 from retinanet.errors import InputError
@@ -51,37 +50,40 @@ class SampleReader:
         return self.transform(self.read(planned.index), planned)
 
     def replace(self, planned: PlannedImage, error: InputError) -> tuple[PreparedSample, list[Unreadable]]:
-        """Prepare another image that fits the batch, after reading the planned one failed with `error`.
+        """Prepare another image for the batch, after reading the planned one failed with `error`.
 
         Returns:
             The other image, with its own index in `planned`, and a record of each image that could not be read.
 
         Raises:
-            InputError: no other image fits, or none of the replacements tried can be read either.
+            InputError: there is no other image, or none of the replacements tried can be read either.
         """
         errors = [(planned.index, error)]
-        for index in itertools.islice(self._fitting(planned), MAX_REPLACEMENTS):
+        for other in itertools.islice(self._replacements(planned), MAX_REPLACEMENTS):
             try:
                 # Seeded by the planned image, so it differs from the replacement's regular use in this epoch.
-                prepared = self.transform(self.read(index), planned)
+                prepared = self.transform(self.read(other.index), planned._replace(longer=other.longer))
             except InputError as another:
-                errors.append((index, another))
+                errors.append((other.index, another))
                 continue
-            unreadable = [Unreadable(bad, planned.epoch, index, str(reason)) for bad, reason in errors]
-            return prepared._replace(planned=planned._replace(index=index)), unreadable
-        if len(errors) == 1:  # no other image fits the batch
-            raise error
+            unreadable = [Unreadable(bad, planned.epoch, other.index, str(reason)) for bad, reason in errors]
+            return prepared._replace(planned=other), unreadable
+        if len(errors) == 1:
+            raise InputError(f"{error} (and the dataset has no other image to replace it)")
         raise InputError(
             f"{error} (and none of the {len(errors) - 1} replacements tried can be read, the last: {errors[-1][1]})"
         )
 
-    def _fitting(self, planned: PlannedImage) -> Iterator[int]:
-        """Indices of the other images that fit the padded shape, in a random order fixed by the planned image."""
+    def _replacements(self, planned: PlannedImage) -> Iterator[PlannedImage]:
+        """Plan the other images, in a random order fixed by the planned image, each small enough for its bounds."""
         random = np.random.default_rng(stable_hash("replacement", self.seed, planned.epoch, planned.index))
         for index in random.permutation(len(self.dataset)).tolist():
-            height, width = resized(*self.dataset.sizes[index].tolist(), planned.shorter, planned.longer)
-            if index != planned.index and height <= planned.padded_shape[0] and width <= planned.padded_shape[1]:
-                yield index
+            if index == planned.index:
+                continue
+            height, width = self.dataset.sizes[index].tolist()
+            side = max(height, width)
+            longest = min(planned.max_shape[0] * side // height, planned.max_shape[1] * side // width)
+            yield planned._replace(index=index, longer=min(planned.longer, longest))
 
     def transform(self, sample: Sample, planned: PlannedImage) -> PreparedSample:
         """Apply the transforms, seeded by the planned image; torch's global generator is left unchanged."""

@@ -1,4 +1,15 @@
-"""Sampling: choose the images of each batch and their order, as a pure function of sizes, seed and position."""
+"""Sampling: choose the images of each batch and their order, as a pure function of sizes, seed and position.
+
+Training takes its batches from an endless stream of images, the epochs' orders one after another; batch n holds the
+images at positions [n * batch_size, (n + 1) * batch_size). So every batch is full, every image is used exactly once per
+epoch, and the number of steps in a run is epochs * images / batch_size, rounded up. If the batch size does not divide
+the number of images, an epoch begins and ends within a batch, which it shares with its neighbours. The alternatives are
+worse: a short last batch takes a step of full length along a noisier gradient and may leave a process without images,
+and dropping it skips images.
+
+The order of an epoch is arranged so that batches need little padding (see `epoch_order`). It depends only on the seed
+and the epoch, so a run can resume anywhere without replaying the epochs before.
+"""
 
 import hashlib
 import itertools
@@ -17,38 +28,120 @@ class PlannedImage(NamedTuple):
     epoch: int
     shorter: int  # target length of the shorter side, pixels
     longer: int  # upper bound of the longer side, pixels
-    padded_shape: tuple[int, int]  # padded height and width of the batch
+    max_shape: tuple[int, int]  # upper bounds of height and width: the padded shape of its own aspect-ratio bucket
+    padded_shape: tuple[int, int]  # padded height and width of the batch, which may hold images of other buckets
 
 
 def train_batches(
-    sizes: Sequence[tuple[int, int]], *, batch_size: int, shorter: Sequence[int], padded_shapes: PaddedShapes, seed: int
+    sizes: Sequence[tuple[int, int]],
+    *,
+    batch_size: int,
+    shorter: Sequence[int],
+    padded_shapes: PaddedShapes,
+    seed: int,
+    start: int = 0,
 ) -> Iterator[list[PlannedImage]]:
-    """Yield full batches indefinitely.
+    """Yield full batches indefinitely, each image once per epoch.
 
-    Each epoch is a permutation of the dataset. An image waits in its aspect-ratio bucket until the bucket
-    contains a full batch. No batch is short, and each image is used exactly once per epoch, though sometimes a little
-    later than in the permutation.
+    No image occurs twice in a batch unless the batch is larger than the dataset; then every image occurs in each
+    batch, and no image more than once more often than another. A batch has the smallest padded shape that holds the
+    aspect-ratio buckets of its images.
 
     Args:
         sizes: (height, width) of each image, at least one.
         shorter: candidates for the shorter side; one is drawn per batch.
         seed: together with the position in the stream, determines every batch.
+        start: number of the first batch to yield.
     """
     assert len(sizes) > 0
     buckets = [padded_shapes.bucket(height, width) for height, width in sizes]
-    waiting: dict[AspectBucket, list[tuple[int, int]]] = {bucket: [] for bucket in buckets}
-    number = 0
-    for epoch in itertools.count():
-        for index in np.random.default_rng([seed, epoch]).permutation(len(sizes)).tolist():
-            members = waiting[buckets[index]]
-            members.append((index, epoch))
-            if len(members) < batch_size:
-                continue
-            side = shorter[stable_hash("shorter", seed, number) % len(shorter)]
-            padded_shape = padded_shapes.padded_shape(buckets[index], side)
-            yield [PlannedImage(index, epoch, side, padded_shapes.longer, padded_shape) for index, epoch in members]
-            members.clear()
-            number += 1
+    bucket_ranks = rank_by_aspect(buckets)
+    epoch, skipped = divmod(start * batch_size, len(sizes))
+    stream = itertools.islice(_image_stream(bucket_ranks, batch_size, seed, epoch), skipped, None)
+    for number in itertools.count(start):
+        images = list(itertools.islice(stream, batch_size))
+        side = shorter[stable_hash("shorter", seed, number) % len(shorter)]
+        shapes = {
+            bucket: padded_shapes.padded_shape(bucket, side) for bucket in {buckets[index] for index, _ in images}
+        }
+        padded_shape = max(height for height, _ in shapes.values()), max(width for _, width in shapes.values())
+        yield [
+            PlannedImage(index, epoch, side, padded_shapes.longer, shapes[buckets[index]], padded_shape)
+            for index, epoch in images
+        ]
+
+
+def _image_stream(bucket_ranks: np.ndarray, batch_size: int, seed: int, epoch: int) -> Iterator[tuple[int, int]]:
+    """Yield (index, epoch) of every image from the beginning of an epoch on."""
+    for number in itertools.count(epoch):
+        order = epoch_order(bucket_ranks, batch_size=batch_size, seed=seed, epoch=number)
+        yield from ((index, number) for index in order.tolist())
+
+
+def rank_by_aspect(buckets: Sequence[AspectBucket]) -> np.ndarray:
+    """Number the buckets that occur from the widest to the tallest, and return the number of each image's bucket."""
+    tallness = [bucket.position + 1 if not bucket.is_landscape else -bucket.position for bucket in buckets]
+    return np.unique(tallness, return_inverse=True)[1].astype(np.int16)
+
+
+def epoch_order(bucket_ranks: np.ndarray, *, batch_size: int, seed: int, epoch: int) -> np.ndarray:
+    """Order of the images (I,) in an epoch: the rest of an open batch, whole batches, and the start of the next batch.
+
+    For whole batches, images are sorted by aspect-ratio bucket, from the widest to the tallest and at random within a
+    bucket, and cut into batches, whose order is random. Images left over in one bucket thus share a batch with those
+    of the next, which needs little more padding. Batches that two epochs share come from the most common bucket where
+    possible, and their images do not repeat: see `_last_images`.
+
+    Args:
+        bucket_ranks: (I,) int16, from `rank_by_aspect`.
+    """
+    num_images = len(bucket_ranks)
+    num_first, _ = _shared_counts(num_images, batch_size, epoch)
+    last = _last_images(bucket_ranks, batch_size, seed, epoch)
+    distance = _distance_to_most_common(bucket_ranks)
+    if num_first:  # images that are in the open batch already are the last choice
+        distance[_last_images(bucket_ranks, batch_size, seed, epoch - 1)] = np.iinfo(distance.dtype).max
+
+    random = np.random.default_rng([seed, epoch])
+    order = random.permutation(num_images)
+    is_left = np.ones(num_images, dtype=bool)
+    is_left[last] = False
+    order = order[is_left[order]]
+    first = _sorted_by(distance, order)[:num_first]
+    is_left[first] = False
+    order = order[is_left[order]]
+    batches = _sorted_by(bucket_ranks, order).reshape(-1, batch_size)
+    return np.concatenate([first, random.permutation(batches).ravel(), last])
+
+
+def _shared_counts(num_images: int, batch_size: int, epoch: int) -> tuple[int, int]:
+    """Number of an epoch's images in the batch that is open when it begins, and in the one open when it ends."""
+    first = min(num_images, -epoch * num_images % batch_size)
+    return first, (num_images - first) % batch_size
+
+
+def _last_images(bucket_ranks: np.ndarray, batch_size: int, seed: int, epoch: int) -> np.ndarray:
+    """Images that an epoch leaves for the batch it shares with the next one; they are determined without that epoch.
+
+    The next epoch chooses others for that batch. With 2 * batch_size images or more, there are enough of them
+    whatever the two epochs leave. With fewer, every epoch leaves the start of one and the same permutation:
+    what two neighbouring epochs leave then overlaps as far as possible, and enough others remain. With fewer images
+    than a batch, the next epochs begin with all that they do not leave themselves.
+    """
+    num_images = len(bucket_ranks)
+    _, num_last = _shared_counts(num_images, batch_size, epoch)
+    order = np.random.default_rng([seed, epoch if num_images >= 2 * batch_size else 0]).permutation(num_images)
+    return _sorted_by(_distance_to_most_common(bucket_ranks), order)[:num_last]
+
+
+def _distance_to_most_common(bucket_ranks: np.ndarray) -> np.ndarray:
+    """Distance in rank (I,) of each image's bucket to the most common bucket."""
+    return np.abs(bucket_ranks - np.bincount(bucket_ranks).argmax().astype(bucket_ranks.dtype))
+
+
+def _sorted_by(key: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """Sort images by their key; equal ones keep their order."""
+    return images[np.argsort(key[images], kind="stable")]
 
 
 def eval_batches(
@@ -63,7 +156,9 @@ def eval_batches(
         padded_shape = padded_shapes.padded_shape(bucket, shorter)
         for start in range(0, len(members), batch_size):
             chosen = members[start : start + batch_size]
-            batches.append([PlannedImage(index, 0, shorter, padded_shapes.longer, padded_shape) for index in chosen])
+            batches.append(
+                [PlannedImage(index, 0, shorter, padded_shapes.longer, padded_shape, padded_shape) for index in chosen]
+            )
     return batches
 
 

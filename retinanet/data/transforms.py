@@ -49,14 +49,17 @@ def build_transforms(cfg: Sequence[Transform]) -> list[SampleTransform]:
 
 
 class Resize:
-    """Resize to fit the padded shape of the batch, keeping the aspect ratio. Evaluation uses no other transform."""
+    """Resize to the planned size, keeping the aspect ratio. Evaluation uses no other transform."""
 
     def __call__(self, sample: Sample, planned: PlannedImage) -> Sample:
         return resize(sample, *resized(*sample.image.shape[-2:], planned.shorter, planned.longer))
 
 
 class ScaleJitter:
-    """Scale the fitting size by a random factor in `low`..`high`, and crop the result to the padded shape."""
+    """Scale the planned size by a random factor in `low`..`high`, and crop the result to `max_shape`.
+
+    The batch may have a larger padded shape, but augmentation must not depend on the other images in the batch.
+    """
 
     def __init__(self, low: float, high: float):
         self.low = low
@@ -66,7 +69,7 @@ class ScaleJitter:
         factor = torch.empty(()).uniform_(self.low, self.high).item()
         height, width = resized(*sample.image.shape[-2:], planned.shorter, planned.longer)
         sample = resize(sample, max(1, round(height * factor)), max(1, round(width * factor)))
-        return random_crop(sample, *planned.padded_shape)
+        return random_crop(sample, *planned.max_shape)
 
 
 class TorchvisionTransform:

@@ -1,12 +1,11 @@
 """ATSS: anchor assignment with an adaptive IoU threshold for each object (Zhang et al. 2020, algorithm 1)."""
 
-import math
-
 import torch
 from torch import Tensor
 
 from retinanet.detection.assignment import Assignment, assign
 from retinanet.detection.boxes import centre_form, overlap
+from retinanet.detection.nearest import nearest_anchors
 from retinanet.structures import Targets
 
 BOXES_AT_ONCE = 256  # per image; limits memory use regardless of the number of boxes
@@ -46,39 +45,13 @@ def assign_atss(
     for start in range(0, num_boxes, BOXES_AT_ONCE):
         rows = slice(start, start + BOXES_AT_ONCE)
         gt_boxes = targets.boxes[:, rows]
-        candidates = _candidates(anchors, centre_form(gt_boxes)[0], anchors_per_level)
+        candidates = nearest_anchors(anchors, centre_form(gt_boxes)[0], anchors_per_level)
         claimed_iou = _claimed_iou(boxes[candidates], gt_boxes) * targets.is_object[:, rows, None]
         chunk_best, chunk_index = _best_claims(candidates, claimed_iou, len(boxes))
         gt_index = torch.where(chunk_best > best_iou, start + chunk_index, gt_index)  # ties go to the first
         best_iou = torch.maximum(best_iou, chunk_best)
     positive = best_iou > 0
     return Assignment(gt_index, positive, ~positive & _outside_crowds(anchors, targets, ignore_ioa))
-
-
-def _candidates(anchors: list[Tensor], centres: Tensor, per_level: int) -> Tensor:
-    """Indices of the anchors on each level that are nearest to points (B, n, 2): (B, n, C)."""
-    index_per_level, first = [], 0
-    for level in anchors:
-        index_per_level.append(first + _nearest(level, centres, per_level))
-        first += level[..., 0].numel()
-    return torch.cat(index_per_level, dim=2)
-
-
-def _nearest(level: Tensor, centres: Tensor, count: int) -> Tensor:
-    """Indices of the `count` nearest anchors of one grid (H, W, a, 4), or of all if there are fewer: (B, n, count)."""
-    _, columns, a = level.shape[:3]
-    cells = math.ceil(count / a)
-    grid = centre_form(level[:, :, 0])[0]  # (H, W, 2)
-    dx = (grid[0, :, 0] - centres[..., :1]).square()  # (B, n, W)
-    dy = (grid[:, 0, 1] - centres[..., 1:]).square()  # (B, n, H)
-    # The k nearest cells lie at the intersections of the k nearest rows and columns. Sort these by index again, and use
-    # only stable sorts, so that ties go to the first anchor.
-    column = dx.sort(stable=True).indices[..., :cells].sort().values
-    row = dy.sort(stable=True).indices[..., :cells].sort().values
-    distance = dy.gather(2, row)[..., :, None] + dx.gather(2, column)[..., None, :]
-    cell = (row[..., :, None] * columns + column[..., None, :]).flatten(2)
-    cell = cell.gather(2, distance.flatten(2).sort(stable=True).indices[..., :cells])  # (B, n, cells)
-    return (cell[..., None] * a + torch.arange(a, device=level.device)).flatten(2)[..., :count]
 
 
 def _claimed_iou(candidates: Tensor, gt_boxes: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ def build_assignment(cfg: AssignmentConfig) -> Assign:
                 fg_iou=cfg.fg_iou,
                 bg_iou=cfg.bg_iou,
                 low_quality_matches=cfg.low_quality_matches,
+                match_every_object=cfg.match_every_object,
                 ignore_ioa=cfg.ignore_ioa,
             )
         case ATSSAssignmentConfig():

@@ -123,7 +123,7 @@ def best_matches(grid: AnchorGrid, targets: Targets, *, crowds: bool) -> Iterato
 
 
 def _blocks(grid: AnchorGrid, most: int) -> list[_Block]:
-    """Split all anchors, in order, into blocks of at most `most` anchors, or of one row if a row is longer."""
+    """Split all anchors, in order, into blocks of at most `most` anchors; a longer row is a block of its own."""
     blocks = []
     first_row = first_column = first_anchor = 0
     for a, rows, columns in grid.sizes:

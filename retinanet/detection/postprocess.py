@@ -30,6 +30,8 @@ class _Candidates(NamedTuple):
 class Postprocess:
     """Select the best anchors per level, decode them, apply NMS per class, and keep the best per image.
 
+    Boxes without area inside the image are removed before NMS.
+
     Args:
         min_score: candidates must score higher than this.
         top_k: number of candidates, (anchor, class) pairs, kept on each level before NMS.
@@ -101,7 +103,9 @@ class Postprocess:
         # A single box with a NaN would disable suppression for all boxes.
         is_finite = candidates.boxes.isfinite().all(dim=1) & candidates.scales.isfinite().all(dim=1)
         is_finite &= candidates.scores.isfinite()
-        candidates = candidates.select((candidates.scores > self.min_score) & is_finite)
+        # Boxes in the padding are clipped to a line or a point.
+        has_area = (candidates.boxes[:, 2:] > candidates.boxes[:, :2]).all(dim=1)
+        candidates = candidates.select((candidates.scores > self.min_score) & is_finite & has_area)
         candidates = candidates.select(candidates.scores.sort(descending=True, stable=True).indices)
         for look in (FIRST_LOOK, len(candidates.scores)):
             best = candidates.select(slice(look))

@@ -1,7 +1,14 @@
 """Track the best evaluation so far by `train.best_metric`, and count the evaluations since then."""
 
+import logging
 import math
 from typing import Any
+
+from retinanet.errors import InputError
+from retinanet.evaluation.coco import score_detections
+from retinanet.formats.dataset import Dataset
+
+log = logging.getLogger(__name__)
 
 
 class BestScore:
@@ -13,21 +20,23 @@ class BestScore:
 
     def __init__(self, metric: str):
         self.metric = metric
-        self.value = math.nan  # until the first evaluation
+        self.value = math.nan  # until the first evaluation that could measure the metric
         self.evaluations_since = 0
 
     def update(self, metrics: dict[str, float]) -> bool:
-        """Record the metrics of a new evaluation and return whether they are the best so far.
+        """Record the metrics of a new evaluation and return whether its checkpoint is the best so far.
 
-        NaN (no ground truth to score against) always counts as the best, which keeps the newest checkpoint.
+        NaN, the value of a metric that cannot be measured, is never better than a number. Until there is a number, the
+        newest checkpoint is the best, but its evaluation does not count as an improvement.
         """
         value = metrics[self.metric]
-        is_no_better = self.value <= value if self.metric == "loss" else self.value >= value
-        if is_no_better:
-            self.evaluations_since += 1
-            return False
-        self.value, self.evaluations_since = value, 0
-        return True
+        is_better = value < self.value if self.metric == "loss" else value > self.value
+        is_first = math.isnan(self.value)
+        if is_better or (is_first and not math.isnan(value)):
+            self.value, self.evaluations_since = value, 0
+            return True
+        self.evaluations_since += 1
+        return is_first
 
     def state_dict(self) -> dict[str, Any]:
         return {"metric": self.metric, "value": self.value, "evaluations_since": self.evaluations_since}
@@ -36,3 +45,22 @@ class BestScore:
         """Restore the best value, unless it was saved for a different metric and is therefore not comparable."""
         if state["metric"] == self.metric:
             self.value, self.evaluations_since = state["value"], state["evaluations_since"]
+
+
+def check_measurable(metric: str, data: Dataset, *, early_stop: int | None) -> None:
+    """Warn if a validation set lacks objects for the metric that selects the best checkpoint.
+
+    Raises:
+        InputError: so it does, and `early_stop` is set, which would stop the run at random.
+    """
+    if metric == "loss" or not math.isnan(score_detections(data, {}).metrics[metric]):
+        return
+    count = sum(data.object_counts())
+    found = f"none of its {count} objects counts for {metric}" if count else "it has no objects"
+    problem = f"data.val: {found}, so {metric} cannot be measured"
+    if early_stop:
+        raise InputError(
+            f"{problem} and train.early_stop cannot monitor it; add such objects, or set train.best_metric=loss or "
+            "train.early_stop=null"
+        )
+    log.warning("%s; best.pt will be the newest checkpoint unless you set train.best_metric=loss", problem)

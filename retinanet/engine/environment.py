@@ -1,6 +1,7 @@
 """Environment record: the versions, hardware and source commit of a run, saved with its results."""
 
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -34,6 +35,7 @@ def environment_record() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "command": sys.argv,
+        "folder": os.getcwd(),  # relative paths in the config are relative to it
         "launch": launch_id(),
     }
 

@@ -1,4 +1,4 @@
-"""Evaluate a model on a validation set: detections, COCO AP, and the loss."""
+"""Evaluate a network on a validation set: detections, COCO AP, and the loss."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -14,10 +14,10 @@ from retinanet.detection.build import build_assignment
 from retinanet.detection.postprocess import Postprocess, build_postprocess
 from retinanet.evaluation.coco import CocoScores, score_detections
 from retinanet.formats.dataset import Dataset
+from retinanet.losses.build import build_loss
 from retinanet.losses.detection import DetectionLoss
 from retinanet.runtime.console import progress
-from retinanet.runtime.device import autocast
-from retinanet.runtime.distributed import gather, rank, world_size
+from retinanet.runtime.distributed import gather, is_main, rank, world_size
 from retinanet.structures import Batch, Detections
 
 
@@ -41,18 +41,19 @@ class Evaluation(NamedTuple):
 
 def evaluate_dataset(
     cfg: Config,
-    model: nn.Module,
+    network: nn.Module,
     data: Dataset,
     *,
-    criterion: DetectionLoss,
     device: torch.device,
-    dtype: torch.dtype,
     on_batch: Callable[[Batch | None], None] = lambda batch: None,
 ) -> Evaluation | None:
-    """Evaluate a model on a dataset, using the image sizes, postprocessing and assignment from a config.
+    """Evaluate a network on a dataset, using the image sizes, postprocessing, assignment and loss from a config.
+
+    Training and `retinanet eval` both call this with the result of `inference_model`, so a checkpoint gets the same
+    scores in both.
 
     Args:
-        criterion: the loss to report.
+        network: called as `network(images, image_sizes)`; returns `HeadOutputs`.
         on_batch: called with each batch before the model runs on it, and with None before the detections are scored.
 
     Returns: the evaluation on the main process, None on all others.
@@ -67,21 +68,20 @@ def evaluate_dataset(
         on_batch(None)
 
     return evaluate_batches(
-        model,
+        network,
         batches(),
         data,
         postprocess=build_postprocess(cfg.postprocess, background_logit=cfg.model.has_background_logit),
-        criterion=criterion,
+        criterion=build_loss(cfg.loss, num_classes=len(data.class_names)),
         assign=build_assignment(cfg.assignment),
         device=device,
-        dtype=dtype,
         num_batches=len(own_batches),
     )
 
 
 @torch.no_grad()
 def evaluate_batches(
-    model: nn.Module,
+    network: nn.Module,
     batches: Iterable[Batch],
     data: Dataset,
     *,
@@ -89,38 +89,31 @@ def evaluate_batches(
     criterion: DetectionLoss,
     assign: Assign,
     device: torch.device,
-    dtype: torch.dtype,
     num_batches: int | None = None,
 ) -> Evaluation | None:
-    """Run a model on batches and score its detections. The model's training mode is restored, even after an error.
+    """Run a network on batches and score its detections.
 
-    With several processes, each runs the model on its own batches, and the main process scores all detections.
+    With several processes, each runs the network on its own batches, and the main process scores all detections.
 
     Args:
-        model: called as `model(images, image_sizes)`; returns `HeadOutputs`.
+        network: called as `network(images, image_sizes)`; returns `HeadOutputs`.
         batches: the batches of this process. Across all processes, every image of `data` must occur exactly once.
         num_batches: number of batches of this process, for the progress bar.
 
     Returns: the evaluation on the main process, None on all others.
     """
-    was_training = model.training
-    model.eval()
     detections: dict[int, Detections] = {}
     sums: list[torch.Tensor] = []  # per batch: class loss, box loss, positive anchors
     one = torch.ones((), device=device)
-    try:
-        for batch in progress(batches, "evaluating", num_batches):
-            batch = batch.to(device)
-            with autocast(device, dtype):
-                outputs = model(batch.images, batch.image_sizes)
-            assignment = assign(outputs.anchors, batch.targets)
-            losses = criterion(outputs, assignment, batch.targets, one)
-            sums.append(torch.stack([losses.classification, losses.box_regression, assignment.positive.sum().float()]))
-            detections |= zip(
-                batch.image_indices, postprocess(outputs, batch.image_sizes, batch.original_sizes), strict=True
-            )
-    finally:
-        model.train(was_training)
+    for batch in progress(batches, "evaluating", num_batches, silent=not is_main()):
+        batch = batch.to(device)
+        outputs = network(batch.images, batch.image_sizes)
+        assignment = assign(outputs.anchors, batch.targets)
+        losses = criterion(outputs, assignment, batch.targets, one)
+        sums.append(torch.stack([losses.classification, losses.box_regression, assignment.positive.sum().float()]))
+        detections |= zip(
+            batch.image_indices, postprocess(outputs, batch.image_sizes, batch.original_sizes), strict=True
+        )
     gathered = gather((detections, [values.tolist() for values in sums]))
     if gathered is None:
         return None

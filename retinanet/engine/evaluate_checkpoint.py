@@ -12,9 +12,10 @@ from retinanet.errors import make_folder
 from retinanet.formats.coco import coco_results
 from retinanet.formats.dataset import Dataset
 from retinanet.inference.predictor import Predictor
-from retinanet.losses.build import build_loss
+from retinanet.runtime.device import set_determinism
 from retinanet.runtime.distributed import is_main, on_main, process_group
 from retinanet.runtime.logging import start_logging
+from retinanet.runtime.spawn import exit_if_spawned, workers_explained
 
 METRICS_FILE, DETECTIONS_FILE = "evaluation.json", "detections.json"
 
@@ -23,6 +24,8 @@ def evaluate_checkpoint(
     checkpoint: str | Path, overrides: str | Sequence[str] = (), *, output: str | Path | None = None
 ) -> Evaluation | None:
     """Detect objects in the validation set named in a checkpoint's config, and score the detections.
+
+    Without overrides, the scores and losses are those that training recorded for the checkpoint's step.
 
     Args:
         checkpoint: file written during training, which includes the config and the class names.
@@ -35,21 +38,16 @@ def evaluate_checkpoint(
     Raises:
         InputError: the checkpoint, an override or the validation set cannot be used.
     """
+    exit_if_spawned()
     predictor = Predictor.from_checkpoint(checkpoint, overrides)
     cfg, folder = predictor.cfg, None if output is None else Path(output)
-    with process_group(predictor.device, timeout=cfg.train.stall_timeout):
+    set_determinism(cfg.train.deterministic)  # the algorithms of the run
+    with process_group(predictor.device, timeout=cfg.train.stall_timeout), workers_explained():
         start_logging(silent=not is_main())
         data = load_val_data(cfg, predictor.class_names)
         if folder is not None:
             on_main(lambda: make_folder(folder))
-        evaluation = evaluate_dataset(
-            cfg,
-            predictor.model,
-            data,
-            criterion=build_loss(cfg.loss, num_classes=len(predictor.class_names)),
-            device=predictor.device,
-            dtype=predictor.dtype,
-        )
+        evaluation = evaluate_dataset(cfg, predictor.model, data, device=predictor.device)
         if evaluation is not None and folder is not None:
             source = {"checkpoint": str(checkpoint), "annotations": [item.annotations for item in cfg.data.val]}
             write_evaluation(folder, evaluation, data, source)
@@ -60,8 +58,5 @@ def write_evaluation(folder: Path, evaluation: Evaluation, data: Dataset, source
     """Write metrics and detections as JSON; NaN becomes null."""
     metrics = {name: None if math.isnan(value) else value for name, value in evaluation.metrics_and_classes.items()}
     (folder / METRICS_FILE).write_text(json.dumps(metrics | source, indent=2) + "\n", encoding="utf-8")
-    by_id = sorted(
-        ((int(data.image_ids[index]), detections) for index, detections in evaluation.detections.items()),
-        key=lambda entry: entry[0],
-    )
+    by_id = ((data.image_ids[index], detections) for index, detections in sorted(evaluation.detections.items()))
     (folder / DETECTIONS_FILE).write_text(json.dumps(coco_results(by_id, data.category_ids)), encoding="utf-8")

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
@@ -47,7 +46,7 @@ class MetricsLog:
             self._file = open(self._path, "ab", buffering=0)  # unbuffered: a full disk raises an error immediately
             self._board: SummaryWriter | None = SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step)
         except OSError as error:
-            raise InputError(f"{folder}: cannot be written to: {error.strerror}; free disk space") from None
+            raise InputError(f"{folder}: cannot be written to: {error.strerror}; free up disk space") from None
         self._unwritten = b""  # lines that did not fit on the disk
 
     def write(self, kind: str, step: int, values: dict[str, float]) -> None:
@@ -108,11 +107,6 @@ class MetricsLog:
         except OSError as error:
             self._board = None
             log.warning("TensorBoard logging stopped: %s; metrics continue in %s", error, self._path.name)
-
-
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's `metrics.jsonl`."""
-    return [json.loads(line) for line in (folder / METRICS_FILE).read_text(encoding="utf-8").splitlines()]
 
 
 def _cut_back(path: Path, step: int) -> None:

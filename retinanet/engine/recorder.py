@@ -11,7 +11,7 @@ from retinanet.checkpoint.writer import CheckpointWriter
 from retinanet.data.quarantine import Quarantine
 from retinanet.engine.evaluate import Evaluation
 from retinanet.engine.metrics_log import MetricsLog
-from retinanet.engine.run_folder import UNREADABLE_FILE
+from retinanet.engine.run_files import UNREADABLE_FILE
 from retinanet.formats.dataset import Dataset
 from retinanet.runtime.distributed import is_main
 from retinanet.structures import Unreadable
@@ -52,18 +52,18 @@ class Recorder:
             self._outputs.checkpoints.save(checkpoint)
 
     def mark_best(self, step: int) -> None:
-        """Point `best.pt` to the checkpoint of a step."""
+        """Point `best.pt` at the checkpoint of a step."""
         if self._outputs:
             self._outputs.checkpoints.mark_best(step)
 
-    def record_unreadable(self, step: int, unreadable: Sequence[Unreadable], data: Dataset) -> None:
-        """Record images that could not be read.
+    def record_unreadable(self, unreadable: Sequence[tuple[int, Unreadable]], data: Dataset) -> None:
+        """Record images that could not be read, each with its step.
 
         Raises:
             InputError: the number of unreadable images exceeds `data.max_unreadable`.
         """
         if self._outputs:
-            self._outputs.quarantine.add(step, unreadable, data)
+            self._outputs.quarantine.add(unreadable, data)
 
 
 @contextmanager

@@ -14,9 +14,10 @@ class TrainResult(NamedTuple):
     folder: Path
     step: int  # number of completed steps
     metrics: dict[str, float]  # from the last evaluation; empty if there was none
-    best: float  # best value of `best_metric` so far; nan without a validation set
+    best: float  # best value of `best_metric` so far; nan if it could not be measured
     best_metric: str  # value of `train.best_metric`
     stopped_by: str | None  # signal or config key that stopped the run early; None if it ran to the end
+    diverged: bool  # whether the loss had exploded at the end; see `retinanet.engine.divergence`
     seconds: float  # duration of the run, including the time before it was resumed
 
     @property

@@ -1,46 +1,102 @@
-"""Run folder: the files in it, and checks before a run starts there, replaces an earlier run, or resumes it."""
+"""Run folder: one process at a time starts a run there, replaces an earlier run, or resumes it."""
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from retinanet.checkpoint.file import Checkpoint
 from retinanet.config import Config
 from retinanet.config.facts import may_change_on_resume
 from retinanet.config.flat import flat_config
 from retinanet.config.load import config_to_yaml
+from retinanet.data.fingerprint import check_same_images
+from retinanet.data.quarantine import read_paths
 from retinanet.engine.environment import write_environment
+from retinanet.engine.run_files import (
+    CHECKPOINTS,
+    CONFIG_FILE,
+    LOCK_FILE,
+    MARKER,
+    RESULT_FILES,
+    RESULT_PATTERNS,
+    RUN_FILES,
+    UNREADABLE_FILE,
+)
 from retinanet.errors import InputError, make_folder
 from retinanet.formats.dataset import Dataset
-from retinanet.runtime.distributed import launch_id
+from retinanet.runtime.distributed import launch_id, on_main
+from retinanet.runtime.lock import holder_of, try_lock
 from retinanet.runtime.logging import log_to_file
+from retinanet.runtime.memory import is_out_of_memory
 from retinanet.runtime.stop import clear_preempted
 
-CHECKPOINTS = "checkpoints"
-UNREADABLE_FILE = "unreadable.jsonl"
-MARKER = "environment.json"  # its presence marks a folder as a run folder
-RUN_FILES = ("config.yaml", "metrics.jsonl", "log.txt", "tensorboard", CHECKPOINTS)
-RESULT_FILES = ("evaluation.json", "detections.json", "profile", "preempted", UNREADABLE_FILE)
-RESULT_PATTERNS = ("nonfinite_step_*.pt", "stall_rank*.txt", "failure_rank*.txt")
+LENGTHS = ("train.epochs", "train.steps")
 
 
-def check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
-    """Create the run folder, or check that an existing one may be used.
+@contextmanager
+def claim_folder(folder: Path) -> Iterator[None]:
+    """Create the run folder, and keep all other processes from training in it within a `with` block. Collective.
+
+    If invalid input or a lack of memory ends the block before the run has produced anything, everything that it has
+    created is removed.
 
     Raises:
-        InputError: the folder contains a run and neither `resume` nor `overwrite` is set, it contains conflicting files
-            that do not belong to a run, or it is not writable.
+        InputError: another process trains in the folder, or it is not writable.
     """
-    holds_run = (folder / MARKER).exists()
-    others = [name for name in RUN_FILES if (folder / name).exists()]
-    if others and not holds_run:
-        raise InputError(f"{folder}: contains {others[0]}, but is not a run folder; choose another folder")
-    if holds_run and not (resume or overwrite):
-        raise InputError(
-            f"{folder}: contains a run; continue it with --resume, replace it with --overwrite, or choose another "
-            "folder"
-        )
+    with ExitStack() as stack:
+        # Only the main process holds the lock, but all of them raise the error.
+        on_main(lambda: stack.enter_context(_claimed(folder)))
+        yield
+
+
+@contextmanager
+def _claimed(folder: Path) -> Iterator[None]:
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
     make_folder(folder)
+    existing = {path.name for path in folder.iterdir()}
+    with ExitStack() as stack:
+        try:
+            is_free = stack.enter_context(try_lock(folder / LOCK_FILE))
+        except OSError as error:
+            raise InputError(
+                f"{folder / LOCK_FILE}: cannot be locked: {error.strerror}; choose another folder"
+            ) from None
+        if not is_free:
+            raise InputError(
+                f"{folder}: another process is training here ({holder_of(folder / LOCK_FILE)}); stop it, wait until "
+                "it has ended, or choose another folder"
+            )
+        try:
+            yield
+        except Exception as error:
+            # After a crash, the folder is kept for its report.
+            if (isinstance(error, InputError) or is_out_of_memory(error)) and not _has_results(folder):
+                _remove_start(folder, existing, created)
+            raise
+
+
+def _has_results(folder: Path) -> bool:
+    """Whether a run has left anything in its folder that is worth keeping."""
+    names = [folder / name for name in RESULT_FILES]
+    reports = [path for pattern in RESULT_PATTERNS for path in folder.glob(pattern)]
+    metrics = folder / "metrics.jsonl"
+    return (
+        any(path.exists() for path in [*names, *reports])
+        or any((folder / CHECKPOINTS).glob("*.pt"))
+        or (metrics.exists() and metrics.stat().st_size > 0)
+    )
+
+
+def _remove_start(folder: Path, existing: set[str], created: list[Path]) -> None:
+    """Remove what a failed start has written to a folder, and the folders that it has created, if they are empty."""
+    with suppress(OSError):
+        for name in {*RUN_FILES, MARKER, LOCK_FILE} - existing:
+            _remove(folder / name)
+        for path in created:
+            path.rmdir()
 
 
 def open_folder(folder: Path, cfg: Config) -> None:
@@ -52,11 +108,11 @@ def open_folder(folder: Path, cfg: Config) -> None:
     try:
         write_environment(folder / MARKER)  # first: without it, the folder would not be recognised as a run folder
         log_to_file(folder / "log.txt")
-        (folder / "config.yaml").write_text(config_to_yaml(cfg), encoding="utf-8")
+        (folder / CONFIG_FILE).write_text(config_to_yaml(cfg), encoding="utf-8")
         clear_preempted(folder)
     except OSError as error:
         raise InputError(
-            f"{folder}: cannot be written to: {error.strerror}; free disk space, or choose another folder"
+            f"{folder}: cannot be written to: {error.strerror}; free up disk space, or choose another folder"
         ) from None
 
 
@@ -69,39 +125,53 @@ def is_of_this_launch(folder: Path) -> bool:
     return environment.get("launch") == launch_id() is not None
 
 
-def run_folder_of(checkpoint: Path) -> Path:
-    """The run folder that a checkpoint is in, or its parent folder if it was moved out of a run folder."""
-    return checkpoint.parent.parent if checkpoint.parent.name == CHECKPOINTS else checkpoint.parent
-
-
 def clear_folder(folder: Path) -> None:
     """Remove the files that a run has written, and leave all others alone."""
     reports = [path for pattern in RESULT_PATTERNS for path in folder.glob(pattern)]
     for path in [*(folder / name for name in (*RUN_FILES, *RESULT_FILES, MARKER)), *reports]:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        _remove(path)
 
 
-def check_same_run(path: Path, checkpoint: Checkpoint, cfg: Config, data: Dataset) -> None:
-    """Check that training can resume from a checkpoint with this config and training set.
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def check_same_run(path: Path, checkpoint: Checkpoint, cfg: Config, data: Dataset, *, folder: Path) -> str | None:
+    """Check that training can resume from a checkpoint of the run in `folder` with this config and training set.
+
+    Returns: why the sample order changes, for the log; None if it continues.
 
     Raises:
-        InputError: the classes, the number of images, or a config key that affects the weights has changed.
+        InputError: the classes, the images, or a config key that affects the weights has changed.
     """
     trained_on, now = list(checkpoint.class_names), list(data.class_names)
     if trained_on != now:
         raise InputError(f"{path}: was trained on classes {trained_on[:10]}, data.train has {now[:10]}")
-    if checkpoint.num_images != len(data):
-        raise InputError(
-            f"{path}: was trained on {checkpoint.num_images} images, data.train has {len(data)}; resume with "
-            "the same images, or start a new run"
-        )
     before, after = flat_config(checkpoint.config), flat_config(cfg)
     for key in sorted(before.keys() | after.keys()):
         if before.get(key) != after.get(key) and not may_change_on_resume(key):
+            if key in LENGTHS:
+                raise InputError(
+                    f"{path}: the length of a run is fixed, because its schedule depends on it: it was "
+                    f"{_length(before)}, now {_length(after)}; {how_to_extend(path)}"
+                )
             raise InputError(
                 f"{path}: cannot resume with a different {key}: it was {before.get(key)}, now {after.get(key)}; "
                 "restore it, or start a new run"
             )
+    return check_same_images(
+        path, checkpoint.state.get("images"), data, unreadable=read_paths(folder / UNREADABLE_FILE)
+    )
+
+
+def _length(config: dict[str, Any]) -> str:
+    """The length of a run from its flat config, such as "train.epochs=3.0"."""
+    return " and ".join(f"{key}={config[key]}" for key in LENGTHS if config.get(key) is not None)
+
+
+def how_to_extend(checkpoint: Path) -> str:
+    """How to train longer than the config of a run says."""
+    return f"to train longer, start a new run from these weights: train.init_from={checkpoint} --output OTHER_FOLDER"

@@ -1,4 +1,4 @@
-"""Learning rate schedule: scaling with the batch size, linear warm-up, then step or cosine decay."""
+"""Length of a run, and its learning rate: scaled with the batch size, linear warm-up, then step or cosine decay."""
 
 import math
 
@@ -6,6 +6,27 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from retinanet.config import CosineSchedule, StepsSchedule, TrainConfig
+
+# A few images make short epochs. Evaluating after each would take longer than training; with fewer images than the
+# batch size, an epoch is less than a step.
+MIN_INTERVAL = 20  # steps
+
+
+def run_length(cfg: TrainConfig, num_images: int) -> int:
+    """Number of steps in a run. Epochs are counted in images, so an epoch may end in the middle of a batch."""
+    if cfg.epochs is None:
+        assert cfg.steps is not None
+        return cfg.steps
+    return math.ceil(cfg.epochs * num_images / cfg.batch_size)
+
+
+def default_interval(cfg: TrainConfig, num_images: int) -> int:
+    """Number of steps between evaluations, and between checkpoints, unless the config sets them.
+
+    One epoch, rounded up; on a small dataset, as many as take MIN_INTERVAL steps.
+    """
+    epoch = math.ceil(num_images / cfg.batch_size)
+    return epoch * math.ceil(MIN_INTERVAL / epoch)
 
 
 def effective_lr(cfg: TrainConfig) -> float:

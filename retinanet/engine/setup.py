@@ -1,7 +1,6 @@
 """Set up a training run from its config and run folder, and check that the two are compatible."""
 
 import logging
-import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,20 +11,23 @@ from retinanet.checkpoint.folder import CheckpointFolder
 from retinanet.config import Config
 from retinanet.data.build import check_batch_size, load_train_data, load_val_data
 from retinanet.detection.build import build_assignment
+from retinanet.engine.best import check_measurable
 from retinanet.engine.profiler import check_profile
-from retinanet.engine.run_folder import CHECKPOINTS, check_folder, check_same_run, clear_folder, open_folder
+from retinanet.engine.run_files import CHECKPOINTS, Resume, check_folder
+from retinanet.engine.run_folder import check_same_run, clear_folder, how_to_extend, open_folder
+from retinanet.engine.schedule import default_interval, run_length
 from retinanet.engine.state import TrainState, build_state
 from retinanet.engine.step import TrainStep
-from retinanet.engine.summary import run_summary
 from retinanet.errors import InputError
 from retinanet.formats.dataset import Dataset
 from retinanet.losses.build import build_loss
 from retinanet.losses.class_weights import with_class_weights
-from retinanet.losses.detection import DetectionLoss
 from retinanet.runtime.device import resolve_compile, resolve_precision
 from retinanet.runtime.distributed import is_main, on_main, world_size
 
 log = logging.getLogger(__name__)
+
+ALL_STAGES = 5  # with as many `frozen_stages`, no norm of the backbone is in training mode
 
 
 class Run(NamedTuple):
@@ -44,7 +46,6 @@ class Run(NamedTuple):
     checkpoints: CheckpointFolder
     resumed: bool  # whether the run continues from a checkpoint
     state: TrainState
-    criterion: DetectionLoss
     train_step: TrainStep
 
     def is_due(self, every: int) -> bool:
@@ -52,14 +53,22 @@ class Run(NamedTuple):
         step = self.state.step
         return step > 0 and (step % every == 0 or step == self.num_steps)
 
+    @property
+    def evaluations_left(self) -> int:
+        """Number of evaluations until the end of the run, including one after the current step."""
+        if not self.val_data:
+            return 0
+        earlier = max(self.state.step - 1, 0) // self.eval_every
+        return self.num_steps // self.eval_every - earlier + (self.num_steps % self.eval_every > 0)
+
 
 def set_up_run(
-    cfg: Config, folder: Path, device: torch.device, *, resume: bool, overwrite: bool, dry_run: bool, profile: bool
+    cfg: Config, folder: Path, device: torch.device, *, resume: Resume, overwrite: bool, profile: bool
 ) -> Run:
     """Load the data, build or restore the training state, and open the run folder.
 
     Args:
-        resume, overwrite, dry_run, profile: see `train`.
+        resume, overwrite, profile: see `train`.
 
     Raises:
         InputError: the user's input is invalid; an existing run in the folder is left unchanged.
@@ -75,19 +84,20 @@ def set_up_run(
     train_data = load_train_data(cfg)
     cfg = cfg.model_copy(update={"loss": with_class_weights(cfg.loss, train_data.object_counts())})
     val_data = load_val_data(cfg, train_data.class_names) if cfg.data.val else None
-    num_steps, epoch = run_length(cfg, len(train_data)), epoch_steps(cfg, len(train_data))
-    if dry_run:
-        num_steps = 1
-        val_data = val_data.first(cfg.train.batch_size) if val_data else None
+    if val_data:
+        check_measurable(cfg.train.best_metric, val_data, early_stop=cfg.train.early_stop)
+    num_steps, interval = run_length(cfg.train, len(train_data)), default_interval(cfg.train, len(train_data))
 
     checkpoints = CheckpointFolder(folder / CHECKPOINTS, keep=cfg.train.keep_checkpoints)
     last = on_main(lambda: checkpoints.last_intact()[0]) if resume else None
     resume_from = (last, read_checkpoint(last)) if last else None
+    order_changed = None
     if resume_from:
-        check_same_run(*resume_from, cfg, train_data)
+        order_changed = check_same_run(*resume_from, cfg, train_data, folder=folder)
+        num_steps = max(num_steps, resume_from[1].step)  # fewer images than before make epochs shorter
     state = build_state(
         cfg,
-        train_data.class_names,
+        train_data,
         num_steps=num_steps,
         device=device,
         dtype=dtype,
@@ -114,11 +124,19 @@ def set_up_run(
     on_main(lambda: open_folder(folder, cfg))
     if last:
         log.info("resuming from %s, step %d of %d", last, state.step, num_steps)
+        if order_changed:
+            log.warning("%s", order_changed)
+        if state.step == num_steps:
+            log.info("this run has finished; %s", how_to_extend(last))
     elif resume:
         log.info("%s has no checkpoint: starting from the beginning", folder)
-    log.info("run %s\n%s", folder, run_summary(cfg, train_data, state.model, num_steps, device, dtype))
-    if cfg.train.warmup_steps > num_steps / 2 and not dry_run:
+    if cfg.train.warmup_steps > num_steps / 2:
         log.warning("train.warmup_steps %d is more than half of the %d steps", cfg.train.warmup_steps, num_steps)
+    if cfg.train.batch_size > len(train_data):
+        log.warning(
+            "train.batch_size %d is more than the %d training images: images repeat within a batch",
+            cfg.train.batch_size, len(train_data),
+        )  # fmt: skip
     return Run(
         cfg=cfg,
         folder=folder,
@@ -128,18 +146,17 @@ def set_up_run(
         train_data=train_data,
         val_data=val_data,
         num_steps=num_steps,
-        eval_every=cfg.train.eval_every or epoch,
-        save_every=cfg.train.save_every or epoch,
+        eval_every=cfg.train.eval_every or interval,
+        save_every=cfg.train.save_every or interval,
         checkpoints=checkpoints,
         resumed=resume_from is not None,
         state=state,
-        criterion=criterion,
         train_step=train_step,
     )
 
 
 def check_norm(cfg: Config) -> None:
-    """Reject batch norm with several processes unless the config allows it.
+    """Reject batch norm with several processes unless the config allows it; warn if accumulation changes its results.
 
     Raises:
         InputError: each process would normalise with statistics computed from its own images only.
@@ -150,15 +167,11 @@ def check_norm(cfg: Config) -> None:
             "its own few images, and results would depend on the number of processes; set model.backbone.norm to sync "
             "(shared statistics), group or frozen, or train.allow_local_norm=true"
         )
-
-
-def run_length(cfg: Config, num_images: int) -> int:
-    """Number of steps in the run. Epochs are counted in images, so an epoch may end in the middle of a batch."""
-    if cfg.train.steps is not None:
-        return cfg.train.steps
-    return math.ceil(cfg.train.epochs * num_images / cfg.train.batch_size)
-
-
-def epoch_steps(cfg: Config, num_images: int) -> int:
-    """Number of steps in one epoch, rounded up."""
-    return math.ceil(num_images / cfg.train.batch_size)
+    backbone, accumulate = cfg.model.backbone, cfg.train.accumulate
+    if accumulate > 1 and backbone.norm in ("batch", "sync") and backbone.frozen_stages < ALL_STAGES:
+        log.warning(
+            "train.accumulate is %d and model.backbone.norm is %s: each micro-batch is normalised with its own "
+            "statistics, so gradients differ from those of the whole batch; with norm group or frozen they do not",
+            accumulate,
+            backbone.norm,
+        )

@@ -11,12 +11,15 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from retinanet.checkpoint.file import Checkpoint, read_checkpoint
 from retinanet.config import Config
+from retinanet.data.fingerprint import fingerprint
 from retinanet.engine.best import BestScore
+from retinanet.engine.divergence import DivergenceCheck
 from retinanet.engine.ema import EMA
 from retinanet.engine.metrics import RunningMeans
 from retinanet.engine.nonfinite.guard import NonFiniteGuard
 from retinanet.engine.optimizer import build_optimizer, restore_optimizer
 from retinanet.engine.schedule import build_schedule
+from retinanet.formats.dataset import Dataset
 from retinanet.model.finetune import load_for_finetuning
 from retinanet.model.retinanet import RetinaNet, build_model, build_model_for_training
 from retinanet.runtime.device import memory_format_for
@@ -27,11 +30,13 @@ log = logging.getLogger(__name__)
 
 
 class TrainState:
-    """The model and its moving average, optimizer, schedule, gradient scaler, progress, running means and best score.
+    """The model and its moving average, optimizer, schedule, gradient scaler, progress, running means, best score and
+    divergence check.
 
     Args:
         model: already on its device.
         arithmetic: the return value of `arithmetic_of`.
+        images: fingerprint of the training images, which determine the sample order together with the step.
     """
 
     def __init__(
@@ -44,7 +49,9 @@ class TrainState:
         guard: NonFiniteGuard,
         running: RunningMeans,
         best: BestScore,
+        divergence: DivergenceCheck,
         arithmetic: dict[str, Any],
+        images: dict[str, Any],
     ):
         self.model = model
         self.ema = ema
@@ -54,10 +61,13 @@ class TrainState:
         self.guard = guard
         self.running = running
         self.best = best
+        self.divergence = divergence
         self.arithmetic = arithmetic
+        self.images = images
         self.step = 0  # number of completed steps
         self.seconds = 0.0  # duration of the run up to the last save
-        self.unreadable: list[Unreadable] = []  # images that this process could not read and has not recorded yet
+        # Images that this process could not read and has not recorded yet, each with its step.
+        self.unreadable: list[tuple[int, Unreadable]] = []
 
     @property
     def evaluated(self) -> RetinaNet:
@@ -81,9 +91,11 @@ class TrainState:
             "guard": self.guard.state_dict(),
             "running": self.running.state_dict(),
             "best": self.best.state_dict(),
+            "divergence": self.divergence.state_dict(),
             "rng_state": torch.get_rng_state(),
             "seconds": self.seconds,
             "arithmetic": self.arithmetic,
+            "images": self.images,
         }
 
     def load(self, checkpoint: Checkpoint, path: Path) -> None:
@@ -98,6 +110,7 @@ class TrainState:
         self.guard.load_state_dict(state["guard"])
         self.running.load_state_dict(state["running"])
         self.best.load_state_dict(state["best"])
+        self.divergence.load_state_dict(state["divergence"])
         torch.set_rng_state(state["rng_state"])
         self.step, self.seconds = checkpoint.step, state["seconds"]
         before, now = state["arithmetic"], self.arithmetic
@@ -137,7 +150,7 @@ def arithmetic_of(cfg: Config, model: RetinaNet, dtype: torch.dtype, compile: bo
 
 def build_state(
     cfg: Config,
-    class_names: tuple[str, ...],
+    train_data: Dataset,
     *,
     num_steps: int,
     device: torch.device,
@@ -154,12 +167,12 @@ def build_state(
         InputError: the initial weights named in the config cannot be used.
     """
     if resume_from or cfg.train.init_from:  # do not download weights that will be replaced
-        model = build_model(cfg.model, len(class_names))
+        model = build_model(cfg.model, len(train_data.class_names))
     else:
-        model = build_model_for_training(cfg.model, len(class_names))
+        model = build_model_for_training(cfg.model, len(train_data.class_names))
     if cfg.train.init_from and not resume_from:
         source = cfg.train.init_from
-        not_loaded = load_for_finetuning(model, read_checkpoint(source), class_names, source=source)
+        not_loaded = load_for_finetuning(model, read_checkpoint(source), train_data.class_names, source=source)
         log.info("weights from %s%s", source, "".join(f"\n  {line}" for line in not_loaded))
     if cfg.model.backbone.norm == "sync" and device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -178,7 +191,9 @@ def build_state(
         guard,
         RunningMeans(device, skips=scaled or cfg.train.on_nonfinite == "skip"),
         BestScore(cfg.train.best_metric),
+        DivergenceCheck(device),
         arithmetic_of(cfg, model, dtype, compile),
+        fingerprint(train_data),
     )
     if resume_from:
         path, checkpoint = resume_from

@@ -1,19 +1,44 @@
 """Summary of the effective recipe, logged before the first step of a run."""
 
+import logging
+
 import numpy as np
 import torch
-from torch import nn
 
-from retinanet.config import Config
-from retinanet.data.build import build_padded_shapes
+from retinanet.config import SGDConfig, TrainConfig
+from retinanet.engine.forecast import LONG_RUN, fitting_config, forecast, shape_shares
 from retinanet.engine.schedule import effective_lr, lr_factor
-from retinanet.formats.dataset import Dataset
+from retinanet.engine.setup import Run
+from retinanet.engine.state import TrainState
+from retinanet.runtime.console import format_bytes, format_duration
+from retinanet.runtime.distributed import world_size
+
+log = logging.getLogger(__name__)
 
 
-def run_summary(
-    cfg: Config, train: Dataset, model: nn.Module, num_steps: int, device: torch.device, dtype: torch.dtype
-) -> str:
-    """Describe the data, model, schedule and device that result from the config, one line per topic."""
+def announce(run: Run) -> None:
+    """Log what is known of a run before its first step; on a CPU, warn if it would take very long."""
+    rows = run_summary(run)
+    cfg, steps, warning = run.cfg, run.num_steps - run.state.step, None
+    if run.device.type == "cpu" and steps:
+        expected = forecast(cfg, run.state.model, run.train_data, steps, run.device, run.dtype)
+        duration = format_duration(expected.seconds)
+        rows["duration"] = f"roughly {duration} for {steps} steps, forecast from one forward pass"
+        if expected.seconds > LONG_RUN:
+            height, width = expected.shape
+            warning = (
+                f"on this CPU, this run would take roughly {duration}: {steps} "
+                f"steps of {cfg.train.batch_size} images padded to about {height}x{width} pixels. Use a GPU, or start "
+                f"from a config made for a CPU: {fitting_config(run.train_data, run.device, run.dtype)}"
+            )
+    log.info("run %s\n%s", run.folder, "\n".join(f"  {name:14} {text}" for name, text in rows.items()))
+    if warning:
+        log.warning("%s", warning)
+
+
+def run_summary(run: Run) -> dict[str, str]:
+    """Describe the data, model, schedule and device that result from the config, by topic."""
+    cfg, train, model, num_steps = run.cfg, run.train_data, run.state.model, run.num_steps
     boxes = int((~train.is_crowd).sum())
     crowds = int(train.is_crowd.sum())
     empty = int((np.diff(train.box_start) == 0).sum())
@@ -23,27 +48,41 @@ def run_summary(
     scaled = (
         f" ({cfg.train.optimizer.lr:g} for a batch of {cfg.train.reference_batch_size}, {cfg.train.lr_scaling} scaling)"
     )
-    padded_shapes = build_padded_shapes(cfg.data)
-    buckets = {padded_shapes.bucket(height, width) for height, width in train.sizes.tolist()}
-    shapes = sorted(
-        {padded_shapes.padded_shape(bucket, side) for bucket in buckets for side in cfg.data.resize.shorter}
-    )
+    shapes = sorted(shape_shares(cfg, train))
     shown = ", ".join(f"{h}x{w}" for h, w in shapes[:6]) + (
         f", ... ({len(shapes)} in total)" if len(shapes) > 6 else ""
     )
     names = ", ".join(train.class_names[:8]) + ("..." if len(train.class_names) > 8 else "")
     last_lr = lr * lr_factor(cfg.train, num_steps - 1, num_steps)
     deterministic = ", deterministic" if cfg.train.deterministic else ""
-    rows = {
+    processes = f"{world_size()} processes of " if world_size() > 1 else ""
+    return {
         "data": f"{len(train)} images ({empty} without objects), {boxes} objects, {crowds} crowd regions",
         "classes": f"{len(train.class_names)}: {names}",
-        "padded shapes": f"{shown} (height x width)",
+        "padded shapes": f"{shown} (height x width; a mixed batch takes the largest of each)",
         "model": f"{cfg.model.backbone.name}, weights {cfg.model.backbone.weights}, {cfg.model.backbone.norm} norm, "
         f"{total / 1e6:.1f} M parameters, {trained / 1e6:.1f} M trained",
         "length": f"{num_steps} steps of {batch} images, {num_steps * batch / len(train):.2f} epochs",
         "learning rate": f"{lr:g}{scaled if lr != cfg.train.optimizer.lr else ''}, {cfg.train.optimizer.type}, "
         f"{cfg.train.schedule.type}, warm-up {cfg.train.warmup_steps} steps, {last_lr:.3g} at the end",
-        "device": f"{device}, {torch.get_num_threads()} threads, {str(dtype).removeprefix('torch.')}{deterministic}, "
-        f"seed {cfg.train.seed}",
+        "evaluation": f"{run.evaluations_left} of {len(run.val_data)} images, every {run.eval_every} steps"
+        if run.val_data
+        else "none: data.val is empty",
+        "checkpoints": f"every {run.save_every} steps, {format_bytes(checkpoint_bytes(run.state, cfg.train))} each, "
+        f"{kept(cfg.train)}",
+        "device": f"{processes}{run.device}, {torch.get_num_threads()} threads, "
+        f"{str(run.dtype).removeprefix('torch.')}{deterministic}, seed {cfg.train.seed}",
     }
-    return "\n".join(f"  {name:14} {text}" for name, text in rows.items())
+
+
+def kept(cfg: TrainConfig) -> str:
+    """Which checkpoints of a run are kept."""
+    return f"of which the best and the last {cfg.keep_checkpoints} are kept"
+
+
+def checkpoint_bytes(state: TrainState, cfg: TrainConfig) -> int:
+    """Size of a checkpoint, from its tensors: weights, moving average and what the optimizer keeps for each weight."""
+    model = sum(tensor.nbytes for tensor in state.model.state_dict().values())
+    trained = sum(weight.nbytes for weight in state.model.parameters() if weight.requires_grad)
+    per_weight = (cfg.optimizer.momentum > 0) if isinstance(cfg.optimizer, SGDConfig) else 2
+    return model * (2 if state.ema else 1) + trained * per_weight

@@ -1,12 +1,74 @@
-"""Measure how a run spends its time: data, steps, evaluation, saving."""
+"""Measure how a run spends its time: data, steps, evaluation, saving; and how long its first steps take."""
 
+import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
+
+import torch
+
+from retinanet.runtime.console import format_bytes, format_duration
+from retinanet.runtime.memory import peak_memory
 
 DATA_BOUND_SHARE = 0.3  # if more than this fraction is spent waiting for data, the log suggests faster data loading
-TIMING_KEYS = ("images_per_s", "data_share", "step_share", "evaluation_share", "saving_share")
+WARM_UP_STEPS, MEASURED_STEPS = 2, 3  # the first steps are slower: memory is allocated, kernels are chosen or compiled
+ENOUGH_SECONDS = 60.0  # steps this long in total, at least two, are enough for an estimate
+
+
+class FirstSteps:
+    """Times the first steps of a process one by one, to estimate early how long a run takes.
+
+    On an accelerator, these steps wait for the device.
+    """
+
+    def __init__(self, device: torch.device):
+        self.seconds: list[float] = []
+        self._device = device
+
+    @contextmanager
+    def measure(self) -> Iterator[None]:
+        """Time the step in the `with` block, unless enough steps have been timed."""
+        if self.are_enough:
+            yield
+            return
+        start = time.perf_counter()
+        yield
+        if self._device.type != "cpu":
+            torch.accelerator.synchronize(self._device)
+        self.seconds.append(time.perf_counter() - start)
+
+    @property
+    def are_enough(self) -> bool:
+        """Whether `step_seconds` is meaningful."""
+        count = len(self.seconds)
+        return count == WARM_UP_STEPS + MEASURED_STEPS or (count > 1 and sum(self.seconds) >= ENOUGH_SECONDS)
+
+    @property
+    def warm_up(self) -> int:
+        """Number of steps before those that count."""
+        return min(WARM_UP_STEPS, len(self.seconds) - 1)
+
+    @property
+    def step_seconds(self) -> float:
+        """Median time of a step, without those for warm-up."""
+        return statistics.median(self.seconds[self.warm_up :])
+
+    def describe(self, steps: int, evaluations: int) -> str:
+        """Describe the speed, when the remaining steps of the run will be done, and the memory used so far."""
+        left = steps * self.step_seconds
+        memory = peak_memory(self._device)
+        peak = "" if memory is None else f"; peak memory {format_bytes(memory)}"
+        besides = f" without {evaluations} evaluation{'s' * (evaluations > 1)}" if evaluations else ""
+        return (
+            f"{format_duration(self.step_seconds)} per step (median of {len(self.seconds) - self.warm_up}): "
+            f"{format_duration(left)} left for {steps} steps{besides}, until {expected_end(left)}{peak}"
+        )
+
+
+def expected_end(seconds: float) -> str:
+    """Local date and time after a number of seconds, such as 2026-11-30 08:45."""
+    return (datetime.now() + timedelta(seconds=seconds)).strftime("%Y-%m-%d %H:%M")
 
 
 class RunTimer:
@@ -25,7 +87,9 @@ class RunTimer:
         self._last_reading = self._start
         self._spent: dict[str, float] = {}
         self._window_steps = self._window_images = 0
-        self._steps, self._step_seconds = 0, 0.0  # since the process started, to estimate the time left
+        # Since the process started, to estimate the time left.
+        self._steps, self._step_seconds = 0, 0.0
+        self._evaluations, self._evaluation_seconds = 0, 0.0
 
     @contextmanager
     def measure(self, activity: str) -> Iterator[None]:
@@ -34,7 +98,11 @@ class RunTimer:
         try:
             yield
         finally:
-            self._spent[activity] = self._spent.get(activity, 0.0) + time.perf_counter() - start
+            seconds = time.perf_counter() - start
+            self._spent[activity] = self._spent.get(activity, 0.0) + seconds
+            if activity == "evaluation":
+                self._evaluations += 1
+                self._evaluation_seconds += seconds
 
     def count_step(self, images: int) -> None:
         """Count a completed step and its images."""
@@ -64,9 +132,13 @@ class RunTimer:
             "saving_share": spent.get("saving", 0.0) / total,
         }
 
-    def time_left(self, steps: int) -> timedelta:
-        """Estimate the time for `steps` more steps at the average speed so far, excluding evaluation and saving."""
-        return timedelta(seconds=round(steps * self._step_seconds / max(1, self._steps)))
+    def time_left(self, steps: int, evaluations: int) -> float:
+        """Estimate the seconds for more steps and evaluations at the average speed so far, without saving.
+
+        Evaluations count only once the first of them has been measured.
+        """
+        of_steps = steps * self._step_seconds / max(1, self._steps)
+        return of_steps + evaluations * self._evaluation_seconds / max(1, self._evaluations)
 
 
 def describe_timing(timing: dict[str, float]) -> str:

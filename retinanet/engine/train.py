@@ -5,56 +5,42 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
-import torch
-
 from retinanet.checkpoint.file import Checkpoint
 from retinanet.config import Config
 from retinanet.config.load import load_config
 from retinanet.data.build import train_loader
 from retinanet.data.transfer import on_device
-from retinanet.engine.evaluate import evaluate_dataset
+from retinanet.engine.divergence import ADVICE
+from retinanet.engine.evaluate import Evaluation, evaluate_dataset
 from retinanet.engine.nonfinite.respond import check_gradients
 from retinanet.engine.profiler import profiled
 from retinanet.engine.recorder import Recorder, open_recorder
 from retinanet.engine.result import TrainResult
-from retinanet.engine.run_folder import MARKER, is_of_this_launch
+from retinanet.engine.run_files import Resume
+from retinanet.engine.run_folder import claim_folder, is_of_this_launch
 from retinanet.engine.setup import Run, set_up_run
-from retinanet.engine.timing import RunTimer, describe_timing
+from retinanet.engine.summary import announce
+from retinanet.engine.supervise import supervised
+from retinanet.engine.timing import FirstSteps, RunTimer, describe_timing
 from retinanet.errors import InputError
 from retinanet.formats.dataset import Dataset
+from retinanet.inference.network import inference_model
 from retinanet.runtime.activity import Activity
-from retinanet.runtime.console import progress
-from retinanet.runtime.device import compiled_graphs, resolve_device, set_determinism
-from retinanet.runtime.distributed import (
-    broadcast,
-    gather,
-    is_launched,
-    is_main,
-    is_restarted,
-    on_main,
-    process_group,
-    rank,
-    world_size,
-)
-from retinanet.runtime.failure import report_failure
-from retinanet.runtime.logging import start_logging
-from retinanet.runtime.memory import explained
+from retinanet.runtime.console import format_duration, progress
+from retinanet.runtime.device import compiled_graphs, resolve_precision
+from retinanet.runtime.distributed import broadcast, gather, is_main, is_restarted, on_main
 from retinanet.runtime.stop import StopRequest, write_preempted
-from retinanet.runtime.watchdog import Watchdog, end_with_parent
 from retinanet.structures import Batch
 
 log = logging.getLogger(__name__)
-
-GROUP_TIMEOUT = 2.0  # timeout of collectives as a multiple of the watchdog's, so that the watchdog reports first
 
 
 def train(
     cfg: Config | str | Path,
     output: str | Path,
     *,
-    resume: bool = False,
+    resume: Resume = False,
     overwrite: bool = False,
-    dry_run: bool = False,
     profile: bool = False,
 ) -> TrainResult:
     """Train a detector and write the results to a folder. Under torchrun, all processes train together.
@@ -62,48 +48,27 @@ def train(
     Args:
         output: folder for `config.yaml`, `environment.json`, `log.txt`, `metrics.jsonl`, `tensorboard/` and
             `checkpoints/`.
-        resume: continue from the last checkpoint in `output`; if there is none, log this and start from the beginning.
+        resume: continue from the last checkpoint in `output`; "auto": start from the beginning if there is none.
         overwrite: delete the run in `output` first.
-        dry_run: run one step, save one checkpoint and evaluate a few images, to check that everything works.
         profile: profile a few steps and write the results to `output/profile`.
 
     Raises:
-        InputError: the user's input is invalid; where possible, this is detected before the first step.
+        InputError: the user's input is invalid, or another process is training in `output`. Where possible, this is
+            detected before the first step, and no folder is left behind.
     """
     cfg = cfg if isinstance(cfg, Config) else load_config(cfg)  # a path, or the name of a bundled config
     if resume and overwrite:
         raise InputError("resume and overwrite exclude each other: set only one")
-    set_determinism(cfg.train.deterministic)
-    torch.manual_seed(cfg.train.seed)
-    device = resolve_device(cfg.device)
-    folder, activity, timeout = Path(output), Activity(), cfg.train.stall_timeout
-
-    def give_up(signal_name: str) -> None:
-        """Mark the run as preempted if the grace period ends before it can save, so that a scheduler can restart it."""
-        if (folder / MARKER).exists():
-            write_preempted(folder, step=None, signal_name=signal_name)
-
-    if is_launched():
-        end_with_parent()
-    with (
-        process_group(device, timeout=GROUP_TIMEOUT * timeout) as store,
-        StopRequest(store, grace=cfg.train.grace, rank=rank(), world_size=world_size(), give_up=give_up) as stop,
-        Watchdog(store, activity, rank=rank(), timeout=timeout, folder=folder),
-    ):
-        start_logging(silent=not is_main())
-        try:
-            # torchrun restarted the workers: resume. Never resume a run from an earlier launch without --resume.
-            if is_restarted() and on_main(lambda: is_of_this_launch(folder)):
-                resume, overwrite = True, False
-            with explained(cfg, activity):
-                run = set_up_run(
-                    cfg, folder, device, resume=resume, overwrite=overwrite, dry_run=dry_run, profile=profile
-                )
-                with profiled(folder / "profile" if profile else None) as profiler_step:
-                    return loop(run, stop, activity, profiler_step)
-        except Exception as error:
-            report_failure(store, folder, error, rank=rank(), doing=str(activity))
-            raise
+    folder = Path(output)
+    with supervised(cfg, folder) as (device, stop, activity):
+        # torchrun restarted the workers: resume. Never resume a run from an earlier launch without --resume.
+        if is_restarted() and on_main(lambda: is_of_this_launch(folder)):
+            resume, overwrite = "auto", False
+        with claim_folder(folder):
+            run = set_up_run(cfg, folder, device, resume=resume, overwrite=overwrite, profile=profile)
+            announce(run)
+            with profiled(folder / "profile" if profile else None) as after_step:
+                return loop(run, stop, activity, after_step)
 
 
 def loop(run: Run, stop: StopRequest, activity: Activity, after_step: Callable[[], None]) -> TrainResult:
@@ -111,7 +76,7 @@ def loop(run: Run, stop: StopRequest, activity: Activity, after_step: Callable[[
     cfg, state, num_steps = run.cfg, run.state, run.num_steps
     metrics: dict[str, float] = {}
     evaluated_at = saved_at = stopped_by = None
-    timer = RunTimer(earlier=state.seconds)
+    timer, first_steps = RunTimer(earlier=state.seconds), FirstSteps(run.device)
     resumed_at = state.step if run.resumed else None
     loader = train_loader(cfg, run.train_data, start=state.step, stop=num_steps, pin_memory=run.device.type == "cuda")
     batches = on_device(loader, run.device)
@@ -119,7 +84,7 @@ def loop(run: Run, stop: StopRequest, activity: Activity, after_step: Callable[[
         open_recorder(
             run.folder, run.checkpoints, resumed_at=resumed_at, max_unreadable=cfg.data.max_unreadable
         ) as recorder,
-        closing(progress(None, "training", num_steps, initial=state.step)) as bar,
+        closing(progress(None, "training", num_steps, initial=state.step, silent=not is_main())) as bar,
     ):
         while True:
             if state.step < num_steps and stop.due(state.step):
@@ -144,17 +109,22 @@ def loop(run: Run, stop: StopRequest, activity: Activity, after_step: Callable[[
                 break
 
             lr = float(state.schedule.get_last_lr()[0])
-            take_step(run, batches, activity, timer)
+            were_enough = first_steps.are_enough
+            with first_steps.measure():
+                take_step(run, batches, activity, timer)
             bar.update()
             after_step()
+            if first_steps.are_enough and not were_enough:
+                log.info("%s", first_steps.describe(num_steps - state.step, run.evaluations_left))
 
             log_due = run.is_due(cfg.train.log_every)
             # Save before evaluating, so that there is a checkpoint to mark as the best.
             save_due = run.is_due(run.save_every) or (run.val_data is not None and run.is_due(run.eval_every))
             if log_due or save_due:
                 check_gradients(run, activity)
+                state.divergence.read(state.step)
             if log_due:
-                bar.set_postfix_str(log_step(run, recorder, timer, lr))
+                bar.logged(log_step(run, recorder, timer, lr))
                 if state.step < num_steps and is_time_up(cfg, timer):
                     stopped_by = "train.max_hours"
             if save_due or stopped_by:
@@ -164,7 +134,14 @@ def loop(run: Run, stop: StopRequest, activity: Activity, after_step: Callable[[
             if log_due or save_due:
                 record_unreadable(run, recorder)
     result = TrainResult(
-        run.folder, state.step, metrics, state.best.value, state.best.metric, stopped_by, timer.run_seconds
+        folder=run.folder,
+        step=state.step,
+        metrics=metrics,
+        best=state.best.value,
+        best_metric=state.best.metric,
+        stopped_by=stopped_by,
+        diverged=state.divergence.diverged,
+        seconds=timer.run_seconds,
     )
     finish(run, result)
     return result
@@ -181,9 +158,11 @@ def take_step(run: Run, batches: Iterator[Batch], activity: Activity, timer: Run
     with timer.measure("data"):
         own = [next(batches) for _ in range(run.cfg.train.accumulate)]
     activity.begin("training", step, own, run.train_data.image_ids_of(own))
-    state.running.add(run.train_step(own, step))
+    metrics = run.train_step(own, step)
+    state.running.add(metrics)
+    state.divergence.add(metrics.losses)
     timer.count_step(run.cfg.train.batch_size)
-    state.unreadable += [image for batch in own for image in batch.unreadable]
+    state.unreadable += [(step, image) for batch in own for image in batch.unreadable]
     state.schedule.step()
     state.step = step
 
@@ -197,11 +176,12 @@ def log_step(run: Run, recorder: Recorder, timer: RunTimer, lr: float) -> str:
         means["compiled_graphs"] = compiled_graphs()
     recorder.write_train_metrics(state.step, means | timing | {"lr": lr})
     log.info(
-        "step %d of %d: loss %.4f (class %.4f, box %.4f), lr %.3g, %.1f images/s, time: %s; %s left",
+        "step %d of %d: loss %.4g (class %.4g, box %.4g), lr %.3g, %.1f images/s, time: %s; %s left",
         state.step, run.num_steps, means["loss"], means["class_loss"], means["box_loss"], lr,
-        timing["images_per_s"], describe_timing(timing), timer.time_left(run.num_steps - state.step),
+        timing["images_per_s"], describe_timing(timing),
+        format_duration(timer.time_left(run.num_steps - state.step, run.evaluations_left)),
     )  # fmt: skip
-    return f"loss {means['loss']:.3f}, {timing['images_per_s']:.1f} images/s"
+    return f"loss {means['loss']:.4g}, {timing['images_per_s']:.1f} images/s"
 
 
 def is_time_up(cfg: Config, timer: RunTimer) -> bool:
@@ -218,18 +198,14 @@ def save(run: Run, recorder: Recorder, timer: RunTimer) -> None:
         config=run.cfg,
         class_names=tuple(run.train_data.class_names),
         category_ids=tuple(run.train_data.category_ids),
-        num_images=len(run.train_data),
         step=run.state.step,
         state=run.state.state_dict(),
     )
     recorder.save(checkpoint)
 
 
-def evaluate_and_record(run: Run, data: Dataset, recorder: Recorder, activity: Activity) -> dict[str, float]:
-    """Evaluate the model, record the metrics, and mark the current checkpoint if it is the best so far.
-
-    Returns: the metrics, on every process.
-    """
+def evaluate(run: Run, data: Dataset, activity: Activity) -> Evaluation | None:
+    """Evaluate the current weights; the main process returns the result, the others None. Collective."""
     state = run.state
     state.share_statistics()
 
@@ -239,22 +215,27 @@ def evaluate_and_record(run: Run, data: Dataset, recorder: Recorder, activity: A
         else:
             activity.begin("scoring", state.step)
 
-    evaluation = evaluate_dataset(
-        run.cfg,
+    network = inference_model(
         state.evaluated,
-        data,
-        criterion=run.criterion,
-        device=run.device,
-        dtype=run.dtype,
-        on_batch=on_batch,
+        dtype=resolve_precision(run.device, run.cfg.inference.precision),
+        compile=False,  # it would take minutes at every evaluation
     )
+    return evaluate_dataset(run.cfg, network, data, device=run.device, on_batch=on_batch)
+
+
+def evaluate_and_record(run: Run, data: Dataset, recorder: Recorder, activity: Activity) -> dict[str, float]:
+    """Evaluate the model, record the metrics, and mark the current checkpoint if it is the best so far.
+
+    Returns: the metrics, on every process.
+    """
+    state, evaluation = run.state, evaluate(run, data, activity)
     if evaluation:
         recorder.write_evaluation(state.step, evaluation, data)
     metrics = broadcast(evaluation.metrics if evaluation else {})
     if state.best.update(metrics):
         recorder.mark_best(state.step)
     log.info(
-        "step %d: AP %.4f, AP50 %.4f, validation loss %.4f (best %s %.4f)",
+        "step %d: AP %.4f, AP50 %.4f, validation loss %.4g (best %s %.4f)",
         state.step, metrics["AP"], metrics["AP50"], metrics["loss"], state.best.metric, state.best.value,
     )  # fmt: skip
     return metrics
@@ -269,7 +250,7 @@ def record_unreadable(run: Run, recorder: Recorder) -> None:
     gathered = gather(run.state.unreadable)
     run.state.unreadable = []
     of_all = [image for images in gathered or [] for image in images]
-    on_main(lambda: recorder.record_unreadable(run.state.step, of_all, run.train_data))
+    on_main(lambda: recorder.record_unreadable(of_all, run.train_data))
 
 
 def finish(run: Run, result: TrainResult) -> None:
@@ -279,7 +260,10 @@ def finish(run: Run, result: TrainResult) -> None:
         InputError: the last checkpoint was not written.
     """
     done = f"stopped by {result.stopped_by} after" if result.stopped_by else "trained"
-    log.info("%s %d steps; checkpoints are in %s", done, result.step, run.checkpoints.folder)
+    log.info("%s %d steps in %s; checkpoints are in %s",
+             done, result.step, format_duration(result.seconds), run.checkpoints.folder)  # fmt: skip
+    if result.diverged:
+        log.warning("training diverged: the weights of the last checkpoint are of no use. %s", ADVICE)
     # Every process raises the error: otherwise torchrun would kill the others once one exits with an error.
     on_main(lambda: run.checkpoints.check_saved(result.step))
     if result.stopped_by and result.is_preempted and is_main():

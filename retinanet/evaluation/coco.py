@@ -1,6 +1,6 @@
 """COCO average precision and recall, computed by hotcoco, bit-identical to pycocotools."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -44,21 +44,20 @@ def score_detections(dataset: Dataset, detections: Mapping[int, Detections]) -> 
     depend on the order of `detections`.
 
     Args:
-        dataset: its `evaluation` annotations are the ground truth.
+        dataset: its boxes and areas are the ground truth.
         detections: keyed by image index, boxes in pixels of the original image. A missing entry means no detections.
     """
-    # hotcoco needs non-negative ids; ranks preserve the order of arbitrary ids, and that order breaks ties.
-    image_ranks = 1 + np.argsort(np.argsort(dataset.image_ids))  # (I,)
-    category_ranks = 1 + np.argsort(np.argsort(np.array(dataset.category_ids)))  # (K,)
-    truth = dataset.evaluation
+    # hotcoco needs non-negative integers; ranks preserve the order of arbitrary ids, and that order breaks ties.
+    image_ranks = _ranks(dataset.image_ids)  # (I,)
+    category_ranks = _ranks(dataset.category_ids)  # (K,)
     ground_truth = COCO.from_arrays(
         [{"id": rank} for rank in range(1, len(dataset) + 1)],
         [{"id": rank, "name": name} for rank, name in zip(category_ranks.tolist(), dataset.class_names, strict=True)],
-        np.repeat(image_ranks, np.diff(truth.start)),
-        category_ranks[truth.labels],
-        truth.boxes_xywh,
-        area=truth.areas,
-        iscrowd=truth.is_crowd,
+        np.repeat(image_ranks, np.diff(dataset.box_start)),
+        category_ranks[dataset.labels],
+        dataset.boxes_xywh,
+        area=dataset.areas,
+        iscrowd=dataset.is_crowd,
     )
     found = ground_truth.load_res(_detection_table(detections, image_ranks, category_ranks))
     evaluation = COCOeval(ground_truth, found, "bbox")
@@ -76,6 +75,14 @@ def score_detections(dataset: Dataset, detections: Mapping[int, Detections]) -> 
             _summary_line(*definition[1:], value) for definition, value in zip(_DEFINITIONS, values, strict=True)
         ),
     )
+
+
+def _ranks(ids: Sequence[int | str]) -> np.ndarray:
+    """Rank of each id, starting from 1; texts come after numbers."""
+    order = sorted(range(len(ids)), key=lambda index: (isinstance(ids[index], str), ids[index]))
+    ranks = np.empty(len(ids), dtype=np.int64)
+    ranks[order] = np.arange(1, len(ids) + 1)
+    return ranks
 
 
 def _detection_table(

@@ -19,19 +19,32 @@ PROBLEMS = ("", "inverted, dropped", "without area, dropped", "outside the image
 
 
 class CheckedBoxes(NamedTuple):
-    """Boxes clipped to their images, and the problem found with each box."""
+    """Boxes, of which those partly outside their image are clipped, and the problem found with each box."""
 
-    corners: np.ndarray  # (M, 4) float32, meaningful where `usable`
+    boxes_xywh: np.ndarray  # (M, 4) float64, meaningful where `is_usable`
     problem: np.ndarray  # (M,) indices into PROBLEMS
 
     @property
-    def usable(self) -> np.ndarray:
+    def is_usable(self) -> np.ndarray:
         """Which boxes to keep: (M,) bool."""
         return (self.problem == OK) | (self.problem == PARTLY_OUTSIDE)
 
+    def areas(self, areas: np.ndarray | None = None) -> np.ndarray:
+        """Areas of the objects, (M,) float64: as given, but at most the area of the box where a box was clipped.
+
+        Args:
+            areas: (M,) areas in the file, NaN for unknown ones; None if none is known.
+        """
+        of_boxes = self.boxes_xywh[:, 2] * self.boxes_xywh[:, 3]
+        if areas is None:
+            return of_boxes
+        # An object's area inside the image is unknown, but not larger than the part of the box inside the image.
+        use_box = np.isnan(areas) | ((self.problem == PARTLY_OUTSIDE) & (areas > of_boxes))
+        return np.where(use_box, of_boxes, areas)
+
 
 def check_boxes(boxes_xywh: np.ndarray, sizes: np.ndarray) -> CheckedBoxes:
-    """Clip boxes to their images, and classify those with problems.
+    """Classify boxes with problems, and clip those that are partly outside their image.
 
     Args:
         boxes_xywh: (M, 4) float64: left, top, width, height; all finite.
@@ -42,12 +55,15 @@ def check_boxes(boxes_xywh: np.ndarray, sizes: np.ndarray) -> CheckedBoxes:
     right, bottom = x + w, y + h
     x1, y1, x2, y2 = np.maximum(x, 0.0), np.maximum(y, 0.0), np.minimum(right, width), np.minimum(bottom, height)
     overhang = np.max([x1 - x, y1 - y, right - x2, bottom - y2], axis=0) if len(x) else x
+    # Training uses float32, in which the corners of an extremely narrow box coincide.
+    is_narrow = (x2.astype(np.float32) <= x1.astype(np.float32)) | (y2.astype(np.float32) <= y1.astype(np.float32))
     problem = np.select(
-        [(w < 0) | (h < 0), (w == 0) | (h == 0), (x2 <= x1) | (y2 <= y1), overhang > OUTSIDE_TOLERANCE],
-        [INVERTED, NO_AREA, OUTSIDE, PARTLY_OUTSIDE],
+        [(w < 0) | (h < 0), (w == 0) | (h == 0), (x2 <= x1) | (y2 <= y1), is_narrow, overhang > OUTSIDE_TOLERANCE],
+        [INVERTED, NO_AREA, OUTSIDE, NO_AREA, PARTLY_OUTSIDE],
         default=OK,
     )
-    return CheckedBoxes(np.stack([x1, y1, x2, y2], axis=1).astype(np.float32), problem)
+    clipped = np.stack([x1, y1, x2 - x1, y2 - y1], axis=1)
+    return CheckedBoxes(np.where((problem == PARTLY_OUTSIDE)[:, None], clipped, boxes_xywh), problem)
 
 
 class BoxProblems:
@@ -73,8 +89,9 @@ class BoxProblems:
                 height, width = sizes[row].tolist()
                 raise InputError(
                     f"{file}: annotation {annotation['id']} of image {annotation['image_id']} ({width}x{height}) has "
-                    f"bbox {annotation['bbox']}: {PROBLEMS[kind]}; expected [x, y, width, height] with an area, "
-                    "inside the image; correct the file, or set data.strict: false to drop or clip such boxes"
+                    f"bbox {annotation['bbox']}: {PROBLEMS[kind]}; expected [x, y, width, height] with positive "
+                    "width and height, inside the image; correct the file, or set data.strict: false to drop or clip "
+                    "such boxes"
                 )
             self._ids.setdefault(kind, []).append(annotation["id"])
 

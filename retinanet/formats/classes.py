@@ -1,11 +1,14 @@
 """Class selection: map the category names in annotation files to labels."""
 
 import difflib
+import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from retinanet.config import MergedClass
 from retinanet.errors import InputError
+
+log = logging.getLogger(__name__)
 
 MAX_LISTED = 5  # names shown in a message
 
@@ -37,7 +40,8 @@ def choose_classes(
         files: the categories of each annotation file, at least one.
         classes: categories to use or merge, in label order. None takes all categories, in the order of
             `expected_names` or, without it, of the first file.
-        expected_names: required class names, such as those of a trained model.
+        expected_names: required class names, such as those of a trained model. A file may then lack some of their
+            categories, since exporters omit unused ones; this is logged.
         key: the config key of these files, for messages.
 
     Raises:
@@ -47,14 +51,15 @@ def choose_classes(
         names = expected_names or files[0].names
         groups = {name: (name,) for name in names}
         for categories in files:
-            _check_same_names(names, categories, key)
+            _check_same_names(names, categories, key, may_lack=expected_names is not None)
     else:
         groups = dict((c, (c,)) if isinstance(c, str) else (c.name, c.merge) for c in classes)
         if len(groups) != len(classes):
             raise InputError(f"data.classes: duplicate class in {list(classes)}")
         for categories in files:
-            for members in groups.values():
-                _check_known(members, categories)
+            if expected_names is None:
+                for members in groups.values():
+                    _check_known(members, categories)
         if expected_names is not None and tuple(groups) != expected_names:
             raise InputError(
                 f"data.classes: defines {list(groups)}, but the model was trained for {list(expected_names)}"
@@ -65,18 +70,33 @@ def choose_classes(
             if member in label_of:
                 raise InputError(f"data.classes: {member!r} is in two classes; an annotation can have one label")
             label_of[member] = label
+    if expected_names is not None:
+        for categories in files:
+            _report_missing(tuple(label_of), categories, key)
     return Classes(tuple(groups), label_of)
 
 
-def _check_same_names(names: tuple[str, ...], categories: Categories, key: str) -> None:
-    if set(categories.names) == set(names):
-        return
+def _check_same_names(names: tuple[str, ...], categories: Categories, key: str, *, may_lack: bool) -> None:
     missing, extra = sorted(set(names) - set(categories.names)), sorted(set(categories.names) - set(names))
+    if not extra and (may_lack or not missing):
+        return
     raise InputError(
         f"{key}: the categories of {categories.file} do not match the classes {list(names)[:MAX_LISTED]}"
         f"{'...' if len(names) > MAX_LISTED else ''}: missing {missing[:MAX_LISTED]}, "
         f"unexpected {extra[:MAX_LISTED]}; select the classes to use with data.classes"
     )
+
+
+def _report_missing(names: tuple[str, ...], categories: Categories, key: str) -> None:
+    missing = [name for name in names if name not in categories.names]
+    if len(missing) == len(names):
+        raise InputError(
+            f"{key}: {categories.file} has none of the categories {list(names[:MAX_LISTED])}; it has "
+            f"{list(categories.names[: 2 * MAX_LISTED])}"
+        )
+    if missing:
+        listed = ", ".join(missing[:MAX_LISTED]) + (", ..." if len(missing) > MAX_LISTED else "")
+        log.warning("%s: lacks %d of %d categories: %s", categories.file, len(missing), len(names), listed)
 
 
 def _check_known(members: tuple[str, ...], categories: Categories) -> None:

@@ -1,5 +1,6 @@
 """COCO annotation and results formats: read annotation files into a `Dataset`, and convert detections to results."""
 
+import itertools
 import logging
 import os
 from collections.abc import Iterable
@@ -13,8 +14,9 @@ from retinanet.errors import InputError
 from retinanet.formats.box_check import BoxProblems, check_boxes
 from retinanet.formats.classes import Categories, Classes, choose_classes
 from retinanet.formats.coco_json import read_document
-from retinanet.formats.dataset import Dataset, EvaluationAnnotations, concatenate, start_of_each
+from retinanet.formats.dataset import Dataset, concatenate, start_of_each
 from retinanet.formats.image import read_header
+from retinanet.formats.sources import check_sources
 
 if TYPE_CHECKING:
     from retinanet.structures import Detections
@@ -39,7 +41,7 @@ def read_coco(
     Args:
         sources: one or more files. Several files are joined, and their images are renumbered from 1.
         classes: categories to select, order or merge, by name. None takes all of the first file's, ordered by id.
-        expected_names: required class names, from the training set or a checkpoint.
+        expected_names: required class names, from the training set or a checkpoint; files may lack some of them.
         keep_empty: whether to keep images that have no usable boxes.
         strict: raise on boxes with problems instead of dropping or clipping them.
         max_pixels: size limit for images whose dimensions must be read from the image file.
@@ -50,6 +52,7 @@ def read_coco(
     """
     if not sources:
         raise InputError(f"{key}: not set; set {key}.images=DIR {key}.annotations=FILE")
+    check_sources(sources, key=key)
     documents = [read_document(source.annotations) for source in sources]
     chosen = choose_classes(
         [_categories(source.annotations, document) for source, document in zip(sources, documents, strict=True)],
@@ -73,7 +76,9 @@ def read_coco(
     return dataset
 
 
-def coco_results(detections: Iterable[tuple[int, "Detections"]], category_ids: tuple[int, ...]) -> list[dict[str, Any]]:
+def coco_results(
+    detections: Iterable[tuple[int | str, "Detections"]], category_ids: tuple[int, ...]
+) -> list[dict[str, Any]]:
     """Convert detections to the COCO results format, ready to be written to a file.
 
     Args:
@@ -111,37 +116,27 @@ def _read_source(
     labels = np.array([label_of[entry["category_id"]] for entry in annotations], dtype=np.int64)
     is_crowd = np.array([bool(entry.get("iscrowd", 0)) for entry in annotations], dtype=bool)
     boxes_xywh = np.array([entry["bbox"] for entry in annotations], dtype=np.float64).reshape(-1, 4)
-    box_areas = boxes_xywh[:, 2] * boxes_xywh[:, 3]
-    areas = [entry.get("area") for entry in annotations]
-    areas = [box_area if area is None else area for area, box_area in zip(areas, box_areas.tolist(), strict=True)]
+    areas = np.array([entry.get("area") for entry in annotations], dtype=np.float64)  # None becomes NaN
 
     checked = check_boxes(boxes_xywh, sizes[image_index])
     problems.add(checked, annotations=annotations, sizes=sizes[image_index], file=source.annotations)
-    usable, num_images = checked.usable, len(paths)
+    usable = checked.is_usable
     return Dataset(
         paths=tuple(map(str, paths)),
-        image_ids=np.array([image["id"] for image in document["images"]], dtype=np.int64),
+        image_ids=tuple(image["id"] for image in document["images"]),
         sizes=sizes,
-        box_start=start_of_each(np.bincount(image_index[usable], minlength=num_images)),
-        boxes=checked.corners[usable],
+        box_start=start_of_each(np.bincount(image_index[usable], minlength=len(paths))),
+        boxes_xywh=checked.boxes_xywh[usable],
+        areas=checked.areas(areas)[usable],
         labels=labels[usable],
         is_crowd=is_crowd[usable],
         class_names=chosen.names,
         category_ids=category_ids,
-        evaluation=EvaluationAnnotations(
-            start=start_of_each(np.bincount(image_index, minlength=num_images)),
-            boxes_xywh=boxes_xywh,
-            areas=np.array(areas, dtype=np.float64),
-            labels=labels,
-            is_crowd=is_crowd,
-        ),
     )
 
 
 def _find_images(source: DataSource, document: dict[str, Any], key: str) -> list[Path]:
     folder = Path(source.images)
-    if not folder.is_dir():
-        raise InputError(f"{key}.images: {folder} is not a folder; set it to the folder of the images")
     paths = [_inside(folder, image["file_name"], source.annotations) for image in document["images"]]
     # os.path.isfile returns False if a name is too long; Path.is_file raises.
     missing = [
@@ -174,10 +169,14 @@ def _categories(file: str, document: dict[str, Any]) -> Categories:
 
 
 def _category_ids(classes: Classes, documents: list[dict[str, Any]]) -> tuple[int, ...]:
-    """Category ids for results: the file's own if there is one file and no merged categories, otherwise 1..K."""
+    """Category ids for results: the file's own if there is one file and no merged categories, otherwise 1..K.
+
+    Classes that the file lacks get the ids after its largest.
+    """
     if len(documents) == 1 and len(classes.label_of) == len(classes.names):
         by_name = {category["name"]: category["id"] for category in documents[0]["categories"]}
-        return tuple(by_name[member] for member in classes.label_of)  # ordered by label
+        unused = itertools.count(1 + max(by_name.values()))
+        return tuple(by_name[name] if name in by_name else next(unused) for name in classes.label_of)  # by label
     return tuple(range(1, len(classes.names) + 1))
 
 

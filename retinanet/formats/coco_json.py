@@ -8,7 +8,6 @@ from typing import Any
 from retinanet.errors import InputError
 
 MAX_NUMBER = 1e9  # pixels or square pixels; larger values are mistakes, and would overflow
-MAX_ID = 2**63  # ids are stored as int64
 
 
 def read_document(file: str) -> dict[str, Any]:
@@ -35,14 +34,14 @@ def read_document(file: str) -> dict[str, Any]:
 
 def _check_fields(items: list[Any], part: str, file: str) -> None:
     for position, item in enumerate(items):
-        for field, is_valid in _FIELDS[part].items():
+        for field, (is_valid, expected) in _FIELDS[part].items():
             if not isinstance(item, dict) or not is_valid(item.get(field)):
                 value = item.get(field) if isinstance(item, dict) else item
                 found = "missing" if isinstance(item, dict) and field not in item else repr(value)[:80]
-                raise InputError(f"{file}: {part}[{position}].{field} is {found}, expected {_EXPECTED[field]}")
+                raise InputError(f"{file}: {part}[{position}].{field} is {found}, expected {expected}")
     repeated = [value for value, count in Counter(item["id"] for item in items).items() if count > 1]
     if repeated:
-        raise InputError(f"{file}: {part}: duplicate id {repeated[0]}; ids must be unique")
+        raise InputError(f"{file}: {part}: duplicate id {repeated[0]!r}; ids must be unique")
 
 
 def _check_categories(document: dict[str, Any], file: str) -> None:
@@ -58,7 +57,7 @@ def _check_references(document: dict[str, Any], file: str) -> None:
         for field, known in (("image_id", image_ids), ("category_id", category_ids)):
             if annotation[field] not in known:
                 raise InputError(
-                    f"{file}: annotation {annotation['id']} has {field} {annotation[field]}, which is not listed"
+                    f"{file}: annotation {annotation['id']} has {field} {annotation[field]!r}, which is not listed"
                 )
 
 
@@ -66,8 +65,8 @@ def _is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_id(value: Any) -> bool:
-    return _is_integer(value) and -MAX_ID <= value < MAX_ID
+def _is_image_id(value: Any) -> bool:
+    return _is_integer(value) or _is_text(value)
 
 
 def _is_length(value: Any) -> bool:
@@ -95,27 +94,23 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and value != ""
 
 
+# By part and field: a function that recognises valid values, and the wording of an error message.
+_ID = (_is_integer, "an integer")
+_PIXELS = (_is_length, "a number of pixels, an integer above 0")
 _FIELDS = {
-    "images": {"id": _is_id, "file_name": _is_text, "height": _is_length, "width": _is_length},
-    "annotations": {
-        "id": _is_id,
-        "image_id": _is_id,
-        "category_id": _is_id,
-        "bbox": _is_box,
-        "area": _is_area,
-        "iscrowd": _is_flag,
+    "images": {
+        "id": (_is_image_id, "an integer or a text"),
+        "file_name": (_is_text, "a file name"),
+        "height": _PIXELS,
+        "width": _PIXELS,
     },
-    "categories": {"id": _is_id, "name": _is_text},
-}
-_EXPECTED = {
-    "id": "an integer of at most 64 bits",
-    "image_id": "the id of a listed image",
-    "category_id": "the id of a listed category",
-    "bbox": "[x, y, width, height], four finite numbers",
-    "area": "a finite number, or nothing",
-    "iscrowd": "0 or 1",
-    "file_name": "a file name",
-    "name": "a name",
-    "height": "a number of pixels, an integer above 0",
-    "width": "a number of pixels, an integer above 0",
+    "annotations": {
+        "id": _ID,
+        "image_id": (_is_image_id, "the id of a listed image"),
+        "category_id": (_is_integer, "the id of a listed category"),
+        "bbox": (_is_box, "[x, y, width, height], four finite numbers"),
+        "area": (_is_area, "a finite number, or nothing"),
+        "iscrowd": (_is_flag, "0 or 1"),
+    },
+    "categories": {"id": _ID, "name": (_is_text, "a name")},
 }

@@ -1,10 +1,11 @@
 """The in-memory dataset: flat arrays, filled by the reader of each annotation format.
 
-Shape letters: I images, M boxes, K classes, E evaluation annotations.
+Shape letters: I images, M boxes, K classes.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ class ImageRecord(NamedTuple):
     """One image and its ground truth, in pixels of the annotated image."""
 
     path: str
-    image_id: int
+    image_id: int | str
     height: int
     width: int
     boxes: np.ndarray  # (N, 4) float32, corners
@@ -25,40 +26,38 @@ class ImageRecord(NamedTuple):
     is_crowd: np.ndarray  # (N,) bool
 
 
-class EvaluationAnnotations(NamedTuple):
-    """All annotations for evaluation, unchanged from the annotation file.
-
-    Unlike `Dataset.boxes`, they include boxes that training cannot use, and are not clipped to the image.
-    """
-
-    start: np.ndarray  # (I + 1,) int64: image i has rows start[i]:start[i + 1]
-    boxes_xywh: np.ndarray  # (E, 4) float64: left, top, width, height
-    areas: np.ndarray  # (E,) float64: the area in the file (of a mask, for instance), or else width * height
-    labels: np.ndarray  # (E,) int64
-    is_crowd: np.ndarray  # (E,) bool
-
-
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Dataset:
     """Images and boxes as flat arrays: the record used by the loader, the sampler and evaluation.
 
-    Images are addressed by index, 0..I-1, and classes by label, 0..K-1.
+    Images are addressed by index, 0..I-1, and classes by label, 0..K-1. Training and evaluation use the same boxes:
+    what a reader drops or clips counts for neither. Other boxes may exceed the image by up to a pixel, as annotation
+    tools round: evaluation uses their exact numbers, training the corners inside the image (`boxes`).
     """
 
     paths: tuple[str, ...]  # I paths of image files
-    image_ids: np.ndarray  # (I,) int64, unique
+    image_ids: tuple[int | str, ...]  # I unique ids, for results files
     sizes: np.ndarray  # (I, 2) int64, height and width
     box_start: np.ndarray  # (I + 1,) int64: image i has boxes box_start[i]:box_start[i + 1]
-    boxes: np.ndarray  # (M, 4) float32, corners, clipped to the image
+    boxes_xywh: np.ndarray  # (M, 4) float64: left, top, width, height
+    areas: np.ndarray  # (M,) float64: the area in the file (of a mask, for instance), or else width * height
     labels: np.ndarray  # (M,) int64
     is_crowd: np.ndarray  # (M,) bool
     class_names: tuple[str, ...]  # K
     category_ids: tuple[int, ...]  # K category ids, for results files
-    evaluation: EvaluationAnnotations
 
     def __len__(self) -> int:
         """Number of images."""
         return len(self.paths)
+
+    @cached_property
+    def boxes(self) -> np.ndarray:
+        """Corners of the boxes, clipped to their images: (M, 4) float32."""
+        corners = self.boxes_xywh.copy()
+        corners[:, 2:] += corners[:, :2]
+        height, width = np.repeat(self.sizes, np.diff(self.box_start), axis=0).T
+        limits = np.stack([width, height, width, height], axis=1)
+        return np.clip(corners, 0, limits).astype(np.float32)
 
     def image(self, index: int) -> ImageRecord:
         """Return one image; its arrays are views into the dataset."""
@@ -66,7 +65,7 @@ class Dataset:
         rows = slice(self.box_start[index], self.box_start[index + 1])
         return ImageRecord(
             path=self.paths[index],
-            image_id=int(self.image_ids[index]),
+            image_id=self.image_ids[index],
             height=height,
             width=width,
             boxes=self.boxes[rows],
@@ -74,9 +73,9 @@ class Dataset:
             is_crowd=self.is_crowd[rows],
         )
 
-    def image_ids_of(self, batches: Iterable["Batch"]) -> list[int]:
+    def image_ids_of(self, batches: Iterable["Batch"]) -> list[int | str]:
         """Ids of the images in the given batches, in order."""
-        return [int(self.image_ids[index]) for batch in batches for index in batch.image_indices]
+        return [self.image_ids[index] for batch in batches for index in batch.image_indices]
 
     def object_counts(self) -> list[int]:
         """Number of objects per class, excluding crowd regions."""
@@ -85,24 +84,17 @@ class Dataset:
     def subset(self, indices: Sequence[int]) -> "Dataset":
         """Return a dataset of the images at `indices`, in that order."""
         chosen = np.asarray(indices, dtype=np.int64)
-        box_rows, box_start = _rows_of(self.box_start, chosen)
-        annotation_rows, annotation_start = _rows_of(self.evaluation.start, chosen)
+        rows, box_start = _rows_of(self.box_start, chosen)
         return replace(
             self,
             paths=tuple(self.paths[index] for index in chosen.tolist()),
-            image_ids=self.image_ids[chosen],
+            image_ids=tuple(self.image_ids[index] for index in chosen.tolist()),
             sizes=self.sizes[chosen],
             box_start=box_start,
-            boxes=self.boxes[box_rows],
-            labels=self.labels[box_rows],
-            is_crowd=self.is_crowd[box_rows],
-            evaluation=EvaluationAnnotations(
-                start=annotation_start,
-                boxes_xywh=self.evaluation.boxes_xywh[annotation_rows],
-                areas=self.evaluation.areas[annotation_rows],
-                labels=self.evaluation.labels[annotation_rows],
-                is_crowd=self.evaluation.is_crowd[annotation_rows],
-            ),
+            boxes_xywh=self.boxes_xywh[rows],
+            areas=self.areas[rows],
+            labels=self.labels[rows],
+            is_crowd=self.is_crowd[rows],
         )
 
     def first(self, count: int) -> "Dataset":
@@ -114,24 +106,17 @@ def concatenate(datasets: Sequence[Dataset]) -> Dataset:
     """Join datasets that have the same classes; images are renumbered from 1, because their ids may collide."""
     first = datasets[0]
     assert all(dataset.class_names == first.class_names for dataset in datasets)
-    evaluations = [dataset.evaluation for dataset in datasets]
     paths = tuple(path for dataset in datasets for path in dataset.paths)
     return replace(
         first,
         paths=paths,
-        image_ids=np.arange(1, len(paths) + 1),
+        image_ids=tuple(range(1, len(paths) + 1)),
         sizes=np.concatenate([dataset.sizes for dataset in datasets]),
         box_start=start_of_each(np.concatenate([np.diff(dataset.box_start) for dataset in datasets])),
-        boxes=np.concatenate([dataset.boxes for dataset in datasets]),
+        boxes_xywh=np.concatenate([dataset.boxes_xywh for dataset in datasets]),
+        areas=np.concatenate([dataset.areas for dataset in datasets]),
         labels=np.concatenate([dataset.labels for dataset in datasets]),
         is_crowd=np.concatenate([dataset.is_crowd for dataset in datasets]),
-        evaluation=EvaluationAnnotations(
-            start=start_of_each(np.concatenate([np.diff(part.start) for part in evaluations])),
-            boxes_xywh=np.concatenate([part.boxes_xywh for part in evaluations]),
-            areas=np.concatenate([part.areas for part in evaluations]),
-            labels=np.concatenate([part.labels for part in evaluations]),
-            is_crowd=np.concatenate([part.is_crowd for part in evaluations]),
-        ),
     )
 
 

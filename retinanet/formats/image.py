@@ -1,16 +1,20 @@
-"""Decode image files to uint8 RGB tensors.
+"""Decode image files to uint8 RGB tensors, with torchcodec where it is installed, and with Pillow elsewhere.
 
 Measured with torchcodec 0.17.0 and Pillow 13.0.0, on every kind of file used in the tests:
     torchcodec matches Pillow bit for bit on 8-bit JPEG (grey, CMYK, YCCK, progressive), PNG and WebP; both drop alpha.
-    For 16-bit PNG, torchcodec rounds value / 257; Pillow keeps the high byte of colour images and clips grey at 255.
+    For 16-bit PNG, torchcodec rounds value / 257; Pillow keeps the high byte of colour images, so values differ by up
+    to 1, and of grey images all bits, which are rounded here.
     torchcodec always applies the EXIF orientation. It decodes all frames of an animated WebP, but only one of an
     animated PNG.
-    torchcodec rejects files that Pillow may accept as complete: a PNG with missing rows or a bad checksum, or a JPEG
-    without its end. Neither detects all corruption in the compressed pixel data of a JPEG, WebP or GIF.
+    torchcodec rejects files that Pillow accepts as complete: a PNG with missing rows or a bad checksum, or a JPEG
+    without its end; `complete.py` detects these for Pillow. Neither detects all corruption in the compressed pixel data
+    of a JPEG, WebP or GIF.
 """
 
+import logging
 import re
 import struct
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,15 +25,24 @@ import numpy as np
 import torch
 from PIL import Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
-from torchcodec.decoders import decode_image
 
-from retinanet.errors import InputError
+from retinanet.errors import InputError, first_line
+from retinanet.formats.complete import check_jpeg, check_png
+
+try:
+    from torchcodec.decoders import decode_image
+except ModuleNotFoundError:
+    decode_image = None
+except Exception as error:  # built for another version of torch, or a shared library is missing
+    decode_image = None
+    logging.getLogger(__name__).warning("torchcodec cannot be imported, so Pillow decodes: %s", first_line(error))
 
 # Pillow supports more, but its EPS plugin runs Ghostscript, and every plugin is one more parser of untrusted data.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 # MPO, written by some phones, is a JPEG with additional images appended.
 TORCHCODEC_FORMATS = ("JPEG", "MPO", "PNG", "WEBP")
 ORIENTATION_TAG = 0x0112
+_pillow_lock = threading.RLock()
 # Orientation -> dimensions of (3, H, W) to flip for display, after a transpose if the orientation is 5 or more.
 FLIPS: dict[int, tuple[int, ...]] = {1: (), 2: (2,), 3: (1, 2), 4: (1,), 5: (), 6: (2,), 7: (1, 2), 8: (1,)}
 
@@ -75,6 +88,7 @@ class OpenedImage(NamedTuple):
     file: BinaryIO
     image: Image.Image
     header: ImageHeader
+    max_pixels: int
 
     def decode(self, *, apply_orientation: bool = True) -> Tensor:
         """Like `read_image`, but keep the decoder's strides, usually with interleaved channels.
@@ -91,7 +105,7 @@ class OpenedImage(NamedTuple):
             )
         assert not ImageFile.LOAD_TRUNCATED_IMAGES, "Pillow is set to fill truncated images with grey"
         try:
-            shown = _decode(self.file, self.image, header)
+            shown = _decode(self)
         except Exception as error:  # decoders raise almost any exception type on damaged data
             # torchcodec puts the C++ function and line before the reason.
             reason = re.sub(r"^\w+, \S+:\d+, ", "", str(error))
@@ -117,8 +131,7 @@ def open_image(path: str | PathLike[str], *, max_pixels: int) -> Iterator[Opened
     except OSError as error:  # missing file, directory, or no permission
         raise _cannot_be_read(path, error) from None
     with file, warnings.catch_warnings():
-        # Pillow warns about its own pixel limit, which max_pixels replaces, and about broken metadata, which we ignore.
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("ignore")  # about broken metadata
         try:
             start = file.read(8)
         except OSError as error:  # disk failure or unreachable file server
@@ -127,12 +140,14 @@ def open_image(path: str | PathLike[str], *, max_pixels: int) -> Iterator[Opened
             raise InputError(f"{path}: empty file, expected an image; download the file again")
         file.seek(0)
         try:
-            image = Image.open(file, formats=FORMATS)
+            with _pillow_limit(max_pixels):
+                image = Image.open(file, formats=FORMATS)
             header = _header(image)
         except Image.DecompressionBombError as error:
+            pixels = re.search(r"\d+", str(error))
             raise InputError(
-                f"{path}: {str(error).partition(',')[0].lower()} that Pillow opens, expected at most {max_pixels} "
-                "(data.max_pixels); shrink the image or remove it from the dataset"
+                f"{path}: is {pixels[0] if pixels else 'too many'} pixels, expected at most {max_pixels}; shrink the "
+                "image or raise data.max_pixels"
             ) from None
         except Exception as error:
             found = f"starts with {start!r}" if isinstance(error, UnidentifiedImageError) else error
@@ -145,7 +160,22 @@ def open_image(path: str | PathLike[str], *, max_pixels: int) -> Iterator[Opened
                 f"{path}: {header.width} x {header.height} is {header.height * header.width} pixels, expected at most "
                 f"{max_pixels}; shrink the image or raise data.max_pixels"
             )
-        yield OpenedImage(path, file, image, header)
+        yield OpenedImage(path, file, image, header, max_pixels)
+
+
+@contextmanager
+def _pillow_limit(max_pixels: int) -> Iterator[None]:
+    """Make Pillow check `max_pixels` instead of its own limit, before it allocates memory.
+
+    Pillow's limit is a global variable: threads take turns, and it is restored for other users of Pillow.
+    """
+    with _pillow_lock:
+        own_limit = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = max_pixels  # Pillow warns beyond this, and raises beyond twice this
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = own_limit
 
 
 def _cannot_be_read(path: str | PathLike[str], error: OSError) -> InputError:
@@ -184,33 +214,39 @@ def _exif_orientation(exif: bytes) -> int:
     return 1
 
 
-def _decode(file: BinaryIO, image: Image.Image, header: ImageHeader) -> Tensor:
-    if header.format not in TORCHCODEC_FORMATS or (header.format == "WEBP" and image.n_frames > 1):
-        return _decode_with_pillow(image, header)
-    file.seek(0)
+def _decode(opened: OpenedImage) -> Tensor:
+    image, header = opened.image, opened.header
+    is_supported = header.format in TORCHCODEC_FORMATS and not (header.format == "WEBP" and image.n_frames > 1)
+    if decode_image is None or not is_supported:
+        return _decode_with_pillow(opened)
+    opened.file.seek(0)
     try:
-        pixels = decode_image(file.read(), mode="RGB")
+        pixels = decode_image(opened.file.read(), mode="RGB")
         if pixels.shape != (3, header.height, header.width):
             raise ValueError(f"header says {header.height} x {header.width}, decoded {list(pixels.shape)}")
         return pixels
     except Exception as error:
-        # Pillow decodes some JPEG and WebP files that torchcodec cannot. It also accepts incomplete images: a PNG with
-        # missing rows, and a JPEG whose missing end is filled with zeros, as in interrupted downloads.
+        # Pillow decodes some JPEG and WebP files that torchcodec cannot.
         if header.format != "PNG" and "truncated" not in str(error):
             with suppress(Exception):
-                return _decode_with_pillow(image, header)
+                return _decode_with_pillow(opened)
         raise
 
 
-def _decode_with_pillow(image: Image.Image, header: ImageHeader) -> Tensor:
-    if header.mode.startswith("I;16"):  # 12-bit or 16-bit TIFF; convert("RGB") would clip at 255
-        (bits,) = image.tag_v2[258]
-        samples = np.asarray(image).astype(np.float32) * (255 / (2**bits - 1))
-        if image.tag_v2.get(262) == 0:  # zero means white, which Pillow handles only in 8-bit images
-            samples = 255 - samples
-        pixels = torch.from_numpy(samples.round().astype(np.uint8)).expand(3, -1, -1)
-    else:
-        pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+def _decode_with_pillow(opened: OpenedImage) -> Tensor:
+    image, header = opened.image, opened.header
+    if check := {"JPEG": check_jpeg, "MPO": check_jpeg, "PNG": check_png}.get(header.format):
+        opened.file.seek(0)
+        check(opened.file.read())
+    with _pillow_limit(opened.max_pixels):
+        if header.mode.startswith("I;16"):  # 16-bit PNG, 12-bit or 16-bit TIFF; convert("RGB") would clip at 255
+            (bits,) = image.tag_v2[258] if header.format == "TIFF" else (16,)
+            samples = np.asarray(image).astype(np.float32) * (255 / (2**bits - 1))
+            if header.format == "TIFF" and image.tag_v2.get(262) == 0:  # zero means white, handled only for 8 bits
+                samples = 255 - samples
+            pixels = torch.from_numpy(samples.round().astype(np.uint8)).expand(3, -1, -1)
+        else:
+            pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
     if header.format == "TIFF":
         return pixels
     rotated = pixels.transpose(1, 2) if header.orientation >= 5 else pixels

@@ -158,7 +158,7 @@ class Predictor:
         )
 
     def _detect(self, images: Sequence[Tensor], padded_shape: tuple[int, int]) -> list[Detections]:
-        planned = PlannedImage(0, 0, self._shorter, self._padded_shapes.longer, padded_shape)
+        planned = PlannedImage(0, 0, self._shorter, self._padded_shapes.longer, padded_shape, padded_shape)
         nothing = Sample(
             images[0], torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool)
         )

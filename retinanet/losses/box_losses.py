@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from retinanet.detection.boxes import area, centre_form, decode, decoded_sizes, encode, overlap
+from retinanet.losses.arguments import check_number
 
 EPSILON = 1e-7  # square pixels, avoids division by zero; same value as in torchvision
 
@@ -38,6 +39,7 @@ class SmoothL1Loss:
     """
 
     def __init__(self, *, beta: float = 0.1):
+        check_number("beta", beta, low=0)
         self.beta = beta
 
     def __call__(self, deltas: Tensor, boxes: Tensor, anchors: Tensor) -> Tensor:

@@ -3,15 +3,15 @@
 The detector's focal losses are `SigmoidFocalLoss` (`sigmoid.py`) and `SoftmaxFocalLoss` (`softmax_focal.py`).
 """
 
-import math
 from collections.abc import Sequence
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from retinanet.losses.arguments import check_number
 from retinanet.losses.softmax_focal import softmax_focal_losses
 
 Reduction = Literal["mean", "sum", "none"]
@@ -26,7 +26,7 @@ class FocalLoss(nn.Module):
     the logits.
 
     Args:
-        num_classes: C, at least 1.
+        num_classes: C, at least 2: the softmax of a single logit is always 1.
         alpha: non-negative class weights (C,), or one number for all classes; None means 1. Stored as a buffer, which
             moves with the module. A float tensor keeps its dtype; anything else is converted to torch's default dtype.
         gamma: non-negative focusing exponent; larger values down-weight well-classified examples more.
@@ -50,10 +50,12 @@ class FocalLoss(nn.Module):
         reduction: Reduction = "mean",
     ):
         super().__init__()
-        if isinstance(num_classes, bool) or not isinstance(num_classes, Integral) or num_classes < 1:
-            raise ValueError(f"num_classes: found {num_classes!r}, expected an integer of at least 1")
-        if isinstance(gamma, bool) or not isinstance(gamma, Real) or not 0 <= gamma < math.inf:
-            raise ValueError(f"gamma: found {gamma!r}, expected a finite number of at least 0")
+        if isinstance(num_classes, bool) or not isinstance(num_classes, Integral) or num_classes < 2:
+            raise ValueError(
+                f"num_classes: found {num_classes!r}, expected an integer of at least 2; for a problem with a single "
+                "logit, use 2 and the logits (0, x)"
+            )
+        check_number("gamma", gamma, low=0)
         if reduction not in get_args(Reduction):
             choices = ", ".join(map(repr, get_args(Reduction)))
             raise ValueError(f"reduction: found {reduction!r}, expected one of {choices}")
@@ -63,7 +65,7 @@ class FocalLoss(nn.Module):
         self.register_buffer("alpha", None if alpha is None else _weight_tensor(alpha, self.num_classes))
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Compute the loss, differentiable once with respect to the logits.
+        """Compute the loss, differentiable once with respect to the logits; a second time raises a `RuntimeError`.
 
         Args:
             logits: (N, C) or (N, C, d1, ...), any float type. Computed in float32, or float64 for float64 logits.

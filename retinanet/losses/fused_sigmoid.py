@@ -12,11 +12,12 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import FunctionCtx
 
 from retinanet.losses.chunking import rows_at_once, working_type
 from retinanet.losses.class_loss import check_anchors
 from retinanet.losses.class_weights import ClassWeights
+from retinanet.losses.differentiable_once import differentiable_once
 from retinanet.losses.margin import MarginLoss
 
 HALF_TYPES = (torch.bfloat16, torch.float16)
@@ -101,7 +102,7 @@ class _FusedSigmoidSum(torch.autograd.Function):
         return background + torch.where(has_target, loss.target_loss(targets, column, iou), 0).sum()
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: FunctionCtx, scale: Tensor) -> tuple[Tensor | None, ...]:
         logits, labels, valid, iou = ctx.saved_tensors
         loss = ctx.loss

@@ -28,7 +28,7 @@ class HardExampleMining:
         one_to_three: select the hardest positives, up to a quarter of `keep` (at least one), and up to three of the
             hardest negatives for each; in an image without positives, nothing is selected. Positives and negatives are
             suppressed separately; otherwise, whether an easy positive survives would depend on all harder negatives,
-            perhaps a hundred thousand. If fewer positives than a quarter of `keep` survive, `keep` has no effect.
+            perhaps a hundred thousand. If fewer than `keep` / 4 positives survive, `keep` has no effect.
     """
 
     def __init__(self, *, keep: int = 512, nms_iou: float | None = 0.7, one_to_three: bool = False):

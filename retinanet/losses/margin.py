@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from retinanet.losses.arguments import check_number
+
 
 class MarginLoss(Protocol):
     """An elementwise loss h of the negative margin z.
@@ -31,10 +33,11 @@ class FocalMargin:
     h(z) = sigmoid(z)^gamma softplus(z),    h'(z) = sigmoid(z)^gamma (gamma sigmoid(-z) softplus(z) + sigmoid(z))
 
     Args:
-        gamma: focusing exponent; larger values down-weight well-classified examples more.
+        gamma: focusing exponent, at least 0; larger values down-weight well-classified examples more.
     """
 
     def __init__(self, gamma: float):
+        check_number("gamma", gamma, low=0)
         self.gamma = gamma
 
     def value(self, z: Tensor) -> Tensor:
@@ -60,6 +63,8 @@ class FocalStarMargin:
     """
 
     def __init__(self, gamma: float, beta: float):
+        check_number("gamma", gamma, low=0, above=True)
+        check_number("beta", beta)
         self.gamma = gamma
         self.beta = beta
 
@@ -84,6 +89,7 @@ class HingeMargin:
     """
 
     def __init__(self, margin: float = 0.5):
+        check_number("margin", margin, low=0, high=1)
         self.margin = margin
 
     def value(self, z: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from retinanet.losses.arguments import check_number
 from retinanet.losses.fused_sigmoid import FusedSigmoidLoss
 from retinanet.losses.margin import FocalMargin
 
@@ -14,14 +15,15 @@ class QualityFocalLoss(FusedSigmoidLoss):
     For an anchor's own class, y is the IoU; for all other classes, it is 0. See `ClassLoss` for the call arguments.
 
     Args:
-        beta: focusing exponent; larger values down-weight examples near their target more. 0 gives cross entropy. Below
-            1, the loss is steep near the target.
+        beta: focusing exponent, at least 0; larger values down-weight examples near their target more. 0 gives cross
+            entropy. Below 1, the loss is steep near the target.
         compile: as in `FusedSigmoidLoss`.
     """
 
     needs_iou = True
 
     def __init__(self, *, beta: float = 2.0, compile: bool = False):
+        check_number("beta", beta, low=0)
         super().__init__(FocalMargin(beta), background_weight=1.0, compile=compile)
         self.beta = beta
 
@@ -46,7 +48,7 @@ class VarifocalLoss(FusedSigmoidLoss):
     `ClassLoss` for the call arguments.
 
     Args:
-        alpha: weight of negatives, and of positives whose predicted box does not overlap the object.
+        alpha: weight, at least 0, of negatives, and of positives whose predicted box does not overlap the object.
         gamma: focusing exponent for the same logits.
         compile: as in `FusedSigmoidLoss`.
     """
@@ -54,6 +56,7 @@ class VarifocalLoss(FusedSigmoidLoss):
     needs_iou = True
 
     def __init__(self, *, alpha: float = 0.75, gamma: float = 2.0, compile: bool = False):
+        check_number("alpha", alpha, low=0)
         super().__init__(FocalMargin(gamma), background_weight=alpha, compile=compile)
         self.alpha = alpha
 

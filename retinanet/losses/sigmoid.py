@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from retinanet.losses.arguments import check_alpha
 from retinanet.losses.class_weights import ClassWeights
 from retinanet.losses.fused_sigmoid import FusedSigmoidLoss
 from retinanet.losses.margin import FocalMargin, MarginLoss
@@ -18,12 +19,16 @@ class SigmoidMarginLoss(FusedSigmoidLoss):
 
     Args:
         margin_loss: h.
-        alpha: weight of an anchor's target logit; the logits of its other classes have weight 1 - alpha. If there is
-            one alpha per class, each applies to all logits of that class. With None, every logit has weight 1.
+        alpha: weight of an anchor's target logit, 0..1; the logits of its other classes have weight 1 - alpha. If there
+            is one alpha per class, each applies to all logits of that class. With None, every logit has weight 1.
         compile: as in `FusedSigmoidLoss`.
+
+    Raises:
+        ValueError: alpha is outside 0..1; unlike in torchvision, -1 does not stand for None.
     """
 
     def __init__(self, margin_loss: MarginLoss, *, alpha: float | Sequence[float] | None = None, compile: bool = False):
+        check_alpha(alpha)
         if alpha is None:
             target_weight, background_weight = 1.0, 1.0
         elif isinstance(alpha, Sequence):

@@ -10,11 +10,13 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import FunctionCtx
 
+from retinanet.losses.arguments import check_alpha, check_number
 from retinanet.losses.chunking import rows_at_once, working_type
 from retinanet.losses.class_loss import check_anchors
 from retinanet.losses.class_weights import ClassWeights
+from retinanet.losses.differentiable_once import differentiable_once
 from retinanet.losses.margin import FocalMargin
 
 
@@ -26,13 +28,18 @@ class SoftmaxFocalLoss:
     Args:
         alpha: weight of anchors by class, 0..1: K values, one number for all classes, or None for 1. The weight of
             background is 1 minus their mean (with one number, the balance of Lin et al. 2017, eq. 5), or 1 for None.
-        gamma: focusing exponent; 0 gives (balanced) cross entropy.
+        gamma: focusing exponent, at least 0; 0 gives (balanced) cross entropy.
+
+    Raises:
+        ValueError: alpha is outside 0..1, or gamma is negative.
     """
 
     needs_iou = False
     has_background_logit = True
 
     def __init__(self, *, alpha: float | Sequence[float] | None = None, gamma: float = 2.0):
+        check_alpha(alpha)
+        check_number("gamma", gamma, low=0)
         if alpha is None:
             class_weights, self.background_weight = 1.0, 1.0
         elif isinstance(alpha, Sequence):
@@ -46,6 +53,11 @@ class SoftmaxFocalLoss:
         """Compute the summed loss; arguments, result and errors are as in `ClassLoss`."""
         check_anchors(logits, labels, valid)
         num_classes = logits.shape[-1] - 1
+        if num_classes < 1:
+            raise ValueError(
+                f"logits: found shape {tuple(logits.shape)}, expected (..., K + 1): one logit per class, and the last "
+                "for background"
+            )
         self.class_weights.check(num_classes)
         labels = labels.flatten()
         losses = softmax_focal_losses(logits.flatten(0, -2), labels, gamma=self.gamma)
@@ -76,7 +88,7 @@ class _SoftmaxFocalLosses(torch.autograd.Function):
         return FocalMargin(gamma).value(z)
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: FunctionCtx, scale: Tensor) -> tuple[Tensor | None, ...]:
         logits, targets, z = ctx.saved_tensors
         derivatives = (scale * FocalMargin(ctx.gamma).derivative(z))[:, None]
@@ -90,7 +102,7 @@ class _SoftmaxFocalLosses(torch.autograd.Function):
 def _other_logits(logits: Tensor, column: Tensor) -> Tensor:
     """Logits (r, C) in the dtype of the loss, with each row's target, at `column` (r, 1), set too low to contribute."""
     working = logits.to(working_type(logits))
-    # Not -infinity: with a single class there are no other logits, and infinity - infinity is NaN.
+    # Not -infinity: if the other logits are -infinity too, their softmax would be NaN.
     return working.scatter(1, column, torch.finfo(working.dtype).min)
 
 

@@ -24,7 +24,7 @@ class Backbone(Protocol):
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """Strides of C3, C4 and C5 in pixels; the feature pyramid and the default anchors expect (8, 16, 32)."""
+        """Strides of C3, C4 and C5 in pixels: (8, 16, 32), like the anchors on these levels."""
 
     @property
     def memory_format(self) -> torch.memory_format:

@@ -46,9 +46,11 @@ class FeaturePyramid(nn.Module):
 def halve(conv: nn.Conv2d, feature: Tensor) -> Tensor:
     """Apply a 3x3 convolution with stride 2 and padding 1.
 
-    On a feature map of width 1, only the middle column of the kernel covers data, so only that column is used: with the
-    full kernel, oneDNN's bfloat16 weight gradient on a CPU contains uninitialised memory (torch 2.14.1).
+    On a feature map of width 1 or 2, only as many columns of the kernel cover data, so only those are used: with the
+    full kernel, oneDNN's bfloat16 convolution on a CPU reads uninitialised memory (torch 2.14.1). At width 1 this
+    spoils the gradient of the weights; at width 2, the output.
     """
-    if feature.shape[-1] == 1:
-        return F.conv2d(feature, conv.weight[..., 1:2], conv.bias, stride=2, padding=(1, 0))
+    width = feature.shape[-1]
+    if width <= 2:
+        return F.conv2d(feature, conv.weight[..., 1 : 1 + width], conv.bias, stride=2, padding=(1, 0))
     return conv(feature)

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from retinanet.config.model import HeadNorm
+from retinanet.config.model import ClassPrecision, HeadNorm
 from retinanet.model.norm import norm_layer
 
 
@@ -20,6 +20,8 @@ class RetinaNetHead(nn.Module):
         norm: normalisation after each of these convolutions; the paper uses none.
         prior: initial probability of each class at every anchor; with softmax, of all classes together. Its purpose is
             to keep the many background anchors from making the first steps diverge (section 4.1, "Initialization").
+        class_precision: precision of the last convolution of the class subnet: that of the network, or "fp32", which
+            returns class logits in float32.
         background_logit: append a class logit for background. Scores are then a softmax, otherwise sigmoids.
     """
 
@@ -32,13 +34,15 @@ class RetinaNetHead(nn.Module):
         num_convs: int = 4,
         norm: HeadNorm = "none",
         prior: float = 0.01,
+        class_precision: ClassPrecision = "network",
         background_logit: bool = False,
     ):
         super().__init__()
         self.num_classes = num_classes
         self.background_logit = background_logit
         self.num_logits = num_classes + background_logit
-        self.class_subnet = subnet(channels, num_convs, num_anchors * self.num_logits, norm)
+        last = Float32Conv2d if class_precision == "fp32" else nn.Conv2d
+        self.class_subnet = subnet(channels, num_convs, num_anchors * self.num_logits, norm, last)
         self.box_subnet = subnet(channels, num_convs, num_anchors * 4, norm)
         bias = self.class_subnet[-1].bias
         assert isinstance(bias, nn.Parameter)
@@ -58,15 +62,31 @@ class RetinaNetHead(nn.Module):
         return class_logits, box_deltas
 
 
-def subnet(channels: int, num_convs: int, out_channels: int, norm: HeadNorm) -> nn.Sequential:
-    """Build the convolutions of one subnet, initialised as in the paper."""
+class Float32Conv2d(nn.Conv2d):
+    """Convolution in at least float32, whatever the precision of its input, its weights, and autocast.
+
+    In bfloat16, most of the class logits of a feature map would be equal to others: they have 8 significant bits.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve (B, channels, H, W)."""
+        assert self.bias is not None
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        with torch.autocast(x.device.type, enabled=False):
+            return self._conv_forward(x.to(dtype), self.weight.to(dtype), self.bias.to(dtype))
+
+
+def subnet(
+    channels: int, num_convs: int, out_channels: int, norm: HeadNorm, last: type[nn.Conv2d] = nn.Conv2d
+) -> nn.Sequential:
+    """Build the convolutions of one subnet, the last of type `last`, and initialise them as in the paper."""
     layers: list[nn.Module] = []
     for _ in range(num_convs):
         layers.append(nn.Conv2d(channels, channels, 3, padding=1))
         if norm == "group":
             layers.append(norm_layer("group")(channels))
         layers.append(nn.ReLU(inplace=True))
-    layers.append(nn.Conv2d(channels, out_channels, 3, padding=1))
+    layers.append(last(channels, out_channels, 3, padding=1))
     for layer in layers:
         if isinstance(layer, nn.Conv2d):
             nn.init.normal_(layer.weight, std=0.01)

@@ -14,6 +14,7 @@ from retinanet.config.model import Norm
 from retinanet.runtime.distributed import world_size
 
 GROUPS = 32
+SLOW_BFLOAT16_POSITIONS = 1024  # torch uses another kernel for feature maps with at least this many positions
 
 
 def norm_layer(norm: Norm) -> Callable[[int], nn.Module]:
@@ -26,7 +27,24 @@ def norm_layer(norm: Norm) -> Callable[[int], nn.Module]:
         case "sync":
             return SyncBatchNorm
         case "group":
-            return partial(nn.GroupNorm, GROUPS)
+            return partial(GroupNorm, GROUPS)
+
+
+class GroupNorm(nn.GroupNorm):
+    """Group norm that computes small feature maps in float32 on a CPU, where torch's bfloat16 kernel is slow for them.
+
+    Two conversions included, this takes half the time for maps of 320 to 500 positions (torch 2.14.1), and rounds less.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (B, channels, H, W)."""
+        # A compiled graph must work for all sizes, and fuses the conversions.
+        if x.dtype != torch.bfloat16 or not x.is_cpu or torch.compiler.is_compiling():
+            return super().forward(x)
+        if x.shape[2] * x.shape[3] >= SLOW_BFLOAT16_POSITIONS:
+            return super().forward(x)
+        out = F.group_norm(x.float(), self.num_groups, self.weight.float(), self.bias.float(), self.eps)
+        return out.to(x.dtype)
 
 
 class SyncBatchNorm(nn.BatchNorm2d):

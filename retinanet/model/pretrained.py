@@ -1,5 +1,6 @@
 """Pretrained ImageNet weights for the backbone: download by name, or load from a file."""
 
+import sys
 from pathlib import Path
 
 import torch
@@ -7,6 +8,7 @@ import torchvision
 from torch import Tensor, nn
 
 from retinanet.errors import InputError
+from retinanet.runtime.console import is_terminal
 
 
 def load_torchvision_weights(backbone: nn.Module, name: str, weights: str) -> None:
@@ -51,7 +53,7 @@ def _download(name: str, weights: str) -> tuple[dict[str, Tensor], str]:
     url = known[member].url
     target = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
     try:
-        return dict(known[member].get_state_dict(progress=True, check_hash=True)), url
+        return dict(known[member].get_state_dict(progress=is_terminal(sys.stderr), check_hash=True)), url
     except Exception as error:  # network, disk, hash, damaged cached file: each raises a different type
         raise InputError(
             f"model.backbone.weights: could not download {weights} for {name} from {url} to {target}, or the file "
@@ -66,8 +68,8 @@ def _read(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(
-            f"model.backbone.weights: {path} does not exist; set an existing file, imagenet, or none to train from "
-            "scratch"
+            f"model.backbone.weights: {path} does not exist; set it to an existing file, to imagenet, or to none "
+            "to train from scratch"
         ) from None
     except Exception as error:  # torch.load raises a different type for each kind of damage
         raise InputError(

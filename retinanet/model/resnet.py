@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,15 +17,17 @@ from retinanet.config.model import Norm
 from retinanet.model.folded_conv import conv_norm
 from retinanet.model.norm import norm_layer
 from retinanet.model.pretrained import load_torchvision_weights
+from retinanet.model.small_resnet import small_resnet
 
 
 class ResNet(nn.Module):
-    """A torchvision residual network that outputs C3, C4 and C5; implements `retinanet.model.backbone.Backbone`.
+    """A residual network that outputs C3, C4 and C5; implements `retinanet.model.backbone.Backbone`.
 
     Its state dict uses torchvision's names, without `fc`, so ImageNet weights load unchanged.
 
     Args:
-        name: name of a torchvision residual network, such as "resnet50" or "resnext101_32x8d".
+        name: name of a torchvision residual network, such as "resnet50" or "resnext101_32x8d"; or "resnet10_half", a
+            small one of ours.
         norm: "frozen" keeps the statistics of the pretrained weights and has no trainable parameters; "batch", "sync"
             and "group" are trained.
         frozen_stages: number of leading stages that are never updated: 1 freezes the stem, 2 the stem and `layer1`, and
@@ -39,11 +42,14 @@ class ResNet(nn.Module):
         super().__init__()
         self.name = name
         self.checkpoint_activations = checkpoint_activations
-        full = getattr(torchvision.models, name)(weights=None, norm_layer=norm_layer(norm))
+        full: Any
+        if name == "resnet10_half":
+            full = small_resnet(norm_layer(norm))
+        else:
+            full = getattr(torchvision.models, name)(weights=None, norm_layer=norm_layer(norm))
         self.conv1, self.bn1, self.maxpool = full.conv1, full.bn1, full.maxpool
         self.layer1, self.layer2, self.layer3, self.layer4 = full.layer1, full.layer2, full.layer3, full.layer4
-        channels: int = full.fc.in_features
-        self.out_channels = (channels // 4, channels // 2, channels)
+        self.out_channels = tuple(_out_channels(stage[-1]) for stage in (self.layer2, self.layer3, self.layer4))
         stages = [nn.ModuleList([self.conv1, self.bn1]), self.layer1, self.layer2, self.layer3, self.layer4]
         self._frozen = stages[:frozen_stages]  # a plain list: the modules are registered above
         for stage in self._frozen:
@@ -102,6 +108,10 @@ def residual(x: Tensor, block: BasicBlock | Bottleneck) -> Tensor:
         out = conv_norm(F.relu_(out), block.conv3, block.bn3)
     shortcut = x if block.downsample is None else conv_norm(x, *block.downsample)
     return F.relu_(out.add_(shortcut))
+
+
+def _out_channels(block: BasicBlock | Bottleneck) -> int:
+    return (block.conv3 if isinstance(block, Bottleneck) else block.conv2).out_channels
 
 
 def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:

@@ -35,6 +35,8 @@ class RetinaNet(nn.Module):
         std: tuple[float, float, float],
     ):
         super().__init__()
+        strides = tuple(anchors.strides)[: len(backbone.strides)]
+        assert tuple(backbone.strides) == strides, f"the backbone has strides {backbone.strides}, the anchors {strides}"
         self.backbone = backbone
         self.fpn = fpn
         self.head = head
@@ -104,6 +106,7 @@ def build_model(cfg: ModelConfig, num_classes: int) -> RetinaNet:
         num_convs=cfg.head_convs,
         norm=cfg.head_norm,
         prior=cfg.prior,
+        class_precision=cfg.class_precision,
         background_logit=cfg.has_background_logit,
     )
     return RetinaNet(backbone, fpn, head, anchors, mean=cfg.mean, std=cfg.std)

@@ -1,25 +1,36 @@
-"""Console output: messages above a progress bar. Failing to write to the console does not end the run."""
+"""Console output: messages, and progress as a bar on a terminal or as plain lines in a file.
+
+Failing to write to the console does not end a run, whether the disk is full, the reader of a pipe is gone, or the
+console's encoding lacks a character.
+"""
 
 import contextlib
+import io
 import logging
+import os
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator, Sized
 from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from retinanet.runtime.distributed import is_main
+PLAIN_INTERVAL = 30.0  # seconds between lines of progress in a file or pipe
 
 
 class _LossyStream:
-    """Stream wrapper that discards output it cannot write, for example to a full disk or a closed pipe."""
+    """Stream wrapper that discards output it cannot write, and escapes characters that the encoding lacks."""
 
     def __init__(self, stream: TextIO):
         self._stream = stream
 
     def write(self, text: str) -> None:
         with contextlib.suppress(OSError):
-            self._stream.write(text)
+            try:
+                self._stream.write(text)
+            except UnicodeEncodeError:
+                encoding = self._stream.encoding
+                self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
     def flush(self) -> None:
         with contextlib.suppress(OSError):
@@ -40,19 +51,120 @@ class ConsoleHandler(logging.Handler):
     """Logging handler that prints above a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=_LossyStream(sys.stdout))
+        stream = _LossyStream(sys.stdout)
+        tqdm.write(self.format(record), file=stream)
+        stream.flush()  # a file would otherwise get its lines late, and in the wrong order with those of stderr
 
 
-def progress(items: Iterable | None, what: str, total: int | None, *, initial: int = 0) -> tqdm:
-    """Progress bar with the remaining time, on the main process only; files and pipes get an occasional line."""
-    return tqdm(
+class ProgressBar(tqdm):
+    """Progress bar with the remaining time, for a terminal."""
+
+    def logged(self, summary: str) -> None:
+        """Show beside the bar a summary of what the caller has just logged."""
+        self.set_postfix_str(summary)
+
+
+class PlainProgress:
+    """Progress for a file or a pipe: a line with the remaining time every `PLAIN_INTERVAL` seconds, none if shorter.
+
+    Args:
+        what: the activity, such as "evaluating".
+        total: number of items, where known.
+        initial: number of items that were done earlier, by a run that is resumed.
+    """
+
+    def __init__(self, items: Iterable | None, what: str, total: int | None, *, initial: int = 0):
+        self._items = items
+        self._what = what
+        self._total = len(items) if total is None and isinstance(items, Sized) else total
+        self._initial = self._done = initial
+        self._postfix = ""
+        self._start = self._last_line = time.monotonic()
+
+    def __iter__(self) -> Iterator:
+        for item in self._items or ():
+            yield item
+            self.update()
+
+    def update(self) -> None:
+        """Count an item as done."""
+        self._done += 1
+        now = time.monotonic()
+        if now - self._last_line >= PLAIN_INTERVAL:
+            self._last_line = now
+            stream = _LossyStream(sys.stderr)
+            stream.write(f"{self._what}: {self._position(now)}{self._postfix}\n")
+            stream.flush()
+
+    def set_postfix_str(self, text: str) -> None:
+        """Text to add to the next lines."""
+        self._postfix = f", {text}" if text else ""
+
+    def logged(self, summary: str) -> None:
+        """Skip the next line if it is due soon: the caller has just logged how far it is."""
+        self._last_line = time.monotonic()
+
+    def close(self) -> None:
+        """Do nothing: there is no bar to remove."""
+
+    def _position(self, now: float) -> str:
+        if not self._total:
+            return f"{self._done} done"
+        left = (self._total - self._done) * (now - self._start) / (self._done - self._initial)
+        return f"{self._done} of {self._total} ({self._done / self._total:.0%}), {format_duration(left)} left"
+
+
+def progress(
+    items: Iterable | None, what: str, total: int | None, *, initial: int = 0, silent: bool = False
+) -> ProgressBar | PlainProgress:
+    """Report progress on stderr: as a bar if it is a terminal, else as an occasional line.
+
+    Args:
+        items: what to iterate over; None if the caller calls `update`.
+        what, total, initial: see `PlainProgress`.
+        silent: report nothing, because another process reports the same.
+    """
+    if not (silent or is_terminal(sys.stderr)):
+        return PlainProgress(items, what, total, initial=initial)
+    return ProgressBar(
         items,
         desc=what,
         total=total,
         initial=initial,
         file=_LossyStream(sys.stderr),
-        mininterval=0.2 if sys.stderr.isatty() else 15.0,
+        mininterval=0.2,
         dynamic_ncols=True,
         leave=False,
-        disable=not is_main(),
+        disable=silent,
     )
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Whether a stream is a terminal that can move its cursor."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def escape_unprintable() -> None:
+    """Make `print` escape characters that the console cannot encode, for example in class names, rather than fail."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
+
+
+def format_duration(seconds: float) -> str:
+    """Format a duration with its one or two largest units: 0.25 s, 12 s, 3 min 20 s, 2 h 5 min, 4 days 7 h."""
+    for unit, size, smaller, part in (("day", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        if seconds >= size:
+            whole, rest = divmod(round(seconds / part), size // part)
+            plural = "s" if unit == "day" and whole > 1 else ""
+            return f"{whole} {unit}{plural}" + (f" {rest} {smaller}" if rest else "")
+    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+
+
+def format_bytes(size: float) -> str:
+    """Format a size in decimal units, as disks and file managers do: 850 kB, 78 MB, 1.2 GB."""
+    for unit in ("kB", "MB", "GB", "TB"):
+        size /= 1000
+        if size < 1000 or unit == "TB":
+            return f"{size:.2g} {unit}" if size < 10 else f"{size:.0f} {unit}"
+    raise AssertionError(size)

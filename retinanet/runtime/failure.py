@@ -16,7 +16,14 @@ if TYPE_CHECKING:
 KEY = "retinanet/failed"
 
 
-def report_failure(store: Store | None, folder: Path, error: Exception, *, rank: int, doing: str) -> None:
+def process_name(rank: int, world_size: int) -> str:
+    """Name of a process in messages. Ranks count from 0 and occur in the names of files, hence both numbers."""
+    return f"process {rank + 1} of {world_size} (rank {rank})" if world_size > 1 else "the run"
+
+
+def report_failure(
+    store: Store | None, folder: Path, error: Exception, *, rank: int, world_size: int, doing: str
+) -> None:
     """Report what this process was doing when it failed, and write its traceback to `failure_rank{rank}.txt`.
 
     If another process failed first, only point to that one. Call this before closing the connections to the other
@@ -34,20 +41,23 @@ def report_failure(store: Store | None, folder: Path, error: Exception, *, rank:
     first = _first_to_fail(store, None if is_lost else rank) if store else rank
     if isinstance(error, InputError):
         return
+    this = process_name(rank, world_size)
     if first is None:
         raise InputError(
-            f"rank {rank} lost contact with another rank, which exited without a report: see the output of the "
+            f"{this} lost contact with another process, which exited without a report: see the output of the "
             f"launcher, such as torchrun; noticed by: {first_line(error)}"
         ) from None
     if first != rank:
         raise InputError(
-            f"rank {rank} exits because rank {first} failed first (see its output); noticed by: {first_line(error)}"
+            f"{this} exits because {process_name(first, world_size)} failed first (see its output); noticed by: "
+            f"{first_line(error)}"
         ) from None
     path = folder / f"failure_rank{rank}.txt"
-    header = f"rank {rank} failed; last activity: {doing}"
+    header = f"{this} failed; last activity: {doing}"
     # The interpreter also prints the traceback, but line by line, interleaved with the output of other processes.
     with contextlib.suppress(OSError):
-        path.write_text(f"{header}\n{''.join(traceback.format_exception(error))}", encoding="utf-8")
+        text = f"{header}\n{''.join(traceback.format_exception(error))}"
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
         header += f"; its traceback is in {path}"
     with contextlib.suppress(OSError):
         print(header, file=sys.stderr, flush=True)

@@ -10,6 +10,10 @@ from retinanet.runtime.console import ConsoleHandler
 KEPT_MESSAGES = 1000
 
 
+class _Buffer(MemoryHandler):
+    """Holds the messages logged before the log file is opened."""
+
+
 class _QuietFileHandler(logging.FileHandler):
     """File handler that ignores errors: if the disk is full, messages still reach the console, and saving warns."""
 
@@ -21,30 +25,41 @@ class _QuietFileHandler(logging.FileHandler):
             super().close()
 
 
+OUR_HANDLERS = (ConsoleHandler, _Buffer, _QuietFileHandler)
+
+
 def start_logging(*, silent: bool = False) -> None:
-    """Send messages to the console, and buffer them for `log_to_file`. Replaces the handlers of any earlier call.
+    """Send messages to the console, and buffer them for `log_to_file`.
+
+    Replaces the handlers of any earlier call. Handlers and a level that the caller has set on the logger "retinanet"
+    stay as they are.
 
     Args:
         silent: log only errors, because another process logs the same messages.
     """
-    root = logging.getLogger("retinanet")
-    root.setLevel(logging.ERROR if silent else logging.INFO)
-    for handler in list(root.handlers):
-        root.removeHandler(handler)
+    logger = logging.getLogger("retinanet")
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.INFO)
+    for handler in [handler for handler in logger.handlers if isinstance(handler, OUR_HANDLERS)]:
+        logger.removeHandler(handler)
         handler.close()
-    console = ConsoleHandler()
+    console = ConsoleHandler(logging.ERROR if silent else logging.INFO)
     console.setFormatter(logging.Formatter("%(message)s"))
-    root.addHandler(console)
-    root.addHandler(MemoryHandler(KEPT_MESSAGES, flushLevel=logging.CRITICAL + 1))
+    logger.addHandler(console)
+    buffer = _Buffer(KEPT_MESSAGES, flushLevel=logging.CRITICAL + 1)
+    buffer.setLevel(console.level)
+    logger.addHandler(buffer)
 
 
 def log_to_file(file: Path) -> None:
-    """Also append messages to a file, including those buffered since `start_logging`."""
-    to_file = _QuietFileHandler(file, encoding="utf-8")
+    """Also append messages to a file in UTF-8, including those buffered since `start_logging`."""
+    # A file name may contain bytes that are not valid UTF-8.
+    to_file = _QuietFileHandler(file, encoding="utf-8", errors="backslashreplace")
     to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    root = logging.getLogger("retinanet")
-    for handler in [handler for handler in root.handlers if isinstance(handler, MemoryHandler)]:
-        handler.setTarget(to_file)
-        handler.close()  # writes the buffered messages to the file
-        root.removeHandler(handler)
-    root.addHandler(to_file)
+    to_file.setLevel(logging.INFO)
+    logger = logging.getLogger("retinanet")
+    for buffer in [handler for handler in logger.handlers if isinstance(handler, _Buffer)]:
+        buffer.setTarget(to_file)
+        buffer.close()  # writes the buffered messages to the file
+        logger.removeHandler(buffer)
+    logger.addHandler(to_file)

@@ -1,5 +1,6 @@
-"""Explain out-of-memory errors: the current batches, and the settings that reduce memory use."""
+"""Peak memory, and explanations of out-of-memory errors: the current batches, and settings that reduce memory use."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,6 +10,18 @@ from retinanet.config import Config
 from retinanet.errors import InputError, first_line
 from retinanet.runtime.activity import Activity
 from retinanet.runtime.distributed import world_size
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """Peak memory of this process in bytes so far: on the GPU for CUDA, else on the host; None where it is unknown."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak  # macOS counts bytes, all others KiB
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -17,6 +17,8 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from retinanet.runtime.failure import process_name
+
 if TYPE_CHECKING:  # importing torch would delay the signal handlers by seconds
     from torch.distributed import Store
 
@@ -132,7 +134,7 @@ class StopRequest:
             ready, _, _ = select.select([self._read_end], [], [], remaining)
             if not ready:
                 _print(
-                    f"rank {self.rank}: {self.signal_name} arrived, and the current step did not finish within "
+                    f"{self.signal_name}: {process_name(self.rank, self.world_size)} did not finish its step within "
                     f"{self.grace:g} s (train.grace): exiting without saving; the last checkpoint is intact"
                 )
                 if self.rank == 0:

@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from retinanet.runtime.failure import process_name
+
 if TYPE_CHECKING:
     from torch.distributed import Store
 
@@ -32,7 +34,7 @@ STDERR = 2  # file descriptor, because the hanging thread may hold the lock of s
 class Watchdog:
     """Stops a run in which some process makes no progress, after every process has dumped its stack traces.
 
-        with Watchdog(store, activity, rank=rank, timeout=600.0, folder=folder):
+        with Watchdog(store, activity, rank=rank, world_size=world_size, timeout=600.0, folder=folder):
             activity.begin("training", step, batches, image_ids)
 
     If no new activity begins for `timeout` seconds, a process dumps the stack traces of all its threads to stderr and
@@ -47,10 +49,20 @@ class Watchdog:
         timeout: seconds without progress before the run stops; None disables the watchdog.
     """
 
-    def __init__(self, store: Store | None, activity: Activity, *, rank: int, timeout: float | None, folder: Path):
+    def __init__(
+        self,
+        store: Store | None,
+        activity: Activity,
+        *,
+        timeout: float | None,
+        folder: Path,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
         self.store = store
         self.activity = activity
         self.rank = rank
+        self.name = process_name(rank, world_size)
         self.timeout = timeout
         self.folder = folder
         self._ended = threading.Event()
@@ -96,12 +108,13 @@ class Watchdog:
         faulthandler.dump_traceback_later(4 * LINGER, exit=True, file=STDERR)
         if store is not None:
             with contextlib.suppress(RuntimeError):
-                store.set(KEY, f"rank {self.rank}, which made {reason}")
-        header = f"rank {self.rank} stalled: {reason}; last activity: {self.activity}\n"
+                store.set(KEY, f"{self.name}, which made {reason}")
+        header = f"{self.name} stalled: {reason}; last activity: {self.activity}\n"
         with contextlib.suppress(OSError):
-            os.write(STDERR, header.encode())
+            os.write(STDERR, header.encode(errors="backslashreplace"))
         faulthandler.dump_traceback(file=STDERR, all_threads=True)
-        with contextlib.suppress(OSError), open(self.folder / f"stall_rank{self.rank}.txt", "w") as file:
+        path = self.folder / f"stall_rank{self.rank}.txt"
+        with contextlib.suppress(OSError), open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(header)
             file.flush()
             faulthandler.dump_traceback(file=file, all_threads=True)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from PIL import features
 from torch import Tensor
 from torchvision.utils import draw_bounding_boxes
 
@@ -34,6 +35,8 @@ def draw_boxes(image: Tensor, boxes: Tensor, texts: list[str], labels: list[int]
     """Draw labelled boxes (N, 4), with one colour per class; the line width scales with the image size."""
     if len(boxes) == 0:
         return image.clone()
+    if not features.check("freetype2"):  # the font that is then left has only the letters of Latin-1
+        texts = [text.encode("latin-1", "replace").decode("latin-1") for text in texts]
     short = min(image.shape[-2:])
     height, width = image.shape[-2:]
     limits = torch.tensor([width - 1, height - 1, width - 1, height - 1])

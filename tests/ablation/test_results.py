@@ -1,14 +1,11 @@
-import subprocess
-import sys
-
 import pytest
 
 from retinanet.ablation import results
-from retinanet.ablation.results import ResultsFile, RunResult, config_hash, try_lock
+from retinanet.ablation.results import ResultsFile, RunResult, config_hash
 from retinanet.ablation.table import load_table, make_jobs
 from retinanet.config.load import load_config
 from retinanet.errors import InputError
-from tests.helpers.processes import ENVIRONMENT, REPO
+from tests.helpers.processes import REPO
 
 
 def result(config_hash: str, *, status: str = "finished", ap: float = 0.5) -> RunResult:
@@ -60,29 +57,6 @@ def test_invalid_line_is_reported_by_number(tmp_path):
         opened.write('{"row": "b", "AP": 1}\n')
     with pytest.raises(InputError, match=r"results\.jsonl: line 2 is not a valid result"):
         file.read()
-
-
-def test_lock_is_exclusive_between_processes(tmp_path):
-    code = "from pathlib import Path; from retinanet.ablation.results import try_lock\n"
-    code += f"with try_lock(Path({str(tmp_path / 'run.lock')!r})) as ours: print(ours)"
-
-    def try_in_another_process() -> str:
-        return subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=ENVIRONMENT
-        ).stdout.strip()
-
-    with try_lock(tmp_path / "run.lock") as ours:
-        assert ours
-        assert try_in_another_process() == "False"
-    assert try_in_another_process() == "True"
-
-
-def test_killed_process_releases_its_lock(tmp_path):
-    code = "import os, signal; from pathlib import Path; from retinanet.ablation.results import try_lock\n"
-    code += f"with try_lock(Path({str(tmp_path / 'run.lock')!r})): os.kill(os.getpid(), signal.SIGKILL)"
-    assert subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT).returncode < 0
-    with try_lock(tmp_path / "run.lock") as ours:
-        assert ours
 
 
 def test_hash_depends_only_on_what_affects_the_result():

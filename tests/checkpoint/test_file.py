@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import json
 import os
@@ -7,11 +8,13 @@ import zipfile
 import pytest
 import torch
 
+from retinanet.checkpoint import file as file_module
 from retinanet.checkpoint.file import (
     Checkpoint,
     DamagedCheckpoint,
     checksum_file,
     read_checkpoint,
+    sync_folder,
     write_checkpoint,
 )
 from retinanet.config import Config, TrainConfig
@@ -258,3 +261,33 @@ def test_file_without_read_permission_is_named(tmp_path, monkeypatch):
             read_checkpoint("x.pt")
     finally:
         os.seteuid(0)
+
+
+# ---- flushing folders
+
+
+def raising(number: int):
+    def fail(*arguments):
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
+def test_file_system_that_cannot_flush_folders_is_tolerated(tmp_path, monkeypatch, number):
+    monkeypatch.setattr(os, "fsync", raising(number))
+    sync_folder(tmp_path)
+
+
+@pytest.mark.parametrize("call", ["open", "fsync"])
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.ENOSPC])
+def test_any_other_error_while_flushing_a_folder_is_raised(tmp_path, monkeypatch, call, number):
+    monkeypatch.setattr(os, call, raising(number))
+    with pytest.raises(OSError, match=os.strerror(number)):
+        sync_folder(tmp_path)
+
+
+def test_folder_is_not_opened_on_windows_which_refuses_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(file_module, "IS_WINDOWS", True)
+    monkeypatch.setattr(os, "open", raising(errno.EACCES))
+    sync_folder(tmp_path)

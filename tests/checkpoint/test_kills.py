@@ -17,7 +17,7 @@ import torch
 from retinanet.checkpoint.file import read_checkpoint
 from retinanet.checkpoint.folder import CheckpointFolder
 from retinanet.checkpoint.writer import CheckpointWriter
-from tests.helpers.checkpoints import GatedFolder, cut_off, filled, flip_a_bit, names, step_files
+from tests.helpers.checkpoints import GatedFolder, cut_off, filled, flip_a_bit, forbid_symlinks, names, step_files
 from tests.helpers.processes import ENVIRONMENT, REPO
 
 WRITER = """
@@ -89,8 +89,11 @@ def killed_after(changes: int, action: Callable[[], None]) -> bool:
     return status != 0
 
 
+@pytest.mark.parametrize("has_symlinks", [True, False], ids=["symbolic links", "no symbolic links"])
 @pytest.mark.parametrize("step", [1, 2], ids=["same step again", "next step"])
-def test_kill_between_any_two_changes_on_disk_leaves_intact_checkpoints(tmp_path, step):
+def test_kill_between_any_two_changes_on_disk_leaves_intact_checkpoints(tmp_path, step, has_symlinks, monkeypatch):
+    if not has_symlinks:
+        forbid_symlinks(monkeypatch)
     for changes in itertools.count(1):
         path = tmp_path / str(changes)
         folder = CheckpointFolder(path, keep=1)

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from retinanet.ablation import figures, run
-from retinanet.ablation.results import ResultsFile, try_lock
+from retinanet.ablation.results import ResultsFile
 from retinanet.cli.ablate import main
 from retinanet.engine.result import TrainResult
 from retinanet.errors import InputError
+from retinanet.runtime.lock import try_lock
 from retinanet.runtime.stop import EXIT_STOPPED
 
 pytestmark = pytest.mark.usefixtures("restore_process_settings")
@@ -56,6 +57,7 @@ def train_result(folder: Path, *, step: int, metrics: dict[str, float], stopped_
         best=metrics.get("AP", 0.0),
         best_metric="AP",
         stopped_by=stopped_by,
+        diverged=False,
         seconds=1.0,
     )
 
@@ -66,7 +68,7 @@ def no_training(monkeypatch):
     started = []
 
     def fake_train(cfg, folder, *, resume):
-        assert resume
+        assert resume == "auto"
         started.append(named(cfg))
         return train_result(folder, step=2, metrics={"AP": 0.25, "APl": float("nan")})
 

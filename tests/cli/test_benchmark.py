@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from retinanet.benchmarks.candidates import check_candidates
-from retinanet.cli.benchmark import SUITES, main, select_suites
+from retinanet.cli.benchmark import DEFAULT, SUITES, main, select_suites
 
 SMALL = ["--size", "64x96", "--batch", "1", "--rounds", "1", "--backbone", "resnet18", "--precision", "fp32"]
 
@@ -61,6 +61,32 @@ def test_ratios_of_several_suites_have_the_suite_as_prefix(tmp_path):
     assert ours["saved_bytes"] > 0
 
 
+@pytest.mark.slow
+def test_training_suite_runs_the_whole_loop(tmp_path, monkeypatch):
+    """Images of the loader, steps, metrics; and the convolutions take no longer than all of it."""
+    monkeypatch.setattr("retinanet.benchmarks.training.NUM_DRAWN", 8)
+    result = run_benchmark(tmp_path, "training", "--workers", "1")
+    assert set(result) == {"vs_torchvision", "vs_torchvision_tuned", "vs_convolutions", "details"}
+    training = result["details"]["training"]
+    assert set(training["images_per_s"]) == {"ours", "torchvision", "torchvision tuned"}
+    for name, speed in training["images_per_s"].items():
+        assert speed == pytest.approx(training["steps"] / training["variants"][name]["median_s"])
+        assert training["variants"][name]["peak_bytes"] > 0
+    assert training["share_of_convolutions"] > 0
+    assert training["variants"]["ours"]["host_reads"] == 0
+
+
+@pytest.mark.gpu
+def test_default_suites_run_on_a_gpu(tmp_path):
+    file = tmp_path / "results.json"
+    assert main(["--device", "cuda", "--rounds", "3", "--json", str(file)]) == 0
+    result = json.loads(file.read_text(encoding="utf-8"))
+    assert set(result["details"]) == {"machine", *DEFAULT}
+    for suite in ("train_step", "training", "inference"):
+        ours = result["details"][suite]["variants"]["ours"]
+        assert ours["peak_bytes"] > 0 and ours["median_s"] > 0
+
+
 def test_loss_suite_finds_our_gradients_accurate(tmp_path, monkeypatch):
     monkeypatch.setattr("retinanet.benchmarks.loss.ANCHORS", 2000)
     result = run_benchmark(tmp_path, "loss", "--classes", "20")
@@ -80,7 +106,7 @@ def test_data_suite_reads_the_folder_twelve_times(tmp_path, shapes):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train_stop"], "no suite 'train_stop', expected one or more of train_step, inference"),
+        (["train_stop"], "no suite 'train_stop', expected one or more of train_step, training, inference"),
         (["train_stop"], "did you mean train_step?"),
         (["loss", "--rounds", "0"], "--rounds is 0, expected 1 or more"),
         (["model", "--backbone", "resnet1"], "--backbone is 'resnet1', expected one of resnet18"),

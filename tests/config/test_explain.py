@@ -24,7 +24,8 @@ TRAIN = "train: {epochs: 1}\n"
         ("model: {anchors: {size: []}}", "model.anchors.size: unknown key; did you mean 'sizes'?"),
         ("loss: {classification: {type: focal, gama: 2}}",
          "loss.classification.gama: unknown key; did you mean 'gamma'?"),
-        ("loss: {box: {type: giou, beta: 1}}", "loss.box.beta: unknown key; known here: type"),
+        ("loss: {box: {type: giou, beta: 1}}",
+         "loss.box.beta: unknown key for type 'giou'; it is a key of type 'smooth_l1'"),
         ("loss: {box: {type: smooth_l1, bta: 1}}", "loss.box.bta: unknown key; did you mean 'beta'?"),
         ("data: {transforms: [{type: resize}, {type: scale_jitter}, {type: color, brightnes: 1}]}",
          "data.transforms.2.brightnes: unknown key; did you mean 'brightness'?"),
@@ -43,6 +44,26 @@ TRAIN = "train: {epochs: 1}\n"
 )  # fmt: skip
 def test_unknown_key_names_the_nearest_known_key(write, text, line):
     assert only_problem(write(TRAIN + text)) == line
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("lr", "did you mean 'train.optimizer.lr'?"),
+        ("train.lr", "did you mean 'train.optimizer.lr'?"),
+        ("optimizer.lr", "did you mean 'train.optimizer'?"),  # the first part is what is unknown
+        ("model.norm", "did you mean 'model.backbone.norm'?"),  # not model.head_norm, which is only spelt alike
+        ("train.workers", "did you mean 'data.workers'?"),
+        ("data.images", "did you mean 'data.train.images' or 'data.val.images'?"),
+        ("model.aspect_ratio", "did you mean 'model.anchors.aspect_ratios'?"),
+        ("loss.gamma", "did you mean 'loss.classification.gamma' or 'train.schedule.gamma'?"),
+        # Two levels down, a key of another top-level section is not meant.
+        ("data.resize.batch_size", "known here: bucket_aspects, divisor, longer, shorter, val_shorter"),
+    ],
+)
+def test_unknown_key_is_found_by_name_anywhere_in_the_schema(write, key, hint):
+    unknown = key.removesuffix(".lr") if key.startswith("optimizer") else key
+    assert only_problem(write(TRAIN), [f"{key}=1"]) == f"{unknown}: unknown key; {hint}"
 
 
 def test_typo_in_a_union_offers_only_the_keys_of_the_chosen_part(write):
@@ -102,7 +123,8 @@ def test_all_problems_are_listed_at_once(write):
          "loss.classification.type: found \"focal_loss\", expected one of 'focal', 'cross_entropy', "
          "'softmax_focal', 'focal_star', 'hinge', 'ohem', 'quality_focal', 'varifocal'; did you mean 'focal_star'?"),
         (TRAIN + "loss: {classification: {type: hinge, gamma: 2}}",
-         "loss.classification.gamma: unknown key; known here: type"),
+         "loss.classification.gamma: unknown key for type 'hinge'; it is a key of type 'focal', 'softmax_focal', "
+         "'focal_star' or 'varifocal'"),
         (TRAIN + "loss: {classification: {alpha: 2}}",
          "loss.classification.alpha: found 2 (whole number), expected less than or equal to 1"),
         (TRAIN + "loss: {classification: {alpha: true}}", "loss.classification.alpha: found true, expected a number"),
@@ -131,7 +153,7 @@ def test_all_problems_are_listed_at_once(write):
          "assignment.type: found \"ats\", expected one of 'iou', 'atss'; did you mean 'atss'?"),
         (TRAIN + "assignment: {fg_iou: 0.1}", "assignment: bg_iou 0.4 is above fg_iou 0.1"),
         (TRAIN + "assignment: {type: atss, fg_iou: 0.5}",
-         "assignment.fg_iou: unknown key; known here: anchors_per_level, ignore_ioa, type"),
+         "assignment.fg_iou: unknown key for type 'atss'; it is a key of type 'iou'"),
         (TRAIN + "assignment: [iou]", 'assignment: found ["iou"] (list), expected a mapping of keys to values'),
         (TRAIN + "model: {mean: [1, 2, 3, 4]}", "model.mean: found [1, 2, 3, 4] (list), expected at most 3 of them"),
         (TRAIN + 'device: "\\ud800"',

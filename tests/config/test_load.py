@@ -160,7 +160,10 @@ def test_override_with_invalid_yaml_is_refused(write, override, message):
         ("train.epochs.value=3", 'train.epochs: found {"value": 3} (mapping), expected a number'),
         ("train=3", "train: found 3 (whole number), expected a mapping of keys to values"),
         ("train.epochs=", "train: neither epochs nor steps is set; set exactly one, and the other to null"),
-        ("train.steps=5", "train: both epochs and steps are set; set exactly one, and the other to null"),
+        (
+            "train={epochs: 2, steps: 5}",
+            "train: both epochs and steps are set; set exactly one, and the other to null",
+        ),
         (
             "base=quickstart",
             "base: unknown key; known here: assignment, data, device, inference, loss, model, postprocess, train",
@@ -197,9 +200,33 @@ def test_override_of_assignment_keeps_its_type(write):
     assert load_config(by_centre, ["assignment.type=iou"]).assignment == IoUAssignmentConfig()
 
 
-def test_override_replaces_epochs_by_steps(write):
-    cfg = load_config(write(TRAIN), ["train.epochs=null", "train.steps=5"])
-    assert (cfg.train.epochs, cfg.train.steps) == (None, 5)
+@pytest.mark.parametrize(
+    ("text", "overrides", "length"),
+    [
+        ("epochs: 1", ["train.steps=5"], (None, 5)),
+        ("steps: 1", ["train.epochs=5"], (5.0, None)),
+        ("epochs: 1", ["train.epochs=null", "train.steps=5"], (None, 5)),
+        ("epochs: 1", ["train.steps=5", "train.epochs=null"], (None, 5)),
+        ("steps: 1", ["train={epochs: 5, seed: 3}"], (5.0, None)),
+        ("steps: 1", ["train.epochs=5", "train.steps=7"], (None, 7)),  # the later one counts
+        ("steps: 1, epochs: null", [], (None, 1)),
+    ],
+)
+def test_run_length_of_an_override_replaces_that_of_the_file(write, text, overrides, length):
+    train = load_config(write(f"train: {{{text}}}"), overrides).train
+    assert (train.epochs, train.steps) == length
+    assert with_overrides(load_config(write(f"train: {{{text}}}")), overrides, "here").train == train
+
+
+@pytest.mark.parametrize(("base", "own", "length"), [("steps", "epochs", (5.0, None)), ("epochs", "steps", (None, 5))])
+def test_run_length_of_a_file_replaces_that_of_its_base(write, base, own, length):
+    write(f"train: {{{base}: 9}}", "common.yaml")
+    train = load_config(write(f"base: common.yaml\ntrain: {{{own}: 5}}")).train
+    assert (train.epochs, train.steps) == length
+
+
+def test_file_that_sets_both_run_lengths_is_refused(write):
+    assert only_problem(write("train: {epochs: 1, steps: 2}")).startswith("train: both epochs and steps are set")
 
 
 def test_override_value_may_contain_equals_signs_and_dots(write):

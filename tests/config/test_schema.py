@@ -71,6 +71,7 @@ def test_exactly_one_of_epochs_and_steps_is_required(values, message):
     ("model", "values", "message"),
     [
         (ResNetConfig, {"weights": "none"}, "weights is none and frozen_stages is 2"),
+        (ResNetConfig, {"name": "resnet10_half"}, "resnet10_half has no ImageNet weights; set weights: none"),
         (ModelConfig, {"head_norm": "group", "channels": 100}, "channels is 100; set a multiple of 32"),
         (AnchorConfig, {"sizes": [32, 64]}, "5 strides but 2 sizes"),
         (AnchorConfig, {"strides": [4, 8], "sizes": [32, 64]}, r"the pyramid P3 to P7 has \(8, 16, 32, 64, 128\)"),

@@ -13,9 +13,9 @@ def test_first_images_are_a_complete_dataset(load):
     cfg = load()
     data = load_val_data(cfg, ("disc", "ring", "rectangle", "triangle", "star", "cross"))
     few = data.first(3)
-    assert few.image_ids.tolist() == data.image_ids[:3].tolist()
-    assert len(few) == len(few.evaluation.start) - 1 == 3
-    assert len(few.evaluation.areas) == len(few.boxes) > 0
+    assert few.image_ids == data.image_ids[:3]
+    assert len(few) == len(few.box_start) - 1 == 3
+    assert len(few.areas) == len(few.boxes) > 0
     assert few.class_names == data.class_names
     assert len(data) == 8  # unchanged
 

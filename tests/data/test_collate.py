@@ -34,14 +34,23 @@ def test_targets_are_padded_to_multiples_of_8(most, length):
 
 def test_image_without_objects_has_only_padding_targets():
     image = torch.full((3, 64, 96), 9, dtype=torch.uint8)
-    batch = collate([PreparedSample(PlannedImage(3, 0, 64, 96, SHAPE), Sample(image, *NO_OBJECTS), (10, 20))])
+    batch = collate([PreparedSample(PlannedImage(3, 0, 64, 96, SHAPE, SHAPE), Sample(image, *NO_OBJECTS), (10, 20))])
     assert batch.image_indices == (3,) and batch.original_sizes.tolist() == [[10, 20]]
     assert not batch.targets.is_object.any() and batch.targets.boxes.shape == (1, 8, 4)
 
 
+def test_everything_outside_an_image_is_zero(monkeypatch):
+    """Memory for a batch comes uninitialised."""
+    monkeypatch.setattr("retinanet.data.collate.empty_images", lambda b, h, w: torch.full((b, 3, h, w), 255).byte())
+    sample = Sample(torch.full((3, 50, 80), 9, dtype=torch.uint8), *NO_OBJECTS)
+    (image,) = collate([PreparedSample(PlannedImage(3, 0, 64, 96, SHAPE, SHAPE), sample, (50, 80))]).images
+    assert (image[:, :50, :80] == 9).all()
+    assert not image[:, 50:].any() and not image[:, :, 80:].any()
+
+
 def test_worker_collates_images_into_shared_memory(monkeypatch):
     sample = Sample(torch.ones(3, 50, 96, dtype=torch.uint8), *NO_OBJECTS)
-    prepared = PreparedSample(PlannedImage(3, 0, 64, 96, SHAPE), sample, (10, 20))
+    prepared = PreparedSample(PlannedImage(3, 0, 64, 96, SHAPE, SHAPE), sample, (10, 20))
     in_main = collate([prepared])
     monkeypatch.setattr("retinanet.data.collate.get_worker_info", object)
     in_worker = collate([prepared])

@@ -1,5 +1,7 @@
 import io
+import itertools
 import pickle
+from dataclasses import replace
 from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
@@ -73,7 +75,8 @@ def test_evaluation_reads_each_image_once_and_only_resizes_it(cfg_of):
             with Image.open(record.path) as image:
                 pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
             sample = Sample(pixels, torch.from_numpy(record.boxes), torch.zeros(0), torch.zeros(0))
-            expected = Resize()(sample, PlannedImage(index, 0, 64, 96, tuple(batch.images.shape[-2:])))
+            shape = tuple(batch.images.shape[-2:])
+            expected = Resize()(sample, PlannedImage(index, 0, 64, 96, shape, shape))
             height, width = batch.image_sizes[row].tolist()
             assert torch.equal(batch.images[row, :, :height, :width], expected.image)
             assert torch.equal(batch.targets.boxes[row, : len(record.boxes)], expected.boxes)
@@ -192,7 +195,7 @@ def test_unreadable_image_raises_when_its_batch_is_due(tmp_path, workers, damage
         broken.unlink()
     else:
         broken.write_bytes(broken.read_bytes()[:3000] if damage == "truncated" else b"hello, no image")
-    batches = [[PlannedImage(index, 0, 64, 96, SHAPE)] for index in range(4)]
+    batches = [[PlannedImage(index, 0, 64, 96, SHAPE, SHAPE)] for index in range(4)]
     loader = make_loader(
         reader_of(*records, transforms=[Resize()]), batches, workers=workers, pin_memory=False, replace_unreadable=False
     )
@@ -211,7 +214,7 @@ def test_one_unreadable_image_fails_its_whole_batch(tmp_path):
     )
     loader = make_loader(
         data,
-        [[PlannedImage(i, 0, 64, 96, SHAPE) for i in (0, 1)]],
+        [[PlannedImage(i, 0, 64, 96, SHAPE, SHAPE) for i in (0, 1)]],
         workers=0,
         pin_memory=False,
         replace_unreadable=False,
@@ -220,10 +223,24 @@ def test_one_unreadable_image_fails_its_whole_batch(tmp_path):
         next(loader)
 
 
+def test_error_names_the_step_that_needs_the_image(cfg_of):
+    cfg = cfg_of("train.accumulate=2")
+    data = load_train_data(cfg)
+    missing = [next(itertools.islice(build_train_sampler(cfg, data), 4, None))[row].index for row in range(4)]
+    paths = [f"{path}.gone" if index in missing else path for index, path in enumerate(data.paths)]
+    data = replace(data, paths=tuple(paths))
+    loader = train_loader(cfg, data, start=3, stop=6, pin_memory=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("retinanet.data.reader.MAX_REPLACEMENTS", 0)
+        assert len([next(loader) for _ in range(2)]) == 2
+        with pytest.raises(InputError, match=r"^step 5: .*\.gone: No such file"):
+            next(loader)
+
+
 def test_jittered_images_fit_their_padded_shape(tmp_path):
     Image.new("RGB", (64, 48), (9, 9, 9)).save(tmp_path / "a.png")
     data = reader_of(image_record(tmp_path / "a.png", 48, 64), transforms=[ScaleJitter(0.5, 3.0)])
-    batches = [[PlannedImage(0, epoch, 64, 96, SHAPE)] for epoch in range(20)]
+    batches = [[PlannedImage(0, epoch, 64, 96, SHAPE, SHAPE)] for epoch in range(20)]
     sizes = [
         tuple(b.image_sizes[0].tolist())
         for b in make_loader(data, batches, workers=0, pin_memory=False, replace_unreadable=False)

@@ -26,12 +26,12 @@ def lines(file):
 
 def test_each_image_is_recorded_once(file, caplog):
     quarantine = Quarantine(file, budget=5)
-    quarantine.add(0, (), DATASET)
+    quarantine.add([], DATASET)
     assert not file.exists() and len(quarantine) == 0
     with caplog.at_level(logging.WARNING):
-        quarantine.add(3, (unreadable(1), unreadable(4, replaced_by=2)), DATASET)
-        quarantine.add(7, (unreadable(1, epoch=1, replaced_by=5),), DATASET)
-        quarantine.add(9, (unreadable(1, epoch=2), unreadable(6)), DATASET)
+        quarantine.add([(3, unreadable(1)), (3, unreadable(4, replaced_by=2))], DATASET)
+        quarantine.add([(7, unreadable(1, epoch=1, replaced_by=5))], DATASET)
+        quarantine.add([(9, unreadable(1, epoch=2)), (9, unreadable(6))], DATASET)
     assert len(quarantine) == 3
     assert lines(file) == [
         {
@@ -52,10 +52,10 @@ def test_each_image_is_recorded_once(file, caplog):
 
 def test_exceeding_the_budget_is_an_error_and_recorded(file):
     quarantine = Quarantine(file, budget=2)
-    quarantine.add(1, (unreadable(1), unreadable(2)), DATASET)
-    quarantine.add(2, (unreadable(2, epoch=1), unreadable(1, epoch=1)), DATASET)  # the same two again
+    quarantine.add([(1, unreadable(1)), (1, unreadable(2))], DATASET)
+    quarantine.add([(2, unreadable(2, epoch=1)), (2, unreadable(1, epoch=1))], DATASET)  # the same two again
     with pytest.raises(InputError) as caught:
-        quarantine.add(5, (unreadable(3), unreadable(4)), DATASET)
+        quarantine.add([(5, unreadable(3)), (5, unreadable(4))], DATASET)
     assert str(caught.value).startswith(f"{file}: lists 4 images that cannot be read, expected at most 2 ")
     assert "data.max_unreadable" in str(caught.value)
     assert [line["image_id"] for line in lines(file)] == [101, 102, 103, 104]
@@ -63,41 +63,52 @@ def test_exceeding_the_budget_is_an_error_and_recorded(file):
 
 def test_budget_of_zero_allows_no_unreadable_image(file):
     quarantine = Quarantine(file, budget=0)
-    quarantine.add(1, (), DATASET)
+    quarantine.add([], DATASET)
     with pytest.raises(InputError, match=r"lists 1 images .* at most 0"):
-        quarantine.add(2, (unreadable(1),), DATASET)
+        quarantine.add([(2, unreadable(1))], DATASET)
 
 
 def test_resumed_run_counts_earlier_entries(file):
-    Quarantine(file, budget=3).add(1, (unreadable(1), unreadable(2)), DATASET)
+    Quarantine(file, budget=3).add([(1, unreadable(1)), (1, unreadable(2))], DATASET)
     resumed = Quarantine(file, budget=3)
     assert len(resumed) == 2
-    resumed.add(1, (unreadable(1), unreadable(3)), DATASET)  # the same step again, as after a kill
+    resumed.add([(1, unreadable(1)), (1, unreadable(3))], DATASET)  # the same step again, as after a kill
     assert [line["image_id"] for line in lines(file)] == [101, 102, 103]
     with pytest.raises(InputError, match="lists 4 images"):
-        resumed.add(2, (unreadable(4),), DATASET)
+        resumed.add([(2, unreadable(4))], DATASET)
+
+
+def test_images_removed_from_the_dataset_do_not_count(file):
+    with pytest.raises(InputError, match="lists 3 images"):
+        Quarantine(file, budget=2).add([(1, unreadable(1)), (1, unreadable(2)), (1, unreadable(3))], DATASET)
+    fewer = DATASET.subset([0, 3, 4, 5])  # 1 and 2 are removed; index 2 is image 4 now
+    resumed = Quarantine(file, budget=2)
+    resumed.add([(2, Unreadable(2, 0, 0, "/images/4.jpg: truncated"))], fewer)
+    assert [line["image_id"] for line in lines(file)] == [101, 102, 103, 104]
+    with pytest.raises(InputError, match="lists 3 images"):
+        resumed.add([(3, Unreadable(3, 0, 0, "/images/5.jpg: truncated"))], fewer)
 
 
 def test_exceeded_budget_is_an_error_again_until_it_is_raised(file):
     with pytest.raises(InputError):
-        Quarantine(file, budget=0).add(1, (unreadable(1),), DATASET)
+        Quarantine(file, budget=0).add([(1, unreadable(1))], DATASET)
     resumed = Quarantine(file, budget=0)
-    resumed.add(1, (), DATASET)
+    resumed.add([], DATASET)
     with pytest.raises(InputError, match="lists 1 images"):
-        resumed.add(2, (unreadable(1, epoch=1),), DATASET)
-    Quarantine(file, budget=1).add(2, (unreadable(1, epoch=1),), DATASET)
+        resumed.add([(2, unreadable(1, epoch=1))], DATASET)
+    Quarantine(file, budget=1).add([(2, unreadable(1, epoch=1))], DATASET)
     assert len(lines(file)) == 1
 
 
 @pytest.mark.parametrize("left", [1, 20, -1])
 def test_incomplete_last_line_is_removed_and_rewritten(file, left):
-    Quarantine(file, budget=3).add(1, (unreadable(1), unreadable(2)), DATASET)
+    Quarantine(file, budget=3).add([(1, unreadable(1)), (1, unreadable(2))], DATASET)
     whole = file.read_bytes()
     first, second = whole.splitlines(keepends=True)
     file.write_bytes(first + second[:left])
     resumed = Quarantine(file, budget=3)
     assert len(resumed) == 1 and file.read_bytes() == first
-    resumed.add(1, (unreadable(2),), DATASET)
+    resumed.add([(1, unreadable(2))], DATASET)
     assert file.read_bytes() == whole
 
 
@@ -106,7 +117,7 @@ def test_file_that_is_not_such_a_list_is_an_error(file, content):
     file.write_text(content)
     with pytest.raises(InputError) as caught:
         Quarantine(file, budget=3)
-    assert str(caught.value).startswith(f"{file}: is not a list of unreadable images")
+    assert str(caught.value).startswith(f"{file}: not a list of unreadable images")
     assert file.read_text() == content
 
 
@@ -117,7 +128,7 @@ def test_file_that_cannot_be_read_is_an_error(tmp_path):
 
 def test_unwritable_list_still_counts_and_does_not_raise(tmp_path, caplog):
     quarantine = Quarantine(tmp_path / "nowhere" / "unreadable.jsonl", budget=1)
-    quarantine.add(1, (unreadable(1),), DATASET)
+    quarantine.add([(1, unreadable(1))], DATASET)
     assert "could not be written: No such file or directory; /images/1.jpg is missing from it" in caplog.text
     with pytest.raises(InputError, match="2 images that cannot be read, expected at most 1"):
-        quarantine.add(2, (unreadable(2),), DATASET)
+        quarantine.add([(2, unreadable(2))], DATASET)

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
 from PIL import Image
 
 from retinanet.config import FlipTransform, ScaleJitterTransform
 from retinanet.data.loader import make_loader
-from retinanet.data.padded_shapes import PaddedShapes
+from retinanet.data.padded_shapes import PaddedShapes, resized
 from retinanet.data.reader import SampleReader
 from retinanet.data.sampler import PlannedImage, train_batches
 from retinanet.data.transforms import Resize, build_transforms
@@ -18,6 +19,7 @@ from retinanet.errors import InputError
 from retinanet.structures import Unreadable
 from tests.helpers.batches import assert_same_batches, reader_of
 from tests.helpers.datasets import image_record
+from tests.helpers.padded_shapes import SHAPES, SIZES
 
 
 def damage(path, how):
@@ -91,8 +93,14 @@ def test_unreadable_images_are_replaced_and_recorded(damaged, transforms, worker
 
 def test_replacements_depend_only_on_seed_epoch_and_image(damaged):
     def replaced(**kwargs):
-        _, batches = training_batches(damaged, [Resize()], **kwargs)
-        return {(u.epoch, u.index): u.replaced_by for batch in batches for u in batch.unreadable}
+        planned_batches, batches = training_batches(damaged, [Resize()], **kwargs)
+        used = [index for batch in batches for index in batch.image_indices]
+        planned_images = [planned for batch in planned_batches for planned in batch]
+        return {
+            (planned.epoch, planned.index): index
+            for planned, index in zip(planned_images, used, strict=True)
+            if planned.index in DAMAGED
+        }
 
     expected = replaced()
     assert len(expected) >= 9
@@ -106,10 +114,10 @@ def test_replacements_depend_only_on_seed_epoch_and_image(damaged):
 
 def test_replacement_is_transformed_with_the_seed_of_the_planned_image(damaged):
     reader = reader_of(*damaged, transforms=TRANSFORMS[0])
-    planned = PlannedImage(3, 1, 64, 96, (96, 64))
+    planned = PlannedImage(3, 1, 64, 96, (96, 64), (96, 64))
     (used, sample, _), (report,) = reader.replace(planned, InputError("gone"))
-    assert used == planned._replace(index=report.replaced_by) and report.reason == "gone"
-    expected = reader.transform(reader.read(used.index), planned).sample
+    assert used == planned._replace(index=report.replaced_by, longer=used.longer) and report.reason == "gone"
+    expected = reader.transform(reader.read(used.index), planned._replace(longer=used.longer)).sample
     assert torch.equal(sample.image, expected.image) and torch.equal(sample.boxes, expected.boxes)
     own = reader(used).sample  # as it is in its own place in the epoch
     assert own.image.shape != sample.image.shape or not torch.equal(own.image, sample.image)
@@ -117,7 +125,7 @@ def test_replacement_is_transformed_with_the_seed_of_the_planned_image(damaged):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_evaluation_raises_on_images_that_training_replaces(damaged, workers):
-    planned = [[PlannedImage(index, 0, 48, 96, (64, 64))] for index in range(12)]
+    planned = [[PlannedImage(index, 0, 48, 96, (64, 64), (64, 64))] for index in range(12)]
     reader = reader_of(*damaged, transforms=[Resize()])
     loader = make_loader(reader, planned, workers=workers, pin_memory=False, replace_unreadable=False)
     assert [next(loader).image_indices for _ in range(3)] == [(0,), (1,), (2,)]
@@ -131,7 +139,7 @@ def test_missing_folder_is_an_error_after_ten_replacements(tmp_path, workers, mo
     tried = []
     reader = reader_of(*records, transforms=[Resize()])
     monkeypatch.setattr(reader, "read", lambda index: tried.append(index) or SampleReader.read(reader, index))
-    planned = [[PlannedImage(4, 0, 48, 96, (64, 64))]]
+    planned = [[PlannedImage(4, 0, 48, 96, (64, 64), (64, 64))]]
     with pytest.raises(InputError) as caught:
         next(make_loader(reader, planned, workers=workers, pin_memory=False, replace_unreadable=True))
     assert str(caught.value).startswith(f"{records[4].path}: No such file or directory")
@@ -144,7 +152,7 @@ def test_missing_folder_is_an_error_after_ten_replacements(tmp_path, workers, mo
 def test_unreadable_replacements_are_recorded_too(tmp_path):
     records = [image_record(tmp_path / f"{number}.png", 48, 64) for number in range(5)]
     Image.new("RGB", (64, 48)).save(records[1].path)
-    planned = [[PlannedImage(4, epoch, 48, 96, (64, 64))] for epoch in range(8)]
+    planned = [[PlannedImage(4, epoch, 48, 96, (64, 64), (64, 64))] for epoch in range(8)]
     reader = reader_of(*records, transforms=[Resize()])
     batches = list(make_loader(reader, planned, workers=0, pin_memory=False, replace_unreadable=True))
     assert {batch.image_indices for batch in batches} == {(1,)}
@@ -153,10 +161,41 @@ def test_unreadable_replacements_are_recorded_too(tmp_path):
     assert len({len(batch.unreadable) for batch in batches}) > 1  # the order of attempts varies
 
 
-def test_without_a_fitting_image_the_original_error_is_raised(tmp_path):
-    Image.new("RGB", (48, 96)).save(tmp_path / "portrait.png")
-    records = [image_record(tmp_path / "gone.png", 48, 96), image_record(tmp_path / "portrait.png", 96, 48)]
-    planned = [[PlannedImage(0, 0, 48, 96, (64, 96))]]
+def test_image_of_another_shape_is_shrunk_to_replace_one(tmp_path):
+    # Landscape, 48 x 96 as planned; the portrait of 96 x 48 must fit 64 x 96: its longer side is 64, not 96.
+    Image.new("RGB", (48, 96), (9, 9, 9)).save(tmp_path / "portrait.png")
+    records = [
+        image_record(tmp_path / "gone.png", 48, 96),
+        image_record(tmp_path / "portrait.png", 96, 48, [(12, 48, 24, 96)]),
+    ]
+    planned = [[PlannedImage(0, 0, 48, 96, (64, 96), (96, 96))]]
     reader = reader_of(*records, transforms=[Resize()])
-    with pytest.raises(InputError, match=r"gone\.png: No such file or directory, expected a readable image; [^(]*$"):
+    (batch,) = make_loader(reader, planned, workers=0, pin_memory=False, replace_unreadable=True)
+    assert batch.images.shape == (1, 3, 96, 96) and batch.image_sizes.tolist() == [[64, 32]]
+    assert batch.targets.boxes[0, 0].tolist() == [8, 32, 16, 64]
+    ((index, _, replaced_by, reason),) = batch.unreadable
+    assert (index, replaced_by) == (0, 1) and "No such file" in reason
+
+
+@settings(max_examples=200, deadline=None)
+@given(planned_size=SIZES, other_size=SIZES, setting=SHAPES)
+def test_replacement_of_any_size_is_within_the_bounds_of_the_planned_image(planned_size, other_size, setting):
+    (side, *_), padded_shapes = setting
+    shape = padded_shapes.padded_shape(padded_shapes.bucket(*planned_size), side)
+    reader = reader_of(image_record("a.png", *planned_size), image_record("b.png", *other_size))
+    (other,) = reader._replacements(PlannedImage(0, 0, side, padded_shapes.longer, shape, shape))
+    height, width = resized(*other_size, other.shorter, other.longer)
+    assert other.index == 1 and 1 <= height <= shape[0] and 1 <= width <= shape[1]
+    # As large as possible: as planned, or one side reaches the bound, up to rounding.
+    scale = min(other.shorter / min(other_size), padded_shapes.longer / max(other_size))
+    planned_height, planned_width = (scale * length for length in other_size)
+    assert height >= planned_height - 1 or width >= planned_width - 1 or height >= shape[0] - 1 or width >= shape[1] - 1
+
+
+def test_single_image_that_cannot_be_read_is_an_error(tmp_path):
+    planned = [[PlannedImage(0, 0, 48, 96, (64, 96), (64, 96))]]
+    reader = reader_of(image_record(tmp_path / "gone.png", 48, 96), transforms=[Resize()])
+    with pytest.raises(
+        InputError, match=r"gone\.png: No such file or directory.*\(and the dataset has no other image to replace it\)$"
+    ):
         next(make_loader(reader, planned, workers=0, pin_memory=False, replace_unreadable=True))

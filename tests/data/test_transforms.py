@@ -26,7 +26,7 @@ def grey_sample(height, width, boxes):
 
 
 def planned_image(padded_shape=(64, 64), *, shorter=48, longer=64):
-    return PlannedImage(0, 0, shorter, longer, padded_shape)
+    return PlannedImage(0, 0, shorter, longer, padded_shape, padded_shape)
 
 
 def assert_white_exactly_in(image, box, *, blur=1):
@@ -58,7 +58,9 @@ def test_resize_to_the_same_size_returns_the_sample():
 
 def test_resize_transform_fits_the_padded_shape():
     # 480 x 640 times 800 / 480: 800 x 1067, with a slightly different factor for the width.
-    result = Resize()(grey_sample(480, 640, [[64, 48, 320, 240]]), PlannedImage(0, 0, 800, 1333, (800, 1088)))
+    result = Resize()(
+        grey_sample(480, 640, [[64, 48, 320, 240]]), PlannedImage(0, 0, 800, 1333, (800, 1088), (800, 1088))
+    )
     assert result.image.shape == (3, 800, 1067)
     torch.testing.assert_close(result.boxes, torch.tensor([[106.7, 80.0, 533.5, 400.0]]))
 

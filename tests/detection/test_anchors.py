@@ -56,6 +56,12 @@ def test_anchors_are_cached_per_size():
     assert_close(anchors(64, 96)[0], AnchorGenerator()(64, 96)[0])
 
 
+def test_anchors_are_cached_per_device():
+    anchors = AnchorGenerator()
+    for device in ("cpu", "meta", "cpu"):
+        assert {level.device.type for level in anchors(64, 96, device)} == {device}
+
+
 @pytest.mark.parametrize("size", [(768, 1280), (800, 1344), (480, 640), (333, 500), (130, 97)])
 def test_torchvision_rounding_equals_torchvisions_anchors(size):
     height, width = size

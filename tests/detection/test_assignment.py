@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.models.detection._utils import Matcher
 
+from retinanet.detection import assignment as assignment_module
 from retinanet.detection import grid_iou
 from retinanet.detection.anchors import AnchorGenerator
-from retinanet.detection.assignment import assign, assign_reference
+from retinanet.detection.assignment import NEAREST_CELLS, assign, assign_reference
 from tests.helpers.assignment import CROWD, OBJECT, PADDING, objects, per_anchor, targets_of
 
 # Whole pixels, so that every area below is exact in float32: equal overlaps are equal in any order of arithmetic.
@@ -27,6 +28,7 @@ def small_chunks():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(grid_iou.PAIRS_AT_ONCE, "cpu", BOXES_AT_ONCE * len(ANCHORS))
         patch.setattr(grid_iou, "BOXES_AT_ONCE", BOXES_AT_ONCE)
+        patch.setattr(assignment_module, "OBJECTS_AT_ONCE", BOXES_AT_ONCE)
         yield
 
 
@@ -44,6 +46,31 @@ def overlap(box, anchor):
     anchor_area = (anchor[2] - anchor[0]) * (anchor[3] - anchor[1])
     iou = np.float32(intersection / (box_area + anchor_area - intersection))
     return intersection and iou, np.float32(intersection / anchor_area)
+
+
+def match_unmatched_by_loop(levels, rows, result):
+    """Give one anchor to each object that has none: the rule of `match_every_object`, object by object."""
+    anchors = [anchor for level in levels for anchor in level.view(-1, 4).tolist()]
+    objects_of_image = [row for row, (_, kind) in enumerate(rows) if kind == OBJECT]
+    iou = {row: [overlap(rows[row][0], anchor)[0] for anchor in anchors] for row in objects_of_image}
+    own = {row: [i for i, match in enumerate(result) if match == row] for row in objects_of_image}
+    kept = {i for row, mine in own.items() for i in mine if iou[row][i] == max(iou[row][j] for j in mine)}
+    result = list(result)
+    for row in objects_of_image:
+        near, first = [], 0
+        x, y = (rows[row][0][0] + rows[row][0][2]) / 2, (rows[row][0][1] + rows[row][0][3]) / 2
+        for level in levels:
+            boxes = level[:, :, 0].reshape(-1, 4).tolist()
+            distance = [((b[0] + b[2]) / 2 - x) ** 2 + ((b[1] + b[3]) / 2 - y) ** 2 for b in boxes]
+            for cell in sorted(range(len(boxes)), key=lambda i, far=distance: (far[i], i))[:NEAREST_CELLS]:
+                near += range(first + cell * level.shape[2], first + (cell + 1) * level.shape[2])
+            first += level[..., 0].numel()
+        free = [i for i in near if i not in kept and iou[row][i] > 0]
+        if not own[row] and free:
+            taken = max(free, key=lambda i: iou[row][i])  # the first of equals
+            kept.add(taken)
+            result[taken] = row
+    return result
 
 
 def assign_by_loop(anchors, rows, fg_iou, bg_iou, low_quality_matches, ignore_ioa):
@@ -97,14 +124,19 @@ def some_rows(draw):
     st.lists(some_rows(), min_size=1, max_size=3),
     st.sampled_from([(0.5, 0.4), (0.5, 0.5), (0.7, 0.3)]),
     st.booleans(),
+    st.booleans(),
     st.sampled_from([0, 0.25, 0.5, 1]),
 )
-def test_both_rules_equal_a_loop_over_anchors(images, ious, low_quality_matches, ignore_ioa):
+def test_both_rules_equal_a_loop_over_anchors(images, ious, low_quality_matches, match_every_object, ignore_ioa):
     fg_iou, bg_iou = ious
     arguments = dict(fg_iou=fg_iou, bg_iou=bg_iou, low_quality_matches=low_quality_matches, ignore_ioa=ignore_ioa)
-    assignments = [rule(GRIDS, targets_of(*images), **arguments) for rule in RULES]
+    assignments = [
+        rule(GRIDS, targets_of(*images), match_every_object=match_every_object, **arguments) for rule in RULES
+    ]
     for image, rows in enumerate(images):
         expected = assign_by_loop(ANCHORS.tolist(), rows, fg_iou, bg_iou, low_quality_matches, ignore_ioa)
+        if match_every_object:
+            expected = match_unmatched_by_loop(GRIDS, rows, expected)
         for assignment in assignments:
             assert per_anchor(assignment, image) == expected
 
@@ -209,3 +241,69 @@ def test_low_quality_matches_ignore_crowds(rule):
     assert per_anchor(match(rule, anchors, targets_of([small_object, ((0, 0, 50, 50), CROWD)]))) == [0, "ignored"]
     small_crowd = ((1, 1, 3, 3), CROWD)  # no object: it claims no anchor, and covers too little of one
     assert per_anchor(match(rule, anchors, targets_of([small_crowd]))) == ["negative", "negative"]
+
+
+def without_anchor(assignment, num_objects):
+    """Objects of the first image that have no anchor."""
+    return set(range(num_objects)) - set(per_anchor(assignment))
+
+
+@each_rule
+def test_object_can_lose_its_closest_anchor_to_a_neighbour(rule):
+    anchors = torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 9.0]])
+    large, small = (0, 0, 10, 10), (0, 0, 10, 4)
+    # The IoUs are 1 and 0.9 with the large object, 4 / 10 and 4 / 9 with the small one.
+    assert per_anchor(match(rule, anchors, objects(large, small))) == [0, 0]
+    assert per_anchor(match(rule, anchors, objects(large, small), match_every_object=True)) == [0, 1]
+    assert per_anchor(match(rule, anchors, objects(small, large), match_every_object=True)) == [1, 0]
+    assert per_anchor(match(rule, anchors[:1], objects(large, small), match_every_object=True)) == [0]  # none is left
+
+
+@each_rule
+def test_equal_objects_share_the_anchors(rule):
+    anchors = torch.tensor([[0.0, 0.0, 10.0, height] for height in (10, 9, 8, 7)])
+    three = objects(*[(0, 0, 10, 10)] * 3)
+    assert per_anchor(match(rule, anchors, three)) == [0, 0, 0, 0]
+    assert per_anchor(match(rule, anchors, three, match_every_object=True)) == [0, 1, 2, 0]
+
+
+@each_rule
+def test_unmatched_object_takes_a_negative_or_ignored_anchor(rule):
+    # IoUs with the first object: 1, 0.45 (ignored), 0.2 (negative); with the second, equal one, the same.
+    anchors = torch.tensor([[0.0, 0.0, 10.0, height] for height in (10, 4.5, 2)])
+    twice, thrice = objects(*[(0, 0, 10, 10)] * 2), objects(*[(0, 0, 10, 10)] * 3)
+    assert per_anchor(match(rule, anchors, twice)) == [0, "ignored", "negative"]
+    assert per_anchor(match(rule, anchors, twice, match_every_object=True)) == [0, 1, "negative"]
+    assert per_anchor(match(rule, anchors, thrice, match_every_object=True)) == [0, 1, 2]
+
+
+@each_rule
+def test_without_low_quality_matches_an_unmatched_object_gets_one_anchor(rule):
+    anchors = torch.tensor([[0.0, 0.0, 10.0, 10.0], [20.0, 0.0, 30.0, 10.0]])
+    between = objects((8, 0, 22, 10))  # equally far from both
+    settings = dict(low_quality_matches=False, match_every_object=True)
+    assert per_anchor(match(rule, anchors, between, **settings)) == [0, "negative"]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_every_object_of_a_dense_scene_gets_an_anchor(seed):
+    generator = torch.Generator().manual_seed(seed)
+    corner = torch.rand(150, 2, generator=generator) * 200
+    sizes = torch.exp(torch.rand(150, 2, generator=generator) * 3.5 + 1.5)  # 4 to 148 pixels
+    targets = objects(*torch.cat([corner, corner + sizes], dim=1).tolist())
+    grids = AnchorGenerator()(256, 320)
+    plain = assign(grids, targets)
+    assert len(without_anchor(plain, 150)) >= 10
+    covered = assign(grids, targets, match_every_object=True)
+    assert without_anchor(covered, 150) == set()
+    # It changes no more anchors than objects had none, and all the others keep their match.
+    assert (per_anchor(plain) != per_anchor(covered)) and sum(
+        one != other for one, other in zip(per_anchor(plain), per_anchor(covered), strict=True)
+    ) == len(without_anchor(plain, 150))
+
+
+def test_matching_every_object_reads_nothing_on_the_host(host_reads):
+    targets = targets_of([((x, 0, x + 20, 30), OBJECT) for x in range(6)] + [((0, 0, 40, 40), CROWD)], [])
+    with host_reads() as reads:
+        assign(GRIDS, targets, match_every_object=True)
+    assert reads == []

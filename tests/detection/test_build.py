@@ -9,13 +9,15 @@ GRIDS = AnchorGenerator(strides=(16, 64), sizes=(24, 90), rounding="torchvision"
 
 
 def test_config_selects_the_rule_and_its_settings():
-    targets = targets_of([((4, 4, 30, 40), OBJECT), ((20, 0, 48, 20), OBJECT), ((0, 0, 20, 64), CROWD)])
+    box = (4, 4, 30, 40)  # two equal objects: the second gets an anchor only with `match_every_object`
+    targets = targets_of([(box, OBJECT), ((20, 0, 48, 20), OBJECT), (box, OBJECT), ((0, 0, 20, 64), CROWD)])
     cases = [
         (IoUAssignmentConfig(), assign(GRIDS, targets)),
         (
             IoUAssignmentConfig(fg_iou=0.7, bg_iou=0.2, low_quality_matches=False, ignore_ioa=0.25),
             assign(GRIDS, targets, fg_iou=0.7, bg_iou=0.2, low_quality_matches=False, ignore_ioa=0.25),
         ),
+        (IoUAssignmentConfig(match_every_object=True), assign(GRIDS, targets, match_every_object=True)),
         (ATSSAssignmentConfig(), assign_atss(GRIDS, targets)),
         (
             ATSSAssignmentConfig(anchors_per_level=27, ignore_ioa=0.25),

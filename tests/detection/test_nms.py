@@ -84,6 +84,12 @@ def test_groups_do_not_affect_each_other():
     assert nms_by_group(boxes, scores, groups, max_iou=0.5).tolist() == [1, 0]
 
 
+def test_groups_with_negative_coordinates_do_not_affect_each_other():
+    """Boxes may lie outside the image. Shifted by the largest coordinate alone, the second would cover the first."""
+    boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [-11.0, -11.0, -1.0, -1.0]])
+    assert nms_by_group(boxes, torch.tensor([0.9, 0.8]), torch.tensor([0, 1]), max_iou=0.5).tolist() == [0, 1]
+
+
 def test_of_equal_scores_the_first_box_is_kept():
     boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0]]).repeat(4, 1)
     groups = torch.tensor([0, 0, 1, 1])

@@ -48,7 +48,8 @@ def postprocess_by_loop(outputs, image, *, min_score, top_k, nms_iou, max_detect
         for score, a, k in sorted(pairs, key=lambda pair: -pair[0])[:top_k]:
             (box,) = coder.decode_single(deltas[image, a : a + 1], anchors.view(-1, 4)[a : a + 1])
             box = torchvision.ops.clip_boxes_to_image(box, (height, width))
-            candidates.append((score, k, box))
+            if torchvision.ops.box_area(box) > 0:
+                candidates.append((score, k, box))
     kept = []
     for k in range(NUM_CLASSES):
         mine = [(score, box) for score, label, box in candidates if label == k]
@@ -67,7 +68,7 @@ def postprocess_by_loop(outputs, image, *, min_score, top_k, nms_iou, max_detect
     "settings",
     [
         {"min_score": 0.5, "top_k": 1000, "nms_iou": 0.5, "max_detections": 1000},
-        {"min_score": 0.05, "top_k": 50, "nms_iou": 0.5, "max_detections": 100},
+        {"min_score": 0.05, "top_k": 90, "nms_iou": 0.5, "max_detections": 100},
         {"min_score": 0.6, "top_k": 7, "nms_iou": 0.2, "max_detections": 5},
     ],
 )
@@ -149,6 +150,32 @@ def test_boxes_are_clipped_to_the_image_not_to_the_padding():
     assert_close(result.boxes, torch.tensor([[0.0, 10.0, 100.0, 50.0]]))
 
 
+@pytest.mark.parametrize(
+    "anchor",
+    [
+        (210.0, 20.0, 250.0, 60.0),  # right of the image, clipped to a vertical line
+        (20.0, 100.0, 60.0, 140.0),  # touches its lower edge
+        (-50.0, 20.0, 0.0, 60.0),  # touches its left edge
+        (220.0, 120.0, 250.0, 160.0),  # clipped to a point
+    ],
+)
+def test_boxes_in_the_padding_are_removed(anchor):
+    outputs = one_anchor(2.0, anchor=anchor)
+    (result,) = Postprocess()(outputs, torch.tensor([[100, 200]]), torch.tensor([[50, 100]]))
+    assert len(result) == 0
+    (result,) = Postprocess()(outputs, torch.tensor([[101, 201]]), torch.tensor([[50, 100]]))  # one pixel larger
+    assert len(result) == (anchor == (20.0, 100.0, 60.0, 140.0))
+
+
+def test_boxes_in_the_padding_do_not_take_the_places_of_others():
+    """The anchor in the padding has the highest score, and one detection is allowed."""
+    boxes = torch.tensor([[210.0, 20.0, 250.0, 60.0], [10.0, 10.0, 50.0, 50.0]])
+    outputs = HeadOutputs([torch.tensor([[[3.0], [2.0]]])], [torch.zeros(1, 2, 4)], [boxes])
+    sizes = torch.tensor([[100, 200]])
+    (result,) = Postprocess(max_detections=1)(outputs, sizes, sizes)
+    assert_close(result.boxes, boxes[1:])
+
+
 def test_score_must_exceed_min_score():
     sizes = torch.tensor([[100, 200]])
     assert len(Postprocess(min_score=0.5)(one_anchor(0.0), sizes, sizes)[0].scores) == 0
@@ -180,6 +207,18 @@ def test_images_do_not_affect_each_other():
 def test_detections_are_sorted_by_score():
     for result in Postprocess()(random_outputs(2), IMAGE_SIZES, ORIGINAL_SIZES):
         assert torch.equal(result.scores, result.scores.sort(descending=True).values)
+
+
+def test_first_look_takes_the_best_candidates(monkeypatch):
+    """Forty boxes side by side, so that none suppresses another and ten candidates are more than enough."""
+    monkeypatch.setattr("retinanet.detection.postprocess.FIRST_LOOK", 10)
+    left = 20.0 * torch.arange(40)
+    anchors = torch.stack([left, torch.zeros(40), left + 16, torch.full((40,), 16.0)], dim=1)
+    logits = torch.linspace(-1, 1, 40)
+    outputs = HeadOutputs([logits.view(1, 40, 1)], [torch.zeros(1, 40, 4)], [anchors.view(1, 40, 1, 4)])
+    sizes = torch.tensor([[16, 800]])
+    (result,) = Postprocess(max_detections=5)(outputs, sizes, sizes)
+    assert_close(result.scores, logits.sigmoid().flip(0)[:5])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

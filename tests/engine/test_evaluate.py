@@ -4,9 +4,7 @@ import torch
 from retinanet.config.load import load_config
 from retinanet.data.build import build_eval_sampler, eval_loader, load_train_data, load_val_data
 from retinanet.detection.assignment import assign
-from retinanet.detection.build import build_assignment
-from retinanet.detection.postprocess import Postprocess
-from retinanet.engine.evaluate import evaluate_batches
+from retinanet.engine.evaluate import evaluate_dataset
 from retinanet.losses.build import build_loss
 from retinanet.model.retinanet import build_model
 
@@ -17,19 +15,6 @@ def parts(tiny_overrides):
     data = load_val_data(cfg, load_train_data(cfg).class_names)
     torch.manual_seed(0)
     return cfg, data, build_model(cfg.model, len(data.class_names))
-
-
-def run(cfg, data, model, batches=None):
-    return evaluate_batches(
-        model,
-        batches or eval_loader(cfg, data, build_eval_sampler(cfg, data), pin_memory=False),
-        data,
-        postprocess=Postprocess(),
-        criterion=build_loss(cfg.loss),
-        assign=build_assignment(cfg.assignment),
-        device=torch.device("cpu"),
-        dtype=torch.float32,
-    )
 
 
 def test_loss_is_normalised_over_the_whole_set(parts):
@@ -43,23 +28,7 @@ def test_loss_is_normalised_over_the_whole_set(parts):
             losses = build_loss(cfg.loss)(outputs, assignment, batch.targets, torch.ones(()))
             sums += torch.stack([losses.classification, losses.box_regression])
             num_positive += int(assignment.positive.sum())
-    result = run(cfg, data, model)
+    result = evaluate_dataset(cfg, model, data, device=torch.device("cpu"))
     assert result.losses["class_loss"] == pytest.approx(float(sums[0]) / num_positive)
     assert result.losses["box_loss"] == pytest.approx(float(sums[1]) / num_positive)
     assert sorted(result.detections) == list(range(len(data)))
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_training_mode_is_restored_even_after_an_error(parts, training):
-    cfg, data, model = parts
-    model.train(training)
-    run(cfg, data, model)
-    assert model.training is training
-
-    def fail():
-        raise OSError("gone")
-        yield
-
-    with pytest.raises(OSError, match="gone"):
-        run(cfg, data, model, fail())
-    assert model.training is training

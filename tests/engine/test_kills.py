@@ -12,8 +12,9 @@ import time
 import pytest
 
 from retinanet.checkpoint.file import read_checkpoint
+from tests.helpers.metrics import metrics_without_times
 from tests.helpers.processes import ENVIRONMENT, REPO
-from tests.helpers.states import assert_same_checkpoint, metrics_without_times
+from tests.helpers.states import assert_same_checkpoint
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +36,7 @@ KILLED_RUNS = """
         code = 1
         try:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            train(cfg, folder, resume=True)
+            train(cfg, folder, resume="auto")
             code = 0
         except BaseException:
             traceback.print_exc()

@@ -1,12 +1,11 @@
 import contextlib
-import logging
 import time
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from retinanet.engine.metrics_log import MetricsLog, read_metrics
-from retinanet.runtime.logging import log_to_file, start_logging
+from retinanet.engine.metrics_log import MetricsLog
+from tests.helpers.metrics import read_metrics
 
 
 def test_lines_are_json_with_nan_as_null(tmp_path):
@@ -75,15 +74,3 @@ def test_tensorboard_has_every_metric_once(tmp_path):
     board = EventAccumulator(str(tmp_path / "tensorboard"))
     board.Reload()
     assert [(event.step, event.value) for event in board.Scalars("train/loss")] == [(1, 1.0), (2, 2.0), (3, 30.0)]
-
-
-def test_log_file_has_the_lines_of_the_console(tmp_path, capsys):
-    start_logging()
-    logging.getLogger("retinanet.somewhere").warning("seven boxes")
-    log_to_file(tmp_path / "log.txt")
-    logging.getLogger("retinanet.somewhere").warning("eight")
-    start_logging()  # closes the file
-    logging.getLogger("retinanet.somewhere").warning("later")
-    lines = [line.split(" WARNING ")[1] for line in (tmp_path / "log.txt").read_text().splitlines()]
-    assert lines == ["seven boxes", "eight"]
-    assert capsys.readouterr().out.split("\n")[:3] == ["seven boxes", "eight", "later"]

@@ -74,6 +74,33 @@ def test_sgd_step_by_hand():
     assert model.bias.item() == pytest.approx(0.95)
 
 
+def weights_after(settings: SGDConfig | AdamWConfig, gradients: list[float]) -> list[float]:
+    """A single weight, initially 1, after a step on each gradient."""
+    weight = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(weight.weight)
+    optimizer = build_optimizer(weight, TrainConfig(steps=1, optimizer=settings, reference_batch_size=None))
+    values = []
+    for gradient in gradients:
+        weight.weight.grad = torch.full((1, 1), gradient)
+        optimizer.step()
+        values.append(weight.weight.item())
+    return values
+
+
+def test_sgd_uses_its_momentum():
+    # v = 0.5, w = 1 - 0.1 * 0.5; then v = 0.5 * 0.5 + 0.5 = 0.75, w = 0.95 - 0.1 * 0.75.
+    settings = SGDConfig(lr=0.1, momentum=0.5, weight_decay=0.0)
+    assert weights_after(settings, [0.5, 0.5]) == pytest.approx([0.95, 0.875])
+
+
+def test_adamw_uses_both_betas():
+    # The first step is the learning rate, whatever the betas. Then m = 0.5 * 0.5 + 0.5 * 3 = 1.75 and
+    # v = 0.75 * 0.25 + 0.25 * 9 = 2.4375; corrected 1.75 / (1 - 0.25) = 7 / 3 and 2.4375 / (1 - 0.5625) = 39 / 7.
+    settings = AdamWConfig(lr=0.1, betas=(0.5, 0.75), weight_decay=0.0)
+    second = 0.9 - 0.1 * (7 / 3) / math.sqrt(39 / 7)
+    assert weights_after(settings, [1.0, 3.0]) == pytest.approx([0.9, second])
+
+
 def test_parameter_without_a_gradient_in_the_first_step_is_updated_later():
     model = small_model()
     optimizer = build_optimizer(model, TrainConfig(steps=1))

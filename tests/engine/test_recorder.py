@@ -3,12 +3,12 @@ import torch
 
 from retinanet.checkpoint.file import read_checkpoint
 from retinanet.checkpoint.folder import CheckpointFolder
-from retinanet.engine.metrics_log import read_metrics
 from retinanet.engine.recorder import open_recorder
 from retinanet.errors import InputError
 from retinanet.structures import Unreadable
 from tests.helpers.checkpoints import checkpoint_of
 from tests.helpers.datasets import dataset_of, image_record
+from tests.helpers.metrics import read_metrics
 
 DATA = dataset_of([image_record(f"{name}.jpg", image_id=number) for number, name in enumerate("abc", 1)])
 
@@ -20,7 +20,7 @@ def record_everything(folder, *, max_unreadable=1):
         recorder.write_train_metrics(3, {"loss": 0.5})
         recorder.save(checkpoint_of(3, weight=torch.ones(2)))
         recorder.mark_best(3)
-        recorder.record_unreadable(3, [Unreadable(0, 0, 2, "a.jpg: cannot be read")], DATA)
+        recorder.record_unreadable([(3, Unreadable(0, 0, 2, "a.jpg: cannot be read"))], DATA)
 
 
 def test_main_process_writes_metrics_checkpoints_and_unreadable_images(tmp_path):

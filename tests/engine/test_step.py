@@ -12,6 +12,7 @@ import pytest
 import torch
 import torchvision
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -23,23 +24,20 @@ from retinanet.config import (
     SoftmaxFocalConfig,
     TrainConfig,
 )
-from retinanet.data.collate import pad_targets
 from retinanet.detection.anchors import AnchorGenerator
 from retinanet.detection.assignment import assign
 from retinanet.detection.atss import assign_atss
 from retinanet.detection.postprocess import Postprocess
-from retinanet.engine.metrics import RunningMeans
-from retinanet.engine.optimizer import build_optimizer
-from retinanet.engine.step import TrainStep
+from retinanet.engine.ema import EMA
+from retinanet.engine.metrics import RunningMeans, StepMetrics
+from retinanet.engine.nonfinite.guard import NonFiniteGuard
 from retinanet.losses.build import build_loss
-from retinanet.model.retinanet import build_model
+from retinanet.losses.detection import Losses
 from retinanet.runtime.device import compiled_graphs
 from retinanet.structures import Batch, HeadOutputs, Targets
 from tests.helpers.losses import BOX_LOSSES, CLASS_LOSSES
-from tests.helpers.models import model_config
+from tests.helpers.steps import HEIGHT, NUM_CLASSES, WIDTH, batch_of, model_of, step_of
 
-NUM_CLASSES = 5
-HEIGHT, WIDTH = 64, 96
 CPU = torch.device("cpu")
 
 
@@ -60,25 +58,6 @@ class NoTransfers(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
-def batch_of():
-    """Two images: one with three objects and a crowd region, one without objects."""
-    boxes = torch.tensor(
-        [[5.0, 5.0, 40.0, 50.0], [30.0, 10.0, 90.0, 60.0], [2.0, 3.0, 7.0, 9.0], [50.0, 0.0, 90.0, 30.0]]
-    )
-    crowd = torch.tensor([False, False, False, True])
-    nothing = (torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool))
-    generator = torch.Generator().manual_seed(0)
-    sizes = torch.tensor([[HEIGHT, WIDTH], [HEIGHT, WIDTH - 20]])
-    images = torch.randint(256, (2, 3, HEIGHT, WIDTH), generator=generator, dtype=torch.uint8)
-    return Batch(images, sizes, sizes, pad_targets([(boxes, torch.tensor([0, 4, 2, 0]), crowd), nothing]), (0, 1))
-
-
-def model_of(norm="frozen", **settings):
-    torch.manual_seed(0)
-    cfg = model_config(norm=norm, channels=64, head_convs=1, **settings)
-    return build_model(cfg, NUM_CLASSES).train()
-
-
 def fake_batch(batch, device=CPU):
     """The batch with fake tensors, inside a fake mode."""
     images, image_sizes, original_sizes, *targets = (
@@ -97,20 +76,6 @@ def fake(model, device=CPU):
             setattr(module, name, torch.empty_strided(values.shape, values.stride(), dtype=values.dtype, device=device))
     model.anchors = AnchorGenerator()
     return model
-
-
-def step_of(model, *, dtype=torch.float32, optimizer=None, scaled=False, compile=False, clip_norm=10.0, box=None):
-    cfg = TrainConfig(epochs=1, optimizer=optimizer or SGDConfig(), reference_batch_size=None)
-    return TrainStep(
-        model,
-        build_loss(LossConfig(box=box or SmoothL1Config()), compile=compile),
-        build_optimizer(model, cfg),
-        torch.amp.GradScaler("cpu", enabled=scaled),
-        assign=assign,
-        dtype=dtype,
-        clip_norm=clip_norm,
-        compile=compile,
-    )
 
 
 def test_step_is_gradient_descent_on_the_loss():
@@ -139,6 +104,29 @@ def test_clipping_limits_the_step():
     moved = torch.cat([(a - b).flatten() for a, b in zip(model.parameters(), start.parameters(), strict=True)])
     assert metrics.grad_norm > 0.1
     assert_close(moved.norm(), torch.tensor(0.01), rtol=1e-3, atol=0)
+
+
+def test_scaled_gradients_are_clipped_at_their_true_norm():
+    """A power of two changes no bit of a gradient, so a scaled step equals a plain one."""
+    batch, scaled, plain = batch_of(), model_of(), model_of()
+    settings = SGDConfig(lr=1.0, momentum=0.0, weight_decay=0.0)
+    first, second = (step_of(model, optimizer=settings, clip_norm=0.01) for model in (scaled, plain))
+    first.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    assert_close(first([batch], 1).grad_norm, second([batch], 1).grad_norm, rtol=1e-6, atol=0)
+    assert_close(scaled.state_dict(), plain.state_dict(), rtol=1e-6, atol=1e-9)
+
+
+def test_average_takes_in_the_weights_after_the_step():
+    """The first update keeps a tenth of the initial weights."""
+    batch, model, start = batch_of(), model_of(), model_of()
+    step = step_of(model, optimizer=SGDConfig(lr=0.1, momentum=0.0))
+    step.guard = NonFiniteGuard(model, step.optimizer, CPU, action="stop", limit=1)
+    step.ema = EMA(model, 0.9)
+    step([batch], 1)
+    averages = dict(step.ema.model.named_parameters())
+    for (name, weight), before in zip(model.named_parameters(), start.parameters(), strict=True):
+        assert_close(averages[name], 0.1 * before + 0.9 * weight, msg=name)
+        assert not torch.equal(weight, before), name
 
 
 @pytest.mark.parametrize("box", [SmoothL1Config(), GIoUConfig()])
@@ -194,6 +182,24 @@ def test_softmax_and_atss_stay_on_a_cuda_device():
             losses = criterion(outputs, assignment, batch.targets, num_positive)
             candidates = Postprocess(background_logit=True)._candidates(outputs)
         assert {x.device.type for x in (*assignment, *losses, *candidates)} == {"cuda"}
+
+
+def test_clipping_guard_and_means_stay_on_a_cuda_device():
+    model, cuda = model_of("batch"), torch.device("cuda")
+    with FakeTensorMode():
+        model = fake(model, cuda)
+        guard = NonFiniteGuard(model, step_of(model).optimizer, cuda, action="stop", limit=1)
+        running = RunningMeans(cuda, skips=False)
+        for parameter in model.parameters():
+            parameter.grad = torch.empty_like(parameter)
+        loss = torch.zeros((), device=cuda)
+        with NoTransfers():
+            guard.before_step()
+            grad_norm = get_total_norm([parameter.grad for parameter in model.parameters()])
+            clip_grads_with_norm_(model.parameters(), 1.0, grad_norm)
+            skipped = guard.mask(grad_norm, 1)
+            running.add(StepMetrics(Losses(loss, loss), grad_norm, loss))
+        assert {skipped.device.type, grad_norm.device.type} == {"cuda"}
 
 
 def test_fake_device_detects_host_reads_and_copies():

@@ -9,12 +9,14 @@ import torch
 from retinanet.checkpoint.file import read_checkpoint
 from retinanet.config import CrossEntropyConfig
 from retinanet.config.load import load_config
+from retinanet.engine.run_files import LOCK_FILE
 from retinanet.engine.train import train
 from retinanet.errors import InputError
 from retinanet.inference.predictor import Predictor
 from retinanet.losses.build import build_loss
 from retinanet.losses.class_weights import inverse_frequency
-from tests.helpers.states import assert_same_checkpoint, metrics_without_times
+from tests.helpers.metrics import metrics_without_times
+from tests.helpers.states import assert_same_checkpoint
 
 
 @pytest.fixture
@@ -27,7 +29,7 @@ def run(tmp_path, tiny_overrides):
 
 def test_run_writes_all_its_files(run):
     result = run("whole")
-    assert result.step == 8
+    assert result.step == 8 and not result.diverged
     assert {"config.yaml", "environment.json", "log.txt", "metrics.jsonl", "tensorboard", "checkpoints"} <= {
         path.name for path in result.folder.iterdir()
     }
@@ -83,8 +85,8 @@ def test_resumed_run_is_bit_identical_to_an_uninterrupted_one(run, monkeypatch):
     assert_same_checkpoint(first, second)
 
 
-def test_resuming_without_a_checkpoint_starts_from_the_beginning_and_logs_it(run, tmp_path):
-    result = run("empty", resume=True)
+def test_automatic_resume_without_a_checkpoint_starts_from_the_beginning_and_logs_it(run, tmp_path):
+    result = run("empty", resume="auto")
     assert result.step == 8
     assert "starting from the beginning" in (result.folder / "log.txt").read_text()
 
@@ -100,10 +102,15 @@ def test_folder_that_holds_a_run_is_refused_without_overwrite(run):
 
 def test_input_error_in_an_overwriting_run_leaves_the_old_run_untouched(run):
     folder = run("kept").folder
-    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+    def times() -> dict:
+        files = [path for path in folder.rglob("*") if path.is_file() and path.name != LOCK_FILE]
+        return {path: path.stat().st_mtime_ns for path in files}
+
+    before = times()
     with pytest.raises(InputError, match=r"data\.train\.images"):
         run("kept", "data.train.images=nowhere", overwrite=True)
-    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
+    assert times() == before
 
 
 def test_resuming_with_another_network_is_refused(run):

@@ -1,15 +1,15 @@
-"""Options of a run: early stopping, time limits, dry runs, profiles."""
+"""Options of a run: early stopping, time limits, profiles."""
 
 import json
+import math
 
 import pytest
 
 from retinanet.checkpoint.file import read_checkpoint
-from retinanet.cli.train import main
 from retinanet.config.load import load_config
-from retinanet.engine.metrics_log import read_metrics
 from retinanet.engine.train import train
 from retinanet.errors import InputError
+from tests.helpers.metrics import read_metrics
 
 
 @pytest.fixture
@@ -60,6 +60,19 @@ def test_early_stop_without_a_validation_set_is_refused(run):
         run("blind", "train.early_stop=2", "data.val=[]")
 
 
+def test_validation_set_without_objects_is_reported_before_the_first_step(run, tmp_path, shapes, capsys):
+    truth = json.loads((shapes / "val.json").read_text())
+    (tmp_path / "val.json").write_text(json.dumps(truth | {"annotations": []}))
+    overrides = [f"data.val.annotations={tmp_path / 'val.json'}", "train.steps=2", "train.eval_every=1"]
+    with pytest.raises(InputError, match=r"data\.val: it has no objects, so AP cannot be measured.*early_stop=null"):
+        run("refused", *overrides, "train.early_stop=2")
+    result = run("newest", *overrides)
+    printed = capsys.readouterr().out
+    warning = "data.val: it has no objects, so AP cannot be measured; best.pt will be the newest checkpoint"
+    assert 0 <= printed.index(warning) < printed.index("step 1: AP nan")
+    assert math.isnan(result.best) and read_checkpoint(result.folder / "checkpoints/best.pt").step == 2
+
+
 def test_max_hours_saves_and_stops_a_run_that_can_be_resumed(run):
     first = run("short", "train.max_hours=1e-9")
     assert (first.step, first.stopped_by) == (2, "train.max_hours")  # at the first line of the log
@@ -72,31 +85,6 @@ def test_max_hours_saves_and_stops_a_run_that_can_be_resumed(run):
 def test_max_hours_reached_at_the_last_step_does_not_count_as_a_stop(run):
     result = run("through", "train.max_hours=1e-9", "train.log_every=8")
     assert (result.step, result.stopped_by) == (8, None)
-
-
-def test_dry_run_steps_saves_and_evaluates_and_keeps_nothing(tiny_overrides, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    assert main(["quickstart", "--dry-run", *tiny_overrides, "train.steps=1000000"]) == 0
-    printed = capsys.readouterr().out
-    assert "step 1 of 1: loss" in printed and "step 1: AP " in printed
-    assert "nothing was kept" in printed
-    assert list(tmp_path.glob("*run*")) == []
-
-
-def test_dry_run_finds_an_error_of_the_first_evaluation(tiny_overrides, tmp_path, shapes, capsys):
-    """An annotation file that names a missing image."""
-    truth = json.loads((shapes / "val.json").read_text())
-    truth["images"][0]["file_name"] = "missing.png"
-    (tmp_path / "val.json").write_text(json.dumps(truth))
-    overrides = [*tiny_overrides, f"data.val.annotations={tmp_path / 'val.json'}"]
-    assert main(["quickstart", "--dry-run", *overrides]) == 2
-    assert "missing.png" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("option", ["--resume", "--overwrite", "--profile", "--output=here"])
-def test_dry_run_refuses_options_of_a_run_folder(tiny_overrides, option, capsys):
-    assert main(["quickstart", "--dry-run", option, *tiny_overrides]) == 2
-    assert "--dry-run keeps nothing" in capsys.readouterr().err
 
 
 def test_profile_records_the_operations_of_five_steps(run):
@@ -126,7 +114,7 @@ def test_run_killed_while_it_starts_can_be_started_again(run, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         run("begun")
     monkeypatch.undo()
-    assert run("begun", "train.steps=1", resume=True).step == 1
+    assert run("begun", "train.steps=1", resume="auto").step == 1
 
 
 def test_resuming_with_other_micro_batches_is_warned_about(run, capsys):

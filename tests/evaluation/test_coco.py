@@ -91,6 +91,14 @@ def test_summary_is_worded_like_pycocotools():
     assert lines[0] == " Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all | maxDets=100 ] = 0.000"
 
 
+def test_mean_is_over_the_classes_that_have_objects():
+    document = truth([(1, [10, 10, 40, 40])], num_classes=3)
+    detections = {0: found([10, 10, 40, 40], [50, 50, 9, 9], scores=[0.8, 0.9], labels=[0, 2])}
+    scores = score(document, detections)
+    assert scores.metrics["AP"] == pytest.approx(1) and scores.per_class["class 1"] == pytest.approx(1)
+    assert math.isnan(scores.per_class["class 2"]) and math.isnan(scores.per_class["class 3"])
+
+
 def test_order_of_the_detections_mapping_does_not_matter():
     document, detections = random_set(3, coarse=True, crowds=0.2, gapped=True)
     backwards = dict(reversed(detections.items()))
@@ -106,11 +114,12 @@ def test_per_class_scores_are_ordered_by_category_id():
     assert list(score(document, NO_DETECTIONS).per_class) == ["class 1", "class 2", "class 3"]
 
 
-def test_negative_and_huge_ids_are_accepted():
+@pytest.mark.parametrize("ids", [(-5, 2**62), (2**53, 2**53 + 1), (2**80, 3), ("b", "a"), ("2", 10)], ids=str)
+def test_any_image_ids_are_accepted(ids):
     document = truth([(1, [10, 10, 40, 40]), (2, [20, 20, 40, 40])])
     for entry in (*document["annotations"], *document["images"]):
         field = "image_id" if "image_id" in entry else "id"
-        entry[field] = {1: -5, 2: 2**62}[entry[field]]
+        entry[field] = ids[entry[field] - 1]
     detections = {0: found([10, 10, 40, 40], scores=[0.9]), 1: found([20, 20, 40, 40], scores=[0.9])}
     assert score(document, detections).metrics["AP"] == pytest.approx(1)
 
@@ -147,14 +156,15 @@ def by_pycocotools(document: dict, results: list[dict]) -> tuple[dict[str, float
 def assert_equal_to_pycocotools(document: dict, detections: dict[int, Detections]) -> CocoScores:
     """Assert equality to the last bit, of the printed lines too."""
     dataset = dataset_from_coco(document)
-    by_id = sorted((int(dataset.image_ids[index]), of_image) for index, of_image in detections.items())
-    results = coco_results(by_id, dataset.category_ids)
+    by_id = {dataset.image_ids[index]: of_image for index, of_image in detections.items()}
+    results = coco_results(sorted(by_id.items()), dataset.category_ids)
     before = copy.deepcopy((dataset, detections))
     scores = score_detections(dataset, detections)
     for index, of_image in detections.items():
         for field in ("boxes", "scores", "labels"):
             assert torch.equal(getattr(of_image, field), getattr(before[1][index], field))
-    assert all(np.array_equal(a, b) for a, b in zip(dataset.evaluation, before[0].evaluation, strict=True))
+    for field in ("boxes_xywh", "areas", "labels", "is_crowd"):
+        assert np.array_equal(getattr(dataset, field), getattr(before[0], field))
     metrics, per_class, printed = by_pycocotools(document, results)
     assert list(scores.metrics) == list(metrics) and list(scores.per_class) == list(per_class)
     np.testing.assert_array_equal(list(scores.metrics.values()), list(metrics.values()))  # NaN equals NaN
@@ -174,6 +184,7 @@ FAMILIES = {  # arguments of `random_set`
     "no detections": {"detections": 0},
     "gapped ids": {"gapped": True, "crowds": 0.2},
     "gapped ids and ties": {"gapped": True, "coarse": True},
+    "texts as ids and ties": {"texts": True, "coarse": True},
     "areas at the borders of the sizes": {"borders": True},
     "boxes without area": {"degenerate": True, "crowds": 0.2},
 }
@@ -189,6 +200,7 @@ def random_set(
     crowds: float = 0.0,
     coarse: bool = False,
     gapped: bool = False,
+    texts: bool = False,
     borders: bool = False,
     degenerate: bool = False,
 ) -> tuple[dict, dict[int, Detections]]:
@@ -199,11 +211,13 @@ def random_set(
         crowds: probability of each object to be a crowd.
         coarse: few distinct boxes and scores, so that overlaps and scores tie.
         gapped: ids neither sorted nor consecutive.
+        texts: image ids are texts, whose order is not that of their numbers.
         borders: areas at and next to the limits of small, medium and large.
         degenerate: some objects have a side that is zero or negative.
     """
     random = np.random.default_rng(seed)
     image_ids = (random.permutation(10_000)[:6] if gapped else np.arange(1, 7)).tolist()
+    image_ids = [f"image {number}" for number in (8, 9, 10, 11, 1, 2)] if texts else image_ids
     category_ids = (random.permutation(500)[:classes] if gapped else np.arange(1, classes + 1)).tolist()
 
     def box() -> list[float]:
@@ -294,6 +308,32 @@ def test_object_with_annotation_id_0_counts(tmp_path):
     document["annotations"][0]["id"] = 0
     scores = score_detections(read(tmp_path, document), {0: found([10, 10, 40, 40], scores=[0.9])})
     assert scores.metrics["AP"] == pytest.approx(1)
+
+
+def test_dropped_and_clipped_boxes_do_not_count(tmp_path):
+    """The score is that of a file from which the dropped boxes are removed, and in which the others are clipped."""
+    boxes = [(1, [10, 10, 40, 40]), (1, [60, 60, 40, 40]), (2, [20, 0, 30, 30])]
+    repaired = truth(boxes)
+    boxes[1] = (1, [60, 60, 80, 70])  # beyond the image of 100 x 100
+    boxes += [(1, [5, 5, 0, 9]), (2, [5, 5, 9, -9]), (2, [200, 5, 9, 9])]
+    detections = {
+        0: found([10, 10, 40, 40], [60, 60, 40, 40], [70, 60, 30, 40], scores=[0.9, 0.8, 0.7]),
+        1: found([20, 0, 30, 24], scores=[0.6]),
+    }
+    scores = score_detections(read(tmp_path, truth(boxes)), detections)
+    results = coco_results(((index + 1, of_image) for index, of_image in detections.items()), (1,))
+    metrics, per_class, printed = by_pycocotools(repaired, results)
+    np.testing.assert_array_equal(list(scores.metrics.values()), list(metrics.values()))  # NaN equals NaN
+    assert scores.per_class == per_class and scores.summary == printed.rstrip()
+    assert scores.metrics["AR100"] == pytest.approx((1 + 1 + 0.7) / 3)  # IoU 0.8: 7 of 10 thresholds
+
+
+def test_boxes_that_round_beyond_the_image_score_as_in_pycocotools(tmp_path):
+    document = truth([(1, [10, 10, 90.0003, 90.0002]), (2, [-0.5, 0, 50.25, 101])])
+    detections = {0: found([10, 10, 90, 81], scores=[0.9]), 1: found([0, 0, 50, 95], scores=[0.8])}
+    scores = score_detections(read(tmp_path, document), detections)
+    results = coco_results(((index + 1, of_image) for index, of_image in detections.items()), (1,))
+    np.testing.assert_array_equal(list(scores.metrics.values()), list(by_pycocotools(document, results)[0].values()))
 
 
 def test_equal_to_pycocotools_from_files(tmp_path, capsys):

@@ -28,8 +28,17 @@ def test_p_of_fractional_degrees(t, degrees):
     assert two_sided_p(t, degrees) == pytest.approx(p_by_sums(t, degrees), abs=2e-3)
 
 
+@pytest.mark.parametrize("degrees", [3e3, 1e5, 1e9])
+@pytest.mark.parametrize("t", [0.5, 2.0, 3.5])
+def test_p_of_many_degrees_matches_the_expansion_around_the_normal_distribution(t, degrees):
+    # P(|T| > t) = P(|Z| > t) + phi(t) (t^3 + t) / (2 degrees) + O(1 / degrees^2) (Fisher 1925).
+    density = math.exp(-t * t / 2) / math.sqrt(2 * math.pi)
+    expected = math.erfc(t / math.sqrt(2)) + density * (t**3 + t) / (2 * degrees)
+    assert two_sided_p(t, degrees) == pytest.approx(expected, rel=1e-4)
+
+
 @settings(deadline=None)
-@given(st.floats(0, 1e4), st.floats(0.01, 100), st.floats(1, 300))
+@given(st.floats(0, 1e4), st.floats(0.01, 100), st.floats(1, 1e6))
 def test_p_decreases_from_1_and_is_symmetric(t, more, degrees):
     assert two_sided_p(0.0, degrees) == pytest.approx(1.0)
     assert 0 <= two_sided_p(t + more, degrees) <= two_sided_p(t, degrees) + 1e-12 <= 1 + 1e-9

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from retinanet.config import DataSource
+from retinanet.formats import image
 
 
 @pytest.fixture
@@ -23,3 +24,13 @@ def source(tmp_path):
         return DataSource(images=str(folder), annotations=str(file))
 
     return write
+
+
+@pytest.fixture(params=["torchcodec", "Pillow"])
+def decoder(request, monkeypatch):
+    """The decoder of the formats that torchcodec supports: itself, or Pillow as in an installation without it."""
+    if request.param == "Pillow":
+        monkeypatch.setattr(image, "decode_image", None)
+    elif image.decode_image is None:
+        pytest.skip("torchcodec is not installed")
+    return request.param

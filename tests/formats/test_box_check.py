@@ -1,10 +1,10 @@
 import pytest
 
 from retinanet.formats.coco import read_coco
-from tests.helpers.coco_files import box, document, error_of, evaluation_of, image, warnings_in
+from tests.helpers.coco_files import annotations_of, box, document, error_of, image, warnings_in
 
 UNUSABLE = {
-    "without area, dropped": ([4, 4, 0, 3], [4, 4, 3, 0], [4, 4, 0, 0]),
+    "without area, dropped": ([4, 4, 0, 3], [4, 4, 3, 0], [4, 4, 0, 0], [4, 4, 1e-7, 3], [4, 4, 3, 1e-7]),
     "inverted, dropped": ([9, 4, -3, 3], [4, 9, 3, -3], [9, 9, -3, -3]),
     "outside the image, dropped": ([20, 0, 5, 5], [0, 10, 5, 5], [-6, 0, 5, 5], [0, -5, 5, 5], [1e8, 1e8, 9, 9]),
 }
@@ -18,7 +18,7 @@ def test_unusable_boxes_are_dropped_and_reported(source, caplog, kind, bbox):
     data = read_coco((some,))
     assert data.image(0).boxes.tolist() == [[1, 1, 3, 3]]
     assert warnings_in(caplog) == [f"{some.annotations}: 1 box(es) {kind} (annotation 8)"]
-    assert [a["bbox"] for a in evaluation_of(data)] == [bbox, [1, 1, 2, 2]]  # evaluation counts them
+    assert [a["bbox"] for a in annotations_of(data)] == [[1, 1, 2, 2]]
     assert error_of(some, strict=True) == (
         f"some.json: annotation 8 of image 1 (20x10) has bbox {bbox}: {kind}; expected [x, y, width, height] with an "
         "area, inside the image; correct the file, or set data.strict: false to drop or clip such boxes"
@@ -30,16 +30,32 @@ def test_boxes_partly_outside_are_clipped_and_reported(source, caplog, bbox):
     some = source(document([image(1)], [box(8, 1, list(bbox))]))
     data = read_coco((some,))
     assert data.image(0).boxes.tolist() == [CLIPPED[bbox]]
-    assert evaluation_of(data)[0]["bbox"] == list(bbox)
+    x1, y1, x2, y2 = CLIPPED[bbox]
+    assert annotations_of(data)[0]["bbox"] == [x1, y1, x2 - x1, y2 - y1]  # for evaluation
+    assert annotations_of(data)[0]["area"] == (x2 - x1) * (y2 - y1)
     assert warnings_in(caplog) == [f"{some.annotations}: 1 box(es) partly outside the image, clipped (annotation 8)"]
     assert "partly outside the image, clipped; expected" in error_of(some, strict=True)
 
 
-def test_box_up_to_a_pixel_outside_is_clipped_silently(source, caplog):
+def test_box_up_to_a_pixel_outside_is_clipped_for_training_only(source, caplog):
+    """Annotation tools round outwards. Evaluation uses the numbers of the file, so that scores equal pycocotools'."""
     some = source(document([image(1)], [box(8, 1, [-1, -0.5, 22, 11.5])]))
     for strict in (False, True):
-        assert read_coco((some,), strict=strict).image(0).boxes.tolist() == [[0, 0, 20, 10]]
+        data = read_coco((some,), strict=strict)
+        assert data.image(0).boxes.tolist() == [[0, 0, 20, 10]]
+        assert annotations_of(data)[0]["bbox"] == [-1, -0.5, 22, 11.5]
     assert warnings_in(caplog) == []
+
+
+@pytest.mark.parametrize(("area", "expected"), [(200, 50), (30, 30), (None, 50)])
+def test_area_of_a_clipped_object_is_at_most_that_of_its_clipped_box(source, area, expected):
+    some = source(document([image(1)], [box(8, 1, [15, 0, 20, 10], area=area)]))  # 5 x 10 inside the image
+    assert annotations_of(read_coco((some,)))[0]["area"] == expected
+
+
+def test_area_of_a_box_inside_the_image_is_that_of_the_file(source):
+    some = source(document([image(1)], [box(8, 1, [1, 1, 2, 2], area=9)]))
+    assert annotations_of(read_coco((some,)))[0]["area"] == 9
 
 
 def test_each_kind_of_problem_is_logged_once(source, caplog):
@@ -55,5 +71,5 @@ def test_each_kind_of_problem_is_logged_once(source, caplog):
 def test_boxes_of_unselected_classes_are_ignored(source, caplog):
     some = source(document([image(1)], [box(8, 1, [4, 4, 0, 3], category_id=7), box(9, 1, [1, 1, 2, 2])]))
     data = read_coco((some,), classes=("cat",), strict=True)
-    assert len(data.image(0).boxes) == len(evaluation_of(data)) == 1
+    assert len(data.image(0).boxes) == len(annotations_of(data)) == 1
     assert warnings_in(caplog) == []

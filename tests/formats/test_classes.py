@@ -2,7 +2,7 @@ import pytest
 
 from retinanet.config import MergedClass
 from retinanet.formats.coco import read_coco
-from tests.helpers.coco_files import box, document, error_of, evaluation_of, image, label_by_left_edge
+from tests.helpers.coco_files import annotations_of, box, document, error_of, image, label_by_left_edge, warnings_in
 
 THREE_CLASSES = document(
     [image(1)],
@@ -14,7 +14,7 @@ def test_classes_are_selected_and_reordered(source):
     data = read_coco((source(THREE_CLASSES),), classes=("dog", "cat"))
     assert data.class_names == ("dog", "cat") and data.category_ids == (7, 3)
     assert label_by_left_edge(data) == {0: 1, 2: 0, 3: 1}
-    assert [a["category_id"] for a in evaluation_of(data)] == [3, 7, 3]
+    assert [a["category_id"] for a in annotations_of(data)] == [3, 7, 3]
 
 
 def test_classes_are_merged(source):
@@ -23,7 +23,7 @@ def test_classes_are_merged(source):
     assert label_by_left_edge(data) == {0: 1, 1: 0, 2: 1, 3: 1}
     # "pet" is not a category of the file, so none of its ids would be right.
     assert data.category_ids == (1, 2)
-    assert [a["category_id"] for a in evaluation_of(data)] == [2, 1, 2, 2]
+    assert [a["category_id"] for a in annotations_of(data)] == [2, 1, 2, 2]
 
 
 def test_renamed_class_keeps_the_id_of_its_category(source):
@@ -68,3 +68,26 @@ def test_expected_names_reject_other_classes(source):
     )
     message = error_of(source(THREE_CLASSES), classes=("dog", "cat"), expected_names=("cat", "dog"), key="data.val")
     assert message == "data.classes: defines ['dog', 'cat'], but the model was trained for ['cat', 'dog']"
+
+
+@pytest.mark.parametrize("classes", [None, ("cat", "cow", "dog", "owl")])
+def test_evaluation_file_may_lack_classes(source, caplog, classes):
+    """Results use the ids of the file, and new ones for the classes that it lacks."""
+    names = [{"id": 9, "name": "dog"}, {"id": 4, "name": "cow"}]
+    val = source(document([image(1)], [box(1, 1, [4, 0, 5, 5], 9), box(2, 1, [6, 0, 5, 5], 4)], names), "val")
+    data = read_coco((val,), classes=classes, expected_names=("cat", "cow", "dog", "owl"))
+    assert data.class_names == ("cat", "cow", "dog", "owl") and data.category_ids == (10, 4, 9, 11)
+    assert label_by_left_edge(data) == {4: 2, 6: 1}
+    assert warnings_in(caplog) == [f"{val.annotations}: lacks 2 of 4 categories: cat, owl"]
+
+
+def test_evaluation_file_without_any_of_the_classes_is_rejected(source):
+    message = error_of(source(THREE_CLASSES), classes=("owl",), expected_names=("owl",), key="data.val")
+    assert message == "data.val: some.json has none of the categories ['owl']; it has ['cat', 'cow', 'dog']"
+
+
+def test_merged_class_may_lack_a_member_in_the_evaluation_file(source, caplog):
+    val = source(document([image(1)], [box(1, 1, [4, 0, 5, 5], 9)], [{"id": 9, "name": "dog"}]), "val")
+    pet = MergedClass(name="pet", merge=("dog", "cat"))
+    assert label_by_left_edge(read_coco((val,), classes=(pet,), expected_names=("pet",))) == {4: 0}
+    assert warnings_in(caplog) == [f"{val.annotations}: lacks 1 of 2 categories: cat"]

@@ -15,10 +15,10 @@ from retinanet.formats.coco import coco_results, read_coco
 from retinanet.structures import Detections
 from tests.helpers.coco_files import (
     CATEGORIES,
+    annotations_of,
     box,
     document,
     error_of,
-    evaluation_of,
     image,
     images_of,
     label_by_left_edge,
@@ -56,20 +56,32 @@ def test_ids_with_gaps_become_labels(source):
     assert third.boxes.shape == (0, 4) and third.labels.shape == (0,) and third.is_crowd.shape == (0,)
 
 
-def test_evaluation_annotations_are_those_of_the_file(source):
+def test_boxes_and_areas_are_those_of_the_file(source):
     content = document(
         [image(40), image(7)],
         [box(0, 7, [1, 2, 3, 4], category_id=7), box(9, 40, [5, 5, 2.5, 2], category_id=5, iscrowd=1, area=3)],
     )
     data = read_coco((source(content),))
-    assert evaluation_of(data) == [
+    assert annotations_of(data) == [
         {"image_id": 40, "category_id": 5, "bbox": [5, 5, 2.5, 2], "area": 3, "iscrowd": 1},
         {"image_id": 7, "category_id": 7, "bbox": [1, 2, 3, 4], "area": 12, "iscrowd": 0},
     ]
     assert Path(data.paths[0]).name == "40.png" and data.sizes[0].tolist() == [10, 20]
-    assert data.image_ids.tolist() == [40, 7]
+    assert data.image_ids == (40, 7)
     assert data.category_ids == (3, 5, 7) and data.class_names == ("cat", "cow", "dog")
-    assert data.evaluation.boxes_xywh.dtype == data.evaluation.areas.dtype == np.float64
+    assert data.boxes_xywh.dtype == data.areas.dtype == np.float64
+
+
+def test_image_ids_may_be_texts_or_integers_of_any_size(source):
+    ids = ("b.png", "a.png", 2**53 + 1, -(2**70))
+    content = document(
+        [image(number) for number in ids], [box(n, number, [n, 0, 5, 5]) for n, number in enumerate(ids)]
+    )
+    data = read_coco((source(content),))
+    assert data.image_ids == ids
+    assert [(record.image_id, record.boxes[0, 0]) for record in images_of(data)] == list(
+        zip(ids, range(4), strict=True)
+    )
 
 
 def test_images_without_boxes_are_kept_or_skipped(source, caplog):
@@ -78,9 +90,8 @@ def test_images_without_boxes_are_kept_or_skipped(source, caplog):
     caplog.clear()
     data = read_coco((some,), keep_empty=False)
     assert [record.image_id for record in images_of(data)] == [2]
-    # Skipped images do not count in evaluation either.
-    assert data.image_ids.tolist() == [2]
-    assert [a["image_id"] for a in evaluation_of(data)] == [2]
+    assert data.image_ids == (2,)
+    assert [a["image_id"] for a in annotations_of(data)] == [2]
     assert any("2 image(s) without boxes skipped (data.keep_empty: false)" in text for text in warnings_in(caplog))
 
 
@@ -126,9 +137,9 @@ def test_byte_order_mark_and_unknown_fields_are_accepted(source):
 def test_missing_annotation_file_is_an_error(tmp_path):
     gone = DataSource(images=str(tmp_path), annotations=str(tmp_path / "gone.json"))
     assert error_of(gone) == (
-        "gone.json: cannot be read: No such file or directory; set data.*.annotations to a COCO file"
+        "gone.json: cannot be read: No such file or directory; set data.annotations to a COCO file"
     )
-    assert "cannot be read: Is a directory" in error_of(DataSource(images="x", annotations=str(tmp_path)))
+    assert "cannot be read: Is a directory" in error_of(DataSource(images=str(tmp_path), annotations=str(tmp_path)))
 
 
 def test_missing_image_folder_is_an_error(source):
@@ -188,7 +199,7 @@ def test_sources_are_joined_with_new_image_ids(source):
     ]
     assert data.class_names == ("cat", "cow", "dog") and data.category_ids == (1, 2, 3)
     assert label_by_left_edge(data) == {0: 2, 1: 2, 2: 0}
-    assert [(a["image_id"], a["category_id"]) for a in evaluation_of(data)] == [(2, 3), (3, 3), (3, 1)]
+    assert [(a["image_id"], a["category_id"]) for a in annotations_of(data)] == [(2, 3), (3, 3), (3, 1)]
 
 
 def test_joined_image_ids_are_consecutive_when_images_are_skipped(source):
@@ -196,7 +207,7 @@ def test_joined_image_ids_are_consecutive_when_images_are_skipped(source):
     second = source(document([image(5), image(6)], [box(1, 5, [1, 0, 5, 5]), box(2, 6, [2, 0, 5, 5])]), "second")
     data = read_coco((first, second), keep_empty=False)
     assert [r.image_id for r in images_of(data)] == [1, 2, 3]
-    assert [a["image_id"] for a in evaluation_of(data)] == [1, 2, 3]
+    assert [a["image_id"] for a in annotations_of(data)] == [1, 2, 3]
 
 
 def test_sources_with_different_categories_need_a_selection(source):
@@ -232,7 +243,7 @@ def test_num_classes_must_agree_with_the_data(source):
     assert len(load_train_data(config(some, model={"num_classes": 1}, data={"classes": ["dog"]})).class_names) == 1
 
 
-def test_validation_set_must_have_the_training_classes(source):
+def test_validation_set_must_have_no_other_classes_than_the_training_set(source):
     train = source(THREE_CLASSES, "train")
     val = source(document([image(1), image(2)], [box(1, 1, [0, 0, 5, 5], 7)], CATEGORIES[::-1]), "val")
     cfg = config(train, val, data={"keep_empty": False})
@@ -240,7 +251,7 @@ def test_validation_set_must_have_the_training_classes(source):
     data = load_val_data(cfg, names)
     assert data.class_names == names
     assert len(data) == 2, "images without boxes can still have false detections"
-    other = source(document([image(1)], [], CATEGORIES[:2]), "other")
+    other = source(document([image(1)], [], [*CATEGORIES, {"id": 9, "name": "owl"}]), "other")
     with pytest.raises(InputError, match=r"^data\.val: the categories of .*other\.json do not match"):
         load_val_data(config(train, other), names)
     with pytest.raises(InputError, match=r"^data\.val: not set"):
@@ -262,7 +273,7 @@ def test_blood_cells_are_read_without_their_two_empty_boxes(caplog):
         counts[split] = len(data)
         num_boxes = sum(len(record.boxes) for record in images_of(data))
         raw = json.loads(file.read_text())["annotations"]
-        assert len(evaluation_of(data)) == len(raw)
+        assert len(annotations_of(data)) == num_boxes  # evaluation does not count what training drops
         dropped += len(raw) - num_boxes
         for record in images_of(data):
             x1, y1, x2, y2 = record.boxes.T

@@ -1,14 +1,20 @@
 """Checkpoints for tests."""
 
+import errno
+import json
+import os
 import threading
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from retinanet.checkpoint.file import Checkpoint
 from retinanet.checkpoint.folder import CheckpointFolder
 from retinanet.config import Config, TrainConfig
+from retinanet.config.load import load_config
+from retinanet.model.retinanet import build_model
 
 
 def checkpoint_of(step: int = 1, **state: Any) -> Checkpoint:
@@ -17,10 +23,28 @@ def checkpoint_of(step: int = 1, **state: Any) -> Checkpoint:
         config=Config(train=TrainConfig(steps=1)),
         class_names=("cat", "dog"),
         category_ids=(3, 7),
-        num_images=3,
         step=step,
         state=state,
     )
+
+
+def untrained_checkpoint(folder: Path, shapes: Path) -> Path:
+    """Save a checkpoint as training writes it, of an untrained network for the shapes dataset."""
+    overrides = ["model.channels=64", "model.head_convs=1", "data.resize.shorter=64", "data.resize.longer=96"]
+    overrides += ["device=cpu", "train.precision=fp32", "data.workers=0"]
+    overrides += [f"data.val.images={shapes / 'val'}", f"data.val.annotations={shapes / 'val.json'}"]
+    cfg = load_config("quickstart", overrides)
+    categories = json.loads((shapes / "val.json").read_text())["categories"]
+    categories.sort(key=lambda category: category["id"])
+    torch.manual_seed(0)
+    checkpoint = Checkpoint(
+        config=cfg,
+        class_names=tuple(category["name"] for category in categories),
+        category_ids=tuple(category["id"] for category in categories),
+        step=1,
+        state={"model": build_model(cfg.model, len(categories)).state_dict()},
+    )
+    return CheckpointFolder(folder, keep=1).save(checkpoint)
 
 
 def filled(step: int, value: float | None = None, *, size: int = 1000) -> Checkpoint:
@@ -62,3 +86,12 @@ class GatedFolder(CheckpointFolder):
         self.reached.set()
         assert self.gate.wait(timeout=60)
         return super().save(checkpoint)
+
+
+def forbid_symlinks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make symbolic links fail as on exFAT or Google Drive."""
+
+    def refused(*arguments, **keywords):
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(os, "symlink", refused)

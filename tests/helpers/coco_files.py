@@ -45,19 +45,18 @@ def images_of(dataset: Dataset) -> list[ImageRecord]:
     return [dataset.image(index) for index in range(len(dataset))]
 
 
-def evaluation_of(dataset: Dataset) -> list[dict]:
-    """The evaluation annotations as dicts with the ids of the dataset."""
-    truth = dataset.evaluation
+def annotations_of(dataset: Dataset) -> list[dict]:
+    """The boxes of a dataset as COCO annotations, with its ids."""
     return [
         {
-            "image_id": int(dataset.image_ids[index]),
-            "category_id": dataset.category_ids[truth.labels[row]],
-            "bbox": truth.boxes_xywh[row].tolist(),
-            "area": float(truth.areas[row]),
-            "iscrowd": int(truth.is_crowd[row]),
+            "image_id": dataset.image_ids[index],
+            "category_id": dataset.category_ids[dataset.labels[row]],
+            "bbox": dataset.boxes_xywh[row].tolist(),
+            "area": float(dataset.areas[row]),
+            "iscrowd": int(dataset.is_crowd[row]),
         }
         for index in range(len(dataset))
-        for row in range(truth.start[index], truth.start[index + 1])
+        for row in range(dataset.box_start[index], dataset.box_start[index + 1])
     ]
 
 

@@ -1,8 +1,9 @@
-"""The first training step of a run in float64, where rounding does not hide a mistake or look like one."""
+"""The first training step of a run in float64, where rounding cannot hide a mistake, and its first steps in float32."""
 
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from retinanet.config import Config
 from retinanet.data.build import load_train_data, train_loader
@@ -13,12 +14,17 @@ from retinanet.losses.build import build_loss
 from retinanet.model.retinanet import build_model
 from retinanet.runtime.distributed import sum_over_ranks, world_size
 
+CPU = torch.device("cpu")
 
-def first_step(cfg: Config) -> dict[str, Any]:
+
+def first_step(cfg: Config, device: torch.device = CPU) -> dict[str, Any]:
     """Losses and gradients of the first global batch, and the norm statistics after its forward pass. Collective."""
     data = load_train_data(cfg)
     torch.manual_seed(cfg.train.seed)
-    model = build_model(cfg.model, len(data.class_names)).double().train()
+    model = build_model(cfg.model, len(data.class_names))
+    if cfg.model.backbone.norm == "sync" and device.type == "cuda":  # as in a run
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    model.double().to(device).train()
     step = TrainStep(
         model,
         build_loss(cfg.loss, num_classes=len(data.class_names)),
@@ -27,7 +33,7 @@ def first_step(cfg: Config) -> dict[str, Any]:
         assign=build_assignment(cfg.assignment),
         dtype=torch.float32,  # no autocast: the network computes in the type of its weights
     )
-    batches = list(train_loader(cfg, data, start=0, stop=1, pin_memory=False))
+    batches = [batch.to(device) for batch in train_loader(cfg, data, start=0, stop=1, pin_memory=False)]
     losses, num_positive = step.backward(batches)
     means = {name: sum_over_ranks(value.double()) / world_size() for name, value in losses._asdict().items()}
     return {
@@ -36,3 +42,23 @@ def first_step(cfg: Config) -> dict[str, Any]:
         "gradients": {name: p.grad for name, p in model.named_parameters() if p.grad is not None},
         "statistics": dict(model.named_buffers()),
     }
+
+
+def trained_weights(cfg: Config, num_steps: int) -> tuple[Tensor, Tensor]:
+    """All parameters, concatenated, before and after `num_steps` steps at the full learning rate. Collective."""
+    data = load_train_data(cfg)
+    torch.manual_seed(cfg.train.seed)
+    model = build_model(cfg.model, len(data.class_names)).train()
+    step = TrainStep(
+        model,
+        build_loss(cfg.loss, num_classes=len(data.class_names)),
+        build_optimizer(model, cfg.train),
+        torch.amp.GradScaler("cpu", enabled=False),
+        assign=build_assignment(cfg.assignment),
+        dtype=torch.float32,
+        clip_norm=cfg.train.clip_norm,
+    )
+    before = nn.utils.parameters_to_vector(model.parameters()).detach().clone()
+    for number, batch in enumerate(train_loader(cfg, data, start=0, stop=num_steps, pin_memory=False), start=1):
+        step([batch], number)
+    return before, nn.utils.parameters_to_vector(model.parameters()).detach()

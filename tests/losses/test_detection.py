@@ -196,6 +196,22 @@ def test_num_positive_divides_both_losses():
     assert torch.equal(one.box_regression / 8, eight.box_regression)
 
 
+def test_class_loss_does_not_train_boxes_through_the_iou():
+    """Otherwise a network could lower its class loss by moving boxes away from their objects."""
+
+    class SumOfIoUs:
+        needs_iou, has_background_logit = True, False
+
+        def __call__(self, logits, labels, valid, iou):
+            return iou.sum() + logits.sum()
+
+    outputs, targets = random_outputs(2), targets_of(4, 3)
+    outputs = outputs._replace(box_deltas=[level.detach().requires_grad_() for level in outputs.box_deltas])
+    criterion = DetectionLoss(SumOfIoUs(), SmoothL1Loss(), box_weight=0.0)
+    criterion(outputs, random_assignment(targets), targets, torch.tensor(1.0)).total.backward()
+    assert not any(level.grad.any() for level in outputs.box_deltas)
+
+
 @pytest.mark.parametrize("box_loss", BOX_LOSSES)
 @pytest.mark.parametrize("class_loss", [cfg for cfg in CLASS_LOSSES if cfg != HingeConfig()])  # flat beyond its margin
 def test_only_valid_anchors_get_a_gradient(class_loss, box_loss):

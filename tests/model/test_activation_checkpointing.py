@@ -7,7 +7,7 @@ from torch import nn
 from torch.testing import assert_close
 from torchvision.models.resnet import Bottleneck
 
-from retinanet.model.norm import SyncBatchNorm
+from retinanet.model.norm import GroupNorm, SyncBatchNorm
 from retinanet.model.resnet import ResNet
 from tests.helpers.backbones import (
     IMAGES,
@@ -22,7 +22,7 @@ from tests.helpers.backbones import (
 def checkpointed(backbone):
     """The same network with activation checkpointing."""
     name = "resnet50" if backbone.out_channels[-1] == 2048 else "resnet18"
-    kinds = {torchvision.ops.FrozenBatchNorm2d: "frozen", nn.BatchNorm2d: "batch", nn.GroupNorm: "group"}
+    kinds = {torchvision.ops.FrozenBatchNorm2d: "frozen", nn.BatchNorm2d: "batch", GroupNorm: "group"}
     kinds[SyncBatchNorm] = "sync"
     twin = ResNet(name, norm=kinds[type(backbone.bn1)], frozen_stages=0, checkpoint_activations=True)
     twin.load_state_dict(backbone.state_dict())

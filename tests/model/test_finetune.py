@@ -34,7 +34,7 @@ def trained(class_names=TRAINED, **settings):
     is_softmax = settings.get("class_activation") == "softmax"
     loss = LossConfig(classification=SoftmaxFocalConfig()) if is_softmax else LossConfig()
     cfg = Config(model=config(**settings), loss=loss, train=TrainConfig(steps=1))
-    return Checkpoint(cfg, tuple(class_names), (), 1, 1, {"model": model.state_dict()}), model
+    return Checkpoint(cfg, tuple(class_names), (), 1, {"model": model.state_dict()}), model
 
 
 def load(model, content, class_names):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from retinanet.model.norm import SyncBatchNorm, norm_layer
+from retinanet.model.norm import SLOW_BFLOAT16_POSITIONS, GroupNorm, SyncBatchNorm, norm_layer
 from retinanet.model.resnet import ResNet
 from tests.helpers.norm_inputs import images, weights
 from tests.helpers.processes import run_together
@@ -74,3 +74,33 @@ def test_convert_sync_batchnorm_replaces_it_with_torchs():
 def test_norm_layer_returns_the_named_layers():
     assert isinstance(norm_layer("sync")(8), SyncBatchNorm)
     assert isinstance(norm_layer("group")(64), nn.GroupNorm)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [(31, 33), (32, 32)])
+def test_group_norm_equals_torchs_in_float32_rounded_once(dtype, size):
+    """Below and at the number of positions from which bfloat16 maps are passed on unchanged."""
+    small = size[0] * size[1] < SLOW_BFLOAT16_POSITIONS
+    torch.manual_seed(0)
+    norm, plain = GroupNorm(32, 64), nn.GroupNorm(32, 64)
+    with torch.no_grad():
+        norm.weight.uniform_(0.5, 1.0)
+        norm.bias.uniform_(-0.5, 0.5)
+    plain.load_state_dict(norm.state_dict())
+    x = torch.randn(2, 64, *size, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    rounds_once = dtype == torch.bfloat16 and small
+    if dtype == torch.float64:
+        norm, plain = norm.double(), plain.double()
+    one, other = x.clone().requires_grad_(), x.clone().to(torch.float32 if rounds_once else dtype).requires_grad_()
+    out, expected = norm(one), plain(other).to(dtype)
+    assert out.dtype == dtype
+    assert_close(out, expected, rtol=0, atol=0)
+    for result in (out, expected):
+        result.float().square().sum().backward()
+    assert_close(one.grad, other.grad.to(dtype), rtol=0, atol=0)
+    assert_close([p.grad for p in norm.parameters()], [p.grad for p in plain.parameters()], rtol=0, atol=0)
+
+
+def test_group_norm_accepts_weights_in_bfloat16():
+    norm = GroupNorm(32, 64).to(torch.bfloat16)
+    assert norm(torch.randn(2, 64, 5, 6, dtype=torch.bfloat16)).dtype == torch.bfloat16

@@ -6,7 +6,7 @@ import torchvision
 from torch import nn
 from torch.testing import assert_close
 
-from retinanet.model.norm import SyncBatchNorm
+from retinanet.model.norm import GroupNorm, SyncBatchNorm
 from retinanet.model.resnet import ResNet
 from tests.helpers.backbones import (
     IMAGES,
@@ -43,9 +43,19 @@ def test_state_dict_has_the_names_and_shapes_of_torchvision_without_the_classifi
     assert shapes(states["frozen"]) == shapes(expected, without="num_batches_tracked")
 
 
+def test_small_network_is_the_first_blocks_of_resnet18_with_half_the_channels():
+    """Each of its tensors has a counterpart there, with half the channels on each side but that of the image."""
+    small, large = (ResNet(name, norm="batch", frozen_stages=0).state_dict() for name in ("resnet10_half", "resnet18"))
+    assert len(small) == 6 + 4 * 2 * 6 + 3 * 6  # a convolution and its norm have six tensors
+    for key, tensor in small.items():
+        halves = [size // 2 if axis < 2 and size > 7 else size for axis, size in enumerate(large[key].shape)]
+        assert list(tensor.shape) == halves, key
+
+
 @pytest.mark.parametrize(
     ("name", "channels"),
     [
+        ("resnet10_half", (64, 128, 256)),
         ("resnet18", (128, 256, 512)),
         ("resnet50", (512, 1024, 2048)),
         ("resnext50_32x4d", (512, 1024, 2048)),
@@ -79,7 +89,7 @@ def test_features_equal_those_of_torchvision_with_the_same_weights(imagenet_stat
         ("frozen", torchvision.ops.FrozenBatchNorm2d),
         ("batch", nn.BatchNorm2d),
         ("sync", SyncBatchNorm),
-        ("group", nn.GroupNorm),
+        ("group", GroupNorm),
     ],
 )
 def test_every_norm_has_the_requested_type(norm, kind):

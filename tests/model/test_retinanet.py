@@ -229,3 +229,10 @@ def test_network_needs_only_the_members_of_the_backbone_protocol():
     assert [level.shape for level in outputs.class_logits] == [
         level.shape for level in template(noise(), IMAGE_SIZES).class_logits
     ]
+
+
+def test_backbone_with_other_strides_than_the_anchors_is_rejected():
+    template, backbone = model_of(), TinyBackbone()
+    backbone.strides = (4, 8, 16)
+    with pytest.raises(AssertionError, match=r"the backbone has strides \(4, 8, 16\), the anchors \(8, 16, 32\)"):
+        RetinaNet(backbone, template.fpn, template.head, template.anchors, mean=(0.0,) * 3, std=(1.0,) * 3)

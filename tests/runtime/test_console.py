@@ -1,11 +1,214 @@
+"""Messages and progress on terminals, in files and in pipes."""
+
+import fcntl
+import io
 import logging
+import os
+import pty
+import re
+import struct
+import subprocess
 import sys
-from pathlib import Path
+import termios
 
 import pytest
 
-from retinanet.runtime.console import progress
+from retinanet.runtime import console as module
+from retinanet.runtime.console import escape_unprintable, format_bytes, format_duration, progress
 from retinanet.runtime.logging import log_to_file, start_logging
+from tests.helpers.processes import ENVIRONMENT, REPO
+
+
+@pytest.fixture
+def at(monkeypatch):
+    """Sets the current time."""
+
+    def set_time(seconds: float) -> None:
+        monkeypatch.setattr(module.time, "monotonic", lambda: seconds)
+
+    set_time(1000.0)
+    return set_time
+
+
+# ---- progress in a file or a pipe
+
+
+def test_file_gets_a_line_with_the_time_left_every_30_seconds(at, capsys):
+    """One item every 10 s: 30 s for 3 of 10 items leave 70 s, 60 s for 6 leave 40 s."""
+    for number, _ in enumerate(progress(range(10), "evaluating", 10), 1):
+        at(1000 + 10 * number)
+    assert capsys.readouterr() == (
+        "",
+        "evaluating: 3 of 10 (30%), 1 min 10 s left\n"
+        "evaluating: 6 of 10 (60%), 40 s left\n"
+        "evaluating: 9 of 10 (90%), 10 s left\n",
+    )
+
+
+def test_short_work_writes_nothing_to_a_file(at, capsys):
+    for number, _ in enumerate(progress(range(29), "evaluating", None), 1):
+        at(1000 + number)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_time_left_counts_only_the_items_of_this_process(at, capsys):
+    """A run resumed at 80 of 100 does 10 in 30 s, so the other 10 take another 30 s."""
+    bar = progress(None, "training", 100, initial=80)
+    for number in range(1, 11):
+        at(1000 + 3 * number)
+        bar.update()
+    bar.close()
+    assert capsys.readouterr().err == "training: 90 of 100 (90%), 30 s left\n"
+
+
+def test_number_of_items_is_taken_from_them_or_left_out(at, capsys):
+    for items in ([1, 2, 3, 4], iter([1, 2, 3, 4])):
+        at(1000)
+        for number, _ in enumerate(progress(items, "drawing", None), 1):
+            at(1000 + 20 * number)
+    assert capsys.readouterr().err == (
+        "drawing: 2 of 4 (50%), 40 s left\ndrawing: 4 of 4 (100%), 0 s left\ndrawing: 2 done\ndrawing: 4 done\n"
+    )
+
+
+def test_file_gets_no_line_while_the_caller_logs_its_progress(at, capsys):
+    bar = progress(None, "training", 100)
+    for number in range(1, 9):
+        at(1000 + 20 * number)
+        bar.update()
+        bar.logged("loss 1.5")
+    assert capsys.readouterr() == ("", "")
+    bar.set_postfix_str("ours")
+    at(1190)
+    bar.update()
+    assert capsys.readouterr().err == "training: 9 of 100 (9%), 32 min 1 s left, ours\n"  # 190 s for 9, 91 to go
+
+
+def test_silent_progress_writes_nothing(at, capsys):
+    for number, _ in enumerate(progress(range(5), "evaluating", 5, silent=True), 1):
+        at(1000 + 100 * number)
+    assert capsys.readouterr() == ("", "")
+
+
+NESTED = """
+import logging, sys
+from retinanet.runtime import console
+from retinanet.runtime.console import progress
+from retinanet.runtime.logging import start_logging
+console.PLAIN_INTERVAL = 0.0
+start_logging()
+log = logging.getLogger("retinanet.test")
+bar = progress(None, "training", 3)
+for step in range(3):
+    bar.update()
+    bar.logged("loss 1.5")
+    log.info("step %d", step)
+    for item in progress(range(2), "evaluating", 2):
+        pass
+bar.close()
+"""
+
+
+def run_on(output: str, tmp_path, **environment: str) -> tuple[bytes, bytes]:
+    """Run `NESTED` with stderr in a file or on a terminal, and return the bytes it wrote to stdout and stderr."""
+    command = [sys.executable, "-c", NESTED]
+    variables = {**os.environ, **ENVIRONMENT, "TERM": "xterm", **environment}
+    if output == "file":
+        with open(tmp_path / "log", "wb") as file:
+            done = subprocess.run(command, env=variables, cwd=REPO, stdout=subprocess.PIPE, stderr=file, check=True)
+        return done.stdout, (tmp_path / "log").read_bytes()
+    controller, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 25, 80, 0, 0))  # without a size there is no bar
+    with subprocess.Popen(command, env=variables, cwd=REPO, stdout=subprocess.PIPE, stderr=terminal) as child:
+        os.close(terminal)
+        written = b""
+        while chunk := _read_terminal(controller):
+            written += chunk
+        printed = child.stdout.read()
+    os.close(controller)
+    assert child.returncode == 0
+    return printed, written
+
+
+def _read_terminal(controller: int) -> bytes:
+    try:
+        return os.read(controller, 65536)
+    except OSError:  # Linux: every process has closed the terminal
+        return b""
+
+
+@pytest.mark.parametrize("output", ["file", "dumb terminal"])
+def test_file_has_complete_lines_without_carriage_returns_or_escapes(tmp_path, output):
+    kind, *dumb = ("file",) if output == "file" else ("terminal", "dumb")
+    printed, written = run_on(kind, tmp_path, **({"TERM": "dumb"} if dumb else {}))
+    lines = written.decode().replace("\r\n", "\n")  # a terminal turns each newline into both
+    assert printed == b"step 0\nstep 1\nstep 2\n"
+    assert not re.search("[\r\x1b]", lines)
+    assert [line.split(",")[0] for line in lines.splitlines()] == [
+        line
+        for step in (1, 2, 3)
+        for line in (f"training: {step} of 3 ({step / 3:.0%})", "evaluating: 1 of 2 (50%)", "evaluating: 2 of 2 (100%)")
+    ]
+
+
+def test_terminal_has_a_bar_and_the_pipe_next_to_it_plain_lines(tmp_path):
+    printed, written = run_on("terminal", tmp_path)
+    assert printed == b"step 0\nstep 1\nstep 2\n"
+    assert b"\r" in written and b"training" in written and b"loss 1.5" in written
+
+
+# ---- durations
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        *((0, "0 s"), (0.0123, "0.012 s"), (1.26, "1.3 s"), (9.96, "10 s"), (59.4, "59 s")),
+        *((60, "1 min"), (200, "3 min 20 s"), (3599, "59 min 59 s"), (3600, "1 h"), (7530, "2 h 6 min")),
+        *((86399, "24 h"), (86400, "1 day"), (4 * 86400 + 7 * 3600 - 9, "4 days 7 h"), (90 * 86400, "90 days")),
+    ],
+)
+def test_durations_have_two_units_at_most(seconds, text):
+    assert format_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(0, "0 kB"), (1500, "1.5 kB"), (94_400_000, "94 MB"), (1_234_000_000, "1.2 GB"), (5_000e12, "5000 TB")],
+)
+def test_sizes_are_decimal(size, text):
+    assert format_bytes(size) == text
+
+
+# ---- consoles that cannot show everything
+
+
+def test_characters_that_the_console_lacks_are_escaped(monkeypatch, tmp_path):
+    """Also after a word that it can show, and in an error message."""
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding="cp1252") for _ in range(2)]
+    monkeypatch.setattr(sys, "stdout", streams[0])
+    monkeypatch.setattr(sys, "stderr", streams[1])
+    monkeypatch.setattr(logging.getLogger("retinanet"), "propagate", False)  # pytest could not report a surrogate
+    start_logging()
+    log_to_file(tmp_path / "log.txt")
+    logging.getLogger("retinanet.test").warning("café 方块 \udc80")
+    escape_unprintable()
+    print("мяч")
+    print("方", file=sys.stderr)
+    for stream in streams:
+        stream.flush()
+    assert streams[0].buffer.getvalue().decode("cp1252") == "café \\u65b9\\u5757 \\udc80\n\\u043c\\u044f\\u0447\n"
+    assert streams[1].buffer.getvalue() == b"\\u65b9\n"
+    start_logging()  # closes the file
+    assert (tmp_path / "log.txt").read_text("utf-8").endswith("WARNING café 方块 \\udc80\n")
+
+
+def test_chosen_error_handler_of_the_console_is_kept(monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="ignore")
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(sys, "stderr", None)  # a program without a console has none
+    escape_unprintable()
+    assert stream.errors == "ignore"
 
 
 @pytest.fixture
@@ -14,13 +217,16 @@ def full_console(monkeypatch):
     full = [open("/dev/full", "w", buffering=1) for _ in range(2)]
     monkeypatch.setattr(sys, "stdout", full[0])
     monkeypatch.setattr(sys, "stderr", full[1])
-    yield
+    yield full[1]
     for stream in full:
         stream.detach().raw.close()  # without the flush, which would fail again
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/dev/full exists only on Linux")
-def test_full_console_interrupts_neither_progress_bar_nor_log_file(full_console, tmp_path):
+@pytest.mark.parametrize("is_terminal", [True, False], ids=["bar", "lines"])
+def test_full_console_interrupts_neither_progress_nor_log_file(full_console, tmp_path, monkeypatch, is_terminal):
+    monkeypatch.setattr(module, "is_terminal", lambda stream: is_terminal)
+    monkeypatch.setattr(module, "PLAIN_INTERVAL", 0.0)
     start_logging()
     log_to_file(tmp_path / "log.txt")
     log = logging.getLogger("retinanet.test")
@@ -28,18 +234,8 @@ def test_full_console_interrupts_neither_progress_bar_nor_log_file(full_console,
     for number in bar:
         log.warning("message %d", number)
         bar.set_postfix_str("postfix")
-        bar.refresh()
+        bar.logged("postfix")
     bar.close()
     assert [line.split(" WARNING ")[1] for line in (tmp_path / "log.txt").read_text().splitlines()] == [
         f"message {number}" for number in range(3)
     ]
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/dev/full exists only on Linux")
-def test_full_log_file_prints_no_errors(capsys):
-    start_logging()
-    log_to_file(Path("/dev/full"))
-    logging.getLogger("retinanet.test").warning("message")
-    start_logging()  # closes the file
-    captured = capsys.readouterr()
-    assert captured.out == "message\n" and captured.err == ""

@@ -52,51 +52,52 @@ LOST = RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:553] Connec
 @pytest.mark.parametrize("folder_exists", [True, False])
 def test_report_names_rank_step_images_and_line(tmp_path, capsys, folder_exists):
     folder = tmp_path if folder_exists else tmp_path / "gone"
-    report_failure(dist.HashStore(), folder, failure(), rank=3, doing="training, step 120, images [4, 7]")
+    report_failure(dist.HashStore(), folder, failure(), rank=3, world_size=4, doing="training, step 120, images [4, 7]")
     printed = capsys.readouterr().err
-    assert printed.startswith("rank 3 failed; last activity: training, step 120, images [4, 7]")
+    assert printed.startswith("process 4 of 4 (rank 3) failed; last activity: training, step 120, images [4, 7]")
     if folder_exists:
         report = (folder / "failure_rank3.txt").read_text()
-        assert report.startswith("rank 3 failed; last activity: training, step 120, images [4, 7]\nTraceback")
+        assert report.startswith(printed.partition(";")[0]) and "step 120, images [4, 7]\nTraceback" in report
         assert "return values[3]" in report and report.endswith("IndexError: list index out of range\n")
         assert str(folder / "failure_rank3.txt") in printed
 
 
 def test_single_process_reports_its_activity(tmp_path, capsys):
-    report_failure(None, tmp_path, failure(), rank=0, doing="training, step 3, images [1]")
-    assert "training, step 3, images [1]" in capsys.readouterr().err
+    report_failure(None, tmp_path, failure(), rank=0, world_size=1, doing="training, step 3, images [1]")
+    assert "the run failed; last activity: training, step 3, images [1]" in capsys.readouterr().err
     assert (tmp_path / "failure_rank0.txt").exists()
 
 
 def test_lost_contact_names_no_rank_until_one_reports(tmp_path, capsys):
     store = dist.HashStore()
     for rank in (0, 2):
-        with pytest.raises(InputError, match=rf"rank {rank} lost contact with another rank.*Connection closed by peer"):
-            report_failure(store, tmp_path, LOST, rank=rank, doing="training")
-    report_failure(store, tmp_path, failure(), rank=1, doing="training")  # the cause, reported late
-    with pytest.raises(InputError, match="rank 3 exits because rank 1 failed first"):
-        report_failure(store, tmp_path, LOST, rank=3, doing="training")
+        with pytest.raises(InputError, match=rf"process {rank + 1} of 4 .* lost contact with another .*closed by peer"):
+            report_failure(store, tmp_path, LOST, rank=rank, world_size=4, doing="training")
+    report_failure(store, tmp_path, failure(), rank=1, world_size=4, doing="training")  # the cause, reported late
+    with pytest.raises(InputError, match=r"^process 4 of 4 \(rank 3\) exits because process 2 of 4 \(rank 1\) failed"):
+        report_failure(store, tmp_path, LOST, rank=3, world_size=4, doing="training")
     assert [path.name for path in tmp_path.iterdir()] == ["failure_rank1.txt"]
 
 
 def test_later_failure_points_to_the_first(tmp_path, capsys):
     store = dist.HashStore()
-    report_failure(store, tmp_path, failure(), rank=1, doing="training")
+    report_failure(store, tmp_path, failure(), rank=1, world_size=4, doing="training")
     capsys.readouterr()
     with pytest.raises(
-        InputError, match=r"rank 0 exits because rank 1 failed first .*noticed by: list index out of range"
+        InputError,
+        match=r"process 1 of 4 .* because process 2 of 4 .* failed first .*noticed by: list index out of range",
     ):
-        report_failure(store, tmp_path, failure(), rank=0, doing="training")
+        report_failure(store, tmp_path, failure(), rank=0, world_size=4, doing="training")
     assert [path.name for path in tmp_path.iterdir()] == ["failure_rank1.txt"]
     assert capsys.readouterr().err == ""
 
 
 def test_input_error_leaves_no_traceback_file_on_any_rank(tmp_path, capsys):
     store = dist.HashStore()
-    report_failure(store, tmp_path, InputError("no such image"), rank=1, doing="training")
-    with pytest.raises(InputError, match="rank 1 failed"):
-        report_failure(store, tmp_path, failure(), rank=0, doing="training")
-    report_failure(store, tmp_path, InputError("another mistake"), rank=2, doing="training")  # has its own message
+    report_failure(store, tmp_path, InputError("no such image"), rank=1, world_size=4, doing="training")
+    with pytest.raises(InputError, match=r"\(rank 1\) failed"):
+        report_failure(store, tmp_path, failure(), rank=0, world_size=4, doing="training")
+    report_failure(store, tmp_path, InputError("own message"), rank=2, world_size=4, doing="training")
     assert list(tmp_path.iterdir()) == [] and capsys.readouterr().err == ""
 
 
@@ -120,5 +121,5 @@ def test_failing_rank_ends_the_run_within_a_minute(tiny_overrides, tmp_path, kin
     else:
         assert report == ["failure_rank1.txt"]
         text = (tmp_path / "run/failure_rank1.txt").read_text()
-        assert text.startswith("rank 1 failed; last activity: training, step 3, images [")
+        assert text.startswith("process 2 of 2 (rank 1) failed; last activity: training, step 3, images [")
         assert text.endswith("ZeroDivisionError: planted\n")

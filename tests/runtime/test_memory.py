@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -5,7 +7,7 @@ from retinanet.config.load import load_config
 from retinanet.engine.train import train
 from retinanet.errors import InputError
 from retinanet.model.retinanet import RetinaNet
-from retinanet.runtime.memory import is_out_of_memory
+from retinanet.runtime.memory import is_out_of_memory, peak_memory
 
 
 def test_only_errors_from_lack_of_memory_are_out_of_memory():
@@ -49,3 +51,10 @@ def test_out_of_memory_message_has_the_current_sizes_and_the_config_keys(
     assert "Tried to allocate 20 MiB; raise train.accumulate (now 1" in message
     for key in ("train.batch_size (4;", "train.eval_batch_size", "data.resize.shorter and longer (64, 96)"):
         assert key in message
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is known from elsewhere only on Linux")
+def test_peak_memory_is_that_of_the_kernel_in_bytes():
+    torch.ones(50_000_000 // 4)
+    (peak,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    assert peak_memory(torch.device("cpu")) == pytest.approx(1024 * int(peak.split()[1]), rel=0.05)

@@ -255,7 +255,7 @@ def test_grace_also_limits_a_rank_without_a_signal_of_its_own(tmp_path):
         ranks.wait_for("done 3.", rank=1)
         ranks.signal(1, signal.SIGTERM)
         assert ranks.exit_codes() == [EXIT_STOPPED] * 2
-    assert "rank 0: SIGTERM arrived, and the current step did not finish within 0.3 s" in ranks.stderr(0)
+    assert "SIGTERM: process 1 of 2 (rank 0) did not finish its step within 0.3 s" in ranks.stderr(0)
 
 
 def fork_a_child(rank, folder, port):

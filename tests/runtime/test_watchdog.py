@@ -53,7 +53,7 @@ def stuck_here() -> None:
 
 def one_rank_stalls(rank, folder, port):
     activity = Activity()
-    with Watchdog(connect(port), activity, rank=rank, timeout=0.5 if rank else PATIENCE, folder=folder):
+    with Watchdog(connect(port), activity, rank=rank, world_size=2, timeout=0.5 if rank else PATIENCE, folder=folder):
         for step in range(7):
             activity.begin("training", step, image_ids=(2 * step, 2 * step + 1))
         if rank == 1:
@@ -67,10 +67,10 @@ def test_stall_of_one_rank_makes_every_rank_write_its_stacks(tmp_path):
     assert run_ranks(one_rank_stalls, tmp_path, 2) == [EXIT_STALLED] * 2
     stalled, other = ((tmp_path / f"stall_rank{rank}.txt").read_text() for rank in (1, 0))
     # step 6, the last of seven, has images 12 and 13
-    assert "rank 1 stalled: no progress for" in stalled
+    assert "process 2 of 2 (rank 1) stalled: no progress for" in stalled
     assert "training, step 6, images [12, 13]" in stalled
     assert "in stuck_here" in stalled
-    assert "requested by rank 1, which made no progress" in other
+    assert "requested by process 2 of 2 (rank 1), which made no progress" in other
     assert "in one_rank_stalls" in other
     assert "stuck_here" not in other
     for rank, text in ((0, other), (1, stalled)):

@@ -105,7 +105,7 @@ def test_torchrun_uses_the_first_node_as_rendezvous_and_resumes(tmp_path, job):
         "scontrol show hostnames node[7-8]",
         "srun --kill-on-bad-exit=0 torchrun --nnodes=2 --nproc-per-node=8 --rdzv-backend=c10d "
         "--rdzv-endpoint=node7:23456 --rdzv-id=123456 --max-restarts=3 "
-        "--module retinanet train r50_fpn_1x train.seed=3 --output runs/r50 --resume",
+        "--module retinanet train r50_fpn_1x train.seed=3 --output runs/r50 --resume=auto",
     ]
     assert (tmp_path / "calls.environment").read_text() == "1 64\n"
 

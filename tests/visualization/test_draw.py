@@ -1,4 +1,6 @@
+import pytest
 import torch
+from PIL import ImageFont, features
 
 from retinanet.structures import Detections
 from retinanet.visualization.draw import class_color, draw_detections
@@ -34,3 +36,14 @@ def test_box_beyond_the_image_is_drawn_at_its_edge():
 
 def test_neighbouring_labels_have_different_colours():
     assert len({class_color(label, 80) for label in range(80)}) == 80
+
+
+@pytest.mark.parametrize("has_freetype", [True, False])
+def test_class_names_in_any_script_are_drawn_or_replaced(monkeypatch, has_freetype):
+    if not has_freetype:
+        monkeypatch.setattr(features, "check", lambda feature: False)
+        monkeypatch.setattr(ImageFont, "load_default", ImageFont.load_default_imagefont)
+    image = torch.zeros(3, 80, 120, dtype=torch.uint8)
+    found = detections(([20.0, 30.0, 80.0, 70.0], 0.9, 0))
+    drawn = draw_detections(image, found, ["方块 é"])
+    assert not torch.equal(drawn, draw_detections(image, found, [""]))

@@ -8,6 +8,7 @@ from pathlib import Path
 from retinanet.data.synthetic.shapes import write_shapes
 from retinanet.data.synthetic.sprites import CLASSES
 from retinanet.errors import InputError
+from retinanet.runtime.console import escape_unprintable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--val", type=int, default=160, metavar="N", help="number of validation images")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the images")
     args = parser.parse_args(argv)
+    escape_unprintable()
     try:
         if not write_shapes(args.folder, num_train=args.train, num_val=args.val, seed=args.seed):
             print(f"{args.folder.resolve()} already contains this dataset")

@@ -15,11 +15,11 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from PIL import Image
-from tqdm import tqdm
 
 from retinanet.data.synthetic.scene import SPLITS, Annotation, draw_image
 from retinanet.data.synthetic.sprites import CLASSES
 from retinanet.errors import InputError
+from retinanet.runtime import console
 
 CATEGORY_IDS = (1, 2, 3, 5, 8, 13)  # with gaps, like COCO's
 DRAWING_VERSION = 1  # increase with every change to a pixel or a box
@@ -51,7 +51,7 @@ def write_split(folder: Path, split: str, num_images: int, seed: int, progress: 
         if num_images >= MIN_IMAGES_FOR_POOL:
             pool = stack.enter_context(ProcessPoolExecutor(min(os.cpu_count() or 1, 8)))
             drawn = pool.map(write, range(num_images), chunksize=8)
-        bar = tqdm(drawn, desc=f"drawing {split}", unit="image", total=num_images, disable=not progress)
+        bar = console.progress(drawn, f"drawing {split}", num_images, silent=not progress)
         for index, (height, width, drawn_annotations) in enumerate(bar):
             name = file_name(index)
             images.append({"id": index + 1, "file_name": name, "width": width, "height": height})

@@ -1,0 +1,42 @@
+"""Find the checkpoint that a command line names, and check its config before torch is imported."""
+
+import os
+from pathlib import Path
+
+from retinanet.checkpoint.header import read_config
+from retinanet.checkpoint.link import read_link
+from retinanet.config.load import with_overrides
+from retinanet.engine.run_files import find_checkpoint, run_folder_of, started_in
+from retinanet.formats.sources import check_sources
+
+HELP = "checkpoint, or run folder: its best checkpoint, otherwise its last"
+
+
+def named_checkpoint(path: Path) -> Path:
+    """Find the checkpoint that an argument names; if it is a folder, print which checkpoint was chosen.
+
+    Raises:
+        InputError: there is no such checkpoint.
+    """
+    found = find_checkpoint(path)
+    if found != path and os.environ.get("RANK", "0") == "0":  # under torchrun, only the main process prints
+        target = read_link(found)
+        print(f"checkpoint: {found}" + (f" ({target})" if target else ""), flush=True)
+    return found
+
+
+def check_early(checkpoint: Path, overrides: list[str], *, has_data: bool = True) -> None:
+    """Check overrides, and whether the validation set exists, before torch is imported.
+
+    Args:
+        has_data: whether the command reads the validation set.
+
+    Raises:
+        InputError: an override is invalid, or the validation set does not exist.
+    """
+    cfg = read_config(checkpoint)
+    if cfg is None:  # the command reports what is wrong with the file when it loads it
+        return
+    cfg = with_overrides(cfg, overrides, source=f"{checkpoint} with overrides")
+    if has_data:
+        check_sources(cfg.data.val, key="data.val", started_in=started_in(run_folder_of(checkpoint)))

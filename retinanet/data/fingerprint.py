@@ -1,0 +1,73 @@
+"""Fingerprint of the training images, saved in checkpoints: on resume, it shows whether the sample order continues."""
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from retinanet.errors import InputError
+from retinanet.formats.dataset import Dataset
+
+
+def fingerprint(data: Dataset) -> dict[str, Any]:
+    """Identify the images of a dataset, in order, as plain data for a checkpoint.
+
+    Returns: `names`, (I,) int64 hashes of the file names, and `sizes`, a digest of the annotated sizes, which
+        determine the aspect-ratio buckets.
+    """
+    sizes = hashlib.blake2b(np.ascontiguousarray(data.sizes, dtype="<i8"), digest_size=16).hexdigest()
+    return {"names": torch.tensor(_name_hashes(data.paths), dtype=torch.int64), "sizes": sizes}
+
+
+def check_same_images(
+    checkpoint: Path, before: dict[str, Any] | None, data: Dataset, *, unreadable: Collection[str]
+) -> str | None:
+    """Check that a run can resume with these training images.
+
+    Images may be removed from the dataset if the run found unreadable ones: it says so itself, and whoever follows that
+    advice may find more. Images of the same name and another order or size are the same images.
+
+    Args:
+        checkpoint: path of the checkpoint, for messages.
+        before: fingerprint in the checkpoint; None if an earlier version wrote it.
+        unreadable: paths of the images that the run could not read.
+
+    Returns: why the sample order changes, for the log; None if it continues.
+
+    Raises:
+        InputError: there are new images, or images were removed although all of them could be read.
+    """
+    if before is None:
+        return f"{checkpoint}: is from an earlier version: the sample order is different from here on"
+    now = fingerprint(data)
+    if torch.equal(before["names"], now["names"]) and before["sizes"] == now["sizes"]:
+        return None
+    earlier, current = Counter(before["names"].tolist()), Counter(now["names"].tolist())
+    removed, added = earlier - current, current - earlier
+    if added or (removed and not unreadable):
+        new = [path for path, name in zip(data.paths, now["names"].tolist(), strict=True) if name in added]
+        example = f" (such as {new[0]})" if new else ""
+        raise InputError(
+            f"{checkpoint}: was trained on {earlier.total()} images, data.train has {current.total()}: "
+            f"{removed.total()} are missing, {added.total()} are new{example}; resume with the same images, or start a "
+            "new run"
+        )
+    known = (removed & Counter(_name_hashes(unreadable))).total()
+    what = (
+        f"lacks {removed.total()} of the {earlier.total()} images it had, {known} of them recorded as unreadable"
+        if removed
+        else "has the same images in another order, or with other sizes"
+    )
+    return f"{checkpoint}: data.train now {what}: the sample order is different from here on"
+
+
+def _name_hashes(paths: Iterable[str]) -> list[int]:
+    """Signed 64-bit hash of each file name, without folder and extension: files may be moved, or converted."""
+    names = (os.path.splitext(os.path.basename(path))[0] for path in paths)
+    digests = (hashlib.blake2b(name.encode(errors="surrogateescape"), digest_size=8).digest() for name in names)
+    return [int.from_bytes(digest, "little", signed=True) for digest in digests]

@@ -1,0 +1,104 @@
+"""The files in a run folder, how to find a run or its checkpoints, and whether a run may start; imports no torch."""
+
+import difflib
+import json
+from pathlib import Path
+from typing import Literal
+
+from retinanet.checkpoint.link import follow_link
+from retinanet.errors import InputError
+
+CHECKPOINTS = "checkpoints"
+CONFIG_FILE = "config.yaml"
+LOCK_FILE = "retinanet.lock"  # locked while a process trains in the folder
+MARKER = "environment.json"  # its presence marks a folder as a run folder
+UNREADABLE_FILE = "unreadable.jsonl"
+RUN_FILES = (CONFIG_FILE, "metrics.jsonl", "log.txt", "tensorboard", CHECKPOINTS)
+RESULT_FILES = ("evaluation.json", "detections.json", "profile", "preempted", UNREADABLE_FILE)
+RESULT_PATTERNS = ("nonfinite_step_*.pt", "stall_rank*.txt", "failure_rank*.txt")
+
+Resume = bool | Literal["auto"]
+
+
+def is_run_folder(path: Path) -> bool:
+    """Whether a run was started in a folder."""
+    return (path / MARKER).is_file()
+
+
+def run_folder_of(checkpoint: Path) -> Path:
+    """The run folder that a checkpoint is in, or its parent folder if it was moved out of a run folder."""
+    return checkpoint.parent.parent if checkpoint.parent.name == CHECKPOINTS else checkpoint.parent
+
+
+def find_run(path: Path) -> Path:
+    """The run folder that a path names: the folder itself, or a file in it, such as its `config.yaml`.
+
+    Raises:
+        InputError: the path does not name a run.
+    """
+    folder = path if path.is_dir() else path.parent
+    if is_run_folder(folder) and (path.is_dir() or path.is_file()):
+        return folder
+    inside = run_folder_of(path)
+    if path.is_file() and is_run_folder(inside):
+        raise InputError(f"{path}: is a checkpoint, expected a run folder; pass {inside}")
+    if path.exists():
+        raise InputError(f"{path}: not a run folder: there is no {MARKER}; pass a folder written by `retinanet train`")
+    runs = [str(other.parent) for other in path.parent.glob(f"*/{MARKER}")]
+    near = difflib.get_close_matches(str(path), runs, 1) or runs[:1]
+    hint = f"did you mean {near[0]}?" if near else "pass a folder written by `retinanet train`"
+    raise InputError(f"{path}: no such run folder; {hint}")
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint that a path names: the file itself, or the best checkpoint of a run folder, otherwise its last.
+
+    Raises:
+        InputError: there is no such file or folder, or the folder is not a run folder, or has no checkpoint.
+    """
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise InputError(f"{path}: no such checkpoint; pass a run folder, or a file such as RUN/checkpoints/best.pt")
+    folder = path if path.name == CHECKPOINTS else find_run(path) / CHECKPOINTS
+    named = [folder / name for name in ("best.pt", "last.pt") if follow_link(folder / name).is_file()]
+    found = [*named, *reversed(saved_checkpoints(folder))]
+    if not found:
+        raise InputError(f"{path}: contains no checkpoint; pass another run folder, or a checkpoint")
+    return found[0]
+
+
+def saved_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoint files in a folder of checkpoints, oldest first."""
+    return sorted(folder.glob("step_*.pt"), key=lambda path: (len(path.name), path.name))
+
+
+def started_in(folder: Path) -> Path | None:
+    """The working directory in which the run in a folder was started or last resumed; None if it is not known."""
+    try:
+        return Path(json.loads((folder / MARKER).read_text(encoding="utf-8"))["folder"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def check_folder(folder: Path, *, resume: Resume, overwrite: bool) -> None:
+    """Check that a run may start in an existing folder, or resume there.
+
+    Raises:
+        InputError: there is nothing to resume, the folder contains a run and neither `resume` nor `overwrite` is set,
+            or it contains conflicting files that do not belong to a run.
+    """
+    holds_run = is_run_folder(folder)
+    others = [name for name in RUN_FILES if (folder / name).exists()]
+    if others and not holds_run:
+        raise InputError(f"{folder}: contains {others[0]}, but is not a run folder; choose another folder")
+    has_checkpoint = bool(saved_checkpoints(folder / CHECKPOINTS))
+    if resume is True and not has_checkpoint:
+        advice = "start it again with --overwrite" if holds_run else "start a run without --resume"
+        raise InputError(
+            f"{folder}: there is no checkpoint to resume from; {advice}, or use --resume=auto, which starts a run if "
+            "there is none"
+        )
+    if holds_run and not (resume or overwrite):
+        advice = f"continue it with --resume {folder}" if has_checkpoint else "it has not saved a checkpoint"
+        raise InputError(f"{folder}: contains a run; {advice}, replace it with --overwrite, or choose another folder")

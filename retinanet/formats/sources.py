@@ -1,0 +1,41 @@
+"""Check that the files of a data source exist, before anything slow starts; imports no torch."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from retinanet.config import DataSource
+from retinanet.errors import InputError
+
+
+def check_sources(sources: Iterable[DataSource], *, key: str, started_in: Path | None = None) -> None:
+    """Check that annotation files and image folders exist.
+
+    Args:
+        key: the config key of these sources, for messages.
+        started_in: the working directory in which the run was started that the paths come from.
+
+    Raises:
+        InputError: a file or folder does not exist; the message says what a relative path is relative to.
+    """
+    for source in sources:
+        if not os.path.exists(source.annotations):
+            raise InputError(
+                f"{source.annotations}: cannot be read: No such file or directory"
+                f"{_where(source.annotations, started_in)} set {key}.annotations to a COCO file"
+            )
+        if not os.path.isdir(source.images):
+            raise InputError(
+                f"{key}.images: {source.images} is not a folder{_where(source.images, started_in)} set it to the "
+                "folder of the images"
+            )
+
+
+def _where(path: str, started_in: Path | None) -> str:
+    """Where a relative path was looked up, and where it would have been found."""
+    if os.path.isabs(path):
+        return ";"
+    looked_up = f" (the path is relative to the current folder, {os.getcwd()})"
+    if started_in is None or not (started_in / path).exists():
+        return f"{looked_up};"
+    return f"{looked_up}. It exists in {started_in}, where the run was started: run this command there, or"

@@ -1,0 +1,91 @@
+"""Forecasts of a run's duration on a CPU."""
+
+import pytest
+import torch
+from torch import nn
+
+from retinanet.config.load import load_config
+from retinanet.engine import forecast as module
+from retinanet.engine.forecast import Forecast, fitting_config, forecast, shape_shares
+from retinanet.model.retinanet import build_model
+from tests.helpers.datasets import dataset_of, image_record
+
+CPU = torch.device("cpu")
+# One of four images is upright.
+DATA = dataset_of([image_record(f"{number}.png", *size) for number, size in enumerate([(48, 60)] * 3 + [(60, 48)])])
+OVERRIDES = ["data.resize={shorter: [32, 64], longer: 80, bucket_aspects: [1.25], divisor: 8}", "model.channels=64"]
+
+
+def test_shares_of_padded_shapes_by_hand():
+    shares = shape_shares(load_config("quickstart", OVERRIDES), DATA)
+    assert shares == {(32, 40): 3 / 8, (64, 80): 3 / 8, (40, 32): 1 / 8, (80, 64): 1 / 8}
+
+
+class Network(nn.Module):
+    """Records the number of images of each forward pass."""
+
+    memory_format = torch.channels_last
+
+    def __init__(self):
+        super().__init__()
+        self.passes = []
+
+    def outputs(self, pixels):
+        assert not self.training and not torch.is_grad_enabled()
+        self.passes.append(tuple(pixels.shape))
+
+
+def test_forecast_by_hand(monkeypatch):
+    """Shapes of 32 x 40, 48 x 64 and 64 x 80 pixels have 9472 / 3 on average; the second is the nearest.
+
+    The faster of two passes takes 0.5 s for four images of that shape, and a step three times as long for eight images.
+    """
+    times = iter([0.0, 1.5, 10.0, 10.5])
+    monkeypatch.setattr(module.time, "perf_counter", lambda: next(times))
+    network = Network().train()
+    sizes = ["data.resize.shorter=[32, 48, 64]", "train.batch_size=8", "train.accumulate=2"]
+    expected = forecast(load_config("quickstart", [*OVERRIDES, *sizes]), network, DATA, 10, CPU, torch.float32)
+    assert expected.shape == (48, 64)
+    assert network.passes == [(4, 3, 48, 64)] * 2
+    assert expected.seconds == pytest.approx(3 * 0.5 / (4 * 48 * 64) * 9472 / 3 * 8 * 10)
+    assert network.training
+
+
+def test_several_processes_share_the_images(monkeypatch):
+    monkeypatch.setattr(module, "world_size", lambda: 4)
+    times = iter(range(100))
+    monkeypatch.setattr(module.time, "perf_counter", lambda: next(times))
+    network = Network()
+    cfg = load_config("quickstart", [*OVERRIDES, "train.batch_size=8"])
+    assert forecast(cfg, network, DATA, 1, CPU, torch.float32).seconds > 0
+    assert network.passes[0][0] == 2  # images
+
+
+def test_forecast_changes_neither_model_nor_random_numbers():
+    cfg = load_config("quickstart", OVERRIDES)
+    model = build_model(cfg.model, 1).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    random = torch.get_rng_state()
+    assert forecast(cfg, model, DATA, 1, CPU, torch.float32).seconds > 0
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert model.training and torch.equal(torch.get_rng_state(), random)
+
+
+@pytest.mark.parametrize(
+    ("hours", "name"),
+    [
+        ({320: 5.0, 160: 1.0}, "bccd_r18 (resnet18, shorter side 320 pixels, 12 steps of 8 images: about 5 h)"),
+        ({320: 7.0, 160: 1.0}, "shapes_r18 (resnet18, shorter side 160 pixels, 4 steps of 4 images: about 1 h)"),
+        ({320: 99.0, 160: 9.0}, "shapes_r18 (resnet18, shorter side 160 pixels, 4 steps of 4 images: about 9 h)"),
+    ],
+)
+def test_fitting_config_is_the_first_that_takes_less_than_six_hours(monkeypatch, hours, name):
+    """24 and 3.75 epochs of 4 images are 12 steps of 8 and 4 steps of 4."""
+    random = torch.get_rng_state()
+
+    def told(cfg, model, data, num_steps, device, dtype):
+        return Forecast(3600 * hours[cfg.data.resize.shorter[0]], (0, 0))
+
+    monkeypatch.setattr(module, "forecast", told)
+    assert fitting_config(DATA, CPU, torch.float32) == name
+    assert torch.equal(torch.get_rng_state(), random)
