@@ -189,7 +189,7 @@ def test_eval_of_files_that_are_not_checkpoints(rejected, not_a_checkpoint, tmp_
     assert message.startswith(start)
     assert message.endswith("pass a checkpoint written by `retinanet train`")
     torch.save({"model": {}}, tmp_path / "other.pt")
-    assert "not a 'retinanet checkpoint 3'" in rejected(eval_tool, tmp_path / "other.pt")
+    assert "not a 'retinanet checkpoint 4'" in rejected(eval_tool, tmp_path / "other.pt")
 
 
 def test_eval_of_a_damaged_checkpoint(rejected, checkpoint, tmp_path):

@@ -17,10 +17,10 @@ from retinanet.config import Config
 from retinanet.config.load import config_from_values
 from retinanet.errors import InputError
 
-FORMAT = "retinanet checkpoint 3"
+FORMAT = "retinanet checkpoint 4"
 IS_WINDOWS = os.name == "nt"
 NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # what fsync says of a folder that it cannot flush
-OLDER_FORMATS = ("retinanet checkpoint 1", "retinanet checkpoint 2")
+OLDER_FORMATS = ("retinanet checkpoint 1", "retinanet checkpoint 2", "retinanet checkpoint 3")
 
 
 class DamagedCheckpoint(InputError):

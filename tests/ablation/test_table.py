@@ -75,9 +75,9 @@ def test_short_or_changed_schedule_is_described_as_such(write):
     table = load_table(write(SMALL))
     here, there = (make_jobs(table, setup, num_seeds=1)[0].cfg for setup in ("here", "there"))
     assert describe_schedule(table, "here", here).startswith(
-        "a short schedule, not that of the paper: 3.75 epochs of 2"
+        "a short schedule, not that of the paper: 2.25 epochs of 2"
     )
-    assert describe_schedule(table, "there", there).startswith("the schedule of the paper: 3.75 epochs of 4")
+    assert describe_schedule(table, "there", there).startswith("the schedule of the paper: 2.25 epochs of 8")
     changed = load_config("quickstart", ["train.epochs=1"])
     assert "changed by overrides" in describe_schedule(table, "there", changed)
 

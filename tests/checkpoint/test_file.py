@@ -21,7 +21,7 @@ from retinanet.config import Config, TrainConfig
 from retinanet.errors import InputError
 from tests.helpers.checkpoints import checkpoint_of
 
-FORMAT = "retinanet checkpoint 3"
+FORMAT = "retinanet checkpoint 4"
 
 
 def small(value: float = 1.5, size: int = 1000) -> Checkpoint:
@@ -209,12 +209,12 @@ def test_function_among_valid_tensors_is_refused(tmp_path):
         ("bare pickle", "is a bare pickle, which could run code"),
         ("zip", "not a retinanet checkpoint: .*refused to load"),
         ("script", "not a retinanet checkpoint: .*refused to load"),
-        ("weights", "not a 'retinanet checkpoint 3'; pass a checkpoint written by `retinanet train`"),
-        ("tensor", "not a 'retinanet checkpoint 3'; pass a checkpoint written by `retinanet train`"),
-        ("unknown format", "not a 'retinanet checkpoint 3'; pass a checkpoint written by `retinanet train`"),
+        ("weights", "not a 'retinanet checkpoint 4'; pass a checkpoint written by `retinanet train`"),
+        ("tensor", "not a 'retinanet checkpoint 4'; pass a checkpoint written by `retinanet train`"),
+        ("unknown format", "not a 'retinanet checkpoint 4'; pass a checkpoint written by `retinanet train`"),
         (
             "older format",
-            "found format 'retinanet checkpoint 2', expected 'retinanet checkpoint 3'; use the version of retinanet "
+            "found format 'retinanet checkpoint 2', expected 'retinanet checkpoint 4'; use the version of retinanet "
             "that wrote it, or train again",
         ),
     ],

@@ -183,6 +183,6 @@ def test_newest_file_that_is_no_checkpoint_is_refused_and_not_renamed(tmp_path):
     folder.save(filled(1))
     torch.save({"model": {}}, tmp_path / "step_00000002.pt")
     before = names(tmp_path)
-    with pytest.raises(InputError, match="not a 'retinanet checkpoint 3'"):
+    with pytest.raises(InputError, match="not a 'retinanet checkpoint 4'"):
         folder.last_intact()
     assert names(tmp_path) == before

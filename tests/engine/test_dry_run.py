@@ -44,7 +44,7 @@ def test_dry_run_describes_the_real_run_and_keeps_nothing(tiny_overrides, tmp_pa
     assert "step 5 of 1000000: loss" in printed and "step 5: AP " in printed
     assert re.search(r"^  steps          1000000 of .* \(median of 3 steps\)$", printed, re.MULTILINE)
     assert re.search(r"^  evaluations    2 of 8 images, .* each \(from 8 images\)$", printed, re.MULTILINE)
-    assert re.search(r"^  total          \d+ days? .*on this machine$", printed, re.MULTILINE)
+    assert re.search(r"^  total          \d.* on this machine$", printed, re.MULTILINE)
     assert re.search(r"^  peak memory    [\d.]+ [MG]B so far", printed, re.MULTILINE)
     assert re.search(r"^  checkpoints    \d+ MB each", printed, re.MULTILINE)
     assert "nothing was kept" in printed

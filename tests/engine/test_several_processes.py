@@ -219,7 +219,10 @@ def test_batch_norm_on_several_processes_is_refused_unless_allowed(overrides, mo
         (["model.backbone.norm=batch", "train.accumulate=1"], False),
         (["model.backbone.norm=group", "train.accumulate=2"], False),
         (["model.backbone.norm=frozen", "train.accumulate=2"], False),
-        (["model.backbone={norm: batch, weights: imagenet, frozen_stages: 5}", "train.accumulate=2"], False),
+        (
+            ["model.backbone={name: resnet18, norm: batch, weights: imagenet, frozen_stages: 5}", "train.accumulate=2"],
+            False,
+        ),
     ],
 )
 def test_accumulation_that_changes_the_statistics_of_norms_is_a_warning(overrides, caplog, settings, warns):

@@ -76,5 +76,5 @@ def test_accelerator_gets_no_forecast(run, caplog, monkeypatch):
 def test_stated_checkpoint_size_is_that_of_the_file(tmp_path, tiny_overrides, override):
     cfg = load_config("quickstart", [*tiny_overrides, "train.steps=1", "data.val=[]", override])
     folder = train(cfg, tmp_path / "run").folder
-    stated = int(re.search(r"every 4 steps, (\d+) MB each", (folder / "log.txt").read_text())[1])
+    stated = float(re.search(r"every 4 steps, ([\d.]+) MB each", (folder / "log.txt").read_text())[1])
     assert stated == pytest.approx((folder / "checkpoints/step_00000001.pt").stat().st_size / 1e6, abs=1)

@@ -20,8 +20,9 @@ def test_unusable_boxes_are_dropped_and_reported(source, caplog, kind, bbox):
     assert warnings_in(caplog) == [f"{some.annotations}: 1 box(es) {kind} (annotation 8)"]
     assert [a["bbox"] for a in annotations_of(data)] == [[1, 1, 2, 2]]
     assert error_of(some, strict=True) == (
-        f"some.json: annotation 8 of image 1 (20x10) has bbox {bbox}: {kind}; expected [x, y, width, height] with an "
-        "area, inside the image; correct the file, or set data.strict: false to drop or clip such boxes"
+        f"some.json: annotation 8 of image 1 (20x10) has bbox {bbox}: {kind}; expected [x, y, width, height] with "
+        "positive width and height, inside the image; correct the file, or set data.strict: false to drop or clip such "
+        "boxes"
     )
 
 
