@@ -10,11 +10,11 @@ from PIL import Image
 from retinanet.checkpoint.file import read_checkpoint
 from retinanet.config.load import load_config
 from retinanet.data.build import build_train_sampler, load_train_data
-from retinanet.engine.metrics_log import read_metrics
 from retinanet.engine.schedule import default_interval
 from retinanet.engine.train import train
 from retinanet.errors import InputError
 from tests.helpers.coco_files import box, document, image, warnings_in
+from tests.helpers.metrics import read_metrics
 
 LANDSCAPE, PORTRAIT = (24, 32), (32, 24)
 
