@@ -30,6 +30,7 @@ from retinanet.config.base import Precision
 from retinanet.data.build import train_loader
 from retinanet.data.synthetic.shapes import write_shapes
 from retinanet.data.transfer import on_device
+from retinanet.engine.run_folder import claim_folder
 from retinanet.engine.setup import Run, set_up_run
 from retinanet.engine.timing import RunTimer
 from retinanet.engine.train import take_step
@@ -52,9 +53,9 @@ def run(settings: Settings) -> SuiteResult:
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         images = write_landscapes(Path(folder) / "shapes")
         cfg = run_config(settings, images, size, batch)
-        ours = set_up_run(
-            cfg, Path(folder) / "run", settings.device, resume=False, overwrite=False, dry_run=False, profile=False
-        )
+        run_folder = Path(folder) / "run"
+        stack.enter_context(claim_folder(run_folder))
+        ours = set_up_run(cfg, run_folder, settings.device, resume=False, overwrite=False, profile=False)
         ours.state.model.backbone.load_state_dict(calibrated_backbone(settings.backbone))
         call = our_loop(ours, stack, steps)
         theirs = torchvision_network(ours.state.model, settings.backbone, size, skip_resize=True)

@@ -45,8 +45,8 @@ class DivergenceCheck:
         before, self.diverged = self.diverged, steps >= PATIENCE
         if self.diverged and not before:
             log.warning(
-                "step %d: training has diverged: for %d steps the loss has been more than %g times as high as at first "
-                "(%.3g). %s",
+                "step %d: training has diverged: for %d steps the loss has been more than %g times that of the first "
+                "step (%.3g). %s",
                 step, steps, FACTOR, limit / FACTOR, ADVICE,
             )  # fmt: skip
         elif before and not self.diverged:

@@ -59,7 +59,7 @@ class FirstSteps:
         left = steps * self.step_seconds
         memory = peak_memory(self._device)
         peak = "" if memory is None else f"; peak memory {format_bytes(memory)}"
-        besides = f" without {evaluations} evaluation{'s' * (evaluations > 1)}" if evaluations else ""
+        besides = f", not counting {evaluations} evaluation{'s' * (evaluations > 1)}" if evaluations else ""
         return (
             f"{format_duration(self.step_seconds)} per step (median of {len(self.seconds) - self.warm_up}): "
             f"{format_duration(left)} left for {steps} steps{besides}, until {expected_end(left)}{peak}"

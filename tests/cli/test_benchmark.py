@@ -56,8 +56,8 @@ def test_ratios_of_several_suites_have_the_suite_as_prefix(tmp_path):
     assert details["eval"]["largest_difference"] < 1e-15  # the same means, summed in another order
     ours, theirs = (details["model"]["networks"][name] for name in ("ours", "torchvision"))
     assert ours["parameters"] == theirs["parameters"]
-    # Both networks compute the same convolutions.
-    assert ours["forward_flops"] == theirs["forward_flops"] > 0
+    # Both networks compute the same convolutions, but on maps of width 1 or 2, ours leaves out columns of zeros.
+    assert 0.999 * theirs["forward_flops"] < ours["forward_flops"] <= theirs["forward_flops"]
     assert ours["saved_bytes"] > 0
 
 

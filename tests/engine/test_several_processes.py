@@ -82,7 +82,7 @@ def test_first_step_does_not_depend_on_how_the_batch_is_split(overrides, tmp_pat
     # Synchronised norms see the images of one accumulation step together, so one process must accumulate as well.
     alone = [f"train.accumulate={accumulate}"] if norm == "sync" else []
     expected = first_step(load_config("quickstart", [*settings, *alone]))
-    assert len(expected["gradients"]) > 40 and expected["num_positive"] > 8
+    assert len(expected["gradients"]) > 30 and expected["num_positive"] > 8
     assert ("backbone.bn1.num_batches_tracked" in expected["statistics"]) == (norm == "sync")
     file = tmp_path / "step"
     run_together(processes, FIRST_STEP, [str(file), *settings, f"train.accumulate={accumulate}"])

@@ -115,7 +115,7 @@ def test_description_of_the_first_steps_by_hand(at, monkeypatch):
     take(first_steps, at, [50, 36])
     text = first_steps.describe(100, evaluations=1)
     assert text == (
-        "36 s per step (median of 1): 1 h left for 100 steps without 1 evaluation, until 2026-03-01 00:30; "
+        "36 s per step (median of 1): 1 h left for 100 steps, not counting 1 evaluation, until 2026-03-01 00:30; "
         "peak memory 1.5 GB"
     )
     assert "for 100 steps, until" in first_steps.describe(100, evaluations=0)
