@@ -236,7 +236,7 @@ def test_eight_training_images_reach_an_ap_of_0_9(tmp_path, shapes):
         "model.backbone.norm=group",
         "model.channels=64", "model.head_convs=1", "train.epochs=null", "train.steps=150", "train.eval_every=150",
     ]  # fmt: skip
-    result = train(load_config("quickstart", overrides), tmp_path / "run")
+    result = train(load_config("shapes_r18", overrides), tmp_path / "run")
     assert result.metrics["AP"] > 0.9
     predictor = Predictor.from_checkpoint(result.folder / "checkpoints/best.pt")
     assert predictor.class_names[0] == document["categories"][0]["name"]
