@@ -53,7 +53,8 @@ def check_measurable(metric: str, data: Dataset, *, early_stop: int | None) -> N
     Raises:
         InputError: so it does, and `early_stop` is set, which would stop the run at random.
     """
-    if metric == "loss" or not math.isnan(score_detections(data, {}).metrics[metric]):
+    value = score_detections(data, {}).metrics.get(metric)
+    if value is None or not math.isnan(value):  # None: not a COCO metric, such as the loss
         return
     count = sum(data.object_counts())
     found = f"none of its {count} objects counts for {metric}" if count else "it has no objects"
