@@ -40,7 +40,7 @@ def load_train_data(cfg: Config) -> Dataset:
 
 
 def load_val_data(cfg: Config, class_names: tuple[str, ...]) -> Dataset:
-    """Read the validation set, which may lack some of these classes, but have no others.
+    """Read the validation set. It may lack some of the classes, but must not have any others.
 
     Raises:
         InputError: the data cannot be used, or has other classes.

@@ -78,7 +78,7 @@ class Quarantine:
 
 
 def read_paths(file: Path) -> set[str]:
-    """Read the paths from a list of unreadable images, without an incomplete last line; empty if there is no file.
+    """Read the paths from a list of unreadable images, except an incomplete last line; no paths if there is no file.
 
     Raises:
         InputError: `file` cannot be read, or is not a list of unreadable images.

@@ -87,10 +87,10 @@ def rank_by_aspect(buckets: Sequence[AspectBucket]) -> np.ndarray:
 def epoch_order(bucket_ranks: np.ndarray, *, batch_size: int, seed: int, epoch: int) -> np.ndarray:
     """Order of the images (I,) in an epoch: the rest of an open batch, whole batches, and the start of the next batch.
 
-    For whole batches, images are sorted by aspect-ratio bucket, from the widest to the tallest and at random within a
-    bucket, and cut into batches, whose order is random. Images left over in one bucket thus share a batch with those
-    of the next, which needs little more padding. Batches that two epochs share come from the most common bucket where
-    possible, and their images do not repeat: see `_last_images`.
+    For whole batches, images are sorted by aspect-ratio bucket, from the widest to the tallest, and shuffled within
+    each bucket. They are then cut into batches, and the batches are shuffled. Images left over from one bucket thus
+    share a batch with images from the next, which adds little padding. Batches that two epochs share come from the
+    most common bucket where possible, and their images do not repeat: see `_last_images`.
 
     Args:
         bucket_ranks: (I,) int16, from `rank_by_aspect`.

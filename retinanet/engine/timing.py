@@ -133,9 +133,9 @@ class RunTimer:
         }
 
     def time_left(self, steps: int, evaluations: int) -> float:
-        """Estimate the seconds for more steps and evaluations at the average speed so far, without saving.
+        """Estimate how many seconds the remaining steps and evaluations take at the average speed so far.
 
-        Evaluations count only once the first of them has been measured.
+        The time to save checkpoints is not included, nor are evaluations before the first one has been timed.
         """
         of_steps = steps * self._step_seconds / max(1, self._steps)
         return of_steps + evaluations * self._evaluation_seconds / max(1, self._evaluations)

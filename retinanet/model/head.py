@@ -65,7 +65,7 @@ class RetinaNetHead(nn.Module):
 class Float32Conv2d(nn.Conv2d):
     """Convolution in at least float32, whatever the precision of its input, its weights, and autocast.
 
-    In bfloat16, most of the class logits of a feature map would be equal to others: they have 8 significant bits.
+    bfloat16 has only 8 significant bits, so most class logits of a feature map would be tied with others.
     """
 
     def forward(self, x: Tensor) -> Tensor:
