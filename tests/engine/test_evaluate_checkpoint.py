@@ -27,7 +27,7 @@ from tests.helpers.metrics import read_metrics
     ids=["averaged batch norm, evaluated in bf16", "frozen norm, evaluated in fp32"],
 )
 def test_checkpoint_gets_exactly_the_scores_recorded_in_training(tiny_overrides, tmp_path, overrides):
-    """In both evaluations, norms are folded into rounded weights; so many boxes are kept that the scores are not 0."""
+    """In both evaluations, norms are folded into rounded weights. The loss shows the slightest difference."""
     overrides = [*tiny_overrides, *overrides, "train.best_metric=loss", "postprocess.min_score=0", "train.seed=1"]
     run = train(load_config("quickstart", overrides), tmp_path / "run")
     recorded = {line["step"]: line for line in read_metrics(run.folder) if line["kind"] == "eval"}
@@ -40,7 +40,7 @@ def test_checkpoint_gets_exactly_the_scores_recorded_in_training(tiny_overrides,
             assert line[metric] == (None if math.isnan(value) else value), metric
         written = json.loads((tmp_path / "evaluation.json").read_text())
         assert all(written[metric] == line[metric] for metric in evaluation.metrics_and_classes)
-        assert evaluation.metrics["AR100"] > 0 and evaluation.metrics["loss"] > 0
+        assert any(len(found) for found in evaluation.detections.values()) and evaluation.metrics["loss"] > 0
 
 
 def test_results_have_the_image_ids_of_the_file(tmp_path):
