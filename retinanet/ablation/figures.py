@@ -19,7 +19,7 @@ from retinanet.ablation.loss_share import (
     share_of_hardest,
 )
 from retinanet.checkpoint.file import resolve_checkpoint
-from retinanet.checkpoint.folder import CheckpointFolder
+from retinanet.checkpoint.saved import saved_checkpoints
 from retinanet.data.build import build_eval_sampler, eval_loader, load_val_data
 from retinanet.detection.build import build_assignment
 from retinanet.errors import InputError, make_folder
@@ -102,7 +102,7 @@ def count_history(checkpoint: Path, counts: LogitCounts, overrides: Sequence[str
     Args:
         counts: the counts of `checkpoint` itself.
     """
-    files = CheckpointFolder(checkpoint.parent, keep=1).files()
+    files = saved_checkpoints(checkpoint.parent)
     if len(files) < 2:
         return {}
     this = step_of(resolve_checkpoint(checkpoint))

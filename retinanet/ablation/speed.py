@@ -8,7 +8,7 @@ from retinanet.ablation.report import MISSING, RowReport, escape_cell, format_me
 from retinanet.ablation.results import RunResult, config_hash
 from retinanet.ablation.table import Job, Row, Table
 from retinanet.benchmarks.measure import Variant, compare
-from retinanet.checkpoint.folder import CheckpointFolder
+from retinanet.checkpoint.saved import saved_checkpoints
 from retinanet.data.build import eval_shorter, load_val_data
 from retinanet.engine.environment import environment_record
 from retinanet.engine.run_files import CHECKPOINTS
@@ -43,7 +43,7 @@ def measure_rows(jobs: Sequence[Job], results: dict[tuple[str, int], RunResult],
     predictors: dict[str, Predictor] = {}
     for job in jobs:
         result = results.get((job.row, job.seed))
-        files = CheckpointFolder(folder / "runs" / config_hash(job.cfg) / CHECKPOINTS, keep=1).files()
+        files = saved_checkpoints(folder / "runs" / config_hash(job.cfg) / CHECKPOINTS)
         if files and result and result.status == "finished" and job.row not in predictors:
             predictors[job.row] = Predictor.from_checkpoint(files[-1], [f"device={job.cfg.device}"])
     if not predictors:

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, NamedTuple
 import torch
 from torch import Tensor
 
-from retinanet.checkpoint.link import read_link
+from retinanet.checkpoint.link import follow_link
 from retinanet.config import Config
 from retinanet.config.load import config_from_values
 from retinanet.errors import InputError
@@ -129,15 +129,12 @@ def resolve_checkpoint(path: Path) -> Path:
         InputError: the text file names a checkpoint that is not in its folder.
     """
     resolved = path.resolve()
-    target = read_link(resolved)
-    if target is None:
-        return resolved
-    resolved = resolved.with_name(target)
-    if not resolved.is_file():
+    target = follow_link(resolved)
+    if target != resolved and not target.is_file():
         raise InputError(
-            f"{path}: points to {target}, which is not in the same folder; pass or copy that checkpoint itself"
+            f"{path}: points to {target.name}, which is not in the same folder; pass or copy that checkpoint itself"
         )
-    return resolved
+    return target
 
 
 def _check_intact(file: Path, named: Path) -> None:

@@ -20,11 +20,11 @@ from retinanet.checkpoint.file import (
     write_checkpoint,
 )
 from retinanet.checkpoint.link import read_link, write_link
+from retinanet.checkpoint.saved import saved_checkpoints
 from retinanet.errors import InputError, make_folder
 
 log = logging.getLogger(__name__)
 
-CHECKPOINT_NAME = re.compile(r"step_(\d{8,})\.pt")
 FILE_OF_CHECKPOINT_NAME = re.compile(r"(step_\d{8,}\.pt)(\.sha256)?")
 PARTIAL_NAME = re.compile(r"(step_\d{8,}\.pt(\.sha256)?|(last|best)\.pt)\.partial")
 
@@ -157,10 +157,7 @@ class CheckpointFolder:
 
     def files(self) -> list[Path]:
         """Paths of all checkpoints, oldest first."""
-        if not self.folder.is_dir():
-            return []
-        step_of = {path: match for path in self.folder.iterdir() if (match := CHECKPOINT_NAME.fullmatch(path.name))}
-        return sorted(step_of, key=lambda path: int(step_of[path][1]))
+        return saved_checkpoints(self.folder)
 
     def best(self) -> Path | None:
         """Target of the link `best.pt`, whether or not the target exists; None if there is no link."""

@@ -3,9 +3,10 @@
 import difflib
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from retinanet.checkpoint.link import follow_link
+from retinanet.checkpoint.saved import saved_checkpoints
 from retinanet.errors import InputError
 
 CHECKPOINTS = "checkpoints"
@@ -68,17 +69,19 @@ def find_checkpoint(path: Path) -> Path:
     return found[0]
 
 
-def saved_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoint files in a folder of checkpoints, oldest first."""
-    return sorted(folder.glob("step_*.pt"), key=lambda path: (len(path.name), path.name))
+def recorded_environment(folder: Path) -> dict[str, Any]:
+    """The environment record of the run in a folder; empty if there is none that can be read."""
+    try:
+        record = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def started_in(folder: Path) -> Path | None:
     """The working directory in which the run in a folder was started or last resumed; None if it is not known."""
-    try:
-        return Path(json.loads((folder / MARKER).read_text(encoding="utf-8"))["folder"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    started = recorded_environment(folder).get("folder")
+    return Path(started) if isinstance(started, str) else None
 
 
 def check_folder(folder: Path, *, resume: Resume, overwrite: bool) -> None:

@@ -1,6 +1,5 @@
 """Run folder: one process at a time starts a run there, replaces an earlier run, or resumes it."""
 
-import json
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -24,6 +23,7 @@ from retinanet.engine.run_files import (
     RESULT_PATTERNS,
     RUN_FILES,
     UNREADABLE_FILE,
+    recorded_environment,
 )
 from retinanet.errors import InputError, make_folder
 from retinanet.formats.dataset import Dataset
@@ -80,14 +80,18 @@ def _claimed(folder: Path) -> Iterator[None]:
 
 def _has_results(folder: Path) -> bool:
     """Whether a run has left anything in its folder that is worth keeping."""
-    names = [folder / name for name in RESULT_FILES]
-    reports = [path for pattern in RESULT_PATTERNS for path in folder.glob(pattern)]
     metrics = folder / "metrics.jsonl"
     return (
-        any(path.exists() for path in [*names, *reports])
+        any(path.exists() for path in _results(folder))
         or any((folder / CHECKPOINTS).glob("*.pt"))
         or (metrics.exists() and metrics.stat().st_size > 0)
     )
+
+
+def _results(folder: Path) -> list[Path]:
+    """Paths of the results and reports that a run may have left in its folder."""
+    reports = [path for pattern in RESULT_PATTERNS for path in folder.glob(pattern)]
+    return [*(folder / name for name in RESULT_FILES), *reports]
 
 
 def _remove_start(folder: Path, existing: set[str], created: list[Path]) -> None:
@@ -118,17 +122,12 @@ def open_folder(folder: Path, cfg: Config) -> None:
 
 def is_of_this_launch(folder: Path) -> bool:
     """Whether this torchrun launch started or resumed the run in `folder`."""
-    try:
-        environment = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return environment.get("launch") == launch_id() is not None
+    return recorded_environment(folder).get("launch") == launch_id() is not None
 
 
 def clear_folder(folder: Path) -> None:
     """Remove the files that a run has written, and leave all others alone."""
-    reports = [path for pattern in RESULT_PATTERNS for path in folder.glob(pattern)]
-    for path in [*(folder / name for name in (*RUN_FILES, *RESULT_FILES, MARKER)), *reports]:
+    for path in [*(folder / name for name in (*RUN_FILES, MARKER)), *_results(folder)]:
         _remove(path)
 
 

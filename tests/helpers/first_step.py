@@ -11,7 +11,7 @@ from retinanet.detection.build import build_assignment
 from retinanet.engine.optimizer import build_optimizer
 from retinanet.engine.step import TrainStep
 from retinanet.losses.build import build_loss
-from retinanet.model.retinanet import build_model
+from retinanet.model.retinanet import RetinaNet, build_model
 from retinanet.runtime.distributed import sum_over_ranks, world_size
 
 CPU = torch.device("cpu")
@@ -25,14 +25,7 @@ def first_step(cfg: Config, device: torch.device = CPU) -> dict[str, Any]:
     if cfg.model.backbone.norm == "sync" and device.type == "cuda":  # as in a run
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     model.double().to(device).train()
-    step = TrainStep(
-        model,
-        build_loss(cfg.loss, num_classes=len(data.class_names)),
-        build_optimizer(model, cfg.train),
-        torch.amp.GradScaler("cpu", enabled=False),
-        assign=build_assignment(cfg.assignment),
-        dtype=torch.float32,  # no autocast: the network computes in the type of its weights
-    )
+    step = _train_step(cfg, model, len(data.class_names), clip_norm=None)
     batches = [batch.to(device) for batch in train_loader(cfg, data, start=0, stop=1, pin_memory=False)]
     losses, num_positive = step.backward(batches)
     means = {name: sum_over_ranks(value.double()) / world_size() for name, value in losses._asdict().items()}
@@ -49,16 +42,20 @@ def trained_weights(cfg: Config, num_steps: int) -> tuple[Tensor, Tensor]:
     data = load_train_data(cfg)
     torch.manual_seed(cfg.train.seed)
     model = build_model(cfg.model, len(data.class_names)).train()
-    step = TrainStep(
-        model,
-        build_loss(cfg.loss, num_classes=len(data.class_names)),
-        build_optimizer(model, cfg.train),
-        torch.amp.GradScaler("cpu", enabled=False),
-        assign=build_assignment(cfg.assignment),
-        dtype=torch.float32,
-        clip_norm=cfg.train.clip_norm,
-    )
+    step = _train_step(cfg, model, len(data.class_names), clip_norm=cfg.train.clip_norm)
     before = nn.utils.parameters_to_vector(model.parameters()).detach().clone()
     for number, batch in enumerate(train_loader(cfg, data, start=0, stop=num_steps, pin_memory=False), start=1):
         step([batch], number)
     return before, nn.utils.parameters_to_vector(model.parameters()).detach()
+
+
+def _train_step(cfg: Config, model: RetinaNet, num_classes: int, *, clip_norm: float | None) -> TrainStep:
+    return TrainStep(
+        model,
+        build_loss(cfg.loss, num_classes=num_classes),
+        build_optimizer(model, cfg.train),
+        torch.amp.GradScaler("cpu", enabled=False),
+        assign=build_assignment(cfg.assignment),
+        dtype=torch.float32,  # no autocast: the network computes in the type of its weights
+        clip_norm=clip_norm,
+    )

@@ -1,0 +1,14 @@
+"""The checkpoint files in a folder, found by their names; imports no torch."""
+
+import re
+from pathlib import Path
+
+CHECKPOINT_NAME = re.compile(r"step_(\d{8,})\.pt")
+
+
+def saved_checkpoints(folder: Path) -> list[Path]:
+    """Paths of all checkpoints in a folder, oldest first; none if there is no such folder."""
+    if not folder.is_dir():
+        return []
+    step_of = {path: match for path in folder.iterdir() if (match := CHECKPOINT_NAME.fullmatch(path.name))}
+    return sorted(step_of, key=lambda path: int(step_of[path][1]))
