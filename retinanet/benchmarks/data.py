@@ -25,8 +25,8 @@ from retinanet.data.sampler import eval_batches
 from retinanet.data.synthetic.shapes import write_shapes
 from retinanet.data.transforms import Resize
 from retinanet.errors import InputError
-from retinanet.formats.coco import read_coco
 from retinanet.formats.dataset import Dataset
+from retinanet.formats.read import read_dataset
 
 OURS, THEIRS = "ours", "torchvision"
 NUM_DRAWN, BATCH = 48, 4
@@ -49,7 +49,7 @@ def measure(settings: Settings, images: Path, annotations: Path) -> SuiteResult:
     resize = ResizeConfig(shorter=min(settings.size), longer=max(settings.size)) if settings.size else ResizeConfig()
     cfg = DataConfig(resize=resize)
     batch = settings.batch or BATCH
-    data = read_coco((DataSource(images=str(images), annotations=str(annotations)),))
+    data = read_dataset((DataSource(images=str(images), annotations=str(annotations)),))
     times = -(-MIN_IMAGES // len(data))
     count = times * len(data)
     worker_counts = tuple(dict.fromkeys((0, settings.workers)))

@@ -16,14 +16,26 @@ from retinanet.config.base import (
     as_tuple,
 )
 
+Format = Literal["auto", "coco", "yolo", "voc", "csv", "labelme", "open_images", "lvis"]
+
 
 class DataSource(StrictModel):
-    """An annotation file and the folder that contains its images."""
+    """Images and their annotations. In a config, the path alone is enough: `train: datasets/cells`."""
 
-    images: str
-    """Image folder; file names in the annotations are relative to it."""
     annotations: str
-    """Annotation file in COCO format."""
+    """Annotation file, or folder of a dataset."""
+    images: str | None = None
+    """Folder that file names in the annotations are relative to; null: found from the annotations."""
+    format: Format = "auto"
+    """Annotation format; `auto` detects it."""
+    split: str | None = None
+    """Split of a dataset folder; null: `train` in `data.train` and `val` in `data.val`, or all if it has no splits."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def path_alone(cls, value: Any) -> Any:
+        """Accept the path of the annotations in place of the whole record."""
+        return {"annotations": value} if isinstance(value, str | os.PathLike) else value
 
     @field_validator("images", "annotations", mode="before")
     @classmethod

@@ -10,8 +10,8 @@ from retinanet.data.reader import SampleReader
 from retinanet.data.sampler import PlannedImage, eval_batches, train_batches
 from retinanet.data.transforms import Resize, build_transforms
 from retinanet.errors import InputError
-from retinanet.formats.coco import read_coco
 from retinanet.formats.dataset import Dataset
+from retinanet.formats.read import read_dataset
 from retinanet.runtime.distributed import rank, share_of, world_size
 from retinanet.structures import Batch
 
@@ -22,7 +22,7 @@ def load_train_data(cfg: Config) -> Dataset:
     Raises:
         InputError: the data cannot be used, or its number of classes differs from `model.num_classes`.
     """
-    data = read_coco(
+    data = read_dataset(
         cfg.data.train,
         classes=cfg.data.classes,
         keep_empty=cfg.data.keep_empty,
@@ -45,7 +45,7 @@ def load_val_data(cfg: Config, class_names: tuple[str, ...]) -> Dataset:
     Raises:
         InputError: the data cannot be used, or has other classes.
     """
-    return read_coco(
+    return read_dataset(
         cfg.data.val,
         classes=cfg.data.classes,
         expected_names=class_names,

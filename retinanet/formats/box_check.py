@@ -1,15 +1,16 @@
 """Check annotated boxes: find those that training can use, and warn about the others."""
 
 import logging
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from retinanet.errors import InputError
+from retinanet.formats.annotations import Annotations
 
 log = logging.getLogger(__name__)
 
-MAX_LISTED = 5  # annotation ids listed in a warning
+MAX_LISTED = 5  # boxes listed in a warning
 OUTSIDE_TOLERANCE = 1.0  # pixels; annotation tools may round outwards by this much
 
 # Indices into PROBLEMS; a box with several problems gets the first.
@@ -67,36 +68,41 @@ def check_boxes(boxes_xywh: np.ndarray, sizes: np.ndarray) -> CheckedBoxes:
 
 
 class BoxProblems:
-    """Collect box problems over several files, for one warning per kind; if `strict`, raise at the first one."""
+    """Collect box problems over several sources, for one warning per kind; if `strict`, raise at the first one."""
 
     def __init__(self, *, strict: bool):
         self.strict = strict
-        self._ids: dict[int, list[int]] = {}
+        self._entries: dict[int, list[str]] = {}
 
-    def add(self, checked: CheckedBoxes, *, annotations: list[dict[str, Any]], sizes: np.ndarray, file: str) -> None:
-        """Record the problems found in one file.
+    def add(
+        self, checked: CheckedBoxes, read: Annotations, *, rows: np.ndarray, boxes_xywh: np.ndarray, sizes: np.ndarray
+    ) -> None:
+        """Record the problems found in one source.
 
         Args:
-            annotations: the M annotations of the checked boxes, with `id`, `image_id` and `bbox`.
+            rows: (M,), which of the source's boxes were checked.
+            boxes_xywh: (M, 4), the boxes in pixels.
             sizes: (M, 2), height and width of the image of each box.
 
         Raises:
             InputError: a box has a problem and `strict` is set.
         """
-        for row in np.flatnonzero(checked.problem != OK).tolist():
-            kind, annotation = int(checked.problem[row]), annotations[row]
+        for position in np.flatnonzero(checked.problem != OK).tolist():
+            kind, row = int(checked.problem[position]), rows[position]
+            image = read.file_names[read.image_index[row]]
             if self.strict:
-                height, width = sizes[row].tolist()
+                height, width = sizes[position].tolist()
                 raise InputError(
-                    f"{file}: annotation {annotation['id']} of image {annotation['image_id']} ({width}x{height}) has "
-                    f"bbox {annotation['bbox']}: {PROBLEMS[kind]}; expected [x, y, width, height] with positive "
+                    f"{read.source}: {read.entry} {read.entry_numbers[row]} of image {image} ({width}x{height}), "
+                    f"class {read.category_names[read.category_index[row]]!r}, has the box "
+                    f"{boxes_xywh[position].tolist()}: {PROBLEMS[kind]}; expected [x, y, width, height] with positive "
                     "width and height, inside the image; correct the file, or set data.strict: false to drop or clip "
                     "such boxes"
                 )
-            self._ids.setdefault(kind, []).append(annotation["id"])
+            self._entries.setdefault(kind, []).append(f"{read.entry} {read.entry_numbers[row]} of {image}")
 
     def report(self, source: str) -> None:
         """Log one warning per kind of problem."""
-        for kind, ids in self._ids.items():
-            listed = ", ".join(map(str, ids[:MAX_LISTED])) + (", ..." if len(ids) > MAX_LISTED else "")
-            log.warning("%s: %d box(es) %s (annotation %s)", source, len(ids), PROBLEMS[kind], listed)
+        for kind, entries in self._entries.items():
+            listed = ", ".join(entries[:MAX_LISTED]) + (", ..." if len(entries) > MAX_LISTED else "")
+            log.warning("%s: %d box(es) %s (%s)", source, len(entries), PROBLEMS[kind], listed)

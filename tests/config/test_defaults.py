@@ -25,7 +25,7 @@ from retinanet.config.loss import BoxLossConfig
 from retinanet.detection.assignment import assign_reference
 from retinanet.detection.build import build_assignment
 from retinanet.detection.postprocess import Postprocess, build_postprocess
-from retinanet.formats.coco import read_coco
+from retinanet.formats.read import read_dataset
 from retinanet.losses.build import build_loss
 from retinanet.model.head import RetinaNetHead
 from retinanet.model.retinanet import build_model
@@ -114,5 +114,5 @@ def test_background_logit_defaults_equal_the_schema(made):
 
 
 def test_function_defaults_equal_the_schema():
-    assert different_defaults(read_coco, DataConfig()) == []
+    assert different_defaults(read_dataset, DataConfig()) == []
     assert different_defaults(assign_reference, IoUAssignmentConfig()) == []

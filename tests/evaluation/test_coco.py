@@ -15,7 +15,8 @@ from pycocotools.cocoeval import COCOeval
 
 from retinanet.config import DataSource
 from retinanet.evaluation.coco import METRICS, CocoScores, score_detections
-from retinanet.formats.coco import coco_results, read_coco
+from retinanet.formats.coco import coco_results
+from retinanet.formats.read import read_dataset
 from retinanet.structures import Detections
 from tests.helpers.datasets import dataset_from_coco
 
@@ -299,7 +300,7 @@ def read(folder, document: dict):
         image["file_name"] = f"{image['id']}.png"
         Image.new("RGB", (image["width"], image["height"])).save(folder / image["file_name"])
     (folder / "truth.json").write_text(json.dumps({"info": {}, **document}))
-    return read_coco((DataSource(images=str(folder), annotations=str(folder / "truth.json")),))
+    return read_dataset((DataSource(images=str(folder), annotations=str(folder / "truth.json")),))
 
 
 def test_object_with_annotation_id_0_counts(tmp_path):

@@ -1,6 +1,6 @@
 import pytest
 
-from retinanet.formats.coco import read_coco
+from retinanet.formats.read import read_dataset
 from tests.helpers.coco_files import annotations_of, box, document, error_of, image, warnings_in
 
 UNUSABLE = {
@@ -15,26 +15,28 @@ CLIPPED = {(-2, 3, 5, 5): [0, 3, 3, 8], (17, 3, 5, 5): [17, 3, 20, 8], (3, -4, 5
 @pytest.mark.parametrize(("kind", "bbox"), [(kind, bbox) for kind, boxes in UNUSABLE.items() for bbox in boxes])
 def test_unusable_boxes_are_dropped_and_reported(source, caplog, kind, bbox):
     some = source(document([image(1)], [box(8, 1, bbox), box(9, 1, [1, 1, 2, 2])]))
-    data = read_coco((some,))
+    data = read_dataset((some,))
     assert data.image(0).boxes.tolist() == [[1, 1, 3, 3]]
-    assert warnings_in(caplog) == [f"{some.annotations}: 1 box(es) {kind} (annotation 8)"]
+    assert warnings_in(caplog) == [f"{some.annotations}: 1 box(es) {kind} (annotation 8 of 1.png)"]
     assert [a["bbox"] for a in annotations_of(data)] == [[1, 1, 2, 2]]
     assert error_of(some, strict=True) == (
-        f"some.json: annotation 8 of image 1 (20x10) has bbox {bbox}: {kind}; expected [x, y, width, height] with "
-        "positive width and height, inside the image; correct the file, or set data.strict: false to drop or clip such "
-        "boxes"
+        f"some.json: annotation 8 of image 1.png (20x10), class 'cat', has the box {[float(value) for value in bbox]}: "
+        f"{kind}; expected [x, y, width, height] with positive width and height, inside the image; correct the file, "
+        "or set data.strict: false to drop or clip such boxes"
     )
 
 
 @pytest.mark.parametrize("bbox", CLIPPED)
 def test_boxes_partly_outside_are_clipped_and_reported(source, caplog, bbox):
     some = source(document([image(1)], [box(8, 1, list(bbox))]))
-    data = read_coco((some,))
+    data = read_dataset((some,))
     assert data.image(0).boxes.tolist() == [CLIPPED[bbox]]
     x1, y1, x2, y2 = CLIPPED[bbox]
     assert annotations_of(data)[0]["bbox"] == [x1, y1, x2 - x1, y2 - y1]  # for evaluation
     assert annotations_of(data)[0]["area"] == (x2 - x1) * (y2 - y1)
-    assert warnings_in(caplog) == [f"{some.annotations}: 1 box(es) partly outside the image, clipped (annotation 8)"]
+    assert warnings_in(caplog) == [
+        f"{some.annotations}: 1 box(es) partly outside the image, clipped (annotation 8 of 1.png)"
+    ]
     assert "partly outside the image, clipped; expected" in error_of(some, strict=True)
 
 
@@ -42,7 +44,7 @@ def test_box_up_to_a_pixel_outside_is_clipped_for_training_only(source, caplog):
     """Annotation tools round outwards. Evaluation uses the numbers of the file, so that scores equal pycocotools'."""
     some = source(document([image(1)], [box(8, 1, [-1, -0.5, 22, 11.5])]))
     for strict in (False, True):
-        data = read_coco((some,), strict=strict)
+        data = read_dataset((some,), strict=strict)
         assert data.image(0).boxes.tolist() == [[0, 0, 20, 10]]
         assert annotations_of(data)[0]["bbox"] == [-1, -0.5, 22, 11.5]
     assert warnings_in(caplog) == []
@@ -51,26 +53,27 @@ def test_box_up_to_a_pixel_outside_is_clipped_for_training_only(source, caplog):
 @pytest.mark.parametrize(("area", "expected"), [(200, 50), (30, 30), (None, 50)])
 def test_area_of_a_clipped_object_is_at_most_that_of_its_clipped_box(source, area, expected):
     some = source(document([image(1)], [box(8, 1, [15, 0, 20, 10], area=area)]))  # 5 x 10 inside the image
-    assert annotations_of(read_coco((some,)))[0]["area"] == expected
+    assert annotations_of(read_dataset((some,)))[0]["area"] == expected
 
 
 def test_area_of_a_box_inside_the_image_is_that_of_the_file(source):
     some = source(document([image(1)], [box(8, 1, [1, 1, 2, 2], area=9)]))
-    assert annotations_of(read_coco((some,)))[0]["area"] == 9
+    assert annotations_of(read_dataset((some,)))[0]["area"] == 9
 
 
 def test_each_kind_of_problem_is_logged_once(source, caplog):
     annotations = [box(n, 1 + n % 2, [4, 4, 0, 3]) for n in range(10, 17)] + [box(30, 1, [15, 0, 10, 5])]
     some = source(document([image(1), image(2)], annotations))
-    read_coco((some,))
+    read_dataset((some,))
     assert warnings_in(caplog) == [
-        f"{some.annotations}: 7 box(es) without area, dropped (annotation 10, 12, 14, 16, 11, ...)",
-        f"{some.annotations}: 1 box(es) partly outside the image, clipped (annotation 30)",
+        f"{some.annotations}: 7 box(es) without area, dropped (annotation 10 of 1.png, annotation 12 of 1.png, "
+        "annotation 14 of 1.png, annotation 16 of 1.png, annotation 11 of 2.png, ...)",
+        f"{some.annotations}: 1 box(es) partly outside the image, clipped (annotation 30 of 1.png)",
     ]
 
 
 def test_boxes_of_unselected_classes_are_ignored(source, caplog):
     some = source(document([image(1)], [box(8, 1, [4, 4, 0, 3], category_id=7), box(9, 1, [1, 1, 2, 2])]))
-    data = read_coco((some,), classes=("cat",), strict=True)
+    data = read_dataset((some,), classes=("cat",), strict=True)
     assert len(data.image(0).boxes) == len(annotations_of(data)) == 1
     assert warnings_in(caplog) == []

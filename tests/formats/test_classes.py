@@ -1,7 +1,7 @@
 import pytest
 
 from retinanet.config import MergedClass
-from retinanet.formats.coco import read_coco
+from retinanet.formats.read import read_dataset
 from tests.helpers.coco_files import annotations_of, box, document, error_of, image, label_by_left_edge, warnings_in
 
 THREE_CLASSES = document(
@@ -11,14 +11,14 @@ THREE_CLASSES = document(
 
 
 def test_classes_are_selected_and_reordered(source):
-    data = read_coco((source(THREE_CLASSES),), classes=("dog", "cat"))
+    data = read_dataset((source(THREE_CLASSES),), classes=("dog", "cat"))
     assert data.class_names == ("dog", "cat") and data.category_ids == (7, 3)
     assert label_by_left_edge(data) == {0: 1, 2: 0, 3: 1}
     assert [a["category_id"] for a in annotations_of(data)] == [3, 7, 3]
 
 
 def test_classes_are_merged(source):
-    data = read_coco((source(THREE_CLASSES),), classes=("cow", MergedClass(name="pet", merge=("dog", "cat"))))
+    data = read_dataset((source(THREE_CLASSES),), classes=("cow", MergedClass(name="pet", merge=("dog", "cat"))))
     assert data.class_names == ("cow", "pet")
     assert label_by_left_edge(data) == {0: 1, 1: 0, 2: 1, 3: 1}
     # "pet" is not a category of the file, so none of its ids would be right.
@@ -28,7 +28,7 @@ def test_classes_are_merged(source):
 
 def test_renamed_class_keeps_the_id_of_its_category(source):
     # The new name is that of another category of the file, whose id must not be used.
-    data = read_coco((source(THREE_CLASSES),), classes=(MergedClass(name="dog", merge=("cat",)), "cow"))
+    data = read_dataset((source(THREE_CLASSES),), classes=(MergedClass(name="dog", merge=("cat",)), "cow"))
     assert data.class_names == ("dog", "cow") and data.category_ids == (3, 5)
     assert label_by_left_edge(data) == {0: 0, 1: 1, 3: 0}
 
@@ -54,7 +54,7 @@ def test_expected_names_order_the_labels_of_another_file(source):
     # The validation file numbers its categories differently: names decide.
     renumbered = [{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}, {"id": 3, "name": "cow"}]
     val = source(document([image(1)], [box(1, 1, [4, 0, 5, 5], 1), box(2, 1, [6, 0, 5, 5], 2)], renumbered), "val")
-    data = read_coco((val,), expected_names=("cat", "cow", "dog"))
+    data = read_dataset((val,), expected_names=("cat", "cow", "dog"))
     assert data.class_names == ("cat", "cow", "dog")
     assert data.category_ids == (2, 3, 1)  # ids of this file, in the order of labels
     assert label_by_left_edge(data) == {4: 2, 6: 0}
@@ -75,7 +75,7 @@ def test_evaluation_file_may_lack_classes(source, caplog, classes):
     """Results use the ids of the file, and new ones for the classes that it lacks."""
     names = [{"id": 9, "name": "dog"}, {"id": 4, "name": "cow"}]
     val = source(document([image(1)], [box(1, 1, [4, 0, 5, 5], 9), box(2, 1, [6, 0, 5, 5], 4)], names), "val")
-    data = read_coco((val,), classes=classes, expected_names=("cat", "cow", "dog", "owl"))
+    data = read_dataset((val,), classes=classes, expected_names=("cat", "cow", "dog", "owl"))
     assert data.class_names == ("cat", "cow", "dog", "owl") and data.category_ids == (10, 4, 9, 11)
     assert label_by_left_edge(data) == {4: 2, 6: 1}
     assert warnings_in(caplog) == [f"{val.annotations}: lacks 2 of 4 categories: cat, owl"]
@@ -89,5 +89,5 @@ def test_evaluation_file_without_any_of_the_classes_is_rejected(source):
 def test_merged_class_may_lack_a_member_in_the_evaluation_file(source, caplog):
     val = source(document([image(1)], [box(1, 1, [4, 0, 5, 5], 9)], [{"id": 9, "name": "dog"}]), "val")
     pet = MergedClass(name="pet", merge=("dog", "cat"))
-    assert label_by_left_edge(read_coco((val,), classes=(pet,), expected_names=("pet",))) == {4: 0}
+    assert label_by_left_edge(read_dataset((val,), classes=(pet,), expected_names=("pet",))) == {4: 0}
     assert warnings_in(caplog) == [f"{val.annotations}: lacks 1 of 2 categories: cat"]

@@ -11,7 +11,8 @@ from retinanet.config import DataSource
 from retinanet.config.load import config_from_values
 from retinanet.data.build import load_train_data, load_val_data
 from retinanet.errors import InputError
-from retinanet.formats.coco import coco_results, read_coco
+from retinanet.formats.coco import coco_results
+from retinanet.formats.read import read_dataset
 from retinanet.structures import Detections
 from tests.helpers.coco_files import (
     CATEGORIES,
@@ -43,7 +44,7 @@ def test_ids_with_gaps_become_labels(source):
         [box(90, 7, [1, 2, 3, 4], category_id=7), box(4, 40, [0, 0, 20, 10], category_id=3),
          box(55, 40, [5, 5, 2.5, 2], category_id=5, iscrowd=1, area=3)],
     )  # fmt: skip
-    data = read_coco((source(content),))
+    data = read_dataset((source(content),))
     assert data.class_names == ("cat", "cow", "dog")  # by id
     assert data.category_ids == (3, 5, 7)
     first, second, third = images_of(data)  # in the order of the file
@@ -61,7 +62,7 @@ def test_boxes_and_areas_are_those_of_the_file(source):
         [image(40), image(7)],
         [box(0, 7, [1, 2, 3, 4], category_id=7), box(9, 40, [5, 5, 2.5, 2], category_id=5, iscrowd=1, area=3)],
     )
-    data = read_coco((source(content),))
+    data = read_dataset((source(content),))
     assert annotations_of(data) == [
         {"image_id": 40, "category_id": 5, "bbox": [5, 5, 2.5, 2], "area": 3, "iscrowd": 1},
         {"image_id": 7, "category_id": 7, "bbox": [1, 2, 3, 4], "area": 12, "iscrowd": 0},
@@ -77,7 +78,7 @@ def test_image_ids_may_be_texts_or_integers_of_any_size(source):
     content = document(
         [image(number) for number in ids], [box(n, number, [n, 0, 5, 5]) for n, number in enumerate(ids)]
     )
-    data = read_coco((source(content),))
+    data = read_dataset((source(content),))
     assert data.image_ids == ids
     assert [(record.image_id, record.boxes[0, 0]) for record in images_of(data)] == list(
         zip(ids, range(4), strict=True)
@@ -86,9 +87,9 @@ def test_image_ids_may_be_texts_or_integers_of_any_size(source):
 
 def test_images_without_boxes_are_kept_or_skipped(source, caplog):
     some = source(document([image(1), image(2), image(3)], [box(1, 2, [0, 0, 5, 5]), box(2, 3, [0, 0, 0, 5])]))
-    assert [record.image_id for record in images_of(read_coco((some,)))] == [1, 2, 3]
+    assert [record.image_id for record in images_of(read_dataset((some,)))] == [1, 2, 3]
     caplog.clear()
-    data = read_coco((some,), keep_empty=False)
+    data = read_dataset((some,), keep_empty=False)
     assert [record.image_id for record in images_of(data)] == [2]
     assert data.image_ids == (2,)
     assert [a["image_id"] for a in annotations_of(data)] == [2]
@@ -107,7 +108,7 @@ def test_no_usable_images_is_an_error(source):
 def test_missing_sizes_are_read_from_the_image(source, sizes):
     item = {"id": 1, "file_name": "1.png", **sizes}
     some = source(document([item], [box(1, 1, [10, 5, 50, 50])]))
-    (record,) = images_of(read_coco((some,)))
+    (record,) = images_of(read_dataset((some,)))
     assert (record.height, record.width) == (10, 20)
     assert record.boxes.tolist() == [[10, 5, 20, 10]]
     assert "some/1.png: 20 x 10 is 200 pixels, expected at most 199" in error_of(some, max_pixels=199)
@@ -118,7 +119,7 @@ def test_missing_sizes_follow_the_exif_orientation(source, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (20, 10)).save(tmp_path / "some" / "1.jpg", exif=exif)
-    (record,) = images_of(read_coco((some,)))
+    (record,) = images_of(read_dataset((some,)))
     assert (record.height, record.width) == (20, 10)
 
 
@@ -128,7 +129,7 @@ def test_byte_order_mark_and_unknown_fields_are_accepted(source):
     some = source(content)
     file = Path(some.annotations)
     file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
-    assert len(read_coco((some,)).image(0).boxes) == 1
+    assert len(read_dataset((some,)).image(0).boxes) == 1
 
 
 # ---- missing images
@@ -179,7 +180,7 @@ def test_images_in_subfolders_are_found(source, tmp_path):
     some = source(document([image(1, file_name="a/b..c.png")]), write_images=False)
     (tmp_path / "some" / "a").mkdir()
     Image.new("RGB", (20, 10)).save(tmp_path / "some" / "a" / "b..c.png")
-    assert read_coco((some,)).image(0).path == str(tmp_path / "some" / "a" / "b..c.png")
+    assert read_dataset((some,)).image(0).path == str(tmp_path / "some" / "a" / "b..c.png")
 
 
 # ---- several sources
@@ -191,7 +192,7 @@ def test_sources_are_joined_with_new_image_ids(source):
     second = source(
         document([image(5)], [box(1, 5, [1, 0, 5, 5], 2), box(2, 5, [2, 0, 5, 5], 3)], categories), "second"
     )
-    data = read_coco((first, second))
+    data = read_dataset((first, second))
     assert [(r.image_id, Path(r.path).parent.name) for r in images_of(data)] == [
         (1, "first"),
         (2, "first"),
@@ -205,7 +206,7 @@ def test_sources_are_joined_with_new_image_ids(source):
 def test_joined_image_ids_are_consecutive_when_images_are_skipped(source):
     first = source(document([image(5), image(9)], [box(1, 9, [0, 0, 5, 5])]), "first")
     second = source(document([image(5), image(6)], [box(1, 5, [1, 0, 5, 5]), box(2, 6, [2, 0, 5, 5])]), "second")
-    data = read_coco((first, second), keep_empty=False)
+    data = read_dataset((first, second), keep_empty=False)
     assert [r.image_id for r in images_of(data)] == [1, 2, 3]
     assert [a["image_id"] for a in annotations_of(data)] == [1, 2, 3]
 
@@ -215,7 +216,7 @@ def test_sources_with_different_categories_need_a_selection(source):
     second = source(document([image(1)], [box(1, 1, [9, 0, 5, 5], 3)], CATEGORIES[:2]), "second")
     message = error_of(first, second)
     assert "the categories of second.json do not match" in message and "missing ['cow'], unexpected []" in message
-    assert label_by_left_edge(read_coco((first, second), classes=("dog", "cat"))) == {0: 1, 2: 0, 3: 1, 9: 1}
+    assert label_by_left_edge(read_dataset((first, second), classes=("dog", "cat"))) == {0: 1, 2: 0, 3: 1, 9: 1}
     assert error_of(first, second, classes=("cow",)) == (
         "data.classes: 'cow' is not a category of second.json; it has ['cat', 'dog']"
     )
@@ -268,7 +269,7 @@ def test_blood_cells_are_read_without_their_two_empty_boxes(caplog):
     counts, dropped = {}, 0
     for split in ("train", "val", "test"):
         file = BLOOD_CELLS / f"instances_{split}.json"
-        data = read_coco((DataSource(images=str(BLOOD_CELLS / "JPEGImages"), annotations=str(file)),))
+        data = read_dataset((DataSource(images=str(BLOOD_CELLS / "JPEGImages"), annotations=str(file)),))
         assert sorted(data.class_names) == ["Platelets", "RBC", "WBC"]
         counts[split] = len(data)
         num_boxes = sum(len(record.boxes) for record in images_of(data))

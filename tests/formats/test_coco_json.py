@@ -1,6 +1,6 @@
 import pytest
 
-from retinanet.formats.coco import read_coco
+from retinanet.formats.read import read_dataset
 from tests.helpers.coco_files import CATEGORIES, annotations_of, box, document, error_of, image
 
 
@@ -43,7 +43,7 @@ def test_missing_bbox_is_rejected(source):
 
 def test_absent_area_and_crowd_flag_have_defaults(source):
     some = source(document([image(1)], [box(1, 1, [0, 0, 5, 4], area=None, iscrowd=None)]))
-    (annotation,) = annotations_of(read_coco((some,)))
+    (annotation,) = annotations_of(read_dataset((some,)))
     assert (annotation["area"], annotation["iscrowd"]) == (20, 0)
 
 

@@ -1,12 +1,12 @@
-"""COCO documents, their files, and what `read_coco` makes of them."""
+"""COCO documents, their files, and what `read_dataset` makes of them."""
 
 from pathlib import Path
 
 import pytest
 
 from retinanet.errors import InputError
-from retinanet.formats.coco import read_coco
 from retinanet.formats.dataset import Dataset, ImageRecord
+from retinanet.formats.read import read_dataset
 
 CATEGORIES = [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}, {"id": 5, "name": "cow"}]  # by id: cat, cow, dog
 
@@ -29,7 +29,7 @@ def document(images, annotations=(), categories=CATEGORIES):
 def error_of(*sources, **options) -> str:
     """Message of the InputError that reading raises, without the folder of the annotation files."""
     with pytest.raises(InputError) as caught:
-        read_coco(sources, **options)
+        read_dataset(sources, **options)
     message = str(caught.value)
     assert "\n" not in message
     return message.replace(f"{Path(sources[0].annotations).parent}/", "") if sources else message

@@ -1,0 +1,144 @@
+"""Read annotation sources of any format into one `Dataset`: choose classes, find images, check boxes."""
+
+import itertools
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+
+from retinanet.config import DataSource, MergedClass
+from retinanet.errors import InputError
+from retinanet.formats.annotations import Annotations
+from retinanet.formats.box_check import BoxProblems, check_boxes
+from retinanet.formats.classes import Categories, Classes, choose_classes
+from retinanet.formats.coco import read_coco
+from retinanet.formats.dataset import Dataset, concatenate, start_of_each
+from retinanet.formats.find_images import find_images
+from retinanet.formats.image import read_header
+from retinanet.formats.sources import check_sources
+
+log = logging.getLogger(__name__)
+
+
+def read_dataset(
+    sources: tuple[DataSource, ...],
+    *,
+    classes: tuple[str | MergedClass, ...] | None = None,
+    expected_names: tuple[str, ...] | None = None,
+    keep_empty: bool = True,
+    strict: bool = False,
+    max_pixels: int = 100_000_000,
+    key: str = "data",
+) -> Dataset:
+    """Read and check annotation sources.
+
+    Args:
+        sources: one or more files or folders. Several are joined, and their images are renumbered from 1.
+        classes: categories to select, order or merge, by name. None takes all of the first source's, in its order.
+        expected_names: required class names, from the training set or a checkpoint; sources may lack some of them.
+        keep_empty: whether to keep images that have no usable boxes.
+        strict: raise on boxes with problems instead of dropping or clipping them.
+        max_pixels: size limit for images whose dimensions must be read from the image file.
+        key: the config key of these sources, for messages.
+
+    Raises:
+        InputError: a missing or malformed file, an unknown class, or a missing image; the message says how to fix it.
+    """
+    if not sources:
+        raise InputError(f"{key}: not set; set {key}.images=DIR {key}.annotations=FILE")
+    check_sources(sources, key=key)
+    read = [read_annotations(source) for source in sources]
+    chosen = choose_classes(
+        [Categories(part.source, part.category_names) for part in read],
+        classes=classes,
+        expected_names=expected_names,
+        key=key,
+    )
+    category_ids = _category_ids(chosen, read)
+    problems = BoxProblems(strict=strict)
+    parts = [_to_dataset(part, chosen, category_ids, problems, max_pixels=max_pixels, key=key) for part in read]
+    names = ", ".join(part.source for part in read)
+    problems.report(names)
+    if not keep_empty:
+        parts = _without_empty_images(parts, names)
+    dataset = parts[0] if len(parts) == 1 else concatenate(parts)
+    if not len(dataset):
+        raise InputError(f"{key}: no usable images in {read[0].source}; see the warnings above")
+    return dataset
+
+
+def read_annotations(source: DataSource) -> Annotations:
+    """Read one source in its format.
+
+    Raises:
+        InputError: the source is missing or malformed.
+    """
+    return read_coco(source)
+
+
+def _to_dataset(
+    read: Annotations,
+    chosen: Classes,
+    category_ids: tuple[int, ...],
+    problems: BoxProblems,
+    *,
+    max_pixels: int,
+    key: str,
+) -> Dataset:
+    """Check one source against its images and the chosen classes; image ids are kept."""
+    paths = find_images(read.image_folder, read.file_names, source=read.source, key=key)
+    sizes = _with_sizes_of_files(read.sizes, paths, max_pixels)
+
+    label_of = np.array([chosen.label_of.get(name, -1) for name in read.category_names], dtype=np.int64)
+    labels = label_of[read.category_index]
+    rows = np.flatnonzero(labels >= 0)
+    rows = rows[np.argsort(read.image_index[rows], kind="stable")]  # keeps the source's order within an image
+    image_index, boxes_xywh = read.image_index[rows], read.boxes_xywh[rows]
+    if read.is_relative:
+        boxes_xywh = boxes_xywh * np.tile(sizes[image_index][:, ::-1], 2)
+
+    checked = check_boxes(boxes_xywh, sizes[image_index])
+    problems.add(checked, read, rows=rows, boxes_xywh=boxes_xywh, sizes=sizes[image_index])
+    usable = checked.is_usable
+    return Dataset(
+        paths=tuple(paths),
+        image_ids=tuple(range(1, len(paths) + 1)) if read.image_ids is None else tuple(read.image_ids),
+        sizes=sizes,
+        box_start=start_of_each(np.bincount(image_index[usable], minlength=len(paths))),
+        boxes_xywh=checked.boxes_xywh[usable],
+        areas=checked.areas(read.areas[rows])[usable],
+        labels=labels[rows][usable],
+        is_crowd=read.is_crowd[rows][usable],
+        class_names=chosen.names,
+        category_ids=category_ids,
+    )
+
+
+def _with_sizes_of_files(sizes: np.ndarray, paths: Sequence[str], max_pixels: int) -> np.ndarray:
+    """Fill in the sizes (I, 2) that the source does not give, from the image files."""
+    filled = sizes.copy()
+    for index in np.flatnonzero((sizes <= 0).any(axis=1)).tolist():
+        header = read_header(paths[index], max_pixels=max_pixels)
+        filled[index] = header.height, header.width
+    return filled
+
+
+def _category_ids(classes: Classes, read: Sequence[Annotations]) -> tuple[int, ...]:
+    """Category ids for results: the source's own if there is one source and no merged categories, otherwise 1..K.
+
+    Classes that the source lacks get the ids after its largest.
+    """
+    if len(read) == 1 and len(classes.label_of) == len(classes.names):
+        ids = read[0].category_ids or tuple(range(1, len(read[0].category_names) + 1))
+        by_name = dict(zip(read[0].category_names, ids, strict=True))
+        unused = itertools.count(1 + max(by_name.values()))
+        return tuple(by_name[name] if name in by_name else next(unused) for name in classes.label_of)  # by label
+    return tuple(range(1, len(classes.names) + 1))
+
+
+def _without_empty_images(parts: list[Dataset], names: str) -> list[Dataset]:
+    has_boxes = [np.diff(part.box_start) > 0 for part in parts]
+    num_empty = sum(int((~kept).sum()) for kept in has_boxes)
+    if num_empty:
+        log.warning("%s: %d image(s) without boxes skipped (data.keep_empty: false)", names, num_empty)
+    return [part.subset(np.flatnonzero(kept)) for part, kept in zip(parts, has_boxes, strict=True)]
