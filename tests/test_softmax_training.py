@@ -66,7 +66,7 @@ def test_checkpoint_of_a_trained_run_evaluates_and_predicts(run, shapes):
 
     with pytest.raises(InputError, match=r"model\.class_activation is sigmoid"):
         Predictor.from_checkpoint(checkpoint, ["model.class_activation=sigmoid"])
-    with pytest.raises(InputError, match="its weights do not fit the model of the overrides"):
+    with pytest.raises(InputError, match="the weights do not fit the model as changed by the overrides"):
         Predictor.from_checkpoint(checkpoint, ["model.class_activation=sigmoid", "loss.classification.type=focal"])
 
 

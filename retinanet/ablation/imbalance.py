@@ -29,7 +29,7 @@ class LossVariant(NamedTuple):
     """A focal loss with its parameters; gamma 0 is cross entropy."""
 
     name: str
-    alpha: float  # 0.5 weights rare and common points equally
+    alpha: float  # with 0.5, rare and common points have equal weight
     gamma: float
 
 

@@ -17,7 +17,7 @@ from retinanet.detection.assignment import Assignment
 from retinanet.losses.sigmoid import SigmoidFocalLoss
 from retinanet.structures import HeadOutputs, Targets
 
-BINS_PER_UNIT = 128  # bins per unit of z: single losses are accurate to 1%, and sums are far more accurate
+BINS_PER_UNIT = 128  # bins per unit of z: individual losses are accurate to 1%, sums far more so
 LIMIT = 40  # limit of |z|; beyond it the loss is 0 in float32, or grows at most linearly
 
 

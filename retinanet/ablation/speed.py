@@ -80,7 +80,7 @@ def speed_markdown(
     schedule: str,
     command: str,
 ) -> str:
-    """Format AP and time of each row as Markdown, ours and the paper's, with times relative to the fastest row.
+    """Format our and the paper's AP and time of each row as Markdown, with times relative to the fastest row.
 
     Args:
         schedule: description of the training schedule.

@@ -1,6 +1,6 @@
 """Benchmark a training step without the optimizer: assignment, forward, losses, backward.
 
-All variants use the same images, boxes, classes, weights and threads. All weights are trained; norms are frozen.
+All variants use the same images, boxes, classes, weights and threads. Norms are frozen; all other weights are trained.
 """
 
 import copy

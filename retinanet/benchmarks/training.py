@@ -214,7 +214,7 @@ def torchvision_loop(
     steps: int,
     category_ids: tuple[int, ...],
 ) -> Callable[[], float]:
-    """Return a function that takes the next steps as in torchvision's references, and returns the last loss."""
+    """Return a function that runs `steps` steps of torchvision's reference training, and returns the last loss."""
     label_of = torch.zeros(max(category_ids) + 1, dtype=torch.int64)
     label_of[list(category_ids)] = torch.arange(len(category_ids))
     optimizer = SGD(network.parameters(), lr=1e-5, momentum=0.9, weight_decay=1e-4)

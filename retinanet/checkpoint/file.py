@@ -162,7 +162,9 @@ def _check_intact(file: Path, named: Path) -> None:
             "pass a checkpoint written by `retinanet train`"
         )
     if not checksum.is_file() and (problem := _zip_problem(file)):
-        raise DamagedCheckpoint(f"{named}: damaged: checksums inside the archive ({problem}); use another checkpoint")
+        raise DamagedCheckpoint(
+            f"{named}: damaged: the archive failed its integrity check ({problem}); use another checkpoint"
+        )
 
 
 def _has_end(file: Path) -> bool:

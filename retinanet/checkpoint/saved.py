@@ -1,4 +1,4 @@
-"""The checkpoint files in a folder, found by their names; imports no torch."""
+"""Find the checkpoint files in a folder by name, without importing torch."""
 
 import re
 from pathlib import Path

@@ -88,7 +88,7 @@ class CheckpointWriter:
             log.warning(
                 "%s: could not save the checkpoint: %s (failed saves: %d). Training continues; progress is lost if the "
                 "run stops before the next successful save. Intact: %s. Free disk space in %s or repair the disk; the "
-                "next save tries again",
+                "next save will retry",
                 path,
                 error,
                 self.failed_saves,

@@ -10,7 +10,7 @@ SET = "--set"
 
 
 class CommandParser(argparse.ArgumentParser):
-    """Parser of one command. Errors are one line, without the usage text, and end the process with code 2."""
+    """Parser of one command. Errors are one line, without the usage text, and end the process with exit code 2."""
 
     takes_overrides = False
 

@@ -66,7 +66,11 @@ def parser() -> CommandParser:
         "--backbone", default="resnet50", metavar="NAME", help="backbone of the networks (default: %(default)s)"
     )
     result.add_argument("--compiled", action="store_true", help="also measure with torch.compile")
-    result.add_argument("--growth", action="store_true", help="also measure how time and memory grow with the work")
+    result.add_argument(
+        "--growth",
+        action="store_true",
+        help="also measure how time and memory grow with batch, image size, boxes or classes",
+    )
     result.add_argument(
         "--workers",
         type=int,

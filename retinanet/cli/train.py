@@ -94,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 class Start(NamedTuple):
-    """What a command starts or resumes."""
+    """The run to start or resume: its config, its folder, and whether it is resumed."""
 
     config: str | Path
     folder: Path

@@ -50,7 +50,7 @@ def _explain_one(item: Any, values: dict[str, Any]) -> str:
     if kind == "value_error":
         return f"{key or 'config'}: {item['ctx']['error']}"
     if kind == "json_invalid":
-        return "contains text that is not Unicode, expected plain text"
+        return "contains characters that are not valid Unicode, expected UTF-8 text"
     expected = _EXPECTED.get(kind) or item["msg"].removeprefix("Input should be ").removeprefix("a valid ")
     if kind in ("too_short", "too_long"):
         side, limit = ("least", "min_length") if kind == "too_short" else ("most", "max_length")

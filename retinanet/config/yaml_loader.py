@@ -27,7 +27,10 @@ class _Loader(yaml.SafeLoader):
             return super().construct_object(node, deep)
         except yaml.YAMLError:
             raise
-        except (ValueError, LookupError) as error:  # thousands of digits, or a tag such as !!int on other text
+        except (
+            ValueError,
+            LookupError,
+        ) as error:  # thousands of digits, or a tag such as !!int on a word
             problem = f"cannot be read as a value ({str(error).partition(';')[0]})"
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
 

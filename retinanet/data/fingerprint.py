@@ -29,8 +29,8 @@ def check_same_images(
 ) -> str | None:
     """Check that a run can resume with these training images.
 
-    Images may be removed from the dataset if the run found unreadable ones: it says so itself, and whoever follows that
-    advice may find more. Images of the same name and another order or size are the same images.
+    Images may be removed if the run found unreadable ones, because its message advises that. Images are identified by
+    name; another order or size does not matter.
 
     Args:
         checkpoint: path of the checkpoint, for messages.

@@ -46,7 +46,7 @@ class DryRun(NamedTuple):
         return self.steps * self.step_seconds + self.evaluations * self.images * self.image_seconds
 
     def describe(self) -> str:
-        """What the run is expected to take, one line per topic."""
+        """Describe the estimated cost of the run, one line per topic."""
         evaluation = self.images * self.image_seconds
         rows = {
             "steps": f"{self.steps} of {format_duration(self.step_seconds)}: "

@@ -1,4 +1,4 @@
-"""The files in a run folder, how to find a run or its checkpoints, and whether a run may start; imports no torch."""
+"""Find runs and their files, and check whether a run may start, without importing torch."""
 
 import difflib
 import json

@@ -38,7 +38,7 @@ LENGTHS = ("train.epochs", "train.steps")
 
 @contextmanager
 def claim_folder(folder: Path) -> Iterator[None]:
-    """Create the run folder, and keep all other processes from training in it within a `with` block. Collective.
+    """Create the run folder, and lock it against other runs for the duration of the `with` block. Collective.
 
     If invalid input or a lack of memory ends the block before the run has produced anything, everything that it has
     created is removed.

@@ -94,7 +94,7 @@ def set_up_run(
     order_changed = None
     if resume_from:
         order_changed = check_same_run(*resume_from, cfg, train_data, folder=folder)
-        num_steps = max(num_steps, resume_from[1].step)  # fewer images than before make epochs shorter
+        num_steps = max(num_steps, resume_from[1].step)  # with fewer images, the run may be past its end
     state = build_state(
         cfg,
         train_data,

@@ -59,7 +59,7 @@ def run_summary(run: Run) -> dict[str, str]:
     return {
         "data": f"{len(train)} images ({empty} without objects), {boxes} objects, {crowds} crowd regions",
         "classes": f"{len(train.class_names)}: {names}",
-        "padded shapes": f"{shown} (height x width; a mixed batch takes the largest of each)",
+        "padded shapes": f"{shown} (height x width; mixed batches use the largest height and width)",
         "model": f"{cfg.model.backbone.name}, weights {cfg.model.backbone.weights}, {cfg.model.backbone.norm} norm, "
         f"{total / 1e6:.1f} M parameters, {trained / 1e6:.1f} M trained",
         "length": f"{num_steps} steps of {batch} images, {num_steps * batch / len(train):.2f} epochs",

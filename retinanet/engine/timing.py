@@ -51,11 +51,11 @@ class FirstSteps:
 
     @property
     def step_seconds(self) -> float:
-        """Median time of a step, without those for warm-up."""
+        """Median step time, without warm-up steps."""
         return statistics.median(self.seconds[self.warm_up :])
 
     def describe(self, steps: int, evaluations: int) -> str:
-        """Describe the speed, when the remaining steps of the run will be done, and the memory used so far."""
+        """Describe the speed, the time left, and the peak memory so far."""
         left = steps * self.step_seconds
         memory = peak_memory(self._device)
         peak = "" if memory is None else f"; peak memory {format_bytes(memory)}"

@@ -71,7 +71,7 @@ class Predictor:
         try:
             model.load_state_dict(checkpoint.weights())
         except RuntimeError as error:
-            raise InputError(f"{path}: its weights do not fit the model of the overrides: {error}") from None
+            raise InputError(f"{path}: the weights do not fit the model as changed by the overrides: {error}") from None
         return cls(model, checkpoint.class_names, checkpoint.category_ids, cfg)
 
     def warm_up(self) -> None:

@@ -1,4 +1,5 @@
-"""Fused kernel for class losses with one sigmoid per class: one pass over the logits each for value and gradient.
+"""Fused kernel for class losses with one sigmoid per class: one pass over the logits for the value, and one for the
+gradient.
 
 It computes the same loss as `sigmoid_reference.py`. An anchor has at most one class, so the kernel first treats every
 logit as background, then replaces the result for the one logit of the anchor's class. It builds no one-hot target,

@@ -49,7 +49,7 @@ def _download(name: str, weights: str) -> tuple[dict[str, Tensor], str]:
     member = "DEFAULT" if weights == "imagenet" else weights
     if member not in known.__members__:
         names = ", ".join(["imagenet", *(key for key in known.__members__ if key != "DEFAULT")])
-        raise InputError(f"model.backbone.weights: no weights {weights} for {name}; expected one of {names}")
+        raise InputError(f"model.backbone.weights: {name} has no weights named {weights}; expected one of {names}")
     url = known[member].url
     target = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
     try:

@@ -21,7 +21,7 @@ def exit_if_spawned() -> None:
     The process that starts the worker reports it; see `workers_explained`.
     """
     if _is_importing_script():
-        # `sys.exit` would print a traceback in the fork server, which outlives an unfinished import.
+        # Not `sys.exit`: the fork server imports the script first, catches the exception, prints it and continues.
         os._exit(1)
 
 

@@ -157,7 +157,7 @@ def test_all_problems_are_listed_at_once(write):
         (TRAIN + "assignment: [iou]", 'assignment: found ["iou"] (list), expected a mapping of keys to values'),
         (TRAIN + "model: {mean: [1, 2, 3, 4]}", "model.mean: found [1, 2, 3, 4] (list), expected at most 3 of them"),
         (TRAIN + 'device: "\\ud800"',
-         "contains text that is not Unicode, expected plain text"),
+         "contains characters that are not valid Unicode, expected UTF-8 text"),
     ],
 )  # fmt: skip
 def test_wrong_value_reports_found_and_expected(write, text, line):

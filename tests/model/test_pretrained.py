@@ -169,6 +169,6 @@ def test_download_with_a_wrong_hash_is_rejected(imagenet_file, torch_home, monke
 
 def test_unknown_name_is_rejected_with_a_list_of_names(torch_home):
     with pytest.raises(
-        InputError, match=r"no weights IMAGENET1K_V9 for resnet18; expected one of imagenet, IMAGENET1K_V1$"
+        InputError, match=r"resnet18 has no weights named IMAGENET1K_V9; expected one of imagenet, IMAGENET1K_V1$"
     ):
         resnet18().load_pretrained("IMAGENET1K_V9")
