@@ -21,7 +21,7 @@ def exit_if_spawned() -> None:
     The process that starts the worker reports it; see `workers_explained`.
     """
     if _is_importing_script():
-        # Not `sys.exit`: the fork server imports the script first, catches the exception, prints it and continues.
+        # Not `sys.exit`: the exit handlers and `finally` blocks of the user's script must not run in a worker.
         os._exit(1)
 
 
