@@ -157,7 +157,7 @@ def make_jobs(
                 cfg = load_config(chosen.config, [*row_overrides, f"train.seed={seed}"])
             except InputError as error:
                 raise InputError(f"row {row.name!r}: {error}") from None
-            if not cfg.data.val:
+            if not cfg.data.has_validation:
                 raise InputError(f"row {row.name!r}: data.val is empty; set it to a validation set")
             for key in ("max_hours", "early_stop"):
                 if getattr(cfg.train, key) is not None:

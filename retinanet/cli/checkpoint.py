@@ -39,4 +39,5 @@ def check_early(checkpoint: Path, overrides: list[str], *, has_data: bool = True
         return
     cfg = with_overrides(cfg, overrides, source=f"{checkpoint} with overrides")
     if has_data:
-        check_sources(cfg.data.val, key="data.val", started_in=started_in(run_folder_of(checkpoint)))
+        sources, key = (cfg.data.train, "data.train") if cfg.data.val_fraction else (cfg.data.val, "data.val")
+        check_sources(sources, key=key, started_in=started_in(run_folder_of(checkpoint)))

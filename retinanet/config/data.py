@@ -1,6 +1,7 @@
 """`data`: annotation sources, classes, resizing and augmentation."""
 
 import os
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -139,6 +140,12 @@ class DataConfig(StrictModel):
     """Training set: one source or a list of sources."""
     val: Annotated[Sources, MAY_CHANGE_ON_RESUME] = ()
     """Validation set: one source or a list of sources."""
+    val_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Part of the training set to hold out for validation if `data.val` is empty. It is chosen by a hash of the file
+    names, so an image keeps its side when others are added."""
+    val_group: str | None = None
+    """Images that stay together when a part is held out: `folder`, or a regular expression for file names, such as
+    `^(.*)_frame`, whose first group is the same for them; null: none."""
     classes: Annotated[tuple[str | MergedClass, ...], Field(min_length=1)] | None = None
     """Classes in order, each a category name or a merged class; null: every training category, by id."""
     keep_empty: bool = True
@@ -155,6 +162,28 @@ class DataConfig(StrictModel):
     """Image sizes and padded shapes."""
     transforms: tuple[Transform, ...] = (ResizeTransform(), FlipTransform())
     """Training transforms in order; exactly one of them must be `resize` or `scale_jitter`."""
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether there are images to evaluate on."""
+        return bool(self.val) or self.val_fraction > 0
+
+    @field_validator("val_group")
+    @classmethod
+    def valid_pattern(cls, value: str | None) -> str | None:
+        try:
+            re.compile(value or "")
+        except re.error as error:
+            raise ValueError(f"{value!r} is not a regular expression: {error}") from None
+        return value
+
+    @model_validator(mode="after")
+    def one_validation_set(self) -> Self:
+        if self.val and self.val_fraction:
+            raise ValueError("val and val_fraction are both set; set val=[] to hold out a part of the training set")
+        if self.val_group is not None and not self.val_fraction:
+            raise ValueError("val_group has no effect without val_fraction")
+        return self
 
     @model_validator(mode="after")
     def one_resize(self) -> Self:

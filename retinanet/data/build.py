@@ -3,7 +3,10 @@
 import itertools
 from collections.abc import Iterable, Iterator
 
-from retinanet.config import Config, DataConfig
+import numpy as np
+
+from retinanet.config import Config, DataConfig, DataSource
+from retinanet.data.holdout import is_held_out
 from retinanet.data.loader import make_loader
 from retinanet.data.padded_shapes import PaddedShapes
 from retinanet.data.reader import SampleReader
@@ -22,14 +25,9 @@ def load_train_data(cfg: Config) -> Dataset:
     Raises:
         InputError: the data cannot be used, or its number of classes differs from `model.num_classes`.
     """
-    data = read_dataset(
-        cfg.data.train,
-        classes=cfg.data.classes,
-        keep_empty=cfg.data.keep_empty,
-        strict=cfg.data.strict,
-        max_pixels=cfg.data.max_pixels,
-        key="data.train",
-    )
+    data = _read(cfg, cfg.data.train, "data.train", keep_empty=cfg.data.keep_empty)
+    if cfg.data.val_fraction:
+        data = data.subset(np.flatnonzero(~_held_out(cfg, data)))
     if cfg.model.num_classes not in (None, len(data.class_names)):
         raise InputError(
             f"model.num_classes is {cfg.model.num_classes}, but {cfg.data.train[0].annotations} has "
@@ -40,19 +38,40 @@ def load_train_data(cfg: Config) -> Dataset:
 
 
 def load_val_data(cfg: Config, class_names: tuple[str, ...]) -> Dataset:
-    """Read the validation set. It may lack some of the classes, but must not have any others.
+    """Read the validation set, or the part of the training set that is held out.
+
+    It may lack some of the classes, but must not have any others.
 
     Raises:
         InputError: the data cannot be used, or has other classes.
     """
+    if cfg.data.val or not cfg.data.val_fraction:
+        return _read(cfg, cfg.data.val, "data.val", expected_names=class_names)
+    data = _read(cfg, cfg.data.train, "data.train", expected_names=class_names)
+    return data.subset(np.flatnonzero(_held_out(cfg, data)))
+
+
+def _read(
+    cfg: Config,
+    sources: tuple[DataSource, ...],
+    key: str,
+    *,
+    expected_names: tuple[str, ...] | None = None,
+    keep_empty: bool = True,
+) -> Dataset:
     return read_dataset(
-        cfg.data.val,
+        sources,
         classes=cfg.data.classes,
-        expected_names=class_names,
+        expected_names=expected_names,
+        keep_empty=keep_empty,
         strict=cfg.data.strict,
         max_pixels=cfg.data.max_pixels,
-        key="data.val",
+        key=key,
     )
+
+
+def _held_out(cfg: Config, data: Dataset) -> np.ndarray:
+    return is_held_out(data, fraction=cfg.data.val_fraction, group=cfg.data.val_group)
 
 
 def build_padded_shapes(cfg: DataConfig) -> PaddedShapes:

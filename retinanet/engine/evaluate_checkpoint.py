@@ -49,7 +49,10 @@ def evaluate_checkpoint(
             on_main(lambda: make_folder(folder))
         evaluation = evaluate_dataset(cfg, predictor.model, data, device=predictor.device)
         if evaluation is not None and folder is not None:
-            source = {"checkpoint": str(checkpoint), "annotations": [item.annotations for item in cfg.data.val]}
+            source = {
+                "checkpoint": str(checkpoint),
+                "annotations": [item.annotations for item in cfg.data.val or cfg.data.train],
+            }
             write_evaluation(folder, evaluation, data, source)
     return evaluation
 

@@ -76,14 +76,17 @@ def set_up_run(
     on_main(lambda: check_folder(folder, resume=resume, overwrite=overwrite))
     check_norm(cfg)
     check_batch_size(cfg)
-    if cfg.train.early_stop and not cfg.data.val:
-        raise InputError("train.early_stop needs evaluations, but data.val is empty; set data.val, or early_stop=null")
+    if cfg.train.early_stop and not cfg.data.has_validation:
+        raise InputError(
+            "train.early_stop needs evaluations, but data.val is empty; set data.val or data.val_fraction, or "
+            "early_stop=null"
+        )
     dtype = resolve_precision(device, cfg.train.precision)
     compile = resolve_compile(device, cfg.train.compile)
 
     train_data = load_train_data(cfg)
     cfg = cfg.model_copy(update={"loss": with_class_weights(cfg.loss, train_data.object_counts())})
-    val_data = load_val_data(cfg, train_data.class_names) if cfg.data.val else None
+    val_data = load_val_data(cfg, train_data.class_names) if cfg.data.has_validation else None
     if val_data:
         check_measurable(cfg.train.best_metric, val_data, early_stop=cfg.train.early_stop)
     num_steps, interval = run_length(cfg.train, len(train_data)), default_interval(cfg.train, len(train_data))

@@ -60,6 +60,8 @@ CHANGES: dict[str, Any] = {
     "data.val": [],
     "data.val.images": "{other images}",
     "data.val.annotations": "{moved boxes}",
+    "data.val_fraction": 0.3,
+    "data.val_group": "[123]()|[456]",
     "data.classes": ["dog", "cat"],
     "data.classes.name": "animal",
     "data.classes.merge": ["cat", "dog"],
@@ -178,6 +180,8 @@ SOFTMAX = {"model.class_activation": "softmax"}
 DIVERGING = {"train.optimizer": {"type": "sgd", "lr": 1e30}, "train.steps": 5, "data.val": []}
 
 CONTEXT: dict[str, dict[str, Any]] = {
+    "data.val_fraction": {"data.val": []},
+    "data.val_group": {"data.val": [], "data.val_fraction": 0.3},
     "model.class_precision": {"train.precision": "bf16"},
     "assignment[iou].match_every_object": {"assignment": {"type": "iou", "fg_iou": 0.9, "low_quality_matches": False}},
     "data.classes.name": {"data.classes": [{"name": "pet", "merge": ["cat"]}, "dog"]},
