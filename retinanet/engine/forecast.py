@@ -18,7 +18,7 @@ from retinanet.runtime.distributed import world_size
 
 PASSES_PER_STEP = 3.0  # a step is a forward pass and, for the gradients of inputs and weights, about two more
 LONG_RUN = 6 * 3600.0  # seconds; longer runs on a CPU are warned about
-CPU_CONFIGS = ("bccd_r18", "shapes_r18")  # bundled CPU configs, largest images first
+CPU_CONFIGS = ("own_cpu", "shapes_r18")  # bundled CPU configs, largest images first
 ENOUGH_PIXELS = 500_000  # the forward pass to time has about this many pixels, or the whole batch if it has fewer
 
 

@@ -74,7 +74,7 @@ def test_forecast_changes_neither_model_nor_random_numbers():
 @pytest.mark.parametrize(
     ("hours", "name"),
     [
-        ({320: 5.0, 160: 1.0}, "bccd_r18 (resnet18, shorter side 320 pixels, 12 steps of 8 images: about 5 h)"),
+        ({320: 5.0, 160: 1.0}, "own_cpu (resnet18, shorter side 320 pixels, 12 steps of 8 images: about 5 h)"),
         ({320: 7.0, 160: 1.0}, "shapes_r18 (resnet18, shorter side 160 pixels, 4 steps of 4 images: about 1 h)"),
         ({320: 99.0, 160: 9.0}, "shapes_r18 (resnet18, shorter side 160 pixels, 4 steps of 4 images: about 9 h)"),
     ],
