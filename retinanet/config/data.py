@@ -31,6 +31,9 @@ class DataSource(StrictModel):
     """Annotation format; `auto` detects it."""
     split: str | None = None
     """Split of a dataset folder; null: `train` in `data.train` and `val` in `data.val`, or all if it has no splits."""
+    difficult: Literal["ignore", "object"] = "ignore"
+    """Objects that Pascal VOC annotations mark as difficult: `ignore` makes them regions that are neither objects nor
+    background."""
 
     @model_validator(mode="before")
     @classmethod

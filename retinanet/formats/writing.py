@@ -83,7 +83,7 @@ def replace_file(path: Path, text: str) -> None:
     Raises:
         InputError: the file cannot be written.
     """
-    partial = path.with_name(f".{path.name[:100]}.partial")
+    partial = path.with_name(f".{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -93,3 +93,5 @@ def replace_file(path: Path, text: str) -> None:
             partial.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror}; choose another folder") from None
+    except UnicodeEncodeError as error:  # a name from JSON with half of a surrogate pair
+        raise InputError(f"{path}: cannot be written as UTF-8: {error}; correct the name") from None
