@@ -16,7 +16,7 @@ class Annotations:
 
     Attributes:
         source: the annotation file or folder, for messages.
-        image_folder: the folder that file names are relative to.
+        image_folder: the folder that file names are relative to; None if the source does not say.
         file_names: I names, as the source gives them.
         image_ids: I unique ids; None if the format has none. Images are then numbered from 1.
         sizes: (I, 2) int64, height and width in pixels; 0 where the source does not give them.
@@ -33,7 +33,7 @@ class Annotations:
     """
 
     source: str
-    image_folder: str
+    image_folder: str | None
     file_names: Sequence[str]
     image_ids: Sequence[int | str] | None
     sizes: np.ndarray

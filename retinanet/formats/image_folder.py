@@ -25,7 +25,7 @@ def image_files(folder: Path) -> list[str]:
 
 
 def files_in(folder: Path) -> Iterator[str]:
-    """All files in a folder and its subfolders, relative to it, with `/`; hidden ones and links to folders are skipped."""
+    """All files in a folder and its subfolders, relative to it, with `/`; skips hidden ones and links to folders."""
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         inside = os.path.relpath(parent, folder).replace(os.sep, "/")

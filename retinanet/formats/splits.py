@@ -61,5 +61,7 @@ def choose_split(available: Sequence[str], *, split: str | None, part: str, sour
         return found[0]
     listed = ", ".join(available)
     if found:
-        raise InputError(f"{source}: more than one split could be {split or part}; set {key} to one of {', '.join(found)}")
+        raise InputError(
+            f"{source}: more than one split could be {split or part}; set {key} to one of {', '.join(found)}"
+        )
     raise InputError(f"{source}: has no split {split or part}, only {listed}; set {key} to one of them")

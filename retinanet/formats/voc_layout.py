@@ -36,20 +36,18 @@ def find_voc(path: Path) -> VocLayout | None:
     """Find a Pascal VOC dataset in a folder; returns None if there is none."""
     if not path.is_dir():
         return None
+    if path.name in ANNOTATION_FOLDERS and any((path.parent / name).is_dir() for name in IMAGE_FOLDERS):
+        path = path.parent
     names_file = next((path / name for name in NAME_FILES if (path / name).is_file()), None)
     for annotations in (path / name for name in ANNOTATION_FOLDERS):
-        if annotations.is_dir() and has_xml(annotations):
+        if annotations.is_dir() and _has_xml(annotations):
             images = next((path / name for name in IMAGE_FOLDERS if (path / name).is_dir()), path)
             splits = _lists(path) or _folders(annotations)
             return VocLayout(annotations=annotations, images=images, splits=splits, names_file=names_file)
-    if has_xml(path):
-        return VocLayout(annotations=path, images=path, splits=_lists(path) or _folders(path), names_file=names_file)
+    folders = _folders(path)
+    if folders or any(name.lower().endswith(".xml") for name in os.listdir(path)):
+        return VocLayout(annotations=path, images=path, splits=_lists(path) or folders, names_file=names_file)
     return None
-
-
-def has_xml(folder: Path) -> bool:
-    """Whether there is an XML file in a folder or its subfolders."""
-    return any(name.lower().endswith(".xml") for name in files_in(folder))
 
 
 def xml_files(layout: VocLayout, split: str | None) -> list[str]:
@@ -94,4 +92,9 @@ def _lists(folder: Path) -> dict[str, Path]:
 def _folders(annotations: Path) -> dict[str, Path]:
     """Subfolders of annotations that are named like splits."""
     children = {child.name: child for child in annotations.iterdir() if child.is_dir()}
-    return {name: children[name] for name in splits_in(children) if has_xml(children[name])}
+    return {name: children[name] for name in splits_in(children) if _has_xml(children[name])}
+
+
+def _has_xml(folder: Path) -> bool:
+    """Whether there is an XML file in a folder or its subfolders."""
+    return any(name.lower().endswith(".xml") for name in files_in(folder))

@@ -61,8 +61,8 @@ def find_yolo(path: Path) -> YoloLayout | None:
             root=path, names=layout.names, names_file=above, entries=entries, has_keypoints=layout.has_keypoints
         )
     raise InputError(
-        f"{path}: has label files in YOLO format, but no class names; add data.yaml with names, or classes.txt with one "
-        "name per line"
+        f"{path}: has label files in YOLO format, but no class names; add data.yaml with names, or classes.txt with "
+        "one name per line"
     )
 
 
@@ -78,7 +78,7 @@ def images_of_entry(entry: Path, root: Path) -> list[Path]:
 
 
 def label_file(image: Path) -> Path:
-    """Path of the label file of an image: in the folder `labels` next to the last `images` in its path, or beside it."""
+    """Path of an image's label file: in the folder `labels` next to the last `images` in its path, or beside it."""
     parts = list(image.parent.parts)
     if "images" in parts:
         last = len(parts) - 1 - parts[::-1].index("images")
@@ -124,7 +124,9 @@ def _from_yaml(file: Path) -> YoloLayout:
         given = values.get(key, "")
         paths = [path for path in (given if isinstance(given, list) else [given]) if path not in NO_PATH]
         if not all(isinstance(path, str) for path in paths):
-            raise InputError(f"{file}: {key} is {str(given)[:80]}, expected a folder, a list of folders, or a .txt file")
+            raise InputError(
+                f"{file}: {key} is {str(given)[:80]}, expected a folder, a list of folders, or a .txt file"
+            )
         if paths:
             entries[key] = tuple(_entry(path, key, root, file) for path in paths)
     return YoloLayout(
@@ -166,7 +168,9 @@ def _names_of_yaml(values: dict[str, Any], file: Path) -> tuple[str, ...]:
             raise InputError(f"{file}: names has the numbers {list(names)[:10]}, expected 0 to {len(names) - 1}")
         names = [names[str(number)] for number in range(len(names))]
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise InputError(f"{file}: names is {str(names)[:80]}, expected a list of class names, or a mapping from numbers")
+        raise InputError(
+            f"{file}: names is {str(names)[:80]}, expected a list of class names, or a mapping from numbers"
+        )
     if count is not None and count != str(len(names)):
         raise InputError(f"{file}: nc is {str(count)[:80]}, but names has {len(names)}; correct one of them")
     return checked_names(names, file)

@@ -82,7 +82,7 @@ def test_relative_path_is_explained_with_the_folder_that_it_is_relative_to(run, 
     assert str(caught.value) == (
         "val.json: cannot be read: No such file or directory (the path is relative to the current folder, "
         f"{tmp_path}). It exists in {tmp_path / 'project'}, where the run was started: run this command there, or set "
-        "data.val.annotations to a COCO file"
+        "data.val.annotations to an annotation file or folder"
     )
     check_early(checkpoint, [], has_data=False)
     monkeypatch.chdir(tmp_path / "project")

@@ -138,9 +138,9 @@ def test_byte_order_mark_and_unknown_fields_are_accepted(source):
 def test_missing_annotation_file_is_an_error(tmp_path):
     gone = DataSource(images=str(tmp_path), annotations=str(tmp_path / "gone.json"))
     assert error_of(gone) == (
-        "gone.json: cannot be read: No such file or directory; set data.annotations to a COCO file"
+        "gone.json: cannot be read: No such file or directory; set data.annotations to an annotation file or folder"
     )
-    assert "cannot be read: Is a directory" in error_of(DataSource(images=str(tmp_path), annotations=str(tmp_path)))
+    assert ": no annotations found." in error_of(DataSource(images=str(tmp_path), annotations=str(tmp_path)))
 
 
 def test_missing_image_folder_is_an_error(source):
