@@ -26,6 +26,7 @@ FILES_IN_SPLIT = {  # names of the annotation file in the folder of a split; Rob
     ".json": ("_annotations.coco.json", "annotations.json", "labels.json"),
     ".csv": ("_annotations.csv", "annotations.csv"),
 }
+FILE_PER_SPLIT = ("coco", "lvis")  # formats whose readers take the file of a split, not the folder
 OTHER_TASKS = ("captions", "person_keypoints", "panoptic", "stuff", "image_info")  # beside instances_*.json in COCO
 ARCHIVES = {b"PK\x03\x04": "a zip archive", b"Rar!": "a RAR archive", b"7z\xbc\xaf": "a 7-Zip archive"}
 MAX_LISTED = 3
@@ -98,14 +99,19 @@ def resolve(source: DataSource, part: str) -> tuple[DataSource, str]:
     key = f"data.{part}"
     path = Path(source.annotations)
     found = detect(source.annotations, key=key) if source.format == "auto" else _find(source.format, path)
-    if found is None or found.format not in ("coco", "lvis") or not path.is_dir():
-        return source.model_copy(update={"format": found.format if found else source.format}), (
-            found.description if found else TITLES[source.format]
-        )
-    split = choose_split(found.splits, split=source.split, part=part, source=source.annotations)
-    file = found.files[split]
-    update = {"format": found.format, "annotations": str(file), "split": split}
-    return source.model_copy(update=update), f"{TITLES[found.format]}, {file.relative_to(path)}"
+    if found is None:  # the reader of the format says what is missing
+        return source, TITLES[source.format]
+    update: dict[str, str | None] = {"format": found.format}
+    text = found.description
+    if found.splits or (source.split is not None and os.path.isdir(path)):
+        split = choose_split(found.splits, split=source.split, part=part, source=source.annotations)
+        update["split"] = split
+        text += f", split {split}"
+    if found.format in FILE_PER_SPLIT and os.path.isdir(path):
+        file = found.files[update.get("split")]
+        update["annotations"] = str(file)
+        text = f"{TITLES[found.format]}, {file.relative_to(path)}"
+    return source.model_copy(update=update), text
 
 
 def own_data(path: str) -> OwnData:
@@ -127,7 +133,7 @@ def own_data(path: str) -> OwnData:
 
 
 def _source(found: Detected, split: str | None, path: str) -> DataSource:
-    file = str(found.files[split]) if found.format in ("coco", "lvis") else path
+    file = str(found.files[split]) if found.format in FILE_PER_SPLIT else path
     return DataSource(annotations=file, format=found.format, split=split)
 
 

@@ -120,8 +120,8 @@ def _from_yaml(file: Path) -> YoloLayout:
     values = read_yaml(file, as_text=True)
     root = _root(values.get("path", ""), file)
     entries: dict[str | None, tuple[Path, ...]] = {}
-    for key in ("train", "val", "valid", "validation", "test"):
-        given = values.get(key, "")
+    for key in splits_in(values):
+        given = values[key]
         paths = [path for path in (given if isinstance(given, list) else [given]) if path not in NO_PATH]
         if not all(isinstance(path, str) for path in paths):
             raise InputError(
