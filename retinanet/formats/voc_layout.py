@@ -1,6 +1,7 @@
 """Find the XML files of a Pascal VOC dataset and its splits, in the layouts of common tools."""
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from retinanet.formats.text_lines import read_lines
 ANNOTATION_FOLDERS = ("Annotations", "annotations", "xmls")
 IMAGE_FOLDERS = ("JPEGImages", "images", "Images")
 LIST_FOLDERS = ("ImageSets/Main", "ImageSets")
+SECOND_COLUMN = re.compile(r"\s+[-+]?[01]$")
 NAME_FILES = ("classes.txt", "labels.txt")
 
 
@@ -64,9 +66,9 @@ def xml_files(layout: VocLayout, split: str | None) -> list[str]:
         return [name for name in available if name.startswith(f"{split}/")]
     by_stem = {os.path.splitext(name)[0]: name for name in available}
     listed = [line for line in read_lines(place) if line]
-    # A class's own list has a second column; names may also contain blanks. Some tools list image files.
+    # Some tools list image files. The list of one class has a second column; but names may also contain blanks.
     stems = [
-        next((stem for stem in (name, name.split()[0], os.path.splitext(name)[0]) if stem in by_stem), None)
+        next((stem for stem in (name, os.path.splitext(name)[0], SECOND_COLUMN.sub("", name)) if stem in by_stem), None)
         for name in listed
     ]
     missing = [name for name, stem in zip(listed, stems, strict=True) if stem is None]

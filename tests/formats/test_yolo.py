@@ -12,7 +12,6 @@ from retinanet.formats.read import read_dataset
 from tests.helpers.dataset_folders import HEIGHT, WIDTH, write_files, write_image
 from tests.helpers.yolo_files import CAT, NAMES, message_of, one_image, read, yolo_source
 
-
 # ---- label lines
 
 

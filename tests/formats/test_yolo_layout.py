@@ -6,7 +6,6 @@ from retinanet.formats.read import read_dataset
 from tests.helpers.dataset_folders import HEIGHT, WIDTH, write_files
 from tests.helpers.yolo_files import CAT, DOG, NAMES, message_of, one_image, read, yolo_source
 
-
 # ---- layouts
 
 LAYOUTS = {
