@@ -16,9 +16,11 @@ import pytest
 import torch
 from pydantic import BaseModel, ValidationError
 
-from retinanet.config import Config, ModelConfig, ResNetConfig
+from retinanet.config import Config, DataSource, ModelConfig, ResNetConfig
 from retinanet.config.base import models_in
 from retinanet.engine import setup
+from retinanet.formats.read import read_dataset
+from retinanet.formats.voc_writer import write_voc
 from retinanet.inference.predictor import Predictor
 from retinanet.model.retinanet import build_model, build_model_for_training
 from tests.helpers.backbones import IMAGES, resnet18, saved_bytes
@@ -57,7 +59,13 @@ CHANGES: dict[str, Any] = {
     "data.train": ["{train}", "{val}"],
     "data.train.images": "{other images}",
     "data.train.annotations": "{moved boxes}",
+    "data.train.format": "coco",
+    "data.train.split": "val",
+    "data.train.difficult": "object",
     "data.val": [],
+    "data.val.format": "coco",
+    "data.val.split": "train",
+    "data.val.difficult": "object",
     "data.val.images": "{other images}",
     "data.val.annotations": "{moved boxes}",
     "data.val_fraction": 0.3,
@@ -180,6 +188,8 @@ SOFTMAX = {"model.class_activation": "softmax"}
 DIVERGING = {"train.optimizer": {"type": "sgd", "lr": 1e30}, "train.steps": 5, "data.val": []}
 
 CONTEXT: dict[str, dict[str, Any]] = {
+    **{f"data.train.{name}": {"data.train": ["{two formats}"]} for name in ("format", "split", "difficult")},
+    **{f"data.val.{name}": {"data.val": ["{two formats}"]} for name in ("format", "split", "difficult")},
     "data.val_fraction": {"data.val": []},
     "data.val_group": {"data.val": [], "data.val_fraction": 0.3},
     "model.class_precision": {"train.precision": "bf16"},
@@ -347,9 +357,19 @@ def paths(tmp_path_factory) -> dict[str, Any]:
         annotation["bbox"][1] += 2
     (folder / "moved.json").write_text(json.dumps(truth))
     result["moved boxes"] = str(folder / "moved.json")
+    result["two formats"] = two_formats(folder / "two", result["train"], truth)
     values = values_of({"train.seed": 7}, result)
     assert record_of("", values, folder / "run")["error"] is None
     return result
+
+
+def two_formats(folder: Path, source: dict[str, str], other_truth: dict[str, Any]) -> dict[str, str]:
+    """A dataset in Pascal VOC format with two splits and a difficult object, and other boxes in COCO format."""
+    write_voc(read_dataset((DataSource.model_validate(source),)), folder, split="train")
+    (folder / "ImageSets/Main/val.txt").write_text("1\n3\n4\n")
+    for split in ("train", "val"):
+        (folder / f"instances_{split}.json").write_text(json.dumps(other_truth))
+    return {"annotations": str(folder), "images": source["images"], "format": "voc"}
 
 
 def union_member(key: str) -> str:
