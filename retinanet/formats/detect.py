@@ -158,7 +158,8 @@ def _find(kind: Format, path: Path) -> Detected | None:
             layout = find_yolo(path)
             if layout is None:
                 return None
-            text = f"YOLO, {len(layout.names)} classes from {os.path.relpath(layout.names_file, layout.root)}"
+            count = f"{len(layout.names)} class{'es' if len(layout.names) > 1 else ''}"
+            text = f"YOLO, {count} from {os.path.relpath(layout.names_file, layout.root)}"
             return Detected("yolo", {split: path for split in layout.entries}, text)
         case "voc":
             voc = find_voc(path)

@@ -88,7 +88,7 @@ def read_annotations(source: DataSource, part: str) -> Annotations:
         read = _read(resolved, part)
     except OSError as error:  # no permission, for example
         raise InputError(f"{error.filename or source.annotations}: cannot be read: {error.strerror}") from None
-    log.info("%s: %s, %d images", source.annotations, description, len(read))
+    log.info("%s: %s, %d image%s", source.annotations, description, len(read), "" if len(read) == 1 else "s")
     if read.image_folder is None:
         folder = find_image_folder(read.source, read.file_names, split=resolved.split, part=part)
         return replace(read, image_folder=folder)
