@@ -40,7 +40,8 @@ def write_yolo(dataset: Dataset, folder: Path, *, split: str) -> Losses:
     names = image_names(dataset)
     boxes, fractions = _to_fractions(dataset)
     contents = {}
-    for stem, rows in rows_of_files(names, dataset).items():
+    rows_of = rows_of_files(names, dataset)
+    for stem, rows in rows_of.items():
         lines = [
             " ".join([str(dataset.labels[row]), *map(repr, fractions[row].tolist())])
             for row in rows.tolist()
@@ -58,6 +59,7 @@ def write_yolo(dataset: Dataset, folder: Path, *, split: str) -> Losses:
             "crowd regions are not written": int((~objects).sum()),
             "boxes are clipped to their image": int((is_clipped & objects).sum()),
             "boxes are rounded to a millionth of a pixel": int((is_rounded & objects).sum()),
+            "images listed several times are joined": len(names) - len(rows_of),
             "images are read in the order of their names": sum(
                 name != expected for name, expected in zip(names, sorted(names), strict=True)
             ),

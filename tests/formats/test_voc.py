@@ -1,6 +1,4 @@
-import os
 import xml.etree.ElementTree as ET
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,10 +10,8 @@ from retinanet.errors import InputError
 from retinanet.formats import xml_file
 from retinanet.formats.read import read_dataset
 from retinanet.formats.voc import read_voc
+from tests.helpers.blood_cells import BLOOD_CELLS, blood_cells, needs_blood_cells
 from tests.helpers.dataset_folders import HEIGHT, WIDTH, differences, voc_xml, write_files
-
-REPO = Path(__file__).resolve().parents[2]
-BLOOD_CELLS = Path(os.environ.get("RETINANET_DATA", REPO.parent / "shared" / "data")) / "bccd"
 
 CAT, DOG = ("cat", 6, 3, 14, 7), ("dog", 18, 5, 22, 15)
 
@@ -267,7 +263,7 @@ TOKENS = st.sampled_from(
     xml=st.lists(TOKENS, max_size=12).map("".join).map(str.encode) | st.binary(max_size=40),
     listed=st.binary(max_size=9),
 )
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_generated_files_raise_nothing_but_input_errors(xml, listed, tmp_path):
     write_files(tmp_path, {"Annotations/a.xml": xml, "ImageSets/train.txt": listed, "images/a.png": None})
     for split in ("train", None):
@@ -282,13 +278,10 @@ def test_generated_files_raise_nothing_but_input_errors(xml, listed, tmp_path):
 # ---- real data
 
 
-@pytest.mark.skipif(
-    not BLOOD_CELLS.is_dir(), reason=f"no dataset in {BLOOD_CELLS}; set RETINANET_DATA to the folder that contains bccd"
-)
+@needs_blood_cells
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_blood_cells_as_voc_and_as_coco_are_the_same_dataset(split):
-    coco = DataSource(annotations=str(BLOOD_CELLS / f"instances_{split}.json"), format="coco")
-    one = read_dataset((coco,))
+    one = blood_cells(split)
     other = read_dataset((source(BLOOD_CELLS, split=split),), classes=("RBC", "WBC", "Platelets"))
     assert differences(one, other, ignore=()) == []
     assert len(one) == {"train": 205, "val": 87, "test": 72}[split]

@@ -147,7 +147,7 @@ GARBAGE = st.one_of(
 
 
 @given(yaml=st.just(NAMES.encode()) | GARBAGE, label=GARBAGE, listed=GARBAGE)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_generated_files_raise_nothing_but_input_errors(yaml, label, listed, tmp_path):
     for name in ("data.yaml", "classes.txt"):
         Path(tmp_path / "data.yaml").unlink(missing_ok=True)

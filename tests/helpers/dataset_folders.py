@@ -90,3 +90,23 @@ def datasets(draw: st.DrawFn) -> Dataset:
         class_names=class_names,
         category_ids=tuple(range(first_id, first_id + len(class_names))),
     )
+
+
+def dataset_of(*paths: str, counts: tuple[int, ...] | None = None, **fields: object) -> Dataset:
+    """A dataset of images with `counts` boxes each, one by default: row r has left edge r, label 0, size 5 x 4."""
+    counts = counts or (1,) * len(paths)
+    num_boxes = sum(counts)
+    boxes_xywh = np.array([[row, 1, 5, 4] for row in range(num_boxes)], dtype=np.float64).reshape(-1, 4)
+    values: dict[str, object] = {
+        "paths": paths,
+        "image_ids": tuple(range(1, len(paths) + 1)),
+        "sizes": np.array([[HEIGHT, WIDTH]] * len(paths), dtype=np.int64),
+        "box_start": start_of_each(np.array(counts, dtype=np.int64)),
+        "boxes_xywh": boxes_xywh,
+        "areas": np.full(num_boxes, 20.0),
+        "labels": np.zeros(num_boxes, dtype=np.int64),
+        "is_crowd": np.zeros(num_boxes, dtype=bool),
+        "class_names": ("cat",),
+        "category_ids": (1,),
+    }
+    return Dataset(**(values | fields))
