@@ -9,11 +9,11 @@ from retinanet.config.base import PATH
 from retinanet.config.keys import schema_keys
 from retinanet.errors import InputError
 
-_VARIABLE = re.compile(r"\$(?:(\$)|([A-Za-z_][A-Za-z0-9_]*)|\{([^{}$]*)\})")
+_VARIABLE = re.compile(r"\$(?:([$~])|([A-Za-z_][A-Za-z0-9_]*)|\{([^{}$]*)\})")
 
 
 def expand_path(path: str, where: str) -> str:
-    """Replace `~` at the start of a path, and `$NAME` or `${NAME}`; `$$` stands for a dollar sign.
+    """Replace `~` at the start of a path, and `$NAME` or `${NAME}`; write `$$` and `$~` for the characters.
 
     Args:
         where: what the path is the value of, for messages.
@@ -23,9 +23,9 @@ def expand_path(path: str, where: str) -> str:
     """
 
     def value_of(match: re.Match[str]) -> str:
-        dollar, *names = match.groups()
-        if dollar:
-            return dollar
+        character, *names = match.groups()
+        if character:
+            return character
         name = names[0] or names[1] or ""
         if name not in os.environ:
             raise InputError(
@@ -39,7 +39,8 @@ def expand_path(path: str, where: str) -> str:
 
 def escape_path(path: str) -> str:
     """Write a path so that `expand_path` returns it unchanged."""
-    return path.replace("$", "$$")
+    escaped = path.replace("$", "$$")
+    return f"${escaped}" if escaped.startswith("~") else escaped
 
 
 def expand_paths(values: dict[str, Any], source: str) -> dict[str, Any]:

@@ -2,11 +2,13 @@
 
 import difflib
 import json
+import os
 from pathlib import Path
 from typing import Any, Literal
 
 from retinanet.checkpoint.link import follow_link
 from retinanet.checkpoint.saved import saved_checkpoints
+from retinanet.config import Config
 from retinanet.errors import InputError
 
 CHECKPOINTS = "checkpoints"
@@ -82,6 +84,27 @@ def started_in(folder: Path) -> Path | None:
     """The working directory in which the run in a folder was started or last resumed; None if it is not known."""
     started = recorded_environment(folder).get("folder")
     return Path(started) if isinstance(started, str) else None
+
+
+def with_paths_of_run(cfg: Config, folder: Path) -> Config:
+    """Replace relative paths of data that do not exist here, but where the run in a folder was started, by those."""
+    started = started_in(folder)
+    if started is None:
+        return cfg
+
+    def found(path: str | None) -> str | None:
+        if path is None or os.path.exists(path) or not os.path.exists(started / path):
+            return path
+        return str(started / path)
+
+    sources = {
+        part: tuple(
+            source.model_copy(update={"annotations": found(source.annotations), "images": found(source.images)})
+            for source in getattr(cfg.data, part)
+        )
+        for part in ("train", "val")
+    }
+    return cfg.model_copy(update={"data": cfg.data.model_copy(update=sources)})
 
 
 def check_folder(folder: Path, *, resume: Resume, overwrite: bool) -> None:

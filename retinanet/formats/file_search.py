@@ -6,6 +6,7 @@ from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from retinanet.config.paths import escape_path
 from retinanet.formats.name_repair import IMAGE_SUFFIXES, slashed, spelling_key
 
 MAX_ENTRIES = 500_000  # files and folders that one search looks at
@@ -71,21 +72,30 @@ def describe_search(
     if near := _similar_name(missing, files):
         return near, "correct the file names"
     sample = missing[:SAMPLE]
+    elsewhere = ""
     for above, root in enumerate(_folder_and_above(folder)):
-        found = _vote(sample, files if above == 0 else list(walk.files_below(root, depth=DEPTH_ABOVE)))
+        count = _number_in(root, sample)
+        if 2 * count >= len(sample):
+            found = _Place("", count, is_whole_name=True)
+        else:
+            found = _vote(sample, files if above == 0 else list(walk.files_below(root, depth=DEPTH_ABOVE)))
         if found is None:
             continue
         place = os.path.normpath(os.path.join(root, found.folder))
-        number = sum(os.path.isfile(os.path.join(place, slashed(name))) for name in missing) or found.count
-        if not found.is_whole_name:
-            text = f"files named like {found.count} of the first {len(sample)}, apart from folders, are in {place}"
-            return text, f"correct the file names or {key}.images"
-        level = ("", ", one folder up", ", two folders up")[above] if not found.folder else ""
-        text = f"{number} of them are in {place}{level}"
-        if number == len(missing) and all_missing:
-            return text, f"set {shlex.quote(f'{key}.images={place}')}"
-        return text, f"correct the file names or {key}.images"
-    return "", ""
+        if found.is_whole_name:
+            number = _number_in(place, missing) or found.count
+            level = ("", ", one folder up", ", two folders up")[above] if not found.folder else ""
+            is_whole_set = all_missing and number == len(missing)
+            advice = f"set {shlex.quote(f'{key}.images={escape_path(place)}')}" if is_whole_set else ""
+            return f"{number} of them are in {place}{level}", advice or f"correct the file names or {key}.images"
+        elsewhere = elsewhere or (
+            f"files named like {found.count} of the first {len(sample)}, apart from folders, are in {place}"
+        )
+    return elsewhere, f"correct the file names or {key}.images" if elsewhere else ""
+
+
+def _number_in(folder: str, names: Iterable[str]) -> int:
+    return sum(os.path.isfile(os.path.join(folder, slashed(name))) for name in names)
 
 
 def _similar_name(missing: Sequence[str], files: Iterable[str]) -> str:

@@ -41,7 +41,7 @@ def find_images(
             more than half of the images are missing.
     """
     path_of = _paths(folder, names, allow_outside=allow_outside)
-    existing = _existing({path for path in path_of.values() if path is not None})
+    existing = _existing(path for path in path_of.values() if path is not None)
     missing = [name for name, path in path_of.items() if path not in existing]
     if missing:
         outside = [name for name in missing if path_of[name] is None and os.path.isfile(os.path.join(folder, name))]
@@ -68,13 +68,14 @@ def find_images(
 def _paths(folder: str, names: Iterable[str], *, allow_outside: bool) -> dict[str, str | None]:
     """Path of each name; None if it leads out of the folder and may not. Links are the user's own."""
     roots = [os.path.join(root, "") for root in (os.path.abspath(folder), os.path.realpath(folder))]
+    start = os.path.join(folder, "")
     paths: dict[str, str | None] = {}
     for name in names:
-        path: str | None = os.path.join(folder, name)
+        path: str | None = start + name
         if os.path.isabs(name) or ".." in name:
             full = os.path.normpath(os.path.join(roots[0], name))
             inside = [full.removeprefix(root) for root in roots if full.startswith(root)]
-            path = os.path.join(folder, inside[0]) if inside else path if allow_outside else None
+            path = start + inside[0] if inside else os.path.join(folder, name) if allow_outside else None
         paths[name] = path
     return paths
 
@@ -83,7 +84,7 @@ def _existing(paths: Iterable[str]) -> set[str]:
     """Those paths that are files."""
     by_folder: dict[str, list[str]] = {}
     for path in paths:
-        by_folder.setdefault(os.path.dirname(path), []).append(path)
+        by_folder.setdefault(os.path.split(path)[0], []).append(path)
     existing: set[str] = set()
     for folder, inside in by_folder.items():
         if len(inside) > FEW:

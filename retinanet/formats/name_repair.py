@@ -29,23 +29,27 @@ def slashed(name: str) -> str:
     return name.replace("\\", "/")
 
 
+def _compose(name: str) -> str:
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
 def _strip_parts(name: str) -> str:
-    return "/".join(part.strip() for part in name.split("/"))
+    return "/".join(part.strip() for part in name.split("/")) if " " in name else name
 
 
 # From the most harmless on; each is applied on top of those before it, to names and files alike.
 _SPELLINGS: tuple[tuple[str, Callable[[str], str]], ...] = (
     ("backslashes", slashed),
-    ("the Unicode form of accented letters (NFC, NFD)", lambda name: unicodedata.normalize("NFC", name)),
+    ("the Unicode form of accented letters (NFC, NFD)", _compose),
     ("surrounding blanks", _strip_parts),
     ("URL encoding (%20)", unquote),
     ("upper and lower case", str.casefold),
 )
 
 
-def spelling_key(name: str, steps: int = len(_SPELLINGS)) -> str:
-    """A text that is the same for names that differ only in the first `steps` kinds of spelling."""
-    return _apply(name, _SPELLINGS[:steps])
+def spelling_key(name: str) -> str:
+    """A text that is the same for names that differ only in their spelling."""
+    return _apply(name, _SPELLINGS)
 
 
 def _apply(name: str, steps: Iterable[tuple[str, Callable[[str], str]]]) -> str:
@@ -64,23 +68,24 @@ def repair_names(names: Collection[str], files: Iterable[str], *, used: Collecti
 
     Returns: what was found, which may be nothing.
     """
-    files = list(files)
-    best = Repair({}, "")
-    for rule in (_by_spelling, _by_extension, _by_foreign_prefix, _by_base_name):
-        repair = rule(names, files, used)
-        if len(repair.found) > len(best.found):
-            best = repair
-        if len(best.found) == len(names):
-            break
+    best = _by_spelling(names, files, used)
+    key_of = {file: spelling_key(file) for file in files} if len(best.found) < len(names) else {}
+    for rule in (_by_extension, _by_foreign_prefix, _by_base_name):
+        if len(best.found) < len(names):
+            repair = rule(names, key_of, used)
+            best = repair if len(repair.found) > len(best.found) else best
     return best
 
 
-def _by_spelling(names: Collection[str], files: list[str], used: Collection[str]) -> Repair:
+def _by_spelling(names: Collection[str], files: Iterable[str], used: Collection[str]) -> Repair:
     best: dict[str, str] = {}
-    for steps in range(1, len(_SPELLINGS) + 1):
-        found = _match({name: spelling_key(name, steps) for name in names}, files, used, steps)
-        if len(found) > len(best):
-            best = found
+    keys = {name: name for name in names}
+    key_of = {file: file for file in files}
+    for _, step in _SPELLINGS:
+        keys = {name: step(key) for name, key in keys.items()}
+        key_of = {file: step(key) for file, key in key_of.items()}
+        found = _match(keys, key_of, used)
+        best = found if len(found) > len(best) else best
         if len(best) == len(names):
             break
     return Repair(best, _differences(best))
@@ -97,18 +102,18 @@ def _differences(found: Mapping[str, str]) -> str:
     return " and ".join(needed)
 
 
-def _by_extension(names: Collection[str], files: list[str], used: Collection[str]) -> Repair:
+def _by_extension(names: Collection[str], key_of: Mapping[str, str], used: Collection[str]) -> Repair:
     """Add one extension to all names. If several would do, none is chosen: `000` may be 000.jpg or its mask 000.png."""
     bare = [name for name in names if os.path.splitext(name)[1].lower() not in IMAGE_SUFFIXES]
-    suffixes = {suffix.lower() for _, suffix in map(os.path.splitext, files)} & IMAGE_SUFFIXES if bare else set()
-    found = {suffix: _match({name: spelling_key(name + suffix) for name in bare}, files, used) for suffix in suffixes}
+    suffixes = {suffix.lower() for _, suffix in map(os.path.splitext, key_of)} & IMAGE_SUFFIXES if bare else set()
+    found = {suffix: _match({name: spelling_key(name + suffix) for name in bare}, key_of, used) for suffix in suffixes}
     possible = [suffix for suffix in found if found[suffix]]
     if len(possible) != 1:
         return Repair({}, "")
     return Repair(found[possible[0]], f"the missing extension {possible[0]}")
 
 
-def _by_foreign_prefix(names: Collection[str], files: list[str], used: Collection[str]) -> Repair:
+def _by_foreign_prefix(names: Collection[str], key_of: Mapping[str, str], used: Collection[str]) -> Repair:
     """Take one leading folder off the absolute paths of another computer."""
     parts = {name: slashed(name).split("/") for name in names if _ABSOLUTE.match(slashed(name))}
     folders = [path[:-1] for path in parts.values()]
@@ -117,7 +122,7 @@ def _by_foreign_prefix(names: Collection[str], files: list[str], used: Collectio
     by_depth = {}
     for depth in range(1, len(common) + 1):
         tails = {name: spelling_key("/".join(path[depth:])) for name, path in parts.items()}
-        by_depth[depth] = _match(tails, files, used)
+        by_depth[depth] = _match(tails, key_of, used)
     most = max(map(len, by_depth.values()), default=0)
     depths = [depth for depth, found in by_depth.items() if len(found) == most]
     if not most or len(depths) > 1:
@@ -125,24 +130,21 @@ def _by_foreign_prefix(names: Collection[str], files: list[str], used: Collectio
     return Repair(by_depth[depths[0]], f"the folder {'/'.join(common[: depths[0]])} of another computer")
 
 
-def _by_base_name(names: Collection[str], files: list[str], used: Collection[str]) -> Repair:
+def _by_base_name(names: Collection[str], key_of: Mapping[str, str], used: Collection[str]) -> Repair:
     """Take all folders off the absolute paths of other computers, if base names are unique."""
     foreign = [name for name in names if _ABSOLUTE.match(slashed(name))]
-    base_files = [file for file in files if "/" not in file]
+    base_keys = {file: key for file, key in key_of.items() if "/" not in file}
     tails = {name: spelling_key(slashed(name).rpartition("/")[2]) for name in foreign}
-    return Repair(_match(tails, base_files, used), "folders of other computers")
+    return Repair(_match(tails, base_keys, used), "folders of other computers")
 
 
-def _match(
-    keys: Mapping[str, str], files: list[str], used: Collection[str], steps: int = len(_SPELLINGS)
-) -> dict[str, str]:
+def _match(keys: Mapping[str, str], key_of: Mapping[str, str], used: Collection[str]) -> dict[str, str]:
     """Match names to files by their keys; a key of two names or of two files matches nothing."""
     wanted: dict[str, str | None] = {}
     for name, key in keys.items():
         wanted[key] = None if key in wanted else name
     file_of: dict[str, str | None] = {}
-    for file in files:
-        key = spelling_key(file, steps)
+    for file, key in key_of.items() if wanted else ():
         if key in wanted:
             file_of[key] = None if key in file_of else file
     return {

@@ -22,6 +22,7 @@ from retinanet.config.load import (
     parse_override,
     with_overrides,
 )
+from retinanet.config.paths import expand_paths
 from retinanet.errors import InputError
 from tests.helpers.config_errors import error_message, only_problem
 
@@ -313,5 +314,6 @@ def test_any_config_reads_back_from_its_full_form(lr, name, jitter, betas):
         "train": {"steps": 3, "optimizer": {"type": "adamw", "lr": lr, "betas": list(betas)}},
     }
     cfg = config_from_values(values, source="test")
-    again = config_from_values(parse_override(f"all={config_to_yaml(cfg)}")["all"], source="test")
+    values = parse_override(f"all={config_to_yaml(cfg)}")["all"]
+    again = config_from_values(expand_paths(values, "test"), source="test")
     assert again == cfg and cfg.train.optimizer.lr == lr
