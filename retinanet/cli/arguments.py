@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from retinanet.config.paths import expand_path
+from retinanet.errors import InputError
 
 SET = "--set"
 
@@ -87,9 +88,12 @@ def output_path(text: str) -> Path:
     """Path of an output folder, in which `~` and environment variables are expanded, as in a config.
 
     Raises:
-        InputError: a variable is not set.
+        ArgumentTypeError: a variable is not set.
     """
-    return Path(expand_path(text, "--output"))
+    try:
+        return Path(expand_path(text, "folder"))
+    except InputError as error:
+        raise argparse.ArgumentTypeError(error) from None
 
 
 def is_override(text: str) -> bool:

@@ -1,12 +1,14 @@
 """Other spellings of file names, wrong folders, missing images, and names that lead out of the folder."""
 
 import unicodedata
+from pathlib import Path
 
 import pytest
 
 from retinanet.errors import InputError
 from retinanet.formats.find_images import FEW, find_images
-from tests.helpers.coco_files import warnings_in
+from retinanet.formats.read import read_dataset
+from tests.helpers.coco_files import box, document, image, images_of, warnings_in
 
 
 @pytest.fixture
@@ -216,6 +218,19 @@ def test_impossible_names_are_missing(project, name):
 
 
 # ---- missing images
+
+
+def test_skipped_images_take_their_boxes_along(source, caplog):
+    boxes = [box(1, 1, [1, 1, 5, 5]), box(2, 2, [2, 2, 5, 5]), box(3, 3, [3, 3, 5, 5], 7), box(4, 1, [4, 4, 5, 5])]
+    some = source(document([image(number) for number in (2, 1, 3)], boxes))
+    (Path(some.images) / "1.png").unlink()
+    data = read_dataset((some,), skip_missing_images=True)
+    assert [record.image_id for record in images_of(data)] == [2, 3]
+    assert [Path(path).name for path in data.paths] == ["2.png", "3.png"]
+    assert [record.boxes.tolist() for record in images_of(data)] == [[[2, 2, 7, 7]], [[3, 3, 8, 8]]]
+    assert data.class_names == ("cat", "cow", "dog") and data.labels.tolist() == [0, 2]
+    (warning,) = warnings_in(caplog)
+    assert "1 of 3 images are not in" in warning
 
 
 def test_missing_images_are_counted_and_listed(project):
