@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from retinanet.cli.arguments import CommandParser
+from retinanet.cli.arguments import CommandParser, output_path
 from retinanet.cli.process import begin_work, exit_code
 from retinanet.config import Config
 from retinanet.config.load import config_to_yaml, find_config, load_config
@@ -31,7 +31,7 @@ def parser() -> CommandParser:
     result.add_overrides("set a config key, such as train.epochs=3")
     result.add_argument(
         "--output",
-        type=Path,
+        type=output_path,
         metavar="DIR",
         help="run folder (default: runs/NAME-OF-CONFIG, or the run folder that the config is in)",
     )

@@ -66,6 +66,8 @@ def _read(
         keep_empty=keep_empty,
         strict=cfg.data.strict,
         max_pixels=cfg.data.max_pixels,
+        skip_missing_images=cfg.data.missing_images == "skip",
+        allow_outside_paths=cfg.data.allow_outside_paths,
         key=key,
     )
 

@@ -5,7 +5,7 @@ Shape letters: I images, M boxes, C categories.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -51,3 +51,21 @@ class Annotations:
     def __len__(self) -> int:
         """Number of images."""
         return len(self.file_names)
+
+    def subset(self, images: Sequence[int]) -> "Annotations":
+        """Return the given images, in that order, with their boxes."""
+        new_index = np.full(len(self), -1, dtype=np.int64)
+        new_index[images] = np.arange(len(images))
+        rows = np.flatnonzero(new_index[self.image_index] >= 0)
+        return replace(
+            self,
+            file_names=tuple(self.file_names[index] for index in images),
+            image_ids=None if self.image_ids is None else tuple(self.image_ids[index] for index in images),
+            sizes=self.sizes[images],
+            image_index=new_index[self.image_index[rows]],
+            boxes_xywh=self.boxes_xywh[rows],
+            areas=self.areas[rows],
+            category_index=self.category_index[rows],
+            is_crowd=self.is_crowd[rows],
+            entry_numbers=self.entry_numbers[rows],
+        )

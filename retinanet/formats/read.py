@@ -33,6 +33,8 @@ def read_dataset(
     keep_empty: bool = True,
     strict: bool = False,
     max_pixels: int = 100_000_000,
+    skip_missing_images: bool = False,
+    allow_outside_paths: bool = False,
     key: str = "data",
 ) -> Dataset:
     """Read and check annotation sources.
@@ -44,6 +46,8 @@ def read_dataset(
         keep_empty: whether to keep images that have no usable boxes.
         strict: raise on boxes with problems instead of dropping or clipping them.
         max_pixels: size limit for images whose dimensions must be read from the image file.
+        skip_missing_images: skip images that do not exist, with a warning, instead of raising.
+        allow_outside_paths: use images whose names lead out of the image folder.
         key: the config key of these sources, for messages.
 
     Raises:
@@ -63,7 +67,18 @@ def read_dataset(
         raise InputError(f"{key}: no objects in {read[0].source}, so there are no classes to learn")
     category_ids = _category_ids(chosen, read)
     problems = BoxProblems(strict=strict)
-    parts = [_to_dataset(part, chosen, category_ids, problems, max_pixels=max_pixels, key=key) for part in read]
+    parts = []
+    for part in read:
+        assert part.image_folder is not None  # see read_annotations
+        paths = find_images(
+            part.image_folder,
+            part.file_names,
+            source=part.source,
+            key=key,
+            skip_missing=skip_missing_images,
+            allow_outside=allow_outside_paths,
+        )
+        parts.append(_to_dataset(part, paths, chosen, category_ids, problems, max_pixels=max_pixels))
     names = ", ".join(part.source for part in read)
     problems.report(names)
     if not keep_empty:
@@ -120,16 +135,20 @@ def _read(source: DataSource, part: str) -> Annotations:
 
 def _to_dataset(
     read: Annotations,
+    path_or_none: Sequence[str | None],
     chosen: Classes,
     category_ids: tuple[int, ...],
     problems: BoxProblems,
     *,
     max_pixels: int,
-    key: str,
 ) -> Dataset:
-    """Check one source against its images and the chosen classes; image ids are kept."""
-    assert read.image_folder is not None  # see read_annotations
-    paths = find_images(read.image_folder, read.file_names, source=read.source, key=key)
+    """Check one source against its images and the chosen classes; image ids are kept.
+
+    Images without a path are left out.
+    """
+    paths = [path for path in path_or_none if path is not None]
+    if len(paths) < len(read):
+        read = read.subset([index for index, path in enumerate(path_or_none) if path is not None])
     sizes = _with_sizes_of_files(read.sizes, paths, max_pixels)
 
     label_of = np.array([chosen.label_of.get(name, -1) for name in read.category_names], dtype=np.int64)

@@ -75,6 +75,8 @@ CHANGES: dict[str, Any] = {
     "data.classes.merge": ["cat", "dog"],
     "data.keep_empty": False,
     "data.strict": True,
+    "data.missing_images": "skip",
+    "data.allow_outside_paths": True,
     "data.max_pixels": 100,
     "data.max_unreadable": 0,
     "data.workers": 1,
@@ -196,6 +198,8 @@ CONTEXT: dict[str, dict[str, Any]] = {
     "assignment[iou].match_every_object": {"assignment": {"type": "iou", "fg_iou": 0.9, "low_quality_matches": False}},
     "data.classes.name": {"data.classes": [{"name": "pet", "merge": ["cat"]}, "dog"]},
     "data.classes.merge": {"data.classes": [{"name": "pet", "merge": ["cat"]}]},
+    "data.missing_images": {"data.train": ["{lacking}"]},
+    "data.allow_outside_paths": {"data.train": ["{outside}"]},
     "data.max_unreadable": {"data.train": ["{damaged}"], "train.steps": 6},
     "data.transforms[scale_jitter].min": {"data.transforms": JITTER},
     "data.transforms[scale_jitter].max": {"data.transforms": JITTER},
@@ -233,7 +237,12 @@ REFUSED = {
     "train.max_skipped": "train.max_skipped",
     "device": "none such",
 }
-REFUSED_BEFORE = {"train.allow_local_norm": "train.allow_local_norm", "train.on_nonfinite": "diverged"}
+REFUSED_BEFORE = {
+    "data.missing_images": "data.missing_images",
+    "data.allow_outside_paths": "data.allow_outside_paths",
+    "train.allow_local_norm": "train.allow_local_norm",
+    "train.on_nonfinite": "diverged",
+}
 # Keys with one legal value, and another value.
 FIXED = {"model.anchors.strides": [4, 8, 16, 32, 64]}
 # Keys whose effect is on the network itself, built with a real backbone.
@@ -348,10 +357,18 @@ def paths(tmp_path_factory) -> dict[str, Any]:
         "train": write_tiny_dataset(folder / "train"),
         "val": write_tiny_dataset(folder / "val", seed=1),
         "damaged": write_tiny_dataset(folder / "damaged", last_is_damaged=True),
+        "lacking": write_tiny_dataset(folder / "lacking"),
+        "outside": write_tiny_dataset(folder / "outside") | {"images": str(folder / "train")},
         "other images": write_tiny_dataset(folder / "other", seed=2)["images"],
         "weights": str(folder / "weights.pth"),
         "checkpoint": str(folder / "run/checkpoints/last.pt"),
     }
+    (folder / "lacking/3.png").unlink()
+    outside = Path(result["outside"]["annotations"])
+    document = json.loads(outside.read_text())
+    for image in document["images"]:
+        image["file_name"] = str(folder / "outside" / image["file_name"])
+    outside.write_text(json.dumps(document))
     truth = json.loads(Path(result["train"]["annotations"]).read_text())
     for annotation in truth["annotations"]:
         annotation["bbox"][1] += 2

@@ -153,9 +153,8 @@ def test_missing_images_are_counted_and_listed(source):
     some = source(document([image(number) for number in range(1, 9)]))
     for number in (2, 3, 4, 5, 6, 8):
         (Path(some.images) / f"{number}.png").unlink()
-    assert error_of(some, key="data.val") == (
+    assert error_of(some, key="data.val").startswith(
         "some.json: 6 of 8 images are not in some, first ['2.png', '3.png', '4.png', '5.png', '6.png']; "
-        "correct data.val.images or the file names"
     )
 
 
@@ -173,7 +172,7 @@ def test_file_names_outside_the_folder_are_rejected(source, tmp_path, name):
     name = name.replace("ABSOLUTE", str(secret))
     some = source(document([image(1, file_name=name)]), write_images=False)
     (Path(some.images) / "a").mkdir()
-    assert "points outside" in error_of(some) and "use paths inside it" in error_of(some)
+    assert "lead out of" in error_of(some) and "use paths inside it" in error_of(some)
 
 
 def test_images_in_subfolders_are_found(source, tmp_path):
