@@ -11,6 +11,8 @@ from retinanet.data.sampler import PlannedImage, eval_batches, train_batches
 from retinanet.data.transforms import Resize, build_transforms
 from retinanet.errors import InputError
 from retinanet.formats.dataset import Dataset
+from retinanet.formats.findings import report
+from retinanet.formats.plausibility import check_objects
 from retinanet.formats.read import read_dataset
 from retinanet.runtime.distributed import rank, share_of, world_size
 from retinanet.structures import Batch
@@ -30,6 +32,7 @@ def load_train_data(cfg: Config) -> Dataset:
         max_pixels=cfg.data.max_pixels,
         key="data.train",
     )
+    report(check_objects(data, where=cfg.data.train[0].annotations, training=True))
     if cfg.model.num_classes not in (None, len(data.class_names)):
         raise InputError(
             f"model.num_classes is {cfg.model.num_classes}, but {cfg.data.train[0].annotations} has "

@@ -10,11 +10,14 @@ from retinanet.config import DataSource, MergedClass
 from retinanet.errors import InputError
 from retinanet.formats.annotations import Annotations
 from retinanet.formats.box_check import BoxProblems, check_boxes
+from retinanet.formats.category_check import check_categories
 from retinanet.formats.classes import Categories, Classes, choose_classes
 from retinanet.formats.coco import read_coco
 from retinanet.formats.dataset import Dataset, concatenate, start_of_each
 from retinanet.formats.find_images import find_images
+from retinanet.formats.findings import report
 from retinanet.formats.image import read_header
+from retinanet.formats.plausibility import check_coordinates, check_repeated_images
 from retinanet.formats.sources import check_sources
 
 log = logging.getLogger(__name__)
@@ -54,11 +57,21 @@ def read_dataset(
         expected_names=expected_names,
         key=key,
     )
+    names = ", ".join(part.source for part in read)
+    findings = [finding for part in read for finding in part.findings]
+    if expected_names is None:
+        findings += check_categories(read, None if classes is None else chosen.label_of, where=names)
     category_ids = _category_ids(chosen, read)
     problems = BoxProblems(strict=strict)
-    parts = [_to_dataset(part, chosen, category_ids, problems, max_pixels=max_pixels, key=key) for part in read]
-    names = ", ".join(part.source for part in read)
-    problems.report(names)
+    parts = []
+    for part in read:
+        paths = find_images(part.image_folder, part.file_names, source=part.source, key=key)
+        sizes = _with_sizes_of_files(part.sizes, paths, max_pixels)
+        findings += check_coordinates(part, sizes)
+        parts.append(_to_dataset(part, paths, sizes, chosen, category_ids, problems))
+    findings += problems.findings(names)
+    findings += check_repeated_images([path for part in parts for path in part.paths], where=names)
+    report(findings)
     if not keep_empty:
         parts = _without_empty_images(parts, names)
     dataset = parts[0] if len(parts) == 1 else concatenate(parts)
@@ -78,17 +91,13 @@ def read_annotations(source: DataSource) -> Annotations:
 
 def _to_dataset(
     read: Annotations,
+    paths: Sequence[str],
+    sizes: np.ndarray,
     chosen: Classes,
     category_ids: tuple[int, ...],
     problems: BoxProblems,
-    *,
-    max_pixels: int,
-    key: str,
 ) -> Dataset:
-    """Check one source against its images and the chosen classes; image ids are kept."""
-    paths = find_images(read.image_folder, read.file_names, source=read.source, key=key)
-    sizes = _with_sizes_of_files(read.sizes, paths, max_pixels)
-
+    """Select the chosen classes of one source, and drop or clip boxes with problems; image ids are kept."""
     label_of = np.array([chosen.label_of.get(name, -1) for name in read.category_names], dtype=np.int64)
     labels = label_of[read.category_index]
     rows = np.flatnonzero(labels >= 0)
