@@ -202,10 +202,14 @@ class _Buffer:
         _require(len(self.data) <= MAX_BUFFER)
         return bool(more)
 
+    def look_ahead(self) -> None:
+        """Have at least MAX_VALUE bytes after the position, unless the file ends before."""
+        while len(self.data) - self.position < MAX_VALUE and self.fill():
+            pass
+
     def take(self, pattern: re.Pattern[bytes]) -> re.Match[bytes]:
         """Match a short token at the position, and move behind it."""
-        if len(self.data) - self.position < MAX_VALUE:
-            self.fill()
+        self.look_ahead()
         found = pattern.match(self.data, self.position)
         if found is None:
             raise _Declined
@@ -214,8 +218,7 @@ class _Buffer:
 
     def skip_value(self) -> None:
         """Move behind a short value of any type."""
-        if len(self.data) - self.position < MAX_VALUE:
-            self.fill()
+        self.look_ahead()
         # Characters may be cut at the end of the buffer; these and all others keep their number of bytes.
         text = self.data[self.position : self.position + MAX_VALUE].decode("utf-8", "surrogateescape")
         try:
