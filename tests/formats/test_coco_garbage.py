@@ -34,7 +34,8 @@ SCALARS = (
 )
 KEYS = st.sampled_from(
     ["id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation", "counts", "size", "file_name",
-     "height", "width", "name", "images", "annotations", "categories", "shapes", "supercategory", "caption", "segments_info", ""]
+     "height", "width", "name", "images", "annotations", "categories", "shapes", "supercategory", "caption",
+     "segments_info", ""]
 )  # fmt: skip
 VALUES = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=5) | st.dictionaries(KEYS, inner, max_size=4), max_leaves=8
