@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from retinanet.formats.findings import Finding
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Annotations:
@@ -30,6 +32,8 @@ class Annotations:
         entry_numbers: (M,) int64.
         category_names: C unique names, in the order of the classes.
         category_ids: C unique ids; None if the format has none. Categories are then numbered from 1.
+        supercategories: C names, "" for none; or empty if the format has none.
+        findings: what the reader repaired or noticed; no errors.
     """
 
     source: str
@@ -47,6 +51,8 @@ class Annotations:
     category_names: tuple[str, ...]
     category_ids: tuple[int, ...] | None
     is_relative: bool = False
+    supercategories: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
     def __len__(self) -> int:
         """Number of images."""

@@ -11,13 +11,16 @@ from retinanet.config import DataSource, MergedClass
 from retinanet.errors import InputError
 from retinanet.formats.annotations import Annotations
 from retinanet.formats.box_check import BoxProblems, check_boxes
+from retinanet.formats.category_check import check_categories
 from retinanet.formats.classes import Categories, Classes, choose_classes
 from retinanet.formats.coco import read_coco
 from retinanet.formats.dataset import Dataset, concatenate, start_of_each
 from retinanet.formats.detect import resolve
 from retinanet.formats.find_images import find_images
+from retinanet.formats.findings import report
 from retinanet.formats.image import read_header
 from retinanet.formats.image_folder import find_image_folder
+from retinanet.formats.plausibility import check_coordinates, check_repeated_images
 from retinanet.formats.sources import check_sources
 from retinanet.formats.voc import read_voc
 from retinanet.formats.yolo import read_yolo
@@ -65,12 +68,16 @@ def read_dataset(
     )
     if not chosen.names:
         raise InputError(f"{key}: no objects in {read[0].source}, so there are no classes to learn")
+    names = ", ".join(part.source for part in read)
+    findings = [finding for part in read for finding in part.findings]
+    if expected_names is None:
+        findings += check_categories(read, None if classes is None else chosen.label_of, where=names)
     category_ids = _category_ids(chosen, read)
     problems = BoxProblems(strict=strict)
     parts = []
     for part in read:
         assert part.image_folder is not None  # see read_annotations
-        paths = find_images(
+        path_or_none = find_images(
             part.image_folder,
             part.file_names,
             source=part.source,
@@ -78,9 +85,15 @@ def read_dataset(
             skip_missing=skip_missing_images,
             allow_outside=allow_outside_paths,
         )
-        parts.append(_to_dataset(part, paths, chosen, category_ids, problems, max_pixels=max_pixels))
-    names = ", ".join(part.source for part in read)
-    problems.report(names)
+        paths = [path for path in path_or_none if path is not None]
+        if len(paths) < len(part):
+            part = part.subset([index for index, path in enumerate(path_or_none) if path is not None])
+        sizes = _with_sizes_of_files(part.sizes, paths, max_pixels)
+        findings += check_coordinates(part, sizes)
+        parts.append(_to_dataset(part, paths, sizes, chosen, category_ids, problems))
+    findings += problems.findings(names)
+    findings += check_repeated_images([path for part in parts for path in part.paths], where=names)
+    report(findings)
     if not keep_empty:
         parts = _without_empty_images(parts, names)
     dataset = parts[0] if len(parts) == 1 else concatenate(parts)
@@ -135,22 +148,13 @@ def _read(source: DataSource, part: str) -> Annotations:
 
 def _to_dataset(
     read: Annotations,
-    path_or_none: Sequence[str | None],
+    paths: Sequence[str],
+    sizes: np.ndarray,
     chosen: Classes,
     category_ids: tuple[int, ...],
     problems: BoxProblems,
-    *,
-    max_pixels: int,
 ) -> Dataset:
-    """Check one source against its images and the chosen classes; image ids are kept.
-
-    Images without a path are left out.
-    """
-    paths = [path for path in path_or_none if path is not None]
-    if len(paths) < len(read):
-        read = read.subset([index for index, path in enumerate(path_or_none) if path is not None])
-    sizes = _with_sizes_of_files(read.sizes, paths, max_pixels)
-
+    """Select the chosen classes of one source, and drop or clip boxes with problems; image ids are kept."""
     label_of = np.array([chosen.label_of.get(name, -1) for name in read.category_names], dtype=np.int64)
     labels = label_of[read.category_index]
     rows = np.flatnonzero(labels >= 0)
