@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from retinanet.ablation.table import describe_schedule, load_table, make_jobs, make_valid_jobs
 from retinanet.cli import checkpoint
 from retinanet.cli.arguments import CommandParser, output_path
-from retinanet.cli.process import begin_work, exit_code
+from retinanet.cli.interrupts import begin_work
+from retinanet.cli.process import exit_code
 from retinanet.engine.run_files import run_folder_of
 from retinanet.errors import InputError, make_folder
 from retinanet.formats.sources import check_sources

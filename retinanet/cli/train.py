@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from retinanet.cli.arguments import CommandParser, output_path
-from retinanet.cli.process import begin_work, exit_code
+from retinanet.cli.interrupts import begin_work
+from retinanet.cli.process import exit_code
 from retinanet.config import Config
 from retinanet.config.load import config_to_yaml, find_config, load_config
 from retinanet.engine.run_files import CONFIG_FILE, Resume, check_folder, find_run, is_run_folder, started_in
