@@ -117,7 +117,7 @@ def test_missing_annotations(train_rejected):
 
 def test_annotations_in_another_format(train_rejected, tmp_path):
     (tmp_path / "some.json").write_text('{"shapes": []}')
-    assert "is not in COCO form" in train_rejected(f"data.train.annotations={tmp_path / 'some.json'}")
+    assert "one image in labelme format" in train_rejected(f"data.train.annotations={tmp_path / 'some.json'}")
 
 
 def test_missing_images(train_rejected, shapes, tmp_path):

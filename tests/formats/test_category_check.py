@@ -61,7 +61,7 @@ def test_background_category(source, caplog, name):
 
 
 def test_other_categories_without_objects_are_a_note(source, caplog):
-    caplog.set_level("INFO", "retinanet")
+    caplog.set_level("INFO", "retinanet.formats.findings")
     some = source(content(named("a", "b", "c", "d", "e"), boxes_of=[1]))
     read_dataset((some,))
     assert [record.getMessage() for record in caplog.records] == [
@@ -70,7 +70,7 @@ def test_other_categories_without_objects_are_a_note(source, caplog):
 
 
 def test_objects_of_all_sources_count(source, caplog):
-    caplog.set_level("INFO", "retinanet")
+    caplog.set_level("INFO", "retinanet.formats.findings")
     first = source(content(named("a", "b"), boxes_of=[1]), "first")
     read_dataset((first, source(content(named("a", "b"), boxes_of=[2]), "second")))
     assert [record.getMessage() for record in caplog.records] == []

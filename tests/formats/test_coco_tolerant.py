@@ -25,7 +25,7 @@ OF_FIRST = "annotation 1 of 1.png, class 'cat'"
 
 @pytest.fixture(autouse=True)
 def _log_notes(caplog):
-    caplog.set_level(logging.INFO, "retinanet")
+    caplog.set_level(logging.INFO, "retinanet.formats.findings")
 
 
 # ---- repaired
