@@ -30,6 +30,12 @@ def load_train_data(cfg: Config) -> Dataset:
     data = _read(cfg, cfg.data.train, "data.train", keep_empty=cfg.data.keep_empty)
     if cfg.data.val_fraction:
         data = data.subset(np.flatnonzero(~_held_out(cfg, data)))
+    if data.federated is not None:
+        raise InputError(
+            f"data.train: {cfg.data.train[0].annotations} has LVIS annotations, which list only some classes of each "
+            "image: training would learn that all others are background. Train on complete annotations; LVIS can be "
+            "used in data.val"
+        )
     report(check_objects(data, where=cfg.data.train[0].annotations, training=True))
     if cfg.model.num_classes not in (None, len(data.class_names)):
         raise InputError(

@@ -20,6 +20,7 @@ from retinanet.formats.find_images import find_images
 from retinanet.formats.findings import report
 from retinanet.formats.image import read_header
 from retinanet.formats.image_folder import find_image_folder
+from retinanet.formats.lvis import read_lvis
 from retinanet.formats.plausibility import check_coordinates, check_repeated_images
 from retinanet.formats.sources import check_sources
 from retinanet.formats.voc import read_voc
@@ -69,6 +70,8 @@ def read_dataset(
     if not chosen.names:
         raise InputError(f"{key}: no objects in {read[0].source}, so there are no classes to learn")
     names = ", ".join(part.source for part in read)
+    if len({part.federated is None for part in read}) > 1:
+        raise InputError(f"{key}: {names}: LVIS annotations cannot be mixed with complete ones; use one kind of them")
     findings = [finding for part in read for finding in part.findings]
     if expected_names is None:
         findings += check_categories(read, None if classes is None else chosen.label_of, where=names)
@@ -125,8 +128,10 @@ def read_annotations(source: DataSource, part: str) -> Annotations:
 
 def _read(source: DataSource, part: str) -> Annotations:
     match source.format:
-        case "coco" | "lvis":
+        case "coco":
             return read_coco(source)
+        case "lvis":
+            return read_lvis(source)
         case "yolo":
             return read_yolo(source, part)
         case "voc":
@@ -178,6 +183,7 @@ def _to_dataset(
         is_crowd=read.is_crowd[rows][usable],
         class_names=chosen.names,
         category_ids=category_ids,
+        federated=None if read.federated is None else read.federated.relabel(label_of),
     )
 
 

@@ -51,6 +51,12 @@ def messages_in(caplog, level: str) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelname == level]
 
 
+def notes_in(caplog) -> list[str]:
+    """Messages of the logged findings that are notes."""
+    findings = [record for record in caplog.records if record.name == "retinanet.formats.findings"]
+    return [record.getMessage() for record in findings if record.levelname == "INFO"]
+
+
 def images_of(dataset: Dataset) -> list[ImageRecord]:
     """All images of a dataset."""
     return [dataset.image(index) for index in range(len(dataset))]
