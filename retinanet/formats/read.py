@@ -125,8 +125,13 @@ def read_annotations(source: DataSource, part: str) -> Annotations:
 
 def _read(source: DataSource, part: str) -> Annotations:
     match source.format:
-        case "coco" | "lvis":
+        case "coco":
             return read_coco(source)
+        case "lvis":
+            raise InputError(
+                f"{source.annotations}: LVIS images are annotated for some classes only, which is not supported; set "
+                f"data.{part}.format to coco to take objects of all other classes as background"
+            )
         case "yolo":
             return read_yolo(source, part)
         case "voc":

@@ -196,6 +196,12 @@ def test_split_with_several_candidates_is_an_error(tmp_path):
     assert resolved(tmp_path, "train", split="train2014")[2] == "train2014"
 
 
+def test_lvis_is_not_read_as_if_all_images_were_annotated_for_all_classes(tmp_path):
+    write_files(tmp_path, {"lvis_v1_val.json": LVIS})
+    with pytest.raises(InputError, match=r"set data\.val\.format to coco to take objects of all other classes as back"):
+        read_annotations(DataSource(annotations=str(tmp_path)), "val")
+
+
 def test_log_line_says_what_was_found(tmp_path, caplog):
     caplog.set_level("INFO")
     write_files(tmp_path, {"data.yaml": "names: [x, y]\ntrain: t\nvalid: v", "t/1.png": None, "t/1.txt": YOLO_LABEL})
