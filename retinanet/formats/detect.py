@@ -252,11 +252,11 @@ def _detect_file(file: Path, key: str) -> Detected:
         case ".xml":
             raise InputError(f"{file}: is the annotation of one image in Pascal VOC format; set {key} to its folder")
         case ".json" | ".gz":
-            kind = json_kind(file) or "coco"
-            if kind == "labelme":
-                raise InputError(f"{file}: is the annotation of one image in labelme format; set {key} to its folder")
+            kind = json_kind(file) or "coco"  # whose reader names other kinds of JSON
         case _:
             kind = json_kind(file) or csv_kind(file)
+    if kind == "labelme":
+        kind = "coco"  # one of many files of a dataset; the reader names it, and says what to do
     if kind is None:
         raise InputError(
             f"{file}: is not an annotation file; expected COCO (.json), YOLO (data.yaml), CSV, or a dataset folder"

@@ -124,6 +124,8 @@ SOURCES = {
     "nothing": "",
     "a mapping": "data: {train: {images: old, annotations: kept.json}}",
     "a list of one": "data: {train: [{images: old, annotations: kept.json}]}",
+    "a path": "data: {train: kept.json}",
+    "a list of one path": "data: {train: [kept.json]}",
 }
 
 
@@ -132,6 +134,12 @@ def test_override_of_one_source(write, form):
     overrides = ["data.train.images=new"] + (["data.train.annotations=kept.json"] if form == "nothing" else [])
     (source,) = load_config(write(TRAIN + SOURCES[form]), overrides).data.train
     assert (source.images, source.annotations) == ("new", "kept.json")
+
+
+def test_path_in_an_override_replaces_the_source_and_can_be_refined(write):
+    overrides = ["data.train=folder", "data.train.format=voc"]
+    (source,) = load_config(write(TRAIN + SOURCES["a mapping"]), overrides).data.train
+    assert (source.annotations, source.images, source.format) == ("folder", None, "voc")
 
 
 def test_override_of_one_key_does_not_edit_a_list_of_sources(write):
