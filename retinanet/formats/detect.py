@@ -26,12 +26,8 @@ FILES_IN_SPLIT = {  # names of the annotation file in the folder of a split; Rob
     ".json": ("_annotations.coco.json", "annotations.json", "labels.json"),
     ".csv": ("_annotations.csv", "annotations.csv"),
 }
-FILE_PER_SPLIT = (
-    "coco",
-    "lvis",
-    "csv",
-    "open_images",
-)  # formats whose readers take the file of a split, not the folder
+# Formats whose readers take the file of a split, not the folder.
+FILE_PER_SPLIT = ("coco", "lvis", "csv", "open_images")
 OTHER_TASKS = ("captions", "person_keypoints", "panoptic", "stuff", "image_info")  # beside instances_*.json in COCO
 ARCHIVES = {b"PK\x03\x04": "a zip archive", b"Rar!": "a RAR archive", b"7z\xbc\xaf": "a 7-Zip archive"}
 MAX_LISTED = 3

@@ -37,13 +37,16 @@ def read_back(expected: Dataset, folder: Path, *, to: Target, split: str, max_pi
     after = _by_image(found, [os.path.relpath(os.path.abspath(path), images) for path in found.paths], with_crowd=True)
     if to in WITHOUT_EMPTY:
         before = {name: boxes for name, boxes in before.items() if len(boxes)}
-    for name in before.keys() | after.keys():
-        if name not in before or name not in after or not _is_same(before[name], after[name]):
-            counts = [len(boxes[name]) if name in boxes else "no image and no" for boxes in (before, after)]
-            raise InputError(
-                f"{to} cannot express this dataset: image {name} has {counts[0]} boxes, but {counts[1]} or others are "
-                "read back; nothing was written"
-            )
+    for name in sorted(before.keys() | after.keys()):
+        if name not in after:
+            problem = f"image {name} is not read back"
+        elif name not in before:
+            problem = f"image {name} is read back, but is not in the dataset"
+        elif not _is_same(before[name], after[name]):
+            problem = f"{len(before[name])} boxes of image {name} are read back as {len(after[name])} other boxes"
+        else:
+            continue
+        raise InputError(f"{split}: {problem}, so {to} cannot express this dataset; nothing was written")
     return found
 
 

@@ -211,7 +211,7 @@ GARBAGE = st.one_of(
 )
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(GARBAGE)
 def test_garbage_never_raises_anything_but_an_input_error(table, content):
     source = table(content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass"))
@@ -229,7 +229,7 @@ NAME = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])
 PIXELS = st.floats(0.25, 1e6).map(lambda value: round(value, 3))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(NAME, PIXELS, PIXELS, PIXELS, PIXELS, NAME), min_size=1, max_size=6), st.sampled_from(",;\t"))
 def test_rows_written_by_the_csv_module_are_read(table, rows, delimiter):
     text = io.StringIO()

@@ -246,7 +246,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.one_of(JSON.map(lambda value: json.dumps(value).encode()), st.binary(max_size=50)), JSON)
 def test_garbage_never_raises_anything_but_an_input_error(folder, content, shapes):
     some = {"imagePath": "a.jpg", "shapes": shapes}
