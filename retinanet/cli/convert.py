@@ -1,23 +1,24 @@
 """Convert a dataset to another annotation format, and check the result by reading it."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 from retinanet.cli.arguments import CommandParser
 from retinanet.cli.process import begin_work, exit_code
-from retinanet.config import Config, DataSource, TrainConfig
+from retinanet.config import Config, DataConfig, DataSource, TrainConfig
 from retinanet.config.load import with_overrides
 from retinanet.errors import InputError
 from retinanet.formats.convert import (
     IMAGES,
     TARGETS,
+    check_output,
     image_folder,
     new_folder,
     place_image,
     placements,
     remove_links,
+    share_names,
     write_annotations,
 )
 from retinanet.formats.dataset import Dataset
@@ -48,7 +49,10 @@ def parser() -> CommandParser:
         default="copy",
         help="copy the images (default), link to them, or write only the annotations",
     )
-    result.add_overrides("set a key of the data section, such as data.classes=[cat,dog] or data.train.images=DIR")
+    result.add_overrides(
+        "set a key of the data section, such as data.classes=[cat,dog]; data.train holds the keys of the first split, "
+        "such as data.train.images=DIR, and data.val those of the others"
+    )
     return result
 
 
@@ -58,6 +62,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(arguments: argparse.Namespace) -> None:
     cfg = config_of(arguments.source, arguments.overrides)
+    check_output(arguments.output, (*cfg.data.train, *cfg.data.val))
     names = split_names(cfg.data.train[0], arguments.split)
 
     from retinanet.formats.verify import read_back
@@ -68,23 +73,21 @@ def run(arguments: argparse.Namespace) -> None:
     start_logging()
     to, title = arguments.to, TITLES[arguments.to]
     datasets = read_splits(cfg, names)
-    with new_folder(arguments.output, cfg.data.train) as folder:
+    has_own_folder = share_names(datasets.values())
+    with new_folder(arguments.output) as folder:
+        images = {split: image_folder(folder, to=to, split=split, has_own_folder=has_own_folder) for split in datasets}
         for split, dataset in datasets.items():
-            losses = write_annotations(dataset, folder, to=to, split=split)
+            losses = write_annotations(dataset, folder, to=to, split=split, has_own_folder=has_own_folder)
             print(f"{split}: {len(dataset)} images, {len(dataset.labels)} boxes")
             for sentence, count in losses.items():
                 print(f"  not in {title}: {sentence}: {count}")
         # Reading some formats needs the images, so that they are linked for that even without --images.
-        placed = [
-            placement
-            for split, dataset in datasets.items()
-            for placement in placements(dataset, image_folder(folder, to=to, split=split))
-        ]
+        placed = [placement for split, dataset in datasets.items() for placement in placements(dataset, images[split])]
         what = "copying images" if arguments.images == "copy" else "linking images"
         for placement in progress(placed, what, len(placed)):
             place_image(placement, link=arguments.images != "copy")
         found = [
-            read_back(dataset, folder, to=to, split=split, max_pixels=cfg.data.max_pixels)
+            read_back(dataset, folder, to=to, split=split, images=images[split], max_pixels=cfg.data.max_pixels)
             for split, dataset in datasets.items()
         ]
         if arguments.images == "none":
@@ -95,17 +98,19 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def config_of(source: str, overrides: list[str]) -> Config:
-    """The default config with one data source.
+    """The default config with the source as `data.train`, for the first split, and as `data.val`, for the others.
 
     Raises:
         InputError: an override is invalid, or replaces the source.
     """
-    default = Config(train=TrainConfig(steps=1))
-    cfg = with_overrides(default, [f"data.train={json.dumps({'annotations': source})}", *overrides], "overrides")
-    if len(cfg.data.train) != 1 or cfg.data.train[0].annotations != source:
-        raise InputError(
-            f"overrides: data.train replaces {source}; set only other keys of it, such as data.train.images"
-        )
+    place = DataSource(annotations=source)
+    default = Config(train=TrainConfig(steps=1), data=DataConfig(train=(place,), val=(place,)))
+    cfg = with_overrides(default, overrides, "overrides")
+    for key, sources in (("train", cfg.data.train), ("val", cfg.data.val)):
+        if len(sources) != 1 or sources[0].annotations != default.data.train[0].annotations:
+            raise InputError(
+                f"overrides: data.{key} replaces {source}; set only its other keys, such as data.{key}.images"
+            )
     return cfg
 
 
@@ -136,9 +141,8 @@ def read_splits(cfg: Config, names: dict[str, str | None]) -> dict[str, Dataset]
 
     datasets: dict[str, Dataset] = {}
     for name, split in names.items():
-        source = cfg.data.train[0].model_copy(update={"split": split})
-        data = cfg.data.model_copy(update={"train": (source,), "val": (source,)})
-        part = cfg.model_copy(update={"data": data})
+        update = {key: (getattr(cfg.data, key)[0].model_copy(update={"split": split}),) for key in ("train", "val")}
+        part = cfg.model_copy(update={"data": cfg.data.model_copy(update=update)})
         first = next(iter(datasets.values()), None)
         datasets[name] = load_train_data(part) if first is None else load_val_data(part, first.class_names)
     return datasets

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
@@ -23,8 +23,13 @@ TARGETS: tuple[Target, ...] = get_args(Target)
 IMAGES = ("copy", "link", "none")  # what to do with image files
 
 
-def write_annotations(dataset: Dataset, folder: Path, *, to: Target, split: str) -> Losses:
+def write_annotations(
+    dataset: Dataset, folder: Path, *, to: Target, split: str, has_own_folder: bool = False
+) -> Losses:
     """Write one split of a dataset.
+
+    Args:
+        has_own_folder: see `share_names`.
 
     Returns:
         What the format cannot express, with counts.
@@ -38,7 +43,7 @@ def write_annotations(dataset: Dataset, folder: Path, *, to: Target, split: str)
         case "yolo":
             return write_yolo(dataset, folder, split=split)
         case "voc":
-            return write_voc(dataset, folder, split=split)
+            return write_voc(dataset, folder, split=split, subfolder=split if has_own_folder else "")
         case "csv":
             return write_csv(dataset, folder, split=split)
         case "labelme":
@@ -47,13 +52,22 @@ def write_annotations(dataset: Dataset, folder: Path, *, to: Target, split: str)
             return write_open_images(dataset, folder, split=split)
 
 
-def image_folder(folder: Path, *, to: Target, split: str) -> Path:
+def share_names(datasets: Iterable[Dataset]) -> bool:
+    """Whether images of different splits have the same name.
+
+    In a format with one folder for the images of all splits, each split then gets a subfolder of its own.
+    """
+    stems = [{os.path.splitext(name)[0] for name in image_names(dataset)} for dataset in datasets]
+    return len(set().union(*stems)) < sum(map(len, stems))
+
+
+def image_folder(folder: Path, *, to: Target, split: str, has_own_folder: bool = False) -> Path:
     """Where the images of a split belong in a dataset folder."""
     match to:
         case "yolo":
             return folder / "images" / split
         case "voc":
-            return folder / "JPEGImages"
+            return folder / "JPEGImages" / (split if has_own_folder else "")
         case _:
             return folder / split
 
@@ -99,34 +113,44 @@ def remove_links(placed: list[Placement]) -> None:
     """Remove linked images, and the folders that are then empty."""
     for _, target in placed:
         target.unlink()
-    for folder in sorted({target.parent for _, target in placed}, reverse=True):
-        if not any(folder.iterdir()):
+    for folder in {target.parent for _, target in placed}:
+        while folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
+            folder = folder.parent
 
 
-@contextmanager
-def new_folder(output: Path, sources: tuple[DataSource, ...]) -> Iterator[Path]:
-    """Create a folder whose content appears in `output` when the block ends, and is deleted if it raises an error.
-
-    Args:
-        sources: what is converted; nothing is written into its folders.
+def check_output(output: Path, sources: Iterable[DataSource]) -> None:
+    """Check that a new dataset can be written to a folder.
 
     Raises:
-        InputError: `output` exists and is not an empty folder, is inside a source, or cannot be written.
+        InputError: `output` exists and is not an empty folder, or is inside a folder of a source.
     """
-    inside = output.resolve()
     for place in (place for source in sources for place in (source.annotations, source.images) if place is not None):
-        if os.path.isdir(place) and inside.is_relative_to(Path(place).resolve()):
+        if os.path.isdir(place) and output.resolve().is_relative_to(Path(place).resolve()):
             raise InputError(f"{output}: is inside {place}, which is not modified; choose another --output")
     if os.path.lexists(output) and not (output.is_dir() and not any(output.iterdir())):
         raise InputError(f"{output}: exists and is not an empty folder; choose another --output")
-    make_folder(inside.parent)
-    partial = inside.with_name(f".{inside.name}.{os.getpid()}.partial")
+
+
+@contextmanager
+def new_folder(output: Path) -> Iterator[Path]:
+    """Create a folder whose content appears in `output` when the block ends, and is deleted if it raises an error.
+
+    Raises:
+        InputError: `output` exists and is not an empty folder, or cannot be written.
+    """
+    check_output(output, ())
+    place = output.resolve()
+    make_folder(place.parent)
+    partial = place.with_name(f".{place.name}.{os.getpid()}.partial")
     make_folder(partial)
     try:
         yield partial
-        if output.is_dir():
-            inside.rmdir()
-        partial.rename(inside)
+        try:
+            if place.is_dir():
+                place.rmdir()
+            partial.rename(place)
+        except OSError as error:
+            raise InputError(f"{output}: cannot be written: {error.strerror}; choose another --output") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from retinanet.config import DataSource
 from retinanet.errors import InputError
-from retinanet.formats.convert import Target, image_folder
+from retinanet.formats.convert import Target
 from retinanet.formats.corners import to_corners
 from retinanet.formats.dataset import Dataset
 from retinanet.formats.read import read_dataset
@@ -21,10 +21,13 @@ WITHOUT_EMPTY = ("open_images",)  # formats that cannot express images without b
 TOLERANCE = 1e-3  # pixels; formats store corners or fractions, so that widths are rounded
 
 
-def read_back(expected: Dataset, folder: Path, *, to: Target, split: str, max_pixels: int) -> Dataset:
+def read_back(expected: Dataset, folder: Path, *, to: Target, split: str, images: Path, max_pixels: int) -> Dataset:
     """Read one split of a written dataset, and check that it has the same images and boxes.
 
     What the format cannot express is not compared. Boxes may differ by a thousandth of a pixel.
+
+    Args:
+        images: the folder of the images of the split.
 
     Raises:
         InputError: they differ; the message names the first image.
@@ -32,9 +35,8 @@ def read_back(expected: Dataset, folder: Path, *, to: Target, split: str, max_pi
     source = DataSource(annotations=str(folder), format=to, split=split)
     with _without_warnings():
         found = read_dataset((source,), expected_names=expected.class_names, max_pixels=max_pixels, key=f"data.{split}")
-    images = image_folder(folder, to=to, split=split).resolve()
     before = _by_image(expected, image_names(expected), with_crowd=to not in WITHOUT_CROWD)
-    after = _by_image(found, [os.path.relpath(os.path.abspath(path), images) for path in found.paths], with_crowd=True)
+    after = _by_image(found, [os.path.relpath(path, images) for path in found.paths], with_crowd=True)
     if to in WITHOUT_EMPTY:
         before = {name: boxes for name, boxes in before.items() if len(boxes)}
     for name in sorted(before.keys() | after.keys()):

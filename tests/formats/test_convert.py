@@ -15,6 +15,7 @@ from retinanet.errors import InputError
 from retinanet.formats.convert import (
     TARGETS,
     Placement,
+    check_output,
     image_folder,
     new_folder,
     place_image,
@@ -48,6 +49,12 @@ def write(dataset, folder, *, to, split="train"):
     return losses
 
 
+def read(dataset, folder, *, to):
+    """Read a written dataset back."""
+    images = image_folder(folder, to=to, split="train")
+    return read_back(dataset, folder, to=to, split="train", images=images, max_pixels=100_000)
+
+
 def differing_fields(first: Dataset, second: Dataset) -> list[str]:
     """Names of the fields that differ, apart from the folders of the images."""
     names = [field.name for field in fields(Dataset) if field.name != "paths"]
@@ -67,10 +74,10 @@ def test_everything_reads_back_but_what_is_reported_as_lost(images, tmp_path, to
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
         losses = write(dataset, tmp_path / "out", to=to)
         assert all(count > 0 for count in losses.values())
-        found = read_back(dataset, tmp_path / "out", to=to, split="train", max_pixels=100_000)
+        found = read(dataset, tmp_path / "out", to=to)
         if not losses:
             assert differing_fields(dataset, found) == []
-        elif to != "coco":
+        elif any("suffix" not in sentence for sentence in losses):  # this reader finds images without their suffix
             assert differing_fields(dataset, found) != []
 
     check()
@@ -85,7 +92,7 @@ def test_conversion_in_a_circle_changes_no_box(images, tmp_path_factory, data):
         folder = tmp_path_factory.mktemp("circle")
         write(dataset, folder, to=to)
         assert detect(str(folder)).format == to
-        dataset = read_back(dataset, folder, to=to, split="train", max_pixels=100_000)
+        dataset = read(dataset, folder, to=to)
     assert set(dataset.class_names) == set(first.class_names)
     assert dataset.object_counts() == [first.object_counts()[first.class_names.index(n)] for n in dataset.class_names]
 
@@ -110,17 +117,17 @@ def test_blood_cells_are_the_same_in_every_format(blood_cells, tmp_path, to):
 def test_written_files_agree_with_hotcoco(blood_cells, tmp_path):
     expected = _objects_of_dataset(blood_cells)
     write(blood_cells, tmp_path / "open_images", to="open_images")
-    read = hotcoco.COCO.from_oid(
+    coco = hotcoco.COCO.from_oid(
         str(tmp_path / "open_images" / "train-annotations-bbox.csv"),
         class_descriptions=str(tmp_path / "open_images" / "class-descriptions-boxable.csv"),
         images_dir=str(tmp_path / "open_images" / "train"),
     )
-    assert _objects_of_coco(read) == expected
+    assert _objects_of_coco(coco) == expected
     write(blood_cells, tmp_path / "yolo", to="yolo")
     labels = tmp_path / "yolo" / "labels" / "train"
     shutil.copy(tmp_path / "yolo" / "data.yaml", labels)
-    read = hotcoco.COCO.from_yolo(str(labels), images_dir=str(tmp_path / "yolo" / "images" / "train"))
-    assert _objects_of_coco(read) == expected
+    coco = hotcoco.COCO.from_yolo(str(labels), images_dir=str(tmp_path / "yolo" / "images" / "train"))
+    assert _objects_of_coco(coco) == expected
 
 
 def _objects_of_dataset(dataset):
@@ -222,9 +229,9 @@ def test_a_difference_is_reported(images, tmp_path):
     write(make_dataset(images), tmp_path, to="csv")
     moved = make_dataset(images, boxes_xywh=np.array([[1.0, 2, 3, 4.5], [10.01, 20, 30, 20]]))
     with pytest.raises(InputError, match=r"train: 2 boxes of image a\.jpg are read back as 2 other boxes, so csv"):
-        read_back(moved, tmp_path, to="csv", split="train", max_pixels=10_000)
+        read(moved, tmp_path, to="csv")
     with pytest.raises(InputError, match=r"image b 1\.png is read back, but is not in the dataset"):
-        read_back(make_dataset(images, ("a.jpg", "c#2.JPG")), tmp_path, to="csv", split="train", max_pixels=10_000)
+        read(make_dataset(images, ("a.jpg", "c#2.JPG")), tmp_path, to="csv")
 
 
 # ---- images
@@ -253,14 +260,14 @@ def test_copies_links_and_their_removal(images, tmp_path):
 
 def test_new_folder_appears_at_the_end(tmp_path):
     (tmp_path / "out").mkdir()
-    with new_folder(tmp_path / "out", ()) as partial:
+    with new_folder(tmp_path / "out") as partial:
         (partial / "x").write_text("1")
         assert not any((tmp_path / "out").iterdir())
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "x"]
 
 
 def test_nothing_is_left_after_an_error(tmp_path):
-    with pytest.raises(KeyError), new_folder(tmp_path / "new" / "out", ()) as partial:
+    with pytest.raises(KeyError), new_folder(tmp_path / "new" / "out") as partial:
         (partial / "x").write_text("1")
         raise KeyError
     assert [path.name for path in tmp_path.rglob("*")] == ["new"]
@@ -278,6 +285,6 @@ def test_full_folders_and_sources_are_refused(tmp_path):
         ("data/images/new", "is inside .*, which is not modified"),
         ("data/images", "is inside .*, which is not modified"),
     ):
-        with pytest.raises(InputError, match=message), new_folder(tmp_path / name, (source,)):
-            raise AssertionError("not reached")
+        with pytest.raises(InputError, match=message):
+            check_output(tmp_path / name, (source,))
     assert (tmp_path / "file").read_text() == ""
