@@ -14,13 +14,16 @@ from retinanet.formats.box_check import BoxProblems, check_boxes
 from retinanet.formats.category_check import check_categories
 from retinanet.formats.classes import Categories, Classes, choose_classes
 from retinanet.formats.coco import read_coco
+from retinanet.formats.csv_table import read_csv
 from retinanet.formats.dataset import Dataset, concatenate, start_of_each
 from retinanet.formats.detect import resolve
 from retinanet.formats.find_images import find_images
 from retinanet.formats.findings import report
 from retinanet.formats.image import read_header
 from retinanet.formats.image_folder import find_image_folder
+from retinanet.formats.labelme import read_labelme
 from retinanet.formats.lvis import read_lvis
+from retinanet.formats.open_images import read_open_images
 from retinanet.formats.plausibility import check_coordinates, check_repeated_images
 from retinanet.formats.sources import check_sources
 from retinanet.formats.voc import read_voc
@@ -137,16 +140,10 @@ def _read(source: DataSource, part: str) -> Annotations:
         case "voc":
             return read_voc(source, part)
         case "csv":
-            from retinanet.formats.csv_table import read_csv
-
-            return read_csv(source, part)
+            return read_csv(source)
         case "labelme":
-            from retinanet.formats.labelme import read_labelme
-
-            return read_labelme(source, part)
+            return read_labelme(source)
         case "open_images":
-            from retinanet.formats.open_images import read_open_images
-
             return read_open_images(source, part)
     raise AssertionError(source.format)
 

@@ -1,0 +1,5 @@
+import sys
+
+from retinanet.cli.convert import main
+
+sys.exit(main())
