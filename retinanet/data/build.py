@@ -15,10 +15,13 @@ from retinanet.data.transforms import Resize, SampleTransform, build_transforms
 from retinanet.errors import InputError
 from retinanet.formats.dataset import Dataset
 from retinanet.formats.findings import report
+from retinanet.formats.image_notes import sample_notes
 from retinanet.formats.plausibility import check_objects
 from retinanet.formats.read import read_dataset
 from retinanet.runtime.distributed import rank, share_of, world_size
 from retinanet.structures import Batch
+
+NOTED_IMAGES = 64  # training images to look at for their value range
 
 
 def load_train_data(cfg: Config) -> Dataset:
@@ -37,6 +40,15 @@ def load_train_data(cfg: Config) -> Dataset:
             f"{len(data.class_names)} classes {list(data.class_names)[:10]}; omit num_classes, or select classes with "
             "data.classes (the background is not a class)"
         )
+    notes = sample_notes(
+        data,
+        cfg.data.train[0].annotations,
+        max_pixels=cfg.data.max_pixels,
+        value_range=cfg.data.value_range,
+        bands=cfg.data.bands,
+        max_images=NOTED_IMAGES,
+    )
+    report(notes.value_ranges())
     return data
 
 

@@ -1,6 +1,7 @@
 """`data.value_range` and `data.bands` apply alike to training, evaluation and prediction."""
 
 import json
+import logging
 
 import numpy as np
 import pytest
@@ -69,6 +70,24 @@ def test_every_reader_gives_the_same_pixels(tmp_path, dtype, num_bands, settings
     assert torch.equal(predictor.read_image(data.paths[0]), expected)
     from_file, from_pixels = predictor(data.paths[0]), predictor(expected)
     assert torch.equal(from_file.scores, from_pixels.scores) and torch.equal(from_file.boxes, from_pixels.boxes)
+
+
+def test_log_says_once_which_values_become_white(tmp_path, caplog):
+    values = np.full((SIDE, SIDE, 3), 1728, np.uint16)
+    values[0] = 5
+    cfg = config(tmp_path, values)
+    with caplog.at_level(logging.INFO, logger="retinanet.formats.findings"):
+        load_train_data(cfg)
+    assert [record.getMessage() for record in caplog.records if "samples" in record.getMessage()] == [
+        f"{tmp_path / 'truth.json'}: 1 image(s) have uint16 samples, from 5 to 1728: data.value_range auto scales "
+        "[0, 4095] to 0..255"
+    ]
+
+
+def test_8_bit_images_are_not_mentioned(tmp_path, caplog):
+    with caplog.at_level(logging.INFO, logger="retinanet.formats.findings"):
+        load_train_data(config(tmp_path, np.zeros((SIDE, SIDE, 3), np.uint8)))
+    assert not any("samples" in record.getMessage() for record in caplog.records)
 
 
 @pytest.mark.parametrize(
