@@ -1,5 +1,5 @@
 import sys
 
-from retinanet.cli.convert import main
+from retinanet.__main__ import main
 
-sys.exit(main())
+sys.exit(main(["convert", *sys.argv[1:]]))
