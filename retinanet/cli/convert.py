@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 from retinanet.cli.arguments import CommandParser
-from retinanet.cli.process import begin_work, exit_code
+from retinanet.cli.interrupts import begin_work
+from retinanet.cli.process import exit_code
 from retinanet.config import Config, DataConfig, DataSource, TrainConfig
 from retinanet.config.load import with_overrides
 from retinanet.errors import InputError
