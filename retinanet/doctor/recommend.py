@@ -22,11 +22,11 @@ REQUIRED_SHARE = 0.95  # of the objects; the smallest ones, often annotation err
 WORTHWHILE_GAIN = 0.01  # in a share: less is not worth a change
 
 
-# Memory of a training step in float32, in bytes per pixel of padded input, with trainable backbone: the slope of peak
-# memory over the batch size at 256 x 320 on a CPU (benchmarks/results/2026-11-30-anchor-fit.md). Other backbones, and
-# frozen ones, need no more than the largest.
+# Memory of a training step in float32, in bytes per pixel of padded input, with every stage and norm trainable: the
+# slope of peak memory over the batch size at 256 x 320 on a CPU (benchmarks/results/2026-11-30-anchor-fit.md). For
+# other backbones, the largest measured is assumed.
 MEMORY_PER_PIXEL = {"resnet10_half": 770, "resnet18": 770, "resnet50": 2220}
-LARGEST_MEMORY_PER_PIXEL = 3230  # ResNeXt-101 32x8d
+LARGEST_MEMORY_PER_PIXEL = 5970  # ResNeXt-101 32x8d
 MEMORY_WITHOUT_IMAGES = 1.5 * 2**30  # bytes: weights, their gradients and optimizer state, libraries
 USABLE_MEMORY = 0.8  # share; the rest is left to the system, other processes and fragmentation
 
