@@ -9,7 +9,7 @@ import torch
 
 from retinanet.config import Config
 from retinanet.config.load import with_overrides
-from retinanet.data.build import build_padded_shapes, eval_shorter
+from retinanet.data.build import build_padded_shapes, eval_shorter, images_per_epoch
 from retinanet.doctor.anchor_proposal import AnchorProposal, fit_anchors
 from retinanet.doctor.anchors import MAX_OBJECTS
 from retinanet.formats.dataset import Dataset
@@ -83,13 +83,9 @@ def recommend(
     proposal = fit_anchors(dataset, cfg, max_objects=max_objects)
     batch = recommend_batch(dataset, cfg, machine)
     cfg = with_overrides(cfg, batch.lines, source="recommended batch")
-    return [
-        size,
-        recommend_anchors(proposal),
-        batch,
-        recommend_sampling(dataset),
-        recommend_schedule(dataset, cfg),
-    ]
+    sampling = recommend_sampling(dataset, cfg)
+    cfg = with_overrides(cfg, sampling.lines, source="recommended sampling")
+    return [size, recommend_anchors(proposal), batch, sampling, recommend_schedule(dataset, cfg)]
 
 
 def recommend_image_size(dataset: Dataset, cfg: Config) -> Recommendation:
@@ -198,12 +194,14 @@ def _largest_padded_image(dataset: Dataset, cfg: Config) -> int:
     return max(height * width for height, width in shapes)
 
 
-def recommend_sampling(dataset: Dataset) -> Recommendation:
-    """Recommend repeat-factor sampling if class frequencies are very uneven.
+def recommend_sampling(dataset: Dataset, cfg: Config) -> Recommendation:
+    """Recommend repeat-factor sampling if class frequencies are very uneven and each image is used once per epoch.
 
     An image is repeated sqrt(threshold / frequency) times, for its rarest class (Gupta et al. 2019). The threshold is
     the frequency of the most common class / VERY_UNEVEN, so only classes rarer than that are repeated.
     """
+    if cfg.data.sampling.type != "all":
+        return Recommendation("sampling", f"data.sampling is {cfg.data.sampling.type} already")
     image = np.repeat(np.arange(len(dataset)), np.diff(dataset.box_start))[~dataset.is_crowd]
     pairs = np.unique(np.stack([image, dataset.labels[~dataset.is_crowd]], axis=1), axis=0)
     counts = np.bincount(pairs[:, 1], minlength=len(dataset.class_names))  # images with each class
@@ -231,7 +229,7 @@ def recommend_schedule(dataset: Dataset, cfg: Config) -> Recommendation:
     A config in epochs may take too few steps on a small dataset; one in steps, for COCO for instance, may repeat a
     small dataset thousands of times.
     """
-    train, num_images = cfg.train, len(dataset)
+    train, num_images = cfg.train, images_per_epoch(cfg, dataset)
     epoch = num_images / train.batch_size  # steps
     steps = train.steps if train.steps is not None else math.ceil((train.epochs or 0) * epoch)
     sentence, lines = f"{steps} steps, {steps / epoch:.1f} epochs of {num_images} image(s)", []
