@@ -128,6 +128,8 @@ def split_names(source: DataSource, wanted: str | None) -> dict[str, str | None]
     if wanted is not None:
         chosen = choose_split(splits, split=wanted, part=DEFAULT_SPLIT, source=source.annotations)
         splits = [split for split in splits if split == chosen]
+    elif {"train", "val"} <= set(splits):
+        splits = [split for split in splits if split != "trainval"]  # the same images again
     usual = [usual_name(split) for split in splits]
     return {name if usual.count(name) == 1 else split: split for name, split in zip(usual, splits, strict=True)}
 

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
+from torchvision.transforms import v2
 
 from retinanet.config import (
     AllSampling,
@@ -23,6 +24,7 @@ from retinanet.data.sampling import class_aware_uses, repeat_factors
 from retinanet.data.transforms.build import build_transforms
 from retinanet.data.transforms.partners import SampleTransform
 from retinanet.data.transforms.sizing import Resize
+from retinanet.data.transforms.torchvision import TorchvisionTransform
 from retinanet.errors import InputError
 from retinanet.formats.dataset import Dataset
 from retinanet.formats.findings import report
@@ -166,8 +168,8 @@ def closing_epoch(cfg: Config, data: Dataset) -> int | None:
     return max(0, round(epochs) - cfg.data.close_last_epochs)
 
 
-def build_train_reader(cfg: Config, data: Dataset) -> SampleReader:
-    """Build the reader of training images, which applies the training transforms."""
+def build_train_reader(cfg: Config, data: Dataset, extra_transforms: Sequence[v2.Transform] = ()) -> SampleReader:
+    """Build the reader of training images, which applies the training transforms, and then those given."""
     close_at = closing_epoch(cfg, data)
     if close_at == 0:
         log.warning(
@@ -175,20 +177,30 @@ def build_train_reader(cfg: Config, data: Dataset) -> SampleReader:
             cfg.data.close_last_epochs,
         )
     transforms = build_transforms(cfg.data.transforms, close_at=close_at)
+    transforms += [TorchvisionTransform(transform) for transform in extra_transforms]
     return build_reader(cfg.data, data, transforms, seed=cfg.train.seed)
 
 
-def train_loader(cfg: Config, data: Dataset, *, start: int, stop: int, pin_memory: bool) -> Iterator[Batch]:
+def train_loader(
+    cfg: Config,
+    data: Dataset,
+    *,
+    start: int,
+    stop: int,
+    pin_memory: bool,
+    extra_transforms: Sequence[v2.Transform] = (),
+) -> Iterator[Batch]:
     """Load this process's batches for steps [start, stop), `train.accumulate` per step.
 
     The batches of all processes together form the sampler's global batches, and a resumed run gets the same ones. An
-    image that cannot be read is replaced, and the replacement is recorded in its batch.
+    image that cannot be read is replaced, and the replacement is recorded in its batch. `extra_transforms` are applied
+    after those of the config.
 
     Raises:
         InputError: an image can be neither read nor replaced. Raised only when its batch is requested; the message
             names the step, counted from 1.
     """
-    reader = build_train_reader(cfg, data)
+    reader = build_train_reader(cfg, data, extra_transforms)
     planned = itertools.islice(build_train_sampler(cfg, data, start=start), stop - start)
     batches = make_loader(
         reader,
