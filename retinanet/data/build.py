@@ -45,7 +45,7 @@ def load_train_data(cfg: Config) -> Dataset:
     Raises:
         InputError: the data cannot be used, or its number of classes differs from `model.num_classes`.
     """
-    data = _read(cfg, cfg.data.train, "data.train", keep_empty=cfg.data.keep_empty)
+    data = read_sources(cfg, cfg.data.train, "data.train", keep_empty=cfg.data.keep_empty)
     if cfg.data.val_fraction:
         data = data.subset(np.flatnonzero(~_held_out(cfg, data)))
     if data.federated is not None:
@@ -82,12 +82,12 @@ def load_val_data(cfg: Config, class_names: tuple[str, ...]) -> Dataset:
         InputError: the data cannot be used, or has other classes.
     """
     if cfg.data.val or not cfg.data.val_fraction:
-        return _read(cfg, cfg.data.val, "data.val", expected_names=class_names)
-    data = _read(cfg, cfg.data.train, "data.train", expected_names=class_names)
+        return read_sources(cfg, cfg.data.val, "data.val", expected_names=class_names)
+    data = read_sources(cfg, cfg.data.train, "data.train", expected_names=class_names)
     return data.subset(np.flatnonzero(_held_out(cfg, data)))
 
 
-def _read(
+def read_sources(
     cfg: Config,
     sources: tuple[DataSource, ...],
     key: str,
@@ -95,6 +95,7 @@ def _read(
     expected_names: tuple[str, ...] | None = None,
     keep_empty: bool = True,
 ) -> Dataset:
+    """Read sources with the keys of `data` that say how; see `read_dataset`."""
     return read_dataset(
         sources,
         classes=cfg.data.classes,
