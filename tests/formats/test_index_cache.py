@@ -107,7 +107,7 @@ def test_small_files_leave_no_entry(source, cache, monkeypatch):
 
 def test_results_with_findings_are_not_stored(source, cache):
     """The second read must report them too."""
-    some = source(document([image(1)], [box(5, 1, [1, 2, 3, 4], iscrowd="0")]))
+    some = source(document([image(1)], [box(5, 1, [1, 2, 3, 4], area="many")]))
     assert coco.read_coco(some).findings == coco.read_coco(some).findings != ()
 
 
