@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as F
 from retinanet.config import AnchorConfig
 from retinanet.data.synthetic.scene import draw_image
 from retinanet.detection.postprocess import Postprocess
-from retinanet.formats.image import read_image
+from retinanet.formats.images.reader import read_image
 from retinanet.model.retinanet import RetinaNet, build_model
 from retinanet.structures import Detections, HeadOutputs
 from tests.helpers.models import model_config

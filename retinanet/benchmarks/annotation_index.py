@@ -24,7 +24,7 @@ OURS, THEIRS, JSON = "ours", "pycocotools", "json.load"
 # Imports are not timed, but their memory counts.
 CALLS = {
     OURS: (
-        "from retinanet.config import DataSource\nfrom retinanet.formats.coco import read_coco",
+        "from retinanet.config import DataSource\nfrom retinanet.formats.coco.reader import read_coco",
         "read = read_coco(DataSource(annotations=file, images='.')); count = len(read.boxes_xywh)",
     ),
     THEIRS: ("from pycocotools.coco import COCO", "count = len(COCO(file).anns)"),

@@ -14,7 +14,7 @@ from retinanet.benchmarks.measure import Variant, compare, ratio
 from retinanet.benchmarks.report import comparison_table, to_plain_values
 from retinanet.benchmarks.settings import Settings, SuiteResult
 from retinanet.evaluation.coco import METRICS, score_detections
-from retinanet.formats.coco import coco_results
+from retinanet.formats.coco.results import coco_results
 from retinanet.formats.dataset import Dataset, start_of_each
 from retinanet.structures import Detections
 

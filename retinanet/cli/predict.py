@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     from torchvision.io import write_png
 
-    from retinanet.formats.coco import coco_results
+    from retinanet.formats.coco.results import coco_results
     from retinanet.inference.predictor import Predictor
     from retinanet.runtime.console import progress
     from retinanet.runtime.logging import start_logging

@@ -26,10 +26,10 @@ from retinanet.data.transforms.partners import SampleTransform
 from retinanet.data.transforms.sizing import Resize
 from retinanet.data.transforms.torchvision import TorchvisionTransform
 from retinanet.errors import InputError
+from retinanet.formats.checks.plausibility import check_objects
 from retinanet.formats.dataset import Dataset
 from retinanet.formats.findings import report
-from retinanet.formats.image_notes import sample_notes
-from retinanet.formats.plausibility import check_objects
+from retinanet.formats.images.notes import sample_notes
 from retinanet.formats.read import read_dataset
 from retinanet.runtime.distributed import rank, share_of, world_size
 from retinanet.structures import Batch

@@ -13,7 +13,7 @@ from retinanet.data.transforms.partners import MAX_REPLACEMENTS, Partners, Sampl
 from retinanet.data.transforms.sample import Sample, shrink_to_fit
 from retinanet.errors import InputError
 from retinanet.formats.dataset import Dataset
-from retinanet.formats.image import open_image
+from retinanet.formats.images.reader import open_image
 from retinanet.structures import Unreadable
 
 

@@ -12,7 +12,7 @@ from retinanet.data.build import load_val_data
 from retinanet.engine.evaluate import Evaluation, evaluate_dataset
 from retinanet.engine.run_files import run_folder_of, with_paths_of_run
 from retinanet.errors import make_folder
-from retinanet.formats.coco import coco_results
+from retinanet.formats.coco.results import coco_results
 from retinanet.formats.dataset import Dataset
 from retinanet.inference.predictor import Predictor
 from retinanet.runtime.device import set_determinism

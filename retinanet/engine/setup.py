@@ -21,9 +21,9 @@ from retinanet.engine.schedule import default_interval, run_length
 from retinanet.engine.state import TrainState, build_state
 from retinanet.engine.step import TrainStep
 from retinanet.errors import InputError
+from retinanet.formats.checks.plausibility import check_overlap
 from retinanet.formats.dataset import Dataset
 from retinanet.formats.findings import report
-from retinanet.formats.plausibility import check_overlap
 from retinanet.losses.build import build_loss
 from retinanet.losses.class_weights import with_class_weights
 from retinanet.runtime.device import resolve_compile, resolve_precision

@@ -12,6 +12,8 @@ import numpy as np
 from retinanet.formats.federated import Federated
 from retinanet.formats.findings import Finding
 
+RELATIVE_DIGITS = 6  # decimals of a pixel to which boxes in fractions of the image are rounded
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Annotations:

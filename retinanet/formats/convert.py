@@ -9,14 +9,14 @@ from typing import Literal, NamedTuple, get_args
 
 from retinanet.config import DataSource
 from retinanet.errors import InputError, make_folder
-from retinanet.formats.coco_writer import write_coco
-from retinanet.formats.csv_table import write_csv
+from retinanet.formats.coco.writer import write_coco
+from retinanet.formats.csv.writer import write_csv
 from retinanet.formats.dataset import Dataset
-from retinanet.formats.labelme import write_labelme
-from retinanet.formats.open_images import write_open_images
-from retinanet.formats.voc_writer import write_voc
+from retinanet.formats.labelme.writer import write_labelme
+from retinanet.formats.open_images.writer import write_open_images
+from retinanet.formats.voc.writer import write_voc
 from retinanet.formats.writing import Losses, image_names
-from retinanet.formats.yolo_writer import write_yolo
+from retinanet.formats.yolo.writer import write_yolo
 
 Target = Literal["coco", "yolo", "voc", "csv", "labelme", "open_images"]
 TARGETS: tuple[Target, ...] = get_args(Target)

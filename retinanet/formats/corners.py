@@ -16,7 +16,12 @@ def to_corners(boxes_xywh: np.ndarray) -> np.ndarray:
     return np.concatenate([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]], axis=1)
 
 
-def side_losses(dataset: Dataset) -> Losses:
-    """The objects whose width or height, recomputed from corners, is not exactly the same."""
+def side_losses(dataset: Dataset, *, with_crowd: bool = False) -> Losses:
+    """Count boxes whose width or height, recomputed from corners, is not exactly the same.
+
+    Args:
+        with_crowd: whether the format has crowd regions, too.
+    """
     rounded = (to_sides(to_corners(dataset.boxes_xywh)) != dataset.boxes_xywh).any(axis=1)
-    return occurring({"box sides are rounded in their last digit": int((rounded & ~dataset.is_crowd).sum())})
+    counted = rounded if with_crowd else rounded & ~dataset.is_crowd
+    return occurring({"box sides are rounded in their last digit": int(counted.sum())})

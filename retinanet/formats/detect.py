@@ -10,8 +10,8 @@ from retinanet.config.data import Format
 from retinanet.errors import InputError
 from retinanet.formats.content_kind import csv_kind, json_kind
 from retinanet.formats.splits import SPLITS, choose_split, matching_splits, splits_in, usual_name
-from retinanet.formats.voc_layout import find_voc
-from retinanet.formats.yolo_layout import find_yolo
+from retinanet.formats.voc.layout import find_voc
+from retinanet.formats.yolo.layout import find_yolo
 
 TITLES: dict[Format, str] = {
     "coco": "COCO",

@@ -9,25 +9,25 @@ import numpy as np
 
 from retinanet.config import DataSource, MergedClass
 from retinanet.errors import InputError
-from retinanet.formats.annotations import Annotations
-from retinanet.formats.box_check import BoxProblems, check_boxes
-from retinanet.formats.category_check import check_categories
+from retinanet.formats.annotations import RELATIVE_DIGITS, Annotations
+from retinanet.formats.checks.boxes import BoxProblems, check_boxes
+from retinanet.formats.checks.categories import check_categories
+from retinanet.formats.checks.plausibility import check_coordinates, check_repeated_images
 from retinanet.formats.classes import Categories, Classes, choose_classes
-from retinanet.formats.coco import read_coco
-from retinanet.formats.csv_table import read_csv
+from retinanet.formats.coco.lvis import read_lvis
+from retinanet.formats.coco.reader import read_coco
+from retinanet.formats.csv.reader import read_csv
 from retinanet.formats.dataset import Dataset, concatenate, start_of_each
 from retinanet.formats.detect import resolve
-from retinanet.formats.find_images import find_images
 from retinanet.formats.findings import report
-from retinanet.formats.image import read_header
-from retinanet.formats.image_folder import find_image_folder
-from retinanet.formats.labelme import read_labelme
-from retinanet.formats.lvis import read_lvis
-from retinanet.formats.open_images import read_open_images
-from retinanet.formats.plausibility import check_coordinates, check_repeated_images
+from retinanet.formats.image_paths.find import find_images
+from retinanet.formats.image_paths.folder import find_image_folder
+from retinanet.formats.images.reader import read_header
+from retinanet.formats.labelme.reader import read_labelme
+from retinanet.formats.open_images.reader import read_open_images
 from retinanet.formats.sources import check_sources
-from retinanet.formats.voc import read_voc
-from retinanet.formats.yolo import read_yolo
+from retinanet.formats.voc.reader import read_voc
+from retinanet.formats.yolo.reader import read_yolo
 
 log = logging.getLogger(__name__)
 
@@ -163,8 +163,8 @@ def _to_dataset(
     rows = rows[np.argsort(read.image_index[rows], kind="stable")]  # keeps the source's order within an image
     image_index, boxes_xywh = read.image_index[rows], read.boxes_xywh[rows]
     if read.is_relative:
-        # Rounded to a millionth of a pixel, so that whole pixels come back exactly.
-        boxes_xywh = np.round(boxes_xywh * np.tile(sizes[image_index][:, ::-1], 2), 6)
+        # Rounded so that whole pixels come back exactly.
+        boxes_xywh = np.round(boxes_xywh * np.tile(sizes[image_index][:, ::-1], 2), RELATIVE_DIGITS)
 
     checked = check_boxes(boxes_xywh, sizes[image_index])
     problems.add(checked, read, rows=rows, boxes_xywh=boxes_xywh, sizes=sizes[image_index])

@@ -23,7 +23,7 @@ from retinanet.data.transforms.sample import Sample
 from retinanet.data.transforms.sizing import resize_as_planned
 from retinanet.detection.postprocess import build_postprocess
 from retinanet.errors import InputError
-from retinanet.formats.image import read_image
+from retinanet.formats.images.reader import read_image
 from retinanet.inference.network import inference_model, warm_up
 from retinanet.model.retinanet import RetinaNet, build_model
 from retinanet.runtime.device import resolve_device, resolve_precision

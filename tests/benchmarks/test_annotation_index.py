@@ -2,7 +2,7 @@ from pycocotools.coco import COCO
 
 from retinanet.benchmarks.annotation_index import OURS, THEIRS, call_in_process, write_document
 from retinanet.config import DataSource
-from retinanet.formats.coco_stream import read_stream
+from retinanet.formats.coco.stream import read_stream
 
 
 def test_written_document_is_correct_and_read_in_typed_pieces(tmp_path, capsys):

@@ -20,7 +20,7 @@ from retinanet.config import Config, DataSource, ModelConfig, ResNetConfig
 from retinanet.config.base import models_in
 from retinanet.engine import setup
 from retinanet.formats.read import read_dataset
-from retinanet.formats.voc_writer import write_voc
+from retinanet.formats.voc.writer import write_voc
 from retinanet.inference.predictor import Predictor
 from retinanet.model.retinanet import build_model, build_model_for_training
 from tests.helpers.backbones import IMAGES, resnet18, saved_bytes

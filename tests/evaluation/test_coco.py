@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from retinanet.evaluation.coco import METRICS, CocoScores, score_detections
-from retinanet.formats.coco import coco_results
+from retinanet.formats.coco.results import coco_results
 from retinanet.structures import Detections
 from tests.helpers.coco_scores import by_pycocotools, found, truth
 from tests.helpers.datasets import dataset_from_coco

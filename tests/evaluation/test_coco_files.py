@@ -12,7 +12,7 @@ from pycocotools.cocoeval import COCOeval
 
 from retinanet.config import DataSource
 from retinanet.evaluation.coco import score_detections
-from retinanet.formats.coco import coco_results
+from retinanet.formats.coco.results import coco_results
 from retinanet.formats.read import read_dataset
 from tests.helpers.coco_scores import by_pycocotools, found, truth
 

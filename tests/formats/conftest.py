@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from retinanet.config import DataSource
-from retinanet.formats import decode
+from retinanet.formats.images import decode
 
 
 @pytest.fixture

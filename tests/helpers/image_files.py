@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from retinanet.formats.image import read_image
+from retinanet.formats.images.reader import read_image
 
 HEIGHT, WIDTH = 21, 34
 MAX_PIXELS = 10_000

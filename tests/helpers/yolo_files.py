@@ -7,7 +7,7 @@ import pytest
 from retinanet.config import DataSource
 from retinanet.errors import InputError
 from retinanet.formats.annotations import Annotations
-from retinanet.formats.yolo import read_yolo
+from retinanet.formats.yolo.reader import read_yolo
 from tests.helpers.dataset_folders import write_files
 
 NAMES = "names: [cat, dog]\n"

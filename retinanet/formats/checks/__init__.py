@@ -1,0 +1,1 @@
+"""Checks of annotations that can be read but may be wrong."""

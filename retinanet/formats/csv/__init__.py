@@ -1,0 +1,1 @@
+"""CSV annotations: one box per row."""

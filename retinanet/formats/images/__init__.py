@@ -1,0 +1,1 @@
+"""Image files: recognise, check and decode them."""

@@ -1,0 +1,265 @@
+"""Open image files: check what a file is from its header, then decode it to a uint8 RGB tensor."""
+
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from os import PathLike
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageFile, UnidentifiedImageError, features
+from torch import Tensor
+
+from retinanet.errors import InputError
+from retinanet.formats.images.decode import decode_8_bits, decode_16_bit_png, displayed, is_16_bit_png, stored
+from retinanet.formats.images.file_kinds import RAW, START, describe
+from retinanet.formats.images.orientation import exif_orientation, swaps_sides
+from retinanet.formats.images.pillow_limit import pillow_limit
+from retinanet.formats.images.tiff import PREFIXES, Tiff, has_more_pages, read_samples, read_tiff
+from retinanet.formats.images.value_range import Samples, ValueRange, scale_to_uint8
+
+# Pillow supports more, but its EPS plugin runs Ghostscript, and every plugin is one more parser of untrusted data.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", *(["AVIF"] if features.check("avif") else []))
+TIFF_BYTES_PER_PIXEL = 8  # memory for the samples of a TIFF, for each pixel that `max_pixels` allows
+
+
+class ImageHeader(NamedTuple):
+    """Metadata of an image file, read without decoding any pixels."""
+
+    height: int  # as displayed, after applying `orientation`
+    width: int
+    orientation: int  # EXIF, 1 (as stored) to 8
+    format: str  # Pillow's name
+    bands: int  # 1 for grey, 3 for colour; in TIFF, all samples of a pixel
+    dtype: str  # NumPy's name for the type of a sample
+
+
+def read_header(path: str | PathLike[str], *, max_pixels: int) -> ImageHeader:
+    """Read size, orientation and kind without decoding any pixels.
+
+    Raises:
+        InputError: the file is not a usable image, or has more than `max_pixels` pixels.
+    """
+    with open_image(path, max_pixels=max_pixels) as opened:
+        return opened.header
+
+
+def read_image(
+    path: str | PathLike[str],
+    *,
+    max_pixels: int,
+    apply_orientation: bool = True,
+    value_range: ValueRange = "auto",
+    bands: Sequence[int] | None = None,
+) -> Tensor:
+    """Decode the first frame to contiguous uint8 (3, H, W) RGB, ignoring alpha.
+
+    Args:
+        max_pixels: images with more pixels are rejected based on the header, before memory is allocated.
+        apply_orientation: False keeps the pixels as stored, for boxes annotated without applying EXIF.
+        value_range: values that become 0 and 255, for images with other than 8 bits; "auto" chooses per image.
+        bands: one or three bands to use, counted from 1. None uses the first three, or the only one.
+
+    Raises:
+        InputError: the file is not a usable image, is damaged, or lacks one of the bands.
+    """
+    with open_image(path, max_pixels=max_pixels) as opened:
+        return opened.decode(apply_orientation=apply_orientation, value_range=value_range, bands=bands).contiguous()
+
+
+class OpenedImage(NamedTuple):
+    """An open image file with a valid header."""
+
+    path: str | PathLike[str]
+    file: BinaryIO
+    image: Image.Image | None  # None: a TIFF that Pillow cannot read, and `tiff` can
+    tiff: Tiff | None
+    header: ImageHeader
+    max_pixels: int
+
+    def decode(
+        self,
+        *,
+        apply_orientation: bool = True,
+        value_range: ValueRange = "auto",
+        bands: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Like `read_image`, but keep the decoder's strides, usually with interleaved channels.
+
+        Raises:
+            InputError: the file is damaged, or lacks one of the bands.
+        """
+        orientation = self.header.orientation
+        with self._explaining_damage():
+            samples = self._samples(bands)
+            if samples is None:
+                assert self.image is not None
+                size = self.header.height, self.header.width
+                shown = decode_8_bits(
+                    self.file, self.image, orientation=orientation, size=size, max_pixels=self.max_pixels
+                )
+                if bands is not None:
+                    shown = shown[[band - 1 for band in bands]].expand(3, -1, -1)
+                return shown if apply_orientation else stored(shown, orientation)
+            values = scale_to_uint8(samples, value_range)
+            pixels = torch.from_numpy(values).permute(2, 0, 1).expand(3, -1, -1)
+            return displayed(pixels, orientation) if apply_orientation else pixels
+
+    def samples(self, bands: Sequence[int] | None = None) -> Samples | None:
+        """Decode, as stored, what `data.value_range` scales; None if the image has 8 bits, which are not scaled.
+
+        Raises:
+            InputError: the file is damaged, or lacks one of the bands.
+        """
+        if self.header.dtype == "uint8":
+            return None
+        with self._explaining_damage():
+            return self._samples(bands)
+
+    def has_more_frames(self) -> bool:
+        """Whether the file is an animation or has several pages, of which only the first is used."""
+        if self.tiff is not None:
+            return has_more_pages(self.file)
+        with suppress(Exception), pillow_limit(self.max_pixels):
+            return self.header.format != "MPO" and bool(getattr(self.image, "is_animated", False))
+        return False
+
+    def _samples(self, bands: Sequence[int] | None) -> Samples | None:
+        """Decode to samples of any type; None if the whole image is better decoded to 8 bits at once."""
+        tiff, header = self.tiff, self.header
+        self._check_bands(bands)
+        if tiff is not None and tiff.dtype is not None and (self.image is None or bands or header.dtype != "uint8"):
+            chosen = bands or ((1, 2, 3) if tiff.bands >= 3 else (1,))
+            memory = tiff.memory(len(chosen))
+            if memory > TIFF_BYTES_PER_PIXEL * self.max_pixels:
+                raise InputError(
+                    f"{self.path}: {tiff.layout} need {memory} bytes, expected at most {TIFF_BYTES_PER_PIXEL} for each "
+                    f"of data.max_pixels; save fewer bands, shrink the image, or set data.max_pixels to at least "
+                    f"{-(-memory // TIFF_BYTES_PER_PIXEL)}"
+                )
+            return read_samples(self.file, tiff, chosen)
+        if self.image is None or not is_16_bit_png(self.image):
+            return None
+        values = decode_16_bit_png(self.file, self.image, max_pixels=self.max_pixels)
+        return Samples(values if bands is None else values[..., [band - 1 for band in bands]], bits=16)
+
+    def _check_bands(self, bands: Sequence[int] | None) -> None:
+        found = self.header.bands
+        if bands is None and found > 4:
+            raise InputError(f"{self.path}: has {found} bands, expected 1, 3 or 4; choose three with data.bands")
+        if bands is not None and max(bands) > found:
+            raise InputError(
+                f"{self.path}: has {found} band(s) besides alpha, data.bands asks for band {max(bands)}; choose bands "
+                "that every image has"
+            )
+
+    @contextmanager
+    def _explaining_damage(self) -> Iterator[None]:
+        assert not ImageFile.LOAD_TRUNCATED_IMAGES, "Pillow is set to fill truncated images with grey"
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                yield
+        except InputError:
+            raise
+        except Exception as error:  # decoders raise almost any exception type on damaged data
+            # torchcodec puts the C++ function and line before the reason.
+            reason = re.sub(r"^\w+, \S+:\d+, ", "", str(error)) or type(error).__name__
+            raise InputError(
+                f"{self.path}: damaged or truncated {self.header.format} ({reason}), expected one that decodes "
+                "completely; download the file again or remove it from the dataset"
+            ) from error
+
+
+@contextmanager
+def open_image(path: str | PathLike[str], *, max_pixels: int) -> Iterator[OpenedImage]:
+    """Open an image and read its header.
+
+    Raises:
+        InputError: the file is not a usable image, or has more than `max_pixels` pixels.
+    """
+    try:
+        file = open(path, "rb")
+    except OSError as error:  # missing file, directory, or no permission
+        raise _cannot_be_read(path, error) from None
+    with file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about broken metadata
+        try:
+            start = file.read(START)
+        except OSError as error:  # disk failure or unreachable file server
+            raise _cannot_be_read(path, error) from None
+        if not start:
+            raise InputError(f"{path}: empty file, expected an image; download the file again")
+        try:
+            tiff = read_tiff(file) if start.startswith(PREFIXES) else None
+            if (tiff and tiff.is_raw) or start.startswith(b"CR\2", 8):
+                raise InputError(f"{path}: {RAW.format('DNG, NEF, CR2 or similar')}")
+            file.seek(0)
+            image = _open_with_pillow(file, max_pixels, tiff)
+            if tiff and tiff.dtype is None and image is None:
+                raise InputError(
+                    f"{path}: is a TIFF of {tiff.layout}, which is not read: save it with deflate compression, for "
+                    "example with gdal_translate -co COMPRESS=DEFLATE"
+                )
+            header = _header(image, tiff)
+        except Image.DecompressionBombError as error:
+            pixels = re.search(r"\d+", str(error))
+            raise InputError(
+                f"{path}: is {pixels[0] if pixels else 'too many'} pixels, expected at most {max_pixels}; shrink the "
+                "image or raise data.max_pixels"
+            ) from None
+        except InputError:
+            raise
+        except Exception as error:
+            if description := describe(start):
+                raise InputError(f"{path}: {description}") from None
+            found = f"starts with {start[:8]!r}" if isinstance(error, UnidentifiedImageError) else error
+            raise InputError(
+                f"{path}: not an image, or its header is damaged ({found}), expected {', '.join(FORMATS)}; "
+                "convert the file or download it again"
+            ) from error
+        if header.height * header.width > max_pixels:
+            raise InputError(
+                f"{path}: {header.width} x {header.height} is {header.height * header.width} pixels, expected at most "
+                f"{max_pixels}; shrink the image or raise data.max_pixels"
+            )
+        yield OpenedImage(path, file, image, tiff, header, max_pixels)
+
+
+def _open_with_pillow(file: BinaryIO, max_pixels: int, tiff: Tiff | None) -> Image.Image | None:
+    """Open the image; None for a TIFF whose samples only `tiff.py` reads correctly."""
+    if tiff is not None and (tiff.bands > 4 or tiff.dtype not in (None, np.uint8)):
+        return None
+    try:
+        with pillow_limit(max_pixels):
+            image = Image.open(file, formats=FORMATS)
+    except UnidentifiedImageError:
+        if tiff is None:
+            raise
+        return None
+    wide = image.format == "TIFF" and image.mode.startswith(("I", "F"))
+    return None if wide else image
+
+
+def _header(image: Image.Image | None, tiff: Tiff | None) -> ImageHeader:
+    if tiff is not None:
+        height, width = tiff.height, tiff.width
+        orientation, file_format = tiff.orientation, "TIFF"
+    else:
+        assert image is not None and image.format is not None
+        width, height = image.size
+        orientation, file_format = exif_orientation(image.info.get("exif", b"")), image.format
+    if swaps_sides(orientation):
+        height, width = width, height
+    if tiff is not None and tiff.dtype is not None:
+        return ImageHeader(height, width, orientation, file_format, tiff.bands, tiff.dtype.name)
+    assert image is not None
+    is_grey = image.mode in ("1", "L", "LA", "La") or image.mode.startswith("I;16") or is_16_bit_png(image, "LA")
+    dtype = "uint16" if is_16_bit_png(image) else "uint8"
+    return ImageHeader(height, width, orientation, file_format, 1 if is_grey else 3, dtype)
+
+
+def _cannot_be_read(path: str | PathLike[str], error: OSError) -> InputError:
+    return InputError(f"{path}: {error.strerror}, expected a readable image; correct the path or restore the file")

@@ -1,0 +1,1 @@
+"""labelme annotations: one JSON file per image."""

@@ -1,0 +1,1 @@
+"""Open Images annotations: one CSV file of boxes per split."""

@@ -1,0 +1,1 @@
+"""Text files in the encodings and sizes that annotations have."""

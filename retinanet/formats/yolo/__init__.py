@@ -1,0 +1,1 @@
+"""YOLO annotations: one text file of boxes per image."""
