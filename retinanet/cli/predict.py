@@ -10,9 +10,9 @@ from retinanet.cli.arguments import CommandParser, output_path
 from retinanet.cli.interrupts import begin_work
 from retinanet.cli.process import exit_code
 from retinanet.errors import InputError, make_folder
+from retinanet.formats.image_paths.listing import IMAGE_SUFFIXES, is_image_name
 
 RESULTS_FILE = "detections.json"
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 
 
 def parser() -> CommandParser:
@@ -106,7 +106,7 @@ def find_images(paths: list[Path]) -> list[Path]:
     images: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+            inside = sorted(file for file in path.iterdir() if is_image_name(file.name))
             if not inside:
                 raise InputError(f"{path}: contains no image; expected {', '.join(sorted(IMAGE_SUFFIXES))}")
             images += inside

@@ -9,6 +9,7 @@ from retinanet.config import DataSource
 from retinanet.config.data import Format
 from retinanet.errors import InputError
 from retinanet.formats.content_kind import csv_kind, json_kind
+from retinanet.formats.findings import shortened
 from retinanet.formats.splits import SPLITS, choose_split, matching_splits, splits_in, usual_name
 from retinanet.formats.voc.layout import find_voc
 from retinanet.formats.yolo.layout import find_yolo
@@ -30,7 +31,6 @@ FILES_IN_SPLIT = {  # names of the annotation file in the folder of a split; Rob
 FILE_PER_SPLIT = ("coco", "lvis", "csv", "open_images")
 OTHER_TASKS = ("captions", "person_keypoints", "panoptic", "stuff", "image_info")  # beside instances_*.json in COCO
 ARCHIVES = {b"PK\x03\x04": "a zip archive", b"Rar!": "a RAR archive", b"7z\xbc\xaf": "a 7-Zip archive"}
-MAX_LISTED = 3
 
 
 class Detected(NamedTuple):
@@ -185,8 +185,7 @@ def _find(kind: Format, path: Path) -> Detected | None:
             if not files:
                 return None
             listed = [file.relative_to(path).as_posix() for file in files.values()]
-            text = ", ".join(listed[:MAX_LISTED]) + (", ..." if len(listed) > MAX_LISTED else "")
-            return Detected(kind, files, f"{TITLES[kind]}, {text}")
+            return Detected(kind, files, f"{TITLES[kind]}, {', '.join(shortened(listed))}")
 
 
 def _find_labelme(path: Path) -> Detected | None:

@@ -1,7 +1,7 @@
 """Findings about a dataset: what readers and checks return, to be logged, raised, or shown as a list."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 from retinanet.errors import InputError
@@ -34,8 +34,18 @@ class Finding(NamedTuple):
         return self.message + (f" ({'; '.join(self.examples)})" if self.examples else "")
 
 
+def shortened(examples: Sequence[str], total: int | None = None) -> tuple[str, ...]:
+    """The first `MAX_EXAMPLES` examples, followed by "..." if there are more.
+
+    Args:
+        total: the number of all examples, if `examples` holds only the first ones.
+    """
+    shown = tuple(examples[:MAX_EXAMPLES])
+    return (*shown, "...") if (len(examples) if total is None else total) > len(shown) else shown
+
+
 class FindingCounter:
-    """Collect occurrences of problems in one place, and make one finding of each kind.
+    """Count the occurrences of problems in one place, and make one finding of each kind.
 
     Args:
         where: the place of all findings.
@@ -45,12 +55,19 @@ class FindingCounter:
         self.where = where
         self._kinds: dict[tuple[Severity, str, str], tuple[int, list[str]]] = {}
 
-    def add(self, severity: Severity, kind: str, message: str, example: str) -> None:
-        """Record one occurrence; `{count}` in the message becomes the number of occurrences."""
+    def add(self, severity: Severity, kind: str, message: str, example: str | None = None, *, number: int = 1) -> None:
+        """Record an occurrence.
+
+        Args:
+            message: what is wrong and what to do, the same text for all occurrences of the kind; `{count}` becomes the
+                number of occurrences.
+            example: where the problem is and what was found there, such as "labels/a.txt:3 ('0 0.5')".
+            number: how many occurrences to record.
+        """
         count, examples = self._kinds.get((severity, kind, message), (0, []))
-        if count < MAX_EXAMPLES:
+        if example is not None and len(examples) < MAX_EXAMPLES:
             examples.append(example)
-        self._kinds[severity, kind, message] = count + 1, examples
+        self._kinds[severity, kind, message] = count + number, examples
 
     def findings(self) -> tuple[Finding, ...]:
         """One finding per kind and message, in the order of their first occurrence."""
@@ -60,10 +77,18 @@ class FindingCounter:
                 kind,
                 self.where,
                 message.replace("{count}", str(count)),
-                (*examples, "...") if count > len(examples) else tuple(examples),
+                shortened(examples, count) if examples else (),
             )
             for (severity, kind, message), (count, examples) in self._kinds.items()
         )
+
+    def check(self) -> None:
+        """Raise if there are errors so far; warnings and notes are not reported.
+
+        Raises:
+            InputError: there is an error; the message lists all of them.
+        """
+        report(finding for finding in self.findings() if finding.severity == "error")
 
 
 def report(findings: Iterable[Finding]) -> None:

@@ -6,9 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from retinanet.formats.annotations import Annotations
-from retinanet.formats.findings import Finding
+from retinanet.formats.findings import MAX_EXAMPLES, Finding, shortened
 
-MAX_LISTED = 3  # boxes listed in a message
 OUTSIDE_TOLERANCE = 1.0  # pixels; annotation tools may round outwards by this much
 
 # Indices into PROBLEMS and KINDS; a box with several problems gets the first.
@@ -88,7 +87,7 @@ class BoxProblems:
             positions = np.flatnonzero(checked.problem == kind)
             self._counts[kind] += len(positions)
             examples = self._examples.setdefault(kind, [])
-            for position in positions[: MAX_LISTED - len(examples)].tolist():
+            for position in positions[: MAX_EXAMPLES - len(examples)].tolist():
                 row = rows[position]
                 height, width = sizes[position].tolist()
                 examples.append(
@@ -102,9 +101,8 @@ class BoxProblems:
         return [self._finding(kind, source) for kind in sorted(self._counts)]
 
     def _finding(self, kind: int, source: str) -> Finding:
-        count, examples = self._counts[kind], tuple(self._examples[kind])
-        if count > len(examples):
-            examples = (*examples, "...")
+        count = self._counts[kind]
+        examples = shortened(self._examples[kind], count)
         if not self.strict:
             return Finding("warning", KINDS[kind], source, f"{count} box(es) {PROBLEMS[kind]}", examples)
         message = (

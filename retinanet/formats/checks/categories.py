@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from retinanet.formats.annotations import Annotations
-from retinanet.formats.findings import MAX_EXAMPLES, Finding
+from retinanet.formats.findings import Finding, shortened
 
 BACKGROUND = {"background", "_background_", "__background__"}
 MAX_CLASSES = 20  # in a suggested config line
@@ -43,8 +43,7 @@ def check_categories(read: Sequence[Annotations], selected: Collection[str] | No
         findings.append(Finding("warning", "not_a_class", where, message))
     if empty:
         message = f"{len(empty)} of {len(classes)} categories have no objects"
-        shown = (*empty[:MAX_EXAMPLES], "...") if len(empty) > MAX_EXAMPLES else tuple(empty)
-        findings.append(Finding("note", "category_without_objects", where, message, shown))
+        findings.append(Finding("note", "category_without_objects", where, message, shortened(empty)))
     return findings
 
 

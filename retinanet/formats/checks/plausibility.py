@@ -12,7 +12,7 @@ import numpy as np
 
 from retinanet.formats.annotations import Annotations
 from retinanet.formats.dataset import Dataset
-from retinanet.formats.findings import MAX_EXAMPLES, Finding
+from retinanet.formats.findings import MAX_EXAMPLES, Finding, shortened
 
 MIN_BOXES = 5  # fewer boxes prove nothing
 TOLERANCE = 0.01  # of a side: boxes that exceed the image by less do not count
@@ -110,7 +110,7 @@ def check_repeated_images(paths: Sequence[str], *, where: str) -> list[Finding]:
         f"{len(repeated)} image file(s) are listed more than once, with different ids: the objects of one entry are "
         "background in the others; give all annotations of a file the same image"
     )
-    return [Finding("warning", "file_name_twice", where, message, _shortened(repeated))]
+    return [Finding("warning", "file_name_twice", where, message, shortened(repeated))]
 
 
 def check_overlap(train: Dataset, val: Dataset, *, where: str = "data.val") -> list[Finding]:
@@ -132,7 +132,7 @@ def check_overlap(train: Dataset, val: Dataset, *, where: str = "data.val") -> l
         f"{count} of {len(val)} validation images are also training images: the scores will be too high; use other "
         "images for validation"
     )
-    return [Finding("warning", "val_is_train", where, message, _shortened(shared))]
+    return [Finding("warning", "val_is_train", where, message, shortened(shared))]
 
 
 def _is_copy(path: str, other: str) -> tuple[bool, bool]:
@@ -165,8 +165,4 @@ def _examples(read: Annotations, objects: np.ndarray, positions: np.ndarray) -> 
         f"{read.category_names[read.category_index[row]]!r}: {read.boxes_xywh[row].tolist()}"
         for row in rows[:MAX_EXAMPLES].tolist()
     ]
-    return (*names, "...") if len(rows) > MAX_EXAMPLES else tuple(names)
-
-
-def _shortened(names: Sequence[str]) -> tuple[str, ...]:
-    return (*names[:MAX_EXAMPLES], "...") if len(names) > MAX_EXAMPLES else tuple(names)
+    return shortened(names, len(rows))

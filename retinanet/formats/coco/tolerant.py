@@ -14,7 +14,7 @@ from retinanet.formats.coco.other_formats import describe_form
 from retinanet.formats.coco.stream import file_of_url
 from retinanet.formats.coco.values import Index, area, flag, identifier, is_box, shown, text, whole_number
 from retinanet.formats.federated import Federated, pairs_of
-from retinanet.formats.findings import FindingCounter, report
+from retinanet.formats.findings import FindingCounter
 from retinanet.formats.numbers import MAX_NUMBER
 from retinanet.formats.text_files.json_file import load_json
 
@@ -75,7 +75,7 @@ class _Reader:
         images, categories = self.read_images(), self.read_categories()
         boxes = self.read_boxes(images, categories)
         federated = self.read_federated(categories) if self.lvis else None
-        report(finding for finding in self.found.findings() if finding.severity == "error")
+        self.found.check()
         numbers = self.entry_numbers(boxes, images)
         category_ids = tuple(category.id for category in categories if isinstance(category.id, int))
         return Annotations(

@@ -13,7 +13,7 @@ from retinanet.errors import InputError
 from retinanet.formats.annotations import Annotations
 from retinanet.formats.corners import to_sides
 from retinanet.formats.csv.columns import CORNERS, EXPECTED, Layout, find_layout
-from retinanet.formats.faults import Faults
+from retinanet.formats.findings import FindingCounter
 from retinanet.formats.numbers import to_number
 from retinanet.formats.short_repr import short
 from retinanet.formats.text_files.table import Row, rows_of
@@ -33,16 +33,17 @@ def read_csv(source: DataSource) -> Annotations:
     rows = rows_of(file, layout.delimiter)
     if layout.has_header:
         next(rows)
-    faults = Faults(file)
-    content = _Content(layout, faults)
+    findings = FindingCounter(file)
+    content = _Content(layout, findings)
     for row in rows:
         content.add(row)
     classes = _read_classes(Path(file).with_name(CLASS_FILE))
     if classes is not None:
         for name, line in content.label_lines.items():
             if name not in classes:
-                faults.add(f"class missing in {CLASS_FILE}", f"line {line} ({short(name)})")
-    faults.check()
+                message = f"{{count}} class(es) are not in {CLASS_FILE}; add them to that file or correct their names"
+                findings.add("error", "class_unknown", message, f"line {line} ({short(name)})")
+    findings.check()
     names = tuple(sorted(content.label_lines) if classes is None else classes)
     if not names:
         raise InputError(f"{file}: has no boxes; expected rows {EXPECTED}")
@@ -70,9 +71,9 @@ def read_csv(source: DataSource) -> Annotations:
 class _Content:
     """What the rows say, in compact arrays: a file may have millions."""
 
-    def __init__(self, layout: Layout, faults: Faults):
+    def __init__(self, layout: Layout, findings: FindingCounter):
         self._layout = layout
-        self._faults = faults
+        self._findings = findings
         self._image_numbers: dict[str, int] = {}
         self._label_numbers: dict[str, int] = {}
         self.sizes: dict[str, tuple[int, int] | None] = {}  # by file name, in order of appearance
@@ -83,11 +84,13 @@ class _Content:
     def add(self, row: Row) -> None:
         layout, where = self._layout, f"line {row.line}"
         if len(row.fields) < layout.num_columns or any(row.fields[layout.num_columns :]):
-            self._faults.add(f"row without {layout.num_columns} fields", f"{where} ({len(row.fields)})")
+            message = f"{{count}} row(s) have another number of fields than {layout.num_columns}"
+            self._findings.add("error", "row_fields", message, f"{where} ({len(row.fields)})")
             return
         image = row.fields[layout.columns["image"]]
         if not image:
-            self._faults.add(f"{layout.names['image']} is empty", where)
+            message = f"{{count}} row(s) have no {layout.names['image']}; add the name of the image or remove the row"
+            self._findings.add("error", "row_image", message, where)
             return
         number = self._image_numbers.setdefault(image, len(self._image_numbers))
         self._add_size(image, row, where)
@@ -98,12 +101,16 @@ class _Content:
         for name, text, value in zip(CORNERS, texts, corners, strict=True):
             if value is None:
                 is_decimal_comma = value is None and to_number(text.replace(",", ".")) is not None
-                comma = ", with a decimal point" if is_decimal_comma else ""
-                self._faults.add(f"{layout.names[name]} is not a number of pixels{comma}", f"{where} ({short(text)})")
+                comma = "; write numbers with a decimal point, not a comma" if is_decimal_comma else ""
+                message = f"{{count}} row(s) have an invalid {layout.names[name]}, expected a number of pixels{comma}"
+                self._findings.add("error", "row_box", message, f"{where} ({short(text)})")
                 return
         label = row.fields[layout.columns["label"]]
         if not label:
-            self._faults.add(f"{layout.names['label']} is empty, but there is a box", where)
+            message = (
+                f"{{count}} row(s) have a box but no {layout.names['label']}; add the class name or remove the box"
+            )
+            self._findings.add("error", "row_label", message, where)
             return
         self.label_lines.setdefault(label, row.line)
         self.image_index.append(number)
@@ -119,10 +126,12 @@ class _Content:
         texts = row.fields[columns["width"]], row.fields[columns["height"]]
         width, height = (to_number(text or "0") for text in texts)
         if height is None or width is None or height % 1 or width % 1:
-            self._faults.add("image size is not whole numbers", f"{where} ({short(texts)})")
+            message = "{count} row(s) have an invalid image size, expected whole numbers of pixels"
+            self._findings.add("error", "image_size", message, f"{where} ({short(texts)})")
         elif height > 0 and width > 0:
             if known not in (None, (height, width)):
-                self._faults.add("image size differs from that in an earlier line", f"{where} ({short(image)})")
+                message = "{count} row(s) have another image size than an earlier row of the same image; correct one"
+                self._findings.add("error", "image_size_differs", message, f"{where} ({short(image)})")
             self.sizes[image] = int(height), int(width)
 
 
@@ -134,7 +143,7 @@ def _read_classes(file: Path) -> dict[str, int] | None:
     """
     if not file.is_file():
         return None
-    faults = Faults(str(file))
+    findings = FindingCounter(str(file))
     ids: dict[str, int] = {}
     used: set[int] = set()
     for position, row in enumerate(rows_of(str(file), ",")):
@@ -143,11 +152,13 @@ def _read_classes(file: Path) -> dict[str, int] | None:
             continue  # a header
         place = f"line {row.line} ({short(row.fields)})"
         if len(row.fields) != 2 or not row.fields[0] or number is None or number % 1 or number < 0:
-            faults.add("row that is not name,id with a whole number", place)
+            message = "{count} row(s) are not a class, expected name,id with a whole number as id"
+            findings.add("error", "class_row", message, place)
         elif row.fields[0] in ids or number in used:
-            faults.add("name or id that is repeated", place)
+            message = "{count} row(s) repeat a name or an id; both must be unique"
+            findings.add("error", "class_twice", message, place)
         else:
             ids[row.fields[0]] = int(number)
             used.add(int(number))
-    faults.check()
+    findings.check()
     return dict(sorted(ids.items(), key=lambda item: item[1]))

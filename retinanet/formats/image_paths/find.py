@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable, Sequence
 
 from retinanet.errors import InputError
+from retinanet.formats.image_paths.listing import path_inside
 from retinanet.formats.image_paths.search import FolderWalk, describe_search
 from retinanet.formats.image_paths.spelling import Repair, repair_names, slashed
 
@@ -67,15 +68,15 @@ def find_images(
 
 def _paths(folder: str, names: Iterable[str], *, allow_outside: bool) -> dict[str, str | None]:
     """Path of each name; None if it leads out of the folder and may not. Links are the user's own."""
-    roots = [os.path.join(root, "") for root in (os.path.abspath(folder), os.path.realpath(folder))]
+    roots = [os.path.abspath(folder), os.path.realpath(folder)]
     start = os.path.join(folder, "")
     paths: dict[str, str | None] = {}
     for name in names:
         path: str | None = start + name
         if os.path.isabs(name) or ".." in name:
-            full = os.path.normpath(os.path.join(roots[0], name))
-            inside = [full.removeprefix(root) for root in roots if full.startswith(root)]
-            path = start + inside[0] if inside else os.path.join(folder, name) if allow_outside else None
+            inside = [path_inside(os.path.join(roots[0], name), root) for root in roots]
+            found = next((relative for relative in inside if relative is not None), None)
+            path = start + found if found is not None else os.path.join(folder, name) if allow_outside else None
         paths[name] = path
     return paths
 

@@ -1,4 +1,4 @@
-"""List the images in a folder, and find the folder that the file names of annotations are relative to."""
+"""Find the folder that the file names of annotations are relative to."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -7,30 +7,7 @@ from pathlib import Path
 from retinanet.errors import InputError
 from retinanet.formats.splits import usual_name
 
-# Also formats that cannot be decoded: leaving such images out unasked would be worse than the error.
-IMAGE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .bmp .tif .tiff .gif .mpo .heic .heif .avif .jp2 .jxl .dng".split()
-)
 MAX_PROBED = 20  # file names looked for in each candidate folder
-
-
-def is_image_name(name: str) -> bool:
-    """Whether a file name has the suffix of an image."""
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
-
-
-def image_files(folder: Path) -> list[str]:
-    """Images in a folder and its subfolders, relative to it, in the order of their names; hidden files are skipped."""
-    return sorted(name for name in files_in(folder) if is_image_name(name))
-
-
-def files_in(folder: Path) -> Iterator[str]:
-    """All files in a folder and its subfolders, relative to it, with `/`; skips hidden ones and links to folders."""
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        inside = os.path.relpath(parent, folder).replace(os.sep, "/")
-        prefix = "" if inside == "." else f"{inside}/"
-        yield from (f"{prefix}{name}" for name in files if not name.startswith("."))
 
 
 def find_image_folder(annotations: str, names: Sequence[str], *, split: str | None, part: str) -> str:

@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from retinanet.config.paths import escape_path
-from retinanet.formats.image_paths.spelling import IMAGE_SUFFIXES, slashed, spelling_key
+from retinanet.formats.image_paths.listing import is_image_name
+from retinanet.formats.image_paths.spelling import slashed, spelling_key
 
 MAX_ENTRIES = 500_000  # files and folders that one search looks at
 SAMPLE = 100  # names that are searched for in other folders
@@ -112,8 +113,7 @@ def _similar_name(missing: Sequence[str], files: Iterable[str]) -> str:
 
 def _stem_key(name: str) -> str:
     key = spelling_key(name)
-    stem, suffix = os.path.splitext(key)
-    return stem if suffix in IMAGE_SUFFIXES else key
+    return os.path.splitext(key)[0] if is_image_name(key) else key
 
 
 class _Place(NamedTuple):

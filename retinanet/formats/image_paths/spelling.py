@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple
 from urllib.parse import unquote
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+from retinanet.formats.image_paths.listing import IMAGE_SUFFIXES, is_image_name
 
 _SAMPLE = 100  # names from which the difference is described
 _ABSOLUTE = re.compile(r"[A-Za-z]:/|/|file:/")  # on any system
@@ -104,7 +104,7 @@ def _differences(found: Mapping[str, str]) -> str:
 
 def _by_extension(names: Collection[str], key_of: Mapping[str, str], used: Collection[str]) -> Repair:
     """Add one extension to all names. If several would do, none is chosen: `000` may be 000.jpg or its mask 000.png."""
-    bare = [name for name in names if os.path.splitext(name)[1].lower() not in IMAGE_SUFFIXES]
+    bare = [name for name in names if not is_image_name(name)]
     suffixes = {suffix.lower() for _, suffix in map(os.path.splitext, key_of)} & IMAGE_SUFFIXES if bare else set()
     found = {suffix: _match({name: spelling_key(name + suffix) for name in bare}, key_of, used) for suffix in suffixes}
     possible = [suffix for suffix in found if found[suffix]]

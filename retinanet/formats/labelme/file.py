@@ -5,9 +5,10 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from retinanet.formats.faults import Faults
+from retinanet.formats.findings import FindingCounter
 from retinanet.formats.numbers import MAX_NUMBER, is_number
 from retinanet.formats.short_repr import short
+from retinanet.formats.text_files.content import read_limited
 
 MAX_BYTES = 1 << 28  # of one file, with the embedded image
 WITHOUT_AREA = ("point", "points", "line", "linestrip")
@@ -35,37 +36,43 @@ class OtherFile(NamedTuple):
     """A JSON file that is not labelme's."""
 
 
-def read_labelme_file(file: Path, where: str, faults: Faults) -> LabelmeFile | OtherFile | None:
-    """Read a file, and record its faults under the name `where`. Returns None if it cannot be used."""
+def read_labelme_file(file: Path, where: str, errors: FindingCounter) -> LabelmeFile | OtherFile | None:
+    """Read a file, and add what is wrong with it to `errors`. Returns None if the file cannot be used.
+
+    Args:
+        where: the name of the file in messages.
+    """
     try:
-        if file.stat().st_size > MAX_BYTES:
-            faults.add(f"over {MAX_BYTES >> 20} MiB", where)
-            return None
-        document = json.loads(file.read_bytes())
+        document = json.loads(read_limited(file, max_bytes=MAX_BYTES))
     except OSError as error:
-        faults.add(f"cannot be read: {error.strerror}", where)
+        message = "{count} file(s) cannot be read; correct or restore them"
+        errors.add("error", "file_unreadable", message, f"{where} ({error.strerror})")
         return None
     except UnicodeError:
-        faults.add("not UTF-8 text, save it as UTF-8", where)
+        errors.add("error", "file_encoding", "{count} file(s) are not UTF-8 text; save them as UTF-8", where)
         return None
     except (ValueError, RecursionError) as error:
-        faults.add("not JSON", f"{where} ({str(error)[:100]})")
+        message = "{count} file(s) are not JSON; save them in labelme again"
+        errors.add("error", "file_not_json", message, f"{where} ({str(error)[:100]})")
         return None
     if not isinstance(document, dict) or not {"shapes", "imagePath"} & set(document):
         return OtherFile()
     shapes, image = document.get("shapes"), document.get("imagePath")
     if not isinstance(shapes, list):
-        faults.add("shapes is not a list", f"{where} ({short(shapes)})")
+        message = "{count} file(s) have invalid shapes, expected a list"
+        errors.add("error", "shapes", message, f"{where} ({short(shapes)})")
         return None
     if not isinstance(image, str) or not image:
-        faults.add("imagePath is not a path", f"{where} ({short(image)})")
+        message = "{count} file(s) have an invalid imagePath, expected the path of the image"
+        errors.add("error", "image_path", message, f"{where} ({short(image)})")
         return None
     closed = []
     for number, shape in enumerate(shapes, 1):
         if not isinstance(shape, dict):
-            faults.add("shape that is not a record", f"{where} shape {number} ({short(shape)})")
+            message = "{count} shape(s) are not objects with label and points"
+            errors.add("error", "shape", message, f"{where} shape {number} ({short(shape)})")
         elif shape.get("shape_type") not in WITHOUT_AREA:
-            closed.append(_shape(shape, number, f"{where} shape {number}", faults))
+            closed.append(_shape(shape, number, f"{where} shape {number}", errors))
     return LabelmeFile(
         image_path=image,
         size=_size(document),
@@ -74,14 +81,16 @@ def read_labelme_file(file: Path, where: str, faults: Faults) -> LabelmeFile | O
     )
 
 
-def _shape(shape: dict[str, Any], number: int, place: str, faults: Faults) -> Shape | None:
+def _shape(shape: dict[str, Any], number: int, place: str, errors: FindingCounter) -> Shape | None:
     label, kind, points = shape.get("label"), shape.get("shape_type"), shape.get("points")
     if not isinstance(label, str) or not label.strip():
-        faults.add("label that is not a name", f"{place} ({short(label)})")
+        message = "{count} shape(s) have an invalid label, expected the name of a class"
+        errors.add("error", "shape_label", message, f"{place} ({short(label)})")
         return None
     least = MIN_POINTS.get(kind, 3) if isinstance(kind, str) else 3
     if not isinstance(points, list) or len(points) < least or not all(map(_is_point, points)):
-        faults.add(f"points that are not {least} or more pairs of numbers", f"{place} ({short(points)})")
+        message = f"{{count}} shape(s) have invalid points, expected at least {least} pairs of numbers"
+        errors.add("error", "shape_points", message, f"{place} ({short(points)})")
         return None
     return Shape(number, label.strip(), _corners(kind, points))
 

@@ -16,8 +16,8 @@ from retinanet.config import DataSource
 from retinanet.errors import InputError
 from retinanet.formats.annotations import Annotations
 from retinanet.formats.corners import to_sides
-from retinanet.formats.faults import Faults
-from retinanet.formats.image_paths.folder import is_image_name
+from retinanet.formats.findings import FindingCounter
+from retinanet.formats.image_paths.listing import is_image_name, path_inside
 from retinanet.formats.labelme.file import LabelmeFile, OtherFile, read_labelme_file
 from retinanet.formats.short_repr import short
 from retinanet.formats.text_files.lines import read_names
@@ -46,8 +46,9 @@ def read_labelme(source: DataSource) -> Annotations:
     listed = _read_labels(place, root)
     for label, where in content.labels.items():
         if listed is not None and label not in listed:
-            content.faults.add(f"label missing in {LABEL_FILE}", f"{where} ({short(label)})")
-    content.faults.check()
+            message = f"{{count}} label(s) are not in {LABEL_FILE}; add them to that file or correct their names"
+            content.errors.add("error", "label_unknown", message, f"{where} ({short(label)})")
+    content.errors.check()
     if not content.names:
         raise InputError(f"{place}: has no labelme files; expected one JSON file per image")
     names = tuple(sorted(content.labels) if listed is None else listed)
@@ -82,7 +83,7 @@ class _Content:
         self._images_are_elsewhere = source.images is not None
         self._place = place
         self._other_files = self._shapes_without_area = 0
-        self.faults = Faults(str(place))
+        self.errors = FindingCounter(str(place))
         self.names: dict[str, str] = {}  # the file of each image
         self.sizes: list[tuple[int, int]] = []
         self.labels: dict[str, str] = {}  # the first file of each label
@@ -93,7 +94,7 @@ class _Content:
 
     def add(self, file: Path) -> None:
         where = file.relative_to(self._place).as_posix()
-        match read_labelme_file(file, where, self.faults):
+        match read_labelme_file(file, where, self.errors):
             case OtherFile():
                 self._other_files += 1
             case LabelmeFile() as read:
@@ -102,13 +103,16 @@ class _Content:
     def _add(self, read: LabelmeFile, file: Path, where: str) -> None:
         name = self._image_name(file, read.image_path)
         if name is None:
-            self.faults.add(
-                f"imagePath leads out of {self.image_folder}, set data.*.images to the folder of the images",
-                f"{where} ({short(read.image_path)})",
+            message = (
+                f"{{count}} file(s) have an imagePath outside {self.image_folder}; set data.*.images to the folder of "
+                "the images"
             )
+            self.errors.add("error", "image_outside", message, f"{where} ({short(read.image_path)})")
             return
         if name in self.names:
-            self.faults.add("image that another file describes", f"{where} ({short(name)}, in {self.names[name]})")
+            message = "{count} file(s) describe the image of another file; remove one of them"
+            found = f"{where} ({short(name)}, also in {self.names[name]})"
+            self.errors.add("error", "image_twice", message, found)
             return
         for shape in read.shapes:
             self.labels.setdefault(shape.label, where)
@@ -124,10 +128,9 @@ class _Content:
         """Path of an image relative to the folder of the images; None if it is outside."""
         image = image.replace("\\", "/")
         if not WINDOWS_DRIVE.match(image):
-            path = os.path.normpath(os.path.join(os.path.abspath(file.parent), image))
             for base in (self.image_folder, str(self._place)) if self._images_are_elsewhere else (self.image_folder,):
-                inside = os.path.relpath(path, os.path.abspath(base)).replace(os.sep, "/")
-                if inside.split("/")[0] not in (".", ".."):
+                inside = path_inside(file.parent / image, base)
+                if inside not in (None, "."):
                     return inside
         # The config names the folder of the images: the paths in the files may be those of another machine.
         name = image.rpartition("/")[2]

@@ -16,8 +16,9 @@ from retinanet.config import DataSource
 from retinanet.errors import InputError
 from retinanet.formats.annotations import Annotations
 from retinanet.formats.corners import to_sides
-from retinanet.formats.faults import Faults
-from retinanet.formats.image_paths.folder import find_image_folder, image_files
+from retinanet.formats.findings import FindingCounter
+from retinanet.formats.image_paths.folder import find_image_folder
+from retinanet.formats.image_paths.listing import image_files
 from retinanet.formats.numbers import to_number
 from retinanet.formats.short_repr import short
 from retinanet.formats.splits import SPLIT_NAMES
@@ -55,16 +56,17 @@ def read_open_images(source: DataSource, part: str) -> Annotations:
         raise InputError(
             f"{file}: line 1 lacks the columns {', '.join(missing)}; found {found}; expected {','.join(HEADER)}"
         )
-    faults = Faults(file)
-    content = _Content(columns, faults)
+    findings = FindingCounter(file)
+    content = _Content(columns, findings)
     for row in rows:
         content.add(row)
     classes = _read_classes(Path(file).parent)
     if classes is not None:
         for label, line in content.label_lines.items():
             if label not in classes:
-                faults.add("LabelName that the class descriptions lack", f"line {line} ({short(label)})")
-    faults.check()
+                message = "{count} LabelName(s) are not in the class descriptions; add them to that file"
+                findings.add("error", "class_unknown", message, f"line {line} ({short(label)})")
+    findings.check()
     names = tuple(classes.values() if classes is not None else sorted(content.label_lines))
     if not content.label_lines:
         raise InputError(f"{file}: has no boxes; expected rows {','.join(HEADER)}")
@@ -95,12 +97,12 @@ def read_open_images(source: DataSource, part: str) -> Annotations:
 class _Content:
     """What the rows say, in compact arrays: the training set of Open Images has 14 million."""
 
-    def __init__(self, columns: dict[str, int], faults: Faults):
+    def __init__(self, columns: dict[str, int], findings: FindingCounter):
         self._columns = columns
         self._width = 1 + max(columns[name] for name in REQUIRED)
         self._confidence = columns.get("Confidence")
         self._is_group = columns.get("IsGroupOf")
-        self._faults = faults
+        self._findings = findings
         self._label_numbers: dict[str, int] = {}
         self.image_numbers: dict[str, int] = {}  # by image id, in order of appearance
         self.label_lines: dict[str, int] = {}  # first line of each label
@@ -111,11 +113,13 @@ class _Content:
     def add(self, row: Row) -> None:
         fields, columns, where = row.fields, self._columns, f"line {row.line}"
         if len(fields) < self._width:
-            self._faults.add(f"row with fewer than {self._width} fields", f"{where} ({len(fields)})")
+            message = f"{{count}} row(s) have fewer than {self._width} fields"
+            self._findings.add("error", "row_fields", message, f"{where} ({len(fields)})")
             return
         image, label = fields[columns["ImageID"]], fields[columns["LabelName"]]
         if not image or not label:
-            self._faults.add("ImageID or LabelName is empty", where)
+            message = "{count} row(s) have no ImageID or no LabelName; add it or remove the row"
+            self._findings.add("error", "row_names", message, where)
             return
         number = self.image_numbers.setdefault(image, len(self.image_numbers))
         if self._flag(fields, self._confidence) == 0:
@@ -124,7 +128,8 @@ class _Content:
         for name, value in zip(EDGES, corners, strict=True):
             if value is None or not -OUTSIDE_TOLERANCE <= value <= 1 + OUTSIDE_TOLERANCE:
                 found = short(fields[columns[name]])
-                self._faults.add(f"{name} is not a fraction of the image, 0 to 1", f"{where} ({found})")
+                message = f"{{count}} row(s) have an invalid {name}, expected a fraction of the image, 0 to 1"
+                self._findings.add("error", "row_box", message, f"{where} ({found})")
                 return
         self.label_lines.setdefault(label, row.line)
         self.image_index.append(number)
@@ -152,7 +157,7 @@ def _read_classes(folder: Path) -> dict[str, str] | None:
     file = next((path for path in sorted(folder.glob(f"*{CLASS_FILE}"))), None)
     if file is None:
         return None
-    faults = Faults(str(file))
+    findings = FindingCounter(str(file))
     names: dict[str, str] = {}
     used: set[str] = set()
     for row in rows_of(str(file), ","):
@@ -160,13 +165,15 @@ def _read_classes(folder: Path) -> dict[str, str] | None:
         if row.fields == ["LabelName", "DisplayName"]:
             continue
         if len(row.fields) != 2 or not all(row.fields):
-            faults.add("row that is not a label name and a class name", place)
+            message = "{count} row(s) are not a class, expected a label name and a class name"
+            findings.add("error", "class_row", message, place)
         elif row.fields[0] in names or row.fields[1] in used:
-            faults.add("name that is repeated", place)
+            message = "{count} row(s) repeat a name; label names and class names must be unique"
+            findings.add("error", "class_twice", message, place)
         else:
             names[row.fields[0]] = row.fields[1]
             used.add(row.fields[1])
-    faults.check()
+    findings.check()
     return names
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from retinanet.errors import InputError
+from retinanet.formats.text_files.content import encoding_of, read_limited
 
 MAX_BYTES = 100_000_000
 
@@ -13,14 +14,11 @@ def read_lines(file: Path) -> list[str]:
     """Lines of a text file, without blanks at their ends; blank lines at the end of the file are left out.
 
     Raises:
-        InputError: the file cannot be read, is too large or is not UTF-8.
+        InputError: the file cannot be read, is too large, or is not UTF-8 or UTF-16.
     """
     try:
-        with open(file, "rb") as opened:
-            content = opened.read(MAX_BYTES + 1)
-        if len(content) > MAX_BYTES:
-            raise InputError(f"{file}: has more than {MAX_BYTES} bytes")
-        text = content.decode("utf-8-sig").rstrip()
+        content = read_limited(file, max_bytes=MAX_BYTES)
+        text = content.decode(encoding_of(content)).rstrip()
     except OSError as error:
         raise InputError(f"{file}: cannot be read: {error.strerror}; correct the path or restore the file") from None
     except ValueError as error:  # not UTF-8, or a path with a null character

@@ -1,12 +1,12 @@
 """Read delimited text files row by row: CSV with commas, semicolons or tabs."""
 
-import codecs
 import csv
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from retinanet.errors import InputError
+from retinanet.formats.text_files.content import encoding_of
 
 DELIMITERS = (",", ";", "\t")
 EXCEL_DELIMITER = re.compile(r"\s*sep=.\s*")  # a first line that only Excel needs
@@ -62,8 +62,7 @@ def _lines(file: str) -> Iterator[str]:
     try:
         with open(file, "rb") as stream:
             start = stream.read(2)
-        encoding = "utf-16" if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
-        with open(file, encoding=encoding, newline="") as text:
+        with open(file, encoding=encoding_of(start), newline="") as text:
             number = 0
             while line := text.readline(MAX_LINE):
                 number += 1

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from retinanet.errors import InputError
-from retinanet.formats.image_paths.folder import files_in
+from retinanet.formats.image_paths.listing import files_in
 from retinanet.formats.splits import splits_in
 from retinanet.formats.text_files.lines import read_lines
 

@@ -12,9 +12,8 @@ from retinanet.config import DataSource
 from retinanet.errors import InputError
 from retinanet.formats.annotations import Annotations
 from retinanet.formats.corners import to_sides
-from retinanet.formats.faults import Faults
 from retinanet.formats.findings import FindingCounter
-from retinanet.formats.image_paths.folder import image_files
+from retinanet.formats.image_paths.listing import image_files
 from retinanet.formats.numbers import to_number
 from retinanet.formats.splits import choose_split
 from retinanet.formats.text_files.lines import read_names
@@ -23,12 +22,16 @@ from retinanet.formats.voc.xml_file import read_xml
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
-NO_NAME = "objects without a <name>"
-NO_BOX = "objects whose <bndbox> is not four finite numbers xmin, ymin, xmax, ymax"
-NOT_LISTED = "objects of a class that is not in {}"
-NOT_READABLE = "XML files that cannot be read"
+# Errors.
+NO_NAME = "{count} object(s) have no <name>; add the class name or remove the object"
+NO_BOX = (
+    "{count} object(s) have a <bndbox> that is not four finite numbers, expected xmin, ymin, xmax and ymax in pixels"
+)
+NOT_LISTED = "{{count}} object(s) have a class that is not in {file}; add the class to the file or correct its name"
+NOT_READABLE = "{count} XML file(s) cannot be read; correct or restore them"
+NOT_VOC = "{count} XML file(s) are not Pascal VOC annotations, expected the root element <annotation>"
+
 NO_XML = "{count} image(s) have no XML file and are not used"
-NOT_VOC = "files that are not a Pascal VOC annotation, which starts with <annotation>"
 
 
 def read_voc(source: DataSource, part: str) -> Annotations:
@@ -61,13 +64,14 @@ def read_voc(source: DataSource, part: str) -> Annotations:
         try:
             root = read_xml(layout.annotations / name)
         except InputError as error:
-            reader.faults.add(NOT_READABLE, str(error).removeprefix(f"{layout.annotations}/"))
+            place = str(error).removeprefix(f"{layout.annotations}/")
+            reader.findings.add("error", "xml_file", NOT_READABLE, place)
             continue
         file_names.append(find_name(name, _text(root, "filename")))
         sizes.append(_size(root))
         reader.read(root, name, index)
-    reader.faults.check()
-    findings = FindingCounter(source.annotations)
+    findings = reader.findings
+    findings.check()
     for name in find_name.unused(set(file_names)) if split is None else ():
         findings.add("note", "image_without_xml_file", NO_XML, name)
     names = reader.class_names()
@@ -126,14 +130,14 @@ class _ObjectReader:
         self.boxes = array("d")  # corners
         self.image_index, self.names, self.is_difficult, self.numbers = (array("q") for _ in range(4))
         self.numbers_of_names: dict[str, int] = {}  # in the order of their first occurrence
-        self.faults = Faults(source.annotations)
+        self.findings = FindingCounter(source.annotations)
         self._listed = dict.fromkeys(read_names(layout.names_file)) if layout.names_file else None
-        self._not_listed = NOT_LISTED.format(layout.names_file)
+        self._not_listed = NOT_LISTED.format(file=layout.names_file)
 
     def read(self, root: ET.Element, file: str, image: int) -> None:
         """Add the objects of an image."""
         if root.tag != "annotation":
-            self.faults.add(NOT_VOC, f"{file} (<{root.tag[:40]}>)")
+            self.findings.add("error", "xml_root", NOT_VOC, f"{file} (<{root.tag[:40]}>)")
             return
         for number, item in enumerate(root.findall("object"), start=1):
             name, box = _text(item, "name"), item.find("bndbox")
@@ -141,11 +145,12 @@ class _ObjectReader:
             corners = [to_number(text) for text in texts]
             place = f"{file} object {number}"
             if not name:
-                self.faults.add(NO_NAME, place)
+                self.findings.add("error", "object_name", NO_NAME, place)
             elif self._listed is not None and name not in self._listed:
-                self.faults.add(self._not_listed, f"{place} ({name[:40]!r})")
+                self.findings.add("error", "object_class", self._not_listed, f"{place} ({name[:40]!r})")
             elif None in corners:
-                self.faults.add(NO_BOX, f"{place}, class {name[:40]!r} ({[text[:20] for text in texts]})")
+                found = f"{place}, class {name[:40]!r} ({[text[:20] for text in texts]})"
+                self.findings.add("error", "object_box", NO_BOX, found)
             else:
                 self.boxes.extend(value for value in corners if value is not None)
                 self.image_index.append(image)

@@ -4,6 +4,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 from retinanet.errors import InputError
+from retinanet.formats.text_files.content import read_limited
 
 MAX_BYTES = 12_000_000  # 30,000 objects have less; parsed, a hostile file takes up to 50 times as much memory
 
@@ -22,10 +23,7 @@ def read_xml(file: Path) -> ET.Element:
         InputError: the file cannot be read, is too large, is not XML or declares a document type.
     """
     try:
-        with open(file, "rb") as opened:
-            content = opened.read(MAX_BYTES + 1)
-        if len(content) > MAX_BYTES:
-            raise InputError(f"has more than {MAX_BYTES} bytes")
+        content = read_limited(file, max_bytes=MAX_BYTES)
         return ET.fromstring(content, ET.XMLParser(target=_Tree()))
     except OSError as error:
         raise InputError(f"{file}: cannot be read: {error.strerror}") from None

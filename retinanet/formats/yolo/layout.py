@@ -8,7 +8,7 @@ from typing import Any
 
 from retinanet.config.yaml_loader import read_yaml
 from retinanet.errors import InputError
-from retinanet.formats.image_paths.folder import files_in, image_files, is_image_name
+from retinanet.formats.image_paths.listing import files_in, image_files, is_image_name, path_inside
 from retinanet.formats.splits import splits_in
 from retinanet.formats.text_files.lines import checked_names, read_lines, read_names
 
@@ -93,7 +93,7 @@ def label_file(image: Path) -> Path:
 def _listed(line: str, number: int, file: Path, root: Path) -> Path:
     """Path of a line in a list of images: relative to the list, or to the dataset."""
     places = [Path(os.path.normpath(base / line.replace("\\", "/"))) for base in (file.parent, root)]
-    inside = [place for place in places if place.is_relative_to(os.path.normpath(root))]
+    inside = [place for place in places if path_inside(place, root) is not None]
     if not inside:
         raise InputError(f"{file}:{number}: {line!r} leads out of {root}; list images inside the dataset")
     return next((place for place in inside if os.path.isfile(place)), inside[0])
@@ -153,7 +153,7 @@ def _root(given: Any, file: Path) -> Path:
 def _entry(given: str, key: str, root: Path, file: Path) -> Path:
     """The folder or list of images that an entry of data.yaml names."""
     place = Path(os.path.normpath(root / os.path.expanduser(given.replace("\\", "/"))))
-    if place.is_relative_to(os.path.normpath(root)) or (os.path.isabs(given) and os.path.exists(given)):
+    if path_inside(place, root) is not None or (os.path.isabs(given) and os.path.exists(given)):
         return place
     # Roboflow writes ../train/images for train/images. Others name the folder on the machine of the export.
     for start in range(1, len(place.parts)):

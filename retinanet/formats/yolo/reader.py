@@ -1,9 +1,9 @@
 """Read datasets in YOLO format: one text file of boxes per image, with class numbers and fractions of the image."""
 
+import io
 import math
 import os
 from array import array
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,31 +12,37 @@ import numpy as np
 from retinanet.config import DataSource
 from retinanet.errors import InputError
 from retinanet.formats.annotations import Annotations
-from retinanet.formats.faults import Faults
-from retinanet.formats.findings import Finding, FindingCounter
-from retinanet.formats.image_paths.folder import image_files
+from retinanet.formats.findings import FindingCounter
+from retinanet.formats.image_paths.listing import image_files
 from retinanet.formats.splits import choose_split
+from retinanet.formats.text_files.content import encoding_of, read_limited
 from retinanet.formats.yolo.layout import NAME_FILES, YoloLayout, find_yolo, images_of_entry, label_file
 
 MAX_BYTES = 20_000_000  # of a label file; 100,000 boxes have less
-MAX_LINE = 1_000_000  # bytes of a line; a polygon of 20,000 points has less
+MAX_LINE = 1_000_000  # characters of a line; a polygon of 20,000 points has less
 OUTSIDE_TOLERANCE = 0.01  # how far annotation tools may exceed the image, as a fraction of it
 
-NOT_NUMBERS = "lines that are not finite numbers"
+# Errors.
+NOT_READABLE = "{count} label file(s) cannot be read; correct or restore them"
+NOT_NUMBERS = "{count} line(s) are not finite numbers, expected class, centre x, centre y, width, height"
 WRONG_COUNT = (
-    "lines that are neither a box (class, centre x, centre y, width, height, and possibly a confidence) nor a polygon "
-    "(class, then at least three points)"
+    "{count} line(s) have a wrong number of values, expected a box (class, centre x, centre y, width, height, and "
+    "optionally a confidence) or a polygon (class, then x and y of at least three points)"
+)
+UNKNOWN_CLASS = (
+    "{{count}} line(s) have a class number without a name: {file} has {number} name(s), numbered from 0; correct the "
+    "numbers or add the missing names"
 )
 IN_PIXELS = (
-    "lines with values outside 0 to 1: coordinates must be fractions of the image; if they are pixels, divide x and "
-    "width by the image's width, y and height by its height"
+    "{count} line(s) have values outside 0 to 1, expected fractions of the image; if the values are pixels, divide x "
+    "and width by the width of the image, y and height by its height"
 )
-NOT_READABLE = "label files that cannot be read"
 
-NO_LABEL_FILE = "{count} image(s) have no label file and so no objects"
-NO_IMAGE = "{count} label file(s) belong to no image of the same name and are not used"
-IS_POLYGON = "{count} polygon(s) or oriented boxes are replaced by the boxes around them"
-HAS_CONFIDENCE = "the sixth value of {count} label(s), a confidence, is ignored"
+# Warnings and notes.
+NO_LABEL_FILE = "{count} image(s) have no label file, and therefore no objects"
+NO_IMAGE = "{count} label file(s) are not used, because there is no image of the same name"
+IS_POLYGON = "{count} polygon(s) or oriented box(es) are replaced by the boxes around them"
+HAS_CONFIDENCE = "{count} label(s) have a sixth value, a confidence, which is ignored"
 NOT_LABELS = (*NAME_FILES, "notes.txt", "train.txt", "val.txt", "test.txt")
 
 
@@ -71,8 +77,8 @@ def read_yolo(source: DataSource, part: str) -> Annotations:
             f"{source.annotations}: none of the {len(images)} images has a label file; expected for example "
             f"{files[0]} for {images[0]}"
         )
-    reader.faults.check()
-    findings = FindingCounter(source.annotations)
+    findings = reader.findings
+    findings.check()
     for image in missing:
         findings.add("note", "label_file_missing", NO_LABEL_FILE, os.path.relpath(image, layout.root))
     if are_all_images:
@@ -96,7 +102,7 @@ def read_yolo(source: DataSource, part: str) -> Annotations:
         category_names=layout.names,
         category_ids=None,
         is_relative=True,
-        findings=(*findings.findings(), *reader.findings()),
+        findings=findings.findings(),
     )
 
 
@@ -141,57 +147,52 @@ class _LabelReader:
     def __init__(self, layout: YoloLayout, source: str):
         self.boxes = array("d")  # left, top, width, height in fractions
         self.image_index, self.classes, self.lines = array("q"), array("q"), array("q")
-        self.faults = Faults(source)
+        self.findings = FindingCounter(source)
         self._layout = layout
-        self._source = source
-        self._converted: Counter[str] = Counter()
-        self._unknown_class = (
-            f"class numbers without a name ({layout.names_file.name} has {len(layout.names)}, numbered from 0)"
-        )
+        self._unknown_class = UNKNOWN_CLASS.format(file=layout.names_file.name, number=len(layout.names))
 
     def read(self, file: Path, image: int) -> bool:
         """Add the boxes of an image; returns False if its label file does not exist."""
         try:
-            with open(file, "rb") as opened:
-                content = opened.read(MAX_BYTES + 1)
+            content = read_limited(file, max_bytes=MAX_BYTES)
+            text = content.decode(encoding_of(content), "replace")
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError as error:
-            self.faults.add(NOT_READABLE, f"{self._shown(file)} ({error.strerror})")
+            self.findings.add("error", "label_file", NOT_READABLE, f"{self._shown(file)} ({error.strerror})")
             return True
-        if len(content) > MAX_BYTES:
-            self.faults.add(NOT_READABLE, f"{self._shown(file)} (more than {MAX_BYTES} bytes)")
-            return True
-        for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
+        for number, line in enumerate(io.StringIO(text, newline=None), start=1):
             if len(line) > MAX_LINE:
-                self.faults.add(NOT_READABLE, f"{self._shown(file)}:{number} (more than {MAX_LINE} bytes)")
+                place = f"{self._shown(file)}:{number} (more than {MAX_LINE} characters)"
+                self.findings.add("error", "label_file", NOT_READABLE, place)
             elif words := line.split():
                 self._add(words, image, file, number)
         return True
 
-    def _add(self, words: list[bytes], image: int, file: Path, number: int) -> None:
+    def _add(self, words: list[str], image: int, file: Path, number: int) -> None:
         try:
             values = [float(word) for word in words]
         except ValueError:
             values = [np.nan]
-        if fault := self._fault(values):
-            found = b" ".join(words)[:40].decode("utf-8", "replace")
-            self.faults.add(fault, f"{self._shown(file)}:{number} ({found!r})")
+        if problem := self._problem(values):
+            found = " ".join(words)[:40]
+            self.findings.add("error", "label_line", problem, f"{self._shown(file)}:{number} ({found!r})")
             return
         if len(values) <= 6 or self._layout.has_keypoints:
             x, y, w, h = values[1:5]
             self.boxes.extend((x - w / 2, y - h / 2, w, h))
-            self._converted[HAS_CONFIDENCE] += len(values) == 6
+            if len(values) == 6 and not self._layout.has_keypoints:
+                self.findings.add("note", "label_confidence", HAS_CONFIDENCE)
         else:
             xs, ys = values[1::2], values[2::2]
             self.boxes.extend((min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)))
-            self._converted[IS_POLYGON] += 1
+            self.findings.add("note", "label_polygon", IS_POLYGON)
         self.image_index.append(image)
         self.classes.append(int(values[0]))
         self.lines.append(number)
 
-    def _fault(self, values: list[float]) -> str | None:
-        """What is wrong with a line."""
+    def _problem(self, values: list[float]) -> str | None:
+        """What is wrong with a line; None if it is correct."""
         if not all(map(math.isfinite, values)):
             return NOT_NUMBERS
         count = len(values)
@@ -204,14 +205,6 @@ class _LabelReader:
         if min(values[1:last]) < -OUTSIDE_TOLERANCE or max(values[1:last]) > 1 + OUTSIDE_TOLERANCE:
             return IN_PIXELS
         return None
-
-    def findings(self) -> list[Finding]:
-        """What was converted or ignored."""
-        return [
-            Finding("note", "label_converted", self._source, sentence.format(count=count))
-            for sentence, count in self._converted.items()
-            if count
-        ]
 
     def _shown(self, file: Path) -> str:
         return os.path.relpath(file, self._layout.root)

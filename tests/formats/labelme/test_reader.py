@@ -134,7 +134,7 @@ OUTSIDE = ["../x.jpg", "..\\x.jpg", "/etc/passwd", "C:\\images\\x.jpg", "sub/../
 @pytest.mark.parametrize("image", OUTSIDE)
 def test_image_path_must_not_lead_out_of_the_folder(folder, image):
     message = fault_of(folder({"a.json": document(shape(), image=image)}))
-    assert message.startswith("1 x imagePath leads out of ") and f"a.json ({image!r})" in message
+    assert message.startswith("1 file(s) have an imagePath outside ") and f"a.json ({image!r})" in message
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,9 @@ def test_label_file_determines_the_order_of_the_classes(folder):
 
 def test_label_that_the_label_file_lacks_is_reported(folder):
     message = fault_of(folder({"labels.txt": "dog\n", "a.json": document(shape())}))
-    assert message == "1 x label missing in labels.txt: a.json ('cat')"
+    assert message == (
+        "1 label(s) are not in labels.txt; add them to that file or correct their names (a.json ('cat'))"
+    )
 
 
 # ---- faults
@@ -180,41 +182,49 @@ def test_all_faults_are_reported_at_once(folder):
         )
     )
     assert message == (
-        "1 x not JSON: a.json (Expecting property name enclosed in double quotes: line 1 column 2 (char 1)); "
-        "1 x not UTF-8 text, save it as UTF-8: b.json; 1 x shapes is not a list: c.json ({}); 1 x imagePath is not a "
-        "path: d.json (None); 1 x shape that is not a record: e.json shape 1 (5); 2 x label that is not a name: e.json "
-        "shape 2 (3), e.json shape 3 (' '); 2 x points that are not 2 or more pairs of numbers: e.json shape 4 "
-        "([[1, 2]]), f.json shape 1 ([[1, nan], [2, 3]]); 2 x points that are not 3 or more pairs of numbers: e.json "
-        "shape 5 ([[1, 2], [4, 6.5]]), f.json shape 2 ([[1, 2], [4, 6.5]]); 1 x image that another file describes: "
-        "g.json ('e', in e.json)"
+        "9 problem(s)\n"
+        "  1 file(s) are not JSON; save them in labelme again "
+        "(a.json (Expecting property name enclosed in double quotes: line 1 column 2 (char 1)))\n"
+        "  1 file(s) are not UTF-8 text; save them as UTF-8 (b.json)\n"
+        "  1 file(s) have invalid shapes, expected a list (c.json ({}))\n"
+        "  1 file(s) have an invalid imagePath, expected the path of the image (d.json (None))\n"
+        "  1 shape(s) are not objects with label and points (e.json shape 1 (5))\n"
+        "  2 shape(s) have an invalid label, expected the name of a class (e.json shape 2 (3); e.json shape 3 (' '))\n"
+        "  2 shape(s) have invalid points, expected at least 2 pairs of numbers (e.json shape 4 ([[1, 2]]); "
+        "f.json shape 1 ([[1, nan], [2, 3]]))\n"
+        "  2 shape(s) have invalid points, expected at least 3 pairs of numbers (e.json shape 5 ([[1, 2], [4, 6.5]]); "
+        "f.json shape 2 ([[1, 2], [4, 6.5]]))\n"
+        "  1 file(s) describe the image of another file; remove one of them (g.json ('e', also in e.json))"
     )
 
 
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (b"[" * 200_000, "not JSON"),
-        (b'{"shapes": ' + b'{"a":' * 100_000, "not JSON"),
-        (b"9" * 10_000, "not JSON"),
-        (b"", "not JSON"),
-        (b"\0" * 100, "not JSON"),
+        (b"[" * 200_000, "file(s) are not JSON"),
+        (b'{"shapes": ' + b'{"a":' * 100_000, "file(s) are not JSON"),
+        (b"9" * 10_000, "file(s) are not JSON"),
+        (b"", "file(s) are not JSON"),
+        (b"\0" * 100, "file(s) are not JSON"),
         (b'{"imagePath": "a.jpg", "shapes": [{"label": "x", "points": ' + b"[" * 500 + b"]" * 500 + b"}]}",
-         "points that are not 3 or more"),
+         "shape(s) have invalid points"),
         (b'{"imagePath": "a.jpg", "shapes": [{"label": "x", "points": [[1e999, 1], [2, 2], [3, 3]]}]}',
-         "points that are not 3 or more"),
+         "shape(s) have invalid points"),
     ],
     ids=range(7),
 )  # fmt: skip
 def test_hostile_files_are_rejected(folder, content, problem):
     message = fault_of(folder({"a.json": content}))
-    assert message.startswith(f"1 x {problem}") and len(message) < 300
+    assert message.startswith(f"1 {problem}") and len(message) < 300
 
 
 def test_a_huge_file_is_not_read(folder, tmp_path):
     source = folder({"a.json": b"{"})
     with open(tmp_path / "set" / "a.json", "r+b") as file:
         file.truncate(MAX_BYTES + 1)  # a hole, which takes no space
-    assert fault_of(source) == "1 x over 256 MiB: a.json"
+    assert fault_of(source) == (
+        f"1 file(s) cannot be read; correct or restore them (a.json (it has more than {MAX_BYTES} bytes))"
+    )
 
 
 @pytest.mark.parametrize(

@@ -129,9 +129,12 @@ def test_image_ids_do_not_lead_out_of_the_folder(boxes, tmp_path):
 def test_all_faults_are_reported_with_their_lines(boxes):
     content = HEADER + row(x=(20, 40)) + row(y=("nan", 1)) + row("") + row(label="/m/x") + "a,b\n"
     assert message_of(read_open_images, boxes(content), "train") == (
-        "train-annotations-bbox.csv: 1 x XMin is not a fraction of the image, 0 to 1: line 2 ('20'); 1 x YMin is not a "
-        "fraction of the image, 0 to 1: line 3 ('nan'); 1 x ImageID or LabelName is empty: line 4; 1 x row with fewer "
-        "than 8 fields: line 6 (2); 1 x LabelName that the class descriptions lack: line 5 ('/m/x')"
+        "train-annotations-bbox.csv: 5 problem(s)\n"
+        "  1 row(s) have an invalid XMin, expected a fraction of the image, 0 to 1 (line 2 ('20'))\n"
+        "  1 row(s) have an invalid YMin, expected a fraction of the image, 0 to 1 (line 3 ('nan'))\n"
+        "  1 row(s) have no ImageID or no LabelName; add it or remove the row (line 4)\n"
+        "  1 row(s) have fewer than 8 fields (line 6 (2))\n"
+        "  1 LabelName(s) are not in the class descriptions; add them to that file (line 5 ('/m/x'))"
     )
 
 
@@ -144,8 +147,9 @@ def test_all_faults_are_reported_with_their_lines(boxes):
                                  "found ['ImageID', 'XMin']; expected"),
         (HEADER, CLASSES, "train-annotations-bbox.csv: has no boxes; expected rows ImageID,"),
         (HEADER + row(), "/m/1,Cat\n/m/2,Cat\n/m/3\n",
-         "class-descriptions-boxable.csv: 1 x name that is repeated: line 2 (['/m/2', 'Cat']); 1 x row that is not a "
-         "label name and a class name: line 3 (['/m/3'])"),
+         "class-descriptions-boxable.csv: 2 problem(s)\n"
+         "  1 row(s) repeat a name; label names and class names must be unique (line 2 (['/m/2', 'Cat']))\n"
+         "  1 row(s) are not a class, expected a label name and a class name (line 3 (['/m/3']))"),
     ],
 )  # fmt: skip
 def test_file_that_is_not_of_open_images_is_rejected(boxes, content, classes, message):

@@ -21,7 +21,7 @@ def test_missing_and_empty_label_files_mean_no_objects(tmp_path):
     data = read(tmp_path)
     assert data.image_index.tolist() == [1] and data.entry_numbers.tolist() == [2]
     assert [(finding.severity, str(finding)) for finding in data.findings] == [
-        ("note", f"{tmp_path}: 1 image(s) have no label file and so no objects (images/c.png)")
+        ("note", f"{tmp_path}: 1 image(s) have no label file, and therefore no objects (images/c.png)")
     ]
 
 
@@ -29,8 +29,11 @@ def test_label_files_without_an_image_are_a_warning(tmp_path):
     labels = dict.fromkeys(["labels/A.txt", "labels/b.txt", "labels/classes.txt"], CAT)
     write_files(tmp_path, {"data.yaml": NAMES, "images/a.png": None, "images/b.png": None, **labels})
     assert [(finding.severity, str(finding)) for finding in read(tmp_path).findings] == [
-        ("note", f"{tmp_path}: 1 image(s) have no label file and so no objects (images/a.png)"),
-        ("warning", f"{tmp_path}: 1 label file(s) belong to no image of the same name and are not used (labels/A.txt)"),
+        ("note", f"{tmp_path}: 1 image(s) have no label file, and therefore no objects (images/a.png)"),
+        (
+            "warning",
+            f"{tmp_path}: 1 label file(s) are not used, because there is no image of the same name (labels/A.txt)",
+        ),
     ]
     write_files(tmp_path, {"data.yaml": "train: train.txt\n" + NAMES, "train.txt": "images/b.png"})
     assert read(tmp_path).findings == (), "a list may be of some images of a folder"
@@ -69,8 +72,8 @@ def test_keypoints_are_ignored(tmp_path):
 def test_each_kind_of_conversion_is_one_note(tmp_path):
     folder = one_image(tmp_path, "0 0.1 0.1 0.2 0.1 0.2 0.2\n" * 2 + "0 0.25 0.25 0.2 0.2 0.5\n" * 3)
     assert [(finding.severity, str(finding)) for finding in read(folder).findings] == [
-        ("note", f"{folder}: 2 polygon(s) or oriented boxes are replaced by the boxes around them"),
-        ("note", f"{folder}: the sixth value of 3 label(s), a confidence, is ignored"),
+        ("note", f"{folder}: 2 polygon(s) or oriented box(es) are replaced by the boxes around them"),
+        ("note", f"{folder}: 3 label(s) have a sixth value, a confidence, which is ignored"),
     ]
 
 
@@ -101,19 +104,22 @@ def test_all_faults_are_reported_at_once(tmp_path):
     }
     message = message_of(write_files(tmp_path, {"data.yaml": NAMES, **images, **labels}))
     assert message == (
-        "FOLDER: 3 x class numbers without a name (data.yaml has 2, numbered from 0): "
-        "labels/a.txt:2 ('2 0.5 0.5 0.1 0.1'), labels/a.txt:3 ('-1 0.5 0.5 0.1 0.1'), "
-        "labels/a.txt:4 ('0.5 0.5 0.5 0.1 0.1'); "
-        f"1 x {reader.IN_PIXELS}: labels/a.txt:5 ('0 120 80 40 30'); "
-        f"4 x {reader.NOT_NUMBERS}: labels/b.txt:1 ('cat 0.5 0.5 0.1 0.1'), labels/b.txt:2 ('0 nan 0.5 0.1 0.1'), "
-        "labels/b.txt:4 ('0 inf 0.5 0.1 0.1'), labels/b.txt:5 ('0,0.5,0.5,0.1,0.1'); "
-        f"1 x {reader.WRONG_COUNT}: labels/b.txt:3 ('0 0.5 0.5')"
+        "FOLDER: 4 problem(s)\n"
+        "  3 line(s) have a class number without a name: data.yaml has 2 name(s), numbered from 0; correct the numbers "
+        "or add the missing names (labels/a.txt:2 ('2 0.5 0.5 0.1 0.1'); labels/a.txt:3 ('-1 0.5 0.5 0.1 0.1'); "
+        "labels/a.txt:4 ('0.5 0.5 0.5 0.1 0.1'))\n"
+        f"  {reader.IN_PIXELS.format(count=1)} (labels/a.txt:5 ('0 120 80 40 30'))\n"
+        f"  {reader.NOT_NUMBERS.format(count=4)} (labels/b.txt:1 ('cat 0.5 0.5 0.1 0.1'); "
+        "labels/b.txt:2 ('0 nan 0.5 0.1 0.1'); labels/b.txt:4 ('0 inf 0.5 0.1 0.1'); ...)\n"
+        f"  {reader.WRONG_COUNT.format(count=1)} (labels/b.txt:3 ('0 0.5 0.5'))"
     )
 
 
 def test_many_faults_are_counted(tmp_path):
     message = message_of(one_image(tmp_path, "0 10 10 5 5\n" * 1000))
-    assert message.startswith("FOLDER: 1000 x ") and message.count("labels/a.txt") == 5 and message.endswith(", ...")
+    assert (
+        message.startswith("FOLDER: 1000 line(s)") and message.count("labels/a.txt") == 3 and message.endswith("; ...)")
+    )
 
 
 def test_dataset_without_any_label_file_is_an_error(tmp_path):
@@ -139,9 +145,9 @@ def test_large_files_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(reader, "MAX_BYTES", 100)
     monkeypatch.setattr(reader, "MAX_LINE", 50)
     polygon = CAT + "0" + " 0.25" * 20
-    assert "labels/a.txt:2 (more than 50 bytes)" in message_of(one_image(tmp_path, polygon[:90]))
+    assert "labels/a.txt:2 (more than 50 characters)" in message_of(one_image(tmp_path, polygon[:90]))
     assert message_of(one_image(tmp_path, CAT * 10)) == (
-        f"FOLDER: 1 x {reader.NOT_READABLE}: labels/a.txt (more than 100 bytes)"
+        f"FOLDER: {reader.NOT_READABLE.format(count=1)} (labels/a.txt (it has more than 100 bytes))"
     )
 
 
