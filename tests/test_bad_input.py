@@ -107,7 +107,7 @@ def test_binary_file_as_config(rejected, checkpoint, tmp_path):
 def test_config_without_data(rejected, tmp_path):
     (tmp_path / "mine.yaml").write_text("train: {epochs: 1}\n")
     message = rejected(train_tool, tmp_path / "mine.yaml", "--output", tmp_path / "run", "device=cpu")
-    assert message == ("data.train: not set; set data.train.images=DIR data.train.annotations=FILE")
+    assert message == ("data.train: not set; set data.train=PATH to an annotation file or a dataset folder")
 
 
 def test_missing_annotations(train_rejected):

@@ -262,7 +262,7 @@ def _detect_file(file: Path, key: str) -> Detected:
         case ".xml":
             raise InputError(f"{file}: is the annotation of one image in Pascal VOC format; set {key} to its folder")
         case ".json" | ".gz":
-            kind = json_kind(file) or "coco"  # whose reader names other kinds of JSON
+            kind = json_kind(file) or "coco"  # its reader recognises other kinds of JSON
         case _:
             kind = json_kind(file) or csv_kind(file)
     if kind == "labelme":

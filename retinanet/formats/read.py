@@ -54,14 +54,14 @@ def read_dataset(
         strict: raise on boxes with problems instead of dropping or clipping them.
         max_pixels: size limit for images whose dimensions must be read from the image file.
         skip_missing_images: skip images that do not exist, with a warning, instead of raising.
-        allow_outside_paths: use images whose names lead out of the image folder.
+        allow_outside_paths: use images whose names point outside the image folder.
         key: the config key of these sources, for messages.
 
     Raises:
         InputError: a missing or malformed file, an unknown class, or a missing image; the message says how to fix it.
     """
     if not sources:
-        raise InputError(f"{key}: not set; set {key}.images=DIR {key}.annotations=FILE")
+        raise InputError(f"{key}: not set; set {key}=PATH to an annotation file or a dataset folder")
     check_sources(sources, key=key)
     read = [read_annotations(source, "val" if key == "data.val" else "train") for source in sources]
     chosen = choose_classes(

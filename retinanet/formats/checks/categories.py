@@ -1,4 +1,4 @@
-"""Notice categories that are probably not meant as classes of their own."""
+"""Detect categories that are probably not meant to be separate classes."""
 
 import json
 import re
@@ -29,7 +29,7 @@ def check_categories(read: Sequence[Annotations], selected: Collection[str] | No
     objects = _count_objects(read)
     empty = [name for name in classes if not objects[name]]
     if len(empty) == len(classes):
-        return findings  # no objects at all, which is another problem
+        return findings  # no objects at all, which another check reports
     for name in list(empty):
         others = [other for other in classes if other != name]
         if name.strip().lower() in BACKGROUND:
@@ -48,7 +48,7 @@ def check_categories(read: Sequence[Annotations], selected: Collection[str] | No
 
 
 def with_id(name: str, category_id: int | str) -> str:
-    """The name by which readers tell apart a further category of the same name."""
+    """A unique name for a category whose name another category already has."""
     return f"{name} (id {category_id})"
 
 
@@ -96,8 +96,8 @@ def _check_similar_names(classes: list[str], selected: Collection[str] | None, w
             others = [name for name in classes if name not in same]
             merged = f"{{name: {_quoted(same[0].strip())}, merge: [{', '.join(map(_quoted, same))}]}}"
             message = (
-                f"the categories {', '.join(map(repr, same))} differ only in case or blanks, and would be different "
-                f"classes; to train them as one, set {_config_line(others, merged)}"
+                f"the categories {', '.join(map(repr, same))} differ only in case or whitespace, and would "
+                f"become different classes; to train them as one, set {_config_line(others, merged)}"
             )
             findings.append(Finding("warning", "category_names_similar", where, message))
     return findings

@@ -1,6 +1,6 @@
-"""Notice data that can be read but would train the wrong thing, with the likely cause.
+"""Detect data that can be read but would train the wrong thing, and name the likely cause.
 
-A check stays silent if in doubt: the evidence must be strong, and another explanation unlikely.
+A check reports nothing in doubt: the evidence must be strong, and any other explanation unlikely.
 """
 
 import filecmp
@@ -46,7 +46,7 @@ def check_coordinates(read: Annotations, sizes: np.ndarray) -> list[Finding]:
 
 
 def _check_meaning(read: Annotations, objects: np.ndarray, boxes: np.ndarray, limits: np.ndarray) -> list[Finding]:
-    """Compare how many boxes leave their image with how many would if their numbers meant something else."""
+    """Compare how many boxes extend beyond their image with how many would if their numbers meant something else."""
     first, second = boxes[:, :2], boxes[:, 2:]  # left and top, width and height
     slack = np.maximum(1.0, TOLERANCE * limits)
     leaves: np.ndarray = (first + second > limits + slack).any(axis=1)
@@ -62,18 +62,19 @@ def _check_meaning(read: Annotations, objects: np.ndarray, boxes: np.ndarray, li
     agrees = np.abs(read.areas[objects] - area_of_box) <= 0.01 * np.abs(area_of_box)  # false for unknown areas
 
     def finding(kind: str, found: np.ndarray, problem: str, cause: str) -> list[Finding]:
-        message = f"{int(found.sum())} of {len(boxes)} boxes {problem}, and {cause}; convert the boxes, or export again"
+        count = f"{int(found.sum())} of {len(boxes)} boxes {problem}"
+        message = f"{count}, and {cause}; convert the boxes, or export the annotations again"
         return [Finding("error", kind, read.source, message, _examples(read, objects, np.flatnonzero(found)))]
 
     if _share(leaves) >= MANY and leaves.sum() >= MIN_BOXES and _share(agrees) < 0.5:
         if _share(as_corners) >= NEARLY_ALL:
             return finding(
-                "boxes_are_corners", leaves, "leave their image",
+                "boxes_are_corners", leaves, "extend beyond their image",
                 "the numbers look like corners, [x1, y1, x2, y2], expected [x, y, width, height]",
             )  # fmt: skip
     if _share(leaves) >= MANY / 2 and leaves.sum() >= 2 * MIN_BOXES and as_centres.all():
         return finding(
-            "boxes_are_centres", leaves, "leave their image",
+            "boxes_are_centres", leaves, "extend beyond their image",
             "none would if x and y were its centre; expected the left and top edge",
         )  # fmt: skip
     if _share(inverted) >= MANY and inverted.sum() >= MIN_BOXES:
@@ -90,7 +91,7 @@ def _check_meaning(read: Annotations, objects: np.ndarray, boxes: np.ndarray, li
 
 
 def check_objects(dataset: Dataset, *, where: str, training: bool) -> list[Finding]:
-    """Notice a dataset without objects: an error for a training set, a warning for a validation set."""
+    """Detect a dataset without objects: an error for a training set, a warning for a validation set."""
     if not dataset.is_crowd.all():
         return []
     found = f"only {len(dataset.is_crowd)} crowd region(s), no objects" if len(dataset.is_crowd) else "no objects"
@@ -102,19 +103,19 @@ def check_objects(dataset: Dataset, *, where: str, training: bool) -> list[Findi
 
 
 def check_repeated_images(paths: Sequence[str], *, where: str) -> list[Finding]:
-    """Notice image files that are in a dataset more than once: objects of one entry are background in the other."""
+    """Detect image files that are in a dataset more than once: objects of one entry are background in the other."""
     repeated = [path for path, count in Counter(paths).items() if count > 1]
     if not repeated:
         return []
     message = (
         f"{len(repeated)} image file(s) are listed more than once, with different ids: the objects of one entry are "
-        "background in the others; give all annotations of a file the same image"
+        "background in the others; give all annotations of a file the same image id"
     )
     return [Finding("warning", "file_name_twice", where, message, shortened(repeated))]
 
 
 def check_overlap(train: Dataset, val: Dataset, *, where: str = "data.val") -> list[Finding]:
-    """Notice validation images that are also training images: the same file, or a copy with the same name."""
+    """Detect validation images that are also training images: the same file, or a copy with the same name."""
     paths, files = set(train.paths), {_file_id(path) for path in train.paths} - {None}
     copy_of = {os.path.basename(path): path for path in train.paths}
     shared, compared = [], 0

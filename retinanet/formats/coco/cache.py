@@ -24,14 +24,14 @@ log = logging.getLogger(__name__)
 READER_VERSION = 1  # raise it when a reader returns something else for the same file
 MIN_BYTES = 10_000_000  # smaller files are read in a fraction of a second
 ARRAYS = ("sizes", "image_index", "boxes_xywh", "areas", "category_index", "is_crowd", "entry_numbers")
-SEPARATOR = "\0"  # between texts; no file name contains it
+SEPARATOR = "\0"  # between file names, which cannot contain it
 
 
 def read_cached(source: DataSource, read: Callable[[], Annotations | None]) -> Annotations | None:
     """Return what `read` returns for an annotation file, from the cache if the file has not changed.
 
     Only results without findings are stored, since findings are to be reported each time. If the cache cannot be read
-    or written, the file is read as if there was none.
+    or written, the file is read without it.
     """
     try:
         status = os.stat(source.annotations)
@@ -80,7 +80,7 @@ def _load(entry: Path, source: str, images: str | None) -> Annotations | None:
 
 
 def _store(read: Annotations, entry: Path, *, earlier: str) -> None:
-    """Write an entry under a temporary name, rename it, and delete those of the same file in its earlier states."""
+    """Write an entry under a temporary name, rename it, and delete the entries of earlier versions of the file."""
     is_integers = read.image_ids is not None and all(isinstance(value, int) for value in read.image_ids)
     facts = {
         "images": len(read),

@@ -42,7 +42,7 @@ def box_of_mask(mask: dict[str, Any]) -> list[float] | None:
 
     Args:
         mask: "size" is [height, width]; "counts" are the lengths of runs, by column, of pixels outside and inside the
-            object in turn: a list, or a text in COCO's compressed form.
+            object in turn: a list, or a string in COCO's compressed form.
 
     Raises:
         ValueError: the mask is damaged.

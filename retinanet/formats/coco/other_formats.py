@@ -1,4 +1,4 @@
-"""Recognise JSON annotations that are not in COCO format, to name them and the way out."""
+"""Recognise JSON annotations in other formats than COCO, and say how to use or convert them."""
 
 from typing import Any
 

@@ -1,6 +1,6 @@
 """Read a correct COCO file quickly: typed records in pieces of a few megabytes, straight into arrays.
 
-Everything else, harmless or not, is left to `tolerant.py`, which is slower and needs more memory.
+Files that differ from the format in any way are left to `tolerant.py`, which is slower.
 """
 
 import json
@@ -198,15 +198,15 @@ _OPEN = re.compile(rb"(?:\xef\xbb\xbf)?\s*\{")
 _KEY = re.compile(rb'\s*"([^"\\]{1,100})"\s*:\s*')
 _LIST = re.compile(rb"\[\s*(\]?)")
 _NEXT = re.compile(rb"\s*([,}])")
-_BETWEEN = re.compile(rb"\}\s*(,)\s*\{")  # between two entries, unless both are inside another one, or in a text
+_BETWEEN = re.compile(rb"\}\s*(,)\s*\{")  # between two entries, unless it is nested or in a string
 _END = re.compile(rb"\}\s*(\])\s*[,}]")  # the end of a list of entries, with the same exceptions
 
 
 def _items(stream: BinaryIO, decoders: dict[str, msgspec.json.Decoder]) -> Iterator[tuple[str, list[Any]]]:
     """Yield the entries of the lists that have decoders, in pieces; skip all other values.
 
-    A place that only looks like the end of an entry is found out: up to there, a bracket or a text is still open, so
-    that the piece is no list of JSON values.
+    A match of `_BETWEEN` or `_END` inside a string or a nested list is detected: the piece that ends there has an
+    unclosed string or bracket, so it is not valid JSON.
 
     Raises:
         _Declined, msgspec.MsgspecError: the file is not an object that contains each of these lists once.

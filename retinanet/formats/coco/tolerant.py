@@ -1,6 +1,6 @@
-"""Read COCO files as annotation tools write them: repair what is harmless, and list everything that cannot be read."""
+"""Read COCO files that differ from the format: repair what is harmless, and report all entries that cannot be read."""
 
-from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,6 +9,8 @@ from retinanet.config import DataSource
 from retinanet.errors import InputError
 from retinanet.formats.annotations import Annotations
 from retinanet.formats.checks.categories import with_id
+from retinanet.formats.coco.box_columns import BoxColumns
+from retinanet.formats.coco.large_file import LargePart, is_large, outline
 from retinanet.formats.coco.masks import box_of_segmentation
 from retinanet.formats.coco.other_formats import describe_form
 from retinanet.formats.coco.stream import file_of_url
@@ -34,15 +36,6 @@ class _Category(NamedTuple):
     parent: str
 
 
-class _Box(NamedTuple):
-    number: int | None
-    image: int
-    category: int
-    bbox: list[float]
-    area: float
-    is_crowd: bool
-
-
 def read_tolerantly(source: DataSource, *, lvis: bool = False) -> Annotations:
     """Read a COCO or LVIS file.
 
@@ -50,7 +43,8 @@ def read_tolerantly(source: DataSource, *, lvis: bool = False) -> Annotations:
         InputError: see `read_coco`.
     """
     file = source.annotations
-    document = load_json(file)
+    is_too_large = is_large(file)
+    document = outline(file) if is_too_large else load_json(file)
     if form := describe_form(document):
         raise InputError(f"{file}: is {form}")
     if not isinstance(document, dict) or not all(isinstance(document.get(part), list) for part in PARTS):
@@ -59,14 +53,15 @@ def read_tolerantly(source: DataSource, *, lvis: bool = False) -> Annotations:
             f"{file}: is not in COCO format: expected lists {', '.join(PARTS)}; found "
             f"{', '.join(found) if isinstance(found, list) else found}; export the annotations in COCO format"
         )
-    return _Reader(file, document, lvis=lvis).read(source)
+    parts = {part: LargePart(file, part) if is_too_large else document[part] for part in PARTS}
+    return _Reader(file, parts, lvis=lvis).read(source)
 
 
 class _Reader:
-    """Reads one document. The methods add to `found`, and go on after entries that cannot be read, to find them all."""
+    """Reads the parts of one file. Its methods add to `found`, and continue after entries that cannot be read."""
 
-    def __init__(self, file: str, document: dict[str, Any], *, lvis: bool):
-        self.document = document
+    def __init__(self, file: str, parts: Mapping[str, Iterable[Any]], *, lvis: bool):
+        self.parts = parts
         self.lvis = lvis
         self.found = FindingCounter(file)
         self.lost_ids: set[str] = set()  # parts with an entry whose id cannot be read
@@ -84,13 +79,13 @@ class _Reader:
             file_names=tuple(image.name for image in images),
             image_ids=tuple(image.id for image in images),
             sizes=np.array([image.size for image in images], dtype=np.int64).reshape(-1, 2),
-            image_index=np.array([box.image for box in boxes], dtype=np.int64),
-            boxes_xywh=np.array([box.bbox for box in boxes], dtype=np.float64).reshape(-1, 4),
-            areas=np.array([box.area for box in boxes], dtype=np.float64),
-            category_index=np.array([box.category for box in boxes], dtype=np.int64),
-            is_crowd=np.array([box.is_crowd for box in boxes], dtype=bool),
+            image_index=np.array(boxes.images, dtype=np.int64),
+            boxes_xywh=np.array(boxes.boxes_xywh, dtype=np.float64).reshape(-1, 4),
+            areas=np.array(boxes.areas, dtype=np.float64),
+            category_index=np.array(boxes.categories, dtype=np.int64),
+            is_crowd=np.array(boxes.is_crowd, dtype=bool),
             entry="annotation",
-            entry_numbers=np.array(numbers, dtype=np.int64),
+            entry_numbers=numbers,
             category_names=tuple(category.name for category in categories),
             category_ids=category_ids if len(category_ids) == len(categories) else None,
             supercategories=tuple(category.parent for category in categories),
@@ -100,7 +95,7 @@ class _Reader:
 
     def read_images(self) -> list[_Image]:
         images = []
-        for position, item in enumerate(self.document["images"]):
+        for position, item in enumerate(self.parts["images"]):
             place = f"images[{position}]"
             if not isinstance(item, dict):
                 self.reject("image", "entry", "an object", f"{place} is {shown(item)}")
@@ -112,7 +107,7 @@ class _Reader:
                 self.reject("image", "file_name", "the name of a file", f"{place} has {_value(item, 'file_name')}")
             if image_id is None:
                 self.lost_ids.add("image")
-                self.reject("image", "id", "a whole number or a text", f"{name or place} has {_value(item, 'id')}")
+                self.reject("image", "id", "a whole number or a string", f"{name or place} has {_value(item, 'id')}")
                 continue
             self.note_form("id", item["id"], exact=not isinstance(item["id"], float))
             images.append(_Image(image_id, name or place, self.read_size(item, name or place)))
@@ -133,14 +128,15 @@ class _Reader:
 
     def read_categories(self) -> list[_Category]:
         categories = []
-        for position, item in enumerate(self.document["categories"]):
+        position = -1
+        for position, item in enumerate(self.parts["categories"]):
             place = f"categories[{position}]"
             if not isinstance(item, dict):
                 self.reject("category", "entry", "an object", f"{place} is {shown(item)}")
                 continue
             name = self.read_name(item.get("name"))
             if name is None:
-                self.reject("category", "name", "a text", f"{place} has {_value(item, 'name')}")
+                self.reject("category", "name", "a string", f"{place} has {_value(item, 'name')}")
             number = whole_number(item.get("id"))
             category_id = identifier(item.get("id")) if number is None else number
             if category_id is None:
@@ -150,7 +146,7 @@ class _Reader:
             self.note_form("id", item["id"], exact=type(item["id"]) is type(category_id))
             parent = item.get("supercategory")
             categories.append(_Category(category_id, name or place, parent if isinstance(parent, str) else ""))
-        if not self.document["categories"]:
+        if position < 0:
             self.reject("category", "list", "at least one category", "it is empty")
         self.reject_repeated("category", [c.id for c in categories], [shown(c.name) for c in categories])
         if all(isinstance(category.id, int) for category in categories):
@@ -161,18 +157,23 @@ class _Reader:
         number = None if isinstance(value, str) else whole_number(value)
         if number is not None or isinstance(value, float):
             name = str(value if number is None else number)
-            self.found.add("note", "name_number", "{count} category name(s) are numbers: used as texts", name)
+            self.found.add("note", "name_number", "{count} category name(s) are numbers: converted to strings", name)
             return name
         return text(value)
 
     def with_unique_names(self, categories: list[_Category]) -> list[_Category]:
-        """Without blanks around the names, if they differ then, too; equal names are told apart by their ids."""
+        """Strip the names, unless that makes some of them equal; the id is appended to names that are repeated."""
         names = [category.name for category in categories]
         stripped = [name.strip() for name in names]
         if stripped != names and len(set(stripped)) == len(set(names)):
             for name in names:
                 if name != name.strip():
-                    self.found.add("note", "name_blanks", "{count} category name(s) without their blanks", shown(name))
+                    self.found.add(
+                        "note",
+                        "name_blanks",
+                        "{count} category name(s) are used without surrounding whitespace",
+                        shown(name),
+                    )
             names = stripped
         taken: set[str] = set()
         result = []
@@ -183,10 +184,10 @@ class _Reader:
             result.append(category._replace(name=name))
         return result
 
-    def read_boxes(self, images: list[_Image], categories: list[_Category]) -> list[_Box]:
+    def read_boxes(self, images: list[_Image], categories: list[_Category]) -> BoxColumns:
         image_index, category_index = Index([i.id for i in images]), Index([c.id for c in categories])
-        boxes = []
-        for position, item in enumerate(self.document["annotations"]):
+        boxes = BoxColumns()
+        for position, item in enumerate(self.parts["annotations"]):
             if not isinstance(item, dict):
                 self.reject("annotation", "entry", "an object", f"annotations[{position}] is {shown(item)}")
                 continue
@@ -215,7 +216,8 @@ class _Reader:
                 )  # fmt: skip
                 size = np.nan
             if image is not None and category is not None:
-                boxes.append(_Box(whole_number(item.get("id")), image, category, bbox, size, bool(is_crowd)))
+                number = whole_number(item.get("id"))
+                boxes.add(number=number, image=image, category=category, bbox=bbox, area=size, is_crowd=bool(is_crowd))
         return boxes
 
     def read_bbox(self, item: dict[str, Any], place: str) -> list[float]:
@@ -240,7 +242,7 @@ class _Reader:
     def read_federated(self, categories: list[_Category]) -> Federated:
         index = Index([category.id for category in categories])
         pairs: dict[str, list[list[int]]] = {"neg_category_ids": [], "not_exhaustive_category_ids": []}
-        for position, item in enumerate(self.document["images"]):
+        for position, item in enumerate(self.parts["images"]):
             for field, rows in pairs.items():
                 ids = item.get(field) if isinstance(item, dict) else None
                 found = [index.find(value)[0] for value in ids] if isinstance(ids, list) else [None]
@@ -250,21 +252,18 @@ class _Reader:
                 rows.append([value for value in found if value is not None])
         return Federated(*map(pairs_of, pairs.values()))
 
-    def entry_numbers(self, boxes: list[_Box], images: list[_Image]) -> list[int]:
+    def entry_numbers(self, boxes: BoxColumns, images: list[_Image]) -> np.ndarray:
         """Numbers of the annotations: their ids, or their positions from 1 if ids are missing or repeated."""
-        numbers = [box.number for box in boxes if box.number is not None and abs(box.number) < 2**63]
-        repeated = [number for number, count in Counter(numbers).items() if count > 1]
-        if len(numbers) == len(boxes) and not repeated:
-            return numbers
-        if len(numbers) < len(boxes):
-            for box in boxes:
-                if box.number is None:
-                    message = "{count} annotation(s) have no whole number as id: all are numbered from 1"
-                    self.found.add("note", "annotation_id_missing", message, f"in {images[box.image].name}")
+        repeated = boxes.repeated_numbers()
+        if not boxes.without_number and not repeated:
+            return np.array(boxes.numbers, dtype=np.int64)
+        for row in boxes.without_number:
+            message = "{count} annotation(s) have no whole number as id: all annotations are numbered from 1"
+            self.found.add("note", "annotation_id_missing", message, f"in {images[boxes.images[row]].name}")
         for number in repeated:
             message = "{count} annotation id(s) are repeated: all annotations are numbered from 1"
             self.found.add("warning", "annotation_id_twice", message, f"id {number}")
-        return list(range(1, len(boxes) + 1))
+        return np.arange(1, len(boxes.numbers) + 1)
 
     def reject(self, entry: str, field: str, expected: str, example: str) -> None:
         message = f"{{count}} {entry}(s) with an invalid {field}, expected {expected}".replace(
@@ -284,7 +283,7 @@ class _Reader:
 
     def note_form(self, field: str, value: Any, *, exact: bool) -> None:
         if not exact:
-            message = "{count} whole number(s) are written as text or with a decimal point"
+            message = "{count} whole number(s) are written as strings or with a decimal point"
             self.found.add("note", "number_form", message, f"{field} {shown(value)}")
 
 

@@ -1,4 +1,4 @@
-"""Interpret single values of COCO files, which tools also write as floats or texts."""
+"""Interpret single values of COCO files, which some tools write as floats or strings."""
 
 import math
 import re
@@ -26,18 +26,18 @@ def whole_number(value: Any) -> int | None:
 
 
 def text(value: Any) -> str | None:
-    """The value if it is a text with visible characters that can be written to a file; None otherwise."""
+    """Return a string that is not blank and can be encoded as UTF-8; None for other values."""
     if not isinstance(value, str) or not value.strip():
         return None
     try:
         value.encode()
-    except UnicodeEncodeError:  # half of a character, which JSON can express
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can contain
         return None
     return value
 
 
 def identifier(value: Any) -> int | str | None:
-    """An id: a whole number, or a text, which stays one even if it is "2"; None for other values."""
+    """An id: a whole number, or a string, which is not converted even if it is "2"; None for other values."""
     return text(value) if isinstance(value, str) else whole_number(value)
 
 
@@ -75,10 +75,8 @@ class Index:
 
     def __init__(self, ids: Sequence[int | str]):
         self._exact = {entry_id: index for index, entry_id in enumerate(ids)}
-        self._by_text: dict[str, int | None] = {}
-        for index, entry_id in enumerate(ids):
-            key = _canonical(entry_id)
-            self._by_text[key] = None if key in self._by_text else index
+        self._ids = ids
+        self._by_text: dict[str, int | None] | None = None  # made when it is needed, as it takes much memory
 
     def find(self, value: Any) -> tuple[int | None, bool]:
         """The index of the entry with this id, or None; and whether the id has exactly the form of the entry's."""
@@ -87,6 +85,11 @@ class Index:
             return None, False
         if entry_id in self._exact:
             return self._exact[entry_id], not isinstance(value, float)
+        if self._by_text is None:
+            self._by_text = {}
+            for index, known in enumerate(self._ids):
+                key = _canonical(known)
+                self._by_text[key] = None if key in self._by_text else index
         return self._by_text.get(_canonical(entry_id)), False
 
 

@@ -56,7 +56,7 @@ def find_layout(file: str) -> Layout:
     if missing:
         raise InputError(
             f"{file}: line {line} lacks the columns {', '.join(missing)}; found {short(fields)}; expected a header "
-            f"with {EXPECTED}, or rows of these without a header"
+            f"with {EXPECTED}, or rows with these columns and no header"
         )
     repeated = [fields[index] for index in columns.values() if lowered.count(lowered[index]) > 1]
     if repeated:

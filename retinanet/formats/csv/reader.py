@@ -26,7 +26,7 @@ def read_csv(source: DataSource) -> Annotations:
     """Read a CSV file; classes are ordered by the ids in `classes.csv` beside it, or by name without that.
 
     Raises:
-        InputError: the file is missing or malformed; the message lists its faults by line.
+        InputError: the file is missing or malformed; the message lists all errors with their lines.
     """
     file = source.annotations
     layout = find_layout(file)

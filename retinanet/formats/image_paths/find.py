@@ -12,7 +12,7 @@ from retinanet.formats.image_paths.spelling import Repair, repair_names, slashed
 log = logging.getLogger(__name__)
 
 MAX_LISTED = 5  # file names shown in a message
-FEW = 100  # so many names in one folder are looked up one by one; for more, listing the folder is faster
+FEW = 100  # names in one folder that are looked up one by one; for more, listing the folder is faster
 
 
 def find_images(
@@ -35,7 +35,7 @@ def find_images(
         source: the annotation file or folder, for messages.
         key: the config key of the source, for messages.
         skip_missing: skip images that do not exist, with a warning, instead of raising.
-        allow_outside: use names that lead out of the folder: absolute paths, or paths with `..`.
+        allow_outside: use names that point outside the folder: absolute paths, or paths with `..`.
 
     Raises:
         InputError: an image is missing, or its name leads out of the folder. With `skip_missing`, only if
@@ -48,8 +48,8 @@ def find_images(
         outside = [name for name in missing if path_of[name] is None and os.path.isfile(os.path.join(folder, name))]
         if outside:
             raise InputError(
-                f"{source}: {len(outside)} file name(s) lead out of {folder}, first {outside[:MAX_LISTED]}; use paths "
-                "inside it, or set data.allow_outside_paths=true if you trust the file"
+                f"{source}: {len(outside)} file name(s) point outside {folder}, first {outside[:MAX_LISTED]}; use "
+                "paths inside it, or set data.allow_outside_paths=true if you trust the file"
             )
         walk = FolderWalk()
         files = list(walk.files_below(folder))

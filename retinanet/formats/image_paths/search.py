@@ -16,7 +16,7 @@ DEPTH_ABOVE = 2  # levels of folders below a folder above the image folder
 
 
 class FolderWalk:
-    """Lists files below folders, breadth first, each folder once, until `limit` entries have been seen.
+    """List files below folders, breadth first and each folder once, until `limit` entries have been seen.
 
     Hidden folders are left out. Links to folders are followed.
     """
@@ -42,7 +42,7 @@ class FolderWalk:
         try:
             status = os.stat(folder)
             identity = status.st_dev, status.st_ino
-            if identity in self._seen:  # also ends a circle of links
+            if identity in self._seen:  # also ends a cycle of links
                 return []
             self._seen.add(identity)
             with os.scandir(folder) as entries:
@@ -68,7 +68,7 @@ def describe_search(
         key: the config key of the source.
         all_missing: whether no image of the source was found. The folder is then likely the wrong one.
 
-    Returns: what was found, and what to do, as parts of a message; empty texts if nothing was found.
+    Returns: what was found, and what to do, as parts of a message; empty strings if nothing was found.
     """
     if near := _similar_name(missing, files):
         return near, "correct the file names"
@@ -100,7 +100,7 @@ def _number_in(folder: str, names: Iterable[str]) -> int:
 
 
 def _similar_name(missing: Sequence[str], files: Iterable[str]) -> str:
-    """A missing image and files that it may be: of the same name but for its spelling and extension."""
+    """Describe a missing image and existing files whose names differ only in spelling or extension."""
     wanted = {_stem_key(name): name for name in missing}
     candidates: dict[str, list[str]] = {}
     for file in files:

@@ -1,6 +1,6 @@
 """Match file names to files that are spelt differently, by one rule for all names of a source.
 
-A rule never guesses: a name is matched only if exactly one file fits it, and no other name has this file.
+A rule never guesses: a name is matched only if exactly one file fits, and no other name matches that file.
 """
 
 import itertools
@@ -41,14 +41,14 @@ def _strip_parts(name: str) -> str:
 _SPELLINGS: tuple[tuple[str, Callable[[str], str]], ...] = (
     ("backslashes", slashed),
     ("the Unicode form of accented letters (NFC, NFD)", _compose),
-    ("surrounding blanks", _strip_parts),
+    ("surrounding whitespace", _strip_parts),
     ("URL encoding (%20)", unquote),
     ("upper and lower case", str.casefold),
 )
 
 
 def spelling_key(name: str) -> str:
-    """A text that is the same for names that differ only in their spelling."""
+    """A key that is the same for names that differ only in their spelling."""
     return _apply(name, _SPELLINGS)
 
 
@@ -59,12 +59,12 @@ def _apply(name: str, steps: Iterable[tuple[str, Callable[[str], str]]]) -> str:
 
 
 def repair_names(names: Collection[str], files: Iterable[str], *, used: Collection[str]) -> Repair:
-    """Find the files that names mean, by the rule that finds most of them; the first such rule counts.
+    """Find the files that names mean, by the rule that finds most of them; the first one if several find as many.
 
     Args:
         names: names of missing files.
         files: all files in the image folder, relative to it, with forward slashes.
-        used: files that other names have.
+        used: files that other names already match.
 
     Returns: what was found, which may be nothing.
     """

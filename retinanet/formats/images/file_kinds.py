@@ -1,15 +1,15 @@
-"""Name files that are not read as images, by their first bytes, along with what to do about them."""
+"""Recognise files that are not supported images by their first bytes, and say what to do about them."""
 
 import re
 
 START = 4096  # bytes from the beginning of a file that `describe` needs
 
-HEIC = "is HEIC, which is not read: convert it to JPEG, for example with pillow-heif"
+HEIC = "is HEIC, which is not supported: convert it to JPEG, for example with pillow-heif"
 RAW = (
-    "is a camera's RAW file ({}), which is not read: develop it to JPEG, PNG or TIFF, for example with darktable or "
-    "rawpy"
+    "is a camera's RAW file ({}), which is not supported: develop it to JPEG, PNG or TIFF, for example with darktable "
+    "or rawpy"
 )
-CONVERT = "is {}, which is not read: convert it to PNG or JPEG"
+CONVERT = "is {}, which is not supported: convert it to PNG or JPEG"
 MOVIE = "is a video ({}), not an image: extract its frames, for example with ffmpeg"
 LFS = "is a Git LFS pointer, not the image itself; run git lfs pull"
 ARCHIVE = "is {}, not an image; extract it"
@@ -27,13 +27,13 @@ SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\0\0\0\x0cJXL \r\n\x87\n", CONVERT.format("JPEG XL")),
     (0, b"\xff\x0a", CONVERT.format("JPEG XL")),
     (0, b"II\xbc\1", CONVERT.format("JPEG XR")),
-    (0, b"MM\0+", "is BigTIFF with big-endian numbers, which is not read: save it as TIFF"),
+    (0, b"MM\0+", "is BigTIFF with big-endian numbers, which is not supported: save it as TIFF"),
     (0, b"8BPS", CONVERT.format("PSD (Photoshop)")),
     (0, b"gimp xcf", CONVERT.format("XCF (GIMP)")),
-    (0, b"%PDF", "is PDF, which is not read: render its pages to PNG, for example with pdftoppm"),
-    (0, b"%!PS", "is PostScript, which is not read: render it to PNG"),
-    (0, b"\xc5\xd0\xd3\xc6", "is PostScript, which is not read: render it to PNG"),
-    (128, b"DICM", "is DICOM, which is not read: convert it to 16-bit PNG or TIFF, for example with pydicom"),
+    (0, b"%PDF", "is PDF, which is not supported: render its pages to PNG, for example with pdftoppm"),
+    (0, b"%!PS", "is PostScript, which is not supported: render it to PNG"),
+    (0, b"\xc5\xd0\xd3\xc6", "is PostScript, which is not supported: render it to PNG"),
+    (128, b"DICM", "is DICOM, which is not supported: convert it to 16-bit PNG or TIFF, for example with pydicom"),
     (0, b"FUJIFILMCCD-RAW", RAW.format("RAF")),
     (0, b"IIRO", RAW.format("ORF")),
     (0, b"IIRS", RAW.format("ORF")),
@@ -51,7 +51,7 @@ SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x89HDF\r\n\x1a\n", CONVERT.format("HDF5")),
     (0, b"CDF\1", CONVERT.format("NetCDF")),
     (0, b"CDF\2", CONVERT.format("NetCDF")),
-    (0, b"\x93NUMPY", "is a NumPy array, which is not read: save it as PNG or TIFF"),
+    (0, b"\x93NUMPY", "is a NumPy array, which is not supported: save it as PNG or TIFF"),
     (0, b"PK\3\4", ARCHIVE.format("a ZIP archive")),
     (0, b"\x1f\x8b", ARCHIVE.format("compressed with gzip")),
     (0, b"7z\xbc\xaf\x27\x1c", ARCHIVE.format("a 7z archive")),
@@ -66,7 +66,7 @@ AVIF = "is AVIF, which the installed Pillow cannot read: upgrade Pillow (AVIF ne
 
 TEXTS: tuple[tuple[re.Pattern[bytes], str], ...] = (
     (re.compile(rb"P[1-7]\s"), CONVERT.format("PNM (PBM, PGM, PPM or PAM)")),
-    (re.compile(rb"(?is).*<svg[\s>]"), "is SVG, which is not read: render it to PNG"),
+    (re.compile(rb"(?is).*<svg[\s>]"), "is SVG, which is not supported: render it to PNG"),
     (
         re.compile(rb"(?is).*<(!doctype html|html)[\s>]"),
         "is an HTML page, not an image: the server probably sent an error page; download the image again",
@@ -77,7 +77,7 @@ TEXTS: tuple[tuple[re.Pattern[bytes], str], ...] = (
 
 
 def describe(start: bytes) -> str | None:
-    """Say what a file is and what to do, if its first bytes belong to a known kind of file that is not read.
+    """Say what a file is and what to do, if its first bytes are those of a known, unsupported kind of file.
 
     Args:
         start: the first `START` bytes of the file, or all of them if it is shorter.

@@ -1,4 +1,4 @@
-"""Facts about images that do not prevent reading them, and that their owner should know: one line for each kind.
+"""Findings about images that can be read but need a look: one finding per kind.
 
 The value range of images with other than 8 bits, files of which only the first frame is used, and EXIF orientations
 that leave open whether boxes were drawn on the displayed or on the stored image.
@@ -20,8 +20,8 @@ MAX_DECODED = 64  # images of each type of samples that are decoded to find thei
 SEVERAL_FRAMES = "{count} image(s) are animations or have several pages, of which only the first is used"
 AMBIGUOUS = (
     "{count} image(s) are rotated by 180 degrees, mirrored, or rotated and square according to EXIF: their size does "
-    "not tell whether their boxes were drawn on the displayed image, as is assumed, or on the stored pixels; look at "
-    "some of them with their boxes"
+    "not show whether the boxes were drawn on the displayed image (assumed) or on the stored pixels; look at some of "
+    "them with their boxes drawn"
 )
 
 
@@ -41,7 +41,7 @@ def orientation_is_ambiguous(header: ImageHeader, annotated_size: tuple[int, int
 
 
 class ImageNotes:
-    """Collects such facts, image by image.
+    """Collect findings image by image.
 
     Args:
         where: the file or folder that lists the images, for messages.

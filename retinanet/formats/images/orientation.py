@@ -1,4 +1,4 @@
-"""EXIF orientation: how stored pixels are flipped for display, and whether boxes can be trusted to match it."""
+"""EXIF orientation: how stored pixels are flipped for display, and how to parse it."""
 
 import struct
 from contextlib import suppress

@@ -200,8 +200,8 @@ def open_image(path: str | PathLike[str], *, max_pixels: int) -> Iterator[Opened
             image = _open_with_pillow(file, max_pixels, tiff)
             if tiff and tiff.dtype is None and image is None:
                 raise InputError(
-                    f"{path}: is a TIFF of {tiff.layout}, which is not read: save it with deflate compression, for "
-                    "example with gdal_translate -co COMPRESS=DEFLATE"
+                    f"{path}: is a TIFF of {tiff.layout}, which is not supported: save it with deflate compression, "
+                    "for example with gdal_translate -co COMPRESS=DEFLATE"
                 )
             header = _header(image, tiff)
         except Image.DecompressionBombError as error:

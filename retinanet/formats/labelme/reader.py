@@ -36,7 +36,7 @@ def read_labelme(source: DataSource) -> Annotations:
     JSON files.
 
     Raises:
-        InputError: a file is malformed; the message lists the faults of all files.
+        InputError: a file is malformed; the message lists the errors of all files.
     """
     root = Path(source.annotations)
     place = root / source.split if source.split else root

@@ -44,7 +44,7 @@ def read_open_images(source: DataSource, part: str) -> Annotations:
         part: "train" or "val", the part of the config that names the source.
 
     Raises:
-        InputError: the file is missing or malformed; the message lists its faults by line.
+        InputError: the file is missing or malformed; the message lists all errors with their lines.
     """
     file, split = source.annotations, source.split or _split_of(source.annotations)
     rows = rows_of(file, ",")

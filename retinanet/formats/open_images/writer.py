@@ -28,7 +28,7 @@ UNKNOWN = "-1"  # an attribute that nobody has checked
 def write_open_images(dataset: Dataset, folder: Path, *, split: str) -> Losses:
     """Write `SPLIT-annotations-bbox.csv` and `class-descriptions-boxable.csv`, with class names as label names.
 
-    Image files belong into the folder `SPLIT`.
+    Image files belong in the folder `SPLIT`.
 
     Returns:
         What the format cannot express, with counts.

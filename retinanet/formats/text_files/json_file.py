@@ -99,7 +99,7 @@ class _Limited(io.RawIOBase):
         if self.left < 0:
             raise InputError(
                 f"{self.file}: decompresses to more than {MAX_GZIP_RATIO} times its size, which annotations do not; "
-                "if it is genuine, decompress it first"
+                "if you trust the file, decompress it first"
             )
         return count
 

@@ -17,14 +17,14 @@ class Row(NamedTuple):
     """One row; `line` is the line of the file on which it starts, from 1."""
 
     line: int
-    fields: list[str]  # without surrounding blanks
+    fields: list[str]  # without surrounding whitespace
 
 
 def first_rows(file: str) -> dict[str, Row]:
-    """The first row, split at each delimiter at which the file can be; empty if it has no row.
+    """The first row as split by each delimiter with which the file can be read; empty if the file has no row.
 
     Raises:
-        InputError: see `rows_of`; the file has a fault whatever the delimiter.
+        InputError: see `rows_of`; the file cannot be read with any delimiter.
     """
     found: dict[str, Row] = {}
     errors: list[InputError] = []

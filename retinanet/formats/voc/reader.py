@@ -46,7 +46,7 @@ def read_voc(source: DataSource, part: str) -> Annotations:
         part: "train" or "val", the part of the config that the source stands in.
 
     Raises:
-        InputError: the dataset is missing or malformed; all faults of objects are reported at once.
+        InputError: the dataset is missing or malformed; all errors in XML files are reported at once.
     """
     layout = find_voc(Path(source.annotations))
     if layout is None:
@@ -168,7 +168,7 @@ def _text(element: ET.Element | None, tag: str) -> str:
 
 
 def _size(root: ET.Element) -> tuple[int, int]:
-    """Height and width; zeros where they are not given as positive whole numbers, so that the image is asked."""
+    """Height and width; zeros unless both are positive whole numbers, so that they are read from the image."""
     height, width = (to_number(_text(root.find("size"), side)) or 0 for side in ("height", "width"))
     is_known = height >= 1 and width >= 1 and height == int(height) and width == int(width)
     return (int(height), int(width)) if is_known else (0, 0)

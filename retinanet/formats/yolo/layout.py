@@ -95,7 +95,7 @@ def _listed(line: str, number: int, file: Path, root: Path) -> Path:
     places = [Path(os.path.normpath(base / line.replace("\\", "/"))) for base in (file.parent, root)]
     inside = [place for place in places if path_inside(place, root) is not None]
     if not inside:
-        raise InputError(f"{file}:{number}: {line!r} leads out of {root}; list images inside the dataset")
+        raise InputError(f"{file}:{number}: {line!r} is outside {root}; list images inside the dataset")
     return next((place for place in inside if os.path.isfile(place)), inside[0])
 
 
@@ -161,7 +161,7 @@ def _entry(given: str, key: str, root: Path, file: Path) -> Path:
         if os.path.exists(inside):
             log.info("%s: %s: %s is read as %s", file, key, given, inside)
             return inside
-    problem = "does not exist" if os.path.isabs(given) else f"leads out of {root}"
+    problem = "does not exist" if os.path.isabs(given) else f"is outside {root}"
     raise InputError(f"{file}: {key}: {given} {problem}; use paths inside the dataset, or set path")
 
 

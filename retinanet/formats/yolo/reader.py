@@ -57,7 +57,7 @@ def read_yolo(source: DataSource, part: str) -> Annotations:
         part: "train" or "val", the part of the config that the source stands in.
 
     Raises:
-        InputError: the dataset is missing or malformed; all faults in label files are reported at once.
+        InputError: the dataset is missing or malformed; all errors in label files are reported at once.
     """
     layout = find_yolo(Path(source.annotations))
     if layout is None:

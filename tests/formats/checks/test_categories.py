@@ -20,8 +20,8 @@ def test_names_that_differ_in_case_or_blanks(source, caplog):
     data = read_dataset((some,))
     assert data.class_names == ("square", "ball", "ball ", "Ball")
     assert warnings_in(caplog) == [
-        f"{some.annotations}: the categories 'ball', 'ball ', 'Ball' differ only in case or blanks, and would be "
-        "different classes; to train them as one, set "
+        f"{some.annotations}: the categories 'ball', 'ball ', 'Ball' differ only in case or whitespace, and would "
+        "become different classes; to train them as one, set "
         'data.classes=[square, {name: ball, merge: [ball, "ball ", Ball]}]'
     ]
     caplog.clear()

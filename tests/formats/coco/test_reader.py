@@ -101,7 +101,9 @@ def test_no_usable_images_is_an_error(source):
         "data.train: no usable images in some.json; see the warnings above"
     )
     assert "no usable images" in error_of(source(document([])))
-    assert error_of(key="data.val") == ("data.val: not set; set data.val.images=DIR data.val.annotations=FILE")
+    assert error_of(key="data.val") == (
+        "data.val: not set; set data.val=PATH to an annotation file or a dataset folder"
+    )
 
 
 @pytest.mark.parametrize("sizes", [{}, {"width": None, "height": None}, {"width": 20}, {"height": 10, "width": None}])
@@ -172,7 +174,7 @@ def test_file_names_outside_the_folder_are_rejected(source, tmp_path, name):
     name = name.replace("ABSOLUTE", str(secret))
     some = source(document([image(1, file_name=name)]), write_images=False)
     (Path(some.images) / "a").mkdir()
-    assert "lead out of" in error_of(some) and "use paths inside it" in error_of(some)
+    assert "point outside" in error_of(some) and "use paths inside it" in error_of(some)
 
 
 def test_images_in_subfolders_are_found(source, tmp_path):

@@ -72,14 +72,14 @@ REPAIRED = {
     "sizes of 0": (change("images", width=0, height=0), "2 image(s) have no valid size"),
     "fractional sizes": (change("images", width=20.5), "2 image(s) have no valid size"),
     "missing sizes": (without("images", "width"), "1.png: width missing, height 10"),
-    "no annotation ids": (without("annotations", "id"), "3 annotation(s) have no whole number as id: all are numbered"),
+    "no annotation ids": (without("annotations", "id"), "3 annotation(s) have no whole number as id: all annotations"),
     "annotation ids are texts": (change("annotations", id=lambda a: f"n{a['id']}"), "3 annotation(s) have no whole"),
     "crowd as text": (change("annotations", iscrowd="0"), None),
     "crowd as bool": (change("annotations", iscrowd=False), None),
     "no crowd": (without("annotations", "iscrowd"), None),
     "area as text": (change("annotations", area="many"), "3 area(s) are not finite numbers: computed from the boxes"),
     "area NaN": (change("annotations", area=float("nan")), "3 area(s) are not finite numbers"),
-    "blanks around names": (change("categories", name=lambda c: f" {c['name']} "), "3 category name(s) without their"),
+    "blanks around names": (change("categories", name=lambda c: f" {c['name']} "), "3 category name(s) are used without"),
     "polygons": (change("annotations", segmentation=lambda a: [corners(a["bbox"])], bbox=None), "3 annotation(s) have "
                  f"no bbox: computed from their polygons or masks ({OF_FIRST}; annotation 2 of 2.png, class 'dog'; "),
     "polygons, bbox []": (change("annotations", segmentation=lambda a: corners(a["bbox"]), bbox=[]), "3 annotation(s)"),
@@ -198,11 +198,12 @@ def test_missing_bbox_is_rejected(source):
          "1 category id(s) are repeated; ids must be unique (id 3: 'cat' and 'x')"),
         (document([], [], []), "1 categories with an invalid list, expected at least one category (it is empty)"),
         (document([], [], [{"id": 1, "name": ""}]),
-         "1 categories with an invalid name, expected a text (categories[0] has '')"),
+         "1 categories with an invalid name, expected a string (categories[0] has '')"),
         (document([], [], [{"id": None, "name": "x"}]),
          "1 categories with an invalid id, expected a whole number ('x' has None)"),
-        (document([image("")]), "1 image(s) with an invalid id, expected a whole number or a text (.png has '')"),
-        (document([image(1.5)]), "1 image(s) with an invalid id, expected a whole number or a text (1.5.png has 1.5)"),
+        (document([image("")]), "1 image(s) with an invalid id, expected a whole number or a string (.png has '')"),
+        (document([image(1.5)]),
+         "1 image(s) with an invalid id, expected a whole number or a string (1.5.png has 1.5)"),
         (document([image(1, file_name=None)]),
          "1 image(s) with an invalid file_name, expected the name of a file (images[0] has None)"),
         (document([image(1, file_name="\ud800.png")]), "1 image(s) with an invalid file_name"),
@@ -228,7 +229,7 @@ def test_all_problems_of_a_file_are_reported_at_once(source):
 def test_annotations_of_an_image_without_id_are_not_reported_as_well(source):
     content = document([image(None, file_name="a.png")], [box(1, 1, [0, 0, 5, 5])])
     assert error_of(source(content, write_images=False)) == (
-        "some.json: 1 image(s) with an invalid id, expected a whole number or a text (a.png has None)"
+        "some.json: 1 image(s) with an invalid id, expected a whole number or a string (a.png has None)"
     )
 
 

@@ -1,4 +1,4 @@
-"""Other spellings of file names, wrong folders, missing images, and names that lead out of the folder."""
+"""Other spellings of file names, wrong folders, missing images, and names that point outside the folder."""
 
 import unicodedata
 from pathlib import Path
@@ -63,7 +63,7 @@ def test_absolute_path_inside_the_folder_is_used(project, spell, monkeypatch):
     assert find("images", f"{folder}/a/1.png") == ["images/a/1.png"]
 
 
-# ---- names that lead out of the folder
+# ---- names that point outside the folder
 
 
 @pytest.mark.parametrize("name", ["{0}/secret.png", "../secret.png", "a/../../secret.png", "{0}/images2/x.png"])
@@ -72,7 +72,7 @@ def test_file_outside_the_folder_is_refused_by_default(project, name):
     folder = write(project / "images", "a/1.png", "secret2.png")
     write(project, "secret.png", "images2/x.png")
     assert problem(folder, name, "a/1.png") == (
-        f"a.json: 1 file name(s) lead out of {folder}, first [{name!r}]; use paths inside it, or set "
+        f"a.json: 1 file name(s) point outside {folder}, first [{name!r}]; use paths inside it, or set "
         "data.allow_outside_paths=true if you trust the file"
     )
     first, second = find(folder, name, "a/1.png", allow_outside=True)
@@ -93,7 +93,7 @@ NFD = unicodedata.normalize("NFD", "für_é")
 SPELLINGS = {
     "backslash": ("images\\{}.png", "images/{}.png", "backslashes"),
     "Unicode": ("für_é_{}.png", NFD + "_{}.png", "the Unicode form of accented letters (NFC, NFD)"),
-    "blanks": ("a/ {}.png ", "a/{}.png", "surrounding blanks"),
+    "blanks": ("a/ {}.png ", "a/{}.png", "surrounding whitespace"),
     "URL": ("my%20pic%20{}.png", "my pic {}.png", "URL encoding (%20)"),
     "case": ("{}.png", "{}.PNG", "upper and lower case"),
     "case of a folder": ("images/a{}.jpg", "Images/A{}.jpg", "upper and lower case"),

@@ -22,11 +22,11 @@ def iso_media(major, *compatible):
 KINDS = {
     "git-lfs": (LFS, "is a Git LFS pointer, not the image itself; run git lfs pull"),
     "git-annex": (b"/annex/objects/SHA256E-s12--ab.jpg\n", "is a git-annex pointer.*run git annex get"),
-    "heic": (iso_media(b"heic", b"mif1", b"heic"), "is HEIC, which is not read: convert it to JPEG.*pillow-heif"),
+    "heic": (iso_media(b"heic", b"mif1", b"heic"), "is HEIC, which is not supported: convert it to JPEG.*pillow-heif"),
     "heif": (iso_media(b"mif1", b"mif1", b"heic"), "is HEIC"),
     "crx": (iso_media(b"crx ", b"isom"), r"is a camera's RAW file \(CR3\)"),
     "mp4": (iso_media(b"isom", b"mp41"), r"is a video \(MP4 or QuickTime\).*ffmpeg"),
-    "jp2": (b"\0\0\0\x0cjP  \r\n\x87\n\0\0\0\x14ftypjp2 ", "is JPEG 2000, which is not read: convert it to PNG"),
+    "jp2": (b"\0\0\0\x0cjP  \r\n\x87\n\0\0\0\x14ftypjp2 ", "is JPEG 2000, which is not supported: convert it to PNG"),
     "j2k": (b"\xff\x4f\xff\x51\0\x2f", "is JPEG 2000"),
     "jxl": (b"\xff\x0a\x00\x10", "is JPEG XL"),
     "jxl box": (b"\0\0\0\x0cJXL \r\n\x87\n", "is JPEG XL"),

@@ -185,7 +185,7 @@ def test_value_without_data_is_black(tmp_path):
             {"tags": [(259, SHORT, [7])]},
             r"8 band\(s\) of 8-bit samples, photometric 1, compression 7, which is not",
         ),
-        ({"tags": [(339, SHORT, [1, 1, 1, 1, 1, 1, 1, 3])]}, "which is not read"),
+        ({"tags": [(339, SHORT, [1, 1, 1, 1, 1, 1, 1, 3])]}, "which is not supported"),
         ({"tags": [(257, SHORT, [0])]}, "its tags say 34 x 0 pixels"),
         ({"tags": [(278, SHORT, [0])]}, "its tags say strips or tiles of 34 x 0 pixels"),
         ({"tags": [(257, SHORT, [HEIGHT + 1])], "rows": 7}, "it has 3 strips or tiles of 4"),

@@ -166,17 +166,17 @@ def test_entries_stay_in_the_dataset(tmp_path):
     write_files(tmp_path, {"secret/images/a.png": None, "secret/labels/a.txt": CAT})
     folder = write_files(tmp_path / "set", {"data.yaml": NAMES + "train: ../secret/images\n"})
     assert message_of(folder) == (
-        "data.yaml: train: ../secret/images leads out of FOLDER; use paths inside the dataset, or set path"
+        "data.yaml: train: ../secret/images is outside FOLDER; use paths inside the dataset, or set path"
     )
     write_files(folder, {"data.yaml": NAMES + "train: images/../../secret\n"})
-    assert "leads out of" in message_of(folder)
+    assert "is outside" in message_of(folder)
 
 
 @pytest.mark.parametrize("line", ["../secret/images/a.png", "/etc/passwd.png", "images/../../secret/images/a.png"])
 def test_listed_images_stay_in_the_dataset(line, tmp_path):
     write_files(tmp_path, {"secret/images/a.png": None, "secret/labels/a.txt": CAT})
     folder = write_files(tmp_path / "set", {"data.yaml": NAMES + "train: train.txt\n", "train.txt": f"\n{line}\n"})
-    assert message_of(folder) == f"train.txt:2: {line!r} leads out of FOLDER; list images inside the dataset"
+    assert message_of(folder) == f"train.txt:2: {line!r} is outside FOLDER; list images inside the dataset"
 
 
 def test_scripts_and_aliases_in_data_yaml_have_no_effect(tmp_path):
