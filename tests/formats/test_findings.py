@@ -3,7 +3,7 @@ import logging
 import pytest
 
 from retinanet.errors import InputError
-from retinanet.formats.findings import Finding, FindingCounter, report
+from retinanet.formats.findings import Finding, FindingCounter, report, shortened
 from tests.helpers.coco_files import messages_in
 
 WARNING = Finding("warning", "odd", "a.json", "it is odd", ("x", "y"))
@@ -45,3 +45,28 @@ def test_occurrences_are_counted_by_kind_and_message():
         Finding("note", "repaired", "a.json", "5 repaired", ("id 0", "id 1", "id 2", "...")),
         Finding("warning", "odd", "a.json", "1 odd", ("id 9",)),
     )
+
+
+def test_examples_are_optional_and_several_occurrences_can_be_added_at_once():
+    counter = FindingCounter("a.json")
+    counter.add("note", "ignored", "{count} ignored", number=4)
+    counter.add("note", "ignored", "{count} ignored")
+    assert counter.findings() == (Finding("note", "ignored", "a.json", "5 ignored"),)
+
+
+def test_check_raises_errors_only(caplog):
+    counter = FindingCounter("a.json")
+    counter.add("warning", "odd", "{count} odd", "x")
+    counter.check()
+    counter.add("error", "wrong", "{count} wrong", "y")
+    with pytest.raises(InputError) as caught:
+        counter.check()
+    assert str(caught.value) == "a.json: 1 wrong (y)"
+    assert messages_in(caplog, "WARNING") == []
+
+
+def test_only_the_first_examples_are_shown():
+    assert shortened(["a", "b", "c"]) == ("a", "b", "c")
+    assert shortened(["a", "b", "c", "d"]) == ("a", "b", "c", "...")
+    assert shortened(["a"], 2) == ("a", "...")
+    assert shortened([]) == ()

@@ -4,13 +4,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from retinanet.errors import InputError
-from retinanet.formats.text_files.json_entries import entries
+from retinanet.formats.text_files.json_entries import Entry, entries
 from retinanet.formats.text_files.json_file import open_json
 
 # Parsed as a whole, a hostile file takes up to 45 bytes of memory for each of its own, and text up to 4 in addition.
 MAX_WHOLE = 1 << 24  # bytes
 # With more entries than these, what is kept of each would exceed 1 GiB. A correct file is read without this limit.
 MAX_ENTRIES = {"images": 1_000_000, "annotations": 3_000_000, "categories": 100_000}
+MAX_OTHER_ENTRIES = 10_000_000  # of other lists, which are skipped
+MAX_NAMES = 1 << 26  # characters of all ids and names of images
 
 
 def is_large(file: str) -> bool:
@@ -30,10 +32,10 @@ def outline(file: str) -> dict[str, Any]:
     """The content of a file, with only the first entry of each list.
 
     Raises:
-        InputError: see `entries`.
+        InputError: see `entries`; or a list has too many entries.
     """
     result: dict[str, Any] = {}
-    for key, position, value in entries(file):
+    for key, position, value in _limited_entries(file):
         if position is None:
             result[key] = value
         elif position == 0:
@@ -42,24 +44,24 @@ def outline(file: str) -> dict[str, Any]:
 
 
 class LargePart:
-    """One list of a large file. Each iteration reads the file again.
-
-    Raises:
-        InputError: when iterated, see `entries`; or the list has too many entries.
-    """
+    """One list of a large file. Each iteration reads the file again."""
 
     def __init__(self, file: str, part: str):
         self._file, self._part = file, part
 
     def __iter__(self) -> Iterator[Any]:
-        limit = MAX_ENTRIES[self._part]
-        for key, position, value in entries(self._file):
-            if key != self._part or position is None:
-                continue
-            if position >= limit:
-                raise InputError(
-                    f"{self._file}: differs from the COCO format, and has more than {limit} {self._part}; so large a "
-                    "file can be read only if all its entries have exactly the fields and types of the format; split "
-                    "the file to see what is wrong with it, and correct it"
-                )
-            yield value
+        return (entry.value for entry in _limited_entries(self._file) if self._is_in_list(entry))
+
+    def _is_in_list(self, entry: Entry) -> bool:
+        return entry.key == self._part and entry.position is not None
+
+
+def _limited_entries(file: str) -> Iterator[Entry]:
+    for entry in entries(file):
+        if entry.position is not None and entry.position >= MAX_ENTRIES.get(entry.key, MAX_OTHER_ENTRIES):
+            raise InputError(
+                f"{file}: differs from the COCO format, and has more than {entry.position} {entry.key}; such a large "
+                "file can be read only if all its entries have exactly the fields and types of the format; read a part "
+                "of the file to see what differs, and correct it"
+            )
+        yield entry

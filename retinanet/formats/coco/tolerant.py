@@ -10,14 +10,15 @@ from retinanet.errors import InputError
 from retinanet.formats.annotations import Annotations
 from retinanet.formats.checks.categories import with_id
 from retinanet.formats.coco.box_columns import BoxColumns
-from retinanet.formats.coco.large_file import LargePart, is_large, outline
+from retinanet.formats.coco.large_file import MAX_NAMES, LargePart, is_large, outline
 from retinanet.formats.coco.masks import box_of_segmentation
 from retinanet.formats.coco.other_formats import describe_form
 from retinanet.formats.coco.stream import file_of_url
-from retinanet.formats.coco.values import Index, area, flag, identifier, is_box, shown, text, whole_number
+from retinanet.formats.coco.values import Index, area, flag, identifier, is_box, text, whole_number
 from retinanet.formats.federated import Federated, pairs_of
 from retinanet.formats.findings import FindingCounter
 from retinanet.formats.numbers import MAX_NUMBER
+from retinanet.formats.short_repr import short
 from retinanet.formats.text_files.json_file import load_json
 
 PARTS = ("images", "annotations", "categories")
@@ -48,7 +49,7 @@ def read_tolerantly(source: DataSource, *, lvis: bool = False) -> Annotations:
     if form := describe_form(document):
         raise InputError(f"{file}: is {form}")
     if not isinstance(document, dict) or not all(isinstance(document.get(part), list) for part in PARTS):
-        found = sorted(map(shown, document))[:20] if isinstance(document, dict) else type(document).__name__
+        found = sorted(map(short, document))[:20] if isinstance(document, dict) else type(document).__name__
         raise InputError(
             f"{file}: is not in COCO format: expected lists {', '.join(PARTS)}; found "
             f"{', '.join(found) if isinstance(found, list) else found}; export the annotations in COCO format"
@@ -94,11 +95,12 @@ class _Reader:
         )
 
     def read_images(self) -> list[_Image]:
-        images = []
+        images: list[_Image] = []
+        length = 0
         for position, item in enumerate(self.parts["images"]):
             place = f"images[{position}]"
             if not isinstance(item, dict):
-                self.reject("image", "entry", "an object", f"{place} is {shown(item)}")
+                self.reject("image", "entry", "an object", f"{place} is {short(item)}")
                 continue
             name, image_id = text(item.get("file_name")), identifier(item.get("id"))
             if self.lvis and name is None and (url := text(item.get("coco_url"))):
@@ -111,6 +113,9 @@ class _Reader:
                 continue
             self.note_form("id", item["id"], exact=not isinstance(item["id"], float))
             images.append(_Image(image_id, name or place, self.read_size(item, name or place)))
+            length += len(name or place) + len(str(image_id))
+            if length > MAX_NAMES:
+                raise InputError(f"{self.found.where}: ids and names of images have more than {MAX_NAMES} characters")
         self.reject_repeated("image", [image.id for image in images], [image.name for image in images])
         return images
 
@@ -132,7 +137,7 @@ class _Reader:
         for position, item in enumerate(self.parts["categories"]):
             place = f"categories[{position}]"
             if not isinstance(item, dict):
-                self.reject("category", "entry", "an object", f"{place} is {shown(item)}")
+                self.reject("category", "entry", "an object", f"{place} is {short(item)}")
                 continue
             name = self.read_name(item.get("name"))
             if name is None:
@@ -141,14 +146,14 @@ class _Reader:
             category_id = identifier(item.get("id")) if number is None else number
             if category_id is None:
                 self.lost_ids.add("category")
-                self.reject("category", "id", "a whole number", f"{shown(name or place)} has {_value(item, 'id')}")
+                self.reject("category", "id", "a whole number", f"{short(name or place)} has {_value(item, 'id')}")
                 continue
             self.note_form("id", item["id"], exact=type(item["id"]) is type(category_id))
             parent = item.get("supercategory")
             categories.append(_Category(category_id, name or place, parent if isinstance(parent, str) else ""))
         if position < 0:
             self.reject("category", "list", "at least one category", "it is empty")
-        self.reject_repeated("category", [c.id for c in categories], [shown(c.name) for c in categories])
+        self.reject_repeated("category", [c.id for c in categories], [short(c.name) for c in categories])
         if all(isinstance(category.id, int) for category in categories):
             categories.sort(key=lambda category: category.id)
         return self.with_unique_names(categories)
@@ -172,7 +177,7 @@ class _Reader:
                         "note",
                         "name_blanks",
                         "{count} category name(s) are used without surrounding whitespace",
-                        shown(name),
+                        short(name),
                     )
             names = stripped
         taken: set[str] = set()
@@ -189,15 +194,15 @@ class _Reader:
         boxes = BoxColumns()
         for position, item in enumerate(self.parts["annotations"]):
             if not isinstance(item, dict):
-                self.reject("annotation", "entry", "an object", f"annotations[{position}] is {shown(item)}")
+                self.reject("annotation", "entry", "an object", f"annotations[{position}] is {short(item)}")
                 continue
             image, has_image_form = image_index.find(item.get("image_id"))
             category, has_category_form = category_index.find(item.get("category_id"))
-            place = f"annotation {shown(item['id'])}" if item.get("id") is not None else f"annotations[{position}]"
+            place = f"annotation {short(item['id'])}" if item.get("id") is not None else f"annotations[{position}]"
             if image is not None:
                 place += f" of {images[image].name}"
             if category is not None:
-                place += f", class {shown(categories[category].name)}"
+                place += f", class {short(categories[category].name)}"
             for part, index, is_exact in (("image", image, has_image_form), ("category", category, has_category_form)):
                 field = f"{part}_id"
                 if index is not None:
@@ -247,7 +252,7 @@ class _Reader:
                 ids = item.get(field) if isinstance(item, dict) else None
                 found = [index.find(value)[0] for value in ids] if isinstance(ids, list) else [None]
                 if None in found:
-                    place = f"images[{position}] has {_value(item, field) if isinstance(item, dict) else shown(item)}"
+                    place = f"images[{position}] has {_value(item, field) if isinstance(item, dict) else short(item)}"
                     self.reject("image", field, "a list of the ids of listed categories, as in LVIS", place)
                 rows.append([value for value in found if value is not None])
         return Federated(*map(pairs_of, pairs.values()))
@@ -277,15 +282,15 @@ class _Reader:
             if entry_id in first:
                 message = f"{{count}} {entry} id(s) are repeated; ids must be unique"
                 self.found.add(
-                    "error", f"{entry}_id_twice", message, f"id {shown(entry_id)}: {first[entry_id]} and {name}"
+                    "error", f"{entry}_id_twice", message, f"id {short(entry_id)}: {first[entry_id]} and {name}"
                 )
             first.setdefault(entry_id, name)
 
     def note_form(self, field: str, value: Any, *, exact: bool) -> None:
         if not exact:
             message = "{count} whole number(s) are written as strings or with a decimal point"
-            self.found.add("note", "number_form", message, f"{field} {shown(value)}")
+            self.found.add("note", "number_form", message, f"{field} {short(value)}")
 
 
 def _value(item: dict[str, Any], field: str) -> str:
-    return shown(item[field]) if field in item else "missing"
+    return short(item[field]) if field in item else "missing"

@@ -8,7 +8,6 @@ from typing import Any
 from retinanet.formats.numbers import is_number
 
 _MAX_EXACT = 2**53  # larger floats are not exact
-_MAX_SHOWN = 60  # characters of a value in a message
 _WHOLE_TEXT = re.compile(r"\s*[+-]?[0-9]{1,15}(\.0{1,9})?\s*")
 
 
@@ -58,16 +57,6 @@ def flag(value: Any) -> bool | None:
     if value is None or isinstance(value, bool):
         return bool(value)
     return {0: False, 1: True}.get(whole_number(value))  # type: ignore[arg-type]
-
-
-def shown(value: Any) -> str:
-    """A value as messages show it."""
-    try:
-        result = repr(value)
-    except ValueError:  # an integer of thousands of digits
-        return "a number of thousands of digits"
-    result = result.encode("ascii", "backslashreplace").decode() if not result.isprintable() else result
-    return result if len(result) <= _MAX_SHOWN else result[: _MAX_SHOWN - 3] + "..."
 
 
 class Index:

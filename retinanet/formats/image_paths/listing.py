@@ -36,6 +36,6 @@ def path_inside(path: str | Path, folder: str | Path) -> str | None:
     """
     try:
         relative = os.path.relpath(path, folder).replace(os.sep, "/")
-    except ValueError:  # another drive of Windows, or a null character
+    except ValueError:  # on another drive of Windows
         return None
     return None if relative.split("/")[0] == ".." else relative

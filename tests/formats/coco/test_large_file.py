@@ -84,17 +84,16 @@ import resource, sys
 from retinanet.config import DataSource
 from retinanet.errors import InputError
 from retinanet.formats.coco.reader import read_coco
-start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
     read_coco(DataSource(annotations=sys.argv[1], images="images"))
 except InputError:
     pass
-print(start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [large_file.MAX_WHOLE - 200, 10 * large_file.MAX_WHOLE])
+@pytest.mark.parametrize("size", [large_file.MAX_WHOLE - 200, 4 * large_file.MAX_WHOLE])
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_memory_stays_below_1_gib(tmp_path, kind, size):
     unit, file = HOSTILE[kind], tmp_path / "hostile.json"
@@ -109,4 +108,5 @@ def test_memory_stays_below_1_gib(tmp_path, kind, size):
         opened.write(b'"categories":[{"id":1,"name":"\xf0\x9f\x90\x88"}]}')
     done = subprocess.run([sys.executable, "-c", READ, str(file)], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < 1 << 20  # KiB
+    print("PEAK", kind, size, done.stdout)
+    assert int(done.stdout) < 1 << 20, f"{done.stdout} KiB"

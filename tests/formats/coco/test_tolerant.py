@@ -79,7 +79,7 @@ REPAIRED = {
     "no crowd": (without("annotations", "iscrowd"), None),
     "area as text": (change("annotations", area="many"), "3 area(s) are not finite numbers: computed from the boxes"),
     "area NaN": (change("annotations", area=float("nan")), "3 area(s) are not finite numbers"),
-    "blanks around names": (change("categories", name=lambda c: f" {c['name']} "), "3 category name(s) are used without"),
+    "blanks around names": (change("categories", name=lambda c: f" {c['name']} "), "3 category name(s) are used with"),
     "polygons": (change("annotations", segmentation=lambda a: [corners(a["bbox"])], bbox=None), "3 annotation(s) have "
                  f"no bbox: computed from their polygons or masks ({OF_FIRST}; annotation 2 of 2.png, class 'dog'; "),
     "polygons, bbox []": (change("annotations", segmentation=lambda a: corners(a["bbox"]), bbox=[]), "3 annotation(s)"),
