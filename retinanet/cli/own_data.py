@@ -1,0 +1,80 @@
+"""Make a config for a dataset folder or annotation file: a bundled config for own data, adjusted to the dataset."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from retinanet.config import Config
+from retinanet.config.load import find_config, load_config
+from retinanet.errors import InputError
+
+VAL_FRACTION = 0.1  # held out if the dataset has no validation split
+
+
+def data_overrides(path: str) -> list[str]:
+    """Overrides that set the training and validation set to those of a folder or file, and a line that says so.
+
+    Raises:
+        InputError: the format is unknown or ambiguous, or there is no training split.
+    """
+    from retinanet.formats.detect import own_data
+
+    found = own_data(path)
+    print(f"{path}: {found.description}")
+    train = f"data.train={json.dumps(found.train.model_dump())}"
+    if found.val is not None:
+        return [train, f"data.val={json.dumps(found.val.model_dump())}", "data.val_fraction=0"]
+    print(f"no validation split: {VAL_FRACTION:.0%} of the training images are held out (data.val_fraction)")
+    return [train, "data.val=[]", f"data.val_fraction={VAL_FRACTION}"]
+
+
+def own_config(path: str, config: str | None, overrides: Sequence[str]) -> Config:
+    """Load the config for a dataset, and print how it was adjusted.
+
+    Args:
+        config: a config to use as it is. None takes `own_gpu` or `own_cpu`, and applies what is recommended for the
+            dataset; overrides come last.
+
+    Raises:
+        InputError: the dataset or an override cannot be used.
+    """
+    sources = data_overrides(path)
+    if config is not None:
+        return load_config(config, [*sources, *overrides])
+    from retinanet.data.build import load_train_data
+    from retinanet.doctor.recommend import describe_machine, recommend
+    from retinanet.runtime.device import resolve_device
+
+    name = "own_gpu" if resolve_device("auto").type == "cuda" else "own_cpu"
+    cfg = load_config(name, [*sources, *overrides])
+    recommended = recommend(load_train_data(cfg), cfg, describe_machine(resolve_device(cfg.device)))
+    print(f"config: {name}, adjusted to the dataset; --print-config shows all keys")
+    for item in recommended:
+        print(f"  {item.topic}: {item.sentence}", *(f"    {line}" for line in item.lines), sep="\n")
+    lines = [line for item in recommended for line in item.lines]
+    return load_config(name, [*sources, *lines, *overrides])
+
+
+def config_for(data: str, overrides: Sequence[str]) -> Config:
+    """The config that a file or bundled name stands for, or the one for a dataset folder or annotation file.
+
+    Raises:
+        InputError: it is neither a config nor a dataset.
+    """
+    is_folder = Path(data).is_dir()
+    if not is_folder and Path(data).suffix not in (".json", ".csv", ".gz") and _is_config(data):
+        return load_config(data, overrides)
+    from retinanet.runtime.device import resolve_device
+
+    name = "own_gpu" if resolve_device("auto").type == "cuda" else "own_cpu"
+    return load_config(name, [*data_overrides(data), *overrides])
+
+
+def _is_config(name: str) -> bool:
+    """Whether a name is that of a config; `data.yaml` of a YOLO dataset is not."""
+    try:
+        file = find_config(name)
+    except InputError:
+        return not Path(name).exists()  # `load_config` says what is wrong
+    text = file.read_text(encoding="utf-8", errors="replace")
+    return not any(line.startswith("names:") for line in text.splitlines())
