@@ -1,6 +1,8 @@
 """Make a config for a dataset folder or annotation file: a bundled config for own data, adjusted to the dataset."""
 
 import json
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +11,12 @@ from retinanet.config.load import find_config, load_config
 from retinanet.errors import InputError
 
 VAL_FRACTION = 0.1  # held out if the dataset has no validation split
+
+
+def say(text: str) -> None:
+    """Print a line about the config to stderr, since stdout may be a config; under torchrun, the main process does."""
+    if os.environ.get("RANK", "0") == "0":
+        print(text, file=sys.stderr, flush=True)
 
 
 def data_overrides(path: str) -> list[str]:
@@ -20,11 +28,11 @@ def data_overrides(path: str) -> list[str]:
     from retinanet.formats.detect import own_data
 
     found = own_data(path)
-    print(f"{path}: {found.description}")
+    say(f"{path}: {found.description}")
     train = f"data.train={json.dumps(found.train.model_dump())}"
     if found.val is not None:
         return [train, f"data.val={json.dumps(found.val.model_dump())}", "data.val_fraction=0"]
-    print(f"no validation split: {VAL_FRACTION:.0%} of the training images are held out (data.val_fraction)")
+    say(f"no validation split: {VAL_FRACTION:.0%} of the training images are held out (data.val_fraction)")
     return [train, "data.val=[]", f"data.val_fraction={VAL_FRACTION}"]
 
 
@@ -48,9 +56,9 @@ def own_config(path: str, config: str | None, overrides: Sequence[str]) -> Confi
     name = "own_gpu" if resolve_device("auto").type == "cuda" else "own_cpu"
     cfg = load_config(name, [*sources, *overrides])
     recommended = recommend(load_train_data(cfg), cfg, describe_machine(resolve_device(cfg.device)))
-    print(f"config: {name}, adjusted to the dataset; --print-config shows all keys")
+    say(f"config: {name}, adjusted to the dataset; --print-config shows all keys")
     for item in recommended:
-        print(f"  {item.topic}: {item.sentence}", *(f"    {line}" for line in item.lines), sep="\n")
+        say("\n".join([f"  {item.topic}: {item.sentence}", *(f"    {line}" for line in item.lines)]))
     lines = [line for item in recommended for line in item.lines]
     return load_config(name, [*sources, *lines, *overrides])
 

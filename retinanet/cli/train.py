@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from retinanet.cli.arguments import CommandParser
+from retinanet.cli.own_data import own_config
 from retinanet.cli.process import begin_work, exit_code
-from retinanet.config import Config
+from retinanet.config import Config, DataSource
 from retinanet.config.load import config_to_yaml, find_config, load_config
 from retinanet.engine.run_files import CONFIG_FILE, Resume, check_folder, find_run, is_run_folder, started_in
 from retinanet.errors import InputError
@@ -24,16 +25,23 @@ def parser() -> CommandParser:
     result = CommandParser(
         prog="retinanet train",
         description=__doc__,
-        epilog="examples: retinanet train quickstart --output runs/trial train.optimizer.lr=5e-4 train.seed=1; "
+        epilog="examples: retinanet train --data datasets/cells; "
+        "retinanet train quickstart --output runs/trial train.optimizer.lr=5e-4 train.seed=1; "
         "retinanet train --resume runs/trial",
     )
     result.add_argument("config", nargs="?", help="YAML file, or name of a bundled config, such as quickstart")
     result.add_overrides("set a config key, such as train.epochs=3")
     result.add_argument(
+        "--data",
+        metavar="PATH",
+        help="dataset folder or annotation file to train on; without a config, uses one for own data, adjusted to it",
+    )
+    result.add_argument(
         "--output",
         type=Path,
         metavar="DIR",
-        help="run folder (default: runs/NAME-OF-CONFIG, or the run folder that the config is in)",
+        help="run folder (default: runs/NAME-OF-CONFIG or runs/NAME-OF-DATASET, or the run folder that the config is "
+        "in)",
     )
     result.add_argument(
         "--resume",
@@ -69,8 +77,16 @@ def run(arguments: argparse.Namespace) -> int:
         begin_work()
         print(replay(arguments.replay, resolve_device("auto")).describe())
         return 0
-    start = what_to_start(arguments.config, arguments.output, arguments.resume)
-    cfg = load_config(start.config, arguments.overrides)
+    if arguments.data is not None:
+        if arguments.resume is not None:
+            raise InputError("--data starts a run: remove --resume, or resume a run with its own config and data")
+        check_sources([DataSource(annotations=arguments.data)], key="--data")
+        name = Path(arguments.data).resolve()
+        start = Start(arguments.config, arguments.output or Path("runs") / name.stem, False)
+        cfg = own_config(arguments.data, arguments.config, arguments.overrides)
+    else:
+        start = what_to_start(arguments.config, arguments.output, arguments.resume)
+        cfg = load_config(start.config, arguments.overrides)
     if arguments.print_config:
         print(config_to_yaml(cfg), end="")
         return 0
@@ -96,7 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
 class Start(NamedTuple):
     """The run to start or resume: its config, its folder, and whether it is resumed."""
 
-    config: str | Path
+    config: str | Path | None
     folder: Path
     resume: Resume
 

@@ -1,0 +1,5 @@
+import sys
+
+from retinanet.cli.check import main
+
+sys.exit(main())
