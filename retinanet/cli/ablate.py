@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from retinanet.ablation.table import describe_schedule, load_table, make_jobs, make_valid_jobs
 from retinanet.cli import checkpoint
-from retinanet.cli.arguments import CommandParser
+from retinanet.cli.arguments import CommandParser, output_path
 from retinanet.cli.process import begin_work, exit_code
 from retinanet.engine.run_files import run_folder_of
 from retinanet.errors import InputError, make_folder
@@ -41,7 +41,10 @@ def table_parser() -> CommandParser:
     )
     result.add_argument("--rows", nargs="+", metavar="NAME", help="train only the rows with these names")
     result.add_argument(
-        "--output", type=Path, metavar="DIR", help="folder of the runs, shared by tables (default: runs/ablate/SETUP)"
+        "--output",
+        type=output_path,
+        metavar="DIR",
+        help="folder of the runs, shared by tables (default: runs/ablate/SETUP)",
     )
     result.add_argument(
         "--speed", action="store_true", help="also time the network of each row, and plot AP against time"
@@ -59,7 +62,7 @@ def figures_parser() -> CommandParser:
     )
     result.add_argument("checkpoint", type=Path, help=checkpoint.HELP)
     result.add_overrides("set a key of the config in the checkpoint")
-    result.add_argument("--output", type=Path, metavar="DIR", help="(default: figures/ in the run folder)")
+    result.add_argument("--output", type=output_path, metavar="DIR", help="(default: figures/ in the run folder)")
     return result
 
 
@@ -71,7 +74,7 @@ def demo_parser() -> CommandParser:
     )
     result.add_argument("--seeds", type=int, default=5, metavar="N", help="networks per loss (default: %(default)s)")
     result.add_argument(
-        "--output", type=Path, default=Path("runs/ablate/demo"), metavar="DIR", help="(default: %(default)s)"
+        "--output", type=output_path, default=Path("runs/ablate/demo"), metavar="DIR", help="(default: %(default)s)"
     )
     return result
 

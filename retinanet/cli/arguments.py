@@ -4,7 +4,11 @@ import argparse
 import difflib
 import os
 import shlex
+from pathlib import Path
 from typing import NoReturn
+
+from retinanet.config.paths import expand_path
+from retinanet.errors import InputError
 
 SET = "--set"
 
@@ -78,6 +82,18 @@ def _config_keys(name: str) -> list[str]:
     from retinanet.config.keys import keys_with_leaf, schema_keys
 
     return [name] if name in schema_keys() else keys_with_leaf(name)
+
+
+def output_path(text: str) -> Path:
+    """Path of an output folder, in which `~` and environment variables are expanded, as in a config.
+
+    Raises:
+        ArgumentTypeError: a variable is not set.
+    """
+    try:
+        return Path(expand_path(text, "folder"))
+    except InputError as error:
+        raise argparse.ArgumentTypeError(error) from None
 
 
 def is_override(text: str) -> bool:

@@ -25,6 +25,7 @@ SUITES = {
     "assignment": "assignment",
     "postprocess": "postprocess",
     "data": "data",
+    "index": "annotation_index",
     "eval": "evaluation",
     "model": "model",
 }
@@ -81,7 +82,12 @@ def parser() -> CommandParser:
     result.add_argument(
         "--images", type=Path, metavar="DIR", help="images for the data suite (default: synthetic images)"
     )
-    result.add_argument("--annotations", type=Path, metavar="FILE", help="annotations of --images in COCO format")
+    result.add_argument(
+        "--annotations",
+        type=Path,
+        metavar="FILE",
+        help="annotations of --images, or for the index suite, in COCO format",
+    )
     result.add_argument("--json", type=Path, metavar="FILE", help="also write ratios and details to a file")
     return result
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from retinanet.checkpoint.header import read_config
 from retinanet.checkpoint.link import read_link
 from retinanet.config.load import with_overrides
-from retinanet.engine.run_files import find_checkpoint, run_folder_of, started_in
+from retinanet.engine.run_files import find_checkpoint, run_folder_of, started_in, with_paths_of_run
 from retinanet.formats.sources import check_sources
 
 HELP = "checkpoint, or run folder: its best checkpoint, otherwise its last"
@@ -39,5 +39,7 @@ def check_early(checkpoint: Path, overrides: list[str], *, has_data: bool = True
         return
     cfg = with_overrides(cfg, overrides, source=f"{checkpoint} with overrides")
     if has_data:
+        folder = run_folder_of(checkpoint)
+        cfg = with_paths_of_run(cfg, folder)
         sources, key = (cfg.data.train, "data.train") if cfg.data.val_fraction else (cfg.data.val, "data.val")
-        check_sources(sources, key=key, started_in=started_in(run_folder_of(checkpoint)))
+        check_sources(sources, key=key, started_in=started_in(folder))

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from retinanet.cli import checkpoint
-from retinanet.cli.arguments import CommandParser
+from retinanet.cli.arguments import CommandParser, output_path
 from retinanet.cli.process import begin_work, exit_code
 from retinanet.engine.run_files import run_folder_of
 
@@ -22,7 +22,7 @@ def parser() -> CommandParser:
     result.add_overrides("set a key of the config in the checkpoint")
     result.add_argument(
         "--output",
-        type=Path,
+        type=output_path,
         metavar="DIR",
         help="folder for evaluation.json and detections.json (default: the run folder of the checkpoint)",
     )

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from retinanet.cli import checkpoint
-from retinanet.cli.arguments import CommandParser
+from retinanet.cli.arguments import CommandParser, output_path
 from retinanet.cli.process import begin_work, exit_code
 from retinanet.errors import InputError, make_folder
 
@@ -24,7 +24,11 @@ def parser() -> CommandParser:
     result.add_argument("images", nargs="+", type=Path, help="image files, or folders of images")
     result.add_overrides("set a key of the config in the checkpoint")
     result.add_argument(
-        "--output", type=Path, required=True, metavar="DIR", help="folder for the drawn images and detections.json"
+        "--output",
+        type=output_path,
+        required=True,
+        metavar="DIR",
+        help="folder for the drawn images and detections.json",
     )
     result.add_argument(
         "--min-score", type=float, default=0.3, help="draw detections with at least this score (default: 0.3)"

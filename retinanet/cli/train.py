@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from retinanet.cli.arguments import CommandParser
+from retinanet.cli.arguments import CommandParser, output_path
 from retinanet.cli.own_data import own_config
 from retinanet.cli.process import begin_work, exit_code
 from retinanet.config import Config, DataSource
@@ -38,7 +38,7 @@ def parser() -> CommandParser:
     )
     result.add_argument(
         "--output",
-        type=Path,
+        type=output_path,
         metavar="DIR",
         help="run folder (default: runs/NAME-OF-CONFIG or runs/NAME-OF-DATASET, or the run folder that the config is "
         "in)",

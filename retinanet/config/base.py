@@ -26,15 +26,18 @@ class StrictModel(BaseModel):
 class KeyFact(Enum):
     """A property of a config key, declared in the `Annotated` type of its field and read by `facts.py`.
 
-    If the field holds a section, the property applies to every key in that section.
+    If the field holds a section, the property applies to every key in that section, except `PATH`, which means that the
+    value may be a path, even if it may also be a section or a list.
     """
 
     MAY_CHANGE_ON_RESUME = "may change on resume"
     NO_EFFECT_ON_RESULTS = "no effect on results"
+    PATH = "path"
 
 
 MAY_CHANGE_ON_RESUME = KeyFact.MAY_CHANGE_ON_RESUME
 NO_EFFECT_ON_RESULTS = KeyFact.NO_EFFECT_ON_RESULTS
+PATH = KeyFact.PATH
 
 
 def as_tuple(value: Any) -> Any:

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from retinanet.config.base import (
     MAY_CHANGE_ON_RESUME,
     NO_EFFECT_ON_RESULTS,
+    PATH,
     Count,
     CountOrZero,
     Positive,
@@ -18,19 +19,23 @@ from retinanet.config.base import (
 )
 
 Format = Literal["auto", "coco", "yolo", "voc", "csv", "labelme", "open_images", "lvis"]
+MissingImages = Literal["error", "skip"]
 
 
 class DataSource(StrictModel):
     """Images and their annotations. In a config, the path alone is enough: `train: datasets/cells`."""
 
-    annotations: str
+    annotations: Annotated[str, PATH]
     """Annotation file, or folder of a dataset."""
-    images: str | None = None
+    images: Annotated[str | None, PATH] = None
     """Folder that file names in the annotations are relative to; null: found from the annotations."""
     format: Format = "auto"
     """Annotation format; `auto` detects it."""
     split: str | None = None
     """Split of a dataset folder; null: `train` in `data.train` and `val` in `data.val`, or all if it has no splits."""
+    difficult: Literal["ignore", "object"] = "ignore"
+    """Objects that Pascal VOC annotations mark as difficult: `ignore` makes them regions that are neither objects nor
+    background."""
 
     @model_validator(mode="before")
     @classmethod
@@ -136,9 +141,9 @@ class ResizeConfig(StrictModel):
 class DataConfig(StrictModel):
     """Annotation sources, classes, resizing and augmentation."""
 
-    train: Annotated[Sources, MAY_CHANGE_ON_RESUME] = ()  # files may move; images are compared separately
+    train: Annotated[Sources, MAY_CHANGE_ON_RESUME, PATH] = ()  # files may move; images are compared separately
     """Training set: one source or a list of sources."""
-    val: Annotated[Sources, MAY_CHANGE_ON_RESUME] = ()
+    val: Annotated[Sources, MAY_CHANGE_ON_RESUME, PATH] = ()
     """Validation set: one source or a list of sources."""
     val_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Part of the training set to hold out for validation if `data.val` is empty. It is chosen by a hash of the file
@@ -152,6 +157,10 @@ class DataConfig(StrictModel):
     """Whether to train on images without boxes."""
     strict: bool = False
     """Whether invalid boxes raise an error. By default, they are dropped or clipped, counted, and listed once."""
+    missing_images: Annotated[MissingImages, MAY_CHANGE_ON_RESUME] = "error"
+    """What to do about images that do not exist. skip: leave them out, up to half of a source, with a warning."""
+    allow_outside_paths: Annotated[bool, MAY_CHANGE_ON_RESUME] = False
+    """Whether annotations may name images outside of `images`, by absolute paths or `..`; for files you trust."""
     max_pixels: Annotated[Count, MAY_CHANGE_ON_RESUME] = 100_000_000
     """Images with more pixels than this are rejected before decoding."""
     max_unreadable: Annotated[CountOrZero, MAY_CHANGE_ON_RESUME] = 10

@@ -28,7 +28,9 @@ of a bundled config, to a command, followed by overrides:
 - An unknown key, a value of the wrong type, or a contradiction between keys is an error; the message names the key.
 - `base: NAME.yaml` inherits from another file, which must not have a `base` itself. Mappings are merged; lists are
   replaced.
-- Paths are relative to the working directory.
+- Paths are relative to the working directory. `~` at their start, and environment variables such as `$DATA` and
+  `${DATA}`, are expanded; write `$$` for a dollar sign. In an override, a path needs no YAML quotes:
+  `"data.train=/data/set #1"`.
 - A section with several variants has a `type` key. If you leave it out, your keys modify the variant selected by the
   base or by default. If you set a different `type`, all other keys start from the defaults of the new variant.
 - Every checkpoint contains the complete config. When you resume a run, only keys marked "may change" can have new

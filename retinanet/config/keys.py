@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from retinanet.config.base import as_tuple, models_in
+from retinanet.config.base import PATH, as_tuple, models_in
 from retinanet.config.schema import Config
 
 MAX_SUGGESTIONS = 3
@@ -22,6 +22,15 @@ def schema_keys() -> dict[str, list[type[BaseModel]]]:
     keys: dict[str, list[type[BaseModel]]] = {}
     _add_keys(keys, Config, "")
     return keys
+
+
+def takes_text(key: str) -> bool:
+    """Whether the value of a dotted key may be any text, such as a path."""
+    name = key.rpartition(".")[2]
+    fields = [owner.model_fields[name] for owner in schema_keys().get(key, [])]
+    return any(
+        PATH in field.metadata or str in (field.annotation, *typing.get_args(field.annotation)) for field in fields
+    )
 
 
 def _add_keys(keys: dict[str, list[type[BaseModel]]], record: type[BaseModel], prefix: str) -> None:

@@ -3,6 +3,7 @@
 import difflib
 import json
 import os
+import re
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -11,11 +12,15 @@ from typing import Any
 from pydantic import ValidationError
 
 from retinanet.config.explain import explain
+from retinanet.config.keys import takes_text
+from retinanet.config.paths import escape_paths, expand_paths
 from retinanet.config.schema import Config
 from retinanet.config.train import TrainConfig
 from retinanet.config.yaml_loader import dump_yaml, parse_yaml, read_yaml
 from retinanet.errors import InputError
 
+# Values that are YAML even for a key that takes text.
+_IS_YAML = re.compile(r"|~|null|Null|NULL|'.*'|\".*\"|\[.*\]|\{.*\}", re.DOTALL)
 RUN_LENGTHS = {"epochs", "steps"}  # keys of `train`, of which a config sets exactly one
 
 
@@ -24,14 +29,16 @@ def load_config(path: str | Path, overrides: str | Sequence[str] = ()) -> Config
 
     Args:
         path: a config file, or the name of a bundled config, with or without `.yaml`.
-        overrides: one override or a list, applied last and in order; each value is parsed as YAML. `train.epochs`
-            replaces `train.steps`, and the reverse, as they also do in a file with a `base:`.
+        overrides: one override or a list, applied last and in order; see `parse_override`. `train.epochs` replaces
+            `train.steps`, and the reverse, as they also do in a file with a `base:`.
+
+    `~` and environment variables in paths are expanded.
 
     Raises:
         InputError: the file or an override is invalid; the message names the file, the key and what was expected.
     """
     file = find_config(path)
-    source, values = str(file), read_yaml(file)
+    source, values = str(file), expand_paths(read_yaml(file), str(file))
     if "base" in values:
         base_name = values.pop("base")
         if not isinstance(base_name, str):
@@ -41,7 +48,7 @@ def load_config(path: str | Path, overrides: str | Sequence[str] = ()) -> Config
             base_file = beside if beside.is_file() else find_config(base_name)
         except InputError as error:
             raise InputError(f"{file}: base: {error}") from None
-        base = read_yaml(base_file)
+        base = expand_paths(read_yaml(base_file), str(base_file))
         if "base" in base:
             raise InputError(f"{base_file}: is the base of {file} and has a base itself; only one level is allowed")
         values = _merge_config(base, values)
@@ -71,7 +78,7 @@ def _with_overrides(values: dict[str, Any], overrides: str | Sequence[str]) -> d
     if not isinstance(overrides, Sequence) or not all(isinstance(override, str) for override in overrides):
         raise InputError(f"overrides: found {overrides!r}, expected text such as 'train.epochs=3', or a list of these")
     for override in overrides:
-        values = _merge_config(values, parse_override(override))
+        values = _merge_config(values, expand_paths(parse_override(override), f"override {_shown(override)}"))
     return values
 
 
@@ -101,7 +108,7 @@ def config_from_values(values: dict[str, Any], source: str) -> Config:
 
 def config_to_yaml(config: Config) -> str:
     """Convert a config to YAML, including defaults; loading the YAML gives the same config."""
-    return dump_yaml(json.loads(config.model_dump_json()))
+    return dump_yaml(escape_paths(json.loads(config.model_dump_json())))
 
 
 def find_config(path: str | Path) -> Path:
@@ -146,6 +153,9 @@ def merge(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
 def parse_override(override: str) -> dict[str, Any]:
     """Parse an override: `train.epochs=3` -> {"train": {"epochs": 3}}.
 
+    The value is parsed as YAML. For a key that takes text, such as a path, it is taken literally, unless it is empty,
+    null, in quotes, or in brackets or braces: in YAML, the rest of `/data/set #1` would be a comment.
+
     Raises:
         InputError: the override does not have the form KEY.KEY=VALUE, or its value is not valid YAML.
     """
@@ -153,8 +163,12 @@ def parse_override(override: str) -> dict[str, Any]:
     keys = name.split(".")
     if not sign or not all(keys):
         raise InputError(f"override {override!r}: expected KEY.KEY=VALUE, for example train.epochs=3")
-    shown = repr(override if len(override) < 80 else override[:77] + "...")
-    value = parse_yaml(text, f"override {shown}: the value")
+    literal = takes_text(name) and not _IS_YAML.fullmatch(text.strip())
+    value: Any = text.strip() if literal else parse_yaml(text, f"override {_shown(override)}: the value")
     for key in reversed(keys):
         value = {key: value}
     return value
+
+
+def _shown(override: str) -> str:
+    return repr(override if len(override) < 80 else override[:77] + "...")

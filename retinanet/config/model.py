@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from retinanet.config.base import MAY_CHANGE_ON_RESUME, Count, CountOrZero, Positive, StrictModel
+from retinanet.config.base import MAY_CHANGE_ON_RESUME, PATH, Count, CountOrZero, Positive, StrictModel
 
 Norm = Literal["frozen", "batch", "sync", "group"]
 HeadNorm = Literal["none", "group"]
@@ -57,7 +57,7 @@ class ResNetConfig(StrictModel):
     name: ResNetName = "resnet50"
     """Architecture. resnet10_half has one block per stage and half the channels of resnet18, for small images on a
     CPU."""
-    weights: Annotated[str, MAY_CHANGE_ON_RESUME] = "imagenet"
+    weights: Annotated[str, PATH, MAY_CHANGE_ON_RESUME] = "imagenet"
     """Initial weights: imagenet, the name of torchvision weights such as IMAGENET1K_V2, a file path, or none."""
     norm: Norm = "frozen"
     """Normalisation: frozen batch norm, batch norm, batch norm synchronised across processes, or group norm."""

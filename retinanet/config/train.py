@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from retinanet.config.base import (
     MAY_CHANGE_ON_RESUME,
     NO_EFFECT_ON_RESULTS,
+    PATH,
     APMetric,
     Count,
     CountOrZero,
@@ -107,7 +108,7 @@ class TrainConfig(StrictModel):
     """Maximum gradient norm; larger gradients are scaled down. null: no clipping."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of the exponential moving average of the weights, used for evaluation; null: no averaging."""
-    init_from: Annotated[str | None, MAY_CHANGE_ON_RESUME] = None
+    init_from: Annotated[str | None, PATH, MAY_CHANGE_ON_RESUME] = None
     """Checkpoint to load initial weights from; classes are matched by name."""
     on_nonfinite: Annotated[NonFiniteAction, MAY_CHANGE_ON_RESUME] = "stop"
     """What to do if a gradient is not finite; such a step never changes the weights. stop: stop the run with a report.

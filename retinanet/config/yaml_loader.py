@@ -75,6 +75,13 @@ _Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
 _Loader.add_constructor(None, _refuse_tag)
 
 
+class _TextLoader(_Loader):
+    """Loader that reads every plain value as text, as the author wrote it: `no` and 1.0 may be names."""
+
+
+_TextLoader.yaml_implicit_resolvers = {}
+
+
 class _Dumper(yaml.SafeDumper):
     """YAML dumper that quotes text, such as 1e-3, if this loader or a standard one would read it as another type."""
 
@@ -88,8 +95,11 @@ _Dumper.yaml_implicit_resolvers = {
 }
 
 
-def read_yaml(file: Path) -> dict[str, Any]:
+def read_yaml(file: Path, *, as_text: bool = False) -> dict[str, Any]:
     """Read a YAML file as a mapping, which is empty if the file is.
+
+    Args:
+        as_text: read numbers, true, null and the like as text, and accept them as keys.
 
     Raises:
         InputError: the file cannot be read, or does not contain a YAML mapping.
@@ -102,7 +112,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
         raise InputError(f"{file}: is not UTF-8 text: {error}") from None
     except OSError as error:
         raise InputError(f"{file}: cannot be read: {error.strerror}") from None
-    values = parse_yaml(text, f"{file}:")
+    values = parse_yaml(text, f"{file}:", as_text=as_text)
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -110,14 +120,14 @@ def read_yaml(file: Path) -> dict[str, Any]:
     return values
 
 
-def parse_yaml(text: str, source: str) -> Any:
-    """Parse one YAML value.
+def parse_yaml(text: str, source: str, *, as_text: bool = False) -> Any:
+    """Parse one YAML value; with `as_text`, every plain value is text.
 
     Raises:
         InputError: the text is not valid YAML; the message starts with `source`.
     """
     try:
-        return yaml.load(text, _Loader)
+        return yaml.load(text, _TextLoader if as_text else _Loader)
     except yaml.YAMLError as error:
         raise InputError(f"{source} cannot be read as YAML: {_yaml_problem(error)}") from None
     except RecursionError:

@@ -14,6 +14,8 @@ from retinanet.data.sampler import PlannedImage, eval_batches, train_batches
 from retinanet.data.transforms import Resize, build_transforms
 from retinanet.errors import InputError
 from retinanet.formats.dataset import Dataset
+from retinanet.formats.findings import report
+from retinanet.formats.plausibility import check_objects
 from retinanet.formats.read import read_dataset
 from retinanet.runtime.distributed import rank, share_of, world_size
 from retinanet.structures import Batch
@@ -28,6 +30,7 @@ def load_train_data(cfg: Config) -> Dataset:
     data = _read(cfg, cfg.data.train, "data.train", keep_empty=cfg.data.keep_empty)
     if cfg.data.val_fraction:
         data = data.subset(np.flatnonzero(~_held_out(cfg, data)))
+    report(check_objects(data, where=cfg.data.train[0].annotations, training=True))
     if cfg.model.num_classes not in (None, len(data.class_names)):
         raise InputError(
             f"model.num_classes is {cfg.model.num_classes}, but {cfg.data.train[0].annotations} has "
@@ -66,6 +69,8 @@ def _read(
         keep_empty=keep_empty,
         strict=cfg.data.strict,
         max_pixels=cfg.data.max_pixels,
+        skip_missing_images=cfg.data.missing_images == "skip",
+        allow_outside_paths=cfg.data.allow_outside_paths,
         key=key,
     )
 

@@ -2,11 +2,13 @@
 
 import difflib
 import json
+import os
 from pathlib import Path
 from typing import Any, Literal
 
 from retinanet.checkpoint.link import follow_link
 from retinanet.checkpoint.saved import saved_checkpoints
+from retinanet.config import Config, DataSource
 from retinanet.errors import InputError
 
 CHECKPOINTS = "checkpoints"
@@ -82,6 +84,29 @@ def started_in(folder: Path) -> Path | None:
     """The working directory in which the run in a folder was started or last resumed; None if it is not known."""
     started = recorded_environment(folder).get("folder")
     return Path(started) if isinstance(started, str) else None
+
+
+def with_paths_of_run(cfg: Config, folder: Path) -> Config:
+    """Look up data in the working directory of the run in a folder, if it is not in the current one.
+
+    A source moves as a whole: only if none of its relative paths exists here, and all of them exist there.
+    """
+    started = started_in(folder)
+    if started is None:
+        return cfg
+    sources = {
+        part: tuple(_source_from(started, source) for source in getattr(cfg.data, part)) for part in ("train", "val")
+    }
+    return cfg.model_copy(update={"data": cfg.data.model_copy(update=sources)})
+
+
+def _source_from(started: Path, source: DataSource) -> DataSource:
+    given = {"annotations": source.annotations, "images": source.images}
+    relative = {name: path for name, path in given.items() if path is not None and not os.path.isabs(path)}
+    moved = {name: str(started / path) for name, path in relative.items()}
+    if any(map(os.path.exists, relative.values())) or not all(map(os.path.exists, moved.values())):
+        return source
+    return source.model_copy(update=moved)
 
 
 def check_folder(folder: Path, *, resume: Resume, overwrite: bool) -> None:

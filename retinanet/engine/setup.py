@@ -20,6 +20,8 @@ from retinanet.engine.state import TrainState, build_state
 from retinanet.engine.step import TrainStep
 from retinanet.errors import InputError
 from retinanet.formats.dataset import Dataset
+from retinanet.formats.findings import report
+from retinanet.formats.plausibility import check_overlap
 from retinanet.losses.build import build_loss
 from retinanet.losses.class_weights import with_class_weights
 from retinanet.runtime.device import resolve_compile, resolve_precision
@@ -88,6 +90,7 @@ def set_up_run(
     cfg = cfg.model_copy(update={"loss": with_class_weights(cfg.loss, train_data.object_counts())})
     val_data = load_val_data(cfg, train_data.class_names) if cfg.data.has_validation else None
     if val_data:
+        report(check_overlap(train_data, val_data))
         check_measurable(cfg.train.best_metric, val_data, early_stop=cfg.train.early_stop)
     num_steps, interval = run_length(cfg.train, len(train_data)), default_interval(cfg.train, len(train_data))
 

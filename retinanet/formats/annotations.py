@@ -5,9 +5,11 @@ Shape letters: I images, M boxes, C categories.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+
+from retinanet.formats.findings import Finding
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -16,7 +18,7 @@ class Annotations:
 
     Attributes:
         source: the annotation file or folder, for messages.
-        image_folder: the folder that file names are relative to.
+        image_folder: the folder that file names are relative to; None if the source does not say.
         file_names: I names, as the source gives them.
         image_ids: I unique ids; None if the format has none. Images are then numbered from 1.
         sizes: (I, 2) int64, height and width in pixels; 0 where the source does not give them.
@@ -30,10 +32,12 @@ class Annotations:
         entry_numbers: (M,) int64.
         category_names: C unique names, in the order of the classes.
         category_ids: C unique ids; None if the format has none. Categories are then numbered from 1.
+        supercategories: C names, "" for none; or empty if the format has none.
+        findings: what the reader repaired or noticed; no errors.
     """
 
     source: str
-    image_folder: str
+    image_folder: str | None
     file_names: Sequence[str]
     image_ids: Sequence[int | str] | None
     sizes: np.ndarray
@@ -47,7 +51,27 @@ class Annotations:
     category_names: tuple[str, ...]
     category_ids: tuple[int, ...] | None
     is_relative: bool = False
+    supercategories: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
     def __len__(self) -> int:
         """Number of images."""
         return len(self.file_names)
+
+    def subset(self, images: Sequence[int]) -> "Annotations":
+        """Return the given images, in that order, with their boxes."""
+        new_index = np.full(len(self), -1, dtype=np.int64)
+        new_index[images] = np.arange(len(images))
+        rows = np.flatnonzero(new_index[self.image_index] >= 0)
+        return replace(
+            self,
+            file_names=tuple(self.file_names[index] for index in images),
+            image_ids=None if self.image_ids is None else tuple(self.image_ids[index] for index in images),
+            sizes=self.sizes[images],
+            image_index=new_index[self.image_index[rows]],
+            boxes_xywh=self.boxes_xywh[rows],
+            areas=self.areas[rows],
+            category_index=self.category_index[rows],
+            is_crowd=self.is_crowd[rows],
+            entry_numbers=self.entry_numbers[rows],
+        )

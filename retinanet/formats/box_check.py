@@ -1,22 +1,21 @@
 """Check annotated boxes: find those that training can use, and warn about the others."""
 
-import logging
+from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
 
-from retinanet.errors import InputError
 from retinanet.formats.annotations import Annotations
+from retinanet.formats.findings import Finding
 
-log = logging.getLogger(__name__)
-
-MAX_LISTED = 5  # boxes listed in a warning
+MAX_LISTED = 3  # boxes listed in a message
 OUTSIDE_TOLERANCE = 1.0  # pixels; annotation tools may round outwards by this much
 
-# Indices into PROBLEMS; a box with several problems gets the first.
+# Indices into PROBLEMS and KINDS; a box with several problems gets the first.
 OK, INVERTED, NO_AREA, OUTSIDE, PARTLY_OUTSIDE = range(5)
 PROBLEMS = ("", "inverted, dropped", "without area, dropped", "outside the image, dropped",
             "partly outside the image, clipped")  # fmt: skip
+KINDS = ("", "box_inverted", "box_without_area", "box_outside", "box_partly_outside")
 
 
 class CheckedBoxes(NamedTuple):
@@ -68,11 +67,12 @@ def check_boxes(boxes_xywh: np.ndarray, sizes: np.ndarray) -> CheckedBoxes:
 
 
 class BoxProblems:
-    """Collect box problems over several sources, for one warning per kind; if `strict`, raise at the first one."""
+    """Collect box problems over several sources, for one finding per kind: an error if `strict`, else a warning."""
 
     def __init__(self, *, strict: bool):
         self.strict = strict
-        self._entries: dict[int, list[str]] = {}
+        self._counts: Counter[int] = Counter()
+        self._examples: dict[int, list[str]] = {}
 
     def add(
         self, checked: CheckedBoxes, read: Annotations, *, rows: np.ndarray, boxes_xywh: np.ndarray, sizes: np.ndarray
@@ -83,26 +83,32 @@ class BoxProblems:
             rows: (M,), which of the source's boxes were checked.
             boxes_xywh: (M, 4), the boxes in pixels.
             sizes: (M, 2), height and width of the image of each box.
-
-        Raises:
-            InputError: a box has a problem and `strict` is set.
         """
-        for position in np.flatnonzero(checked.problem != OK).tolist():
-            kind, row = int(checked.problem[position]), rows[position]
-            image = read.file_names[read.image_index[row]]
-            if self.strict:
+        for kind in np.unique(checked.problem[checked.problem != OK]).tolist():
+            positions = np.flatnonzero(checked.problem == kind)
+            self._counts[kind] += len(positions)
+            examples = self._examples.setdefault(kind, [])
+            for position in positions[: MAX_LISTED - len(examples)].tolist():
+                row = rows[position]
                 height, width = sizes[position].tolist()
-                raise InputError(
-                    f"{read.source}: {read.entry} {read.entry_numbers[row]} of image {image} ({width}x{height}), "
-                    f"class {read.category_names[read.category_index[row]]!r}, has the box "
-                    f"{boxes_xywh[position].tolist()}: {PROBLEMS[kind]}; expected [x, y, width, height] with positive "
-                    "width and height, inside the image; correct the file, or set data.strict: false to drop or clip "
-                    "such boxes"
+                examples.append(
+                    f"{read.entry} {read.entry_numbers[row]} of {read.file_names[read.image_index[row]]} "
+                    f"({width}x{height}), class {read.category_names[read.category_index[row]]!r}: "
+                    f"{boxes_xywh[position].tolist()}"
                 )
-            self._entries.setdefault(kind, []).append(f"{read.entry} {read.entry_numbers[row]} of {image}")
 
-    def report(self, source: str) -> None:
-        """Log one warning per kind of problem."""
-        for kind, entries in self._entries.items():
-            listed = ", ".join(entries[:MAX_LISTED]) + (", ..." if len(entries) > MAX_LISTED else "")
-            log.warning("%s: %d box(es) %s (%s)", source, len(entries), PROBLEMS[kind], listed)
+    def findings(self, source: str) -> list[Finding]:
+        """One finding per kind of problem."""
+        return [self._finding(kind, source) for kind in sorted(self._counts)]
+
+    def _finding(self, kind: int, source: str) -> Finding:
+        count, examples = self._counts[kind], tuple(self._examples[kind])
+        if count > len(examples):
+            examples = (*examples, "...")
+        if not self.strict:
+            return Finding("warning", KINDS[kind], source, f"{count} box(es) {PROBLEMS[kind]}", examples)
+        message = (
+            f"{count} box(es) {PROBLEMS[kind].partition(',')[0]}, expected boxes with positive width and height inside "
+            "their image; correct the file, or set data.strict: false to drop or clip such boxes"
+        )
+        return Finding("error", KINDS[kind], source, message, examples)

@@ -1,38 +1,140 @@
 """Find the image files that annotations name."""
 
+import logging
 import os
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 
 from retinanet.errors import InputError
+from retinanet.formats.file_search import FolderWalk, describe_search
+from retinanet.formats.name_repair import Repair, repair_names, slashed
+
+log = logging.getLogger(__name__)
 
 MAX_LISTED = 5  # file names shown in a message
+FEW = 100  # so many names in one folder are looked up one by one; for more, listing the folder is faster
 
 
-def find_images(folder: str, names: Sequence[str], *, source: str, key: str) -> list[str]:
-    """Return the path of each image.
+def find_images(
+    folder: str,
+    names: Sequence[str],
+    *,
+    source: str,
+    key: str,
+    skip_missing: bool = False,
+    allow_outside: bool = False,
+) -> list[str | None]:
+    """Return the path of each image, or None if it is skipped.
+
+    Names whose files are only spelt differently, such as `a\\1.png` or `A/1.PNG` for `a/1.png`, are matched to them by
+    one rule for the whole source, with a warning. Nothing outside the folder is ever matched that way.
 
     Args:
         folder: the folder that names are relative to.
         names: file names, as the annotations give them.
         source: the annotation file or folder, for messages.
         key: the config key of the source, for messages.
+        skip_missing: skip images that do not exist, with a warning, instead of raising.
+        allow_outside: use names that lead out of the folder: absolute paths, or paths with `..`.
 
     Raises:
-        InputError: an image is missing, or its name leads out of the folder.
+        InputError: an image is missing, or its name leads out of the folder. With `skip_missing`, only if
+            more than half of the images are missing.
     """
-    paths = [_inside(Path(folder), name, source) for name in names]
-    # os.path.isfile returns False if a name is too long; Path.is_file raises.
-    missing = [name for name, path in zip(names, paths, strict=True) if not os.path.isfile(path)]
+    path_of = _paths(folder, names, allow_outside=allow_outside)
+    existing = _existing(path for path in path_of.values() if path is not None)
+    missing = [name for name, path in path_of.items() if path not in existing]
     if missing:
+        outside = [name for name in missing if path_of[name] is None and os.path.isfile(os.path.join(folder, name))]
+        if outside:
+            raise InputError(
+                f"{source}: {len(outside)} file name(s) lead out of {folder}, first {outside[:MAX_LISTED]}; use paths "
+                "inside it, or set data.allow_outside_paths=true if you trust the file"
+            )
+        walk = FolderWalk()
+        files = list(walk.files_below(folder))
+        start = len(os.path.join(folder, ""))
+        repair = repair_names(missing, files, used={slashed(path[start:]) for path in existing})
+        path_of |= dict.fromkeys(missing)
+        path_of |= {name: os.path.join(folder, file) for name, file in repair.found.items()}
+        _report_repair(repair, folder, source)
+        if left := [name for name in missing if path_of[name] is None]:
+            found = describe_search(folder, left, files, walk, key=key, all_missing=len(left) == len(path_of))
+            _report_missing(
+                folder, [path_of[name] for name in names], left, found, source=source, key=key, skip=skip_missing
+            )
+    return [path_of[name] for name in names]
+
+
+def _paths(folder: str, names: Iterable[str], *, allow_outside: bool) -> dict[str, str | None]:
+    """Path of each name; None if it leads out of the folder and may not. Links are the user's own."""
+    roots = [os.path.join(root, "") for root in (os.path.abspath(folder), os.path.realpath(folder))]
+    start = os.path.join(folder, "")
+    paths: dict[str, str | None] = {}
+    for name in names:
+        path: str | None = start + name
+        if os.path.isabs(name) or ".." in name:
+            full = os.path.normpath(os.path.join(roots[0], name))
+            inside = [full.removeprefix(root) for root in roots if full.startswith(root)]
+            path = start + inside[0] if inside else os.path.join(folder, name) if allow_outside else None
+        paths[name] = path
+    return paths
+
+
+def _existing(paths: Iterable[str]) -> set[str]:
+    """Those paths that are files."""
+    by_folder: dict[str, list[str]] = {}
+    for path in paths:
+        by_folder.setdefault(os.path.split(path)[0], []).append(path)
+    existing: set[str] = set()
+    for folder, inside in by_folder.items():
+        if len(inside) > FEW:
+            files = _files_in(folder)
+            existing.update(path for path in inside if os.path.basename(path) in files)
+        # Some file systems ignore case. If a name is too long, os.path.isfile returns False and Path.is_file raises.
+        existing.update(path for path in inside if path not in existing and os.path.isfile(path))
+    return existing
+
+
+def _files_in(folder: str) -> set[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if entry.is_file()}
+    except (OSError, ValueError):
+        return set()
+
+
+def _report_repair(repair: Repair, folder: str, source: str) -> None:
+    for name, file in repair.found.items():
+        log.warning(
+            "%s: %d file name(s) differ from the files in %s by %s; the files are used: %r for %r",
+            source, len(repair.found), folder, repair.difference, file, name,
+        )  # fmt: skip
+        return
+
+
+def _report_missing(
+    folder: str,
+    paths: Sequence[str | None],
+    missing: Sequence[str],
+    found: tuple[str, str],
+    *,
+    source: str,
+    key: str,
+    skip: bool,
+) -> None:
+    """Warn of skipped images, or raise."""
+    number = sum(path is None for path in paths)
+    where, advice = found
+    text = f"{number} of {len(paths)} images are not in {folder}, first {list(missing[:MAX_LISTED])}"
+    text += f"; {where}" if where else ""
+    advice = advice or f"correct {key}.images or the file names"
+    if not skip:
+        way_out = "" if number == len(paths) else ", or leave these images out with data.missing_images=skip"
+        raise InputError(f"{source}: {text}; {advice}{way_out}")
+    if 2 * number > len(paths):
         raise InputError(
-            f"{source}: {len(missing)} of {len(paths)} images are not in {folder}, "
-            f"first {missing[:MAX_LISTED]}; correct {key}.images or the file names"
+            f"{source}: {text}; {advice}. data.missing_images=skip does not leave out more than half of the images"
         )
-    return [str(path) for path in paths]
-
-
-def _inside(folder: Path, name: str, source: str) -> Path:
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise InputError(f"{source}: file_name {name!r} points outside {folder}; use paths inside it")
-    return folder / name
+    remaining = len(paths) - number
+    left = f"the score is of the other {remaining}" if key == "data.val" else f"{remaining} remain"
+    log.warning("%s: %s; left out (data.missing_images: skip), %s", source, text, left)

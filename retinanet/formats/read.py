@@ -3,6 +3,7 @@
 import itertools
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -10,12 +11,19 @@ from retinanet.config import DataSource, MergedClass
 from retinanet.errors import InputError
 from retinanet.formats.annotations import Annotations
 from retinanet.formats.box_check import BoxProblems, check_boxes
+from retinanet.formats.category_check import check_categories
 from retinanet.formats.classes import Categories, Classes, choose_classes
 from retinanet.formats.coco import read_coco
 from retinanet.formats.dataset import Dataset, concatenate, start_of_each
+from retinanet.formats.detect import resolve
 from retinanet.formats.find_images import find_images
+from retinanet.formats.findings import report
 from retinanet.formats.image import read_header
+from retinanet.formats.image_folder import find_image_folder
+from retinanet.formats.plausibility import check_coordinates, check_repeated_images
 from retinanet.formats.sources import check_sources
+from retinanet.formats.voc import read_voc
+from retinanet.formats.yolo import read_yolo
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +36,8 @@ def read_dataset(
     keep_empty: bool = True,
     strict: bool = False,
     max_pixels: int = 100_000_000,
+    skip_missing_images: bool = False,
+    allow_outside_paths: bool = False,
     key: str = "data",
 ) -> Dataset:
     """Read and check annotation sources.
@@ -39,6 +49,8 @@ def read_dataset(
         keep_empty: whether to keep images that have no usable boxes.
         strict: raise on boxes with problems instead of dropping or clipping them.
         max_pixels: size limit for images whose dimensions must be read from the image file.
+        skip_missing_images: skip images that do not exist, with a warning, instead of raising.
+        allow_outside_paths: use images whose names lead out of the image folder.
         key: the config key of these sources, for messages.
 
     Raises:
@@ -47,18 +59,41 @@ def read_dataset(
     if not sources:
         raise InputError(f"{key}: not set; set {key}.images=DIR {key}.annotations=FILE")
     check_sources(sources, key=key)
-    read = [read_annotations(source) for source in sources]
+    read = [read_annotations(source, "val" if key == "data.val" else "train") for source in sources]
     chosen = choose_classes(
         [Categories(part.source, part.category_names) for part in read],
         classes=classes,
         expected_names=expected_names,
         key=key,
     )
+    if not chosen.names:
+        raise InputError(f"{key}: no objects in {read[0].source}, so there are no classes to learn")
+    names = ", ".join(part.source for part in read)
+    findings = [finding for part in read for finding in part.findings]
+    if expected_names is None:
+        findings += check_categories(read, None if classes is None else chosen.label_of, where=names)
     category_ids = _category_ids(chosen, read)
     problems = BoxProblems(strict=strict)
-    parts = [_to_dataset(part, chosen, category_ids, problems, max_pixels=max_pixels, key=key) for part in read]
-    names = ", ".join(part.source for part in read)
-    problems.report(names)
+    parts = []
+    for part in read:
+        assert part.image_folder is not None  # see read_annotations
+        path_or_none = find_images(
+            part.image_folder,
+            part.file_names,
+            source=part.source,
+            key=key,
+            skip_missing=skip_missing_images,
+            allow_outside=allow_outside_paths,
+        )
+        paths = [path for path in path_or_none if path is not None]
+        if len(paths) < len(part):
+            part = part.subset([index for index, path in enumerate(path_or_none) if path is not None])
+        sizes = _with_sizes_of_files(part.sizes, paths, max_pixels)
+        findings += check_coordinates(part, sizes)
+        parts.append(_to_dataset(part, paths, sizes, chosen, category_ids, problems))
+    findings += problems.findings(names)
+    findings += check_repeated_images([path for part in parts for path in part.paths], where=names)
+    report(findings)
     if not keep_empty:
         parts = _without_empty_images(parts, names)
     dataset = parts[0] if len(parts) == 1 else concatenate(parts)
@@ -67,35 +102,67 @@ def read_dataset(
     return dataset
 
 
-def read_annotations(source: DataSource) -> Annotations:
-    """Read one source in its format.
+def read_annotations(source: DataSource, part: str) -> Annotations:
+    """Read one source in its format, which is detected if it is not given, and find the folder of its images.
+
+    Args:
+        part: "train" or "val", the part of the config that the source stands in.
 
     Raises:
-        InputError: the source is missing or malformed.
+        InputError: the source is missing or malformed, or its format is ambiguous.
     """
-    return read_coco(source)
+    try:
+        resolved, description = resolve(source, part)
+        read = _read(resolved, part)
+    except OSError as error:  # no permission, for example
+        raise InputError(f"{error.filename or source.annotations}: cannot be read: {error.strerror}") from None
+    log.info("%s: %s, %d image%s", source.annotations, description, len(read), "" if len(read) == 1 else "s")
+    if read.image_folder is None:
+        folder = find_image_folder(read.source, read.file_names, split=resolved.split, part=part)
+        return replace(read, image_folder=folder)
+    return read
+
+
+def _read(source: DataSource, part: str) -> Annotations:
+    match source.format:
+        case "coco" | "lvis":
+            return read_coco(source)
+        case "yolo":
+            return read_yolo(source, part)
+        case "voc":
+            return read_voc(source, part)
+        case "csv":
+            from retinanet.formats.csv_table import read_csv
+
+            return read_csv(source, part)
+        case "labelme":
+            from retinanet.formats.labelme import read_labelme
+
+            return read_labelme(source, part)
+        case "open_images":
+            from retinanet.formats.open_images import read_open_images
+
+            return read_open_images(source, part)
+    raise AssertionError(source.format)
 
 
 def _to_dataset(
     read: Annotations,
+    paths: Sequence[str],
+    sizes: np.ndarray,
     chosen: Classes,
     category_ids: tuple[int, ...],
     problems: BoxProblems,
-    *,
-    max_pixels: int,
-    key: str,
 ) -> Dataset:
-    """Check one source against its images and the chosen classes; image ids are kept."""
-    paths = find_images(read.image_folder, read.file_names, source=read.source, key=key)
-    sizes = _with_sizes_of_files(read.sizes, paths, max_pixels)
-
+    """Select the chosen classes of one source, and drop or clip boxes with problems; image ids are kept."""
     label_of = np.array([chosen.label_of.get(name, -1) for name in read.category_names], dtype=np.int64)
     labels = label_of[read.category_index]
     rows = np.flatnonzero(labels >= 0)
     rows = rows[np.argsort(read.image_index[rows], kind="stable")]  # keeps the source's order within an image
     image_index, boxes_xywh = read.image_index[rows], read.boxes_xywh[rows]
     if read.is_relative:
-        boxes_xywh = boxes_xywh * np.tile(sizes[image_index][:, ::-1], 2)
+        # Rounded to a millionth of a pixel, so that whole pixels come back exactly.
+        boxes_xywh = np.round(boxes_xywh * np.tile(sizes[image_index][:, ::-1], 2), 6)
 
     checked = check_boxes(boxes_xywh, sizes[image_index])
     problems.add(checked, read, rows=rows, boxes_xywh=boxes_xywh, sizes=sizes[image_index])
@@ -124,12 +191,12 @@ def _with_sizes_of_files(sizes: np.ndarray, paths: Sequence[str], max_pixels: in
 
 
 def _category_ids(classes: Classes, read: Sequence[Annotations]) -> tuple[int, ...]:
-    """Category ids for results: the source's own if there is one source and no merged categories, otherwise 1..K.
+    """Category ids for results: the ids of the source if it has any and no categories are merged, otherwise 1..K.
 
     Classes that the source lacks get the ids after its largest.
     """
-    if len(read) == 1 and len(classes.label_of) == len(classes.names):
-        ids = read[0].category_ids or tuple(range(1, len(read[0].category_names) + 1))
+    ids = read[0].category_ids
+    if len(read) == 1 and ids is not None and len(classes.label_of) == len(classes.names):
         by_name = dict(zip(read[0].category_names, ids, strict=True))
         unused = itertools.count(1 + max(by_name.values()))
         return tuple(by_name[name] if name in by_name else next(unused) for name in classes.label_of)  # by label

@@ -22,9 +22,9 @@ def check_sources(sources: Iterable[DataSource], *, key: str, started_in: Path |
         if not os.path.exists(source.annotations):
             raise InputError(
                 f"{source.annotations}: cannot be read: No such file or directory"
-                f"{_where(source.annotations, started_in)} set {key}.annotations to a COCO file"
+                f"{_where(source.annotations, started_in)} set {key}.annotations to an annotation file or folder"
             )
-        if not os.path.isdir(source.images):
+        if source.images is not None and not os.path.isdir(source.images):
             raise InputError(
                 f"{key}.images: {source.images} is not a folder{_where(source.images, started_in)} set it to the "
                 "folder of the images"

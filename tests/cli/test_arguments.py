@@ -83,6 +83,18 @@ def test_paths_are_not_overrides(tmp_path, monkeypatch):
     assert ([str(path) for path in arguments.images], arguments.overrides) == (["a=b.png"], ["device=cpu"])
 
 
+def test_tilde_and_variables_in_the_output_folder_are_expanded(monkeypatch, capsys):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("RUNS", "/runs")
+    for command, line in (("train", "quickstart"), ("eval", "a.pt"), ("predict", "a.pt b.png"), ("ablate", "1b")):
+        assert str(PARSERS[command].parse([*line.split(), "--output=~/x #1"]).output) == "/home/me/x #1"
+        assert str(PARSERS[command].parse([*line.split(), "--output", "${RUNS}/x"]).output) == "/runs/x"
+    monkeypatch.delenv("RUNS")
+    assert refused(capsys, "train", "quickstart --output $RUNS/x").startswith(
+        "argument --output: folder: the environment variable RUNS in '$RUNS/x' is not set; set it"
+    )
+
+
 def test_arguments_after_two_dashes_are_not_separated():
     arguments = PARSERS["predict"].parse(["--output", "d", "c.pt", "--", "-a.png", "b=c.png"])
     assert [str(path) for path in arguments.images] == ["-a.png", "b=c.png"]

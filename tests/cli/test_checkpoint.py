@@ -8,7 +8,7 @@ from retinanet.checkpoint.folder import CheckpointFolder
 from retinanet.checkpoint.link import PREFIX
 from retinanet.cli.checkpoint import check_early, named_checkpoint
 from retinanet.config.load import load_config
-from retinanet.engine.run_files import CHECKPOINTS, MARKER
+from retinanet.engine.run_files import CHECKPOINTS, MARKER, with_paths_of_run
 from retinanet.errors import InputError
 from tests.helpers.checkpoints import filled
 
@@ -75,14 +75,39 @@ def test_wrong_override_is_refused_early(run):
         check_early(run / CHECKPOINTS / "best.pt", ["data.vall=[]"])
 
 
+def test_data_is_looked_up_where_the_run_was_started(run, tmp_path):
+    checkpoint = run / CHECKPOINTS / "best.pt"
+    check_early(checkpoint, [])
+    cfg = load_config("quickstart", ["data.val={images: val, annotations: val.json}"])
+    (source,) = with_paths_of_run(cfg, run).data.val
+    project = tmp_path / "project"
+    assert (source.images, source.annotations) == (str(project / "val"), str(project / "val.json"))
+    (run / MARKER).write_text("{}")
+    assert with_paths_of_run(cfg, run) == cfg
+
+
+def test_data_that_is_here_is_used_rather_than_that_of_the_run(run, tmp_path):
+    (tmp_path / "val").mkdir()
+    (tmp_path / "val.json").touch()
+    cfg = load_config("quickstart", ["data.val={images: val, annotations: val.json}"])
+    assert with_paths_of_run(cfg, run) == cfg
+
+
+def test_absolute_path_of_a_source_stays(run, tmp_path):
+    cfg = load_config("quickstart", [f"data.val={{images: {tmp_path}/gone, annotations: val.json}}"])
+    (source,) = with_paths_of_run(cfg, run).data.val
+    assert (source.images, source.annotations) == (f"{tmp_path}/gone", str(tmp_path / "project" / "val.json"))
+
+
 def test_relative_path_is_explained_with_the_folder_that_it_is_relative_to(run, tmp_path, monkeypatch):
     checkpoint = run / CHECKPOINTS / "best.pt"
+    (tmp_path / "val").mkdir()  # here and there: the source is not moved
     with pytest.raises(InputError) as caught:
         check_early(checkpoint, [])
     assert str(caught.value) == (
         "val.json: cannot be read: No such file or directory (the path is relative to the current folder, "
         f"{tmp_path}). It exists in {tmp_path / 'project'}, where the run was started: run this command there, or set "
-        "data.val.annotations to a COCO file"
+        "data.val.annotations to an annotation file or folder"
     )
     check_early(checkpoint, [], has_data=False)
     monkeypatch.chdir(tmp_path / "project")

@@ -11,6 +11,8 @@ MAY_CHANGE = {
     "data.train",
     "data.val",
     "data.workers",
+    "data.missing_images",
+    "data.allow_outside_paths",
     "data.max_pixels",
     "data.max_unreadable",
     "device",

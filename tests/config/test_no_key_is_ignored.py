@@ -16,9 +16,11 @@ import pytest
 import torch
 from pydantic import BaseModel, ValidationError
 
-from retinanet.config import Config, ModelConfig, ResNetConfig
+from retinanet.config import Config, DataSource, ModelConfig, ResNetConfig
 from retinanet.config.base import models_in
 from retinanet.engine import setup
+from retinanet.formats.read import read_dataset
+from retinanet.formats.voc_writer import write_voc
 from retinanet.inference.predictor import Predictor
 from retinanet.model.retinanet import build_model, build_model_for_training
 from tests.helpers.backbones import IMAGES, resnet18, saved_bytes
@@ -57,7 +59,13 @@ CHANGES: dict[str, Any] = {
     "data.train": ["{train}", "{val}"],
     "data.train.images": "{other images}",
     "data.train.annotations": "{moved boxes}",
+    "data.train.format": "coco",
+    "data.train.split": "val",
+    "data.train.difficult": "object",
     "data.val": [],
+    "data.val.format": "coco",
+    "data.val.split": "train",
+    "data.val.difficult": "object",
     "data.val.images": "{other images}",
     "data.val.annotations": "{moved boxes}",
     "data.val_fraction": 0.3,
@@ -67,6 +75,8 @@ CHANGES: dict[str, Any] = {
     "data.classes.merge": ["cat", "dog"],
     "data.keep_empty": False,
     "data.strict": True,
+    "data.missing_images": "skip",
+    "data.allow_outside_paths": True,
     "data.max_pixels": 100,
     "data.max_unreadable": 0,
     "data.workers": 1,
@@ -180,12 +190,16 @@ SOFTMAX = {"model.class_activation": "softmax"}
 DIVERGING = {"train.optimizer": {"type": "sgd", "lr": 1e30}, "train.steps": 5, "data.val": []}
 
 CONTEXT: dict[str, dict[str, Any]] = {
+    **{f"data.train.{name}": {"data.train": ["{two formats}"]} for name in ("format", "split", "difficult")},
+    **{f"data.val.{name}": {"data.val": ["{two formats}"]} for name in ("format", "split", "difficult")},
     "data.val_fraction": {"data.val": []},
     "data.val_group": {"data.val": [], "data.val_fraction": 0.3},
     "model.class_precision": {"train.precision": "bf16"},
     "assignment[iou].match_every_object": {"assignment": {"type": "iou", "fg_iou": 0.9, "low_quality_matches": False}},
     "data.classes.name": {"data.classes": [{"name": "pet", "merge": ["cat"]}, "dog"]},
     "data.classes.merge": {"data.classes": [{"name": "pet", "merge": ["cat"]}]},
+    "data.missing_images": {"data.train": ["{lacking}"]},
+    "data.allow_outside_paths": {"data.train": ["{outside}"]},
     "data.max_unreadable": {"data.train": ["{damaged}"], "train.steps": 6},
     "data.transforms[scale_jitter].min": {"data.transforms": JITTER},
     "data.transforms[scale_jitter].max": {"data.transforms": JITTER},
@@ -223,7 +237,12 @@ REFUSED = {
     "train.max_skipped": "train.max_skipped",
     "device": "none such",
 }
-REFUSED_BEFORE = {"train.allow_local_norm": "train.allow_local_norm", "train.on_nonfinite": "diverged"}
+REFUSED_BEFORE = {
+    "data.missing_images": "data.missing_images",
+    "data.allow_outside_paths": "data.allow_outside_paths",
+    "train.allow_local_norm": "train.allow_local_norm",
+    "train.on_nonfinite": "diverged",
+}
 # Keys with one legal value, and another value.
 FIXED = {"model.anchors.strides": [4, 8, 16, 32, 64]}
 # Keys whose effect is on the network itself, built with a real backbone.
@@ -338,18 +357,36 @@ def paths(tmp_path_factory) -> dict[str, Any]:
         "train": write_tiny_dataset(folder / "train"),
         "val": write_tiny_dataset(folder / "val", seed=1),
         "damaged": write_tiny_dataset(folder / "damaged", last_is_damaged=True),
+        "lacking": write_tiny_dataset(folder / "lacking"),
+        "outside": write_tiny_dataset(folder / "outside") | {"images": str(folder / "train")},
         "other images": write_tiny_dataset(folder / "other", seed=2)["images"],
         "weights": str(folder / "weights.pth"),
         "checkpoint": str(folder / "run/checkpoints/last.pt"),
     }
+    (folder / "lacking/3.png").unlink()
+    outside = Path(result["outside"]["annotations"])
+    document = json.loads(outside.read_text())
+    for image in document["images"]:
+        image["file_name"] = str(folder / "outside" / image["file_name"])
+    outside.write_text(json.dumps(document))
     truth = json.loads(Path(result["train"]["annotations"]).read_text())
     for annotation in truth["annotations"]:
         annotation["bbox"][1] += 2
     (folder / "moved.json").write_text(json.dumps(truth))
     result["moved boxes"] = str(folder / "moved.json")
+    result["two formats"] = two_formats(folder / "two", result["train"], truth)
     values = values_of({"train.seed": 7}, result)
     assert record_of("", values, folder / "run")["error"] is None
     return result
+
+
+def two_formats(folder: Path, source: dict[str, str], other_truth: dict[str, Any]) -> dict[str, str]:
+    """A dataset in Pascal VOC format with two splits and a difficult object, and other boxes in COCO format."""
+    write_voc(read_dataset((DataSource.model_validate(source),)), folder, split="train")
+    (folder / "ImageSets/Main/val.txt").write_text("1\n3\n4\n")
+    for split in ("train", "val"):
+        (folder / f"instances_{split}.json").write_text(json.dumps(other_truth))
+    return {"annotations": str(folder), "images": source["images"], "format": "voc"}
 
 
 def union_member(key: str) -> str:

@@ -1,7 +1,7 @@
 import pytest
 
 from retinanet.formats.read import read_dataset
-from tests.helpers.coco_files import annotations_of, box, document, error_of, image, warnings_in
+from tests.helpers.coco_files import annotations_of, box, document, error_of, errors_of, image, warnings_in
 
 UNUSABLE = {
     "without area, dropped": ([4, 4, 0, 3], [4, 4, 3, 0], [4, 4, 0, 0], [4, 4, 1e-7, 3], [4, 4, 3, 1e-7]),
@@ -17,12 +17,12 @@ def test_unusable_boxes_are_dropped_and_reported(source, caplog, kind, bbox):
     some = source(document([image(1)], [box(8, 1, bbox), box(9, 1, [1, 1, 2, 2])]))
     data = read_dataset((some,))
     assert data.image(0).boxes.tolist() == [[1, 1, 3, 3]]
-    assert warnings_in(caplog) == [f"{some.annotations}: 1 box(es) {kind} (annotation 8 of 1.png)"]
+    where = f"(annotation 8 of 1.png (20x10), class 'cat': {[float(value) for value in bbox]})"
+    assert warnings_in(caplog) == [f"{some.annotations}: 1 box(es) {kind} {where}"]
     assert [a["bbox"] for a in annotations_of(data)] == [[1, 1, 2, 2]]
     assert error_of(some, strict=True) == (
-        f"some.json: annotation 8 of image 1.png (20x10), class 'cat', has the box {[float(value) for value in bbox]}: "
-        f"{kind}; expected [x, y, width, height] with positive width and height, inside the image; correct the file, "
-        "or set data.strict: false to drop or clip such boxes"
+        f"some.json: 1 box(es) {kind.partition(',')[0]}, expected boxes with positive width and height inside their "
+        f"image; correct the file, or set data.strict: false to drop or clip such boxes {where}"
     )
 
 
@@ -34,10 +34,9 @@ def test_boxes_partly_outside_are_clipped_and_reported(source, caplog, bbox):
     x1, y1, x2, y2 = CLIPPED[bbox]
     assert annotations_of(data)[0]["bbox"] == [x1, y1, x2 - x1, y2 - y1]  # for evaluation
     assert annotations_of(data)[0]["area"] == (x2 - x1) * (y2 - y1)
-    assert warnings_in(caplog) == [
-        f"{some.annotations}: 1 box(es) partly outside the image, clipped (annotation 8 of 1.png)"
-    ]
-    assert "partly outside the image, clipped; expected" in error_of(some, strict=True)
+    where = f"(annotation 8 of 1.png (20x10), class 'cat': {[float(value) for value in bbox]})"
+    assert warnings_in(caplog) == [f"{some.annotations}: 1 box(es) partly outside the image, clipped {where}"]
+    assert "1 box(es) partly outside the image, expected" in error_of(some, strict=True)
 
 
 def test_box_up_to_a_pixel_outside_is_clipped_for_training_only(source, caplog):
@@ -66,10 +65,15 @@ def test_each_kind_of_problem_is_logged_once(source, caplog):
     some = source(document([image(1), image(2)], annotations))
     read_dataset((some,))
     assert warnings_in(caplog) == [
-        f"{some.annotations}: 7 box(es) without area, dropped (annotation 10 of 1.png, annotation 12 of 1.png, "
-        "annotation 14 of 1.png, annotation 16 of 1.png, annotation 11 of 2.png, ...)",
-        f"{some.annotations}: 1 box(es) partly outside the image, clipped (annotation 30 of 1.png)",
+        f"{some.annotations}: 7 box(es) without area, dropped (annotation 10 of 1.png (20x10), class 'cat': "
+        "[4.0, 4.0, 0.0, 3.0]; annotation 12 of 1.png (20x10), class 'cat': [4.0, 4.0, 0.0, 3.0]; annotation 14 of "
+        "1.png (20x10), class 'cat': [4.0, 4.0, 0.0, 3.0]; ...)",
+        f"{some.annotations}: 1 box(es) partly outside the image, clipped (annotation 30 of 1.png (20x10), "
+        "class 'cat': [15.0, 0.0, 10.0, 5.0])",
     ]
+    lines = errors_of(some, strict=True)
+    assert lines[0] == "some.json: 2 problem(s)" and len(lines) == 3
+    assert lines[1].startswith("7 box(es) without area, expected") and "1 box(es) partly outside" in lines[2]
 
 
 def test_boxes_of_unselected_classes_are_ignored(source, caplog):

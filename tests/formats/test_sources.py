@@ -35,7 +35,8 @@ def test_existing_sources_pass(project, monkeypatch):
 def test_message_says_what_a_relative_path_is_relative_to(project, tmp_path):
     here = f"(the path is relative to the current folder, {tmp_path / 'empty'})"
     assert problem([source()]) == (
-        f"a.json: cannot be read: No such file or directory {here}; set data.val.annotations to a COCO file"
+        f"a.json: cannot be read: No such file or directory {here}; "
+        "set data.val.annotations to an annotation file or folder"
     )
     assert problem([source(annotations=project / "a.json")]) == (
         f"data.val.images: images is not a folder {here}; set it to the folder of the images"
@@ -52,7 +53,8 @@ def test_message_names_the_folder_in_which_the_run_was_started_if_the_path_exist
 
 def test_absolute_path_is_not_explained(project):
     assert problem([source(annotations=project / "b.json")]) == (
-        f"{project / 'b.json'}: cannot be read: No such file or directory; set data.val.annotations to a COCO file"
+        f"{project / 'b.json'}: cannot be read: No such file or directory; "
+        "set data.val.annotations to an annotation file or folder"
     )
 
 

@@ -27,17 +27,28 @@ def document(images, annotations=(), categories=CATEGORIES):
 
 
 def error_of(*sources, **options) -> str:
-    """Message of the InputError that reading raises, without the folder of the annotation files."""
+    """Message of the InputError that reading raises for one problem, without the folder of the annotation files."""
+    (message,) = errors_of(*sources, **options)
+    return message
+
+
+def errors_of(*sources, **options) -> list[str]:
+    """Lines of the message of the InputError that reading raises, without the folder of the annotation files."""
     with pytest.raises(InputError) as caught:
         read_dataset(sources, **options)
     message = str(caught.value)
-    assert "\n" not in message
-    return message.replace(f"{Path(sources[0].annotations).parent}/", "") if sources else message
+    message = message.replace(f"{Path(sources[0].annotations).parent}/", "") if sources else message
+    return [line.strip() for line in message.split("\n")]
 
 
 def warnings_in(caplog) -> list[str]:
     """Messages of the logged warnings."""
-    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    return messages_in(caplog, "WARNING")
+
+
+def messages_in(caplog, level: str) -> list[str]:
+    """Logged messages of one level."""
+    return [record.getMessage() for record in caplog.records if record.levelname == level]
 
 
 def images_of(dataset: Dataset) -> list[ImageRecord]:

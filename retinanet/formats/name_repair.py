@@ -1,0 +1,154 @@
+"""Match file names to files that are spelt differently, by one rule for all names of a source.
+
+A rule never guesses: a name is matched only if exactly one file fits it, and no other name has this file.
+"""
+
+import itertools
+import os
+import re
+import unicodedata
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import NamedTuple
+from urllib.parse import unquote
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+
+_SAMPLE = 100  # names from which the difference is described
+_ABSOLUTE = re.compile(r"[A-Za-z]:/|/|file:/")  # on any system
+
+
+class Repair(NamedTuple):
+    """Files of names that are spelt differently, relative to the image folder."""
+
+    found: dict[str, str]
+    difference: str
+
+
+def slashed(name: str) -> str:
+    """Write a path with forward slashes, whichever system it is from."""
+    return name.replace("\\", "/")
+
+
+def _compose(name: str) -> str:
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def _strip_parts(name: str) -> str:
+    return "/".join(part.strip() for part in name.split("/")) if " " in name else name
+
+
+# From the most harmless on; each is applied on top of those before it, to names and files alike.
+_SPELLINGS: tuple[tuple[str, Callable[[str], str]], ...] = (
+    ("backslashes", slashed),
+    ("the Unicode form of accented letters (NFC, NFD)", _compose),
+    ("surrounding blanks", _strip_parts),
+    ("URL encoding (%20)", unquote),
+    ("upper and lower case", str.casefold),
+)
+
+
+def spelling_key(name: str) -> str:
+    """A text that is the same for names that differ only in their spelling."""
+    return _apply(name, _SPELLINGS)
+
+
+def _apply(name: str, steps: Iterable[tuple[str, Callable[[str], str]]]) -> str:
+    for _, step in steps:
+        name = step(name)
+    return name
+
+
+def repair_names(names: Collection[str], files: Iterable[str], *, used: Collection[str]) -> Repair:
+    """Find the files that names mean, by the rule that finds most of them; the first such rule counts.
+
+    Args:
+        names: names of missing files.
+        files: all files in the image folder, relative to it, with forward slashes.
+        used: files that other names have.
+
+    Returns: what was found, which may be nothing.
+    """
+    best = _by_spelling(names, files, used)
+    key_of = {file: spelling_key(file) for file in files} if len(best.found) < len(names) else {}
+    for rule in (_by_extension, _by_foreign_prefix, _by_base_name):
+        if len(best.found) < len(names):
+            repair = rule(names, key_of, used)
+            best = repair if len(repair.found) > len(best.found) else best
+    return best
+
+
+def _by_spelling(names: Collection[str], files: Iterable[str], used: Collection[str]) -> Repair:
+    best: dict[str, str] = {}
+    keys = {name: name for name in names}
+    key_of = {file: file for file in files}
+    for _, step in _SPELLINGS:
+        keys = {name: step(key) for name, key in keys.items()}
+        key_of = {file: step(key) for file, key in key_of.items()}
+        found = _match(keys, key_of, used)
+        best = found if len(found) > len(best) else best
+        if len(best) == len(names):
+            break
+    return Repair(best, _differences(best))
+
+
+def _differences(found: Mapping[str, str]) -> str:
+    """The kinds of spelling in which names differ from their files: those without which one would not match."""
+    pairs = list(found.items())[:_SAMPLE]
+    needed = []
+    for left_out, (kind, _) in enumerate(_SPELLINGS):
+        others = [step for number, step in enumerate(_SPELLINGS) if number != left_out]
+        if any(_apply(name, others) != _apply(file, others) for name, file in pairs):
+            needed.append(kind)
+    return " and ".join(needed)
+
+
+def _by_extension(names: Collection[str], key_of: Mapping[str, str], used: Collection[str]) -> Repair:
+    """Add one extension to all names. If several would do, none is chosen: `000` may be 000.jpg or its mask 000.png."""
+    bare = [name for name in names if os.path.splitext(name)[1].lower() not in IMAGE_SUFFIXES]
+    suffixes = {suffix.lower() for _, suffix in map(os.path.splitext, key_of)} & IMAGE_SUFFIXES if bare else set()
+    found = {suffix: _match({name: spelling_key(name + suffix) for name in bare}, key_of, used) for suffix in suffixes}
+    possible = [suffix for suffix in found if found[suffix]]
+    if len(possible) != 1:
+        return Repair({}, "")
+    return Repair(found[possible[0]], f"the missing extension {possible[0]}")
+
+
+def _by_foreign_prefix(names: Collection[str], key_of: Mapping[str, str], used: Collection[str]) -> Repair:
+    """Take one leading folder off the absolute paths of another computer."""
+    parts = {name: slashed(name).split("/") for name in names if _ABSOLUTE.match(slashed(name))}
+    folders = [path[:-1] for path in parts.values()]
+    first, last = min(folders, default=[]), max(folders, default=[])
+    common = [one for one, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))]
+    by_depth = {}
+    for depth in range(1, len(common) + 1):
+        tails = {name: spelling_key("/".join(path[depth:])) for name, path in parts.items()}
+        by_depth[depth] = _match(tails, key_of, used)
+    most = max(map(len, by_depth.values()), default=0)
+    depths = [depth for depth, found in by_depth.items() if len(found) == most]
+    if not most or len(depths) > 1:
+        return Repair({}, "")
+    return Repair(by_depth[depths[0]], f"the folder {'/'.join(common[: depths[0]])} of another computer")
+
+
+def _by_base_name(names: Collection[str], key_of: Mapping[str, str], used: Collection[str]) -> Repair:
+    """Take all folders off the absolute paths of other computers, if base names are unique."""
+    foreign = [name for name in names if _ABSOLUTE.match(slashed(name))]
+    base_keys = {file: key for file, key in key_of.items() if "/" not in file}
+    tails = {name: spelling_key(slashed(name).rpartition("/")[2]) for name in foreign}
+    return Repair(_match(tails, base_keys, used), "folders of other computers")
+
+
+def _match(keys: Mapping[str, str], key_of: Mapping[str, str], used: Collection[str]) -> dict[str, str]:
+    """Match names to files by their keys; a key of two names or of two files matches nothing."""
+    wanted: dict[str, str | None] = {}
+    for name, key in keys.items():
+        wanted[key] = None if key in wanted else name
+    file_of: dict[str, str | None] = {}
+    for file, key in key_of.items() if wanted else ():
+        if key in wanted:
+            file_of[key] = None if key in file_of else file
+    return {
+        name: file
+        for key, name in wanted.items()
+        if name is not None and (file := file_of.get(key)) is not None and file not in used
+    }

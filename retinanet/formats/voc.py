@@ -1,0 +1,169 @@
+"""Read datasets in Pascal VOC format: one XML file of boxes per image."""
+
+import logging
+import math
+import os
+import posixpath
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import numpy as np
+
+from retinanet.config import DataSource
+from retinanet.errors import InputError
+from retinanet.formats.annotations import Annotations
+from retinanet.formats.faults import Faults
+from retinanet.formats.image_folder import image_files
+from retinanet.formats.splits import choose_split
+from retinanet.formats.text_lines import read_names
+from retinanet.formats.voc_layout import VocLayout, find_voc, xml_files
+from retinanet.formats.xml_file import read_xml
+
+log = logging.getLogger(__name__)
+
+MAX_NUMBER = 1e9  # pixels; larger values are mistakes
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+NO_NAME = "objects without a <name>"
+NO_BOX = "objects whose <bndbox> is not four finite numbers xmin, ymin, xmax, ymax"
+NOT_LISTED = "objects of a class that is not in {}"
+NOT_VOC = "files that are not a Pascal VOC annotation, which starts with <annotation>"
+
+
+def read_voc(source: DataSource, part: str) -> Annotations:
+    """Read one split of a Pascal VOC dataset, or a folder of XML files beside images.
+
+    Coordinates are used as they are: some tools count pixels from 1 as the original data does, others from 0, and the
+    files do not say which. Classes are those of classes.txt or labels.txt in the folder, or else all names that occur,
+    sorted. Parts and polygons of objects are ignored.
+
+    Args:
+        source: a dataset folder.
+        part: "train" or "val", the part of the config that the source stands in.
+
+    Raises:
+        InputError: the dataset is missing or malformed; all faults of objects are reported at once.
+    """
+    layout = find_voc(Path(source.annotations))
+    if layout is None:
+        raise InputError(
+            f"{source.annotations}: is not a Pascal VOC dataset: expected a folder with XML files, for example in "
+            "Annotations"
+        )
+    split = choose_split(list(layout.splits), split=source.split, part=part, source=source.annotations)
+    files = xml_files(layout, split)
+    images = Path(source.images) if source.images is not None else layout.images
+    find_name = _ImageNames(images)
+    reader = _ObjectReader(layout, source)
+    file_names, sizes = [], []
+    for index, name in enumerate(files):
+        root = read_xml(layout.annotations / name)
+        file_names.append(find_name(name, _text(root, "filename")))
+        sizes.append(_size(root))
+        reader.read(root, name, index)
+    reader.faults.check()
+    unused = find_name.num_images - len(set(file_names))
+    if split is None and unused > 0:
+        log.info("%s: %d image(s) without an XML file are not used", source.annotations, unused)
+    names = reader.class_names()
+    number = {name: index for index, name in enumerate(names)}
+    boxes = np.array(reader.boxes, dtype=np.float64).reshape(-1, 4)
+    return Annotations(
+        source=source.annotations,
+        image_folder=str(images),
+        file_names=tuple(file_names),
+        image_ids=None,
+        sizes=np.array(sizes, dtype=np.int64).reshape(-1, 2),
+        image_index=np.array(reader.image_index, dtype=np.int64),
+        boxes_xywh=np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1),
+        areas=np.full(len(boxes), np.nan),
+        category_index=np.array([number[name] for name in reader.names], dtype=np.int64),
+        is_crowd=np.array(reader.is_difficult, dtype=bool) & (source.difficult == "ignore"),
+        entry="object",
+        entry_numbers=np.array(reader.numbers, dtype=np.int64),
+        category_names=names,
+        category_ids=None,
+    )
+
+
+class _ImageNames:
+    """Find the image of an XML file: the one with the same name or, if there is none, the one that it names itself."""
+
+    def __init__(self, folder: Path):
+        names = image_files(folder)
+        self.num_images = len(names)
+        self._names = set(names)
+        self._by_stem: dict[str, list[str]] = {}
+        for name in names:
+            self._by_stem.setdefault(os.path.splitext(name)[0], []).append(name)
+
+    def __call__(self, xml_name: str, file_name: str) -> str:
+        """Name of the image, relative to its folder; a name that does not exist if there is no such image."""
+        stem = os.path.splitext(xml_name)[0]
+        given = posixpath.join(posixpath.dirname(xml_name), file_name) if file_name else f"{stem}.jpg"
+        of_same_name = self._by_stem.get(stem, [])
+        if given in self._names and (not of_same_name or given in of_same_name):
+            return given
+        if of_same_name:
+            return of_same_name[0]
+        return file_name if file_name in self._names else given
+
+
+class _ObjectReader:
+    """Objects collected from XML files."""
+
+    def __init__(self, layout: VocLayout, source: DataSource):
+        self.boxes: list[list[float]] = []  # corners
+        self.image_index: list[int] = []
+        self.names: list[str] = []
+        self.is_difficult: list[bool] = []
+        self.numbers: list[int] = []
+        self.faults = Faults(source.annotations)
+        self._listed = dict.fromkeys(read_names(layout.names_file)) if layout.names_file else None
+        self._not_listed = NOT_LISTED.format(layout.names_file)
+
+    def read(self, root: ET.Element, file: str, image: int) -> None:
+        """Add the objects of an image."""
+        if root.tag != "annotation":
+            self.faults.add(NOT_VOC, f"{file} (<{root.tag[:40]}>)")
+            return
+        for number, item in enumerate(root.findall("object"), start=1):
+            name, corners = _text(item, "name"), [_number(_text(item, f"bndbox/{corner}")) for corner in CORNERS]
+            place = f"{file} object {number}"
+            if not name:
+                self.faults.add(NO_NAME, place)
+            elif self._listed is not None and name not in self._listed:
+                self.faults.add(self._not_listed, f"{place} ({name[:40]!r})")
+            elif None in corners:
+                found = [_text(item, f"bndbox/{corner}")[:20] for corner in CORNERS]
+                self.faults.add(NO_BOX, f"{place}, class {name[:40]!r} ({found})")
+            else:
+                self.boxes.append([value for value in corners if value is not None])
+                self.image_index.append(image)
+                self.names.append(name)
+                self.is_difficult.append(_number(_text(item, "difficult")) == 1)
+                self.numbers.append(number)
+
+    def class_names(self) -> tuple[str, ...]:
+        """Class names in order."""
+        return tuple(self._listed if self._listed is not None else sorted(set(self.names)))
+
+
+def _text(element: ET.Element, path: str) -> str:
+    return (element.findtext(path) or "").strip()
+
+
+def _number(text: str) -> float | None:
+    """A finite number, or None if the text is none."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and abs(value) < MAX_NUMBER else None
+
+
+def _size(root: ET.Element) -> tuple[int, int]:
+    """Height and width; zeros where they are not given as positive whole numbers, so that the image is asked."""
+    height, width = (_number(_text(root, f"size/{side}")) or 0 for side in ("height", "width"))
+    is_known = height >= 1 and width >= 1 and height == int(height) and width == int(width)
+    return (int(height), int(width)) if is_known else (0, 0)

@@ -1,0 +1,195 @@
+"""Read datasets in YOLO format: one text file of boxes per image, with class numbers and fractions of the image."""
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from retinanet.config import DataSource
+from retinanet.errors import InputError
+from retinanet.formats.annotations import Annotations
+from retinanet.formats.faults import Faults
+from retinanet.formats.image_folder import image_files
+from retinanet.formats.splits import choose_split
+from retinanet.formats.yolo_layout import YoloLayout, find_yolo, images_of_entry, label_file
+
+log = logging.getLogger(__name__)
+
+MAX_BYTES = 20_000_000  # maximum size of a label file; 100,000 polygons have less
+OUTSIDE_TOLERANCE = 0.01  # how far annotation tools may exceed the image, as a fraction of it
+
+NOT_NUMBERS = "lines that are not finite numbers"
+WRONG_COUNT = (
+    "lines that are neither a box (class, centre x, centre y, width, height, and possibly a confidence) nor a polygon "
+    "(class, then at least three points)"
+)
+IN_PIXELS = (
+    "lines with values outside 0 to 1: coordinates must be fractions of the image; if they are pixels, divide x and "
+    "width by the image's width, y and height by its height"
+)
+NOT_READABLE = "label files that cannot be read"
+
+
+def read_yolo(source: DataSource, part: str) -> Annotations:
+    """Read one split of a YOLO dataset. An image whose label file is missing or empty has no objects.
+
+    Labels of segments and of oriented boxes, which are polygons, become the boxes around them. A sixth value, a
+    confidence, is ignored, and so are keypoints if data.yaml has `kpt_shape`.
+
+    Args:
+        source: a dataset folder, or its data.yaml.
+        part: "train" or "val", the part of the config that the source stands in.
+
+    Raises:
+        InputError: the dataset is missing or malformed; all faults in label files are reported at once.
+    """
+    layout = find_yolo(Path(source.annotations))
+    if layout is None:
+        raise InputError(
+            f"{source.annotations}: is not a YOLO dataset: expected data.yaml, or folders images and labels with "
+            "classes.txt"
+        )
+    images, labels_of = _images(layout, source, part)
+    if any(image.is_absolute() for image in images):  # data.yaml may name some absolutely
+        images = [Path(os.path.abspath(image)) for image in images]
+    image_folder = os.path.commonpath([image.parent for image in images]) or "."
+    reader = _LabelReader(layout, source.annotations)
+    num_missing = sum(not reader.read(labels_of(image), index) for index, image in enumerate(images))
+    if num_missing == len(images):
+        raise InputError(
+            f"{source.annotations}: none of the {len(images)} images has a label file; expected for example "
+            f"{labels_of(images[0])} for {images[0]}"
+        )
+    reader.faults.check()
+    reader.report(num_missing)
+    boxes = np.array(reader.boxes, dtype=np.float64).reshape(-1, 4)
+    num_boxes = len(boxes)
+    return Annotations(
+        source=source.annotations,
+        image_folder=image_folder,
+        file_names=tuple(image.relative_to(image_folder).as_posix() for image in images),
+        image_ids=None,
+        sizes=np.zeros((len(images), 2), dtype=np.int64),
+        image_index=np.array(reader.image_index, dtype=np.int64),
+        boxes_xywh=boxes,
+        areas=np.full(num_boxes, np.nan),
+        category_index=np.array(reader.classes, dtype=np.int64),
+        is_crowd=np.zeros(num_boxes, dtype=bool),
+        entry="label line",
+        entry_numbers=np.array(reader.lines, dtype=np.int64),
+        category_names=layout.names,
+        category_ids=None,
+        is_relative=True,
+    )
+
+
+def _images(layout: YoloLayout, source: DataSource, part: str) -> tuple[list[Path], Callable[[Path], Path]]:
+    """Images of the chosen split, and a function from an image to its label file."""
+    labels_of: Callable[[Path], Path] = label_file
+    if source.images is None:
+        split = choose_split(layout.splits, split=source.split, part=part, source=source.annotations)
+        entries: tuple[Path, ...] = layout.entries.get(split, ())
+        images = [image for entry in entries for image in images_of_entry(entry, layout.root)]
+    else:
+        folder = Path(source.images)
+        entries = (folder,)
+        images = [folder / name for name in image_files(folder)]
+        labels = next(
+            place
+            for place in (layout.root / "labels" / (source.split or part), layout.root / "labels", layout.root)
+            if place.is_dir()
+        )
+
+        def labels_of(image: Path) -> Path:
+            return labels / image.relative_to(folder).with_suffix(".txt")
+
+    if not images:
+        listed = ", ".join(map(str, entries)) or layout.root
+        raise InputError(f"{source.annotations}: no images in {listed}; correct the folder, or set data.{part}.split")
+    return images, labels_of
+
+
+class _LabelReader:
+    """Boxes collected from label files."""
+
+    def __init__(self, layout: YoloLayout, source: str):
+        self.boxes: list[tuple[float, float, float, float]] = []  # left, top, width, height in fractions
+        self.image_index: list[int] = []
+        self.classes: list[int] = []
+        self.lines: list[int] = []
+        self.faults = Faults(source)
+        self._layout = layout
+        self._source = source
+        self._converted: Counter[str] = Counter()
+        self._unknown_class = (
+            f"class numbers without a name ({layout.names_file.name} has {len(layout.names)}, numbered from 0)"
+        )
+
+    def read(self, file: Path, image: int) -> bool:
+        """Add the boxes of an image; returns False if its label file does not exist."""
+        try:
+            with open(file, "rb") as opened:
+                content = opened.read(MAX_BYTES + 1)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            self.faults.add(NOT_READABLE, f"{self._shown(file)} ({error.strerror})")
+            return True
+        if len(content) > MAX_BYTES:
+            self.faults.add(NOT_READABLE, f"{self._shown(file)} (more than {MAX_BYTES} bytes)")
+            return True
+        for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
+            if words := line.split():
+                self._add(words, image, file, number)
+        return True
+
+    def _add(self, words: list[bytes], image: int, file: Path, number: int) -> None:
+        try:
+            values = [float(word) for word in words]
+        except ValueError:
+            values = [np.nan]
+        if fault := self._fault(values):
+            found = b" ".join(words)[:40].decode("utf-8", "replace")
+            self.faults.add(fault, f"{self._shown(file)}:{number} ({found!r})")
+            return
+        if len(values) <= 6 or self._layout.has_keypoints:
+            x, y, w, h = values[1:5]
+            self.boxes.append((x - w / 2, y - h / 2, w, h))
+            self._converted["confidence"] += len(values) == 6
+        else:
+            xs, ys = values[1::2], values[2::2]
+            self.boxes.append((min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)))
+            self._converted["polygon"] += 1
+        self.image_index.append(image)
+        self.classes.append(int(values[0]))
+        self.lines.append(number)
+
+    def _fault(self, values: list[float]) -> str | None:
+        """What is wrong with a line."""
+        if not all(map(np.isfinite, values)):
+            return NOT_NUMBERS
+        count = len(values)
+        is_polygon = count >= 7 and count % 2 == 1
+        if count not in (5, 6) and not is_polygon and not (self._layout.has_keypoints and count > 5):
+            return WRONG_COUNT
+        if not (values[0].is_integer() and 0 <= values[0] < len(self._layout.names)):
+            return self._unknown_class
+        last = 5 if count <= 6 or self._layout.has_keypoints else count
+        if min(values[1:last]) < -OUTSIDE_TOLERANCE or max(values[1:last]) > 1 + OUTSIDE_TOLERANCE:
+            return IN_PIXELS
+        return None
+
+    def report(self, num_missing: int) -> None:
+        """Log what was left out or converted, one line per kind."""
+        if num_missing:
+            log.info("%s: %d image(s) have no label file and so no objects", self._source, num_missing)
+        if count := self._converted["polygon"]:
+            log.info("%s: %d polygon(s) or oriented boxes replaced by the boxes around them", self._source, count)
+        if count := self._converted["confidence"]:
+            log.info("%s: the sixth value (confidence) of %d label(s) is ignored", self._source, count)
+
+    def _shown(self, file: Path) -> str:
+        return os.path.relpath(file, self._layout.root)

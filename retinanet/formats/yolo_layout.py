@@ -1,0 +1,206 @@
+"""Find the class names and the images of each split of a YOLO dataset, in the layouts of common tools."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from retinanet.config.yaml_loader import read_yaml
+from retinanet.errors import InputError
+from retinanet.formats.image_folder import files_in, image_files, is_image_name
+from retinanet.formats.splits import splits_in
+from retinanet.formats.text_lines import checked_names, read_lines, read_names
+
+NAME_FILES = ("classes.txt", "obj.names", "labels.txt")
+NO_PATH = ("", "null", "~")  # an entry of data.yaml without a value
+
+
+@dataclass(frozen=True, kw_only=True)
+class YoloLayout:
+    """Class names of a YOLO dataset, and where the images of its splits are.
+
+    Attributes:
+        root: the folder that contains the dataset.
+        names: class names by number.
+        names_file: the file that the names are from.
+        entries: image folders and lists of image files, by split; None is the split of a dataset without splits.
+        has_keypoints: whether the box in a label line is followed by keypoints.
+    """
+
+    root: Path
+    names: tuple[str, ...]
+    names_file: Path
+    entries: dict[str | None, tuple[Path, ...]] = field(default_factory=dict)
+    has_keypoints: bool = False
+
+    @property
+    def splits(self) -> list[str]:
+        """The splits of the dataset, none if it is not split."""
+        return [split for split in self.entries if split is not None]
+
+
+def find_yolo(path: Path) -> YoloLayout | None:
+    """Find a YOLO dataset in a folder, or from its data.yaml. Returns None if there is none.
+
+    Raises:
+        InputError: it has no class names, or data.yaml is malformed.
+    """
+    file = path if path.is_file() and path.suffix in (".yaml", ".yml") else _data_yaml(path)
+    if file is not None:
+        return _from_yaml(file)
+    entries = _entries_in(path)
+    if not entries:
+        return None
+    folders = [path, path / "labels", path / "images", path.parent]
+    for names_file in (folder / name for folder in folders for name in NAME_FILES):
+        if names_file.is_file():
+            return YoloLayout(root=path, names=read_names(names_file), names_file=names_file, entries=entries)
+    if (above := _data_yaml(path.parent)) is not None:
+        layout = _from_yaml(above)
+        return YoloLayout(
+            root=path, names=layout.names, names_file=above, entries=entries, has_keypoints=layout.has_keypoints
+        )
+    raise InputError(
+        f"{path}: has label files in YOLO format, but no class names; add data.yaml with names, or classes.txt with "
+        "one name per line"
+    )
+
+
+def images_of_entry(entry: Path, root: Path) -> list[Path]:
+    """Image files of a folder or of a list, in the order of their names or of the list.
+
+    Raises:
+        InputError: the entry cannot be read, or lists a file outside `root`.
+    """
+    if os.path.isdir(entry):
+        return [entry / name for name in image_files(entry)]
+    return [_listed(line, number, entry, root) for number, line in enumerate(read_lines(entry), start=1) if line]
+
+
+def label_file(image: Path) -> Path:
+    """Path of an image's label file: in the folder `labels` next to the last `images` in its path, or beside it."""
+    parts = list(image.parent.parts)
+    if "images" in parts:
+        last = len(parts) - 1 - parts[::-1].index("images")
+        if os.path.isdir(Path(*parts[:last], "labels")):
+            parts[last] = "labels"
+    return Path(*parts, f"{image.stem}.txt")
+
+
+def _listed(line: str, number: int, file: Path, root: Path) -> Path:
+    """Path of a line in a list of images: relative to the list, or to the dataset."""
+    places = [Path(os.path.normpath(base / line)) for base in (file.parent, root)]
+    inside = [place for place in places if place.is_relative_to(os.path.normpath(root))]
+    if not inside:
+        raise InputError(f"{file}:{number}: {line!r} leads out of {root}; list images inside the dataset")
+    return next((place for place in inside if os.path.isfile(place)), inside[0])
+
+
+def _data_yaml(folder: Path) -> Path | None:
+    """The data.yaml of a folder, or else its only YAML file with `names`."""
+    for name in ("data.yaml", "data.yml", "dataset.yaml"):
+        if (folder / name).is_file():
+            return folder / name
+    if not folder.is_dir():
+        return None
+    others = sorted(file for file in folder.iterdir() if file.suffix in (".yaml", ".yml") and file.is_file())
+    with_names = [file for file in others if _mentions_names(file)]
+    return with_names[0] if len(with_names) == 1 else None
+
+
+def _mentions_names(file: Path) -> bool:
+    try:
+        with file.open("rb") as opened:
+            return any(line.startswith(b"names:") for line in opened.read(1_000_000).splitlines())
+    except OSError:
+        return False
+
+
+def _from_yaml(file: Path) -> YoloLayout:
+    values = read_yaml(file, as_text=True)
+    root = _root(values.get("path", ""), file)
+    entries: dict[str | None, tuple[Path, ...]] = {}
+    for key in splits_in(values):
+        given = values[key]
+        paths = [path for path in (given if isinstance(given, list) else [given]) if path not in NO_PATH]
+        if not all(isinstance(path, str) for path in paths):
+            raise InputError(
+                f"{file}: {key} is {str(given)[:80]}, expected a folder, a list of folders, or a .txt file"
+            )
+        if paths:
+            entries[key] = tuple(_entry(path, key, root, file) for path in paths)
+    return YoloLayout(
+        root=root,
+        names=_names_of_yaml(values, file),
+        names_file=file,
+        entries=entries or _entries_in(root),
+        has_keypoints="kpt_shape" in values,
+    )
+
+
+def _root(given: Any, file: Path) -> Path:
+    """The folder that `path` in data.yaml names: absolute, or relative to the file; without it, the file's own."""
+    if not isinstance(given, str):
+        raise InputError(f"{file}: path is {str(given)[:80]}, expected the folder of the dataset")
+    named = Path(os.path.normpath(file.parent / ("" if given in NO_PATH else given)))
+    # Exports name the folder on the machine where they were made; then the dataset is beside its data.yaml.
+    return named if os.path.isdir(named) else file.parent
+
+
+def _entry(given: str, key: str, root: Path, file: Path) -> Path:
+    """The folder or list of images that an entry of data.yaml names."""
+    if os.path.isabs(given):
+        return Path(given)
+    place = Path(os.path.normpath(root / given))
+    if place.is_relative_to(os.path.normpath(root)):
+        return place
+    # Roboflow writes ../train/images for train/images.
+    inside = root / given.lstrip("./\\")
+    if ".." in inside.parts or not os.path.exists(inside):
+        raise InputError(f"{file}: {key}: {given} leads out of {root}; use paths inside the dataset, or set path")
+    return inside
+
+
+def _names_of_yaml(values: dict[str, Any], file: Path) -> tuple[str, ...]:
+    names, count = values.get("names"), values.get("nc")
+    if isinstance(names, dict):
+        if sorted(names) != sorted(map(str, range(len(names)))):
+            raise InputError(f"{file}: names has the numbers {list(names)[:10]}, expected 0 to {len(names) - 1}")
+        names = [names[str(number)] for number in range(len(names))]
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise InputError(
+            f"{file}: names is {str(names)[:80]}, expected a list of class names, or a mapping from numbers"
+        )
+    if count is not None and count != str(len(names)):
+        raise InputError(f"{file}: nc is {str(count)[:80]}, but names has {len(names)}; correct one of them")
+    return checked_names(names, file)
+
+
+def _entries_in(folder: Path) -> dict[str | None, tuple[Path, ...]]:
+    """Image folders by split, from the folders that a dataset without data.yaml consists of; empty if it is not one."""
+    if not folder.is_dir():
+        return {}
+    labels, images = folder / "labels", folder / "images"
+    if labels.is_dir() and images.is_dir():
+        splits = splits_in(child.name for child in images.iterdir() if child.is_dir())
+        if splits:
+            return {split: (images / split,) for split in splits}
+        return {None: (images,)} if _has_labels(labels) else {}
+    entries: dict[str | None, tuple[Path, ...]] = {}
+    for split in splits_in(child.name for child in folder.iterdir() if child.is_dir()):
+        inside = folder / split
+        if (inside / "labels").is_dir() and (inside / "images").is_dir():
+            entries[split] = (inside / "images",)
+        elif _has_labels(inside):
+            entries[split] = (inside,)
+    if not entries and _has_labels(folder):
+        return {None: (folder,)}
+    return entries
+
+
+def _has_labels(folder: Path) -> bool:
+    """Whether a folder has a text file beside an image of the same name or, in a folder `labels`, any text file."""
+    names = list(files_in(folder))
+    stems = {os.path.splitext(name)[0] for name in names if is_image_name(name)}
+    texts = {os.path.splitext(name)[0] for name in names if name.lower().endswith(".txt")}
+    return bool(texts & stems) if folder.name != "labels" else bool(texts)
