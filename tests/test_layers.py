@@ -29,7 +29,7 @@ ROW_OF = {package: row for row, packages in enumerate(ROWS) for package in packa
 TOP = {"__init__", "__main__"}
 
 # The formats that decode images; all others need only NumPy.
-IMAGE_FORMATS = {"formats/image.py"}
+IMAGE_FORMATS = {"formats/decode.py", "formats/image.py"}
 TENSORBOARD_FILES = {"engine/metrics_log.py"}
 
 # Only retinanet/cli/ prints. Each exception has its reason.

@@ -13,7 +13,6 @@ from retinanet.data.build import eval_shorter, load_val_data
 from retinanet.engine.environment import environment_record
 from retinanet.engine.run_files import CHECKPOINTS
 from retinanet.errors import InputError
-from retinanet.formats.image import read_image
 from retinanet.inference.predictor import Predictor
 from retinanet.visualization.plots import Chart, Series
 
@@ -50,7 +49,7 @@ def measure_rows(jobs: Sequence[Job], results: dict[tuple[str, int], RunResult],
         raise InputError(f"{folder / 'runs'}: no checkpoint of a finished run of these rows; train them here first")
     predictor = next(iter(predictors.values()))
     data = load_val_data(predictor.cfg, predictor.class_names).first(IMAGES)
-    images = [read_image(path, max_pixels=predictor.cfg.data.max_pixels) for path in data.paths]
+    images = [predictor.read_image(path) for path in data.paths]
 
     def variant(name: str, network: Predictor) -> Variant:
         return Variant(name, lambda: list(network.predict(images, batch_size=1)))

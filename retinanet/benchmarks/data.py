@@ -18,9 +18,8 @@ from retinanet.benchmarks.measure import Variant, compare, ratio
 from retinanet.benchmarks.report import comparison_table, table, to_plain_values
 from retinanet.benchmarks.settings import Settings, SuiteResult
 from retinanet.config import DataConfig, DataSource, ResizeConfig
-from retinanet.data.build import build_padded_shapes, eval_shorter
+from retinanet.data.build import build_padded_shapes, build_reader, eval_shorter
 from retinanet.data.loader import make_loader
-from retinanet.data.reader import SampleReader
 from retinanet.data.sampler import eval_batches
 from retinanet.data.synthetic.shapes import write_shapes
 from retinanet.data.transforms import Resize
@@ -103,7 +102,7 @@ def our_call(data: Dataset, cfg: DataConfig, batch: int, workers: int, times: in
     batches = eval_batches(
         data.sizes.tolist(), batch_size=batch, shorter=eval_shorter(cfg), padded_shapes=build_padded_shapes(cfg)
     )
-    reader = SampleReader(data, [Resize()], seed=0, max_pixels=cfg.max_pixels)
+    reader = build_reader(cfg, data, [Resize()], seed=0)
 
     def call() -> int:
         loader = make_loader(reader, batches * times, workers=workers, pin_memory=False, replace_unreadable=False)

@@ -58,7 +58,6 @@ def run(arguments: argparse.Namespace) -> None:
     from torchvision.io import write_png
 
     from retinanet.formats.coco import coco_results
-    from retinanet.formats.image import read_image
     from retinanet.inference.predictor import Predictor
     from retinanet.runtime.console import progress
     from retinanet.runtime.logging import start_logging
@@ -73,7 +72,7 @@ def run(arguments: argparse.Namespace) -> None:
     for number, (file, name, detections) in enumerate(
         zip(progress(files, "predicting", len(files)), names, predictions, strict=True), 1
     ):
-        image = read_image(file, max_pixels=predictor.cfg.data.max_pixels)
+        image = predictor.read_image(file)
         drawn = draw_detections(image, detections, predictor.class_names, min_score=arguments.min_score)
         write_png(drawn, str(arguments.output / name))
         entries = coco_results([(number, detections)], predictor.category_ids)

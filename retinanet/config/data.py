@@ -1,5 +1,6 @@
 """`data`: annotation sources, classes, resizing and augmentation."""
 
+import math
 import os
 import re
 from typing import Annotated, Any, Literal, Self
@@ -106,6 +107,8 @@ class ColorTransform(StrictModel):
     """Hue is shifted at random by at most this fraction of the colour wheel, in either direction."""
 
 
+ValueRange = Literal["auto"] | tuple[float, float]
+
 Transform = Annotated[
     ResizeTransform | ScaleJitterTransform | FlipTransform | ColorTransform, Field(discriminator="type")
 ]
@@ -163,6 +166,14 @@ class DataConfig(StrictModel):
     """Whether annotations may name images outside of `images`, by absolute paths or `..`; for files you trust."""
     max_pixels: Annotated[Count, MAY_CHANGE_ON_RESUME] = 100_000_000
     """Images with more pixels than this are rejected before decoding."""
+    value_range: ValueRange = "auto"
+    """Sample values that become black and white, [low, high], in images of 16 or 32 bits, signed or floating-point
+    samples; 8-bit images are not scaled. `auto` chooses per image: from 0 to the smallest of 255, 1023, 4095, 16383 and
+    65535 that holds its maximum, or to 1 for floating point in 0..1; from minimum to maximum if values are negative or
+    larger. The training log shows the result."""
+    bands: Annotated[tuple[Count, ...], BeforeValidator(as_tuple)] | None = None
+    """Bands of each image to use as red, green and blue, counted from 1, such as [3, 2, 1], or one band to use as grey;
+    null: the first three, or the only one."""
     max_unreadable: Annotated[CountOrZero, MAY_CHANGE_ON_RESUME] = 10
     """Maximum number of unreadable training images. Each is replaced by another image; with more, the run stops."""
     workers: Annotated[CountOrZero, MAY_CHANGE_ON_RESUME, NO_EFFECT_ON_RESULTS] = 2
@@ -193,6 +204,24 @@ class DataConfig(StrictModel):
         if self.val_group is not None and not self.val_fraction:
             raise ValueError("val_group has no effect without val_fraction")
         return self
+
+    @field_validator("value_range", mode="before")
+    @classmethod
+    def auto_or_two_numbers(cls, value: Any) -> Any:
+        if value == "auto":
+            return value
+        numbers = list(value) if isinstance(value, list | tuple) else []
+        is_finite = all(isinstance(number, int | float) and math.isfinite(number) for number in numbers)
+        if len(numbers) != 2 or not is_finite or numbers[0] >= numbers[1]:
+            raise ValueError(f"found {value!r}, expected auto, or [low, high] with low below high")
+        return (float(numbers[0]), float(numbers[1]))
+
+    @field_validator("bands")
+    @classmethod
+    def one_or_three_bands(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if value is not None and len(value) not in (1, 3):
+            raise ValueError(f"found {list(value)}, expected one band or three bands, counted from 1")
+        return value
 
     @model_validator(mode="after")
     def one_resize(self) -> Self:

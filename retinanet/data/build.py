@@ -1,7 +1,7 @@
 """Build datasets, samplers and loaders from the `data` section of a config."""
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -11,14 +11,17 @@ from retinanet.data.loader import make_loader
 from retinanet.data.padded_shapes import PaddedShapes
 from retinanet.data.reader import SampleReader
 from retinanet.data.sampler import PlannedImage, eval_batches, train_batches
-from retinanet.data.transforms import Resize, build_transforms
+from retinanet.data.transforms import Resize, SampleTransform, build_transforms
 from retinanet.errors import InputError
 from retinanet.formats.dataset import Dataset
 from retinanet.formats.findings import report
+from retinanet.formats.image_notes import sample_notes
 from retinanet.formats.plausibility import check_objects
 from retinanet.formats.read import read_dataset
 from retinanet.runtime.distributed import rank, share_of, world_size
 from retinanet.structures import Batch
+
+NOTED_IMAGES = 64  # training images to look at for their value range
 
 
 def load_train_data(cfg: Config) -> Dataset:
@@ -37,6 +40,15 @@ def load_train_data(cfg: Config) -> Dataset:
             f"{len(data.class_names)} classes {list(data.class_names)[:10]}; omit num_classes, or select classes with "
             "data.classes (the background is not a class)"
         )
+    notes = sample_notes(
+        data,
+        cfg.data.train[0].annotations,
+        max_pixels=cfg.data.max_pixels,
+        value_range=cfg.data.value_range,
+        bands=cfg.data.bands,
+        max_images=NOTED_IMAGES,
+    )
+    report(notes.value_ranges())
     return data
 
 
@@ -96,6 +108,13 @@ def build_train_sampler(cfg: Config, data: Dataset, *, start: int = 0) -> Iterat
     )
 
 
+def build_reader(cfg: DataConfig, data: Dataset, transforms: Sequence[SampleTransform], *, seed: int) -> SampleReader:
+    """Build the reader of a dataset's images; see `SampleReader`."""
+    return SampleReader(
+        data, transforms, seed=seed, max_pixels=cfg.max_pixels, value_range=cfg.value_range, bands=cfg.bands
+    )
+
+
 def train_loader(cfg: Config, data: Dataset, *, start: int, stop: int, pin_memory: bool) -> Iterator[Batch]:
     """Load this process's batches for steps [start, stop), `train.accumulate` per step.
 
@@ -106,9 +125,7 @@ def train_loader(cfg: Config, data: Dataset, *, start: int, stop: int, pin_memor
         InputError: an image can be neither read nor replaced. Raised only when its batch is requested; the message
             names the step, counted from 1.
     """
-    reader = SampleReader(
-        data, build_transforms(cfg.data.transforms), seed=cfg.train.seed, max_pixels=cfg.data.max_pixels
-    )
+    reader = build_reader(cfg.data, data, build_transforms(cfg.data.transforms), seed=cfg.train.seed)
     planned = itertools.islice(build_train_sampler(cfg, data, start=start), stop - start)
     batches = make_loader(
         reader,
@@ -166,7 +183,7 @@ def eval_loader(cfg: Config, data: Dataset, batches: list[list[PlannedImage]], *
     Raises:
         InputError: an image cannot be read; skipping it would change the score.
     """
-    reader = SampleReader(data, [Resize()], seed=0, max_pixels=cfg.data.max_pixels)
+    reader = build_reader(cfg.data, data, [Resize()], seed=0)
     return make_loader(reader, batches, workers=cfg.data.workers, pin_memory=pin_memory, replace_unreadable=False)
 
 

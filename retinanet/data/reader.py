@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from retinanet.config.data import ValueRange
 from retinanet.data.sampler import PlannedImage, stable_hash
 from retinanet.data.transforms import Sample, SampleTransform
 from retinanet.errors import InputError
@@ -33,13 +34,26 @@ class SampleReader:
         transforms: the transforms to apply, in order.
         seed: seed for random transforms and for the choice of replacements.
         max_pixels: images with more pixels are rejected.
+        value_range: how images with other than 8 bits are scaled, as in `read_image`.
+        bands: bands of each image to use, as in `read_image`.
     """
 
-    def __init__(self, dataset: Dataset, transforms: Sequence[SampleTransform], *, seed: int, max_pixels: int):
+    def __init__(
+        self,
+        dataset: Dataset,
+        transforms: Sequence[SampleTransform],
+        *,
+        seed: int,
+        max_pixels: int,
+        value_range: ValueRange = "auto",
+        bands: Sequence[int] | None = None,
+    ):
         self.dataset = dataset
         self.transforms = transforms
         self.seed = seed
         self.max_pixels = max_pixels
+        self.value_range = value_range
+        self.bands = bands
 
     def __call__(self, planned: PlannedImage) -> PreparedSample:
         """Read and transform a planned image.
@@ -114,7 +128,7 @@ class SampleReader:
                     f"{record.width}x{record.height}; its boxes would be misplaced: correct the annotations, or "
                     "restore the image they were made on"
                 )
-            image = opened.decode(apply_orientation=is_shown)
+            image = opened.decode(apply_orientation=is_shown, value_range=self.value_range, bands=self.bands)
         return Sample(
             image=image,
             boxes=torch.from_numpy(record.boxes),

@@ -5,7 +5,6 @@ import json
 import logging
 import math
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,7 +13,6 @@ from torch.utils.tensorboard import SummaryWriter
 
 from retinanet.data.reader import SampleReader
 from retinanet.errors import InputError
-from retinanet.formats.dataset import Dataset
 from retinanet.structures import Detections
 from retinanet.visualization.draw import draw_detections
 
@@ -64,11 +62,10 @@ class MetricsLog:
             for name, value in values.items() if board else ():
                 board.add_scalar(f"{kind}/{name}", value, step)
 
-    def images(self, step: int, detections: dict[int, Detections], data: Dataset) -> None:
-        """Draw the detections on the first images of a dataset, and show them in TensorBoard."""
-        reader = SampleReader(data, [], seed=0, max_pixels=sys.maxsize)  # evaluation has already checked image sizes
-        for index in range(min(BOARD_IMAGES, len(data))):
-            drawn = draw_detections(reader.read(index).image, detections[index], data.class_names)
+    def images(self, step: int, detections: dict[int, Detections], reader: SampleReader) -> None:
+        """Draw the detections on the first images of the reader's dataset, and show them in TensorBoard."""
+        for index in range(min(BOARD_IMAGES, len(reader.dataset))):
+            drawn = draw_detections(reader.read(index).image, detections[index], reader.dataset.class_names)
             with self._board_or_none() as board:
                 if board:
                     board.add_image(f"validation/{index}", drawn, step)

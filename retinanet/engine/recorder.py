@@ -9,6 +9,7 @@ from retinanet.checkpoint.file import Checkpoint
 from retinanet.checkpoint.folder import CheckpointFolder
 from retinanet.checkpoint.writer import CheckpointWriter
 from retinanet.data.quarantine import Quarantine
+from retinanet.data.reader import SampleReader
 from retinanet.engine.evaluate import Evaluation
 from retinanet.engine.metrics_log import MetricsLog
 from retinanet.engine.run_files import UNREADABLE_FILE
@@ -40,11 +41,11 @@ class Recorder:
         if self._outputs:
             self._outputs.metrics_log.write("train", step, metrics)
 
-    def write_evaluation(self, step: int, evaluation: Evaluation, data: Dataset) -> None:
-        """Append the metrics of an evaluation, including AP per class, and show detections on a few images."""
+    def write_evaluation(self, step: int, evaluation: Evaluation, reader: SampleReader) -> None:
+        """Append the metrics of an evaluation, including AP per class, and show detections on the reader's images."""
         if self._outputs:
             self._outputs.metrics_log.write("eval", step, evaluation.metrics_and_classes)
-            self._outputs.metrics_log.images(step, evaluation.detections, data)
+            self._outputs.metrics_log.images(step, evaluation.detections, reader)
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint in the background. The caller may modify the state once this returns."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from retinanet.checkpoint.file import Checkpoint
 from retinanet.config import Config
 from retinanet.config.load import load_config
-from retinanet.data.build import train_loader
+from retinanet.data.build import build_reader, train_loader
 from retinanet.data.transfer import on_device
 from retinanet.engine.divergence import ADVICE
 from retinanet.engine.evaluate import Evaluation, evaluate_dataset
@@ -230,7 +230,7 @@ def evaluate_and_record(run: Run, data: Dataset, recorder: Recorder, activity: A
     """
     state, evaluation = run.state, evaluate(run, data, activity)
     if evaluation:
-        recorder.write_evaluation(state.step, evaluation, data)
+        recorder.write_evaluation(state.step, evaluation, build_reader(run.cfg.data, data, [], seed=0))
     metrics = broadcast(evaluation.metrics if evaluation else {})
     if state.best.update(metrics):
         recorder.mark_best(state.step)

@@ -1,50 +1,28 @@
-"""Decode image files to uint8 RGB tensors, with torchcodec where it is installed, and with Pillow elsewhere.
+"""Open image files: check what a file is from its header, then decode it to a uint8 RGB tensor."""
 
-Measured with torchcodec 0.17.0 and Pillow 13.0.0, on every kind of file used in the tests:
-    torchcodec matches Pillow bit for bit on 8-bit JPEG (grey, CMYK, YCCK, progressive), PNG and WebP; both drop alpha.
-    For 16-bit PNG, torchcodec rounds value / 257; Pillow keeps the high byte of colour images, so values differ by up
-    to 1, and of grey images all bits, which are rounded here.
-    torchcodec always applies the EXIF orientation. It decodes all frames of an animated WebP, but only one of an
-    animated PNG.
-    torchcodec rejects files that Pillow accepts as complete: a PNG with missing rows or a bad checksum, or a JPEG
-    without its end; `complete.py` detects these for Pillow. Neither detects all corruption in the compressed pixel data
-    of a JPEG, WebP or GIF.
-"""
-
-import logging
 import re
-import struct
-import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from os import PathLike
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError, features
 from torch import Tensor
 
-from retinanet.errors import InputError, first_line
-from retinanet.formats.complete import check_jpeg, check_png
-
-try:
-    from torchcodec.decoders import decode_image
-except ModuleNotFoundError:
-    decode_image = None
-except Exception as error:  # built for another version of torch, or a shared library is missing
-    decode_image = None
-    logging.getLogger(__name__).warning("torchcodec cannot be imported, so Pillow decodes: %s", first_line(error))
+from retinanet.errors import InputError
+from retinanet.formats.decode import decode_8_bits, decode_16_bit_png, displayed, is_16_bit_png, stored
+from retinanet.formats.file_kinds import RAW, START, describe
+from retinanet.formats.orientation import exif_orientation, swaps_sides
+from retinanet.formats.pillow_limit import pillow_limit
+from retinanet.formats.tiff import PREFIXES, Tiff, has_more_pages, read_samples, read_tiff
+from retinanet.formats.value_range import Samples, ValueRange, scale_to_uint8
 
 # Pillow supports more, but its EPS plugin runs Ghostscript, and every plugin is one more parser of untrusted data.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
-# MPO, written by some phones, is a JPEG with additional images appended.
-TORCHCODEC_FORMATS = ("JPEG", "MPO", "PNG", "WEBP")
-ORIENTATION_TAG = 0x0112
-_pillow_lock = threading.RLock()
-# Orientation -> dimensions of (3, H, W) to flip for display, after a transpose if the orientation is 5 or more.
-FLIPS: dict[int, tuple[int, ...]] = {1: (), 2: (2,), 3: (1, 2), 4: (1,), 5: (), 6: (2,), 7: (1, 2), 8: (1,)}
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", *(["AVIF"] if features.check("avif") else []))
+TIFF_BYTES_PER_PIXEL = 8  # memory for the samples of a TIFF, for each pixel that `max_pixels` allows
 
 
 class ImageHeader(NamedTuple):
@@ -54,11 +32,12 @@ class ImageHeader(NamedTuple):
     width: int
     orientation: int  # EXIF, 1 (as stored) to 8
     format: str  # Pillow's name
-    mode: str  # Pillow's name, as stored
+    bands: int  # 1 for grey, 3 for colour; in TIFF, all samples of a pixel
+    dtype: str  # NumPy's name for the type of a sample
 
 
 def read_header(path: str | PathLike[str], *, max_pixels: int) -> ImageHeader:
-    """Read size, orientation and format without decoding any pixels.
+    """Read size, orientation and kind without decoding any pixels.
 
     Raises:
         InputError: the file is not a usable image, or has more than `max_pixels` pixels.
@@ -67,18 +46,27 @@ def read_header(path: str | PathLike[str], *, max_pixels: int) -> ImageHeader:
         return opened.header
 
 
-def read_image(path: str | PathLike[str], *, max_pixels: int, apply_orientation: bool = True) -> Tensor:
-    """Decode the first frame to contiguous uint8 (3, H, W) RGB, ignoring alpha and scaling 16 bits to 8.
+def read_image(
+    path: str | PathLike[str],
+    *,
+    max_pixels: int,
+    apply_orientation: bool = True,
+    value_range: ValueRange = "auto",
+    bands: Sequence[int] | None = None,
+) -> Tensor:
+    """Decode the first frame to contiguous uint8 (3, H, W) RGB, ignoring alpha.
 
     Args:
         max_pixels: images with more pixels are rejected based on the header, before memory is allocated.
         apply_orientation: False keeps the pixels as stored, for boxes annotated without applying EXIF.
+        value_range: values that become 0 and 255, for images with other than 8 bits; "auto" chooses per image.
+        bands: one or three bands to use, counted from 1. None uses the first three, or the only one.
 
     Raises:
-        InputError: the file is not a usable image, or is damaged.
+        InputError: the file is not a usable image, is damaged, or lacks one of the bands.
     """
     with open_image(path, max_pixels=max_pixels) as opened:
-        return opened.decode(apply_orientation=apply_orientation).contiguous()
+        return opened.decode(apply_orientation=apply_orientation, value_range=value_range, bands=bands).contiguous()
 
 
 class OpenedImage(NamedTuple):
@@ -86,37 +74,103 @@ class OpenedImage(NamedTuple):
 
     path: str | PathLike[str]
     file: BinaryIO
-    image: Image.Image
+    image: Image.Image | None  # None: a TIFF that Pillow cannot read, and `tiff` can
+    tiff: Tiff | None
     header: ImageHeader
     max_pixels: int
 
-    def decode(self, *, apply_orientation: bool = True) -> Tensor:
+    def decode(
+        self,
+        *,
+        apply_orientation: bool = True,
+        value_range: ValueRange = "auto",
+        bands: Sequence[int] | None = None,
+    ) -> Tensor:
         """Like `read_image`, but keep the decoder's strides, usually with interleaved channels.
 
         Raises:
-            InputError: the file is damaged, or its format does not define a value range.
+            InputError: the file is damaged, or lacks one of the bands.
         """
-        path, header = self.path, self.header
-        # 32-bit or signed TIFFs do not define black and white; 16-bit images have different modes.
-        if header.mode in ("I", "F"):
+        orientation = self.header.orientation
+        with self._explaining_damage():
+            samples = self._samples(bands)
+            if samples is None:
+                assert self.image is not None
+                size = self.header.height, self.header.width
+                shown = decode_8_bits(
+                    self.file, self.image, orientation=orientation, size=size, max_pixels=self.max_pixels
+                )
+                if bands is not None:
+                    shown = shown[[band - 1 for band in bands]].expand(3, -1, -1)
+                return shown if apply_orientation else stored(shown, orientation)
+            values = scale_to_uint8(samples, value_range)
+            pixels = torch.from_numpy(values).permute(2, 0, 1).expand(3, -1, -1)
+            return displayed(pixels, orientation) if apply_orientation else pixels
+
+    def samples(self, bands: Sequence[int] | None = None) -> Samples | None:
+        """Decode, as stored, what `data.value_range` scales; None if the image has 8 bits, which are not scaled.
+
+        Raises:
+            InputError: the file is damaged, or lacks one of the bands.
+        """
+        if self.header.dtype == "uint8":
+            return None
+        with self._explaining_damage():
+            return self._samples(bands)
+
+    def has_more_frames(self) -> bool:
+        """Whether the file is an animation or has several pages, of which only the first is used."""
+        if self.tiff is not None:
+            return has_more_pages(self.file)
+        with suppress(Exception), pillow_limit(self.max_pixels):
+            return self.header.format != "MPO" and bool(getattr(self.image, "is_animated", False))
+        return False
+
+    def _samples(self, bands: Sequence[int] | None) -> Samples | None:
+        """Decode to samples of any type; None if the whole image is better decoded to 8 bits at once."""
+        tiff, header = self.tiff, self.header
+        self._check_bands(bands)
+        if tiff is not None and tiff.dtype is not None and (self.image is None or bands or header.dtype != "uint8"):
+            chosen = bands or ((1, 2, 3) if tiff.bands >= 3 else (1,))
+            memory = tiff.memory(len(chosen))
+            if memory > TIFF_BYTES_PER_PIXEL * self.max_pixels:
+                raise InputError(
+                    f"{self.path}: {tiff.layout} need {memory} bytes, expected at most {TIFF_BYTES_PER_PIXEL} for each "
+                    f"of data.max_pixels; save fewer bands, shrink the image, or set data.max_pixels to at least "
+                    f"{-(-memory // TIFF_BYTES_PER_PIXEL)}"
+                )
+            return read_samples(self.file, tiff, chosen)
+        if self.image is None or not is_16_bit_png(self.image):
+            return None
+        values = decode_16_bit_png(self.file, self.image, max_pixels=self.max_pixels)
+        return Samples(values if bands is None else values[..., [band - 1 for band in bands]], bits=16)
+
+    def _check_bands(self, bands: Sequence[int] | None) -> None:
+        found = self.header.bands
+        if bands is None and found > 4:
+            raise InputError(f"{self.path}: has {found} bands, expected 1, 3 or 4; choose three with data.bands")
+        if bands is not None and max(bands) > found:
             raise InputError(
-                f"{path}: {header.format} with 32-bit or signed samples (mode {header.mode}), expected 8 or 16 bits "
-                "unsigned; rescale to 8 or 16 bits and convert the image"
+                f"{self.path}: has {found} band(s) besides alpha, data.bands asks for band {max(bands)}; choose bands "
+                "that every image has"
             )
+
+    @contextmanager
+    def _explaining_damage(self) -> Iterator[None]:
         assert not ImageFile.LOAD_TRUNCATED_IMAGES, "Pillow is set to fill truncated images with grey"
         try:
-            shown = _decode(self)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                yield
+        except InputError:
+            raise
         except Exception as error:  # decoders raise almost any exception type on damaged data
             # torchcodec puts the C++ function and line before the reason.
-            reason = re.sub(r"^\w+, \S+:\d+, ", "", str(error))
+            reason = re.sub(r"^\w+, \S+:\d+, ", "", str(error)) or type(error).__name__
             raise InputError(
-                f"{path}: damaged or truncated {header.format} ({reason}), expected one that decodes completely; "
-                "download the file again or remove it from the dataset"
+                f"{self.path}: damaged or truncated {self.header.format} ({reason}), expected one that decodes "
+                "completely; download the file again or remove it from the dataset"
             ) from error
-        if apply_orientation:
-            return shown
-        stored = shown.flip(FLIPS[header.orientation])
-        return stored.transpose(1, 2) if header.orientation >= 5 else stored
 
 
 @contextmanager
@@ -133,24 +187,35 @@ def open_image(path: str | PathLike[str], *, max_pixels: int) -> Iterator[Opened
     with file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about broken metadata
         try:
-            start = file.read(8)
+            start = file.read(START)
         except OSError as error:  # disk failure or unreachable file server
             raise _cannot_be_read(path, error) from None
         if not start:
             raise InputError(f"{path}: empty file, expected an image; download the file again")
-        file.seek(0)
         try:
-            with _pillow_limit(max_pixels):
-                image = Image.open(file, formats=FORMATS)
-            header = _header(image)
+            tiff = read_tiff(file) if start.startswith(PREFIXES) else None
+            if (tiff and tiff.is_raw) or start.startswith(b"CR\2", 8):
+                raise InputError(f"{path}: {RAW.format('DNG, NEF, CR2 or similar')}")
+            file.seek(0)
+            image = _open_with_pillow(file, max_pixels, tiff)
+            if tiff and tiff.dtype is None and image is None:
+                raise InputError(
+                    f"{path}: is a TIFF of {tiff.layout}, which is not read: save it with deflate compression, for "
+                    "example with gdal_translate -co COMPRESS=DEFLATE"
+                )
+            header = _header(image, tiff)
         except Image.DecompressionBombError as error:
             pixels = re.search(r"\d+", str(error))
             raise InputError(
                 f"{path}: is {pixels[0] if pixels else 'too many'} pixels, expected at most {max_pixels}; shrink the "
                 "image or raise data.max_pixels"
             ) from None
+        except InputError:
+            raise
         except Exception as error:
-            found = f"starts with {start!r}" if isinstance(error, UnidentifiedImageError) else error
+            if description := describe(start):
+                raise InputError(f"{path}: {description}") from None
+            found = f"starts with {start[:8]!r}" if isinstance(error, UnidentifiedImageError) else error
             raise InputError(
                 f"{path}: not an image, or its header is damaged ({found}), expected {', '.join(FORMATS)}; "
                 "convert the file or download it again"
@@ -160,94 +225,41 @@ def open_image(path: str | PathLike[str], *, max_pixels: int) -> Iterator[Opened
                 f"{path}: {header.width} x {header.height} is {header.height * header.width} pixels, expected at most "
                 f"{max_pixels}; shrink the image or raise data.max_pixels"
             )
-        yield OpenedImage(path, file, image, header, max_pixels)
+        yield OpenedImage(path, file, image, tiff, header, max_pixels)
 
 
-@contextmanager
-def _pillow_limit(max_pixels: int) -> Iterator[None]:
-    """Make Pillow check `max_pixels` instead of its own limit, before it allocates memory.
+def _open_with_pillow(file: BinaryIO, max_pixels: int, tiff: Tiff | None) -> Image.Image | None:
+    """Open the image; None for a TIFF whose samples only `tiff.py` reads correctly."""
+    if tiff is not None and (tiff.bands > 4 or tiff.dtype not in (None, np.uint8)):
+        return None
+    try:
+        with pillow_limit(max_pixels):
+            image = Image.open(file, formats=FORMATS)
+    except UnidentifiedImageError:
+        if tiff is None:
+            raise
+        return None
+    wide = image.format == "TIFF" and image.mode.startswith(("I", "F"))
+    return None if wide else image
 
-    Pillow's limit is a global variable: threads take turns, and it is restored for other users of Pillow.
-    """
-    with _pillow_lock:
-        own_limit = Image.MAX_IMAGE_PIXELS
-        Image.MAX_IMAGE_PIXELS = max_pixels  # Pillow warns beyond this, and raises beyond twice this
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = own_limit
+
+def _header(image: Image.Image | None, tiff: Tiff | None) -> ImageHeader:
+    if tiff is not None:
+        height, width = tiff.height, tiff.width
+        orientation, file_format = tiff.orientation, "TIFF"
+    else:
+        assert image is not None and image.format is not None
+        width, height = image.size
+        orientation, file_format = exif_orientation(image.info.get("exif", b"")), image.format
+    if swaps_sides(orientation):
+        height, width = width, height
+    if tiff is not None and tiff.dtype is not None:
+        return ImageHeader(height, width, orientation, file_format, tiff.bands, tiff.dtype.name)
+    assert image is not None
+    is_grey = image.mode in ("1", "L", "LA", "La") or image.mode.startswith("I;16") or is_16_bit_png(image, "LA")
+    dtype = "uint16" if is_16_bit_png(image) else "uint8"
+    return ImageHeader(height, width, orientation, file_format, 1 if is_grey else 3, dtype)
 
 
 def _cannot_be_read(path: str | PathLike[str], error: OSError) -> InputError:
     return InputError(f"{path}: {error.strerror}, expected a readable image; correct the path or restore the file")
-
-
-def _header(image: Image.Image) -> ImageHeader:
-    width, height = image.size
-    if image.format == "TIFF":  # Pillow returns the displayed size, and rotates the pixels itself
-        orientation = image.tag_v2.get(ORIENTATION_TAG)
-        orientation = orientation if orientation in FLIPS else 1
-    else:
-        orientation = _exif_orientation(image.info.get("exif", b""))
-        if orientation >= 5:
-            height, width = width, height
-    return ImageHeader(height, width, orientation, image.format, image.mode)
-
-
-def _exif_orientation(exif: bytes) -> int:
-    """Parse the orientation tag as torchcodec does, because torchcodec does not expose it.
-
-    Agrees with torchcodec on 9000 random EXIF blocks in JPEG, PNG and WebP. Pillow differs on unusual tag
-    types, and would also decode a whole PNG to look for more EXIF blocks.
-    """
-    tiff = exif.removeprefix(b"Exif\0\0")
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
-    if order is None:
-        return 1
-    with suppress(struct.error):  # truncated
-        (start,) = struct.unpack_from(f"{order}I", tiff, 4)
-        (num_entries,) = struct.unpack_from(f"{order}H", tiff, start)
-        for index in range(num_entries):
-            tag, value = struct.unpack_from(f"{order}H6xH", tiff, start + 2 + 12 * index)
-            if tag == ORIENTATION_TAG:
-                return value if value in FLIPS else 1
-    return 1
-
-
-def _decode(opened: OpenedImage) -> Tensor:
-    image, header = opened.image, opened.header
-    is_supported = header.format in TORCHCODEC_FORMATS and not (header.format == "WEBP" and image.n_frames > 1)
-    if decode_image is None or not is_supported:
-        return _decode_with_pillow(opened)
-    opened.file.seek(0)
-    try:
-        pixels = decode_image(opened.file.read(), mode="RGB")
-        if pixels.shape != (3, header.height, header.width):
-            raise ValueError(f"header says {header.height} x {header.width}, decoded {list(pixels.shape)}")
-        return pixels
-    except Exception as error:
-        # Pillow decodes some JPEG and WebP files that torchcodec cannot.
-        if header.format != "PNG" and "truncated" not in str(error):
-            with suppress(Exception):
-                return _decode_with_pillow(opened)
-        raise
-
-
-def _decode_with_pillow(opened: OpenedImage) -> Tensor:
-    image, header = opened.image, opened.header
-    if check := {"JPEG": check_jpeg, "MPO": check_jpeg, "PNG": check_png}.get(header.format):
-        opened.file.seek(0)
-        check(opened.file.read())
-    with _pillow_limit(opened.max_pixels):
-        if header.mode.startswith("I;16"):  # 16-bit PNG, 12-bit or 16-bit TIFF; convert("RGB") would clip at 255
-            (bits,) = image.tag_v2[258] if header.format == "TIFF" else (16,)
-            samples = np.asarray(image).astype(np.float32) * (255 / (2**bits - 1))
-            if header.format == "TIFF" and image.tag_v2.get(262) == 0:  # zero means white, handled only for 8 bits
-                samples = 255 - samples
-            pixels = torch.from_numpy(samples.round().astype(np.uint8)).expand(3, -1, -1)
-        else:
-            pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-    if header.format == "TIFF":
-        return pixels
-    rotated = pixels.transpose(1, 2) if header.orientation >= 5 else pixels
-    return rotated.flip(FLIPS[header.orientation])

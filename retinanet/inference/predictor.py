@@ -117,6 +117,15 @@ class Predictor:
             raise InputError(f"predict expects several images, found {type(images).__name__}")
         return self._predict(iter(images), batch_size)
 
+    def read_image(self, path: str | os.PathLike[str]) -> Tensor:
+        """Read an image file as the network sees it: uint8 (3, H, W), as displayed, with the settings of training.
+
+        Raises:
+            InputError: the image cannot be read.
+        """
+        data = self.cfg.data
+        return read_image(path, max_pixels=data.max_pixels, value_range=data.value_range, bands=data.bands)
+
     @torch.no_grad()  # not inference_mode, whose tensors cannot be modified in place afterwards
     def _predict(self, images: Iterator[ImageInput], batch_size: int) -> Iterator[Detections]:
         max_together = 1 if self.cfg.inference.compile else batch_size
@@ -137,10 +146,13 @@ class Predictor:
 
     def _read(self, image: ImageInput) -> Tensor:
         if isinstance(image, str | os.PathLike):
-            return read_image(image, max_pixels=self.cfg.data.max_pixels)
+            return self.read_image(image)
         if isinstance(image, Image.Image):
             if image.mode.startswith(("I", "F")):  # convert("RGB") would clip the values
-                raise InputError(f"image is a PIL image of mode {image.mode}, expected 8 bits per channel")
+                raise InputError(
+                    f"image is a PIL image of mode {image.mode}, expected 8 bits per channel; pass the path of its "
+                    "file, which is read with data.value_range"
+                )
             return (
                 torch.from_numpy(np.array(ImageOps.exif_transpose(image).convert("RGB"))).permute(2, 0, 1).contiguous()
             )

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from retinanet.config import DataSource
-from retinanet.formats import image
+from retinanet.formats import decode
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def source(tmp_path):
 def decoder(request, monkeypatch):
     """The decoder of the formats that torchcodec supports: itself, or Pillow as in an installation without it."""
     if request.param == "Pillow":
-        monkeypatch.setattr(image, "decode_image", None)
-    elif image.decode_image is None:
+        monkeypatch.setattr(decode, "decode_image", None)
+    elif decode.decode_image is None:
         pytest.skip("torchcodec is not installed")
     return request.param

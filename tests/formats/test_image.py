@@ -1,13 +1,9 @@
-import importlib.util
 import struct
-import sys
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
-from retinanet.errors import InputError
-from retinanet.formats import image as image_module
 from retinanet.formats.image import ImageHeader, read_header
 from tests.helpers.image_files import (
     HEIGHT,
@@ -16,13 +12,11 @@ from tests.helpers.image_files import (
     NOISE,
     ODD_EXIF,
     SECOND_FRAME,
-    WIDE,
     WIDTH,
     chunk,
     exif,
     png,
     read,
-    tiff,
     with_alpha,
 )
 
@@ -77,6 +71,9 @@ PILLOW_FILES = {
     "tiff palette": (IMAGE.quantize(100), "TIFF", {}),
     "tiff 1 bit": (IMAGE.convert("1"), "TIFF", {}),
 }
+if features.check("avif"):
+    PILLOW_FILES["avif"] = (IMAGE, "AVIF", {})
+    PILLOW_FILES["avif animated"] = (IMAGE, "AVIF", {"save_all": True, "append_images": [SECOND_FRAME]})
 
 
 @pytest.mark.parametrize("name", PILLOW_FILES)
@@ -86,10 +83,12 @@ def test_decoding_equals_pillow(tmp_path, name):
     original.copy().save(path, file_format, **options)
     with Image.open(path) as image:
         expected = np.asarray(image.convert("RGB"))
-        mode = image.mode
+        bands = 1 if image.mode in ("1", "L", "LA") else 3
+        if file_format == "TIFF" and image.mode == "RGBA":
+            bands = 4
     assert np.ptp(expected) > 200
     assert np.array_equal(read(path), expected)
-    assert read_header(path, max_pixels=MAX_PIXELS) == ImageHeader(HEIGHT, WIDTH, 1, file_format, mode)
+    assert read_header(path, max_pixels=MAX_PIXELS) == ImageHeader(HEIGHT, WIDTH, 1, file_format, bands, "uint8")
 
 
 @pytest.mark.parametrize(
@@ -148,6 +147,7 @@ ORIENTED = {
     "WEBP animated": {"lossless": True, "save_all": True, "append_images": [SECOND_FRAME]},
     "TIFF": {},
     "TIFF lzw": {"compression": "tiff_lzw"},
+    **({"AVIF": {}} if features.check("avif") else {}),
 }
 
 
@@ -158,7 +158,7 @@ def test_orientation_is_applied_or_kept(tmp_path, name, orientation):
     IMAGE.copy().save(path, name.split()[0], exif=exif(orientation), **ORIENTED[name])
     IMAGE.copy().save(plain, name.split()[0], **ORIENTED[name])
     stored = read(plain)
-    assert np.array_equal(stored, NOISE) or name == "JPEG"
+    assert np.array_equal(stored, NOISE) or name in ("JPEG", "AVIF")
 
     shown = read(path)
     assert np.array_equal(shown, SHOWN[orientation](stored))
@@ -192,95 +192,3 @@ def test_odd_exif_is_applied_as_by_torchcodec(tmp_path, file_format, name, decod
         assert decode_image(path).shape == (3, header.height, header.width)
     assert np.array_equal(read(path), SHOWN[orientation](stored))
     assert np.array_equal(read(path, apply_orientation=False), stored)
-
-
-# ---- 16 bits
-
-ROUNDED = np.floor(WIDE / 257 + 0.5).astype(np.uint8)  # 0..65535 to 0..255
-
-
-@pytest.mark.parametrize(("color", "channels"), [(0, [0, 0, 0]), (4, [0, 0, 0]), (2, [0, 1, 2]), (6, [0, 1, 2])])
-@pytest.mark.parametrize("apply_orientation", [True, False])
-def test_16_bit_png_is_scaled(tmp_path, color, channels, apply_orientation, decoder):
-    samples = WIDE[..., : {0: 1, 4: 2, 2: 3, 6: 4}[color]].astype(">u2")
-    rotated = chunk(b"eXIf", ODD_EXIF["big endian"][0])
-    (tmp_path / "image").write_bytes(png([row.tobytes() for row in samples], depth=16, color=color, extra=rotated))
-    expected = ROUNDED[..., channels]
-    pixels = read(tmp_path / "image", apply_orientation=apply_orientation)
-    if apply_orientation:
-        expected = np.rot90(expected, -1)
-    # Pillow keeps the high byte of colour and alpha images: floor(v / 256) is at most 1 from round(v / 257).
-    tolerance = 1 if decoder == "Pillow" and color != 0 else 0
-    assert np.abs(pixels.astype(int) - expected).max() <= tolerance
-
-
-@pytest.mark.parametrize("dtype", ["<u2", ">u2"])
-def test_16_bit_grey_tiff_is_scaled(tmp_path, dtype):
-    (tmp_path / "image").write_bytes(tiff(WIDE[..., 0], dtype=dtype))
-    assert read_header(tmp_path / "image", max_pixels=MAX_PIXELS).mode == {"<u2": "I;16", ">u2": "I;16B"}[dtype]
-    assert np.array_equal(read(tmp_path / "image"), ROUNDED[..., [0, 0, 0]])
-
-
-def test_16_bit_grey_tiff_is_rotated(tmp_path):
-    (tmp_path / "image").write_bytes(tiff(WIDE[..., 0], dtype="<u2", extra_tags=[(0x0112, 6)]))
-    header = read_header(tmp_path / "image", max_pixels=MAX_PIXELS)
-    assert (header.height, header.width, header.orientation) == (WIDTH, HEIGHT, 6)
-    assert np.array_equal(read(tmp_path / "image"), np.rot90(ROUNDED[..., [0, 0, 0]], -1))
-    assert np.array_equal(read(tmp_path / "image", apply_orientation=False), ROUNDED[..., [0, 0, 0]])
-
-
-def test_tiff_where_zero_is_white(tmp_path):
-    samples = np.array([[0, 257, 65535 - 257, 65535]])
-    (tmp_path / "image").write_bytes(tiff(samples, dtype="<u2", photometric=0))
-    assert read(tmp_path / "image")[..., 0].tolist() == [[255, 254, 1, 0]]
-
-
-def test_12_bit_tiff_reaches_white(tmp_path):
-    # 0, 4095, 2048, 291 of 4095, three nibbles each: 2048 / 4095 * 255 = 127.5, 291 / 4095 * 255 = 18.1
-    (tmp_path / "image").write_bytes(tiff(bytes.fromhex("000fff800123"), dtype="<u2", bits=12))
-    assert read(tmp_path / "image")[..., 0].tolist() == [[0, 255, 128, 18]]
-
-
-@pytest.mark.parametrize(
-    ("mode", "dtype", "bits", "sample_format"),
-    [("F", "<f4", 32, 3), ("I", "<i4", 32, 2), ("I", "<u4", 32, 1), ("I", "<i2", 16, 2)],
-)
-def test_samples_without_a_defined_range_are_an_error(tmp_path, mode, dtype, bits, sample_format):
-    path = tmp_path / "image.tif"
-    path.write_bytes(tiff(WIDE[..., 0] % 1000, dtype=dtype, bits=bits, sample_format=sample_format))
-    assert read_header(path, max_pixels=MAX_PIXELS).mode == mode
-    with pytest.raises(InputError, match=rf"image\.tif: TIFF with 32-bit or signed samples \(mode {mode}\)"):
-        read(path)
-
-
-# ---- installations without torchcodec
-
-
-def second_copy_of_the_module():
-    spec = importlib.util.spec_from_file_location("second_copy", image_module.__file__)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.mark.parametrize("torchcodec", ["absent", "built for another torch"])
-def test_pillow_decodes_where_torchcodec_cannot_be_imported(tmp_path, monkeypatch, caplog, torchcodec):
-    if torchcodec == "absent":
-        monkeypatch.setitem(sys.modules, "torchcodec", None)  # importing it raises ModuleNotFoundError
-    else:
-        (tmp_path / "torchcodec").mkdir()
-        (tmp_path / "torchcodec/__init__.py").write_text('raise RuntimeError("undefined symbol\\nand more lines")')
-        monkeypatch.syspath_prepend(tmp_path)
-    for name in [name for name in sys.modules if name.split(".")[0] == "torchcodec" and sys.modules[name]]:
-        monkeypatch.delitem(sys.modules, name)
-    module = second_copy_of_the_module()
-    assert module.decode_image is None
-    warned = [record.getMessage() for record in caplog.records]
-    assert warned == (
-        [] if torchcodec == "absent" else ["torchcodec cannot be imported, so Pillow decodes: undefined symbol"]
-    )
-    IMAGE.copy().save(tmp_path / "image.jpg")
-    assert np.array_equal(
-        module.read_image(tmp_path / "image.jpg", max_pixels=MAX_PIXELS),
-        read(tmp_path / "image.jpg").transpose(2, 0, 1),
-    )

@@ -26,8 +26,8 @@ from tests.helpers.metrics import metrics_without_times
 CATEGORIES = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
 
 
-def write_tiny_dataset(folder: Path, *, seed: int = 0, last_is_damaged: bool = False) -> dict[str, str]:
-    """Write six images of noise, of two shapes, and return their source in a config.
+def write_tiny_dataset(folder: Path, *, seed: int = 0, last_is_damaged: bool = False, bits: int = 8) -> dict[str, str]:
+    """Write six images of noise, of two shapes, and return their source in a config. With 16 bits, they are grey.
 
     Among their boxes are a crowd region and one that is cut at the edge of its image; one image has no boxes.
     """
@@ -37,7 +37,8 @@ def write_tiny_dataset(folder: Path, *, seed: int = 0, last_is_damaged: bool = F
     for number in range(1, 7):
         width, height = (48, 32) if number % 3 else (32, 48)
         file = folder / f"{number}.png"
-        Image.fromarray(random.integers(0, 255, (height, width, 3), dtype=np.uint8)).save(file)
+        noise = random.integers(0, 2**bits - 1, (height, width, 3), dtype=np.uint8 if bits == 8 else np.uint16)
+        Image.fromarray(noise if bits == 8 else noise[..., 0]).save(file)
         images.append({"id": number, "file_name": file.name, "height": height, "width": width})
         boxes = {2: [], 3: [[4, 4, 20, 30], [16, 20, 30, 20]]}.get(number, [[4 + number, 4, 22, 18 + number]])
         for box in boxes:

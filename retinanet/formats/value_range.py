@@ -1,0 +1,98 @@
+"""Scale images of more than 8 bits, signed or floating-point samples to 0..255 (`data.value_range`).
+
+`auto` chooses the range of each image from its own samples, so that the result is the same in training, evaluation and
+prediction, and does not depend on other images. The range starts at 0 and ends at the smallest of 255, 1023, 4095,
+16383 and 65535 (8, 10, 12, 14 and 16 bits) that holds the maximum, or at 1 if a floating-point image has no larger
+value. It thus takes one of a few values, and most images of a sensor get the same one; `image_notes.py` reports where
+they do not. An image with negative values, or with values beyond 65535, is scaled from its minimum to its maximum.
+
+The TIFF tag MaxSampleValue and the PNG chunk sBIT are ignored: the former is a statistic that, according to the
+specification, must not affect the display, and the latter says how many of the bits, already scaled to 16, are exact.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from retinanet.config.data import ValueRange
+
+FULL_RANGES = (255, 1023, 4095, 16383, 65535)
+BLOCK_BYTES = 1 << 22  # samples to convert at a time, so that temporary arrays stay small
+
+
+class Samples(NamedTuple):
+    """Decoded samples that are not yet scaled."""
+
+    values: np.ndarray  # (H, W, N), N = 1 or 3, of any integer or floating-point type
+    bits: int  # significant bits of integers, if fewer than the type has
+    zero_is_white: bool = False
+    nodata: float | None = None  # value of pixels without data, which are shown black
+
+
+def automatic_range(samples: Samples) -> tuple[float, float]:
+    """Choose the values that become black and white, as described at the top of this file."""
+    values = samples.values
+    is_float = values.dtype.kind == "f"
+    if not is_float and samples.bits < 8 * values.dtype.itemsize:
+        return 0, 2**samples.bits - 1
+    found = bounds(samples)
+    if found is None:
+        return 0, 1
+    low, high = found
+    if low < 0 or high > FULL_RANGES[-1]:
+        return low, high
+    return 0, next(full for full in ((1,) if is_float else ()) + FULL_RANGES if high <= full)
+
+
+def bounds(samples: Samples) -> tuple[float, float] | None:
+    """Minimum and maximum of the samples, without infinite values and those without data; None if none are left."""
+    parts = [(part.min(), part.max()) for part in _blocks_with_data(samples) if part.size]
+    if not parts:
+        return None
+    return float(min(minimum for minimum, _ in parts)), float(max(maximum for _, maximum in parts))
+
+
+def scale_to_uint8(samples: Samples, value_range: ValueRange) -> np.ndarray:
+    """Scale samples linearly to uint8 of the same shape: `low` and less become 0, `high` and more become 255.
+
+    Values that are not a number, and those without data, become 0. Unsigned 8-bit samples are not scaled.
+    """
+    if samples.values.dtype == np.uint8:
+        return 255 - samples.values if samples.zero_is_white else samples.values
+    low, high = automatic_range(samples) if value_range == "auto" else value_range
+    values = samples.values
+    if values.dtype == np.uint16:  # a table is faster, and gives the same numbers
+        everything = samples._replace(values=np.arange(1 << 16, dtype=np.int64).reshape(-1, 1))
+        return _scaled(everything, low, high).ravel()[values]
+    return _scaled(samples, low, high)
+
+
+def _blocks_with_data(samples: Samples) -> Iterator[np.ndarray]:
+    for rows in _row_blocks(samples.values):
+        part = samples.values[rows]
+        if part.dtype.kind == "f":
+            part = part[np.isfinite(part)]
+        yield part if samples.nodata is None else part[part != samples.nodata]
+
+
+def _scaled(samples: Samples, low: float, high: float) -> np.ndarray:
+    values = samples.values
+    result = np.empty(values.shape, np.uint8)
+    for rows in _row_blocks(values):
+        part, scaled = values[rows], result[rows]
+        with np.errstate(over="ignore", invalid="ignore"):
+            clipped = np.clip(part.astype(np.float64), low, high)
+            unit = (clipped - low) / (high - low) if high > low else np.zeros(part.shape)
+            numbers = np.floor(np.nan_to_num(unit, nan=0.0) * 255 + 0.5)
+        scaled[...] = 255 - numbers if samples.zero_is_white else numbers
+        if part.dtype.kind == "f":
+            scaled[np.isnan(part)] = 0
+        if samples.nodata is not None:
+            scaled[part == samples.nodata] = 0
+    return result
+
+
+def _row_blocks(values: np.ndarray) -> Iterator[slice]:
+    rows = max(1, BLOCK_BYTES // max(1, values[:1].nbytes))
+    return (slice(start, start + rows) for start in range(0, len(values), rows))

@@ -1,0 +1,94 @@
+"""TIFF files of any layout, built byte by byte."""
+
+import struct
+import zlib
+
+import numpy as np
+
+
+def tiff_of(
+    values, *, order="<", planar=False, deflate=False, predictor=1, tile=None, rows=None, photometric=1, tags=()
+):
+    """A TIFF of an array (H, W, B) of any type.
+
+    Args:
+        planar: store the bands one after the other.
+        tile: height and width of tiles; None for strips.
+        rows: rows in a strip; None for all.
+        tags: further or other tags as (tag, type, values); the type is 2 (bytes), 3 (short) or 4 (long).
+    """
+    height, width, bands = values.shape
+    planes = [values[..., band : band + 1] for band in range(bands)] if planar else [values]
+    block = tile or (rows or height, width)
+    blocks = [
+        _encoded(
+            _padded(plane[top : top + block[0], left : left + block[1]], block if tile else None), order, predictor
+        )
+        for plane in planes
+        for top in range(0, height, block[0])
+        for left in range(0, width, block[1])
+    ]
+    if deflate:
+        blocks = [zlib.compress(data) for data in blocks]
+    kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
+    bits = 8 * values.dtype.itemsize
+    entries = {
+        256: (4, [width]),
+        257: (4, [height]),
+        258: (3, [bits] * bands),
+        259: (3, [8 if deflate else 1]),
+        262: (3, [photometric]),
+        277: (3, [bands]),
+        284: (3, [2 if planar else 1]),
+        317: (3, [predictor]),
+        339: (3, [kind] * bands),
+        (324 if tile else 273): (4, [0] * len(blocks)),
+        (325 if tile else 279): (4, [len(data) for data in blocks]),
+    }
+    entries |= {322: (4, [tile[1]]), 323: (4, [tile[0]])} if tile else {278: (4, [block[0]])}
+    given = {number: (form, content) for number, form, content in tags}
+    entries |= given
+    start = 8 + 2 + 12 * len(entries) + 4
+    sizes = {3: "H", 4: "I", 2: "s"}
+    extra_size = sum(len(_packed(order, *entry)) for entry in entries.values() if len(_packed(order, *entry)) > 4)
+    position = start + extra_size
+    offsets = []
+    for data in blocks:
+        offsets.append(position)
+        position += len(data)
+    entries |= {324 if tile else 273: (4, offsets)} | given
+    directory, extra = b"", b""
+    for number, (form, content) in sorted(entries.items()):
+        data = _packed(order, form, content)
+        count = len(data) // struct.calcsize(sizes[form])
+        directory += struct.pack(f"{order}HHI", number, form, count)
+        if len(data) > 4:
+            directory += struct.pack(f"{order}I", start + len(extra))
+            extra += data
+        else:
+            directory += data.ljust(4, b"\0")
+    head = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(f"{order}IH", 8, len(entries))
+    return head + directory + bytes(4) + extra + b"".join(blocks)
+
+
+def _packed(order, form, content):
+    return content if form == 2 else struct.pack(f"{order}{len(content)}{'H' if form == 3 else 'I'}", *content)
+
+
+def _padded(part, block):
+    """A tile has all its rows and columns, whatever they contain."""
+    if block is None:
+        return part
+    return np.pad(part, [(0, block[0] - part.shape[0]), (0, block[1] - part.shape[1]), (0, 0)], mode="edge")
+
+
+def _encoded(part, order, predictor):
+    height, width, bands = part.shape
+    if predictor == 3:  # TIFF Technical Note 3: bytes by significance, then differences of bytes
+        planes = part.astype(part.dtype.newbyteorder(">")).reshape(height, width * bands, 1).view(np.uint8)
+        by_significance = planes.transpose(0, 2, 1).reshape(height, -1, bands)
+        return np.diff(by_significance, axis=1, prepend=np.uint8(0)).tobytes()
+    if predictor == 2:
+        unsigned = part.view(f"u{part.dtype.itemsize}")
+        part = np.diff(unsigned, axis=1, prepend=unsigned.dtype.type(0))
+    return part.astype(part.dtype.newbyteorder(order)).tobytes()
