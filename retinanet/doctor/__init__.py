@@ -1,0 +1,1 @@
+"""Checks of a dataset and a config before training, and recommendations; nothing is modified."""
