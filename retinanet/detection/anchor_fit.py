@@ -23,7 +23,7 @@ MIN_STRIDES, MAX_STRIDES = 2.0, 8.0
 MAX_RATIO = 8.0  # height / width is between 1 / MAX_RATIO and MAX_RATIO
 STEPS = (1.5, 1.25, 1.12, 1.06, 1.03)  # factors by which the search changes one parameter, from coarse to fine
 MAX_SWEEPS = 20  # over all parameters, per factor; the search normally ends after a few
-MIN_GAIN = 1e-4  # a smaller gain is not worth a change of the anchors
+MIN_STEP_GAIN = 1e-4  # in the score; the search ignores smaller gains
 
 
 class BoxPlacement(NamedTuple):
@@ -121,7 +121,7 @@ def _descend(boxes: BoxPlacement, start: AnchorConfig, fg_iou: float) -> AnchorC
                     if candidate == best:
                         continue
                     score = fit_score(boxes, candidate, fg_iou=fg_iou)
-                    if score > best_score + MIN_GAIN:
+                    if score > best_score + MIN_STEP_GAIN:
                         best, best_score = candidate, score
             if best == before:
                 break

@@ -10,6 +10,7 @@ from retinanet.detection.anchor_fit import BoxPlacement, fit_score, fit_shapes
 from retinanet.doctor.anchors import MAX_OBJECTS, AnchorReport, match_quality, sample_images
 from retinanet.formats.dataset import Dataset
 
+MIN_GAIN = 0.01  # in `fit_score`; less is not worth a change, and may not carry over to other images
 ATSS_FG_IOU = 0.5  # ATSS has a threshold per object; this is the usual one
 
 
@@ -44,9 +45,9 @@ class AnchorProposal(NamedTuple):
 def fit_anchors(dataset: Dataset, cfg: Config, *, max_objects: int | None = MAX_OBJECTS) -> AnchorProposal:
     """Fit sizes, scales and aspect ratios of anchors to a dataset, as its images are resized for evaluation.
 
-    The number of anchors and the strides stay the same. The proposal is the config's own anchors unless others have a
-    higher `fit_score` and are worse in none of these: share of the objects that reach the foreground IoU, mean best
-    IoU, objects with a positive anchor, and the AP ceiling.
+    The number of anchors and the strides stay the same. The proposal is the config's own anchors unless others raise
+    `fit_score` by at least MIN_GAIN and are worse in none of these: share of the objects that reach the foreground
+    IoU, mean best IoU, objects with a positive anchor, and the AP ceiling.
 
     Args:
         dataset: only sizes, boxes, labels and areas are used; pass the training set.
@@ -66,8 +67,10 @@ def fit_anchors(dataset: Dataset, cfg: Config, *, max_objects: int | None = MAX_
         return AnchorProposal(current, before, before, fg_iou)
     changed = cfg.model_copy(update={"model": cfg.model.model_copy(update={"anchors": anchors})})
     after = replace(match_quality(sample, changed, max_objects=None), num_images=len(dataset))
-    better = fit_score(objects, anchors, fg_iou=fg_iou) > fit_score(objects, current, fg_iou=fg_iou)
-    if not better or any(new < old for new, old in zip(_merits(after, fg_iou), _merits(before, fg_iou), strict=True)):
+    gain = fit_score(objects, anchors, fg_iou=fg_iou) - fit_score(objects, current, fg_iou=fg_iou)
+    if gain < MIN_GAIN or any(
+        new < old for new, old in zip(_merits(after, fg_iou), _merits(before, fg_iou), strict=True)
+    ):
         return AnchorProposal(current, before, before, fg_iou)
     return AnchorProposal(anchors, before, after, fg_iou)
 
