@@ -63,7 +63,7 @@ def test_better_anchors_outside_the_bounds_of_the_search_stay():
 
 
 def test_a_proposal_that_is_worse_in_one_respect_is_rejected(monkeypatch):
-    # With the anchor of 32 x 32, the objects of 24 x 48 and 30 x 26 have IoUs of 768 / 1408 = 0.55 and 780 / 1024 = 0.76.
+    # With the anchor of 32 x 32, the objects of 24 x 48 and 30 x 26 have IoUs of 768 / 1408 and 780 / 1024 (0.76).
     # With 24 x 48, these are 1 and 624 / 1308 = 0.48: the mean rises, but only one object is left above 0.5.
     boxes = [(52, 40, 76, 88), (9, 91, 39, 117)]
     dataset = dataset_of([image_record(height=128, width=128, boxes=boxes)])
