@@ -19,7 +19,8 @@ from retinanet.runtime.console import format_bytes
 # this size covers 2 x 2 cells of that level.
 MIN_OBJECT = 16.0  # pixels after the resize, square root of the area
 REQUIRED_SHARE = 0.95  # of the objects; the smallest ones, often annotation errors, should not set the cost of a run
-WORTHWHILE_GAIN = 0.05  # in the share, if no size reaches REQUIRED_SHARE
+WORTHWHILE_GAIN = 0.01  # in a share: less is not worth a change
+
 
 # Memory of a training step in float32, in bytes per pixel of padded input, with trainable backbone: the slope of peak
 # memory over the batch size at 256 x 320 on a CPU (benchmarks/results/2026-11-30-anchor-fit.md). Other backbones, and
@@ -36,7 +37,7 @@ VERY_UNEVEN = 100  # most common class / rarest class, in images
 # steps to reach a useful AP.
 MIN_STEPS = 600
 MAX_EPOCHS = 100  # the longest schedule in common use for detectors without strong augmentation
-MAX_WARMUP_SHARE = 0.1  # of the run: the default of 1000 steps would not end before a short run does
+MAX_WARMUP_SHARE = 0.2  # of the run: a short run would end before the default warm-up of 1000 steps
 
 
 NO_OBJECTS = "no objects, nothing to recommend"
@@ -136,7 +137,10 @@ def recommend_image_size(dataset: Dataset, cfg: Config) -> Recommendation:
 
 
 def recommend_anchors(proposal: AnchorProposal) -> Recommendation:
-    """Recommend the proposed anchors, if they are better."""
+    """Recommend the proposed anchors, if more objects reach the foreground IoU or get a positive anchor.
+
+    A proposal may be better only in the mean IoU of objects that are covered well enough; that is no reason to change.
+    """
     before, after = proposal.before.total, proposal.after.total
     if not before.objects:
         return Recommendation("anchors", NO_OBJECTS)
@@ -145,8 +149,8 @@ def recommend_anchors(proposal: AnchorProposal) -> Recommendation:
         f"{100 * share_before:.1f} % of the objects reach an IoU of {fg_iou:g} with an anchor, and {before.unmatched} "
         "have no positive anchor"
     )
-    if not proposal.is_better:
-        return Recommendation("anchors", f"{sentence}; no better anchors were found")
+    if share_after < share_before + WORTHWHILE_GAIN and after.unmatched == before.unmatched:
+        return Recommendation("anchors", f"{sentence}; no anchors were found that are better by a point")
     sentence += f"; with the proposed anchors, it is {100 * share_after:.1f} % and {after.unmatched}"
     return Recommendation("anchors", sentence, tuple(proposal.config_lines()))
 
@@ -166,8 +170,7 @@ def recommend_batch(dataset: Dataset, cfg: Config, machine: Machine) -> Recommen
     if machine.memory is None:
         sentence += f"; the memory of {machine.device} is unknown"
     else:
-        shapes = build_padded_shapes(cfg.data).all_shapes(max(cfg.data.resize.shorter))
-        pixels = max(height * width for height, width in shapes)
+        pixels = _largest_padded_image(dataset, cfg)
         image_bytes = pixels * MEMORY_PER_PIXEL.get(cfg.model.backbone.name, LARGEST_MEMORY_PER_PIXEL)
         fitting = int((USABLE_MEMORY * machine.memory - MEMORY_WITHOUT_IMAGES) / image_bytes)
         accumulate = max(accumulate, math.ceil(batch_size / max(fitting, 1)))
@@ -177,12 +180,22 @@ def recommend_batch(dataset: Dataset, cfg: Config, machine: Machine) -> Recommen
         )
         if fitting < 1:
             sentence += "; lower data.resize.shorter and longer"
+    if accumulate > cfg.train.accumulate and cfg.model.backbone.norm in ("batch", "sync"):
+        sentence += "; batch norm then normalises over fewer images"
     lines = []
     if batch_size != cfg.train.batch_size:
         lines.append(f"train.batch_size={batch_size}")
     if accumulate != cfg.train.accumulate:
         lines.append(f"train.accumulate={accumulate}")
     return Recommendation("batch", sentence, tuple(lines))
+
+
+def _largest_padded_image(dataset: Dataset, cfg: Config) -> int:
+    """Pixels of the largest padded shape that images of the dataset have in training."""
+    padded_shapes = build_padded_shapes(cfg.data)
+    buckets = {padded_shapes.bucket(height, width) for height, width in dataset.sizes.tolist()}
+    shapes = (padded_shapes.padded_shape(bucket, max(cfg.data.resize.shorter)) for bucket in buckets)
+    return max(height * width for height, width in shapes)
 
 
 def recommend_sampling(dataset: Dataset) -> Recommendation:
@@ -221,7 +234,7 @@ def recommend_schedule(dataset: Dataset, cfg: Config) -> Recommendation:
     train, num_images = cfg.train, len(dataset)
     epoch = num_images / train.batch_size  # steps
     steps = train.steps if train.steps is not None else math.ceil((train.epochs or 0) * epoch)
-    sentence, lines = f"{steps} steps, {steps / epoch:.3g} epochs of {num_images} image(s)", []
+    sentence, lines = f"{steps} steps, {steps / epoch:.1f} epochs of {num_images} image(s)", []
     fewest_epochs = math.ceil(MIN_STEPS / epoch)
     most_epochs = max(MAX_EPOCHS, fewest_epochs)
     if steps < MIN_STEPS or steps / epoch > most_epochs:
