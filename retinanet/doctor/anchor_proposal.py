@@ -20,7 +20,7 @@ class AnchorProposal(NamedTuple):
     anchors: AnchorConfig
     before: AnchorReport  # of the config
     after: AnchorReport  # with `anchors`; the same report if they are the config's
-    fg_iou: float  # IoU from which an anchor counts as a match in the search
+    fg_iou: float  # IoU from which an anchor is positive
 
     @property
     def is_better(self) -> bool:
@@ -62,12 +62,12 @@ def fit_anchors(dataset: Dataset, cfg: Config, *, max_objects: int | None = MAX_
         return AnchorProposal(current, before, before, fg_iou)
     is_object = torch.from_numpy(~sample.is_crowd)
     objects = BoxPlacement(before.placement.sides[is_object], before.placement.distances[is_object])
-    anchors = fit_shapes(objects, current, fg_iou=fg_iou)
+    anchors = fit_shapes(objects, current)
     if anchors == current:
         return AnchorProposal(current, before, before, fg_iou)
     changed = cfg.model_copy(update={"model": cfg.model.model_copy(update={"anchors": anchors})})
     after = replace(match_quality(sample, changed, max_objects=None), num_images=len(dataset))
-    gain = fit_score(objects, anchors, fg_iou=fg_iou) - fit_score(objects, current, fg_iou=fg_iou)
+    gain = fit_score(objects, anchors) - fit_score(objects, current)
     if gain < MIN_GAIN or any(
         new < old for new, old in zip(_merits(after, fg_iou), _merits(before, fg_iou), strict=True)
     ):

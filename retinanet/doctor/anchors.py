@@ -16,7 +16,7 @@ from retinanet.data.build import build_padded_shapes, eval_shorter
 from retinanet.data.collate import pad_targets
 from retinanet.data.padded_shapes import resized
 from retinanet.data.sampler import PlannedImage, eval_batches
-from retinanet.detection.anchor_fit import BoxPlacement, cell_sides
+from retinanet.detection.anchor_fit import IOU_LEVELS, BoxPlacement, cell_sides
 from retinanet.detection.anchors import AnchorGenerator
 from retinanet.detection.boxes import centre_form
 from retinanet.detection.build import build_assignment
@@ -24,7 +24,6 @@ from retinanet.doctor.ceiling import Lost, perfect_detections
 from retinanet.evaluation.coco import CocoScores, score_detections
 from retinanet.formats.dataset import Dataset, start_of_each
 
-IOU_LEVELS = (0.4, 0.5, 0.6, 0.7)
 # About a minute of exact assignment on one core at 800 x 1333 pixels. If objects were independent, a share would have a
 # standard error of at most half a point (0.5 / sqrt(10,000)).
 MAX_OBJECTS = 10_000

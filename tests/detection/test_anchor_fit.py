@@ -42,9 +42,10 @@ def test_best_iou_of_a_box_beside_an_anchor_centre():
     cfg = AnchorConfig(sizes=(32, 1000, 1000, 1000, 1000), scales=(1.0,), aspect_ratios=(1.0,))
     boxes = placed([(50, 56, 82, 72)], cfg)
     assert boxes.best_iou(cell_sides(cfg)).tolist() == pytest.approx([480 / 1056])
-    # The share of boxes with an IoU of at least 0.4 is 1, of at least 0.5 it is 0.
-    assert fit_score(boxes, cfg, fg_iou=0.4) == pytest.approx(1 + 480 / 1056)
-    assert fit_score(boxes, cfg, fg_iou=0.5) == pytest.approx(480 / 1056)
+    # That is 0.45: one of the four levels is reached by this box, and all of them by a box equal to the anchor.
+    assert fit_score(boxes, cfg) == pytest.approx(1 / 4 + 0.1 * 480 / 1056)
+    boxes = placed([(50, 56, 82, 72), (48, 48, 80, 80)], cfg)
+    assert fit_score(boxes, cfg) == pytest.approx((1 / 4 + 1) / 2 + 0.1 * (480 / 1056 + 1) / 2)
 
 
 @pytest.mark.parametrize(("strides", "expected"), [(1, 0.252), (2, 1.009), (4, 4.036)])
@@ -66,7 +67,7 @@ def test_fit_finds_the_shape_of_the_objects():
     # All objects are 40 x 20 pixels and centred on anchors: the perfect anchor has ratio 0.5 and size sqrt(800) = 28.3.
     boxes = boxes_of([(40, 20)] * 3, ONE_SHAPE)
     assert boxes.best_iou(cell_sides(ONE_SHAPE)).max() < 0.7
-    fitted = fit_shapes(boxes, ONE_SHAPE, fg_iou=0.5)
+    fitted = fit_shapes(boxes, ONE_SHAPE)
     assert boxes.best_iou(cell_sides(fitted)).min() > 0.95
     assert fitted.aspect_ratios[0] == pytest.approx(0.5, abs=0.03)
 
@@ -74,22 +75,22 @@ def test_fit_finds_the_shape_of_the_objects():
 def test_fit_finds_two_shapes_with_two_ratios():
     current = AnchorConfig(scales=(1.0,), aspect_ratios=(0.9, 1.1))
     boxes = boxes_of([(60, 20), (20, 60)] * 5, current)
-    fitted = fit_shapes(boxes, current, fg_iou=0.5)
+    fitted = fit_shapes(boxes, current)
     assert boxes.best_iou(cell_sides(fitted)).min() > 0.93
-    assert fitted == fit_shapes(boxes, current, fg_iou=0.5)  # deterministic
+    assert fitted == fit_shapes(boxes, current)  # deterministic
     assert fitted.aspect_ratios == pytest.approx((1 / 3, 3), rel=0.06)
 
 
 def test_fit_does_not_propose_anchors_below_two_strides():
     # Objects of 4 pixels: anchors of 4 pixels would match best, but 16 is the smallest on the level with stride 8.
     boxes = boxes_of([(4, 4)] * 5, ONE_SHAPE)
-    assert fit_shapes(boxes, ONE_SHAPE, fg_iou=0.5).sizes[0] == 16
+    assert fit_shapes(boxes, ONE_SHAPE).sizes[0] == 16
 
 
 def test_fit_keeps_what_does_not_help():
     # A box equal to an anchor of the second level: nothing can be better.
     boxes = boxes_of([(64, 64)], ONE_SHAPE)
-    assert fit_shapes(boxes, ONE_SHAPE, fg_iou=0.5) == ONE_SHAPE
+    assert fit_shapes(boxes, ONE_SHAPE) == ONE_SHAPE
 
 
 SIDES = st.lists(st.tuples(st.floats(0.5, 150), st.floats(0.5, 150)), min_size=1, max_size=20)
@@ -101,7 +102,7 @@ FACTORS = st.lists(st.floats(0.3, 4), min_size=1, max_size=3).map(tuple)
 def test_fitted_anchors_keep_their_number_and_stay_in_bounds(sides, scales, ratios, offset):
     current = AnchorConfig(scales=scales, aspect_ratios=ratios, offset=offset)
     boxes = boxes_of(sides, current)
-    fitted = fit_shapes(boxes, current, fg_iou=0.5)
+    fitted = fit_shapes(boxes, current)
     assert (fitted.strides, fitted.offset, fitted.rounding) == (current.strides, offset, "none")
     assert (len(fitted.scales), len(fitted.aspect_ratios)) == (len(scales), len(ratios))
     assert scales[0] in fitted.scales

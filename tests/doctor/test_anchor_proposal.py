@@ -1,3 +1,6 @@
+import os
+from pathlib import Path
+
 import pytest
 
 from retinanet.config import (
@@ -9,12 +12,14 @@ from retinanet.config import (
     ResizeConfig,
     TrainConfig,
 )
-from retinanet.config.load import with_overrides
+from retinanet.config.load import load_config, with_overrides
+from retinanet.data.build import load_train_data, load_val_data
 from retinanet.doctor import anchor_proposal
 from retinanet.doctor.anchor_proposal import fit_anchors
 from retinanet.doctor.anchors import match_quality
 from tests.helpers.datasets import dataset_of, image_record
 
+BLOOD_CELLS = Path(os.environ.get("RETINANET_DATA", Path(__file__).resolve().parents[3] / "shared" / "data")) / "bccd"
 RESIZE = ResizeConfig(shorter=(128,), longer=128, bucket_aspects=(1.0,), divisor=32)
 CONFIG = Config(
     data=DataConfig(resize=RESIZE),
@@ -70,8 +75,8 @@ def test_a_proposal_that_is_worse_in_one_respect_is_rejected(monkeypatch):
     worse = AnchorConfig(sizes=(34, 256, 256, 512, 1024), scales=(1.0,), aspect_ratios=(2.0,))
     other = CONFIG.model_copy(update={"model": CONFIG.model.model_copy(update={"anchors": worse})})
     assert match_quality(dataset, other).total.mean_iou > match_quality(dataset, CONFIG).total.mean_iou + 0.05
-    monkeypatch.setattr(anchor_proposal, "fit_score", lambda boxes, cfg, fg_iou: float(cfg == worse))
-    monkeypatch.setattr(anchor_proposal, "fit_shapes", lambda boxes, current, fg_iou: worse)
+    monkeypatch.setattr(anchor_proposal, "fit_score", lambda boxes, cfg: float(cfg == worse))
+    monkeypatch.setattr(anchor_proposal, "fit_shapes", lambda boxes, current: worse)
     proposal = fit_anchors(dataset, CONFIG)
     assert not proposal.is_better
     assert proposal.anchors == CONFIG.model.anchors
@@ -87,3 +92,22 @@ def test_a_sample_is_stated_in_both_reports():
     for report in (proposal.before, proposal.after):
         assert (report.num_images, report.total.objects) == (8, pytest.approx(5, abs=1))
     assert proposal.before.dataset.image_ids == proposal.after.dataset.image_ids
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not BLOOD_CELLS.is_dir(), reason=f"no dataset in {BLOOD_CELLS}; set RETINANET_DATA to the folder that contains bccd"
+)
+def test_anchors_fitted_to_blood_cells_match_more_objects_of_another_split():
+    sources = {"train": "instances_train.json", "val": "instances_test.json"}
+    overrides = [f"data.{part}.images={BLOOD_CELLS / 'JPEGImages'}" for part in sources]
+    overrides += [f"data.{part}.annotations={BLOOD_CELLS / name}" for part, name in sources.items()]
+    cfg = load_config("bccd_r18", overrides)
+    train = load_train_data(cfg)
+    proposal = fit_anchors(train, cfg)
+    assert proposal.is_better
+    other = load_val_data(cfg, train.class_names)
+    before = match_quality(other, cfg)
+    after = match_quality(other, with_overrides(cfg, proposal.config_lines(), source="proposal"))
+    assert after.total.reaching[0.5] > before.total.reaching[0.5]
+    assert after.by_class["Platelets"].reaching[0.5] > before.by_class["Platelets"].reaching[0.5] + 0.05
