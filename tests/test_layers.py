@@ -17,7 +17,7 @@ ROWS = [
     {"config"},
     {"runtime", "checkpoint", "formats", "visualization"},
     {"data", "detection", "evaluation"},
-    {"losses", "model"},
+    {"losses", "model", "doctor"},
     {"inference"},
     {"engine"},
     {"benchmarks"},

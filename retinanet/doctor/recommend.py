@@ -1,0 +1,248 @@
+"""Recommend image size, anchors, batch, sampling and schedule for a dataset on a machine, as config overrides."""
+
+import math
+import os
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from retinanet.config import Config
+from retinanet.config.load import with_overrides
+from retinanet.data.build import build_padded_shapes, eval_shorter
+from retinanet.doctor.anchor_proposal import AnchorProposal, fit_anchors
+from retinanet.doctor.anchors import MAX_OBJECTS
+from retinanet.formats.dataset import Dataset
+from retinanet.runtime.console import format_bytes
+
+# Image size. The smallest anchor that `fit_anchors` proposes has 16 pixels, 2 strides of the finest level; an object of
+# this size covers 2 x 2 cells of that level.
+MIN_OBJECT = 16.0  # pixels after the resize, square root of the area
+REQUIRED_SHARE = 0.95  # of the objects; the smallest ones, often annotation errors, should not set the cost of a run
+WORTHWHILE_GAIN = 0.01  # in a share: less is not worth a change
+
+
+# Memory of a training step in float32, in bytes per pixel of padded input, with trainable backbone: the slope of peak
+# memory over the batch size at 256 x 320 on a CPU (benchmarks/results/2026-11-30-anchor-fit.md). Other backbones, and
+# frozen ones, need no more than the largest.
+MEMORY_PER_PIXEL = {"resnet10_half": 770, "resnet18": 770, "resnet50": 2220}
+LARGEST_MEMORY_PER_PIXEL = 3230  # ResNeXt-101 32x8d
+MEMORY_WITHOUT_IMAGES = 1.5 * 2**30  # bytes: weights, their gradients and optimizer state, libraries
+USABLE_MEMORY = 0.8  # share; the rest is left to the system, other processes and fragmentation
+
+# Sampling. Classes differ in frequency on every real dataset; a factor of 100 is where repetition starts to matter.
+VERY_UNEVEN = 100  # most common class / rarest class, in images
+
+# Schedule. The bundled recipes that train from random weights on small sets take 450 (quickstart) and 615 (bccd_r18)
+# steps to reach a useful AP.
+MIN_STEPS = 600
+MAX_EPOCHS = 100  # the longest schedule in common use for detectors without strong augmentation
+MAX_WARMUP_SHARE = 0.2  # of the run: a short run would end before the default warm-up of 1000 steps
+
+
+NO_OBJECTS = "no objects, nothing to recommend"
+
+
+class Machine(NamedTuple):
+    """What a recommendation needs to know about the machine."""
+
+    device: torch.device
+    memory: int | None  # bytes of the accelerator, or of the host if the device is a CPU; None if unknown
+
+
+class Recommendation(NamedTuple):
+    """One topic in a sentence, and the overrides that follow from it; none if the config is fine as it is."""
+
+    topic: str  # "image size", "anchors", "batch", "sampling" or "schedule"
+    sentence: str
+    lines: tuple[str, ...] = ()
+
+
+def describe_machine(device: torch.device) -> Machine:
+    """Find the memory of a device."""
+    if device.type == "cuda":
+        return Machine(device, torch.cuda.get_device_properties(device).total_memory)
+    if device.type == "cpu" and hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        return Machine(device, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return Machine(device, None)
+
+
+def recommend(
+    dataset: Dataset, cfg: Config, machine: Machine, *, max_objects: int | None = MAX_OBJECTS
+) -> list[Recommendation]:
+    """Recommend settings for training on a dataset, one entry per topic.
+
+    Each rule sees the config with the lines of the previous ones applied.
+
+    Args:
+        dataset: the training set; no image is read.
+        max_objects: see `fit_anchors`.
+    """
+    size = recommend_image_size(dataset, cfg)
+    cfg = with_overrides(cfg, size.lines, source="recommended image size")
+    proposal = fit_anchors(dataset, cfg, max_objects=max_objects)
+    batch = recommend_batch(dataset, cfg, machine)
+    cfg = with_overrides(cfg, batch.lines, source="recommended batch")
+    return [
+        size,
+        recommend_anchors(proposal),
+        batch,
+        recommend_sampling(dataset),
+        recommend_schedule(dataset, cfg),
+    ]
+
+
+def recommend_image_size(dataset: Dataset, cfg: Config) -> Recommendation:
+    """Recommend the smallest image size at which REQUIRED_SHARE of the objects have at least MIN_OBJECT pixels.
+
+    Sizes above the median of the original images are not considered, as they add no detail, and neither are sizes below
+    the current one: smaller images save time, but may cost AP even if all objects are large enough.
+    """
+    resize, current = cfg.data.resize, eval_shorter(cfg.data)
+    topic, is_object = "image size", ~dataset.is_crowd
+    if not is_object.any():
+        return Recommendation(topic, NO_OBJECTS)
+    sides = np.sqrt(dataset.boxes_xywh[:, 2] * dataset.boxes_xywh[:, 3])[is_object]
+    image = np.repeat(np.arange(len(dataset)), np.diff(dataset.box_start))[is_object]
+    per_longer = resize.longer / current
+
+    def share(shorter: int) -> float:
+        scale = np.minimum(shorter / dataset.sizes.min(axis=1), shorter * per_longer / dataset.sizes.max(axis=1))
+        return float((sides * scale[image] >= MIN_OBJECT).mean())
+
+    original = int(np.median(dataset.sizes.min(axis=1)))
+    before = f"{100 * share(current):.0f} % of the objects have at least {MIN_OBJECT:.0f} pixels"
+    if share(current) >= REQUIRED_SHARE:
+        return Recommendation(topic, f"{before} at a shorter side of {current}: large enough")
+    candidates = [*range(resize.divisor * (current // resize.divisor + 1), original, resize.divisor), original]
+    candidates = [side for side in candidates if side > current]
+    chosen = next((side for side in candidates if share(side) >= REQUIRED_SHARE), candidates[-1] if candidates else 0)
+    after = share(chosen) if chosen else 0.0
+    if after < REQUIRED_SHARE and after < share(current) + WORTHWHILE_GAIN:
+        reason = (
+            "the original images hardly have more detail; annotate at a higher resolution, or cut images into tiles"
+        )
+        return Recommendation(topic, f"only {before} at a shorter side of {current}, and {reason}")
+    factor = chosen / current
+    longer = resize.divisor * math.ceil(chosen * per_longer / resize.divisor)
+    shorter = [chosen if side == current else round(side * factor) for side in resize.shorter]
+    lines = [f"data.resize.shorter={shorter if len(shorter) > 1 else shorter[0]}", f"data.resize.longer={longer}"]
+    if resize.val_shorter is not None:
+        lines.append(f"data.resize.val_shorter={chosen}")
+    sentence = (
+        f"only {before} at a shorter side of {current}; with {chosen}, {100 * after:.0f} % do. Images then have "
+        f"{factor**2:.1f} times as many pixels, so a step takes about as many times as long and as much memory"
+    )
+    return Recommendation(topic, sentence, tuple(lines))
+
+
+def recommend_anchors(proposal: AnchorProposal) -> Recommendation:
+    """Recommend the proposed anchors, if more objects reach the foreground IoU or get a positive anchor.
+
+    A proposal may be better only in the mean IoU of objects that are covered well enough; that is no reason to change.
+    """
+    before, after = proposal.before.total, proposal.after.total
+    if not before.objects:
+        return Recommendation("anchors", NO_OBJECTS)
+    (share_before, share_after), fg_iou = proposal.shares, proposal.fg_iou
+    sentence = (
+        f"{100 * share_before:.1f} % of the objects reach an IoU of {fg_iou:g} with an anchor, and {before.unmatched} "
+        "have no positive anchor"
+    )
+    if share_after < share_before + WORTHWHILE_GAIN and after.unmatched == before.unmatched:
+        return Recommendation("anchors", f"{sentence}; no anchors were found that are better by a point")
+    sentence += f"; with the proposed anchors, it is {100 * share_after:.1f} % and {after.unmatched}"
+    return Recommendation("anchors", sentence, tuple(proposal.config_lines()))
+
+
+def recommend_batch(dataset: Dataset, cfg: Config, machine: Machine) -> Recommendation:
+    """Recommend a batch that is not larger than the dataset and fits in memory, from a rough estimate.
+
+    If memory is short, the batch is split by `train.accumulate`, which keeps the gradient (except with batch norm); the
+    batch size itself is a matter of results, and on a CPU time per image hardly depends on it. Several processes on a
+    machine share its memory: this is for one.
+    """
+    batch_size = min(cfg.train.batch_size, len(dataset))
+    accumulate = min(cfg.train.accumulate, batch_size)
+    sentence = f"{batch_size} image(s) per step"
+    if batch_size < cfg.train.batch_size:  # a larger batch repeats images, and adds time but no information to a step
+        sentence += f", as the dataset has no more, instead of {cfg.train.batch_size}"
+    if machine.memory is None:
+        sentence += f"; the memory of {machine.device} is unknown"
+    else:
+        pixels = _largest_padded_image(dataset, cfg)
+        image_bytes = pixels * MEMORY_PER_PIXEL.get(cfg.model.backbone.name, LARGEST_MEMORY_PER_PIXEL)
+        fitting = int((USABLE_MEMORY * machine.memory - MEMORY_WITHOUT_IMAGES) / image_bytes)
+        accumulate = max(accumulate, math.ceil(batch_size / max(fitting, 1)))
+        sentence += (
+            f"; in float32, each takes up to {format_bytes(image_bytes)} of the {format_bytes(machine.memory)} of "
+            f"{machine.device}, so {max(fitting, 0)} fit at once (estimated; retinanet train --dry-run measures)"
+        )
+        if fitting < 1:
+            sentence += "; lower data.resize.shorter and longer"
+    if accumulate > cfg.train.accumulate and cfg.model.backbone.norm in ("batch", "sync"):
+        sentence += "; batch norm then normalises over fewer images"
+    lines = []
+    if batch_size != cfg.train.batch_size:
+        lines.append(f"train.batch_size={batch_size}")
+    if accumulate != cfg.train.accumulate:
+        lines.append(f"train.accumulate={accumulate}")
+    return Recommendation("batch", sentence, tuple(lines))
+
+
+def _largest_padded_image(dataset: Dataset, cfg: Config) -> int:
+    """Pixels of the largest padded shape that images of the dataset have in training."""
+    padded_shapes = build_padded_shapes(cfg.data)
+    buckets = {padded_shapes.bucket(height, width) for height, width in dataset.sizes.tolist()}
+    shapes = (padded_shapes.padded_shape(bucket, max(cfg.data.resize.shorter)) for bucket in buckets)
+    return max(height * width for height, width in shapes)
+
+
+def recommend_sampling(dataset: Dataset) -> Recommendation:
+    """Recommend repeat-factor sampling if class frequencies are very uneven.
+
+    An image is repeated sqrt(threshold / frequency) times, for its rarest class (Gupta et al. 2019). The threshold is
+    the frequency of the most common class / VERY_UNEVEN, so only classes rarer than that are repeated.
+    """
+    image = np.repeat(np.arange(len(dataset)), np.diff(dataset.box_start))[~dataset.is_crowd]
+    pairs = np.unique(np.stack([image, dataset.labels[~dataset.is_crowd]], axis=1), axis=0)
+    counts = np.bincount(pairs[:, 1], minlength=len(dataset.class_names))  # images with each class
+    present = np.flatnonzero(counts)
+    if len(present) < 2:
+        return Recommendation("sampling", "fewer than two classes have objects: every image once per epoch")
+    rarest, commonest = present[counts[present].argmin()], counts.argmax()
+    described = (
+        f"{dataset.class_names[commonest]} occurs in {counts[commonest]} image(s), {dataset.class_names[rarest]} in "
+        f"{counts[rarest]}"
+    )
+    if counts[commonest] < VERY_UNEVEN * counts[rarest]:
+        return Recommendation("sampling", f"{described}: every image once per epoch")
+    threshold = float(f"{counts[commonest] / VERY_UNEVEN / len(dataset):.2g}")
+    return Recommendation(
+        "sampling",
+        f"{described}: repeat images with rare classes",
+        (f"data.sampling={{type: repeat_factor, threshold: {threshold:g}}}",),
+    )
+
+
+def recommend_schedule(dataset: Dataset, cfg: Config) -> Recommendation:
+    """Recommend a run of at least MIN_STEPS steps and, beyond that, at most MAX_EPOCHS epochs, and a warm-up within it.
+
+    A config in epochs may take too few steps on a small dataset; one in steps, for COCO for instance, may repeat a
+    small dataset thousands of times.
+    """
+    train, num_images = cfg.train, len(dataset)
+    epoch = num_images / train.batch_size  # steps
+    steps = train.steps if train.steps is not None else math.ceil((train.epochs or 0) * epoch)
+    sentence, lines = f"{steps} steps, {steps / epoch:.1f} epochs of {num_images} image(s)", []
+    fewest_epochs = math.ceil(MIN_STEPS / epoch)
+    most_epochs = max(MAX_EPOCHS, fewest_epochs)
+    if steps < MIN_STEPS or steps / epoch > most_epochs:
+        problem, epochs = ("few", fewest_epochs) if steps < MIN_STEPS else ("many", most_epochs)
+        steps = math.ceil(epochs * epoch)
+        lines.append(f"train.epochs={epochs}")
+        sentence += f", are too {problem}; {epochs} epochs are {steps} steps"
+    if train.warmup_steps > MAX_WARMUP_SHARE * steps:
+        lines.append(f"train.warmup_steps={int(MAX_WARMUP_SHARE * steps)}")
+        sentence += f"; a warm-up of {train.warmup_steps} steps is too long for that"
+    return Recommendation("schedule", sentence, tuple(lines))
