@@ -23,7 +23,7 @@ from retinanet.data.loader import make_loader
 from retinanet.data.reader import SampleReader
 from retinanet.data.sampler import eval_batches
 from retinanet.data.synthetic.shapes import write_shapes
-from retinanet.data.transforms import Resize
+from retinanet.data.transforms.sizing import Resize
 from retinanet.errors import InputError
 from retinanet.formats.coco import read_coco
 from retinanet.formats.dataset import Dataset

@@ -1,7 +1,7 @@
 """`data`: annotation sources, classes, resizing and augmentation."""
 
 import os
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -10,11 +10,11 @@ from retinanet.config.base import (
     NO_EFFECT_ON_RESULTS,
     Count,
     CountOrZero,
-    Positive,
-    Share,
     StrictModel,
     as_tuple,
 )
+from retinanet.config.sampling import AllSampling, Sampling
+from retinanet.config.transforms import FlipTransform, ResizeTransform, Transform
 
 
 class DataSource(StrictModel):
@@ -42,55 +42,6 @@ class MergedClass(StrictModel):
     """Name of the class."""
     merge: Annotated[tuple[str, ...], Field(min_length=1)]
     """Names of the categories to merge."""
-
-
-class ResizeTransform(StrictModel):
-    """Resize the image to fit its padded shape, keeping its aspect ratio."""
-
-    type: Literal["resize"] = "resize"
-
-
-class ScaleJitterTransform(StrictModel):
-    """Resize the image to fit its padded shape, scale it by a random factor, and crop it at random if needed."""
-
-    type: Literal["scale_jitter"] = "scale_jitter"
-    min: Positive = 0.8
-    """Minimum factor."""
-    max: Positive = 1.25
-    """Maximum factor."""
-
-    @model_validator(mode="after")
-    def ordered(self) -> Self:
-        if self.min > self.max:
-            raise ValueError(f"min {self.min} is above max {self.max}")
-        return self
-
-
-class FlipTransform(StrictModel):
-    """Flip the image horizontally."""
-
-    type: Literal["flip"] = "flip"
-    p: Share = 0.5
-    """Probability of flipping."""
-
-
-class ColorTransform(StrictModel):
-    """Randomly change brightness, contrast, saturation and hue."""
-
-    type: Literal["color"] = "color"
-    brightness: Share = 0.2
-    """Brightness is multiplied by a random factor between 1 - `brightness` and 1 + `brightness`."""
-    contrast: Share = 0.2
-    """Contrast is multiplied by a random factor between 1 - `contrast` and 1 + `contrast`."""
-    saturation: Share = 0.2
-    """Saturation is multiplied by a random factor between 1 - `saturation` and 1 + `saturation`."""
-    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
-    """Hue is shifted at random by at most this fraction of the colour wheel, in either direction."""
-
-
-Transform = Annotated[
-    ResizeTransform | ScaleJitterTransform | FlipTransform | ColorTransform, Field(discriminator="type")
-]
 
 
 class ResizeConfig(StrictModel):
@@ -143,6 +94,10 @@ class DataConfig(StrictModel):
     """Image sizes and padded shapes."""
     transforms: tuple[Transform, ...] = (ResizeTransform(), FlipTransform())
     """Training transforms in order; exactly one of them must be `resize` or `scale_jitter`."""
+    close_last_epochs: CountOrZero = 0
+    """In the last so many epochs, the transforms `mosaic`, `mixup`, `copy_paste`, `zoom_out` and `erase` are off."""
+    sampling: Sampling = AllSampling()
+    """How often each training image is used in an epoch."""
 
     @model_validator(mode="after")
     def one_resize(self) -> Self:
