@@ -1,6 +1,6 @@
 """`data.transforms`: resizing and augmentation of training images."""
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -62,11 +62,7 @@ class Rotate90Transform(TransformConfig):
     type: Literal["rotate90"] = "rotate90"
     p: Share = 0.5
     """Probability of rotating."""
-    angles: Annotated[tuple[Literal[90, 180, 270], ...], BeforeValidator(as_tuple), Field(min_length=1)] = (
-        90,
-        180,
-        270,
-    )
+    angles: Annotated[tuple[Angle, ...], BeforeValidator(as_tuple), Field(min_length=1)] = get_args(Angle)
     """Angles in degrees, anticlockwise; one is drawn at random."""
 
 
@@ -79,7 +75,7 @@ class CropTransform(TransformConfig):
 
 
 class IoUCropTransform(TransformConfig):
-    """Crop a random window that overlaps with some object as much as a random minimum IoU demands, as SSD does.
+    """Crop a random window whose IoU with some object is at least a random minimum, as SSD does.
 
     Objects whose centre is outside the window are removed.
     """

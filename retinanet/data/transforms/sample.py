@@ -104,7 +104,10 @@ def resize(sample: Sample, height: int, width: int) -> Sample:
     old_height, old_width = sample.size
     if (old_height, old_width) == (height, width):
         return sample
-    image = F.resize(sample.image, [height, width], antialias=True)
+    image = sample.image
+    if height == width == 1:  # torch 2.14 fails to shrink an image to one pixel unless its channels are interleaved
+        image = image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    image = F.resize(image, [height, width], antialias=True)
     scale = torch.tensor([width / old_width, height / old_height] * 2)
     return sample._replace(image=image, boxes=sample.boxes * scale)
 
