@@ -22,7 +22,7 @@ from retinanet.data.build import build_padded_shapes, build_reader, eval_shorter
 from retinanet.data.loader import make_loader
 from retinanet.data.sampler import eval_batches
 from retinanet.data.synthetic.shapes import write_shapes
-from retinanet.data.transforms import Resize
+from retinanet.data.transforms.sizing import Resize
 from retinanet.errors import InputError
 from retinanet.formats.dataset import Dataset
 from retinanet.formats.read import read_dataset

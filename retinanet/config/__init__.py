@@ -2,18 +2,7 @@
 
 from retinanet.config.assignment import AssignmentConfig, ATSSAssignmentConfig, IoUAssignmentConfig
 from retinanet.config.base import StrictModel
-from retinanet.config.data import (
-    ColorTransform,
-    DataConfig,
-    DataSource,
-    FlipTransform,
-    MergedClass,
-    ResizeConfig,
-    ResizeTransform,
-    ScaleJitterTransform,
-    Sources,
-    Transform,
-)
+from retinanet.config.data import DataConfig, DataSource, MergedClass, ResizeConfig, Sources
 from retinanet.config.inference import InferenceConfig, PostprocessConfig
 from retinanet.config.loss import (
     BoxLossConfig,
@@ -35,26 +24,51 @@ from retinanet.config.loss import (
     WeighedByClass,
 )
 from retinanet.config.model import AnchorConfig, BackboneConfig, ModelConfig, ResNetConfig
+from retinanet.config.sampling import AllSampling, ClassAwareSampling, RepeatFactorSampling, Sampling
 from retinanet.config.schema import Config
 from retinanet.config.train import AdamWConfig, CosineSchedule, SGDConfig, StepsSchedule, TrainConfig
+from retinanet.config.transforms import (
+    BlurTransform,
+    ColorTransform,
+    CopyPasteTransform,
+    CropTransform,
+    EraseTransform,
+    FlipTransform,
+    IoUCropTransform,
+    MixUpTransform,
+    MosaicTransform,
+    PhotometricTransform,
+    ResizeTransform,
+    Rotate90Transform,
+    ScaleJitterTransform,
+    Transform,
+    VerticalFlipTransform,
+    ZoomOutTransform,
+)
 
 __all__ = [
     "ATSSAssignmentConfig",
     "AdamWConfig",
+    "AllSampling",
     "AnchorConfig",
     "AssignmentConfig",
     "BackboneConfig",
+    "BlurTransform",
     "BoxLossConfig",
     "CIoUConfig",
     "ClassAlpha",
+    "ClassAwareSampling",
     "ClassLossConfig",
     "ColorTransform",
     "Config",
+    "CopyPasteTransform",
     "CosineSchedule",
+    "CropTransform",
     "CrossEntropyConfig",
     "DIoUConfig",
     "DataConfig",
     "DataSource",
+    "EraseTransform",
     "FlipTransform",
     "FocalConfig",
     "FocalStarConfig",
@@ -62,16 +76,23 @@ __all__ = [
     "HingeConfig",
     "InferenceConfig",
     "IoUAssignmentConfig",
+    "IoUCropTransform",
     "LossConfig",
     "MergedClass",
+    "MixUpTransform",
     "ModelConfig",
+    "MosaicTransform",
     "OHEMConfig",
+    "PhotometricTransform",
     "PostprocessConfig",
     "QualityFocalConfig",
+    "RepeatFactorSampling",
     "ResNetConfig",
     "ResizeConfig",
     "ResizeTransform",
+    "Rotate90Transform",
     "SGDConfig",
+    "Sampling",
     "ScaleJitterTransform",
     "SmoothL1Config",
     "SoftmaxFocalConfig",
@@ -81,5 +102,7 @@ __all__ = [
     "TrainConfig",
     "Transform",
     "VarifocalConfig",
+    "VerticalFlipTransform",
     "WeighedByClass",
+    "ZoomOutTransform",
 ]

@@ -13,11 +13,11 @@ from retinanet.config.base import (
     PATH,
     Count,
     CountOrZero,
-    Positive,
-    Share,
     StrictModel,
     as_tuple,
 )
+from retinanet.config.sampling import AllSampling, Sampling
+from retinanet.config.transforms import FlipTransform, ResizeTransform, Transform
 
 Format = Literal["auto", "coco", "yolo", "voc", "csv", "labelme", "open_images", "lvis"]
 MissingImages = Literal["error", "skip"]
@@ -63,55 +63,7 @@ class MergedClass(StrictModel):
     """Names of the categories to merge."""
 
 
-class ResizeTransform(StrictModel):
-    """Resize the image to fit its padded shape, keeping its aspect ratio."""
-
-    type: Literal["resize"] = "resize"
-
-
-class ScaleJitterTransform(StrictModel):
-    """Resize the image to fit its padded shape, scale it by a random factor, and crop it at random if needed."""
-
-    type: Literal["scale_jitter"] = "scale_jitter"
-    min: Positive = 0.8
-    """Minimum factor."""
-    max: Positive = 1.25
-    """Maximum factor."""
-
-    @model_validator(mode="after")
-    def ordered(self) -> Self:
-        if self.min > self.max:
-            raise ValueError(f"min {self.min} is above max {self.max}")
-        return self
-
-
-class FlipTransform(StrictModel):
-    """Flip the image horizontally."""
-
-    type: Literal["flip"] = "flip"
-    p: Share = 0.5
-    """Probability of flipping."""
-
-
-class ColorTransform(StrictModel):
-    """Randomly change brightness, contrast, saturation and hue."""
-
-    type: Literal["color"] = "color"
-    brightness: Share = 0.2
-    """Brightness is multiplied by a random factor between 1 - `brightness` and 1 + `brightness`."""
-    contrast: Share = 0.2
-    """Contrast is multiplied by a random factor between 1 - `contrast` and 1 + `contrast`."""
-    saturation: Share = 0.2
-    """Saturation is multiplied by a random factor between 1 - `saturation` and 1 + `saturation`."""
-    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
-    """Hue is shifted at random by at most this fraction of the colour wheel, in either direction."""
-
-
 ValueRange = Literal["auto"] | tuple[float, float]
-
-Transform = Annotated[
-    ResizeTransform | ScaleJitterTransform | FlipTransform | ColorTransform, Field(discriminator="type")
-]
 
 
 class ResizeConfig(StrictModel):
@@ -182,6 +134,10 @@ class DataConfig(StrictModel):
     """Image sizes and padded shapes."""
     transforms: tuple[Transform, ...] = (ResizeTransform(), FlipTransform())
     """Training transforms in order; exactly one of them must be `resize` or `scale_jitter`."""
+    close_last_epochs: CountOrZero = 0
+    """In the last so many epochs, the transforms `mosaic`, `mixup`, `copy_paste`, `zoom_out` and `erase` are off."""
+    sampling: Sampling = AllSampling()
+    """How often each training image is used in an epoch."""
 
     @property
     def has_validation(self) -> bool:

@@ -1,17 +1,28 @@
 """Build datasets, samplers and loaders from the `data` section of a config."""
 
 import itertools
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from retinanet.config import Config, DataConfig, DataSource
+from retinanet.config import (
+    AllSampling,
+    ClassAwareSampling,
+    Config,
+    DataConfig,
+    DataSource,
+    RepeatFactorSampling,
+)
 from retinanet.data.holdout import is_held_out
 from retinanet.data.loader import make_loader
 from retinanet.data.padded_shapes import PaddedShapes
 from retinanet.data.reader import SampleReader
-from retinanet.data.sampler import PlannedImage, eval_batches, train_batches
-from retinanet.data.transforms import Resize, SampleTransform, build_transforms
+from retinanet.data.sampler import PlannedImage, epoch_length, eval_batches, train_batches
+from retinanet.data.sampling import class_aware_uses, repeat_factors
+from retinanet.data.transforms.build import build_transforms
+from retinanet.data.transforms.partners import SampleTransform
+from retinanet.data.transforms.sizing import Resize
 from retinanet.errors import InputError
 from retinanet.formats.dataset import Dataset
 from retinanet.formats.findings import report
@@ -20,6 +31,8 @@ from retinanet.formats.plausibility import check_objects
 from retinanet.formats.read import read_dataset
 from retinanet.runtime.distributed import rank, share_of, world_size
 from retinanet.structures import Batch
+
+log = logging.getLogger(__name__)
 
 NOTED_IMAGES = 64  # training images to look at for their value range
 
@@ -104,6 +117,7 @@ def build_train_sampler(cfg: Config, data: Dataset, *, start: int = 0) -> Iterat
         shorter=cfg.data.resize.shorter,
         padded_shapes=build_padded_shapes(cfg.data),
         seed=cfg.train.seed,
+        uses=build_uses(cfg.data, data),
         start=start,
     )
 
@@ -113,6 +127,49 @@ def build_reader(cfg: DataConfig, data: Dataset, transforms: Sequence[SampleTran
     return SampleReader(
         data, transforms, seed=seed, max_pixels=cfg.max_pixels, value_range=cfg.value_range, bands=cfg.bands
     )
+
+
+def build_uses(cfg: DataConfig, data: Dataset) -> np.ndarray | None:
+    """How often each training image is used in an epoch on average: (I,) float64; None: once."""
+    match cfg.sampling:
+        case AllSampling():
+            return None
+        case RepeatFactorSampling(threshold=threshold):
+            return repeat_factors(data, threshold)
+        case ClassAwareSampling():
+            return class_aware_uses(data)
+
+
+def images_per_epoch(cfg: Config, data: Dataset) -> int:
+    """Number of images in an epoch: those of the dataset, unless `data.sampling` repeats some."""
+    return epoch_length(len(data), build_uses(cfg.data, data), cfg.train.batch_size)
+
+
+def closing_epoch(cfg: Config, data: Dataset) -> int | None:
+    """First epoch without strong transforms; None: they are applied in all epochs.
+
+    The number of epochs of the run is rounded, so an incomplete epoch at the end of the run may come on top of the
+    last `data.close_last_epochs`.
+    """
+    if cfg.data.close_last_epochs == 0:
+        return None
+    epochs = cfg.train.epochs
+    if epochs is None:
+        assert cfg.train.steps is not None
+        epochs = cfg.train.steps * cfg.train.batch_size / images_per_epoch(cfg, data)
+    return max(0, round(epochs) - cfg.data.close_last_epochs)
+
+
+def build_train_reader(cfg: Config, data: Dataset) -> SampleReader:
+    """Build the reader of training images, which applies the training transforms."""
+    close_at = closing_epoch(cfg, data)
+    if close_at == 0:
+        log.warning(
+            "data.close_last_epochs is %d, and the run has no more epochs: strong transforms are off throughout",
+            cfg.data.close_last_epochs,
+        )
+    transforms = build_transforms(cfg.data.transforms, close_at=close_at)
+    return build_reader(cfg.data, data, transforms, seed=cfg.train.seed)
 
 
 def train_loader(cfg: Config, data: Dataset, *, start: int, stop: int, pin_memory: bool) -> Iterator[Batch]:
@@ -125,7 +182,7 @@ def train_loader(cfg: Config, data: Dataset, *, start: int, stop: int, pin_memor
         InputError: an image can be neither read nor replaced. Raised only when its batch is requested; the message
             names the step, counted from 1.
     """
-    reader = build_reader(cfg.data, data, build_transforms(cfg.data.transforms), seed=cfg.train.seed)
+    reader = build_train_reader(cfg, data)
     planned = itertools.islice(build_train_sampler(cfg, data, start=start), stop - start)
     batches = make_loader(
         reader,

@@ -12,9 +12,9 @@ from retinanet.data.collate import collate
 from retinanet.data.reader import PreparedSample, SampleReader
 from retinanet.data.sampler import PlannedImage
 from retinanet.errors import InputError
-from retinanet.structures import Batch, Unreadable
+from retinanet.structures import Batch
 
-ReadResult = tuple[PreparedSample, list[Unreadable]] | InputError
+ReadResult = PreparedSample | InputError
 
 
 def make_loader(
@@ -67,12 +67,7 @@ class ReaderDataset(TorchDataset):
 
     def __getitem__(self, planned: PlannedImage) -> ReadResult:
         try:
-            try:
-                return self.reader(planned), []
-            except InputError as error:
-                if not self.replace_unreadable:
-                    raise
-                return self.reader.replace(planned, error)
+            return self.reader.read_or_replace(planned) if self.replace_unreadable else self.reader(planned)
         except InputError as error:
             return error
 
@@ -88,11 +83,13 @@ def detach_from_signals(worker: int) -> None:
 
 def collate_read(results: list[ReadResult]) -> Batch | InputError:
     """Collate the results of `ReaderDataset`, or return the first error among them."""
+    prepared = []
     for result in results:
         if isinstance(result, InputError):
             return result
-    prepared, unreadable = zip(*results, strict=True)
-    return collate(prepared)._replace(unreadable=tuple(itertools.chain.from_iterable(unreadable)))
+        prepared.append(result)
+    unreadable = itertools.chain.from_iterable(entry.unreadable for entry in prepared)
+    return collate(prepared)._replace(unreadable=tuple(unreadable))
 
 
 def collate_in_worker(results: list[ReadResult]) -> "WorkerBatch | InputError":

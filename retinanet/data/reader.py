@@ -9,13 +9,12 @@ import torch
 
 from retinanet.config.data import ValueRange
 from retinanet.data.sampler import PlannedImage, stable_hash
-from retinanet.data.transforms import Sample, SampleTransform
+from retinanet.data.transforms.partners import MAX_REPLACEMENTS, Partners, SampleTransform
+from retinanet.data.transforms.sample import Sample, shrink_to_fit
 from retinanet.errors import InputError
 from retinanet.formats.dataset import Dataset
 from retinanet.formats.image import open_image
 from retinanet.structures import Unreadable
-
-MAX_REPLACEMENTS = 10  # replacements to try for an unreadable image
 
 
 class PreparedSample(NamedTuple):
@@ -24,6 +23,7 @@ class PreparedSample(NamedTuple):
     planned: PlannedImage
     sample: Sample
     original_size: tuple[int, int]  # height and width before the transforms
+    unreadable: tuple[Unreadable, ...] = ()  # images that could not be read for it
 
 
 class SampleReader:
@@ -63,50 +63,62 @@ class SampleReader:
         """
         return self.transform(self.read(planned.index), planned)
 
-    def replace(self, planned: PlannedImage, error: InputError) -> tuple[PreparedSample, list[Unreadable]]:
+    def read_or_replace(self, planned: PlannedImage) -> PreparedSample:
+        """Read and transform a planned image, or another one if it cannot be read.
+
+        Raises:
+            InputError: the image cannot be read, and neither can another one.
+        """
+        try:
+            return self(planned)
+        except InputError as error:
+            return self.replace(planned, error)
+
+    def replace(self, planned: PlannedImage, error: InputError) -> PreparedSample:
         """Prepare another image for the batch, after reading the planned one failed with `error`.
 
         Returns:
-            The other image, with its own index in `planned`, and a record of each image that could not be read.
+            The other image, with its own index in `planned`.
 
         Raises:
             InputError: there is no other image, or none of the replacements tried can be read either.
         """
         errors = [(planned.index, error)]
-        for other in itertools.islice(self._replacements(planned), MAX_REPLACEMENTS):
+        for index in itertools.islice(self._replacements(planned), MAX_REPLACEMENTS):
             try:
                 # Seeded by the planned image, so it differs from the replacement's regular use in this epoch.
-                prepared = self.transform(self.read(other.index), planned._replace(longer=other.longer))
+                prepared = self.transform(self.read(index), planned)
             except InputError as another:
-                errors.append((other.index, another))
+                errors.append((index, another))
                 continue
-            unreadable = [Unreadable(bad, planned.epoch, other.index, str(reason)) for bad, reason in errors]
-            return prepared._replace(planned=other), unreadable
+            unreadable = [Unreadable(bad, planned.epoch, index, str(reason)) for bad, reason in errors]
+            return prepared._replace(
+                planned=planned._replace(index=index), unreadable=(*unreadable, *prepared.unreadable)
+            )
         if len(errors) == 1:
             raise InputError(f"{error} (and the dataset has no other image to replace it)")
         raise InputError(
             f"{error} (and none of the {len(errors) - 1} replacements tried can be read, the last: {errors[-1][1]})"
         )
 
-    def _replacements(self, planned: PlannedImage) -> Iterator[PlannedImage]:
-        """Plan the other images, in a random order fixed by the planned image, each small enough for its bounds."""
-        random = np.random.default_rng(stable_hash("replacement", self.seed, planned.epoch, planned.index))
-        for index in random.permutation(len(self.dataset)).tolist():
-            if index == planned.index:
-                continue
-            height, width = self.dataset.sizes[index].tolist()
-            side = max(height, width)
-            longest = min(planned.max_shape[0] * side // height, planned.max_shape[1] * side // width)
-            yield planned._replace(index=index, longer=min(planned.longer, longest))
+    def _replacements(self, planned: PlannedImage) -> Iterator[int]:
+        """Indices of the other images, in a random order fixed by the planned image."""
+        random = np.random.default_rng(stable_hash("replacement", self.seed, *planned.key))
+        return (index for index in random.permutation(len(self.dataset)).tolist() if index != planned.index)
 
     def transform(self, sample: Sample, planned: PlannedImage) -> PreparedSample:
-        """Apply the transforms, seeded by the planned image; torch's global generator is left unchanged."""
-        height, width = sample.image.shape[-2:]
+        """Apply the transforms, seeded by the planned image; torch's global generator is left unchanged.
+
+        The result fits the planned image's `max_shape`, whatever the transforms do.
+        """
+        original_size = sample.size
+        partners = Partners(self.read, len(self.dataset), planned, seed=self.seed)
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(stable_hash(self.seed, planned.epoch, planned.index))
+            torch.default_generator.manual_seed(stable_hash(self.seed, *planned.key))
             for transform in self.transforms:
-                sample = transform(sample, planned)
-        return PreparedSample(planned, sample, (height, width))
+                sample = transform(sample, planned, partners)
+        sample = shrink_to_fit(sample, planned.max_shape)
+        return PreparedSample(planned, sample, original_size, tuple(partners.unreadable))
 
     def read(self, index: int) -> Sample:
         """Read an image in the orientation in which it was annotated.

@@ -9,16 +9,20 @@ and dropping it skips images.
 
 The order of an epoch is arranged so that batches need little padding (see `epoch_order`). It depends only on the seed
 and the epoch, so a run can resume anywhere without replaying the epochs before.
+
+With weighted sampling, epochs use some images more often than others. They are whole batches: see `sampling.py`.
 """
 
 import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from retinanet.data.padded_shapes import AspectBucket, PaddedShapes
+from retinanet.data.sampling import weighted_epoch_length, weighted_order
 
 
 class PlannedImage(NamedTuple):
@@ -30,6 +34,12 @@ class PlannedImage(NamedTuple):
     longer: int  # upper bound of the longer side, pixels
     max_shape: tuple[int, int]  # upper bounds of height and width: the padded shape of its own aspect-ratio bucket
     padded_shape: tuple[int, int]  # padded height and width of the batch, which may hold images of other buckets
+    repeat: int = 0  # how often the image was used before in the same epoch
+
+    @property
+    def key(self) -> tuple[int, ...]:
+        """What random choices for this image depend on, together with the seed of the run."""
+        return (self.epoch, self.index, self.repeat) if self.repeat else (self.epoch, self.index)
 
 
 def train_batches(
@@ -39,43 +49,60 @@ def train_batches(
     shorter: Sequence[int],
     padded_shapes: PaddedShapes,
     seed: int,
+    uses: np.ndarray | None = None,
     start: int = 0,
 ) -> Iterator[list[PlannedImage]]:
-    """Yield full batches indefinitely, each image once per epoch.
+    """Yield full batches indefinitely, each image once per epoch, or as often as `uses` says.
 
     No image occurs twice in a batch unless the batch is larger than the dataset; then every image occurs in each
-    batch, and no image more than once more often than another. A batch has the smallest padded shape that holds the
-    aspect-ratio buckets of its images.
+    batch, and no image more than once more often than another. With `uses`, images that are used more often than an
+    epoch has batches repeat as well. A batch has the smallest padded shape that holds the aspect-ratio buckets of its
+    images.
 
     Args:
         sizes: (height, width) of each image, at least one.
         shorter: candidates for the shorter side; one is drawn per batch.
         seed: together with the position in the stream, determines every batch.
+        uses: (I,) average number of uses of each image per epoch; None: once.
         start: number of the first batch to yield.
     """
     assert len(sizes) > 0
     buckets = [padded_shapes.bucket(height, width) for height, width in sizes]
     bucket_ranks = rank_by_aspect(buckets)
-    epoch, skipped = divmod(start * batch_size, len(sizes))
-    stream = itertools.islice(_image_stream(bucket_ranks, batch_size, seed, epoch), skipped, None)
+    length = epoch_length(len(sizes), uses, batch_size)
+
+    def order_of(epoch: int) -> np.ndarray:
+        if uses is None:
+            return epoch_order(bucket_ranks, batch_size=batch_size, seed=seed, epoch=epoch)
+        return weighted_order(bucket_ranks, uses, batch_size=batch_size, seed=seed, epoch=epoch)
+
+    epoch, skipped = divmod(start * batch_size, length)
+    stream = itertools.islice(_image_stream(order_of, epoch), skipped, None)
     for number in itertools.count(start):
         images = list(itertools.islice(stream, batch_size))
         side = shorter[stable_hash("shorter", seed, number) % len(shorter)]
         shapes = {
-            bucket: padded_shapes.padded_shape(bucket, side) for bucket in {buckets[index] for index, _ in images}
+            bucket: padded_shapes.padded_shape(bucket, side) for bucket in {buckets[index] for index, _, _ in images}
         }
         padded_shape = max(height for height, _ in shapes.values()), max(width for _, width in shapes.values())
         yield [
-            PlannedImage(index, epoch, side, padded_shapes.longer, shapes[buckets[index]], padded_shape)
-            for index, epoch in images
+            PlannedImage(index, epoch, side, padded_shapes.longer, shapes[buckets[index]], padded_shape, repeat)
+            for index, epoch, repeat in images
         ]
 
 
-def _image_stream(bucket_ranks: np.ndarray, batch_size: int, seed: int, epoch: int) -> Iterator[tuple[int, int]]:
-    """Yield (index, epoch) of every image from the beginning of an epoch on."""
+def epoch_length(num_images: int, uses: np.ndarray | None, batch_size: int) -> int:
+    """Number of images in an epoch; `uses` as in `train_batches`."""
+    return num_images if uses is None else weighted_epoch_length(uses, batch_size)
+
+
+def _image_stream(order_of: Callable[[int], np.ndarray], epoch: int) -> Iterator[tuple[int, int, int]]:
+    """Yield (index, epoch, repeat) of every image from the beginning of an epoch on."""
     for number in itertools.count(epoch):
-        order = epoch_order(bucket_ranks, batch_size=batch_size, seed=seed, epoch=number)
-        yield from ((index, number) for index in order.tolist())
+        used: Counter[int] = Counter()
+        for index in order_of(number).tolist():
+            yield index, number, used[index]
+            used[index] += 1
 
 
 def rank_by_aspect(buckets: Sequence[AspectBucket]) -> np.ndarray:

@@ -8,7 +8,7 @@ import torch
 
 from retinanet.config import Config
 from retinanet.config.load import load_config
-from retinanet.data.build import build_padded_shapes
+from retinanet.data.build import build_padded_shapes, images_per_epoch
 from retinanet.engine.schedule import run_length
 from retinanet.formats.dataset import Dataset
 from retinanet.model.retinanet import RetinaNet, build_model
@@ -80,7 +80,7 @@ def fitting_config(data: Dataset, device: torch.device, dtype: torch.dtype) -> s
         with torch.random.fork_rng(devices=[]):  # the run's own random numbers must not depend on this
             model = build_model(cfg.model, len(data.class_names))
         model.to(memory_format=memory_format_for(device, dtype))
-        steps = run_length(cfg.train, len(data))
+        steps = run_length(cfg.train, images_per_epoch(cfg, data))
         seconds = forecast(cfg, model, data, steps, device, dtype).seconds
         if seconds < LONG_RUN:
             break

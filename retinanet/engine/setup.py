@@ -9,7 +9,7 @@ import torch
 from retinanet.checkpoint.file import read_checkpoint
 from retinanet.checkpoint.folder import CheckpointFolder
 from retinanet.config import Config
-from retinanet.data.build import check_batch_size, load_train_data, load_val_data
+from retinanet.data.build import check_batch_size, images_per_epoch, load_train_data, load_val_data
 from retinanet.detection.build import build_assignment
 from retinanet.engine.best import check_measurable
 from retinanet.engine.profiler import check_profile
@@ -92,7 +92,8 @@ def set_up_run(
     if val_data:
         report(check_overlap(train_data, val_data))
         check_measurable(cfg.train.best_metric, val_data, early_stop=cfg.train.early_stop)
-    num_steps, interval = run_length(cfg.train, len(train_data)), default_interval(cfg.train, len(train_data))
+    epoch = images_per_epoch(cfg, train_data)
+    num_steps, interval = run_length(cfg.train, epoch), default_interval(cfg.train, epoch)
 
     checkpoints = CheckpointFolder(folder / CHECKPOINTS, keep=cfg.train.keep_checkpoints)
     last = on_main(lambda: checkpoints.last_intact()[0]) if resume else None

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from retinanet.config import SGDConfig, TrainConfig
+from retinanet.data.build import images_per_epoch
 from retinanet.engine.forecast import LONG_RUN, fitting_config, forecast, shape_shares
 from retinanet.engine.schedule import effective_lr, lr_factor
 from retinanet.engine.setup import Run
@@ -45,6 +46,7 @@ def run_summary(run: Run) -> dict[str, str]:
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
     batch, lr = cfg.train.batch_size, effective_lr(cfg.train)
+    epochs = num_steps * batch / images_per_epoch(cfg, train)
     scaled = (
         f" ({cfg.train.optimizer.lr:g} for a batch of {cfg.train.reference_batch_size}, {cfg.train.lr_scaling} scaling)"
     )
@@ -62,7 +64,7 @@ def run_summary(run: Run) -> dict[str, str]:
         "padded shapes": f"{shown} (height x width; mixed batches use the largest height and width)",
         "model": f"{cfg.model.backbone.name}, weights {cfg.model.backbone.weights}, {cfg.model.backbone.norm} norm, "
         f"{total / 1e6:.1f} M parameters, {trained / 1e6:.1f} M trained",
-        "length": f"{num_steps} steps of {batch} images, {num_steps * batch / len(train):.2f} epochs",
+        "length": f"{num_steps} steps of {batch} images, {epochs:.2f} epochs",
         "learning rate": f"{lr:g}{scaled if lr != cfg.train.optimizer.lr else ''}, {cfg.train.optimizer.type}, "
         f"{cfg.train.schedule.type}, warm-up {cfg.train.warmup_steps} steps, {last_lr:.3g} at the end",
         "evaluation": f"{run.evaluations_left} of {len(run.val_data)} images, every {run.eval_every} steps"

@@ -19,7 +19,8 @@ from retinanet.data.build import build_padded_shapes, eval_shorter
 from retinanet.data.collate import collate
 from retinanet.data.reader import PreparedSample
 from retinanet.data.sampler import PlannedImage
-from retinanet.data.transforms import Resize, Sample
+from retinanet.data.transforms.sample import Sample
+from retinanet.data.transforms.sizing import resize_as_planned
 from retinanet.detection.postprocess import build_postprocess
 from retinanet.errors import InputError
 from retinanet.formats.image import read_image
@@ -174,12 +175,8 @@ class Predictor:
         nothing = Sample(
             images[0], torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool)
         )
-        items = [
-            PreparedSample(
-                planned, Resize()(nothing._replace(image=image.cpu()), planned), (image.shape[-2], image.shape[-1])
-            )
-            for image in images
-        ]
+        samples = [nothing._replace(image=image.cpu()) for image in images]
+        items = [PreparedSample(planned, resize_as_planned(sample, planned), sample.size) for sample in samples]
         batch = collate(items).to(self.device)
         outputs = self.model(batch.images, batch.image_sizes)
         detections = self._postprocess(outputs, batch.image_sizes, batch.original_sizes)

@@ -112,8 +112,9 @@ def test_all_problems_are_listed_at_once(write):
         (TRAIN + "data: {transforms: [resize]}",
          'data.transforms.0: found "resize" (text), expected a mapping of keys to values'),
         (TRAIN + "data: {transforms: [{type: flp}]}",
-         "data.transforms.0.type: found \"flp\", expected one of 'resize', 'scale_jitter', 'flip', 'color'; "
-         "did you mean 'flip'?"),
+         "data.transforms.0.type: found \"flp\", expected one of 'resize', 'scale_jitter', 'flip', "
+         "'vertical_flip', 'rotate90', 'crop', 'iou_crop', 'zoom_out', 'color', 'photometric', 'blur', 'erase', "
+         "'mosaic', 'mixup', 'copy_paste'; did you mean 'flip'?"),
         (TRAIN + "data: {transforms: [{type: scale_jitter, min: 2}]}", "data.transforms.0: min 2.0 is above max 1.25"),
         (TRAIN + "loss: {box: {beta: x}}", 'loss.box.beta: found "x" (text), expected a number'),
         (TRAIN + "loss: {box: {type: 3}}",

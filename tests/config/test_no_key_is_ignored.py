@@ -95,6 +95,26 @@ CHANGES: dict[str, Any] = {
     "data.transforms[color].contrast": 0.5,
     "data.transforms[color].saturation": 0.5,
     "data.transforms[color].hue": 0.5,
+    "data.transforms[vertical_flip].p": 1.0,
+    "data.transforms[rotate90].p": 1.0,
+    "data.transforms[rotate90].angles": [90],
+    "data.transforms[crop].size": [16, 16],
+    "data.transforms[iou_crop].p": 0.0,
+    "data.transforms[iou_crop].min_scale": 0.9,
+    "data.transforms[zoom_out].p": 1.0,
+    "data.transforms[zoom_out].max": 2.0,
+    "data.transforms[photometric].p": 1.0,
+    "data.transforms[blur].p": 1.0,
+    "data.transforms[blur].max_sigma": 9.0,
+    "data.transforms[erase].p": 1.0,
+    "data.transforms[erase].max_area": 0.9,
+    "data.transforms[mosaic].p": 1.0,
+    "data.transforms[mixup].p": 1.0,
+    "data.transforms[mixup].alpha": 1.0,
+    "data.transforms[copy_paste].p": 1.0,
+    "data.transforms[copy_paste].max_objects": 1,
+    "data.close_last_epochs": 1,
+    "data.sampling[repeat_factor].threshold": 0.5,
     "model.backbone.name": "resnet34",
     "model.backbone.weights": "{weights}",
     "model.backbone.norm": "group",
@@ -188,6 +208,21 @@ CHANGES: dict[str, Any] = {
 
 COLOR = {"type": "color", "brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
 JITTER = [{"type": "scale_jitter"}]
+# Other transforms, each alone and for each key, with settings under which the key has an effect.
+OTHER_TRANSFORMS: list[tuple[str, str, dict[str, Any]]] = [
+    *((name, "", {}) for name in ("vertical_flip", "rotate90", "iou_crop", "zoom_out", "photometric", "blur")),
+    *((name, "", {}) for name in ("erase", "mosaic", "mixup", "copy_paste")),
+    *((name, ".p", {"p": 0.0}) for name in ("vertical_flip", "rotate90", "zoom_out", "photometric", "blur")),
+    *((name, ".p", {"p": 0.0}) for name in ("erase", "mosaic", "mixup", "copy_paste")),
+    ("iou_crop", ".p", {}),
+    ("rotate90", ".angles", {"p": 1.0, "angles": [270]}),
+    *(("crop", key, {"size": [24, 24]}) for key in ("", ".size")),
+    ("iou_crop", ".min_scale", {}),
+    ("zoom_out", ".max", {"p": 1.0}),
+    ("blur", ".max_sigma", {"p": 1.0}),
+    ("erase", ".max_area", {"p": 1.0}),
+    ("mixup", ".alpha", {"p": 1.0}),
+]
 SOFTMAX = {"model.class_activation": "softmax"}
 DIVERGING = {"train.optimizer": {"type": "sgd", "lr": 1e30}, "train.steps": 5, "data.val": []}
 
@@ -211,6 +246,17 @@ CONTEXT: dict[str, dict[str, Any]] = {
     "data.transforms[scale_jitter]": {"data.transforms": JITTER},
     "data.transforms[flip]": {"data.transforms": [{"type": "resize"}, {"type": "flip", "p": 1.0}]},
     "data.transforms[color]": {"data.transforms": [{"type": "resize"}, {"type": "color"}]},
+    **{
+        f"data.transforms[{name}]{key}": {"data.transforms": [{"type": name, **keys}, {"type": "resize"}]}
+        for name, key, keys in OTHER_TRANSFORMS
+    },
+    "data.transforms[copy_paste].max_objects": {
+        "data.transforms": [{"type": "copy_paste", "p": 1.0, "max_objects": 50}, {"type": "resize"}],
+        "train.steps": 9,
+    },
+    "data.close_last_epochs": {"data.transforms": [{"type": "mosaic", "p": 1.0}, {"type": "resize"}]},
+    "data.sampling[repeat_factor].threshold": {"data.sampling": {"type": "repeat_factor", "threshold": 1.0}},
+    "data.sampling[repeat_factor]": {"data.sampling": {"type": "repeat_factor", "threshold": 1.0}},
     **{
         f"data.transforms[color].{name}": {"data.transforms": [{"type": "resize"}, COLOR]}
         for name in ("brightness", "contrast", "saturation", "hue")

@@ -1,7 +1,16 @@
+import math
+
 import pytest
 
 from retinanet.config.load import load_config
-from retinanet.data.build import build_eval_sampler, load_train_data, load_val_data
+from retinanet.data.build import (
+    build_eval_sampler,
+    build_uses,
+    closing_epoch,
+    images_per_epoch,
+    load_train_data,
+    load_val_data,
+)
 from retinanet.errors import InputError
 
 
@@ -60,3 +69,34 @@ def test_held_out_part_keeps_images_without_objects(load):
 def test_contradictory_split(load, override, message):
     with pytest.raises(InputError, match=message):
         load(override)
+
+
+# ---- sampling and the length of an epoch
+
+
+def test_images_per_epoch(load):
+    cfg = load()
+    data = load_train_data(cfg)
+    assert build_uses(cfg.data, data) is None and images_per_epoch(cfg, data) == 24
+    aware = load("data.sampling={type: class_aware}", "train.batch_size=5")
+    assert build_uses(aware.data, data).sum() == pytest.approx(24) and images_per_epoch(aware, data) == 25
+    repeated = load("data.sampling={type: repeat_factor, threshold: 1.0}")
+    factors = build_uses(repeated.data, data)
+    assert factors.min() >= 1 and factors.max() > 1
+    assert images_per_epoch(repeated, data) == 4 * math.ceil(factors.sum() / 4)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["train.steps=60"], None),
+        (["train.steps=60", "data.close_last_epochs=3"], 7),  # 60 steps of 4 are 240 images, 10 epochs
+        (["train.steps=62", "data.close_last_epochs=3"], 7),  # 10.33 epochs
+        (["train.steps=null", "train.epochs=12.0", "data.close_last_epochs=2"], 10),
+        (["train.steps=null", "train.epochs=2.0", "data.close_last_epochs=2"], 0),
+        (["train.steps=null", "train.epochs=2.0", "data.close_last_epochs=9"], 0),
+    ],
+)
+def test_closing_epoch(load, overrides, expected):
+    cfg = load(*overrides)
+    assert closing_epoch(cfg, load_train_data(cfg)) == expected

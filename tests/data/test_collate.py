@@ -4,7 +4,7 @@ import torch
 from retinanet.data.collate import NUM_BOXES_DIVISOR, collate, pad_targets
 from retinanet.data.reader import PreparedSample
 from retinanet.data.sampler import PlannedImage
-from retinanet.data.transforms import Sample
+from retinanet.data.transforms.sample import Sample
 from tests.helpers.batches import assert_same_batches
 
 SHAPE = (64, 96)

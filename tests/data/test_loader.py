@@ -22,7 +22,8 @@ from retinanet.data.build import (
 )
 from retinanet.data.loader import WorkerBatch, make_loader
 from retinanet.data.sampler import PlannedImage
-from retinanet.data.transforms import Resize, Sample, ScaleJitter
+from retinanet.data.transforms.sample import Sample
+from retinanet.data.transforms.sizing import Resize, ScaleJitter, resize_as_planned
 from retinanet.errors import InputError
 from retinanet.structures import Batch, Targets, Unreadable
 from tests.helpers.batches import assert_same_batches, reader_of
@@ -76,7 +77,7 @@ def test_evaluation_reads_each_image_once_and_only_resizes_it(cfg_of):
                 pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
             sample = Sample(pixels, torch.from_numpy(record.boxes), torch.zeros(0), torch.zeros(0))
             shape = tuple(batch.images.shape[-2:])
-            expected = Resize()(sample, PlannedImage(index, 0, 64, 96, shape, shape))
+            expected = resize_as_planned(sample, PlannedImage(index, 0, 64, 96, shape, shape))
             height, width = batch.image_sizes[row].tolist()
             assert torch.equal(batch.images[row, :, :height, :width], expected.image)
             assert torch.equal(batch.targets.boxes[row, : len(record.boxes)], expected.boxes)

@@ -9,12 +9,14 @@ import torch
 from hypothesis import given, settings
 from PIL import Image
 
-from retinanet.config import FlipTransform, ScaleJitterTransform
+from retinanet.config import FlipTransform, MosaicTransform, ResizeTransform, ScaleJitterTransform
 from retinanet.data.loader import make_loader
 from retinanet.data.padded_shapes import PaddedShapes, resized
 from retinanet.data.reader import SampleReader
 from retinanet.data.sampler import PlannedImage, train_batches
-from retinanet.data.transforms import Resize, build_transforms
+from retinanet.data.transforms.build import build_transforms
+from retinanet.data.transforms.sample import Sample
+from retinanet.data.transforms.sizing import Resize, planned_size
 from retinanet.errors import InputError
 from retinanet.structures import Unreadable
 from tests.helpers.batches import assert_same_batches, reader_of
@@ -115,9 +117,9 @@ def test_replacements_depend_only_on_seed_epoch_and_image(damaged):
 def test_replacement_is_transformed_with_the_seed_of_the_planned_image(damaged):
     reader = reader_of(*damaged, transforms=TRANSFORMS[0])
     planned = PlannedImage(3, 1, 64, 96, (96, 64), (96, 64))
-    (used, sample, _), (report,) = reader.replace(planned, InputError("gone"))
-    assert used == planned._replace(index=report.replaced_by, longer=used.longer) and report.reason == "gone"
-    expected = reader.transform(reader.read(used.index), planned._replace(longer=used.longer)).sample
+    used, sample, _, (report,) = reader.replace(planned, InputError("gone"))
+    assert used == planned._replace(index=report.replaced_by) and report.reason == "gone"
+    expected = reader.transform(reader.read(used.index), planned).sample
     assert torch.equal(sample.image, expected.image) and torch.equal(sample.boxes, expected.boxes)
     own = reader(used).sample  # as it is in its own place in the epoch
     assert own.image.shape != sample.image.shape or not torch.equal(own.image, sample.image)
@@ -178,18 +180,30 @@ def test_image_of_another_shape_is_shrunk_to_replace_one(tmp_path):
 
 
 @settings(max_examples=200, deadline=None)
-@given(planned_size=SIZES, other_size=SIZES, setting=SHAPES)
-def test_replacement_of_any_size_is_within_the_bounds_of_the_planned_image(planned_size, other_size, setting):
+@given(size=SIZES, other_size=SIZES, setting=SHAPES)
+def test_replacement_of_any_size_is_within_the_bounds_of_the_planned_image(size, other_size, setting):
     (side, *_), padded_shapes = setting
-    shape = padded_shapes.padded_shape(padded_shapes.bucket(*planned_size), side)
-    reader = reader_of(image_record("a.png", *planned_size), image_record("b.png", *other_size))
-    (other,) = reader._replacements(PlannedImage(0, 0, side, padded_shapes.longer, shape, shape))
-    height, width = resized(*other_size, other.shorter, other.longer)
-    assert other.index == 1 and 1 <= height <= shape[0] and 1 <= width <= shape[1]
-    # As large as possible: as planned, or one side reaches the bound, up to rounding.
-    scale = min(other.shorter / min(other_size), padded_shapes.longer / max(other_size))
-    planned_height, planned_width = (scale * length for length in other_size)
-    assert height >= planned_height - 1 or width >= planned_width - 1 or height >= shape[0] - 1 or width >= shape[1] - 1
+    shape = padded_shapes.padded_shape(padded_shapes.bucket(*size), side)
+    planned = PlannedImage(0, 0, side, padded_shapes.longer, shape, shape)
+    other = Sample(torch.zeros(3, 1, 1).expand(3, *other_size), *[torch.zeros(0)] * 3)
+    height, width = planned_size(other, planned)
+    assert 1 <= height <= shape[0] and 1 <= width <= shape[1]
+    # As large as possible: as planned, or one side reaches the bound.
+    as_planned = resized(*other_size, side, padded_shapes.longer)
+    assert (height, width) == as_planned or height == shape[0] or width == shape[1]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_unreadable_partners_are_replaced_and_recorded(damaged, workers):
+    transforms = build_transforms([MosaicTransform(p=1.0), ResizeTransform()])
+    _, batches = training_batches(damaged, transforms, workers=workers)
+    reports = [entry for batch in batches for entry in batch.unreadable]
+    assert {report.index for report in reports} == DAMAGED.keys()
+    assert len(reports) > 9 + 9  # 9 planned images are damaged, and about 27 of the 108 partners of 36 mosaics
+    assert {report.replaced_by for report in reports}.isdisjoint(DAMAGED)
+    for report in reports:
+        assert report.reason.startswith(f"{damaged[report.index].path}: ") and REASONS[report.index] in report.reason
+    assert_same_batches(training_batches(damaged, transforms, start=7)[1], batches[7:])
 
 
 def test_single_image_that_cannot_be_read_is_an_error(tmp_path):

@@ -76,10 +76,27 @@ KILLED_RUNS = """
 """
 
 
-def test_run_killed_twenty_times_is_bit_identical_to_an_uninterrupted_one(tiny_overrides, tmp_path):
+AUGMENTED = [
+    "data.transforms=[{type: mosaic}, {type: mixup}, {type: copy_paste}, {type: iou_crop}, {type: rotate90}, "
+    "{type: scale_jitter, min: 0.1, max: 2.0}, {type: vertical_flip}, {type: zoom_out}, {type: photometric}, "
+    "{type: blur}, {type: erase}]",
+    "data.close_last_epochs=2",  # of 8
+]
+
+
+@pytest.mark.parametrize(
+    "augmentation",
+    [
+        pytest.param([], id="plain"),
+        pytest.param([*AUGMENTED, "data.sampling={type: class_aware}"], id="augmented, class aware"),
+        pytest.param([*AUGMENTED, "data.sampling={type: repeat_factor, threshold: 1.0}"], id="augmented, repeated"),
+    ],
+)
+def test_run_killed_twenty_times_is_bit_identical_to_an_uninterrupted_one(augmentation, tiny_overrides, tmp_path):
     """Killed at random times, while it starts, trains, evaluates and saves; resumed each time."""
     overrides = [
         *tiny_overrides,
+        *augmentation,
         "train.steps=48",
         "train.log_every=5",
         "train.save_every=2",

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from retinanet.data.reader import SampleReader
-from retinanet.data.transforms import SampleTransform
+from retinanet.data.transforms.partners import SampleTransform
 from retinanet.formats.dataset import ImageRecord
 from retinanet.structures import Batch
 from tests.helpers.datasets import dataset_of

@@ -1,0 +1,70 @@
+"""Transforms of pixel values: colour, blur, erasing."""
+
+import math
+
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from retinanet.data.sampler import PlannedImage
+from retinanet.data.transforms.partners import Partners
+from retinanet.data.transforms.sample import FILL, Sample, Window, chance, randint, remove_covered, uniform
+
+MIN_SIGMA = 0.1  # pixels
+MIN_ERASED_AREA = 0.02  # as a fraction of the image's
+MAX_ERASED_ASPECT = 3.3  # ratio of the sides of the erased rectangle
+
+
+class Color:
+    """Apply a torchvision transform that changes colours only."""
+
+    def __init__(self, transform: v2.Transform):
+        self.transform = transform
+
+    def __call__(self, sample: Sample, planned: PlannedImage, partners: Partners) -> Sample:
+        image: Tensor = self.transform(sample.image)
+        return sample._replace(image=image)
+
+
+class Blur:
+    """Apply a Gaussian filter with a standard deviation of up to `max_sigma` pixels, with probability p."""
+
+    def __init__(self, p: float, max_sigma: float):
+        self.p = p
+        self.max_sigma = max_sigma
+
+    def __call__(self, sample: Sample, planned: PlannedImage, partners: Partners) -> Sample:
+        if not chance(self.p):
+            return sample
+        sigma = uniform(MIN_SIGMA, self.max_sigma)
+        # The filter mirrors the image at its edges, so the radius must be less than its sides.
+        radius = min(math.ceil(3 * sigma), min(sample.size) - 1)
+        return sample._replace(image=F.gaussian_blur(sample.image, [2 * radius + 1] * 2, [sigma] * 2))
+
+
+class Erase:
+    """Blank out a rectangle of at most `max_area`, as a fraction of the image, with probability p."""
+
+    def __init__(self, p: float, max_area: float):
+        self.p = p
+        self.max_area = max_area
+
+    def __call__(self, sample: Sample, planned: PlannedImage, partners: Partners) -> Sample:
+        if not chance(self.p):
+            return sample
+        height, width = sample.size
+        area = uniform(MIN_ERASED_AREA, self.max_area) * height * width
+        aspect = math.exp(uniform(-math.log(MAX_ERASED_ASPECT), math.log(MAX_ERASED_ASPECT)))
+        erased_height = min(height, max(1, round(math.sqrt(area * aspect))))
+        erased_width = min(width, max(1, round(math.sqrt(area / aspect))))
+        top, left = randint(0, height - erased_height), randint(0, width - erased_width)
+        return erase(sample, Window(top, left, erased_height, erased_width))
+
+
+def erase(sample: Sample, window: Window) -> Sample:
+    """Blank out a window, and remove the objects that it covers."""
+    top, left, height, width = window
+    image = sample.image.clone()
+    image[:, top : top + height, left : left + width] = torch.tensor(FILL, dtype=torch.uint8).reshape(3, 1, 1)
+    return remove_covered(sample._replace(image=image), window)
