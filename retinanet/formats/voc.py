@@ -1,6 +1,5 @@
 """Read datasets in Pascal VOC format: one XML file of boxes per image."""
 
-import logging
 import math
 import os
 import posixpath
@@ -13,13 +12,12 @@ from retinanet.config import DataSource
 from retinanet.errors import InputError
 from retinanet.formats.annotations import Annotations
 from retinanet.formats.faults import Faults
+from retinanet.formats.findings import Finding
 from retinanet.formats.image_folder import image_files
 from retinanet.formats.splits import choose_split
 from retinanet.formats.text_lines import read_names
 from retinanet.formats.voc_layout import VocLayout, find_voc, xml_files
 from retinanet.formats.xml_file import read_xml
-
-log = logging.getLogger(__name__)
 
 MAX_NUMBER = 1e9  # pixels; larger values are mistakes
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -63,8 +61,10 @@ def read_voc(source: DataSource, part: str) -> Annotations:
         reader.read(root, name, index)
     reader.faults.check()
     unused = find_name.num_images - len(set(file_names))
+    findings: tuple[Finding, ...] = ()
     if split is None and unused > 0:
-        log.info("%s: %d image(s) without an XML file are not used", source.annotations, unused)
+        message = f"{unused} image(s) without an XML file are not used"
+        findings = (Finding("note", "images_without_annotation", source.annotations, message),)
     names = reader.class_names()
     number = {name: index for index, name in enumerate(names)}
     boxes = np.array(reader.boxes, dtype=np.float64).reshape(-1, 4)
@@ -83,6 +83,7 @@ def read_voc(source: DataSource, part: str) -> Annotations:
         entry_numbers=np.array(reader.numbers, dtype=np.int64),
         category_names=names,
         category_ids=None,
+        findings=findings,
     )
 
 

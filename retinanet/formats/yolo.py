@@ -1,6 +1,5 @@
 """Read datasets in YOLO format: one text file of boxes per image, with class numbers and fractions of the image."""
 
-import logging
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -12,11 +11,10 @@ from retinanet.config import DataSource
 from retinanet.errors import InputError
 from retinanet.formats.annotations import Annotations
 from retinanet.formats.faults import Faults
+from retinanet.formats.findings import Finding
 from retinanet.formats.image_folder import image_files
 from retinanet.formats.splits import choose_split
 from retinanet.formats.yolo_layout import YoloLayout, find_yolo, images_of_entry, label_file
-
-log = logging.getLogger(__name__)
 
 MAX_BYTES = 20_000_000  # maximum size of a label file; 100,000 polygons have less
 OUTSIDE_TOLERANCE = 0.01  # how far annotation tools may exceed the image, as a fraction of it
@@ -64,7 +62,6 @@ def read_yolo(source: DataSource, part: str) -> Annotations:
             f"{labels_of(images[0])} for {images[0]}"
         )
     reader.faults.check()
-    reader.report(num_missing)
     boxes = np.array(reader.boxes, dtype=np.float64).reshape(-1, 4)
     num_boxes = len(boxes)
     return Annotations(
@@ -83,6 +80,7 @@ def read_yolo(source: DataSource, part: str) -> Annotations:
         category_names=layout.names,
         category_ids=None,
         is_relative=True,
+        findings=reader.findings(num_missing),
     )
 
 
@@ -182,14 +180,15 @@ class _LabelReader:
             return IN_PIXELS
         return None
 
-    def report(self, num_missing: int) -> None:
-        """Log what was left out or converted, one line per kind."""
-        if num_missing:
-            log.info("%s: %d image(s) have no label file and so no objects", self._source, num_missing)
-        if count := self._converted["polygon"]:
-            log.info("%s: %d polygon(s) or oriented boxes replaced by the boxes around them", self._source, count)
-        if count := self._converted["confidence"]:
-            log.info("%s: the sixth value (confidence) of %d label(s) is ignored", self._source, count)
+    def findings(self, num_missing: int) -> tuple[Finding, ...]:
+        """What was left out or converted, one note per kind."""
+        polygons, confidences = self._converted["polygon"], self._converted["confidence"]
+        notes = (
+            (num_missing, "no_label_file", f"{num_missing} image(s) have no label file and so no objects"),
+            (polygons, "polygons", f"{polygons} polygon(s) or oriented boxes replaced by the boxes around them"),
+            (confidences, "confidences", f"the sixth value (confidence) of {confidences} label(s) is ignored"),
+        )
+        return tuple(Finding("note", kind, self._source, message) for count, kind, message in notes if count)
 
     def _shown(self, file: Path) -> str:
         return os.path.relpath(file, self._layout.root)
