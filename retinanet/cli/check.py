@@ -2,29 +2,42 @@
 
 import argparse
 import json
+import shlex
 import sys
+import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from retinanet.cli.arguments import CommandParser
+from retinanet.cli.arguments import CommandParser, output_path
+from retinanet.cli.own_data import is_dataset, own_or_named_config
 from retinanet.cli.process import begin_work, exit_code
+from retinanet.config import Config
+
+if TYPE_CHECKING:
+    from retinanet.doctor.check import CheckReport
 
 EXIT_FOUND = 1  # something is wrong with the data
+PAGE = "check.html"
 
 
 def parser() -> CommandParser:
     result = CommandParser(
         prog="retinanet check",
-        description=__doc__,
-        epilog="examples: retinanet check datasets/cells; retinanet check my.yaml --fit-anchors --page check.html",
+        description="Read all images and annotations, report faults, and write a page that shows what the network will "
+        "see. No file of the dataset is changed. Exits with 1 if there are errors: training would fail, or learn the "
+        "wrong thing.",
+        epilog="examples: retinanet check datasets/cells; retinanet check my.yaml --fit-anchors --page cells.html",
     )
     result.add_argument("data", help="dataset folder or annotation file, config file, or name of a bundled config")
     result.add_overrides("set a config key")
-    result.add_argument("--fit-anchors", action="store_true", help="search for anchors that fit the objects better")
-    result.add_argument("--fast", action="store_true", help="read only the headers of images, as training itself does")
     result.add_argument(
-        "--page", type=Path, default=Path("check.html"), metavar="FILE", help="HTML page to write (default: check.html)"
+        "--fit-anchors", action="store_true", help="print anchors that fit the objects better, and what they gain"
     )
-    result.add_argument("--json", action="store_true", help="print the findings as JSON, and nothing else")
+    result.add_argument("--fast", action="store_true", help="read only the headers of images, and draw none")
+    result.add_argument(
+        "--page", type=output_path, metavar="FILE", help=f"HTML page to write (default: {PAGE} in the current folder)"
+    )
+    result.add_argument("--json", action="store_true", help="print the results as JSON, and nothing else")
     return result
 
 
@@ -33,35 +46,91 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from retinanet.cli.own_data import config_for
     from retinanet.doctor.check import check
-    from retinanet.doctor.page import write_page
+    from retinanet.doctor.page import check_page, write_page
     from retinanet.runtime.device import resolve_device
 
     begin_work()
-    cfg = config_for(arguments.data, arguments.overrides)
+    cfg = own_or_named_config(arguments.data, arguments.overrides)
+    page = arguments.page or default_page(cfg)
+    check_page(page)
+    decode = not arguments.fast
     report = check(
         cfg,
         name=arguments.data,
         device=resolve_device(cfg.device),
-        decode=not arguments.fast,
-        fit=arguments.fit_anchors,
-        draw=not arguments.fast,
+        decode=decode,
+        draw=decode,
         silent=arguments.json,
     )
-    write_page(report, arguments.page)
+    report.command = training_command(arguments.data, arguments.overrides, report)
+    write_page(report, page)
     if arguments.json:
-        findings = [finding._asdict() for finding in report.sorted_findings()]
-        recommended = [item._asdict() for item in report.recommendations]
-        print(json.dumps({"findings": findings, "recommendations": recommended}, indent=2))
-        return EXIT_FOUND if report.has_errors else 0
-    for finding in report.sorted_findings():
-        print(f"{finding.severity}: {finding}")
-    if not report.findings:
-        print("nothing found")
-    for item in report.recommendations:
-        print(f"{item.topic}: {item.sentence}", *(f"    {line}" for line in item.lines), sep="\n")
-    if report.proposal is not None and not report.proposal.is_better:
-        print("anchors: no better ones were found")
-    print(f"written: {arguments.page}")
+        print(json.dumps(as_json(report, page), indent=2))
+    else:
+        print_report(report, page, with_proposal=arguments.fit_anchors)
     return EXIT_FOUND if report.has_errors else 0
+
+
+def default_page(cfg: Config) -> Path:
+    """The page in the current folder, unless that belongs to the dataset; then in the folder for temporary files."""
+    folders = [
+        Path(folder).resolve()
+        for source in (*cfg.data.train, *cfg.data.val)
+        for folder in (source.annotations, source.images)
+        if folder is not None and Path(folder).is_dir()
+    ]
+    here = Path.cwd()
+    return Path(tempfile.gettempdir()) / PAGE if any(here.is_relative_to(folder) for folder in folders) else Path(PAGE)
+
+
+def training_command(data: str, overrides: list[str], report: "CheckReport") -> str:
+    """The command that trains with the recommended settings, which `train --data` applies itself."""
+    if is_dataset(data):
+        return shlex.join(["retinanet", "train", "--data", data, *overrides])
+    lines = [line for item in report.recommendations for line in item.lines]
+    return shlex.join(["retinanet", "train", data, *overrides, *lines])
+
+
+def print_report(report: "CheckReport", page: Path, *, with_proposal: bool) -> None:
+    from retinanet.doctor.anchors import summary_table
+    from retinanet.runtime.console import escape_controls
+
+    for finding in report.findings:
+        print(escape_controls(f"{finding.severity}: {finding}"))
+    counts = ", ".join(f"{count} {severity}{'' if count == 1 else 's'}" for severity, count in report.counts.items())
+    print(f"{counts}\n" if report.findings else "nothing found\n")
+    for item in report.recommendations:
+        print(escape_controls(f"{item.topic}: {item.sentence}"), *(f"    {line}" for line in item.lines), sep="\n")
+    if with_proposal and report.proposal is not None:
+        proposal = report.proposal
+        if proposal.is_better:
+            print("\nanchors now:", escape_controls(summary_table(proposal.before)), sep="\n")
+            print("\nproposed anchors:", *(f"    {line}" for line in proposal.config_lines()), sep="\n")
+            print(escape_controls(summary_table(proposal.after)))
+        else:
+            print("\nanchors: no better ones were found")
+    if report.recommendations:
+        print(f"\n{'correct the errors, then train' if report.has_errors else 'train'}: {report.command}")
+    print(f"page: {page}")
+
+
+def as_json(report: "CheckReport", page: Path) -> dict[str, Any]:
+    """The report as JSON values."""
+    return {
+        "counts": report.counts,
+        "findings": [finding._asdict() for finding in report.findings],
+        "datasets": {
+            name: {
+                "images": len(data),
+                "objects": dict(zip(data.class_names, map(int, data.object_counts()), strict=True)),
+            }
+            for name, data in report.datasets.items()
+        },
+        "anchors": None
+        if report.anchors is None
+        else {"ap_ceiling": report.anchors.ceiling.metrics["AP"], **report.anchors.total._asdict()},
+        "recommendations": [item._asdict() for item in report.recommendations],
+        "command": report.command,
+        "page": str(page),
+    }

@@ -1,12 +1,14 @@
 """Find images that are in a dataset more than once, from digests of their files and hashes of their pixels."""
 
+import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 
-import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
+
+from retinanet.formats.findings import MAX_EXAMPLES, Finding, Severity
 
 HASH_SIDE = 8  # a hash compares 8 x 8 pairs of neighbouring cells: 64 bits
 # Of 64 bits. Measured on 160 photographs and microscope images: copies resized to a half or a third, or saved as JPEG of
@@ -68,15 +70,48 @@ def _sharing_a_part(known: Sequence[tuple[int, int]]) -> Iterator[list[tuple[int
         yield from (group for group in groups.values() if 1 < len(group) <= MAX_GROUP)
 
 
-def split_pairs(groups: Sequence[Sequence[int]], split_of: np.ndarray) -> tuple[list[list[int]], list[list[int]]]:
-    """Separate groups of duplicates within one split from groups across splits, which are leaks.
+def find_duplicates(
+    paths: Mapping[str, Sequence[str]], digests: Sequence[bytes | None], hashes: Sequence[int | None]
+) -> list[Finding]:
+    """Report images with the same, or nearly the same, content, within and across splits.
 
     Args:
-        split_of: (I,) number of the split of each image.
+        paths: paths of the images of each split, "train" and "val".
+        digests, hashes: of all images, split after split.
     """
-    within, across = [], []
-    for group in groups:
-        (within if len({int(split_of[index]) for index in group}) == 1 else across).append(list(group))
-    return within, across
+    all_paths = [path for split in paths.values() for path in split]
+    split_of = [split for split, of_split in paths.items() for _ in of_split]
+    equal = groups_of_equals(digests)
+    copies = {index for group in equal for index in group[1:]}  # the first of a group stands for all
+    pairs = near_pairs([None if index in copies else value for index, value in enumerate(hashes)])
+    findings = []
+    for groups, is_equal in ((equal, True), (pairs, False)):
+        across = [group for group in groups if len({split_of[index] for index in group}) > 1]
+        # One file under several ids of a split is reported when annotations are read.
+        within = [
+            group
+            for group in groups
+            if group not in across and len({os.path.realpath(all_paths[index]) for index in group}) > 1
+        ]
+        findings += [_finding(some, all_paths, is_equal, some is across) for some in (across, within) if some]
+    return findings
 
 
+def _finding(groups: Sequence[Sequence[int]], paths: Sequence[str], is_equal: bool, is_leak: bool) -> Finding:
+    images = len({index for group in groups for index in group})
+    what = "the same content" if is_equal else "nearly the same content"
+    examples = [" = ".join(paths[index] for index in group[:MAX_EXAMPLES]) for group in groups[:MAX_EXAMPLES]]
+    if len(groups) > MAX_EXAMPLES:
+        examples.append("...")
+    if is_leak:
+        kind = "val_is_train" if is_equal else "val_resembles_train"
+        message = (
+            f"{images} images, in training and in validation, have {what}: the scores will be too high; use other "
+            "images for validation"
+        )
+        if not is_equal:
+            message += ", and keep images of one scene on one side (data.val_group)"
+        return Finding("warning", kind, "data.val", message, tuple(examples))
+    message = f"{images} images have {what} as another one: their objects count several times; remove the copies"
+    severity: Severity = "warning" if is_equal else "note"
+    return Finding(severity, "duplicate_images" if is_equal else "similar_images", "data", message, tuple(examples))

@@ -2,8 +2,8 @@
 
 import base64
 import io
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -11,36 +11,81 @@ from torchvision.transforms.v2 import functional as F
 
 from retinanet.data.build import eval_shorter
 from retinanet.doctor.anchors import IOU_LEVELS, AnchorReport, MatchSummary, plan_evaluation, resized_boxes
-from retinanet.doctor.check import SEVERITIES, CheckReport
+from retinanet.doctor.check import CheckReport
 from retinanet.doctor.views import ANCHOR, CROWD, LEARNT, UNMATCHED, View
+from retinanet.errors import InputError
 from retinanet.formats.dataset import Dataset
+from retinanet.runtime.console import escape_controls
 from retinanet.visualization.plots import Chart, Series, svg_of
 
 JPEG_QUALITY = 85
 MAX_CLASSES = 100  # rows of a table; the rest is summed up in one row
+GENERATOR = '<meta name="generator" content="retinanet check">'  # says that a file may be replaced
+START = 1000  # characters of a file in which GENERATOR is looked for
+
+
+def check_page(file: Path) -> None:
+    """Check that a page can be written, before anything slow starts.
+
+    Raises:
+        InputError: the file cannot be written, or was not written by `write_page`.
+    """
+    is_new = not file.exists()
+    try:
+        with open(file, "a+b") as opened:
+            opened.seek(0)
+            start = opened.read(START)
+    except OSError as error:
+        raise InputError(f"{file}: cannot be written: {error.strerror}; choose another --page") from None
+    if is_new:
+        file.unlink()
+    elif start and GENERATOR.encode() not in start:
+        raise InputError(f"{file}: exists, and was not written by retinanet check; choose another --page")
 
 
 def write_page(report: CheckReport, file: Path) -> None:
-    """Write the report to an HTML file; all text from the data is escaped."""
+    """Write the report to an HTML file; all text from the data is escaped.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    page = render_page(report)
+    try:
+        file.write_text(page, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise InputError(f"{file}: cannot be written: {error.strerror}") from None
+
+
+def render_page(report: CheckReport) -> str:
+    """Render the page as HTML."""
     environment = Environment(
-        loader=PackageLoader("retinanet.doctor", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        loader=PackageLoader("retinanet.doctor", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
         lstrip_blocks=True,
-    )  # fmt: skip
-    page = environment.get_template("page.html").render(
+        finalize=_visible,
+    )
+    return environment.get_template("page.html").render(
         report=report,
-        counts={severity: sum(f.severity == severity for f in report.findings) for severity in SEVERITIES},
         facts=_facts(report),
         class_rows=_class_rows(report.datasets),
         split_names=list(report.datasets),
         charts=[svg_of([chart]) for chart in _charts(report)],
         iou_levels=IOU_LEVELS,
         anchor_tables=_anchor_tables(report),
-        proposed_lines=_proposed_lines(report),
         shorter=eval_shorter(report.cfg.data),
-        views=[(_as_data_url(view), view.caption) for view in report.views],
+        views=[
+            (row.path, [(_as_data_url(view), view.caption) for view in row.views]) for row in report.views
+        ],
+        transforms=[(_as_data_url(view), view.caption) for view in report.transforms],
         colors={"learnt": LEARNT, "unmatched": UNMATCHED, "crowd": CROWD, "anchor": ANCHOR},
     )
-    file.write_text(page, encoding="utf-8", errors="backslashreplace")
+
+
+def _visible(value: Any) -> Any:
+    """Escape control characters in plain text; autoescape then escapes HTML."""
+    return escape_controls(value) if type(value) is str else value
 
 
 def _facts(report: CheckReport) -> list[tuple[str, str]]:
@@ -96,24 +141,23 @@ def _histogram(name: str, values: np.ndarray, edges: np.ndarray) -> Series:
     return Series(name, ((edges[:-1] + edges[1:]) / 2).tolist(), shares.tolist())
 
 
-def _anchor_tables(report: CheckReport) -> list[tuple[str, list[tuple[str, MatchSummary]]]]:
-    """Title and rows of a table for the config's anchors and, if there are any, for the proposed ones."""
+def _anchor_tables(report: CheckReport) -> list[tuple[str, AnchorReport, list[tuple[str, MatchSummary]]]]:
+    """Title and rows of a table for the anchors of the config and, if there are better ones, for those."""
     if report.anchors is None:
         return []
-    tables = [("With the anchors of the config", _rows(report.anchors))]
-    if report.proposal is not None and report.proposal.is_better:
-        tables.append(("With the proposed anchors", _rows(report.proposal.after)))
+    tables = [("Anchors of the config", report.anchors, _rows(report.anchors))]
+    proposal = report.proposal
+    if proposal is not None and proposal.is_better:
+        if proposal.before is not report.anchors:
+            tables.append(("The same anchors at the recommended image size", proposal.before, _rows(proposal.before)))
+        tables.append(("Proposed anchors", proposal.after, _rows(proposal.after)))
     return tables
 
 
 def _rows(anchors: AnchorReport) -> list[tuple[str, MatchSummary]]:
-    by_class = list(anchors.by_class.items())
-    sizes = [(f"{name} (original pixels)", group) for name, group in anchors.by_size.items()]
-    return [("all objects", anchors.total), *by_class[:MAX_CLASSES], *sizes]
-
-
-def _proposed_lines(report: CheckReport) -> Sequence[str]:
-    return report.proposal.lines if report.proposal is not None and report.proposal.is_better else ()
+    by_class = [(name, group) for name, group in anchors.by_class.items() if group.objects]
+    sizes = [(f"{name}, after the resize", group) for name, group in anchors.by_resized_size.items() if group.objects]
+    return [("all objects", anchors.total), *sizes, *by_class[:MAX_CLASSES]]
 
 
 def _as_data_url(view: View) -> str:
