@@ -1,8 +1,9 @@
 """RetinaNet: training, evaluation and inference for the focal loss detector (Lin et al. 2017)."""
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
+# Type checkers treat this name as true. Without importing `typing`, commands handle Ctrl-C a little earlier.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from retinanet.config import Config as Config
     from retinanet.config.load import load_config as load_config
@@ -47,7 +48,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, attribute = _PUBLIC[name]

@@ -1,55 +1,17 @@
 """The command `retinanet COMMAND ...`, which runs `retinanet.cli.COMMAND`, just like `python tools/COMMAND.py`."""
 
-import argparse
-import difflib
-import importlib
 import sys
 
-from retinanet import __version__
-from retinanet.cli.arguments import CommandParser
-from retinanet.cli.process import exit_code
-
-COMMANDS = {
-    "check": "check data, anchors and settings before training",
-    "train": "train a detector from a config file",
-    "eval": "score a checkpoint on its validation set",
-    "predict": "detect objects in images and draw them",
-    "ablate": "reproduce the tables and figures of the paper",
-    "benchmark": "compare speed and memory with torchvision",
-}
-
-
-def _parser() -> CommandParser:
-    width = max(map(len, COMMANDS))
-    listing = "\n".join(f"  {name:<{width}}  {purpose}" for name, purpose in COMMANDS.items())
-    parser = CommandParser(
-        prog="retinanet",
-        usage="retinanet COMMAND [ARGUMENTS]",
-        description=f"commands:\n{listing}\n\n`retinanet COMMAND --help` lists the arguments of a command.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"retinanet {__version__}")
-    parser.add_argument("command", help=argparse.SUPPRESS)
-    return parser
+from retinanet.cli.interrupts import interrupts_exit
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command and return its exit code. Only the module of that command is imported."""
-    return exit_code(lambda: _run(sys.argv[1:] if argv is None else argv))
+    """Run a command and return its exit code."""
+    with interrupts_exit():
+        # Not imported above, where Ctrl-C would print a traceback.
+        from retinanet.cli.commands import run_command
 
-
-def _run(argv: list[str]) -> int:
-    parser = _parser()
-    # Parse only the first argument: all others, including `--help`, belong to the command.
-    name = parser.parse_args(argv[:1]).command
-    if name not in COMMANDS:
-        # `evaluate` is closer to `ablate` in edit distance, but the user means `eval`.
-        extended = [command for command in COMMANDS if name.startswith(command)]
-        nearest = extended or difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
-        advice = f"did you mean {nearest[0]!r}?" if nearest else f"the commands are {', '.join(COMMANDS)}"
-        parser.exit(2, f"retinanet: no command {name!r}; {advice}\n")
-    return importlib.import_module(f"retinanet.cli.{name}").main(argv[1:])
+        return run_command(sys.argv[1:] if argv is None else argv)
 
 
 if __name__ == "__main__":

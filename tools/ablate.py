@@ -1,5 +1,5 @@
 import sys
 
-from retinanet.cli.ablate import main
+from retinanet.__main__ import main
 
-sys.exit(main())
+sys.exit(main(["ablate", *sys.argv[1:]]))

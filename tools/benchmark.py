@@ -1,5 +1,5 @@
 import sys
 
-from retinanet.cli.benchmark import main
+from retinanet.__main__ import main
 
-sys.exit(main())
+sys.exit(main(["benchmark", *sys.argv[1:]]))

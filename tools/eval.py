@@ -1,5 +1,5 @@
 import sys
 
-from retinanet.cli.eval import main
+from retinanet.__main__ import main
 
-sys.exit(main())
+sys.exit(main(["eval", *sys.argv[1:]]))

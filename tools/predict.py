@@ -1,5 +1,5 @@
 import sys
 
-from retinanet.cli.predict import main
+from retinanet.__main__ import main
 
-sys.exit(main())
+sys.exit(main(["predict", *sys.argv[1:]]))

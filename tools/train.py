@@ -1,5 +1,5 @@
 import sys
 
-from retinanet.cli.train import main
+from retinanet.__main__ import main
 
-sys.exit(main())
+sys.exit(main(["train", *sys.argv[1:]]))

@@ -15,8 +15,9 @@ from retinanet.config.flat import flat_config
 from retinanet.errors import InputError
 
 RESULTS_FILE = "results.jsonl"
-# Increase when a changed default changes results, so that earlier results are not reused.
-DEFAULTS_VERSION = 1
+# Increase when the same config trains to other results, for example after a changed default, so that earlier results
+# are not reused. Since 2, every image is used exactly once per epoch, in another order.
+RESULTS_VERSION = 2
 
 
 class RunResult(StrictModel):
@@ -50,8 +51,8 @@ HASHED_NAMES = {
 }
 
 
-def config_hash(cfg: Config) -> str:
-    """Hash the config keys that affect the result of a run.
+def config_hash(cfg: Config, *, version: int = RESULTS_VERSION) -> str:
+    """Hash the config keys that affect the result of a run, and the version of the results.
 
     Keys set to their defaults are excluded, so adding a key to the schema does not change the hash of earlier configs.
     """
@@ -62,7 +63,7 @@ def config_hash(cfg: Config) -> str:
         for key, value in flat_config(cfg).items()
         if affects_results(key) and (key not in defaults or defaults[key] != value)
     }
-    return hashlib.sha256(json.dumps([DEFAULTS_VERSION, relevant], sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([version, relevant], sort_keys=True).encode()).hexdigest()[:16]
 
 
 class ResultsFile:

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from retinanet.ablation.results import ResultsFile, RunResult, config_hash
+from retinanet.ablation.results import RESULTS_VERSION, ResultsFile, RunResult, config_hash
 from retinanet.ablation.table import Job
 from retinanet.data.build import load_train_data, load_val_data
 from retinanet.engine.environment import environment_record
@@ -71,10 +71,17 @@ def run_jobs(jobs: list[Job], folder: Path) -> JobsOutcome:
     return JobsOutcome(elsewhere, is_preempted=False)
 
 
-def known_results(jobs: list[Job], folder: Path) -> dict[tuple[str, int], RunResult]:
+def known_results(jobs: list[Job], folder: Path, *, version: int = RESULTS_VERSION) -> dict[tuple[str, int], RunResult]:
     """The recorded results of the jobs by row and seed, including results recorded for other tables."""
     known = ResultsFile(folder).read()
-    return {(job.row, job.seed): known[name] for job in jobs if (name := config_hash(job.cfg)) in known}
+    names = {(job.row, job.seed): config_hash(job.cfg, version=version) for job in jobs}
+    return {run: known[name] for run, name in names.items() if name in known}
+
+
+def newest_version(jobs: list[Job], folder: Path) -> int:
+    """The newest version of which any job has a recorded result; the current one if there is none."""
+    versions = range(RESULTS_VERSION, 0, -1)
+    return next((version for version in versions if known_results(jobs, folder, version=version)), RESULTS_VERSION)
 
 
 def run_job(job: Job, folder: Path) -> RunResult | None:

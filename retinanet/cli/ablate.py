@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from retinanet.ablation.table import describe_schedule, load_table, make_jobs, make_valid_jobs
 from retinanet.cli import checkpoint
 from retinanet.cli.arguments import CommandParser, output_path
-from retinanet.cli.process import begin_work, exit_code
+from retinanet.cli.interrupts import begin_work
+from retinanet.cli.process import exit_code
 from retinanet.engine.run_files import run_folder_of
 from retinanet.errors import InputError, make_folder
 from retinanet.formats.sources import check_sources
@@ -101,8 +102,8 @@ def run_table(arguments: argparse.Namespace, argv: list[str]) -> int:
             check_sources(getattr(jobs[0].cfg.data, part), key=f"data.{part}")
 
     from retinanet.ablation.report import chart, markdown
-    from retinanet.ablation.results import RESULTS_FILE, ResultsFile
-    from retinanet.ablation.run import known_results, run_jobs
+    from retinanet.ablation.results import RESULTS_FILE, RESULTS_VERSION, ResultsFile
+    from retinanet.ablation.run import known_results, newest_version, run_jobs
     from retinanet.ablation.speed import measure_rows, speed_charts, speed_markdown
     from retinanet.runtime.logging import start_logging
     from retinanet.runtime.stop import EXIT_STOPPED
@@ -117,7 +118,8 @@ def run_table(arguments: argparse.Namespace, argv: list[str]) -> int:
     known_seeds = [result.seed + 1 for result in ResultsFile(folder).read().values()]
     num_seeds = max([arguments.seeds, *known_seeds])
     all_jobs = make_valid_jobs(table, setup, num_seeds=num_seeds, overrides=arguments.overrides)
-    results = known_results(all_jobs, folder)
+    version = newest_version(all_jobs, folder) if arguments.report else RESULTS_VERSION
+    results = known_results(all_jobs, folder, version=version)
     if arguments.report and not results:
         raise InputError(
             f"{folder / RESULTS_FILE}: no runs of this table on {setup} with these overrides; "
@@ -138,6 +140,8 @@ def run_table(arguments: argparse.Namespace, argv: list[str]) -> int:
             speed_markdown(table, setup, results, speeds, schedule=schedule, command=command),
             speed_charts(table, setup, results, speeds),
         )
+    if version != RESULTS_VERSION:
+        print("These runs are from an earlier release; training them again, without --report, gives other results.")
     if elsewhere:
         print(f"{len(elsewhere)} runs are in progress in other processes; run with --report when they have finished")
     if is_preempted:

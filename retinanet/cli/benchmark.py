@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from retinanet.cli.arguments import CommandParser
-from retinanet.cli.process import begin_work, exit_code
+from retinanet.cli.interrupts import begin_work
+from retinanet.cli.process import exit_code
 from retinanet.config.model import TorchvisionResNet
 from retinanet.errors import InputError, make_folder
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retinanet.cli.arguments import CommandParser, output_path
+from retinanet.cli.interrupts import begin_work
 from retinanet.cli.own_data import is_dataset, own_or_named_config
-from retinanet.cli.process import begin_work, exit_code
+from retinanet.cli.process import exit_code
 from retinanet.config import Config
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from retinanet.cli import checkpoint
 from retinanet.cli.arguments import CommandParser, output_path
-from retinanet.cli.process import begin_work, exit_code
+from retinanet.cli.interrupts import begin_work
+from retinanet.cli.process import exit_code
 from retinanet.engine.run_files import run_folder_of
 
 

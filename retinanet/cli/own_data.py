@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from retinanet.config import Config
-from retinanet.config.load import find_config, load_config
-from retinanet.errors import InputError
+from retinanet.config.load import load_config
+from retinanet.formats.findings import Finding
+from retinanet.runtime.console import escape_controls
 
 VAL_FRACTION = 0.1  # held out if the dataset has no validation split
 
@@ -16,7 +17,7 @@ VAL_FRACTION = 0.1  # held out if the dataset has no validation split
 def say(text: str) -> None:
     """Print a line about the config to stderr, since stdout may be a config; under torchrun, the main process does."""
     if os.environ.get("RANK", "0") == "0":
-        print(text, file=sys.stderr, flush=True)
+        print(escape_controls(text), file=sys.stderr, flush=True)
 
 
 def data_overrides(path: str) -> list[str]:
@@ -51,11 +52,15 @@ def own_config(path: str, config: str | None, overrides: Sequence[str]) -> Confi
         return load_config(config, [*sources, *overrides])
     from retinanet.data.build import load_train_data
     from retinanet.doctor.recommend import describe_machine, recommend
+    from retinanet.formats.findings import report
     from retinanet.runtime.device import resolve_device
 
-    name = "own_gpu" if resolve_device("auto").type == "cuda" else "own_cpu"
+    name = _config_for_this_machine()
     cfg = load_config(name, [*sources, *overrides])
-    recommended = recommend(load_train_data(cfg), cfg, describe_machine(resolve_device(cfg.device)))
+    findings: list[Finding] = []
+    data = load_train_data(cfg, findings)
+    report(finding for finding in findings if finding.severity == "error")  # training logs the others
+    recommended = recommend(data, cfg, describe_machine(resolve_device(cfg.device)))
     say(f"config: {name}, adjusted to the dataset; --print-config shows all keys")
     for item in recommended:
         say("\n".join([f"  {item.topic}: {item.sentence}", *(f"    {line}" for line in item.lines)]))
@@ -63,26 +68,34 @@ def own_config(path: str, config: str | None, overrides: Sequence[str]) -> Confi
     return load_config(name, [*sources, *lines, *overrides])
 
 
-def config_for(data: str, overrides: Sequence[str]) -> Config:
+def own_or_named_config(data: str, overrides: Sequence[str]) -> Config:
     """The config that a file or bundled name stands for, or the one for a dataset folder or annotation file.
 
     Raises:
         InputError: it is neither a config nor a dataset.
     """
-    is_folder = Path(data).is_dir()
-    if not is_folder and Path(data).suffix not in (".json", ".csv", ".gz") and _is_config(data):
+    if not is_dataset(data):
         return load_config(data, overrides)
+    return load_config(_config_for_this_machine(), [*data_overrides(data), *overrides])
+
+
+def is_dataset(path: str) -> bool:
+    """Whether a path is meant as a dataset folder or annotation file, rather than as a config.
+
+    A YAML file is a config unless it lists class names at its top level, as `data.yaml` of a YOLO dataset does.
+    """
+    if os.path.isdir(path):
+        return True
+    if not path.lower().endswith((".yaml", ".yml")):
+        return os.path.exists(path)  # the name of a bundled config has no suffix
+    try:
+        lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # `load_config` says what is wrong
+        return False
+    return any(line.startswith("names:") for line in lines)
+
+
+def _config_for_this_machine() -> str:
     from retinanet.runtime.device import resolve_device
 
-    name = "own_gpu" if resolve_device("auto").type == "cuda" else "own_cpu"
-    return load_config(name, [*data_overrides(data), *overrides])
-
-
-def _is_config(name: str) -> bool:
-    """Whether a name is that of a config; `data.yaml` of a YOLO dataset is not."""
-    try:
-        file = find_config(name)
-    except InputError:
-        return not Path(name).exists()  # `load_config` says what is wrong
-    text = file.read_text(encoding="utf-8", errors="replace")
-    return not any(line.startswith("names:") for line in text.splitlines())
+    return "own_gpu" if resolve_device("auto").type == "cuda" else "own_cpu"

@@ -1,19 +1,16 @@
-"""What all commands do as processes: exit codes, Ctrl-C, and closed output pipes."""
+"""What all commands do as processes: exit codes, and closed output pipes."""
 
 import os
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from types import FrameType
 from typing import Any, TextIO
 
+from retinanet.cli.interrupts import EXIT_INTERRUPTED, interrupts_exit
 from retinanet.errors import InputError
 from retinanet.runtime.console import escape_unprintable
 
 EXIT_INVALID_INPUT = 2
-EXIT_INTERRUPTED = 130  # 128 + SIGINT
 
 
 def exit_code(run: Callable[[], object]) -> int:
@@ -22,7 +19,7 @@ def exit_code(run: Callable[[], object]) -> int:
     If the reader of its output goes away, as in `retinanet eval ... | head`, the command continues without it.
     """
     escape_unprintable()
-    with output_to_closed_pipes(), _interrupts_exit():
+    with output_to_closed_pipes(), interrupts_exit():
         try:
             code = run()
             return code if isinstance(code, int) else 0
@@ -32,35 +29,6 @@ def exit_code(run: Callable[[], object]) -> int:
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return EXIT_INTERRUPTED
-
-
-def begin_work() -> None:
-    """From here on, Ctrl-C raises `KeyboardInterrupt`. A command calls this after its slow imports.
-
-    Before that, Ctrl-C ends the process at once: an exception would be raised inside a module that is being imported,
-    which may swallow or replace it.
-    """
-    if signal.getsignal(signal.SIGINT) is _exit_interrupted:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-@contextmanager
-def _interrupts_exit() -> Iterator[None]:
-    """Exit at once on Ctrl-C, unless it is ignored or the caller handles it."""
-    is_main_thread = threading.current_thread() is threading.main_thread()  # the only one that may set handlers
-    if not is_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield
-        return
-    signal.signal(signal.SIGINT, _exit_interrupted)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def _exit_interrupted(number: int, frame: FrameType | None) -> None:
-    os.write(2, b"interrupted\n")
-    os._exit(EXIT_INTERRUPTED)
 
 
 @contextmanager

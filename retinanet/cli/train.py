@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from retinanet.cli.arguments import CommandParser, output_path
+from retinanet.cli.interrupts import begin_work
 from retinanet.cli.own_data import own_config
-from retinanet.cli.process import begin_work, exit_code
+from retinanet.cli.process import exit_code
 from retinanet.config import Config, DataSource
 from retinanet.config.load import config_to_yaml, find_config, load_config
 from retinanet.engine.run_files import CONFIG_FILE, Resume, check_folder, find_run, is_run_folder, started_in
 from retinanet.errors import InputError
 from retinanet.formats.sources import check_sources
+from retinanet.runtime.console import escape_controls
 
 AUTO = "auto"
 NO_RUN = ""  # the value of --resume without a run
@@ -81,8 +83,9 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.resume is not None:
             raise InputError("--data starts a run: remove --resume, or resume a run with its own config and data")
         check_sources([DataSource(annotations=arguments.data)], key="--data")
-        name = Path(arguments.data).resolve()
-        start = Start(arguments.config, arguments.output or Path("runs") / name.stem, False)
+        dataset = Path(arguments.data).resolve()
+        name = dataset.name if dataset.is_dir() else dataset.stem
+        start = Start(arguments.config, arguments.output or Path("runs") / name, False)
         cfg = own_config(arguments.data, arguments.config, arguments.overrides)
     else:
         start = what_to_start(arguments.config, arguments.output, arguments.resume)
@@ -103,6 +106,7 @@ def run(arguments: argparse.Namespace) -> int:
     from retinanet.runtime.stop import EXIT_STOPPED
 
     begin_work()
+    check_images_of(cfg, decode=False)
     result = train(cfg, start.folder, resume=start.resume, overwrite=arguments.overwrite, profile=arguments.profile)
     if result.is_preempted:
         return EXIT_STOPPED
@@ -170,11 +174,29 @@ def check_same_folder(output: Path | None, run: Path) -> None:
         raise InputError(f"the run to resume is in {run}, but --output is {output}; remove --output")
 
 
+def check_images_of(cfg: Config, *, decode: bool) -> None:
+    """Print what is wrong with the images of a run before it starts; under torchrun, the main process does.
+
+    Args:
+        decode: decode all images, rather than read their headers.
+
+    Raises:
+        InputError: training would fail.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        return
+    from retinanet.doctor.check import check_before_training
+
+    for finding in check_before_training(cfg, decode=decode):
+        print(escape_controls(f"{finding.severity}: {finding}"), flush=True)
+
+
 def dry_run(cfg: Config) -> int:
     from retinanet.engine.dry_run import measure_run
     from retinanet.runtime.stop import EXIT_STOPPED
 
     begin_work()
+    check_images_of(cfg, decode=True)
     with tempfile.TemporaryDirectory() as folder:
         measured = measure_run(cfg, Path(folder))
     if measured is None:

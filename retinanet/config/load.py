@@ -142,8 +142,10 @@ def merge(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in values.items():
         old = merged.get(key)
-        if isinstance(value, dict) and isinstance(old, list) and len(old) == 1 and isinstance(old[0], dict):
+        if isinstance(value, dict) and isinstance(old, list) and len(old) == 1:
             old = old[0]  # a single data source written as a list
+        if isinstance(value, dict) and isinstance(old, str) and key in ("train", "val"):
+            old = {"annotations": old}  # a data source written as its path
         if isinstance(old, dict) and isinstance(value, dict) and value.get("type", old.get("type")) == old.get("type"):
             value = merge(old, value)
         merged[key] = value

@@ -49,6 +49,12 @@ def load_train_data(cfg: Config, findings: list[Finding] | None = None) -> Datas
     data = _read(cfg, cfg.data.train, "data.train", keep_empty=cfg.data.keep_empty, findings=findings)
     if cfg.data.val_fraction:
         data = data.subset(np.flatnonzero(~_held_out(cfg, data)))
+    if data.federated is not None:
+        raise InputError(
+            f"data.train: {cfg.data.train[0].annotations} has LVIS annotations, which list only some classes of each "
+            "image: training would learn that all others are background. Train on complete annotations; LVIS can be "
+            "used in data.val"
+        )
     without_objects = check_objects(data, where=cfg.data.train[0].annotations, training=True)
     if findings is None:
         report(without_objects)
@@ -74,9 +80,7 @@ def load_train_data(cfg: Config, findings: list[Finding] | None = None) -> Datas
     return data
 
 
-def load_val_data(
-    cfg: Config, class_names: tuple[str, ...] | None, findings: list[Finding] | None = None
-) -> Dataset:
+def load_val_data(cfg: Config, class_names: tuple[str, ...] | None, findings: list[Finding] | None = None) -> Dataset:
     """Read the validation set, or the part of the training set that is held out.
 
     Args:

@@ -25,7 +25,7 @@ def fingerprint(data: Dataset) -> dict[str, Any]:
 
 
 def check_same_images(
-    checkpoint: Path, before: dict[str, Any] | None, data: Dataset, *, unreadable: Collection[str]
+    checkpoint: Path, before: dict[str, Any], data: Dataset, *, unreadable: Collection[str]
 ) -> str | None:
     """Check that a run can resume with these training images.
 
@@ -34,7 +34,7 @@ def check_same_images(
 
     Args:
         checkpoint: path of the checkpoint, for messages.
-        before: fingerprint in the checkpoint; None if an earlier version wrote it.
+        before: fingerprint in the checkpoint.
         unreadable: paths of the images that the run could not read.
 
     Returns: why the sample order changes, for the log; None if it continues.
@@ -42,8 +42,6 @@ def check_same_images(
     Raises:
         InputError: there are new images, or images were removed although all of them could be read.
     """
-    if before is None:
-        return f"{checkpoint}: is from an earlier version: the sample order is different from here on"
     now = fingerprint(data)
     if torch.equal(before["names"], now["names"]) and before["sizes"] == now["sizes"]:
         return None

@@ -38,8 +38,8 @@ def annotated_as_displayed(record: ImageRecord, header: ImageHeader) -> bool:
     if header.orientation >= 5 and annotated == (header.width, header.height):
         return False
     raise InputError(
-        f"{record.path}: is {header.width}x{header.height}, but its annotations say {record.width}x{record.height}; its "
-        "boxes would be misplaced: correct the annotations, or restore the image they were made on"
+        f"{record.path}: is {header.width}x{header.height}, but its annotations say {record.width}x{record.height}; "
+        "its boxes would be misplaced: correct the annotations, or restore the image they were made on"
     )
 
 

@@ -47,9 +47,7 @@ class CheckReport:
     @property
     def counts(self) -> dict[str, int]:
         """Number of findings of each severity."""
-        return {
-            severity: sum(finding.severity == severity for finding in self.findings) for severity in SEVERITIES
-        }
+        return {severity: sum(finding.severity == severity for finding in self.findings) for severity in SEVERITIES}
 
 
 def check(
@@ -108,9 +106,7 @@ def check_before_training(cfg: Config, *, decode: bool, silent: bool = False) ->
         InputError: training would fail, or learn the wrong thing; the message has all errors.
     """
     datasets, findings = read_datasets(cfg)
-    images = check_images(
-        datasets, cfg.data, decode=decode, max_images=None if decode else MAX_HEADERS, silent=silent
-    )
+    images = check_images(datasets, cfg.data, decode=decode, max_images=None if decode else MAX_HEADERS, silent=silent)
     report(finding for finding in [*findings, *images.findings] if finding.severity == "error")
     return [finding for finding in images.findings if finding.kind != "value_range"]
 

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from retinanet.formats.findings import MAX_EXAMPLES, Finding, Severity
 
 HASH_SIDE = 8  # a hash compares 8 x 8 pairs of neighbouring cells: 64 bits
-# Of 64 bits. Measured on 160 photographs and microscope images: copies resized to a half or a third, or saved as JPEG of
-# quality 60, differed by at most 3 bits; of all other pairs, one by 4, and the rest by 12 or more.
+# Of 64 bits. Measured on 160 photographs and microscope images: copies resized to a half or a third, or saved as JPEG
+# of quality 60, differed by at most 3 bits; of all other pairs, one by 4, and the rest by 12 or more.
 MAX_DISTANCE = 3
 MIN_CONTRAST = 8.0  # grey levels; hashes of flatter images are noise
 MAX_GROUP = 1000  # images with one part of the hash in common; more are a pattern of the dataset, and are not compared

@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +33,7 @@ class ImageFacts(NamedTuple):
     problem: tuple[str, str] | None = None  # a kind from PROBLEMS and a message: training cannot use the image
     digest: bytes | None = None  # of the file's content; None if only headers were read
     hash: int | None = None  # of its brightness pattern; None for flat images, or if only headers were read
+    is_special: bool = False  # rotated, with several frames, or with other than 8 bits: to be noted
 
 
 class ImageCheck(NamedTuple):
@@ -64,12 +66,12 @@ def check_images(
     for name, dataset in datasets.items():
         count = len(dataset) if max_images is None else min(max_images, len(dataset))
         indices = np.unique(np.linspace(0, len(dataset) - 1, count).astype(int)).tolist()
-        notes = ImageNotes(f"data.{name}", value_range=cfg.value_range, bands=cfg.bands)
-        found = list(_read_all(dataset, indices, cfg, notes, decode=decode, what=f"{name} images", silent=silent))
+        found = list(_read_all(dataset, indices, cfg, decode=decode, what=f"{name} images", silent=silent))
         facts += found
+        special = [index for index, fact in zip(indices, found, strict=True) if fact.is_special]
         unusable[name] = {index for index, fact in zip(indices, found, strict=True) if fact.problem}
         findings += _problems(name, len(dataset), found, cfg)
-        findings += notes.findings()
+        findings += _notes(name, dataset, special, cfg)
         if count < len(dataset):
             message = f"only {count} of {len(dataset)} images were looked at; retinanet check reads all of them"
             findings.append(Finding("note", "sampled_images", f"data.{name}", message))
@@ -83,17 +85,10 @@ def check_images(
 
 
 def _read_all(
-    dataset: Dataset,
-    indices: Sequence[int],
-    cfg: DataConfig,
-    notes: ImageNotes,
-    *,
-    decode: bool,
-    what: str,
-    silent: bool,
+    dataset: Dataset, indices: Sequence[int], cfg: DataConfig, *, decode: bool, what: str, silent: bool
 ) -> Iterator[ImageFacts]:
     def read(index: int) -> ImageFacts:
-        return read_facts(dataset.image(index), cfg, notes, decode=decode)
+        return read_facts(dataset.image(index), cfg, decode=decode)
 
     bar = progress(None, f"checking {what}", len(indices), silent=silent)
     with ThreadPoolExecutor(os.cpu_count()) as threads:
@@ -104,23 +99,34 @@ def _read_all(
     bar.close()
 
 
-def read_facts(record: ImageRecord, cfg: DataConfig, notes: ImageNotes, *, decode: bool) -> ImageFacts:
-    """Read one image file, and note what its owner should know."""
+def read_facts(record: ImageRecord, cfg: DataConfig, *, decode: bool) -> ImageFacts:
+    """Read one image file; see `check_images`."""
     kind = "unreadable_images"
     try:
         with open_image(record.path, max_pixels=cfg.max_pixels) as opened:
             kind = "image_size_differs"
             annotated_as_displayed(record, opened.header)
             kind = "unreadable_images"
-            notes.add(opened, (record.height, record.width))
+            header = opened.header
+            is_special = header.orientation != 1 or header.dtype != "uint8" or opened.has_more_frames()
             if not decode:
-                return ImageFacts()
+                return ImageFacts(is_special=is_special)
             pixels = opened.decode(value_range=cfg.value_range, bands=cfg.bands)
             opened.file.seek(0)
             digest = hashlib.file_digest(opened.file, "blake2b").digest()
     except InputError as error:
         return ImageFacts((kind, str(error)))
-    return ImageFacts(None, digest, difference_hash(pixels))
+    return ImageFacts(None, digest, difference_hash(pixels), is_special)
+
+
+def _notes(name: str, dataset: Dataset, special: Sequence[int], cfg: DataConfig) -> tuple[Finding, ...]:
+    """What the owner of the images should know. One by one, so that the same images are the examples every time."""
+    notes = ImageNotes(f"data.{name}", value_range=cfg.value_range, bands=cfg.bands)
+    for index in special:
+        record = dataset.image(index)
+        with suppress(InputError), open_image(record.path, max_pixels=cfg.max_pixels) as opened:
+            notes.add(opened, (record.height, record.width))
+    return notes.findings()
 
 
 def _problems(name: str, num_images: int, facts: Sequence[ImageFacts], cfg: DataConfig) -> list[Finding]:

@@ -75,9 +75,7 @@ def render_page(report: CheckReport) -> str:
         iou_levels=IOU_LEVELS,
         anchor_tables=_anchor_tables(report),
         shorter=eval_shorter(report.cfg.data),
-        views=[
-            (row.path, [(_as_data_url(view), view.caption) for view in row.views]) for row in report.views
-        ],
+        views=[(row.path, [(_as_data_url(view), view.caption) for view in row.views]) for row in report.views],
         transforms=[(_as_data_url(view), view.caption) for view in report.transforms],
         colors={"learnt": LEARNT, "unmatched": UNMATCHED, "crowd": CROWD, "anchor": ANCHOR},
     )

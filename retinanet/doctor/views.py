@@ -75,9 +75,7 @@ def transform_views(cfg: Config, data: Dataset, indices: Sequence[int]) -> list[
     return [_show_transform(cfg, data, indices, entry) for entry in alone]
 
 
-def choose_images(
-    report: AnchorReport, data: Dataset, count: int, *, unusable: Iterable[int] = ()
-) -> list[int]:
+def choose_images(report: AnchorReport, data: Dataset, count: int, *, unusable: Iterable[int] = ()) -> list[int]:
     """Choose images of a dataset to look at: half of them with objects that no anchor learns, the others spread out.
 
     Images with objects come before images without.

@@ -21,6 +21,8 @@ LONG_RUN = 6 * 3600.0  # seconds; longer runs on a CPU are warned about
 CPU_CONFIGS = ("own_cpu", "shapes_r18")  # bundled CPU configs, largest images first
 ENOUGH_PIXELS = 500_000  # the forward pass to time has about this many pixels, or the whole batch if it has fewer
 
+ShapeShares = dict[tuple[int, int], float]  # padded (height, width) -> share of the images
+
 
 class Forecast(NamedTuple):
     """Duration of a run's steps, from one forward pass."""
@@ -30,16 +32,18 @@ class Forecast(NamedTuple):
 
 
 def forecast(
-    cfg: Config, model: RetinaNet, data: Dataset, num_steps: int, device: torch.device, dtype: torch.dtype
+    cfg: Config, model: RetinaNet, shares: ShapeShares, num_steps: int, device: torch.device, dtype: torch.dtype
 ) -> Forecast:
     """Forecast how long some steps take, by timing a forward pass on blank images. The model does not change.
 
     It is rough, because losses, optimizer and reading images are not part of it: about right for a ResNet-50 on images
     of 800 pixels, but about half of the real time for the quickstart, whose images are small.
+
+    Args:
+        shares: share of the training images in each padded shape, from `shape_shares`.
     """
-    shapes = shape_shares(cfg, data)
-    mean_pixels = sum(height * width * share for (height, width), share in shapes.items())
-    height, width = shape = min(shapes, key=lambda shape: abs(shape[0] * shape[1] - mean_pixels))
+    mean_pixels = sum(height * width * share for (height, width), share in shares.items())
+    height, width = shape = min(shares, key=lambda shape: abs(shape[0] * shape[1] - mean_pixels))
     per_process = cfg.train.batch_size / world_size()
     count = max(1, min(round(ENOUGH_PIXELS / (height * width)), int(per_process / cfg.train.accumulate)))
     pixels = torch.zeros(count, 3, height, width, device=device).contiguous(memory_format=model.memory_format)
@@ -58,11 +62,11 @@ def forecast(
     return Forecast(PASSES_PER_STEP * per_pixel * mean_pixels * per_process * num_steps, shape)
 
 
-def shape_shares(cfg: Config, data: Dataset) -> dict[tuple[int, int], float]:
+def shape_shares(cfg: Config, data: Dataset) -> ShapeShares:
     """Share of the training images in each padded shape."""
     padded_shapes, sides = build_padded_shapes(cfg.data), cfg.data.resize.shorter
     buckets = Counter(padded_shapes.bucket(height, width) for height, width in data.sizes.tolist())
-    shares: dict[tuple[int, int], float] = {}
+    shares: ShapeShares = {}
     for bucket, count in buckets.items():
         for side in sides:
             shape = padded_shapes.padded_shape(bucket, side)
@@ -81,7 +85,7 @@ def fitting_config(data: Dataset, device: torch.device, dtype: torch.dtype) -> s
             model = build_model(cfg.model, len(data.class_names))
         model.to(memory_format=memory_format_for(device, dtype))
         steps = run_length(cfg.train, images_per_epoch(cfg, data))
-        seconds = forecast(cfg, model, data, steps, device, dtype).seconds
+        seconds = forecast(cfg, model, shape_shares(cfg, data), steps, device, dtype).seconds
         if seconds < LONG_RUN:
             break
     return (

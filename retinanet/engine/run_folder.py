@@ -161,9 +161,7 @@ def check_same_run(path: Path, checkpoint: Checkpoint, cfg: Config, data: Datase
                 f"{path}: cannot resume with a different {key}: it was {before.get(key)}, now {after.get(key)}; "
                 "restore it, or start a new run"
             )
-    return check_same_images(
-        path, checkpoint.state.get("images"), data, unreadable=read_paths(folder / UNREADABLE_FILE)
-    )
+    return check_same_images(path, checkpoint.state["images"], data, unreadable=read_paths(folder / UNREADABLE_FILE))
 
 
 def _length(config: dict[str, Any]) -> str:

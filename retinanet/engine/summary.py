@@ -7,7 +7,7 @@ import torch
 
 from retinanet.config import SGDConfig, TrainConfig
 from retinanet.data.build import images_per_epoch
-from retinanet.engine.forecast import LONG_RUN, fitting_config, forecast, shape_shares
+from retinanet.engine.forecast import LONG_RUN, ShapeShares, fitting_config, forecast, shape_shares
 from retinanet.engine.schedule import effective_lr, lr_factor
 from retinanet.engine.setup import Run
 from retinanet.engine.state import TrainState
@@ -19,10 +19,11 @@ log = logging.getLogger(__name__)
 
 def announce(run: Run) -> None:
     """Log what is known of a run before its first step; on a CPU, warn if it would take very long."""
-    rows = run_summary(run)
+    shares = shape_shares(run.cfg, run.train_data)
+    rows = run_summary(run, shares)
     cfg, steps, warning = run.cfg, run.num_steps - run.state.step, None
     if run.device.type == "cpu" and steps:
-        expected = forecast(cfg, run.state.model, run.train_data, steps, run.device, run.dtype)
+        expected = forecast(cfg, run.state.model, shares, steps, run.device, run.dtype)
         duration = format_duration(expected.seconds)
         rows["duration"] = f"roughly {duration} for {steps} steps, forecast from one forward pass"
         if expected.seconds > LONG_RUN:
@@ -37,7 +38,7 @@ def announce(run: Run) -> None:
         log.warning("%s", warning)
 
 
-def run_summary(run: Run) -> dict[str, str]:
+def run_summary(run: Run, shares: ShapeShares) -> dict[str, str]:
     """Describe the data, model, schedule and device that result from the config, by topic."""
     cfg, train, model, num_steps = run.cfg, run.train_data, run.state.model, run.num_steps
     boxes = int((~train.is_crowd).sum())
@@ -50,7 +51,7 @@ def run_summary(run: Run) -> dict[str, str]:
     scaled = (
         f" ({cfg.train.optimizer.lr:g} for a batch of {cfg.train.reference_batch_size}, {cfg.train.lr_scaling} scaling)"
     )
-    shapes = sorted(shape_shares(cfg, train))
+    shapes = sorted(shares)
     shown = ", ".join(f"{h}x{w}" for h, w in shapes[:6]) + (
         f", ... ({len(shapes)} in total)" if len(shapes) > 6 else ""
     )

@@ -1,7 +1,7 @@
 """COCO average precision and recall, computed by hotcoco, bit-identical to pycocotools."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -43,6 +43,10 @@ def score_detections(dataset: Dataset, detections: Mapping[int, Detections]) -> 
     Detections with equal scores are ranked by image id, then by their order within the image, so the result does not
     depend on the order of `detections`.
 
+    A federated dataset is scored by the rules of LVIS: a detection of a class that was not looked for in an image does
+    not count, nor does a false one if not all objects of its class are annotated. The AP metrics then allow 300
+    detections per image, and the AR metrics are NaN, because their numbers of detections differ.
+
     Args:
         dataset: its boxes and areas are the ground truth.
         detections: keyed by image index, boxes in pixels of the original image. A missing entry means no detections.
@@ -51,7 +55,7 @@ def score_detections(dataset: Dataset, detections: Mapping[int, Detections]) -> 
     image_ranks = _ranks(dataset.image_ids)  # (I,)
     category_ranks = _ranks(dataset.category_ids)  # (K,)
     ground_truth = COCO.from_arrays(
-        [{"id": rank} for rank in range(1, len(dataset) + 1)],
+        _image_entries(dataset, image_ranks, category_ranks),
         [{"id": rank, "name": name} for rank, name in zip(category_ranks.tolist(), dataset.class_names, strict=True)],
         np.repeat(image_ranks, np.diff(dataset.box_start)),
         category_ranks[dataset.labels],
@@ -60,21 +64,38 @@ def score_detections(dataset: Dataset, detections: Mapping[int, Detections]) -> 
         iscrowd=dataset.is_crowd,
     )
     found = ground_truth.load_res(_detection_table(detections, image_ranks, category_ranks))
-    evaluation = COCOeval(ground_truth, found, "bbox")
+    evaluation = COCOeval(ground_truth, found, "bbox", lvis_style=dataset.federated is not None)
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summary_lines()  # computes `stats` without printing them
     values = evaluation.stats.tolist()
+    if dataset.federated is not None:
+        of_lvis = dict(zip(evaluation.metric_keys(), values, strict=True))
+        values = [of_lvis.get(name, -1.0) for name in METRICS]
+    summary = [_summary_line(*definition[1:], value) for definition, value in zip(_DEFINITIONS, values, strict=True)]
     precision = evaluation.eval["precision"]  # (IoU, recall, class, area, detections)
     ap_of_rank = [_mean(precision[:, :, rank, 0, -1]) for rank in range(len(category_ranks))]
     name_of_rank = [dataset.class_names[label] for label in np.argsort(category_ranks).tolist()]
     return CocoScores(
         metrics={name: _or_nan(value) for name, value in zip(METRICS, values, strict=True)},
         per_class=dict(zip(name_of_rank, ap_of_rank, strict=True)),
-        summary="\n".join(
-            _summary_line(*definition[1:], value) for definition, value in zip(_DEFINITIONS, values, strict=True)
-        ),
+        summary="\n".join(summary if dataset.federated is None else evaluation.summary_lines()),
     )
+
+
+def _image_entries(dataset: Dataset, image_ranks: np.ndarray, category_ranks: np.ndarray) -> list[dict[str, Any]]:
+    """Images for hotcoco, in the order of their ranks, with the verified categories of a federated dataset."""
+    entries: list[dict[str, Any]] = [{"id": rank} for rank in range(1, len(dataset) + 1)]
+    if dataset.federated is not None:
+        for entry in entries:
+            entry |= {"neg_category_ids": [], "not_exhaustive_category_ids": []}
+        for field, pairs in (
+            ("neg_category_ids", dataset.federated.absent),
+            ("not_exhaustive_category_ids", dataset.federated.incomplete),
+        ):
+            for index, label in pairs.tolist():
+                entries[image_ranks[index] - 1][field].append(int(category_ranks[label]))
+    return entries
 
 
 def _ranks(ids: Sequence[int | str]) -> np.ndarray:

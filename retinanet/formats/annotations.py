@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from retinanet.formats.federated import Federated
 from retinanet.formats.findings import Finding
 
 
@@ -33,6 +34,8 @@ class Annotations:
         category_names: C unique names, in the order of the classes.
         category_ids: C unique ids; None if the format has none. Categories are then numbered from 1.
         supercategories: C names, "" for none; or empty if the format has none.
+        federated: categories that were verified to be absent or incomplete, if most were not looked for; None if all
+            objects of all categories are annotated.
         findings: what the reader repaired or noticed; no errors.
     """
 
@@ -52,6 +55,7 @@ class Annotations:
     category_ids: tuple[int, ...] | None
     is_relative: bool = False
     supercategories: tuple[str, ...] = ()
+    federated: Federated | None = None
     findings: tuple[Finding, ...] = ()
 
     def __len__(self) -> int:
@@ -74,4 +78,5 @@ class Annotations:
             category_index=self.category_index[rows],
             is_crowd=self.is_crowd[rows],
             entry_numbers=self.entry_numbers[rows],
+            federated=None if self.federated is None else self.federated.subset(images, len(self)),
         )

@@ -6,7 +6,7 @@ Everything else, harmless or not, is left to `coco_tolerant.py`, which is slower
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any, BinaryIO
 
@@ -16,6 +16,7 @@ import numpy as np
 from retinanet.config import DataSource
 from retinanet.formats.annotations import Annotations
 from retinanet.formats.coco_values import MAX_NUMBER
+from retinanet.formats.federated import Federated, pairs_of
 from retinanet.formats.json_file import open_json
 
 PIECE = 1 << 23  # bytes read at once
@@ -28,6 +29,16 @@ class _Image(msgspec.Struct, gc=False):
     file_name: str
     height: int
     width: int
+
+
+class _LvisImage(msgspec.Struct, gc=False):
+    id: int | str
+    height: int
+    width: int
+    neg_category_ids: tuple[int, ...]
+    not_exhaustive_category_ids: tuple[int, ...]
+    coco_url: str = ""
+    file_name: str = ""
 
 
 class _Annotation(msgspec.Struct, gc=False):
@@ -49,16 +60,20 @@ class _Declined(Exception):
     """The file is not one that this module reads."""
 
 
-def read_stream(source: DataSource) -> Annotations | None:
-    """Read a COCO file whose content is entirely as the format defines it; None if anything in it is not.
+def read_stream(source: DataSource, *, lvis: bool = False) -> Annotations | None:
+    """Read a COCO or LVIS file whose content is entirely as the format defines it; None if anything in it is not.
 
     Raises:
         InputError: the file cannot be opened.
     """
     columns = _Columns()
-    add = {"images": columns.add_images, "annotations": columns.add_annotations, "categories": columns.add_categories}
-    decoders = {
-        "images": msgspec.json.Decoder(list[_Image]),
+    add: dict[str, Callable[[list[Any]], None]] = {
+        "images": columns.images.extend,
+        "annotations": columns.add_annotations,
+        "categories": columns.categories.extend,
+    }
+    decoders: dict[str, msgspec.json.Decoder[Any]] = {
+        "images": msgspec.json.Decoder(list[_LvisImage] if lvis else list[_Image]),
         "annotations": msgspec.json.Decoder(list[_Annotation]),
         "categories": msgspec.json.Decoder(list[_Category]),
     }
@@ -76,16 +91,10 @@ class _Columns:
     """The fields of all entries; ids of images are numbered in the order in which annotations use them."""
 
     def __init__(self) -> None:
-        self.images: list[_Image] = []
+        self.images: list[_Image | _LvisImage] = []
         self.categories: list[_Category] = []
         self.code_of: dict[int | str, int] = defaultdict(count().__next__)
         self.annotations: list[dict[str, np.ndarray]] = []
-
-    def add_images(self, items: list[_Image]) -> None:
-        self.images += items
-
-    def add_categories(self, items: list[_Category]) -> None:
-        self.categories += items
 
     def add_annotations(self, items: list[_Annotation]) -> None:
         code_of = self.code_of
@@ -106,6 +115,7 @@ class _Columns:
         column = {name: np.concatenate([part[name] for part in self.annotations]) for name in self.annotations[0]}
         self.annotations.clear()
         image_ids = tuple(image.id for image in self.images)
+        file_names = tuple(map(_file_name, self.images))
         index_of = {image_id: index for index, image_id in enumerate(image_ids)}
         categories = sorted(self.categories, key=lambda category: category.id)
         category_ids = np.array([category.id for category in categories], dtype=np.int64)
@@ -114,7 +124,8 @@ class _Columns:
         is_known = ~np.isnan(column["area"])
         _require(
             len(index_of) == len(image_ids),
-            all(image.file_name and image.id != "" for image in self.images),
+            all(file_names),
+            all(image_id != "" for image_id in image_ids),
             bool(((sizes > 0) & (sizes < MAX_NUMBER)).all()),
             all(image_id in index_of for image_id in self.code_of),
             len(names) > 0,
@@ -131,7 +142,7 @@ class _Columns:
         return Annotations(
             source=source.annotations,
             image_folder=source.images,
-            file_names=tuple(image.file_name for image in self.images),
+            file_names=file_names,
             image_ids=image_ids,
             sizes=sizes,
             image_index=index_of_code[column["image"]],
@@ -144,7 +155,30 @@ class _Columns:
             category_names=tuple(names),
             category_ids=tuple(category.id for category in categories),
             supercategories=tuple(category.supercategory or "" for category in categories),
+            federated=_federated(self.images, category_ids),
         )
+
+
+def file_of_url(url: str) -> str:
+    """The last folder and the file name in a URL: in LVIS, the image folders of COCO and their files."""
+    return "/".join(url.split("/")[-2:])
+
+
+def _file_name(image: _Image | _LvisImage) -> str:
+    return image.file_name if isinstance(image, _Image) or image.file_name else file_of_url(image.coco_url)
+
+
+def _federated(images: list[_Image | _LvisImage], category_ids: np.ndarray) -> Federated | None:
+    if not images or isinstance(images[0], _Image):
+        return None
+    index_of = {category_id: index for index, category_id in enumerate(category_ids.tolist())}
+    lvis = [image for image in images if isinstance(image, _LvisImage)]
+    fields = [(image.neg_category_ids, image.not_exhaustive_category_ids) for image in lvis]
+    try:
+        absent, incomplete = ([[index_of[n] for n in ids] for ids in rows] for rows in zip(*fields, strict=True))
+    except KeyError:
+        raise _Declined from None
+    return Federated(pairs_of(absent), pairs_of(incomplete))
 
 
 def _require(*conditions: bool) -> None:

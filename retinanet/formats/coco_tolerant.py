@@ -9,7 +9,9 @@ from retinanet.config import DataSource
 from retinanet.errors import InputError
 from retinanet.formats.annotations import Annotations
 from retinanet.formats.category_check import with_id
+from retinanet.formats.coco_stream import file_of_url
 from retinanet.formats.coco_values import MAX_NUMBER, Index, area, flag, identifier, is_box, shown, text, whole_number
+from retinanet.formats.federated import Federated, pairs_of
 from retinanet.formats.findings import FindingCounter, report
 from retinanet.formats.json_file import load_json
 from retinanet.formats.json_forms import describe_form
@@ -40,8 +42,8 @@ class _Box(NamedTuple):
     is_crowd: bool
 
 
-def read_tolerantly(source: DataSource) -> Annotations:
-    """Read a COCO file.
+def read_tolerantly(source: DataSource, *, lvis: bool = False) -> Annotations:
+    """Read a COCO or LVIS file.
 
     Raises:
         InputError: see `read_coco`.
@@ -56,23 +58,25 @@ def read_tolerantly(source: DataSource) -> Annotations:
             f"{file}: is not in COCO format: expected lists {', '.join(PARTS)}; found "
             f"{', '.join(found) if isinstance(found, list) else found}; export the annotations in COCO format"
         )
-    return _Reader(file, document).read(source)
+    return _Reader(file, document, lvis=lvis).read(source)
 
 
 class _Reader:
     """Reads one document. The methods add to `found`, and go on after entries that cannot be read, to find them all."""
 
-    def __init__(self, file: str, document: dict[str, Any]):
+    def __init__(self, file: str, document: dict[str, Any], *, lvis: bool):
         self.document = document
+        self.lvis = lvis
         self.found = FindingCounter(file)
         self.lost_ids: set[str] = set()  # parts with an entry whose id cannot be read
 
     def read(self, source: DataSource) -> Annotations:
         images, categories = self.read_images(), self.read_categories()
         boxes = self.read_boxes(images, categories)
+        federated = self.read_federated(categories) if self.lvis else None
         report(finding for finding in self.found.findings() if finding.severity == "error")
         numbers = self.entry_numbers(boxes, images)
-        has_ids = all(isinstance(category.id, int) for category in categories)
+        category_ids = tuple(category.id for category in categories if isinstance(category.id, int))
         return Annotations(
             source=source.annotations,
             image_folder=source.images,
@@ -87,8 +91,9 @@ class _Reader:
             entry="annotation",
             entry_numbers=np.array(numbers, dtype=np.int64),
             category_names=tuple(category.name for category in categories),
-            category_ids=tuple(category.id for category in categories) if has_ids else None,
+            category_ids=category_ids if len(category_ids) == len(categories) else None,
             supercategories=tuple(category.parent for category in categories),
+            federated=federated,
             findings=self.found.findings(),
         )
 
@@ -100,6 +105,8 @@ class _Reader:
                 self.reject("image", "entry", "an object", f"{place} is {shown(item)}")
                 continue
             name, image_id = text(item.get("file_name")), identifier(item.get("id"))
+            if self.lvis and name is None and (url := text(item.get("coco_url"))):
+                name = file_of_url(url)
             if name is None:
                 self.reject("image", "file_name", "the name of a file", f"{place} has {_value(item, 'file_name')}")
             if image_id is None:
@@ -133,8 +140,9 @@ class _Reader:
             name = self.read_name(item.get("name"))
             if name is None:
                 self.reject("category", "name", "a text", f"{place} has {_value(item, 'name')}")
-            category_id = whole_number(item.get("id"))
-            if category_id is None and (category_id := identifier(item.get("id"))) is None:
+            number = whole_number(item.get("id"))
+            category_id = identifier(item.get("id")) if number is None else number
+            if category_id is None:
                 self.lost_ids.add("category")
                 self.reject("category", "id", "a whole number", f"{shown(name or place)} has {_value(item, 'id')}")
                 continue
@@ -212,7 +220,7 @@ class _Reader:
     def read_bbox(self, item: dict[str, Any], place: str) -> list[float]:
         bbox, segmentation = item.get("bbox"), item.get("segmentation")
         if is_box(bbox):
-            return [float(value) for value in bbox]
+            return [float(value) for value in item["bbox"]]
         expected = "[x, y, width, height], four finite numbers"
         if bbox not in (None, []) or (bbox is None and segmentation is None and "bbox" not in item):
             self.reject("annotation", "bbox", expected, f"{place}: {_value(item, 'bbox')}")
@@ -227,6 +235,19 @@ class _Reader:
         message = "{count} annotation(s) have no bbox: computed from their polygons or masks"
         self.found.add("note", "bbox_of_segmentation", message, place)
         return found
+
+    def read_federated(self, categories: list[_Category]) -> Federated:
+        index = Index([category.id for category in categories])
+        pairs: dict[str, list[list[int]]] = {"neg_category_ids": [], "not_exhaustive_category_ids": []}
+        for position, item in enumerate(self.document["images"]):
+            for field, rows in pairs.items():
+                ids = item.get(field) if isinstance(item, dict) else None
+                found = [index.find(value)[0] for value in ids] if isinstance(ids, list) else [None]
+                if None in found:
+                    place = f"images[{position}] has {_value(item, field) if isinstance(item, dict) else shown(item)}"
+                    self.reject("image", field, "a list of the ids of listed categories, as in LVIS", place)
+                rows.append([value for value in found if value is not None])
+        return Federated(*map(pairs_of, pairs.values()))
 
     def entry_numbers(self, boxes: list[_Box], images: list[_Image]) -> list[int]:
         """Numbers of the annotations: their ids, or their positions from 1 if ids are missing or repeated."""

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from retinanet.formats.federated import Federated, join
+
 if TYPE_CHECKING:
     from retinanet.structures import Batch
 
@@ -45,6 +47,7 @@ class Dataset:
     is_crowd: np.ndarray  # (M,) bool
     class_names: tuple[str, ...]  # K
     category_ids: tuple[int, ...]  # K category ids, for results files
+    federated: Federated | None = None  # labels that were verified in each image, if most were not looked for
 
     def __len__(self) -> int:
         """Number of images."""
@@ -95,6 +98,7 @@ class Dataset:
             areas=self.areas[rows],
             labels=self.labels[rows],
             is_crowd=self.is_crowd[rows],
+            federated=None if self.federated is None else self.federated.subset(chosen, len(self)),
         )
 
     def first(self, count: int) -> "Dataset":
@@ -117,6 +121,7 @@ def concatenate(datasets: Sequence[Dataset]) -> Dataset:
         areas=np.concatenate([dataset.areas for dataset in datasets]),
         labels=np.concatenate([dataset.labels for dataset in datasets]),
         is_crowd=np.concatenate([dataset.is_crowd for dataset in datasets]),
+        federated=join([(dataset.federated, len(dataset)) for dataset in datasets]),
     )
 
 

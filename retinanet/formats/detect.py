@@ -26,7 +26,8 @@ FILES_IN_SPLIT = {  # names of the annotation file in the folder of a split; Rob
     ".json": ("_annotations.coco.json", "annotations.json", "labels.json"),
     ".csv": ("_annotations.csv", "annotations.csv"),
 }
-FILE_PER_SPLIT = ("coco", "lvis")  # formats whose readers take the file of a split, not the folder
+# Formats whose readers take the file of a split, not the folder.
+FILE_PER_SPLIT = ("coco", "lvis", "csv", "open_images")
 OTHER_TASKS = ("captions", "person_keypoints", "panoptic", "stuff", "image_info")  # beside instances_*.json in COCO
 ARCHIVES = {b"PK\x03\x04": "a zip archive", b"Rar!": "a RAR archive", b"7z\xbc\xaf": "a 7-Zip archive"}
 MAX_LISTED = 3
@@ -112,6 +113,16 @@ def resolve(source: DataSource, part: str) -> tuple[DataSource, str]:
         update["annotations"] = str(file)
         text = f"{TITLES[found.format]}, {file.relative_to(path)}"
     return source.model_copy(update=update), text
+
+
+def splits_of(source: DataSource) -> list[str]:
+    """The splits that a source defines, under its own names; none if it is a file or has no splits.
+
+    Raises:
+        InputError: the format is unknown or ambiguous.
+    """
+    found = detect(source.annotations) if source.format == "auto" else _find(source.format, Path(source.annotations))
+    return found.splits if found else []
 
 
 def own_data(path: str) -> OwnData:
@@ -252,11 +263,11 @@ def _detect_file(file: Path, key: str) -> Detected:
         case ".xml":
             raise InputError(f"{file}: is the annotation of one image in Pascal VOC format; set {key} to its folder")
         case ".json" | ".gz":
-            kind = json_kind(file) or "coco"
-            if kind == "labelme":
-                raise InputError(f"{file}: is the annotation of one image in labelme format; set {key} to its folder")
+            kind = json_kind(file) or "coco"  # whose reader names other kinds of JSON
         case _:
             kind = json_kind(file) or csv_kind(file)
+    if kind == "labelme":
+        kind = "coco"  # one of many files of a dataset; the reader names it, and says what to do
     if kind is None:
         raise InputError(
             f"{file}: is not an annotation file; expected COCO (.json), YOLO (data.yaml), CSV, or a dataset folder"

@@ -49,8 +49,8 @@ def _check_meaning(read: Annotations, objects: np.ndarray, boxes: np.ndarray, li
     """Compare how many boxes leave their image with how many would if their numbers meant something else."""
     first, second = boxes[:, :2], boxes[:, 2:]  # left and top, width and height
     slack = np.maximum(1.0, TOLERANCE * limits)
-    leaves = (first + second > limits + slack).any(axis=1)
-    inverted = (second < 0).any(axis=1)
+    leaves: np.ndarray = (first + second > limits + slack).any(axis=1)
+    inverted: np.ndarray = (second < 0).any(axis=1)
     # (M,) bool each: whether a box lies in its image if its last two numbers were the right and bottom edge, ...
     as_corners = ((second > first) & (first >= -slack) & (second <= limits + slack)).all(axis=1)
     as_centres = (first - second / 2 >= -slack) & (first + second / 2 <= limits + slack) & (second > 0)
@@ -155,7 +155,7 @@ def _file_id(path: str) -> tuple[int, int] | None:
 
 
 def _share(which: np.ndarray) -> float:
-    return float(which.mean())
+    return float(np.mean(which))
 
 
 def _examples(read: Annotations, objects: np.ndarray, positions: np.ndarray) -> tuple[str, ...]:

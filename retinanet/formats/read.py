@@ -14,12 +14,16 @@ from retinanet.formats.box_check import BoxProblems, check_boxes
 from retinanet.formats.category_check import check_categories
 from retinanet.formats.classes import Categories, Classes, choose_classes
 from retinanet.formats.coco import read_coco
+from retinanet.formats.csv_table import read_csv
 from retinanet.formats.dataset import Dataset, concatenate, start_of_each
 from retinanet.formats.detect import resolve
 from retinanet.formats.find_images import find_images
 from retinanet.formats.findings import Finding, report
 from retinanet.formats.image import read_header
 from retinanet.formats.image_folder import find_image_folder
+from retinanet.formats.labelme import read_labelme
+from retinanet.formats.lvis import read_lvis
+from retinanet.formats.open_images import read_open_images
 from retinanet.formats.plausibility import check_coordinates, check_repeated_images
 from retinanet.formats.sources import check_sources
 from retinanet.formats.voc import read_voc
@@ -72,6 +76,8 @@ def read_dataset(
     if not chosen.names:
         raise InputError(f"{key}: no objects in {read[0].source}, so there are no classes to learn")
     names = ", ".join(part.source for part in read)
+    if len({part.federated is None for part in read}) > 1:
+        raise InputError(f"{key}: {names}: LVIS annotations cannot be mixed with complete ones; use one kind of them")
     found = [] if findings is None else findings
     found += [finding for part in read for finding in part.findings]
     found += chosen.findings
@@ -133,23 +139,19 @@ def read_annotations(source: DataSource, part: str) -> Annotations:
 
 def _read(source: DataSource, part: str) -> Annotations:
     match source.format:
-        case "coco" | "lvis":
+        case "coco":
             return read_coco(source)
+        case "lvis":
+            return read_lvis(source)
         case "yolo":
             return read_yolo(source, part)
         case "voc":
             return read_voc(source, part)
         case "csv":
-            from retinanet.formats.csv_table import read_csv
-
-            return read_csv(source, part)
+            return read_csv(source)
         case "labelme":
-            from retinanet.formats.labelme import read_labelme
-
-            return read_labelme(source, part)
+            return read_labelme(source)
         case "open_images":
-            from retinanet.formats.open_images import read_open_images
-
             return read_open_images(source, part)
     raise AssertionError(source.format)
 
@@ -186,6 +188,7 @@ def _to_dataset(
         is_crowd=read.is_crowd[rows][usable],
         class_names=chosen.names,
         category_ids=category_ids,
+        federated=None if read.federated is None else read.federated.relabel(label_of),
     )
 
 

@@ -129,15 +129,16 @@ class _ObjectReader:
             self.faults.add(NOT_VOC, f"{file} (<{root.tag[:40]}>)")
             return
         for number, item in enumerate(root.findall("object"), start=1):
-            name, corners = _text(item, "name"), [_number(_text(item, f"bndbox/{corner}")) for corner in CORNERS]
+            name, box = _text(item, "name"), item.find("bndbox")
+            texts = [_text(box, corner) for corner in CORNERS]
+            corners = [_number(text) for text in texts]
             place = f"{file} object {number}"
             if not name:
                 self.faults.add(NO_NAME, place)
             elif self._listed is not None and name not in self._listed:
                 self.faults.add(self._not_listed, f"{place} ({name[:40]!r})")
             elif None in corners:
-                found = [_text(item, f"bndbox/{corner}")[:20] for corner in CORNERS]
-                self.faults.add(NO_BOX, f"{place}, class {name[:40]!r} ({found})")
+                self.faults.add(NO_BOX, f"{place}, class {name[:40]!r} ({[text[:20] for text in texts]})")
             else:
                 self.boxes.append([value for value in corners if value is not None])
                 self.image_index.append(image)
@@ -150,8 +151,8 @@ class _ObjectReader:
         return tuple(self._listed if self._listed is not None else sorted(set(self.names)))
 
 
-def _text(element: ET.Element, path: str) -> str:
-    return (element.findtext(path) or "").strip()
+def _text(element: ET.Element | None, tag: str) -> str:
+    return "" if element is None else (element.findtext(tag) or "").strip()
 
 
 def _number(text: str) -> float | None:
@@ -165,6 +166,6 @@ def _number(text: str) -> float | None:
 
 def _size(root: ET.Element) -> tuple[int, int]:
     """Height and width; zeros where they are not given as positive whole numbers, so that the image is asked."""
-    height, width = (_number(_text(root, f"size/{side}")) or 0 for side in ("height", "width"))
+    height, width = (_number(_text(root.find("size"), side)) or 0 for side in ("height", "width"))
     is_known = height >= 1 and width >= 1 and height == int(height) and width == int(width)
     return (int(height), int(width)) if is_known else (0, 0)

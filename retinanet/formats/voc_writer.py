@@ -26,11 +26,14 @@ from retinanet.formats.writing import (
 NOT_IN_XML = re.compile("[\x00-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
-def write_voc(dataset: Dataset, folder: Path, *, split: str) -> Losses:
+def write_voc(dataset: Dataset, folder: Path, *, split: str, subfolder: str = "") -> Losses:
     """Write `Annotations/NAME.xml` for each image, `ImageSets/Main/SPLIT.txt` and `labels.txt`.
 
     Images belong in `JPEGImages`. The splits of a dataset are written one after the other, and share `labels.txt`,
     which has the class names in order. Crowd regions become objects marked as difficult.
+
+    Args:
+        subfolder: a folder in `Annotations` and `JPEGImages`, for splits that have images of the same name.
 
     Returns:
         What the format cannot express, with counts.
@@ -39,7 +42,7 @@ def write_voc(dataset: Dataset, folder: Path, *, split: str) -> Losses:
         InputError: a file exists or cannot be written, `labels.txt` has other classes, two images would share a file,
             or XML cannot express a name.
     """
-    names = image_names(dataset)
+    names = [os.path.join(subfolder, name).replace(os.sep, "/") for name in image_names(dataset)]
     for name in (*names, *dataset.class_names):
         if NOT_IN_XML.search(name):
             raise InputError(f"{name!r}: has characters that XML cannot express; change the name")

@@ -1,5 +1,6 @@
 """Read datasets in YOLO format: one text file of boxes per image, with class numbers and fractions of the image."""
 
+import math
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -167,7 +168,7 @@ class _LabelReader:
 
     def _fault(self, values: list[float]) -> str | None:
         """What is wrong with a line."""
-        if not all(map(np.isfinite, values)):
+        if not all(map(math.isfinite, values)):
             return NOT_NUMBERS
         count = len(values)
         is_polygon = count >= 7 and count % 2 == 1

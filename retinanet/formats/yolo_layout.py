@@ -1,5 +1,6 @@
 """Find the class names and the images of each split of a YOLO dataset, in the layouts of common tools."""
 
+import logging
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,8 @@ from retinanet.errors import InputError
 from retinanet.formats.image_folder import files_in, image_files, is_image_name
 from retinanet.formats.splits import splits_in
 from retinanet.formats.text_lines import checked_names, read_lines, read_names
+
+log = logging.getLogger(__name__)
 
 NAME_FILES = ("classes.txt", "obj.names", "labels.txt")
 NO_PATH = ("", "null", "~")  # an entry of data.yaml without a value
@@ -89,7 +92,7 @@ def label_file(image: Path) -> Path:
 
 def _listed(line: str, number: int, file: Path, root: Path) -> Path:
     """Path of a line in a list of images: relative to the list, or to the dataset."""
-    places = [Path(os.path.normpath(base / line)) for base in (file.parent, root)]
+    places = [Path(os.path.normpath(base / line.replace("\\", "/"))) for base in (file.parent, root)]
     inside = [place for place in places if place.is_relative_to(os.path.normpath(root))]
     if not inside:
         raise InputError(f"{file}:{number}: {line!r} leads out of {root}; list images inside the dataset")
@@ -142,23 +145,24 @@ def _root(given: Any, file: Path) -> Path:
     """The folder that `path` in data.yaml names: absolute, or relative to the file; without it, the file's own."""
     if not isinstance(given, str):
         raise InputError(f"{file}: path is {str(given)[:80]}, expected the folder of the dataset")
-    named = Path(os.path.normpath(file.parent / ("" if given in NO_PATH else given)))
+    named = Path(os.path.normpath(file.parent / ("" if given in NO_PATH else os.path.expanduser(given))))
     # Exports name the folder on the machine where they were made; then the dataset is beside its data.yaml.
     return named if os.path.isdir(named) else file.parent
 
 
 def _entry(given: str, key: str, root: Path, file: Path) -> Path:
     """The folder or list of images that an entry of data.yaml names."""
-    if os.path.isabs(given):
-        return Path(given)
-    place = Path(os.path.normpath(root / given))
-    if place.is_relative_to(os.path.normpath(root)):
+    place = Path(os.path.normpath(root / os.path.expanduser(given.replace("\\", "/"))))
+    if place.is_relative_to(os.path.normpath(root)) or (os.path.isabs(given) and os.path.exists(given)):
         return place
-    # Roboflow writes ../train/images for train/images.
-    inside = root / given.lstrip("./\\")
-    if ".." in inside.parts or not os.path.exists(inside):
-        raise InputError(f"{file}: {key}: {given} leads out of {root}; use paths inside the dataset, or set path")
-    return inside
+    # Roboflow writes ../train/images for train/images. Others name the folder on the machine of the export.
+    for start in range(1, len(place.parts)):
+        inside = root.joinpath(*place.parts[start:])
+        if os.path.exists(inside):
+            log.info("%s: %s: %s is read as %s", file, key, given, inside)
+            return inside
+    problem = "does not exist" if os.path.isabs(given) else f"leads out of {root}"
+    raise InputError(f"{file}: {key}: {given} {problem}; use paths inside the dataset, or set path")
 
 
 def _names_of_yaml(values: dict[str, Any], file: Path) -> tuple[str, ...]:

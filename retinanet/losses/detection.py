@@ -1,5 +1,6 @@
 """The detection criterion: class loss over anchors plus box loss over positive anchors, divided by a given count."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -79,26 +80,18 @@ class DetectionLoss(nn.Module):
         if self.hard_examples:
             valid = self.hard_examples(outputs, labels, valid)
         sizes = [deltas.shape[1] for deltas in outputs.box_deltas]
-        per_level = zip(
-            outputs.class_logits,
-            outputs.box_deltas,
-            outputs.anchors,
-            labels.split(sizes, dim=1),
-            valid.split(sizes, dim=1),
-            assignment.positive.split(sizes, dim=1),
-            assignment.gt_index.split(sizes, dim=1),
-            strict=True,
+        # Boxes are few numbers per anchor: join the levels, which takes a fifth of the kernels.
+        deltas = torch.cat(outputs.box_deltas, dim=1).float()
+        anchors = torch.cat([grid.view(-1, 4) for grid in outputs.anchors])
+        boxes = targets.boxes.gather(1, assignment.gt_index[..., None].expand(-1, -1, 4))
+        # Compute the loss for every anchor, then mask it: boolean indexing would synchronise the device.
+        box_losses = torch.where(assignment.positive, self.box_loss(deltas, boxes, anchors), 0)
+        ious: Sequence[Tensor | None] = [None] * len(sizes)
+        if self.class_loss.needs_iou:
+            intersection, union = overlap(decode(deltas.detach(), anchors), boxes)
+            ious = (intersection / union).split(sizes, dim=1)
+        per_level = zip(outputs.class_logits, labels.split(sizes, dim=1), valid.split(sizes, dim=1), ious, strict=True)
+        return LevelSums(
+            [self.class_loss(logits, labels, valid, iou) for logits, labels, valid, iou in per_level],
+            [box_loss.sum() for box_loss in box_losses.split(sizes, dim=1)],
         )
-        sums = LevelSums([], [])
-        for logits, deltas, grid, labels, valid, positive, gt_index in per_level:
-            anchors, deltas = grid.view(-1, 4), deltas.float()
-            boxes = targets.boxes.gather(1, gt_index[..., None].expand(-1, -1, 4))
-            iou = None
-            if self.class_loss.needs_iou:
-                intersection, union = overlap(decode(deltas.detach(), anchors), boxes)
-                iou = intersection / union
-            sums.classification.append(self.class_loss(logits, labels, valid, iou))
-            # Compute the loss for every anchor, then mask it: boolean indexing would synchronise the device.
-            box_loss = self.box_loss(deltas, boxes, anchors)
-            sums.box_regression.append(torch.where(positive, box_loss, 0).sum())
-        return sums

@@ -2,6 +2,7 @@ import pytest
 
 from retinanet.ablation import results
 from retinanet.ablation.results import ResultsFile, RunResult, config_hash
+from retinanet.ablation.run import known_results, newest_version
 from retinanet.ablation.table import load_table, make_jobs
 from retinanet.config.load import load_config
 from retinanet.errors import InputError
@@ -81,8 +82,8 @@ def test_new_key_at_its_default_keeps_the_hash(monkeypatch):
     whole = results.flat_config
     monkeypatch.setattr(results, "flat_config", lambda cfg: {**whole(cfg), "train.new_key": None})
     assert config_hash(load_config("quickstart")) == before
-    monkeypatch.setattr(results, "DEFAULTS_VERSION", results.DEFAULTS_VERSION + 1)
-    assert config_hash(load_config("quickstart")) != before
+    assert config_hash(load_config("quickstart"), version=results.RESULTS_VERSION) == before
+    assert config_hash(load_config("quickstart"), version=results.RESULTS_VERSION + 1) != before
 
 
 TABLES = [("1b", "quickstart"), ("1c", "quickstart"), ("1d", "quickstart")]
@@ -90,7 +91,23 @@ TABLES = [("1b", "quickstart"), ("1c", "quickstart"), ("1d", "quickstart")]
 
 @pytest.mark.parametrize(("table", "setup"), TABLES)
 def test_recorded_results_are_found_under_the_current_keys(table, setup):
-    """A renamed config key must not make `retinanet ablate` train again what benchmarks/results holds."""
-    recorded = ResultsFile(REPO / "benchmarks" / "results" / "ablate" / setup).read()
+    """`retinanet ablate --report` still finds what benchmarks/results holds, although config keys were renamed."""
+    folder = REPO / "benchmarks" / "results" / "ablate" / setup
     jobs = make_jobs(load_table(table), setup, num_seeds=1)
-    assert jobs and {config_hash(job.cfg) for job in jobs} <= set(recorded)
+    assert newest_version(jobs, folder) == 1  # from before every image was used once per epoch
+    found = known_results(jobs, folder, version=1)
+    assert jobs and found.keys() == {(job.row, job.seed) for job in jobs}
+    assert known_results(jobs, folder) == {}  # so that a table never mixes them with new runs
+
+
+def test_newest_version_is_the_last_with_any_result(tmp_path):
+    jobs = make_jobs(load_table("1b"), "quickstart", num_seeds=1)[:2]
+    assert newest_version(jobs, tmp_path) == results.RESULTS_VERSION
+    for job in jobs:
+        ResultsFile(tmp_path).append(result(config_hash(job.cfg, version=1), ap=0.1))
+    assert newest_version(jobs, tmp_path) == 1
+    assert len(known_results(jobs, tmp_path, version=1)) == 2
+    ResultsFile(tmp_path).append(result(config_hash(jobs[1].cfg), ap=0.2))
+    assert newest_version(jobs, tmp_path) == results.RESULTS_VERSION > 1
+    found = known_results(jobs, tmp_path)
+    assert {run: entry.metrics["AP"] for run, entry in found.items()} == {(jobs[1].row, jobs[1].seed): 0.2}

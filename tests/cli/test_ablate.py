@@ -1,12 +1,13 @@
 """Tables, figures and the demo, end to end through `retinanet ablate`."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from retinanet.ablation import figures, run
-from retinanet.ablation.results import ResultsFile
+from retinanet.ablation.results import ResultsFile, config_hash
 from retinanet.cli.ablate import main
 from retinanet.engine.result import TrainResult
 from retinanet.errors import InputError
@@ -157,6 +158,14 @@ def _copy_alone(checkpoint: Path, tmp_path: Path) -> Path:
     copy = tmp_path / "alone/best.pt"
     copy.write_bytes(checkpoint.read_bytes())
     return copy
+
+
+def test_earlier_version_is_reported_and_not_reused(ablate, no_training, capsys, monkeypatch):
+    with monkeypatch.context() as earlier:
+        earlier.setattr(run, "config_hash", partial(config_hash, version=1))
+        ablate()
+    assert ablate("--report") == 0 and "from an earlier release" in capsys.readouterr().out
+    assert (len(no_training), ablate(), len(no_training)) == (4, 0, 8)
 
 
 def test_run_locked_by_another_process_is_skipped(ablate, tmp_path, no_training, capsys):

@@ -11,8 +11,8 @@ import threading
 
 import pytest
 
-from retinanet.__main__ import COMMANDS
-from retinanet.cli import process
+from retinanet.cli import interrupts, process
+from retinanet.cli.commands import COMMANDS
 from retinanet.errors import InputError
 from tests.helpers.processes import ENVIRONMENT, REPO
 
@@ -143,17 +143,22 @@ while True:
 """
 
 
+CONSOLE_SCRIPT = "import sys; from retinanet.__main__ import main; sys.exit(main())"
+
+
+# argparse is among the first modules that a command imports, torch among the last.
+@pytest.mark.parametrize("module", ["argparse", "torch"])
 @pytest.mark.parametrize(
     "arguments",
     [
         ["-m", "retinanet", "benchmark", "loss"],
         [str(REPO / "tools" / "ablate.py"), "demo"],
-        ["-m", "retinanet", "train", "--replay", "step.pt"],
+        ["-c", CONSOLE_SCRIPT, "train", "--replay", "step.pt"],
     ],
-    ids=["benchmark", "script", "train"],
+    ids=["module", "script", "console script"],
 )
-def test_ctrl_c_during_imports_prints_one_line(tmp_path, arguments):
-    (tmp_path / "torch.py").write_text(ENDLESS)
+def test_ctrl_c_during_imports_prints_one_line(tmp_path, arguments, module):
+    (tmp_path / f"{module}.py").write_text(ENDLESS)
     path = os.pathsep.join([str(tmp_path), str(REPO)])
     started = subprocess.Popen(
         [sys.executable, *arguments],
@@ -175,12 +180,12 @@ def test_ctrl_c_raises_once_the_work_has_begun_and_the_handler_is_restored():
 
     def work():
         seen.append(signal.getsignal(signal.SIGINT))
-        process.begin_work()
+        interrupts.begin_work()
         seen.append(signal.getsignal(signal.SIGINT))
         signal.raise_signal(signal.SIGINT)
 
     assert process.exit_code(work) == 130
-    assert seen == [process._exit_interrupted, signal.default_int_handler]
+    assert seen == [interrupts._exit_interrupted, signal.default_int_handler]
     assert process.exit_code(lambda: None) == 0
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
@@ -190,7 +195,7 @@ def test_handlers_of_the_caller_stay_in_place():
     try:
         for handler in (signal.SIG_IGN, lambda number, frame: None):
             signal.signal(signal.SIGINT, handler)
-            code = process.exit_code(lambda h=handler: process.begin_work() or signal.getsignal(signal.SIGINT) is h)
+            code = process.exit_code(lambda h=handler: interrupts.begin_work() or signal.getsignal(signal.SIGINT) is h)
             assert code is True  # in force during the command
             assert signal.getsignal(signal.SIGINT) is handler
     finally:

@@ -44,7 +44,8 @@ def test_forecast_by_hand(monkeypatch):
     monkeypatch.setattr(module.time, "perf_counter", lambda: next(times))
     network = Network().train()
     sizes = ["data.resize.shorter=[32, 48, 64]", "train.batch_size=8", "train.accumulate=2"]
-    expected = forecast(load_config("quickstart", [*OVERRIDES, *sizes]), network, DATA, 10, CPU, torch.float32)
+    cfg = load_config("quickstart", [*OVERRIDES, *sizes])
+    expected = forecast(cfg, network, shape_shares(cfg, DATA), 10, CPU, torch.float32)
     assert expected.shape == (48, 64)
     assert network.passes == [(4, 3, 48, 64)] * 2
     assert expected.seconds == pytest.approx(3 * 0.5 / (4 * 48 * 64) * 9472 / 3 * 8 * 10)
@@ -57,7 +58,7 @@ def test_several_processes_share_the_images(monkeypatch):
     monkeypatch.setattr(module.time, "perf_counter", lambda: next(times))
     network = Network()
     cfg = load_config("quickstart", [*OVERRIDES, "train.batch_size=8"])
-    assert forecast(cfg, network, DATA, 1, CPU, torch.float32).seconds > 0
+    assert forecast(cfg, network, shape_shares(cfg, DATA), 1, CPU, torch.float32).seconds > 0
     assert network.passes[0][0] == 2  # images
 
 
@@ -66,7 +67,7 @@ def test_forecast_changes_neither_model_nor_random_numbers():
     model = build_model(cfg.model, 1).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     random = torch.get_rng_state()
-    assert forecast(cfg, model, DATA, 1, CPU, torch.float32).seconds > 0
+    assert forecast(cfg, model, shape_shares(cfg, DATA), 1, CPU, torch.float32).seconds > 0
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert model.training and torch.equal(torch.get_rng_state(), random)
 

@@ -24,12 +24,14 @@ def run(tmp_path, tiny_overrides):
 
 def test_summary_describes_length_evaluations_and_checkpoints(run):
     """Eight steps of four images are 1.33 epochs of 24 images; evaluations follow steps 4 and 8."""
-    rows = run_summary(run)
+    shares = {(64, 64): 0.25, (48, 64): 0.75}
+    rows = run_summary(run, shares)
     assert rows["data"].startswith("24 images")
+    assert rows["padded shapes"].startswith("48x64, 64x64 (")
     assert rows["length"] == "8 steps of 4 images, 1.33 epochs"
     assert rows["evaluation"] == "2 of 8 images, every 4 steps"
     assert re.fullmatch(r"every 3 steps, \d+ MB each, of which the best and the last 5 are kept", rows["checkpoints"])
-    assert run_summary(run._replace(val_data=None))["evaluation"] == "none: data.val is empty"
+    assert run_summary(run._replace(val_data=None), shares)["evaluation"] == "none: data.val is empty"
 
 
 @pytest.mark.parametrize(

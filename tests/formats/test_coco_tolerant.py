@@ -15,7 +15,7 @@ from tests.helpers.coco_files import (
     error_of,
     errors_of,
     image,
-    messages_in,
+    notes_in,
     warnings_in,
 )
 
@@ -25,7 +25,7 @@ OF_FIRST = "annotation 1 of 1.png, class 'cat'"
 
 @pytest.fixture(autouse=True)
 def _log_notes(caplog):
-    caplog.set_level(logging.INFO, "retinanet")
+    caplog.set_level(logging.INFO, "retinanet.formats.findings")
 
 
 # ---- repaired
@@ -95,7 +95,7 @@ def test_harmless_deviation_gives_the_same_dataset_and_one_note(source, caplog, 
     assert annotations_of(data) == annotations_of(expected)
     assert data.image_ids == expected.image_ids and data.class_names == expected.class_names
     assert np.array_equal(data.sizes, expected.sizes)
-    notes = messages_in(caplog, "INFO")
+    notes = notes_in(caplog)
     assert warnings_in(caplog) == []
     assert len(notes) == (note is not None) and (note is None or note in notes[0]), notes
 

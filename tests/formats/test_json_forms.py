@@ -23,7 +23,10 @@ FORMS = {
         {"a.png123": {"filename": "a.png", "size": 123, "regions": [], "file_attributes": {}}},
         "is a project or export of VGG Image Annotator; in VIA, use Annotation > Export Annotations (COCO format)",
     ),
-    "labelme": ({"version": "5", "shapes": [SHAPE], "imagePath": "a.png"}, "is one image in labelme format; set data."),
+    "labelme": (
+        {"version": "5", "shapes": [SHAPE], "imagePath": "a.png"},
+        "is the annotation of one image in labelme format",
+    ),
     "CreateML": ([{"image": "a.png", "annotations": [{"label": "cat", "coordinates": {}}]}], "is in CreateML format"),
     "Label Studio": ([{"id": 1, "data": {"image": "a.png"}, "annotations": []}], "is an export of Label Studio"),
     "BDD100K": ([{"name": "a.png", "labels": []}], "is in BDD100K (Scalabel) format; export the annotations in COCO"),

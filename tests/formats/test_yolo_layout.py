@@ -101,6 +101,13 @@ def test_relative_and_absolute_entries_can_be_mixed(tmp_path, monkeypatch):
     assert data.labels.tolist() == [0, 1]
 
 
+@pytest.mark.parametrize("entry", ["/content/x/images", "../images", "../../x/images", ".\\images", "./images/"])
+def test_entries_of_exports_mean_folders_of_the_dataset(entry, tmp_path):
+    folder = one_image(tmp_path, CAT, f"train: {entry}\n{NAMES}")
+    assert read(folder).file_names == ("a.png",)
+    assert read(folder).image_folder == str(tmp_path / "images")
+
+
 def test_path_of_another_machine_means_the_folder_of_data_yaml(tmp_path):
     folder = one_image(tmp_path, CAT, f"path: /content/datasets/x\ntrain: images\n{NAMES}")
     assert read(folder).file_names == ("a.png",)

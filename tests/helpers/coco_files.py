@@ -47,8 +47,16 @@ def warnings_in(caplog) -> list[str]:
 
 
 def messages_in(caplog, level: str) -> list[str]:
-    """Logged messages of one level."""
-    return [record.getMessage() for record in caplog.records if record.levelname == level]
+    """Logged messages of one level, without the line that says which format was found."""
+    found = ("retinanet.formats.read", "INFO")
+    records = (record for record in caplog.records if (record.name, record.levelname) != found)
+    return [record.getMessage() for record in records if record.levelname == level]
+
+
+def notes_in(caplog) -> list[str]:
+    """Messages of the logged findings that are notes."""
+    findings = [record for record in caplog.records if record.name == "retinanet.formats.findings"]
+    return [record.getMessage() for record in findings if record.levelname == "INFO"]
 
 
 def images_of(dataset: Dataset) -> list[ImageRecord]:

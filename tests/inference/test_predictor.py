@@ -89,6 +89,15 @@ def test_detections_are_those_of_the_network_itself(checkpoint):
     assert torch.equal(found.labels, expected.labels)
 
 
+@pytest.mark.parametrize(("val_shorter", "side"), [("null", 64), ("48", 48), ("80", 80)])
+def test_images_are_resized_as_in_evaluation(checkpoint, val_shorter, side):
+    overrides = ["data.resize.shorter=[32, 64]", f"data.resize.val_shorter={val_shorter}"]
+    predictor, sizes = Predictor.from_checkpoint(checkpoint, overrides), []
+    predictor.model.register_forward_pre_hook(lambda module, inputs: sizes.append(inputs[1].tolist()))
+    predictor(noise(100, 100))
+    assert sizes == [[[side, side]]]
+
+
 def test_precision_is_that_of_inference(checkpoint):
     predictor = Predictor.from_checkpoint(checkpoint, ["inference.precision=bf16", "train.precision=fp32"])
     assert predictor.dtype == predictor.model.dtype == torch.bfloat16

@@ -7,82 +7,29 @@ import torchvision
 from torch.testing import assert_close
 
 from retinanet.config import (
-    CIoUConfig,
     CrossEntropyConfig,
-    DIoUConfig,
     FocalConfig,
-    FocalStarConfig,
-    GIoUConfig,
     HingeConfig,
     LossConfig,
-    OHEMConfig,
-    QualityFocalConfig,
     SmoothL1Config,
     SoftmaxFocalConfig,
-    VarifocalConfig,
 )
 from retinanet.detection.assignment import Assignment, assign
 from retinanet.detection.boxes import decode, encode
-from retinanet.errors import InputError
 from retinanet.losses.box_losses import CIoULoss, DIoULoss, GIoULoss, SmoothL1Loss
 from retinanet.losses.build import build_class_loss, build_loss
 from retinanet.losses.detection import DetectionLoss
-from retinanet.losses.hard_examples import HardExampleMining
-from retinanet.losses.margin import FocalMargin, FocalStarMargin, HingeMargin
 from retinanet.losses.quality import QualityFocalLoss, VarifocalLoss
-from retinanet.losses.sigmoid import SigmoidFocalLoss, SigmoidMarginLoss
-from retinanet.losses.softmax_focal import SoftmaxFocalLoss
-from retinanet.structures import HeadOutputs, Targets
-from tests.helpers.boxes import random_boxes
+from retinanet.losses.sigmoid import SigmoidFocalLoss
+from retinanet.structures import HeadOutputs
 from tests.helpers.gradients import value_and_gradient
+from tests.helpers.head_outputs import ANCHORS_PER_LEVEL, NUM_CLASSES, random_assignment, random_outputs, targets_of
 from tests.helpers.losses import BOX_LOSSES, CLASS_LOSSES
-
-NUM_CLASSES = 5
-ANCHORS_PER_LEVEL = (40, 12, 3)
-
-
-def random_outputs(batch, num_classes=NUM_CLASSES, seed=0, dtype=torch.float32):
-    """Head outputs of three levels, leaves that require a gradient."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def normal(count, values):
-        return torch.randn(batch, count, values, generator=generator).to(dtype).requires_grad_()
-
-    return HeadOutputs(
-        class_logits=[normal(count, num_classes) for count in ANCHORS_PER_LEVEL],
-        box_deltas=[normal(count, 4) for count in ANCHORS_PER_LEVEL],
-        anchors=list(random_boxes(sum(ANCHORS_PER_LEVEL), seed + 1).split(ANCHORS_PER_LEVEL)),
-    )
 
 
 def as_grid(anchors):
     """The anchors of all levels, arbitrary boxes, as one cell."""
     return [torch.cat(anchors).view(1, 1, -1, 4)]
-
-
-def targets_of(*counts, num_rows=8, num_classes=NUM_CLASSES):
-    """Targets of images with these numbers of objects, padded."""
-    generator = torch.Generator().manual_seed(7)
-    is_object = torch.arange(num_rows) < torch.tensor(counts)[:, None]
-    boxes = random_boxes(len(counts) * num_rows, 3).view(len(counts), num_rows, 4)
-    labels = torch.randint(num_classes, is_object.shape, generator=generator)
-    return Targets(
-        boxes=torch.where(is_object[..., None], boxes, torch.tensor([0.0, 0.0, 1.0, 1.0])),
-        labels=labels * is_object,
-        is_object=is_object,
-        is_crowd=torch.zeros_like(is_object),
-    )
-
-
-def random_assignment(targets, seed=0):
-    """Randomly make each anchor of each image positive for one of its objects, negative or ignored."""
-    generator = torch.Generator().manual_seed(seed)
-    shape = (len(targets.labels), sum(ANCHORS_PER_LEVEL))
-    num_objects = targets.is_object.sum(1, keepdim=True)
-    gt_index = (torch.rand(shape, generator=generator) * num_objects).long()
-    draw = torch.rand(shape, generator=generator)
-    positive = (draw < 0.2) & (num_objects > 0)
-    return Assignment(gt_index, positive, negative=(draw < 0.8) & ~positive)
 
 
 TORCHVISION = {
@@ -251,20 +198,6 @@ def test_low_precision_outputs_give_a_float32_loss():
     assert low.class_logits[0].grad.dtype == torch.bfloat16
 
 
-def test_config_sets_the_parameters_of_the_loss():
-    outputs, targets = random_outputs(1), targets_of(5)
-    assignment, count = random_assignment(targets), torch.tensor(2.0)
-    cfg = LossConfig(
-        classification=FocalConfig(alpha=0.6, gamma=0.5), box=SmoothL1Config(beta=0.7), class_weight=2.0, box_weight=3.0
-    )
-    by_hand = DetectionLoss(
-        SigmoidFocalLoss(alpha=0.6, gamma=0.5), SmoothL1Loss(beta=0.7), class_weight=2.0, box_weight=3.0
-    )(outputs, assignment, targets, count)
-    assert tuple(build_loss(cfg)(outputs, assignment, targets, count)) == tuple(by_hand)
-    default = build_loss(LossConfig())(outputs, assignment, targets, count)
-    assert default.classification != by_hand.classification and default.box_regression != by_hand.box_regression
-
-
 @pytest.mark.parametrize("alpha", [None, 0.75, (0.1, 0.3, 0.5, 0.7, 0.9)])
 def test_gamma_zero_is_cross_entropy(alpha):
     generator = torch.Generator().manual_seed(0)
@@ -284,54 +217,6 @@ def test_gamma_zero_is_cross_entropy(alpha):
     assert torch.equal(focal[0], cross_entropy[0]) and torch.equal(focal[1], cross_entropy[1])
     assert_close(focal, value_and_gradient(torchs, logits), rtol=1e-12, atol=1e-14)
     assert_close(focal[1][~valid], torch.zeros_like(focal[1][~valid]))
-
-
-@pytest.mark.parametrize(
-    ("cfg", "loss"),
-    [
-        (CrossEntropyConfig(alpha=0.75), SigmoidFocalLoss(alpha=0.75, gamma=0.0)),
-        (CrossEntropyConfig(), SigmoidMarginLoss(FocalMargin(0.0))),
-        (FocalConfig(alpha=(0.1, 0.3, 0.5, 0.7, 0.9)), SigmoidFocalLoss(alpha=[0.1, 0.3, 0.5, 0.7, 0.9])),
-        (FocalStarConfig(gamma=4.0, beta=0.5), SigmoidMarginLoss(FocalStarMargin(4.0, 0.5))),
-        (HingeConfig(), SigmoidMarginLoss(HingeMargin())),
-        (QualityFocalConfig(beta=1.5), QualityFocalLoss(beta=1.5)),
-        (VarifocalConfig(alpha=0.6, gamma=1.5), VarifocalLoss(alpha=0.6, gamma=1.5)),
-    ],
-)
-def test_config_selects_the_class_loss(cfg, loss):
-    outputs, targets = random_outputs(2), targets_of(5, 2)
-    arguments = outputs, random_assignment(targets), targets, torch.tensor(2.0)
-    built = build_loss(LossConfig(classification=cfg), num_classes=NUM_CLASSES)(*arguments)
-    assert tuple(built) == tuple(DetectionLoss(loss, SmoothL1Loss())(*arguments))
-    assert built.classification != build_loss(LossConfig())(*arguments).classification
-
-
-def test_config_sets_the_hard_example_mining():
-    outputs, targets = random_outputs(2), targets_of(5, 2)
-    arguments = outputs, random_assignment(targets), targets, torch.tensor(2.0)
-    cfg = OHEMConfig(keep=7, nms_iou=0.3, one_to_three=True)
-    mining = HardExampleMining(keep=7, nms_iou=0.3, one_to_three=True)
-    by_hand = DetectionLoss(SigmoidFocalLoss(alpha=None, gamma=0.0), SmoothL1Loss(), hard_examples=mining)(*arguments)
-    assert tuple(build_loss(LossConfig(classification=cfg))(*arguments)) == tuple(by_hand)
-    every = build_loss(LossConfig(classification=CrossEntropyConfig()))(*arguments)
-    assert 0 < by_hand.classification < every.classification and by_hand.box_regression == every.box_regression
-
-
-@pytest.mark.parametrize(
-    ("cfg", "loss"), [(GIoUConfig(), GIoULoss()), (DIoUConfig(), DIoULoss()), (CIoUConfig(), CIoULoss())]
-)
-def test_config_selects_the_box_loss(cfg, loss):
-    outputs, targets = random_outputs(2), targets_of(5, 2)
-    arguments = outputs, random_assignment(targets), targets, torch.tensor(2.0)
-    assert tuple(build_loss(LossConfig(box=cfg))(*arguments)) == tuple(
-        DetectionLoss(SigmoidFocalLoss(), loss)(*arguments)
-    )
-
-
-def test_alphas_for_another_number_of_classes_are_rejected():
-    cfg = LossConfig(classification=FocalConfig(alpha=(0.1, 0.2)))
-    with pytest.raises(InputError, match=r"loss\.classification\.alpha has 2 values for 5 classes"):
-        build_loss(cfg, num_classes=NUM_CLASSES)
 
 
 @pytest.mark.parametrize("loss", [QualityFocalLoss(), VarifocalLoss()])
@@ -373,14 +258,3 @@ def test_losses_read_nothing_on_the_host(cfg, host_reads):
         criterion(outputs, assignment, targets, num_positive).total.backward()
     assert reads == []
     assert outputs.class_logits[0].grad is not None
-
-
-@pytest.mark.parametrize("cfg", [*CLASS_LOSSES, OHEMConfig(), SoftmaxFocalConfig()])
-def test_config_and_class_loss_agree_on_the_background_logit(cfg):
-    assert build_class_loss(cfg).has_background_logit == cfg.has_background_logit
-
-
-def test_class_losses_declare_what_they_need():
-    losses = [build_class_loss(cfg) for cfg in (*CLASS_LOSSES, OHEMConfig(), SoftmaxFocalConfig())]
-    assert {type(loss) for loss in losses if loss.needs_iou} == {QualityFocalLoss, VarifocalLoss}
-    assert {type(loss) for loss in losses if loss.has_background_logit} == {SoftmaxFocalLoss}

@@ -13,7 +13,8 @@ from retinanet.data.synthetic.sprites import (
     CLASSES,
     DISTRACTORS,
     Box,
-    Sprite,
+    area_inside,
+    crop,
     draw_background,
     draw_sprite,
     extent,
@@ -68,11 +69,11 @@ class Scene:
     def __init__(self, rng: np.random.Generator):
         self.rng = rng
         self.width, self.height = IMAGE_SIZES[(0, 0, 0, 0, 1, 1, 1, 1, 2)[rng.integers(9)]]
-        self.pixels = draw_background(self.width, self.height, rng)  # (height, width, 3) int32
+        self.planes = draw_background(self.width, self.height, rng)  # (3, height, width) int16
         self.annotations: list[Annotation] = []
-        self.visible: list[
-            tuple[np.ndarray, int]
-        ] = []  # per object: its visible pixels, and how many must stay visible
+        # Number, from 1, of the labelled object that covers a pixel last; 0 without any.
+        self.topmost = np.zeros((self.height, self.width), dtype=np.uint8)
+        self.spare_pixels: list[int] = []  # of each object, the pixels that may still be covered
 
     def add_distractor(self) -> None:
         """Paint an unlabelled shape."""
@@ -80,7 +81,7 @@ class Scene:
         height, width = sprite.cover.shape
         x, y = self.rng.integers(0, self.width) - width // 2, self.rng.integers(0, self.height) - height // 2
         label = int(self.rng.integers(len(CLASSES))) if self.rng.random() < 0.3 else None
-        paint(self.pixels, sprite, int(x), int(y), self.rng, label)
+        paint(self.planes, sprite, int(x), int(y), self.rng, label)
 
     def add_crowd(self) -> None:
         """Paint a dense cluster of one class, with a single crowd annotation."""
@@ -95,10 +96,10 @@ class Scene:
             sprite = draw_sprite(CLASSES[label], max(MIN_SIZE, size + int(rng.integers(-3, 5))), rng)
             shift_x, shift_y = rng.integers(0, 2 * jitter + 1, 2).tolist()
             x, y = left + i % columns * cell + shift_x, top + i // columns * cell + shift_y
-            box, _, mask = extent(sprite, x, y, self.width, self.height)
-            boxes.append(box)
-            covered |= mask
-            paint(self.pixels, sprite, x, y, rng, label)
+            boxes.append(extent(sprite, x, y, self.width, self.height))
+            window, sprite_window = crop(sprite, x, y, self.width, self.height)
+            covered[window] |= sprite.solid[sprite_window]
+            paint(self.planes, sprite, x, y, rng, label)
         lows, highs = zip(*((box[:2], box[2:]) for box in boxes), strict=True)
         box = (*map(min, zip(*lows, strict=True)), *map(max, zip(*highs, strict=True)))
         self.annotations.append(Annotation(label, box, float(covered.sum()), is_crowd=True))
@@ -109,10 +110,10 @@ class Scene:
         size = log_uniform(MIN_SIZE, MAX_SIZE, rng, skew=0.5)
         sprite = draw_sprite(CLASSES[label], size, rng)
         height, width = sprite.cover.shape
+        needed = math.ceil(MIN_VISIBLE * np.count_nonzero(sprite.solid))
         # Only boxes of similar size can overlap substantially.
         partners = [a.box for a in self.annotations if not a.is_crowd and 0.4 < longer_side(a.box) / size < 2.5]
         partner = partners[rng.integers(len(partners))] if partners and rng.random() < 0.2 else None
-        whole_box, _, _ = extent(sprite, 0, 0, width, height)
         cut_x, cut_y = (width // 2, height // 2) if rng.random() < 0.25 else (0, 0)
         for _ in range(40):
             if partner is None:
@@ -121,46 +122,49 @@ class Scene:
             else:
                 x = int(rng.integers(int(partner[0]) - width, int(partner[2]) + 1))
                 y = int(rng.integers(int(partner[1]) - height, int(partner[3]) + 1))
-            box, area, mask = extent(sprite, x, y, self.width, self.height)
-            is_inside = longer_side(box) >= MIN_SIZE and area_of(box) >= MIN_INSIDE * area_of(whole_box)
+            box = extent(sprite, x, y, self.width, self.height)
+            is_inside = longer_side(box) >= MIN_SIZE and area_of(box) >= MIN_INSIDE * area_of(sprite.box)
             if partner is None:
                 fits = all(apart(box, other.box) for other in self.annotations)
             else:
                 fits = OVERLAP_IOU[0] <= iou(box, partner) <= OVERLAP_IOU[1]
-            if is_inside and fits and self.allows(sprite, box, mask):
-                paint(self.pixels, sprite, x, y, rng, label)
-                self.visible = [(seen & ~mask, least) for seen, least in self.visible]
-                self.visible.append((mask, needed_pixels(sprite)))
+            if not (is_inside and fits and self.allows(box)):
+                continue
+            window, sprite_window = crop(sprite, x, y, self.width, self.height)
+            solid = sprite.solid[sprite_window]
+            covered = np.bincount(self.topmost[window][solid], minlength=1 + len(self.spare_pixels)).tolist()
+            spare_pixels = [spare - lost for spare, lost in zip(self.spare_pixels, covered[1:], strict=True)]
+            spare_pixels.append(int(np.count_nonzero(solid)) - needed)
+            if min(spare_pixels) >= 0:
+                paint(self.planes, sprite, x, y, rng, label)
+                self.spare_pixels = spare_pixels
+                self.topmost[window][solid] = len(spare_pixels)
+                area = area_inside(sprite, x, y, self.width, self.height)
                 self.annotations.append(Annotation(label, box, area, is_crowd=False))
                 return
 
-    def allows(self, sprite: Sprite, box: Box, mask: np.ndarray) -> bool:
-        """Whether an object can be added here: all objects stay visible, and its box overlaps no other too much."""
+    def allows(self, box: Box) -> bool:
+        """Whether a box overlaps no other too much."""
         for other in self.annotations:
             if other.is_crowd:
                 if intersection(box, other.box) > MAX_CROWD_COVER * min(area_of(box), area_of(other.box)):
                     return False
             elif iou(box, other.box) > MAX_IOU:
                 return False
-        stays = [(mask, needed_pixels(sprite)), *((seen & ~mask, least) for seen, least in self.visible)]
-        return all(np.count_nonzero(seen) >= least for seen, least in stays)
+        return True
 
     def finish(self) -> np.ndarray:
         """Vary contrast and brightness, add noise, and return the image: (height, width, 3) uint8."""
         contrast, brightness, strength = (int(self.rng.integers(*span)) for span in ((40, 76), (-30, 31), (1, 7)))
         noise = self.rng.integers(-strength, strength + 1, (3, self.height, self.width), dtype=np.int8)
-        pixels = ((self.pixels - 128) * contrast >> 6) + (128 + brightness) + noise.transpose(1, 2, 0)
-        return pixels.clip(0, 255).astype(np.uint8, order="C")
+        # Beyond +-430 any contrast leads outside 0..255; within, the product fits into 16 bits.
+        planes = ((self.planes - 128).clip(-430, 430) * contrast >> 6) + (128 + brightness) + noise
+        return np.stack([*planes.clip(0, 255).astype(np.uint8)], axis=2)
 
 
 def apart(a: Box, b: Box) -> bool:
     """Whether two boxes overlap little enough to be accepted where no overlap is intended."""
     return intersection(a, b) <= MAX_CHANCE_COVER * min(area_of(a), area_of(b))
-
-
-def needed_pixels(sprite: Sprite) -> int:
-    """Number of pixels of a labelled shape that must stay visible."""
-    return math.ceil(MIN_VISIBLE * np.count_nonzero(sprite.cover >= 128))
 
 
 def longer_side(box: Box) -> float:

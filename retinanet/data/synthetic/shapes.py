@@ -14,8 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from PIL import Image
-
+from retinanet.data.synthetic.png import write_png
 from retinanet.data.synthetic.scene import SPLITS, Annotation, draw_image
 from retinanet.data.synthetic.sprites import CLASSES
 from retinanet.errors import InputError
@@ -25,14 +24,12 @@ CATEGORY_IDS = (1, 2, 3, 5, 8, 13)  # with gaps, like COCO's
 DRAWING_VERSION = 1  # increase with every change to a pixel or a box
 MARKER = "shapes.json"
 MIN_IMAGES_FOR_POOL = 200  # fewer images take less time to draw than worker processes take to start
-HUFFMAN_ONLY = 2  # zlib's Z_HUFFMAN_ONLY
 
 
 def write_image(folder: Path, seed: int, split: str, index: int) -> tuple[int, int, list[Annotation]]:
     """Draw and save one image; return its height, width and annotations."""
     pixels, annotations = draw_image(seed, split, index)
-    # Noise contains no repeated patterns: plain Huffman coding is faster and gives smaller files.
-    Image.fromarray(pixels).save(folder / split / file_name(index), compress_level=1, compress_type=HUFFMAN_ONLY)
+    write_png(folder / split / file_name(index), pixels)
     return *pixels.shape[:2], annotations
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageChops, ImageDraw
 
 CLASSES: tuple[str, ...] = ("disc", "ring", "rectangle", "triangle", "star", "cross")
 # Most objects of a class are close to this colour, the rest have any colour: only the shape is decisive.
@@ -19,14 +19,18 @@ FINE = 4  # sub-pixels along each side of a pixel
 
 Box = tuple[float, float, float, float]  # x1, y1, x2, y2, pixels
 Points = list[tuple[float, float]]
+Window = tuple[slice, slice]  # rows, columns
 
 
 class Sprite(NamedTuple):
     """A shape that has not been placed yet; its top left corner will be aligned to whole pixels."""
 
-    fine: np.ndarray  # (FINE h, FINE w) bool, the shape
+    fine: Image.Image  # FINE w x FINE h, 255 inside the shape and 0 outside
     cover: np.ndarray  # (h, w) 0..255, coverage of each pixel by the shape
-    rim: np.ndarray  # (h, w) 0..255, coverage of each pixel by its outline
+    solid: np.ndarray  # (h, w) bool, the pixels that belong to the shape
+    box: Box  # tight box around the shape, from its own top left corner
+    outlines: list[Points]  # of the filled parts and holes, in sub-pixels; empty for strokes
+    rim_width: int  # sub-pixels
 
 
 def polygon(num_corners: int, radii: Sequence[float] = (1.0,), start: float = 0.0, end: float = 2 * math.pi) -> Points:
@@ -74,79 +78,96 @@ def draw_sprite(kind: str, size: int, rng: np.random.Generator) -> Sprite:
     stretch, turn = rng.uniform(0.5 if kind == "rectangle" else 0.75, 1), rng.uniform(0, 2 * math.pi)
     cos, sin = math.cos(turn), math.sin(turn)
     turned = [[(x * cos - y * stretch * sin, x * sin + y * stretch * cos) for x, y in points] for points, _ in parts]
-    xs, ys = [x for x, _ in turned[0]], [y for _, y in turned[0]]
+    xs, ys = zip(*turned[0], strict=True)
+    left, top = min(xs), min(ys)
     # Pillow includes the end points, so subtract 1 to get exactly FINE * size sub-pixels.
-    scale = (FINE * size - 1) / max(max(xs) - min(xs), max(ys) - min(ys))
+    scale = (FINE * size - 1) / max(max(xs) - left, max(ys) - top)
     stroke = max([round(ink * FINE * size) for _, ink in parts if 0 < ink < 1], default=0)
     shift_x, shift_y = (rng.integers(0, FINE, 2) + stroke).tolist()
-    outlines = [[(round((x - min(xs)) * scale) + shift_x, round((y - min(ys)) * scale) + shift_y) for x, y in points]
+    outlines = [[(round((x - left) * scale) + shift_x, round((y - top) * scale) + shift_y) for x, y in points]
                 for points in turned]  # fmt: skip
     width = math.ceil((max(x for x, _ in outlines[0]) + 1 + stroke) / FINE)
     height = math.ceil((max(y for _, y in outlines[0]) + 1 + stroke) / FINE)
 
-    fine, rim = (Image.new("L", (FINE * width, FINE * height)) for _ in range(2))
+    fine = Image.new("L", (FINE * width, FINE * height))
+    pen = ImageDraw.Draw(fine)
     rim_width = max(FINE, round(FINE * size * rng.uniform(0.04, 0.1)))
+    closed = []
     for outline, (_, ink) in zip(outlines, parts, strict=True):
         if ink in (0, 1):
-            ImageDraw.Draw(fine).polygon(outline, fill=255 * ink)
-            ImageDraw.Draw(rim).line([*outline, outline[0]], fill=255, width=rim_width)
+            pen.polygon(outline, fill=255 * ink)
+            closed.append(outline)
         else:
-            ImageDraw.Draw(fine).line(outline, fill=255, width=max(FINE, stroke), joint="curve")
-    rim.paste(0, mask=fine.point(lambda value: 255 - value))
-    return Sprite(np.asarray(fine) > 0, np.asarray(fine.reduce(FINE)), np.asarray(rim.reduce(FINE)))
+            pen.line(outline, fill=255, width=max(FINE, stroke), joint="curve")
+    cover = np.asarray(fine.reduce(FINE))
+    return Sprite(fine, cover, cover >= 128, tight_box(fine), closed, rim_width)
+
+
+def draw_rim(sprite: Sprite) -> np.ndarray:
+    """Draw the outline inside a shape: the coverage of each pixel, (h, w) 0..255."""
+    rim = Image.new("L", sprite.fine.size)
+    pen = ImageDraw.Draw(rim)
+    for outline in sprite.outlines:
+        pen.line([*outline, outline[0]], fill=255, width=sprite.rim_width)
+    return np.asarray(ImageChops.darker(rim, sprite.fine).reduce(FINE))
 
 
 def texture(width: int, height: int, rng: np.random.Generator, kinds: Sequence[str]) -> np.ndarray:
-    """Draw a random pattern, (height, width) int32 in -128..127."""
+    """Draw a random pattern, (height, width) int16 in -128..127."""
     kind = kinds[rng.integers(len(kinds))]
     if kind == "noise":
         cell = int(rng.choice([5, 12, 30, 80]))
         grid = rng.integers(0, 256, (height // cell + 2, width // cell + 2), dtype=np.uint8)
         smooth = Image.fromarray(grid).resize((width, height), Image.Resampling.BICUBIC)
-        return np.asarray(smooth).astype(np.int32) - 128
+        return np.asarray(smooth).astype(np.int16) - 128
     a, b = rng.integers(-4, 5, 2).tolist()
     a = a or 1
-    y, x = np.arange(height, dtype=np.int32)[:, None], np.arange(width, dtype=np.int32)
+    y, x = np.arange(height, dtype=np.int16)[:, None], np.arange(width, dtype=np.int16)
     along, across = a * x + b * y, b * x - a * y
     if kind == "gradient":
-        along = along - along.min()
-        return along * 255 // max(1, int(along.max())) - 128
+        along = along.astype(np.int32) - along.min()
+        return (along * 255 // max(1, int(along.max())) - 128).astype(np.int16)
     period = max(abs(a), abs(b)) * int(rng.integers(3, 24))
     cells = along // period if kind == "stripes" else along // period + across // period
-    return (cells % 2) * 255 - 128
+    return (cells & 1) * 255 - 128
 
 
 def draw_background(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw a background, (height, width, 3) int32, with unclipped values.
-
-    Each channel is a plane in memory, a layout for which NumPy is several times faster.
-    """
-    planes = np.empty((3, height, width), dtype=np.int32)
+    """Draw a background, (3, height, width) int16, with unclipped values."""
     # Nearly grey, to make coloured shapes stand out.
-    planes[:] = rng.integers(60, 196, dtype=np.int32) + rng.integers(-20, 21, 3, dtype=np.int32)[:, None, None]
+    grey = rng.integers(60, 196, dtype=np.int32) + rng.integers(-20, 21, 3, dtype=np.int32)
+    planes = np.empty((3, height, width), dtype=np.int16)
+    planes[:] = grey[:, None, None]
     for kinds, strength in ((("noise",), 30), (("noise",), 20), (("gradient", "stripes", "checks", "noise"), 24)):
         tint = rng.integers(-strength, strength + 1, dtype=np.int32)
-        tint = tint + rng.integers(-strength // 4, strength // 4 + 1, 3, dtype=np.int32)[:, None, None]
-        planes += texture(width, height, rng, kinds) * tint >> 7
-    return planes.transpose(1, 2, 0)
+        tint = tint + rng.integers(-strength // 4, strength // 4 + 1, 3, dtype=np.int32)
+        pattern = texture(width, height, rng, kinds)
+        for plane, amount in zip(planes, tint.tolist(), strict=True):
+            plane += pattern * amount >> 7
+    return planes
 
 
-def crop(sprite: Sprite, x: int, y: int, width: int, height: int) -> tuple[slice, slice, slice, slice]:
-    """Slices of the rows and columns where sprite and image overlap: two into the image, then two into the sprite."""
+def crop(sprite: Sprite, x: int, y: int, width: int, height: int) -> tuple[Window, Window]:
+    """Where sprite and image overlap: the window of the image, and the same window of the sprite."""
     sprite_height, sprite_width = sprite.cover.shape
-    top, bottom, left, right = max(y, 0), min(y + sprite_height, height), max(x, 0), min(x + sprite_width, width)
-    return slice(top, bottom), slice(left, right), slice(top - y, bottom - y), slice(left - x, right - x)
+    top, left = max(y, 0), max(x, 0)
+    bottom, right = max(top, min(y + sprite_height, height)), max(left, min(x + sprite_width, width))
+    return (slice(top, bottom), slice(left, right)), (slice(top - y, bottom - y), slice(left - x, right - x))
 
 
-def paint(pixels: np.ndarray, sprite: Sprite, x: int, y: int, rng: np.random.Generator, label: int | None) -> None:
-    """Blend the sprite in, usually in the colour of its class, otherwise in one that differs from the background."""
-    rows, columns, sprite_rows, sprite_columns = crop(sprite, x, y, pixels.shape[1], pixels.shape[0])
-    under = pixels[rows, columns]
+def paint(planes: np.ndarray, sprite: Sprite, x: int, y: int, rng: np.random.Generator, label: int | None) -> None:
+    """Blend the sprite in, usually in the colour of its class, otherwise in one that differs from the background.
+
+    Args:
+        planes: (3, height, width) int16, changed in place.
+    """
+    window, sprite_window = crop(sprite, x, y, planes.shape[2], planes.shape[1])
+    under = planes[:, *window].astype(np.int32)
     is_faint = rng.random() < 0.06
     contrast = int(rng.integers(20, 36) if is_faint else rng.integers(50, 120))
     direction = rng.integers(-8, 9, 3)
     direction[rng.integers(3)] = 8 if rng.random() < 0.5 else -8
-    middle = under.sum(axis=(0, 1)) // max(1, under.shape[0] * under.shape[1])
+    middle = under.sum(axis=(1, 2), dtype=np.int32) // max(1, under.shape[1] * under.shape[2])
     step = direction * contrast // 8
     colour = np.where((middle + step < 0) | (middle + step > 255), middle - step, middle + step).astype(np.int32)
     if label is not None and rng.random() < COLOURED:
@@ -154,32 +175,43 @@ def paint(pixels: np.ndarray, sprite: Sprite, x: int, y: int, rng: np.random.Gen
         if is_faint:
             colour = (middle + colour) // 2
 
+    colour = colour.astype(np.int32)[:, None, None]
     layers = [(sprite.cover, colour)]
     if rng.random() < 0.3:
         pattern = texture(*sprite.cover.shape[::-1], rng, ("gradient", "stripes", "checks", "noise"))
-        pattern = pattern[sprite_rows, sprite_columns, None]
-        layers = [(sprite.cover, colour + pattern * int(rng.integers(contrast // 6, contrast // 2)) // 128)]
+        pattern = pattern[sprite_window] * int(rng.integers(contrast // 6, contrast // 2)) // 128
+        layers = [(sprite.cover, colour + pattern)]
     if rng.random() < 0.4:
-        layers.append((sprite.rim, colour + int(rng.choice([-1, 1])) * int(rng.integers(20, 90))))
+        layers.append((draw_rim(sprite), colour + int(rng.choice([-1, 1])) * int(rng.integers(20, 90))))
     for cover, layer in layers:
-        weight = cover[sprite_rows, sprite_columns, None].astype(np.int32)
-        under[:] = (under * (255 - weight) + layer * weight) // 255
+        under += (layer - under) * cover[sprite_window] // 255
+    planes[:, *window] = under
 
 
-def extent(sprite: Sprite, x: int, y: int, width: int, height: int) -> tuple[Box, float, np.ndarray]:
-    """Tight box, area and (height, width) mask of the part of a sprite that lies inside the image."""
-    rows, columns, sprite_rows, sprite_columns = crop(sprite, x, y, width, height)
-    fine = sprite.fine[FINE * sprite_rows.start : FINE * sprite_rows.stop,
-                       FINE * sprite_columns.start : FINE * sprite_columns.stop]  # fmt: skip
-    pixels = np.zeros((height, width), dtype=bool)
-    pixels[rows, columns] = sprite.cover[sprite_rows, sprite_columns] >= 128
-    filled_rows, filled_columns = np.flatnonzero(fine.any(axis=1)), np.flatnonzero(fine.any(axis=0))
-    if not len(filled_rows):
-        return (0.0, 0.0, 0.0, 0.0), 0.0, pixels
-    box = (
-        columns.start + int(filled_columns[0]) / FINE,
-        rows.start + int(filled_rows[0]) / FINE,
-        columns.start + (int(filled_columns[-1]) + 1) / FINE,
-        rows.start + (int(filled_rows[-1]) + 1) / FINE,
-    )
-    return box, int(fine.sum()) / FINE**2, pixels
+def tight_box(fine: Image.Image) -> Box:
+    """Box around what is not 0 in an image of sub-pixels, in pixels; all zeros if there is nothing."""
+    left, top, right, bottom = fine.getbbox() or (0, 0, 0, 0)
+    return left / FINE, top / FINE, right / FINE, bottom / FINE
+
+
+def extent(sprite: Sprite, x: int, y: int, width: int, height: int) -> Box:
+    """Tight box around the part of a sprite that lies inside the image; all zeros if there is none."""
+    sprite_height, sprite_width = sprite.cover.shape
+    if x >= 0 and y >= 0 and x + sprite_width <= width and y + sprite_height <= height:
+        left, top, right, bottom = sprite.box
+        return x + left, y + top, x + right, y + bottom
+    left, top, right, bottom = tight_box(fine_inside(sprite, x, y, width, height))
+    if right == 0:
+        return 0.0, 0.0, 0.0, 0.0
+    return max(x, 0) + left, max(y, 0) + top, max(x, 0) + right, max(y, 0) + bottom
+
+
+def area_inside(sprite: Sprite, x: int, y: int, width: int, height: int) -> float:
+    """Area of the part of a sprite that lies inside the image."""
+    return int(np.count_nonzero(np.asarray(fine_inside(sprite, x, y, width, height)))) / FINE**2
+
+
+def fine_inside(sprite: Sprite, x: int, y: int, width: int, height: int) -> Image.Image:
+    """The sub-pixels of a sprite that lie inside the image."""
+    _, (rows, columns) = crop(sprite, x, y, width, height)
+    return sprite.fine.crop((FINE * columns.start, FINE * rows.start, FINE * columns.stop, FINE * rows.stop))

@@ -220,6 +220,13 @@ def test_persistent_overflow_is_an_error_even_in_float16():
     assert guard.read() is None
 
 
+def test_overflows_between_finite_steps_are_not_persistent():
+    guard = Run(scaler=torch.amp.GradScaler("cpu")).guard
+    for step in range(2 * (MOST_OVERFLOWS + 1)):
+        guard.mask(torch.tensor(float("inf") if step % 2 else 1.0), step)
+    assert guard.read() is None
+
+
 @OPTIMIZERS
 @pytest.mark.parametrize("action", ["stop", "skip"])
 def test_guarded_step_never_waits_for_the_device(optimizer, action, host_reads):

@@ -1,0 +1,149 @@
+"""Convert a dataset to another annotation format, and check the result by reading it."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from retinanet.cli.arguments import CommandParser
+from retinanet.cli.interrupts import begin_work
+from retinanet.cli.process import exit_code
+from retinanet.config import Config, DataConfig, DataSource, TrainConfig
+from retinanet.config.load import with_overrides
+from retinanet.errors import InputError
+from retinanet.formats.convert import (
+    IMAGES,
+    TARGETS,
+    check_output,
+    image_folder,
+    new_folder,
+    place_image,
+    placements,
+    remove_links,
+    share_names,
+    write_annotations,
+)
+from retinanet.formats.dataset import Dataset
+from retinanet.formats.detect import TITLES, splits_of
+from retinanet.formats.splits import choose_split, usual_name
+
+DEFAULT_SPLIT = "train"
+
+
+def parser() -> CommandParser:
+    result = CommandParser(
+        prog="retinanet convert",
+        description=__doc__,
+        epilog="examples: retinanet convert datasets/cells --to yolo --output datasets/cells_yolo; retinanet convert "
+        "cells.json data.train.images=images --to voc --output cells_voc",
+    )
+    result.add_argument("source", metavar="SOURCE", help="annotation file, or dataset folder")
+    result.add_argument("--to", required=True, choices=TARGETS, metavar="FORMAT", help=", ".join(TARGETS))
+    result.add_argument("--output", type=Path, required=True, metavar="DIR", help="new folder for the dataset")
+    result.add_argument(
+        "--split",
+        metavar="NAME",
+        help=f"convert only this split (default: all); of a source without splits: its name (default: {DEFAULT_SPLIT})",
+    )
+    result.add_argument(
+        "--images",
+        choices=IMAGES,
+        default="copy",
+        help="copy the images (default), link to them, or write only the annotations",
+    )
+    result.add_overrides(
+        "set a key of the data section, such as data.classes=[cat,dog]; data.train holds the keys of the first split, "
+        "such as data.train.images=DIR, and data.val those of the others"
+    )
+    return result
+
+
+def main(argv: list[str] | None = None) -> int:
+    return exit_code(lambda: run(parser().parse(sys.argv[1:] if argv is None else argv)))
+
+
+def run(arguments: argparse.Namespace) -> None:
+    cfg = config_of(arguments.source, arguments.overrides)
+    check_output(arguments.output, (*cfg.data.train, *cfg.data.val))
+    names = split_names(cfg.data.train[0], arguments.split)
+
+    from retinanet.formats.verify import read_back
+    from retinanet.runtime.console import progress
+    from retinanet.runtime.logging import start_logging
+
+    begin_work()
+    start_logging()
+    to, title = arguments.to, TITLES[arguments.to]
+    datasets = read_splits(cfg, names)
+    has_own_folder = share_names(datasets.values())
+    with new_folder(arguments.output) as folder:
+        images = {split: image_folder(folder, to=to, split=split, has_own_folder=has_own_folder) for split in datasets}
+        for split, dataset in datasets.items():
+            losses = write_annotations(dataset, folder, to=to, split=split, has_own_folder=has_own_folder)
+            print(f"{split}: {len(dataset)} images, {len(dataset.labels)} boxes")
+            for sentence, count in losses.items():
+                print(f"  not in {title}: {sentence}: {count}")
+        # Reading some formats needs the images, so that they are linked for that even without --images.
+        placed = [placement for split, dataset in datasets.items() for placement in placements(dataset, images[split])]
+        what = "copying images" if arguments.images == "copy" else "linking images"
+        for placement in progress(placed, what, len(placed)):
+            place_image(placement, link=arguments.images != "copy")
+        found = [
+            read_back(dataset, folder, to=to, split=split, images=images[split], max_pixels=cfg.data.max_pixels)
+            for split, dataset in datasets.items()
+        ]
+        if arguments.images == "none":
+            remove_links(placed)
+    num_boxes = sum(len(dataset.labels) for dataset in found)
+    print(f"verified: {sum(map(len, found))} images, {num_boxes} boxes read back")
+    print(f"written: {arguments.output} ({title})")
+
+
+def config_of(source: str, overrides: list[str]) -> Config:
+    """The default config with the source as `data.train`, for the first split, and as `data.val`, for the others.
+
+    Raises:
+        InputError: an override is invalid, or replaces the source.
+    """
+    place = DataSource(annotations=source)
+    default = Config(train=TrainConfig(steps=1), data=DataConfig(train=(place,), val=(place,)))
+    cfg = with_overrides(default, overrides, "overrides")
+    for key, sources in (("train", cfg.data.train), ("val", cfg.data.val)):
+        if len(sources) != 1 or sources[0].annotations != default.data.train[0].annotations:
+            raise InputError(
+                f"overrides: data.{key} replaces {source}; set only its other keys, such as data.{key}.images"
+            )
+    return cfg
+
+
+def split_names(source: DataSource, wanted: str | None) -> dict[str, str | None]:
+    """The splits to convert: their names in the new dataset, with those in the source; None for all of a source.
+
+    Raises:
+        InputError: the source has no split `wanted`, or its format is unknown.
+    """
+    wanted = wanted or source.split
+    splits = splits_of(source)
+    if not splits:
+        return {wanted or DEFAULT_SPLIT: None}
+    if wanted is not None:
+        chosen = choose_split(splits, split=wanted, part=DEFAULT_SPLIT, source=source.annotations)
+        splits = [split for split in splits if split == chosen]
+    usual = [usual_name(split) for split in splits]
+    return {name if usual.count(name) == 1 else split: split for name, split in zip(usual, splits, strict=True)}
+
+
+def read_splits(cfg: Config, names: dict[str, str | None]) -> dict[str, Dataset]:
+    """Read the splits; the first one determines the classes.
+
+    Raises:
+        InputError: the data cannot be used, or a split has classes that the first one lacks.
+    """
+    from retinanet.data.build import load_train_data, load_val_data
+
+    datasets: dict[str, Dataset] = {}
+    for name, split in names.items():
+        update = {key: (getattr(cfg.data, key)[0].model_copy(update={"split": split}),) for key in ("train", "val")}
+        part = cfg.model_copy(update={"data": cfg.data.model_copy(update=update)})
+        first = next(iter(datasets.values()), None)
+        datasets[name] = load_train_data(part) if first is None else load_val_data(part, first.class_names)
+    return datasets

@@ -1,0 +1,156 @@
+"""Write a dataset in another annotation format; imports no torch."""
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+from retinanet.config import DataSource
+from retinanet.errors import InputError, make_folder
+from retinanet.formats.coco_writer import write_coco
+from retinanet.formats.csv_table import write_csv
+from retinanet.formats.dataset import Dataset
+from retinanet.formats.labelme import write_labelme
+from retinanet.formats.open_images import write_open_images
+from retinanet.formats.voc_writer import write_voc
+from retinanet.formats.writing import Losses, image_names
+from retinanet.formats.yolo_writer import write_yolo
+
+Target = Literal["coco", "yolo", "voc", "csv", "labelme", "open_images"]
+TARGETS: tuple[Target, ...] = get_args(Target)
+IMAGES = ("copy", "link", "none")  # what to do with image files
+
+
+def write_annotations(
+    dataset: Dataset, folder: Path, *, to: Target, split: str, has_own_folder: bool = False
+) -> Losses:
+    """Write one split of a dataset.
+
+    Args:
+        has_own_folder: see `share_names`.
+
+    Returns:
+        What the format cannot express, with counts.
+
+    Raises:
+        InputError: a file exists or cannot be written, or two images would share one.
+    """
+    match to:
+        case "coco":
+            return write_coco(dataset, folder, split=split)
+        case "yolo":
+            return write_yolo(dataset, folder, split=split)
+        case "voc":
+            return write_voc(dataset, folder, split=split, subfolder=split if has_own_folder else "")
+        case "csv":
+            return write_csv(dataset, folder, split=split)
+        case "labelme":
+            return write_labelme(dataset, folder, split=split)
+        case "open_images":
+            return write_open_images(dataset, folder, split=split)
+
+
+def share_names(datasets: Iterable[Dataset]) -> bool:
+    """Whether images of different splits have the same name.
+
+    In a format with one folder for the images of all splits, each split then gets a subfolder of its own.
+    """
+    stems = [{os.path.splitext(name)[0] for name in image_names(dataset)} for dataset in datasets]
+    return len(set().union(*stems)) < sum(map(len, stems))
+
+
+def image_folder(folder: Path, *, to: Target, split: str, has_own_folder: bool = False) -> Path:
+    """Where the images of a split belong in a dataset folder."""
+    match to:
+        case "yolo":
+            return folder / "images" / split
+        case "voc":
+            return folder / "JPEGImages" / (split if has_own_folder else "")
+        case _:
+            return folder / split
+
+
+class Placement(NamedTuple):
+    """An image file, and its place in the new dataset."""
+
+    source: str
+    target: Path
+
+
+def placements(dataset: Dataset, images: Path) -> list[Placement]:
+    """The place of each image file of a split, once if it is listed several times.
+
+    Args:
+        images: the folder of the images in the new dataset.
+    """
+    by_name = dict(zip(image_names(dataset), dataset.paths, strict=True))
+    return [Placement(path, images / name) for name, path in by_name.items()]
+
+
+def place_image(placement: Placement, *, link: bool) -> None:
+    """Copy an image file to its place, or create a symbolic link there.
+
+    Raises:
+        InputError: the place is taken, or cannot be written.
+    """
+    source, target = placement
+    if os.path.lexists(target):
+        raise InputError(f"{source}: another image of the dataset is also named {target.name}; rename one of them")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if link:
+            target.symlink_to(os.path.abspath(source))
+        else:
+            shutil.copyfile(source, target)
+    except OSError as error:
+        advice = "use --images copy" if link else "free disk space, or use --images link"
+        raise InputError(f"{target}: cannot be written: {error.strerror}; {advice}") from None
+
+
+def remove_links(placed: list[Placement]) -> None:
+    """Remove linked images, and the folders that are then empty."""
+    for _, target in placed:
+        target.unlink()
+    for folder in {target.parent for _, target in placed}:
+        while folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+            folder = folder.parent
+
+
+def check_output(output: Path, sources: Iterable[DataSource]) -> None:
+    """Check that a new dataset can be written to a folder.
+
+    Raises:
+        InputError: `output` exists and is not an empty folder, or is inside a folder of a source.
+    """
+    for place in (place for source in sources for place in (source.annotations, source.images) if place is not None):
+        if os.path.isdir(place) and output.resolve().is_relative_to(Path(place).resolve()):
+            raise InputError(f"{output}: is inside {place}, which is not modified; choose another --output")
+    if os.path.lexists(output) and not (output.is_dir() and not any(output.iterdir())):
+        raise InputError(f"{output}: exists and is not an empty folder; choose another --output")
+
+
+@contextmanager
+def new_folder(output: Path) -> Iterator[Path]:
+    """Create a folder whose content appears in `output` when the block ends, and is deleted if it raises an error.
+
+    Raises:
+        InputError: `output` exists and is not an empty folder, or cannot be written.
+    """
+    check_output(output, ())
+    place = output.resolve()
+    make_folder(place.parent)
+    partial = place.with_name(f".{place.name}.{os.getpid()}.partial")
+    make_folder(partial)
+    try:
+        yield partial
+        try:
+            if place.is_dir():
+                place.rmdir()
+            partial.rename(place)
+        except OSError as error:
+            raise InputError(f"{output}: cannot be written: {error.strerror}; choose another --output") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,230 @@
+"""labelme annotations: one JSON file per image.
+
+Every closed shape becomes its bounding box. `imageData`, an embedded copy of the image, `flags` and `group_id` are
+ignored. labelme writes no file for an image that nobody has labelled, so images without a JSON file are left out; an
+image without objects has a file without shapes.
+"""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+
+from retinanet.config import DataSource
+from retinanet.errors import InputError
+from retinanet.formats.annotations import Annotations
+from retinanet.formats.corners import side_losses, to_corners, to_sides
+from retinanet.formats.dataset import Dataset
+from retinanet.formats.faults import Faults
+from retinanet.formats.findings import Finding
+from retinanet.formats.image_folder import is_image_name
+from retinanet.formats.labelme_json import LabelmeFile, OtherFile, read_labelme_file
+from retinanet.formats.short_repr import short
+from retinanet.formats.text_lines import read_names
+from retinanet.formats.writing import (
+    Losses,
+    area_losses,
+    category_id_losses,
+    image_id_losses,
+    image_names,
+    occurring,
+    rows_of_files,
+    write_new_files,
+)
+
+LABEL_FILE = "labels.txt"
+PLACEHOLDERS = ("__ignore__", "_background_")  # the first lines of the file for labelme's exporters
+WINDOWS_DRIVE = re.compile(r"[A-Za-z]:")
+VERSION = "5.5.0"  # of labelme, whose format is written
+
+
+def read_labelme(source: DataSource) -> Annotations:
+    """Read a folder of labelme files and its subfolders, or only the subfolder that `source.split` names.
+
+    Classes are ordered as in `labels.txt` if there is one, or else by name. Images are ordered by the paths of their
+    JSON files.
+
+    Raises:
+        InputError: a file is malformed; the message lists the faults of all files.
+    """
+    root = Path(source.annotations)
+    place = root / source.split if source.split else root
+    content = _Content(source, root, place)
+    for file in sorted(place.rglob("*.json")):
+        content.add(file)
+    listed = _read_labels(place, root)
+    for label, where in content.labels.items():
+        if listed is not None and label not in listed:
+            content.faults.add(f"label missing in {LABEL_FILE}", f"{where} ({short(label)})")
+    content.faults.check()
+    if not content.names:
+        raise InputError(f"{place}: has no labelme files; expected one JSON file per image")
+    names = tuple(sorted(content.labels) if listed is None else listed)
+    if not names:
+        raise InputError(f"{place}: no labelme file has a closed shape; expected at least one object")
+    index_of = {name: index for index, name in enumerate(names)}
+    corners = np.array(content.corners, dtype=np.float64).reshape(-1, 4)
+    return Annotations(
+        source=str(place),
+        image_folder=content.image_folder,
+        file_names=tuple(content.names),
+        image_ids=None,
+        sizes=np.array(content.sizes, dtype=np.int64).reshape(-1, 2),
+        image_index=np.array(content.image_index, dtype=np.int64),
+        boxes_xywh=to_sides(corners),
+        areas=np.full(len(corners), np.nan),
+        category_index=np.array([index_of[label] for label in content.box_labels], dtype=np.int64),
+        is_crowd=np.zeros(len(corners), dtype=bool),
+        entry="shape",
+        entry_numbers=np.array(content.numbers, dtype=np.int64),
+        category_names=names,
+        category_ids=None,
+        findings=content.findings(),
+    )
+
+
+def write_labelme(dataset: Dataset, folder: Path, *, split: str) -> Losses:
+    """Write `SPLIT/NAME.json` for each image, and `SPLIT/labels.txt` with the order of the classes.
+
+    An image belongs beside its JSON file.
+
+    Returns:
+        What the format cannot express, with counts.
+
+    Raises:
+        InputError: two images would share a file, or a file exists or cannot be written.
+    """
+    names, place = image_names(dataset), folder / split
+    index_of = {os.path.splitext(name)[0]: index for index, name in enumerate(names)}
+    corners, rows_of = to_corners(dataset.boxes_xywh), rows_of_files(names, dataset)
+    files = {place / LABEL_FILE: "".join(f"{name}\n" for name in dataset.class_names)}
+    for stem, rows in rows_of.items():
+        index = index_of[stem]
+        height, width = dataset.sizes[index].tolist()
+        shapes = [
+            {
+                "label": dataset.class_names[dataset.labels[row]],
+                "points": corners[row].reshape(2, 2).tolist(),
+                "group_id": None,
+                "description": "",
+                "shape_type": "rectangle",
+                "flags": {},
+            }
+            for row in rows[~dataset.is_crowd[rows]].tolist()
+        ]
+        document = {
+            "version": VERSION,
+            "flags": {},
+            "shapes": shapes,
+            "imagePath": names[index].rpartition("/")[2],
+            "imageData": None,
+            "imageHeight": height,
+            "imageWidth": width,
+        }
+        files[place / f"{stem}.json"] = json.dumps(document, indent=2)
+    write_new_files(files)
+    return occurring(
+        {
+            "crowd regions are not written": int(dataset.is_crowd.sum()),
+            "images listed several times are joined": len(names) - len(rows_of),
+            "images are read in the order of their names": sum(map(str.__ne__, rows_of, sorted(rows_of))),
+        }
+        | side_losses(dataset)
+        | image_id_losses(dataset)
+        | category_id_losses(dataset)
+        | area_losses(dataset)
+    )
+
+
+class _Content:
+    """What the files say so far."""
+
+    def __init__(self, source: DataSource, root: Path, place: Path):
+        self.image_folder = source.images or str(root)
+        self._images_are_elsewhere = source.images is not None
+        self._place = place
+        self._other_files = self._shapes_without_area = 0
+        self.faults = Faults(str(place))
+        self.names: dict[str, str] = {}  # the file of each image
+        self.sizes: list[tuple[int, int]] = []
+        self.labels: dict[str, str] = {}  # the first file of each label
+        self.image_index: list[int] = []
+        self.corners: list[tuple[float, float, float, float]] = []
+        self.box_labels: list[str] = []
+        self.numbers: list[int] = []
+
+    def add(self, file: Path) -> None:
+        where = file.relative_to(self._place).as_posix()
+        match read_labelme_file(file, where, self.faults):
+            case OtherFile():
+                self._other_files += 1
+            case LabelmeFile() as read:
+                self._add(read, file, where)
+
+    def _add(self, read: LabelmeFile, file: Path, where: str) -> None:
+        name = self._image_name(file, read.image_path)
+        if name is None:
+            self.faults.add(
+                f"imagePath leads out of {self.image_folder}, set data.*.images to the folder of the images",
+                f"{where} ({short(read.image_path)})",
+            )
+            return
+        if name in self.names:
+            self.faults.add("image that another file describes", f"{where} ({short(name)}, in {self.names[name]})")
+            return
+        for shape in read.shapes:
+            self.labels.setdefault(shape.label, where)
+            self.image_index.append(len(self.names))
+            self.corners.append(shape.corners)
+            self.box_labels.append(shape.label)
+            self.numbers.append(shape.number)
+        self.names[name] = where
+        self.sizes.append(read.size)
+        self._shapes_without_area += read.num_without_area
+
+    def _image_name(self, file: Path, image: str) -> str | None:
+        """Path of an image relative to the folder of the images; None if it is outside."""
+        image = image.replace("\\", "/")
+        if not WINDOWS_DRIVE.match(image):
+            path = os.path.normpath(os.path.join(os.path.abspath(file.parent), image))
+            for base in (self.image_folder, str(self._place)) if self._images_are_elsewhere else (self.image_folder,):
+                inside = os.path.relpath(path, os.path.abspath(base)).replace(os.sep, "/")
+                if inside.split("/")[0] not in (".", ".."):
+                    return inside
+        # The config names the folder of the images: the paths in the files may be those of another machine.
+        name = image.rpartition("/")[2]
+        return name if self._images_are_elsewhere and name not in ("", ".", "..") else None
+
+    def findings(self) -> tuple[Finding, ...]:
+        """What was left out, one warning per kind."""
+        seen = {os.path.normpath(os.path.join(self.image_folder, name)) for name in self.names}
+        folders = [folder for folder in {os.path.dirname(path) for path in seen} if os.path.isdir(folder)]
+        files = {os.path.join(folder, name) for folder in folders for name in os.listdir(folder)}
+        unlabelled = sum(map(is_image_name, files - seen))
+        warnings = (
+            (
+                unlabelled,
+                "images_without_annotation",
+                "image(s) without a JSON file left out: they are unlabelled; save those without objects in labelme, "
+                "too",
+            ),
+            (self._shapes_without_area, "shapes_without_area", "point(s) and line(s) left out: they have no area"),
+            (
+                self._other_files,
+                "other_files",
+                "JSON file(s) without imagePath and shapes left out: they are not labelme's",
+            ),
+        )
+        return tuple(
+            Finding("warning", kind, str(self._place), f"{count} {what}") for count, kind, what in warnings if count
+        )
+
+
+def _read_labels(*folders: Path) -> list[str] | None:
+    """The classes in `labels.txt`, in order, from the first folder that has it; None without it."""
+    for file in (folder / LABEL_FILE for folder in folders):
+        if file.is_file():
+            return [name for name in read_names(file) if name not in PLACEHOLDERS]
+    return None

@@ -1,0 +1,12 @@
+"""Values from files as messages show them."""
+
+import reprlib
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict = 2, 4, 4
+_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 60  # characters
+
+
+def short(value: object) -> str:
+    """A value on one line: shortened, and without what is nested deeply."""
+    return _SHORT.repr(value)
