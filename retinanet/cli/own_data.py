@@ -5,12 +5,16 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast, get_args
 
 from retinanet.config import Config
+from retinanet.config.data import Format
 from retinanet.config.load import load_config
+from retinanet.errors import InputError
 from retinanet.formats.findings import Finding
 from retinanet.runtime.console import escape_controls
 
+FORMAT_KEY = "data.train.format="
 VAL_FRACTION = 0.1  # held out if the dataset has no validation split
 
 
@@ -20,21 +24,34 @@ def say(text: str) -> None:
         print(escape_controls(text), file=sys.stderr, flush=True)
 
 
-def data_overrides(path: str) -> list[str]:
+def data_overrides(path: str, overrides: Sequence[str]) -> list[str]:
     """Overrides that set the training and validation set to those of a folder or file, and a line that says so.
+
+    Args:
+        overrides: the user's, of which `data.train.format` decides between several possible formats.
 
     Raises:
         InputError: the format is unknown or ambiguous, or there is no training split.
     """
     from retinanet.formats.detect import own_data
 
-    found = own_data(path)
+    found = own_data(path, _given_format(overrides))
     say(f"{path}: {found.description}")
     train = f"data.train={json.dumps(found.train.model_dump())}"
     if found.val is not None:
         return [train, f"data.val={json.dumps(found.val.model_dump())}", "data.val_fraction=0"]
     say(f"no validation split: {VAL_FRACTION:.0%} of the training images are held out (data.val_fraction)")
     return [train, "data.val=[]", f"data.val_fraction={VAL_FRACTION}"]
+
+
+def _given_format(overrides: Sequence[str]) -> Format:
+    """The value of the override `data.train.format`."""
+    values = [override.partition("=")[2] for override in overrides if override.startswith(FORMAT_KEY)]
+    if not values:
+        return "auto"
+    if values[-1] not in get_args(Format):
+        raise InputError(f"{FORMAT_KEY}{values[-1]}: expected one of {', '.join(get_args(Format))}")
+    return cast(Format, values[-1])
 
 
 def own_config(path: str, config: str | None, overrides: Sequence[str]) -> Config:
@@ -47,7 +64,7 @@ def own_config(path: str, config: str | None, overrides: Sequence[str]) -> Confi
     Raises:
         InputError: the dataset or an override cannot be used.
     """
-    sources = data_overrides(path)
+    sources = data_overrides(path, overrides)
     if config is not None:
         return load_config(config, [*sources, *overrides])
     from retinanet.data.build import load_train_data
@@ -76,7 +93,7 @@ def own_or_named_config(data: str, overrides: Sequence[str]) -> Config:
     """
     if not is_dataset(data):
         return load_config(data, overrides)
-    return load_config(_config_for_this_machine(), [*data_overrides(data), *overrides])
+    return load_config(_config_for_this_machine(), [*data_overrides(data, overrides), *overrides])
 
 
 def is_dataset(path: str) -> bool:
