@@ -153,7 +153,7 @@ def check_anchors(anchors: AnchorReport) -> list[Finding]:
     lost = sides[(anchors.num_positive == 0) & ~anchors.dataset.is_crowd]
     message = (
         f"{total.unmatched} of {total.objects} objects ({share:.1%}) get no anchor at this image size, so nothing "
-        f"learns them; half of these are smaller than {np.median(lost):.0f} pixels after the resize. See the "
-        "recommended image size and anchors"
+        f"learns them; their median size is {np.median(lost):.2g} pixels after the resize. See the recommended "
+        "image size and anchors"
     )
     return [Finding("warning" if share >= MANY_UNMATCHED else "note", "no_anchor", "model.anchors", message)]

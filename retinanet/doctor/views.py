@@ -18,6 +18,7 @@ from retinanet.data.preview import augmented_samples, plan_images
 from retinanet.data.transforms.build import build_transforms
 from retinanet.data.transforms.sample import Sample
 from retinanet.detection.anchors import AnchorGenerator
+from retinanet.detection.boxes import overlap
 from retinanet.detection.build import build_assignment
 from retinanet.doctor.anchors import AnchorReport
 from retinanet.formats.dataset import Dataset
@@ -25,7 +26,6 @@ from retinanet.formats.dataset import Dataset
 LEARNT, UNMATCHED, CROWD, ANCHOR = "#19d84f", "#ff2b2b", "#b9b9b9", "#3aa0ff"  # colours of boxes
 EPOCHS = 3  # of each image: enough to see what changes
 MAX_TRIES = 30  # epochs in which to look for an effect of a transform; many apply to a share of the images only
-MAX_ANCHORS = 3  # anchors to draw for each object, spread over all that learn it; a large object has dozens
 MIN_SIDE, MAX_SIDE = 320, 800  # pixels of the longer side of a drawn image: boxes can be told apart, the page is small
 
 
@@ -125,7 +125,7 @@ def _is_same(one: Sample, other: Sample) -> bool:
 
 
 def _draw_sample(sample: Sample, anchors: Tensor | None = None, matched: Tensor | None = None) -> tuple[Tensor, str]:
-    """Draw the boxes of a sample and some of its anchors, and describe them.
+    """Draw the boxes of a sample and, for each, the best of its anchors, and describe them.
 
     Args:
         anchors: (P, 4), the positive anchors; None: draw boxes only.
@@ -137,14 +137,15 @@ def _draw_sample(sample: Sample, anchors: Tensor | None = None, matched: Tensor 
         colors = [CROWD if crowd else LEARNT for crowd in sample.is_crowd.tolist()]
         return _draw(pixels, factor * sample.boxes, colors, 2), f"{num_boxes} boxes"
     num_anchors = torch.bincount(matched, minlength=num_boxes)
+    intersection, union = overlap(anchors, sample.boxes[matched])
+    fit = intersection / union
     rows_of = [torch.where(matched == box)[0] for box in range(num_boxes)]
-    shown = [rows[:: math.ceil(len(rows) / MAX_ANCHORS)] for rows in rows_of if len(rows)]
+    best = torch.tensor([rows[fit[rows].argmax()] for rows in rows_of if len(rows)], dtype=torch.int64)
     colors = [
         CROWD if crowd else LEARNT if count else UNMATCHED
         for crowd, count in zip(sample.is_crowd.tolist(), num_anchors.tolist(), strict=True)
     ]
-    for rows in shown:
-        pixels = _draw(pixels, factor * anchors[rows], [ANCHOR] * len(rows), 1)
+    pixels = _draw(pixels, factor * anchors[best], [ANCHOR] * len(best), 1)
     pixels = _draw(pixels, factor * sample.boxes, colors, 2)
     unmatched = colors.count(UNMATCHED)
     text = f"{num_boxes - colors.count(CROWD)} objects, {len(anchors)} anchors"
