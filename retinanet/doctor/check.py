@@ -152,8 +152,8 @@ def check_anchors(anchors: AnchorReport) -> list[Finding]:
     sides = anchors.placement.sides.prod(dim=1).sqrt().numpy()
     lost = sides[(anchors.num_positive == 0) & ~anchors.dataset.is_crowd]
     message = (
-        f"{total.unmatched} of {total.objects} objects ({share:.1%}) get no anchor at this image size, so nothing "
-        f"learns them; their median size is {np.median(lost):.2g} pixels after the resize. See the recommended "
+        f"{total.unmatched} of {total.objects} objects ({100 * share:.1f} %) get no anchor at this image size, so "
+        f"nothing learns them; their median size is {np.median(lost):.2g} pixels after the resize. See the recommended "
         "image size and anchors"
     )
     return [Finding("warning" if share >= MANY_UNMATCHED else "note", "no_anchor", "model.anchors", message)]

@@ -20,6 +20,8 @@ from retinanet.visualization.plots import Chart, Series, svg_of
 
 JPEG_QUALITY = 85
 MAX_CLASSES = 100  # rows of a table; the rest is summed up in one row
+PROPOSED = "Proposed anchors"
+BARELY_BETTER = "Anchors that fit slightly better, which is not worth a change"
 GENERATOR = '<meta name="generator" content="retinanet check">'  # says that a file may be replaced
 START = 1000  # characters of a file in which GENERATOR is looked for
 
@@ -148,7 +150,9 @@ def _anchor_tables(report: CheckReport) -> list[tuple[str, AnchorReport, list[tu
     if proposal is not None and proposal.is_better:
         if proposal.before is not report.anchors:
             tables.append(("The same anchors at the recommended image size", proposal.before, _rows(proposal.before)))
-        tables.append(("Proposed anchors", proposal.after, _rows(proposal.after)))
+        is_recommended = any(item.topic == "anchors" and item.lines for item in report.recommendations)
+        title = PROPOSED if is_recommended else BARELY_BETTER
+        tables.append((title, proposal.after, _rows(proposal.after)))
     return tables
 
 

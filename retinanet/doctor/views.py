@@ -148,7 +148,7 @@ def _draw_sample(sample: Sample, anchors: Tensor | None = None, matched: Tensor 
     pixels = _draw(pixels, factor * anchors[best], [ANCHOR] * len(best), 1)
     pixels = _draw(pixels, factor * sample.boxes, colors, 2)
     unmatched = colors.count(UNMATCHED)
-    text = f"{num_boxes - colors.count(CROWD)} objects, {len(anchors)} anchors"
+    text = f"{num_boxes - colors.count(CROWD)} object(s), {len(anchors)} anchor(s)"
     return pixels, text + (f", {unmatched} without an anchor" if unmatched else "")
 
 
