@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     begin_work()
     cfg = own_or_named_config(arguments.data, arguments.overrides)
-    page = arguments.page or default_page(cfg)
+    page = arguments.page or default_page(arguments.data, cfg)
     check_page(page)
     decode = not arguments.fast
     report = check(
@@ -73,14 +73,11 @@ def run(arguments: argparse.Namespace) -> int:
     return EXIT_FOUND if report.has_errors else 0
 
 
-def default_page(cfg: Config) -> Path:
+def default_page(data: str, cfg: Config) -> Path:
     """The page in the current folder, unless that belongs to the dataset; then in the folder for temporary files."""
-    folders = [
-        Path(folder).resolve()
-        for source in (*cfg.data.train, *cfg.data.val)
-        for folder in (source.annotations, source.images)
-        if folder is not None and Path(folder).is_dir()
-    ]
+    sources = (*cfg.data.train, *cfg.data.val)
+    places = {data, *(place for source in sources for place in (source.annotations, source.images) if place)}
+    folders = [Path(place).resolve() for place in places if Path(place).is_dir()]
     here = Path.cwd()
     return Path(tempfile.gettempdir()) / PAGE if any(here.is_relative_to(folder) for folder in folders) else Path(PAGE)
 

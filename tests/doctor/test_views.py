@@ -10,6 +10,10 @@ from retinanet.doctor.anchors import match_quality
 from retinanet.doctor.views import ANCHOR, LEARNT, UNMATCHED, choose_images, training_views, transform_views
 from tests.helpers.planted import LARGE, CocoFolder, overrides_of
 
+# Without low-quality matches, an object of a pixel has no anchor.
+MODEL = ["data.transforms=[{type: resize}]", "model.anchors.sizes=[32, 64, 128, 256, 512]",
+         "assignment.low_quality_matches=false"]  # fmt: skip
+
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
@@ -19,7 +23,7 @@ def dataset(tmp_path_factory):
     for number, boxes in enumerate([[], [LARGE], [LARGE], [LARGE], [LARGE, [70, 30, 1, 1]], [LARGE]]):
         Image.new("RGB", (96, 64)).save(part.add(f"{number}.png", *boxes))
     part.save()
-    cfg = load_config("quickstart", [*overrides_of(folder), "data.val=[]", "data.transforms=[{type: resize}]"])
+    cfg = load_config("quickstart", [*overrides_of(folder), "data.val=[]", *MODEL])
     return cfg, load_train_data(cfg)
 
 
