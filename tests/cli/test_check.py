@@ -1,9 +1,6 @@
 """The command `retinanet check`: exit codes, output, and where the page is written."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -11,7 +8,6 @@ from retinanet.cli.check import main
 from tests.helpers.blood_cells import BLOOD_CELLS, needs_blood_cells
 from tests.helpers.planted import PLANTED, pattern, write_clean, write_planted
 
-REPO = Path(__file__).resolve().parents[2]
 COCO_SLICE = BLOOD_CELLS.parent / "coco_slice"
 
 
@@ -41,20 +37,12 @@ def test_clean_folder(clean, here, capsys):
     assert sorted(clean.rglob("*")) == before
 
 
-def test_planted_faults_as_json_by_a_process(here):
+def test_planted_faults_as_json(here, capsys):
     overrides = write_planted(here.parent / "set")
-    command = [
-        sys.executable,
-        str(REPO / "tools/check.py"),
-        "quickstart",
-        *overrides,
-        "--json",
-        "--page",
-        "my page.html",
-    ]
-    done = subprocess.run(command, capture_output=True, cwd=here, check=False)
-    assert (done.returncode, done.stderr) == (1, b"")
-    result = json.loads(done.stdout)
+    assert main(["quickstart", *overrides, "--json", "--page", "my page.html"]) == 1
+    output = capsys.readouterr()
+    assert output.err == ""
+    result = json.loads(output.out)
     assert sorted((finding["severity"], finding["kind"]) for finding in result["findings"]) == sorted(PLANTED)
     assert result["counts"] == {"error": 2, "warning": 11, "note": 3}
     assert result["datasets"]["val"] == {"images": 5, "objects": {"cat": 5, "Cat": 0, "<script>alert(1)</script>": 0}}
@@ -102,7 +90,11 @@ def test_default_page_is_not_in_the_dataset(clean, tmp_path, capsys, monkeypatch
 
 @pytest.mark.parametrize(
     ("argument", "message"),
-    [("nothing", "nothing: no such file"), ("../empty", "../empty: no annotations found"), ("a.txt", "is not an anno")],
+    [
+        ("nothing", "neither a file nor a bundled config"),
+        ("../empty", "../empty: no annotations found"),
+        ("a.txt", "is not an anno"),
+    ],
 )
 def test_what_is_neither_config_nor_dataset(here, argument, message, capsys):
     (here.parent / "empty").mkdir()
@@ -113,9 +105,8 @@ def test_what_is_neither_config_nor_dataset(here, argument, message, capsys):
 
 def test_command_contains_the_recommended_lines(clean, here, capsys):
     """A config file is trained as it is, so the lines are part of the command."""
-    (here / "my.yaml").write_text(
-        f"base: quickstart\ndata: {{train: {{annotations: {clean / 'train.json'}, images: {clean / 'train'}}}, val: []}}\n"
-    )
+    source = f"{{annotations: {clean / 'train.json'}, images: {clean / 'train'}}}"
+    (here / "my.yaml").write_text(f"base: quickstart\ndata: {{train: {source}, val: []}}\n")
     pattern(0).save(clean / "train/1.png")  # a copy
     assert main(["my.yaml", "--fast", "device=cpu", "train.epochs=3"]) == 0
     last = capsys.readouterr().out.splitlines()[-2]
