@@ -2,9 +2,8 @@
 
 import argparse
 import sys
-from pathlib import Path
 
-from retinanet.cli.arguments import CommandParser
+from retinanet.cli.arguments import CommandParser, output_path
 from retinanet.cli.interrupts import begin_work
 from retinanet.cli.process import exit_code
 from retinanet.config import Config, DataConfig, DataSource, TrainConfig
@@ -38,7 +37,7 @@ def parser() -> CommandParser:
     )
     result.add_argument("source", metavar="SOURCE", help="annotation file, or dataset folder")
     result.add_argument("--to", required=True, choices=TARGETS, metavar="FORMAT", help=", ".join(TARGETS))
-    result.add_argument("--output", type=Path, required=True, metavar="DIR", help="new folder for the dataset")
+    result.add_argument("--output", type=output_path, required=True, metavar="DIR", help="new folder for the dataset")
     result.add_argument(
         "--split",
         metavar="NAME",
@@ -105,7 +104,8 @@ def config_of(source: str, overrides: list[str]) -> Config:
         InputError: an override is invalid, or replaces the source.
     """
     place = DataSource(annotations=source)
-    default = Config(train=TrainConfig(steps=1), data=DataConfig(train=(place,), val=(place,)))
+    data = DataConfig(train=(place,), val=(place,))
+    default = with_overrides(Config(train=TrainConfig(steps=1), data=data), [], source)
     cfg = with_overrides(default, overrides, "overrides")
     for key, sources in (("train", cfg.data.train), ("val", cfg.data.val)):
         if len(sources) != 1 or sources[0].annotations != default.data.train[0].annotations:
@@ -128,6 +128,8 @@ def split_names(source: DataSource, wanted: str | None) -> dict[str, str | None]
     if wanted is not None:
         chosen = choose_split(splits, split=wanted, part=DEFAULT_SPLIT, source=source.annotations)
         splits = [split for split in splits if split == chosen]
+    elif {"train", "val"} <= set(splits):
+        splits = [split for split in splits if split != "trainval"]  # the same images again
     usual = [usual_name(split) for split in splits]
     return {name if usual.count(name) == 1 else split: split for name, split in zip(usual, splits, strict=True)}
 
@@ -138,12 +140,19 @@ def read_splits(cfg: Config, names: dict[str, str | None]) -> dict[str, Dataset]
     Raises:
         InputError: the data cannot be used, or a split has classes that the first one lacks.
     """
-    from retinanet.data.build import load_train_data, load_val_data
+    from retinanet.data.build import read_sources
 
     datasets: dict[str, Dataset] = {}
+    first: Dataset | None = None
     for name, split in names.items():
-        update = {key: (getattr(cfg.data, key)[0].model_copy(update={"split": split}),) for key in ("train", "val")}
-        part = cfg.model_copy(update={"data": cfg.data.model_copy(update=update)})
-        first = next(iter(datasets.values()), None)
-        datasets[name] = load_train_data(part) if first is None else load_val_data(part, first.class_names)
+        key, sources = ("data.train", cfg.data.train) if first is None else ("data.val", cfg.data.val)
+        datasets[name] = read_sources(
+            cfg,
+            tuple(source.model_copy(update={"split": split}) for source in sources),
+            key,
+            expected_names=None if first is None else first.class_names,
+            keep_empty=cfg.data.keep_empty,
+        )
+        if first is None:
+            first = datasets[name]
     return datasets

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
+from torchvision.transforms import v2
 
 from retinanet.config import (
     AllSampling,
@@ -23,6 +24,7 @@ from retinanet.data.sampling import class_aware_uses, repeat_factors
 from retinanet.data.transforms.build import build_transforms
 from retinanet.data.transforms.partners import SampleTransform
 from retinanet.data.transforms.sizing import Resize
+from retinanet.data.transforms.torchvision import TorchvisionTransform
 from retinanet.errors import InputError
 from retinanet.formats.dataset import Dataset
 from retinanet.formats.findings import Finding, report
@@ -46,7 +48,7 @@ def load_train_data(cfg: Config, findings: list[Finding] | None = None) -> Datas
     Raises:
         InputError: the data cannot be used, or its number of classes differs from `model.num_classes`.
     """
-    data = _read(cfg, cfg.data.train, "data.train", keep_empty=cfg.data.keep_empty, findings=findings)
+    data = read_sources(cfg, cfg.data.train, "data.train", keep_empty=cfg.data.keep_empty, findings=findings)
     if cfg.data.val_fraction:
         data = data.subset(np.flatnonzero(~_held_out(cfg, data)))
     if data.federated is not None:
@@ -92,20 +94,21 @@ def load_val_data(cfg: Config, class_names: tuple[str, ...] | None, findings: li
         InputError: the data cannot be used, or has other classes.
     """
     if cfg.data.val or not cfg.data.val_fraction:
-        return _read(cfg, cfg.data.val, "data.val", expected_names=class_names, findings=findings)
-    data = _read(cfg, cfg.data.train, "data.train", expected_names=class_names, findings=findings)
+        return read_sources(cfg, cfg.data.val, "data.val", expected_names=class_names, findings=findings)
+    data = read_sources(cfg, cfg.data.train, "data.train", expected_names=class_names, findings=findings)
     return data.subset(np.flatnonzero(_held_out(cfg, data)))
 
 
-def _read(
+def read_sources(
     cfg: Config,
     sources: tuple[DataSource, ...],
     key: str,
     *,
     expected_names: tuple[str, ...] | None = None,
     keep_empty: bool = True,
-    findings: list[Finding] | None,
+    findings: list[Finding] | None = None,
 ) -> Dataset:
+    """Read sources with the keys of `data` that say how; see `read_dataset`."""
     return read_dataset(
         sources,
         classes=cfg.data.classes,
@@ -180,8 +183,8 @@ def closing_epoch(cfg: Config, data: Dataset) -> int | None:
     return max(0, round(epochs) - cfg.data.close_last_epochs)
 
 
-def build_train_reader(cfg: Config, data: Dataset) -> SampleReader:
-    """Build the reader of training images, which applies the training transforms."""
+def build_train_reader(cfg: Config, data: Dataset, extra_transforms: Sequence[v2.Transform] = ()) -> SampleReader:
+    """Build the reader of training images, which applies the training transforms, and then those given."""
     close_at = closing_epoch(cfg, data)
     if close_at == 0:
         log.warning(
@@ -189,20 +192,30 @@ def build_train_reader(cfg: Config, data: Dataset) -> SampleReader:
             cfg.data.close_last_epochs,
         )
     transforms = build_transforms(cfg.data.transforms, close_at=close_at)
+    transforms += [TorchvisionTransform(transform) for transform in extra_transforms]
     return build_reader(cfg.data, data, transforms, seed=cfg.train.seed)
 
 
-def train_loader(cfg: Config, data: Dataset, *, start: int, stop: int, pin_memory: bool) -> Iterator[Batch]:
+def train_loader(
+    cfg: Config,
+    data: Dataset,
+    *,
+    start: int,
+    stop: int,
+    pin_memory: bool,
+    extra_transforms: Sequence[v2.Transform] = (),
+) -> Iterator[Batch]:
     """Load this process's batches for steps [start, stop), `train.accumulate` per step.
 
     The batches of all processes together form the sampler's global batches, and a resumed run gets the same ones. An
-    image that cannot be read is replaced, and the replacement is recorded in its batch.
+    image that cannot be read is replaced, and the replacement is recorded in its batch. `extra_transforms` are applied
+    after those of the config.
 
     Raises:
         InputError: an image can be neither read nor replaced. Raised only when its batch is requested; the message
             names the step, counted from 1.
     """
-    reader = build_train_reader(cfg, data)
+    reader = build_train_reader(cfg, data, extra_transforms)
     planned = itertools.islice(build_train_sampler(cfg, data, start=start), stop - start)
     batches = make_loader(
         reader,

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from torchvision.transforms import v2
+
 from retinanet.config import Config
 from retinanet.data.build import build_padded_shapes, build_train_reader
 from retinanet.data.sampler import PlannedImage
@@ -9,19 +11,22 @@ from retinanet.data.transforms.sample import Sample
 from retinanet.formats.dataset import Dataset
 
 
-def augmented_samples(cfg: Config, data: Dataset, planned: Sequence[PlannedImage]) -> list[Sample]:
+def augmented_samples(
+    cfg: Config, data: Dataset, planned: Sequence[PlannedImage], *, extra_transforms: Sequence[v2.Transform] = ()
+) -> list[Sample]:
     """Read and transform images exactly as training does, without padding.
 
     Args:
         data: the training set.
         planned: images from the training sampler, or from `plan_images`.
+        extra_transforms: as in `train`.
 
     Returns: one sample per planned image, with boxes in its pixels; an unreadable image is replaced, as in training.
 
     Raises:
         InputError: an image can be neither read nor replaced.
     """
-    reader = build_train_reader(cfg, data)
+    reader = build_train_reader(cfg, data, extra_transforms)
     return [reader.read_or_replace(image).sample for image in planned]
 
 

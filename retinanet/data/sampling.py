@@ -93,7 +93,7 @@ def _separate_copies(images: np.ndarray, bucket_ranks: np.ndarray, counts: np.nd
     """Arrange images (L,), sorted by bucket and with copies of an image adjacent, into batches (M, batch_size).
 
     The images of a bucket are dealt to its batches like cards, so copies are in different batches if there are enough.
-    An image with more copies than that is exchanged for one of another bucket, as near as possible.
+    If not, some are exchanged for images of the nearest other batches, which are of the most similar shapes.
     """
     length, num_batches = len(images), len(images) // batch_size
     slots = np.empty(length, dtype=np.int64)  # slots[n]: the place of the n-th image in the batches laid end to end
@@ -101,21 +101,18 @@ def _separate_copies(images: np.ndarray, bucket_ranks: np.ndarray, counts: np.nd
     starts = np.flatnonzero(np.diff(bucket_ranks[images], prepend=-1))
     for start, stop in zip(starts, [*starts[1:], length], strict=True):
         batch = batch_of_slot[start:stop]
-        _, first, size = np.unique(batch, return_index=True, return_counts=True)
-        own = batch - batch[0]
-        # Round by round; batches with fewer images of this bucket are served last in each round.
-        dealt = np.lexsort([batch, -size[own], np.arange(stop - start) - first[own]])
-        slots[start:stop] = start + dealt
+        _, first = np.unique(batch, return_index=True)
+        dealing_round = np.arange(stop - start) - first[batch - batch[0]]  # place among the bucket's slots of a batch
+        slots[start:stop] = start + np.lexsort([batch, dealing_round])
     arranged = np.empty_like(images)
     arranged[slots] = images
     batches = arranged.reshape(num_batches, batch_size)
-    most = -(-counts // num_batches)
-    if not _exchange_copies(batches, bucket_ranks, most):
+    if not _exchange_copies(batches, -(-counts // num_batches)):
         batches = images.reshape(batch_size, num_batches).T  # dealt to all batches, whatever their bucket
     return batches
 
 
-def _exchange_copies(batches: np.ndarray, bucket_ranks: np.ndarray, most: np.ndarray) -> bool:
+def _exchange_copies(batches: np.ndarray, most: np.ndarray) -> bool:
     """Exchange images between batches, in place, until none is in a batch more often than `most` allows.
 
     Returns: whether this succeeded. Each exchange removes an excess copy and adds none.
@@ -125,12 +122,12 @@ def _exchange_copies(batches: np.ndarray, bucket_ranks: np.ndarray, most: np.nda
     for key in found[copies > most[found % num_images]].tolist():
         source, image = divmod(key, num_images)
         while (batches[source] == image).sum() > most[image]:
-            if not _exchange_one(batches, bucket_ranks, most, source, image):
+            if not _exchange_one(batches, most, source, image):
                 return False
     return True
 
 
-def _exchange_one(batches: np.ndarray, bucket_ranks: np.ndarray, most: np.ndarray, source: int, image: int) -> bool:
+def _exchange_one(batches: np.ndarray, most: np.ndarray, source: int, image: int) -> bool:
     """Exchange one copy of an image in batch `source` for an image of the nearest batch where this is allowed."""
     for target in np.argsort(np.abs(np.arange(len(batches)) - source), kind="stable").tolist():
         if (batches[target] == image).sum() >= most[image]:
@@ -138,9 +135,7 @@ def _exchange_one(batches: np.ndarray, bucket_ranks: np.ndarray, most: np.ndarra
         others = batches[target]
         is_allowed = (batches[source][:, None] == others).sum(axis=0) < most[others]
         if is_allowed.any():
-            distance = np.abs(bucket_ranks[others].astype(np.int64) - bucket_ranks[image])
-            place = int(np.argmin(np.where(is_allowed, distance, np.iinfo(np.int64).max)))
-            own = int(np.argmax(batches[source] == image))
+            place, own = int(np.argmax(is_allowed)), int(np.argmax(batches[source] == image))
             batches[source, own], batches[target, place] = batches[target, place], batches[source, own]
             return True
     return False

@@ -125,15 +125,15 @@ def match_quality(dataset: Dataset, cfg: Config, *, max_objects: int | None = MA
 
 def summary_table(report: AnchorReport) -> str:
     """Format a report as a Markdown table, one row per group of objects, followed by the AP ceiling and its losses."""
-    groups = {
-        "all": report.total,
-        **report.by_class,
-        **{f"{name}, original pixels": group for name, group in report.by_size.items()},
-        **{f"{name}, after the resize": group for name, group in report.by_resized_size.items()},
-    }
+    groups = [
+        ("all", report.total),
+        *((name.replace("|", "\\|"), group) for name, group in report.by_class.items()),
+        *((f"{name}, original pixels", group) for name, group in report.by_size.items()),
+        *((f"{name}, after the resize", group) for name, group in report.by_resized_size.items()),
+    ]
     levels = [f"IoU {level}" for level in IOU_LEVELS]
     columns = ["objects", *levels, "mean IoU", "no anchor", "anchors each", "below a pixel"]
-    rows = [[group_name, *_cells(group)] for group_name, group in groups.items()]
+    rows = [[group_name, *_cells(group)] for group_name, group in groups]
     lines = [["", *columns], ["---"] * (1 + len(columns)), *rows]
     ceiling = ", ".join(f"{name} {report.ceiling.metrics[name]:.3f}" for name in ("AP", "APs", "APm", "APl"))
     lost = report.lost

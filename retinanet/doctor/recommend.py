@@ -9,7 +9,7 @@ import torch
 
 from retinanet.config import Config
 from retinanet.config.load import with_overrides
-from retinanet.data.build import build_padded_shapes, eval_shorter
+from retinanet.data.build import build_padded_shapes, eval_shorter, images_per_epoch
 from retinanet.doctor.anchor_proposal import AnchorProposal, fit_anchors
 from retinanet.doctor.anchors import MAX_OBJECTS
 from retinanet.formats.dataset import Dataset
@@ -22,11 +22,11 @@ REQUIRED_SHARE = 0.95  # of the objects; the smallest ones, often annotation err
 WORTHWHILE_GAIN = 0.01  # in a share: less is not worth a change
 
 
-# Memory of a training step in float32, in bytes per pixel of padded input, with trainable backbone: the slope of peak
-# memory over the batch size at 256 x 320 on a CPU (benchmarks/results/2026-11-30-anchor-fit.md). Other backbones, and
-# frozen ones, need no more than the largest.
+# Memory of a training step in float32, in bytes per pixel of padded input, with every stage and norm trainable: the
+# slope of peak memory over the batch size at 256 x 320 on a CPU (benchmarks/results/2026-11-30-anchor-fit.md). For
+# other backbones, the largest measured is assumed.
 MEMORY_PER_PIXEL = {"resnet10_half": 770, "resnet18": 770, "resnet50": 2220}
-LARGEST_MEMORY_PER_PIXEL = 3230  # ResNeXt-101 32x8d
+LARGEST_MEMORY_PER_PIXEL = 5970  # ResNeXt-101 32x8d
 MEMORY_WITHOUT_IMAGES = 1.5 * 2**30  # bytes: weights, their gradients and optimizer state, libraries
 USABLE_MEMORY = 0.8  # share; the rest is left to the system, other processes and fragmentation
 
@@ -90,13 +90,9 @@ def recommend(
         proposal = fit_anchors(dataset, cfg, max_objects=max_objects)
     batch = recommend_batch(dataset, cfg, machine)
     cfg = with_overrides(cfg, batch.lines, source="recommended batch")
-    return [
-        size,
-        recommend_anchors(proposal),
-        batch,
-        recommend_sampling(dataset),
-        recommend_schedule(dataset, cfg),
-    ]
+    sampling = recommend_sampling(dataset, cfg)
+    cfg = with_overrides(cfg, sampling.lines, source="recommended sampling")
+    return [size, recommend_anchors(proposal), batch, sampling, recommend_schedule(dataset, cfg)]
 
 
 def recommend_image_size(dataset: Dataset, cfg: Config) -> Recommendation:
@@ -205,12 +201,14 @@ def _largest_padded_image(dataset: Dataset, cfg: Config) -> int:
     return max(height * width for height, width in shapes)
 
 
-def recommend_sampling(dataset: Dataset) -> Recommendation:
-    """Recommend repeat-factor sampling if class frequencies are very uneven.
+def recommend_sampling(dataset: Dataset, cfg: Config) -> Recommendation:
+    """Recommend repeat-factor sampling if class frequencies are very uneven and each image is used once per epoch.
 
     An image is repeated sqrt(threshold / frequency) times, for its rarest class (Gupta et al. 2019). The threshold is
     the frequency of the most common class / VERY_UNEVEN, so only classes rarer than that are repeated.
     """
+    if cfg.data.sampling.type != "all":
+        return Recommendation("sampling", f"data.sampling is {cfg.data.sampling.type} already")
     image = np.repeat(np.arange(len(dataset)), np.diff(dataset.box_start))[~dataset.is_crowd]
     pairs = np.unique(np.stack([image, dataset.labels[~dataset.is_crowd]], axis=1), axis=0)
     counts = np.bincount(pairs[:, 1], minlength=len(dataset.class_names))  # images with each class
@@ -238,7 +236,7 @@ def recommend_schedule(dataset: Dataset, cfg: Config) -> Recommendation:
     A config in epochs may take too few steps on a small dataset; one in steps, for COCO for instance, may repeat a
     small dataset thousands of times.
     """
-    train, num_images = cfg.train, len(dataset)
+    train, num_images = cfg.train, images_per_epoch(cfg, dataset)
     epoch = num_images / train.batch_size  # steps
     steps = train.steps if train.steps is not None else math.ceil((train.epochs or 0) * epoch)
     sentence, lines = f"{steps} steps, {steps / epoch:.1f} epochs of {num_images} image(s)", []

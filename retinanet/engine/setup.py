@@ -1,10 +1,12 @@
 """Set up a training run from its config and run folder, and check that the two are compatible."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torchvision.transforms import v2
 
 from retinanet.checkpoint.file import read_checkpoint
 from retinanet.checkpoint.folder import CheckpointFolder
@@ -49,6 +51,7 @@ class Run(NamedTuple):
     resumed: bool  # whether the run continues from a checkpoint
     state: TrainState
     train_step: TrainStep
+    extra_transforms: Sequence[v2.Transform] = ()  # for training images, after those of the config
 
     def is_due(self, every: int) -> bool:
         """Whether the current step is a multiple of `every` or the last step of the run."""

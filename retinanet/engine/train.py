@@ -1,9 +1,11 @@
 """The training loop, readable from top to bottom."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+
+from torchvision.transforms import v2
 
 from retinanet.checkpoint.file import Checkpoint
 from retinanet.config import Config
@@ -42,6 +44,7 @@ def train(
     resume: Resume = False,
     overwrite: bool = False,
     profile: bool = False,
+    extra_transforms: Sequence[v2.Transform] = (),
 ) -> TrainResult:
     """Train a detector and write the results to a folder. Under torchrun, all processes train together.
 
@@ -51,6 +54,9 @@ def train(
         resume: continue from the last checkpoint in `output`; "auto": start from the beginning if there is none.
         overwrite: delete the run in `output` first.
         profile: profile a few steps and write the results to `output/profile`.
+        extra_transforms: transforms from torchvision.transforms.v2 for training images and boxes, applied after those
+            of `data.transforms`; see `TorchvisionTransform`. The config does not contain them: pass the same ones to
+            resume a run.
 
     Raises:
         InputError: the user's input is invalid, or another process is training in `output`. Where possible, this is
@@ -66,6 +72,7 @@ def train(
             resume, overwrite = "auto", False
         with claim_folder(folder):
             run = set_up_run(cfg, folder, device, resume=resume, overwrite=overwrite, profile=profile)
+            run = run._replace(extra_transforms=extra_transforms)
             announce(run)
             with profiled(folder / "profile" if profile else None) as after_step:
                 return loop(run, stop, activity, after_step)
@@ -78,7 +85,14 @@ def loop(run: Run, stop: StopRequest, activity: Activity, after_step: Callable[[
     evaluated_at = saved_at = stopped_by = None
     timer, first_steps = RunTimer(earlier=state.seconds), FirstSteps(run.device)
     resumed_at = state.step if run.resumed else None
-    loader = train_loader(cfg, run.train_data, start=state.step, stop=num_steps, pin_memory=run.device.type == "cuda")
+    loader = train_loader(
+        cfg,
+        run.train_data,
+        start=state.step,
+        stop=num_steps,
+        pin_memory=run.device.type == "cuda",
+        extra_transforms=run.extra_transforms,
+    )
     batches = on_device(loader, run.device)
     with (
         open_recorder(

@@ -7,6 +7,7 @@ from retinanet.config import DataSource
 from retinanet.formats.annotations import Annotations
 from retinanet.formats.coco_stream import read_stream
 from retinanet.formats.coco_tolerant import read_tolerantly
+from retinanet.formats.index_cache import read_cached
 
 if TYPE_CHECKING:
     from retinanet.structures import Detections
@@ -21,7 +22,7 @@ def read_coco(source: DataSource) -> Annotations:
         InputError: the file is missing, is not in COCO format, or has entries that cannot be read; the message lists
             all of them by kind.
     """
-    return read_stream(source) or read_tolerantly(source)
+    return read_cached(source, lambda: read_stream(source)) or read_tolerantly(source)
 
 
 def coco_results(

@@ -37,6 +37,13 @@ def write_annotations(
     Raises:
         InputError: a file exists or cannot be written, or two images would share one.
     """
+    losses = _write(dataset, folder, to=to, split=split, has_own_folder=has_own_folder)
+    if dataset.federated is not None:
+        losses |= {"lists of the classes that were looked for in an image are not written": len(dataset)}
+    return losses
+
+
+def _write(dataset: Dataset, folder: Path, *, to: Target, split: str, has_own_folder: bool) -> Losses:
     match to:
         case "coco":
             return write_coco(dataset, folder, split=split)

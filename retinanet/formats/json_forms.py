@@ -24,7 +24,7 @@ def _describe_dict(document: dict[str, Any]) -> str | None:
         return "VQA annotations, which have no boxes; use the matching instances_*.json"
     if "shapes" in document and ("imagePath" in document or "imageData" in document):
         return (
-            "one image in labelme format; set data.*.annotations to its folder, which holds one file per image, and "
+            "the annotation of one image in labelme format; set data.*.annotations to its folder, and "
             "data.*.format to labelme"
         )
     if "_via_img_metadata" in document or _is_via(next(iter(document.values()), None)):

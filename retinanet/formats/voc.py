@@ -4,6 +4,7 @@ import math
 import os
 import posixpath
 import xml.etree.ElementTree as ET
+from array import array
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from retinanet.config import DataSource
 from retinanet.errors import InputError
 from retinanet.formats.annotations import Annotations
 from retinanet.formats.faults import Faults
-from retinanet.formats.findings import Finding
+from retinanet.formats.findings import FindingCounter
 from retinanet.formats.image_folder import image_files
 from retinanet.formats.splits import choose_split
 from retinanet.formats.text_lines import read_names
@@ -25,6 +26,8 @@ CORNERS = ("xmin", "ymin", "xmax", "ymax")
 NO_NAME = "objects without a <name>"
 NO_BOX = "objects whose <bndbox> is not four finite numbers xmin, ymin, xmax, ymax"
 NOT_LISTED = "objects of a class that is not in {}"
+NOT_READABLE = "XML files that cannot be read"
+NO_XML = "{count} image(s) have no XML file and are not used"
 NOT_VOC = "files that are not a Pascal VOC annotation, which starts with <annotation>"
 
 
@@ -55,18 +58,21 @@ def read_voc(source: DataSource, part: str) -> Annotations:
     reader = _ObjectReader(layout, source)
     file_names, sizes = [], []
     for index, name in enumerate(files):
-        root = read_xml(layout.annotations / name)
+        try:
+            root = read_xml(layout.annotations / name)
+        except InputError as error:
+            reader.faults.add(NOT_READABLE, str(error).removeprefix(f"{layout.annotations}/"))
+            continue
         file_names.append(find_name(name, _text(root, "filename")))
         sizes.append(_size(root))
         reader.read(root, name, index)
     reader.faults.check()
-    unused = find_name.num_images - len(set(file_names))
-    findings: tuple[Finding, ...] = ()
-    if split is None and unused > 0:
-        message = f"{unused} image(s) without an XML file are not used"
-        findings = (Finding("note", "images_without_annotation", source.annotations, message),)
+    findings = FindingCounter(source.annotations)
+    for name in find_name.unused(set(file_names)) if split is None else ():
+        findings.add("note", "image_without_xml_file", NO_XML, name)
     names = reader.class_names()
-    number = {name: index for index, name in enumerate(names)}
+    order = {name: index for index, name in enumerate(names)}
+    category_of = np.array([order[name] for name in reader.numbers_of_names], dtype=np.int64)
     boxes = np.array(reader.boxes, dtype=np.float64).reshape(-1, 4)
     return Annotations(
         source=source.annotations,
@@ -77,13 +83,13 @@ def read_voc(source: DataSource, part: str) -> Annotations:
         image_index=np.array(reader.image_index, dtype=np.int64),
         boxes_xywh=np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1),
         areas=np.full(len(boxes), np.nan),
-        category_index=np.array([number[name] for name in reader.names], dtype=np.int64),
+        category_index=category_of[np.array(reader.names, dtype=np.int64)],
         is_crowd=np.array(reader.is_difficult, dtype=bool) & (source.difficult == "ignore"),
         entry="object",
         entry_numbers=np.array(reader.numbers, dtype=np.int64),
         category_names=names,
         category_ids=None,
-        findings=findings,
+        findings=findings.findings(),
     )
 
 
@@ -92,8 +98,7 @@ class _ImageNames:
 
     def __init__(self, folder: Path):
         names = image_files(folder)
-        self.num_images = len(names)
-        self._names = set(names)
+        self._names = dict.fromkeys(names)
         self._by_stem: dict[str, list[str]] = {}
         for name in names:
             self._by_stem.setdefault(os.path.splitext(name)[0], []).append(name)
@@ -109,16 +114,18 @@ class _ImageNames:
             return of_same_name[0]
         return file_name if file_name in self._names else given
 
+    def unused(self, used: set[str]) -> list[str]:
+        """Images that are not among the used ones."""
+        return [name for name in self._names if name not in used]
+
 
 class _ObjectReader:
     """Objects collected from XML files."""
 
     def __init__(self, layout: VocLayout, source: DataSource):
-        self.boxes: list[list[float]] = []  # corners
-        self.image_index: list[int] = []
-        self.names: list[str] = []
-        self.is_difficult: list[bool] = []
-        self.numbers: list[int] = []
+        self.boxes = array("d")  # corners
+        self.image_index, self.names, self.is_difficult, self.numbers = (array("q") for _ in range(4))
+        self.numbers_of_names: dict[str, int] = {}  # in the order of their first occurrence
         self.faults = Faults(source.annotations)
         self._listed = dict.fromkeys(read_names(layout.names_file)) if layout.names_file else None
         self._not_listed = NOT_LISTED.format(layout.names_file)
@@ -140,15 +147,15 @@ class _ObjectReader:
             elif None in corners:
                 self.faults.add(NO_BOX, f"{place}, class {name[:40]!r} ({[text[:20] for text in texts]})")
             else:
-                self.boxes.append([value for value in corners if value is not None])
+                self.boxes.extend(value for value in corners if value is not None)
                 self.image_index.append(image)
-                self.names.append(name)
+                self.names.append(self.numbers_of_names.setdefault(name, len(self.numbers_of_names)))
                 self.is_difficult.append(_number(_text(item, "difficult")) == 1)
                 self.numbers.append(number)
 
     def class_names(self) -> tuple[str, ...]:
         """Class names in order."""
-        return tuple(self._listed if self._listed is not None else sorted(set(self.names)))
+        return tuple(self._listed if self._listed is not None else sorted(self.numbers_of_names))
 
 
 def _text(element: ET.Element | None, tag: str) -> str:

@@ -2,8 +2,9 @@
 
 import math
 import os
+from array import array
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,13 @@ from retinanet.config import DataSource
 from retinanet.errors import InputError
 from retinanet.formats.annotations import Annotations
 from retinanet.formats.faults import Faults
-from retinanet.formats.findings import Finding
+from retinanet.formats.findings import Finding, FindingCounter
 from retinanet.formats.image_folder import image_files
 from retinanet.formats.splits import choose_split
-from retinanet.formats.yolo_layout import YoloLayout, find_yolo, images_of_entry, label_file
+from retinanet.formats.yolo_layout import NAME_FILES, YoloLayout, find_yolo, images_of_entry, label_file
 
-MAX_BYTES = 20_000_000  # maximum size of a label file; 100,000 polygons have less
+MAX_BYTES = 20_000_000  # of a label file; 100,000 boxes have less
+MAX_LINE = 1_000_000  # bytes of a line; a polygon of 20,000 points has less
 OUTSIDE_TOLERANCE = 0.01  # how far annotation tools may exceed the image, as a fraction of it
 
 NOT_NUMBERS = "lines that are not finite numbers"
@@ -30,6 +32,12 @@ IN_PIXELS = (
     "width by the image's width, y and height by its height"
 )
 NOT_READABLE = "label files that cannot be read"
+
+NO_LABEL_FILE = "{count} image(s) have no label file and so no objects"
+NO_IMAGE = "{count} label file(s) belong to no image of the same name and are not used"
+IS_POLYGON = "{count} polygon(s) or oriented boxes are replaced by the boxes around them"
+HAS_CONFIDENCE = "the sixth value of {count} label(s), a confidence, is ignored"
+NOT_LABELS = (*NAME_FILES, "notes.txt", "train.txt", "val.txt", "test.txt")
 
 
 def read_yolo(source: DataSource, part: str) -> Annotations:
@@ -51,18 +59,25 @@ def read_yolo(source: DataSource, part: str) -> Annotations:
             f"{source.annotations}: is not a YOLO dataset: expected data.yaml, or folders images and labels with "
             "classes.txt"
         )
-    images, labels_of = _images(layout, source, part)
+    images, labels_of, are_all_images = _images(layout, source, part)
     if any(image.is_absolute() for image in images):  # data.yaml may name some absolutely
         images = [Path(os.path.abspath(image)) for image in images]
     image_folder = os.path.commonpath([image.parent for image in images]) or "."
     reader = _LabelReader(layout, source.annotations)
-    num_missing = sum(not reader.read(labels_of(image), index) for index, image in enumerate(images))
-    if num_missing == len(images):
+    files = [labels_of(image) for image in images]
+    missing = [image for index, image in enumerate(images) if not reader.read(files[index], index)]
+    if len(missing) == len(images):
         raise InputError(
             f"{source.annotations}: none of the {len(images)} images has a label file; expected for example "
-            f"{labels_of(images[0])} for {images[0]}"
+            f"{files[0]} for {images[0]}"
         )
     reader.faults.check()
+    findings = FindingCounter(source.annotations)
+    for image in missing:
+        findings.add("note", "label_file_missing", NO_LABEL_FILE, os.path.relpath(image, layout.root))
+    if are_all_images:
+        for file in _without_image(files):
+            findings.add("warning", "label_file_without_image", NO_IMAGE, os.path.relpath(file, layout.root))
     boxes = np.array(reader.boxes, dtype=np.float64).reshape(-1, 4)
     num_boxes = len(boxes)
     return Annotations(
@@ -81,12 +96,12 @@ def read_yolo(source: DataSource, part: str) -> Annotations:
         category_names=layout.names,
         category_ids=None,
         is_relative=True,
-        findings=reader.findings(num_missing),
+        findings=(*findings.findings(), *reader.findings()),
     )
 
 
-def _images(layout: YoloLayout, source: DataSource, part: str) -> tuple[list[Path], Callable[[Path], Path]]:
-    """Images of the chosen split, and a function from an image to its label file."""
+def _images(layout: YoloLayout, source: DataSource, part: str) -> tuple[list[Path], Callable[[Path], Path], bool]:
+    """Images of the chosen split, a function from an image to its label file, and whether these are whole folders."""
     labels_of: Callable[[Path], Path] = label_file
     if source.images is None:
         split = choose_split(layout.splits, split=source.split, part=part, source=source.annotations)
@@ -108,17 +123,24 @@ def _images(layout: YoloLayout, source: DataSource, part: str) -> tuple[list[Pat
     if not images:
         listed = ", ".join(map(str, entries)) or layout.root
         raise InputError(f"{source.annotations}: no images in {listed}; correct the folder, or set data.{part}.split")
-    return images, labels_of
+    return images, labels_of, all(os.path.isdir(entry) for entry in entries)
+
+
+def _without_image(expected: list[Path]) -> Iterator[Path]:
+    """Files in the folders of the expected label files that belong to no image."""
+    known = set(expected)
+    for folder in dict.fromkeys(file.parent for file in expected):
+        if os.path.isdir(folder):
+            names = sorted(name for name in os.listdir(folder) if name.endswith(".txt") and name not in NOT_LABELS)
+            yield from (folder / name for name in names if folder / name not in known)
 
 
 class _LabelReader:
     """Boxes collected from label files."""
 
     def __init__(self, layout: YoloLayout, source: str):
-        self.boxes: list[tuple[float, float, float, float]] = []  # left, top, width, height in fractions
-        self.image_index: list[int] = []
-        self.classes: list[int] = []
-        self.lines: list[int] = []
+        self.boxes = array("d")  # left, top, width, height in fractions
+        self.image_index, self.classes, self.lines = array("q"), array("q"), array("q")
         self.faults = Faults(source)
         self._layout = layout
         self._source = source
@@ -141,7 +163,9 @@ class _LabelReader:
             self.faults.add(NOT_READABLE, f"{self._shown(file)} (more than {MAX_BYTES} bytes)")
             return True
         for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
-            if words := line.split():
+            if len(line) > MAX_LINE:
+                self.faults.add(NOT_READABLE, f"{self._shown(file)}:{number} (more than {MAX_LINE} bytes)")
+            elif words := line.split():
                 self._add(words, image, file, number)
         return True
 
@@ -156,12 +180,12 @@ class _LabelReader:
             return
         if len(values) <= 6 or self._layout.has_keypoints:
             x, y, w, h = values[1:5]
-            self.boxes.append((x - w / 2, y - h / 2, w, h))
-            self._converted["confidence"] += len(values) == 6
+            self.boxes.extend((x - w / 2, y - h / 2, w, h))
+            self._converted[HAS_CONFIDENCE] += len(values) == 6
         else:
             xs, ys = values[1::2], values[2::2]
-            self.boxes.append((min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)))
-            self._converted["polygon"] += 1
+            self.boxes.extend((min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)))
+            self._converted[IS_POLYGON] += 1
         self.image_index.append(image)
         self.classes.append(int(values[0]))
         self.lines.append(number)
@@ -181,15 +205,13 @@ class _LabelReader:
             return IN_PIXELS
         return None
 
-    def findings(self, num_missing: int) -> tuple[Finding, ...]:
-        """What was left out or converted, one note per kind."""
-        polygons, confidences = self._converted["polygon"], self._converted["confidence"]
-        notes = (
-            (num_missing, "no_label_file", f"{num_missing} image(s) have no label file and so no objects"),
-            (polygons, "polygons", f"{polygons} polygon(s) or oriented boxes replaced by the boxes around them"),
-            (confidences, "confidences", f"the sixth value (confidence) of {confidences} label(s) is ignored"),
-        )
-        return tuple(Finding("note", kind, self._source, message) for count, kind, message in notes if count)
+    def findings(self) -> list[Finding]:
+        """What was converted or ignored."""
+        return [
+            Finding("note", "label_converted", self._source, sentence.format(count=count))
+            for sentence, count in self._converted.items()
+            if count
+        ]
 
     def _shown(self, file: Path) -> str:
         return os.path.relpath(file, self._layout.root)

@@ -123,9 +123,22 @@ def test_unknown_format_is_named(capsys):
     assert "invalid choice: 'tfrecord'" in capsys.readouterr().err
 
 
-def test_command_runs_as_a_process(source, tmp_path):
-    command = [sys.executable, "-m", "retinanet", "convert", str(source), "--to", "labelme", "--output"]
-    result = subprocess.run([*command, str(tmp_path / "new")], cwd=REPO, capture_output=True, text=True)
+def in_process(*arguments):
+    command = [sys.executable, "-m", "retinanet", "convert", *map(str, arguments)]
+    return subprocess.run(command, cwd=REPO, capture_output=True, text=True)
+
+
+def test_refusal_of_the_process(source, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").write_text("x")
+    result = in_process(source, "--to", "csv", "--output", tmp_path / "full")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == f"error: {tmp_path / 'full'}: exists and is not an empty folder; choose another --output\n"
+
+
+@pytest.mark.slow  # imports torch in a process of its own
+def test_conversion_in_a_process(source, tmp_path):
+    result = in_process(source, "--to", "labelme", "--output", tmp_path / "new")
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.splitlines()[-1] == f"written: {tmp_path / 'new'} (labelme)"
     assert len(list((tmp_path / "new" / "train").glob("*.json"))) == 24

@@ -208,21 +208,20 @@ CHANGES: dict[str, Any] = {
 
 COLOR = {"type": "color", "brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
 JITTER = [{"type": "scale_jitter"}]
-# Other transforms, each alone and for each key, with settings under which the key has an effect.
-OTHER_TRANSFORMS: list[tuple[str, str, dict[str, Any]]] = [
-    *((name, "", {}) for name in ("vertical_flip", "rotate90", "iou_crop", "zoom_out", "photometric", "blur")),
-    *((name, "", {}) for name in ("erase", "mosaic", "mixup", "copy_paste")),
-    *((name, ".p", {"p": 0.0}) for name in ("vertical_flip", "rotate90", "zoom_out", "photometric", "blur")),
-    *((name, ".p", {"p": 0.0}) for name in ("erase", "mosaic", "mixup", "copy_paste")),
-    ("iou_crop", ".p", {}),
-    ("rotate90", ".angles", {"p": 1.0, "angles": [270]}),
-    *(("crop", key, {"size": [24, 24]}) for key in ("", ".size")),
-    ("iou_crop", ".min_scale", {}),
-    ("zoom_out", ".max", {"p": 1.0}),
-    ("blur", ".max_sigma", {"p": 1.0}),
-    ("erase", ".max_area", {"p": 1.0}),
-    ("mixup", ".alpha", {"p": 1.0}),
-]
+# Other transforms and their keys, each before a resize; all keys of one share the record of their context.
+OTHER_TRANSFORMS: dict[str, tuple[str, ...]] = {
+    "vertical_flip": ("", ".p"),
+    "rotate90": ("", ".p", ".angles"),
+    "iou_crop": ("", ".p", ".min_scale"),
+    "zoom_out": ("", ".p", ".max"),
+    "photometric": ("", ".p"),
+    "blur": ("", ".p", ".max_sigma"),
+    "erase": ("", ".p", ".max_area"),
+    "mosaic": ("", ".p"),
+    "mixup": ("", ".p", ".alpha"),
+    "copy_paste": ("", ".p"),
+}
+CROP = [{"type": "crop", "size": [24, 24]}, {"type": "resize"}]
 SOFTMAX = {"model.class_activation": "softmax"}
 DIVERGING = {"train.optimizer": {"type": "sgd", "lr": 1e30}, "train.steps": 5, "data.val": []}
 
@@ -247,14 +246,16 @@ CONTEXT: dict[str, dict[str, Any]] = {
     "data.transforms[flip]": {"data.transforms": [{"type": "resize"}, {"type": "flip", "p": 1.0}]},
     "data.transforms[color]": {"data.transforms": [{"type": "resize"}, {"type": "color"}]},
     **{
-        f"data.transforms[{name}]{key}": {"data.transforms": [{"type": name, **keys}, {"type": "resize"}]}
-        for name, key, keys in OTHER_TRANSFORMS
+        f"data.transforms[{name}]{key}": {"data.transforms": [{"type": name}, {"type": "resize"}]}
+        for name, keys in OTHER_TRANSFORMS.items()
+        for key in keys
     },
+    **{f"data.transforms[crop]{key}": {"data.transforms": CROP} for key in ("", ".size")},
     "data.transforms[copy_paste].max_objects": {
         "data.transforms": [{"type": "copy_paste", "p": 1.0, "max_objects": 50}, {"type": "resize"}],
         "train.steps": 9,
     },
-    "data.close_last_epochs": {"data.transforms": [{"type": "mosaic", "p": 1.0}, {"type": "resize"}]},
+    "data.close_last_epochs": {"data.transforms": [{"type": "mosaic"}, {"type": "resize"}]},
     "data.sampling[repeat_factor].threshold": {"data.sampling": {"type": "repeat_factor", "threshold": 1.0}},
     "data.sampling[repeat_factor]": {"data.sampling": {"type": "repeat_factor", "threshold": 1.0}},
     **{

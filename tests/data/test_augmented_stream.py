@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from torchvision.transforms import v2
 
 from retinanet.config import Config
 from retinanet.data.build import build_train_sampler, images_per_epoch, load_train_data, train_loader
@@ -76,6 +77,17 @@ def test_all_augmentations_with_each_sampler_resume_exactly_from_any_step(source
         assert_same_batches(whole[start : start + 1], batches(cfg, data, start=start, stop=start + 1))
     assert_same_batches(whole, batches(config(source, EVERYTHING, sampling=sampling, batch_size=3, workers=2,
                                               close_last_epochs=2), data))  # fmt: skip
+
+
+def test_transforms_from_python_follow_those_of_the_config(source):
+    cfg = config(source, [RESIZE])
+    data = load_train_data(cfg)
+    options = {"stop": STEPS, "pin_memory": False, "extra_transforms": [v2.RandomAffine(30), v2.RandomGrayscale(1.0)]}
+    whole, plain = list(train_loader(cfg, data, start=0, **options)), batches(cfg, data)
+    assert all(torch.equal(batch.image_sizes, other.image_sizes) for batch, other in zip(whole, plain, strict=True))
+    assert any(not torch.equal(a.targets.boxes, b.targets.boxes) for a, b in zip(whole, plain, strict=True))
+    assert all(torch.equal(batch.images[:, 0], batch.images[:, 1]) for batch in whole)  # grey
+    assert_same_batches(whole[4:], train_loader(cfg, data, start=4, **options))
 
 
 @pytest.mark.parametrize("sampling", ["repeat_factor", "class_aware"])

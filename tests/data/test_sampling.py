@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from retinanet.data.sampler import rank_by_aspect, train_batches
 from retinanet.data.sampling import (
+    _exchange_copies,
     class_aware_uses,
     draw_counts,
     repeat_factors,
@@ -154,8 +155,11 @@ def test_stream_of_any_weights(images, setting, batch_size, seed, start):
                 assert copies <= math.ceil(used[index] / per_epoch)  # more than one only if there are too few batches
 
 
-def test_no_avoidable_copy_in_any_small_dataset():
-    # Every division of up to 12 uses among images of two buckets, in batches of 2 and 3.
+@pytest.mark.parametrize("exchange", [True, False])
+def test_no_avoidable_copy_in_any_small_dataset(exchange, monkeypatch):
+    # Every division of up to 12 uses among images of two buckets, in batches of 2, 3 and 4.
+    if not exchange:  # as if no image could be exchanged: then all are dealt to all batches
+        monkeypatch.setattr("retinanet.data.sampling._exchange_copies", lambda batches, most: False)
     for batch_size, num_batches in ((2, 2), (2, 3), (3, 2), (3, 3), (2, 6), (4, 3)):
         length = batch_size * num_batches
         for counts in partitions(length, most=num_batches):
@@ -196,6 +200,22 @@ def test_repeated_rare_portrait_is_spread_over_batches_of_landscapes():
     batches = stream(sizes, uses, 13)
     with_portrait = [sum(planned.index == 40 for planned in batch) for batch in batches]
     assert sorted(with_portrait) == [0] * 3 + [1] * 10
+
+
+def test_exchange_without_an_allowed_partner_is_refused():
+    # Image 0 is twice in the first batch. The only batch without it has 1 and 2 alone, which the first one has too.
+    batches = np.array([[0, 0, 1, 2], [1, 1, 2, 2], [0, 3, 4, 5]])
+    assert not _exchange_copies(batches, np.ones(6, dtype=int))
+    assert batches.tolist() == [[0, 0, 1, 2], [1, 1, 2, 2], [0, 3, 4, 5]]
+
+
+def test_repeated_wide_image_is_exchanged_for_the_most_similar_shapes():
+    # One wide image 5 times, 20 landscapes, 15 portraits, in 10 batches of 4: the copies go to the nearest batches.
+    sizes, uses = [(320, 640)] + [LANDSCAPE] * 20 + [PORTRAIT] * 15, [5.0] + [1.0] * 35
+    for epoch in range(5):
+        batches = stream(sizes, uses, 10, start=10 * epoch)
+        with_wide = [{planned.index > 20 for planned in batch} for batch in batches if 0 in {p.index for p in batch}]
+        assert with_wide == [{False}] * 5
 
 
 def test_images_of_a_bucket_share_batches():

@@ -133,10 +133,10 @@ def test_batch_is_split_to_fit_in_memory():
     assert "1.9 GB of the 20 GB of cuda, so 7 fit at once" in found.sentence
     assert "batch norm" not in found.sentence
     assert recommend_batch(many(20), config(accumulate=4), gpu).lines == ()
-    # A backbone that was not measured counts like the largest: 2.81 GB, 5 images, four parts.
+    # A backbone that was not measured counts like the largest: 5.20 GB, 2 images, eight parts.
     deep = with_overrides(cfg, ["model.backbone.name=resnet101", "model.backbone.norm=batch"], source="test")
     found = recommend_batch(many(20), deep, gpu)
-    assert found.lines == ("train.accumulate=4",)
+    assert found.lines == ("train.accumulate=8",)
     assert "batch norm then normalises over fewer images" in found.sentence
 
 
@@ -160,21 +160,24 @@ def test_memory_of_this_machine():
 
 def test_rare_classes_are_repeated_if_classes_are_very_uneven():
     # 200 images with class a, 2 with b: a factor of 100. The threshold is 200 / 100 of 202 images, 0.0099.
-    found = recommend_sampling(many(202, labels=(1, 1, 0), num_classes=2))
+    uneven = many(202, labels=(1, 1, 0), num_classes=2)
+    found = recommend_sampling(uneven, config())
     assert found.lines == ("data.sampling={type: repeat_factor, threshold: 0.0099}",)
     assert "a occurs in 200 image(s), b in 2" in found.sentence
-    assert recommend_sampling(many(201, labels=(1, 1, 0), num_classes=2)).lines == ()
+    assert recommend_sampling(many(201, labels=(1, 1, 0), num_classes=2), config()).lines == ()
+    changed = with_overrides(config(), found.lines, source="test")
+    assert recommend_sampling(uneven, changed).lines == ()
 
 
 def test_sampling_counts_images_not_objects():
     # 300 objects of a in one image, and one of b in another: both classes occur in one image.
     images = [image_record(boxes=[(1, 1, 5, 5)] * 300), image_record(labels=[1], image_id=2)]
-    assert recommend_sampling(dataset_of(images, class_names=("a", "b"))).lines == ()
+    assert recommend_sampling(dataset_of(images, class_names=("a", "b")), config()).lines == ()
 
 
 @pytest.mark.parametrize("num_classes", [1, 3])
 def test_sampling_ignores_classes_without_objects(num_classes):
-    assert recommend_sampling(many(500, num_classes=num_classes)).lines == ()
+    assert recommend_sampling(many(500, num_classes=num_classes), config()).lines == ()
 
 
 # Schedule
@@ -185,6 +188,15 @@ def test_short_runs_get_enough_steps():
     found = recommend_schedule(many(40), config(steps=None, epochs=12, batch_size=8, warmup_steps=50))
     assert found.lines == ("train.epochs=120",)
     assert "60 steps, 12.0 epochs of 40 image(s), are too few; 120 epochs are 600 steps" in found.sentence
+
+
+def test_epochs_are_those_of_the_sampling():
+    # Class b is in 2 of 40 images, a share of 0.05: with a threshold of 0.8, these images are used 4 times per epoch.
+    # 46 images, rounded up to whole batches, are 6 steps; 600 steps are 100 epochs.
+    cfg = config(steps=None, epochs=12, batch_size=8, warmup_steps=50)
+    cfg = with_overrides(cfg, "data.sampling={type: repeat_factor, threshold: 0.8}", source="test")
+    found = recommend_schedule(many(40, labels=(1, 1, 0), num_classes=2), cfg)
+    assert found.lines == ("train.epochs=100",)
 
 
 def test_runs_of_a_large_dataset_are_shortened_on_a_small_one():

@@ -4,9 +4,15 @@ import json
 import math
 
 import pytest
+import torch
+from torchvision import tv_tensors
+from torchvision.transforms import v2
 
 from retinanet.checkpoint.file import read_checkpoint
 from retinanet.config.load import load_config
+from retinanet.engine.nonfinite import respond
+from retinanet.engine.nonfinite.respond import NonFiniteGradient
+from retinanet.engine.step import TrainStep
 from retinanet.engine.train import train
 from retinanet.errors import InputError
 from tests.helpers.metrics import read_metrics
@@ -141,3 +147,26 @@ def test_run_on_a_full_disk_continues_to_its_end_and_reports_missing_checkpoints
         *(("train", 2), ("train", 4), ("eval", 4)),
         *(("train", 6), ("train", 8), ("eval", 8)),
     ]
+
+
+# ---- transforms from Python
+
+
+class White(v2.Transform):
+    """Make every image white."""
+
+    def transform(self, inpt, params):
+        return torch.full_like(inpt, 255) if isinstance(inpt, tv_tensors.Image) else inpt
+
+
+def test_extra_transforms_apply_in_training_and_when_a_bad_step_is_reloaded(run, monkeypatch):
+    trained, reloaded = [], []
+    backward = TrainStep.backward
+    monkeypatch.setattr(TrainStep, "backward", lambda step, batches: trained.extend(batches) or backward(step, batches))
+    monkeypatch.setattr(respond, "report", lambda run, step, batches: reloaded.extend(batches) or "not finite")
+    with pytest.raises(NonFiniteGradient):
+        run("white", "train.optimizer={type: sgd, lr: 1e30}", "data.val=[]", extra_transforms=[White()])
+    for batch in [*trained, *reloaded]:
+        for image, (height, width) in zip(batch.images, batch.image_sizes.tolist(), strict=True):
+            assert (image[:, :height, :width] == 255).all()
+    assert trained and reloaded

@@ -25,6 +25,7 @@ from retinanet.formats.convert import (
 )
 from retinanet.formats.dataset import Dataset
 from retinanet.formats.detect import detect
+from retinanet.formats.federated import Federated
 from retinanet.formats.read import read_dataset
 from retinanet.formats.verify import read_back
 from tests.helpers.generated_datasets import datasets, write_images
@@ -213,6 +214,13 @@ def test_losses_are_counted(images, tmp_path, to):
         "object areas are replaced by box areas": 1,
     } | ({"images are read in the order of their names": 2, "category ids are replaced by 1, 2, ...": 2}
          if to == "labelme" else {})  # fmt: skip
+
+
+@pytest.mark.parametrize("to", TARGETS)
+def test_the_loss_of_classes_that_were_looked_for_is_counted(images, tmp_path, to):
+    federated = make_dataset(images, federated=Federated(np.array([[1, 0]]), np.zeros((0, 2), dtype=np.int64)))
+    losses = write_annotations(federated, tmp_path, to=to, split="train")
+    assert losses["lists of the classes that were looked for in an image are not written"] == 2
 
 
 @pytest.mark.parametrize("to", TARGETS)

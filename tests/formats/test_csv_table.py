@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from retinanet.config import DataSource
 from retinanet.errors import InputError
 from retinanet.formats.csv_table import read_csv
+from retinanet.formats.read import read_dataset
 from tests.helpers.annotation_files import boxes_by_image, message_of
 
 HEADER = "image_path,xmin,ymin,xmax,ymax,label\n"
@@ -197,6 +199,15 @@ def test_missing_file_is_reported(tmp_path):
     for name, reason in (("none.csv", "No such file or directory"), (".", "Is a directory")):
         with pytest.raises(InputError, match=reason):
             read_csv(DataSource(annotations=str(tmp_path / name)))
+
+
+@pytest.mark.parametrize("name", ["../secret.jpg", "/etc/hostname", "sub/../../secret.jpg", "x" * 5000, "sub/" * 2000])
+def test_file_names_do_not_lead_out_of_the_folder(table, tmp_path, name):
+    Image.new("RGB", (20, 20)).save(tmp_path / "secret.jpg")
+    (tmp_path / "sub").mkdir()
+    source = table(f"{name},1,2,3,4,cat\n").model_copy(update={"images": str(tmp_path / "sub")})
+    with pytest.raises(InputError, match=r"lead out of|are not in"):
+        read_dataset((source,))
 
 
 FIELD = st.one_of(

@@ -100,7 +100,8 @@ def test_folders_of_common_tools(name, tmp_path):
     ("name", "content", "kind"),
     [
         ("a.json", COCO, "coco"),
-        ("a.json", "[1]", "coco"),  # its reader says what it is
+        ("a.json", LABELME, "coco"),  # its reader says what it is instead
+        ("a.json", "[1]", "coco"),
         ("a", "\ufeff" + COCO, "coco"),
         ("lvis_v1_val.json", LVIS, "lvis"),
         ("data.yaml", "names: [x]", "yolo"),
@@ -120,7 +121,6 @@ def test_files(name, content, kind, tmp_path):
         ("a.zip", b"PK\x03\x04", "is a zip archive; unpack it and set data.val to the folder"),
         ("a.json", b"PK\x03\x04", "is a zip archive; unpack it and set data.val to the folder"),
         ("a.xml", VOC, "is the annotation of one image in Pascal VOC format; set data.val to its folder"),
-        ("a.json", LABELME, "is the annotation of one image in labelme format; set data.val to its folder"),
         ("a.txt", YOLO_LABEL, "is not an annotation file; expected COCO (.json), YOLO (data.yaml), CSV, or a dataset "
          "folder"),
         ("a", b"", "is not an annotation file; expected COCO (.json), YOLO (data.yaml), CSV, or a dataset folder"),

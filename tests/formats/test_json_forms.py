@@ -25,7 +25,7 @@ FORMS = {
     ),
     "labelme": (
         {"version": "5", "shapes": [SHAPE], "imagePath": "a.png"},
-        "is the annotation of one image in labelme format",
+        "is one image in labelme format; set data.",
     ),
     "CreateML": ([{"image": "a.png", "annotations": [{"label": "cat", "coordinates": {}}]}], "is in CreateML format"),
     "Label Studio": ([{"id": 1, "data": {"image": "a.png"}, "annotations": []}], "is an export of Label Studio"),
@@ -38,7 +38,8 @@ FORMS = {
 @pytest.mark.parametrize("name", FORMS)
 def test_form_is_named(source, name):
     content, message = FORMS[name]
-    assert error_of(source(json.dumps(content).encode())).startswith(f"some.json: {message}")
+    some = source(json.dumps(content).encode()).model_copy(update={"format": "coco"})
+    assert error_of(some).startswith(f"some.json: {message}")
 
 
 @pytest.mark.parametrize("content", [None, 3, "a", [], [3], {}, {"annotations": {}}, {"annotations": [3]}, {"a": [{}]}])

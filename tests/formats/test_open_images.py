@@ -120,6 +120,12 @@ def test_boxes_agree_with_hotcoco(boxes, tmp_path):
     assert len(theirs) == len(lines) > 25
 
 
+def test_image_ids_do_not_lead_out_of_the_folder(boxes, tmp_path):
+    Image.new("RGB", (20, 20)).save(tmp_path / "secret.jpg")
+    with pytest.raises(InputError, match="lead out of"):
+        read_dataset((boxes(HEADER + row("../secret")),))
+
+
 def test_all_faults_are_reported_with_their_lines(boxes):
     content = HEADER + row(x=(20, 40)) + row(y=("nan", 1)) + row("") + row(label="/m/x") + "a,b\n"
     assert message_of(read_open_images, boxes(content), "train") == (

@@ -71,11 +71,12 @@ def test_splits_are_read_in_the_order_of_their_lists(devkit):
     assert data.labels.tolist() == [0, 1] and data.areas.tolist() == [40, 32]
 
 
-def test_xml_files_beside_images(tmp_path, caplog):
-    caplog.set_level("INFO")
+def test_xml_files_beside_images(tmp_path):
     write_files(tmp_path, {"a.png": None, "a.xml": voc_xml(CAT), "b.png": None})
     assert read(tmp_path).file_names == ("a.png",)
-    assert caplog.messages == [f"{tmp_path}: 1 image(s) without an XML file are not used"]
+    assert [(finding.severity, str(finding)) for finding in read(tmp_path).findings] == [
+        ("note", f"{tmp_path}: 1 image(s) have no XML file and are not used (b.png)")
+    ]
 
 
 @pytest.mark.parametrize("annotations", ["annotations", "xmls", "."])
@@ -241,7 +242,7 @@ def test_document_types_and_so_entities_are_refused(xml, tmp_path):
 def test_files_that_are_not_xml(content, problem, tmp_path):
     write_files(tmp_path, {"a.xml": content})
     message = message_of(tmp_path)
-    assert message.startswith("a.xml: is not XML: ") and problem in message
+    assert message.startswith("FOLDER: 1 x XML files that cannot be read: a.xml: is not XML: ") and problem in message
 
 
 def test_large_and_deep_files(tmp_path, monkeypatch):
@@ -250,7 +251,7 @@ def test_large_and_deep_files(tmp_path, monkeypatch):
     )
     assert read(tmp_path).file_names == ("a.png",)
     monkeypatch.setattr(xml_file, "MAX_BYTES", 1000)
-    assert message_of(tmp_path) == "a.xml: has more than 1000 bytes"
+    assert message_of(tmp_path) == "FOLDER: 1 x XML files that cannot be read: a.xml: has more than 1000 bytes"
 
 
 TOKENS = st.sampled_from(

@@ -15,13 +15,25 @@ from tests.helpers.yolo_files import CAT, NAMES, message_of, one_image, read, yo
 # ---- label lines
 
 
-def test_missing_and_empty_label_files_mean_no_objects(tmp_path, caplog):
-    caplog.set_level("INFO")
+def test_missing_and_empty_label_files_mean_no_objects(tmp_path):
     images = dict.fromkeys(["images/a.png", "images/b.png", "images/c.png"])
     write_files(tmp_path, {"data.yaml": NAMES, **images, "labels/a.txt": "", "labels/b.txt": " \n" + CAT + "\n"})
     data = read(tmp_path)
     assert data.image_index.tolist() == [1] and data.entry_numbers.tolist() == [2]
-    assert f"{tmp_path}: 1 image(s) have no label file and so no objects" in caplog.messages
+    assert [(finding.severity, str(finding)) for finding in data.findings] == [
+        ("note", f"{tmp_path}: 1 image(s) have no label file and so no objects (images/c.png)")
+    ]
+
+
+def test_label_files_without_an_image_are_a_warning(tmp_path):
+    labels = dict.fromkeys(["labels/A.txt", "labels/b.txt", "labels/classes.txt"], CAT)
+    write_files(tmp_path, {"data.yaml": NAMES, "images/a.png": None, "images/b.png": None, **labels})
+    assert [(finding.severity, str(finding)) for finding in read(tmp_path).findings] == [
+        ("note", f"{tmp_path}: 1 image(s) have no label file and so no objects (images/a.png)"),
+        ("warning", f"{tmp_path}: 1 label file(s) belong to no image of the same name and are not used (labels/A.txt)"),
+    ]
+    write_files(tmp_path, {"data.yaml": "train: train.txt\n" + NAMES, "train.txt": "images/b.png"})
+    assert read(tmp_path).findings == (), "a list may be of some images of a folder"
 
 
 @pytest.mark.parametrize(
@@ -54,13 +66,11 @@ def test_keypoints_are_ignored(tmp_path):
     )
 
 
-def test_conversions_are_logged_once(tmp_path, caplog):
-    caplog.set_level("INFO")
+def test_each_kind_of_conversion_is_one_note(tmp_path):
     folder = one_image(tmp_path, "0 0.1 0.1 0.2 0.1 0.2 0.2\n" * 2 + "0 0.25 0.25 0.2 0.2 0.5\n" * 3)
-    read(folder)
-    assert caplog.messages == [
-        f"{folder}: 2 polygon(s) or oriented boxes replaced by the boxes around them",
-        f"{folder}: the sixth value (confidence) of 3 label(s) is ignored",
+    assert [(finding.severity, str(finding)) for finding in read(folder).findings] == [
+        ("note", f"{folder}: 2 polygon(s) or oriented boxes are replaced by the boxes around them"),
+        ("note", f"{folder}: the sixth value of 3 label(s), a confidence, is ignored"),
     ]
 
 
@@ -127,6 +137,9 @@ def test_empty_split_is_an_error(tmp_path):
 
 def test_large_files_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(yolo, "MAX_BYTES", 100)
+    monkeypatch.setattr(yolo, "MAX_LINE", 50)
+    polygon = CAT + "0" + " 0.25" * 20
+    assert "labels/a.txt:2 (more than 50 bytes)" in message_of(one_image(tmp_path, polygon[:90]))
     assert message_of(one_image(tmp_path, CAT * 10)) == (
         f"FOLDER: 1 x {yolo.NOT_READABLE}: labels/a.txt (more than 100 bytes)"
     )

@@ -56,7 +56,16 @@ def batches_of_step(run: Run, step: int, activity: Activity) -> list[Batch] | No
     """
     activity.begin("replaying the step", step)
     cfg = run.cfg.model_copy(update={"data": run.cfg.data.model_copy(update={"workers": 0})})
-    own = list(train_loader(cfg, run.train_data, start=step - 1, stop=step, pin_memory=False))
+    own = list(
+        train_loader(
+            cfg,
+            run.train_data,
+            start=step - 1,
+            stop=step,
+            pin_memory=False,
+            extra_transforms=run.extra_transforms,
+        )
+    )
     gathered = gather(own)
     return None if gathered is None else [batch for batches in gathered for batch in batches]
 

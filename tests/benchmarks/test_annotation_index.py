@@ -1,0 +1,22 @@
+from pycocotools.coco import COCO
+
+from retinanet.benchmarks.annotation_index import OURS, THEIRS, call_in_process, write_document
+from retinanet.config import DataSource
+from retinanet.formats.coco_stream import read_stream
+
+
+def test_written_document_is_correct_and_read_in_typed_pieces(tmp_path, capsys):
+    write_document(tmp_path / "a.json", num_images=20, num_boxes=300)
+    read = read_stream(DataSource(annotations=str(tmp_path / "a.json"), images="."))
+    reference = COCO(str(tmp_path / "a.json"))
+    assert len(read) == len(reference.imgs) == 20
+    assert read.boxes_xywh.tolist() == [annotation["bbox"] for annotation in reference.anns.values()]
+    assert 0 < read.is_crowd.sum() < 20
+
+
+def test_calls_run_in_processes_that_read_the_same_number(tmp_path):
+    write_document(tmp_path / "a.json", num_images=20, num_boxes=300)
+    for name in (OURS, THEIRS):
+        seconds, peak_bytes, count = call_in_process(name, tmp_path / "a.json")
+        assert count == 300 and seconds > 0
+        assert 10 * 2**20 < peak_bytes < 2**30  # of the child alone; this process has torch in memory
