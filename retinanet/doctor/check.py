@@ -17,6 +17,7 @@ from retinanet.errors import InputError
 from retinanet.formats.dataset import Dataset
 from retinanet.formats.findings import Finding, report
 from retinanet.formats.plausibility import check_objects, check_overlap
+from retinanet.formats.read import NoUsableImages
 
 NUM_VIEWED = 6  # images on the page, each in several epochs
 SEVERITIES = ("error", "warning", "note")
@@ -118,7 +119,7 @@ def read_datasets(cfg: Config) -> tuple[dict[str, Dataset], list[Finding]]:
     try:
         datasets["train"] = load_train_data(cfg, findings)
     except InputError as error:
-        findings.append(_unusable("data.train", error))
+        findings += _unusable("data.train", error, findings)
     if not cfg.data.has_validation:
         message = "no validation set, so nothing measures the run; set data.val, or data.val_fraction=0.1"
         return datasets, [*findings, Finding("note", "no_validation", "data.val", message)]
@@ -130,13 +131,16 @@ def read_datasets(cfg: Config) -> tuple[dict[str, Dataset], list[Finding]]:
         datasets["val"] = load_val_data(cfg, class_names, found)
         found += check_objects(datasets["val"], where="data.val", training=False)
     except InputError as error:
-        found.append(_unusable("data.val", error))
+        found += _unusable("data.val", error, found)
     return datasets, list(dict.fromkeys([*findings, *found]))
 
 
-def _unusable(key: str, error: InputError) -> Finding:
-    first, *others = str(error).split("\n  ")
-    return Finding("error", "unusable", key, first, tuple(others))
+def _unusable(key: str, error: InputError, found: list[Finding]) -> list[Finding]:
+    """The finding that a dataset cannot be read, unless another one says why."""
+    if isinstance(error, NoUsableImages) and any(finding.severity == "error" for finding in found):
+        return []
+    first, *others = str(error).removeprefix(f"{key}: ").split("\n  ")
+    return [Finding("error", "unusable", key, first, tuple(others))]
 
 
 def _check_overlap(datasets: dict[str, Dataset]) -> list[Finding]:

@@ -71,6 +71,8 @@ def transform_views(cfg: Config, data: Dataset, indices: Sequence[int]) -> list[
     Raises:
         InputError: an image cannot be read.
     """
+    if not indices:
+        return []
     alone = [entry for entry in cfg.data.transforms if not isinstance(entry, ResizeTransform)]
     return [_show_transform(cfg, data, indices, entry) for entry in alone]
 

@@ -32,6 +32,10 @@ from retinanet.formats.yolo import read_yolo
 log = logging.getLogger(__name__)
 
 
+class NoUsableImages(InputError):
+    """No image is left, for reasons that are among the findings."""
+
+
 def read_dataset(
     sources: tuple[DataSource, ...],
     *,
@@ -112,7 +116,7 @@ def read_dataset(
         report(found)
     dataset = parts[0] if len(parts) == 1 else concatenate(parts)
     if not len(dataset):
-        raise InputError(f"{key}: no usable images in {read[0].source}; see the warnings above")
+        raise NoUsableImages(f"{key}: no usable images in {read[0].source}; see the warnings above")
     return dataset
 
 

@@ -90,6 +90,26 @@ def test_all_errors_of_a_file_are_shown(tmp_path):
     assert kinds(findings) == [("error", "boxes_normalised"), ("error", "missing_images"), ("note", "no_validation")]
 
 
+def test_all_images_missing_is_one_error(tmp_path):
+    overrides = write_clean(tmp_path)
+    for file in (tmp_path / "train").iterdir():
+        file.unlink()
+    _, findings = read_datasets(load_config("quickstart", overrides))
+    assert kinds(findings) == [("error", "missing_images")]
+
+
+def test_no_image_can_be_read(tmp_path):
+    """As with Git LFS pointers: there is nothing to look at, but the rest is reported."""
+    overrides = write_clean(tmp_path)
+    for file in (tmp_path / "train").iterdir():
+        file.write_text("version https://git-lfs.github.com/spec/v1\n")
+    report = check(
+        load_config("quickstart", [*overrides, "data.max_unreadable=0"]), name="lfs", device=CPU, silent=True
+    )
+    assert kinds(report.findings) == [("error", "unreadable_images")]
+    assert report.views == report.transforms == [] and report.anchors is not None
+
+
 # ---- before training
 
 
