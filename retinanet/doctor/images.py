@@ -132,11 +132,13 @@ def _notes(name: str, dataset: Dataset, special: Sequence[int], cfg: DataConfig)
 def _problems(name: str, num_images: int, facts: Sequence[ImageFacts], cfg: DataConfig) -> list[Finding]:
     """One finding per kind of problem; whether it is an error depends on how many images training replaces."""
     problems = [fact.problem for fact in facts if fact.problem]
-    are_replaced = name == "train" and len(problems) <= cfg.max_unreadable
+    are_replaced = name == "train" and len(problems) <= cfg.max_unreadable and len(problems) < len(facts)
     if are_replaced:
         advice = f"training replaces them by other images (data.max_unreadable: {cfg.max_unreadable})"
     elif name == "train":
-        advice = f"correct them, remove them from the annotations, or raise data.max_unreadable ({cfg.max_unreadable})"
+        advice = "correct them, or remove them from the annotations"
+        if len(problems) < len(facts):
+            advice += f"; data.max_unreadable allows {cfg.max_unreadable}"
     else:
         advice = "an evaluation needs all of them: correct them, or remove them from the annotations"
     findings = []
