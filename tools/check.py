@@ -1,5 +1,5 @@
 import sys
 
-from retinanet.cli.check import main
+from retinanet.__main__ import main
 
-sys.exit(main())
+sys.exit(main(["check", *sys.argv[1:]]))

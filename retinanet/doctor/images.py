@@ -113,7 +113,7 @@ def read_facts(record: ImageRecord, cfg: DataConfig, *, decode: bool) -> ImageFa
                 return ImageFacts(is_special=is_special)
             pixels = opened.decode(value_range=cfg.value_range, bands=cfg.bands)
             opened.file.seek(0)
-            digest = hashlib.file_digest(opened.file, "blake2b").digest()
+            digest = hashlib.blake2b(opened.file.read()).digest()
     except InputError as error:
         return ImageFacts((kind, str(error)))
     return ImageFacts(None, digest, difference_hash(pixels), is_special)

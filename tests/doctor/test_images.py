@@ -33,6 +33,13 @@ def test_training_tolerates_max_unreadable_images(images, tmp_path, limit, sever
     assert unusable == {"train": {0, 1, 2, 3, 4}}
 
 
+def test_no_image_replaces_the_others_if_none_can_be_read(images, tmp_path):
+    for file in tmp_path.iterdir():
+        file.write_text("not an image")
+    (finding,) = check({"train": images}, "data.max_unreadable=10", decode=False).findings
+    assert finding.severity == "error" and finding.message.endswith("remove them from the annotations")
+
+
 def test_evaluation_tolerates_none(images, tmp_path):
     (tmp_path / "5.png").unlink()
     findings, unusable = check({"val": images}, decode=False)
