@@ -5,7 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -90,13 +90,14 @@ def _read_all(
     def read(index: int) -> ImageFacts:
         return read_facts(dataset.image(index), cfg, decode=decode)
 
-    bar = progress(None, f"checking {what}", len(indices), silent=silent)
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as threads,
+        closing(progress(None, f"checking {what}", len(indices), silent=silent)) as bar,
+    ):
         for start in range(0, len(indices), CHUNK):
             for facts in threads.map(read, indices[start : start + CHUNK]):
                 yield facts
                 bar.update()
-    bar.close()
 
 
 def read_facts(record: ImageRecord, cfg: DataConfig, *, decode: bool) -> ImageFacts:
