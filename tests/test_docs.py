@@ -15,7 +15,7 @@ import pytest
 from torch.distributed.run import get_args_parser as torchrun_parser
 
 from retinanet.ablation.table import load_table, make_jobs
-from retinanet.cli import ablate, benchmark, predict, train
+from retinanet.cli import ablate, benchmark, check, predict, train
 from retinanet.cli import eval as eval_command
 from retinanet.config import Config
 from retinanet.config.load import load_config
@@ -68,6 +68,8 @@ def check_retinanet(name: str, arguments: list[str]) -> None:
         case "eval", _:
             parsed = eval_command.parser().parse(arguments)
             load_config("quickstart", parsed.overrides)
+        case "check", _:
+            load_config("quickstart", check.parser().parse(arguments).overrides)
         case "predict", _:
             load_config("quickstart", predict.parser().parse(arguments).overrides)
         case "ablate", ["figures", *rest]:

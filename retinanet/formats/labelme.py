@@ -6,7 +6,6 @@ image without objects has a file without shapes.
 """
 
 import json
-import logging
 import os
 import re
 from pathlib import Path
@@ -19,6 +18,7 @@ from retinanet.formats.annotations import Annotations
 from retinanet.formats.corners import side_losses, to_corners, to_sides
 from retinanet.formats.dataset import Dataset
 from retinanet.formats.faults import Faults
+from retinanet.formats.findings import Finding
 from retinanet.formats.image_folder import is_image_name
 from retinanet.formats.labelme_json import LabelmeFile, OtherFile, read_labelme_file
 from retinanet.formats.short_repr import short
@@ -33,8 +33,6 @@ from retinanet.formats.writing import (
     rows_of_files,
     write_new_files,
 )
-
-log = logging.getLogger(__name__)
 
 LABEL_FILE = "labels.txt"
 PLACEHOLDERS = ("__ignore__", "_background_")  # the first lines of the file for labelme's exporters
@@ -66,7 +64,6 @@ def read_labelme(source: DataSource) -> Annotations:
     names = tuple(sorted(content.labels) if listed is None else listed)
     if not names:
         raise InputError(f"{place}: no labelme file has a closed shape; expected at least one object")
-    content.report()
     index_of = {name: index for index, name in enumerate(names)}
     corners = np.array(content.corners, dtype=np.float64).reshape(-1, 4)
     return Annotations(
@@ -84,6 +81,7 @@ def read_labelme(source: DataSource) -> Annotations:
         entry_numbers=np.array(content.numbers, dtype=np.int64),
         category_names=names,
         category_ids=None,
+        findings=content.findings(),
     )
 
 
@@ -199,20 +197,29 @@ class _Content:
         name = image.rpartition("/")[2]
         return name if self._images_are_elsewhere and name not in ("", ".", "..") else None
 
-    def report(self) -> None:
-        """Warn of what was left out, one line per kind."""
+    def findings(self) -> tuple[Finding, ...]:
+        """What was left out, one warning per kind."""
         seen = {os.path.normpath(os.path.join(self.image_folder, name)) for name in self.names}
         folders = [folder for folder in {os.path.dirname(path) for path in seen} if os.path.isdir(folder)]
         files = {os.path.join(folder, name) for folder in folders for name in os.listdir(folder)}
         unlabelled = sum(map(is_image_name, files - seen))
-        for count, what in (
-            (unlabelled, "image(s) without a JSON file left out: they are unlabelled; save those without objects in "
-                         "labelme, too"),
-            (self._shapes_without_area, "point(s) and line(s) left out: they have no area"),
-            (self._other_files, "JSON file(s) without imagePath and shapes left out: they are not labelme's"),
-        ):  # fmt: skip
-            if count:
-                log.warning("%s: %d %s", self._place, count, what)
+        warnings = (
+            (
+                unlabelled,
+                "images_without_annotation",
+                "image(s) without a JSON file left out: they are unlabelled; save those without objects in labelme, "
+                "too",
+            ),
+            (self._shapes_without_area, "shapes_without_area", "point(s) and line(s) left out: they have no area"),
+            (
+                self._other_files,
+                "other_files",
+                "JSON file(s) without imagePath and shapes left out: they are not labelme's",
+            ),
+        )
+        return tuple(
+            Finding("warning", kind, str(self._place), f"{count} {what}") for count, kind, what in warnings if count
+        )
 
 
 def _read_labels(*folders: Path) -> list[str] | None:
