@@ -9,6 +9,7 @@ from retinanet.cli.arguments import CommandParser
 from retinanet.cli.process import exit_code
 
 COMMANDS = {
+    "check": "check data, anchors and settings before training",
     "train": "train a detector from a config file",
     "eval": "score a checkpoint on its validation set",
     "predict": "detect objects in images and draw them",

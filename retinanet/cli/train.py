@@ -9,12 +9,14 @@ from typing import NamedTuple
 
 from retinanet.cli.arguments import CommandParser, output_path
 from retinanet.cli.interrupts import begin_work
+from retinanet.cli.own_data import own_config
 from retinanet.cli.process import exit_code
-from retinanet.config import Config
+from retinanet.config import Config, DataSource
 from retinanet.config.load import config_to_yaml, find_config, load_config
 from retinanet.engine.run_files import CONFIG_FILE, Resume, check_folder, find_run, is_run_folder, started_in
 from retinanet.errors import InputError
 from retinanet.formats.sources import check_sources
+from retinanet.runtime.console import escape_controls
 
 AUTO = "auto"
 NO_RUN = ""  # the value of --resume without a run
@@ -25,16 +27,23 @@ def parser() -> CommandParser:
     result = CommandParser(
         prog="retinanet train",
         description=__doc__,
-        epilog="examples: retinanet train quickstart --output runs/trial train.optimizer.lr=5e-4 train.seed=1; "
+        epilog="examples: retinanet train --data datasets/cells; "
+        "retinanet train quickstart --output runs/trial train.optimizer.lr=5e-4 train.seed=1; "
         "retinanet train --resume runs/trial",
     )
     result.add_argument("config", nargs="?", help="YAML file, or name of a bundled config, such as quickstart")
     result.add_overrides("set a config key, such as train.epochs=3")
     result.add_argument(
+        "--data",
+        metavar="PATH",
+        help="dataset folder or annotation file to train on; without a config, uses one for own data, adjusted to it",
+    )
+    result.add_argument(
         "--output",
         type=output_path,
         metavar="DIR",
-        help="run folder (default: runs/NAME-OF-CONFIG, or the run folder that the config is in)",
+        help="run folder (default: runs/NAME-OF-CONFIG or runs/NAME-OF-DATASET, or the run folder that the config is "
+        "in)",
     )
     result.add_argument(
         "--resume",
@@ -70,8 +79,17 @@ def run(arguments: argparse.Namespace) -> int:
         begin_work()
         print(replay(arguments.replay, resolve_device("auto")).describe())
         return 0
-    start = what_to_start(arguments.config, arguments.output, arguments.resume)
-    cfg = load_config(start.config, arguments.overrides)
+    if arguments.data is not None:
+        if arguments.resume is not None:
+            raise InputError("--data starts a run: remove --resume, or resume a run with its own config and data")
+        check_sources([DataSource(annotations=arguments.data)], key="--data")
+        dataset = Path(arguments.data).resolve()
+        name = dataset.name if dataset.is_dir() else dataset.stem
+        start = Start(arguments.config, arguments.output or Path("runs") / name, False)
+        cfg = own_config(arguments.data, arguments.config, arguments.overrides)
+    else:
+        start = what_to_start(arguments.config, arguments.output, arguments.resume)
+        cfg = load_config(start.config, arguments.overrides)
     if arguments.print_config:
         print(config_to_yaml(cfg), end="")
         return 0
@@ -88,6 +106,7 @@ def run(arguments: argparse.Namespace) -> int:
     from retinanet.runtime.stop import EXIT_STOPPED
 
     begin_work()
+    check_images_of(cfg, decode=False)
     result = train(cfg, start.folder, resume=start.resume, overwrite=arguments.overwrite, profile=arguments.profile)
     if result.is_preempted:
         return EXIT_STOPPED
@@ -97,7 +116,7 @@ def run(arguments: argparse.Namespace) -> int:
 class Start(NamedTuple):
     """The run to start or resume: its config, its folder, and whether it is resumed."""
 
-    config: str | Path
+    config: str | Path | None
     folder: Path
     resume: Resume
 
@@ -155,11 +174,29 @@ def check_same_folder(output: Path | None, run: Path) -> None:
         raise InputError(f"the run to resume is in {run}, but --output is {output}; remove --output")
 
 
+def check_images_of(cfg: Config, *, decode: bool) -> None:
+    """Print what is wrong with the images of a run before it starts; under torchrun, the main process does.
+
+    Args:
+        decode: decode all images, rather than read their headers.
+
+    Raises:
+        InputError: training would fail.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        return
+    from retinanet.doctor.check import check_before_training
+
+    for finding in check_before_training(cfg, decode=decode):
+        print(escape_controls(f"{finding.severity}: {finding}"), flush=True)
+
+
 def dry_run(cfg: Config) -> int:
     from retinanet.engine.dry_run import measure_run
     from retinanet.runtime.stop import EXIT_STOPPED
 
     begin_work()
+    check_images_of(cfg, decode=True)
     with tempfile.TemporaryDirectory() as folder:
         measured = measure_run(cfg, Path(folder))
     if measured is None:

@@ -28,7 +28,7 @@ from retinanet.data.transforms.torchvision import TorchvisionTransform
 from retinanet.errors import InputError
 from retinanet.formats.checks.plausibility import check_objects
 from retinanet.formats.dataset import Dataset
-from retinanet.formats.findings import report
+from retinanet.formats.findings import Finding, report
 from retinanet.formats.images.notes import sample_notes
 from retinanet.formats.read import read_dataset
 from retinanet.runtime.distributed import rank, share_of, world_size
@@ -39,13 +39,16 @@ log = logging.getLogger(__name__)
 NOTED_IMAGES = 64  # training images to look at for their value range
 
 
-def load_train_data(cfg: Config) -> Dataset:
+def load_train_data(cfg: Config, findings: list[Finding] | None = None) -> Dataset:
     """Read the training set, which determines the classes of the run.
+
+    Args:
+        findings: see `read_dataset`. With a list, no image is looked at for its value range.
 
     Raises:
         InputError: the data cannot be used, or its number of classes differs from `model.num_classes`.
     """
-    data = read_sources(cfg, cfg.data.train, "data.train", keep_empty=cfg.data.keep_empty)
+    data = read_sources(cfg, cfg.data.train, "data.train", keep_empty=cfg.data.keep_empty, findings=findings)
     if cfg.data.val_fraction:
         data = data.subset(np.flatnonzero(~_held_out(cfg, data)))
     if data.federated is not None:
@@ -54,13 +57,19 @@ def load_train_data(cfg: Config) -> Dataset:
             "image: training would learn that all others are background. Train on complete annotations; LVIS can be "
             "used in data.val"
         )
-    report(check_objects(data, where=cfg.data.train[0].annotations, training=True))
+    without_objects = check_objects(data, where=cfg.data.train[0].annotations, training=True)
+    if findings is None:
+        report(without_objects)
+    else:
+        findings += without_objects
     if cfg.model.num_classes not in (None, len(data.class_names)):
         raise InputError(
             f"model.num_classes is {cfg.model.num_classes}, but {cfg.data.train[0].annotations} has "
             f"{len(data.class_names)} classes {list(data.class_names)[:10]}; omit num_classes, or select classes with "
             "data.classes (the background is not a class)"
         )
+    if findings is not None:
+        return data
     notes = sample_notes(
         data,
         cfg.data.train[0].annotations,
@@ -73,17 +82,20 @@ def load_train_data(cfg: Config) -> Dataset:
     return data
 
 
-def load_val_data(cfg: Config, class_names: tuple[str, ...]) -> Dataset:
+def load_val_data(cfg: Config, class_names: tuple[str, ...] | None, findings: list[Finding] | None = None) -> Dataset:
     """Read the validation set, or the part of the training set that is held out.
 
-    It may lack some of the classes, but must not have any others.
+    Args:
+        class_names: the classes of the training set. The validation set may lack some of them, but must not have any
+            others. None: not known, because the training set cannot be read.
+        findings: see `read_dataset`.
 
     Raises:
         InputError: the data cannot be used, or has other classes.
     """
     if cfg.data.val or not cfg.data.val_fraction:
-        return read_sources(cfg, cfg.data.val, "data.val", expected_names=class_names)
-    data = read_sources(cfg, cfg.data.train, "data.train", expected_names=class_names)
+        return read_sources(cfg, cfg.data.val, "data.val", expected_names=class_names, findings=findings)
+    data = read_sources(cfg, cfg.data.train, "data.train", expected_names=class_names, findings=findings)
     return data.subset(np.flatnonzero(_held_out(cfg, data)))
 
 
@@ -94,6 +106,7 @@ def read_sources(
     *,
     expected_names: tuple[str, ...] | None = None,
     keep_empty: bool = True,
+    findings: list[Finding] | None = None,
 ) -> Dataset:
     """Read sources with the keys of `data` that say how; see `read_dataset`."""
     return read_dataset(
@@ -106,6 +119,7 @@ def read_sources(
         skip_missing_images=cfg.data.missing_images == "skip",
         allow_outside_paths=cfg.data.allow_outside_paths,
         key=key,
+        findings=findings,
     )
 
 

@@ -14,18 +14,33 @@ from retinanet.errors import InputError
 from retinanet.formats.dataset import Dataset
 
 
-def fingerprint(data: Dataset) -> dict[str, Any]:
+def fingerprint(data: Dataset, uses: np.ndarray | None = None) -> dict[str, Any]:
     """Identify the images of a dataset, in order, as plain data for a checkpoint.
 
-    Returns: `names`, (I,) int64 hashes of the file names, and `sizes`, a digest of the annotated sizes, which
-        determine the aspect-ratio buckets.
+    Args:
+        uses: (I,) how often each image is used per epoch, which may depend on its objects; None: once.
+
+    Returns: `names`, (I,) int64 hashes of the file names; `sizes`, a digest of the annotated sizes, which determine the
+        aspect-ratio buckets; `uses`, a digest of `uses`, empty if it is None.
     """
-    sizes = hashlib.blake2b(np.ascontiguousarray(data.sizes, dtype="<i8"), digest_size=16).hexdigest()
-    return {"names": torch.tensor(_name_hashes(data.paths), dtype=torch.int64), "sizes": sizes}
+    return {
+        "names": torch.tensor(_name_hashes(data.paths), dtype=torch.int64),
+        "sizes": _digest(data.sizes, "<i8"),
+        "uses": "" if uses is None else _digest(uses.round(9), "<f8"),
+    }
+
+
+def _digest(values: np.ndarray, dtype: str) -> str:
+    return hashlib.blake2b(np.ascontiguousarray(values, dtype=dtype), digest_size=16).hexdigest()
 
 
 def check_same_images(
-    checkpoint: Path, before: dict[str, Any], data: Dataset, *, unreadable: Collection[str]
+    checkpoint: Path,
+    before: dict[str, Any],
+    data: Dataset,
+    uses: np.ndarray | None = None,
+    *,
+    unreadable: Collection[str],
 ) -> str | None:
     """Check that a run can resume with these training images.
 
@@ -35,6 +50,7 @@ def check_same_images(
     Args:
         checkpoint: path of the checkpoint, for messages.
         before: fingerprint in the checkpoint.
+        uses: as in `fingerprint`.
         unreadable: paths of the images that the run could not read.
 
     Returns: why the sample order changes, for the log; None if it continues.
@@ -42,9 +58,14 @@ def check_same_images(
     Raises:
         InputError: there are new images, or images were removed although all of them could be read.
     """
-    now = fingerprint(data)
+    now = fingerprint(data, uses)
     if torch.equal(before["names"], now["names"]) and before["sizes"] == now["sizes"]:
-        return None
+        if before["uses"] == now["uses"]:
+            return None
+        return (
+            f"{checkpoint}: the objects in data.train changed, on which data.sampling depends: the sample order is "
+            "different from here on"
+        )
     earlier, current = Counter(before["names"].tolist()), Counter(now["names"].tolist())
     removed, added = earlier - current, current - earlier
     if added or (removed and not unreadable):

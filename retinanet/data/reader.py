@@ -12,8 +12,8 @@ from retinanet.data.sampler import PlannedImage, stable_hash
 from retinanet.data.transforms.partners import MAX_REPLACEMENTS, Partners, SampleTransform
 from retinanet.data.transforms.sample import Sample, shrink_to_fit
 from retinanet.errors import InputError
-from retinanet.formats.dataset import Dataset
-from retinanet.formats.images.reader import open_image
+from retinanet.formats.dataset import Dataset, ImageRecord
+from retinanet.formats.images.reader import ImageHeader, open_image
 from retinanet.structures import Unreadable
 
 
@@ -24,6 +24,23 @@ class PreparedSample(NamedTuple):
     sample: Sample
     original_size: tuple[int, int]  # height and width before the transforms
     unreadable: tuple[Unreadable, ...] = ()  # images that could not be read for it
+
+
+def annotated_as_displayed(record: ImageRecord, header: ImageHeader) -> bool:
+    """Whether an image was annotated as it is displayed, rather than as its pixels are stored; its size tells.
+
+    Raises:
+        InputError: the size in its annotations is neither the displayed nor the stored one.
+    """
+    annotated = (record.height, record.width)
+    if annotated == (header.height, header.width):
+        return True
+    if header.orientation >= 5 and annotated == (header.width, header.height):
+        return False
+    raise InputError(
+        f"{record.path}: is {header.width}x{header.height}, but its annotations say {record.width}x{record.height}; "
+        "its boxes would be misplaced: correct the annotations, or restore the image they were made on"
+    )
 
 
 class SampleReader:
@@ -131,15 +148,7 @@ class SampleReader:
         """
         record = self.dataset.image(index)
         with open_image(record.path, max_pixels=self.max_pixels) as opened:
-            header = opened.header
-            is_shown = (header.height, header.width) == (record.height, record.width)
-            is_stored = header.orientation >= 5 and (header.width, header.height) == (record.height, record.width)
-            if not is_shown and not is_stored:
-                raise InputError(
-                    f"{record.path}: is {header.width}x{header.height}, but its annotations say "
-                    f"{record.width}x{record.height}; its boxes would be misplaced: correct the annotations, or "
-                    "restore the image they were made on"
-                )
+            is_shown = annotated_as_displayed(record, opened.header)
             image = opened.decode(apply_orientation=is_shown, value_range=self.value_range, bands=self.bands)
         return Sample(
             image=image,

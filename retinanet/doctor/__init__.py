@@ -1,1 +1,1 @@
-"""Checks of a dataset and a config before training, and recommendations; nothing is modified."""
+"""Checks of a dataset and a config before training: data faults, images, anchors, and recommendations."""

@@ -68,7 +68,12 @@ def describe_machine(device: torch.device) -> Machine:
 
 
 def recommend(
-    dataset: Dataset, cfg: Config, machine: Machine, *, max_objects: int | None = MAX_OBJECTS
+    dataset: Dataset,
+    cfg: Config,
+    machine: Machine,
+    *,
+    proposal: AnchorProposal | None = None,
+    max_objects: int | None = MAX_OBJECTS,
 ) -> list[Recommendation]:
     """Recommend settings for training on a dataset, one entry per topic.
 
@@ -76,11 +81,13 @@ def recommend(
 
     Args:
         dataset: the training set; no image is read.
+        proposal: anchors fitted to the dataset at the recommended image size. None: fit them.
         max_objects: see `fit_anchors`.
     """
     size = recommend_image_size(dataset, cfg)
     cfg = with_overrides(cfg, size.lines, source="recommended image size")
-    proposal = fit_anchors(dataset, cfg, max_objects=max_objects)
+    if proposal is None:
+        proposal = fit_anchors(dataset, cfg, max_objects=max_objects)
     batch = recommend_batch(dataset, cfg, machine)
     cfg = with_overrides(cfg, batch.lines, source="recommended batch")
     sampling = recommend_sampling(dataset, cfg)

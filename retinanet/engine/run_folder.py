@@ -11,6 +11,7 @@ from retinanet.config import Config
 from retinanet.config.facts import may_change_on_resume
 from retinanet.config.flat import flat_config
 from retinanet.config.load import config_to_yaml
+from retinanet.data.build import build_uses
 from retinanet.data.fingerprint import check_same_images
 from retinanet.data.quarantine import read_paths
 from retinanet.engine.environment import write_environment
@@ -161,7 +162,8 @@ def check_same_run(path: Path, checkpoint: Checkpoint, cfg: Config, data: Datase
                 f"{path}: cannot resume with a different {key}: it was {before.get(key)}, now {after.get(key)}; "
                 "restore it, or start a new run"
             )
-    return check_same_images(path, checkpoint.state["images"], data, unreadable=read_paths(folder / UNREADABLE_FILE))
+    uses, unreadable = build_uses(cfg.data, data), read_paths(folder / UNREADABLE_FILE)
+    return check_same_images(path, checkpoint.state["images"], data, uses, unreadable=unreadable)
 
 
 def _length(config: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from retinanet.checkpoint.file import Checkpoint, read_checkpoint
 from retinanet.config import Config
+from retinanet.data.build import build_uses
 from retinanet.data.fingerprint import fingerprint
 from retinanet.engine.best import BestScore
 from retinanet.engine.divergence import DivergenceCheck
@@ -193,7 +194,7 @@ def build_state(
         BestScore(cfg.train.best_metric),
         DivergenceCheck(device),
         arithmetic_of(cfg, model, dtype, compile),
-        fingerprint(train_data),
+        fingerprint(train_data, build_uses(cfg.data, train_data)),
     )
     if resume_from:
         path, checkpoint = resume_from

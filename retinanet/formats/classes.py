@@ -1,14 +1,12 @@
 """Class selection: map the category names in annotation files to labels."""
 
 import difflib
-import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from retinanet.config import MergedClass
 from retinanet.errors import InputError
-
-log = logging.getLogger(__name__)
+from retinanet.formats.findings import Finding
 
 MAX_LISTED = 5  # names shown in a message
 
@@ -18,6 +16,7 @@ class Classes(NamedTuple):
 
     names: tuple[str, ...]
     label_of: dict[str, int]  # ordered by label
+    findings: tuple[Finding, ...] = ()
 
 
 class Categories(NamedTuple):
@@ -41,7 +40,7 @@ def choose_classes(
         classes: categories to use or merge, in label order. None takes all categories, in the order of
             `expected_names` or, without it, of the first file.
         expected_names: required class names, such as those of a trained model. A file may then lack some of their
-            categories, since exporters omit unused ones; this is logged.
+            categories, since exporters omit unused ones; this is a finding.
         key: the config key of these files, for messages.
 
     Raises:
@@ -70,10 +69,8 @@ def choose_classes(
             if member in label_of:
                 raise InputError(f"data.classes: {member!r} is in two classes; an annotation can have one label")
             label_of[member] = label
-    if expected_names is not None:
-        for categories in files:
-            _report_missing(tuple(label_of), categories, key)
-    return Classes(tuple(groups), label_of)
+    lacking = [_lacking(tuple(label_of), categories, key) for categories in files] if expected_names else []
+    return Classes(tuple(groups), label_of, tuple(finding for findings in lacking for finding in findings))
 
 
 def _check_same_names(names: tuple[str, ...], categories: Categories, key: str, *, may_lack: bool) -> None:
@@ -87,16 +84,18 @@ def _check_same_names(names: tuple[str, ...], categories: Categories, key: str, 
     )
 
 
-def _report_missing(names: tuple[str, ...], categories: Categories, key: str) -> None:
+def _lacking(names: tuple[str, ...], categories: Categories, key: str) -> list[Finding]:
     missing = [name for name in names if name not in categories.names]
     if len(missing) == len(names):
         raise InputError(
             f"{key}: {categories.file} has none of the categories {list(names[:MAX_LISTED])}; it has "
             f"{list(categories.names[: 2 * MAX_LISTED])}"
         )
-    if missing:
-        listed = ", ".join(missing[:MAX_LISTED]) + (", ..." if len(missing) > MAX_LISTED else "")
-        log.warning("%s: lacks %d of %d categories: %s", categories.file, len(missing), len(names), listed)
+    if not missing:
+        return []
+    listed = ", ".join(missing[:MAX_LISTED]) + (", ..." if len(missing) > MAX_LISTED else "")
+    message = f"lacks {len(missing)} of {len(names)} categories: {listed}"
+    return [Finding("warning", "lacks_categories", categories.file, message)]
 
 
 def _check_known(members: tuple[str, ...], categories: Categories) -> None:

@@ -125,15 +125,20 @@ def splits_of(source: DataSource) -> list[str]:
     return found.splits if found else []
 
 
-def own_data(path: str) -> OwnData:
+def own_data(path: str, format: Format = "auto") -> OwnData:
     """Find the sources of a training run in one file or folder: its training split, and its validation split if any.
 
     A test split is never used. Without splits, everything is for training.
 
+    Args:
+        format: the format to read, for a path that could have several.
+
     Raises:
         InputError: the format is unknown or ambiguous, or there are splits but none for training.
     """
-    found = detect(path)
+    found = detect(path) if format == "auto" else _find(format, Path(path))
+    if found is None:
+        raise InputError(f"{path}: no {TITLES[format]} annotations found; set data.train.format to another format")
     train = choose_split(found.splits, split=None, part="train", source=path)
     val = (
         choose_split(found.splits, split=None, part="val", source=path)

@@ -19,7 +19,7 @@ from retinanet.formats.coco.reader import read_coco
 from retinanet.formats.csv.reader import read_csv
 from retinanet.formats.dataset import Dataset, concatenate, start_of_each
 from retinanet.formats.detect import resolve
-from retinanet.formats.findings import report
+from retinanet.formats.findings import Finding, report
 from retinanet.formats.image_paths.find import find_images
 from retinanet.formats.image_paths.folder import find_image_folder
 from retinanet.formats.images.reader import read_header
@@ -30,6 +30,10 @@ from retinanet.formats.voc.reader import read_voc
 from retinanet.formats.yolo.reader import read_yolo
 
 log = logging.getLogger(__name__)
+
+
+class NoUsableImages(InputError):
+    """No image is left, for reasons that are among the findings."""
 
 
 def read_dataset(
@@ -43,6 +47,7 @@ def read_dataset(
     skip_missing_images: bool = False,
     allow_outside_paths: bool = False,
     key: str = "data",
+    findings: list[Finding] | None = None,
 ) -> Dataset:
     """Read and check annotation sources.
 
@@ -56,9 +61,11 @@ def read_dataset(
         skip_missing_images: skip images that do not exist, with a warning, instead of raising.
         allow_outside_paths: use images whose names point outside the image folder.
         key: the config key of these sources, for messages.
+        findings: a list to add findings to, errors included. None: log them, or raise if there are errors.
 
     Raises:
         InputError: a missing or malformed file, an unknown class, or a missing image; the message says how to fix it.
+            With `findings`, only if the sources cannot be read at all.
     """
     if not sources:
         raise InputError(f"{key}: not set; set {key}=PATH to an annotation file or a dataset folder")
@@ -75,15 +82,17 @@ def read_dataset(
     names = ", ".join(part.source for part in read)
     if len({part.federated is None for part in read}) > 1:
         raise InputError(f"{key}: {names}: LVIS annotations cannot be mixed with complete ones; use one kind of them")
-    findings = [finding for part in read for finding in part.findings]
+    found = [] if findings is None else findings
+    found += [finding for part in read for finding in part.findings]
+    found += chosen.findings
     if expected_names is None:
-        findings += check_categories(read, None if classes is None else chosen.label_of, where=names)
+        found += check_categories(read, None if classes is None else chosen.label_of, where=names)
     category_ids = _category_ids(chosen, read)
     problems = BoxProblems(strict=strict)
     parts = []
     for part in read:
         assert part.image_folder is not None  # see read_annotations
-        path_or_none = find_images(
+        path_or_none, noticed = find_images(
             part.image_folder,
             part.file_names,
             source=part.source,
@@ -91,20 +100,23 @@ def read_dataset(
             skip_missing=skip_missing_images,
             allow_outside=allow_outside_paths,
         )
+        found += noticed
         paths = [path for path in path_or_none if path is not None]
         if len(paths) < len(part):
             part = part.subset([index for index, path in enumerate(path_or_none) if path is not None])
         sizes = _with_sizes_of_files(part.sizes, paths, max_pixels)
-        findings += check_coordinates(part, sizes)
+        found += check_coordinates(part, sizes)
         parts.append(_to_dataset(part, paths, sizes, chosen, category_ids, problems))
-    findings += problems.findings(names)
-    findings += check_repeated_images([path for part in parts for path in part.paths], where=names)
-    report(findings)
+    found += problems.findings(names)
+    found += check_repeated_images([path for part in parts for path in part.paths], where=names)
     if not keep_empty:
-        parts = _without_empty_images(parts, names)
+        parts, skipped = _without_empty_images(parts, names)
+        found += skipped
+    if findings is None:
+        report(found)
     dataset = parts[0] if len(parts) == 1 else concatenate(parts)
     if not len(dataset):
-        raise InputError(f"{key}: no usable images in {read[0].source}; see the warnings above")
+        raise NoUsableImages(f"{key}: no usable images in {read[0].source}; see the warnings above")
     return dataset
 
 
@@ -206,9 +218,9 @@ def _category_ids(classes: Classes, read: Sequence[Annotations]) -> tuple[int, .
     return tuple(range(1, len(classes.names) + 1))
 
 
-def _without_empty_images(parts: list[Dataset], names: str) -> list[Dataset]:
+def _without_empty_images(parts: list[Dataset], names: str) -> tuple[list[Dataset], list[Finding]]:
     has_boxes = [np.diff(part.box_start) > 0 for part in parts]
     num_empty = sum(int((~kept).sum()) for kept in has_boxes)
-    if num_empty:
-        log.warning("%s: %d image(s) without boxes skipped (data.keep_empty: false)", names, num_empty)
-    return [part.subset(np.flatnonzero(kept)) for part, kept in zip(parts, has_boxes, strict=True)]
+    message = f"{num_empty} image(s) without boxes skipped (data.keep_empty: false)"
+    findings = [Finding("warning", "empty_images_skipped", names, message)] if num_empty else []
+    return [part.subset(np.flatnonzero(kept)) for part, kept in zip(parts, has_boxes, strict=True)], findings

@@ -8,12 +8,16 @@ import contextlib
 import io
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
 from typing import Any, TextIO
 
 from tqdm import tqdm
+
+# C0 and C1 except tab and line break; marks, embeddings, overrides and isolates of the bidirectional algorithm.
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 PLAIN_INTERVAL = 30.0  # seconds between lines of progress in a file or pipe
 
@@ -149,6 +153,14 @@ def escape_unprintable() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")
+
+
+def escape_controls(text: str) -> str:
+    """Make control characters visible, such as those that clear a terminal or reverse the direction of text.
+
+    File and class names may contain them. Line breaks and tabs stay.
+    """
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def format_duration(seconds: float) -> str:

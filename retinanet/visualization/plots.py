@@ -54,7 +54,12 @@ class _Axis(NamedTuple):
 
 
 def write_svg(charts: Sequence[Chart], path: Path, *, columns: int = 2) -> None:
-    """Write the charts to one SVG image, in rows of `columns` charts."""
+    """Write the charts to one SVG file, in rows of `columns` charts."""
+    path.write_text(svg_of(charts, columns=columns) + "\n", encoding="utf-8")
+
+
+def svg_of(charts: Sequence[Chart], *, columns: int = 2) -> str:
+    """Draw the charts as one SVG image, in rows of `columns` charts."""
     columns = min(columns, len(charts))
     bottoms = [_bottom(chart) for chart in charts]
     row_height = HEIGHT - BOTTOM + max(bottoms)
@@ -67,7 +72,7 @@ def write_svg(charts: Sequence[Chart], path: Path, *, columns: int = 2) -> None:
     for number, chart in enumerate(charts):
         x, y = number % columns * WIDTH, number // columns * row_height
         parts += [f'<g transform="translate({x} {y})">', *_draw(chart), "</g>"]
-    path.write_text("\n".join([*parts, "</svg>"]) + "\n", encoding="utf-8")
+    return "\n".join([*parts, "</svg>"])
 
 
 def _bottom(chart: Chart) -> float:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+import retinanet.cli.train
 import retinanet.engine.train
 from retinanet.cli.train import main, parser, what_to_start
 from retinanet.config.load import config_to_yaml, load_config
@@ -40,6 +41,7 @@ def started(monkeypatch):
         return TrainResult(Path(folder), 1, {}, 0.0, "AP", None, False, 1.0)
 
     monkeypatch.setattr(retinanet.engine.train, "train", fake_train)
+    monkeypatch.setattr(retinanet.cli.train, "check_images_of", lambda cfg, *, decode: None)  # there are no images
     return calls
 
 

@@ -63,7 +63,7 @@ def test_each_augmentation_resumes_exactly(source, name):
     whole = batches(cfg, data)
     plain = batches(config(source, [RESIZE]), data)
     assert any(not torch.equal(batch.images, other.images) for batch, other in zip(whole, plain, strict=True))
-    for start in (1, 5, 8):
+    for start in (3, 8):
         torch.manual_seed(start)  # the global random state must not matter
         assert_same_batches(whole[start:], batches(cfg, data, start=start))
 

@@ -1,6 +1,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from retinanet.data.fingerprint import check_same_images, fingerprint
@@ -27,6 +28,17 @@ def resume(now, *, unreadable=()):
 )
 def test_same_images_may_be_in_another_folder_or_format(now):
     assert resume(now) is None
+
+
+def test_other_objects_change_the_order_only_if_sampling_depends_on_them():
+    uses = np.array([1.0, 1.0, 2.0, 1.5])
+    before = fingerprint(BEFORE, uses)
+    assert check_same_images(PATH, before, BEFORE, uses + 1e-12, unreadable=()) is None
+    message = check_same_images(PATH, before, BEFORE, uses[::-1], unreadable=())
+    assert message == (
+        "last.pt: the objects in data.train changed, on which data.sampling depends: the sample order is different "
+        "from here on"
+    )
 
 
 @pytest.mark.parametrize(

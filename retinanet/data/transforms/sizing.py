@@ -24,7 +24,7 @@ from retinanet.data.transforms.sample import (
 # SSD's minimum IoUs of an object with the window; None keeps the whole image. 0 demands an object's centre only.
 MIN_IOUS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, None)
 TRIES = 40  # windows to try before another minimum is drawn
-MAX_ASPECT = 2.0  # of the window's height and width as fractions of the image's
+MAX_ASPECT = 2.0  # ratio of the sides of the window
 
 
 def planned_size(sample: Sample, planned: PlannedImage) -> tuple[int, int]:

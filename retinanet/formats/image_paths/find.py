@@ -1,18 +1,24 @@
 """Find the image files that annotations name."""
 
-import logging
 import os
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from retinanet.errors import InputError
+from retinanet.formats.findings import Finding
 from retinanet.formats.image_paths.listing import path_inside
 from retinanet.formats.image_paths.search import FolderWalk, describe_search
 from retinanet.formats.image_paths.spelling import Repair, repair_names, slashed
 
-log = logging.getLogger(__name__)
-
 MAX_LISTED = 5  # file names shown in a message
 FEW = 100  # names in one folder that are looked up one by one; for more, listing the folder is faster
+
+
+class FoundImages(NamedTuple):
+    """Paths of images, and what was noticed while looking for them."""
+
+    paths: list[str | None]  # None: the image is missing, or not to be used
+    findings: list[Finding]
 
 
 def find_images(
@@ -23,8 +29,8 @@ def find_images(
     key: str,
     skip_missing: bool = False,
     allow_outside: bool = False,
-) -> list[str | None]:
-    """Return the path of each image, or None if it is skipped.
+) -> FoundImages:
+    """Find the file of each image. Missing images are an error among the findings, or a warning if they are skipped.
 
     Names whose files are only spelt differently, such as `a\\1.png` or `A/1.PNG` for `a/1.png`, are matched to them by
     one rule for the whole source, with a warning. Nothing outside the folder is ever matched that way.
@@ -34,16 +40,16 @@ def find_images(
         names: file names, as the annotations give them.
         source: the annotation file or folder, for messages.
         key: the config key of the source, for messages.
-        skip_missing: skip images that do not exist, with a warning, instead of raising.
-        allow_outside: use names that point outside the folder: absolute paths, or paths with `..`.
+        skip_missing: skip images that do not exist, unless more than half of them are missing.
+        allow_outside: use names that lead out of the folder: absolute paths, or paths with `..`.
 
     Raises:
-        InputError: an image is missing, or its name leads out of the folder. With `skip_missing`, only if
-            more than half of the images are missing.
+        InputError: a name leads out of the folder.
     """
     path_of = _paths(folder, names, allow_outside=allow_outside)
     existing = _existing(path for path in path_of.values() if path is not None)
     missing = [name for name, path in path_of.items() if path not in existing]
+    findings: list[Finding] = []
     if missing:
         outside = [name for name in missing if path_of[name] is None and os.path.isfile(os.path.join(folder, name))]
         if outside:
@@ -57,13 +63,12 @@ def find_images(
         repair = repair_names(missing, files, used={slashed(path[start:]) for path in existing})
         path_of |= dict.fromkeys(missing)
         path_of |= {name: os.path.join(folder, file) for name, file in repair.found.items()}
-        _report_repair(repair, folder, source)
+        findings += _repaired(repair, folder, source)
         if left := [name for name in missing if path_of[name] is None]:
             found = describe_search(folder, left, files, walk, key=key, all_missing=len(left) == len(path_of))
-            _report_missing(
-                folder, [path_of[name] for name in names], left, found, source=source, key=key, skip=skip_missing
-            )
-    return [path_of[name] for name in names]
+            paths = [path_of[name] for name in names]
+            findings.append(_missing(folder, paths, left, found, source=source, key=key, skip=skip_missing))
+    return FoundImages([path_of[name] for name in names], findings)
 
 
 def _paths(folder: str, names: Iterable[str], *, allow_outside: bool) -> dict[str, str | None]:
@@ -104,16 +109,18 @@ def _files_in(folder: str) -> set[str]:
         return set()
 
 
-def _report_repair(repair: Repair, folder: str, source: str) -> None:
-    for name, file in repair.found.items():
-        log.warning(
-            "%s: %d file name(s) differ from the files in %s by %s; the files are used: %r for %r",
-            source, len(repair.found), folder, repair.difference, file, name,
-        )  # fmt: skip
-        return
+def _repaired(repair: Repair, folder: str, source: str) -> list[Finding]:
+    if not repair.found:
+        return []
+    name, file = next(iter(repair.found.items()))
+    message = (
+        f"{len(repair.found)} file name(s) differ from the files in {folder} by {repair.difference}; the files are "
+        f"used: {file!r} for {name!r}"
+    )
+    return [Finding("warning", "file_name_spelling", source, message)]
 
 
-def _report_missing(
+def _missing(
     folder: str,
     paths: Sequence[str | None],
     missing: Sequence[str],
@@ -122,8 +129,7 @@ def _report_missing(
     source: str,
     key: str,
     skip: bool,
-) -> None:
-    """Warn of skipped images, or raise."""
+) -> Finding:
     number = sum(path is None for path in paths)
     where, advice = found
     text = f"{number} of {len(paths)} images are not in {folder}, first {list(missing[:MAX_LISTED])}"
@@ -131,11 +137,10 @@ def _report_missing(
     advice = advice or f"correct {key}.images or the file names"
     if not skip:
         way_out = "" if number == len(paths) else ", or leave these images out with data.missing_images=skip"
-        raise InputError(f"{source}: {text}; {advice}{way_out}")
+        return Finding("error", "missing_images", source, f"{text}; {advice}{way_out}")
     if 2 * number > len(paths):
-        raise InputError(
-            f"{source}: {text}; {advice}. data.missing_images=skip does not leave out more than half of the images"
-        )
+        limit = "data.missing_images=skip does not leave out more than half of the images"
+        return Finding("error", "missing_images", source, f"{text}; {advice}. {limit}")
     remaining = len(paths) - number
     left = f"the score is of the other {remaining}" if key == "data.val" else f"{remaining} remain"
-    log.warning("%s: %s; left out (data.missing_images: skip), %s", source, text, left)
+    return Finding("warning", "missing_images", source, f"{text}; left out (data.missing_images: skip), {left}")

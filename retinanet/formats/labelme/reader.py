@@ -5,7 +5,6 @@ ignored. labelme writes no file for an image that nobody has labelled, so images
 image without objects has a file without shapes.
 """
 
-import logging
 import os
 import re
 from pathlib import Path
@@ -16,13 +15,11 @@ from retinanet.config import DataSource
 from retinanet.errors import InputError
 from retinanet.formats.annotations import Annotations
 from retinanet.formats.corners import to_sides
-from retinanet.formats.findings import FindingCounter
+from retinanet.formats.findings import Finding, FindingCounter
 from retinanet.formats.image_paths.listing import is_image_name, path_inside
 from retinanet.formats.labelme.file import LabelmeFile, OtherFile, read_labelme_file
 from retinanet.formats.short_repr import short
 from retinanet.formats.text_files.lines import read_names
-
-log = logging.getLogger(__name__)
 
 LABEL_FILE = "labels.txt"
 PLACEHOLDERS = ("__ignore__", "_background_")  # the first lines of the file for labelme's exporters
@@ -54,7 +51,6 @@ def read_labelme(source: DataSource) -> Annotations:
     names = tuple(sorted(content.labels) if listed is None else listed)
     if not names:
         raise InputError(f"{place}: no labelme file has a closed shape; expected at least one object")
-    content.report()
     index_of = {name: index for index, name in enumerate(names)}
     corners = np.array(content.corners, dtype=np.float64).reshape(-1, 4)
     return Annotations(
@@ -72,6 +68,7 @@ def read_labelme(source: DataSource) -> Annotations:
         entry_numbers=np.array(content.numbers, dtype=np.int64),
         category_names=names,
         category_ids=None,
+        findings=content.findings(),
     )
 
 
@@ -136,20 +133,29 @@ class _Content:
         name = image.rpartition("/")[2]
         return name if self._images_are_elsewhere and name not in ("", ".", "..") else None
 
-    def report(self) -> None:
-        """Warn of what was left out, one line per kind."""
+    def findings(self) -> tuple[Finding, ...]:
+        """What was left out, one warning per kind."""
         seen = {os.path.normpath(os.path.join(self.image_folder, name)) for name in self.names}
         folders = [folder for folder in {os.path.dirname(path) for path in seen} if os.path.isdir(folder)]
         files = {os.path.join(folder, name) for folder in folders for name in os.listdir(folder)}
         unlabelled = sum(map(is_image_name, files - seen))
-        for count, what in (
-            (unlabelled, "image(s) without a JSON file left out: they are unlabelled; save those without objects in "
-                         "labelme, too"),
-            (self._shapes_without_area, "point(s) and line(s) left out: they have no area"),
-            (self._other_files, "JSON file(s) without imagePath and shapes left out: they are not labelme's"),
-        ):  # fmt: skip
-            if count:
-                log.warning("%s: %d %s", self._place, count, what)
+        warnings = (
+            (
+                unlabelled,
+                "images_without_annotation",
+                "image(s) without a JSON file left out: they are unlabelled; save those without objects in labelme, "
+                "too",
+            ),
+            (self._shapes_without_area, "shapes_without_area", "point(s) and line(s) left out: they have no area"),
+            (
+                self._other_files,
+                "other_files",
+                "JSON file(s) without imagePath and shapes left out: they are not labelme's",
+            ),
+        )
+        return tuple(
+            Finding("warning", kind, str(self._place), f"{count} {what}") for count, kind, what in warnings if count
+        )
 
 
 def _read_labels(*folders: Path) -> list[str] | None:

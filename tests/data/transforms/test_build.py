@@ -73,7 +73,7 @@ def test_every_transform_of_the_schema_is_tested():
 
 @pytest.mark.parametrize("name", CHAINS)
 def test_samples_stay_valid_and_depend_on_the_seed_alone(name):
-    for seed in range(4):
+    for seed in range(2):
         before = noise_sample(seed, 100, 130)
         result = run(name, before, seed=seed)
         # Resizing keeps every box, however small, and rounds; rotated images are shrunk after the last transform.

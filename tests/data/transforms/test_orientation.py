@@ -53,7 +53,7 @@ def test_rotation_turns_boxes_and_pixels(angle, expected):
     assert torch.equal(turned.image, F.rotate(before.image, angle, expand=True))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10**6), height=st.integers(3, 30), width=st.integers(3, 30))
 def test_four_quarter_turns_and_two_flips_are_the_identity(seed, height, width):
     before = noise_sample(seed, height, width)
@@ -72,7 +72,7 @@ def test_four_quarter_turns_and_two_flips_are_the_identity(seed, height, width):
         assert_valid(undone)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10**6), height=st.integers(3, 30), width=st.integers(3, 30))
 def test_flips_equal_those_of_torchvision(seed, height, width):
     before = noise_sample(seed, height, width)

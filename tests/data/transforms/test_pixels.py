@@ -27,7 +27,7 @@ def test_blur_spreads_a_point_by_the_normal_distribution():
     before.image.zero_()
     before.image[:, 20, 20] = 255
     widths = []
-    for seed in range(60):
+    for seed in range(30):
         spread = apply(Blur(1.0, 2.0), before, seed=seed).image[0].double()
         assert spread.argmax() == 20 * 41 + 20
         assert torch.equal(spread, spread.T)

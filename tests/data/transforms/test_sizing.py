@@ -152,7 +152,7 @@ def test_enlarging_a_large_image_needs_no_larger_image(monkeypatch):
 # ---- IoU crop
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(12))
 def test_iou_crop_draws_the_windows_of_torchvision(seed):
     sample = noise_sample(seed, 50, 70)._replace(is_crowd=torch.zeros(6, dtype=torch.bool))
     boxes = tv_tensors.BoundingBoxes(sample.boxes, format="XYXY", canvas_size=sample.size)
@@ -184,7 +184,7 @@ def test_iou_crop_keeps_crowd_regions_whose_centre_is_outside(monkeypatch):
 def test_iou_crop_ends_for_any_image(size):
     for before in (grey_sample(*size, []), grey_sample(*size, [[0, 0, size[1], size[0]]], is_crowd=[True])):
         assert apply(IoUCrop(1.0, 0.3), before, seed=0) is before  # no objects
-    for seed in range(10):
+    for seed in range(3):
         assert_valid(apply(IoUCrop(1.0, 0.01), grey_sample(*size, [[0, 0, 1, 1]]), seed=seed))
 
 

@@ -30,7 +30,7 @@ ANY = {
 
 @pytest.mark.parametrize("name", ANY)
 def test_any_transform_returns_valid_samples_and_depends_on_the_seed(name):
-    for seed in range(6):
+    for seed in range(3):
         before = noise_sample(seed)
         transform = TorchvisionTransform(ANY[name])
         first = apply(transform, before, seed=seed)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from retinanet.errors import InputError
+from retinanet.formats.findings import report
 from retinanet.formats.image_paths.find import FEW, find_images
 from retinanet.formats.read import read_dataset
 from tests.helpers.coco_files import box, document, image, images_of, warnings_in
@@ -27,7 +28,9 @@ def write(folder, *names):
 
 
 def find(folder, *names, key="data.train", **options):
-    return find_images(str(folder), names, source="a.json", key=key, **options)
+    paths, findings = find_images(str(folder), names, source="a.json", key=key, **options)
+    report(findings)
+    return paths
 
 
 def problem(folder, *names, **options) -> str:

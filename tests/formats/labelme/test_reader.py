@@ -11,7 +11,6 @@ from retinanet.errors import InputError
 from retinanet.formats.labelme.file import MAX_BYTES
 from retinanet.formats.labelme.reader import read_labelme
 from tests.helpers.annotation_files import boxes_by_image, message_of
-from tests.helpers.coco_files import warnings_in
 
 
 def shape(label="cat", points=((1, 2), (4, 6.5)), kind="rectangle", **fields):
@@ -69,10 +68,10 @@ def test_shape_without_a_type_is_a_polygon(folder):
 
 
 @pytest.mark.parametrize("kind", ["point", "line", "linestrip", "points"])
-def test_shapes_without_area_are_left_out(folder, kind, caplog):
+def test_shapes_without_area_are_left_out(folder, kind):
     read = read_labelme(folder({"a.json": document(shape(kind=kind), shape(), image="a.jpg")}))
     assert read.entry_numbers.tolist() == [2] and read.entry == "shape"
-    assert [text.split(": ")[1] for text in warnings_in(caplog)] == ["1 point(s) and line(s) left out"]
+    assert [finding.message.split(": ")[0] for finding in read.findings] == ["1 point(s) and line(s) left out"]
 
 
 def test_embedded_image_flags_and_groups_are_ignored(folder):
@@ -99,12 +98,13 @@ def test_images_are_ordered_by_the_names_of_their_files(folder):
     assert (read.category_names, read.category_index.tolist()) == (("cat", "dog"), [0, 1, 0])
 
 
-def test_unlabelled_images_and_other_files_are_left_out_and_counted(folder, tmp_path, caplog):
+def test_unlabelled_images_and_other_files_are_left_out_and_counted(folder, tmp_path):
     source = folder({"a.json": document(shape()), "other.json": [1], "info.json": {"images": []}, "notes.txt": "x"})
     for name in ("a.jpg", "b.jpg", "c.png"):
         Image.new("RGB", (8, 8)).save(tmp_path / "set" / name)
-    assert read_labelme(source).file_names == ("a.jpg",)
-    unlabelled, other = warnings_in(caplog)
+    read = read_labelme(source)
+    assert read.file_names == ("a.jpg",)
+    unlabelled, other = map(str, read.findings)
     assert ": 2 image(s) without a JSON file left out: they are unlabelled" in unlabelled
     assert ": 2 JSON file(s) without imagePath and shapes left out" in other
 

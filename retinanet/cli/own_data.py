@@ -1,0 +1,118 @@
+"""Make a config for a dataset folder or annotation file: a bundled config for own data, adjusted to the dataset."""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast, get_args
+
+from retinanet.config import Config
+from retinanet.config.data import Format
+from retinanet.config.load import load_config
+from retinanet.errors import InputError
+from retinanet.formats.findings import Finding
+from retinanet.runtime.console import escape_controls
+
+FORMAT_KEY = "data.train.format="
+VAL_FRACTION = 0.1  # held out if the dataset has no validation split
+
+
+def say(text: str) -> None:
+    """Print a line about the config to stderr, since stdout may be a config; under torchrun, the main process does."""
+    if os.environ.get("RANK", "0") == "0":
+        print(escape_controls(text), file=sys.stderr, flush=True)
+
+
+def data_overrides(path: str, overrides: Sequence[str]) -> list[str]:
+    """Overrides that set the training and validation set to those of a folder or file, and a line that says so.
+
+    Args:
+        overrides: the user's, of which `data.train.format` decides between several possible formats.
+
+    Raises:
+        InputError: the format is unknown or ambiguous, or there is no training split.
+    """
+    from retinanet.formats.detect import own_data
+
+    found = own_data(path, _given_format(overrides))
+    say(f"{path}: {found.description}")
+    train = f"data.train={json.dumps(found.train.model_dump())}"
+    if found.val is not None:
+        return [train, f"data.val={json.dumps(found.val.model_dump())}", "data.val_fraction=0"]
+    say(f"no validation split: {VAL_FRACTION:.0%} of the training images are held out (data.val_fraction)")
+    return [train, "data.val=[]", f"data.val_fraction={VAL_FRACTION}"]
+
+
+def _given_format(overrides: Sequence[str]) -> Format:
+    """The value of the override `data.train.format`."""
+    values = [override.partition("=")[2] for override in overrides if override.startswith(FORMAT_KEY)]
+    if not values:
+        return "auto"
+    if values[-1] not in get_args(Format):
+        raise InputError(f"{FORMAT_KEY}{values[-1]}: expected one of {', '.join(get_args(Format))}")
+    return cast(Format, values[-1])
+
+
+def own_config(path: str, config: str | None, overrides: Sequence[str]) -> Config:
+    """Load the config for a dataset, and print how it was adjusted.
+
+    Args:
+        config: a config to use as it is. None takes `own_gpu` or `own_cpu`, and applies what is recommended for the
+            dataset; overrides come last.
+
+    Raises:
+        InputError: the dataset or an override cannot be used.
+    """
+    sources = data_overrides(path, overrides)
+    if config is not None:
+        return load_config(config, [*sources, *overrides])
+    from retinanet.data.build import load_train_data
+    from retinanet.doctor.recommend import describe_machine, recommend
+    from retinanet.formats.findings import report
+    from retinanet.runtime.device import resolve_device
+
+    name = _config_for_this_machine()
+    cfg = load_config(name, [*sources, *overrides])
+    findings: list[Finding] = []
+    data = load_train_data(cfg, findings)
+    report(finding for finding in findings if finding.severity == "error")  # training logs the others
+    recommended = recommend(data, cfg, describe_machine(resolve_device(cfg.device)))
+    say(f"config: {name}, adjusted to the dataset; --print-config shows all keys")
+    for item in recommended:
+        say("\n".join([f"  {item.topic}: {item.sentence}", *(f"    {line}" for line in item.lines)]))
+    lines = [line for item in recommended for line in item.lines]
+    return load_config(name, [*sources, *lines, *overrides])
+
+
+def own_or_named_config(data: str, overrides: Sequence[str]) -> Config:
+    """The config that a file or bundled name stands for, or the one for a dataset folder or annotation file.
+
+    Raises:
+        InputError: it is neither a config nor a dataset.
+    """
+    if not is_dataset(data):
+        return load_config(data, overrides)
+    return load_config(_config_for_this_machine(), [*data_overrides(data, overrides), *overrides])
+
+
+def is_dataset(path: str) -> bool:
+    """Whether a path is meant as a dataset folder or annotation file, rather than as a config.
+
+    A YAML file is a config unless it lists class names at its top level, as `data.yaml` of a YOLO dataset does.
+    """
+    if os.path.isdir(path):
+        return True
+    if not path.lower().endswith((".yaml", ".yml")):
+        return os.path.exists(path)  # the name of a bundled config has no suffix
+    try:
+        lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # `load_config` says what is wrong
+        return False
+    return any(line.startswith("names:") for line in lines)
+
+
+def _config_for_this_machine() -> str:
+    from retinanet.runtime.device import resolve_device
+
+    return "own_gpu" if resolve_device("auto").type == "cuda" else "own_cpu"

@@ -1,0 +1,151 @@
+"""Check the image files of datasets: whether they can be read, fit their annotations, and are there only once."""
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from typing import NamedTuple
+
+import numpy as np
+
+from retinanet.config import DataConfig
+from retinanet.data.reader import annotated_as_displayed
+from retinanet.doctor.duplicates import difference_hash, find_duplicates
+from retinanet.errors import InputError
+from retinanet.formats.dataset import Dataset, ImageRecord
+from retinanet.formats.findings import MAX_EXAMPLES, Finding
+from retinanet.formats.images.notes import ImageNotes
+from retinanet.formats.images.reader import open_image
+from retinanet.runtime.console import progress
+
+CHUNK = 64  # images handed to the threads at a time, so that memory does not grow with the dataset
+PROBLEMS = {
+    "unreadable_images": "image(s) cannot be read",
+    "image_size_differs": "image(s) have another size than their annotations say, so their boxes would be misplaced",
+}
+
+
+class ImageFacts(NamedTuple):
+    """What was found in one image file."""
+
+    problem: tuple[str, str] | None = None  # a kind from PROBLEMS and a message: training cannot use the image
+    digest: bytes | None = None  # of the file's content; None if only headers were read
+    hash: int | None = None  # of its brightness pattern; None for flat images, or if only headers were read
+    is_special: bool = False  # rotated, with several frames, or with other than 8 bits: to be noted
+
+
+class ImageCheck(NamedTuple):
+    """What was found in the image files of all datasets."""
+
+    findings: list[Finding]
+    unusable: dict[str, set[int]]  # indices of the images that training cannot use, by dataset
+
+
+def check_images(
+    datasets: Mapping[str, Dataset],
+    cfg: DataConfig,
+    *,
+    decode: bool,
+    max_images: int | None = None,
+    silent: bool = False,
+) -> ImageCheck:
+    """Read the images of datasets in as many threads as there are cores. No file is changed.
+
+    Args:
+        datasets: by name, "train" and "val".
+        decode: decode the images and compare their contents. False reads only headers, which finds missing, foreign and
+            mis-sized files, but no damaged or duplicate ones.
+        max_images: read at most as many images of each dataset, at equal distances, and say so. None: all.
+        silent: show no progress.
+    """
+    findings: list[Finding] = []
+    unusable: dict[str, set[int]] = {}
+    facts: list[ImageFacts] = []
+    for name, dataset in datasets.items():
+        count = len(dataset) if max_images is None else min(max_images, len(dataset))
+        indices = np.unique(np.linspace(0, len(dataset) - 1, count).astype(int)).tolist()
+        found = list(_read_all(dataset, indices, cfg, decode=decode, what=f"{name} images", silent=silent))
+        facts += found
+        special = [index for index, fact in zip(indices, found, strict=True) if fact.is_special]
+        unusable[name] = {index for index, fact in zip(indices, found, strict=True) if fact.problem}
+        findings += _problems(name, len(dataset), found, cfg)
+        findings += _notes(name, dataset, special, cfg)
+        if count < len(dataset):
+            message = f"only {count} of {len(dataset)} images were looked at; retinanet check reads all of them"
+            findings.append(Finding("note", "sampled_images", f"data.{name}", message))
+    if decode and max_images is None:
+        findings += find_duplicates(
+            {name: dataset.paths for name, dataset in datasets.items()},
+            [fact.digest for fact in facts],
+            [fact.hash for fact in facts],
+        )
+    return ImageCheck(findings, unusable)
+
+
+def _read_all(
+    dataset: Dataset, indices: Sequence[int], cfg: DataConfig, *, decode: bool, what: str, silent: bool
+) -> Iterator[ImageFacts]:
+    def read(index: int) -> ImageFacts:
+        return read_facts(dataset.image(index), cfg, decode=decode)
+
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as threads,
+        closing(progress(None, f"checking {what}", len(indices), silent=silent)) as bar,
+    ):
+        for start in range(0, len(indices), CHUNK):
+            for facts in threads.map(read, indices[start : start + CHUNK]):
+                yield facts
+                bar.update()
+
+
+def read_facts(record: ImageRecord, cfg: DataConfig, *, decode: bool) -> ImageFacts:
+    """Read one image file; see `check_images`."""
+    kind = "unreadable_images"
+    try:
+        with open_image(record.path, max_pixels=cfg.max_pixels) as opened:
+            kind = "image_size_differs"
+            annotated_as_displayed(record, opened.header)
+            kind = "unreadable_images"
+            header = opened.header
+            is_special = header.orientation != 1 or header.dtype != "uint8" or opened.has_more_frames()
+            if not decode:
+                return ImageFacts(is_special=is_special)
+            pixels = opened.decode(value_range=cfg.value_range, bands=cfg.bands)
+            opened.file.seek(0)
+            digest = hashlib.blake2b(opened.file.read()).digest()
+    except InputError as error:
+        return ImageFacts((kind, str(error)))
+    return ImageFacts(None, digest, difference_hash(pixels), is_special)
+
+
+def _notes(name: str, dataset: Dataset, special: Sequence[int], cfg: DataConfig) -> tuple[Finding, ...]:
+    """What the owner of the images should know. One by one, so that the same images are the examples every time."""
+    notes = ImageNotes(f"data.{name}", value_range=cfg.value_range, bands=cfg.bands)
+    for index in special:
+        record = dataset.image(index)
+        with suppress(InputError), open_image(record.path, max_pixels=cfg.max_pixels) as opened:
+            notes.add(opened, (record.height, record.width))
+    return notes.findings()
+
+
+def _problems(name: str, num_images: int, facts: Sequence[ImageFacts], cfg: DataConfig) -> list[Finding]:
+    """One finding per kind of problem; whether it is an error depends on how many images training replaces."""
+    problems = [fact.problem for fact in facts if fact.problem]
+    are_replaced = name == "train" and len(problems) <= cfg.max_unreadable and len(problems) < len(facts)
+    if are_replaced:
+        advice = f"training replaces them by other images (data.max_unreadable: {cfg.max_unreadable})"
+    elif name == "train":
+        advice = "correct them, or remove them from the annotations"
+        if len(problems) < len(facts):
+            advice += f"; data.max_unreadable allows {cfg.max_unreadable}"
+    else:
+        advice = "an evaluation needs all of them: correct them, or remove them from the annotations"
+    findings = []
+    for kind, count in Counter(kind for kind, _ in problems).items():
+        messages = [message for other, message in problems if other == kind]
+        examples = (*messages[:MAX_EXAMPLES], "...") if count > MAX_EXAMPLES else tuple(messages)
+        text = f"{count} of {num_images} {PROBLEMS[kind]}; {advice}"
+        findings.append(Finding("warning" if are_replaced else "error", kind, f"data.{name}", text, examples))
+    return findings

@@ -1,0 +1,151 @@
+"""`retinanet train --data FOLDER`: the config for one's own data, adjusted to it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from retinanet.cli.own_data import is_dataset, own_config, own_or_named_config
+from retinanet.cli.train import main
+from retinanet.errors import InputError
+from tests.helpers.dataset_folders import voc_xml, write_files
+from tests.helpers.planted import HEIGHT, LARGE, WIDTH, CocoFolder, pattern, write_clean
+
+REPO = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A Pascal VOC folder without splits: 24 images."""
+    monkeypatch.chdir(tmp_path)
+    files = {f"cells/{number:02}.xml": voc_xml(("cell", 10, 5, 22, 15)) for number in range(24)}
+    write_files(tmp_path, {**files, **{f"cells/{number:02}.png": None for number in range(24)}})
+    return tmp_path / "cells"
+
+
+def test_config_is_adjusted_and_printed(folder, capsys):
+    """On images of 20 pixels, 320 are wasted, and 24 images of a batch of 8 are 3 steps an epoch: too few epochs."""
+    cfg = own_config(str(folder), None, ["device=cpu"])
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == f"{folder}: Pascal VOC, XML files"
+    assert said[1] == "no validation split: 10% of the training images are held out (data.val_fraction)"
+    assert said[2].startswith("config: own_cpu, adjusted to the dataset; ")
+    topics = [line.strip().partition(":")[0] for line in said[3:] if not line.startswith("    ")]
+    assert topics == ["image size", "anchors", "batch", "sampling", "schedule"]
+    lines = dict(line.strip().split("=", 1) for line in said if line.startswith("    "))
+    assert cfg.train.epochs == float(lines["train.epochs"]) > 24
+    assert cfg.data.val_fraction == 0.1 and cfg.data.val == ()
+    assert cfg.data.train[0].annotations == str(folder) and cfg.data.train[0].format == "voc"
+
+
+def test_overrides_come_last(folder):
+    cfg = own_config(str(folder), None, ["train.steps=4", "data.val_fraction=0.25", "device=cpu"])
+    assert (cfg.train.steps, cfg.train.epochs, cfg.data.val_fraction) == (4, None, 0.25)
+
+
+def test_given_config_is_not_adjusted(folder, capsys):
+    cfg = own_config(str(folder), "quickstart", [])
+    assert "epochs" not in capsys.readouterr().err
+    assert cfg.data.train[0].annotations == str(folder) and cfg.data.val_fraction == 0.1
+
+
+def test_split_for_validation_is_used(tmp_path):
+    write_clean(tmp_path)
+    cfg = own_or_named_config(str(tmp_path), [])
+    assert [Path(source.annotations).name for source in (*cfg.data.train, *cfg.data.val)] == ["train.json", "val.json"]
+    assert cfg.data.val_fraction == 0
+
+
+def test_format_decides_an_ambiguous_folder(folder, capsys):
+    part = CocoFolder(folder, "train", ("cat",))
+    pattern(0).save(part.add("0.png", LARGE))
+    part.save()
+    (folder / "train/0.png").rename(folder / "0.png")
+    with pytest.raises(InputError, match=r"the format is ambiguous; .* Set data.train.format to one of coco, voc"):
+        own_or_named_config(str(folder), [])
+    for kind in ("coco", "voc"):
+        assert own_or_named_config(str(folder), [f"data.train.format={kind}"]).data.train[0].format == kind
+    with pytest.raises(InputError, match=r"data.train.format=cocoa: expected one of auto, coco, yolo"):
+        own_or_named_config(str(folder), ["data.train.format=cocoa"])
+    with pytest.raises(InputError, match="no YOLO annotations found"):
+        own_or_named_config(str(folder), ["data.train.format=yolo"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("data.yaml", "train: images\nnames: [cat]\n", True),
+        ("mine.yaml", "base: quickstart\n", False),
+        ("a.json", "{}", True),
+        ("absent.yaml", None, False),
+        ("quickstart", None, False),
+        ("folder", "folder", True),
+    ],
+)
+def test_datasets_and_configs_are_told_apart(tmp_path, monkeypatch, name, content, expected):
+    monkeypatch.chdir(tmp_path)
+    if content == "folder":
+        Path(name).mkdir()
+    elif content is not None:
+        Path(name).write_text(content)
+    assert is_dataset(name) is expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "absent"], "absent: cannot be read: No such file or directory"),
+        (["--data", "cells", "--resume"], "--data starts a run: remove --resume"),
+        (["--data", "."], "no annotations found"),
+    ],
+)
+def test_mistakes(folder, arguments, message, capsys):
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_printed_config_is_nothing_but_yaml(folder, capsys):
+    assert main(["--data", "cells", "--print-config", "device=cpu"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["data"]["val_fraction"] == 0.1
+
+
+def train(folder, *arguments):
+    command = [sys.executable, str(REPO / "tools/train.py"), *arguments, "device=cpu", "data.workers=0"]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
+
+
+SMALL = ["train.steps=2", "data.resize.shorter=64", "data.resize.longer=96", "model.channels=16", "model.head_convs=1",
+         "model.head_norm=none", "model.backbone.name=resnet10_half"]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_folder_becomes_a_detector(folder):
+    """Damaged images are found by the dry run, before the first step; images of another size by training, too."""
+    done = train(folder.parent, "--data", "cells", *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert "config: own_cpu, adjusted to the dataset" in done.stderr
+    assert (folder.parent / "runs/cells/checkpoints/last.pt").exists()
+    assert not list(folder.glob("runs"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("option", [["--dry-run"], []])
+def test_validation_image_of_another_size_stops_a_run_before_it_starts(tmp_path, option):
+    overrides = write_clean(tmp_path)
+    pattern(8).resize((WIDTH + 5, HEIGHT)).save(tmp_path / "val/8.png")
+    done = train(tmp_path, "quickstart", *overrides, *SMALL, *option)
+    assert done.returncode == 2 and "another size than their annotations say" in done.stderr
+    assert "val/8.png: is 101x64, but its annotations say 96x64" in done.stderr
+    assert not (tmp_path / "runs").exists() and "step 1" not in done.stdout
+
+
+@pytest.mark.slow
+def test_dry_run_finds_half_a_validation_image(tmp_path):
+    overrides = write_clean(tmp_path)
+    last = tmp_path / "val/8.png"
+    last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
+    done = train(tmp_path, "quickstart", *overrides, *SMALL, "--dry-run")
+    assert done.returncode == 2 and "1 of 3 image(s) cannot be read" in done.stderr
+    assert str(last) in done.stderr
