@@ -116,7 +116,7 @@ def test_missing_annotations(train_rejected):
 
 
 def test_annotations_in_another_format(train_rejected, tmp_path):
-    (tmp_path / "some.json").write_text('{"shapes": []}')
+    (tmp_path / "some.json").write_text('{"shapes": [], "imagePath": "a.jpg"}')
     assert "one image in labelme format" in train_rejected(f"data.train.annotations={tmp_path / 'some.json'}")
 
 
@@ -241,7 +241,7 @@ def test_predict_on_missing_and_invalid_images(rejected, checkpoint, tmp_path):
     )
     (tmp_path / "empty").mkdir()
     message = rejected(predict_tool, checkpoint, tmp_path / "empty", "--output", output)
-    assert message.startswith(f"{tmp_path / 'empty'}: contains no image; expected .bmp, ")
+    assert message.startswith(f"{tmp_path / 'empty'}: contains no image; expected .avif, .bmp, ")
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"hello, not an image")
     message = rejected(predict_tool, checkpoint, broken, "--output", output)

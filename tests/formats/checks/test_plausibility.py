@@ -86,7 +86,8 @@ def test_message_says_what_the_numbers_look_like():
     leaving = (read.boxes_xywh[:, :2] + read.boxes_xywh[:, 2:] > [202, 101]).any(axis=1)
     assert str(finding).startswith(
         f"some.json: {leaving.sum()} of 20 boxes extend beyond their image, and the numbers look like corners, "
-        "[x1, y1, x2, y2], expected [x, y, width, height]; convert the boxes, or export again (annotation "
+        "[x1, y1, x2, y2], expected [x, y, width, height]; convert the boxes, or export the "
+        "annotations again (annotation "
     )
     assert "of 1.png, class 'cat': [" in finding.examples[0]
 

@@ -189,7 +189,7 @@ def test_contradicting_sizes_are_reported(table):
         ("a.jpg,,,,,\n", "has no boxes; expected rows image_path,xmin,ymin,xmax,ymax,label"),
         ("image_path,xmin,ymin,width,height,label\na.jpg,1,2,3,4,cat\n",
          "line 1 lacks the columns xmax, ymax; found ['image_path', 'xmin', 'ymin', 'width', ...]; expected a header "
-         "with image_path,xmin,ymin,xmax,ymax,label, or rows of these without a header"),
+         "with image_path,xmin,ymin,xmax,ymax,label, or rows with these columns and no header"),
         ("xmin,image,xmin,ymin,xmax,ymax,label\n", "line 1 has the column 'xmin' twice; remove one"),
         (b"\x89PNG\r\n\x1a\n\0\0", "is not UTF-8 text; save it as UTF-8"),
         ("a.jpg,1,2,3,4,方块".encode("gbk"), "is not UTF-8 text; save it as UTF-8"),
