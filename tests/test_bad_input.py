@@ -128,7 +128,7 @@ def test_missing_images(train_rejected, shapes, tmp_path):
 
 def test_num_classes_that_contradicts_the_data(train_rejected):
     message = train_rejected("model.num_classes=80")
-    assert message.startswith("model.num_classes is 80, but ") and "has " in message and "classes [" in message
+    assert message.startswith("model.num_classes: is 80, but ") and "has " in message and "classes [" in message
 
 
 def test_unknown_class(train_rejected, shapes):

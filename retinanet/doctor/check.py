@@ -123,8 +123,9 @@ def read_datasets(cfg: Config) -> tuple[dict[str, Dataset], list[Finding]]:
     if not cfg.data.has_validation:
         message = "no validation set, so nothing measures the run; set data.val, or data.val_fraction=0.1"
         return datasets, [*findings, Finding("note", "no_validation", "data.val", message)]
-    if "train" not in datasets and not cfg.data.val:  # a part of what cannot be read
-        return datasets, findings
+    is_config_fault = any(finding.where.startswith(("data.", "model.")) for finding in findings)
+    if "train" not in datasets and (is_config_fault or not cfg.data.val):
+        return datasets, findings  # the validation set has the same fault, or is a part of the training set
     class_names = datasets["train"].class_names if "train" in datasets else None
     found: list[Finding] = []
     try:
@@ -139,8 +140,9 @@ def _unusable(key: str, error: InputError, found: list[Finding]) -> list[Finding
     """The finding that a dataset cannot be read, unless another one says why."""
     if isinstance(error, NoUsableImages) and any(finding.severity == "error" for finding in found):
         return []
-    first, *others = str(error).removeprefix(f"{key}: ").split("\n  ")
-    return [Finding("error", "unusable", key, first, tuple(others))]
+    where, colon, message = str(error).partition(": ")
+    first, *others = (message if colon else str(error)).split("\n  ")
+    return [Finding("error", "unusable", where if colon else key, first, tuple(others))]
 
 
 def _check_overlap(datasets: dict[str, Dataset]) -> list[Finding]:
