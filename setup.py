@@ -5,5 +5,9 @@ from setuptools import find_packages, setup
 setup(
     packages=[*find_packages(include=["retinanet", "retinanet.*"]), "retinanet.configs"],
     package_dir={"retinanet": "retinanet", "retinanet.configs": "configs"},
-    package_data={"retinanet": ["py.typed"], "retinanet.doctor": ["*.html"], "retinanet.configs": ["*.yaml", "paper/*.yaml"]},
+    package_data={
+        "retinanet": ["py.typed"],
+        "retinanet.doctor": ["*.html"],
+        "retinanet.configs": ["*.yaml", "paper/*.yaml"],
+    },
 )

@@ -36,8 +36,7 @@ Next steps, from $root:
   tensorboard --logdir runs
   # train with other settings: any config key, as KEY=VALUE
   retinanet train quickstart --output runs/trial train.optimizer.lr=0.001 train.seed=1
-  # train on your own images, with annotations in COCO format
-  retinanet train bccd_r18 --output runs/mine train.eval_every=null train.save_every=null \\
-    data.train.images=my/train data.train.annotations=my/train.json \\
-    data.val.images=my/val data.val.annotations=my/val.json
+  # train on your own images: a folder with annotations in COCO, YOLO, Pascal VOC, CSV, labelme or Open Images format
+  retinanet check my
+  retinanet train --data my --output runs/mine
 END

@@ -1,4 +1,4 @@
-"""Benchmark data loading: images per second, read from a folder and resized together with their boxes.
+"""Benchmark data loading: images per second, from files to normalised batches on the CPU.
 
 Each call reads the folder several times.
 """
@@ -12,20 +12,23 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader, Subset
 from torchvision.datasets import CocoDetection, wrap_dataset_for_transforms_v2
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.transforms import v2
 
 from retinanet.benchmarks.measure import Variant, compare, ratio
 from retinanet.benchmarks.report import comparison_table, table, to_plain_values
 from retinanet.benchmarks.settings import Settings, SuiteResult
-from retinanet.config import DataConfig, DataSource, ResizeConfig
+from retinanet.config import DataConfig, DataSource, ModelConfig, ResizeConfig, ResNetConfig
 from retinanet.data.build import build_padded_shapes, build_reader, eval_shorter
 from retinanet.data.loader import make_loader
 from retinanet.data.sampler import eval_batches
 from retinanet.data.synthetic.shapes import write_shapes
+from retinanet.data.transforms.orientation import Flip
 from retinanet.data.transforms.sizing import Resize
 from retinanet.errors import InputError
 from retinanet.formats.dataset import Dataset
 from retinanet.formats.read import read_dataset
+from retinanet.model.retinanet import build_model
 
 OURS, THEIRS = "ours", "torchvision"
 NUM_DRAWN, BATCH = 48, 4
@@ -98,15 +101,18 @@ def expect_count(expected: int) -> Callable[[int], None]:
 
 
 def our_call(data: Dataset, cfg: DataConfig, batch: int, workers: int, times: int) -> Callable[[], int]:
-    """Return a function that reads padded batches as in evaluation, and returns the number of images."""
+    """Return a function that reads, resizes, flips, pads and normalises images, and returns their number."""
     batches = eval_batches(
         data.sizes.tolist(), batch_size=batch, shorter=eval_shorter(cfg), padded_shapes=build_padded_shapes(cfg)
     )
-    reader = build_reader(cfg, data, [Resize()], seed=0)
+    reader = build_reader(cfg, data, [Resize(), Flip(0.5)], seed=0)
+    network = build_model(
+        ModelConfig(backbone=ResNetConfig(name="resnet18", weights="none", frozen_stages=0)), 1
+    )  # for `normalise`
 
     def call() -> int:
         loader = make_loader(reader, batches * times, workers=workers, pin_memory=False, replace_unreadable=False)
-        return sum(len(batch.images) for batch in loader)
+        return sum(len(network.normalise(batch.images, batch.image_sizes)) for batch in loader)
 
     return call
 
@@ -114,15 +120,25 @@ def our_call(data: Dataset, cfg: DataConfig, batch: int, workers: int, times: in
 def torchvision_call(
     images: Path, annotations: Path, cfg: DataConfig, batch: int, workers: int, times: int
 ) -> Callable[[], int]:
-    """Like `our_call`, but with `CocoDetection` and transforms.v2, as in torchvision's references, without padding."""
-    resize = v2.Resize(eval_shorter(cfg), max_size=cfg.resize.longer, antialias=True)
+    """Like `our_call`, with the pipeline of torchvision's references: in the end, its models resize, pad and normalise.
+
+    It has no aspect-ratio buckets here, as the order of the images is the same for both.
+    """
+    steps = [v2.ToImage(), v2.RandomHorizontalFlip(0.5), v2.ToDtype(torch.float32, scale=True), v2.ToPureTensor()]
     with contextlib.redirect_stdout(io.StringIO()):  # suppress the progress output of pycocotools
-        data = CocoDetection(images, annotations, transforms=v2.Compose([v2.ToImage(), resize]))
+        data = CocoDetection(images, annotations, transforms=v2.Compose(steps))
         data = wrap_dataset_for_transforms_v2(data, target_keys=("boxes", "labels"))
     repeated = Subset(data, list(range(len(data))) * times)
+    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    in_model = GeneralizedRCNNTransform(eval_shorter(cfg), cfg.resize.longer, mean, std)
+    no_boxes = {"boxes": torch.empty(0, 4)}  # torchvision leaves out the boxes of an image that has none
 
     def call() -> int:
         loader = DataLoader(repeated, batch_size=batch, num_workers=workers, collate_fn=list)
-        return sum(len(read) for read in loader)
+        count = 0
+        for read in loader:
+            found, _ = in_model([image for image, _ in read], [no_boxes | target for _, target in read])
+            count += len(found.tensors)
+        return count
 
     return call
