@@ -1,5 +1,6 @@
 """Check a config and its data before training, and collect everything that is found in one report."""
 
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,6 +19,7 @@ from retinanet.formats.dataset import Dataset
 from retinanet.formats.findings import Finding, report
 from retinanet.formats.plausibility import check_objects, check_overlap
 from retinanet.formats.read import NoUsableImages
+from retinanet.runtime.console import progress
 
 NUM_VIEWED = 6  # images on the page, each in several epochs
 SEVERITIES = ("error", "warning", "note")
@@ -76,9 +78,12 @@ def check(
     train = datasets.get("train")
     if train is not None and not train.is_crowd.all():
         size = recommend_image_size(train, cfg)
-        proposal = fit_anchors(train, with_overrides(cfg, size.lines, source="recommended image size"))
-        result.proposal = proposal
-        result.anchors = match_quality(train, cfg) if size.lines else proposal.before
+        with closing(progress(None, "examining anchors", 2, silent=silent)) as bar:  # a minute for large datasets
+            proposal = fit_anchors(train, with_overrides(cfg, size.lines, source="recommended image size"))
+            bar.update()
+            result.proposal = proposal
+            result.anchors = match_quality(train, cfg) if size.lines else proposal.before
+            bar.update()
         result.recommendations = recommend(train, cfg, describe_machine(device), proposal=proposal)
         findings += check_anchors(result.anchors)
         if draw:
