@@ -58,9 +58,13 @@ def config_hash(cfg: Config, *, version: int = RESULTS_VERSION) -> str:
     """
     defaults = flat_config(Config(train=TrainConfig(steps=1)))
     del defaults["train.steps"]  # has no default
+    values = flat_config(cfg)
+    for part in ("train", "val"):
+        sources = getattr(cfg.data, part)
+        values[f"data.{part}"] = [source.model_dump(mode="json", exclude_defaults=True) for source in sources]
     relevant = {
         HASHED_NAMES.get(key, key): value
-        for key, value in flat_config(cfg).items()
+        for key, value in values.items()
         if affects_results(key) and (key not in defaults or defaults[key] != value)
     }
     return hashlib.sha256(json.dumps([version, relevant], sort_keys=True).encode()).hexdigest()[:16]

@@ -1,6 +1,6 @@
 from pycocotools.coco import COCO
 
-from retinanet.benchmarks.annotation_index import OURS, THEIRS, call_in_process, write_document
+from retinanet.benchmarks.annotation_index import CACHED, OURS, THEIRS, call_in_process, write_document
 from retinanet.config import DataSource
 from retinanet.formats.coco_stream import read_stream
 
@@ -16,7 +16,7 @@ def test_written_document_is_correct_and_read_in_typed_pieces(tmp_path, capsys):
 
 def test_calls_run_in_processes_that_read_the_same_number(tmp_path):
     write_document(tmp_path / "a.json", num_images=20, num_boxes=300)
-    for name in (OURS, THEIRS):
-        seconds, peak_bytes, count = call_in_process(name, tmp_path / "a.json")
+    for name in (OURS, CACHED, THEIRS):
+        seconds, peak_bytes, count = call_in_process(name, tmp_path / "a.json", tmp_path / "cache")
         assert count == 300 and seconds > 0
         assert 10 * 2**20 < peak_bytes < 2**30  # of the child alone; this process has torch in memory
