@@ -116,7 +116,7 @@ def test_missing_annotations(train_rejected):
 
 
 def test_annotations_in_another_format(train_rejected, tmp_path):
-    (tmp_path / "some.json").write_text('{"shapes": []}')
+    (tmp_path / "some.json").write_text('{"shapes": [], "imagePath": "a.png"}')
     assert "one image in labelme format" in train_rejected(f"data.train.annotations={tmp_path / 'some.json'}")
 
 

@@ -25,7 +25,7 @@ FORMS = {
     ),
     "labelme": (
         {"version": "5", "shapes": [SHAPE], "imagePath": "a.png"},
-        "is one image in labelme format; set data.",
+        "is the annotation of one image in labelme format; set data.",
     ),
     "CreateML": ([{"image": "a.png", "annotations": [{"label": "cat", "coordinates": {}}]}], "is in CreateML format"),
     "Label Studio": ([{"id": 1, "data": {"image": "a.png"}, "annotations": []}], "is an export of Label Studio"),
