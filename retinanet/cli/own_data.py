@@ -77,6 +77,7 @@ def own_config(path: str, config: str | None, overrides: Sequence[str]) -> Confi
     findings: list[Finding] = []
     data = load_train_data(cfg, findings)
     report(finding for finding in findings if finding.severity == "error")  # training logs the others
+    say("examining image sizes, objects and anchors")
     recommended = recommend(data, cfg, describe_machine(resolve_device(cfg.device)))
     say(f"config: {name}, adjusted to the dataset; --print-config shows all keys")
     for item in recommended:

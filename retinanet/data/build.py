@@ -64,7 +64,7 @@ def load_train_data(cfg: Config, findings: list[Finding] | None = None) -> Datas
         findings += without_objects
     if cfg.model.num_classes not in (None, len(data.class_names)):
         raise InputError(
-            f"model.num_classes is {cfg.model.num_classes}, but {cfg.data.train[0].annotations} has "
+            f"model.num_classes: is {cfg.model.num_classes}, but {cfg.data.train[0].annotations} has "
             f"{len(data.class_names)} classes {list(data.class_names)[:10]}; omit num_classes, or select classes with "
             "data.classes (the background is not a class)"
         )

@@ -1,5 +1,6 @@
 """Check a config and its data before training, and collect everything that is found in one report."""
 
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,6 +19,7 @@ from retinanet.formats.checks.plausibility import check_objects, check_overlap
 from retinanet.formats.dataset import Dataset
 from retinanet.formats.findings import Finding, report
 from retinanet.formats.read import NoUsableImages
+from retinanet.runtime.console import progress
 
 NUM_VIEWED = 6  # images on the page, each in several epochs
 SEVERITIES = ("error", "warning", "note")
@@ -76,9 +78,12 @@ def check(
     train = datasets.get("train")
     if train is not None and not train.is_crowd.all():
         size = recommend_image_size(train, cfg)
-        proposal = fit_anchors(train, with_overrides(cfg, size.lines, source="recommended image size"))
-        result.proposal = proposal
-        result.anchors = match_quality(train, cfg) if size.lines else proposal.before
+        with closing(progress(None, "examining anchors", 2, silent=silent)) as bar:  # a minute for large datasets
+            proposal = fit_anchors(train, with_overrides(cfg, size.lines, source="recommended image size"))
+            bar.update()
+            result.proposal = proposal
+            result.anchors = match_quality(train, cfg) if size.lines else proposal.before
+            bar.update()
         result.recommendations = recommend(train, cfg, describe_machine(device), proposal=proposal)
         findings += check_anchors(result.anchors)
         if draw:
@@ -123,8 +128,9 @@ def read_datasets(cfg: Config) -> tuple[dict[str, Dataset], list[Finding]]:
     if not cfg.data.has_validation:
         message = "no validation set, so nothing measures the run; set data.val, or data.val_fraction=0.1"
         return datasets, [*findings, Finding("note", "no_validation", "data.val", message)]
-    if "train" not in datasets and not cfg.data.val:  # a part of what cannot be read
-        return datasets, findings
+    is_config_fault = any(finding.where.startswith(("data.", "model.")) for finding in findings)
+    if "train" not in datasets and (is_config_fault or not cfg.data.val):
+        return datasets, findings  # the validation set has the same fault, or is a part of the training set
     class_names = datasets["train"].class_names if "train" in datasets else None
     found: list[Finding] = []
     try:
@@ -139,8 +145,9 @@ def _unusable(key: str, error: InputError, found: list[Finding]) -> list[Finding
     """The finding that a dataset cannot be read, unless another one says why."""
     if isinstance(error, NoUsableImages) and any(finding.severity == "error" for finding in found):
         return []
-    first, *others = str(error).removeprefix(f"{key}: ").split("\n  ")
-    return [Finding("error", "unusable", key, first, tuple(others))]
+    where, colon, message = str(error).partition(": ")
+    first, *others = (message if colon else str(error)).split("\n  ")
+    return [Finding("error", "unusable", where if colon else key, first, tuple(others))]
 
 
 def _check_overlap(datasets: dict[str, Dataset]) -> list[Finding]:

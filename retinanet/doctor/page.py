@@ -158,7 +158,7 @@ def _anchor_tables(report: CheckReport) -> list[tuple[str, AnchorReport, list[tu
 
 def _rows(anchors: AnchorReport) -> list[tuple[str, MatchSummary]]:
     by_class = [(name, group) for name, group in anchors.by_class.items() if group.objects]
-    sizes = [(f"{name}, after the resize", group) for name, group in anchors.by_resized_size.items() if group.objects]
+    sizes = [(f"{name} objects", group) for name, group in anchors.by_resized_size.items() if group.objects]
     return [("all objects", anchors.total), *sizes, *by_class[:MAX_CLASSES]]
 
 

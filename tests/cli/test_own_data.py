@@ -31,8 +31,9 @@ def test_config_is_adjusted_and_printed(folder, capsys):
     said = capsys.readouterr().err.splitlines()
     assert said[0] == f"{folder}: Pascal VOC, XML files"
     assert said[1] == "no validation split: 10% of the training images are held out (data.val_fraction)"
-    assert said[2].startswith("config: own_cpu, adjusted to the dataset; ")
-    topics = [line.strip().partition(":")[0] for line in said[3:] if not line.startswith("    ")]
+    assert said[2] == "examining image sizes, objects and anchors"
+    assert said[3].startswith("config: own_cpu, adjusted to the dataset; ")
+    topics = [line.strip().partition(":")[0] for line in said[4:] if not line.startswith("    ")]
     assert topics == ["image size", "anchors", "batch", "sampling", "schedule"]
     lines = dict(line.strip().split("=", 1) for line in said if line.startswith("    "))
     assert cfg.train.epochs == float(lines["train.epochs"]) > 24

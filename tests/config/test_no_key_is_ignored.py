@@ -283,7 +283,7 @@ REFUSED = {
     "data.strict": "data.strict",
     "data.max_pixels": "pixels",
     "data.max_unreadable": "unreadable",
-    "model.num_classes": "model.num_classes is 3",
+    "model.num_classes": "model.num_classes: is 3",
     "train.max_skipped": "train.max_skipped",
     "device": "none such",
 }

@@ -1,6 +1,7 @@
 """The check as a whole: it finds exactly what is wrong with a dataset, and changes nothing."""
 
 import hashlib
+import re
 
 import pytest
 import torch
@@ -88,6 +89,20 @@ def test_all_errors_of_a_file_are_shown(tmp_path):
     cfg = load_config("quickstart", [*overrides_of(tmp_path), "data.val=[]"])
     _, findings = read_datasets(cfg)
     assert kinds(findings) == [("error", "boxes_normalised"), ("error", "missing_images"), ("note", "no_validation")]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.classes=[cta]", "data.classes: 'cta' is not a category of "),
+        ("model.num_classes=80", "model.num_classes: is 80, but "),
+    ],
+)
+def test_fault_of_the_config_is_one_error(tmp_path, override, message):
+    _, findings = read_datasets(load_config("quickstart", [*write_clean(tmp_path), override]))
+    assert kinds(findings) == [("error", "unusable")]
+    with pytest.raises(InputError, match=f"^{re.escape(message)}"):
+        check_before_training(load_config("quickstart", [*write_clean(tmp_path / "b"), override]), decode=False)
 
 
 def test_all_images_missing_is_one_error(tmp_path):

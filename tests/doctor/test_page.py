@@ -43,7 +43,13 @@ def test_page_needs_no_network_and_runs_no_script(page):
 def test_page_shows_everything(page, report):
     for finding in report.findings:
         assert f'<li class="{finding.severity}">' in page
-    for text in ("2 errors, 11 warnings, 3 notes", "Correct the 2 errors", "IoU ≥ 0.5", "Boxes per image"):
+    for text in (
+        "2 errors, 11 warnings, 3 notes",
+        "Correct the 2 errors",
+        "IoU ≥ 0.5",
+        "small objects",
+        "Boxes per image",
+    ):
         assert text in page
     assert page.count("<figure>") == 6 * 3 + 2  # images by epochs, and the transforms other than resize
     assert "flip (p: 0.5)" in page and "blur (p: 0.0, max_sigma: 2.0): no effect in 30 epochs" in page

@@ -239,7 +239,7 @@ def test_num_classes_must_agree_with_the_data(source):
     with pytest.raises(InputError) as caught:
         load_train_data(config(some, model={"num_classes": 4}))
     assert str(caught.value) == (
-        f"model.num_classes is 4, but {some.annotations} has 3 classes ['cat', 'cow', 'dog']; omit num_classes, or "
+        f"model.num_classes: is 4, but {some.annotations} has 3 classes ['cat', 'cow', 'dog']; omit num_classes, or "
         "select classes with data.classes (the background is not a class)"
     )
     assert len(load_train_data(config(some, model={"num_classes": 1}, data={"classes": ["dog"]})).class_names) == 1
