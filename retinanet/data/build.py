@@ -11,8 +11,11 @@ from retinanet.config import (
     AllSampling,
     ClassAwareSampling,
     Config,
+    CopyPasteTransform,
     DataConfig,
     DataSource,
+    MixUpTransform,
+    MosaicTransform,
     RepeatFactorSampling,
 )
 from retinanet.data.holdout import is_held_out
@@ -36,6 +39,7 @@ from retinanet.structures import Batch
 
 log = logging.getLogger(__name__)
 
+COMBINING = (MosaicTransform, MixUpTransform, CopyPasteTransform)
 NOTED_IMAGES = 64  # training images to look at for their value range
 
 
@@ -51,12 +55,6 @@ def load_train_data(cfg: Config, findings: list[Finding] | None = None) -> Datas
     data = read_sources(cfg, cfg.data.train, "data.train", keep_empty=cfg.data.keep_empty, findings=findings)
     if cfg.data.val_fraction:
         data = data.subset(np.flatnonzero(~_held_out(cfg, data)))
-    if data.federated is not None:
-        raise InputError(
-            f"data.train: {cfg.data.train[0].annotations} has LVIS annotations, which list only some classes of each "
-            "image: training would learn that all others are background. Train on complete annotations; LVIS can be "
-            "used in data.val"
-        )
     without_objects = check_objects(data, where=cfg.data.train[0].annotations, training=True)
     if findings is None:
         report(without_objects)
@@ -108,8 +106,12 @@ def read_sources(
     keep_empty: bool = True,
     findings: list[Finding] | None = None,
 ) -> Dataset:
-    """Read sources with the keys of `data` that say how; see `read_dataset`."""
-    return read_dataset(
+    """Read sources with the keys of `data` that say how; see `read_dataset`.
+
+    Raises:
+        InputError: the data cannot be used, or its annotations are federated and the class scores a softmax.
+    """
+    data = read_dataset(
         sources,
         classes=cfg.data.classes,
         expected_names=expected_names,
@@ -121,6 +123,13 @@ def read_sources(
         key=key,
         findings=findings,
     )
+    if data.federated is not None and cfg.model.has_background_logit:
+        raise InputError(
+            f"{key}: {sources[0].annotations} has LVIS annotations, which list only some classes of each image, but "
+            "model.class_activation is softmax, whose background score claims that an anchor shows none of all "
+            "classes; set model.class_activation=sigmoid and loss.classification.type=focal, or another loss for it"
+        )
+    return data
 
 
 def _held_out(cfg: Config, data: Dataset) -> np.ndarray:
@@ -190,6 +199,13 @@ def build_train_reader(cfg: Config, data: Dataset, extra_transforms: Sequence[v2
         log.warning(
             "data.close_last_epochs is %d, and the run has no more epochs: strong transforms are off throughout",
             cfg.data.close_last_epochs,
+        )
+    combining = [t.type for t in cfg.data.transforms if isinstance(t, COMBINING)]
+    if data.federated is not None and combining:
+        log.warning(
+            "data.transforms has %s: with LVIS annotations, a combined image is background only for the few classes "
+            "that were looked for in all its parts, so false detections are hardly unlearnt; lower p, or omit it",
+            ", ".join(combining),
         )
     transforms = build_transforms(cfg.data.transforms, close_at=close_at)
     transforms += [TorchvisionTransform(transform) for transform in extra_transforms]
