@@ -11,13 +11,11 @@ from retinanet.config import (
     AllSampling,
     ClassAwareSampling,
     Config,
-    CopyPasteTransform,
     DataConfig,
     DataSource,
-    MixUpTransform,
-    MosaicTransform,
     RepeatFactorSampling,
 )
+from retinanet.data.federated import check_background, warn_of_combined_images
 from retinanet.data.holdout import is_held_out
 from retinanet.data.loader import make_loader
 from retinanet.data.padded_shapes import PaddedShapes
@@ -39,7 +37,6 @@ from retinanet.structures import Batch
 
 log = logging.getLogger(__name__)
 
-COMBINING = (MosaicTransform, MixUpTransform, CopyPasteTransform)
 NOTED_IMAGES = 64  # training images to look at for their value range
 
 
@@ -123,12 +120,8 @@ def read_sources(
         key=key,
         findings=findings,
     )
-    if data.federated is not None and cfg.model.has_background_logit:
-        raise InputError(
-            f"{key}: {sources[0].annotations} has LVIS annotations, which list only some classes of each image, but "
-            "model.class_activation is softmax, whose background score claims that an anchor shows none of all "
-            "classes; set model.class_activation=sigmoid and loss.classification.type=focal, or another loss for it"
-        )
+    if data.federated is not None:
+        check_background(cfg, where=f"{key}: {sources[0].annotations}")
     return data
 
 
@@ -200,13 +193,8 @@ def build_train_reader(cfg: Config, data: Dataset, extra_transforms: Sequence[v2
             "data.close_last_epochs is %d, and the run has no more epochs: strong transforms are off throughout",
             cfg.data.close_last_epochs,
         )
-    combining = [t.type for t in cfg.data.transforms if isinstance(t, COMBINING)]
-    if data.federated is not None and combining:
-        log.warning(
-            "data.transforms has %s: with LVIS annotations, a combined image is background only for the few classes "
-            "that were looked for in all its parts, so false detections are hardly unlearnt; lower p, or omit it",
-            ", ".join(combining),
-        )
+    if data.federated is not None:
+        warn_of_combined_images(cfg)
     transforms = build_transforms(cfg.data.transforms, close_at=close_at)
     transforms += [TorchvisionTransform(transform) for transform in extra_transforms]
     return build_reader(cfg.data, data, transforms, seed=cfg.train.seed)
