@@ -6,7 +6,7 @@ Letters used in shape comments throughout the package:
 Boxes are (x1, y1, x2, y2) in pixels of the padded input unless the name says otherwise.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,19 +23,27 @@ class Targets(NamedTuple):
     is_object: Tensor  # (B, N) bool
     is_crowd: Tensor  # (B, N) bool, regions where no anchor counts as background
     has_crowd: bool = True  # False only if `is_crowd` is all False; on the host, to avoid a read from the device
+    # (B, K) bool: whether all objects of a class are annotated (see `Federated.complete_labels`); None: of all classes
+    is_complete: Tensor | None = None
+
+    def map(self, function: Callable[[Any], Any]) -> "Targets":
+        """Apply a function to every tensor in the record."""
+        return self._replace(
+            boxes=function(self.boxes),
+            labels=function(self.labels),
+            is_object=function(self.is_object),
+            is_crowd=function(self.is_crowd),
+            is_complete=None if self.is_complete is None else function(self.is_complete),
+        )
 
     def to(self, device: torch.device) -> "Targets":
         """Copy all tensors to `device` without waiting for the copies to finish."""
-        return self._replace(
-            boxes=self.boxes.to(device, non_blocking=True),
-            labels=self.labels.to(device, non_blocking=True),
-            is_object=self.is_object.to(device, non_blocking=True),
-            is_crowd=self.is_crowd.to(device, non_blocking=True),
-        )
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def tensors(self) -> list[Tensor]:
         """Return all tensors in the record."""
-        return [self.boxes, self.labels, self.is_object, self.is_crowd]
+        tensors = [self.boxes, self.labels, self.is_object, self.is_crowd]
+        return tensors if self.is_complete is None else [*tensors, self.is_complete]
 
 
 class Unreadable(NamedTuple):

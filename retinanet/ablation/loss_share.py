@@ -40,6 +40,8 @@ class LogitCounts:
             self.positive += _count(-target_logits[positive[level]])
             is_negative = (positive[level] | negative[level])[..., None].repeat(1, 1, logits.shape[2])
             is_negative.scatter_(2, labels[..., None], negative[level][..., None])
+            if targets.is_complete is not None:
+                is_negative &= targets.is_complete[:, None]
             self.negative += _count(logits[is_negative])
 
 

@@ -15,6 +15,7 @@ from retinanet.config import (
     DataSource,
     RepeatFactorSampling,
 )
+from retinanet.data.federated import check_background, warn_of_combined_images
 from retinanet.data.holdout import is_held_out
 from retinanet.data.loader import make_loader
 from retinanet.data.padded_shapes import PaddedShapes
@@ -51,12 +52,6 @@ def load_train_data(cfg: Config, findings: list[Finding] | None = None) -> Datas
     data = read_sources(cfg, cfg.data.train, "data.train", keep_empty=cfg.data.keep_empty, findings=findings)
     if cfg.data.val_fraction:
         data = data.subset(np.flatnonzero(~_held_out(cfg, data)))
-    if data.federated is not None:
-        raise InputError(
-            f"data.train: {cfg.data.train[0].annotations} has LVIS annotations, which list only some classes of each "
-            "image: training would learn that all others are background. Train on complete annotations; LVIS can be "
-            "used in data.val"
-        )
     without_objects = check_objects(data, where=cfg.data.train[0].annotations, training=True)
     if findings is None:
         report(without_objects)
@@ -108,8 +103,12 @@ def read_sources(
     keep_empty: bool = True,
     findings: list[Finding] | None = None,
 ) -> Dataset:
-    """Read sources with the keys of `data` that say how; see `read_dataset`."""
-    return read_dataset(
+    """Read sources with the keys of `data` that say how; see `read_dataset`.
+
+    Raises:
+        InputError: the data cannot be used, or its annotations are federated and the class scores a softmax.
+    """
+    data = read_dataset(
         sources,
         classes=cfg.data.classes,
         expected_names=expected_names,
@@ -121,6 +120,9 @@ def read_sources(
         key=key,
         findings=findings,
     )
+    if data.federated is not None:
+        check_background(cfg, where=f"{key}: {sources[0].annotations}")
+    return data
 
 
 def _held_out(cfg: Config, data: Dataset) -> np.ndarray:
@@ -191,6 +193,8 @@ def build_train_reader(cfg: Config, data: Dataset, extra_transforms: Sequence[v2
             "data.close_last_epochs is %d, and the run has no more epochs: strong transforms are off throughout",
             cfg.data.close_last_epochs,
         )
+    if data.federated is not None:
+        warn_of_combined_images(cfg)
     transforms = build_transforms(cfg.data.transforms, close_at=close_at)
     transforms += [TorchvisionTransform(transform) for transform in extra_transforms]
     return build_reader(cfg.data, data, transforms, seed=cfg.train.seed)

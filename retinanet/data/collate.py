@@ -23,11 +23,13 @@ def collate(prepared: Sequence[PreparedSample]) -> Batch:
         image[:, :height, :width] = sample.image.numpy()
         image[:, height:] = 0
         image[:, :height, width:] = 0
+    targets = pad_targets([(sample.boxes, sample.labels, sample.is_crowd) for sample in samples])
+    complete = [sample.is_complete for sample in samples if sample.is_complete is not None]
     return Batch(
         images=images,
         image_sizes=torch.tensor([tuple(sample.image.shape[-2:]) for sample in samples]),
         original_sizes=torch.tensor([entry.original_size for entry in prepared]),
-        targets=pad_targets([(sample.boxes, sample.labels, sample.is_crowd) for sample in samples]),
+        targets=targets._replace(is_complete=torch.stack(complete) if complete else None),
         image_indices=tuple(entry.planned.index for entry in prepared),
     )
 

@@ -118,14 +118,8 @@ def _from_arrays(batch: Batch) -> Batch:
 
 def _convert_small(batch: Batch, convert: Callable) -> Batch:
     """Apply a conversion to all tensors or arrays except the images."""
-    targets = batch.targets
     return batch._replace(
         image_sizes=convert(batch.image_sizes),
         original_sizes=convert(batch.original_sizes),
-        targets=targets._replace(
-            boxes=convert(targets.boxes),
-            labels=convert(targets.labels),
-            is_object=convert(targets.is_object),
-            is_crowd=convert(targets.is_crowd),
-        ),
+        targets=batch.targets.map(convert),
     )

@@ -155,4 +155,5 @@ class SampleReader:
             boxes=torch.from_numpy(record.boxes),
             labels=torch.from_numpy(record.labels),
             is_crowd=torch.from_numpy(record.is_crowd),
+            is_complete=None if record.is_complete is None else torch.from_numpy(record.is_complete),
         )

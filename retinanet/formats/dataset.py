@@ -26,6 +26,7 @@ class ImageRecord(NamedTuple):
     boxes: np.ndarray  # (N, 4) float32, corners
     labels: np.ndarray  # (N,) int64
     is_crowd: np.ndarray  # (N,) bool
+    is_complete: np.ndarray | None = None  # (K,) bool: whether all objects of a class are annotated; None: of all
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -66,14 +67,19 @@ class Dataset:
         """Return one image; its arrays are views into the dataset."""
         height, width = self.sizes[index].tolist()
         rows = slice(self.box_start[index], self.box_start[index + 1])
+        labels = self.labels[rows]
+        is_complete = None
+        if self.federated is not None:
+            is_complete = self.federated.complete_labels(index, labels, num_classes=len(self.class_names))
         return ImageRecord(
             path=self.paths[index],
             image_id=self.image_ids[index],
             height=height,
             width=width,
             boxes=self.boxes[rows],
-            labels=self.labels[rows],
+            labels=labels,
             is_crowd=self.is_crowd[rows],
+            is_complete=is_complete,
         )
 
     def image_ids_of(self, batches: Iterable["Batch"]) -> list[int | str]:

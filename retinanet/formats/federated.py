@@ -1,5 +1,6 @@
 """What is known about the classes of an image in federated datasets, where most classes were never looked for."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,16 +27,50 @@ class Federated:
         new_index[images] = np.arange(len(images))
         return Federated(*(_mapped(pairs, new_index, 0) for pairs in (self.absent, self.incomplete)))
 
-    def relabel(self, label_of: np.ndarray) -> "Federated":
-        """Pairs of images and labels; a merged class is absent if all its categories are, incomplete if any of them is.
+    def relabel(self, label_of: np.ndarray, annotated: np.ndarray) -> "Federated":
+        """Pairs of images and labels.
+
+        A merged class is absent if all its categories are. It is incomplete if any of them is, or if it has an object
+        and one of them was not looked for.
 
         Args:
             label_of: (C,) int64, the label of each category, -1 for none.
+            annotated: (M, 2) int64, the image and the category of each annotation.
         """
-        absent = _mapped(self.absent, label_of, 1, unique=False)
-        pairs, counts = np.unique(absent, axis=0, return_counts=True)
         size_of_class = np.bincount(label_of[label_of >= 0], minlength=1)
-        return Federated(pairs[counts == size_of_class[pairs[:, 1]]], _mapped(self.incomplete, label_of, 1))
+        absent, counts = _labels_of(self.absent, label_of)
+        absent = absent[counts == size_of_class[absent[:, 1]]]
+        incomplete = _mapped(self.incomplete, label_of, 1)
+        if size_of_class.max() > 1:
+            known = np.unique(np.concatenate([self.absent, annotated]), axis=0)
+            partly, counts = _labels_of(known, label_of)
+            partly = partly[counts < size_of_class[partly[:, 1]]]
+            key = np.array([len(label_of), 1])  # pairs as single numbers
+            partly = partly[np.isin(partly @ key, _mapped(annotated, label_of, 1) @ key)]
+            incomplete = np.unique(np.concatenate([incomplete, partly]), axis=0)
+        return Federated(absent, incomplete)
+
+    def complete_labels(self, image: int, annotated: np.ndarray, *, num_classes: int) -> np.ndarray:
+        """Whether all objects of a class in an image are annotated: (K,) bool.
+
+        So it is for a class that is verified to be absent, or has annotations and is not listed as incomplete. A class
+        that was not looked for may have objects without an annotation, and so may one listed as incomplete, whatever
+        else is known about it (Gupta et al. 2019, LVIS).
+
+        Training follows the same rule as evaluation: the logit of a class that is not complete gets neither loss nor
+        gradient, except from the anchors assigned to an annotated object of the class, whose target it is. All other
+        logits are trained as in complete annotations, so an image is background for its complete classes only. The
+        federated loss of Zhou et al. (2021, Probabilistic two-stage detection) instead samples classes that count as
+        absent from the image, by frequency and whether verified or not.
+
+        Args:
+            annotated: (N,) int64, the labels of the image's annotations.
+        """
+        complete = np.zeros(num_classes, dtype=bool)
+        complete[annotated] = True
+        complete[_of_image(self.absent, image)] = True
+        complete[_of_image(self.incomplete, image)] = False
+        return complete
 
 
 def join(parts: Sequence[tuple[Federated | None, int]]) -> Federated | None:
@@ -62,6 +97,21 @@ def pairs_of(rows: Sequence[Sequence[int]]) -> np.ndarray:
     """Pairs (P, 2) of the position of each row and its values."""
     pairs = [(index, value) for index, row in enumerate(rows) for value in row]
     return np.unique(np.array(pairs, dtype=np.int64).reshape(-1, 2), axis=0)
+
+
+def _of_image(pairs: np.ndarray, image: int) -> np.ndarray:
+    """Second values of the pairs of an image, in time logarithmic in the number of pairs."""
+    images = pairs[:, 0]
+    return pairs[bisect_left(images, image) : bisect_left(images, image + 1), 1]
+
+
+def _labels_of(pairs: np.ndarray, label_of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct pairs of an image and a label, and the number of the label's categories that are paired with the image.
+
+    Args:
+        pairs: distinct pairs of an image and a category.
+    """
+    return np.unique(_mapped(pairs, label_of, 1, unique=False), axis=0, return_counts=True)
 
 
 def _mapped(pairs: np.ndarray, new_value: np.ndarray, column: int, *, unique: bool = True) -> np.ndarray:

@@ -181,6 +181,10 @@ def _to_dataset(
     checked = check_boxes(boxes_xywh, sizes[image_index])
     problems.add(checked, read, rows=rows, boxes_xywh=boxes_xywh, sizes=sizes[image_index])
     usable = checked.is_usable
+    federated = None
+    if read.federated is not None:
+        annotated = np.stack([read.image_index, read.category_index], axis=1)
+        federated = read.federated.relabel(label_of, annotated)
     return Dataset(
         paths=tuple(paths),
         image_ids=tuple(range(1, len(paths) + 1)) if read.image_ids is None else tuple(read.image_ids),
@@ -192,7 +196,7 @@ def _to_dataset(
         is_crowd=read.is_crowd[rows][usable],
         class_names=chosen.names,
         category_ids=category_ids,
-        federated=None if read.federated is None else read.federated.relabel(label_of),
+        federated=federated,
     )
 
 

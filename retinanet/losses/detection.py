@@ -13,6 +13,10 @@ from retinanet.losses.class_loss import ClassLoss
 from retinanet.losses.hard_examples import HardExampleMining
 from retinanet.structures import HeadOutputs, Targets
 
+# A logit whose score is 0 in float32, also after multiplication by a small `gamma` of FL* (0.01 suffices). All 16-bit
+# types can represent it. It is finite, so a search for values that are not finite does not find it.
+SCORE_ZERO = -(2.0**15)
+
 
 class Losses(NamedTuple):
     """Weighted and normalised losses, each () float32 on the device."""
@@ -34,6 +38,8 @@ class LevelSums(NamedTuple):
 
 class DetectionLoss(nn.Module):
     """Class loss over non-ignored anchors plus box loss over positive anchors, divided by `num_positive`.
+
+    Where the annotations of a class are incomplete, only positive anchors of that class have a class loss for it.
 
     Args:
         class_loss: class loss, which declares whether it needs the IoU of decoded boxes or a background logit.
@@ -77,6 +83,10 @@ class DetectionLoss(nn.Module):
         num_classes = outputs.class_logits[0].shape[-1] - self.class_loss.has_background_logit
         labels = torch.where(assignment.positive, targets.labels.gather(1, assignment.gt_index), num_classes)  # (B, A)
         valid = assignment.positive | assignment.negative
+        if targets.is_complete is not None:
+            outputs = outputs._replace(
+                class_logits=without_incomplete(outputs.class_logits, labels, targets.is_complete)
+            )
         if self.hard_examples:
             valid = self.hard_examples(outputs, labels, valid)
         sizes = [deltas.shape[1] for deltas in outputs.box_deltas]
@@ -95,3 +105,24 @@ class DetectionLoss(nn.Module):
             [self.class_loss(logits, labels, valid, iou) for logits, labels, valid, iou in per_level],
             [box_loss.sum() for box_loss in box_losses.split(sizes, dim=1)],
         )
+
+
+def without_incomplete(class_logits: list[Tensor], labels: Tensor, is_complete: Tensor) -> list[Tensor]:
+    """Replace logits by `SCORE_ZERO` where it is unknown whether the anchor shows an object of their class.
+
+    The losses with one sigmoid per class are then exactly 0 in float32, and the replaced logits get no gradient. A
+    softmax would not do: its background logit claims that there is no object of any class.
+
+    Args:
+        class_logits: L x (B, A_l, K), without a background logit.
+        labels: (B, A), 0..K-1, or K for background.
+        is_complete: (B, K) bool, see `Targets`.
+
+    Returns: L x (B, A_l, K), the same values for complete classes and for each anchor's own class.
+    """
+    classes = torch.arange(is_complete.shape[1], device=labels.device)
+    of_levels = labels.split([logits.shape[1] for logits in class_logits], dim=1)
+    return [
+        logits.masked_fill(~(is_complete[:, None] | (of_level[..., None] == classes)), SCORE_ZERO)
+        for logits, of_level in zip(class_logits, of_levels, strict=True)
+    ]

@@ -65,6 +65,19 @@ def counts(batch) -> LogitCounts:
     return result
 
 
+def test_incomplete_classes_are_examples_only_for_their_own_anchors(batch):
+    outputs, assignment, targets = batch
+    is_complete = torch.tensor([[True, False, True], [False, False, True]])
+    result, positive, negative = LogitCounts(), 0, 0
+    result.add(outputs, assignment, targets._replace(is_complete=is_complete))
+    labels = targets.labels.gather(1, assignment.gt_index)
+    for image, anchor in (assignment.positive | assignment.negative).nonzero().tolist():
+        own = int(labels[image, anchor]) if assignment.positive[image, anchor] else None
+        positive += own is not None
+        negative += sum(bool(is_complete[image, label]) for label in range(3) if label != own)
+    assert (result.positive.sum(), result.negative.sum()) == (positive, negative)
+
+
 def test_all_examples_are_counted_once(batch, counts):
     positive, negative = probabilities(batch)
     assert counts.positive.sum() == len(positive) > 0

@@ -39,6 +39,14 @@ def test_image_without_objects_has_only_padding_targets():
     assert not batch.targets.is_object.any() and batch.targets.boxes.shape == (1, 8, 4)
 
 
+def test_complete_classes_are_stacked_in_the_order_of_the_images():
+    rows = [torch.tensor([True, False, True]), torch.tensor([False, False, True])]
+    image = torch.zeros(3, 64, 96, dtype=torch.uint8)
+    planned = PlannedImage(3, 0, 64, 96, SHAPE, SHAPE)
+    prepared = [PreparedSample(planned, Sample(image, *NO_OBJECTS, is_complete=row), (64, 96)) for row in rows]
+    assert torch.equal(collate(prepared).targets.is_complete, torch.stack(rows))
+
+
 def test_everything_outside_an_image_is_zero(monkeypatch):
     """Memory for a batch comes uninitialised."""
     monkeypatch.setattr("retinanet.data.collate.empty_images", lambda b, h, w: torch.full((b, 3, h, w), 255).byte())

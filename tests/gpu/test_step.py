@@ -49,17 +49,11 @@ def pinned(batch: Batch, device: torch.device) -> Batch:
     """The batch in page-locked memory, as the loader returns it on CUDA."""
     if device.type != "cuda":
         return batch
-    targets = batch.targets
     return batch._replace(
         images=batch.images.pin_memory(),
         image_sizes=batch.image_sizes.pin_memory(),
         original_sizes=batch.original_sizes.pin_memory(),
-        targets=targets._replace(
-            boxes=targets.boxes.pin_memory(),
-            labels=targets.labels.pin_memory(),
-            is_object=targets.is_object.pin_memory(),
-            is_crowd=targets.is_crowd.pin_memory(),
-        ),
+        targets=batch.targets.map(torch.Tensor.pin_memory),
     )
 
 
@@ -105,12 +99,12 @@ def test_five_steps_reach_the_loss_of_float64(device, optimizer):
     assert losses[1][-1] < losses[1][0]
 
 
-def run_without_host_reads(step: TrainStep, device: torch.device) -> None:
+def run_without_host_reads(step: TrainStep, device: torch.device, batch: Batch | None = None) -> None:
     """Two steps of two micro-batches each, with their transfer to the device and the logged means."""
-    running = RunningMeans(device, skips=True)
+    running, batch = RunningMeans(device, skips=True), batch or batch_of()
     # The first step copies anchors and class weights to the device, once in a run.
-    running.add(step([batch_of().to(device)] * 2, 1))
-    batches = [pinned(batch_of(), device) for _ in range(4)]
+    running.add(step([batch.to(device)] * 2, 1))
+    batches = [pinned(batch, device) for _ in range(4)]
     with no_host_reads(device):
         loaded = on_device(batches, device)
         for number in (2, 3):
@@ -124,6 +118,14 @@ def test_step_with_any_loss_never_waits(device, loss):
     softmax = "softmax" if loss.classification.has_background_logit else "sigmoid"
     model = placed(tiny_model_of(class_activation=softmax), device, torch.float32)
     run_without_host_reads(complete_step(model, device, loss=loss), device)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_step_with_incomplete_annotations_never_waits(device):
+    batch, is_complete = batch_of(), torch.tensor([[True, False, True, False, False], [False] * 5])
+    batch = batch._replace(targets=batch.targets._replace(is_complete=is_complete))
+    model = placed(tiny_model_of(), device, torch.float32)
+    run_without_host_reads(complete_step(model, device), device, batch)
 
 
 @pytest.mark.parametrize("assignment", ASSIGNMENTS, ids=["iou", "atss"])

@@ -26,6 +26,7 @@ class Sample(NamedTuple):
     boxes: Tensor  # (N, 4) float32
     labels: Tensor  # (N,) int64
     is_crowd: Tensor  # (N,) bool
+    is_complete: Tensor | None = None  # (K,) bool: whether all objects of a class are annotated; None: of all classes
 
     @property
     def size(self) -> tuple[int, int]:
@@ -68,12 +69,14 @@ def select(sample: Sample, kept: Tensor) -> Sample:
 
 
 def join(image: Tensor, parts: list[Sample]) -> Sample:
-    """An image with the boxes of several samples."""
+    """An image with the boxes of several samples; a class is complete in it only if it is in all of them."""
+    complete = [part.is_complete for part in parts if part.is_complete is not None]
     return Sample(
         image=image,
         boxes=torch.cat([part.boxes for part in parts]),
         labels=torch.cat([part.labels for part in parts]),
         is_crowd=torch.cat([part.is_crowd for part in parts]),
+        is_complete=torch.stack(complete).all(dim=0) if complete else None,
     )
 
 

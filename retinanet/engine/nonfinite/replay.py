@@ -17,7 +17,7 @@ from retinanet.losses.build import build_loss
 from retinanet.losses.detection import DetectionLoss
 from retinanet.model.retinanet import RetinaNet, build_model
 from retinanet.runtime.device import autocast, memory_format_for
-from retinanet.structures import Batch, HeadOutputs, Targets
+from retinanet.structures import Batch, HeadOutputs
 
 
 def replay(path: str | Path, device: torch.device) -> ReplayReport:
@@ -172,17 +172,10 @@ def _problem(box: list[float], height: int, width: int) -> str | None:
 def _only(batch: Batch, row: int) -> Batch:
     """Extract one image of a batch as a batch of its own, with the same padded shape."""
     rows = slice(row, row + 1)
-    targets = batch.targets
     return Batch(
         images=batch.images[rows],
         image_sizes=batch.image_sizes[rows],
         original_sizes=batch.original_sizes[rows],
-        targets=Targets(
-            boxes=targets.boxes[rows],
-            labels=targets.labels[rows],
-            is_object=targets.is_object[rows],
-            is_crowd=targets.is_crowd[rows],
-            has_crowd=targets.has_crowd,
-        ),
+        targets=batch.targets.map(lambda tensor: tensor[rows]),
         image_indices=batch.image_indices[rows],
     )

@@ -14,7 +14,7 @@ from retinanet.config.load import config_from_values
 from retinanet.errors import InputError
 from retinanet.structures import Batch, Targets
 
-FORMAT = "retinanet replay 2"
+FORMAT = "retinanet replay 3"
 
 
 class SavedStep(NamedTuple):
@@ -89,16 +89,11 @@ def _plain(batch: Batch) -> dict[str, Any]:
 
     Tensors are cloned, because torch.save would write the entire storage behind a view.
     """
-    targets = batch.targets
     return {
         "images": batch.images.clone(),
         "image_sizes": batch.image_sizes.clone(),
         "original_sizes": batch.original_sizes.clone(),
-        "boxes": targets.boxes.clone(),
-        "labels": targets.labels.clone(),
-        "is_object": targets.is_object.clone(),
-        "is_crowd": targets.is_crowd.clone(),
-        "has_crowd": targets.has_crowd,
+        "targets": batch.targets.map(torch.clone)._asdict(),
         "image_indices": list(batch.image_indices),
     }
 
@@ -109,12 +104,6 @@ def _batch(plain: dict[str, Any]) -> Batch:
         images=plain["images"],
         image_sizes=plain["image_sizes"],
         original_sizes=plain["original_sizes"],
-        targets=Targets(
-            boxes=plain["boxes"],
-            labels=plain["labels"],
-            is_object=plain["is_object"],
-            is_crowd=plain["is_crowd"],
-            has_crowd=plain["has_crowd"],
-        ),
+        targets=Targets(**plain["targets"]),
         image_indices=tuple(plain["image_indices"]),
     )

@@ -161,6 +161,39 @@ def test_up_to_so_many_objects_are_pasted_and_no_crowd_region():
 # ---- all of them
 
 
+@pytest.mark.parametrize(
+    ("name", "partner", "complete"),
+    [  # of an image whose classes 0, 1 and 2 are complete, and of partners; class 4 is in none
+        ("mosaic", [True, True, False, True, False], [True, True, False, False, False]),
+        ("mixup", [False, True, True, True, False], [False, True, True, False, False]),
+        ("copy_paste", [False, False, True, True, False], [False, False, True, False, False]),
+        ("mosaic", [False] * 5, [False] * 5),
+    ],
+)
+def test_class_is_complete_where_it_is_in_all_parts(name, partner, complete):
+    sample = grey_sample(40, 60, [[1, 1, 30, 30]])._replace(is_complete=torch.tensor([True, True, True, False, False]))
+    other = grey_sample(40, 60, [[1, 1, 30, 30]], first_label=1)._replace(is_complete=torch.tensor(partner))
+    result = apply(COMBINING[name], sample, partners=partners_of(other, other), seed=0)
+    assert 1 in result.labels  # combined
+    assert result.is_complete.tolist() == complete
+    assert sample.is_complete.tolist() == [True, True, True, False, False]  # unchanged
+    untouched = apply(COMBINING[name], sample)  # without partners
+    assert untouched.is_complete.tolist() == [True, True, True, False, False]
+
+
+def test_each_of_four_tiles_limits_the_complete_classes():
+    one_missing = [torch.arange(5) != missing for missing in range(4)]
+    first, *others = [filled(9, 30, 40, n)._replace(is_complete=one_missing[n]) for n in range(4)]
+    known = set()
+    for seed in range(30):
+        torch.manual_seed(seed)
+        result = Mosaic(1.0)(first, planned_image(), partners_of(*others, seed=seed))
+        # Class n is incomplete in the image of label n only.
+        assert result.is_complete.tolist() == [n not in result.labels for n in range(5)]
+        known.add(int(result.is_complete.sum()))
+    assert known == {1, 2, 3}  # 2 to 4 different images; 4 are drawn with replacement
+
+
 @pytest.mark.parametrize("name", COMBINING)
 def test_samples_stay_valid_and_inputs_unchanged(name):
     for seed in range(6):

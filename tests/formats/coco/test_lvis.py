@@ -2,13 +2,10 @@
 
 import json
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from retinanet.config import DataSource, MergedClass
-from retinanet.config.load import config_from_values
-from retinanet.data.build import load_train_data
 from retinanet.errors import InputError
 from retinanet.formats.coco.stream import read_stream
 from retinanet.formats.coco.tolerant import read_tolerantly
@@ -102,12 +99,19 @@ def test_invalid_images_are_rejected(source, image, message):
     assert error_of(source({**DOCUMENT, "images": [image, *IMAGES[1:]]})).startswith(f"some.json: {message}")
 
 
-def test_training_is_refused(source):
-    cfg = config_from_values({"train": {"epochs": 1}, "data": {"train": source(DOCUMENT).model_dump()}}, source="test")
-    with pytest.raises(InputError, match=r"^data\.train: .*some\.json has LVIS annotations, which list only some "):
-        load_train_data(cfg)
+def test_merged_class_is_incomplete_where_a_part_of_it_was_not_looked_for(source):
+    pet = MergedClass(name="pet", merge=("cat", "dog"))
+    # Image 0 has a cat, and dogs were not looked for; image 1 as well, but dogs are absent; image 2 as in DOCUMENT.
+    images = [lvis_image(1), lvis_image(2, [9]), IMAGES[2]]
+    cats = [box(number, number, [0, 0, 5, 5], 2) for number in (1, 2)]
+    content = {"images": images, "annotations": [*cats, box(3, 3, [1, 1, 5, 5], 9)], "categories": CATEGORIES}
+    data = read_dataset((source(content),), classes=(pet, "cow"))
+    assert pairs(data.federated) == ([], [[0, 0]])
+    assert [data.image(index).is_complete.tolist() for index in range(3)] == [[False, False], *[[True, False]] * 2]
 
 
-def test_pairs_of_no_image_are_empty():
-    empty = Federated(np.zeros((0, 2), np.int64), np.zeros((0, 2), np.int64))
-    assert pairs(empty.relabel(np.array([0, -1]))) == ([], [])
+def test_dropped_box_verifies_nothing(source):
+    """Class 2 is annotated in image 1 by an empty box alone: where its object is remains unknown."""
+    content = DOCUMENT | {"images": [lvis_image(2)], "annotations": [box(1, 2, [3, 3, 0, 0], 2)]}
+    data = read_dataset((source(content),))
+    assert len(data.labels) == 0 and not data.image(0).is_complete.any()
