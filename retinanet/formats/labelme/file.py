@@ -1,9 +1,12 @@
 """Parse one labelme file: the image that it describes, and the box around each closed shape."""
 
+import errno
 import json
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import msgspec
 
 from retinanet.formats.findings import FindingCounter
 from retinanet.formats.numbers import MAX_NUMBER, is_number
@@ -11,6 +14,7 @@ from retinanet.formats.short_repr import short
 from retinanet.formats.text_files.content import read_limited
 
 MAX_BYTES = 1 << 28  # of one file, with the embedded image
+MAX_PARSED = 1 << 23  # bytes without the embedded image; parsed, a hostile file takes up to 45 bytes for each
 WITHOUT_AREA = ("point", "points", "line", "linestrip")
 MIN_POINTS = {"rectangle": 2, "circle": 2, "mask": 2}  # of other shapes: 3
 
@@ -43,7 +47,7 @@ def read_labelme_file(file: Path, where: str, errors: FindingCounter) -> Labelme
         where: the name of the file in messages.
     """
     try:
-        document = json.loads(read_limited(file, max_bytes=MAX_BYTES))
+        document = _parse(read_limited(file, max_bytes=MAX_BYTES))
     except OSError as error:
         message = "{count} file(s) cannot be read; correct or restore them"
         errors.add("error", "file_unreadable", message, f"{where} ({error.strerror})")
@@ -79,6 +83,34 @@ def read_labelme_file(file: Path, where: str, errors: FindingCounter) -> Labelme
         shapes=[shape for shape in closed if shape is not None],
         num_without_area=len(shapes) - len(closed),
     )
+
+
+class _Fields(msgspec.Struct):
+    """The fields that are used, not yet parsed; empty if they are missing."""
+
+    shapes: msgspec.Raw = msgspec.Raw()
+    imagePath: msgspec.Raw = msgspec.Raw()
+    imageHeight: msgspec.Raw = msgspec.Raw()
+    imageWidth: msgspec.Raw = msgspec.Raw()
+
+
+def _parse(content: bytes) -> Any:
+    """Parse a file; of a large one, only the fields that are used, to bound the memory.
+
+    Raises:
+        ValueError, RecursionError: the content is not JSON.
+        OSError: it is large even without the embedded image.
+    """
+    if len(content) <= MAX_PARSED:
+        return json.loads(content)
+    try:
+        fields = msgspec.structs.asdict(msgspec.json.decode(content, type=_Fields))
+    except msgspec.MsgspecError as error:
+        raise ValueError(str(error)) from None
+    given = {name: bytes(value) for name, value in fields.items() if bytes(value)}
+    if sum(map(len, given.values())) > MAX_PARSED:
+        raise OSError(errno.EFBIG, f"it has more than {MAX_PARSED} bytes besides imageData")
+    return {name: json.loads(value) for name, value in given.items()}
 
 
 def _shape(shape: dict[str, Any], number: int, place: str, errors: FindingCounter) -> Shape | None:

@@ -8,6 +8,7 @@ from PIL import Image
 
 from retinanet.config import DataSource
 from retinanet.errors import InputError
+from retinanet.formats.labelme import file as labelme_file
 from retinanet.formats.labelme.file import MAX_BYTES
 from retinanet.formats.labelme.reader import read_labelme
 from tests.helpers.annotation_files import boxes_by_image, message_of
@@ -216,6 +217,20 @@ def test_all_faults_are_reported_at_once(folder):
 def test_hostile_files_are_rejected(folder, content, problem):
     message = fault_of(folder({"a.json": content}))
     assert message.startswith(f"1 {problem}") and len(message) < 300
+
+
+def test_large_files_are_read_without_the_embedded_image(folder, monkeypatch):
+    monkeypatch.setattr(labelme_file, "MAX_PARSED", 1000)
+    content = document(shape(), shape("dog"))
+    small = read_labelme(folder({"a.json": content}))
+    large = read_labelme(folder({"a.json": content | {"imageData": "x" * 2000, "other": [1] * 1000}}))
+    assert np.array_equal(large.boxes_xywh, small.boxes_xywh) and len(small.boxes_xywh) == 2
+    assert (large.file_names, large.category_names) == (small.file_names, small.category_names)
+    message = fault_of(folder({"a.json": document(*[shape()] * 100)}))
+    assert message == (
+        "1 file(s) cannot be read; correct or restore them (a.json (it has more than 1000 bytes besides imageData))"
+    )
+    assert "not JSON" in fault_of(folder({"a.json": json.dumps(content).encode() + b" " * 2000 + b"x"}))
 
 
 def test_a_huge_file_is_not_read(folder, tmp_path):
