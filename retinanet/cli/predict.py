@@ -10,7 +10,7 @@ from retinanet.cli.arguments import CommandParser, output_path
 from retinanet.cli.interrupts import begin_work
 from retinanet.cli.process import exit_code
 from retinanet.errors import InputError, make_folder
-from retinanet.formats.image_paths.listing import IMAGE_SUFFIXES, is_image_name
+from retinanet.formats.image_paths.listing import is_image_name
 
 RESULTS_FILE = "detections.json"
 
@@ -108,7 +108,7 @@ def find_images(paths: list[Path]) -> list[Path]:
         if path.is_dir():
             inside = sorted(file for file in path.iterdir() if is_image_name(file.name))
             if not inside:
-                raise InputError(f"{path}: contains no image; expected {', '.join(sorted(IMAGE_SUFFIXES))}")
+                raise InputError(f"{path}: contains no image; expected files such as .jpg, .png or .tif")
             images += inside
         elif path.is_file():
             images.append(path)
