@@ -82,13 +82,13 @@ def short_form(words: list[str]) -> list[str]:
         case ["torchrun", *_] if "-m" in words:
             inner = words[words.index("-m") + 1 :]
             extra = short_form(inner)[len(inner) :]
-        case ["retinanet", "train", config, *_] if not config.startswith("-"):
+        case ["retinanet", "train", config, *_] if config == "--data" or not config.startswith("-"):
             extra = tiny_overrides(words)
         case (
             ["retinanet", "train", "--resume", *_] | ["retinanet", "eval", *_] | ["retinanet", "ablate", "figures", *_]
         ):
             extra = []  # the run or the checkpoint contains the config, which is already short
-        case ["retinanet", "check", *_]:
+        case ["retinanet", "check" | "convert", *_]:
             extra = []
         case ["retinanet", "predict", *_]:
             extra = ["--batch-size", "2"]
@@ -143,8 +143,8 @@ def files_read(words: list[str]) -> Iterator[Path]:
 
 
 def files_written(words: list[str]) -> list[Path]:
-    """Folders that a documented command writes to."""
-    options = ("--output", "retinanet.data.synthetic")
+    """Folders and files that a documented command writes."""
+    options = ("--output", "--page", "retinanet.data.synthetic")
     return [Path(word) for option, word in itertools.pairwise(words) if option in options]
 
 
