@@ -213,6 +213,7 @@ CLAIM = """
 """
 
 
+@pytest.mark.slow
 def test_processes_of_one_launch_claim_a_folder_together(tmp_path):
     """Only the main process locks; if it is refused, all are."""
     assert run_together(2, CLAIM, [str(tmp_path / "run")]) == ["claimed\n", "claimed\n"]

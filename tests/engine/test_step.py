@@ -256,6 +256,7 @@ def test_host_read_counter_counts_those_of_torchvision(host_reads):
     assert len(reads) >= 10  # 24 in torchvision 0.29 for two images
 
 
+@pytest.mark.slow
 def test_float16_overflow_changes_no_weight():
     batch, model, start = batch_of(), model_of(), model_of()
     step = step_of(model, dtype=torch.float16, scaled=True)

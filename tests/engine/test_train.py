@@ -50,6 +50,7 @@ def test_runs_are_equal_with_the_same_seed_and_differ_with_another(run):
     assert metrics_without_times(first.folder) != metrics_without_times(other.folder)
 
 
+@pytest.mark.slow
 def test_metrics_do_not_depend_on_the_number_of_workers(run):
     assert metrics_without_times(run("none").folder) == metrics_without_times(run("two", "data.workers=2").folder)
 
@@ -161,7 +162,7 @@ def test_folder_that_is_not_a_run_is_left_alone(run, tmp_path):
     assert (tmp_path / "mine/config.yaml").read_text() == "mine: true"
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("precision", ["bf16", pytest.param("fp16", marks=pytest.mark.slow)])
 def test_loss_is_finite_in_lower_precision(run, precision):
     result = run(precision, f"train.precision={precision}", "train.steps=4")
     assert all(math.isfinite(line["loss"]) for line in metrics_without_times(result.folder))

@@ -93,6 +93,7 @@ def test_max_hours_reached_at_the_last_step_does_not_count_as_a_stop(run):
     assert (result.step, result.stopped_by) == (8, None)
 
 
+@pytest.mark.slow
 def test_profile_records_the_operations_of_five_steps(run):
     result = run("profiled", "train.eval_every=8", "train.save_every=8", profile=True)
     table = (result.folder / "profile/profile_rank0.txt").read_text()

@@ -31,7 +31,12 @@ def checkpointed(backbone):
 
 @pytest.mark.parametrize("norm", ["frozen", "batch", "sync", "group"])
 @pytest.mark.parametrize(
-    ("name", "dtype"), [("resnet18", torch.float32), ("resnet18", torch.bfloat16), ("resnet50", torch.float32)]
+    ("name", "dtype"),
+    [
+        ("resnet18", torch.float32),
+        ("resnet18", torch.bfloat16),
+        pytest.param("resnet50", torch.float32, marks=pytest.mark.slow),
+    ],
 )
 def test_checkpointed_blocks_give_bit_identical_results(name, norm, dtype):
     """Features, gradients, and running statistics after two steps: updated twice, not four times."""

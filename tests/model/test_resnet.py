@@ -103,7 +103,9 @@ def test_every_norm_has_the_requested_type(norm, kind):
 
 
 @pytest.mark.parametrize("norm", ["frozen", "batch", "group"])
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnext50_32x4d"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnet50", "resnext50_32x4d"))]
+)
 def test_features_and_gradients_equal_those_of_torchvisions_blocks(name, norm):
     torch.manual_seed(0)
     backbone = spread_out(ResNet(name, norm=norm, frozen_stages=0)).train()

@@ -53,6 +53,7 @@ GROUP = """
 """
 
 
+@pytest.mark.slow
 def test_collectives_of_three_processes():
     results = [json.loads(text) for text in run_together(3, GROUP)]
     for rank, values in enumerate(results):

@@ -150,6 +150,7 @@ def test_report_shows_which_level_is_not_finite(tmp_path):
     assert "an earlier step caused it" in report.describe()
 
 
+@pytest.mark.slow
 def test_report_shows_overflow_in_the_backward_pass(tmp_path):
     """The losses are finite; their gradient in float16 at this scale is not."""
     report = report_of(tmp_path, [batch_of(None, None)], dtype=torch.float16, loss_scale=2.0**60)

@@ -196,6 +196,7 @@ for path in sys.argv[3:]:
 """
 
 
+@pytest.mark.slow
 def test_no_file_crashes_the_process_or_needs_much_memory(tmp_path, decoder):
     # Some of these crash torchvision's decoder. In a child process, a crash is a return code and a missing line.
     files = bad_files(tmp_path) | bombs()
