@@ -60,6 +60,7 @@ def test_wheel_holds_the_package_and_the_configs_once_and_nothing_else(source, w
     expected = {
         "retinanet/py.typed",
         *(f"retinanet/{name}" for name in files_in(source / "retinanet", "*.py")),
+        *(f"retinanet/{name}" for name in files_in(source / "retinanet", "*.html")),
         *(f"retinanet/configs/{name}" for name in files_in(source / "configs", "*.py")),
         *(f"retinanet/configs/{name}" for name in files_in(source / "configs", "*.yaml")),
     }

@@ -46,6 +46,7 @@ def test_scores_are_saved_before_they_are_printed(run, tmp_path, monkeypatch):
     assert (tmp_path / "out" / "detections.json").exists()
 
 
+@pytest.mark.slow
 def test_closed_pipe_loses_nothing(run, tmp_path):
     """As in `retinanet eval ... | true`."""
     started = subprocess.Popen(

@@ -135,6 +135,7 @@ def test_overflow_in_float16_is_skipped_and_training_continues(run):
     assert read_checkpoint(result.folder / "checkpoints/last.pt").state["scaler"]["scale"] < 65536
 
 
+@pytest.mark.slow
 def test_run_resumes_from_the_previous_checkpoint_if_the_last_is_damaged(run):
     straight = run("straight")
     broken = run("broken")

@@ -30,6 +30,7 @@ def evaluated(folder) -> list[int]:
     return [line["step"] for line in read_metrics(folder) if line["kind"] == "eval"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("metric", "values", "best"),
     [("AP", [0.2, 0.5, 0.5, 0.4], 0.5), ("AP50", [0.2, 0.5, 0.5, 0.4], 0.5), ("loss", [3.0, 1.0, 1.0, 2.0], 1.0)],
@@ -79,6 +80,7 @@ def test_validation_set_without_objects_is_reported_before_the_first_step(run, t
     assert math.isnan(result.best) and read_checkpoint(result.folder / "checkpoints/best.pt").step == 2
 
 
+@pytest.mark.slow
 def test_max_hours_saves_and_stops_a_run_that_can_be_resumed(run):
     first = run("short", "train.max_hours=1e-9")
     assert (first.step, first.stopped_by) == (2, "train.max_hours")  # at the first line of the log
@@ -88,6 +90,7 @@ def test_max_hours_saves_and_stops_a_run_that_can_be_resumed(run):
     assert evaluated(again.folder) == [4, 8]
 
 
+@pytest.mark.slow
 def test_max_hours_reached_at_the_last_step_does_not_count_as_a_stop(run):
     result = run("through", "train.max_hours=1e-9", "train.log_every=8")
     assert (result.step, result.stopped_by) == (8, None)
@@ -124,6 +127,7 @@ def test_run_killed_while_it_starts_can_be_started_again(run, monkeypatch):
     assert run("begun", "train.steps=1", resume="auto").step == 1
 
 
+@pytest.mark.slow
 def test_resuming_with_other_micro_batches_is_warned_about(run, capsys):
     run("parts", "train.max_hours=1e-9")
     run("parts", "train.accumulate=2", resume=True)
