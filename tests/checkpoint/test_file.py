@@ -56,7 +56,7 @@ def test_same_checkpoint_gives_the_same_bytes_under_any_name(tmp_path):
 
 
 def test_state_that_reading_would_refuse_is_refused_when_written(tmp_path):
-    with pytest.raises(TypeError, match=r"cannot be read back: it refers to pathlib\.\w*Path"):
+    with pytest.raises(TypeError, match=r"cannot be read back: it refers to pathlib\.[\w.]*Path"):
         write_checkpoint(tmp_path / "x.pt", checkpoint_of(output=tmp_path))
 
 
