@@ -8,7 +8,7 @@ from itertools import combinations
 from torch import Tensor
 from torch.nn import functional as F
 
-from retinanet.formats.findings import MAX_EXAMPLES, Finding, Severity
+from retinanet.formats.findings import MAX_EXAMPLES, Finding, Severity, shortened
 
 HASH_SIDE = 8  # a hash compares 8 x 8 pairs of neighbouring cells: 64 bits
 # Of 64 bits. Measured on 160 photographs and microscope images: copies resized to a half or a third, or saved as JPEG
@@ -100,9 +100,7 @@ def find_duplicates(
 def _finding(groups: Sequence[Sequence[int]], paths: Sequence[str], is_equal: bool, is_leak: bool) -> Finding:
     images = len({index for group in groups for index in group})
     what = "the same content" if is_equal else "nearly the same content"
-    examples = [" = ".join(paths[index] for index in group[:MAX_EXAMPLES]) for group in groups[:MAX_EXAMPLES]]
-    if len(groups) > MAX_EXAMPLES:
-        examples.append("...")
+    examples = shortened([" = ".join(paths[index] for index in group[:MAX_EXAMPLES]) for group in groups])
     if is_leak:
         kind = "val_is_train" if is_equal else "val_resembles_train"
         message = (
@@ -111,7 +109,7 @@ def _finding(groups: Sequence[Sequence[int]], paths: Sequence[str], is_equal: bo
         )
         if not is_equal:
             message += ", and keep images of one scene on one side (data.val_group)"
-        return Finding("warning", kind, "data.val", message, tuple(examples))
+        return Finding("warning", kind, "data.val", message, examples)
     message = f"{images} images have {what} as another one: their objects count several times; remove the copies"
     severity: Severity = "warning" if is_equal else "note"
-    return Finding(severity, "duplicate_images" if is_equal else "similar_images", "data", message, tuple(examples))
+    return Finding(severity, "duplicate_images" if is_equal else "similar_images", "data", message, examples)

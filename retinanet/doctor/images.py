@@ -15,7 +15,7 @@ from retinanet.data.reader import annotated_as_displayed
 from retinanet.doctor.duplicates import difference_hash, find_duplicates
 from retinanet.errors import InputError
 from retinanet.formats.dataset import Dataset, ImageRecord
-from retinanet.formats.findings import MAX_EXAMPLES, Finding
+from retinanet.formats.findings import Finding, Severity, shortened
 from retinanet.formats.images.notes import ImageNotes
 from retinanet.formats.images.reader import open_image
 from retinanet.runtime.console import progress
@@ -102,13 +102,13 @@ def _read_all(
 
 def read_facts(record: ImageRecord, cfg: DataConfig, *, decode: bool) -> ImageFacts:
     """Read one image file; see `check_images`."""
-    kind = "unreadable_images"
     try:
         with open_image(record.path, max_pixels=cfg.max_pixels) as opened:
-            kind = "image_size_differs"
-            annotated_as_displayed(record, opened.header)
-            kind = "unreadable_images"
             header = opened.header
+            try:
+                annotated_as_displayed(record, header)
+            except InputError as error:
+                return ImageFacts(("image_size_differs", str(error)))
             is_special = header.orientation != 1 or header.dtype != "uint8" or opened.has_more_frames()
             if not decode:
                 return ImageFacts(is_special=is_special)
@@ -116,7 +116,7 @@ def read_facts(record: ImageRecord, cfg: DataConfig, *, decode: bool) -> ImageFa
             opened.file.seek(0)
             digest = hashlib.blake2b(opened.file.read()).digest()
     except InputError as error:
-        return ImageFacts((kind, str(error)))
+        return ImageFacts(("unreadable_images", str(error)))
     return ImageFacts(None, digest, difference_hash(pixels), is_special)
 
 
@@ -145,7 +145,7 @@ def _problems(name: str, num_images: int, facts: Sequence[ImageFacts], cfg: Data
     findings = []
     for kind, count in Counter(kind for kind, _ in problems).items():
         messages = [message for other, message in problems if other == kind]
-        examples = (*messages[:MAX_EXAMPLES], "...") if count > MAX_EXAMPLES else tuple(messages)
         text = f"{count} of {num_images} {PROBLEMS[kind]}; {advice}"
-        findings.append(Finding("warning" if are_replaced else "error", kind, f"data.{name}", text, examples))
+        severity: Severity = "warning" if are_replaced else "error"
+        findings.append(Finding(severity, kind, f"data.{name}", text, shortened(messages)))
     return findings

@@ -92,9 +92,9 @@ def test_folder_of_annotations_is_part_of_its_dataset(devkit):
 
 
 def test_images_can_be_elsewhere(tmp_path):
-    write_files(tmp_path, {"set/a.xml": voc_xml(CAT, filename="a.png"), "pictures/a.png": None})
-    data = read_dataset((source(tmp_path / "set", images=str(tmp_path / "pictures")),))
-    assert data.paths == (f"{tmp_path}/pictures/a.png",)
+    write_files(tmp_path, {"set/a.xml": voc_xml(CAT, filename="a.png"), "photos/a.png": None})
+    data = read_dataset((source(tmp_path / "set", images=str(tmp_path / "photos")),))
+    assert data.paths == (f"{tmp_path}/photos/a.png",)
 
 
 @pytest.mark.parametrize(

@@ -81,9 +81,9 @@ def test_list_of_images_keeps_its_order(tmp_path):
 
 
 def test_images_can_be_elsewhere(tmp_path):
-    write_files(tmp_path, {"set/data.yaml": NAMES, "set/labels/train/a.txt": CAT, "pictures/a.png": None})
-    data = read(tmp_path / "set", images=str(tmp_path / "pictures"))
-    assert data.image_folder == str(tmp_path / "pictures") and data.category_index.tolist() == [0]
+    write_files(tmp_path, {"set/data.yaml": NAMES, "set/labels/train/a.txt": CAT, "photos/a.png": None})
+    data = read(tmp_path / "set", images=str(tmp_path / "photos"))
+    assert data.image_folder == str(tmp_path / "photos") and data.category_index.tolist() == [0]
 
 
 def test_data_yaml_itself_can_be_the_source(tmp_path):
