@@ -10,7 +10,7 @@ START_BYTES = 1 << 16
 COCO_LIST = re.compile(rb'"(?:images|annotations|categories)"\s*:\s*\[')
 LVIS_FIELD = re.compile(rb'"(?:neg_category_ids|not_exhaustive_category_ids|frequency)"\s*:')
 LABELME_FIELD = re.compile(rb'"(?:shapes|imagePath|imageData)"\s*:')
-IS_NUMBER = re.compile(r"\s*[-+]?\d*\.?\d*\s*")  # or nothing, for an image without objects
+IS_NUMBER = re.compile(r"\s*[-+]?\d*\.?\d*\s*")  # also matches empty text: an image without objects
 
 
 def json_kind(file: Path) -> Format | None:

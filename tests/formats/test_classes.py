@@ -41,7 +41,7 @@ def test_renamed_class_keeps_the_id_of_its_category(source):
         ((MergedClass(name="pet", merge=("cat", "dogg")),),
          "data.classes: 'dogg' is not a category of some.json; did you mean 'dog'?"),
         (("cat", MergedClass(name="pet", merge=("dog", "cat"))),
-         "data.classes: 'cat' is in two classes; an annotation can have one label"),
+         "data.classes: 'cat' is in two classes; an annotation can have only one label"),
         (("cat", "cat"), "data.classes: duplicate class in "),
         (("cow", MergedClass(name="cow", merge=("dog",))), "data.classes: duplicate class in "),
     ],

@@ -209,10 +209,10 @@ def test_losses_are_counted(images, tmp_path, to):
     # 0.1 + 0.7 = 0.7999999999999999, and 0.7999999999999999 - 0.1 < 0.7
     assert losses == {
         "crowd regions are not written": 1,
-        "box sides are rounded in their last digit": 1,
+        "box widths and heights are rounded in their last digit": 1,
         "image ids are replaced by 1, 2, ...": 1,
         "object areas are replaced by box areas": 1,
-    } | ({"images are read in the order of their names": 2, "category ids are replaced by 1, 2, ...": 2}
+    } | ({"images are read back in the order of their names": 2, "category ids are replaced by 1, 2, ...": 2}
          if to == "labelme" else {})  # fmt: skip
 
 
@@ -220,7 +220,7 @@ def test_losses_are_counted(images, tmp_path, to):
 def test_the_loss_of_classes_that_were_looked_for_is_counted(images, tmp_path, to):
     federated = make_dataset(images, federated=Federated(np.array([[1, 0]]), np.zeros((0, 2), dtype=np.int64)))
     losses = write_annotations(federated, tmp_path, to=to, split="train")
-    assert losses["lists of the classes that were looked for in an image are not written"] == 2
+    assert losses["lists of the classes verified in each image are not written"] == 2
 
 
 @pytest.mark.parametrize("to", TARGETS)
@@ -236,9 +236,9 @@ def test_existing_files_are_not_overwritten(images, tmp_path, to):
 def test_a_difference_is_reported(images, tmp_path):
     write(make_dataset(images), tmp_path, to="csv")
     moved = make_dataset(images, boxes_xywh=np.array([[1.0, 2, 3, 4.5], [10.01, 20, 30, 20]]))
-    with pytest.raises(InputError, match=r"train: 2 boxes of image a\.jpg are read back as 2 other boxes, so csv"):
+    with pytest.raises(InputError, match=r"train: 2 boxes of image a\.jpg are read back as 2 different boxes, so csv"):
         read(moved, tmp_path, to="csv")
-    with pytest.raises(InputError, match=r"image b 1\.png is read back, but is not in the dataset"):
+    with pytest.raises(InputError, match=r"image b 1\.png appears when read back, but is not in the dataset"):
         read(make_dataset(images, ("a.jpg", "c#2.JPG")), tmp_path, to="csv")
 
 
@@ -290,8 +290,8 @@ def test_full_folders_and_sources_are_refused(tmp_path):
         ("data", "exists and is not an empty folder"),
         ("file", "exists and is not an empty folder"),
         ("dangling", "exists and is not an empty folder"),
-        ("data/images/new", "is inside .*, which is not modified"),
-        ("data/images", "is inside .*, which is not modified"),
+        ("data/images/new", "is inside .*, which must not be modified"),
+        ("data/images", "is inside .*, which must not be modified"),
     ):
         with pytest.raises(InputError, match=message):
             check_output(tmp_path / name, (source,))

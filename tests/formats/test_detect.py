@@ -145,7 +145,7 @@ def test_ambiguous_folder_names_the_candidates(tmp_path):
 def test_several_files_without_a_split_are_ambiguous(tmp_path):
     write_files(tmp_path, {"a.json": COCO, "b.json": COCO})
     expected = (
-        "PATH: has several COCO files, ['a.json', 'b.json'], whose names do not say which split each is; set "
+        "PATH: has several COCO files, ['a.json', 'b.json'], whose names do not identify their splits; set "
         "annotations to one of them"
     )
     assert problem(tmp_path) == expected
@@ -191,7 +191,7 @@ def test_split_with_several_candidates_is_an_error(tmp_path):
     with pytest.raises(InputError) as caught:
         resolve(DataSource(annotations=str(tmp_path)), "train")
     assert str(caught.value) == (
-        f"{tmp_path}: more than one split could be train; set data.train.split to one of train2014, train2017"
+        f"{tmp_path}: several splits match train; set data.train.split to one of train2014, train2017"
     )
     assert resolved(tmp_path, "train", split="train2014")[2] == "train2014"
 
@@ -266,7 +266,7 @@ def test_message_lists_where_images_were_looked_for(tmp_path):
     with pytest.raises(InputError) as caught:
         read_annotations(DataSource(annotations=str(tmp_path / "set/a.json")), "val")
     assert str(caught.value) == (
-        f"{tmp_path}/set/a.json: its images are not found: none of ['1.png'] is in {tmp_path}/set, "
+        f"{tmp_path}/set/a.json: its images were not found: none of ['1.png'] is in {tmp_path}/set, "
         f"{tmp_path}/set/images, {tmp_path}; set data.val.images to the folder of the images"
     )
 

@@ -37,8 +37,8 @@ def test_root_category_of_roboflow(source, caplog):
     some = source(content(categories, boxes_of=[1, 2]))
     assert read_dataset((some,)).class_names == ("my project", "square", "yes")
     assert warnings_in(caplog) == [
-        f"{some.annotations}: category 'my project' has no objects, and is the supercategory of all others; leave it "
-        'out with data.classes=[square, "yes"]'
+        f"{some.annotations}: category 'my project' has no objects and is the supercategory of all others; exclude "
+        'it with data.classes=[square, "yes"]'
     ]
     caplog.clear()
     read_dataset((some,), classes=("square", "yes"))
@@ -52,8 +52,8 @@ def test_background_category(source, caplog, name):
     some = source(content(named(name, "square", "ball"), boxes_of=[2, 3]))
     read_dataset((some,))
     assert warnings_in(caplog) == [
-        f"{some.annotations}: category {name!r} has no objects, and is the background, which detectors do not need as "
-        "a class; leave it out with data.classes=[square, ball]"
+        f"{some.annotations}: category {name!r} has no objects and is the background, which is not a class for a "
+        "detector; exclude it with data.classes=[square, ball]"
     ]
     caplog.clear()
     read_dataset((source(content(named(name, "square")), "used"),))

@@ -161,7 +161,7 @@ def test_synthetic_data_is_not_reported(shapes):
 def test_dataset_without_objects():
     empty, crowd = image_record(boxes=[]), image_record(is_crowd=[True])
     (finding,) = check_objects(dataset_of([empty]), where="data.train", training=True)
-    assert finding.severity == "error" and "1 images with no objects: nothing can be learnt" in finding.message
+    assert finding.severity == "error" and "1 images with no objects: nothing can be learned" in finding.message
     (finding,) = check_objects(dataset_of([empty, crowd]), where="data.train", training=True)
     assert "2 images with only 1 crowd region(s), no objects" in finding.message
     (finding,) = check_objects(dataset_of([empty]), where="data.val", training=False)

@@ -90,7 +90,7 @@ def test_sources_cannot_be_mixed_with_complete_annotations(source, tmp_path):
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (lvis_image(1, [4]), "1 image(s) with an invalid neg_category_ids, expected a list of the ids of listed"),
+        (lvis_image(1, [4]), "1 image(s) with an invalid neg_category_ids, expected a list of category ids"),
         (lvis_image(1, coco_url=None), "1 image(s) with an invalid file_name, expected the name of a file"),
         (lvis_image(1, neg_category_ids=None), "1 image(s) with an invalid neg_category_ids"),
     ],

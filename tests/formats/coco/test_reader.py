@@ -113,7 +113,7 @@ def test_missing_sizes_are_read_from_the_image(source, sizes):
     (record,) = images_of(read_dataset((some,)))
     assert (record.height, record.width) == (10, 20)
     assert record.boxes.tolist() == [[10, 5, 20, 10]]
-    assert "some/1.png: 20 x 10 is 200 pixels, expected at most 199" in error_of(some, max_pixels=199)
+    assert "some/1.png: has 200 pixels (20 x 10), expected at most 199" in error_of(some, max_pixels=199)
 
 
 def test_missing_sizes_follow_the_exif_orientation(source, tmp_path):

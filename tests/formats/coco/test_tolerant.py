@@ -67,21 +67,21 @@ REPAIRED = {
     "text id of categories": (change("categories", id=lambda c: str(c["id"])), "3 whole number(s)"),
     "float id of images": (change("images", id=lambda i: float(i["id"])), "(id 1.0; id 2.0)"),
     "float sizes": (change("images", width=20.0, height="10"), "4 whole number(s)"),
-    "sizes of -1": (change("images", width=-1, height=-1), "2 image(s) have no valid size: read from the image files "
-                    "(1.png: width -1, height -1; 2.png: width -1, height -1)"),
+    "sizes of -1": (change("images", width=-1, height=-1), "2 image(s) have no valid size; it is read from the image "
+                    "files (1.png: width -1, height -1; 2.png: width -1, height -1)"),
     "sizes of 0": (change("images", width=0, height=0), "2 image(s) have no valid size"),
     "fractional sizes": (change("images", width=20.5), "2 image(s) have no valid size"),
     "missing sizes": (without("images", "width"), "1.png: width missing, height 10"),
-    "no annotation ids": (without("annotations", "id"), "3 annotation(s) have no whole number as id: all annotations"),
+    "no annotation ids": (without("annotations", "id"), "3 annotation(s) have no whole number as id; all annotations"),
     "annotation ids are texts": (change("annotations", id=lambda a: f"n{a['id']}"), "3 annotation(s) have no whole"),
     "crowd as text": (change("annotations", iscrowd="0"), None),
     "crowd as bool": (change("annotations", iscrowd=False), None),
     "no crowd": (without("annotations", "iscrowd"), None),
-    "area as text": (change("annotations", area="many"), "3 area(s) are not finite numbers: computed from the boxes"),
+    "area as text": (change("annotations", area="many"), "3 area(s) are not finite numbers; they are computed"),
     "area NaN": (change("annotations", area=float("nan")), "3 area(s) are not finite numbers"),
     "blanks around names": (change("categories", name=lambda c: f" {c['name']} "), "3 category name(s) are used with"),
     "polygons": (change("annotations", segmentation=lambda a: [corners(a["bbox"])], bbox=None), "3 annotation(s) have "
-                 f"no bbox: computed from their polygons or masks ({OF_FIRST}; annotation 2 of 2.png, class 'dog'; "),
+                 f"no bbox; it is computed from their polygons or masks ({OF_FIRST}; "),
     "polygons, bbox []": (change("annotations", segmentation=lambda a: corners(a["bbox"]), bbox=[]), "3 annotation(s)"),
 }  # fmt: skip
 
@@ -108,7 +108,7 @@ def test_repeated_annotation_ids_are_numbered_with_a_warning(source, caplog):
     some = source(content)
     assert len(annotations_of(read_dataset((some,)))) == 2
     assert warnings_in(caplog) == [
-        f"{some.annotations}: 1 annotation id(s) are repeated: all annotations are numbered from 1 (id 7)",
+        f"{some.annotations}: 1 annotation id(s) are repeated; all annotations are numbered from 1 (id 7)",
         f"{some.annotations}: 1 box(es) without area, dropped (annotation 3 of 2.png (20x10), class 'cow': "
         "[2.0, 2.0, 0.0, 4.0])",
     ]
@@ -169,8 +169,8 @@ def test_annotation_without_box_and_segmentation_is_dropped_and_counted(source, 
         ({"category_id": [3]}, "1 annotation(s) with an invalid category_id, expected the id of a listed category "
                                "(annotation 1 of 1.png: [3])"),
         ({"bbox": None, "segmentation": [[1, 2, 3]]},
-         "1 annotation(s) with an invalid segmentation, expected polygons or a mask, as there is no bbox "
-         f"({OF_FIRST}: expected polygons of finite numbers, x and y in turn)"),
+         "1 annotation(s) with an invalid segmentation, expected polygons or a mask, since there is no bbox "
+         f"({OF_FIRST}: expected polygons as lists of finite numbers, x and y alternating)"),
     ],
 )  # fmt: skip
 def test_malformed_annotation_is_rejected(source, fields, message):

@@ -27,7 +27,7 @@ def test_file(tmp_path):
         ],
         "categories": [{"id": 3, "name": "cat"}],
     }
-    with pytest.raises(InputError, match=r"instances_val\.json: exists and is not overwritten"):
+    with pytest.raises(InputError, match=r"instances_val\.json: exists and will not be overwritten"):
         write_coco(dataset, tmp_path, split="val")
 
 

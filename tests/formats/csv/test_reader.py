@@ -150,7 +150,7 @@ def test_all_faults_are_reported_with_their_lines(table):
         "  1 row(s) have an invalid xmax, expected a number of pixels (line 5 (''))\n"
         "  1 row(s) have no image_path; add the name of the image or remove the row (line 6)\n"
         "  1 row(s) have a box but no label; add the class name or remove the box (line 7)\n"
-        "  2 row(s) have another number of fields than 6 (line 8 (5); line 9 (7))"
+        "  2 row(s) do not have 6 fields (line 8 (5); line 9 (7))"
     )
 
 
@@ -175,7 +175,7 @@ def test_contradicting_sizes_are_reported(table):
     message = fault_of(table(head + "a.jpg,640,480,c,1,2,3,4\na.jpg,480,640,c,1,2,3,4\nb.jpg,wide,1.5,c,1,2,3,4\n"))
     assert message == (
         "some.csv: 2 problem(s)\n"
-        "  1 row(s) have another image size than an earlier row of the same image; correct one (line 3 ('a.jpg'))\n"
+        "  1 row(s) contradict the image size in an earlier row of the same image; correct one (line 3 ('a.jpg'))\n"
         "  1 row(s) have an invalid image size, expected whole numbers of pixels (line 4 (('wide', '1.5')))"
     )
 
@@ -194,8 +194,8 @@ def test_contradicting_sizes_are_reported(table):
         (b"\x89PNG\r\n\x1a\n\0\0", "is not UTF-8 text; save it as UTF-8"),
         ("a.jpg,1,2,3,4,方块".encode("gbk"), "is not UTF-8 text; save it as UTF-8"),
         (b"a.jpg,1,2,3,4,cat\nb.jpg,1,2,3,4,c\0t\n",
-         "line 2: has a NUL byte, so this is not a CSV file; correct the path"),
-        (b"a," * 1_000_000, "line 1: has over 1048576 characters, so this is not a CSV file; correct the path"),
+         "line 2: has a NUL byte, so it is not a CSV file; correct the path"),
+        (b"a," * 1_000_000, "line 1: has over 1048576 characters, so it is not a CSV file; correct the path"),
         (b"a," * 200_000, "line 1 lacks the columns image_path, xmin"),
         (b'a.jpg,1,2,3,4,cat\nb.jpg,1,2,3,4,"cat\n', "line 2: is not valid CSV: unexpected end of data; check the"),
         (b'a.jpg,1,2,3,4,"' + b"x" * 200_000 + b'"\n', "line 1: is not valid CSV: field larger than field limit"),

@@ -120,8 +120,8 @@ def test_names_that_are_spelt_differently_are_matched_with_one_warning(project, 
         f"{folder}/{file}" for file in [*files, "right.png", files[0]]
     ]
     assert warnings_in(caplog) == [
-        f"a.json: 8 file name(s) differ from the files in {folder} by {difference}; the files are used: "
-        f"{files[0]!r} for {names[0]!r}"
+        f"a.json: 8 file name(s) differ from the files in {folder} by {difference}; these files are used, "
+        f"such as {files[0]!r} for {names[0]!r}"
     ]
 
 
@@ -199,13 +199,13 @@ def test_folder_with_blanks_is_quoted_for_the_shell(project):
 def test_folder_is_not_suggested_if_other_images_would_be_lost(project):
     folder = write(project / "a", "1.png", "2.png", "3.png", "sub/4.png")
     message = problem(folder, "1.png", "2.png", "3.png", "4.png")
-    assert f"; 1 of them are in {folder}/sub; correct the file names or data.train.images, or leave" in message
+    assert f"; 1 of them are in {folder}/sub; correct the file names or data.train.images, or skip" in message
 
 
 def test_folder_too_many_in_the_names_is_named(project):
     folder = write(project / "a", "1.png", "2.png")
     message = problem(folder, "images/1.png", "images/2.png")
-    assert f"; files named like 2 of the first 2, apart from folders, are in {folder}; correct the" in message
+    assert f"; files with the base names of 2 of the first 2 are in {folder}; correct the" in message
 
 
 def test_circle_of_links_ends(project):
@@ -240,12 +240,12 @@ def test_missing_images_are_counted_and_listed(project):
     folder = write(project / "a", *(f"{number}.png" for number in (1, 7)))
     assert problem(folder, *(f"{number}.png" for number in range(1, 9)), key="data.val") == (
         f"a.json: 6 of 8 images are not in {folder}, first ['2.png', '3.png', '4.png', '5.png', '6.png']; correct "
-        "data.val.images or the file names, or leave these images out with data.missing_images=skip"
+        "data.val.images or the file names, or skip these images with data.missing_images=skip"
     )
 
 
 @pytest.mark.parametrize(
-    ("key", "end"), [("data.val", "the score is of the other 2"), ("data.train", "2 remain")]
+    ("key", "end"), [("data.val", "the other 2 are scored"), ("data.train", "2 remain")]
 )  # fmt: skip
 def test_missing_images_are_skipped_on_request(project, key, end, caplog):
     folder = write(project / "a", "1.png", "3.PNG")
@@ -255,7 +255,7 @@ def test_missing_images_are_skipped_on_request(project, key, end, caplog):
     repaired, skipped = warnings_in(caplog)
     assert "'3.PNG' for '3.png'" in repaired
     assert skipped == (
-        f"a.json: 2 of 4 images are not in {folder}, first ['2.png', '4.png']; left out (data.missing_images: "
+        f"a.json: 2 of 4 images are not in {folder}, first ['2.png', '4.png']; skipped (data.missing_images: "
         f"skip), {end}"
     )
 
@@ -264,5 +264,5 @@ def test_wrong_folder_is_refused_although_missing_images_are_skipped(project):
     folder = write(project / "a", "1.png")
     message = problem(folder, "1.png", "2.png", "3.png", skip_missing=True)
     assert message.startswith("a.json: 2 of 3 images are not in")
-    assert message.endswith("data.missing_images=skip does not leave out more than half of the images")
+    assert message.endswith("data.missing_images=skip never skips more than half of the images")
     assert "1 of 1 images are not in" in problem(folder, "2.png", skip_missing=True)

@@ -76,7 +76,7 @@ def test_pillow_decodes_where_torchcodec_cannot_be_imported(tmp_path, monkeypatc
     assert module.decode_image is None
     warned = [record.getMessage() for record in caplog.records]
     assert warned == (
-        [] if torchcodec == "absent" else ["torchcodec cannot be imported, so Pillow decodes: undefined symbol"]
+        [] if torchcodec == "absent" else ["torchcodec cannot be imported; using Pillow instead: undefined symbol"]
     )
     IMAGE.copy().save(tmp_path / "image.jpg")
     expected = read(tmp_path / "image.jpg")

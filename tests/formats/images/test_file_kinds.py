@@ -20,8 +20,8 @@ def iso_media(major, *compatible):
 
 
 KINDS = {
-    "git-lfs": (LFS, "is a Git LFS pointer, not the image itself; run git lfs pull"),
-    "git-annex": (b"/annex/objects/SHA256E-s12--ab.jpg\n", "is a git-annex pointer.*run git annex get"),
+    "git-lfs": (LFS, "is a Git LFS pointer, not the image itself; run `git lfs pull`"),
+    "git-annex": (b"/annex/objects/SHA256E-s12--ab.jpg\n", "is a git-annex pointer.*run `git annex get`"),
     "heic": (iso_media(b"heic", b"mif1", b"heic"), "is HEIC, which is not supported: convert it to JPEG.*pillow-heif"),
     "heif": (iso_media(b"mif1", b"mif1", b"heic"), "is HEIC"),
     "crx": (iso_media(b"crx ", b"isom"), r"is a camera's RAW file \(CR3\)"),
@@ -39,10 +39,10 @@ KINDS = {
     "rw2": (b"IIU\0\x18\0\0\0", r"is a camera's RAW file \(RW2\)"),
     "html": (b"\n<!DOCTYPE html>\n<html><head><title>404</title>", "is an HTML page.*download the image again"),
     "html without doctype": (b"<HTML><BODY>Forbidden", "is an HTML page"),
-    "xml": (b'<?xml version="1.0"?>\n<Error><Code>AccessDenied</Code></Error>', "is XML text.*message of a server"),
+    "xml": (b'<?xml version="1.0"?>\n<Error><Code>AccessDenied</Code></Error>', "is XML text.*server's error message"),
     "json": (b'{"message": "rate limit exceeded"}', "is JSON text"),
-    "zeros": (bytes(5000), "is filled with zeros.*restore the file"),
-    "resource fork": (b"\0\x05\x16\7\0\2\0\0Mac OS X", r"is a macOS resource fork \(a file named \._\*.*delete it"),
+    "zeros": (bytes(5000), "starts with only zeros.*restore the file"),
+    "resource fork": (b"\0\x05\x16\7\0\2\0\0Mac OS X", r"is a macOS resource fork \(a \._\* file.*delete it"),
     "fits": (b"SIMPLE  =                    T", "is FITS"),
     "exr": (b"v/1\1\2\0\0\0", "is OpenEXR"),
     "hdf5": (b"\x89HDF\r\n\x1a\n", "is HDF5"),

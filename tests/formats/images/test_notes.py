@@ -62,7 +62,7 @@ def test_ambiguous_orientations_are_counted(tmp_path):
         IMAGE.copy().save(paths[-1], exif=exif(orientation))
     (finding,) = notes_of(paths).findings()
     assert (finding.severity, finding.kind) == ("warning", "ambiguous_orientation")
-    assert finding.text.startswith("2 image(s) are rotated by 180 degrees, mirrored, or rotated and square")
+    assert finding.text.startswith("2 image(s) are mirrored, rotated by 180 degrees, or square and rotated")
     assert finding.examples == (str(paths[1]), str(paths[2]))
     assert notes_of(paths[:1]).findings() == ()
 
@@ -82,7 +82,7 @@ def test_images_with_further_frames_are_counted(tmp_path):
         IMAGE.copy().save(tmp_path / name, **options)
     (finding,) = notes_of(sorted(tmp_path.iterdir())).findings()
     assert (finding.severity, finding.kind) == ("note", "several_frames")
-    assert finding.message == "4 image(s) are animations or have several pages, of which only the first is used"
+    assert finding.message == "4 image(s) are animations or have several pages; only the first frame or page is used"
     assert finding.examples[0] == str(tmp_path / "a.gif")
     assert notes_of([tmp_path / "e.gif"]).findings() == ()
 

@@ -86,12 +86,12 @@ def test_more_than_four_bands_have_to_be_chosen(tmp_path):
     for bands in (5, 6, 8):
         path.write_bytes(tiff_of(EIGHT[..., :bands]))
         assert read_header(path, max_pixels=MAX_PIXELS) == (HEIGHT, WIDTH, 1, "TIFF", bands, "uint8")
-        words = rf"image\.tif: has {bands} bands, expected 1, 3 or 4; choose three with data\.bands$"
+        words = rf"image\.tif: has {bands} bands, expected 1, 3 or 4; select three with data\.bands$"
         with pytest.raises(InputError, match=words):
             read(path)
     assert np.array_equal(read(path, bands=(8, 2, 5)), EIGHT[..., [7, 1, 4]])
     assert np.array_equal(read(path, bands=(8,)), EIGHT[..., [7, 7, 7]])
-    with pytest.raises(InputError, match=r"image\.tif: has 8 band\(s\) besides alpha, data\.bands asks for band 9"):
+    with pytest.raises(InputError, match=r"image\.tif: has 8 band\(s\) besides alpha, but data\.bands selects band 9"):
         read(path, bands=(1, 2, 9))
 
 
@@ -118,7 +118,7 @@ def test_bands_of_a_colour_image_can_be_reordered(tmp_path, file_format):
 def test_grey_images_have_one_band(tmp_path, mode):
     IMAGE.convert(mode).save(tmp_path / "image", "PNG")
     assert np.array_equal(read(tmp_path / "image", bands=(1,)), read(tmp_path / "image"))
-    with pytest.raises(InputError, match=r"has 1 band\(s\) besides alpha, data\.bands asks for band 3"):
+    with pytest.raises(InputError, match=r"has 1 band\(s\) besides alpha, but data\.bands selects band 3"):
         read(tmp_path / "image", bands=(3, 2, 1))
 
 
@@ -186,8 +186,8 @@ def test_value_without_data_is_black(tmp_path):
             r"8 band\(s\) of 8-bit samples, photometric 1, compression 7, which is not",
         ),
         ({"tags": [(339, SHORT, [1, 1, 1, 1, 1, 1, 1, 3])]}, "which is not supported"),
-        ({"tags": [(257, SHORT, [0])]}, "its tags say 34 x 0 pixels"),
-        ({"tags": [(278, SHORT, [0])]}, "its tags say strips or tiles of 34 x 0 pixels"),
+        ({"tags": [(257, SHORT, [0])]}, "its tags give a size of 34 x 0 pixels"),
+        ({"tags": [(278, SHORT, [0])]}, "its tags give strips or tiles of 34 x 0 pixels"),
         ({"tags": [(257, SHORT, [HEIGHT + 1])], "rows": 7}, "it has 3 strips or tiles of 4"),
         ({"tags": [(277, SHORT, [60000])]}, r"60000 band\(s\) of uint8 samples.* need \d+ bytes, expected at most 8"),
         ({"tags": [(317, SHORT, [9])]}, "unknown predictor 9"),

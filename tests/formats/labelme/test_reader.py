@@ -72,7 +72,7 @@ def test_shape_without_a_type_is_a_polygon(folder):
 def test_shapes_without_area_are_left_out(folder, kind):
     read = read_labelme(folder({"a.json": document(shape(kind=kind), shape(), image="a.jpg")}))
     assert read.entry_numbers.tolist() == [2] and read.entry == "shape"
-    assert [finding.message.split(": ")[0] for finding in read.findings] == ["1 point(s) and line(s) left out"]
+    assert [finding.message.split(": ")[0] for finding in read.findings] == ["1 point(s) and line(s) skipped"]
 
 
 def test_embedded_image_flags_and_groups_are_ignored(folder):
@@ -106,8 +106,8 @@ def test_unlabelled_images_and_other_files_are_left_out_and_counted(folder, tmp_
     read = read_labelme(source)
     assert read.file_names == ("a.jpg",)
     unlabelled, other = map(str, read.findings)
-    assert ": 2 image(s) without a JSON file left out: they are unlabelled" in unlabelled
-    assert ": 2 JSON file(s) without imagePath and shapes left out" in other
+    assert ": 2 image(s) without a JSON file skipped: they are unlabelled" in unlabelled
+    assert ": 2 JSON file(s) without imagePath and shapes skipped" in other
 
 
 def test_split_is_a_subfolder(folder):
@@ -195,7 +195,7 @@ def test_all_faults_are_reported_at_once(folder):
         "f.json shape 1 ([[1, nan], [2, 3]]))\n"
         "  2 shape(s) have invalid points, expected at least 3 pairs of numbers (e.json shape 5 ([[1, 2], [4, 6.5]]); "
         "f.json shape 2 ([[1, 2], [4, 6.5]]))\n"
-        "  1 file(s) describe the image of another file; remove one of them (g.json ('e', also in e.json))"
+        "  1 file(s) describe the same image as another file; remove one of them (g.json ('e', also in e.json))"
     )
 
 

@@ -43,8 +43,8 @@ def test_what_is_lost_is_counted(tmp_path):
         boxes_xywh=np.array([[0, 0, 5, 4], [0.1, 0, 0.2, 4], [1, 0, 5, 4]]), areas=np.array([20, 1, 20.0]),
     )  # fmt: skip
     assert write_voc(dataset, tmp_path, split="train") == {
-        "box sides are rounded in their last digit": 1,  # 0.1 + 0.2 - 0.1 is not 0.2
-        "images listed several times are joined": 1,
+        "box widths and heights are rounded in their last digit": 1,  # 0.1 + 0.2 - 0.1 is not 0.2
+        "images listed several times are merged": 1,
         "image ids are replaced by 1, 2, ...": 3,
         "object areas are replaced by box areas": 1,
         "category ids are replaced by 1, 2, ...": 1,
@@ -59,16 +59,16 @@ def test_existing_files_are_never_changed(tmp_path):
     dataset = dataset_of("/x/a.png")
     write_voc(dataset, tmp_path, split="train")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(InputError, match=r"Annotations/a\.xml: exists and is not overwritten"):
+    with pytest.raises(InputError, match=r"Annotations/a\.xml: exists and will not be overwritten"):
         write_voc(dataset, tmp_path, split="train")
-    with pytest.raises(InputError, match=r"labels\.txt: has other classes and is not changed"):
+    with pytest.raises(InputError, match=r"labels\.txt: lists other classes and will not be changed"):
         write_voc(dataclasses.replace(dataset, class_names=("dog",)), tmp_path, split="val")
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize("fields", [{"class_names": ("a\0",)}, {"class_names": ("a\nb",)}, {"paths": ("/x/\x1b.png",)}])
 def test_names_that_xml_cannot_express_are_an_error(fields, tmp_path):
-    with pytest.raises(InputError, match="has characters that XML cannot express; change the name"):
+    with pytest.raises(InputError, match="contains characters that XML cannot express; change the name"):
         write_voc(dataclasses.replace(dataset_of("/x/a.png"), **fields), tmp_path, split="train")
     assert not list(tmp_path.iterdir())
 
@@ -82,7 +82,7 @@ def test_generated_datasets_come_back_but_for_the_counted_losses(dataset, tmp_pa
     data = read_back(folder)
     assert losses.pop("crowd regions are written as difficult objects", 0) == dataset.is_crowd.sum()
     lost = {
-        "box sides are rounded in their last digit": "boxes_xywh",
+        "box widths and heights are rounded in their last digit": "boxes_xywh",
         "image ids are replaced by 1, 2, ...": "image_ids",
         "object areas are replaced by box areas": "areas",
         "category ids are replaced by 1, 2, ...": "category_ids",

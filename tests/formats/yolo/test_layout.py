@@ -52,7 +52,7 @@ def test_dataset_without_splits_is_read_whole(names_file, tmp_path):
     assert read(tmp_path).category_names == ("cat", "dog")
     assert read(tmp_path, "val").file_names == ("a.png",)
     assert message_of(tmp_path, split="val") == (
-        "FOLDER: has no splits, so data.train.split=val cannot be read; leave data.train.split out to read all of it"
+        "FOLDER: has no splits, so data.train.split=val cannot be read; remove data.train.split to read all of it"
     )
 
 

@@ -32,7 +32,7 @@ def test_label_files_without_an_image_are_a_warning(tmp_path):
         ("note", f"{tmp_path}: 1 image(s) have no label file, and therefore no objects (images/a.png)"),
         (
             "warning",
-            f"{tmp_path}: 1 label file(s) are not used, because there is no image of the same name (labels/A.txt)",
+            f"{tmp_path}: 1 label file(s) are not used, because there is no image with the same name (labels/A.txt)",
         ),
     ]
     write_files(tmp_path, {"data.yaml": "train: train.txt\n" + NAMES, "train.txt": "images/b.png"})

@@ -47,7 +47,7 @@ def test_what_is_lost_is_counted(tmp_path):
         "crowd regions are not written": 1,
         "boxes are clipped to their image": 1,
         "boxes are rounded to a millionth of a pixel": 1,
-        "images are read in the order of their names": 2,
+        "images are read back in the order of their names": 2,
         "image ids are replaced by 1, 2, ...": 1,
         "object areas are replaced by box areas": 1,
         "category ids are replaced by 1, 2, ...": 1,
@@ -64,17 +64,17 @@ def test_existing_files_are_never_changed(tmp_path):
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     other = dataclasses.replace(dataset, class_names=("dog",))
     for again, split, message in (
-        (dataset, "train", "data.yaml: has the split train already and is not changed; choose another folder"),
-        (other, "val", "data.yaml: has the classes ['cat'] already and is not changed; choose another folder"),
+        (dataset, "train", "data.yaml: already has the split train and will not be changed; choose another folder"),
+        (other, "val", "data.yaml: has the classes ['cat'] and will not be changed; choose another folder"),
     ):
         with pytest.raises(InputError) as caught:
             write_yolo(again, tmp_path, split=split)
         assert str(caught.value) == f"{tmp_path}/{message}"
     (tmp_path / "data.yaml").unlink()
-    with pytest.raises(InputError, match=r"labels/train/a\.txt: exists and is not overwritten"):
+    with pytest.raises(InputError, match=r"labels/train/a\.txt: exists and will not be overwritten"):
         write_yolo(dataset, tmp_path, split="train")
     (tmp_path / "data.yaml").write_text("names: [cat]\nnotes: mine\n")
-    with pytest.raises(InputError, match=r"has other keys \['notes'\] and is not changed"):
+    with pytest.raises(InputError, match=r"has other keys \['notes'\] and will not be changed"):
         write_yolo(dataset, tmp_path, split="val")
     after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert after == before | {tmp_path / "data.yaml": b"names: [cat]\nnotes: mine\n"}
@@ -96,7 +96,7 @@ def test_generated_datasets_come_back_but_for_the_counted_losses(dataset, tmp_pa
     expected = dataset.subset(order)
     counted = {
         "crowd regions are not written": int(dataset.is_crowd.sum()),
-        "images are read in the order of their names": int((order != np.arange(len(order))).sum()),
+        "images are read back in the order of their names": int((order != np.arange(len(order))).sum()),
     }
     assert {sentence: losses.get(sentence, 0) for sentence in counted} == counted
     objects = ~expected.is_crowd
