@@ -129,6 +129,6 @@ def test_file_that_cannot_be_read_is_an_error(tmp_path):
 def test_unwritable_list_still_counts_and_does_not_raise(tmp_path, caplog):
     quarantine = Quarantine(tmp_path / "nowhere" / "unreadable.jsonl", budget=1)
     quarantine.add([(1, unreadable(1))], DATASET)
-    assert "could not be written: No such file or directory; /images/1.jpg is missing from it" in caplog.text
+    assert "could not be written: No such file or directory; /images/1.jpg is not listed there" in caplog.text
     with pytest.raises(InputError, match="2 images that cannot be read, expected at most 1"):
         quarantine.add([(2, unreadable(2))], DATASET)

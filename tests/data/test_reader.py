@@ -35,11 +35,11 @@ def test_other_annotated_sizes_are_an_error(rotated, height, width):
     with pytest.raises(InputError) as caught:
         reader_of(image_record(path, height, width)).read(0)
     assert str(caught.value).startswith(
-        f"{path}: is 6x10, but its annotations say {width}x{height}; its boxes would be misplaced"
+        f"{path}: is 6x10, but annotated as {width}x{height}; its boxes would be misplaced"
     )
 
 
 def test_swapped_size_without_exif_rotation_is_an_error(tmp_path):
     Image.new("RGB", (10, 6)).save(tmp_path / "plain.png")
-    with pytest.raises(InputError, match="is 10x6, but its annotations say 6x10"):
+    with pytest.raises(InputError, match="is 10x6, but annotated as 6x10"):
         reader_of(image_record(tmp_path / "plain.png", 10, 6)).read(0)

@@ -210,6 +210,6 @@ def test_single_image_that_cannot_be_read_is_an_error(tmp_path):
     planned = [[PlannedImage(0, 0, 48, 96, (64, 96), (64, 96))]]
     reader = reader_of(image_record(tmp_path / "gone.png", 48, 96), transforms=[Resize()])
     with pytest.raises(
-        InputError, match=r"gone\.png: No such file or directory.*\(and the dataset has no other image to replace it\)$"
+        InputError, match=r"gone\.png: No such file or directory.*\(and the dataset has no other image as a replacement\)$"
     ):
         next(make_loader(reader, planned, workers=0, pin_memory=False, replace_unreadable=True))

@@ -161,4 +161,4 @@ def test_half_a_validation_image_is_found_by_decoding(tmp_path):
 def test_large_dataset_is_sampled(clean, monkeypatch):
     monkeypatch.setattr("retinanet.doctor.check.MAX_HEADERS", 4)
     (finding,) = check_before_training(clean, decode=False, silent=True)
-    assert finding.kind == "sampled_images" and finding.message.startswith("only 4 of 6 images were looked at")
+    assert finding.kind == "sampled_images" and finding.message.startswith("only 4 of 6 images were checked")

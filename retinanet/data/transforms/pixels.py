@@ -44,7 +44,7 @@ class Blur:
 
 
 class Erase:
-    """Blank out a rectangle of at most `max_area`, as a fraction of the image, with probability p."""
+    """Blank out a rectangle of at most `max_area`, a fraction of the image area, with probability p."""
 
     def __init__(self, p: float, max_area: float):
         self.p = p
@@ -63,7 +63,7 @@ class Erase:
 
 
 def erase(sample: Sample, window: Window) -> Sample:
-    """Blank out a window, and remove the objects that it covers."""
+    """Blank out a window and remove the objects that it covers."""
     top, left, height, width = window
     image = sample.image.clone()
     image[:, top : top + height, left : left + width] = torch.tensor(FILL, dtype=torch.uint8).reshape(3, 1, 1)

@@ -65,7 +65,7 @@ def test_existing_files_are_never_changed(tmp_path):
     other = dataclasses.replace(dataset, class_names=("dog",))
     for again, split, message in (
         (dataset, "train", "data.yaml: already has the split train and will not be changed; choose another folder"),
-        (other, "val", "data.yaml: has the classes ['cat'] and will not be changed; choose another folder"),
+        (other, "val", "data.yaml: already has the classes ['cat'] and will not be changed; choose another folder"),
     ):
         with pytest.raises(InputError) as caught:
             write_yolo(again, tmp_path, split=split)
