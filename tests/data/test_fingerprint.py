@@ -56,7 +56,7 @@ def test_other_images_are_refused(now, message):
 
 
 def test_images_may_be_removed_once_some_could_not_be_read():
-    # The run stopped at the second unreadable image; its user found a third.
+    # The run stopped at the second unreadable image; the user found a third.
     assert resume(images("a.jpg"), unreadable=["old/b.jpg", "old/c.jpg"]) == (
         "last.pt: data.train now lacks 3 of the 4 images it had, 2 of them recorded as unreadable: the sample order "
         "changes from here on"

@@ -49,7 +49,7 @@ def stream(sizes, uses, num_batches, *, batch_size=4, seed=0, start=0, shorter=(
     return list(itertools.islice(batches, num_batches))
 
 
-# ---- how often an image is used
+# ---- number of uses of an image
 
 
 def test_repeat_factors_by_hand():
@@ -69,7 +69,7 @@ def test_class_aware_uses_by_hand():
     assert np.allclose(class_aware_uses(data), [0.625, 0.625, 0.625, 0.625 + 1.25, 1.25, 1])
     assert np.array_equal(class_aware_uses(dataset_with([2], [2], [])), [1, 1, 1])  # one class: as usual
     assert np.array_equal(class_aware_uses(dataset_with([], [])), [1, 1])
-    # The last image has a crowd region only, so 4 uses are for 2 classes: 2 for 3 images of a, 2 for one of b.
+    # The last image has only a crowd region, so 2 classes share 4 uses: 2 for 3 images of a, 2 for one of b.
     with_crowd = dataset_with([0], [0], [0], [1], [1], crowds=[4])
     assert np.allclose(class_aware_uses(with_crowd), [2 / 3, 2 / 3, 2 / 3, 2, 1])
 
@@ -158,7 +158,7 @@ def test_stream_of_any_weights(images, setting, batch_size, seed, start):
 @pytest.mark.parametrize("exchange", [True, False])
 def test_no_avoidable_copy_in_any_small_dataset(exchange, monkeypatch):
     # Every division of up to 12 uses among images of two buckets, in batches of 2, 3 and 4.
-    if not exchange:  # as if no image could be exchanged: then all are dealt to all batches
+    if not exchange:  # as if no image could be exchanged; images are then dealt to all batches
         monkeypatch.setattr("retinanet.data.sampling._exchange_copies", lambda batches, most: False)
     for batch_size, num_batches in ((2, 2), (2, 3), (3, 2), (3, 3), (2, 6), (4, 3)):
         length = batch_size * num_batches
@@ -181,7 +181,7 @@ def partitions(total, *, most):
         yield from ([first, *rest] for rest in partitions(total - first, most=first))
 
 
-def test_starting_late_computes_no_earlier_epoch(monkeypatch):
+def test_late_start_computes_no_earlier_epoch(monkeypatch):
     computed = []
 
     def recorded(*args, epoch, **kwargs):
@@ -203,7 +203,7 @@ def test_repeated_rare_portrait_is_spread_over_batches_of_landscapes():
 
 
 def test_exchange_without_an_allowed_partner_is_refused():
-    # Image 0 is twice in the first batch. The only batch without it has 1 and 2 alone, which the first one has too.
+    # Image 0 is in the first batch twice. The only batch without it contains just 1 and 2, as the first one does.
     batches = np.array([[0, 0, 1, 2], [1, 1, 2, 2], [0, 3, 4, 5]])
     assert not _exchange_copies(batches, np.ones(6, dtype=int))
     assert batches.tolist() == [[0, 0, 1, 2], [1, 1, 2, 2], [0, 3, 4, 5]]
@@ -236,7 +236,7 @@ def test_classes_are_used_equally_often():
     assert min(used[n] for n in range(36)) > 2  # 11 on average
 
 
-def test_epochs_and_seeds_have_other_orders_and_other_images():
+def test_order_and_images_vary_with_epoch_and_seed():
     ranks, uses = np.zeros(20, dtype=np.int16), np.full(20, 0.5)
     orders = {
         tuple(weighted_order(ranks, uses, batch_size=5, seed=seed, epoch=epoch)) for seed in (0, 1) for epoch in (0, 1)

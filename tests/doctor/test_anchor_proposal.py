@@ -35,7 +35,7 @@ def uniform(width, height, count=8):
 
 
 def test_proposal_raises_the_share_of_objects_with_a_good_anchor():
-    # An object of 20 x 60 has at most 640 of 1424 pixels in common with an anchor of 32 x 32: IoU 0.45.
+    # An object of 20 x 60 shares at most 640 of 1424 pixels with an anchor of 32 x 32: IoU 0.45.
     proposal = fit_anchors(uniform(20, 60), CONFIG)
     assert proposal.is_better
     assert proposal.shares == (0, 1)

@@ -126,7 +126,7 @@ def test_batch_is_not_larger_than_the_dataset():
 
 def test_batch_is_split_to_fit_in_memory():
     # Images of 3:4 have the padded shape 800 x 1088: 870,400 pixels of 2,220 bytes are 1.93 GB. Of 20 GB, 80 % less
-    # 1.61 GB hold 7.4 images, so a batch of 16 needs three parts.
+    # 1.61 GB fit 7.4 images, so a batch of 16 needs three parts.
     cfg, gpu = config(batch_size=16), Machine(torch.device("cuda"), 20 * 10**9)
     found = recommend_batch(many(20), cfg, gpu)
     assert found.lines == ("train.accumulate=3",)

@@ -43,7 +43,7 @@ def images(tmp_path_factory):
 
 
 def write(dataset, folder, *, to, split="train"):
-    """Write a dataset with links to its images; returns what the format cannot express."""
+    """Write a dataset with links to its images; return the counts of lost information."""
     losses = write_annotations(dataset, folder, to=to, split=split)
     for placement in placements(dataset, image_folder(folder, to=to, split=split)):
         place_image(placement, link=True)
@@ -68,7 +68,7 @@ def differing_fields(first: Dataset, second: Dataset) -> list[str]:
 
 
 @pytest.mark.parametrize("to", TARGETS)
-def test_everything_reads_back_but_what_is_reported_as_lost(images, tmp_path, to):
+def test_everything_except_reported_losses_is_read_back(images, tmp_path, to):
     @settings(max_examples=12, deadline=None)
     @given(datasets(images))
     def check(dataset):
@@ -86,7 +86,7 @@ def test_everything_reads_back_but_what_is_reported_as_lost(images, tmp_path, to
 
 @settings(max_examples=4, deadline=None)
 @given(st.data())
-def test_conversion_in_a_circle_changes_no_box(images, tmp_path_factory, data):
+def test_conversion_there_and_back_changes_no_box(images, tmp_path_factory, data):
     first = dataset = data.draw(datasets(images))
     order = data.draw(st.permutations([to for to in TARGETS if to != "open_images"]))
     for to in order:
@@ -217,7 +217,7 @@ def test_losses_are_counted(images, tmp_path, to):
 
 
 @pytest.mark.parametrize("to", TARGETS)
-def test_the_loss_of_classes_that_were_looked_for_is_counted(images, tmp_path, to):
+def test_loss_of_verified_classes_is_counted(images, tmp_path, to):
     federated = make_dataset(images, federated=Federated(np.array([[1, 0]]), np.zeros((0, 2), dtype=np.int64)))
     losses = write_annotations(federated, tmp_path, to=to, split="train")
     assert losses["lists of the classes verified in each image are not written"] == 2
@@ -281,7 +281,7 @@ def test_nothing_is_left_after_an_error(tmp_path):
     assert [path.name for path in tmp_path.rglob("*")] == ["new"]
 
 
-def test_full_folders_and_sources_are_refused(tmp_path):
+def test_non_empty_folders_and_sources_are_refused(tmp_path):
     (tmp_path / "data" / "images").mkdir(parents=True)
     (tmp_path / "file").write_text("")
     (tmp_path / "dangling").symlink_to(tmp_path / "none")

@@ -18,7 +18,7 @@ YOLO_LABEL, VOC = "0 0.5 0.5 0.1 0.1", voc_xml(("cat", 1, 2, 3, 4))
 CSV = "image_path,xmin,ymin,xmax,ymax,label\n1.png,0,0,5,5,cat\n"
 OPEN_IMAGES = "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,IsDepiction\n"
 
-# Contents of a folder: the format, its splits, and the description.
+# Files in a folder; the format and splits that are detected; the description.
 FOLDERS = {
     "COCO as distributed": (
         {
@@ -100,7 +100,7 @@ def test_folders_of_common_tools(name, tmp_path):
     ("name", "content", "kind"),
     [
         ("a.json", COCO, "coco"),
-        ("a.json", LABELME, "coco"),  # its reader says what it is instead
+        ("a.json", LABELME, "coco"),  # its reader reports the actual format
         ("a.json", "[1]", "coco"),
         ("a", "\ufeff" + COCO, "coco"),
         ("lvis_v1_val.json", LVIS, "lvis"),
@@ -196,7 +196,7 @@ def test_split_with_several_candidates_is_an_error(tmp_path):
     assert resolved(tmp_path, "train", split="train2014")[2] == "train2014"
 
 
-def test_log_line_says_what_was_found(tmp_path, caplog):
+def test_log_line_describes_the_source(tmp_path, caplog):
     caplog.set_level("INFO")
     write_files(tmp_path, {"data.yaml": "names: [x, y]\ntrain: t\nvalid: v", "t/1.png": None, "t/1.txt": YOLO_LABEL})
     read_dataset((DataSource(annotations=str(tmp_path)),))
@@ -261,7 +261,7 @@ def test_folder_with_most_of_the_images_is_chosen(tmp_path):
     )
 
 
-def test_message_lists_where_images_were_looked_for(tmp_path):
+def test_message_lists_the_folders_that_were_searched(tmp_path):
     write_files(tmp_path, {"set/a.json": COCO, "set/images/2.png": None})
     with pytest.raises(InputError) as caught:
         read_annotations(DataSource(annotations=str(tmp_path / "set/a.json")), "val")

@@ -43,7 +43,7 @@ def test_no_file_is_written_if_one_exists(tmp_path):
     assert os.listdir(tmp_path) == ["b"] and (tmp_path / "b").read_text() == "mine"
 
 
-def test_link_to_nothing_is_not_overwritten(tmp_path):
+def test_dangling_link_is_not_overwritten(tmp_path):
     (tmp_path / "a").symlink_to(tmp_path / "gone")
     with pytest.raises(InputError, match="exists and will not be overwritten"):
         write_new_files({tmp_path / "a": "1"})

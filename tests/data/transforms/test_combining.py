@@ -117,7 +117,7 @@ def test_pasting_removes_covered_objects_but_no_crowd_region():
     assert (result.image == 9).all() and (sample.image != 9).all()
 
 
-def test_cut_out_takes_what_is_inside_along():
+def test_cut_out_includes_other_objects_inside_the_box():
     boxes = [
         [10, 10, 20, 20],  # the object
         [12, 12, 14, 18],  # inside
@@ -133,7 +133,7 @@ def test_cut_out_takes_what_is_inside_along():
     assert result.labels.tolist() == [0, 1, 2, 4]
 
 
-def test_cut_out_holds_boxes_that_end_between_pixels_or_at_the_edge():
+def test_cut_out_contains_boxes_that_end_between_pixels_or_at_the_edge():
     before = grey_sample(30, 30, [])
     before = before._replace(labels=torch.tensor([0]), is_crowd=torch.tensor([False]))
     for box, size, inside in (
@@ -144,7 +144,7 @@ def test_cut_out_holds_boxes_that_end_between_pixels_or_at_the_edge():
         assert result.size == size and result.boxes.tolist() == [inside]
 
 
-def test_up_to_so_many_objects_are_pasted_and_no_crowd_region():
+def test_at_most_max_objects_are_pasted_and_no_crowd_regions():
     boxes = [[x, y, x + 1, y + 1] for y in (0, 10, 20) for x in (0, 10, 20)]
     crowd = [n % 2 == 0 for n in range(9)]
     partner = grey_sample(30, 30, boxes, is_crowd=crowd)
@@ -163,7 +163,7 @@ def test_up_to_so_many_objects_are_pasted_and_no_crowd_region():
 
 @pytest.mark.parametrize(
     ("name", "partner", "complete"),
-    [  # of an image whose classes 0, 1 and 2 are complete, and of partners; class 4 is in none
+    [  # the image has complete classes 0, 1 and 2; class 4 is complete nowhere
         ("mosaic", [True, True, False, True, False], [True, True, False, False, False]),
         ("mixup", [False, True, True, True, False], [False, True, True, False, False]),
         ("copy_paste", [False, False, True, True, False], [False, False, True, False, False]),

@@ -6,7 +6,7 @@ from tests.helpers.coco_files import box, document, image, notes_in, warnings_in
 
 
 def content(categories, boxes_of=None):
-    """A document with one box of each category, or of some."""
+    """A document with one box for each category, or for the given ones."""
     boxes = [box(n, 1, [n, 0, 5, 5], n) for n in (boxes_of or [category["id"] for category in categories])]
     return document([image(1, width=100)], boxes, categories)
 

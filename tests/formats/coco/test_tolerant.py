@@ -1,4 +1,4 @@
-"""COCO files as annotation tools write them: what is repaired, and what is rejected with which message."""
+"""COCO files as written by annotation tools: repairs, and messages for rejected files."""
 
 import logging
 
@@ -40,7 +40,7 @@ def clean():
 
 
 def change(part, **fields):
-    """A document of which every entry of one part has other fields; functions get the entry."""
+    """A document in which fields of every entry of one part are changed; functions receive the entry."""
     content = clean()
     for item in content[part]:
         for name, value in fields.items():
@@ -114,27 +114,27 @@ def test_repeated_annotation_ids_are_numbered_with_a_warning(source, caplog):
     ]
 
 
-def test_numbers_as_names_become_texts(source):
+def test_numbers_as_names_become_strings(source):
     categories = [{"id": 1, "name": 1}, {"id": 2, "name": 2.0}, {"id": 3, "name": 2.5}]
     content = document([image(1)], [box(n, 1, [n, 0, 5, 5], n) for n in (1, 2, 3)], categories)
     assert read_dataset((source(content),)).class_names == ("1", "2", "2.5")
 
 
-def test_category_ids_may_be_texts(source):
+def test_category_ids_may_be_strings(source):
     categories = [{"id": "b", "name": "dog"}, {"id": "a", "name": "cat"}]
     content = document([image(1)], [box(1, 1, [0, 0, 5, 5], "a"), box(2, 1, [1, 0, 5, 5], "b")], categories)
     data = read_dataset((source(content),))
     assert data.class_names == ("dog", "cat") and data.category_ids == (1, 2) and data.labels.tolist() == [1, 0]
 
 
-def test_text_and_number_are_different_image_ids_if_both_are_listed(source):
+def test_string_and_number_are_different_image_ids_if_both_are_listed(source):
     content = document([image(1), image("1", file_name="b.png")], [box(1, "1", [0, 0, 5, 5])])
     assert np.diff(read_dataset((source(content),)).box_start).tolist() == [0, 1]
-    content = document([image("1"), image("01")], [box(1, 1, [0, 0, 5, 5])])  # either could be meant
+    content = document([image("1"), image("01")], [box(1, 1, [0, 0, 5, 5])])  # both match
     assert "1 annotation(s) with an invalid image_id" in error_of(source(content))
 
 
-def test_crowd_flag_as_text(source):
+def test_crowd_flag_as_string(source):
     content = document([image(1)], [box(1, 1, [0, 0, 5, 5], iscrowd="1"), box(2, 1, [0, 0, 5, 5], iscrowd=True)])
     assert read_dataset((source(content),)).is_crowd.tolist() == [True, True]
 
@@ -226,17 +226,17 @@ def test_all_problems_of_a_file_are_reported_at_once(source):
     ]
 
 
-def test_annotations_of_an_image_without_id_are_not_reported_as_well(source):
+def test_annotations_of_an_image_without_id_are_not_reported_too(source):
     content = document([image(None, file_name="a.png")], [box(1, 1, [0, 0, 5, 5])])
     assert error_of(source(content, write_images=False)) == (
         "some.json: 1 image(s) with an invalid id, expected a whole number or a string (a.png has None)"
     )
 
 
-# ---- categories of the same name
+# ---- categories with the same name
 
 
-def test_categories_of_the_same_name_are_named_and_can_be_merged(source):
+def test_categories_with_the_same_name_are_reported_and_can_be_merged(source):
     categories = [*CATEGORIES, {"id": 40, "name": "cat"}]
     content = document([image(1)], [box(1, 1, [0, 0, 5, 5], 3), box(2, 1, [1, 0, 5, 5], 40)], categories)
     some = source(content)

@@ -33,7 +33,7 @@ def test_file(tmp_path):
 
 @given(dataset=datasets())
 @settings(max_examples=15, deadline=None)
-def test_generated_datasets_come_back_bit_for_bit(dataset, tmp_path_factory):
+def test_generated_datasets_are_read_back_bit_for_bit(dataset, tmp_path_factory):
     folder = tmp_path_factory.mktemp("coco")
     for split in ("train", "val"):
         assert write_coco(dataset, folder, split=split) == {}

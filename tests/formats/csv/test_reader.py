@@ -18,7 +18,7 @@ HEADER = "image_path,xmin,ymin,xmax,ymax,label\n"
 
 @pytest.fixture
 def table(tmp_path):
-    """Writes a CSV file, text or bytes, and possibly its class file; returns the DataSource."""
+    """Return a function that writes a CSV file and possibly its class file, and returns the DataSource."""
 
     def write(content, classes=None):
         file = tmp_path / "some.csv"
@@ -73,7 +73,7 @@ def test_rows_without_a_box_are_images_without_objects(table):
     assert read.category_names == ("cat",)
 
 
-def test_images_are_in_order_of_appearance_and_boxes_in_that_of_lines(table):
+def test_images_are_in_order_of_appearance_and_boxes_in_line_order(table):
     read = read_csv(table(HEADER + "b.jpg,1,1,2,2,x\na.jpg,3,3,4,4,y\nb.jpg,5,5,6,6,x\n"))
     assert read.file_names == ("b.jpg", "a.jpg")
     assert read.image_index.tolist() == [0, 1, 0]
@@ -123,7 +123,7 @@ def test_faults_of_the_class_file_are_reported(table):
     )
 
 
-def test_class_that_the_class_file_lacks_is_reported(table):
+def test_class_missing_from_the_class_file_is_reported(table):
     message = fault_of(table(HEADER + "a.jpg,1,2,3,4,dog\nb.jpg,1,2,3,4,cow\nc.jpg,1,2,3,4,cow\n", "dog,0\n"))
     assert message == (
         "some.csv: 1 class(es) are not in classes.csv; add them to that file or correct their names (line 3 ('cow'))"
@@ -203,7 +203,7 @@ def test_contradicting_sizes_are_reported(table):
     ],
     ids=range(14),
 )  # fmt: skip
-def test_file_that_is_no_table_is_rejected(table, content, message):
+def test_file_that_is_not_a_table_is_rejected(table, content, message):
     found = fault_of(table(content))
     assert found.startswith(f"some.csv: {message}")
     assert len(found) < 400
@@ -216,7 +216,7 @@ def test_missing_file_is_reported(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["../secret.jpg", "/etc/hostname", "sub/../../secret.jpg", "x" * 5000, "sub/" * 2000])
-def test_file_names_do_not_lead_out_of_the_folder(table, tmp_path, name):
+def test_file_names_must_not_point_outside_the_folder(table, tmp_path, name):
     Image.new("RGB", (20, 20)).save(tmp_path / "secret.jpg")
     (tmp_path / "sub").mkdir()
     source = table(f"{name},1,2,3,4,cat\n").model_copy(update={"images": str(tmp_path / "sub")})
@@ -238,7 +238,7 @@ GARBAGE = st.one_of(
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(GARBAGE)
-def test_garbage_never_raises_anything_but_an_input_error(table, content):
+def test_garbage_raises_only_input_errors(table, content):
     source = table(content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass"))
     try:
         read = read_csv(source)

@@ -14,7 +14,7 @@ from tests.helpers.coco_files import box, document, image, images_of, warnings_i
 
 @pytest.fixture
 def project(tmp_path):
-    """A folder three levels down, so that the folders above it are the test's own."""
+    """A folder three levels deep, so the folders above it belong to the test."""
     folder = tmp_path / "home" / "me" / "set"
     folder.mkdir(parents=True)
     return folder
@@ -40,11 +40,11 @@ def problem(folder, *names, **options) -> str:
     return str(caught.value)
 
 
-# ---- names that are right
+# ---- correct names
 
 
 @pytest.mark.parametrize("count", [3, FEW + 1])  # looked up one by one, or in a list of the folder
-def test_names_give_paths_in_their_order(project, count, caplog):
+def test_paths_are_in_the_order_of_the_names(project, count, caplog):
     names = [f"a b/{number}.png" for number in range(count)][::-1]
     folder = write(project / "images", *names, "top.png", "a b/other.png")
     (project / "linked.png").touch()
@@ -83,7 +83,7 @@ def test_file_outside_the_folder_is_refused_by_default(project, name):
 
 
 @pytest.mark.parametrize("name", ["..\\secret.png", "%2e%2e/secret.png", "%2E%2E%2Fsecret.png", " ../secret.png"])
-def test_no_spelling_leads_out_of_the_folder(project, name):
+def test_no_spelling_points_outside_the_folder(project, name):
     folder = write(project / "images", "1.png")
     write(project, "secret.png")
     assert "2 of 2 images are not in" in problem(folder, name, name + " ")
@@ -142,7 +142,7 @@ def test_structure_below_the_folder_of_another_computer_is_kept(project):
     ("files", "name", "others"),
     [
         (["A.png", "a.PNG"], "a.png", []),  # two files fit
-        (["A.png"], "a.png", ["A.png"]),  # the file is that of another name
+        (["A.png"], "a.png", ["A.png"]),  # the file belongs to another name
         (["a.jpg", "a.png"], "a", []),  # an image and its mask
         (["a.png"], "a.jpg", []),  # may be a mask
         (["a.json"], "a", []),  # not an image
@@ -156,7 +156,7 @@ def test_uncertain_match_is_refused(project, files, name, others):
         assert f"; {name!r} may be {' or '.join(map(repr, files))}; correct the file names" in message
 
 
-def test_two_names_of_one_file_are_refused(project):
+def test_two_names_for_one_file_are_refused(project):
     folder = write(project / "images", "a.png")
     assert "2 of 2 images are not in" in problem(folder, "A.png", "a.PNG")
 
@@ -202,13 +202,13 @@ def test_folder_is_not_suggested_if_other_images_would_be_lost(project):
     assert f"; 1 of them are in {folder}/sub; correct the file names or data.train.images, or skip" in message
 
 
-def test_folder_too_many_in_the_names_is_named(project):
+def test_folder_is_named_if_names_have_a_superfluous_folder(project):
     folder = write(project / "a", "1.png", "2.png")
     message = problem(folder, "images/1.png", "images/2.png")
     assert f"; files with the base names of 2 of the first 2 are in {folder}; correct the" in message
 
 
-def test_circle_of_links_ends(project):
+def test_cyclic_links_end(project):
     folder = write(project / "a", "1.png")
     (project / "a" / "again").symlink_to(project)
     assert "1 of 1 images are not in" in problem(folder, "gone.png")
@@ -223,7 +223,7 @@ def test_impossible_names_are_missing(project, name):
 # ---- missing images
 
 
-def test_skipped_images_take_their_boxes_along(source, caplog):
+def test_boxes_of_skipped_images_are_skipped(source, caplog):
     boxes = [box(1, 1, [1, 1, 5, 5]), box(2, 2, [2, 2, 5, 5]), box(3, 3, [3, 3, 5, 5], 7), box(4, 1, [4, 4, 5, 5])]
     some = source(document([image(number) for number in (2, 1, 3)], boxes))
     (Path(some.images) / "1.png").unlink()
@@ -260,7 +260,7 @@ def test_missing_images_are_skipped_on_request(project, key, end, caplog):
     )
 
 
-def test_wrong_folder_is_refused_although_missing_images_are_skipped(project):
+def test_wrong_folder_is_refused_even_if_missing_images_are_skipped(project):
     folder = write(project / "a", "1.png")
     message = problem(folder, "1.png", "2.png", "3.png", skip_missing=True)
     assert message.startswith("a.json: 2 of 3 images are not in")

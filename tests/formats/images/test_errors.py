@@ -53,7 +53,7 @@ def test_max_pixels_replaces_the_limit_of_pillow(tmp_path):
 
 
 @pytest.mark.parametrize("file_format", ["JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF"])
-def test_limit_of_pillow_does_not_matter_and_is_kept(tmp_path, monkeypatch, file_format, decoder):
+def test_pillow_limit_is_ignored_and_restored(tmp_path, monkeypatch, file_format, decoder):
     path = tmp_path / "image"
     several = (
         {"save_all": True, "append_images": [SECOND_FRAME.copy()]} if file_format not in ("JPEG", "PNG", "BMP") else {}
@@ -70,7 +70,7 @@ def test_limit_of_pillow_does_not_matter_and_is_kept(tmp_path, monkeypatch, file
     assert Image.MAX_IMAGE_PIXELS == 100
 
 
-def test_threads_with_other_limits_do_not_disturb_each_other(tmp_path, decoder):
+def test_threads_with_different_limits_do_not_interfere(tmp_path, decoder):
     path = tmp_path / "image.gif"
     IMAGE.copy().save(path)
     limit = Image.MAX_IMAGE_PIXELS

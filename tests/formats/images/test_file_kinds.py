@@ -1,4 +1,4 @@
-"""Files that are not read as images are named by their first bytes, whatever their extension."""
+"""Files that are not images are recognised by their first bytes, regardless of their extension."""
 
 import struct
 
@@ -14,7 +14,7 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\
 
 
 def iso_media(major, *compatible):
-    """The first box of a file based on ISO media, with its brands."""
+    """The first box of an ISO media file, with its brands."""
     brands = major + bytes(4) + b"".join(compatible)
     return struct.pack(">I4s", 8 + len(brands), b"ftyp") + brands + b"\0\0\0\x08free"
 
@@ -58,7 +58,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_kind_is_named_with_the_way_out(tmp_path, name):
+def test_message_names_the_kind_and_says_what_to_do(tmp_path, name):
     content, words = KINDS[name]
     path = tmp_path / "image.jpg"
     path.write_bytes(content)
@@ -68,7 +68,7 @@ def test_kind_is_named_with_the_way_out(tmp_path, name):
         assert "\n" not in str(caught.value)
 
 
-def test_avif_that_pillow_cannot_read_says_so(tmp_path, monkeypatch):
+def test_avif_that_pillow_cannot_read_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr("retinanet.formats.images.reader.FORMATS", ("JPEG", "PNG"))
     for brands in ((b"avif", b"mif1"), (b"avis",), (b"mif1", b"miaf", b"avif")):
         (tmp_path / "image.avif").write_bytes(iso_media(*brands))

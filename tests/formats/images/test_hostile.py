@@ -1,4 +1,4 @@
-"""Damaged and hostile files of every kind end in an image or an `InputError`, in bounded time and memory."""
+"""Damaged and hostile files of every kind result in an image or an `InputError`, in bounded time and memory."""
 
 import io
 import json
@@ -219,7 +219,7 @@ def test_no_file_crashes_the_process_or_needs_much_memory(tmp_path, decoder):
         else:
             assert result[0] == "InputError", (path, result)
             assert result[1].startswith(f"{path}: ") and words in result[1]
-        # None is expanded in full: the bombs need 64 MiB or more, and 60000 x 60000 pixels need 10 GiB.
+        # No file is expanded in full: the bombs need 64 MiB or more, and 60000 x 60000 pixels need 10 GiB.
         assert grown_kib < 48 * 1024, (path, grown_kib)
 
 

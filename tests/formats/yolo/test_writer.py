@@ -37,7 +37,7 @@ def test_files(tmp_path):
     assert (tmp_path / "data.yaml").read_text() == ("train: images/train\nval: images/valid\nnames: ['no', '1.0']\n")
 
 
-def test_what_is_lost_is_counted(tmp_path):
+def test_losses_are_counted(tmp_path):
     dataset = dataset_of(
         "/x/b.png", "/x/a.png", counts=(2, 2), image_ids=(1, 9), category_ids=(7,),
         boxes_xywh=np.array([[-0.5, 0, 5, 4], [0, 0, 5, 4], [0.1234567, 0, 5, 4], [0, 0, 5, 4]]),
@@ -87,7 +87,7 @@ def test_split_without_a_usual_name_is_an_error(tmp_path):
 
 @given(dataset=datasets())
 @settings(max_examples=15, deadline=None)
-def test_generated_datasets_come_back_but_for_the_counted_losses(dataset, tmp_path_factory):
+def test_generated_datasets_are_read_back_except_for_counted_losses(dataset, tmp_path_factory):
     folder = tmp_path_factory.mktemp("yolo")
     losses = write_yolo(dataset, folder, split="train")
     place_images(dataset, folder / "images/train")
@@ -110,7 +110,7 @@ def test_generated_datasets_come_back_but_for_the_counted_losses(dataset, tmp_pa
 
 
 @needs_blood_cells
-def test_blood_cells_come_back_bit_for_bit(tmp_path):
+def test_blood_cells_are_read_back_bit_for_bit(tmp_path):
     datasets_by_split = {split: blood_cells(split) for split in BLOOD_CELL_SPLITS}
     for split, dataset in datasets_by_split.items():
         assert write_yolo(dataset, tmp_path, split=split) == {}
@@ -132,7 +132,7 @@ def test_agrees_with_hotcoco(tmp_path):
     labels = [annotation["category_id"] - 1 for annotation in theirs.dataset["annotations"]]
     assert labels == dataset.labels.tolist()
 
-    # They write six decimals, so that centre and width are each wrong by up to half a millionth of 640 pixels.
+    # It writes six decimals, so centre and width are each wrong by up to half a millionth of 640 pixels.
     coco = hotcoco.COCO(str(BLOOD_CELLS / "instances_val.json"))
     coco.to_yolo(str(tmp_path / "theirs/labels/val"))
     shutil.move(tmp_path / "theirs/labels/val/data.yaml", tmp_path / "theirs/data.yaml")
