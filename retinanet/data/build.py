@@ -106,7 +106,7 @@ def read_sources(
     """Read sources with the settings in `data`; see `read_dataset`.
 
     Raises:
-        InputError: the data cannot be used, or its annotations are federated and the class scores are a softmax.
+        InputError: the data cannot be used, or its annotations are federated and the model uses softmax class scores.
     """
     data = read_dataset(
         sources,
@@ -155,7 +155,7 @@ def build_reader(cfg: DataConfig, data: Dataset, transforms: Sequence[SampleTran
 
 
 def build_uses(cfg: DataConfig, data: Dataset) -> np.ndarray | None:
-    """Compute the average number of uses of each training image per epoch: (I,) float64; None: once."""
+    """Compute the average number of uses of each training image per epoch, (I,) float64; None means once each."""
     match cfg.sampling:
         case AllSampling():
             return None
@@ -173,7 +173,7 @@ def images_per_epoch(cfg: Config, data: Dataset) -> int:
 def closing_epoch(cfg: Config, data: Dataset) -> int | None:
     """Return the first epoch without strong transforms, or None if they are applied in all epochs.
 
-    If the run is not a whole number of epochs long, its length is rounded to the nearest number of epochs.
+    The length of the run is rounded to whole epochs.
     """
     if cfg.data.close_last_epochs == 0:
         return None

@@ -15,7 +15,7 @@ def check_background(cfg: Config, *, where: str) -> None:
         where: the config key and the annotation file.
 
     Raises:
-        InputError: the class scores are a softmax.
+        InputError: the model uses softmax class scores.
     """
     if cfg.model.has_background_logit:
         raise InputError(

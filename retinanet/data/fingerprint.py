@@ -72,7 +72,7 @@ def check_same_images(
         new = [path for path, name in zip(data.paths, now["names"].tolist(), strict=True) if name in added]
         example = f" (such as {new[0]})" if new else ""
         raise InputError(
-            f"{checkpoint}: was trained on {earlier.total()} images, data.train has {current.total()}: "
+            f"{checkpoint}: was trained on {earlier.total()} images, but data.train has {current.total()}: "
             f"{removed.total()} are missing, {added.total()} are new{example}; resume with the same images, or start a "
             "new run"
         )

@@ -19,9 +19,9 @@ def is_held_out(data: Dataset, *, fraction: float, group: str | None) -> np.ndar
     """Choose the images to hold out: (I,) bool, about `fraction` of the image groups, at least one but not all.
 
     Args:
-        group: `folder`, or a regular expression to search for in file names. Images with the same match (its first
-            group, if it has one) stay together. Without a match, or with None, an image is its own group.
-
+        group: `folder`, or a regular expression to search for in file names. Images with the same match, or with the
+            same first group if the expression has one, stay together. Without a match, or with None, an image is its
+            own group.
     Raises:
         InputError: all images are in one group.
     """

@@ -27,7 +27,7 @@ class PreparedSample(NamedTuple):
 
 
 def annotated_as_displayed(record: ImageRecord, header: ImageHeader) -> bool:
-    """Return whether an image was annotated as displayed or, judging by its annotated size, as stored.
+    """Return whether an image was annotated as displayed, not as stored, judging by its annotated size.
 
     Raises:
         InputError: the annotated size matches neither the displayed nor the stored size.
@@ -51,7 +51,7 @@ class SampleReader:
         transforms: the transforms to apply, in order.
         seed: seed for random transforms and for the choice of replacements.
         max_pixels: images with more pixels are rejected.
-        value_range: scaling of images that do not have 8 bits, as in `read_image`.
+        value_range: scaling of images that are not 8-bit, as in `read_image`.
         bands: bands of each image to use, as in `read_image`.
     """
 

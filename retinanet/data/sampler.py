@@ -33,7 +33,7 @@ class PlannedImage(NamedTuple):
     shorter: int  # target length of the shorter side, pixels
     longer: int  # upper bound of the longer side, pixels
     max_shape: tuple[int, int]  # upper bounds of height and width: the padded shape of its own aspect-ratio bucket
-    padded_shape: tuple[int, int]  # padded height and width of the batch, which may contain other buckets
+    padded_shape: tuple[int, int]  # padded (height, width) of the batch, which may contain images of other buckets
     repeat: int = 0  # earlier uses of the image in the same epoch
 
     @property

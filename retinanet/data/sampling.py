@@ -26,7 +26,7 @@ def repeat_factors(data: Dataset, threshold: float) -> np.ndarray:
 
 
 def class_aware_uses(data: Dataset) -> np.ndarray:
-    """Compute the average uses of each image at which all classes are used equally often: (I,) float64, sum I.
+    """Compute the average number of uses per image that balances the classes: (I,) float64 with sum I.
 
     This corresponds to choosing a class first, and then one of its images, so an image with several classes can be
     chosen for each of them. Images without objects are used once.
@@ -54,7 +54,7 @@ def weighted_epoch_length(uses: np.ndarray, batch_size: int) -> int:
 
 
 def weighted_order(bucket_ranks: np.ndarray, uses: np.ndarray, *, batch_size: int, seed: int, epoch: int) -> np.ndarray:
-    """Order the images of an epoch, which has `weighted_epoch_length` images in whole batches.
+    """Order the images of an epoch: `weighted_epoch_length` images in whole batches.
 
     As in `epoch_order`, images are sorted by aspect-ratio bucket, and batches are shuffled. No image occurs twice in a
     batch, unless it is used more often than there are batches; then it occurs in each about equally often.

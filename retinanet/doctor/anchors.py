@@ -171,7 +171,7 @@ def plan_evaluation(dataset: Dataset, cfg: Config) -> list[PlannedImage]:
         shorter=eval_shorter(cfg.data),
         padded_shapes=build_padded_shapes(cfg.data),
     )
-    return sorted(image for batch in batches for image in batch)  # the index comes first
+    return sorted(image for batch in batches for image in batch)  # by index, the first field
 
 
 def resized_boxes(dataset: Dataset, planned: list[PlannedImage]) -> np.ndarray:

@@ -106,7 +106,7 @@ def check_before_training(cfg: Config, *, decode: bool, silent: bool = False) ->
         decode: decode all images. False reads the headers of at most `MAX_HEADERS` images per dataset.
         silent: show no progress.
 
-    Returns: warnings, except those about annotations, which training logs itself.
+    Returns: findings about the images. Training itself logs those about annotations.
 
     Raises:
         InputError: training would fail, or learn the wrong thing; the message lists all errors.

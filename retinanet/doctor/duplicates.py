@@ -104,7 +104,7 @@ def _finding(groups: Sequence[Sequence[int]], paths: Sequence[str], is_equal: bo
     if is_leak:
         kind = "val_is_train" if is_equal else "val_resembles_train"
         message = (
-            f"{images} images, in training and in validation, have {what}: the scores will be too high; use other "
+            f"{images} images in the training and validation sets have {what}: the scores will be too high; use other "
             "images for validation"
         )
         if not is_equal:

@@ -121,7 +121,7 @@ def read_facts(record: ImageRecord, cfg: DataConfig, *, decode: bool) -> ImageFa
 
 
 def _notes(name: str, dataset: Dataset, special: Sequence[int], cfg: DataConfig) -> tuple[Finding, ...]:
-    """Report special images. They are read one by one, so the examples are the same every time."""
+    """Report images worth a note. They are read one by one, so the examples are the same every time."""
     notes = ImageNotes(f"data.{name}", value_range=cfg.value_range, bands=cfg.bands)
     for index in special:
         record = dataset.image(index)

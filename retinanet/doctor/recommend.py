@@ -15,7 +15,7 @@ from retinanet.doctor.anchors import MAX_OBJECTS
 from retinanet.formats.dataset import Dataset
 from retinanet.runtime.console import format_bytes
 
-# Image size. The smallest anchor that `fit_anchors` proposes is 16 pixels large, 2 strides of the finest level. An
+# Image size. The smallest anchor that `fit_anchors` proposes is 16 pixels wide, 2 strides of the finest level. An
 # object of this size covers 2 x 2 cells of that level.
 MIN_OBJECT = 16.0  # pixels after the resize, square root of the area
 REQUIRED_SHARE = 0.95  # of the objects; the smallest, often annotation errors, should not determine the cost of a run
@@ -30,7 +30,7 @@ LARGEST_MEMORY_PER_PIXEL = 5970  # ResNeXt-101 32x8d
 MEMORY_WITHOUT_IMAGES = 1.5 * 2**30  # bytes: weights, their gradients and optimizer state, libraries
 USABLE_MEMORY = 0.8  # fraction; the rest is left for the system, other processes and fragmentation
 
-# Sampling. Classes differ in frequency on every real dataset; from a factor of about 100, repetition matters.
+# Sampling. Classes differ in frequency on every real dataset; repetition matters from a factor of about 100.
 VERY_UNEVEN = 100  # most common class / rarest class, in images
 
 # Schedule. The bundled recipes that train from random weights on small sets take 450 (quickstart) and 615 (bccd_r18)
@@ -135,7 +135,7 @@ def recommend_image_size(dataset: Dataset, cfg: Config) -> Recommendation:
         lines.append(f"data.resize.val_shorter={chosen}")
     sentence = (
         f"only {before} at a shorter side of {current}; with {chosen}, {100 * after:.0f} % do. Images then have "
-        f"{factor**2:.1f} times as many pixels, so a step takes about as many times as long and as much memory"
+        f"{factor**2:.1f} times as many pixels, so a step takes about {factor**2:.1f} times as much time and memory"
     )
     return Recommendation(topic, sentence, tuple(lines))
 
@@ -170,7 +170,7 @@ def recommend_batch(dataset: Dataset, cfg: Config, machine: Machine) -> Recommen
     accumulate = min(cfg.train.accumulate, batch_size)
     sentence = f"{batch_size} image(s) per step"
     if batch_size < cfg.train.batch_size:  # a larger batch repeats images, and adds time but no information to a step
-        sentence += f"instead of {cfg.train.batch_size}, because the dataset has no more"
+        sentence += f" instead of {cfg.train.batch_size}, because the dataset has no more"
     if machine.memory is None:
         sentence += f"; the memory of {machine.device} is unknown"
     else:
@@ -205,8 +205,8 @@ def _largest_padded_image(dataset: Dataset, cfg: Config) -> int:
 def recommend_sampling(dataset: Dataset, cfg: Config) -> Recommendation:
     """Recommend repeat-factor sampling if class frequencies are very uneven and each image is used once per epoch.
 
-    An image is repeated sqrt(threshold / frequency) times, by its rarest class (Gupta et al. 2019). The threshold is
-    the frequency of the most common class / VERY_UNEVEN, so only classes rarer than that are repeated.
+    An image is repeated sqrt(threshold / frequency) times, with the frequency of its rarest class (Gupta et al. 2019).
+    The threshold is the frequency of the most common class / VERY_UNEVEN, so only classes rarer than that are repeated.
     """
     if cfg.data.sampling.type != "all":
         return Recommendation("sampling", f"data.sampling is already {cfg.data.sampling.type}")
@@ -232,7 +232,7 @@ def recommend_sampling(dataset: Dataset, cfg: Config) -> Recommendation:
 
 
 def recommend_schedule(dataset: Dataset, cfg: Config) -> Recommendation:
-    """Recommend at least MIN_STEPS steps and, if that is enough, at most MAX_EPOCHS epochs, with a shorter warm-up.
+    """Recommend a run of at least MIN_STEPS steps but otherwise at most MAX_EPOCHS epochs, with a warm-up that fits.
 
     A run set in epochs may take too few steps on a small dataset. A run set in steps, for example for COCO, may repeat
     a small dataset thousands of times.
@@ -250,5 +250,5 @@ def recommend_schedule(dataset: Dataset, cfg: Config) -> Recommendation:
         sentence += f", are too {problem}; {epochs} epochs are {steps} steps"
     if train.warmup_steps > MAX_WARMUP_SHARE * steps:
         lines.append(f"train.warmup_steps={int(MAX_WARMUP_SHARE * steps)}")
-        sentence += f"; a warm-up of {train.warmup_steps} steps is too long for that"
+        sentence += f"; a warm-up of {train.warmup_steps} steps is too long for this"
     return Recommendation("schedule", sentence, tuple(lines))

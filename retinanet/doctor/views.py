@@ -44,7 +44,7 @@ class ImageViews(NamedTuple):
 
 
 def training_views(cfg: Config, data: Dataset, indices: Sequence[int]) -> list[ImageViews]:
-    """Augment images as in the first epochs, and draw objects, with or without positive anchors, and these anchors.
+    """Augment images as in the first epochs, and draw the objects and their positive anchors.
 
     Raises:
         InputError: an image can be neither read nor replaced.

@@ -31,7 +31,7 @@ class Annotations:
         areas: (M,) float64, the object's area in square pixels; NaN where the source does not state it.
         category_index: (M,) int64 into the categories.
         is_crowd: (M,) bool, regions that are neither objects nor background.
-        entry: what messages call one record of the source, such as "annotation" or "line".
+        entry: the word for a record of the source in messages, such as "annotation" or "line".
         entry_numbers: (M,) int64, the number of each box's record, shown after `entry`.
         category_names: C unique names, in the order of the classes.
         category_ids: C unique ids; None if the format has none; categories are then numbered from 1.

@@ -14,7 +14,7 @@ IS_NUMBER = re.compile(r"\s*[-+]?\d*\.?\d*\s*")  # also matches empty text: an i
 
 
 def json_kind(file: Path) -> Format | None:
-    """The format of a JSON file; None if it is not recognised."""
+    """Return the format of a JSON file; None if it is not recognised."""
     start = _start(file)
     if not start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
         return None
@@ -26,7 +26,7 @@ def json_kind(file: Path) -> Format | None:
 
 
 def csv_kind(file: Path) -> Format | None:
-    """The format of a CSV file, from its first row; None if it is not recognised."""
+    """Return the format of a CSV file, from its first row; None if it is not recognised."""
     lines = _start(file).decode("utf-8-sig", "replace").splitlines()
     line = next((line for line in lines if line.strip()), "")
     delimiter = max(",;\t", key=line.count)

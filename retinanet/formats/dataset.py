@@ -33,9 +33,9 @@ class ImageRecord(NamedTuple):
 class Dataset:
     """Images and boxes as flat arrays: the record used by the loader, the sampler and evaluation.
 
-    Images are addressed by index, 0..I-1, and classes by label, 0..K-1. Training and evaluation use the same boxes,
-    without those that a reader dropped. Boxes may extend up to a pixel beyond the image, because annotation tools
-    round: evaluation uses the exact coordinates, training the corners clipped to the image (`boxes`).
+    Images are addressed by index, 0..I-1, and classes by label, 0..K-1. Training and evaluation use the same boxes:
+    neither sees boxes that a reader dropped. Boxes may extend up to a pixel beyond the image, because annotation tools
+    round coordinates. Evaluation uses the exact coordinates; training uses corners clipped to the image (`boxes`).
     """
 
     paths: tuple[str, ...]  # I paths of image files
@@ -48,7 +48,7 @@ class Dataset:
     is_crowd: np.ndarray  # (M,) bool
     class_names: tuple[str, ...]  # K
     category_ids: tuple[int, ...]  # K category ids, for results files
-    federated: Federated | None = None  # labels verified in each image, if most were not checked
+    federated: Federated | None = None  # verified labels of each image; None: all labels are annotated
 
     def __len__(self) -> int:
         """Number of images."""

@@ -51,7 +51,7 @@ class Federated:
         return Federated(absent, incomplete)
 
     def complete_labels(self, image: int, annotated: np.ndarray, *, num_classes: int) -> np.ndarray:
-        """Return which classes have all their objects in an image annotated: (K,) bool.
+        """Return which classes are completely annotated in an image: (K,) bool.
 
         A class is complete if it is verified to be absent, or has annotations and is not listed as incomplete. A class
         that was not checked may have unannotated objects, and so may one that is listed as incomplete, even if it is

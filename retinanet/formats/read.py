@@ -53,7 +53,7 @@ def read_dataset(
 
     Args:
         sources: one or more files or folders. Several are joined, and their images are renumbered from 1.
-        classes: categories to select, order or merge, by name. None selects all of the first source, in its order.
+        classes: categories to select, order or merge, by name. None: all of the first source, in its order.
         expected_names: required class names, from the training set or a checkpoint; sources may lack some of them.
         keep_empty: whether to keep images that have no usable boxes.
         strict: raise on boxes with problems instead of dropping or clipping them.

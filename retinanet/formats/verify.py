@@ -30,7 +30,7 @@ def read_back(expected: Dataset, folder: Path, *, to: Target, split: str, images
         images: the image folder of the split.
 
     Raises:
-        InputError: they differ; the message names the first image that does.
+        InputError: they differ; the message names the first image that differs.
     """
     source = DataSource(annotations=str(folder), format=to, split=split)
     with _without_warnings():

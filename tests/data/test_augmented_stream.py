@@ -111,7 +111,7 @@ def test_last_epochs_are_without_strong_transforms(source):
     assert_same_batches(batches(closed, data)[3:], batches(config(source, [RESIZE]), data)[3:])
 
 
-def test_closing_more_epochs_than_there_are_is_announced(source, caplog):
+def test_closing_too_many_epochs_is_logged(source, caplog):
     cfg = config(source, [{"type": "mosaic", "p": 1.0}, RESIZE], close_last_epochs=9)
     data = load_train_data(cfg)
     assert_same_batches(batches(cfg, data), batches(config(source, [RESIZE]), data))

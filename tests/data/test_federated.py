@@ -151,7 +151,7 @@ def test_class_weights_count_annotated_objects_only(source):
     assert with_class_weights(loss, data.object_counts()).classification.alpha == pytest.approx(expected)
 
 
-def test_whether_the_best_metric_can_be_measured(source, caplog):
+def test_best_metric_must_be_measurable(source, caplog):
     data = load_train_data(config(source))
     caplog.clear()
     check_measurable("AP", data, early_stop=2)

@@ -44,7 +44,7 @@ def test_other_objects_change_the_order_only_if_sampling_depends_on_them():
 @pytest.mark.parametrize(
     ("now", "message"),
     [
-        (images("a.jpg", "c.jpg"), "on 4 images, data.train has 2: 2 are missing, 0 are new; resume with the same"),
+        (images("a.jpg", "c.jpg"), "on 4 images, but data.train has 2: 2 are missing, 0 are new; resume with the same"),
         (images("a.jpg", "b.jpg", "c.jpg", "x/e.jpg"), r"has 4: 1 are missing, 1 are new \(such as x/e\.jpg\); resume"),
         (images("a.jpg", "b.jpg", "c.jpg", "d.jpg", "x/d.jpg"), "has 5: 0 are missing, 1 are new"),
         (images("a.jpg", "b.jpg", "c.jpg", "c.jpg"), "has 4: 1 are missing, 1 are new"),

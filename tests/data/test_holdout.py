@@ -23,7 +23,7 @@ def held_out(paths, *, fraction=0.2, group=None):
 
 def test_share_is_close_to_the_fraction():
     paths = [f"{number:05}.jpg" for number in range(20_000)]
-    # The standard deviation of the count is sqrt(20000 * 0.2 * 0.8) = 57: five deviations are 283.
+    # The standard deviation of the count is sqrt(20000 * 0.2 * 0.8) = 57: five standard deviations are 283.
     assert abs(len(held_out(paths)) - 4000) < 283
 
 
@@ -58,7 +58,7 @@ def test_images_of_a_folder_stay_together():
 
 
 @pytest.mark.parametrize("group", [r"\d+", r"(x)?\d+"])
-def test_without_a_group_in_the_match_the_whole_match_counts(group):
+def test_whole_match_is_used_if_the_pattern_has_no_group(group):
     chosen = held_out([f"{letter}{number}.jpg" for number in range(30) for letter in "ab"], group=group)
     assert {path.replace("a", "b") for path in chosen} == {path for path in chosen if path[0] == "b"}
 

@@ -173,13 +173,13 @@ def test_seed_and_epoch_change_the_order():
 
 @pytest.mark.parametrize("num_images", [40, 43, 64])
 def test_every_image_and_every_shape_may_come_at_any_position(num_images):
-    # With 300 epochs, an image is expected about equally often in each batch; the portraits' batch as well.
+    # In 300 epochs, each image should be in each batch about equally often, and so should the portraits.
     sizes = [LANDSCAPE] * (num_images - 12) + [PORTRAIT] * 12
     ranks = rank_by_aspect([USUAL.bucket(*size) for size in sizes])
     orders = np.stack([epoch_order(ranks, batch_size=8, seed=3, epoch=epoch) for epoch in range(300)])
     place = np.argsort(orders, axis=1)  # (epoch, image)
-    # The mean position of an image: uniform in 0..N-1 has deviation N / sqrt(12), the mean of 300 epochs 0.0167 N. A
-    # portrait is never in a shared batch, which spans at most 8 of the positions at each end.
+    # The position of an image is uniform in 0..N-1, with standard deviation N / sqrt(12); the mean of 300 epochs has
+    # 0.0167 N. A portrait is never in a shared batch, which spans at most 8 of the positions at each end.
     mean = place.mean(axis=0) / num_images
     assert np.abs(mean - 0.5).max() < 0.08
     assert (place.std(axis=0) > 0.2 * num_images).all()
@@ -187,7 +187,7 @@ def test_every_image_and_every_shape_may_come_at_any_position(num_images):
 
 def test_images_of_a_bucket_meet_at_random():
     # 24 images in batches of 8: the batch of image 0 has 7 of the other 23, so image 1 is in it in 183 of 600 epochs on
-    # average, with a deviation of 11.
+    # average, with a standard deviation of 11.
     ranks = np.zeros(24, dtype=np.int16)
     together = 0
     for epoch in range(600):
@@ -199,7 +199,7 @@ def test_images_of_a_bucket_meet_at_random():
 def test_shorter_sides_are_drawn_equally_often():
     batches = stream([LANDSCAPE] * 10, 600, batch_size=1, shorter=(640, 720, 800))
     counts = Counter(batch[0].shorter for batch in batches)
-    assert set(counts) == {640, 720, 800} and min(counts.values()) > 150  # 200 on average, deviation 12
+    assert set(counts) == {640, 720, 800} and min(counts.values()) > 150  # mean 200, standard deviation 12
 
 
 # ---- padding

@@ -107,7 +107,7 @@ def test_mean_count_is_the_average():
     averages = np.array([0.2, 0.7, 1.0, 1.5, 2.6])  # sum 6
     random = np.random.default_rng(0)
     mean = np.mean([draw_counts(averages, 6, random) for _ in range(3000)], axis=0)
-    assert np.abs(mean - averages).max() < 0.04  # deviation of a mean: at most 0.5 / sqrt(3000) = 0.009
+    assert np.abs(mean - averages).max() < 0.04  # standard deviation: at most 0.5 / sqrt(3000) = 0.009
     assert mean[2] == 1.0
 
 
@@ -116,7 +116,7 @@ def test_mean_count_is_the_average():
     [([1.0] * 8, 4, 8), ([1.0] * 9, 4, 12), ([1.5, 1.0, 1.2], 2, 4), ([1 / 3] * 12, 4, 4), ([0.1] * 30, 3, 3)],
 )
 def test_epoch_is_whole_batches(uses, batch_size, length):
-    assert weighted_epoch_length(np.array(uses), batch_size) == length  # also where 0.1 is not exact
+    assert weighted_epoch_length(np.array(uses), batch_size) == length  # although 0.1 is not exact
 
 
 # ---- the stream
@@ -194,8 +194,8 @@ def test_late_start_computes_no_earlier_epoch(monkeypatch):
 
 
 def test_repeated_rare_portrait_is_spread_over_batches_of_landscapes():
-    # 40 landscapes once, one portrait 10 times and two others once, in 13 batches of 4: no batch has a copy, so 10
-    # have a portrait. Without the rule, all would be in 3 batches.
+    # 40 landscapes and two portraits are used once, another portrait 10 times, in 13 batches of 4: no batch has two
+    # copies, so 10 batches have a portrait. Without exchanges, all portraits would be in 3 batches.
     sizes, uses = [LANDSCAPE] * 40 + [PORTRAIT] * 3, [1.0] * 40 + [10.0, 1.0, 1.0]
     batches = stream(sizes, uses, 13)
     with_portrait = [sum(planned.index == 40 for planned in batch) for batch in batches]
@@ -219,7 +219,7 @@ def test_repeated_wide_image_is_exchanged_for_the_most_similar_shapes():
 
 
 def test_images_of_a_bucket_share_batches():
-    # 30 landscapes and 14 portraits of 1 or 2 uses each: batches of both are at most one, as without weights.
+    # 30 landscapes and 14 portraits of 1 or 2 uses each: at most one batch has both, as without weights.
     sizes, uses = [LANDSCAPE] * 30 + [PORTRAIT] * 14, [2.0] * 10 + [1.0] * 20 + [2.0] * 4 + [1.0] * 10
     for epoch in range(5):
         batches = stream(sizes, uses, 15, start=15 * epoch)  # 58 uses, rounded up to 60
@@ -229,7 +229,7 @@ def test_images_of_a_bucket_share_batches():
 
 def test_classes_are_used_equally_often():
     data = dataset_with(*[[0]] * 36, *[[1]] * 3, [2])
-    uses = class_aware_uses(data)  # 13.3 of each class: each of 36, 3 and 1 images 0.37, 4.4 and 13.3 times
+    uses = class_aware_uses(data)  # 13.3 per class: 0.37, 4.4 and 13.3 for each of its 36, 3 and 1 images
     used = Counter(planned.index for batch in stream([LANDSCAPE] * 40, uses, 300) for planned in batch)
     of_class = [sum(used[n] for n in range(36)), sum(used[n] for n in range(36, 39)), used[39]]
     assert of_class == pytest.approx([400] * 3, abs=3 * 30**0.5)  # each epoch rounds by less than 1
@@ -245,12 +245,12 @@ def test_order_and_images_vary_with_epoch_and_seed():
 
 
 def test_copies_in_an_epoch_meet_other_images():
-    # Image 0 is used 3 times; over 200 epochs, every other one is in a batch with it.
+    # Image 0 is used 3 times; over 200 epochs, every other image shares a batch with it.
     ranks = rank_by_aspect([USUAL.bucket(*LANDSCAPE)] * 12)
     together = Counter()
     for epoch in range(200):
         order = weighted_order(ranks, np.array([3.0] + [1.0] * 11), batch_size=4, seed=0, epoch=epoch)
         for batch in order.reshape(-1, 4).tolist():
             together.update(set(batch) - {0} if 0 in batch else ())
-    # 3 of the 4 batches of 14 images, rounded up to 16 uses, have it.
+    # The 14 images are rounded up to 16 uses in 4 batches, 3 of which have image 0.
     assert len(together) == 11 and min(together.values()) > 60

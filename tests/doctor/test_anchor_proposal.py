@@ -82,7 +82,7 @@ def test_a_proposal_that_is_worse_in_one_respect_is_rejected(monkeypatch):
     assert proposal.anchors == CONFIG.model.anchors
 
 
-def test_no_objects_no_proposal():
+def test_dataset_without_objects_has_no_proposal():
     proposal = fit_anchors(dataset_of([image_record(boxes=[])]), CONFIG)
     assert (proposal.is_better, proposal.config_lines()) == (False, [])
 

@@ -146,7 +146,7 @@ def test_findings_about_images_are_returned(tmp_path, decode):
         )
 
 
-def test_half_a_validation_image_is_found_by_decoding(tmp_path):
+def test_truncated_validation_image_is_detected_by_decoding(tmp_path):
     overrides = write_clean(tmp_path)
     last = tmp_path / "val/8.png"
     last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])

@@ -190,7 +190,7 @@ def test_short_runs_get_enough_steps():
     assert "60 steps, 12.0 epochs of 40 image(s), are too few; 120 epochs are 600 steps" in found.sentence
 
 
-def test_epochs_are_those_of_the_sampling():
+def test_epochs_follow_the_sampling():
     # Class b is in 2 of 40 images, a share of 0.05: with a threshold of 0.8, these images are used 4 times per epoch.
     # 46 images, rounded up to whole batches, are 6 steps; 600 steps are 100 epochs.
     cfg = config(steps=None, epochs=12, batch_size=8, warmup_steps=50)

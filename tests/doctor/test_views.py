@@ -59,7 +59,7 @@ def test_image_without_objects(dataset):
 
 
 def test_each_transform_is_applied_alone(dataset):
-    """A vertical flip moves the box of LARGE, 8 from the top and 40 high, to 16 from the top; a flip to the right."""
+    """LARGE is 8 from the top and 40 high. A vertical flip moves it to 16 from the top, a flip to the right."""
     cfg, data = dataset
     overrides = ["data.transforms=[{type: vertical_flip}, {type: scale_jitter, min: 0.5, max: 0.5}, {type: flip}]"]
     views = transform_views(with_overrides(cfg, overrides, source="test"), data, [1])

@@ -86,7 +86,7 @@ def test_everything_except_reported_losses_is_read_back(images, tmp_path, to):
 
 @settings(max_examples=4, deadline=None)
 @given(st.data())
-def test_conversion_there_and_back_changes_no_box(images, tmp_path_factory, data):
+def test_conversion_through_all_formats_loses_no_object(images, tmp_path_factory, data):
     first = dataset = data.draw(datasets(images))
     order = data.draw(st.permutations([to for to in TARGETS if to != "open_images"]))
     for to in order:

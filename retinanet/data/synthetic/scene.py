@@ -163,7 +163,7 @@ class Scene:
 
 
 def apart(a: Box, b: Box) -> bool:
-    """Return whether two boxes overlap so little that it is accepted without intention."""
+    """Return whether two boxes overlap little enough to be accepted."""
     return intersection(a, b) <= MAX_CHANCE_COVER * min(area_of(a), area_of(b))
 
 

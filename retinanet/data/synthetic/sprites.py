@@ -28,7 +28,7 @@ class Sprite(NamedTuple):
     fine: Image.Image  # FINE w x FINE h, 255 inside the shape and 0 outside
     cover: np.ndarray  # (h, w) 0..255, fraction of each pixel covered by the shape
     solid: np.ndarray  # (h, w) bool, the pixels that belong to the shape
-    box: Box  # tight box around the shape, from its own top left corner
+    box: Box  # tight box around the shape, relative to the sprite's top left corner
     outlines: list[Points]  # of the filled parts and holes, in sub-pixels; empty for strokes
     rim_width: int  # sub-pixels
 

@@ -89,10 +89,10 @@ def mix(sample: Sample, partner: Sample, share: float, top: int, left: int) -> S
 
 
 class CopyPaste:
-    """Paste the boxes of up to `max_objects` objects of another image at random places, with probability p.
+    """With probability p, paste the boxes of up to `max_objects` objects from another image at random positions.
 
-    The other image is first resized to fit into this one. The pixels of a pasted box may show other objects too: they
-    are included, clipped, if at least 1 - `MAX_COVERED` of them is in the box. Crowd regions are always included.
+    The other image is first resized to fit into this one. The pixels of a pasted box may show other objects too: those
+    with at least a fraction 1 - `MAX_COVERED` inside the box are included, clipped. Crowd regions are always included.
     """
 
     def __init__(self, p: float, max_objects: int):

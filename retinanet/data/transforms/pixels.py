@@ -12,7 +12,7 @@ from retinanet.data.transforms.partners import Partners
 from retinanet.data.transforms.sample import FILL, Sample, Window, chance, randint, remove_covered, uniform
 
 MIN_SIGMA = 0.1  # pixels
-MIN_ERASED_AREA = 0.02  # as a fraction of the image's
+MIN_ERASED_AREA = 0.02  # fraction of the image area
 MAX_ERASED_ASPECT = 3.3  # ratio of the sides of the erased rectangle
 
 

@@ -4,7 +4,7 @@ Rules for all transforms:
     Random transforms draw from torch's global generator, which the caller seeds.
     A transform does not change its input.
     Boxes are clipped to the image. If clipping leaves a side shorter than `MIN_SIDE`, the box is removed.
-    Objects are removed if more than `MAX_COVERED` of them is covered. Crowd regions stay: they need no visible object.
+    Objects are removed if more than `MAX_COVERED` of them is covered; crowd regions are kept.
     No image exceeds its previous size or its padded shape, whichever is larger, so `data.max_pixels` bounds the memory.
 """
 

@@ -83,7 +83,7 @@ class Crop:
 
 
 class IoUCrop:
-    """With probability p, cut out a random window that has at least a random IoU with some object (SSD).
+    """With probability p, cut out a random window whose IoU with an object reaches a random minimum (SSD).
 
     Objects whose centre is outside the window are removed; crowd regions are clipped. An image without objects is not
     cropped.

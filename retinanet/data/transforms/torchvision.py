@@ -1,4 +1,4 @@
-"""Adapter for transforms from torchvision, for use from Python."""
+"""Adapter for torchvision transforms, which can be passed from Python."""
 
 import torch
 from torch import Tensor

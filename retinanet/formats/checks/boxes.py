@@ -25,7 +25,7 @@ class CheckedBoxes(NamedTuple):
 
     @property
     def is_usable(self) -> np.ndarray:
-        """Which boxes to keep: (M,) bool."""
+        """Mask of the boxes to keep: (M,) bool."""
         return (self.problem == OK) | (self.problem == PARTLY_OUTSIDE)
 
     def areas(self, areas: np.ndarray | None = None) -> np.ndarray:

@@ -15,13 +15,13 @@ from retinanet.formats.dataset import Dataset
 from retinanet.formats.findings import MAX_EXAMPLES, Finding, shortened
 
 MIN_BOXES = 5  # fewer boxes prove nothing
-TOLERANCE = 0.01  # of the image width or height: boxes may extend this far beyond the image
+TOLERANCE = 0.01  # fraction of the image size by which boxes may extend beyond the image
 MAX_COMPARED = 100  # pairs of files with the same name and size
 MANY, NEARLY_ALL = 0.2, 0.98  # fractions of the boxes
 
 
 def check_coordinates(read: Annotations, sizes: np.ndarray) -> list[Finding]:
-    """Detect boxes in other units, or with other coordinates, than the format specifies.
+    """Detect boxes whose units or coordinates differ from those that the format specifies.
 
     Args:
         sizes: (I, 2), height and width of each image.
@@ -46,7 +46,7 @@ def check_coordinates(read: Annotations, sizes: np.ndarray) -> list[Finding]:
 
 
 def _check_meaning(read: Annotations, objects: np.ndarray, boxes: np.ndarray, limits: np.ndarray) -> list[Finding]:
-    """Compare how many boxes are invalid as given with how many would be if their numbers had another meaning."""
+    """Compare the number of invalid boxes with what it would be if the numbers had another meaning."""
     first, second = boxes[:, :2], boxes[:, 2:]  # left and top, width and height
     slack = np.maximum(1.0, TOLERANCE * limits)
     leaves: np.ndarray = (first + second > limits + slack).any(axis=1)

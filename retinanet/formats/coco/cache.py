@@ -28,7 +28,7 @@ SEPARATOR = "\0"  # between file names, which cannot contain it
 
 
 def read_cached(source: DataSource, read: Callable[[], Annotations | None]) -> Annotations | None:
-    """Return what `read` returns for an annotation file, from the cache if the file has not changed.
+    """Read an annotation file with `read`, or from the cache if the file has not changed.
 
     Only results without findings are stored, because findings must be reported on every read. If the cache cannot be
     read or written, it is bypassed.

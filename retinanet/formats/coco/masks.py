@@ -6,7 +6,7 @@ import numpy as np
 
 from retinanet.formats.numbers import MAX_NUMBER, is_number
 
-MAX_DIGITS = 7  # of a compressed count, 5 bits each; longer counts are damaged
+MAX_DIGITS = 7  # of a compressed count, 5 bits each; longer counts mean damaged data
 
 
 def box_of_segmentation(segmentation: Any) -> list[float] | None:
@@ -16,7 +16,7 @@ def box_of_segmentation(segmentation: Any) -> list[float] | None:
         segmentation: polygons [[x1, y1, x2, y2, ...], ...], a single polygon, or a mask {"size", "counts"}.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: it is neither polygons nor a mask.
     """
     if not segmentation:
         return None

@@ -6,7 +6,7 @@ _EXPORT = "export the annotations in COCO format"
 
 
 def describe_form(document: Any) -> str | None:
-    """Describe a known kind of annotations without COCO boxes, and what to do; return None for other documents."""
+    """Return what a document without COCO boxes is and what to do about it; None if its kind is unknown."""
     if isinstance(document, dict):
         return _describe_dict(document)
     if isinstance(document, list) and document and isinstance(document[0], dict):

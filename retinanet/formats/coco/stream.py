@@ -57,7 +57,7 @@ class _Category(msgspec.Struct, gc=False):
 
 
 class _Declined(Exception):
-    """The file deviates from the format, or is too unusual for this module."""
+    """The file deviates from the format or exceeds the limits of this module."""
 
 
 def read_stream(source: DataSource, *, lvis: bool = False) -> Annotations | None:

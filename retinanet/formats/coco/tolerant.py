@@ -109,7 +109,7 @@ class _Reader:
                 self.reject("image", "file_name", "the name of a file", f"{place} has {_value(item, 'file_name')}")
             if image_id is None:
                 self.lost_ids.add("image")
-                self.reject("image", "id", "a whole number or a string", f"{name or place} has {_value(item, 'id')}")
+                self.reject("image", "id", "an integer or a string", f"{name or place} has {_value(item, 'id')}")
                 continue
             self.note_form("id", item["id"], exact=not isinstance(item["id"], float))
             images.append(_Image(image_id, name or place, self.read_size(item, name or place)))
@@ -146,7 +146,7 @@ class _Reader:
             category_id = identifier(item.get("id")) if number is None else number
             if category_id is None:
                 self.lost_ids.add("category")
-                self.reject("category", "id", "a whole number", f"{short(name or place)} has {_value(item, 'id')}")
+                self.reject("category", "id", "an integer", f"{short(name or place)} has {_value(item, 'id')}")
                 continue
             self.note_form("id", item["id"], exact=type(item["id"]) is type(category_id))
             parent = item.get("supercategory")
@@ -162,7 +162,7 @@ class _Reader:
         number = None if isinstance(value, str) else whole_number(value)
         if number is not None or isinstance(value, float):
             name = str(value if number is None else number)
-            self.found.add("note", "name_number", "{count} category name(s) are numbers; converted to strings", name)
+            self.found.add("note", "name_number", "{count} numeric category name(s) are converted to strings", name)
             return name
         return text(value)
 
@@ -263,7 +263,7 @@ class _Reader:
         if not boxes.without_number and not repeated:
             return np.array(boxes.numbers, dtype=np.int64)
         for row in boxes.without_number:
-            message = "{count} annotation(s) have no whole number as id; all annotations are numbered from 1"
+            message = "{count} annotation(s) have no integer id; all annotations are numbered from 1"
             self.found.add("note", "annotation_id_missing", message, f"in {images[boxes.images[row]].name}")
         for number in repeated:
             message = "{count} annotation id(s) are repeated; all annotations are numbered from 1"
@@ -288,7 +288,7 @@ class _Reader:
 
     def note_form(self, field: str, value: Any, *, exact: bool) -> None:
         if not exact:
-            message = "{count} whole number(s) are written as strings or with a decimal point"
+            message = "{count} integer(s) are written as strings or with a decimal point"
             self.found.add("note", "number_form", message, f"{field} {short(value)}")
 
 

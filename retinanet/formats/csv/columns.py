@@ -23,7 +23,7 @@ OPTIONAL = {"height": ("height", "image_height"), "width": ("width", "image_widt
 
 
 class Layout(NamedTuple):
-    """How to read the rows of a file."""
+    """The column layout of a file."""
 
     delimiter: str
     columns: dict[str, int]  # by field

@@ -152,7 +152,7 @@ def _read_classes(file: Path) -> dict[str, int] | None:
             continue  # a header
         place = f"line {row.line} ({short(row.fields)})"
         if len(row.fields) != 2 or not row.fields[0] or number is None or number % 1 or number < 0:
-            message = "{count} row(s) are not a class, expected name,id with a whole number as id"
+            message = "{count} row(s) are not a class, expected name,id with an integer id"
             findings.add("error", "class_row", message, place)
         elif row.fields[0] in ids or number in used:
             message = "{count} row(s) repeat a name or an id; both must be unique"

@@ -11,7 +11,7 @@ from retinanet.formats.image_paths.search import FolderWalk, describe_search
 from retinanet.formats.image_paths.spelling import Repair, repair_names, slashed
 
 MAX_LISTED = 5  # file names shown in a message
-FEW = 100  # look up so many names per folder one by one; for more, listing the folder is faster
+FEW = 100  # names per folder to look up one by one; for more, listing the folder is faster
 
 
 class FoundImages(NamedTuple):
@@ -72,7 +72,7 @@ def find_images(
 
 
 def _paths(folder: str, names: Iterable[str], *, allow_outside: bool) -> dict[str, str | None]:
-    """Return the path of each name; None if it points outside the folder and must not. Links are trusted."""
+    """Return the path of each name; None if it points outside the folder without permission. Links are trusted."""
     roots = [os.path.abspath(folder), os.path.realpath(folder)]
     start = os.path.join(folder, "")
     paths: dict[str, str | None] = {}

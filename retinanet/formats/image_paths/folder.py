@@ -1,4 +1,4 @@
-"""Find the image folder: the one that file names in annotations are relative to."""
+"""Find the image folder, which file names in annotations are relative to."""
 
 import os
 from collections.abc import Iterator, Sequence

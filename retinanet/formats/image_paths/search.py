@@ -1,4 +1,4 @@
-"""Search for images that do not exist under their names, and describe where they are."""
+"""Search for missing images in other places, and describe where they are."""
 
 import os
 import shlex
@@ -12,7 +12,7 @@ from retinanet.formats.image_paths.spelling import slashed, spelling_key
 
 MAX_ENTRIES = 500_000  # files and folders that one search visits
 SAMPLE = 100  # names that are searched for in other folders
-DEPTH_ABOVE = 2  # levels of folders below a folder above the image folder
+DEPTH_ABOVE = 2  # levels of subfolders to search in folders above the image folder
 
 
 class FolderWalk:

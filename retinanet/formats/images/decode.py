@@ -63,7 +63,7 @@ def decode_8_bits(
     try:
         pixels = decode_image(file.read(), mode="RGB")
         if pixels.shape != (3, *size):
-            raise ValueError(f"header says {size[0]} x {size[1]}, decoded {list(pixels.shape)}")
+            raise ValueError(f"decoded to {list(pixels.shape)}, but the header gives {size[0]} x {size[1]}")
         return pixels
     except Exception as error:
         # Pillow decodes some JPEG and WebP files that torchcodec cannot.

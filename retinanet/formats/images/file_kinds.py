@@ -77,13 +77,13 @@ TEXTS: tuple[tuple[re.Pattern[bytes], str], ...] = (
 
 
 def describe(start: bytes) -> str | None:
-    """Describe a known, unsupported kind of file by its first bytes, and what to do; None for other files.
+    """Return what an unsupported file is and what to do about it; None if its kind is unknown.
 
     Args:
         start: the first `START` bytes of the file, or all of them if it is shorter.
     """
     if start and not start.strip(b"\0"):
-        return "starts with only zeros, as after a failed download, copy or disk; restore the file"
+        return "is filled with zeros, probably because a download, copy or disk failed; restore the file"
     for position, signature, description in SIGNATURES:
         if start.startswith(signature, position):
             return description

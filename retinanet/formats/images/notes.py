@@ -1,6 +1,6 @@
 """Findings about images that can be read but should be looked at: one finding per kind.
 
-They cover the value range of images that do not have 8 bits, files of which only the first frame is used, and EXIF
+They cover the value range of images that are not 8-bit, files of which only the first frame is used, and EXIF
 orientations that do not show whether boxes were drawn on the displayed or on the stored image.
 """
 
@@ -59,7 +59,7 @@ class ImageNotes:
         self._bounds: dict[str, list[tuple[float, float]]] = defaultdict(list)
 
     def add(self, opened: OpenedImage, annotated_size: tuple[int, int]) -> None:
-        """Examine one image. The first `MAX_DECODED` images that do not have 8 bits are decoded.
+        """Examine one image. The first `MAX_DECODED` images that are not 8-bit are decoded.
 
         Raises:
             InputError: the image has to be decoded and is damaged, or lacks one of the bands.

@@ -59,7 +59,7 @@ def read_image(
     Args:
         max_pixels: images with more pixels are rejected based on the header, before memory is allocated.
         apply_orientation: False keeps the pixels as stored, for boxes annotated without applying EXIF.
-        value_range: values that become 0 and 255, for images that do not have 8 bits; "auto" chooses per image.
+        value_range: values that become 0 and 255, for images that are not 8-bit; "auto" chooses them per image.
         bands: one or three bands to use, counted from 1. None uses the first three, or the only one.
 
     Raises:
@@ -135,8 +135,8 @@ class OpenedImage(NamedTuple):
             memory = tiff.memory(len(chosen))
             if memory > TIFF_BYTES_PER_PIXEL * self.max_pixels:
                 raise InputError(
-                    f"{self.path}: {tiff.layout} need {memory} bytes, expected at most {TIFF_BYTES_PER_PIXEL} for each "
-                    f"of data.max_pixels; save fewer bands, shrink the image, or set data.max_pixels to at least "
+                    f"{self.path}: {tiff.layout} need {memory} bytes, expected at most {TIFF_BYTES_PER_PIXEL} per "
+                    "pixel of data.max_pixels; save fewer bands, shrink the image, or set data.max_pixels to at least "
                     f"{-(-memory // TIFF_BYTES_PER_PIXEL)}"
                 )
             return read_samples(self.file, tiff, chosen)

@@ -14,7 +14,7 @@ from retinanet.formats.short_repr import short
 from retinanet.formats.text_files.content import read_limited
 
 MAX_BYTES = 1 << 28  # of one file, including the embedded image
-MAX_PARSED = 1 << 23  # bytes without the embedded image; parsing takes up to 45 bytes for each of a hostile file
+MAX_PARSED = 1 << 23  # bytes without the embedded image; parsing a hostile file takes up to 45 times as much memory
 WITHOUT_AREA = ("point", "points", "line", "linestrip")
 MIN_POINTS = {"rectangle": 2, "circle": 2, "mask": 2}  # all other shapes: 3
 

@@ -18,7 +18,7 @@ from retinanet.formats.writing import (
     write_new_files,
 )
 
-VERSION = "5.5.0"  # of labelme whose format is written
+VERSION = "5.5.0"  # labelme version whose format is written
 
 
 def write_labelme(dataset: Dataset, folder: Path, *, split: str) -> Losses:

@@ -1,6 +1,6 @@
 """Read Open Images annotations: one CSV file of boxes per split, with coordinates as fractions of the image.
 
-A row with a confidence of 0 states that a class is absent: its image is read, without a box. Files of image-level
+A row with a confidence of 0 states that a class is absent: its image is included, without a box. Files of image-level
 labels are not read, so images without a row in the box file are not part of the dataset. Boxes around groups of objects
 become crowd regions.
 """
@@ -35,7 +35,7 @@ OUTSIDE_TOLERANCE = 0.1  # how far a box may extend beyond the image, as a fract
 
 
 def read_open_images(source: DataSource, part: str) -> Annotations:
-    """Read a file of boxes.
+    """Read an Open Images box file.
 
     Classes are those in `class-descriptions-boxable.csv` beside the file, in the same order. Without that file, they
     are the label names themselves, sorted.

@@ -9,7 +9,7 @@ from retinanet.errors import InputError
 from retinanet.formats.text_files.json_file import open_json
 
 PIECE = 1 << 20  # characters read at once
-MAX_ENTRY = 1 << 23  # characters per entry; parsing takes up to 45 bytes for each of a hostile entry
+MAX_ENTRY = 1 << 23  # characters per entry; parsing a hostile one takes up to 45 bytes per character
 
 DELIMITERS = tuple(" \t\r\n,:]}")
 
@@ -17,7 +17,7 @@ _DECODER = json.JSONDecoder()
 
 
 class Entry(NamedTuple):
-    """An entry of a list, or an empty list or other complete value, whose position is None."""
+    """An entry of a list or, with position None, an empty list or another value."""
 
     key: str
     position: int | None
@@ -85,7 +85,7 @@ class _Text:
                 return ""
 
     def take(self, *expected: str) -> str:
-        """Move past the next character, which must be an expected one."""
+        """Move past the next character, which must be one of `expected`."""
         found = self.peek()
         if found not in expected:
             self._fail(f"found {found!r}, expected {' or '.join(map(repr, expected))}" if found else "it is incomplete")

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 from retinanet.errors import InputError
 
-# JSON compresses up to about 30 times. A higher ratio is an attack on memory: deflate reaches 1000 times.
+# JSON compresses up to about 30 times. A higher ratio suggests a decompression bomb: deflate reaches 1000 times.
 MAX_GZIP_RATIO = 64
 GZIP_ALLOWANCE = 1 << 24  # bytes that are accepted regardless of the ratio
 
@@ -38,8 +38,9 @@ def open_json(file: str) -> Iterator[BinaryIO]:
     """Open a JSON file for reading in pieces, and decompress gzip.
 
     Raises:
-        InputError: the file cannot be read, is an archive, or decompresses to far more than JSON would. The result can
-            also raise it while it is read.
+        InputError: the file cannot be read, is an archive, or decompresses to far more than JSON would. Reading from
+            the
+            result can raise it too.
     """
     try:
         with open(file, "rb") as raw:
@@ -58,7 +59,7 @@ def open_json(file: str) -> Iterator[BinaryIO]:
 
 
 def load_json(file: str) -> Any:
-    """Parse a JSON file into dicts and lists; UTF-8 with or without byte order mark, UTF-16 or UTF-32.
+    """Parse a JSON file in UTF-8 (with or without a byte order mark), UTF-16 or UTF-32 into dicts and lists.
 
     Raises:
         InputError: the file cannot be read, or is not JSON; the message gives the reason.

@@ -1,4 +1,4 @@
-"""Read small text files that list something, one entry per line."""
+"""Read small text files with one entry per line."""
 
 from collections import Counter
 from collections.abc import Sequence

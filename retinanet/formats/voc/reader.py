@@ -108,7 +108,7 @@ class _ImageNames:
             self._by_stem.setdefault(os.path.splitext(name)[0], []).append(name)
 
     def __call__(self, xml_name: str, file_name: str) -> str:
-        """Return the image name relative to the image folder; the name may not exist."""
+        """Return the image name relative to the image folder; the file may not exist."""
         stem = os.path.splitext(xml_name)[0]
         given = posixpath.join(posixpath.dirname(xml_name), file_name) if file_name else f"{stem}.jpg"
         of_same_name = self._by_stem.get(stem, [])

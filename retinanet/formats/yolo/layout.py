@@ -15,7 +15,7 @@ from retinanet.formats.text_files.lines import checked_names, read_lines, read_n
 log = logging.getLogger(__name__)
 
 NAME_FILES = ("classes.txt", "obj.names", "labels.txt")
-NO_PATH = ("", "null", "~")  # values of data.yaml that mean no entry
+NO_PATH = ("", "null", "~")  # values in data.yaml that stand for a missing entry
 
 
 @dataclass(frozen=True, kw_only=True)

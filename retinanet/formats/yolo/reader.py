@@ -107,7 +107,7 @@ def read_yolo(source: DataSource, part: str) -> Annotations:
 
 
 def _images(layout: YoloLayout, source: DataSource, part: str) -> tuple[list[Path], Callable[[Path], Path], bool]:
-    """Return a split's images, a function from image to label file, and whether the split is whole folders."""
+    """Return a split's images, a function from image to label file, and whether the split consists of whole folders."""
     labels_of: Callable[[Path], Path] = label_file
     if source.images is None:
         split = choose_split(layout.splits, split=source.split, part=part, source=source.annotations)

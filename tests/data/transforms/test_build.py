@@ -113,7 +113,7 @@ def test_memory_layout_changes_no_pixel(name):
 def test_white_square_stays_inside_its_box(size, box, name):
     for seed in range(2):
         result = run(name, grey_sample(*size, [box]), seed=seed)
-        scale = 2.2 if "j" not in name and "crop" not in name else 4  # at most; edges blur by as much
+        scale = 2.2 if "j" not in name and "crop" not in name else 4  # at most; edges are blurred by up to this
         blur = scale + (6 if name == "blur" else 0)  # three times the largest sigma
         for transformed in result.boxes:
             sides = transformed[2:] - transformed[:2]

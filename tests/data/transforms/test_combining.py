@@ -50,7 +50,7 @@ def test_mosaic_divides_the_planned_size_at_a_centre():
 
 
 def test_mosaic_cuts_boxes_with_their_tiles():
-    # A tile of 40 x 160 covers its rectangle with part of its length only; objects in the rest are gone.
+    # Only part of a 40 x 160 image fits into its tile; objects in the rest are removed.
     long = grey_sample(40, 160, [[4 * n, 4, 4 * n + 3, 36] for n in range(40)], is_crowd=[False] * 40)
     for seed in range(20):
         torch.manual_seed(seed)
@@ -86,7 +86,7 @@ def test_mixup_fits_the_partner_into_the_planned_size():
         shares.append(result.image[0, y1, x1].item() / 200)
         places.add(x1)
     assert len(places) > 15
-    # Beta(32, 32) has mean 1/2 and deviation 1 / sqrt(4 * 65) = 0.062; of 60 draws, the mean has 0.008.
+    # Beta(32, 32) has mean 1/2 and standard deviation 1 / sqrt(4 * 65) = 0.062; the mean of 60 draws has 0.008.
     assert abs(torch.tensor(shares).mean() - 0.5) < 0.04 and 0.03 < torch.tensor(shares).std() < 0.1
 
 
@@ -158,7 +158,7 @@ def test_at_most_max_objects_are_pasted_and_no_crowd_regions():
     assert labels == {1, 3, 5, 7}
 
 
-# ---- all of them
+# ---- all three
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_at_most_max_objects_are_pasted_and_no_crowd_regions():
         ("mosaic", [False] * 5, [False] * 5),
     ],
 )
-def test_class_is_complete_where_it_is_in_all_parts(name, partner, complete):
+def test_class_is_complete_if_it_is_in_all_parts(name, partner, complete):
     sample = grey_sample(40, 60, [[1, 1, 30, 30]])._replace(is_complete=torch.tensor([True, True, True, False, False]))
     other = grey_sample(40, 60, [[1, 1, 30, 30]], first_label=1)._replace(is_complete=torch.tensor(partner))
     result = apply(COMBINING[name], sample, partners=partners_of(other, other), seed=0)
@@ -215,7 +215,7 @@ def test_tiny_images_and_partners(name, size):
 
 
 @pytest.mark.parametrize("name", COMBINING)
-def test_nothing_happens_without_partners_or_by_chance(name):
+def test_image_is_unchanged_without_partners_or_with_probability_0(name):
     before = noise_sample(0)
     assert apply(COMBINING[name], before) is before  # the only image
     never = {"mosaic": Mosaic(0.0), "mixup": MixUp(0.0, 32.0), "copy_paste": CopyPaste(0.0, 3)}[name]

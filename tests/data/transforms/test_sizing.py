@@ -181,7 +181,7 @@ def test_iou_crop_keeps_crowd_regions_whose_centre_is_outside(monkeypatch):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 90), (90, 1), (40, 60)])
-def test_iou_crop_ends_for_any_image(size):
+def test_iou_crop_terminates_for_any_image(size):
     for before in (grey_sample(*size, []), grey_sample(*size, [[0, 0, size[1], size[0]]], is_crowd=[True])):
         assert apply(IoUCrop(1.0, 0.3), before, seed=0) is before  # no objects
     for seed in range(3):

@@ -63,7 +63,7 @@ def as_centres(boxes):
 
 
 def as_given_corners(numbers):
-    """Convert four numbers as a reader does that expects corners."""
+    """Convert four numbers like a reader that expects corners."""
     return np.concatenate([numbers[:, :2], numbers[:, 2:] - numbers[:, :2]], axis=1)
 
 
@@ -169,7 +169,7 @@ def test_dataset_without_objects():
     assert check_objects(dataset_of([empty, image_record()]), where="data.train", training=True) == []
 
 
-def test_image_file_under_two_ids():
+def test_image_file_with_two_ids():
     (finding,) = check_repeated_images(["a.png", "b.png", "a.png"], where="some.json")
     assert (finding.severity, finding.kind, finding.examples) == ("warning", "file_name_twice", ("a.png",))
     assert check_repeated_images(["a.png", "b.png"], where="some.json") == []

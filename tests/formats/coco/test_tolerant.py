@@ -60,20 +60,20 @@ def corners(bbox):
 
 
 REPAIRED = {
-    "float image_id": (change("annotations", image_id=lambda a: float(a["image_id"])), "3 whole number(s) are written"),
-    "text image_id": (change("annotations", image_id=lambda a: str(a["image_id"])), "3 whole number(s) are written"),
-    "float category_id": (change("annotations", category_id=lambda a: float(a["category_id"])), "3 whole number(s)"),
+    "float image_id": (change("annotations", image_id=lambda a: float(a["image_id"])), "3 integer(s) are written"),
+    "text image_id": (change("annotations", image_id=lambda a: str(a["image_id"])), "3 integer(s) are written"),
+    "float category_id": (change("annotations", category_id=lambda a: float(a["category_id"])), "3 integer(s)"),
     "text category_id": (change("annotations", category_id=lambda a: str(a["category_id"])), "(category_id '3'; "),
-    "text id of categories": (change("categories", id=lambda c: str(c["id"])), "3 whole number(s)"),
+    "text id of categories": (change("categories", id=lambda c: str(c["id"])), "3 integer(s)"),
     "float id of images": (change("images", id=lambda i: float(i["id"])), "(id 1.0; id 2.0)"),
-    "float sizes": (change("images", width=20.0, height="10"), "4 whole number(s)"),
+    "float sizes": (change("images", width=20.0, height="10"), "4 integer(s)"),
     "sizes of -1": (change("images", width=-1, height=-1), "2 image(s) have no valid size; it is read from the image "
                     "files (1.png: width -1, height -1; 2.png: width -1, height -1)"),
     "sizes of 0": (change("images", width=0, height=0), "2 image(s) have no valid size"),
     "fractional sizes": (change("images", width=20.5), "2 image(s) have no valid size"),
     "missing sizes": (without("images", "width"), "1.png: width missing, height 10"),
-    "no annotation ids": (without("annotations", "id"), "3 annotation(s) have no whole number as id; all annotations"),
-    "annotation ids are texts": (change("annotations", id=lambda a: f"n{a['id']}"), "3 annotation(s) have no whole"),
+    "no annotation ids": (without("annotations", "id"), "3 annotation(s) have no integer id; all annotations"),
+    "annotation ids are texts": (change("annotations", id=lambda a: f"n{a['id']}"), "3 annotation(s) have no integer"),
     "crowd as text": (change("annotations", iscrowd="0"), None),
     "crowd as bool": (change("annotations", iscrowd=False), None),
     "no crowd": (without("annotations", "iscrowd"), None),
@@ -200,10 +200,10 @@ def test_missing_bbox_is_rejected(source):
         (document([], [], [{"id": 1, "name": ""}]),
          "1 categories with an invalid name, expected a string (categories[0] has '')"),
         (document([], [], [{"id": None, "name": "x"}]),
-         "1 categories with an invalid id, expected a whole number ('x' has None)"),
-        (document([image("")]), "1 image(s) with an invalid id, expected a whole number or a string (.png has '')"),
+         "1 categories with an invalid id, expected an integer ('x' has None)"),
+        (document([image("")]), "1 image(s) with an invalid id, expected an integer or a string (.png has '')"),
         (document([image(1.5)]),
-         "1 image(s) with an invalid id, expected a whole number or a string (1.5.png has 1.5)"),
+         "1 image(s) with an invalid id, expected an integer or a string (1.5.png has 1.5)"),
         (document([image(1, file_name=None)]),
          "1 image(s) with an invalid file_name, expected the name of a file (images[0] has None)"),
         (document([image(1, file_name="\ud800.png")]), "1 image(s) with an invalid file_name"),
@@ -229,7 +229,7 @@ def test_all_problems_of_a_file_are_reported_at_once(source):
 def test_annotations_of_an_image_without_id_are_not_reported_too(source):
     content = document([image(None, file_name="a.png")], [box(1, 1, [0, 0, 5, 5])])
     assert error_of(source(content, write_images=False)) == (
-        "some.json: 1 image(s) with an invalid id, expected a whole number or a string (a.png has None)"
+        "some.json: 1 image(s) with an invalid id, expected an integer or a string (a.png has None)"
     )
 
 

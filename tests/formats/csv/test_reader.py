@@ -118,7 +118,7 @@ def test_faults_of_the_class_file_are_reported(table):
     assert message == (
         "classes.csv: 2 problem(s)\n"
         "  2 row(s) repeat a name or an id; both must be unique (line 2 (['cat', '0']); line 3 (['dog', '1']))\n"
-        "  4 row(s) are not a class, expected name,id with a whole number as id (line 4 (['owl']); "
+        "  4 row(s) are not a class, expected name,id with an integer id (line 4 (['owl']); "
         "line 5 (['bat', 'x']); line 6 (['fox', '1.5']); ...)"
     )
 

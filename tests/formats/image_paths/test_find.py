@@ -43,7 +43,7 @@ def problem(folder, *names, **options) -> str:
 # ---- correct names
 
 
-@pytest.mark.parametrize("count", [3, FEW + 1])  # looked up one by one, or in a list of the folder
+@pytest.mark.parametrize("count", [3, FEW + 1])  # looked up one by one, or in a listing of the folder
 def test_paths_are_in_the_order_of_the_names(project, count, caplog):
     names = [f"a b/{number}.png" for number in range(count)][::-1]
     folder = write(project / "images", *names, "top.png", "a b/other.png")
@@ -208,7 +208,7 @@ def test_folder_is_named_if_names_have_a_superfluous_folder(project):
     assert f"; files with the base names of 2 of the first 2 are in {folder}; correct the" in message
 
 
-def test_cyclic_links_end(project):
+def test_cyclic_links_do_not_loop_forever(project):
     folder = write(project / "a", "1.png")
     (project / "a" / "again").symlink_to(project)
     assert "1 of 1 images are not in" in problem(folder, "gone.png")

@@ -45,7 +45,7 @@ def test_jpeg_is_complete_with_its_last_byte(name):
             check_jpeg(data[:length])
 
 
-def test_first_image_of_an_mpo_decides():
+def test_only_the_first_image_of_an_mpo_is_checked():
     check_jpeg(encoded(IMAGE, "MPO", save_all=True, append_images=[SECOND_FRAME.copy()])[:-100])
 
 

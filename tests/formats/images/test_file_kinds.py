@@ -41,7 +41,7 @@ KINDS = {
     "html without doctype": (b"<HTML><BODY>Forbidden", "is an HTML page"),
     "xml": (b'<?xml version="1.0"?>\n<Error><Code>AccessDenied</Code></Error>', "is XML text.*server's error message"),
     "json": (b'{"message": "rate limit exceeded"}', "is JSON text"),
-    "zeros": (bytes(5000), "starts with only zeros.*restore the file"),
+    "zeros": (bytes(5000), "is filled with zeros.*restore the file"),
     "resource fork": (b"\0\x05\x16\7\0\2\0\0Mac OS X", r"is a macOS resource fork \(a \._\* file.*delete it"),
     "fits": (b"SIMPLE  =                    T", "is FITS"),
     "exr": (b"v/1\1\2\0\0\0", "is OpenEXR"),

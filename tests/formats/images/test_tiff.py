@@ -242,7 +242,7 @@ def test_additional_pages_that_are_not_overviews_or_masks(tmp_path, kinds, expec
     assert np.array_equal(read(tmp_path / "image"), ROUNDED[..., [0, 0, 0]])
 
 
-def test_cyclic_pages_end(tmp_path):
+def test_cyclic_pages_do_not_loop_forever(tmp_path):
     data = bytearray(tiff(WIDE[..., 0], dtype="<u2"))
     struct.pack_into("<I", data, 8 + 2 + 12 * struct.unpack_from("<H", data, 8)[0], len(data))
     (tmp_path / "image").write_bytes(data + page({254: 1}, len(data)))  # the second page is its own successor

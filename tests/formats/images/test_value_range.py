@@ -1,4 +1,4 @@
-"""Scaling of samples that do not have 8 bits, with hand-computed numbers."""
+"""Scaling of samples that are not 8-bit, with hand-computed numbers."""
 
 import numpy as np
 import pytest
