@@ -9,7 +9,7 @@ class AspectBucket(NamedTuple):
     """Aspect-ratio bucket: images of the same orientation and similar aspect ratio, which share a padded shape."""
 
     is_landscape: bool  # or square
-    position: int  # in the sorted `aspects` of PaddedShapes; len(aspects) for more elongated images than these
+    position: int  # in the sorted `aspects` of PaddedShapes; len(aspects) if the image is more elongated than all
 
 
 class PaddedShapes:

@@ -37,7 +37,7 @@ def difference_hash(image: Tensor) -> int | None:
 
 
 def groups_of_equals(digests: Sequence[bytes | None]) -> list[list[int]]:
-    """Group the indices of images whose files have the same content; None equals nothing."""
+    """Group the indices of images whose files have the same content; None is never equal."""
     by_digest: dict[bytes, list[int]] = defaultdict(list)
     for index, digest in enumerate(digests):
         if digest is not None:

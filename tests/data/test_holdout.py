@@ -30,7 +30,7 @@ def test_share_is_close_to_the_fraction():
 @given(names, names)
 def test_images_keep_their_side_when_others_are_added(first, others):
     before = held_out(first, fraction=0.5)
-    assume(1 < len(before) < len(first) - 1)  # otherwise the fraction is not met, so that both sides have images
+    assume(1 < len(before) < len(first) - 1)  # otherwise the fraction was adjusted so that both sides have images
     both = sorted({*first, *others})
     assert held_out(both, fraction=0.5) & set(first) == before
 

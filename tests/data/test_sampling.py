@@ -244,7 +244,7 @@ def test_order_and_images_vary_with_epoch_and_seed():
     assert len(orders) == len({frozenset(order) for order in orders}) == 4
 
 
-def test_copies_in_an_epoch_meet_other_images():
+def test_copies_in_an_epoch_share_batches_with_other_images():
     # Image 0 is used 3 times; over 200 epochs, every other image shares a batch with it.
     ranks = rank_by_aspect([USUAL.bucket(*LANDSCAPE)] * 12)
     together = Counter()

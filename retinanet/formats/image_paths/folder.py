@@ -7,7 +7,7 @@ from pathlib import Path
 from retinanet.errors import InputError
 from retinanet.formats.splits import usual_name
 
-MAX_PROBED = 20  # file names looked for in each candidate folder
+MAX_PROBED = 20  # file names to look up in each candidate folder
 
 
 def find_image_folder(annotations: str, names: Sequence[str], *, split: str | None, part: str) -> str:

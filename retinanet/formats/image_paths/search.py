@@ -101,13 +101,13 @@ def _number_in(folder: str, names: Iterable[str]) -> int:
 
 def _similar_name(missing: Sequence[str], files: Iterable[str]) -> str:
     """Describe a missing image and the existing files whose names differ from it only in spelling or extension."""
-    wanted = {_stem_key(name): name for name in missing}
+    name_of_key = {_stem_key(name): name for name in missing}
     candidates: dict[str, list[str]] = {}
     for file in files:
-        if (key := _stem_key(file)) in wanted:
+        if (key := _stem_key(file)) in name_of_key:
             candidates.setdefault(key, []).append(file)
     for key, found in candidates.items():
-        return f"{wanted[key]!r} may be {' or '.join(map(repr, sorted(found)[:3]))}"
+        return f"{name_of_key[key]!r} may be {' or '.join(map(repr, sorted(found)[:3]))}"
     return ""
 
 
@@ -124,15 +124,15 @@ class _Place(NamedTuple):
 
 def _vote(names: Sequence[str], files: Iterable[str]) -> _Place | None:
     """Return the folder that contains most of the names; None if it has less than half of them."""
-    wanted: dict[str, list[list[str]]] = {}
+    parts_of_name: dict[str, list[list[str]]] = {}
     for name in names:
         parts = spelling_key(name).split("/")
-        wanted.setdefault(parts[-1], []).append(parts)
+        parts_of_name.setdefault(parts[-1], []).append(parts)
     whole: Counter[str] = Counter()
     base: Counter[str] = Counter()
     for file in files:
         directory, _, last = file.rpartition("/")
-        for parts in wanted.get(spelling_key(last), ()):
+        for parts in parts_of_name.get(spelling_key(last), ()):
             base[directory] += 1
             folders = len(parts) - 1
             if spelling_key(file).split("/")[-len(parts) :] == parts:

@@ -140,15 +140,15 @@ def _by_base_name(names: Collection[str], key_of: Mapping[str, str], used: Colle
 
 def _match(keys: Mapping[str, str], key_of: Mapping[str, str], used: Collection[str]) -> dict[str, str]:
     """Match names to files by key; a key shared by two names or two files matches nothing."""
-    wanted: dict[str, str | None] = {}
+    name_of_key: dict[str, str | None] = {}
     for name, key in keys.items():
-        wanted[key] = None if key in wanted else name
+        name_of_key[key] = None if key in name_of_key else name
     file_of: dict[str, str | None] = {}
-    for file, key in key_of.items() if wanted else ():
-        if key in wanted:
+    for file, key in key_of.items() if name_of_key else ():
+        if key in name_of_key:
             file_of[key] = None if key in file_of else file
     return {
         name: file
-        for key, name in wanted.items()
+        for key, name in name_of_key.items()
         if name is not None and (file := file_of.get(key)) is not None and file not in used
     }

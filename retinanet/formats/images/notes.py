@@ -1,7 +1,7 @@
 """Findings about images that can be read but should be looked at: one finding per kind.
 
-They cover the value range of images that are not 8-bit, files of which only the first frame is used, and EXIF
-orientations that do not show whether boxes were drawn on the displayed or on the stored image.
+They cover the value range of images that are not 8-bit, files with several frames, and EXIF orientations that leave
+open whether boxes were drawn on the displayed or on the stored image.
 """
 
 from collections import Counter, defaultdict

@@ -26,7 +26,7 @@ OUTSIDE_TOLERANCE = 0.01  # how far boxes may extend beyond the image, as a frac
 NOT_READABLE = "{count} label file(s) cannot be read; correct or restore them"
 NOT_NUMBERS = "{count} line(s) are not finite numbers, expected class, centre x, centre y, width, height"
 WRONG_COUNT = (
-    "{count} line(s) have a wrong number of values, expected a box (class, centre x, centre y, width, height, and "
+    "{count} line(s) have the wrong number of values, expected a box (class, centre x, centre y, width, height, and "
     "optionally a confidence) or a polygon (class, then x and y of at least three points)"
 )
 UNKNOWN_CLASS = (

@@ -124,7 +124,7 @@ def test_white_square_stays_inside_its_box(size, box, name):
 
 
 def covers(box, size, blur):
-    """Whether no content of an image is outside a box."""
+    """Whether an image is blank outside a box."""
     x1, y1, x2, y2 = box.tolist()
     return x1 <= blur and y1 <= blur and x2 >= size[1] - blur and y2 >= size[0] - blur
 

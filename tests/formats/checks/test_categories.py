@@ -15,7 +15,7 @@ def named(*names):
     return [{"id": number, "name": name, "supercategory": "none"} for number, name in enumerate(names, 1)]
 
 
-def test_names_that_differ_in_case_or_blanks(source, caplog):
+def test_names_that_differ_only_in_case_or_whitespace(source, caplog):
     some = source(content(named("square", "ball", "ball ", "Ball")))
     data = read_dataset((some,))
     assert data.class_names == ("square", "ball", "ball ", "Ball")

@@ -87,7 +87,7 @@ def test_folders_named_like_splits(annotations, tmp_path):
     assert read(tmp_path, "val").file_names == ("valid/b.png",)
 
 
-def test_folder_of_annotations_is_part_of_its_dataset(devkit):
+def test_annotation_folder_belongs_to_its_dataset(devkit):
     assert read(devkit / "Annotations", "val").file_names == ("c.png",)
 
 
