@@ -44,8 +44,8 @@ def check_same_images(
 ) -> str | None:
     """Check that a run can resume with these training images.
 
-    Images may be removed if the run found unreadable ones, because its message advises that. Images are identified by
-    name; their order and size may change.
+    Images may be removed if the run found unreadable ones, because its error message suggests this. Images are
+    identified by name; their order and size may change.
 
     Args:
         checkpoint: path of the checkpoint, for messages.

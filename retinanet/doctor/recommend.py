@@ -51,7 +51,7 @@ class Machine(NamedTuple):
 
 
 class Recommendation(NamedTuple):
-    """One topic, described in a sentence, with overrides; there are none if the config needs no change."""
+    """Advice on one topic: a sentence, and the overrides to apply, if any."""
 
     topic: str  # "image size", "anchors", "batch", "sampling" or "schedule"
     sentence: str

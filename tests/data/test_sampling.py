@@ -209,7 +209,7 @@ def test_exchange_without_an_allowed_partner_is_refused():
     assert batches.tolist() == [[0, 0, 1, 2], [1, 1, 2, 2], [0, 3, 4, 5]]
 
 
-def test_repeated_wide_image_is_exchanged_for_the_most_similar_shapes():
+def test_copies_of_a_wide_image_go_to_batches_of_similar_shape():
     # One wide image 5 times, 20 landscapes, 15 portraits, in 10 batches of 4: the copies go to the nearest batches.
     sizes, uses = [(320, 640)] + [LANDSCAPE] * 20 + [PORTRAIT] * 15, [5.0] + [1.0] * 35
     for epoch in range(5):

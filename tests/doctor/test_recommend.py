@@ -55,7 +55,7 @@ def test_small_objects_in_large_images_need_larger_images():
 def test_five_percent_of_the_objects_may_be_smaller():
     cfg = config({"shorter": (320,), "longer": 533})
     assert recommend_image_size(photos([200] * 19 + [5]), cfg).lines == ()
-    # With 2 of 20, the small ones count: 40 pixels need 3000 * 16 / 40 = 1200, rounded up to 1216.
+    # If 2 of 20 objects are small, they count: 40 pixels need 3000 * 16 / 40 = 1200, rounded up to 1216.
     assert recommend_image_size(photos([200] * 18 + [40] * 2), cfg).lines[0] == "data.resize.shorter=1216"
 
 

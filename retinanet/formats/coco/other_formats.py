@@ -6,7 +6,7 @@ _EXPORT = "export the annotations in COCO format"
 
 
 def describe_form(document: Any) -> str | None:
-    """Return what a document without COCO boxes is and what to do about it; None if its kind is unknown."""
+    """Describe a document that has no COCO boxes, and give advice; return None if its format is unknown."""
     if isinstance(document, dict):
         return _describe_dict(document)
     if isinstance(document, list) and document and isinstance(document[0], dict):

@@ -77,7 +77,7 @@ TEXTS: tuple[tuple[re.Pattern[bytes], str], ...] = (
 
 
 def describe(start: bytes) -> str | None:
-    """Return what an unsupported file is and what to do about it; None if its kind is unknown.
+    """Describe an unsupported file, and give advice; return None if its format is unknown.
 
     Args:
         start: the first `START` bytes of the file, or all of them if it is shorter.

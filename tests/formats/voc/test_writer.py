@@ -108,7 +108,7 @@ def test_blood_cells_are_read_back_bit_for_bit(tmp_path):
 
 
 @needs_blood_cells
-def test_agrees_with_hotcoco_except_for_its_pixels_counted_from_1(tmp_path):
+def test_agrees_with_hotcoco_except_for_its_one_based_pixels(tmp_path):
     """hotcoco treats corners as inclusive pixel numbers, counted from 1: x = xmin - 1, width = xmax - xmin + 1."""
     offset = [1, 1, -1, -1]
     dataset = blood_cells("val")

@@ -132,7 +132,7 @@ def test_agrees_with_hotcoco(tmp_path):
     labels = [annotation["category_id"] - 1 for annotation in theirs.dataset["annotations"]]
     assert labels == dataset.labels.tolist()
 
-    # It writes six decimals, so centre and width are each wrong by up to half a millionth of 640 pixels.
+    # hotcoco writes six decimals, so centre and width are each wrong by up to half a millionth of 640 pixels.
     coco = hotcoco.COCO(str(BLOOD_CELLS / "instances_val.json"))
     coco.to_yolo(str(tmp_path / "theirs/labels/val"))
     shutil.move(tmp_path / "theirs/labels/val/data.yaml", tmp_path / "theirs/data.yaml")
