@@ -37,14 +37,14 @@ from retinanet.structures import Batch
 
 log = logging.getLogger(__name__)
 
-NOTED_IMAGES = 64  # training images to look at for their value range
+NOTED_IMAGES = 64  # training images examined for their value range
 
 
 def load_train_data(cfg: Config, findings: list[Finding] | None = None) -> Dataset:
     """Read the training set, which determines the classes of the run.
 
     Args:
-        findings: see `read_dataset`. With a list, no image is looked at for its value range.
+        findings: see `read_dataset`. With a list, value ranges are not examined.
 
     Raises:
         InputError: the data cannot be used, or its number of classes differs from `model.num_classes`.
@@ -78,15 +78,15 @@ def load_train_data(cfg: Config, findings: list[Finding] | None = None) -> Datas
 
 
 def load_val_data(cfg: Config, class_names: tuple[str, ...] | None, findings: list[Finding] | None = None) -> Dataset:
-    """Read the validation set, or the part of the training set that is held out.
+    """Read the validation set, or the held-out part of the training set.
 
     Args:
         class_names: the classes of the training set. The validation set may lack some of them, but must not have any
-            others. None: not known, because the training set cannot be read.
+            others. None: unknown, because the training set cannot be read.
         findings: see `read_dataset`.
 
     Raises:
-        InputError: the data cannot be used, or has other classes.
+        InputError: the data cannot be used, or has additional classes.
     """
     if cfg.data.val or not cfg.data.val_fraction:
         return read_sources(cfg, cfg.data.val, "data.val", expected_names=class_names, findings=findings)
@@ -103,10 +103,10 @@ def read_sources(
     keep_empty: bool = True,
     findings: list[Finding] | None = None,
 ) -> Dataset:
-    """Read sources with the keys of `data` that say how; see `read_dataset`.
+    """Read sources with the settings in `data`; see `read_dataset`.
 
     Raises:
-        InputError: the data cannot be used, or its annotations are federated and the class scores a softmax.
+        InputError: the data cannot be used, or its annotations are federated and the model uses softmax class scores.
     """
     data = read_dataset(
         sources,
@@ -135,7 +135,7 @@ def build_padded_shapes(cfg: DataConfig) -> PaddedShapes:
 
 
 def build_train_sampler(cfg: Config, data: Dataset, *, start: int = 0) -> Iterator[list[PlannedImage]]:
-    """Build the endless stream of global training batches, from the batch number `start` on."""
+    """Build the endless stream of global training batches, starting with batch number `start`."""
     return train_batches(
         data.sizes.tolist(),
         batch_size=cfg.train.batch_size,
@@ -155,7 +155,7 @@ def build_reader(cfg: DataConfig, data: Dataset, transforms: Sequence[SampleTran
 
 
 def build_uses(cfg: DataConfig, data: Dataset) -> np.ndarray | None:
-    """How often each training image is used in an epoch on average: (I,) float64; None: once."""
+    """Compute the average number of uses of each training image per epoch, (I,) float64; None means once each."""
     match cfg.sampling:
         case AllSampling():
             return None
@@ -166,15 +166,14 @@ def build_uses(cfg: DataConfig, data: Dataset) -> np.ndarray | None:
 
 
 def images_per_epoch(cfg: Config, data: Dataset) -> int:
-    """Number of images in an epoch: those of the dataset, unless `data.sampling` repeats some."""
+    """Return the number of images in an epoch, which `data.sampling` may increase by repeating some."""
     return epoch_length(len(data), build_uses(cfg.data, data), cfg.train.batch_size)
 
 
 def closing_epoch(cfg: Config, data: Dataset) -> int | None:
-    """First epoch without strong transforms; None: they are applied in all epochs.
+    """Return the first epoch without strong transforms, or None if they are applied in all epochs.
 
-    The number of epochs of the run is rounded, so an incomplete epoch at the end of the run may come on top of the
-    last `data.close_last_epochs`.
+    The length of the run is rounded to whole epochs.
     """
     if cfg.data.close_last_epochs == 0:
         return None
@@ -186,11 +185,11 @@ def closing_epoch(cfg: Config, data: Dataset) -> int | None:
 
 
 def build_train_reader(cfg: Config, data: Dataset, extra_transforms: Sequence[v2.Transform] = ()) -> SampleReader:
-    """Build the reader of training images, which applies the training transforms, and then those given."""
+    """Build the reader of training images, which applies the training transforms, then `extra_transforms`."""
     close_at = closing_epoch(cfg, data)
     if close_at == 0:
         log.warning(
-            "data.close_last_epochs is %d, and the run has no more epochs: strong transforms are off throughout",
+            "data.close_last_epochs is %d, and the run has no more epochs: strong transforms are never applied",
             cfg.data.close_last_epochs,
         )
     if data.federated is not None:
@@ -211,7 +210,7 @@ def train_loader(
 ) -> Iterator[Batch]:
     """Load this process's batches for steps [start, stop), `train.accumulate` per step.
 
-    The batches of all processes together form the sampler's global batches, and a resumed run gets the same ones. An
+    The batches of all processes together form the sampler's global batches, and a resumed run loads the same ones. An
     image that cannot be read is replaced, and the replacement is recorded in its batch. `extra_transforms` are applied
     after those of the config.
 

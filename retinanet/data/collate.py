@@ -10,7 +10,7 @@ from torch.utils.data import get_worker_info
 from retinanet.data.reader import PreparedSample
 from retinanet.structures import Batch, Targets
 
-NUM_BOXES_DIVISOR = 8  # pad targets to 8, 16, 24, ... boxes: few distinct shapes, little work wasted on padding
+NUM_BOXES_DIVISOR = 8  # pad targets to 8, 16, 24, ... boxes: few distinct shapes and little padding
 
 
 def collate(prepared: Sequence[PreparedSample]) -> Batch:

@@ -1,4 +1,4 @@
-"""Fingerprint of the training images, saved in checkpoints: on resume, it shows whether the sample order continues."""
+"""Fingerprint of the training images, saved in checkpoints to detect a changed sample order on resume."""
 
 import hashlib
 import os
@@ -44,8 +44,8 @@ def check_same_images(
 ) -> str | None:
     """Check that a run can resume with these training images.
 
-    Images may be removed if the run found unreadable ones, because its message advises that. Images are identified by
-    name; another order or size does not matter.
+    Images may be removed if the run found unreadable ones, because its error message suggests this. Images are
+    identified by name; their order and size may change.
 
     Args:
         checkpoint: path of the checkpoint, for messages.
@@ -53,7 +53,7 @@ def check_same_images(
         uses: as in `fingerprint`.
         unreadable: paths of the images that the run could not read.
 
-    Returns: why the sample order changes, for the log; None if it continues.
+    Returns: the reason why the sample order changes, for the log; None if it does not.
 
     Raises:
         InputError: there are new images, or images were removed although all of them could be read.
@@ -63,8 +63,8 @@ def check_same_images(
         if before["uses"] == now["uses"]:
             return None
         return (
-            f"{checkpoint}: the objects in data.train changed, on which data.sampling depends: the sample order is "
-            "different from here on"
+            f"{checkpoint}: the objects in data.train changed, and data.sampling depends on them: the sample order "
+            "changes from here on"
         )
     earlier, current = Counter(before["names"].tolist()), Counter(now["names"].tolist())
     removed, added = earlier - current, current - earlier
@@ -72,7 +72,7 @@ def check_same_images(
         new = [path for path, name in zip(data.paths, now["names"].tolist(), strict=True) if name in added]
         example = f" (such as {new[0]})" if new else ""
         raise InputError(
-            f"{checkpoint}: was trained on {earlier.total()} images, data.train has {current.total()}: "
+            f"{checkpoint}: was trained on {earlier.total()} images, but data.train has {current.total()}: "
             f"{removed.total()} are missing, {added.total()} are new{example}; resume with the same images, or start a "
             "new run"
         )
@@ -80,13 +80,13 @@ def check_same_images(
     what = (
         f"lacks {removed.total()} of the {earlier.total()} images it had, {known} of them recorded as unreadable"
         if removed
-        else "has the same images in another order, or with other sizes"
+        else "has the same images in a different order or with different sizes"
     )
-    return f"{checkpoint}: data.train now {what}: the sample order is different from here on"
+    return f"{checkpoint}: data.train now {what}: the sample order changes from here on"
 
 
 def _name_hashes(paths: Iterable[str]) -> list[int]:
-    """Signed 64-bit hash of each file name, without folder and extension: files may be moved, or converted."""
+    """Hash each file name to signed 64 bits, without folder and extension, so files may be moved or converted."""
     names = (os.path.splitext(os.path.basename(path))[0] for path in paths)
     digests = (hashlib.blake2b(name.encode(errors="surrogateescape"), digest_size=8).digest() for name in names)
     return [int.from_bytes(digest, "little", signed=True) for digest in digests]

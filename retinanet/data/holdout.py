@@ -1,6 +1,6 @@
-"""Hold out a part of the training set for validation, by a hash of file names.
+"""Hold out part of the training set for validation, chosen by a hash of file names.
 
-The side of an image depends on its name alone, so it keeps its side when other images are added or the folder moves.
+The choice depends only on an image's name, so it stays the same when other images are added or the folder moves.
 """
 
 import re
@@ -12,17 +12,16 @@ from retinanet.data.sampler import stable_hash
 from retinanet.errors import InputError
 from retinanet.formats.dataset import Dataset
 
-FOLDER = "folder"  # the value of `data.val_group` that keeps the images of a folder together
+FOLDER = "folder"  # value of `data.val_group` that keeps images of the same folder together
 
 
 def is_held_out(data: Dataset, *, fraction: float, group: str | None) -> np.ndarray:
-    """Choose the images to hold out: (I,) bool, about `fraction` of the groups of images, at least one, and not all.
+    """Choose the images to hold out: (I,) bool, about `fraction` of the image groups, at least one but not all.
 
     Args:
-        group: `folder`, or a regular expression to search for in file names: images for which its first group (or the
-            whole match, if it has none) is the same stay together. Without a match, or with None, an image is its own
-            group.
-
+        group: `folder`, or a regular expression to search for in file names. Images with the same match, or with the
+            same first group if the expression has one, stay together. Without a match, or with None, an image is its
+            own group.
     Raises:
         InputError: all images are in one group.
     """

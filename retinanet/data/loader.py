@@ -1,4 +1,4 @@
-"""Load batches in worker processes, and replace unreadable images or raise an error."""
+"""Load batches in worker processes; replace unreadable images or raise an error."""
 
 import itertools
 import os
@@ -46,7 +46,7 @@ def make_loader(
         pin_memory=pin_memory,
         prefetch_factor=4 if workers else None,
         worker_init_fn=detach_from_signals,
-        # The default is the global generator, whose state the run depends on.
+        # The default would draw from the global generator and change its state.
         generator=torch.Generator(),
     )
     for batch in loader:
@@ -58,7 +58,7 @@ def make_loader(
 class ReaderDataset(TorchDataset):
     """Adapter from `SampleReader` to torch's DataLoader.
 
-    Errors are returned, and raised by `make_loader`: an InputError raised in a worker would arrive as a traceback.
+    Errors are returned and later raised by `make_loader`: an InputError raised in a worker would arrive as a traceback.
     """
 
     def __init__(self, reader: SampleReader, *, replace_unreadable: bool):
@@ -76,7 +76,7 @@ def detach_from_signals(worker: int) -> None:
     """Move a worker to its own process group.
 
     A shell or torchrun signals every process in the run's group. A worker killed by such a signal could not deliver
-    the batches of the last steps.
+    the last batches.
     """
     os.setpgid(0, 0)
 
@@ -101,7 +101,7 @@ def collate_in_worker(results: list[ReadResult]) -> "WorkerBatch | InputError":
 class WorkerBatch:
     """A batch in a worker process; the main process unpickles it as a plain `Batch`.
 
-    Sending a tensor takes a file in shared memory and a connection to fetch it. That is worthwhile only for the images;
+    Sending a tensor takes a shared-memory file and a connection to fetch it. This is worthwhile only for the images;
     the other tensors are sent as bytes.
     """
 

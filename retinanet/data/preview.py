@@ -1,4 +1,4 @@
-"""Preview training data: what the network will see of given images."""
+"""Preview training data: given images as the network will see them."""
 
 from collections.abc import Sequence
 
@@ -31,7 +31,7 @@ def augmented_samples(
 
 
 def plan_images(cfg: Config, data: Dataset, indices: Sequence[int], *, epoch: int = 0) -> list[PlannedImage]:
-    """Plan chosen images at the largest training size, as if each were in a batch of its own aspect-ratio bucket."""
+    """Plan given images at the largest training size, each as if in a batch of its own aspect-ratio bucket."""
     padded_shapes, shorter = build_padded_shapes(cfg.data), max(cfg.data.resize.shorter)
     planned = []
     for index in indices:

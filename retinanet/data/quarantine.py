@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 class Quarantine:
-    """The unreadable images of a run, recorded in a JSON Lines file. The image files are not touched.
+    """The unreadable images of a run, recorded in a JSON Lines file. Image files are not modified.
 
     Args:
         file: JSON Lines file with one object per image. Entries from before a resume count towards the budget.
@@ -35,15 +35,15 @@ class Quarantine:
         return len(self._paths)
 
     def add(self, unreadable: Sequence[tuple[int, Unreadable]], dataset: Dataset) -> None:
-        """Record those images that are not in the list yet.
+        """Record the images that are not in the list yet.
 
         Args:
-            unreadable: the images, identified by their indices into `dataset`, each with the training step whose batch
-                needed it.
+            unreadable: for each image, the training step whose batch needed it, and the image, identified by its index
+                into `dataset`.
             dataset: provides the paths and ids of the images.
 
         Raises:
-            InputError: more of the dataset's images are in the list than the budget allows.
+            InputError: the list contains more of the dataset's images than the budget allows.
         """
         for step, entry in unreadable:
             path, replacement = dataset.paths[entry.index], dataset.paths[entry.replaced_by]
@@ -61,7 +61,7 @@ class Quarantine:
             log.warning("step %d: %s; replaced by %s", step, entry.reason, replacement)
         if not unreadable:
             return
-        listed = sum(path in self._paths for path in dataset.paths)  # without images removed before a resume
+        listed = sum(path in self._paths for path in dataset.paths)  # excludes images that were removed before a resume
         if listed > self.budget:
             raise InputError(
                 f"{self.file}: lists {listed} images that cannot be read, expected at most {self.budget} "
@@ -74,11 +74,11 @@ class Quarantine:
             with open(self.file, "a", encoding="utf-8") as file:
                 file.write(line)
         except OSError as error:  # a full disk must not stop the run
-            log.warning("%s: could not be written: %s; %s is missing from it", self.file, error.strerror, path)
+            log.warning("%s: could not be written: %s; %s is not listed there", self.file, error.strerror, path)
 
 
 def read_paths(file: Path) -> set[str]:
-    """Read the paths from a list of unreadable images, except an incomplete last line; no paths if there is no file.
+    """Read the paths in a list of unreadable images. Ignore an incomplete last line; return no paths without a file.
 
     Raises:
         InputError: `file` cannot be read, or is not a list of unreadable images.

@@ -23,14 +23,14 @@ class PreparedSample(NamedTuple):
     planned: PlannedImage
     sample: Sample
     original_size: tuple[int, int]  # height and width before the transforms
-    unreadable: tuple[Unreadable, ...] = ()  # images that could not be read for it
+    unreadable: tuple[Unreadable, ...] = ()  # unreadable images that this sample replaces
 
 
 def annotated_as_displayed(record: ImageRecord, header: ImageHeader) -> bool:
-    """Whether an image was annotated as it is displayed, rather than as its pixels are stored; its size tells.
+    """Return whether an image was annotated as displayed, not as stored, judging by its annotated size.
 
     Raises:
-        InputError: the size in its annotations is neither the displayed nor the stored one.
+        InputError: the annotated size matches neither the displayed nor the stored size.
     """
     annotated = (record.height, record.width)
     if annotated == (header.height, header.width):
@@ -38,20 +38,20 @@ def annotated_as_displayed(record: ImageRecord, header: ImageHeader) -> bool:
     if header.orientation >= 5 and annotated == (header.width, header.height):
         return False
     raise InputError(
-        f"{record.path}: is {header.width}x{header.height}, but its annotations say {record.width}x{record.height}; "
-        "its boxes would be misplaced: correct the annotations, or restore the image they were made on"
+        f"{record.path}: is {header.width}x{header.height}, but annotated as {record.width}x{record.height}; its boxes "
+        "would be misplaced: correct the annotations, or restore the image that was annotated"
     )
 
 
 class SampleReader:
-    """Reads and transforms one image at a time. The result depends only on the seed and the planned image.
+    """Read and transform single images. The result depends only on the seed and the planned image.
 
     Args:
         dataset: the dataset that planned images index into.
         transforms: the transforms to apply, in order.
         seed: seed for random transforms and for the choice of replacements.
         max_pixels: images with more pixels are rejected.
-        value_range: how images with other than 8 bits are scaled, as in `read_image`.
+        value_range: scaling of images that are not 8-bit, as in `read_image`.
         bands: bands of each image to use, as in `read_image`.
     """
 
@@ -81,10 +81,10 @@ class SampleReader:
         return self.transform(self.read(planned.index), planned)
 
     def read_or_replace(self, planned: PlannedImage) -> PreparedSample:
-        """Read and transform a planned image, or another one if it cannot be read.
+        """Read and transform a planned image, or a replacement if it cannot be read.
 
         Raises:
-            InputError: the image cannot be read, and neither can another one.
+            InputError: neither the image nor a replacement can be read.
         """
         try:
             return self(planned)
@@ -92,13 +92,13 @@ class SampleReader:
             return self.replace(planned, error)
 
     def replace(self, planned: PlannedImage, error: InputError) -> PreparedSample:
-        """Prepare another image for the batch, after reading the planned one failed with `error`.
+        """Prepare a replacement for a planned image that failed to be read with `error`.
 
         Returns:
-            The other image, with its own index in `planned`.
+            The replacement, with its own index in `planned`.
 
         Raises:
-            InputError: there is no other image, or none of the replacements tried can be read either.
+            InputError: there is no other image, or none of the replacements tried can be read.
         """
         errors = [(planned.index, error)]
         for index in itertools.islice(self._replacements(planned), MAX_REPLACEMENTS):
@@ -113,20 +113,20 @@ class SampleReader:
                 planned=planned._replace(index=index), unreadable=(*unreadable, *prepared.unreadable)
             )
         if len(errors) == 1:
-            raise InputError(f"{error} (and the dataset has no other image to replace it)")
+            raise InputError(f"{error} (and the dataset has no other image as a replacement)")
         raise InputError(
             f"{error} (and none of the {len(errors) - 1} replacements tried can be read, the last: {errors[-1][1]})"
         )
 
     def _replacements(self, planned: PlannedImage) -> Iterator[int]:
-        """Indices of the other images, in a random order fixed by the planned image."""
+        """Yield indices of other images, in a random order that depends only on the planned image."""
         random = np.random.default_rng(stable_hash("replacement", self.seed, *planned.key))
         return (index for index in random.permutation(len(self.dataset)).tolist() if index != planned.index)
 
     def transform(self, sample: Sample, planned: PlannedImage) -> PreparedSample:
         """Apply the transforms, seeded by the planned image; torch's global generator is left unchanged.
 
-        The result fits the planned image's `max_shape`, whatever the transforms do.
+        The result is shrunk to the planned image's `max_shape` if the transforms exceed it.
         """
         original_size = sample.size
         partners = Partners(self.read, len(self.dataset), planned, seed=self.seed)
@@ -140,8 +140,8 @@ class SampleReader:
     def read(self, index: int) -> Sample:
         """Read an image in the orientation in which it was annotated.
 
-        Annotation tools differ in whether they apply the EXIF orientation, so the annotated size decides
-        whether the image is rotated or its pixels are used as stored.
+        Some annotation tools apply the EXIF orientation and others do not, so the annotated size decides whether the
+        image is rotated or its pixels are used as stored.
 
         Raises:
             InputError: the image cannot be read, or its size differs from the annotated size.

@@ -1,16 +1,16 @@
 """Sampling: choose the images of each batch and their order, as a pure function of sizes, seed and position.
 
-Training takes its batches from an endless stream of images, the epochs' orders one after another; batch n holds the
-images at positions [n * batch_size, (n + 1) * batch_size). So every batch is full, every image is used exactly once per
-epoch, and the number of steps in a run is epochs * images / batch_size, rounded up. If the batch size does not divide
-the number of images, an epoch begins and ends within a batch, which it shares with its neighbours. The alternatives are
-worse: a short last batch takes a step of full length along a noisier gradient and may leave a process without images,
-and dropping it skips images.
+Training takes its batches from an endless stream of images in which epochs follow each other. Batch n contains the
+images at positions [n * batch_size, (n + 1) * batch_size). Every batch is therefore full, every image is used exactly
+once per epoch, and the number of steps in a run is epochs * images / batch_size, rounded up. If the batch size does not
+divide the number of images, an epoch begins and ends within a batch, which it shares with its neighbours. The
+alternatives are worse: a short last batch takes a step of full length along a noisier gradient and may leave a process
+without images, and dropping it skips images.
 
 The order of an epoch is arranged so that batches need little padding (see `epoch_order`). It depends only on the seed
-and the epoch, so a run can resume anywhere without replaying the epochs before.
+and the epoch, so a run can resume anywhere without replaying earlier epochs.
 
-With weighted sampling, epochs use some images more often than others. They are whole batches: see `sampling.py`.
+With weighted sampling, some images are used more often than others, and epochs are whole batches: see `sampling.py`.
 """
 
 import hashlib
@@ -33,12 +33,12 @@ class PlannedImage(NamedTuple):
     shorter: int  # target length of the shorter side, pixels
     longer: int  # upper bound of the longer side, pixels
     max_shape: tuple[int, int]  # upper bounds of height and width: the padded shape of its own aspect-ratio bucket
-    padded_shape: tuple[int, int]  # padded height and width of the batch, which may hold images of other buckets
-    repeat: int = 0  # how often the image was used before in the same epoch
+    padded_shape: tuple[int, int]  # padded (height, width) of the batch, which may contain images of other buckets
+    repeat: int = 0  # earlier uses of the image in the same epoch
 
     @property
     def key(self) -> tuple[int, ...]:
-        """What random choices for this image depend on, together with the seed of the run."""
+        """The values that, together with the run's seed, determine the random choices for this image."""
         return (self.epoch, self.index, self.repeat) if self.repeat else (self.epoch, self.index)
 
 
@@ -52,11 +52,11 @@ def train_batches(
     uses: np.ndarray | None = None,
     start: int = 0,
 ) -> Iterator[list[PlannedImage]]:
-    """Yield full batches indefinitely, each image once per epoch, or as often as `uses` says.
+    """Yield full batches indefinitely, each image once per epoch, or as often as `uses` specifies.
 
-    No image occurs twice in a batch unless the batch is larger than the dataset; then every image occurs in each
-    batch, and no image more than once more often than another. With `uses`, images that are used more often than an
-    epoch has batches repeat as well. A batch has the smallest padded shape that holds the aspect-ratio buckets of its
+    No image occurs twice in a batch unless the batch is larger than the dataset. In that case every image occurs in
+    each batch, and the numbers of occurrences differ by at most one. With `uses`, images that are used more often than
+    an epoch has batches also repeat. A batch has the smallest padded shape that fits the aspect-ratio buckets of its
     images.
 
     Args:
@@ -92,12 +92,12 @@ def train_batches(
 
 
 def epoch_length(num_images: int, uses: np.ndarray | None, batch_size: int) -> int:
-    """Number of images in an epoch; `uses` as in `train_batches`."""
+    """Return the number of images in an epoch; `uses` is as in `train_batches`."""
     return num_images if uses is None else weighted_epoch_length(uses, batch_size)
 
 
 def _image_stream(order_of: Callable[[int], np.ndarray], epoch: int) -> Iterator[tuple[int, int, int]]:
-    """Yield (index, epoch, repeat) of every image from the beginning of an epoch on."""
+    """Yield (index, epoch, repeat) of every image, starting at the beginning of an epoch."""
     for number in itertools.count(epoch):
         used: Counter[int] = Counter()
         for index in order_of(number).tolist():
@@ -106,18 +106,18 @@ def _image_stream(order_of: Callable[[int], np.ndarray], epoch: int) -> Iterator
 
 
 def rank_by_aspect(buckets: Sequence[AspectBucket]) -> np.ndarray:
-    """Number the buckets that occur from the widest to the tallest, and return the number of each image's bucket."""
+    """Rank the occurring buckets from the widest to the tallest, and return the rank of each image's bucket."""
     tallness = [bucket.position + 1 if not bucket.is_landscape else -bucket.position for bucket in buckets]
     return np.unique(tallness, return_inverse=True)[1].astype(np.int16)
 
 
 def epoch_order(bucket_ranks: np.ndarray, *, batch_size: int, seed: int, epoch: int) -> np.ndarray:
-    """Order of the images (I,) in an epoch: the rest of an open batch, whole batches, and the start of the next batch.
+    """Order the images (I,) of an epoch: the rest of an open batch, whole batches, the start of the next batch.
 
-    For whole batches, images are sorted by aspect-ratio bucket, from the widest to the tallest, and shuffled within
-    each bucket. They are then cut into batches, and the batches are shuffled. Images left over from one bucket thus
-    share a batch with images from the next, which adds little padding. Batches that two epochs share come from the
-    most common bucket where possible, and their images do not repeat: see `_last_images`.
+    For the whole batches, images are sorted by aspect-ratio bucket, from the widest to the tallest, and shuffled within
+    each bucket. They are then cut into batches, and the batches are shuffled. The last images of a bucket thus share a
+    batch with the first of the next bucket, which adds little padding. Batches shared by two epochs come from the most
+    common bucket where possible, and their images do not repeat: see `_last_images`.
 
     Args:
         bucket_ranks: (I,) int16, from `rank_by_aspect`.
@@ -126,7 +126,7 @@ def epoch_order(bucket_ranks: np.ndarray, *, batch_size: int, seed: int, epoch: 
     num_first, _ = _shared_counts(num_images, batch_size, epoch)
     last = _last_images(bucket_ranks, batch_size, seed, epoch)
     distance = _distance_to_most_common(bucket_ranks)
-    if num_first:  # images that are in the open batch already are the last choice
+    if num_first:  # prefer images that are not yet in the open batch
         distance[_last_images(bucket_ranks, batch_size, seed, epoch - 1)] = np.iinfo(distance.dtype).max
 
     random = np.random.default_rng([seed, epoch])
@@ -142,18 +142,18 @@ def epoch_order(bucket_ranks: np.ndarray, *, batch_size: int, seed: int, epoch: 
 
 
 def _shared_counts(num_images: int, batch_size: int, epoch: int) -> tuple[int, int]:
-    """Number of an epoch's images in the batch that is open when it begins, and in the one open when it ends."""
+    """Count an epoch's images in the batch that is open when it begins, and in the one open when it ends."""
     first = min(num_images, -epoch * num_images % batch_size)
     return first, (num_images - first) % batch_size
 
 
 def _last_images(bucket_ranks: np.ndarray, batch_size: int, seed: int, epoch: int) -> np.ndarray:
-    """Images that an epoch leaves for the batch it shares with the next one; they are determined without that epoch.
+    """Choose the images that an epoch leaves for the batch it shares with the next, independently of the next epoch.
 
-    The next epoch chooses others for that batch. With 2 * batch_size images or more, there are enough of them
-    whatever the two epochs leave. With fewer, every epoch leaves the start of one and the same permutation:
-    what two neighbouring epochs leave then overlaps as far as possible, and enough others remain. With fewer images
-    than a batch, the next epochs begin with all that they do not leave themselves.
+    The next epoch chooses others for that batch. With at least 2 * batch_size images, enough remain regardless of what
+    the two epochs leave. With fewer, every epoch leaves the start of the same permutation, so the images that
+    neighbouring epochs leave overlap as much as possible, and enough others remain. If there are fewer images than a
+    batch contains, each later epoch begins with all images that it does not leave itself.
     """
     num_images = len(bucket_ranks)
     _, num_last = _shared_counts(num_images, batch_size, epoch)
@@ -162,12 +162,12 @@ def _last_images(bucket_ranks: np.ndarray, batch_size: int, seed: int, epoch: in
 
 
 def _distance_to_most_common(bucket_ranks: np.ndarray) -> np.ndarray:
-    """Distance in rank (I,) of each image's bucket to the most common bucket."""
+    """Compute the distance in rank (I,) of each image's bucket to the most common bucket."""
     return np.abs(bucket_ranks - np.bincount(bucket_ranks).argmax().astype(bucket_ranks.dtype))
 
 
 def _sorted_by(key: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """Sort images by their key; equal ones keep their order."""
+    """Sort images by key; the sort is stable."""
     return images[np.argsort(key[images], kind="stable")]
 
 

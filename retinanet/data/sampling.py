@@ -1,7 +1,7 @@
-"""Weighted sampling: how often each image is used in an epoch, and the order of such an epoch.
+"""Weighted sampling: the number of uses of each image in an epoch, and the order of such an epoch.
 
-The average number of uses of an image is a real number. Each epoch uses it as often as this number says, rounded down
-or up, such that the average over epochs is exact and every epoch has the same length.
+The average number of uses of an image is a real number. In each epoch it is rounded down or up, so that the average
+over epochs is exact and every epoch has the same length.
 """
 
 import math
@@ -12,9 +12,9 @@ from retinanet.formats.dataset import Dataset
 
 
 def repeat_factors(data: Dataset, threshold: float) -> np.ndarray:
-    """Repeat factor of each image (Gupta et al. 2019, LVIS): (I,) float64, at least 1.
+    """Compute the repeat factor of each image (Gupta et al. 2019, LVIS): (I,) float64, at least 1.
 
-    A class that occurs in a share f of the images has the factor max(1, sqrt(threshold / f)), and an image has the
+    A class that occurs in a fraction f of the images has the factor max(1, sqrt(threshold / f)), and an image has the
     largest factor of its classes. Crowd regions do not count as objects.
     """
     images, labels = _classes_of_images(data)
@@ -26,10 +26,10 @@ def repeat_factors(data: Dataset, threshold: float) -> np.ndarray:
 
 
 def class_aware_uses(data: Dataset) -> np.ndarray:
-    """Average number of uses of each image, with which all classes are used equally often: (I,) float64, sum I.
+    """Compute the average number of uses per image that balances the classes: (I,) float64 with sum I.
 
-    A class is chosen first, and then one of its images, so an image of several classes may be chosen for each of them.
-    Images without objects are used once: they keep their share.
+    This corresponds to choosing a class first, and then one of its images, so an image with several classes can be
+    chosen for each of them. Images without objects are used once.
     """
     images, labels = _classes_of_images(data)
     per_class = np.bincount(labels, minlength=len(data.class_names))
@@ -41,7 +41,7 @@ def class_aware_uses(data: Dataset) -> np.ndarray:
 
 
 def _classes_of_images(data: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Every pair of an image and a class with an object in it, as two arrays of indices."""
+    """Return all (image, class) pairs with an object, as two arrays of indices."""
     image_of_box = np.repeat(np.arange(len(data)), np.diff(data.box_start))
     pairs = np.stack([image_of_box, data.labels], axis=1)[~data.is_crowd]
     images, labels = np.unique(pairs, axis=0).T
@@ -49,12 +49,12 @@ def _classes_of_images(data: Dataset) -> tuple[np.ndarray, np.ndarray]:
 
 
 def weighted_epoch_length(uses: np.ndarray, batch_size: int) -> int:
-    """Number of images in an epoch: the sum of all uses, rounded up to whole batches."""
+    """Return the number of images in an epoch: the sum of all uses, rounded up to whole batches."""
     return batch_size * math.ceil(round(uses.sum() / batch_size, 9))  # a sum of 12.000000000001 is 12
 
 
 def weighted_order(bucket_ranks: np.ndarray, uses: np.ndarray, *, batch_size: int, seed: int, epoch: int) -> np.ndarray:
-    """Order of the images in an epoch, of `weighted_epoch_length`, in whole batches.
+    """Order the images of an epoch: `weighted_epoch_length` images in whole batches.
 
     As in `epoch_order`, images are sorted by aspect-ratio bucket, and batches are shuffled. No image occurs twice in a
     batch, unless it is used more often than there are batches; then it occurs in each about equally often.
@@ -73,17 +73,17 @@ def weighted_order(bucket_ranks: np.ndarray, uses: np.ndarray, *, batch_size: in
 
 
 def draw_counts(averages: np.ndarray, total: int, random: np.random.Generator) -> np.ndarray:
-    """Round averages (I,) down or up at random to counts (I,) with the given total, keeping each average.
+    """Round averages (I,) randomly to counts (I,) with the given total; the expected counts are the averages.
 
-    Systematic sampling: the fractions are laid end to end in a random order, and every image in whose fraction one of
-    the points u, u + 1, u + 2, ... lies is rounded up, with a random u from 0 to 1.
+    This is systematic sampling: the fractional parts are placed end to end in random order, and an image is rounded up
+    if its interval contains one of the points u, u + 1, u + 2, ..., with a random u from 0 to 1.
     """
     counts = np.floor(averages).astype(np.int64)
     fractions = averages - counts
     order = random.permutation(len(averages))
     ends = np.cumsum(fractions[order])
-    ends[-1] = total - counts.sum()  # a whole number, but for rounding errors
-    # A rounding error may let `ends` pass its last value; no count becomes negative.
+    ends[-1] = total - counts.sum()  # a whole number except for rounding errors
+    # Rounding errors may make `ends` exceed its last value; no count becomes negative.
     points = np.floor(np.minimum(ends, ends[-1]) + random.random()).astype(np.int64)
     counts[order] += np.diff(points, prepend=0)
     return counts
@@ -92,30 +92,30 @@ def draw_counts(averages: np.ndarray, total: int, random: np.random.Generator) -
 def _separate_copies(images: np.ndarray, bucket_ranks: np.ndarray, counts: np.ndarray, batch_size: int) -> np.ndarray:
     """Arrange images (L,), sorted by bucket and with copies of an image adjacent, into batches (M, batch_size).
 
-    The images of a bucket are dealt to its batches like cards, so copies are in different batches if there are enough.
-    If not, some are exchanged for images of the nearest other batches, which are of the most similar shapes.
+    The images of a bucket are dealt to its batches in turn, so copies are in different batches if there are enough.
+    Otherwise some are exchanged for images of the nearest other batches, which have the most similar shapes.
     """
     length, num_batches = len(images), len(images) // batch_size
-    slots = np.empty(length, dtype=np.int64)  # slots[n]: the place of the n-th image in the batches laid end to end
+    slots = np.empty(length, dtype=np.int64)  # slots[n]: position of the n-th image in the concatenated batches
     batch_of_slot = np.arange(length) // batch_size
     starts = np.flatnonzero(np.diff(bucket_ranks[images], prepend=-1))
     for start, stop in zip(starts, [*starts[1:], length], strict=True):
         batch = batch_of_slot[start:stop]
         _, first = np.unique(batch, return_index=True)
-        dealing_round = np.arange(stop - start) - first[batch - batch[0]]  # place among the bucket's slots of a batch
+        dealing_round = np.arange(stop - start) - first[batch - batch[0]]  # index among the bucket's slots in a batch
         slots[start:stop] = start + np.lexsort([batch, dealing_round])
     arranged = np.empty_like(images)
     arranged[slots] = images
     batches = arranged.reshape(num_batches, batch_size)
     if not _exchange_copies(batches, -(-counts // num_batches)):
-        batches = images.reshape(batch_size, num_batches).T  # dealt to all batches, whatever their bucket
+        batches = images.reshape(batch_size, num_batches).T  # dealt to all batches, regardless of bucket
     return batches
 
 
 def _exchange_copies(batches: np.ndarray, most: np.ndarray) -> bool:
     """Exchange images between batches, in place, until none is in a batch more often than `most` allows.
 
-    Returns: whether this succeeded. Each exchange removes an excess copy and adds none.
+    Returns: whether all excess copies could be removed. Each exchange removes one and adds none.
     """
     num_batches, num_images = len(batches), len(most)
     found, copies = np.unique(np.arange(num_batches)[:, None] * num_images + batches, return_counts=True)

@@ -1,4 +1,4 @@
-"""Transfer of batches from the host to the compute device."""
+"""Transfer batches from the host to the compute device."""
 
 from collections.abc import Iterable, Iterator
 

@@ -1,1 +1,1 @@
-"""Checks of a dataset and a config before training: data faults, images, anchors, and recommendations."""
+"""Check a dataset and a config before training: annotations, images, anchors and recommended settings."""

@@ -1,4 +1,4 @@
-"""Propose anchors for a dataset, verified by the exact report before and after."""
+"""Propose anchors for a dataset, verified by exact reports on the old and the new anchors."""
 
 from dataclasses import replace
 from typing import NamedTuple
@@ -10,30 +10,30 @@ from retinanet.detection.anchor_fit import BoxPlacement, fit_score, fit_shapes
 from retinanet.doctor.anchors import MAX_OBJECTS, AnchorReport, match_quality, sample_images
 from retinanet.formats.dataset import Dataset
 
-MIN_GAIN = 0.01  # in `fit_score`; less is not worth a change, and may not carry over to other images
-ATSS_FG_IOU = 0.5  # ATSS has a threshold per object; this is the usual one
+MIN_GAIN = 0.01  # in `fit_score`; a smaller gain is not worth a change and may not generalise
+ATSS_FG_IOU = 0.5  # ATSS has one threshold per object; this is a typical one
 
 
 class AnchorProposal(NamedTuple):
-    """Anchors for a dataset: either better than those of the config, or the same."""
+    """Proposed anchors for a dataset: better than those of the config, or the same."""
 
     anchors: AnchorConfig
-    before: AnchorReport  # of the config
-    after: AnchorReport  # with `anchors`; the same report if they are the config's
+    before: AnchorReport  # with the anchors of the config
+    after: AnchorReport  # with `anchors`; the same report if the anchors are the same
     fg_iou: float  # IoU from which an anchor is positive
 
     @property
     def is_better(self) -> bool:
-        """Whether the proposal differs from the config's anchors; if so, it is better."""
+        """Whether the proposal differs from the config's anchors, in which case it is better."""
         return self.after is not self.before
 
     @property
     def shares(self) -> tuple[float, float]:
-        """Share of the objects whose best IoU is at least `fg_iou`, before and after; NaN without objects."""
+        """Fraction of objects whose best IoU is at least `fg_iou`, before and after; NaN without objects."""
         return _share(self.before, self.fg_iou), _share(self.after, self.fg_iou)
 
     def config_lines(self) -> list[str]:
-        """Overrides such as `model.anchors.sizes=[16, 32, 64, 128, 256]`; none if the config's anchors are as good."""
+        """Overrides such as `model.anchors.sizes=[16, 32, 64, 128, 256]`; empty if the config's anchors are kept."""
         if not self.is_better:
             return []
         return [
@@ -43,11 +43,11 @@ class AnchorProposal(NamedTuple):
 
 
 def fit_anchors(dataset: Dataset, cfg: Config, *, max_objects: int | None = MAX_OBJECTS) -> AnchorProposal:
-    """Fit sizes, scales and aspect ratios of anchors to a dataset, as its images are resized for evaluation.
+    """Fit sizes, scales and aspect ratios of anchors to a dataset, with images resized as in evaluation.
 
-    The number of anchors and the strides stay the same. The proposal is the config's own anchors unless others raise
-    `fit_score` by at least MIN_GAIN and are worse in none of these: share of the objects that reach the foreground
-    IoU, mean best IoU, objects with a positive anchor, and the AP ceiling.
+    The number of anchors and the strides stay the same. Other anchors are proposed only if they raise `fit_score` by at
+    least MIN_GAIN and make none of these worse: the fraction of objects that reach the foreground IoU, the mean best
+    IoU, the number of objects with a positive anchor, and the AP ceiling.
 
     Args:
         dataset: only sizes, boxes, labels and areas are used; pass the training set.
@@ -76,7 +76,7 @@ def fit_anchors(dataset: Dataset, cfg: Config, *, max_objects: int | None = MAX_
 
 
 def _merits(report: AnchorReport, fg_iou: float) -> tuple[float, ...]:
-    """What a proposal must not lower: share reaching `fg_iou`, mean best IoU, matched objects, and the AP ceiling."""
+    """Return what a proposal must not lower: share reaching `fg_iou`, mean best IoU, matched objects, AP ceiling."""
     share = _share(report, fg_iou)
     return share, report.total.mean_iou, -report.total.unmatched, report.ceiling.metrics["AP"]
 

@@ -1,6 +1,6 @@
-"""How well a config's anchors fit a dataset: best IoU, objects without a positive anchor, and the AP ceiling.
+"""Measure how well a config's anchors fit a dataset: best IoU, objects without a positive anchor, AP ceiling.
 
-Everything is computed from image sizes and boxes, without reading an image. Shape letters: I images, M boxes.
+Everything is computed from image sizes and boxes; no image is read. Shape letters: I images, M boxes.
 """
 
 from dataclasses import dataclass
@@ -31,25 +31,25 @@ COCO_SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (9
 
 
 class MatchSummary(NamedTuple):
-    """How well a group of objects is covered by anchors; shares are in 0..1, and NaN without objects."""
+    """How well anchors cover a group of objects; fractions are in 0..1, and NaN without objects."""
 
     objects: int
     mean_iou: float  # mean of the best IoU
-    reaching: dict[float, float]  # share of the objects whose best IoU is at least each of IOU_LEVELS
-    unmatched: int  # objects without a positive anchor: no anchor learns them
+    reaching: dict[float, float]  # fraction of objects whose best IoU is at least the key, for each of IOU_LEVELS
+    unmatched: int  # objects without a positive anchor, which are not learned
     positives: float  # mean number of positive anchors
     below_a_pixel: int  # objects with a side shorter than a pixel after the resize
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class AnchorReport:
-    """Coverage of the objects of a dataset by anchors, after the resize used in evaluation.
+    """Coverage of a dataset's objects by anchors, after resizing as in evaluation.
 
-    Arrays have one row per box of `dataset`; rows of crowd regions have no meaning.
+    Arrays have one row per box of `dataset`; rows of crowd regions are meaningless.
     """
 
     dataset: Dataset  # the examined images
-    num_images: int  # in the whole dataset, of which `dataset` may be a random sample
+    num_images: int  # in the whole dataset; `dataset` may be a random sample of it
     placement: BoxPlacement  # sides after the resize, and distances to anchor centres
     best_iou: np.ndarray  # (M,) float32, highest IoU with any anchor
     num_positive: np.ndarray  # (M,) int64, number of positive anchors
@@ -95,10 +95,10 @@ class AnchorReport:
 
 
 def match_quality(dataset: Dataset, cfg: Config, *, max_objects: int | None = MAX_OBJECTS) -> AnchorReport:
-    """Compare the objects of a dataset with the anchors of a config, as images are resized for evaluation.
+    """Compare a dataset's objects with a config's anchors, with images resized as in evaluation.
 
-    Positive anchors are those of the config's own assignment rule, applied to whole images. During training, other
-    sizes in `data.resize.shorter` and random transforms change the boxes; they are not considered.
+    Positive anchors are determined by the config's own assignment rule, applied to whole images. Other sizes in
+    `data.resize.shorter` and random transforms, which change the boxes during training, are not considered.
 
     Args:
         dataset: only sizes, boxes, labels and areas are used; no image is read.
@@ -142,7 +142,7 @@ def summary_table(report: AnchorReport) -> str:
             *(f"| {' | '.join(line)} |" for line in lines),
             "",
             f"{len(report.dataset)} of {report.num_images} images. Ceiling: {ceiling}; missed: {lost.unmatched} "
-            f"without an anchor, {lost.suppressed} suppressed by NMS, {lost.beyond_limit} beyond the limit per image.",
+            f"without an anchor, {lost.suppressed} suppressed by NMS, {lost.beyond_limit} above the limit per image.",
         ]
     )
 
@@ -154,7 +154,7 @@ def _cells(group: MatchSummary) -> list[str]:
 
 
 def sample_images(dataset: Dataset, max_objects: int | None, *, seed: int) -> Dataset:
-    """Draw random images until they hold `max_objects` objects; with fewer objects, return the dataset itself."""
+    """Draw random images until they contain `max_objects` objects; return a dataset with fewer objects unchanged."""
     counts = np.diff(start_of_each(~dataset.is_crowd)[dataset.box_start])  # (I,)
     if max_objects is None or counts.sum() <= max_objects:
         return dataset
@@ -164,18 +164,18 @@ def sample_images(dataset: Dataset, max_objects: int | None, *, seed: int) -> Da
 
 
 def plan_evaluation(dataset: Dataset, cfg: Config) -> list[PlannedImage]:
-    """Resizing limits and padded shape of every image in evaluation, in dataset order."""
+    """Return the resizing limits and padded shape of every image in evaluation, in dataset order."""
     batches = eval_batches(
         dataset.sizes.tolist(),
         batch_size=1,
         shorter=eval_shorter(cfg.data),
         padded_shapes=build_padded_shapes(cfg.data),
     )
-    return sorted(image for batch in batches for image in batch)  # the index comes first
+    return sorted(image for batch in batches for image in batch)  # by index, the first field
 
 
 def resized_boxes(dataset: Dataset, planned: list[PlannedImage]) -> np.ndarray:
-    """Boxes after resizing the images as planned, with the loader's arithmetic: (M, 4) float32."""
+    """Resize all boxes along with their planned images, with the loader's arithmetic: (M, 4) float32."""
     new_sizes = [
         resized(height, width, image.shorter, image.longer)
         for (height, width), image in zip(dataset.sizes.tolist(), planned, strict=True)
@@ -187,7 +187,7 @@ def resized_boxes(dataset: Dataset, planned: list[PlannedImage]) -> np.ndarray:
 def _count_positive(
     dataset: Dataset, cfg: Config, boxes: Tensor, planned: list[PlannedImage], generator: AnchorGenerator
 ) -> np.ndarray:
-    """Number of positive anchors of each box (M,), one image at a time: assignment of one box depends on the others."""
+    """Count each box's positive anchors (M,), image by image, because assignment depends on the image's other boxes."""
     assign = build_assignment(cfg.assignment)
     labels, is_crowd = torch.from_numpy(dataset.labels), torch.from_numpy(dataset.is_crowd)
     counts = np.zeros(len(boxes), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""The AP ceiling: detections that are perfect, except for what anchors and postprocessing lose."""
+"""The AP ceiling: detections that are perfect except for losses due to anchors and postprocessing."""
 
 from typing import NamedTuple
 
@@ -12,24 +12,24 @@ from retinanet.structures import Detections
 
 
 class Lost(NamedTuple):
-    """Objects that a detector with perfect scores and boxes misses, by the first reason."""
+    """Numbers of objects that a detector with perfect scores and boxes misses, by the first reason that applies."""
 
     unmatched: int  # no positive anchor
-    suppressed: int  # removed by NMS, in favour of a neighbour of the same class
+    suppressed: int  # removed by NMS in favour of a neighbour of the same class
     beyond_limit: int  # more than `postprocess.max_detections` in the image
 
 
 def perfect_detections(
     dataset: Dataset, is_learned: np.ndarray, cfg: PostprocessConfig
 ) -> tuple[dict[int, Detections], Lost]:
-    """Detections of a detector whose scores and boxes are perfect, limited only by anchors and postprocessing.
+    """Create perfect detections of a dataset, limited only by anchors and postprocessing.
 
     Each object with a positive anchor is detected with its exact box and label and a score of 1; all others are missed.
-    The detections then pass the config's NMS per class and its limit per image. With equal scores, both prefer the
-    first object of the image. `top_k` is not applied: it limits candidates per level, before NMS.
+    The detections then pass through the config's NMS per class and its limit per image. All scores are equal, so both
+    prefer the first object of the image. `top_k` is not applied: it limits candidates per level, before NMS.
 
     Args:
-        is_learned: (M,) bool, whether each box has a positive anchor.
+        is_learned: (M,) bool, boxes that have a positive anchor.
 
     Returns: detections by image index, and the number of objects missed.
     """

@@ -1,4 +1,4 @@
-"""Check a config and its data before training, and collect everything that is found in one report."""
+"""Check a config and its data before training, and collect all results in one report."""
 
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -21,26 +21,26 @@ from retinanet.formats.findings import Finding, report
 from retinanet.formats.read import NoUsableImages
 from retinanet.runtime.console import progress
 
-NUM_VIEWED = 6  # images on the page, each in several epochs
+NUM_VIEWED = 6  # images on the page, each shown in several epochs
 SEVERITIES = ("error", "warning", "note")
-MAX_HEADERS = 20_000  # images per dataset whose headers are read before each training: seconds
-MANY_UNMATCHED = 0.01  # share of the objects without an anchor from which that needs a look
+MAX_HEADERS = 20_000  # images per dataset whose headers are read before training, which takes seconds
+MANY_UNMATCHED = 0.01  # fraction of objects without an anchor above which this is a warning
 
 
 @dataclass(kw_only=True)
 class CheckReport:
-    """Everything that a check found."""
+    """The results of a check."""
 
     name: str  # of the config or the data
     cfg: Config
-    datasets: dict[str, Dataset] = field(default_factory=dict)  # "train" and "val", as far as they can be read
+    datasets: dict[str, Dataset] = field(default_factory=dict)  # "train" and "val", unless they cannot be read
     findings: list[Finding] = field(default_factory=list)  # the most severe first
     anchors: AnchorReport | None = None  # of the training set
     proposal: AnchorProposal | None = None  # at the recommended image size
     recommendations: list[Recommendation] = field(default_factory=list)
     views: list[ImageViews] = field(default_factory=list)  # training images as the network sees them
-    transforms: list[View] = field(default_factory=list)  # an image under each transform alone
-    command: str = ""  # that trains with the recommended settings
+    transforms: list[View] = field(default_factory=list)  # images under each transform alone
+    command: str = ""  # trains with the recommended settings
 
     @property
     def has_errors(self) -> bool:
@@ -62,13 +62,13 @@ def check(
     draw: bool = True,
     silent: bool = False,
 ) -> CheckReport:
-    """Read everything that training with this config would read, and look for faults. No file is changed.
+    """Check everything that training with this config would read. No file is changed.
 
     Args:
-        name: what the report calls the config or the data.
+        name: name of the config or the data in the report.
         device: the device to recommend settings for.
         decode: decode all images; see `check_images`.
-        draw: draw what the network sees.
+        draw: draw images as the network sees them.
         silent: show no progress.
     """
     datasets, findings = read_datasets(cfg)
@@ -78,7 +78,7 @@ def check(
     train = datasets.get("train")
     if train is not None and not train.is_crowd.all():
         size = recommend_image_size(train, cfg)
-        with closing(progress(None, "examining anchors", 2, silent=silent)) as bar:  # a minute for large datasets
+        with closing(progress(None, "examining anchors", 2, silent=silent)) as bar:  # takes a minute for large datasets
             proposal = fit_anchors(train, with_overrides(cfg, size.lines, source="recommended image size"))
             bar.update()
             result.proposal = proposal
@@ -91,9 +91,9 @@ def check(
             try:
                 result.views = training_views(cfg, train, chosen)
                 result.transforms = transform_views(cfg, train, chosen)
-            except InputError as error:  # if most of the images cannot be used
+            except InputError as error:  # if most images cannot be used
                 findings.append(Finding("error", "unreadable_images", "data.train", str(error)))
-    if not decode:  # otherwise found by their contents
+    if not decode:  # otherwise detected by content
         findings += _check_overlap(datasets)
     result.findings = sorted(dict.fromkeys(findings), key=lambda finding: SEVERITIES.index(finding.severity))
     return result
@@ -103,13 +103,13 @@ def check_before_training(cfg: Config, *, decode: bool, silent: bool = False) ->
     """Check the images of a run before it starts.
 
     Args:
-        decode: decode them all. False reads the headers of at most `MAX_HEADERS` images per dataset.
+        decode: decode all images. False reads the headers of at most `MAX_HEADERS` images per dataset.
         silent: show no progress.
 
-    Returns: findings that need a look. Those about annotations are left out: training logs them itself.
+    Returns: findings about the images. Training itself logs those about annotations.
 
     Raises:
-        InputError: training would fail, or learn the wrong thing; the message has all errors.
+        InputError: training would fail, or learn the wrong thing; the message lists all errors.
     """
     datasets, findings = read_datasets(cfg)
     images = check_images(datasets, cfg.data, decode=decode, max_images=None if decode else MAX_HEADERS, silent=silent)
@@ -118,7 +118,7 @@ def check_before_training(cfg: Config, *, decode: bool, silent: bool = False) ->
 
 
 def read_datasets(cfg: Config) -> tuple[dict[str, Dataset], list[Finding]]:
-    """Read the training and validation set, as far as possible; faults are findings, one per line of an error."""
+    """Read the training and validation sets if possible; each line of an error becomes a finding."""
     datasets: dict[str, Dataset] = {}
     findings: list[Finding] = []
     try:
@@ -126,11 +126,11 @@ def read_datasets(cfg: Config) -> tuple[dict[str, Dataset], list[Finding]]:
     except InputError as error:
         findings += _unusable("data.train", error, findings)
     if not cfg.data.has_validation:
-        message = "no validation set, so nothing measures the run; set data.val, or data.val_fraction=0.1"
+        message = "no validation set, so AP cannot be measured; set data.val, or data.val_fraction=0.1"
         return datasets, [*findings, Finding("note", "no_validation", "data.val", message)]
     is_config_fault = any(finding.where.startswith(("data.", "model.")) for finding in findings)
     if "train" not in datasets and (is_config_fault or not cfg.data.val):
-        return datasets, findings  # the validation set has the same fault, or is a part of the training set
+        return datasets, findings  # the validation set has the same problem, or is part of the training set
     class_names = datasets["train"].class_names if "train" in datasets else None
     found: list[Finding] = []
     try:
@@ -142,7 +142,7 @@ def read_datasets(cfg: Config) -> tuple[dict[str, Dataset], list[Finding]]:
 
 
 def _unusable(key: str, error: InputError, found: list[Finding]) -> list[Finding]:
-    """The finding that a dataset cannot be read, unless another one says why."""
+    """Return a finding that a dataset cannot be read, unless another finding gives the reason."""
     if isinstance(error, NoUsableImages) and any(finding.severity == "error" for finding in found):
         return []
     where, colon, message = str(error).partition(": ")
@@ -155,7 +155,7 @@ def _check_overlap(datasets: dict[str, Dataset]) -> list[Finding]:
 
 
 def check_anchors(anchors: AnchorReport) -> list[Finding]:
-    """Notice objects that no anchor learns."""
+    """Report objects without a positive anchor."""
     total = anchors.total
     if not total.unmatched:
         return []
@@ -164,7 +164,7 @@ def check_anchors(anchors: AnchorReport) -> list[Finding]:
     lost = sides[(anchors.num_positive == 0) & ~anchors.dataset.is_crowd]
     message = (
         f"{total.unmatched} of {total.objects} objects ({100 * share:.1f} %) get no anchor at this image size, so "
-        f"nothing learns them; their median size is {np.median(lost):.2g} pixels after the resize. See the recommended "
-        "image size and anchors"
+        f"they are not learned; their median size is {np.median(lost):.2g} pixels after the resize. See the "
+        "recommended image size and anchors"
     )
     return [Finding("warning" if share >= MANY_UNMATCHED else "note", "no_anchor", "model.anchors", message)]

@@ -1,4 +1,4 @@
-"""Find images that are in a dataset more than once, from digests of their files and hashes of their pixels."""
+"""Find duplicate images in a dataset, by digests of their files and perceptual hashes of their pixels."""
 
 import os
 from collections import defaultdict
@@ -12,16 +12,16 @@ from retinanet.formats.findings import MAX_EXAMPLES, Finding, Severity, shortene
 
 HASH_SIDE = 8  # a hash compares 8 x 8 pairs of neighbouring cells: 64 bits
 # Of 64 bits. Measured on 160 photographs and microscope images: copies resized to a half or a third, or saved as JPEG
-# of quality 60, differed by at most 3 bits; of all other pairs, one by 4, and the rest by 12 or more.
+# with quality 60, differed by at most 3 bits. Of all other pairs, one differed by 4, and the rest by 12 or more.
 MAX_DISTANCE = 3
 MIN_CONTRAST = 8.0  # grey levels; hashes of flatter images are noise
-MAX_GROUP = 1000  # images with one part of the hash in common; more are a pattern of the dataset, and are not compared
+MAX_GROUP = 1000  # images sharing one part of the hash; larger groups are a pattern of the dataset and are not compared
 
 
 def difference_hash(image: Tensor) -> int | None:
-    """Hash the coarse brightness pattern of an image; copies in another size or quality have nearly the same hash.
+    """Hash the coarse brightness pattern of an image; copies of a different size or quality have nearly the same hash.
 
-    Each bit says whether a cell of a 9 x 8 grid is brighter than the one to its right ("dHash").
+    Each bit is set if a cell of a 9 x 8 grid is brighter than the one to its right ("dHash").
 
     Args:
         image: (3, H, W) uint8.
@@ -37,7 +37,7 @@ def difference_hash(image: Tensor) -> int | None:
 
 
 def groups_of_equals(digests: Sequence[bytes | None]) -> list[list[int]]:
-    """Indices of images whose files have the same content, in groups of two or more; None equals nothing."""
+    """Group the indices of images whose files have the same content; None is never equal."""
     by_digest: dict[bytes, list[int]] = defaultdict(list)
     for index, digest in enumerate(digests):
         if digest is not None:
@@ -46,9 +46,9 @@ def groups_of_equals(digests: Sequence[bytes | None]) -> list[list[int]]:
 
 
 def near_pairs(hashes: Sequence[int | None]) -> list[tuple[int, int]]:
-    """Pairs (i, j), i < j, of images whose hashes differ in at most MAX_DISTANCE bits.
+    """Find all pairs (i, j), i < j, of images whose hashes differ in at most MAX_DISTANCE bits.
 
-    A hash is cut into MAX_DISTANCE + 1 parts: at least one part of a pair is equal, so only images that share a part
+    A hash is cut into MAX_DISTANCE + 1 parts. At least one part of a pair is equal, so only images that share a part
     are compared.
     """
     known = [(index, value) for index, value in enumerate(hashes) if value is not None]
@@ -77,17 +77,17 @@ def find_duplicates(
 
     Args:
         paths: paths of the images of each split, "train" and "val".
-        digests, hashes: of all images, split after split.
+        digests, hashes: of all images, split by split.
     """
     all_paths = [path for split in paths.values() for path in split]
     split_of = [split for split, of_split in paths.items() for _ in of_split]
     equal = groups_of_equals(digests)
-    copies = {index for group in equal for index in group[1:]}  # the first of a group stands for all
+    copies = {index for group in equal for index in group[1:]}  # the first of a group represents all
     pairs = near_pairs([None if index in copies else value for index, value in enumerate(hashes)])
     findings = []
     for groups, is_equal in ((equal, True), (pairs, False)):
         across = [group for group in groups if len({split_of[index] for index in group}) > 1]
-        # One file under several ids of a split is reported when annotations are read.
+        # A file with several ids in one split is reported when annotations are read.
         within = [
             group
             for group in groups
@@ -104,12 +104,12 @@ def _finding(groups: Sequence[Sequence[int]], paths: Sequence[str], is_equal: bo
     if is_leak:
         kind = "val_is_train" if is_equal else "val_resembles_train"
         message = (
-            f"{images} images, in training and in validation, have {what}: the scores will be too high; use other "
+            f"{images} images in the training and validation sets have {what}: the scores will be too high; use other "
             "images for validation"
         )
         if not is_equal:
-            message += ", and keep images of one scene on one side (data.val_group)"
+            message += ", and keep images of one scene in the same set (data.val_group)"
         return Finding("warning", kind, "data.val", message, examples)
-    message = f"{images} images have {what} as another one: their objects count several times; remove the copies"
+    message = f"{images} images have {what} as another image: their objects count several times; remove the copies"
     severity: Severity = "warning" if is_equal else "note"
     return Finding(severity, "duplicate_images" if is_equal else "similar_images", "data", message, examples)

@@ -1,4 +1,4 @@
-"""Check the image files of datasets: whether they can be read, fit their annotations, and are there only once."""
+"""Check the image files of datasets: readability, agreement with annotations, and duplicates."""
 
 import hashlib
 import os
@@ -20,27 +20,27 @@ from retinanet.formats.images.notes import ImageNotes
 from retinanet.formats.images.reader import open_image
 from retinanet.runtime.console import progress
 
-CHUNK = 64  # images handed to the threads at a time, so that memory does not grow with the dataset
+CHUNK = 64  # images handed to the threads at a time, so memory does not grow with the dataset
 PROBLEMS = {
     "unreadable_images": "image(s) cannot be read",
-    "image_size_differs": "image(s) have another size than their annotations say, so their boxes would be misplaced",
+    "image_size_differs": "image(s) differ in size from their annotations, so their boxes would be misplaced",
 }
 
 
 class ImageFacts(NamedTuple):
-    """What was found in one image file."""
+    """The results for one image file."""
 
     problem: tuple[str, str] | None = None  # a kind from PROBLEMS and a message: training cannot use the image
     digest: bytes | None = None  # of the file's content; None if only headers were read
     hash: int | None = None  # of its brightness pattern; None for flat images, or if only headers were read
-    is_special: bool = False  # rotated, with several frames, or with other than 8 bits: to be noted
+    is_special: bool = False  # rotated, with several frames, or not 8-bit: worth a note
 
 
 class ImageCheck(NamedTuple):
-    """What was found in the image files of all datasets."""
+    """The results for the image files of all datasets."""
 
     findings: list[Finding]
-    unusable: dict[str, set[int]]  # indices of the images that training cannot use, by dataset
+    unusable: dict[str, set[int]]  # indices of images that training cannot use, by dataset
 
 
 def check_images(
@@ -51,13 +51,13 @@ def check_images(
     max_images: int | None = None,
     silent: bool = False,
 ) -> ImageCheck:
-    """Read the images of datasets in as many threads as there are cores. No file is changed.
+    """Check the images of datasets, using one thread per core. No file is changed.
 
     Args:
         datasets: by name, "train" and "val".
-        decode: decode the images and compare their contents. False reads only headers, which finds missing, foreign and
-            mis-sized files, but no damaged or duplicate ones.
-        max_images: read at most as many images of each dataset, at equal distances, and say so. None: all.
+        decode: decode the images and compare their contents. False reads only headers, which detects missing files,
+            files of other kinds and wrong sizes, but no damage or duplicates.
+        max_images: read at most this many images per dataset, evenly spaced, and report this. None: all.
         silent: show no progress.
     """
     findings: list[Finding] = []
@@ -73,7 +73,7 @@ def check_images(
         findings += _problems(name, len(dataset), found, cfg)
         findings += _notes(name, dataset, special, cfg)
         if count < len(dataset):
-            message = f"only {count} of {len(dataset)} images were looked at; retinanet check reads all of them"
+            message = f"only {count} of {len(dataset)} images were checked; `retinanet check` reads all of them"
             findings.append(Finding("note", "sampled_images", f"data.{name}", message))
     if decode and max_images is None:
         findings += find_duplicates(
@@ -101,7 +101,7 @@ def _read_all(
 
 
 def read_facts(record: ImageRecord, cfg: DataConfig, *, decode: bool) -> ImageFacts:
-    """Read one image file; see `check_images`."""
+    """Check one image file; see `check_images`."""
     try:
         with open_image(record.path, max_pixels=cfg.max_pixels) as opened:
             header = opened.header
@@ -121,7 +121,7 @@ def read_facts(record: ImageRecord, cfg: DataConfig, *, decode: bool) -> ImageFa
 
 
 def _notes(name: str, dataset: Dataset, special: Sequence[int], cfg: DataConfig) -> tuple[Finding, ...]:
-    """What the owner of the images should know. One by one, so that the same images are the examples every time."""
+    """Report images worth a note. They are read one by one, so the examples are the same every time."""
     notes = ImageNotes(f"data.{name}", value_range=cfg.value_range, bands=cfg.bands)
     for index in special:
         record = dataset.image(index)
@@ -131,11 +131,11 @@ def _notes(name: str, dataset: Dataset, special: Sequence[int], cfg: DataConfig)
 
 
 def _problems(name: str, num_images: int, facts: Sequence[ImageFacts], cfg: DataConfig) -> list[Finding]:
-    """One finding per kind of problem; whether it is an error depends on how many images training replaces."""
+    """Return one finding per kind of problem; its severity depends on how many images training replaces."""
     problems = [fact.problem for fact in facts if fact.problem]
     are_replaced = name == "train" and len(problems) <= cfg.max_unreadable and len(problems) < len(facts)
     if are_replaced:
-        advice = f"training replaces them by other images (data.max_unreadable: {cfg.max_unreadable})"
+        advice = f"training replaces them with other images (data.max_unreadable: {cfg.max_unreadable})"
     elif name == "train":
         advice = "correct them, or remove them from the annotations"
         if len(problems) < len(facts):

@@ -1,4 +1,4 @@
-"""Recommend image size, anchors, batch, sampling and schedule for a dataset on a machine, as config overrides."""
+"""Recommend image size, anchors, batch, sampling and schedule for a dataset and a machine, as config overrides."""
 
 import math
 import os
@@ -15,43 +15,43 @@ from retinanet.doctor.anchors import MAX_OBJECTS
 from retinanet.formats.dataset import Dataset
 from retinanet.runtime.console import format_bytes
 
-# Image size. The smallest anchor that `fit_anchors` proposes has 16 pixels, 2 strides of the finest level; an object of
-# this size covers 2 x 2 cells of that level.
+# Image size. The smallest anchor that `fit_anchors` proposes is 16 pixels wide, 2 strides of the finest level. An
+# object of this size covers 2 x 2 cells of that level.
 MIN_OBJECT = 16.0  # pixels after the resize, square root of the area
-REQUIRED_SHARE = 0.95  # of the objects; the smallest ones, often annotation errors, should not set the cost of a run
-WORTHWHILE_GAIN = 0.01  # in a share: less is not worth a change
+REQUIRED_SHARE = 0.95  # of the objects; the smallest, often annotation errors, should not determine the cost of a run
+WORTHWHILE_GAIN = 0.01  # in a fraction of objects; smaller gains are not worth a change
 
 
 # Memory of a training step in float32, in bytes per pixel of padded input, with every stage and norm trainable: the
-# slope of peak memory over the batch size at 256 x 320 on a CPU (benchmarks/results/2026-11-30-anchor-fit.md). For
-# other backbones, the largest measured is assumed.
+# slope of peak memory over the batch size at 256 x 320 on a CPU (benchmarks/results/2026-11-30-anchor-fit.md). Other
+# backbones are assumed to need the largest measured amount.
 MEMORY_PER_PIXEL = {"resnet10_half": 770, "resnet18": 770, "resnet50": 2220}
 LARGEST_MEMORY_PER_PIXEL = 5970  # ResNeXt-101 32x8d
 MEMORY_WITHOUT_IMAGES = 1.5 * 2**30  # bytes: weights, their gradients and optimizer state, libraries
-USABLE_MEMORY = 0.8  # share; the rest is left to the system, other processes and fragmentation
+USABLE_MEMORY = 0.8  # fraction; the rest is left for the system, other processes and fragmentation
 
-# Sampling. Classes differ in frequency on every real dataset; a factor of 100 is where repetition starts to matter.
+# Sampling. Classes differ in frequency on every real dataset; repetition matters from a factor of about 100.
 VERY_UNEVEN = 100  # most common class / rarest class, in images
 
 # Schedule. The bundled recipes that train from random weights on small sets take 450 (quickstart) and 615 (bccd_r18)
 # steps to reach a useful AP.
 MIN_STEPS = 600
 MAX_EPOCHS = 100  # the longest schedule in common use for detectors without strong augmentation
-MAX_WARMUP_SHARE = 0.2  # of the run: a short run would end before the default warm-up of 1000 steps
+MAX_WARMUP_SHARE = 0.2  # of the run; a short run would end before the default warm-up of 1000 steps
 
 
 NO_OBJECTS = "no objects, nothing to recommend"
 
 
 class Machine(NamedTuple):
-    """What a recommendation needs to know about the machine."""
+    """The properties of a machine that recommendations depend on."""
 
     device: torch.device
     memory: int | None  # bytes of the accelerator, or of the host if the device is a CPU; None if unknown
 
 
 class Recommendation(NamedTuple):
-    """One topic in a sentence, and the overrides that follow from it; none if the config is fine as it is."""
+    """Advice on one topic: a sentence, and the overrides to apply, if any."""
 
     topic: str  # "image size", "anchors", "batch", "sampling" or "schedule"
     sentence: str
@@ -98,8 +98,9 @@ def recommend(
 def recommend_image_size(dataset: Dataset, cfg: Config) -> Recommendation:
     """Recommend the smallest image size at which REQUIRED_SHARE of the objects have at least MIN_OBJECT pixels.
 
-    Sizes above the median of the original images are not considered, as they add no detail, and neither are sizes below
-    the current one: smaller images save time, but may cost AP even if all objects are large enough.
+    Sizes above the median of the original images are not considered, because they add no detail. Sizes below the
+    current one are not considered either: smaller images save time, but may cost AP even if all objects are large
+    enough.
     """
     resize, current = cfg.data.resize, eval_shorter(cfg.data)
     topic, is_object = "image size", ~dataset.is_crowd
@@ -116,7 +117,7 @@ def recommend_image_size(dataset: Dataset, cfg: Config) -> Recommendation:
     original = int(np.median(dataset.sizes.min(axis=1)))
     before = f"{100 * share(current):.0f} % of the objects have at least {MIN_OBJECT:.0f} pixels"
     if share(current) >= REQUIRED_SHARE:
-        return Recommendation(topic, f"{before} at a shorter side of {current}: large enough")
+        return Recommendation(topic, f"{before} at a shorter side of {current}: they are large enough")
     candidates = [*range(resize.divisor * (current // resize.divisor + 1), original, resize.divisor), original]
     candidates = [side for side in candidates if side > current]
     chosen = next((side for side in candidates if share(side) >= REQUIRED_SHARE), candidates[-1] if candidates else 0)
@@ -134,15 +135,15 @@ def recommend_image_size(dataset: Dataset, cfg: Config) -> Recommendation:
         lines.append(f"data.resize.val_shorter={chosen}")
     sentence = (
         f"only {before} at a shorter side of {current}; with {chosen}, {100 * after:.0f} % do. Images then have "
-        f"{factor**2:.1f} times as many pixels, so a step takes about as many times as long and as much memory"
+        f"{factor**2:.1f} times as many pixels, so a step takes about {factor**2:.1f} times as much time and memory"
     )
     return Recommendation(topic, sentence, tuple(lines))
 
 
 def recommend_anchors(proposal: AnchorProposal) -> Recommendation:
-    """Recommend the proposed anchors, if more objects reach the foreground IoU or get a positive anchor.
+    """Recommend the proposed anchors if more objects reach the foreground IoU or get a positive anchor.
 
-    A proposal may be better only in the mean IoU of objects that are covered well enough; that is no reason to change.
+    A proposal that only raises the mean IoU of objects that are already covered well enough is not recommended.
     """
     before, after = proposal.before.total, proposal.after.total
     if not before.objects:
@@ -153,23 +154,23 @@ def recommend_anchors(proposal: AnchorProposal) -> Recommendation:
         "have no positive anchor"
     )
     if share_after < share_before + WORTHWHILE_GAIN and after.unmatched == before.unmatched:
-        return Recommendation("anchors", f"{sentence}; no anchors were found that are better by a point")
-    sentence += f"; with the proposed anchors, it is {100 * share_after:.1f} % and {after.unmatched}"
+        return Recommendation("anchors", f"{sentence}; no anchors were found that improve this by a percentage point")
+    sentence += f"; with the proposed anchors, these are {100 * share_after:.1f} % and {after.unmatched}"
     return Recommendation("anchors", sentence, tuple(proposal.config_lines()))
 
 
 def recommend_batch(dataset: Dataset, cfg: Config, machine: Machine) -> Recommendation:
-    """Recommend a batch that is not larger than the dataset and fits in memory, from a rough estimate.
+    """Recommend a batch that is not larger than the dataset and fits in memory, by a rough estimate.
 
-    If memory is short, the batch is split by `train.accumulate`, which keeps the gradient (except with batch norm); the
-    batch size itself is a matter of results, and on a CPU time per image hardly depends on it. Several processes on a
-    machine share its memory: this is for one.
+    If memory is short, the batch is split by `train.accumulate`, which keeps the gradient (except with batch norm). The
+    batch size itself affects results, and on a CPU it hardly affects the time per image. The estimate is for one
+    process; several processes on a machine share its memory.
     """
     batch_size = min(cfg.train.batch_size, len(dataset))
     accumulate = min(cfg.train.accumulate, batch_size)
     sentence = f"{batch_size} image(s) per step"
     if batch_size < cfg.train.batch_size:  # a larger batch repeats images, and adds time but no information to a step
-        sentence += f", as the dataset has no more, instead of {cfg.train.batch_size}"
+        sentence += f" instead of {cfg.train.batch_size}, because the dataset has no more"
     if machine.memory is None:
         sentence += f"; the memory of {machine.device} is unknown"
     else:
@@ -194,7 +195,7 @@ def recommend_batch(dataset: Dataset, cfg: Config, machine: Machine) -> Recommen
 
 
 def _largest_padded_image(dataset: Dataset, cfg: Config) -> int:
-    """Pixels of the largest padded shape that images of the dataset have in training."""
+    """Return the number of pixels in the largest padded shape of the dataset's images in training."""
     padded_shapes = build_padded_shapes(cfg.data)
     buckets = {padded_shapes.bucket(height, width) for height, width in dataset.sizes.tolist()}
     shapes = (padded_shapes.padded_shape(bucket, max(cfg.data.resize.shorter)) for bucket in buckets)
@@ -204,24 +205,24 @@ def _largest_padded_image(dataset: Dataset, cfg: Config) -> int:
 def recommend_sampling(dataset: Dataset, cfg: Config) -> Recommendation:
     """Recommend repeat-factor sampling if class frequencies are very uneven and each image is used once per epoch.
 
-    An image is repeated sqrt(threshold / frequency) times, for its rarest class (Gupta et al. 2019). The threshold is
-    the frequency of the most common class / VERY_UNEVEN, so only classes rarer than that are repeated.
+    An image is repeated sqrt(threshold / frequency) times, with the frequency of its rarest class (Gupta et al. 2019).
+    The threshold is the frequency of the most common class / VERY_UNEVEN, so only classes rarer than that are repeated.
     """
     if cfg.data.sampling.type != "all":
-        return Recommendation("sampling", f"data.sampling is {cfg.data.sampling.type} already")
+        return Recommendation("sampling", f"data.sampling is already {cfg.data.sampling.type}")
     image = np.repeat(np.arange(len(dataset)), np.diff(dataset.box_start))[~dataset.is_crowd]
     pairs = np.unique(np.stack([image, dataset.labels[~dataset.is_crowd]], axis=1), axis=0)
     counts = np.bincount(pairs[:, 1], minlength=len(dataset.class_names))  # images with each class
     present = np.flatnonzero(counts)
     if len(present) < 2:
-        return Recommendation("sampling", "fewer than two classes have objects: every image once per epoch")
+        return Recommendation("sampling", "fewer than two classes have objects: use every image once per epoch")
     rarest, commonest = present[counts[present].argmin()], counts.argmax()
     described = (
         f"{dataset.class_names[commonest]} occurs in {counts[commonest]} image(s), {dataset.class_names[rarest]} in "
         f"{counts[rarest]}"
     )
     if counts[commonest] < VERY_UNEVEN * counts[rarest]:
-        return Recommendation("sampling", f"{described}: every image once per epoch")
+        return Recommendation("sampling", f"{described}: use every image once per epoch")
     threshold = float(f"{counts[commonest] / VERY_UNEVEN / len(dataset):.2g}")
     return Recommendation(
         "sampling",
@@ -231,10 +232,10 @@ def recommend_sampling(dataset: Dataset, cfg: Config) -> Recommendation:
 
 
 def recommend_schedule(dataset: Dataset, cfg: Config) -> Recommendation:
-    """Recommend a run of at least MIN_STEPS steps and, beyond that, at most MAX_EPOCHS epochs, and a warm-up within it.
+    """Recommend a run of at least MIN_STEPS steps but otherwise at most MAX_EPOCHS epochs, with a warm-up that fits.
 
-    A config in epochs may take too few steps on a small dataset; one in steps, for COCO for instance, may repeat a
-    small dataset thousands of times.
+    A run set in epochs may take too few steps on a small dataset. A run set in steps, for example for COCO, may repeat
+    a small dataset thousands of times.
     """
     train, num_images = cfg.train, images_per_epoch(cfg, dataset)
     epoch = num_images / train.batch_size  # steps
@@ -249,5 +250,5 @@ def recommend_schedule(dataset: Dataset, cfg: Config) -> Recommendation:
         sentence += f", are too {problem}; {epochs} epochs are {steps} steps"
     if train.warmup_steps > MAX_WARMUP_SHARE * steps:
         lines.append(f"train.warmup_steps={int(MAX_WARMUP_SHARE * steps)}")
-        sentence += f"; a warm-up of {train.warmup_steps} steps is too long for that"
+        sentence += f"; a warm-up of {train.warmup_steps} steps is too long for this"
     return Recommendation("schedule", sentence, tuple(lines))

@@ -1,4 +1,4 @@
-"""Draw what the network sees in training: augmented images, their boxes, and the anchors that learn them."""
+"""Draw training images as the network sees them: augmented, with boxes and their positive anchors."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -25,8 +25,8 @@ from retinanet.formats.dataset import Dataset
 
 LEARNT, UNMATCHED, CROWD, ANCHOR = "#19d84f", "#ff2b2b", "#b9b9b9", "#3aa0ff"  # colours of boxes
 EPOCHS = 3  # of each image: enough to see what changes
-MAX_TRIES = 30  # epochs in which to look for an effect of a transform; many apply to a share of the images only
-MIN_SIDE, MAX_SIDE = 320, 800  # pixels of the longer side of a drawn image: boxes can be told apart, the page is small
+MAX_TRIES = 30  # epochs to try until a transform has an effect; many transforms apply to some images only
+MIN_SIDE, MAX_SIDE = 320, 800  # longer side of a drawn image, pixels: boxes are distinct, and the page is small
 
 
 class View(NamedTuple):
@@ -44,7 +44,7 @@ class ImageViews(NamedTuple):
 
 
 def training_views(cfg: Config, data: Dataset, indices: Sequence[int]) -> list[ImageViews]:
-    """Augment images as in the first epochs, and draw objects, anchors, and objects without an anchor.
+    """Augment images as in the first epochs, and draw the objects and their positive anchors.
 
     Raises:
         InputError: an image can be neither read nor replaced.
@@ -66,7 +66,7 @@ def training_views(cfg: Config, data: Dataset, indices: Sequence[int]) -> list[I
 
 
 def transform_views(cfg: Config, data: Dataset, indices: Sequence[int]) -> list[View]:
-    """Show each transform of the config alone, on the first of the images that it changes within `MAX_TRIES` epochs.
+    """Show each transform of the config alone, on the first given image that it changes within `MAX_TRIES` epochs.
 
     Raises:
         InputError: an image cannot be read.
@@ -78,7 +78,7 @@ def transform_views(cfg: Config, data: Dataset, indices: Sequence[int]) -> list[
 
 
 def choose_images(report: AnchorReport, data: Dataset, count: int, *, unusable: Iterable[int] = ()) -> list[int]:
-    """Choose images of a dataset to look at: half of them with objects that no anchor learns, the others spread out.
+    """Choose images to show: half of them with objects that have no positive anchor, the others evenly spaced.
 
     Images with objects come before images without.
     """
@@ -117,7 +117,7 @@ def _show_transform(cfg: Config, data: Dataset, indices: Sequence[int], entry: T
 
 
 def describe_transform(entry: Transform) -> str:
-    """A transform with its settings, such as `flip (p: 0.5)`."""
+    """Describe a transform with its settings, such as `flip (p: 0.5)`."""
     values = ", ".join(f"{key}: {value}" for key, value in entry.model_dump(exclude={"type"}).items())
     return f"{entry.type} ({values})" if values else entry.type
 
@@ -127,11 +127,11 @@ def _is_same(one: Sample, other: Sample) -> bool:
 
 
 def _draw_sample(sample: Sample, anchors: Tensor | None = None, matched: Tensor | None = None) -> tuple[Tensor, str]:
-    """Draw the boxes of a sample and, for each, the best of its anchors, and describe them.
+    """Draw a sample's boxes, each with its best anchor, and return a description.
 
     Args:
         anchors: (P, 4), the positive anchors; None: draw boxes only.
-        matched: (P,), the row of `sample.boxes` that each of them learns.
+        matched: (P,), the row of `sample.boxes` assigned to each anchor.
     """
     pixels, factor = _resized(sample.image)
     num_boxes = len(sample.boxes)
@@ -155,7 +155,7 @@ def _draw_sample(sample: Sample, anchors: Tensor | None = None, matched: Tensor 
 
 
 def _resized(image: Tensor) -> tuple[Tensor, float]:
-    """Enlarge small images and shrink large ones for the page; returns the factor too."""
+    """Enlarge small images and shrink large ones for the page; also return the factor."""
     longer = max(image.shape[-2:])
     factor = max(1, math.ceil(MIN_SIDE / longer)) if longer < MIN_SIDE else min(1.0, MAX_SIDE / longer)
     if factor == 1:

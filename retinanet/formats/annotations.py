@@ -1,6 +1,6 @@
-"""The content of one annotation source as flat arrays: what the reader of each format returns.
+"""The content of one annotation source as flat arrays; the readers of all formats return this record.
 
-Nothing here is checked against the image files or the config; `read.py` does that once for all formats.
+The values are not checked against the image files or the config; `read.py` does that for all formats.
 Shape letters: I images, M boxes, C categories.
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 from retinanet.formats.federated import Federated
 from retinanet.formats.findings import Finding
 
-RELATIVE_DIGITS = 6  # decimals of a pixel to which boxes in fractions of the image are rounded
+RELATIVE_DIGITS = 6  # decimal places of a pixel kept when relative boxes are converted to pixels
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -21,24 +21,24 @@ class Annotations:
 
     Attributes:
         source: the annotation file or folder, for messages.
-        image_folder: the folder that file names are relative to; None if the source does not say.
-        file_names: I names, as the source gives them.
-        image_ids: I unique ids; None if the format has none. Images are then numbered from 1.
-        sizes: (I, 2) int64, height and width in pixels; 0 where the source does not give them.
+        image_folder: the folder that file names are relative to; None if the source does not state it.
+        file_names: I names, as written in the source.
+        image_ids: I unique ids; None if the format has none; images are then numbered from 1.
+        sizes: (I, 2) int64, height and width in pixels; 0 where the source does not state them.
         image_index: (M,) int64, the image of each box.
         boxes_xywh: (M, 4) float64, finite: left, top, width, height, in pixels, or in fractions of the image if
             `is_relative`.
-        areas: (M,) float64, the object's area in square pixels; NaN where the source does not give it.
+        areas: (M,) float64, the object's area in square pixels; NaN where the source does not state it.
         category_index: (M,) int64 into the categories.
         is_crowd: (M,) bool, regions that are neither objects nor background.
-        entry: what messages call the source of a box, such as "annotation" or "line"; `entry_numbers` follow it.
-        entry_numbers: (M,) int64.
+        entry: the word for a record of the source in messages, such as "annotation" or "line".
+        entry_numbers: (M,) int64, the number of each box's record, shown after `entry`.
         category_names: C unique names, in the order of the classes.
-        category_ids: C unique ids; None if the format has none. Categories are then numbered from 1.
+        category_ids: C unique ids; None if the format has none; categories are then numbered from 1.
         supercategories: C names, "" for none; or empty if the format has none.
-        federated: categories that were verified to be absent or incomplete, if most were not looked for; None if all
+        federated: per image, the categories that are verified to be absent or incompletely annotated; None if all
             objects of all categories are annotated.
-        findings: what the reader repaired or noticed; no errors.
+        findings: problems that the reader repaired or noticed; never errors.
     """
 
     source: str
@@ -65,7 +65,7 @@ class Annotations:
         return len(self.file_names)
 
     def subset(self, images: Sequence[int]) -> "Annotations":
-        """Return the given images, in that order, with their boxes."""
+        """Return the given images and their boxes, in that order."""
         new_index = np.full(len(self), -1, dtype=np.int64)
         new_index[images] = np.arange(len(images))
         rows = np.flatnonzero(new_index[self.image_index] >= 0)

@@ -37,10 +37,10 @@ def choose_classes(
 
     Args:
         files: the categories of each annotation file, at least one.
-        classes: categories to use or merge, in label order. None takes all categories, in the order of
+        classes: categories to use or merge, in label order. None selects all categories, in the order of
             `expected_names` or, without it, of the first file.
-        expected_names: required class names, such as those of a trained model. A file may then lack some of their
-            categories, since exporters omit unused ones; this is a finding.
+        expected_names: required class names, such as those of a trained model. A file may lack some of these
+            categories, because exporters omit unused ones; this is reported as a finding.
         key: the config key of these files, for messages.
 
     Raises:
@@ -67,7 +67,7 @@ def choose_classes(
     for label, members in enumerate(groups.values()):
         for member in members:
             if member in label_of:
-                raise InputError(f"data.classes: {member!r} is in two classes; an annotation can have one label")
+                raise InputError(f"data.classes: {member!r} is in two classes; an annotation can have only one label")
             label_of[member] = label
     lacking = [_lacking(tuple(label_of), categories, key) for categories in files] if expected_names else []
     return Classes(tuple(groups), label_of, tuple(finding for findings in lacking for finding in findings))

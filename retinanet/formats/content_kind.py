@@ -10,11 +10,11 @@ START_BYTES = 1 << 16
 COCO_LIST = re.compile(rb'"(?:images|annotations|categories)"\s*:\s*\[')
 LVIS_FIELD = re.compile(rb'"(?:neg_category_ids|not_exhaustive_category_ids|frequency)"\s*:')
 LABELME_FIELD = re.compile(rb'"(?:shapes|imagePath|imageData)"\s*:')
-IS_NUMBER = re.compile(r"\s*[-+]?\d*\.?\d*\s*")  # or nothing, for an image without objects
+IS_NUMBER = re.compile(r"\s*[-+]?\d*\.?\d*\s*")  # also matches empty text: an image without objects
 
 
 def json_kind(file: Path) -> Format | None:
-    """The format of a JSON file; None if it is not recognised."""
+    """Return the format of a JSON file; None if it is not recognised."""
     start = _start(file)
     if not start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
         return None
@@ -26,7 +26,7 @@ def json_kind(file: Path) -> Format | None:
 
 
 def csv_kind(file: Path) -> Format | None:
-    """The format of a CSV file, from its first row; None if it is not recognised."""
+    """Return the format of a CSV file, from its first row; None if it is not recognised."""
     lines = _start(file).decode("utf-8-sig", "replace").splitlines()
     line = next((line for line in lines if line.strip()), "")
     delimiter = max(",;\t", key=line.count)

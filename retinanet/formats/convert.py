@@ -1,4 +1,4 @@
-"""Write a dataset in another annotation format; imports no torch."""
+"""Write a dataset in another annotation format, without importing torch."""
 
 import os
 import shutil
@@ -32,14 +32,14 @@ def write_annotations(
         has_own_folder: see `share_names`.
 
     Returns:
-        What the format cannot express, with counts.
+        Counts of the information that the format cannot express.
 
     Raises:
-        InputError: a file exists or cannot be written, or two images would share one.
+        InputError: a file exists or cannot be written, or two images would share a file.
     """
     losses = _write(dataset, folder, to=to, split=split, has_own_folder=has_own_folder)
     if dataset.federated is not None:
-        losses |= {"lists of the classes that were looked for in an image are not written": len(dataset)}
+        losses |= {"lists of the classes verified in each image are not written": len(dataset)}
     return losses
 
 
@@ -60,16 +60,16 @@ def _write(dataset: Dataset, folder: Path, *, to: Target, split: str, has_own_fo
 
 
 def share_names(datasets: Iterable[Dataset]) -> bool:
-    """Whether images of different splits have the same name.
+    """Return whether images of different splits have the same name.
 
-    In a format with one folder for the images of all splits, each split then gets a subfolder of its own.
+    If so, each split gets its own subfolder in formats with one image folder for all splits.
     """
     stems = [{os.path.splitext(name)[0] for name in image_names(dataset)} for dataset in datasets]
     return len(set().union(*stems)) < sum(map(len, stems))
 
 
 def image_folder(folder: Path, *, to: Target, split: str, has_own_folder: bool = False) -> Path:
-    """Where the images of a split belong in a dataset folder."""
+    """Return the folder for the images of a split."""
     match to:
         case "yolo":
             return folder / "images" / split
@@ -80,27 +80,27 @@ def image_folder(folder: Path, *, to: Target, split: str, has_own_folder: bool =
 
 
 class Placement(NamedTuple):
-    """An image file, and its place in the new dataset."""
+    """An image file and its path in the new dataset."""
 
     source: str
     target: Path
 
 
 def placements(dataset: Dataset, images: Path) -> list[Placement]:
-    """The place of each image file of a split, once if it is listed several times.
+    """Return the new path of each image file of a split; repeated files are returned once.
 
     Args:
-        images: the folder of the images in the new dataset.
+        images: the image folder in the new dataset.
     """
     by_name = dict(zip(image_names(dataset), dataset.paths, strict=True))
     return [Placement(path, images / name) for name, path in by_name.items()]
 
 
 def place_image(placement: Placement, *, link: bool) -> None:
-    """Copy an image file to its place, or create a symbolic link there.
+    """Copy an image file to its new path, or create a symbolic link there.
 
     Raises:
-        InputError: the place is taken, or cannot be written.
+        InputError: the path already exists or cannot be written.
     """
     source, target = placement
     if os.path.lexists(target):
@@ -117,7 +117,7 @@ def place_image(placement: Placement, *, link: bool) -> None:
 
 
 def remove_links(placed: list[Placement]) -> None:
-    """Remove linked images, and the folders that are then empty."""
+    """Remove linked images and folders that become empty."""
     for _, target in placed:
         target.unlink()
     for folder in {target.parent for _, target in placed}:
@@ -130,18 +130,18 @@ def check_output(output: Path, sources: Iterable[DataSource]) -> None:
     """Check that a new dataset can be written to a folder.
 
     Raises:
-        InputError: `output` exists and is not an empty folder, or is inside a folder of a source.
+        InputError: `output` exists and is not an empty folder, or is inside a source folder.
     """
     for place in (place for source in sources for place in (source.annotations, source.images) if place is not None):
         if os.path.isdir(place) and output.resolve().is_relative_to(Path(place).resolve()):
-            raise InputError(f"{output}: is inside {place}, which is not modified; choose another --output")
+            raise InputError(f"{output}: is inside {place}, which must not be modified; choose another --output")
     if os.path.lexists(output) and not (output.is_dir() and not any(output.iterdir())):
         raise InputError(f"{output}: exists and is not an empty folder; choose another --output")
 
 
 @contextmanager
 def new_folder(output: Path) -> Iterator[Path]:
-    """Create a folder whose content appears in `output` when the block ends, and is deleted if it raises an error.
+    """Create a temporary folder, renamed to `output` when the block ends and deleted if it raises an error.
 
     Raises:
         InputError: `output` exists and is not an empty folder, or cannot be written.

@@ -1,4 +1,4 @@
-"""Convert boxes between sides and corners, for formats that store corners."""
+"""Convert boxes between (left, top, width, height) and corners, for formats that store corners."""
 
 import numpy as np
 
@@ -6,22 +6,22 @@ from retinanet.formats.dataset import Dataset
 from retinanet.formats.writing import Losses, occurring
 
 
-def to_sides(corners: np.ndarray) -> np.ndarray:
-    """Left, top, width and height of boxes given as left, top, right and bottom: both (M, 4) float64."""
+def to_xywh(corners: np.ndarray) -> np.ndarray:
+    """Convert (left, top, right, bottom) to (left, top, width, height), both (M, 4) float64."""
     return np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
 
 
 def to_corners(boxes_xywh: np.ndarray) -> np.ndarray:
-    """Left, top, right and bottom of boxes given as left, top, width and height: both (M, 4) float64."""
+    """Convert (left, top, width, height) to (left, top, right, bottom), both (M, 4) float64."""
     return np.concatenate([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]], axis=1)
 
 
-def side_losses(dataset: Dataset, *, with_crowd: bool = False) -> Losses:
-    """Count boxes whose width or height, recomputed from corners, is not exactly the same.
+def size_losses(dataset: Dataset, *, with_crowd: bool = False) -> Losses:
+    """Count boxes whose width or height changes slightly when recomputed from corners.
 
     Args:
-        with_crowd: whether the format has crowd regions, too.
+        with_crowd: whether the format also has crowd regions.
     """
-    rounded = (to_sides(to_corners(dataset.boxes_xywh)) != dataset.boxes_xywh).any(axis=1)
+    rounded = (to_xywh(to_corners(dataset.boxes_xywh)) != dataset.boxes_xywh).any(axis=1)
     counted = rounded if with_crowd else rounded & ~dataset.is_crowd
-    return occurring({"box sides are rounded in their last digit": int(counted.sum())})
+    return occurring({"box widths and heights are rounded in their last digit": int(counted.sum())})

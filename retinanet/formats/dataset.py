@@ -26,7 +26,7 @@ class ImageRecord(NamedTuple):
     boxes: np.ndarray  # (N, 4) float32, corners
     labels: np.ndarray  # (N,) int64
     is_crowd: np.ndarray  # (N,) bool
-    is_complete: np.ndarray | None = None  # (K,) bool: whether all objects of a class are annotated; None: of all
+    is_complete: np.ndarray | None = None  # (K,) bool: classes whose objects are all annotated; None: all classes
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -34,8 +34,8 @@ class Dataset:
     """Images and boxes as flat arrays: the record used by the loader, the sampler and evaluation.
 
     Images are addressed by index, 0..I-1, and classes by label, 0..K-1. Training and evaluation use the same boxes:
-    what a reader drops or clips counts for neither. Other boxes may exceed the image by up to a pixel, as annotation
-    tools round: evaluation uses their exact numbers, training the corners inside the image (`boxes`).
+    neither sees boxes that a reader dropped. Boxes may extend up to a pixel beyond the image, because annotation tools
+    round coordinates. Evaluation uses the exact coordinates; training uses corners clipped to the image (`boxes`).
     """
 
     paths: tuple[str, ...]  # I paths of image files
@@ -43,12 +43,12 @@ class Dataset:
     sizes: np.ndarray  # (I, 2) int64, height and width
     box_start: np.ndarray  # (I + 1,) int64: image i has boxes box_start[i]:box_start[i + 1]
     boxes_xywh: np.ndarray  # (M, 4) float64: left, top, width, height
-    areas: np.ndarray  # (M,) float64: the area in the file (of a mask, for instance), or else width * height
+    areas: np.ndarray  # (M,) float64: the area in the file (for example, of a mask), otherwise width * height
     labels: np.ndarray  # (M,) int64
     is_crowd: np.ndarray  # (M,) bool
     class_names: tuple[str, ...]  # K
     category_ids: tuple[int, ...]  # K category ids, for results files
-    federated: Federated | None = None  # labels that were verified in each image, if most were not looked for
+    federated: Federated | None = None  # verified labels of each image; None: all labels are annotated
 
     def __len__(self) -> int:
         """Number of images."""
@@ -113,7 +113,7 @@ class Dataset:
 
 
 def concatenate(datasets: Sequence[Dataset]) -> Dataset:
-    """Join datasets that have the same classes; images are renumbered from 1, because their ids may collide."""
+    """Join datasets that have the same classes; images are renumbered from 1 because their ids may collide."""
     first = datasets[0]
     assert all(dataset.class_names == first.class_names for dataset in datasets)
     paths = tuple(path for dataset in datasets for path in dataset.paths)

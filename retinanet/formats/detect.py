@@ -23,18 +23,18 @@ TITLES: dict[Format, str] = {
     "open_images": "Open Images",
     "lvis": "LVIS",
 }
-FILES_IN_SPLIT = {  # names of the annotation file in the folder of a split; Roboflow starts its with _
+FILES_IN_SPLIT = {  # annotation file names in the folder of a split; Roboflow's start with _
     ".json": ("_annotations.coco.json", "annotations.json", "labels.json"),
     ".csv": ("_annotations.csv", "annotations.csv"),
 }
-# Formats whose readers take the file of a split, not the folder.
+# Formats whose readers expect the annotation file of a split, not a folder.
 FILE_PER_SPLIT = ("coco", "lvis", "csv", "open_images")
-OTHER_TASKS = ("captions", "person_keypoints", "panoptic", "stuff", "image_info")  # beside instances_*.json in COCO
+OTHER_TASKS = ("captions", "person_keypoints", "panoptic", "stuff", "image_info")  # COCO files next to instances_*.json
 ARCHIVES = {b"PK\x03\x04": "a zip archive", b"Rar!": "a RAR archive", b"7z\xbc\xaf": "a 7-Zip archive"}
 
 
 class Detected(NamedTuple):
-    """What a path contains."""
+    """The annotation format and the splits found at a path."""
 
     format: Format
     files: dict[str | None, Path]  # the annotation file or folder of each split; None if there are no splits
@@ -42,12 +42,12 @@ class Detected(NamedTuple):
 
     @property
     def splits(self) -> list[str]:
-        """The splits that the folder defines, under its own names."""
+        """The splits of the folder, under the names it uses."""
         return [split for split in self.files if split is not None]
 
 
 class OwnData(NamedTuple):
-    """The sources of a training run, from one path."""
+    """The sources of a training run, found at one path."""
 
     train: DataSource
     val: DataSource | None  # None: no validation split
@@ -89,18 +89,18 @@ def detect(path: str, *, key: str = "data.train") -> Detected:
 
 
 def resolve(source: DataSource, part: str) -> tuple[DataSource, str]:
-    """Return a source with its format and, where each split has its own file, that file; and a description.
+    """Fill in the format of a source and, if each split has its own file, that file; also return a description.
 
     Args:
-        part: "train" or "val", the part of the config that the source stands in.
+        part: "train" or "val", the config section of the source.
 
     Raises:
-        InputError: the format is unknown or ambiguous, or there is no such split.
+        InputError: the format is unknown or ambiguous, or the split does not exist.
     """
     key = f"data.{part}"
     path = Path(source.annotations)
     found = detect(source.annotations, key=key) if source.format == "auto" else _find(source.format, path)
-    if found is None:  # the reader of the format says what is missing
+    if found is None:  # the format's reader reports what is missing
         return source, TITLES[source.format]
     update: dict[str, str | None] = {"format": found.format}
     text = found.description
@@ -116,7 +116,7 @@ def resolve(source: DataSource, part: str) -> tuple[DataSource, str]:
 
 
 def splits_of(source: DataSource) -> list[str]:
-    """The splits that a source defines, under its own names; none if it is a file or has no splits.
+    """Return the split names that a source defines; an empty list if it is a file or has no splits.
 
     Raises:
         InputError: the format is unknown or ambiguous.
@@ -126,12 +126,12 @@ def splits_of(source: DataSource) -> list[str]:
 
 
 def own_data(path: str, format: Format = "auto") -> OwnData:
-    """Find the sources of a training run in one file or folder: its training split, and its validation split if any.
+    """Find the training split and, if there is one, the validation split in a file or folder.
 
-    A test split is never used. Without splits, everything is for training.
+    A test split is never used. Without splits, all images are used for training.
 
     Args:
-        format: the format to read, for a path that could have several.
+        format: the format to use if the path matches several.
 
     Raises:
         InputError: the format is unknown or ambiguous, or there are splits but none for training.
@@ -154,7 +154,7 @@ def _source(found: Detected, split: str | None, path: str) -> DataSource:
 
 
 def _found_in(folder: Path) -> Iterator[Detected | InputError]:
-    """Every format that a folder may have."""
+    """Yield each format found in a folder, or the error that its detection raised."""
     for kind in ("coco", "yolo", "voc", "labelme", "csv", "open_images", "lvis"):
         try:
             found = _find(kind, folder)
@@ -166,7 +166,7 @@ def _found_in(folder: Path) -> Iterator[Detected | InputError]:
 
 
 def _find(kind: Format, path: Path) -> Detected | None:
-    """A dataset of one format in a folder; None if there is none."""
+    """Find a dataset of one format in a folder; return None if there is none."""
     if not path.is_dir() and kind != "yolo":
         return None
     match kind:
@@ -194,7 +194,7 @@ def _find(kind: Format, path: Path) -> Detected | None:
 
 
 def _find_labelme(path: Path) -> Detected | None:
-    """labelme files in a folder, or in the folders of its splits."""
+    """Find labelme files in a folder or in its split folders."""
     names = os.listdir(path)
     splits = [
         split
@@ -207,16 +207,16 @@ def _find_labelme(path: Path) -> Detected | None:
 
 
 def _first_json(folder: Path) -> Format | None:
-    """What the first JSON file of a folder, by name, contains."""
+    """Return the format of the alphabetically first JSON file in a folder."""
     names = sorted(name for name in os.listdir(folder) if name.lower().endswith(".json"))
     return json_kind(folder / names[0]) if names else None
 
 
 def _files_by_split(folder: Path, kind: Format) -> dict[str | None, Path]:
-    """Annotation files of a format with one file per split.
+    """Find the annotation file of each split, for a format with one file per split.
 
     Raises:
-        InputError: there are several files, whose names do not say which splits they are.
+        InputError: there are several files whose names do not identify their splits.
     """
     suffix, kind_of = (".json", json_kind) if kind in ("coco", "lvis") else (".csv", csv_kind)
     for place in (folder / "annotations", folder):
@@ -229,7 +229,7 @@ def _files_by_split(folder: Path, kind: Format) -> dict[str | None, Path]:
         if len(files) > max(1, len(set(splits))):
             raise InputError(
                 f"{folder}: has several {TITLES[kind]} files, {[file.name for file in files[:5]]}, whose names do not "
-                "say which split each is; set annotations to one of them"
+                "identify their splits; set annotations to one of them"
             )
         if files:
             return {_split_of(file): file for file in sorted(files, key=lambda file: _order(_split_of(file)))}
@@ -246,7 +246,7 @@ def _order(split: str | None) -> int:
 
 
 def _split_of(file: Path) -> str | None:
-    """The split in a file name: `train2017` in instances_train2017.json, `val` in val-annotations.json."""
+    """Return the split named in a file name: `train2017` in instances_train2017.json, `val` in val-annotations.json."""
     words = file.stem.replace("-", "_").split("_")
     return next((word for word in words if usual_name(word) in SPLITS), None)
 
@@ -271,7 +271,7 @@ def _detect_file(file: Path, key: str) -> Detected:
         case _:
             kind = json_kind(file) or csv_kind(file)
     if kind == "labelme":
-        kind = "coco"  # one of many files of a dataset; the reader names it, and says what to do
+        kind = "coco"  # one of many files of a dataset; the reader explains what to do
     if kind is None:
         raise InputError(
             f"{file}: is not an annotation file; expected COCO (.json), YOLO (data.yaml), CSV, or a dataset folder"

@@ -1,4 +1,4 @@
-"""What is known about the classes of an image in federated datasets, where most classes were never looked for."""
+"""Verified classes per image of federated datasets, in which most classes of an image were never checked."""
 
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -9,29 +9,29 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class Federated:
-    """Pairs of an image and a category, as indices: (P, 2) int64 each, sorted, without repetitions.
+    """Verified (image, category) pairs, as sorted (P, 2) int64 index arrays without repetitions.
 
-    A category that has neither an object in an image nor a pair in `absent` was not looked for in that image.
+    A category that has neither an object in an image nor a pair in `absent` was not checked in that image.
 
     Attributes:
-        absent: verified to have no object in the image.
-        incomplete: has objects in the image that are not annotated.
+        absent: the category is verified to have no objects in the image.
+        incomplete: the category has objects in the image that are not annotated.
     """
 
     absent: np.ndarray
     incomplete: np.ndarray
 
     def subset(self, images: Sequence[int] | np.ndarray, num_images: int) -> "Federated":
-        """Pairs of the given images, which become 0, 1, ..."""
+        """Return the pairs of the given images, which are renumbered from 0."""
         new_index = np.full(num_images, -1, dtype=np.int64)
         new_index[images] = np.arange(len(images))
         return Federated(*(_mapped(pairs, new_index, 0) for pairs in (self.absent, self.incomplete)))
 
     def relabel(self, label_of: np.ndarray, annotated: np.ndarray) -> "Federated":
-        """Pairs of images and labels.
+        """Return (image, label) pairs.
 
         A merged class is absent if all its categories are. It is incomplete if any of them is, or if it has an object
-        and one of them was not looked for.
+        and one of them was not checked.
 
         Args:
             label_of: (C,) int64, the label of each category, -1 for none.
@@ -45,23 +45,22 @@ class Federated:
             known = np.unique(np.concatenate([self.absent, annotated]), axis=0)
             partly, counts = _labels_of(known, label_of)
             partly = partly[counts < size_of_class[partly[:, 1]]]
-            key = np.array([len(label_of), 1])  # pairs as single numbers
+            key = np.array([len(label_of), 1])  # encodes a pair as one number
             partly = partly[np.isin(partly @ key, _mapped(annotated, label_of, 1) @ key)]
             incomplete = np.unique(np.concatenate([incomplete, partly]), axis=0)
         return Federated(absent, incomplete)
 
     def complete_labels(self, image: int, annotated: np.ndarray, *, num_classes: int) -> np.ndarray:
-        """Whether all objects of a class in an image are annotated: (K,) bool.
+        """Return which classes are completely annotated in an image: (K,) bool.
 
-        So it is for a class that is verified to be absent, or has annotations and is not listed as incomplete. A class
-        that was not looked for may have objects without an annotation, and so may one listed as incomplete, whatever
-        else is known about it (Gupta et al. 2019, LVIS).
+        A class is complete if it is verified to be absent, or has annotations and is not listed as incomplete. A class
+        that was not checked may have unannotated objects, and so may one that is listed as incomplete, even if it is
+        also listed as absent (Gupta et al. 2019, LVIS).
 
-        Training follows the same rule as evaluation: the logit of a class that is not complete gets neither loss nor
-        gradient, except from the anchors assigned to an annotated object of the class, whose target it is. All other
-        logits are trained as in complete annotations, so an image is background for its complete classes only. The
-        federated loss of Zhou et al. (2021, Probabilistic two-stage detection) instead samples classes that count as
-        absent from the image, by frequency and whether verified or not.
+        Training follows the same rule as evaluation: the logit of an incomplete class contributes to the loss only at
+        anchors assigned to an annotated object of that class. All other logits are trained as usual, so an image
+        provides background only for its complete classes. The federated loss of Zhou et al. (2021, Probabilistic
+        two-stage detection) instead samples negative classes by frequency, whether they are verified or not.
 
         Args:
             annotated: (N,) int64, the labels of the image's annotations.
@@ -74,9 +73,9 @@ class Federated:
 
 
 def join(parts: Sequence[tuple[Federated | None, int]]) -> Federated | None:
-    """Pairs of several datasets, whose images follow each other; None if none of them is federated.
+    """Join the pairs of datasets whose images are concatenated; None if no dataset is federated.
 
-    In a dataset that is not federated, all classes were looked for. That cannot be mixed with one that is.
+    A federated dataset cannot be joined with one in which all classes were annotated.
 
     Args:
         parts: the pairs and the number of images of each dataset.
@@ -94,28 +93,28 @@ def join(parts: Sequence[tuple[Federated | None, int]]) -> Federated | None:
 
 
 def pairs_of(rows: Sequence[Sequence[int]]) -> np.ndarray:
-    """Pairs (P, 2) of the position of each row and its values."""
+    """Convert rows of values to (row index, value) pairs: (P, 2)."""
     pairs = [(index, value) for index, row in enumerate(rows) for value in row]
     return np.unique(np.array(pairs, dtype=np.int64).reshape(-1, 2), axis=0)
 
 
 def _of_image(pairs: np.ndarray, image: int) -> np.ndarray:
-    """Second values of the pairs of an image, in time logarithmic in the number of pairs."""
+    """Return the second values of an image's pairs, by binary search."""
     images = pairs[:, 0]
     return pairs[bisect_left(images, image) : bisect_left(images, image + 1), 1]
 
 
 def _labels_of(pairs: np.ndarray, label_of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct pairs of an image and a label, and the number of the label's categories that are paired with the image.
+    """Return distinct (image, label) pairs, and how many of the label's categories are paired with the image.
 
     Args:
-        pairs: distinct pairs of an image and a category.
+        pairs: distinct (image, category) pairs.
     """
     return np.unique(_mapped(pairs, label_of, 1, unique=False), axis=0, return_counts=True)
 
 
 def _mapped(pairs: np.ndarray, new_value: np.ndarray, column: int, *, unique: bool = True) -> np.ndarray:
-    """The pairs with new values in one column, without those that become -1."""
+    """Replace the values in one column of the pairs, and drop pairs whose value becomes -1."""
     values = new_value[pairs[:, column]]
     mapped = pairs.copy()
     mapped[:, column] = values

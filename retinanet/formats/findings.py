@@ -1,4 +1,4 @@
-"""Findings about a dataset: what readers and checks return, to be logged, raised, or shown as a list."""
+"""Findings about a dataset: problems that readers and checks return, to be logged, raised or listed."""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -14,9 +14,9 @@ Severity = Literal["error", "warning", "note"]
 
 
 class Finding(NamedTuple):
-    """One kind of problem in one place, however often it occurs.
+    """All occurrences of one kind of problem in one place.
 
-    An error stops training, because it would fail or learn the wrong thing; a warning needs a look; a note is harmless.
+    An error stops training, which would fail or learn the wrong thing. A warning needs a look. A note is harmless.
     """
 
     severity: Severity
@@ -30,7 +30,7 @@ class Finding(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The message and its examples, without the place."""
+        """The message and its examples, without `where`."""
         return self.message + (f" ({'; '.join(self.examples)})" if self.examples else "")
 
 
@@ -38,17 +38,17 @@ def shortened(examples: Sequence[str], total: int | None = None) -> tuple[str, .
     """The first `MAX_EXAMPLES` examples, followed by "..." if there are more.
 
     Args:
-        total: the number of all examples, if `examples` holds only the first ones.
+        total: the total number of examples, if `examples` contains only the first ones.
     """
     shown = tuple(examples[:MAX_EXAMPLES])
     return (*shown, "...") if (len(examples) if total is None else total) > len(shown) else shown
 
 
 class FindingCounter:
-    """Count the occurrences of problems in one place, and make one finding of each kind.
+    """Count problems in one place, and combine them into one finding per kind.
 
     Args:
-        where: the place of all findings.
+        where: `Finding.where` of all findings.
     """
 
     def __init__(self, where: str):
@@ -59,8 +59,8 @@ class FindingCounter:
         """Record an occurrence.
 
         Args:
-            message: what is wrong and what to do, the same text for all occurrences of the kind; `{count}` becomes the
-                number of occurrences.
+            message: what is wrong and what to do, the same text for all occurrences of the kind; `{count}` is replaced
+                with the number of occurrences.
             example: where the problem is and what was found there, such as "labels/a.txt:3 ('0 0.5')".
             number: how many occurrences to record.
         """
@@ -70,7 +70,7 @@ class FindingCounter:
         self._kinds[severity, kind, message] = count + number, examples
 
     def findings(self) -> tuple[Finding, ...]:
-        """One finding per kind and message, in the order of their first occurrence."""
+        """One finding per kind and message, in order of first occurrence."""
         return tuple(
             Finding(
                 severity,
@@ -83,19 +83,19 @@ class FindingCounter:
         )
 
     def check(self) -> None:
-        """Raise if there are errors so far; warnings and notes are not reported.
+        """Raise if any errors were recorded; warnings and notes are ignored.
 
         Raises:
-            InputError: there is an error; the message lists all of them.
+            InputError: errors were recorded; the message lists all of them.
         """
         report(finding for finding in self.findings() if finding.severity == "error")
 
 
 def report(findings: Iterable[Finding]) -> None:
-    """Raise all errors as one, or else log warnings and notes.
+    """Raise one exception for all errors, or log the warnings and notes if there are none.
 
     Raises:
-        InputError: a finding is an error; the message has one line per error if there are several.
+        InputError: at least one finding is an error; several errors are listed one per line.
     """
     findings = tuple(findings)
     errors = [finding for finding in findings if finding.severity == "error"]

@@ -7,13 +7,13 @@ MAX_NUMBER = 1e9  # pixels or square pixels; larger values are mistakes, and wou
 
 
 def is_number(value: Any) -> bool:
-    """Whether a JSON value is a finite number of a size that occurs in images."""
+    """Return whether a JSON value is a finite number of plausible size for image data."""
     # The comparison is false for NaN and, unlike math.isfinite, accepts integers of any size.
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MAX_NUMBER
 
 
 def to_number(text: str) -> float | None:
-    """Parse a finite number of a size that occurs in images; None if the text is something else."""
+    """Parse a finite number of plausible size for image data; return None for any other text."""
     try:
         value = float(text)
     except ValueError:
@@ -23,5 +23,5 @@ def to_number(text: str) -> float | None:
 
 
 def exact_text(value: float) -> str:
-    """The shortest text that is parsed as the same number; without a decimal point if it is whole."""
+    """Return the shortest text that parses to the same number, without a decimal point if it is whole."""
     return str(int(value)) if value.is_integer() else repr(value)

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 class NoUsableImages(InputError):
-    """No image is left, for reasons that are among the findings."""
+    """No usable image is left; the findings give the reasons."""
 
 
 def read_dataset(
@@ -53,7 +53,7 @@ def read_dataset(
 
     Args:
         sources: one or more files or folders. Several are joined, and their images are renumbered from 1.
-        classes: categories to select, order or merge, by name. None takes all of the first source's, in its order.
+        classes: categories to select, order or merge, by name. None: all of the first source, in its order.
         expected_names: required class names, from the training set or a checkpoint; sources may lack some of them.
         keep_empty: whether to keep images that have no usable boxes.
         strict: raise on boxes with problems instead of dropping or clipping them.
@@ -81,7 +81,7 @@ def read_dataset(
         raise InputError(f"{key}: no objects in {read[0].source}, so there are no classes to learn")
     names = ", ".join(part.source for part in read)
     if len({part.federated is None for part in read}) > 1:
-        raise InputError(f"{key}: {names}: LVIS annotations cannot be mixed with complete ones; use one kind of them")
+        raise InputError(f"{key}: {names}: LVIS annotations cannot be mixed with complete ones; use only one kind")
     found = [] if findings is None else findings
     found += [finding for part in read for finding in part.findings]
     found += chosen.findings
@@ -121,10 +121,10 @@ def read_dataset(
 
 
 def read_annotations(source: DataSource, part: str) -> Annotations:
-    """Read one source in its format, which is detected if it is not given, and find the folder of its images.
+    """Read one source, detect its format if none is given, and find its image folder.
 
     Args:
-        part: "train" or "val", the part of the config that the source stands in.
+        part: "train" or "val", the config section of the source.
 
     Raises:
         InputError: the source is missing or malformed, or its format is ambiguous.
@@ -132,7 +132,7 @@ def read_annotations(source: DataSource, part: str) -> Annotations:
     try:
         resolved, description = resolve(source, part)
         read = _read(resolved, part)
-    except OSError as error:  # no permission, for example
+    except OSError as error:  # for example, no permission
         raise InputError(f"{error.filename or source.annotations}: cannot be read: {error.strerror}") from None
     log.info("%s: %s, %d image%s", source.annotations, description, len(read), "" if len(read) == 1 else "s")
     if read.image_folder is None:
@@ -172,10 +172,10 @@ def _to_dataset(
     label_of = np.array([chosen.label_of.get(name, -1) for name in read.category_names], dtype=np.int64)
     labels = label_of[read.category_index]
     rows = np.flatnonzero(labels >= 0)
-    rows = rows[np.argsort(read.image_index[rows], kind="stable")]  # keeps the source's order within an image
+    rows = rows[np.argsort(read.image_index[rows], kind="stable")]  # stable: keeps the source's order within an image
     image_index, boxes_xywh = read.image_index[rows], read.boxes_xywh[rows]
     if read.is_relative:
-        # Rounded so that whole pixels come back exactly.
+        # Rounding restores whole pixels exactly.
         boxes_xywh = np.round(boxes_xywh * np.tile(sizes[image_index][:, ::-1], 2), RELATIVE_DIGITS)
 
     checked = check_boxes(boxes_xywh, sizes[image_index])
@@ -201,7 +201,7 @@ def _to_dataset(
 
 
 def _with_sizes_of_files(sizes: np.ndarray, paths: Sequence[str], max_pixels: int) -> np.ndarray:
-    """Fill in the sizes (I, 2) that the source does not give, from the image files."""
+    """Fill in sizes (I, 2) that the source does not state, from the image files."""
     filled = sizes.copy()
     for index in np.flatnonzero((sizes <= 0).any(axis=1)).tolist():
         header = read_header(paths[index], max_pixels=max_pixels)
@@ -210,9 +210,9 @@ def _with_sizes_of_files(sizes: np.ndarray, paths: Sequence[str], max_pixels: in
 
 
 def _category_ids(classes: Classes, read: Sequence[Annotations]) -> tuple[int, ...]:
-    """Category ids for results: the ids of the source if it has any and no categories are merged, otherwise 1..K.
+    """Return category ids for results: those of the source if it has any and no categories are merged, otherwise 1..K.
 
-    Classes that the source lacks get the ids after its largest.
+    Classes that are missing from the source get ids above its largest one.
     """
     ids = read[0].category_ids
     if len(read) == 1 and ids is not None and len(classes.label_of) == len(classes.names):

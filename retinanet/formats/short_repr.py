@@ -1,4 +1,4 @@
-"""Values from files as messages show them."""
+"""Format values from files for messages."""
 
 import reprlib
 
@@ -8,5 +8,5 @@ _SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 60  # characters
 
 
 def short(value: object) -> str:
-    """A value on one line: shortened, and without what is nested deeply."""
+    """Format a value on one line, shortened and without deeply nested content."""
     return _SHORT.repr(value)

@@ -1,4 +1,4 @@
-"""Check that the files of a data source exist, before anything slow starts; imports no torch."""
+"""Check that the files of a data source exist before slow work starts, without importing torch."""
 
 import os
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ def check_sources(sources: Iterable[DataSource], *, key: str, started_in: Path |
 
     Args:
         key: the config key of these sources, for messages.
-        started_in: the working directory in which the run was started that the paths come from.
+        started_in: the working directory of the run whose config contains the paths.
 
     Raises:
         InputError: a file or folder does not exist; the message says what a relative path is relative to.
@@ -32,7 +32,7 @@ def check_sources(sources: Iterable[DataSource], *, key: str, started_in: Path |
 
 
 def _where(path: str, started_in: Path | None) -> str:
-    """Where a relative path was looked up, and where it would have been found."""
+    """Describe where a relative path was looked up, and where it exists instead."""
     if os.path.isabs(path):
         return ";"
     looked_up = f" (the path is relative to the current folder, {os.getcwd()})"

@@ -18,19 +18,19 @@ from retinanet.formats.writing import image_names
 
 WITHOUT_CROWD = ("yolo", "csv", "labelme")  # formats that cannot express crowd regions
 WITHOUT_EMPTY = ("open_images",)  # formats that cannot express images without boxes
-TOLERANCE = 1e-3  # pixels; formats store corners or fractions, so that widths are rounded
+TOLERANCE = 1e-3  # pixels; widths are rounded in formats that store corners or fractions
 
 
 def read_back(expected: Dataset, folder: Path, *, to: Target, split: str, images: Path, max_pixels: int) -> Dataset:
     """Read one split of a written dataset, and check that it has the same images and boxes.
 
-    What the format cannot express is not compared. Boxes may differ by a thousandth of a pixel.
+    Information that the format cannot express is not compared. Boxes may differ by a thousandth of a pixel.
 
     Args:
-        images: the folder of the images of the split.
+        images: the image folder of the split.
 
     Raises:
-        InputError: they differ; the message names the first image.
+        InputError: they differ; the message names the first image that differs.
     """
     source = DataSource(annotations=str(folder), format=to, split=split)
     with _without_warnings():
@@ -41,11 +41,11 @@ def read_back(expected: Dataset, folder: Path, *, to: Target, split: str, images
         before = {name: boxes for name, boxes in before.items() if len(boxes)}
     for name in sorted(before.keys() | after.keys()):
         if name not in after:
-            problem = f"image {name} is not read back"
+            problem = f"image {name} is missing when read back"
         elif name not in before:
-            problem = f"image {name} is read back, but is not in the dataset"
+            problem = f"image {name} appears when read back, but is not in the dataset"
         elif not _is_same(before[name], after[name]):
-            problem = f"{len(before[name])} boxes of image {name} are read back as {len(after[name])} other boxes"
+            problem = f"{len(before[name])} boxes of image {name} are read back as {len(after[name])} different boxes"
         else:
             continue
         raise InputError(f"{split}: {problem}, so {to} cannot express this dataset; nothing was written")
@@ -54,7 +54,7 @@ def read_back(expected: Dataset, folder: Path, *, to: Target, split: str, images
 
 def _by_image(dataset: Dataset, names: Sequence[str], *, with_crowd: bool) -> dict[str, np.ndarray]:
     """Boxes by image: rows of left, top, right, bottom, label and crowd flag, (N, 6)."""
-    # Inside their images, as YOLO requires; boxes may exceed them by up to a pixel.
+    # Clipped to the image, as YOLO requires; boxes may extend up to a pixel beyond it.
     limits = np.repeat(np.tile(dataset.sizes[:, ::-1], 2), np.diff(dataset.box_start), axis=0)
     corners = np.clip(to_corners(dataset.boxes_xywh), 0, limits)
     table = np.column_stack([corners, dataset.labels, dataset.is_crowd])
@@ -72,7 +72,7 @@ def _is_same(before: np.ndarray, after: np.ndarray) -> bool:
 
 @contextmanager
 def _without_warnings() -> Iterator[None]:
-    """Log no warnings about data that was already read once."""
+    """Suppress warnings about data that has been read before."""
     log = logging.getLogger("retinanet.formats")
     level = log.level
     log.setLevel(logging.ERROR)

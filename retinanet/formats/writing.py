@@ -1,4 +1,4 @@
-"""What the writers of all formats share: image names, counts of what a format cannot express, and atomic files."""
+"""Shared by the writers of all formats: image names, counts of lost information, and atomic file writes."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -9,24 +9,24 @@ import numpy as np
 from retinanet.errors import InputError
 from retinanet.formats.dataset import Dataset
 
-# What a format cannot express: a sentence such as "crowd regions are not written", and how many. Only what occurs.
+# Counts of lost information by description, such as "crowd regions are not written". All counts are positive.
 Losses = dict[str, int]
 
 
 def image_names(dataset: Dataset) -> tuple[str, ...]:
-    """Name of each image in annotation files: its path relative to the folder of all images, with `/`."""
+    """Return the name of each image in annotation files: its path relative to the common image folder, with `/`."""
     absolute = [os.path.abspath(path) for path in dataset.paths]
     root = os.path.commonpath([os.path.dirname(path) for path in absolute])
     return tuple(Path(path).relative_to(root).as_posix() for path in absolute)
 
 
 def rows_of_files(names: Sequence[str], dataset: Dataset) -> dict[str, np.ndarray]:
-    """The boxes that belong in the file of each image, as rows of the dataset, by the image's name without suffix.
+    """Return the dataset rows of each image's boxes, keyed by the image name without its suffix.
 
-    The boxes of an image that is listed several times are joined.
+    The boxes of an image that is listed several times are combined.
 
     Raises:
-        InputError: two images differ only in their suffix, so that their annotations would share one file.
+        InputError: the names of two images differ only in their suffix, so their annotations would share a file.
     """
     name_of: dict[str, str] = {}
     rows: dict[str, list[np.ndarray]] = {}
@@ -34,33 +34,33 @@ def rows_of_files(names: Sequence[str], dataset: Dataset) -> dict[str, np.ndarra
         stem = os.path.splitext(name)[0]
         if name_of.setdefault(stem, name) != name:
             raise InputError(
-                f"{name_of[stem]} and {name}: this format has one annotation file per image, named {stem}, and these "
-                "two would share it; rename one of the images"
+                f"{name_of[stem]} and {name}: their annotations would share the file {stem}, but this format has one "
+                "annotation file per image; rename one of the images"
             )
         rows.setdefault(stem, []).append(np.arange(dataset.box_start[index], dataset.box_start[index + 1]))
     return {stem: np.concatenate(parts) for stem, parts in rows.items()}
 
 
 def image_id_losses(dataset: Dataset) -> Losses:
-    """The images whose id is not their number, for formats without image ids."""
+    """Count images whose id is not their position, counted from 1, for formats without image ids."""
     renumbered = sum(image_id != number for number, image_id in enumerate(dataset.image_ids, start=1))
     return occurring({"image ids are replaced by 1, 2, ...": renumbered})
 
 
 def area_losses(dataset: Dataset) -> Losses:
-    """The objects whose area is not that of their box, for formats without areas."""
+    """Count objects whose area differs from that of their box, for formats without areas."""
     of_boxes = dataset.boxes_xywh[:, 2] * dataset.boxes_xywh[:, 3]
     return occurring({"object areas are replaced by box areas": int((dataset.areas != of_boxes).sum())})
 
 
 def category_id_losses(dataset: Dataset) -> Losses:
-    """The categories whose id is not their number, for formats without category ids."""
+    """Count categories whose id is not their position, counted from 1, for formats without category ids."""
     renumbered = sum(number != given for number, given in enumerate(dataset.category_ids, start=1))
     return occurring({"category ids are replaced by 1, 2, ...": renumbered})
 
 
 def occurring(losses: Mapping[str, int]) -> Losses:
-    """The losses that occur at least once."""
+    """Keep only losses that occur at least once."""
     return {sentence: count for sentence, count in losses.items() if count}
 
 
@@ -72,13 +72,13 @@ def write_new_files(contents: Mapping[Path, str]) -> None:
     """
     for path in contents:
         if os.path.lexists(path):
-            raise InputError(f"{path}: exists and is not overwritten; choose another folder or remove the file")
+            raise InputError(f"{path}: exists and will not be overwritten; choose another folder or remove the file")
     for path, text in contents.items():
         replace_file(path, text)
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Write a text file atomically: readers see the old file or the complete new one.
+    """Write a text file atomically: readers see either the old file or the complete new one.
 
     Raises:
         InputError: the file cannot be written.
@@ -93,5 +93,5 @@ def replace_file(path: Path, text: str) -> None:
             partial.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror}; choose another folder") from None
-    except UnicodeEncodeError as error:  # a name from JSON with half of a surrogate pair
+    except UnicodeEncodeError as error:  # a name from JSON with an unpaired surrogate
         raise InputError(f"{path}: cannot be written as UTF-8: {error}; correct the name") from None

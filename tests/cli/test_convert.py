@@ -94,7 +94,10 @@ def test_losses_are_printed(source, tmp_path, capsys, restore_process_settings):
     [
         (["nowhere", "--to", "csv", "--output", "new"], "error: nowhere: does not exist; set data.train"),
         (["{source}", "--to", "csv", "--output", "full"], "error: full: exists and is not an empty folder"),
-        (["{source}", "--to", "csv", "--output", "{source}/new"], "error: {source}/new: is inside {source}, which is"),
+        (
+            ["{source}", "--to", "csv", "--output", "{source}/new"],
+            "error: {source}/new: is inside {source}, which must",
+        ),
         (
             ["{source}", "--to", "csv", "--output", "new", "--split", "test"],
             "error: {source}: has no split test, only ",

@@ -1,4 +1,4 @@
-"""With every augmentation and sampler, the stream of batches is the same from wherever a run resumes."""
+"""With any augmentation and sampler, batches do not depend on the step at which a run resumes."""
 
 import json
 
@@ -104,14 +104,14 @@ def test_repeated_images_are_augmented_differently(source, sampling):
 
 def test_last_epochs_are_without_strong_transforms(source):
     strong = [{"type": "mosaic", "p": 1.0}, RESIZE]
-    closed = config(source, strong, close_last_epochs=2)  # 20 images are 3.3 epochs: rounded, 3 of which 1 is strong
+    closed = config(source, strong, close_last_epochs=2)  # 20 images are 3.3 epochs, rounded to 3; the first is strong
     data = load_train_data(closed)
     assert images_per_epoch(closed, data) == 6
     assert_same_batches(batches(closed, data)[:3], batches(config(source, strong), data)[:3])
     assert_same_batches(batches(closed, data)[3:], batches(config(source, [RESIZE]), data)[3:])
 
 
-def test_closing_more_epochs_than_there_are_is_announced(source, caplog):
+def test_closing_too_many_epochs_is_logged(source, caplog):
     cfg = config(source, [{"type": "mosaic", "p": 1.0}, RESIZE], close_last_epochs=9)
     data = load_train_data(cfg)
     assert_same_batches(batches(cfg, data), batches(config(source, [RESIZE]), data))

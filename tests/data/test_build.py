@@ -40,7 +40,7 @@ def test_evaluation_batch_size(load, overrides, most):
 
 
 def test_held_out_part_and_the_rest_are_the_training_set(load):
-    """Both sides have boxes of their own images, and together they are all images of the file."""
+    """Both parts keep the boxes of their images, and together they contain all images of the file."""
     whole = load_train_data(load())
     cfg = load("data.val=[]", "data.val_fraction=0.4")
     train = load_train_data(cfg)
@@ -51,7 +51,7 @@ def test_held_out_part_and_the_rest_are_the_training_set(load):
 
 
 def test_held_out_part_keeps_images_without_objects(load):
-    """Training may skip them; evaluation needs them, because detections there are false."""
+    """Training may skip them; evaluation needs them, because all detections in them are false."""
     kept, skipped = (load("data.val=[]", "data.val_fraction=0.4", f"data.keep_empty={k}") for k in ("true", "false"))
     names = load_train_data(kept).class_names
     assert load_val_data(kept, names).image_ids == load_val_data(skipped, names).image_ids

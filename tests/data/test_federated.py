@@ -1,4 +1,4 @@
-"""Training data of which only some classes of each image were looked for."""
+"""Training data in which only some classes were checked in each image."""
 
 import json
 from dataclasses import replace
@@ -64,13 +64,13 @@ def batches(cfg, data, **options):
 
 
 def rows_of(batch):
-    """The image ids of a batch with what is known of their classes."""
+    """The image ids of a batch, with the complete classes of each image."""
     return list(zip([index + 1 for index in batch.image_indices], batch.targets.is_complete.tolist(), strict=True))
 
 
 @pytest.mark.parametrize("transforms", [[RESIZE], [*ALONE, RESIZE], [JITTER]], ids=["resized", "augmented", "scaled"])
 def test_each_image_keeps_its_complete_classes(source, transforms):
-    """Whatever a crop leaves of the objects, their classes were looked for in the whole image."""
+    """Classes were checked in the whole image, so they stay complete in any crop."""
     cfg = config(source, transforms)
     seen = [
         row
@@ -81,7 +81,7 @@ def test_each_image_keeps_its_complete_classes(source, transforms):
     assert all(complete == IS_COMPLETE[number] for number, complete in seen)
 
 
-def test_combined_images_know_less_than_their_parts(source):
+def test_combined_images_have_fewer_complete_classes_than_their_parts(source):
     cfg = config(source, [*({**entry, "p": 1.0} for entry in COMBINING), RESIZE])
     seen = [row for batch in batches(cfg, load_train_data(cfg)) for row in rows_of(batch)]
     for number, complete in seen:
@@ -102,7 +102,7 @@ def test_batches_are_the_same_in_workers_and_after_resuming(source, sampling):
         assert_same_batches(whole, batches(config(source, transforms, sampling=sampling, workers=1), data))
 
 
-def test_evaluation_batches_know_their_classes(source):
+def test_evaluation_batches_contain_the_complete_classes(source):
     cfg = config(source, val=[source])
     data = load_val_data(cfg, ("cat", "dog", "cow"))
     rows = [
@@ -114,7 +114,7 @@ def test_evaluation_batches_know_their_classes(source):
 
 
 def test_images_without_boxes_can_be_skipped(source):
-    """Image 2 has none: what is known of the others moves with them."""
+    """Image 2 has none; the others keep their complete classes."""
     data = load_train_data(config(source, keep_empty=False))
     assert data.image_ids == (1, 3, 4, 5, 6)
     assert [data.image(index).is_complete.tolist() for index in range(5)] == [IS_COMPLETE[n] for n in data.image_ids]
@@ -151,7 +151,7 @@ def test_class_weights_count_annotated_objects_only(source):
     assert with_class_weights(loss, data.object_counts()).classification.alpha == pytest.approx(expected)
 
 
-def test_whether_the_best_metric_can_be_measured(source, caplog):
+def test_best_metric_must_be_measurable(source, caplog):
     data = load_train_data(config(source))
     caplog.clear()
     check_measurable("AP", data, early_stop=2)
@@ -172,7 +172,7 @@ def test_softmax_is_refused(source):
         load_val_data(config(source, val=[source], **SOFTMAX), ("cat", "dog", "cow"))
 
 
-def test_transforms_that_combine_images_are_warned_of(source, caplog):
+def test_transforms_that_combine_images_cause_a_warning(source, caplog):
     cfg = config(source, [*COMBINING, RESIZE])
     data = load_train_data(cfg)
     caplog.clear()

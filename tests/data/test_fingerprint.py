@@ -36,7 +36,7 @@ def test_other_objects_change_the_order_only_if_sampling_depends_on_them():
     assert check_same_images(PATH, before, BEFORE, uses + 1e-12, unreadable=()) is None
     message = check_same_images(PATH, before, BEFORE, uses[::-1], unreadable=())
     assert message == (
-        "last.pt: the objects in data.train changed, on which data.sampling depends: the sample order is different "
+        "last.pt: the objects in data.train changed, and data.sampling depends on them: the sample order changes "
         "from here on"
     )
 
@@ -44,7 +44,7 @@ def test_other_objects_change_the_order_only_if_sampling_depends_on_them():
 @pytest.mark.parametrize(
     ("now", "message"),
     [
-        (images("a.jpg", "c.jpg"), "on 4 images, data.train has 2: 2 are missing, 0 are new; resume with the same"),
+        (images("a.jpg", "c.jpg"), "on 4 images, but data.train has 2: 2 are missing, 0 are new; resume with the same"),
         (images("a.jpg", "b.jpg", "c.jpg", "x/e.jpg"), r"has 4: 1 are missing, 1 are new \(such as x/e\.jpg\); resume"),
         (images("a.jpg", "b.jpg", "c.jpg", "d.jpg", "x/d.jpg"), "has 5: 0 are missing, 1 are new"),
         (images("a.jpg", "b.jpg", "c.jpg", "c.jpg"), "has 4: 1 are missing, 1 are new"),
@@ -56,10 +56,10 @@ def test_other_images_are_refused(now, message):
 
 
 def test_images_may_be_removed_once_some_could_not_be_read():
-    # The run stopped at the second unreadable image; its user found a third.
+    # The run stopped at the second unreadable image; the user found a third.
     assert resume(images("a.jpg"), unreadable=["old/b.jpg", "old/c.jpg"]) == (
-        "last.pt: data.train now lacks 3 of the 4 images it had, 2 of them recorded as unreadable: the sample order is "
-        "different from here on"
+        "last.pt: data.train now lacks 3 of the 4 images it had, 2 of them recorded as unreadable: the sample order "
+        "changes from here on"
     )
     with pytest.raises(InputError, match=r"1 are missing, 1 are new \(such as e\.jpg\)"):
         resume(images("a.jpg", "b.jpg", "c.jpg", "e.jpg"), unreadable=["old/d.jpg"])
@@ -68,7 +68,7 @@ def test_images_may_be_removed_once_some_could_not_be_read():
 @pytest.mark.parametrize("now", [images("b.jpg", "a.jpg", "c.jpg", "d.jpg"), replace(BEFORE, sizes=BEFORE.sizes + 1)])
 def test_another_order_or_size_changes_the_sample_order(now):
     message = resume(now)
-    assert "has the same images in another order, or with other sizes: the sample order is different" in message
+    assert "has the same images in a different order or with different sizes: the sample order changes" in message
 
 
 def test_fingerprint_is_the_same_on_every_machine():

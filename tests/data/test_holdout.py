@@ -23,14 +23,14 @@ def held_out(paths, *, fraction=0.2, group=None):
 
 def test_share_is_close_to_the_fraction():
     paths = [f"{number:05}.jpg" for number in range(20_000)]
-    # The standard deviation of the count is sqrt(20000 * 0.2 * 0.8) = 57: five of them are 283.
+    # The standard deviation of the count is sqrt(20000 * 0.2 * 0.8) = 57: five standard deviations are 283.
     assert abs(len(held_out(paths)) - 4000) < 283
 
 
 @given(names, names)
 def test_images_keep_their_side_when_others_are_added(first, others):
     before = held_out(first, fraction=0.5)
-    assume(1 < len(before) < len(first) - 1)  # otherwise, the fraction was exceeded to have images on both sides
+    assume(1 < len(before) < len(first) - 1)  # otherwise the fraction was adjusted so that both sides have images
     both = sorted({*first, *others})
     assert held_out(both, fraction=0.5) & set(first) == before
 
@@ -58,7 +58,7 @@ def test_images_of_a_folder_stay_together():
 
 
 @pytest.mark.parametrize("group", [r"\d+", r"(x)?\d+"])
-def test_without_a_group_in_the_match_the_whole_match_counts(group):
+def test_whole_match_is_used_if_the_pattern_has_no_group(group):
     chosen = held_out([f"{letter}{number}.jpg" for number in range(30) for letter in "ab"], group=group)
     assert {path.replace("a", "b") for path in chosen} == {path for path in chosen if path[0] == "b"}
 

@@ -1,4 +1,4 @@
-"""`data.value_range` and `data.bands` apply alike to training, evaluation and prediction."""
+"""`data.value_range` and `data.bands` apply equally to training, evaluation and prediction."""
 
 import json
 import logging
@@ -19,7 +19,7 @@ SIDE = 32
 
 
 def config(folder, values, **settings):
-    """A config whose training and validation set is one image, read at its own size."""
+    """A config that trains and validates on one image, read at its original size."""
     (folder / "images").mkdir()
     (folder / "images/image.tif").write_bytes(tiff_of(values))
     document = {
@@ -72,7 +72,7 @@ def test_every_reader_gives_the_same_pixels(tmp_path, dtype, num_bands, settings
     assert torch.equal(from_file.scores, from_pixels.scores) and torch.equal(from_file.boxes, from_pixels.boxes)
 
 
-def test_log_says_once_which_values_become_white(tmp_path, caplog):
+def test_value_range_is_logged_once(tmp_path, caplog):
     values = np.full((SIDE, SIDE, 3), 1728, np.uint16)
     values[0] = 5
     cfg = config(tmp_path, values)
@@ -107,7 +107,7 @@ def test_invalid_settings(tmp_path, key, value, words):
         config(tmp_path, np.zeros((SIDE, SIDE, 1), np.uint8), **{key: value})
 
 
-def test_pil_image_of_16_bits_is_an_error_that_names_the_way_out(tmp_path):
+def test_16_bit_pil_image_is_an_error_that_says_what_to_do(tmp_path):
     from PIL import Image
 
     cfg = config(tmp_path, np.zeros((SIDE, SIDE, 1), np.uint8))

@@ -13,7 +13,7 @@ from tests.helpers.padded_shapes import SHAPES, SIZES, USUAL
         ((640, 480), (1067, 800), (1088, 800)),
         ((500, 500), (800, 800), (800, 800)),
         ((100, 150), (800, 1200), (800, 1216)),  # exactly 3:2: 1200, rounded up to 1216
-        ((1080, 1920), (750, 1333), (800, 1344)),  # 16:9 is beyond all aspects: 1333, rounded up to 1344
+        ((1080, 1920), (750, 1333), (800, 1344)),  # 16:9 exceeds all aspects: 1333, rounded up to 1344
         ((1000, 1), (1333, 1), (1344, 800)),
         ((100, 101), (800, 808), (800, 1088)),
     ],
@@ -56,7 +56,7 @@ def test_every_image_fits_its_padded_shape(size, setting):
         assert 1 <= height <= padded_shape[0] and 1 <= width <= padded_shape[1]
         assert padded_shape[0] % padded_shapes.divisor == padded_shape[1] % padded_shapes.divisor == 0
         assert min(height, width) <= side and max(height, width) <= padded_shapes.longer
-        # As large as allowed: one of the two bounds is met.
+        # As large as allowed: one of the two bounds is reached.
         assert min(height, width) == side or max(height, width) == padded_shapes.longer
 
 

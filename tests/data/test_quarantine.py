@@ -53,7 +53,7 @@ def test_each_image_is_recorded_once(file, caplog):
 def test_exceeding_the_budget_is_an_error_and_recorded(file):
     quarantine = Quarantine(file, budget=2)
     quarantine.add([(1, unreadable(1)), (1, unreadable(2))], DATASET)
-    quarantine.add([(2, unreadable(2, epoch=1)), (2, unreadable(1, epoch=1))], DATASET)  # the same two again
+    quarantine.add([(2, unreadable(2, epoch=1)), (2, unreadable(1, epoch=1))], DATASET)  # the same images again
     with pytest.raises(InputError) as caught:
         quarantine.add([(5, unreadable(3)), (5, unreadable(4))], DATASET)
     assert str(caught.value).startswith(f"{file}: lists 4 images that cannot be read, expected at most 2 ")
@@ -72,7 +72,7 @@ def test_resumed_run_counts_earlier_entries(file):
     Quarantine(file, budget=3).add([(1, unreadable(1)), (1, unreadable(2))], DATASET)
     resumed = Quarantine(file, budget=3)
     assert len(resumed) == 2
-    resumed.add([(1, unreadable(1)), (1, unreadable(3))], DATASET)  # the same step again, as after a kill
+    resumed.add([(1, unreadable(1)), (1, unreadable(3))], DATASET)  # the same step again, as after a killed run
     assert [line["image_id"] for line in lines(file)] == [101, 102, 103]
     with pytest.raises(InputError, match="lists 4 images"):
         resumed.add([(2, unreadable(4))], DATASET)
@@ -113,7 +113,7 @@ def test_incomplete_last_line_is_removed_and_rewritten(file, left):
 
 
 @pytest.mark.parametrize("content", ["hello\n", "[]\n", "3\n", '{"step": 1}\n', "\n"])
-def test_file_that_is_not_such_a_list_is_an_error(file, content):
+def test_file_that_is_not_a_list_of_unreadable_images_is_an_error(file, content):
     file.write_text(content)
     with pytest.raises(InputError) as caught:
         Quarantine(file, budget=3)
@@ -129,6 +129,6 @@ def test_file_that_cannot_be_read_is_an_error(tmp_path):
 def test_unwritable_list_still_counts_and_does_not_raise(tmp_path, caplog):
     quarantine = Quarantine(tmp_path / "nowhere" / "unreadable.jsonl", budget=1)
     quarantine.add([(1, unreadable(1))], DATASET)
-    assert "could not be written: No such file or directory; /images/1.jpg is missing from it" in caplog.text
+    assert "could not be written: No such file or directory; /images/1.jpg is not listed there" in caplog.text
     with pytest.raises(InputError, match="2 images that cannot be read, expected at most 1"):
         quarantine.add([(2, unreadable(2))], DATASET)

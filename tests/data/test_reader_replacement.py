@@ -42,7 +42,7 @@ TRANSFORMS = [build_transforms([ScaleJitterTransform(min=0.7, max=1.5), FlipTran
 
 @pytest.fixture
 def damaged(tmp_path):
-    """Records of twelve images, every other one in portrait; three are damaged, each in another way."""
+    """Records of twelve images, every other one in portrait; three are damaged, each in a different way."""
     records = []
     for number in range(12):
         height, width = (64, 48) if number % 2 else (48, 64)
@@ -121,7 +121,7 @@ def test_replacement_is_transformed_with_the_seed_of_the_planned_image(damaged):
     assert used == planned._replace(index=report.replaced_by) and report.reason == "gone"
     expected = reader.transform(reader.read(used.index), planned).sample
     assert torch.equal(sample.image, expected.image) and torch.equal(sample.boxes, expected.boxes)
-    own = reader(used).sample  # as it is in its own place in the epoch
+    own = reader(used).sample  # as it is used at its own position in the epoch
     assert own.image.shape != sample.image.shape or not torch.equal(own.image, sample.image)
 
 
@@ -210,6 +210,7 @@ def test_single_image_that_cannot_be_read_is_an_error(tmp_path):
     planned = [[PlannedImage(0, 0, 48, 96, (64, 96), (64, 96))]]
     reader = reader_of(image_record(tmp_path / "gone.png", 48, 96), transforms=[Resize()])
     with pytest.raises(
-        InputError, match=r"gone\.png: No such file or directory.*\(and the dataset has no other image to replace it\)$"
+        InputError,
+        match=r"gone\.png: No such file or directory.*\(and the dataset has no other image as a replacement\)$",
     ):
         next(make_loader(reader, planned, workers=0, pin_memory=False, replace_unreadable=True))

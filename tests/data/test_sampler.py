@@ -22,12 +22,12 @@ def stream(sizes, num_batches, *, batch_size=4, shorter=(800,), padded_shapes=US
 
 
 def pad(sizes, indices, padded_shapes, side):
-    """Smallest shape that holds the padded shapes of some images."""
+    """Smallest shape that contains the padded shapes of some images."""
     shapes = [padded_shapes.padded_shape(padded_shapes.bucket(*sizes[index]), side) for index in indices]
     return max(height for height, _ in shapes), max(width for _, width in shapes)
 
 
-# ---- what holds for any sizes, batch size, seed and epoch
+# ---- properties for any sizes, batch size, seed and epoch
 
 
 @settings(max_examples=150, deadline=None)
@@ -37,7 +37,7 @@ def pad(sizes, indices, padded_shapes, side):
     batch_size=st.integers(1, 50),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_each_image_is_used_once_per_epoch_in_full_batches_that_hold_it(sizes, setting, batch_size, seed):
+def test_each_image_is_used_once_per_epoch_in_full_batches_that_fit_it(sizes, setting, batch_size, seed):
     shorter, padded_shapes = setting
     num_batches = 5 * (len(sizes) // batch_size + 1)
     batches = stream(sizes, num_batches, batch_size=batch_size, shorter=shorter, padded_shapes=padded_shapes, seed=seed)
@@ -55,7 +55,7 @@ def test_each_image_is_used_once_per_epoch_in_full_batches_that_hold_it(sizes, s
             assert planned.max_shape == pad(sizes, [planned.index], padded_shapes, side)
             height, width = resized(*sizes[planned.index], planned.shorter, planned.longer)
             assert height <= planned.max_shape[0] and width <= planned.max_shape[1]
-        # Only a batch that is larger than the dataset repeats images, and all of them about as often.
+        # Only batches larger than the dataset repeat images, and all images about equally often.
         repeats = Counter(planned.index for planned in batch)
         times = batch_size / len(sizes)
         assert max(repeats.values()) <= math.ceil(times)
@@ -63,7 +63,7 @@ def test_each_image_is_used_once_per_epoch_in_full_batches_that_hold_it(sizes, s
 
 
 def test_every_small_dataset_and_batch_size():
-    # Exhaustive where two epochs share a batch in every possible way, with one, two and three buckets.
+    # Exhaustive: epochs share batches in every possible way, with one, two and three buckets.
     for num_images, batch_size, rare in itertools.product(range(1, 12), range(1, 14), range(3)):
         sizes = [LANDSCAPE] * num_images
         sizes[:rare] = [PORTRAIT, WIDE][:rare]
@@ -94,7 +94,7 @@ def test_stream_is_a_pure_function_of_its_arguments_and_starts_anywhere(sizes, b
     assert stream(sizes, start, **options) == whole[:start]
 
 
-def test_starting_late_computes_no_earlier_epoch(monkeypatch):
+def test_late_start_computes_no_earlier_epoch(monkeypatch):
     computed = []
 
     def recorded(*args, epoch, **kwargs):
@@ -139,7 +139,7 @@ def test_batches_that_two_epochs_share_come_from_the_most_common_bucket():
     # always enough; the portraits and the wide image are in batches of their own epoch.
     sizes = [LANDSCAPE] * 17 + [PORTRAIT] * 2 + [WIDE]
     shared = [batch for batch in stream(sizes, 60, batch_size=6) if len({planned.epoch for planned in batch}) > 1]
-    assert len(shared) == 12  # of 18 epochs; each third one begins with a batch
+    assert len(shared) == 12  # of 18 epochs; every third one begins with a new batch
     assert {planned.index < 17 for batch in shared for planned in batch} == {True}
     assert Counter(Counter(p.epoch for p in batch).most_common()[0][1] for batch in shared) == {4: 12}
 
@@ -172,14 +172,14 @@ def test_seed_and_epoch_change_the_order():
 
 
 @pytest.mark.parametrize("num_images", [40, 43, 64])
-def test_every_image_and_every_shape_may_come_at_any_place(num_images):
-    # With 300 epochs, an image is expected about equally often in each batch; the portraits' batch as well.
+def test_every_image_and_every_shape_may_come_at_any_position(num_images):
+    # In 300 epochs, each image should be in each batch about equally often, and so should the portraits.
     sizes = [LANDSCAPE] * (num_images - 12) + [PORTRAIT] * 12
     ranks = rank_by_aspect([USUAL.bucket(*size) for size in sizes])
     orders = np.stack([epoch_order(ranks, batch_size=8, seed=3, epoch=epoch) for epoch in range(300)])
     place = np.argsort(orders, axis=1)  # (epoch, image)
-    # The mean place of an image: uniform in 0..N-1 has deviation N / sqrt(12), the mean of 300 epochs 0.0167 N. A
-    # portrait is never in a shared batch, which spans at most 8 of the places at each end.
+    # The position of an image is uniform in 0..N-1, with standard deviation N / sqrt(12); the mean of 300 epochs has
+    # 0.0167 N. A portrait is never in a shared batch, which spans at most 8 of the positions at each end.
     mean = place.mean(axis=0) / num_images
     assert np.abs(mean - 0.5).max() < 0.08
     assert (place.std(axis=0) > 0.2 * num_images).all()
@@ -187,7 +187,7 @@ def test_every_image_and_every_shape_may_come_at_any_place(num_images):
 
 def test_images_of_a_bucket_meet_at_random():
     # 24 images in batches of 8: the batch of image 0 has 7 of the other 23, so image 1 is in it in 183 of 600 epochs on
-    # average, with a deviation of 11.
+    # average, with a standard deviation of 11.
     ranks = np.zeros(24, dtype=np.int16)
     together = 0
     for epoch in range(600):
@@ -199,7 +199,7 @@ def test_images_of_a_bucket_meet_at_random():
 def test_shorter_sides_are_drawn_equally_often():
     batches = stream([LANDSCAPE] * 10, 600, batch_size=1, shorter=(640, 720, 800))
     counts = Counter(batch[0].shorter for batch in batches)
-    assert set(counts) == {640, 720, 800} and min(counts.values()) > 150  # 200 on average, deviation 12
+    assert set(counts) == {640, 720, 800} and min(counts.values()) > 150  # mean 200, standard deviation 12
 
 
 # ---- padding
@@ -270,6 +270,6 @@ def test_stable_hash_matches_blake2b_and_rarely_collides():
     assert len(
         {stable_hash(seed, epoch, index) for seed in range(10) for epoch in range(10) for index in range(100)}
     ) > (
-        9_990  # of 10000; two of 2 ** 32 values rarely meet
+        9_990  # of 10000; two of 2 ** 32 values rarely collide
     )
     assert all(0 <= stable_hash(key) < 2**32 for key in range(100))

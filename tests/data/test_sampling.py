@@ -49,7 +49,7 @@ def stream(sizes, uses, num_batches, *, batch_size=4, seed=0, start=0, shorter=(
     return list(itertools.islice(batches, num_batches))
 
 
-# ---- how often an image is used
+# ---- number of uses of an image
 
 
 def test_repeat_factors_by_hand():
@@ -69,7 +69,7 @@ def test_class_aware_uses_by_hand():
     assert np.allclose(class_aware_uses(data), [0.625, 0.625, 0.625, 0.625 + 1.25, 1.25, 1])
     assert np.array_equal(class_aware_uses(dataset_with([2], [2], [])), [1, 1, 1])  # one class: as usual
     assert np.array_equal(class_aware_uses(dataset_with([], [])), [1, 1])
-    # The last image has a crowd region only, so 4 uses are for 2 classes: 2 for 3 images of a, 2 for one of b.
+    # The last image has only a crowd region, so 2 classes share 4 uses: 2 for 3 images of a, 2 for one of b.
     with_crowd = dataset_with([0], [0], [0], [1], [1], crowds=[4])
     assert np.allclose(class_aware_uses(with_crowd), [2 / 3, 2 / 3, 2 / 3, 2, 1])
 
@@ -107,7 +107,7 @@ def test_mean_count_is_the_average():
     averages = np.array([0.2, 0.7, 1.0, 1.5, 2.6])  # sum 6
     random = np.random.default_rng(0)
     mean = np.mean([draw_counts(averages, 6, random) for _ in range(3000)], axis=0)
-    assert np.abs(mean - averages).max() < 0.04  # deviation of a mean: at most 0.5 / sqrt(3000) = 0.009
+    assert np.abs(mean - averages).max() < 0.04  # standard deviation: at most 0.5 / sqrt(3000) = 0.009
     assert mean[2] == 1.0
 
 
@@ -116,7 +116,7 @@ def test_mean_count_is_the_average():
     [([1.0] * 8, 4, 8), ([1.0] * 9, 4, 12), ([1.5, 1.0, 1.2], 2, 4), ([1 / 3] * 12, 4, 4), ([0.1] * 30, 3, 3)],
 )
 def test_epoch_is_whole_batches(uses, batch_size, length):
-    assert weighted_epoch_length(np.array(uses), batch_size) == length  # also where 0.1 is not exact
+    assert weighted_epoch_length(np.array(uses), batch_size) == length  # although 0.1 is not exact
 
 
 # ---- the stream
@@ -158,7 +158,7 @@ def test_stream_of_any_weights(images, setting, batch_size, seed, start):
 @pytest.mark.parametrize("exchange", [True, False])
 def test_no_avoidable_copy_in_any_small_dataset(exchange, monkeypatch):
     # Every division of up to 12 uses among images of two buckets, in batches of 2, 3 and 4.
-    if not exchange:  # as if no image could be exchanged: then all are dealt to all batches
+    if not exchange:  # as if no image could be exchanged; images are then dealt to all batches
         monkeypatch.setattr("retinanet.data.sampling._exchange_copies", lambda batches, most: False)
     for batch_size, num_batches in ((2, 2), (2, 3), (3, 2), (3, 3), (2, 6), (4, 3)):
         length = batch_size * num_batches
@@ -181,7 +181,7 @@ def partitions(total, *, most):
         yield from ([first, *rest] for rest in partitions(total - first, most=first))
 
 
-def test_starting_late_computes_no_earlier_epoch(monkeypatch):
+def test_late_start_computes_no_earlier_epoch(monkeypatch):
     computed = []
 
     def recorded(*args, epoch, **kwargs):
@@ -194,8 +194,8 @@ def test_starting_late_computes_no_earlier_epoch(monkeypatch):
 
 
 def test_repeated_rare_portrait_is_spread_over_batches_of_landscapes():
-    # 40 landscapes once, one portrait 10 times and two others once, in 13 batches of 4: no batch has a copy, so 10
-    # have a portrait. Without the rule, all would be in 3 batches.
+    # 40 landscapes and two portraits are used once, another portrait 10 times, in 13 batches of 4: no batch has two
+    # copies, so 10 batches have a portrait. Without exchanges, all portraits would be in 3 batches.
     sizes, uses = [LANDSCAPE] * 40 + [PORTRAIT] * 3, [1.0] * 40 + [10.0, 1.0, 1.0]
     batches = stream(sizes, uses, 13)
     with_portrait = [sum(planned.index == 40 for planned in batch) for batch in batches]
@@ -203,13 +203,13 @@ def test_repeated_rare_portrait_is_spread_over_batches_of_landscapes():
 
 
 def test_exchange_without_an_allowed_partner_is_refused():
-    # Image 0 is twice in the first batch. The only batch without it has 1 and 2 alone, which the first one has too.
+    # Image 0 is in the first batch twice. The only batch without it contains just 1 and 2, as the first one does.
     batches = np.array([[0, 0, 1, 2], [1, 1, 2, 2], [0, 3, 4, 5]])
     assert not _exchange_copies(batches, np.ones(6, dtype=int))
     assert batches.tolist() == [[0, 0, 1, 2], [1, 1, 2, 2], [0, 3, 4, 5]]
 
 
-def test_repeated_wide_image_is_exchanged_for_the_most_similar_shapes():
+def test_copies_of_a_wide_image_go_to_batches_of_similar_shape():
     # One wide image 5 times, 20 landscapes, 15 portraits, in 10 batches of 4: the copies go to the nearest batches.
     sizes, uses = [(320, 640)] + [LANDSCAPE] * 20 + [PORTRAIT] * 15, [5.0] + [1.0] * 35
     for epoch in range(5):
@@ -219,7 +219,7 @@ def test_repeated_wide_image_is_exchanged_for_the_most_similar_shapes():
 
 
 def test_images_of_a_bucket_share_batches():
-    # 30 landscapes and 14 portraits of 1 or 2 uses each: batches of both are at most one, as without weights.
+    # 30 landscapes and 14 portraits of 1 or 2 uses each: at most one batch has both, as without weights.
     sizes, uses = [LANDSCAPE] * 30 + [PORTRAIT] * 14, [2.0] * 10 + [1.0] * 20 + [2.0] * 4 + [1.0] * 10
     for epoch in range(5):
         batches = stream(sizes, uses, 15, start=15 * epoch)  # 58 uses, rounded up to 60
@@ -229,14 +229,14 @@ def test_images_of_a_bucket_share_batches():
 
 def test_classes_are_used_equally_often():
     data = dataset_with(*[[0]] * 36, *[[1]] * 3, [2])
-    uses = class_aware_uses(data)  # 13.3 of each class: each of 36, 3 and 1 images 0.37, 4.4 and 13.3 times
+    uses = class_aware_uses(data)  # 13.3 per class: 0.37, 4.4 and 13.3 for each of its 36, 3 and 1 images
     used = Counter(planned.index for batch in stream([LANDSCAPE] * 40, uses, 300) for planned in batch)
     of_class = [sum(used[n] for n in range(36)), sum(used[n] for n in range(36, 39)), used[39]]
     assert of_class == pytest.approx([400] * 3, abs=3 * 30**0.5)  # each epoch rounds by less than 1
     assert min(used[n] for n in range(36)) > 2  # 11 on average
 
 
-def test_epochs_and_seeds_have_other_orders_and_other_images():
+def test_order_and_images_vary_with_epoch_and_seed():
     ranks, uses = np.zeros(20, dtype=np.int16), np.full(20, 0.5)
     orders = {
         tuple(weighted_order(ranks, uses, batch_size=5, seed=seed, epoch=epoch)) for seed in (0, 1) for epoch in (0, 1)
@@ -244,13 +244,13 @@ def test_epochs_and_seeds_have_other_orders_and_other_images():
     assert len(orders) == len({frozenset(order) for order in orders}) == 4
 
 
-def test_copies_in_an_epoch_meet_other_images():
-    # Image 0 is used 3 times; over 200 epochs, every other one is in a batch with it.
+def test_copies_in_an_epoch_share_batches_with_other_images():
+    # Image 0 is used 3 times; over 200 epochs, every other image shares a batch with it.
     ranks = rank_by_aspect([USUAL.bucket(*LANDSCAPE)] * 12)
     together = Counter()
     for epoch in range(200):
         order = weighted_order(ranks, np.array([3.0] + [1.0] * 11), batch_size=4, seed=0, epoch=epoch)
         for batch in order.reshape(-1, 4).tolist():
             together.update(set(batch) - {0} if 0 in batch else ())
-    # 3 of the 4 batches of 14 images, rounded up to 16 uses, have it.
+    # The 14 images are rounded up to 16 uses in 4 batches, 3 of which have image 0.
     assert len(together) == 11 and min(together.values()) > 60

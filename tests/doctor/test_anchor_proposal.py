@@ -35,7 +35,7 @@ def uniform(width, height, count=8):
 
 
 def test_proposal_raises_the_share_of_objects_with_a_good_anchor():
-    # An object of 20 x 60 has at most 640 of 1424 pixels in common with an anchor of 32 x 32: IoU 0.45.
+    # An object of 20 x 60 shares at most 640 of 1424 pixels with an anchor of 32 x 32: IoU 0.45.
     proposal = fit_anchors(uniform(20, 60), CONFIG)
     assert proposal.is_better
     assert proposal.shares == (0, 1)
@@ -51,14 +51,14 @@ def test_proposal_for_atss_uses_an_iou_of_one_half():
     assert (proposal.fg_iou, proposal.shares) == (0.5, (0, 1))
 
 
-def test_perfect_anchors_stay():
+def test_perfect_anchors_are_kept():
     images = [image_record(height=128, width=128, boxes=[(48, 48, 80, 80)])]  # an anchor of 32 pixels around (64, 64)
     proposal = fit_anchors(dataset_of(images), CONFIG)
     assert not proposal.is_better
     assert (proposal.anchors, proposal.after, proposal.config_lines()) == (CONFIG.model.anchors, proposal.before, [])
 
 
-def test_better_anchors_outside_the_bounds_of_the_search_stay():
+def test_better_anchors_outside_the_search_bounds_are_kept():
     # Anchors of one stride match objects of 8 pixels, and the search would not go below two.
     small = CONFIG.model.anchors.model_copy(update={"sizes": (8.0, 16.0, 32.0, 64.0, 128.0)})
     cfg = CONFIG.model_copy(update={"model": CONFIG.model.model_copy(update={"anchors": small})})
@@ -82,7 +82,7 @@ def test_a_proposal_that_is_worse_in_one_respect_is_rejected(monkeypatch):
     assert proposal.anchors == CONFIG.model.anchors
 
 
-def test_no_objects_no_proposal():
+def test_dataset_without_objects_has_no_proposal():
     proposal = fit_anchors(dataset_of([image_record(boxes=[])]), CONFIG)
     assert (proposal.is_better, proposal.config_lines()) == (False, [])
 

@@ -126,8 +126,8 @@ def test_groups_by_class_and_size():
     resized = {name: group.objects for name, group in report.by_resized_size.items()}
     assert resized == {"small": 2, "medium": 1, "large": 0}
     assert (report.total.below_a_pixel, report.by_class["dog"].below_a_pixel) == (1, 1)
-    # The cat equals an anchor. The 10 x 10 dog lies around (30, 30), 2 pixels from the centre (32, 32) of an anchor of
-    # 16 pixels, inside it: IoU 100 / 256. The thin dog has less.
+    # The cat equals an anchor. The 10 x 10 dog is centred at (30, 30), inside an anchor of 16 pixels that is centred at
+    # (32, 32): IoU 100 / 256. The thin dog has a lower IoU.
     cat, dog = report.by_class["cat"], report.by_class["dog"]
     assert cat.reaching == {0.4: 1, 0.5: 1, 0.6: 1, 0.7: 1}
     assert dog.reaching == {0.4: 0, 0.5: 0, 0.6: 0, 0.7: 0}
@@ -146,7 +146,7 @@ def test_report_of_a_dataset_without_objects():
     assert "| all | 0 |" in summary_table(report)
 
 
-def test_sample_holds_about_as_many_objects_as_requested():
+def test_sample_contains_about_as_many_objects_as_requested():
     counts = [0, 3, 1, 0, 5, 2, 4, 0] * 5
     images = [
         image_record(boxes=[(1, 1, 9, 9)] * count + [(0, 0, 5, 5)], is_crowd=[False] * count + [True], image_id=index)

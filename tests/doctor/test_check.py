@@ -1,4 +1,4 @@
-"""The check as a whole: it finds exactly what is wrong with a dataset, and changes nothing."""
+"""The complete check finds exactly the faults of a dataset and changes nothing."""
 
 import hashlib
 import re
@@ -114,7 +114,7 @@ def test_all_images_missing_is_one_error(tmp_path):
 
 
 def test_no_image_can_be_read(tmp_path):
-    """As with Git LFS pointers: there is nothing to look at, but the rest is reported."""
+    """This happens with Git LFS pointers: there is no image to show, but everything else is reported."""
     overrides = write_clean(tmp_path)
     for file in (tmp_path / "train").iterdir():
         file.write_text("version https://git-lfs.github.com/spec/v1\n")
@@ -137,7 +137,7 @@ def test_training_is_refused_with_all_errors(planted):
 @pytest.mark.parametrize("decode", [True, False])
 def test_findings_about_images_are_returned(tmp_path, decode):
     overrides = write_clean(tmp_path)
-    pattern(50).resize((90, 60)).save(tmp_path / "train/0.png")  # its annotations say 96 x 64
+    pattern(50).resize((90, 60)).save(tmp_path / "train/0.png")  # annotated as 96 x 64
     cfg = load_config("quickstart", overrides)
     assert kinds(check_before_training(cfg, decode=decode, silent=True)) == [("warning", "image_size_differs")]
     with pytest.raises(InputError, match=r"data\.max_unreadable allows 0"):
@@ -146,7 +146,7 @@ def test_findings_about_images_are_returned(tmp_path, decode):
         )
 
 
-def test_half_a_validation_image_is_found_by_decoding(tmp_path):
+def test_truncated_validation_image_is_detected_by_decoding(tmp_path):
     overrides = write_clean(tmp_path)
     last = tmp_path / "val/8.png"
     last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
@@ -161,4 +161,4 @@ def test_half_a_validation_image_is_found_by_decoding(tmp_path):
 def test_large_dataset_is_sampled(clean, monkeypatch):
     monkeypatch.setattr("retinanet.doctor.check.MAX_HEADERS", 4)
     (finding,) = check_before_training(clean, decode=False, silent=True)
-    assert finding.kind == "sampled_images" and finding.message.startswith("only 4 of 6 images were looked at")
+    assert finding.kind == "sampled_images" and finding.message.startswith("only 4 of 6 images were checked")

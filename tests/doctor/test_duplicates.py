@@ -12,7 +12,7 @@ from retinanet.doctor.duplicates import MAX_DISTANCE, difference_hash, groups_of
 
 
 def test_bits_of_a_hash_compare_neighbours():
-    """Nine columns that get darker to the right: every cell is brighter than its right neighbour; reversed, none is."""
+    """If nine columns get darker to the right, each cell is brighter than its right neighbour; reversed, none is."""
     ramp = torch.linspace(240, 0, 9).byte().expand(3, 8, 9)
     assert difference_hash(ramp) == 2**64 - 1
     assert difference_hash(ramp.flip(2)) == 0

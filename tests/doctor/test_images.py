@@ -1,4 +1,4 @@
-"""Findings about the images of a split: counts, severity, examples, and files that are in it twice."""
+"""Findings about the images of a split: counts, severity, examples and duplicates."""
 
 import pytest
 
@@ -68,7 +68,7 @@ def test_copies_in_one_split_and_across_splits():
     }
 
 
-def test_one_file_listed_twice_is_no_copy_within_a_split_but_a_leak_across():
+def test_file_listed_twice_is_not_a_copy_within_a_split_but_a_leak_across_splits():
     assert find_duplicates({"train": ["a", "./a"], "val": []}, [b"1", b"1"], [None, None]) == []
     (finding,) = find_duplicates({"train": ["a"], "val": ["a"]}, [b"1", b"1"], [None, None])
     assert finding.kind == "val_is_train"

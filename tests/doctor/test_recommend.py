@@ -55,7 +55,7 @@ def test_small_objects_in_large_images_need_larger_images():
 def test_five_percent_of_the_objects_may_be_smaller():
     cfg = config({"shorter": (320,), "longer": 533})
     assert recommend_image_size(photos([200] * 19 + [5]), cfg).lines == ()
-    # With 2 of 20, the small ones count: 40 pixels need 3000 * 16 / 40 = 1200, rounded up to 1216.
+    # If 2 of 20 objects are small, they count: 40 pixels need 3000 * 16 / 40 = 1200, rounded up to 1216.
     assert recommend_image_size(photos([200] * 18 + [40] * 2), cfg).lines[0] == "data.resize.shorter=1216"
 
 
@@ -108,7 +108,7 @@ def test_anchors_are_recommended_if_they_are_better():
     proposal = fit_anchors(tall, cfg)
     found = recommend_anchors(proposal)
     assert found.lines == tuple(proposal.config_lines()) != ()
-    assert f"is {100 * proposal.shares[1]:.1f} %" in found.sentence
+    assert f"these are {100 * proposal.shares[1]:.1f} %" in found.sentence
     assert recommend_anchors(proposal._replace(after=proposal.before)).lines == ()
     # At an IoU of 0.01, all objects are covered before and after: a better mean IoU alone is no reason to change.
     assert recommend_anchors(proposal._replace(fg_iou=0.01)).lines == ()
@@ -126,7 +126,7 @@ def test_batch_is_not_larger_than_the_dataset():
 
 def test_batch_is_split_to_fit_in_memory():
     # Images of 3:4 have the padded shape 800 x 1088: 870,400 pixels of 2,220 bytes are 1.93 GB. Of 20 GB, 80 % less
-    # 1.61 GB hold 7.4 images, so a batch of 16 needs three parts.
+    # 1.61 GB fit 7.4 images, so a batch of 16 needs three parts.
     cfg, gpu = config(batch_size=16), Machine(torch.device("cuda"), 20 * 10**9)
     found = recommend_batch(many(20), cfg, gpu)
     assert found.lines == ("train.accumulate=3",)
@@ -190,7 +190,7 @@ def test_short_runs_get_enough_steps():
     assert "60 steps, 12.0 epochs of 40 image(s), are too few; 120 epochs are 600 steps" in found.sentence
 
 
-def test_epochs_are_those_of_the_sampling():
+def test_epochs_follow_the_sampling():
     # Class b is in 2 of 40 images, a share of 0.05: with a threshold of 0.8, these images are used 4 times per epoch.
     # 46 images, rounded up to whole batches, are 6 steps; 600 steps are 100 epochs.
     cfg = config(steps=None, epochs=12, batch_size=8, warmup_steps=50)

@@ -1,4 +1,4 @@
-"""What the network sees: boxes and anchors in their colours, and the choice of images."""
+"""Training views: colours of boxes and anchors, and the choice of images."""
 
 import pytest
 import torch
@@ -10,14 +10,14 @@ from retinanet.doctor.anchors import match_quality
 from retinanet.doctor.views import ANCHOR, LEARNT, UNMATCHED, choose_images, training_views, transform_views
 from tests.helpers.planted import LARGE, CocoFolder, overrides_of
 
-# Without low-quality matches, an object of a pixel has no anchor.
+# Without low-quality matches, a one-pixel object has no anchor.
 MODEL = ["data.transforms=[{type: resize}]", "model.anchors.sizes=[32, 64, 128, 256, 512]",
          "assignment.low_quality_matches=false"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    """Six black images of 96 x 64: the first without objects, the fifth with one of a pixel beside a large one."""
+    """Six black images of 96 x 64: the first without objects, the fifth with a one-pixel object beside a large one."""
     folder = tmp_path_factory.mktemp("black")
     part = CocoFolder(folder, "train", ("cat",))
     for number, boxes in enumerate([[], [LARGE], [LARGE], [LARGE], [LARGE, [70, 30, 1, 1]], [LARGE]]):
@@ -59,7 +59,7 @@ def test_image_without_objects(dataset):
 
 
 def test_each_transform_is_applied_alone(dataset):
-    """A vertical flip moves the box of LARGE, 8 from the top and 40 high, to 16 from the top; a flip to the right."""
+    """LARGE is 8 from the top and 40 high. A vertical flip moves it to 16 from the top, a flip to the right."""
     cfg, data = dataset
     overrides = ["data.transforms=[{type: vertical_flip}, {type: scale_jitter, min: 0.5, max: 0.5}, {type: flip}]"]
     views = transform_views(with_overrides(cfg, overrides, source="test"), data, [1])

@@ -69,7 +69,7 @@ def test_classes_must_be_the_same(tmp_path):
 
 def test_images_may_be_removed_once_the_run_recorded_unreadable_ones(tmp_path):
     cfg, fewer = load_config("quickstart"), DATA.subset([0, 2])
-    with pytest.raises(InputError, match=r"last\.pt: was trained on 3 images, data\.train has 2: 1 are missing"):
+    with pytest.raises(InputError, match=r"last\.pt: was trained on 3 images, but data\.train has 2: 1 are missing"):
         check_same_run(PATH, checkpoint_with(cfg), cfg, fewer, folder=tmp_path)
     (tmp_path / UNREADABLE_FILE).write_text(json.dumps({"path": DATA.paths[1]}) + "\n")
     changed = check_same_run(PATH, checkpoint_with(cfg), cfg, fewer, folder=tmp_path)

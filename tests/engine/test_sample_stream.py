@@ -94,7 +94,7 @@ def test_run_resumes_after_its_unreadable_images_were_removed(write_images, cfg_
     listed = (tmp_path / "train.json").read_text()
     (tmp_path / "train.json").write_text(listed.replace("5.jpg", "other.jpg"))
     (folder / "5.jpg").rename(folder / "other.jpg")
-    with pytest.raises(InputError, match=r"trained on 12 images, data\.train has 8: 5 are missing, 1 are new"):
+    with pytest.raises(InputError, match=r"trained on 12 images, but data\.train has 8: 5 are missing, 1 are new"):
         train(cfg, tmp_path / "run", resume=True)
     (folder / "other.jpg").rename(folder / "5.jpg")
     (tmp_path / "train.json").write_text(listed)

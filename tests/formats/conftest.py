@@ -11,7 +11,7 @@ from retinanet.formats.images import decode
 
 @pytest.fixture
 def source(tmp_path):
-    """Writes an annotation file (a document, or bytes) and the images it lists; returns the DataSource."""
+    """Return a function that writes an annotation file and its images, and returns the DataSource."""
 
     def write(content, name="some", write_images=True):
         folder = tmp_path / name
@@ -28,7 +28,7 @@ def source(tmp_path):
 
 @pytest.fixture(params=["torchcodec", "Pillow"])
 def decoder(request, monkeypatch):
-    """The decoder of the formats that torchcodec supports: itself, or Pillow as in an installation without it."""
+    """The decoder for the formats that torchcodec supports: torchcodec, or Pillow as if torchcodec were missing."""
     if request.param == "Pillow":
         monkeypatch.setattr(decode, "decode_image", None)
     elif decode.decode_image is None:

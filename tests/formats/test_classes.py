@@ -21,7 +21,7 @@ def test_classes_are_merged(source):
     data = read_dataset((source(THREE_CLASSES),), classes=("cow", MergedClass(name="pet", merge=("dog", "cat"))))
     assert data.class_names == ("cow", "pet")
     assert label_by_left_edge(data) == {0: 1, 1: 0, 2: 1, 3: 1}
-    # "pet" is not a category of the file, so none of its ids would be right.
+    # "pet" is not a category of the file, so none of its ids would be correct.
     assert data.category_ids == (1, 2)
     assert [a["category_id"] for a in annotations_of(data)] == [2, 1, 2, 2]
 
@@ -41,7 +41,7 @@ def test_renamed_class_keeps_the_id_of_its_category(source):
         ((MergedClass(name="pet", merge=("cat", "dogg")),),
          "data.classes: 'dogg' is not a category of some.json; did you mean 'dog'?"),
         (("cat", MergedClass(name="pet", merge=("dog", "cat"))),
-         "data.classes: 'cat' is in two classes; an annotation can have one label"),
+         "data.classes: 'cat' is in two classes; an annotation can have only one label"),
         (("cat", "cat"), "data.classes: duplicate class in "),
         (("cow", MergedClass(name="cow", merge=("dog",))), "data.classes: duplicate class in "),
     ],
@@ -51,7 +51,7 @@ def test_invalid_classes_are_rejected(source, classes, message):
 
 
 def test_expected_names_order_the_labels_of_another_file(source):
-    # The validation file numbers its categories differently: names decide.
+    # The validation file numbers its categories differently, so they are matched by name.
     renumbered = [{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}, {"id": 3, "name": "cow"}]
     val = source(document([image(1)], [box(1, 1, [4, 0, 5, 5], 1), box(2, 1, [6, 0, 5, 5], 2)], renumbered), "val")
     data = read_dataset((val,), expected_names=("cat", "cow", "dog"))
@@ -72,7 +72,7 @@ def test_expected_names_reject_other_classes(source):
 
 @pytest.mark.parametrize("classes", [None, ("cat", "cow", "dog", "owl")])
 def test_evaluation_file_may_lack_classes(source, caplog, classes):
-    """Results use the ids of the file, and new ones for the classes that it lacks."""
+    """Results use the ids in the file, and new ids for classes that the file lacks."""
     names = [{"id": 9, "name": "dog"}, {"id": 4, "name": "cow"}]
     val = source(document([image(1)], [box(1, 1, [4, 0, 5, 5], 9), box(2, 1, [6, 0, 5, 5], 4)], names), "val")
     data = read_dataset((val,), classes=classes, expected_names=("cat", "cow", "dog", "owl"))

@@ -43,7 +43,7 @@ def images(tmp_path_factory):
 
 
 def write(dataset, folder, *, to, split="train"):
-    """Write a dataset with links to its images; returns what the format cannot express."""
+    """Write a dataset with links to its images; return the counts of lost information."""
     losses = write_annotations(dataset, folder, to=to, split=split)
     for placement in placements(dataset, image_folder(folder, to=to, split=split)):
         place_image(placement, link=True)
@@ -68,7 +68,7 @@ def differing_fields(first: Dataset, second: Dataset) -> list[str]:
 
 
 @pytest.mark.parametrize("to", TARGETS)
-def test_everything_reads_back_but_what_is_reported_as_lost(images, tmp_path, to):
+def test_everything_except_reported_losses_is_read_back(images, tmp_path, to):
     @settings(max_examples=12, deadline=None)
     @given(datasets(images))
     def check(dataset):
@@ -86,7 +86,7 @@ def test_everything_reads_back_but_what_is_reported_as_lost(images, tmp_path, to
 
 @settings(max_examples=4, deadline=None)
 @given(st.data())
-def test_conversion_in_a_circle_changes_no_box(images, tmp_path_factory, data):
+def test_conversion_through_all_formats_loses_no_object(images, tmp_path_factory, data):
     first = dataset = data.draw(datasets(images))
     order = data.draw(st.permutations([to for to in TARGETS if to != "open_images"]))
     for to in order:
@@ -209,18 +209,18 @@ def test_losses_are_counted(images, tmp_path, to):
     # 0.1 + 0.7 = 0.7999999999999999, and 0.7999999999999999 - 0.1 < 0.7
     assert losses == {
         "crowd regions are not written": 1,
-        "box sides are rounded in their last digit": 1,
+        "box widths and heights are rounded in their last digit": 1,
         "image ids are replaced by 1, 2, ...": 1,
         "object areas are replaced by box areas": 1,
-    } | ({"images are read in the order of their names": 2, "category ids are replaced by 1, 2, ...": 2}
+    } | ({"images are read back in the order of their names": 2, "category ids are replaced by 1, 2, ...": 2}
          if to == "labelme" else {})  # fmt: skip
 
 
 @pytest.mark.parametrize("to", TARGETS)
-def test_the_loss_of_classes_that_were_looked_for_is_counted(images, tmp_path, to):
+def test_loss_of_verified_classes_is_counted(images, tmp_path, to):
     federated = make_dataset(images, federated=Federated(np.array([[1, 0]]), np.zeros((0, 2), dtype=np.int64)))
     losses = write_annotations(federated, tmp_path, to=to, split="train")
-    assert losses["lists of the classes that were looked for in an image are not written"] == 2
+    assert losses["lists of the classes verified in each image are not written"] == 2
 
 
 @pytest.mark.parametrize("to", TARGETS)
@@ -236,9 +236,9 @@ def test_existing_files_are_not_overwritten(images, tmp_path, to):
 def test_a_difference_is_reported(images, tmp_path):
     write(make_dataset(images), tmp_path, to="csv")
     moved = make_dataset(images, boxes_xywh=np.array([[1.0, 2, 3, 4.5], [10.01, 20, 30, 20]]))
-    with pytest.raises(InputError, match=r"train: 2 boxes of image a\.jpg are read back as 2 other boxes, so csv"):
+    with pytest.raises(InputError, match=r"train: 2 boxes of image a\.jpg are read back as 2 different boxes, so csv"):
         read(moved, tmp_path, to="csv")
-    with pytest.raises(InputError, match=r"image b 1\.png is read back, but is not in the dataset"):
+    with pytest.raises(InputError, match=r"image b 1\.png appears when read back, but is not in the dataset"):
         read(make_dataset(images, ("a.jpg", "c#2.JPG")), tmp_path, to="csv")
 
 
@@ -281,7 +281,7 @@ def test_nothing_is_left_after_an_error(tmp_path):
     assert [path.name for path in tmp_path.rglob("*")] == ["new"]
 
 
-def test_full_folders_and_sources_are_refused(tmp_path):
+def test_non_empty_folders_and_sources_are_refused(tmp_path):
     (tmp_path / "data" / "images").mkdir(parents=True)
     (tmp_path / "file").write_text("")
     (tmp_path / "dangling").symlink_to(tmp_path / "none")
@@ -290,8 +290,8 @@ def test_full_folders_and_sources_are_refused(tmp_path):
         ("data", "exists and is not an empty folder"),
         ("file", "exists and is not an empty folder"),
         ("dangling", "exists and is not an empty folder"),
-        ("data/images/new", "is inside .*, which is not modified"),
-        ("data/images", "is inside .*, which is not modified"),
+        ("data/images/new", "is inside .*, which must not be modified"),
+        ("data/images", "is inside .*, which must not be modified"),
     ):
         with pytest.raises(InputError, match=message):
             check_output(tmp_path / name, (source,))

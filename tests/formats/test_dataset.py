@@ -47,7 +47,7 @@ def test_subset_has_the_images_in_the_given_order(dataset, indices):
 
 
 @pytest.mark.parametrize(("count", "expected"), [(0, 0), (2, 2), (3, 3), (9, 3)])
-def test_first_has_at_most_that_many_images(dataset, count, expected):
+def test_first_returns_at_most_the_given_number_of_images(dataset, count, expected):
     assert_images(dataset.first(count), RECORDS[:expected])
 
 

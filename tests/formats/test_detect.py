@@ -18,7 +18,7 @@ YOLO_LABEL, VOC = "0 0.5 0.5 0.1 0.1", voc_xml(("cat", 1, 2, 3, 4))
 CSV = "image_path,xmin,ymin,xmax,ymax,label\n1.png,0,0,5,5,cat\n"
 OPEN_IMAGES = "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,IsDepiction\n"
 
-# Contents of a folder: the format, its splits, and the description.
+# Files in a folder; the format and splits that are detected; the description.
 FOLDERS = {
     "COCO as distributed": (
         {
@@ -100,7 +100,7 @@ def test_folders_of_common_tools(name, tmp_path):
     ("name", "content", "kind"),
     [
         ("a.json", COCO, "coco"),
-        ("a.json", LABELME, "coco"),  # its reader says what it is instead
+        ("a.json", LABELME, "coco"),  # its reader reports the actual format
         ("a.json", "[1]", "coco"),
         ("a", "\ufeff" + COCO, "coco"),
         ("lvis_v1_val.json", LVIS, "lvis"),
@@ -145,7 +145,7 @@ def test_ambiguous_folder_names_the_candidates(tmp_path):
 def test_several_files_without_a_split_are_ambiguous(tmp_path):
     write_files(tmp_path, {"a.json": COCO, "b.json": COCO})
     expected = (
-        "PATH: has several COCO files, ['a.json', 'b.json'], whose names do not say which split each is; set "
+        "PATH: has several COCO files, ['a.json', 'b.json'], whose names do not identify their splits; set "
         "annotations to one of them"
     )
     assert problem(tmp_path) == expected
@@ -191,12 +191,12 @@ def test_split_with_several_candidates_is_an_error(tmp_path):
     with pytest.raises(InputError) as caught:
         resolve(DataSource(annotations=str(tmp_path)), "train")
     assert str(caught.value) == (
-        f"{tmp_path}: more than one split could be train; set data.train.split to one of train2014, train2017"
+        f"{tmp_path}: several splits match train; set data.train.split to one of train2014, train2017"
     )
     assert resolved(tmp_path, "train", split="train2014")[2] == "train2014"
 
 
-def test_log_line_says_what_was_found(tmp_path, caplog):
+def test_log_line_describes_the_source(tmp_path, caplog):
     caplog.set_level("INFO")
     write_files(tmp_path, {"data.yaml": "names: [x, y]\ntrain: t\nvalid: v", "t/1.png": None, "t/1.txt": YOLO_LABEL})
     read_dataset((DataSource(annotations=str(tmp_path)),))
@@ -261,12 +261,12 @@ def test_folder_with_most_of_the_images_is_chosen(tmp_path):
     )
 
 
-def test_message_lists_where_images_were_looked_for(tmp_path):
+def test_message_lists_the_folders_that_were_searched(tmp_path):
     write_files(tmp_path, {"set/a.json": COCO, "set/images/2.png": None})
     with pytest.raises(InputError) as caught:
         read_annotations(DataSource(annotations=str(tmp_path / "set/a.json")), "val")
     assert str(caught.value) == (
-        f"{tmp_path}/set/a.json: its images are not found: none of ['1.png'] is in {tmp_path}/set, "
+        f"{tmp_path}/set/a.json: its images were not found: none of ['1.png'] is in {tmp_path}/set, "
         f"{tmp_path}/set/images, {tmp_path}; set data.val.images to the folder of the images"
     )
 

@@ -1,4 +1,4 @@
-"""Which classes are completely annotated in an image."""
+"""Complete classes of an image in a federated dataset."""
 
 import numpy as np
 import pytest
@@ -10,8 +10,8 @@ def pairs(*rows):
     return np.array(rows, dtype=np.int64).reshape(-1, 2)
 
 
-# Classes 0 to 4. Image 3 has annotations of 0 and 1; all objects of 0 are annotated, not all of 1. There is no 2, and
-# nobody looked for 3. For 4 the annotations contradict themselves: absent and incomplete.
+# Classes 0 to 4. Image 3 has annotations of 0 and 1: all objects of 0 are annotated, but not all of 1. Class 2 is
+# absent, and 3 was not checked. Class 4 is contradictory: absent and incomplete.
 SOME = Federated(pairs((2, 0), (2, 3), (3, 2), (3, 4), (5, 3)), pairs((2, 1), (3, 1), (3, 4), (4, 0)))
 
 
@@ -38,7 +38,7 @@ def test_merged_class_needs_every_part():
     annotated = pairs((0, 0), (0, 0), (1, 0), (2, 0), (2, 1), (3, 0))
     merged = Federated(absent, incomplete).relabel(np.array([0, 0, -1]), annotated)
     assert merged.absent.tolist() == []
-    # 0: not looked for; 1: absent; 2: annotated too; 3: absent, but 0 itself is incomplete
+    # 0: not checked; 1: absent; 2: annotated too; 3: absent, but 0 itself is incomplete
     assert merged.incomplete.tolist() == [[0, 0], [3, 0]]
 
 

@@ -20,14 +20,14 @@ def test_whole_numbers_have_no_decimal_point(value, text):
 
 
 @pytest.mark.parametrize("text", ["", "x", "nan", "inf", "-inf", "1e9", "-1e300", "1_000", "1,5", "0x10", "1 2"])
-def test_other_texts_are_no_numbers(text):
+def test_other_texts_are_not_numbers(text):
     assert to_number(text) is None
 
 
 @pytest.mark.parametrize("text", ["true", '"1"', "null", "[1]", "NaN", "Infinity", "1e9", "-1e400", "9" * 400])
-def test_other_json_values_are_no_numbers(text):
+def test_other_json_values_are_not_numbers(text):
     assert not is_number(json.loads(text))
 
 
-def test_numbers_of_the_size_of_images_are_numbers():
+def test_json_numbers_of_plausible_size_are_numbers():
     assert all(map(is_number, (0, -3, 2.5, 999_999_999)))

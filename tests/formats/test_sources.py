@@ -7,7 +7,7 @@ from retinanet.formats.sources import check_sources
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """A folder with data, and another, empty one, which is the working directory."""
+    """A folder with data; the working directory is another, empty folder."""
     (tmp_path / "project" / "images").mkdir(parents=True)
     (tmp_path / "project" / "a.json").touch()
     (tmp_path / "empty").mkdir()

@@ -27,8 +27,8 @@ def test_images_that_differ_only_in_their_suffix_are_an_error():
     with pytest.raises(InputError) as caught:
         rows_of_files(image_names(dataset), dataset)
     assert str(caught.value) == (
-        "a.png and a.jpg: this format has one annotation file per image, named a, and these two would share it; rename "
-        "one of the images"
+        "a.png and a.jpg: their annotations would share the file a, but this format has one annotation file per image; "
+        "rename one of the images"
     )
 
 
@@ -36,13 +36,16 @@ def test_no_file_is_written_if_one_exists(tmp_path):
     (tmp_path / "b").write_text("mine")
     with pytest.raises(InputError) as caught:
         write_new_files({tmp_path / "a": "1", tmp_path / "b": "2"})
-    assert str(caught.value) == f"{tmp_path}/b: exists and is not overwritten; choose another folder or remove the file"
+    assert (
+        str(caught.value)
+        == f"{tmp_path}/b: exists and will not be overwritten; choose another folder or remove the file"
+    )
     assert os.listdir(tmp_path) == ["b"] and (tmp_path / "b").read_text() == "mine"
 
 
-def test_link_to_nothing_is_not_overwritten(tmp_path):
+def test_dangling_link_is_not_overwritten(tmp_path):
     (tmp_path / "a").symlink_to(tmp_path / "gone")
-    with pytest.raises(InputError, match="exists and is not overwritten"):
+    with pytest.raises(InputError, match="exists and will not be overwritten"):
         write_new_files({tmp_path / "a": "1"})
 
 

@@ -1,4 +1,4 @@
-"""Write noisy images as PNG files three times as fast as Pillow, which tries five filters on every row."""
+"""Write noisy images as PNG files, three times as fast as Pillow, which tries five filters on every row."""
 
 import struct
 import zlib

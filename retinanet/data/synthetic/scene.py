@@ -1,6 +1,6 @@
-"""Scenes of the bundled shapes dataset: where shapes, distractors and crowds are placed, and their annotations.
+"""Scenes of the bundled shapes dataset: place shapes, distractors and crowds, and annotate them.
 
-A box tightly encloses the part of a shape that lies inside the image, even if other shapes cover some of it.
+A box tightly encloses the part of a shape inside the image, even if other shapes cover some of it.
 A crowd is a single annotation around a dense cluster; its members are not annotated individually.
 """
 
@@ -29,7 +29,7 @@ MIN_VISIBLE = 0.7  # minimum fraction of a labelled shape neither cut off by the
 MIN_INSIDE = 0.5  # minimum fraction of its box inside the image
 MAX_IOU = 0.55  # two boxes with a higher IoU could not both survive NMS
 OVERLAP_IOU = (0.08, 0.45)  # range for pairs that overlap on purpose
-MAX_CHANCE_COVER = 0.15  # largest fraction of the smaller box that may be covered where no overlap is intended
+MAX_CHANCE_COVER = 0.15  # largest fraction of the smaller box that may be covered by accident
 MAX_CROWD_COVER = 0.1
 
 
@@ -43,17 +43,17 @@ class Annotation(NamedTuple):
 
 
 def area_of(box: Box) -> float:
-    """Area of a box, 0 if it is inverted."""
+    """Compute the area of a box; 0 if it is inverted."""
     return max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])
 
 
 def intersection(a: Box, b: Box) -> float:
-    """Area of the intersection of two boxes."""
+    """Compute the area of the intersection of two boxes."""
     return area_of((max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])))
 
 
 def iou(a: Box, b: Box) -> float:
-    """Intersection over union of two boxes."""
+    """Compute the intersection over union of two boxes."""
     shared = intersection(a, b)
     return shared / (area_of(a) + area_of(b) - shared)
 
@@ -71,9 +71,9 @@ class Scene:
         self.width, self.height = IMAGE_SIZES[(0, 0, 0, 0, 1, 1, 1, 1, 2)[rng.integers(9)]]
         self.planes = draw_background(self.width, self.height, rng)  # (3, height, width) int16
         self.annotations: list[Annotation] = []
-        # Number, from 1, of the labelled object that covers a pixel last; 0 without any.
+        # Number, from 1, of the topmost labelled object at each pixel; 0 where there is none.
         self.topmost = np.zeros((self.height, self.width), dtype=np.uint8)
-        self.spare_pixels: list[int] = []  # of each object, the pixels that may still be covered
+        self.spare_pixels: list[int] = []  # number of each object's pixels that may still be covered
 
     def add_distractor(self) -> None:
         """Paint an unlabelled shape."""
@@ -144,7 +144,7 @@ class Scene:
                 return
 
     def allows(self, box: Box) -> bool:
-        """Whether a box overlaps no other too much."""
+        """Return whether a box overlaps no other box too much."""
         for other in self.annotations:
             if other.is_crowd:
                 if intersection(box, other.box) > MAX_CROWD_COVER * min(area_of(box), area_of(other.box)):
@@ -157,18 +157,18 @@ class Scene:
         """Vary contrast and brightness, add noise, and return the image: (height, width, 3) uint8."""
         contrast, brightness, strength = (int(self.rng.integers(*span)) for span in ((40, 76), (-30, 31), (1, 7)))
         noise = self.rng.integers(-strength, strength + 1, (3, self.height, self.width), dtype=np.int8)
-        # Beyond +-430 any contrast leads outside 0..255; within, the product fits into 16 bits.
+        # Values beyond +-430 end up outside 0..255 at any contrast; for smaller ones, the product fits into 16 bits.
         planes = ((self.planes - 128).clip(-430, 430) * contrast >> 6) + (128 + brightness) + noise
         return np.stack([*planes.clip(0, 255).astype(np.uint8)], axis=2)
 
 
 def apart(a: Box, b: Box) -> bool:
-    """Whether two boxes overlap little enough to be accepted where no overlap is intended."""
+    """Return whether two boxes overlap little enough to be accepted."""
     return intersection(a, b) <= MAX_CHANCE_COVER * min(area_of(a), area_of(b))
 
 
 def longer_side(box: Box) -> float:
-    """Longer side of a box, pixels."""
+    """Return the longer side of a box in pixels."""
     return max(box[2] - box[0], box[3] - box[1])
 
 

@@ -1,6 +1,6 @@
 """Write the bundled shapes dataset, six kinds of shapes on textured backgrounds, as images and COCO annotations.
 
-Every image depends only on (seed, split, index), so a smaller dataset is a prefix of a larger one. Integer arithmetic
+Every image depends only on (seed, split, index), so smaller datasets are prefixes of larger ones. Integer arithmetic
 is used wherever rounding could change a pixel, so pixels are the same on every machine.
 """
 
@@ -23,7 +23,7 @@ from retinanet.runtime import console
 CATEGORY_IDS = (1, 2, 3, 5, 8, 13)  # with gaps, like COCO's
 DRAWING_VERSION = 1  # increase with every change to a pixel or a box
 MARKER = "shapes.json"
-MIN_IMAGES_FOR_POOL = 200  # fewer images take less time to draw than worker processes take to start
+MIN_IMAGES_FOR_POOL = 200  # fewer images are drawn faster than worker processes start
 
 
 def write_image(folder: Path, seed: int, split: str, index: int) -> tuple[int, int, list[Annotation]]:
@@ -78,7 +78,7 @@ def add_annotations(annotations: list[dict], image_id: int, of_image: list[Annot
 
 
 def already_written(folder: Path, marker: dict[str, int]) -> bool:
-    """Whether `folder` already contains the dataset that `marker` describes.
+    """Return whether `folder` already contains the dataset described by `marker`.
 
     Raises:
         InputError: `folder` contains anything else.

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
 CLASSES: tuple[str, ...] = ("disc", "ring", "rectangle", "triangle", "star", "cross")
-# Most objects of a class are close to this colour, the rest have any colour: only the shape is decisive.
+# Most objects of a class are close to this colour and the rest have any colour, so only the shape is decisive.
 COLOURS = ((220, 50, 50), (50, 90, 220), (235, 205, 50), (60, 205, 215), (240, 140, 40), (230, 110, 190))
 COLOURED = 0.95
 DISTRACTORS = ("line", "arc", "blob", "half-disc", "squiggle", "corner")
@@ -26,15 +26,15 @@ class Sprite(NamedTuple):
     """A shape that has not been placed yet; its top left corner will be aligned to whole pixels."""
 
     fine: Image.Image  # FINE w x FINE h, 255 inside the shape and 0 outside
-    cover: np.ndarray  # (h, w) 0..255, coverage of each pixel by the shape
+    cover: np.ndarray  # (h, w) 0..255, fraction of each pixel covered by the shape
     solid: np.ndarray  # (h, w) bool, the pixels that belong to the shape
-    box: Box  # tight box around the shape, from its own top left corner
+    box: Box  # tight box around the shape, relative to the sprite's top left corner
     outlines: list[Points]  # of the filled parts and holes, in sub-pixels; empty for strokes
     rim_width: int  # sub-pixels
 
 
 def polygon(num_corners: int, radii: Sequence[float] = (1.0,), start: float = 0.0, end: float = 2 * math.pi) -> Points:
-    """Corners at evenly spaced angles in [start, end), cycling through the radii."""
+    """Return corners at evenly spaced angles in [start, end), cycling through the radii."""
     angles = [start + (end - start) * i / num_corners for i in range(num_corners)]
     return [(radii[i % len(radii)] * math.cos(a), radii[i % len(radii)] * math.sin(a)) for i, a in enumerate(angles)]
 
@@ -53,7 +53,7 @@ SOLIDS: dict[str, Points] = {
 
 
 def parts_of(kind: str, rng: np.random.Generator) -> list[tuple[Points, float]]:
-    """Polygons to draw, in order, each with a number: 1 to fill it, 0 to cut it out, or a stroke width in between."""
+    """Return polygons to draw, in order, each with 1 to fill it, 0 to cut it out, or a stroke width in between."""
     match kind:
         case "ring":
             return [(SOLIDS["ring"], 1), (polygon(64, (rng.uniform(0.5, 0.65),)), 0)]
@@ -148,7 +148,7 @@ def draw_background(width: int, height: int, rng: np.random.Generator) -> np.nda
 
 
 def crop(sprite: Sprite, x: int, y: int, width: int, height: int) -> tuple[Window, Window]:
-    """Where sprite and image overlap: the window of the image, and the same window of the sprite."""
+    """Return the overlap of sprite and image as a window of the image and a window of the sprite."""
     sprite_height, sprite_width = sprite.cover.shape
     top, left = max(y, 0), max(x, 0)
     bottom, right = max(top, min(y + sprite_height, height)), max(left, min(x + sprite_width, width))
@@ -189,13 +189,13 @@ def paint(planes: np.ndarray, sprite: Sprite, x: int, y: int, rng: np.random.Gen
 
 
 def tight_box(fine: Image.Image) -> Box:
-    """Box around what is not 0 in an image of sub-pixels, in pixels; all zeros if there is nothing."""
+    """Return the box around the non-zero part of a sub-pixel image, in pixels; all zeros if it is empty."""
     left, top, right, bottom = fine.getbbox() or (0, 0, 0, 0)
     return left / FINE, top / FINE, right / FINE, bottom / FINE
 
 
 def extent(sprite: Sprite, x: int, y: int, width: int, height: int) -> Box:
-    """Tight box around the part of a sprite that lies inside the image; all zeros if there is none."""
+    """Return the tight box around the part of a sprite inside the image; all zeros if there is none."""
     sprite_height, sprite_width = sprite.cover.shape
     if x >= 0 and y >= 0 and x + sprite_width <= width and y + sprite_height <= height:
         left, top, right, bottom = sprite.box
@@ -207,11 +207,11 @@ def extent(sprite: Sprite, x: int, y: int, width: int, height: int) -> Box:
 
 
 def area_inside(sprite: Sprite, x: int, y: int, width: int, height: int) -> float:
-    """Area of the part of a sprite that lies inside the image."""
+    """Return the area of the part of a sprite inside the image."""
     return int(np.count_nonzero(np.asarray(fine_inside(sprite, x, y, width, height)))) / FINE**2
 
 
 def fine_inside(sprite: Sprite, x: int, y: int, width: int, height: int) -> Image.Image:
-    """The sub-pixels of a sprite that lie inside the image."""
+    """Return the sub-pixels of a sprite inside the image."""
     _, (rows, columns) = crop(sprite, x, y, width, height)
     return sprite.fine.crop((FINE * columns.start, FINE * rows.start, FINE * columns.stop, FINE * rows.stop))

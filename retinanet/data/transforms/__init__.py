@@ -1,1 +1,1 @@
-"""Transforms of an image and its boxes: resizing and augmentation. `sample.py` states the rules that all follow."""
+"""Transforms of an image and its boxes: resizing and augmentation. `sample.py` states the rules for all of them."""

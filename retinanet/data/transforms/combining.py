@@ -1,7 +1,7 @@
 """Transforms that combine several images: mosaic, mix-up, copy-paste.
 
-The other images are used as they are in their files: transforms further up in the list are not applied to them, those
-further down are applied to the combined image. Without other images, these transforms do nothing.
+The other images are used as stored. Transforms that precede these in the list are not applied to them; transforms that
+follow are applied to the combined image. Without other images, these transforms do nothing.
 """
 
 import math
@@ -34,9 +34,9 @@ from retinanet.data.transforms.sizing import planned_size, resize_as_planned
 class Mosaic:
     """Combine the image and three others around a random centre, with probability p.
 
-    The result has the planned size of the image. Its centre is in the middle half of both sides, so the four have a
-    quarter to three quarters of that size: each is resized to cover its rectangle, and what exceeds it is cropped at
-    random. To vary the size of objects further, follow with `scale_jitter`.
+    The result has the planned size of the image. Its centre is in the middle half of both sides, so each tile has a
+    quarter to three quarters of that size. Each image is resized to cover its tile and cropped at random. To vary the
+    size of objects further, follow with `scale_jitter`.
     """
 
     def __init__(self, p: float):
@@ -61,8 +61,8 @@ class Mosaic:
 class MixUp:
     """Blend the image with another one, with probability p.
 
-    The result has the planned size of the image. The other image is resized to fit into it and placed at random; where
-    it is not, the image stays as it is. The image's share in the blend is drawn from Beta(alpha, alpha).
+    The result has the planned size of the image. The other image is resized to fit and placed at random; pixels that it
+    does not cover remain unchanged. The image's weight in the blend is drawn from Beta(alpha, alpha).
     """
 
     def __init__(self, p: float, alpha: float):
@@ -80,7 +80,7 @@ class MixUp:
 
 
 def mix(sample: Sample, partner: Sample, share: float, top: int, left: int) -> Sample:
-    """Blend a part of an image with another image, whose upper left corner is at (top, left)."""
+    """Blend an image with another one, whose upper left corner is placed at (top, left)."""
     height, width = partner.size
     below = sample.image[:, top : top + height, left : left + width].float()
     blended = below.mul_(share).add_(partner.image.float().mul_(1 - share)).round_().to(torch.uint8)
@@ -89,10 +89,10 @@ def mix(sample: Sample, partner: Sample, share: float, top: int, left: int) -> S
 
 
 class CopyPaste:
-    """Paste the boxes of up to `max_objects` objects of another image at random places, with probability p.
+    """With probability p, paste the boxes of up to `max_objects` objects from another image at random positions.
 
-    The other image is first resized to fit into this one. Other objects in a pasted box come along, clipped, if at
-    least 1 - `MAX_COVERED` of them is in it, and crowd regions do in any case: their pixels are pasted too.
+    The other image is first resized to fit into this one. The pixels of a pasted box may show other objects too: those
+    with at least a fraction 1 - `MAX_COVERED` inside the box are included, clipped. Crowd regions are always included.
     """
 
     def __init__(self, p: float, max_objects: int):

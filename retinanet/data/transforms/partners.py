@@ -10,17 +10,17 @@ from retinanet.data.transforms.sample import Sample
 from retinanet.errors import InputError
 from retinanet.structures import Unreadable
 
-MAX_REPLACEMENTS = 10  # images to try in place of one that cannot be read
+MAX_REPLACEMENTS = 10  # replacements to try for an image that cannot be read
 
 
 class Partners:
-    """Draws other images of the dataset for one planned image, as they are in their files.
+    """Draw other images of the dataset, as stored, for one planned image.
 
-    They depend only on the seed and the planned image. An image that cannot be read is replaced by the next one drawn,
-    and recorded.
+    The draws depend only on the seed and the planned image. An image that cannot be read is recorded and replaced by
+    the next one drawn.
 
     Args:
-        read: reads the image of an index, or raises an InputError.
+        read: reads the image at an index, or raises an InputError.
         num_images: number of images to draw from.
         planned: the image that needs partners; it is never its own partner.
         seed: seed of the run.
@@ -34,7 +34,7 @@ class Partners:
         self.unreadable: list[Unreadable] = []
 
     def draw(self) -> Sample | None:
-        """Read a random other image; None if there is none, or if none of those tried can be read."""
+        """Read another image, chosen at random; None if there is none, or if none of those tried can be read."""
         if self._num_images < 2:
             return None
         errors: list[tuple[int, InputError]] = []
@@ -59,7 +59,7 @@ class SampleTransform(Protocol):
     """A transform of a sample: a function, or an object with parameters."""
 
     def __call__(self, sample: Sample, planned: PlannedImage, partners: Partners, /) -> Sample:
-        """Return a transformed sample, without changing the given one.
+        """Return a transformed sample without changing the given one.
 
         Args:
             planned: the image's epoch, resizing limits and padded shape.

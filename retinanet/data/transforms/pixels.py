@@ -12,7 +12,7 @@ from retinanet.data.transforms.partners import Partners
 from retinanet.data.transforms.sample import FILL, Sample, Window, chance, randint, remove_covered, uniform
 
 MIN_SIGMA = 0.1  # pixels
-MIN_ERASED_AREA = 0.02  # as a fraction of the image's
+MIN_ERASED_AREA = 0.02  # fraction of the image area
 MAX_ERASED_ASPECT = 3.3  # ratio of the sides of the erased rectangle
 
 
@@ -44,7 +44,7 @@ class Blur:
 
 
 class Erase:
-    """Blank out a rectangle of at most `max_area`, as a fraction of the image, with probability p."""
+    """Blank out a rectangle of at most `max_area`, a fraction of the image area, with probability p."""
 
     def __init__(self, p: float, max_area: float):
         self.p = p
@@ -63,7 +63,7 @@ class Erase:
 
 
 def erase(sample: Sample, window: Window) -> Sample:
-    """Blank out a window, and remove the objects that it covers."""
+    """Blank out a window and remove the objects that it covers."""
     top, left, height, width = window
     image = sample.image.clone()
     image[:, top : top + height, left : left + width] = torch.tensor(FILL, dtype=torch.uint8).reshape(3, 1, 1)

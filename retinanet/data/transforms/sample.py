@@ -1,11 +1,11 @@
-"""A sample, an image with its boxes, and the operations that transforms are made of.
+"""The sample record, an image with its boxes, and the operations that transforms use.
 
 Rules for all transforms:
     Random transforms draw from torch's global generator, which the caller seeds.
     A transform does not change its input.
-    Boxes are clipped to the image. What cuts off parts of them also removes those with a side shorter than `MIN_SIDE`.
-    Objects that are covered by more than `MAX_COVERED` are removed. Crowd regions are not: they need no visible object.
-    No image becomes larger than it was or than its padded shape, so `data.max_pixels` bounds the memory.
+    Boxes are clipped to the image. If clipping leaves a side shorter than `MIN_SIDE`, the box is removed.
+    Objects are removed if more than `MAX_COVERED` of them is covered; crowd regions are kept.
+    No image exceeds its previous size or its padded shape, whichever is larger, so `data.max_pixels` bounds the memory.
 """
 
 from typing import NamedTuple
@@ -15,8 +15,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 MIN_SIDE = 1.0  # pixels
-MAX_COVERED = 0.7  # share of an object's box
-FILL = (124, 116, 104)  # mean RGB values of ImageNet, for pixels that belong to no image
+MAX_COVERED = 0.7  # fraction of an object's box
+FILL = (124, 116, 104)  # mean RGB values of ImageNet, for pixels outside any image
 
 
 class Sample(NamedTuple):
@@ -26,7 +26,7 @@ class Sample(NamedTuple):
     boxes: Tensor  # (N, 4) float32
     labels: Tensor  # (N,) int64
     is_crowd: Tensor  # (N,) bool
-    is_complete: Tensor | None = None  # (K,) bool: whether all objects of a class are annotated; None: of all classes
+    is_complete: Tensor | None = None  # (K,) bool: classes whose objects are all annotated; None: all classes
 
     @property
     def size(self) -> tuple[int, int]:
@@ -59,7 +59,7 @@ def uniform(low: float, high: float) -> float:
 
 
 def randint(low: int, high: int) -> int:
-    """Draw a whole number from low to high, both included."""
+    """Draw an integer from low to high, inclusive."""
     return low + int(torch.randint(high - low + 1, ()))
 
 
@@ -69,7 +69,7 @@ def select(sample: Sample, kept: Tensor) -> Sample:
 
 
 def join(image: Tensor, parts: list[Sample]) -> Sample:
-    """An image with the boxes of several samples; a class is complete in it only if it is in all of them."""
+    """Combine an image with the boxes of several samples; a class is complete only if it is in all samples."""
     complete = [part.is_complete for part in parts if part.is_complete is not None]
     return Sample(
         image=image,
@@ -88,7 +88,7 @@ def clip(sample: Sample) -> Sample:
 
 
 def crop(sample: Sample, window: Window) -> Sample:
-    """Cut out a window that lies inside the image."""
+    """Cut out a window inside the image."""
     top, left, height, width = window
     image = sample.image[:, top : top + height, left : left + width]
     return clip(sample._replace(image=image, boxes=sample.boxes - torch.tensor([left, top, left, top])))
@@ -121,13 +121,13 @@ def random_resized_crop(sample: Sample, window: tuple[int, int], size: tuple[int
 
 
 def fit_size(height: int, width: int, bounds: tuple[int, int]) -> tuple[int, int]:
-    """Size of an image, enlarged or shrunk so that it just fits into (height, width), keeping its aspect ratio."""
+    """Return the size of an image scaled to just fit into (height, width), keeping its aspect ratio."""
     scale = min(bounds[0] / height, bounds[1] / width)
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def cover(sample: Sample, height: int, width: int) -> Sample:
-    """Cut out as large a window as fits the aspect ratio of (height, width), at random, and resize it to that size."""
+    """Cut out a random window of maximal size with the aspect ratio of (height, width), and resize it to that size."""
     old_height, old_width = sample.size
     scale = max(height / old_height, width / old_width)
     window = max(1, round(height / scale)), max(1, round(width / scale))
@@ -143,16 +143,17 @@ def shrink_to_fit(sample: Sample, bounds: tuple[int, int]) -> Sample:
 
 
 def blank(height: int, width: int) -> Tensor:
-    """Image without content: (3, H, W) uint8."""
+    """Create a blank image: (3, H, W) uint8."""
     return torch.tensor(FILL, dtype=torch.uint8).reshape(3, 1, 1).repeat(1, height, width)
 
 
 def paste(image: Tensor, part: Sample, top: int, left: int) -> Sample:
-    """Copy a sample into an image, in place, and return what is inside the image, in its coordinates.
+    """Copy a sample into an image, in place, and return the visible part in the image's coordinates.
 
     Args:
         image: (3, H, W).
-        top, left: position of the sample's upper left corner; it may be negative, and the sample may exceed the image.
+        top, left: position of the sample's upper left corner. It may be negative, and the sample may extend beyond the
+            image.
     """
     height, width = image.shape[-2:]
     y1, x1 = max(0, -top), max(0, -left)
@@ -164,12 +165,12 @@ def paste(image: Tensor, part: Sample, top: int, left: int) -> Sample:
 
 
 def remove_covered(sample: Sample, window: Window) -> Sample:
-    """Remove the objects of which a window covers more than `MAX_COVERED`."""
+    """Remove objects if a window covers more than `MAX_COVERED` of their boxes."""
     return select(sample, sample.is_crowd | (share_inside(sample.boxes, window) <= MAX_COVERED))
 
 
 def share_inside(boxes: Tensor, window: Window) -> Tensor:
-    """Share of the area of each box that is inside a window: (N,)."""
+    """Compute the fraction of each box's area that is inside a window: (N,)."""
     x1, y1, x2, y2 = boxes.T
     left, top, right, bottom = window.limits
     width = (torch.minimum(x2, right) - torch.maximum(x1, left)).clamp(min=0)

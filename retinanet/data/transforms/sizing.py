@@ -21,17 +21,17 @@ from retinanet.data.transforms.sample import (
     uniform,
 )
 
-# SSD's minimum IoUs of an object with the window; None keeps the whole image. 0 demands an object's centre only.
+# SSD's minimum IoUs of an object with the window. None keeps the whole image; 0 only requires an object's centre.
 MIN_IOUS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, None)
-TRIES = 40  # windows to try before another minimum is drawn
+TRIES = 40  # windows to try before a new minimum is drawn
 MAX_ASPECT = 2.0  # ratio of the sides of the window
 
 
 def planned_size(sample: Sample, planned: PlannedImage) -> tuple[int, int]:
-    """Height and width after resizing.
+    """Return the height and width after resizing.
 
-    An image has its planned size, unless an earlier transform changed its shape, or it replaces another image: then
-    it is as much smaller as it must be to fit `max_shape`.
+    An image has its planned size unless an earlier transform changed its shape or it replaces another image. In these
+    cases it is shrunk as far as necessary to fit `max_shape`.
     """
     height, width = resized(*sample.size, planned.shorter, planned.longer)
     if height <= planned.max_shape[0] and width <= planned.max_shape[1]:
@@ -52,10 +52,10 @@ class Resize:
 
 
 class ScaleJitter:
-    """Scale the planned size by a random factor in `low`..`high`, and crop the result to `max_shape`.
+    """Scale the planned size by a random factor from `low` to `high`, and crop the result to `max_shape`.
 
-    The batch may have a larger padded shape, but augmentation must not depend on the other images in the batch. The
-    window is cut out before resizing: what would be cropped away need not be resized.
+    Although the batch may have a larger padded shape, augmentation must not depend on other images in the batch. The
+    window is cut out before resizing, to avoid resizing pixels that are cropped away.
     """
 
     def __init__(self, low: float, high: float):
@@ -83,10 +83,10 @@ class Crop:
 
 
 class IoUCrop:
-    """With probability p, cut out a random window that overlaps with some object by a random minimum IoU (SSD).
+    """With probability p, cut out a random window whose IoU with an object reaches a random minimum (SSD).
 
-    Objects whose centre is outside the window are removed; crowd regions are clipped. An image without objects stays
-    whole.
+    Objects whose centre is outside the window are removed; crowd regions are clipped. An image without objects is not
+    cropped.
     """
 
     def __init__(self, p: float, min_scale: float):
@@ -124,13 +124,13 @@ class IoUCrop:
 
 
 def has_centre_inside(boxes: torch.Tensor, window: Window) -> torch.Tensor:
-    """Whether the centre of each box is inside a window: (N,) bool."""
+    """Return whether the centre of each box is inside a window: (N,) bool."""
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2
     return ((centre > window.limits[:2]) & (centre < window.limits[2:])).all(dim=1)
 
 
 def max_iou(boxes: torch.Tensor, window: Window) -> float:
-    """Largest IoU of a box with a window."""
+    """Compute the largest IoU of any box with a window."""
     limits = window.limits
     sides = torch.minimum(boxes[:, 2:], limits[2:]) - torch.maximum(boxes[:, :2], limits[:2])
     overlap = sides.clamp(min=0).prod(dim=1)
@@ -139,9 +139,9 @@ def max_iou(boxes: torch.Tensor, window: Window) -> float:
 
 
 class ZoomOut:
-    """With probability p, shrink the image by a factor of up to `most`, on a blank image of its former size.
+    """With probability p, shrink the image by up to a factor `most` and place it on a blank image of its former size.
 
-    Torchvision's transform of this name enlarges the blank image instead. After resizing, both are the same.
+    Torchvision's transform of this name enlarges the canvas instead. After resizing, both are equivalent.
     """
 
     def __init__(self, p: float, most: float):

@@ -1,4 +1,4 @@
-"""Adapter for transforms from torchvision, for use from Python."""
+"""Adapter for torchvision transforms, which can be passed from Python."""
 
 import torch
 from torch import Tensor
@@ -14,15 +14,15 @@ from retinanet.data.transforms.sample import Sample, clip, select
 class TorchvisionTransform:
     """Adapter for any torchvision.transforms.v2 transform that returns an RGB uint8 image.
 
-    The transform is called with a dict of `image`, `boxes` and `labels`. If it removes boxes, the labels and crowd
-    flags follow: it must remove the same entries of `labels`, as `v2.SanitizeBoundingBoxes` does. Boxes that it moves
-    out of the image or makes empty, as `v2.RandomIoUCrop` does, are removed afterwards.
+    The transform is called with a dict of `image`, `boxes` and `labels`. If it removes boxes, it must remove the same
+    entries of `labels`, as `v2.SanitizeBoundingBoxes` does; crowd flags follow. Boxes that it moves out of the image or
+    makes empty, as `v2.RandomIoUCrop` does, are removed afterwards.
 
     Args:
-        transform: the transform, whose randomness must come from torch's global generator, as all of torchvision does.
+        transform: the transform, which must draw random numbers from torch's global generator, as torchvision does.
 
     Raises:
-        ValueError: when called, if the transform returns an image of another type, or boxes and labels that differ in
+        ValueError: when called, if the transform returns an image of another type, or boxes and labels of different
             number.
     """
 
@@ -31,7 +31,7 @@ class TorchvisionTransform:
 
     def __call__(self, sample: Sample, planned: PlannedImage, partners: Partners) -> Sample:
         boxes = tv_tensors.BoundingBoxes(sample.boxes, format="XYXY", canvas_size=sample.size)
-        # Row numbers in place of the labels show which boxes are left.
+        # Row numbers instead of labels show which boxes remain.
         rows = torch.arange(len(boxes))
         result = self.transform({"image": tv_tensors.Image(sample.image), "boxes": boxes, "labels": rows})
         image: Tensor = result["image"].as_subclass(Tensor)

@@ -18,26 +18,26 @@ KINDS = ("", "box_inverted", "box_without_area", "box_outside", "box_partly_outs
 
 
 class CheckedBoxes(NamedTuple):
-    """Boxes, of which those partly outside their image are clipped, and the problem found with each box."""
+    """Boxes clipped to their images, and the problem found with each."""
 
     boxes_xywh: np.ndarray  # (M, 4) float64, meaningful where `is_usable`
     problem: np.ndarray  # (M,) indices into PROBLEMS
 
     @property
     def is_usable(self) -> np.ndarray:
-        """Which boxes to keep: (M,) bool."""
+        """Mask of the boxes to keep: (M,) bool."""
         return (self.problem == OK) | (self.problem == PARTLY_OUTSIDE)
 
     def areas(self, areas: np.ndarray | None = None) -> np.ndarray:
-        """Areas of the objects, (M,) float64: as given, but at most the area of the box where a box was clipped.
+        """Return object areas, (M,) float64: as given, but at most the area of the box where it was clipped.
 
         Args:
-            areas: (M,) areas in the file, NaN for unknown ones; None if none is known.
+            areas: (M,) areas in the file, NaN where unknown; None if all are unknown.
         """
         of_boxes = self.boxes_xywh[:, 2] * self.boxes_xywh[:, 3]
         if areas is None:
             return of_boxes
-        # An object's area inside the image is unknown, but not larger than the part of the box inside the image.
+        # The area of an object inside the image is unknown, but cannot exceed that of the clipped box.
         use_box = np.isnan(areas) | ((self.problem == PARTLY_OUTSIDE) & (areas > of_boxes))
         return np.where(use_box, of_boxes, areas)
 
@@ -66,7 +66,7 @@ def check_boxes(boxes_xywh: np.ndarray, sizes: np.ndarray) -> CheckedBoxes:
 
 
 class BoxProblems:
-    """Collect box problems over several sources, for one finding per kind: an error if `strict`, else a warning."""
+    """Collect box problems of several sources into one finding per kind: an error if `strict`, otherwise a warning."""
 
     def __init__(self, *, strict: bool):
         self.strict = strict
@@ -79,7 +79,7 @@ class BoxProblems:
         """Record the problems found in one source.
 
         Args:
-            rows: (M,), which of the source's boxes were checked.
+            rows: (M,) indices of the checked boxes in the source.
             boxes_xywh: (M, 4), the boxes in pixels.
             sizes: (M, 2), height and width of the image of each box.
         """

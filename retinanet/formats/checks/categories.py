@@ -12,7 +12,7 @@ from retinanet.formats.findings import Finding, shortened
 
 BACKGROUND = {"background", "_background_", "__background__"}
 MAX_CLASSES = 20  # in a suggested config line
-_PLAIN = re.compile(r"[^\W\d][\w-]*")  # needs no quotes in YAML, unless it is one of these
+_PLAIN = re.compile(r"[^\W\d][\w-]*")  # needs no quotes in YAML, unless it is one of the words below
 _YAML_WORDS = {"true", "false", "yes", "no", "on", "off", "null", "y", "n"}
 
 
@@ -20,8 +20,8 @@ def check_categories(read: Sequence[Annotations], selected: Collection[str] | No
     """Compare the categories of all sources of a dataset with each other, and with their objects.
 
     Args:
-        selected: categories that `data.classes` selects, the only ones to report; None: all become classes.
-        where: the place of the findings.
+        selected: categories selected by `data.classes`; only these are reported. None: all become classes.
+        where: `Finding.where` of the findings.
     """
     names = dict.fromkeys(name for part in read for name in part.category_names)
     classes = [name for name in names if selected is None or name in selected]
@@ -29,17 +29,17 @@ def check_categories(read: Sequence[Annotations], selected: Collection[str] | No
     objects = _count_objects(read)
     empty = [name for name in classes if not objects[name]]
     if len(empty) == len(classes):
-        return findings  # no objects at all, which another check reports
+        return findings  # another check reports datasets without objects
     for name in list(empty):
         others = [other for other in classes if other != name]
         if name.strip().lower() in BACKGROUND:
-            what = "is the background, which detectors do not need as a class"
+            what = "is the background, which is not a class for a detector"
         elif _is_root(name, read):
             what = "is the supercategory of all others"
         else:
             continue
         empty.remove(name)
-        message = f"category {name!r} has no objects, and {what}; leave it out with {_config_line(others)}"
+        message = f"category {name!r} has no objects and {what}; exclude it with {_config_line(others)}"
         findings.append(Finding("warning", "not_a_class", where, message))
     if empty:
         message = f"{len(empty)} of {len(classes)} categories have no objects"
@@ -48,7 +48,7 @@ def check_categories(read: Sequence[Annotations], selected: Collection[str] | No
 
 
 def with_id(name: str, category_id: int | str) -> str:
-    """A unique name for a category whose name another category already has."""
+    """Return a unique name for a category whose name is already taken."""
     return f"{name} (id {category_id})"
 
 
@@ -63,7 +63,7 @@ def _count_objects(read: Sequence[Annotations]) -> Counter[str]:
 def _check_equal_names(
     read: Sequence[Annotations], classes: list[str], selected: Collection[str] | None, where: str
 ) -> list[Finding]:
-    """Report categories of the same name, unless `data.classes` says what to do with both."""
+    """Report categories with the same name, unless `data.classes` selects both or neither."""
     findings = []
     for part in read:
         id_of = dict(zip(part.category_names, part.category_ids or (), strict=False))
@@ -84,7 +84,7 @@ def _check_equal_names(
 
 
 def _check_similar_names(classes: list[str], selected: Collection[str] | None, where: str) -> list[Finding]:
-    """Report names that differ in case or blanks only, unless `data.classes` selects them explicitly."""
+    """Report names that differ only in case or whitespace, unless `data.classes` selects them explicitly."""
     if selected is not None:
         return []
     groups = defaultdict(list)
@@ -104,7 +104,7 @@ def _check_similar_names(classes: list[str], selected: Collection[str] | None, w
 
 
 def _is_root(name: str, read: Sequence[Annotations]) -> bool:
-    """Whether a category is the supercategory of all others, as in exports of Roboflow."""
+    """Whether a category is the supercategory of all others, as in Roboflow exports."""
     parents = {
         parent
         for part in read
@@ -115,7 +115,7 @@ def _is_root(name: str, read: Sequence[Annotations]) -> bool:
 
 
 def _config_line(names: Sequence[str], *more: str) -> str:
-    """`data.classes` for these names and further entries; of many names, only the first and the last."""
+    """Return a `data.classes` setting with these names, abbreviated if there are many, and further entries."""
     shown = [*map(_quoted, names)]
     if len(names) > MAX_CLASSES:
         shown = [*shown[:2], "...", shown[-1]]
@@ -123,6 +123,6 @@ def _config_line(names: Sequence[str], *more: str) -> str:
 
 
 def _quoted(name: str) -> str:
-    """A name as it is written in a config."""
+    """Return a name as written in a config."""
     is_plain = _PLAIN.fullmatch(name) and name.lower() not in _YAML_WORDS
     return name if is_plain else json.dumps(name, ensure_ascii=False)

@@ -1,6 +1,6 @@
-"""Detect data that can be read but would train the wrong thing, and name the likely cause.
+"""Detect data that can be read but is probably wrong, and report the likely cause.
 
-A check reports nothing in doubt: the evidence must be strong, and any other explanation unlikely.
+A check reports a problem only if the evidence is strong and other explanations are unlikely.
 """
 
 import filecmp
@@ -15,13 +15,13 @@ from retinanet.formats.dataset import Dataset
 from retinanet.formats.findings import MAX_EXAMPLES, Finding, shortened
 
 MIN_BOXES = 5  # fewer boxes prove nothing
-TOLERANCE = 0.01  # of a side: boxes that exceed the image by less do not count
-MAX_COMPARED = 100  # pairs of files of the same name and size
-MANY, NEARLY_ALL = 0.2, 0.98  # shares of boxes
+TOLERANCE = 0.01  # fraction of the image size by which boxes may extend beyond the image
+MAX_COMPARED = 100  # pairs of files with the same name and size
+MANY, NEARLY_ALL = 0.2, 0.98  # fractions of the boxes
 
 
 def check_coordinates(read: Annotations, sizes: np.ndarray) -> list[Finding]:
-    """Recognise boxes in other units, or with other numbers than the format defines.
+    """Detect boxes whose units or coordinates differ from those that the format specifies.
 
     Args:
         sizes: (I, 2), height and width of each image.
@@ -46,15 +46,15 @@ def check_coordinates(read: Annotations, sizes: np.ndarray) -> list[Finding]:
 
 
 def _check_meaning(read: Annotations, objects: np.ndarray, boxes: np.ndarray, limits: np.ndarray) -> list[Finding]:
-    """Compare how many boxes extend beyond their image with how many would if their numbers meant something else."""
+    """Compare the number of invalid boxes with what it would be if the numbers had another meaning."""
     first, second = boxes[:, :2], boxes[:, 2:]  # left and top, width and height
     slack = np.maximum(1.0, TOLERANCE * limits)
     leaves: np.ndarray = (first + second > limits + slack).any(axis=1)
     inverted: np.ndarray = (second < 0).any(axis=1)
-    # (M,) bool each: whether a box lies in its image if its last two numbers were the right and bottom edge, ...
+    # (M,) bool each: whether a box would fit in its image if its last two numbers were the right and bottom edges, ...
     as_corners = ((second > first) & (first >= -slack) & (second <= limits + slack)).all(axis=1)
     as_centres = (first - second / 2 >= -slack) & (first + second / 2 <= limits + slack) & (second > 0)
-    # ... and if the format's right and bottom edge were the width and height.
+    # ... or if the numbers given as right and bottom edges were the width and height.
     ends = first + second
     as_sizes = (ends > 0) & (first >= -slack) & (first + ends <= limits + slack)
     as_centres_of_sizes = (ends > 0) & (first - ends / 2 >= -slack) & (first + ends / 2 <= limits + slack)
@@ -75,7 +75,7 @@ def _check_meaning(read: Annotations, objects: np.ndarray, boxes: np.ndarray, li
     if _share(leaves) >= MANY / 2 and leaves.sum() >= 2 * MIN_BOXES and as_centres.all():
         return finding(
             "boxes_are_centres", leaves, "extend beyond their image",
-            "none would if x and y were its centre; expected the left and top edge",
+            "none would if x and y were the box centre; expected the left and top edges",
         )  # fmt: skip
     if _share(inverted) >= MANY and inverted.sum() >= MIN_BOXES:
         for fits, cause in (
@@ -96,20 +96,20 @@ def check_objects(dataset: Dataset, *, where: str, training: bool) -> list[Findi
         return []
     found = f"only {len(dataset.is_crowd)} crowd region(s), no objects" if len(dataset.is_crowd) else "no objects"
     if training:
-        message = f"{len(dataset)} images with {found}: nothing can be learnt; set annotations that have boxes"
+        message = f"{len(dataset)} images with {found}: nothing can be learned; use annotations that have boxes"
         return [Finding("error", "no_objects", where, message)]
     message = f"{len(dataset)} images with {found}: AP cannot be measured"
     return [Finding("warning", "no_objects", where, message)]
 
 
 def check_repeated_images(paths: Sequence[str], *, where: str) -> list[Finding]:
-    """Detect image files that are in a dataset more than once: objects of one entry are background in the other."""
+    """Detect image files that are listed more than once: objects of one entry are background in the others."""
     repeated = [path for path, count in Counter(paths).items() if count > 1]
     if not repeated:
         return []
     message = (
         f"{len(repeated)} image file(s) are listed more than once, with different ids: the objects of one entry are "
-        "background in the others; give all annotations of a file the same image id"
+        "background in the others; use the same image id for all annotations of a file"
     )
     return [Finding("warning", "file_name_twice", where, message, shortened(repeated))]
 
@@ -137,7 +137,7 @@ def check_overlap(train: Dataset, val: Dataset, *, where: str = "data.val") -> l
 
 
 def _is_copy(path: str, other: str) -> tuple[bool, bool]:
-    """Whether two files have the same content, and whether they had to be read to know that."""
+    """Return whether two files have the same content, and whether they had to be read to find out."""
     try:
         if os.path.getsize(path) != os.path.getsize(other):
             return False, False
@@ -147,7 +147,7 @@ def _is_copy(path: str, other: str) -> tuple[bool, bool]:
 
 
 def _file_id(path: str) -> tuple[int, int] | None:
-    """Identify a file even if it has several paths."""
+    """Identify a file independently of the path used to reach it."""
     try:
         status = os.stat(path)
     except OSError:

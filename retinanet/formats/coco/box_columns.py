@@ -1,4 +1,4 @@
-"""Collect the boxes of a COCO file in compact arrays, since a file may have millions."""
+"""Collect the boxes of a COCO file in compact arrays, because a file may have millions."""
 
 from array import array
 
@@ -28,6 +28,6 @@ class BoxColumns:
         self.is_crowd.append(is_crowd)
 
     def repeated_numbers(self) -> list[int]:
-        """Numbers that several boxes have."""
+        """Return annotation numbers shared by several boxes."""
         numbers = np.sort(np.delete(np.array(self.numbers, dtype=np.int64), self.without_number))
         return np.unique(numbers[1:][numbers[1:] == numbers[:-1]]).tolist()

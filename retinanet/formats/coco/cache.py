@@ -1,7 +1,7 @@
-"""Cache the content of large annotation files as arrays that are mapped into memory, not read.
+"""Cache the content of large annotation files as memory-mapped arrays.
 
-An entry is a folder of .npy files. Its name holds the path, size and modification time of the annotation file and the
-version of the reader, so a changed file is read again. Processes that map the same entry share its memory.
+An entry is a folder of .npy files. Its name is derived from the path, size and modification time of the annotation file
+and from the reader's version, so a changed file is read again. Processes that map the same entry share its memory.
 """
 
 import hashlib
@@ -21,17 +21,17 @@ from retinanet.formats.annotations import Annotations
 
 log = logging.getLogger(__name__)
 
-READER_VERSION = 1  # raise it when a reader returns something else for the same file
+READER_VERSION = 1  # increase when the result for the same file changes
 MIN_BYTES = 10_000_000  # smaller files are read in a fraction of a second
 ARRAYS = ("sizes", "image_index", "boxes_xywh", "areas", "category_index", "is_crowd", "entry_numbers")
 SEPARATOR = "\0"  # between file names, which cannot contain it
 
 
 def read_cached(source: DataSource, read: Callable[[], Annotations | None]) -> Annotations | None:
-    """Return what `read` returns for an annotation file, from the cache if the file has not changed.
+    """Read an annotation file with `read`, or from the cache if the file has not changed.
 
-    Only results without findings are stored, since findings are to be reported each time. If the cache cannot be read
-    or written, the file is read without it.
+    Only results without findings are stored, because findings must be reported on every read. If the cache cannot be
+    read or written, it is bypassed.
     """
     try:
         status = os.stat(source.annotations)
@@ -50,13 +50,13 @@ def read_cached(source: DataSource, read: Callable[[], Annotations | None]) -> A
 
 
 def cache_folder() -> Path:
-    """The folder of the cache, which may be deleted at any time: in $XDG_CACHE_HOME, or else in ~/.cache."""
+    """Return the cache folder, in $XDG_CACHE_HOME or ~/.cache. It can be deleted at any time."""
     root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return Path(root) / "retinanet" / "annotations"
 
 
 def _load(entry: Path, source: str, images: str | None) -> Annotations | None:
-    """Map an entry into memory; None if there is none, or if it is damaged."""
+    """Map an entry into memory; return None if it is missing or damaged."""
     try:
         facts = json.loads((entry / "facts.json").read_bytes())
         names, ids = _load_texts(entry / "file_names.txt"), facts["image_ids"]

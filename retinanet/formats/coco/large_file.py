@@ -7,16 +7,16 @@ from retinanet.errors import InputError
 from retinanet.formats.text_files.json_entries import Entry, entries
 from retinanet.formats.text_files.json_file import open_json
 
-# Parsed as a whole, a hostile file takes up to 45 bytes of memory for each of its own, and text up to 4 in addition.
+# A hostile file that is parsed at once takes up to 45 bytes of memory per byte, plus up to 4 for the text itself.
 MAX_WHOLE = 1 << 24  # bytes
-# With more entries than these, what is kept of each would exceed 1 GiB. A correct file is read without this limit.
+# With more entries, the data kept per entry would exceed 1 GiB. Correct files are read without these limits.
 MAX_ENTRIES = {"images": 1_000_000, "annotations": 3_000_000, "categories": 100_000}
-MAX_OTHER_ENTRIES = 10_000_000  # of other lists, which are skipped
-MAX_NAMES = 1 << 26  # characters of all ids and names of images
+MAX_OTHER_ENTRIES = 10_000_000  # in other lists, which are skipped
+MAX_NAMES = 1 << 26  # characters in all image ids and names
 
 
 def is_large(file: str) -> bool:
-    """Whether a JSON file, decompressed, is too large to be parsed as a whole.
+    """Return whether a JSON file, after decompression, is too large to be parsed at once.
 
     Raises:
         InputError: the file cannot be read.
@@ -29,10 +29,10 @@ def is_large(file: str) -> bool:
 
 
 def outline(file: str) -> dict[str, Any]:
-    """The content of a file, with only the first entry of each list.
+    """Return the content of a file with only the first entry of each list.
 
     Raises:
-        InputError: see `entries`; or a list has too many entries.
+        InputError: as in `entries`, or a list has too many entries.
     """
     result: dict[str, Any] = {}
     for key, position, value in _limited_entries(file):
@@ -60,8 +60,8 @@ def _limited_entries(file: str) -> Iterator[Entry]:
     for entry in entries(file):
         if entry.position is not None and entry.position >= MAX_ENTRIES.get(entry.key, MAX_OTHER_ENTRIES):
             raise InputError(
-                f"{file}: differs from the COCO format, and has more than {entry.position} {entry.key}; such a large "
-                "file can be read only if all its entries have exactly the fields and types of the format; read a part "
-                "of the file to see what differs, and correct it"
+                f"{file}: differs from the COCO format and has more than {entry.position} {entry.key}; a file of this "
+                "size can be read only if all its entries have exactly the fields and types of the format; read a part "
+                "of the file to find the difference, and correct it"
             )
         yield entry

@@ -1,4 +1,4 @@
-"""Read LVIS annotations: COCO's format with verified categories for each image, and URLs in place of file names."""
+"""Read LVIS annotations: the COCO format with verified categories per image and URLs instead of file names."""
 
 from retinanet.config import DataSource
 from retinanet.formats.annotations import Annotations
@@ -7,7 +7,7 @@ from retinanet.formats.coco.tolerant import read_tolerantly
 
 
 def read_lvis(source: DataSource) -> Annotations:
-    """Read an LVIS annotation file, whose images are named by the last folder and the file name of their URL.
+    """Read an LVIS annotation file; images are named by the last folder and the file name in their URL.
 
     Raises:
         InputError: as in `read_coco`.

@@ -6,17 +6,17 @@ import numpy as np
 
 from retinanet.formats.numbers import MAX_NUMBER, is_number
 
-MAX_DIGITS = 7  # of a compressed count, 5 bits each; more is damaged data
+MAX_DIGITS = 7  # of a compressed count, 5 bits each; longer counts mean damaged data
 
 
 def box_of_segmentation(segmentation: Any) -> list[float] | None:
-    """Left, top, width and height of a segmentation; None if it is empty.
+    """Return the bounding box of a segmentation, (left, top, width, height); None if it is empty.
 
     Args:
         segmentation: polygons [[x1, y1, x2, y2, ...], ...], a single polygon, or a mask {"size", "counts"}.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: it is neither polygons nor a mask.
     """
     if not segmentation:
         return None
@@ -29,7 +29,7 @@ def box_of_segmentation(segmentation: Any) -> list[float] | None:
     ys: list[float] = []
     for polygon in polygons:
         if not isinstance(polygon, list) or len(polygon) % 2 or not all(map(is_number, polygon)):
-            raise ValueError("expected polygons of finite numbers, x and y in turn")
+            raise ValueError("expected polygons as lists of finite numbers, x and y alternating")
         xs += polygon[0::2]
         ys += polygon[1::2]
     if not xs:
@@ -38,31 +38,31 @@ def box_of_segmentation(segmentation: Any) -> list[float] | None:
 
 
 def box_of_mask(mask: dict[str, Any]) -> list[float] | None:
-    """Box of a run-length encoded mask, as pycocotools computes it; None if the mask is empty.
+    """Return the box of a run-length encoded mask as pycocotools computes it; None if the mask is empty.
 
     Args:
-        mask: "size" is [height, width]; "counts" are the lengths of runs, by column, of pixels outside and inside the
-            object in turn: a list, or a string in COCO's compressed form.
+        mask: "size" is [height, width]; "counts" are the lengths of runs of pixels in column order, alternately outside
+            and inside the object: a list, or a string in COCO's compressed form.
 
     Raises:
         ValueError: the mask is damaged.
     """
     counts, size = mask.get("counts"), mask.get("size")
     if not (isinstance(size, list) and len(size) == 2 and all(isinstance(n, int) and 0 < n < MAX_NUMBER for n in size)):
-        raise ValueError("expected a mask with its size, [height, width]")
+        raise ValueError("expected a mask with a size, [height, width]")
     runs = _decode_counts(counts) if isinstance(counts, str) else counts
     if not isinstance(runs, list) or not all(isinstance(run, int) and 0 <= run < 2**40 for run in runs):
-        raise ValueError("expected a mask with its counts")
+        raise ValueError("expected a mask with counts")
     height, width = size
     if sum(runs) != height * width:
-        raise ValueError(f"the runs of the mask sum up to {sum(runs)}, expected {height} * {width}")
+        raise ValueError(f"the run lengths of the mask sum to {sum(runs)}, expected {height} * {width}")
     ends = np.cumsum(np.array(runs, dtype=np.int64))
     first, last = ends[:-1:2], ends[1::2] - 1  # the first and last pixel of each run inside the object
     first, last = first[first <= last], last[first <= last]
     if not len(first):
         return None
     columns = np.concatenate([first // height, last // height])
-    # A run that goes on in the next column has the last pixel of one column and the first pixel of another.
+    # A run that continues in the next column contains the last pixel of one column and the first pixel of the next.
     goes_on = bool((first // height < last // height).any())
     top, bottom = (0, height - 1) if goes_on else (int((first % height).min()), int((last % height).max()))
     left, right = int(columns.min()), int(columns.max())
@@ -70,7 +70,7 @@ def box_of_mask(mask: dict[str, Any]) -> list[float] | None:
 
 
 def _decode_counts(text: str) -> list[int]:
-    """Decode COCO's compressed counts: base 32 with the lowest digit first, from the third on as differences."""
+    """Decode COCO's compressed counts: base 32, lowest digit first, with differences from the third on."""
     counts: list[int] = []
     value = digits = 0
     for character in text:
@@ -86,5 +86,5 @@ def _decode_counts(text: str) -> list[int]:
         counts.append(value + (counts[-2] if len(counts) > 2 else 0))
         value = digits = 0
     if digits:
-        raise ValueError("the counts of the mask are incomplete")
+        raise ValueError("the counts of the mask are truncated")
     return counts

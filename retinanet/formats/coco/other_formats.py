@@ -1,4 +1,4 @@
-"""Recognise JSON annotations in other formats than COCO, and say how to use or convert them."""
+"""Recognise JSON annotations in formats other than COCO, and explain how to use or convert them."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ _EXPORT = "export the annotations in COCO format"
 
 
 def describe_form(document: Any) -> str | None:
-    """Say what a document is and what to do, if it is a known kind of annotations without COCO boxes."""
+    """Describe a document that has no COCO boxes, and give advice; return None if its format is unknown."""
     if isinstance(document, dict):
         return _describe_dict(document)
     if isinstance(document, list) and document and isinstance(document[0], dict):
@@ -17,7 +17,7 @@ def describe_form(document: Any) -> str | None:
 def _describe_dict(document: dict[str, Any]) -> str | None:
     first = _first_of(document.get("annotations"))
     if "segments_info" in first:
-        return "COCO panoptic segmentation, which has no boxes of annotations; use the matching instances_*.json"
+        return "COCO panoptic segmentation, which has no boxes; use the matching instances_*.json"
     if "caption" in first and "bbox" not in first:
         return "COCO captions, which have no boxes; use the matching instances_*.json"
     if "question_id" in first:
@@ -42,7 +42,7 @@ def _describe_dict(document: dict[str, Any]) -> str | None:
 
 def _describe_list(first: dict[str, Any]) -> str | None:
     if "image_id" in first and "score" in first:
-        return "COCO results (detections with scores), not annotations; use the annotations that they belong to"
+        return "COCO results (detections with scores), not annotations; use the annotations of the same images"
     if "image" in first and isinstance(first.get("annotations"), list):
         return f"in CreateML format; {_EXPORT}"
     if "data" in first and ("annotations" in first or "completions" in first):

@@ -10,7 +10,7 @@ from retinanet.formats.coco.tolerant import read_tolerantly
 def read_coco(source: DataSource) -> Annotations:
     """Read a COCO annotation file; categories are ordered by id.
 
-    Harmless deviations from the format are repaired, and listed in the findings of the result.
+    Harmless deviations from the format are repaired and listed in the findings of the result.
 
     Raises:
         InputError: the file is missing, is not in COCO format, or has entries that cannot be read; the message lists

@@ -13,7 +13,7 @@ def coco_results(
     """Convert detections to the COCO results format, ready to be written to a file.
 
     Args:
-        detections: pairs of an image id and the detections on that image.
+        detections: pairs of an image id and the detections in that image.
         category_ids: the category id of each label.
 
     Returns:

@@ -1,6 +1,6 @@
-"""Read a correct COCO file quickly: typed records in pieces of a few megabytes, straight into arrays.
+"""Read correct COCO files quickly: decode typed records, a few megabytes at a time, into arrays.
 
-Files that differ from the format in any way are left to `tolerant.py`, which is slower.
+Files that deviate from the format in any way are left to `tolerant.py`, which is slower.
 """
 
 import json
@@ -20,8 +20,8 @@ from retinanet.formats.numbers import MAX_NUMBER
 from retinanet.formats.text_files.json_file import open_json
 
 PIECE = 1 << 23  # bytes read at once
-MAX_BUFFER = 1 << 26  # an entry that is longer than this is not read here
-MAX_VALUE = 1 << 16  # length of other values at the top level, such as "info"
+MAX_BUFFER = 1 << 26  # files with a longer entry are left to `tolerant.py`
+MAX_VALUE = 1 << 16  # length of other top-level values, such as "info"
 
 
 class _Image(msgspec.Struct, gc=False):
@@ -57,11 +57,11 @@ class _Category(msgspec.Struct, gc=False):
 
 
 class _Declined(Exception):
-    """The file is not one that this module reads."""
+    """The file deviates from the format or exceeds the limits of this module."""
 
 
 def read_stream(source: DataSource, *, lvis: bool = False) -> Annotations | None:
-    """Read a COCO or LVIS file whose content is entirely as the format defines it; None if anything in it is not.
+    """Read a COCO or LVIS file that follows the format exactly; return None if it deviates in any way.
 
     Raises:
         InputError: the file cannot be opened.
@@ -88,7 +88,7 @@ def read_stream(source: DataSource, *, lvis: bool = False) -> Annotations | None
 
 
 class _Columns:
-    """The fields of all entries; ids of images are numbered in the order in which annotations use them."""
+    """The fields of all entries; image ids are numbered in the order of their first annotation."""
 
     def __init__(self) -> None:
         self.images: list[_Image | _LvisImage] = []
@@ -160,7 +160,7 @@ class _Columns:
 
 
 def file_of_url(url: str) -> str:
-    """The last folder and the file name in a URL: in LVIS, the image folders of COCO and their files."""
+    """Return the last folder and the file name in a URL; in LVIS, these are COCO's image folders and files."""
     return "/".join(url.split("/")[-2:])
 
 
@@ -182,7 +182,7 @@ def _federated(images: list[_Image | _LvisImage], category_ids: np.ndarray) -> F
 
 
 def _are_unique(values: np.ndarray) -> bool:
-    """Whether no value is repeated; ids are usually sorted, which makes sorting several times faster than hashing."""
+    """Return whether no value is repeated. Ids are usually sorted, so sorting is several times faster than hashing."""
     ordered = np.sort(values)
     return not (ordered[1:] == ordered[:-1]).any()
 
@@ -192,13 +192,13 @@ def _require(*conditions: bool) -> None:
         raise _Declined
 
 
-# ---- the lists at the top level, in pieces
+# ---- read the top-level lists in pieces
 
 _OPEN = re.compile(rb"(?:\xef\xbb\xbf)?\s*\{")
 _KEY = re.compile(rb'\s*"([^"\\]{1,100})"\s*:\s*')
 _LIST = re.compile(rb"\[\s*(\]?)")
 _NEXT = re.compile(rb"\s*([,}])")
-_BETWEEN = re.compile(rb"\}\s*(,)\s*\{")  # between two entries, unless it is nested or in a string
+_BETWEEN = re.compile(rb"\}\s*(,)\s*\{")  # between two entries, unless nested or in a string
 _END = re.compile(rb"\}\s*(\])\s*[,}]")  # the end of a list of entries, with the same exceptions
 
 
@@ -230,25 +230,25 @@ def _items(stream: BinaryIO, decoders: dict[str, msgspec.json.Decoder]) -> Itera
 
 
 class _Buffer:
-    """The part of a file that is in memory, and the position in it."""
+    """The part of a file that is in memory, and the current position."""
 
     def __init__(self, stream: BinaryIO):
         self.stream, self.data, self.position = stream, b"", 0
 
     def fill(self) -> bool:
-        """Read the next part of the file, and drop what is before the position; False at the end."""
+        """Read the next part of the file and drop the data before the position; return False at the end."""
         more = self.stream.read(PIECE)
         self.data, self.position = self.data[self.position :] + more, 0
         _require(len(self.data) <= MAX_BUFFER)
         return bool(more)
 
     def look_ahead(self) -> None:
-        """Have at least MAX_VALUE bytes after the position, unless the file ends before."""
+        """Make at least MAX_VALUE bytes available after the position, unless the file ends first."""
         while len(self.data) - self.position < MAX_VALUE and self.fill():
             pass
 
     def take(self, pattern: re.Pattern[bytes]) -> re.Match[bytes]:
-        """Match a short token at the position, and move behind it."""
+        """Match a short token at the position and move past it."""
         self.look_ahead()
         found = pattern.match(self.data, self.position)
         if found is None:
@@ -257,9 +257,9 @@ class _Buffer:
         return found
 
     def skip_value(self) -> None:
-        """Move behind a short value of any type."""
+        """Move past a short value of any type."""
         self.look_ahead()
-        # Characters may be cut at the end of the buffer; these and all others keep their number of bytes.
+        # surrogateescape: the last character may be incomplete, and encoding restores the exact number of bytes.
         text = self.data[self.position : self.position + MAX_VALUE].decode("utf-8", "surrogateescape")
         try:
             _, end = json.JSONDecoder().raw_decode(text)
@@ -268,7 +268,7 @@ class _Buffer:
         self.position += len(text[:end].encode("utf-8", "surrogateescape"))
 
     def pieces(self) -> Iterator[bytes]:
-        """Yield the content of a list of objects in pieces of whole entries, and move behind the list."""
+        """Yield the content of a list of objects in pieces of whole entries, and move past the list."""
         while (end := _END.search(self.data, self.position)) is None:
             if (cut := self._last_cut()) is not None:
                 yield self.data[self.position : cut]
@@ -279,7 +279,7 @@ class _Buffer:
         self.position = end.end(1)
 
     def _last_cut(self) -> int | None:
-        """The position of the last comma between two entries."""
+        """Return the position of the last comma between two entries."""
         window = 1 << 12
         while True:
             start = max(self.position, len(self.data) - window)

@@ -1,4 +1,4 @@
-"""Read COCO files that differ from the format: repair what is harmless, and report all entries that cannot be read."""
+"""Read COCO files that deviate from the format: repair harmless deviations, and report all unreadable entries."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from retinanet.formats.short_repr import short
 from retinanet.formats.text_files.json_file import load_json
 
 PARTS = ("images", "annotations", "categories")
-NO_BOX = [0.0, 0.0, 0.0, 0.0]  # without area, so it is dropped and counted with all such boxes
+NO_BOX = [0.0, 0.0, 0.0, 0.0]  # has no area, so it is dropped and counted like other empty boxes
 
 
 class _Image(NamedTuple):
@@ -59,13 +59,13 @@ def read_tolerantly(source: DataSource, *, lvis: bool = False) -> Annotations:
 
 
 class _Reader:
-    """Reads the parts of one file. Its methods add to `found`, and continue after entries that cannot be read."""
+    """Read the parts of one file. The methods record problems in `found` and continue after unreadable entries."""
 
     def __init__(self, file: str, parts: Mapping[str, Iterable[Any]], *, lvis: bool):
         self.parts = parts
         self.lvis = lvis
         self.found = FindingCounter(file)
-        self.lost_ids: set[str] = set()  # parts with an entry whose id cannot be read
+        self.lost_ids: set[str] = set()  # parts that have an entry with an unreadable id
 
     def read(self, source: DataSource) -> Annotations:
         images, categories = self.read_images(), self.read_categories()
@@ -109,13 +109,13 @@ class _Reader:
                 self.reject("image", "file_name", "the name of a file", f"{place} has {_value(item, 'file_name')}")
             if image_id is None:
                 self.lost_ids.add("image")
-                self.reject("image", "id", "a whole number or a string", f"{name or place} has {_value(item, 'id')}")
+                self.reject("image", "id", "an integer or a string", f"{name or place} has {_value(item, 'id')}")
                 continue
             self.note_form("id", item["id"], exact=not isinstance(item["id"], float))
             images.append(_Image(image_id, name or place, self.read_size(item, name or place)))
             length += len(name or place) + len(str(image_id))
             if length > MAX_NAMES:
-                raise InputError(f"{self.found.where}: ids and names of images have more than {MAX_NAMES} characters")
+                raise InputError(f"{self.found.where}: image ids and names have more than {MAX_NAMES} characters")
         self.reject_repeated("image", [image.id for image in images], [image.name for image in images])
         return images
 
@@ -123,7 +123,7 @@ class _Reader:
         height, width = whole_number(item.get("height")), whole_number(item.get("width"))
         if height is None or width is None or not (0 < height < MAX_NUMBER and 0 < width < MAX_NUMBER):
             self.found.add(
-                "note", "size_unknown", "{count} image(s) have no valid size: read from the image files",
+                "note", "size_unknown", "{count} image(s) have no valid size; it is read from the image files",
                 f"{name}: width {_value(item, 'width')}, height {_value(item, 'height')}",
             )  # fmt: skip
             return 0, 0
@@ -146,7 +146,7 @@ class _Reader:
             category_id = identifier(item.get("id")) if number is None else number
             if category_id is None:
                 self.lost_ids.add("category")
-                self.reject("category", "id", "a whole number", f"{short(name or place)} has {_value(item, 'id')}")
+                self.reject("category", "id", "an integer", f"{short(name or place)} has {_value(item, 'id')}")
                 continue
             self.note_form("id", item["id"], exact=type(item["id"]) is type(category_id))
             parent = item.get("supercategory")
@@ -162,12 +162,12 @@ class _Reader:
         number = None if isinstance(value, str) else whole_number(value)
         if number is not None or isinstance(value, float):
             name = str(value if number is None else number)
-            self.found.add("note", "name_number", "{count} category name(s) are numbers: converted to strings", name)
+            self.found.add("note", "name_number", "{count} numeric category name(s) are converted to strings", name)
             return name
         return text(value)
 
     def with_unique_names(self, categories: list[_Category]) -> list[_Category]:
-        """Strip the names, unless that makes some of them equal; the id is appended to names that are repeated."""
+        """Strip whitespace from names unless that makes some equal, and append the id to repeated names."""
         names = [category.name for category in categories]
         stripped = [name.strip() for name in names]
         if stripped != names and len(set(stripped)) == len(set(names)):
@@ -216,7 +216,7 @@ class _Reader:
             size = area(item.get("area"))
             if size is None:
                 self.found.add(
-                    "note", "area_invalid", "{count} area(s) are not finite numbers: computed from the boxes",
+                    "note", "area_invalid", "{count} area(s) are not finite numbers; they are computed from the boxes",
                     f"{place}: {_value(item, 'area')}",
                 )  # fmt: skip
                 size = np.nan
@@ -236,11 +236,11 @@ class _Reader:
         try:
             found = box_of_segmentation(segmentation)
         except ValueError as error:
-            self.reject("annotation", "segmentation", "polygons or a mask, as there is no bbox", f"{place}: {error}")
+            self.reject("annotation", "segmentation", "polygons or a mask, since there is no bbox", f"{place}: {error}")
             return NO_BOX
         if found is None:
             return NO_BOX
-        message = "{count} annotation(s) have no bbox: computed from their polygons or masks"
+        message = "{count} annotation(s) have no bbox; it is computed from their polygons or masks"
         self.found.add("note", "bbox_of_segmentation", message, place)
         return found
 
@@ -253,20 +253,20 @@ class _Reader:
                 found = [index.find(value)[0] for value in ids] if isinstance(ids, list) else [None]
                 if None in found:
                     place = f"images[{position}] has {_value(item, field) if isinstance(item, dict) else short(item)}"
-                    self.reject("image", field, "a list of the ids of listed categories, as in LVIS", place)
+                    self.reject("image", field, "a list of category ids, as in LVIS", place)
                 rows.append([value for value in found if value is not None])
         return Federated(*map(pairs_of, pairs.values()))
 
     def entry_numbers(self, boxes: BoxColumns, images: list[_Image]) -> np.ndarray:
-        """Numbers of the annotations: their ids, or their positions from 1 if ids are missing or repeated."""
+        """Number the annotations by their ids, or from 1 if ids are missing or repeated."""
         repeated = boxes.repeated_numbers()
         if not boxes.without_number and not repeated:
             return np.array(boxes.numbers, dtype=np.int64)
         for row in boxes.without_number:
-            message = "{count} annotation(s) have no whole number as id: all annotations are numbered from 1"
+            message = "{count} annotation(s) have no integer id; all annotations are numbered from 1"
             self.found.add("note", "annotation_id_missing", message, f"in {images[boxes.images[row]].name}")
         for number in repeated:
-            message = "{count} annotation id(s) are repeated: all annotations are numbered from 1"
+            message = "{count} annotation id(s) are repeated; all annotations are numbered from 1"
             self.found.add("warning", "annotation_id_twice", message, f"id {number}")
         return np.arange(1, len(boxes.numbers) + 1)
 
@@ -288,7 +288,7 @@ class _Reader:
 
     def note_form(self, field: str, value: Any, *, exact: bool) -> None:
         if not exact:
-            message = "{count} whole number(s) are written as strings or with a decimal point"
+            message = "{count} integer(s) are written as strings or with a decimal point"
             self.found.add("note", "number_form", message, f"{field} {short(value)}")
 
 

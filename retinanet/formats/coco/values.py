@@ -12,7 +12,7 @@ _WHOLE_TEXT = re.compile(r"\s*[+-]?[0-9]{1,15}(\.0{1,9})?\s*")
 
 
 def whole_number(value: Any) -> int | None:
-    """The integer that a value stands for, such as 2, 2.0 or "2"; None for other values."""
+    """Convert a value such as 2, 2.0 or "2" to an integer; return None for other values."""
     if isinstance(value, bool):
         return None
     if isinstance(value, int):
@@ -25,50 +25,50 @@ def whole_number(value: Any) -> int | None:
 
 
 def text(value: Any) -> str | None:
-    """Return a string that is not blank and can be encoded as UTF-8; None for other values."""
+    """Return the value if it is a non-blank string that can be encoded as UTF-8; None otherwise."""
     if not isinstance(value, str) or not value.strip():
         return None
     try:
         value.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can contain
+    except UnicodeEncodeError:  # an unpaired surrogate, which JSON can contain
         return None
     return value
 
 
 def identifier(value: Any) -> int | str | None:
-    """An id: a whole number, or a string, which is not converted even if it is "2"; None for other values."""
+    """Return an id: a whole number, or a string, which stays a string even if it is "2"; None for other values."""
     return text(value) if isinstance(value, str) else whole_number(value)
 
 
 def is_box(value: Any) -> bool:
-    """Whether a value is a list of four finite numbers."""
+    """Return whether a value is a list of four finite numbers."""
     return isinstance(value, list) and len(value) == 4 and all(map(is_number, value))
 
 
 def area(value: Any) -> float | None:
-    """An area; NaN if there is none, and None for other values."""
+    """Return an area, NaN if there is none, or None for invalid values."""
     if value is None:
         return math.nan
     return float(value) if is_number(value) else None
 
 
 def flag(value: Any) -> bool | None:
-    """A flag, such as 1, true or "0"; absent means false. None for other values."""
+    """Parse a flag such as 1, true or "0"; an absent value is false, and other values give None."""
     if value is None or isinstance(value, bool):
         return bool(value)
     return {0: False, 1: True}.get(whole_number(value))  # type: ignore[arg-type]
 
 
 class Index:
-    """Find entries by id; an id written in another form is found, too, unless several entries could be meant."""
+    """Find entries by id, including ids written in another form unless several entries match."""
 
     def __init__(self, ids: Sequence[int | str]):
         self._exact = {entry_id: index for index, entry_id in enumerate(ids)}
         self._ids = ids
-        self._by_text: dict[str, int | None] | None = None  # made when it is needed, as it takes much memory
+        self._by_text: dict[str, int | None] | None = None  # created on demand because it takes much memory
 
     def find(self, value: Any) -> tuple[int | None, bool]:
-        """The index of the entry with this id, or None; and whether the id has exactly the form of the entry's."""
+        """Return the index of the entry with this id, or None, and whether both are written in the same form."""
         entry_id = identifier(value)
         if entry_id is None:
             return None, False

@@ -10,7 +10,7 @@ from retinanet.formats.text_files.table import first_rows
 EXPECTED = "image_path,xmin,ymin,xmax,ymax,label"
 CORNERS = ("x1", "y1", "x2", "y2")
 HEADERLESS = {"image": 0, "x1": 1, "y1": 2, "x2": 3, "y2": 4, "label": 5}
-# By field: names of its column, the preferred ones first.
+# Column names of each field, preferred names first.
 REQUIRED = {
     "image": ("image_path", "image", "filename", "file_name", "path", "image_name", "img_path"),
     "x1": ("xmin", "x_min", "x1", "left"),
@@ -23,11 +23,11 @@ OPTIONAL = {"height": ("height", "image_height"), "width": ("width", "image_widt
 
 
 class Layout(NamedTuple):
-    """How to read the rows of a file."""
+    """The column layout of a file."""
 
     delimiter: str
     columns: dict[str, int]  # by field
-    names: dict[str, str]  # by field: what messages call the column
+    names: dict[str, str]  # by field: the column's name in messages
     num_columns: int
     has_header: bool
 

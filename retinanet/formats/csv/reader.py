@@ -1,6 +1,6 @@
-"""CSV annotations, one box a row: with a header, as DeepForest uses, or without, as keras-retinanet does.
+"""Read CSV annotations, one box per row, with a header (as in DeepForest) or without (as in keras-retinanet).
 
-An image without objects is a row without a box: its coordinates are empty, or all 0.
+An image without objects has a row whose coordinates are empty or all 0.
 """
 
 from array import array
@@ -11,7 +11,7 @@ import numpy as np
 from retinanet.config import DataSource
 from retinanet.errors import InputError
 from retinanet.formats.annotations import Annotations
-from retinanet.formats.corners import to_sides
+from retinanet.formats.corners import to_xywh
 from retinanet.formats.csv.columns import CORNERS, EXPECTED, Layout, find_layout
 from retinanet.formats.findings import FindingCounter
 from retinanet.formats.numbers import to_number
@@ -23,7 +23,7 @@ BOX_FILE = "annotations.csv"
 
 
 def read_csv(source: DataSource) -> Annotations:
-    """Read a CSV file; classes are ordered by the ids in `classes.csv` beside it, or by name without that.
+    """Read a CSV file; classes are ordered by the ids in `classes.csv` beside it or, without that file, by name.
 
     Raises:
         InputError: the file is missing or malformed; the message lists all errors with their lines.
@@ -57,7 +57,7 @@ def read_csv(source: DataSource) -> Annotations:
         image_ids=None,
         sizes=np.array([size or (0, 0) for size in content.sizes.values()], dtype=np.int64).reshape(-1, 2),
         image_index=np.array(content.image_index, dtype=np.int64),
-        boxes_xywh=to_sides(corners),
+        boxes_xywh=to_xywh(corners),
         areas=np.full(len(corners), np.nan),
         category_index=category_of[np.array(content.label_index, dtype=np.int64)],
         is_crowd=np.zeros(len(corners), dtype=bool),
@@ -69,7 +69,7 @@ def read_csv(source: DataSource) -> Annotations:
 
 
 class _Content:
-    """What the rows say, in compact arrays: a file may have millions."""
+    """The content of the rows, in compact arrays because a file may have millions."""
 
     def __init__(self, layout: Layout, findings: FindingCounter):
         self._layout = layout
@@ -84,7 +84,7 @@ class _Content:
     def add(self, row: Row) -> None:
         layout, where = self._layout, f"line {row.line}"
         if len(row.fields) < layout.num_columns or any(row.fields[layout.num_columns :]):
-            message = f"{{count}} row(s) have another number of fields than {layout.num_columns}"
+            message = f"{{count}} row(s) do not have {layout.num_columns} fields"
             self._findings.add("error", "row_fields", message, f"{where} ({len(row.fields)})")
             return
         image = row.fields[layout.columns["image"]]
@@ -119,7 +119,7 @@ class _Content:
         self.lines.append(row.line)
 
     def _add_size(self, image: str, row: Row, where: str) -> None:
-        """Take the image size from the row, if it has one; -1, 0 and empty fields mean that it is unknown."""
+        """Record the image size if the row has one; -1, 0 and empty fields mean that it is unknown."""
         columns, known = self._layout.columns, self.sizes.setdefault(image, None)
         if "height" not in columns or "width" not in columns:
             return
@@ -130,13 +130,13 @@ class _Content:
             self._findings.add("error", "image_size", message, f"{where} ({short(texts)})")
         elif height > 0 and width > 0:
             if known not in (None, (height, width)):
-                message = "{count} row(s) have another image size than an earlier row of the same image; correct one"
+                message = "{count} row(s) contradict the image size in an earlier row of the same image; correct one"
                 self._findings.add("error", "image_size_differs", message, f"{where} ({short(image)})")
             self.sizes[image] = int(height), int(width)
 
 
 def _read_classes(file: Path) -> dict[str, int] | None:
-    """Ids by class name, ordered by id, as keras-retinanet lists them; None if there is no such file.
+    """Read ids by class name, ordered by id, from a keras-retinanet class file; return None if there is no such file.
 
     Raises:
         InputError: the file is malformed.
@@ -152,7 +152,7 @@ def _read_classes(file: Path) -> dict[str, int] | None:
             continue  # a header
         place = f"line {row.line} ({short(row.fields)})"
         if len(row.fields) != 2 or not row.fields[0] or number is None or number % 1 or number < 0:
-            message = "{count} row(s) are not a class, expected name,id with a whole number as id"
+            message = "{count} row(s) are not a class, expected name,id with an integer id"
             findings.add("error", "class_row", message, place)
         elif row.fields[0] in ids or number in used:
             message = "{count} row(s) repeat a name or an id; both must be unique"

@@ -4,7 +4,7 @@ import csv
 import io
 from pathlib import Path
 
-from retinanet.formats.corners import side_losses, to_corners
+from retinanet.formats.corners import size_losses, to_corners
 from retinanet.formats.csv.columns import EXPECTED
 from retinanet.formats.csv.reader import BOX_FILE, CLASS_FILE
 from retinanet.formats.dataset import Dataset
@@ -22,10 +22,10 @@ from retinanet.formats.writing import (
 def write_csv(dataset: Dataset, folder: Path, *, split: str) -> Losses:
     """Write `SPLIT/annotations.csv` with DeepForest's header, and `SPLIT/classes.csv` with the order of the classes.
 
-    File names are relative to the folder of the file. An image without objects is a row without a box.
+    File names are relative to the folder SPLIT. An image without objects has one row without a box.
 
     Returns:
-        What the format cannot express, with counts.
+        Counts of the information that the format cannot express.
 
     Raises:
         InputError: a file exists or cannot be written.
@@ -46,6 +46,6 @@ def write_csv(dataset: Dataset, folder: Path, *, split: str) -> Losses:
     write_new_files({place / BOX_FILE: table.getvalue(), place / CLASS_FILE: classes.getvalue()})
     counts = {
         "crowd regions are not written": int(dataset.is_crowd.sum()),
-        "images listed several times are joined": len(names) - len(set(names)),
+        "images listed several times are merged": len(names) - len(set(names)),
     }
-    return occurring(counts) | side_losses(dataset) | image_id_losses(dataset) | area_losses(dataset)
+    return occurring(counts) | size_losses(dataset) | image_id_losses(dataset) | area_losses(dataset)

@@ -1,1 +1,1 @@
-"""Find the image files of annotations."""
+"""Find the image files that annotations refer to."""

@@ -1,4 +1,4 @@
-"""Find the image files that annotations name."""
+"""Find the image files named in annotations."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -11,13 +11,13 @@ from retinanet.formats.image_paths.search import FolderWalk, describe_search
 from retinanet.formats.image_paths.spelling import Repair, repair_names, slashed
 
 MAX_LISTED = 5  # file names shown in a message
-FEW = 100  # names in one folder that are looked up one by one; for more, listing the folder is faster
+FEW = 100  # names per folder to look up one by one; for more, listing the folder is faster
 
 
 class FoundImages(NamedTuple):
-    """Paths of images, and what was noticed while looking for them."""
+    """Paths of images, and findings about them."""
 
-    paths: list[str | None]  # None: the image is missing, or not to be used
+    paths: list[str | None]  # None: the image is missing or must not be used
     findings: list[Finding]
 
 
@@ -30,21 +30,21 @@ def find_images(
     skip_missing: bool = False,
     allow_outside: bool = False,
 ) -> FoundImages:
-    """Find the file of each image. Missing images are an error among the findings, or a warning if they are skipped.
+    """Find the file of each image. A finding reports missing images: an error, or a warning if they are skipped.
 
-    Names whose files are only spelt differently, such as `a\\1.png` or `A/1.PNG` for `a/1.png`, are matched to them by
-    one rule for the whole source, with a warning. Nothing outside the folder is ever matched that way.
+    Names whose files are only spelt differently, such as `a\\1.png` or `A/1.PNG` for `a/1.png`, are matched by one rule
+    for the whole source, with a warning. Files outside the folder are never matched this way.
 
     Args:
         folder: the folder that names are relative to.
-        names: file names, as the annotations give them.
+        names: file names, as written in the annotations.
         source: the annotation file or folder, for messages.
         key: the config key of the source, for messages.
         skip_missing: skip images that do not exist, unless more than half of them are missing.
-        allow_outside: use names that lead out of the folder: absolute paths, or paths with `..`.
+        allow_outside: use names that point outside the folder: absolute paths, or paths with `..`.
 
     Raises:
-        InputError: a name leads out of the folder.
+        InputError: a name points outside the folder.
     """
     path_of = _paths(folder, names, allow_outside=allow_outside)
     existing = _existing(path for path in path_of.values() if path is not None)
@@ -72,7 +72,7 @@ def find_images(
 
 
 def _paths(folder: str, names: Iterable[str], *, allow_outside: bool) -> dict[str, str | None]:
-    """Path of each name; None if it leads out of the folder and may not. Links are the user's own."""
+    """Return the path of each name; None if it points outside the folder without permission. Links are trusted."""
     roots = [os.path.abspath(folder), os.path.realpath(folder)]
     start = os.path.join(folder, "")
     paths: dict[str, str | None] = {}
@@ -87,7 +87,7 @@ def _paths(folder: str, names: Iterable[str], *, allow_outside: bool) -> dict[st
 
 
 def _existing(paths: Iterable[str]) -> set[str]:
-    """Those paths that are files."""
+    """Return the paths that are files."""
     by_folder: dict[str, list[str]] = {}
     for path in paths:
         by_folder.setdefault(os.path.split(path)[0], []).append(path)
@@ -114,8 +114,8 @@ def _repaired(repair: Repair, folder: str, source: str) -> list[Finding]:
         return []
     name, file = next(iter(repair.found.items()))
     message = (
-        f"{len(repair.found)} file name(s) differ from the files in {folder} by {repair.difference}; the files are "
-        f"used: {file!r} for {name!r}"
+        f"{len(repair.found)} file name(s) differ from the files in {folder} by {repair.difference}; these files are "
+        f"used, such as {file!r} for {name!r}"
     )
     return [Finding("warning", "file_name_spelling", source, message)]
 
@@ -136,11 +136,11 @@ def _missing(
     text += f"; {where}" if where else ""
     advice = advice or f"correct {key}.images or the file names"
     if not skip:
-        way_out = "" if number == len(paths) else ", or leave these images out with data.missing_images=skip"
+        way_out = "" if number == len(paths) else ", or skip these images with data.missing_images=skip"
         return Finding("error", "missing_images", source, f"{text}; {advice}{way_out}")
     if 2 * number > len(paths):
-        limit = "data.missing_images=skip does not leave out more than half of the images"
+        limit = "data.missing_images=skip never skips more than half of the images"
         return Finding("error", "missing_images", source, f"{text}; {advice}. {limit}")
     remaining = len(paths) - number
-    left = f"the score is of the other {remaining}" if key == "data.val" else f"{remaining} remain"
-    return Finding("warning", "missing_images", source, f"{text}; left out (data.missing_images: skip), {left}")
+    left = f"the other {remaining} are scored" if key == "data.val" else f"{remaining} remain"
+    return Finding("warning", "missing_images", source, f"{text}; skipped (data.missing_images: skip), {left}")

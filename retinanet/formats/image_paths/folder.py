@@ -1,4 +1,4 @@
-"""Find the folder that the file names of annotations are relative to."""
+"""Find the image folder, which file names in annotations are relative to."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -7,18 +7,18 @@ from pathlib import Path
 from retinanet.errors import InputError
 from retinanet.formats.splits import usual_name
 
-MAX_PROBED = 20  # file names looked for in each candidate folder
+MAX_PROBED = 20  # file names to look up in each candidate folder
 
 
 def find_image_folder(annotations: str, names: Sequence[str], *, split: str | None, part: str) -> str:
-    """Find the folder that file names are relative to, from the place of the annotations.
+    """Find the folder that file names are relative to, searching from the location of the annotations.
 
-    The folder is the one in which the first names exist; of several, the one with most of them.
+    The result is the candidate folder that contains most of the first names.
 
     Args:
         annotations: the annotation file or folder.
-        names: file names, as the annotations give them.
-        split: the split that the annotations are of; null if they have none.
+        names: file names, as written in the annotations.
+        split: the split of the annotations; None if they have none.
         part: "train" or "val", for messages.
 
     Raises:
@@ -30,14 +30,14 @@ def find_image_folder(annotations: str, names: Sequence[str], *, split: str | No
     if probed and max(hits, default=0) == 0:
         tried = ", ".join(str(folder) for folder in candidates)
         raise InputError(
-            f"{annotations}: its images are not found: none of {probed[:3]} is in {tried}; set data.{part}.images to "
+            f"{annotations}: its images were not found: none of {probed[:3]} is in {tried}; set data.{part}.images to "
             "the folder of the images"
         )
     return str(candidates[hits.index(max(hits))])
 
 
 def _candidates(annotations: Path, split: str | None) -> Iterator[Path]:
-    """Existing folders in the usual places: beside the annotations, then one level up."""
+    """Yield existing folders in the usual places: beside the annotations, then one level up."""
     start = annotations if annotations.is_dir() else annotations.parent
     splits = dict.fromkeys(name for name in (split, usual_name(split) if split else None, annotations.stem) if name)
     folders = ["images", "JPEGImages", "imgs", "img", "data"]

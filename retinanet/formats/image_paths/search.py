@@ -1,4 +1,4 @@
-"""Search for images that are not where their names say, and describe where they are."""
+"""Search for missing images in other places, and describe where they are."""
 
 import os
 import shlex
@@ -10,15 +10,15 @@ from retinanet.config.paths import escape_path
 from retinanet.formats.image_paths.listing import is_image_name
 from retinanet.formats.image_paths.spelling import slashed, spelling_key
 
-MAX_ENTRIES = 500_000  # files and folders that one search looks at
+MAX_ENTRIES = 500_000  # files and folders that one search visits
 SAMPLE = 100  # names that are searched for in other folders
-DEPTH_ABOVE = 2  # levels of folders below a folder above the image folder
+DEPTH_ABOVE = 2  # levels of subfolders to search in folders above the image folder
 
 
 class FolderWalk:
     """List files below folders, breadth first and each folder once, until `limit` entries have been seen.
 
-    Hidden folders are left out. Links to folders are followed.
+    Hidden folders are skipped. Links to folders are followed.
     """
 
     def __init__(self, limit: int = MAX_ENTRIES) -> None:
@@ -51,7 +51,7 @@ class FolderWalk:
                         break
                     self._left -= 1
                     found.append((entry.name, entry.is_dir()))
-        except OSError:  # may not be read, or was removed meanwhile
+        except OSError:  # not readable, or removed in the meantime
             pass
         return sorted(found)
 
@@ -64,11 +64,11 @@ def describe_search(
     Args:
         missing: names of the missing images.
         files: the files below `folder`, relative to it.
-        walk: what listed them.
+        walk: the walk that listed them.
         key: the config key of the source.
-        all_missing: whether no image of the source was found. The folder is then likely the wrong one.
+        all_missing: whether no image of the source was found, so the folder is probably wrong.
 
-    Returns: what was found, and what to do, as parts of a message; empty strings if nothing was found.
+    Returns: two parts of a message, what was found and what to do; empty strings if nothing was found.
     """
     if near := _similar_name(missing, files):
         return near, "correct the file names"
@@ -90,7 +90,7 @@ def describe_search(
             advice = f"set {shlex.quote(f'{key}.images={escape_path(place)}')}" if is_whole_set else ""
             return f"{number} of them are in {place}{level}", advice or f"correct the file names or {key}.images"
         elsewhere = elsewhere or (
-            f"files named like {found.count} of the first {len(sample)}, apart from folders, are in {place}"
+            f"files with the base names of {found.count} of the first {len(sample)} are in {place}"
         )
     return elsewhere, f"correct the file names or {key}.images" if elsewhere else ""
 
@@ -100,14 +100,14 @@ def _number_in(folder: str, names: Iterable[str]) -> int:
 
 
 def _similar_name(missing: Sequence[str], files: Iterable[str]) -> str:
-    """Describe a missing image and existing files whose names differ only in spelling or extension."""
-    wanted = {_stem_key(name): name for name in missing}
+    """Describe a missing image and the existing files whose names differ from it only in spelling or extension."""
+    name_of_key = {_stem_key(name): name for name in missing}
     candidates: dict[str, list[str]] = {}
     for file in files:
-        if (key := _stem_key(file)) in wanted:
+        if (key := _stem_key(file)) in name_of_key:
             candidates.setdefault(key, []).append(file)
     for key, found in candidates.items():
-        return f"{wanted[key]!r} may be {' or '.join(map(repr, sorted(found)[:3]))}"
+        return f"{name_of_key[key]!r} may be {' or '.join(map(repr, sorted(found)[:3]))}"
     return ""
 
 
@@ -119,20 +119,20 @@ def _stem_key(name: str) -> str:
 class _Place(NamedTuple):
     folder: str
     count: int
-    is_whole_name: bool  # not only the base name is the same
+    is_whole_name: bool  # the whole name is the same, not only the base name
 
 
 def _vote(names: Sequence[str], files: Iterable[str]) -> _Place | None:
-    """The folder in which most of some names are found; None if it has less than half of them."""
-    wanted: dict[str, list[list[str]]] = {}
+    """Return the folder that contains most of the names; None if it has less than half of them."""
+    parts_of_name: dict[str, list[list[str]]] = {}
     for name in names:
         parts = spelling_key(name).split("/")
-        wanted.setdefault(parts[-1], []).append(parts)
+        parts_of_name.setdefault(parts[-1], []).append(parts)
     whole: Counter[str] = Counter()
     base: Counter[str] = Counter()
     for file in files:
         directory, _, last = file.rpartition("/")
-        for parts in wanted.get(spelling_key(last), ()):
+        for parts in parts_of_name.get(spelling_key(last), ()):
             base[directory] += 1
             folders = len(parts) - 1
             if spelling_key(file).split("/")[-len(parts) :] == parts:
@@ -146,7 +146,7 @@ def _vote(names: Sequence[str], files: Iterable[str]) -> _Place | None:
 
 
 def _folder_and_above(folder: str) -> Iterator[str]:
-    """The folder, and one and two folders above it, but not the home directory or the root."""
+    """Yield the folder and up to two folders above it, but not the home directory or the root."""
     yield folder
     for up in ("..", "../.."):
         above = os.path.normpath(os.path.join(folder, up))

@@ -13,19 +13,19 @@ from urllib.parse import unquote
 
 from retinanet.formats.image_paths.listing import IMAGE_SUFFIXES, is_image_name
 
-_SAMPLE = 100  # names from which the difference is described
-_ABSOLUTE = re.compile(r"[A-Za-z]:/|/|file:/")  # on any system
+_SAMPLE = 100  # names used to describe the difference
+_ABSOLUTE = re.compile(r"[A-Za-z]:/|/|file:/")  # on any operating system
 
 
 class Repair(NamedTuple):
-    """Files of names that are spelt differently, relative to the image folder."""
+    """Existing files for names that are spelt differently, relative to the image folder."""
 
     found: dict[str, str]
     difference: str
 
 
 def slashed(name: str) -> str:
-    """Write a path with forward slashes, whichever system it is from."""
+    """Write a path with forward slashes, whatever system it comes from."""
     return name.replace("\\", "/")
 
 
@@ -37,7 +37,7 @@ def _strip_parts(name: str) -> str:
     return "/".join(part.strip() for part in name.split("/")) if " " in name else name
 
 
-# From the most harmless on; each is applied on top of those before it, to names and files alike.
+# The most harmless first; each step is applied after the previous ones, to both names and files.
 _SPELLINGS: tuple[tuple[str, Callable[[str], str]], ...] = (
     ("backslashes", slashed),
     ("the Unicode form of accented letters (NFC, NFD)", _compose),
@@ -48,7 +48,7 @@ _SPELLINGS: tuple[tuple[str, Callable[[str], str]], ...] = (
 
 
 def spelling_key(name: str) -> str:
-    """A key that is the same for names that differ only in their spelling."""
+    """Return a key that is the same for names that differ only in spelling."""
     return _apply(name, _SPELLINGS)
 
 
@@ -59,14 +59,14 @@ def _apply(name: str, steps: Iterable[tuple[str, Callable[[str], str]]]) -> str:
 
 
 def repair_names(names: Collection[str], files: Iterable[str], *, used: Collection[str]) -> Repair:
-    """Find the files that names mean, by the rule that finds most of them; the first one if several find as many.
+    """Match names to files by the rule that matches most of them, or the first such rule in a tie.
 
     Args:
         names: names of missing files.
         files: all files in the image folder, relative to it, with forward slashes.
-        used: files that other names already match.
+        used: files that are already matched by other names.
 
-    Returns: what was found, which may be nothing.
+    Returns: the matches, which may be empty.
     """
     best = _by_spelling(names, files, used)
     key_of = {file: spelling_key(file) for file in files} if len(best.found) < len(names) else {}
@@ -92,7 +92,7 @@ def _by_spelling(names: Collection[str], files: Iterable[str], used: Collection[
 
 
 def _differences(found: Mapping[str, str]) -> str:
-    """The kinds of spelling in which names differ from their files: those without which one would not match."""
+    """Describe the differences between names and files: the steps without which a name would not match."""
     pairs = list(found.items())[:_SAMPLE]
     needed = []
     for left_out, (kind, _) in enumerate(_SPELLINGS):
@@ -103,7 +103,7 @@ def _differences(found: Mapping[str, str]) -> str:
 
 
 def _by_extension(names: Collection[str], key_of: Mapping[str, str], used: Collection[str]) -> Repair:
-    """Add one extension to all names. If several would do, none is chosen: `000` may be 000.jpg or its mask 000.png."""
+    """Add one extension to all names. If several match, choose none: `000` may be 000.jpg or its mask 000.png."""
     bare = [name for name in names if not is_image_name(name)]
     suffixes = {suffix.lower() for _, suffix in map(os.path.splitext, key_of)} & IMAGE_SUFFIXES if bare else set()
     found = {suffix: _match({name: spelling_key(name + suffix) for name in bare}, key_of, used) for suffix in suffixes}
@@ -114,7 +114,7 @@ def _by_extension(names: Collection[str], key_of: Mapping[str, str], used: Colle
 
 
 def _by_foreign_prefix(names: Collection[str], key_of: Mapping[str, str], used: Collection[str]) -> Repair:
-    """Take one leading folder off the absolute paths of another computer."""
+    """Remove a common leading folder from absolute paths of another computer."""
     parts = {name: slashed(name).split("/") for name in names if _ABSOLUTE.match(slashed(name))}
     folders = [path[:-1] for path in parts.values()]
     first, last = min(folders, default=[]), max(folders, default=[])
@@ -131,7 +131,7 @@ def _by_foreign_prefix(names: Collection[str], key_of: Mapping[str, str], used: 
 
 
 def _by_base_name(names: Collection[str], key_of: Mapping[str, str], used: Collection[str]) -> Repair:
-    """Take all folders off the absolute paths of other computers, if base names are unique."""
+    """Remove all folders from absolute paths of other computers, if base names are unique."""
     foreign = [name for name in names if _ABSOLUTE.match(slashed(name))]
     base_keys = {file: key for file, key in key_of.items() if "/" not in file}
     tails = {name: spelling_key(slashed(name).rpartition("/")[2]) for name in foreign}
@@ -139,16 +139,16 @@ def _by_base_name(names: Collection[str], key_of: Mapping[str, str], used: Colle
 
 
 def _match(keys: Mapping[str, str], key_of: Mapping[str, str], used: Collection[str]) -> dict[str, str]:
-    """Match names to files by their keys; a key of two names or of two files matches nothing."""
-    wanted: dict[str, str | None] = {}
+    """Match names to files by key; a key shared by two names or two files matches nothing."""
+    name_of_key: dict[str, str | None] = {}
     for name, key in keys.items():
-        wanted[key] = None if key in wanted else name
+        name_of_key[key] = None if key in name_of_key else name
     file_of: dict[str, str | None] = {}
-    for file, key in key_of.items() if wanted else ():
-        if key in wanted:
+    for file, key in key_of.items() if name_of_key else ():
+        if key in name_of_key:
             file_of[key] = None if key in file_of else file
     return {
         name: file
-        for key, name in wanted.items()
+        for key, name in name_of_key.items()
         if name is not None and (file := file_of.get(key)) is not None and file not in used
     }

@@ -5,17 +5,17 @@ import struct
 import zlib
 from collections.abc import Iterator
 
-# Any number of fill bytes, then a marker that neither stands for a data byte 0xFF nor restarts the decoder.
+# Any number of fill bytes, then a marker that is neither an escaped data byte 0xFF nor a restart marker.
 JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
 END_OF_IMAGE = b"\xd9"
-# First column and row, and distance of columns and rows, in each pass of an interlaced PNG.
+# First column and row, and column and row spacing, of each pass of an interlaced PNG.
 ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 INFLATE_STEP = 1 << 20  # bytes
 
 
 def check_jpeg(data: bytes) -> None:
-    """Raise ValueError unless the first image in a JPEG file has its end marker."""
+    """Raise ValueError unless the first image of a JPEG file has an end marker."""
     position = 2
     while marker := JPEG_MARKER.search(data, position):
         if marker[1] == END_OF_IMAGE:
@@ -25,14 +25,14 @@ def check_jpeg(data: bytes) -> None:
 
 
 def check_png(data: bytes) -> None:
-    """Raise ValueError unless a PNG file has all rows of its image, with correct checksums."""
+    """Raise ValueError unless a PNG file contains all rows of its image and its checksums are correct."""
     inflate, found, expected = zlib.decompressobj(), 0, None
     for kind, content in _png_chunks(data):
         if kind == b"IHDR":
             expected = _png_bytes(content)
         elif kind == b"IDAT":
             try:
-                while content:  # in small pieces, so that a few bytes cannot fill the memory
+                while content:  # in small steps, since a few bytes can decompress to gigabytes
                     found += len(inflate.decompress(content, INFLATE_STEP))
                     content = inflate.unconsumed_tail
             except zlib.error as error:
@@ -42,7 +42,7 @@ def check_png(data: bytes) -> None:
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield type and content of each complete chunk; check those that a decoder needs, with an upper-case type."""
+    """Yield type and content of each complete chunk; check critical chunks, whose type starts in upper case."""
     position = 8
     while position + 12 <= len(data):
         (length,) = struct.unpack_from(">I", data, position)
@@ -57,7 +57,7 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _png_bytes(header: bytes) -> int:
-    """Number of bytes of all rows, each with a filter byte in front."""
+    """Return the number of bytes of all rows, including one filter byte per row."""
     width, height, depth, color, _, _, interlaced = struct.unpack(">IIBBBBB", header)
     total = 0
     for left, top, dx, dy in ADAM7 if interlaced else ((0, 0, 1, 1),):

@@ -1,6 +1,6 @@
-"""Decode image files to uint8 RGB tensors, with torchcodec where it is installed, and with Pillow elsewhere.
+"""Decode image files to uint8 RGB tensors, with torchcodec if it is installed, otherwise with Pillow.
 
-Measured with torchcodec 0.17.0 and Pillow 13.0.0, on every kind of file used in the tests:
+Observed with torchcodec 0.17.0 and Pillow 13.0.0 on every kind of file used in the tests:
     torchcodec matches Pillow bit for bit on 8-bit JPEG (grey, CMYK, YCCK, progressive), PNG and WebP; both drop alpha.
     torchcodec rounds 16-bit PNG to 8 bits, so Pillow decodes these.
     torchcodec always applies the EXIF orientation. It decodes all frames of an animated WebP, but only one of an
@@ -30,14 +30,14 @@ except ModuleNotFoundError:
     decode_image = None
 except Exception as error:  # built for another version of torch, or a shared library is missing
     decode_image = None
-    logging.getLogger(__name__).warning("torchcodec cannot be imported, so Pillow decodes: %s", first_line(error))
+    logging.getLogger(__name__).warning("torchcodec cannot be imported; using Pillow instead: %s", first_line(error))
 
 # MPO, written by some phones, is a JPEG with additional images appended.
 TORCHCODEC_FORMATS = ("JPEG", "MPO", "PNG", "WEBP")
 
 
 def is_16_bit_png(image: Image.Image, channels: str = "") -> bool:
-    """Whether a PNG has 16 bits per sample, which Pillow would reduce to 8 in colour.
+    """Whether a PNG has 16 bits per sample, which Pillow would reduce to 8 for colour images.
 
     Args:
         channels: accept only images with these channels, such as "LA"; empty accepts all.
@@ -63,7 +63,7 @@ def decode_8_bits(
     try:
         pixels = decode_image(file.read(), mode="RGB")
         if pixels.shape != (3, *size):
-            raise ValueError(f"header says {size[0]} x {size[1]}, decoded {list(pixels.shape)}")
+            raise ValueError(f"decoded to {list(pixels.shape)}, but the header gives {size[0]} x {size[1]}")
         return pixels
     except Exception as error:
         # Pillow decodes some JPEG and WebP files that torchcodec cannot.
@@ -84,7 +84,7 @@ def decode_16_bit_png(file: BinaryIO, image: Image.Image, *, max_pixels: int) ->
     with pillow_limit(max_pixels):
         if channels == "I":
             return np.asarray(image).astype(np.uint16)[..., None]
-        if channels == "LA":  # decoded as if these were four bytes: high and low of grey, high and low of alpha
+        if channels == "LA":  # decode as four bytes: high and low byte of grey, high and low byte of alpha
             high_low = _reopened(file, "RGBA")[..., :2].astype(np.uint16)
             return high_low[..., :1] << 8 | high_low[..., 1:]
         # Pillow's big-endian mode keeps the first byte of each sample, its little-endian mode the second.
@@ -94,7 +94,7 @@ def decode_16_bit_png(file: BinaryIO, image: Image.Image, *, max_pixels: int) ->
 
 
 def displayed(pixels: Tensor, orientation: int) -> Tensor:
-    """Rotate stored pixels (3, H, W) as EXIF says."""
+    """Rotate and flip stored pixels (3, H, W) according to the EXIF orientation."""
     rotated = pixels.transpose(1, 2) if swaps_sides(orientation) else pixels
     return rotated.flip(FLIPS[orientation])
 
@@ -119,7 +119,7 @@ def _check_complete(file: BinaryIO, image: Image.Image) -> None:
 
 
 def _reopened(file: BinaryIO, raw_mode: str) -> np.ndarray:
-    """Decode a PNG, interpreting its rows as another of Pillow's raw modes."""
+    """Decode a PNG, interpreting its rows in a given raw mode of Pillow."""
     file.seek(0)
     image = Image.open(file, formats=("PNG",))
     (tile,) = image.tile

@@ -1,4 +1,4 @@
-"""Recognise files that are not supported images by their first bytes, and say what to do about them."""
+"""Recognise files that are not supported images by their first bytes, and explain what to do about them."""
 
 import re
 
@@ -11,16 +11,16 @@ RAW = (
 )
 CONVERT = "is {}, which is not supported: convert it to PNG or JPEG"
 MOVIE = "is a video ({}), not an image: extract its frames, for example with ffmpeg"
-LFS = "is a Git LFS pointer, not the image itself; run git lfs pull"
+LFS = "is a Git LFS pointer, not the image itself; run `git lfs pull`"
 ARCHIVE = "is {}, not an image; extract it"
 
 # (position, bytes at that position, what the file is and what to do).
 SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
     (0, b"version https://git-lfs", LFS),
     (0, b"version https://hawser", LFS),
-    (0, b"/annex/objects/", "is a git-annex pointer, not the image itself; run git annex get"),
-    (0, b"../.git/annex/objects/", "is a git-annex pointer, not the image itself; run git annex get"),
-    (0, b"\0\x05\x16\7", "is a macOS resource fork (a file named ._*, left by copying), not an image; delete it"),
+    (0, b"/annex/objects/", "is a git-annex pointer, not the image itself; run `git annex get`"),
+    (0, b"../.git/annex/objects/", "is a git-annex pointer, not the image itself; run `git annex get`"),
+    (0, b"\0\x05\x16\7", "is a macOS resource fork (a ._* file created when copying), not an image; delete it"),
     (0, b"\0\0\0\1Bud1", "is a macOS .DS_Store file, not an image; delete it"),
     (0, b"\0\0\0\x0cjP  \r\n\x87\n", CONVERT.format("JPEG 2000")),
     (0, b"\xff\x4f\xff\x51", CONVERT.format("JPEG 2000")),
@@ -59,7 +59,7 @@ SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
     (8, b"AVI ", MOVIE.format("AVI")),
     (0, b"\x1a\x45\xdf\xa3", MOVIE.format("Matroska or WebM")),
 )
-# Brands in the "ftyp" box of files based on ISO media; any other brand is a video.
+# Brands in the "ftyp" box of ISO media files; any other brand is a video.
 AVIF_BRANDS = {b"avif", b"avis"}
 HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"heif"}
 AVIF = "is AVIF, which the installed Pillow cannot read: upgrade Pillow (AVIF needs 11.3 or later), or convert it"
@@ -71,19 +71,19 @@ TEXTS: tuple[tuple[re.Pattern[bytes], str], ...] = (
         re.compile(rb"(?is).*<(!doctype html|html)[\s>]"),
         "is an HTML page, not an image: the server probably sent an error page; download the image again",
     ),
-    (re.compile(rb"(?s)<\?xml|<Error>"), "is XML text, not an image; it may be the error message of a server"),
+    (re.compile(rb"(?s)<\?xml|<Error>"), "is XML text, not an image; it may be a server's error message"),
     (re.compile(rb"[\[{]\s*[\"{\[]"), "is JSON text, not an image"),
 )
 
 
 def describe(start: bytes) -> str | None:
-    """Say what a file is and what to do, if its first bytes are those of a known, unsupported kind of file.
+    """Describe an unsupported file, and give advice; return None if its format is unknown.
 
     Args:
         start: the first `START` bytes of the file, or all of them if it is shorter.
     """
     if start and not start.strip(b"\0"):
-        return "is filled with zeros: a download, a copy or a disk failed; restore the file"
+        return "is filled with zeros, probably because a download, copy or disk failed; restore the file"
     for position, signature, description in SIGNATURES:
         if start.startswith(signature, position):
             return description
@@ -96,7 +96,7 @@ def describe(start: bytes) -> str | None:
 
 
 def _iso_media(start: bytes) -> str:
-    """Name an ISO media file by its brands: the major one, and then the compatible ones."""
+    """Identify an ISO media file by its major brand and its compatible brands."""
     end = min(int.from_bytes(start[:4], "big"), 256)
     brands = {start[at : at + 4] for at in (8, *range(16, end, 4))}
     if brands & AVIF_BRANDS:

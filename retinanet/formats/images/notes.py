@@ -1,7 +1,7 @@
-"""Findings about images that can be read but need a look: one finding per kind.
+"""Findings about images that can be read but should be looked at: one finding per kind.
 
-The value range of images with other than 8 bits, files of which only the first frame is used, and EXIF orientations
-that leave open whether boxes were drawn on the displayed or on the stored image.
+They cover the value range of images that are not 8-bit, files with several frames, and EXIF orientations that leave
+open whether boxes were drawn on the displayed or on the stored image.
 """
 
 from collections import Counter, defaultdict
@@ -16,20 +16,20 @@ from retinanet.formats.images.orientation import swaps_sides
 from retinanet.formats.images.reader import ImageHeader, OpenedImage, open_image
 from retinanet.formats.images.value_range import ValueRange, automatic_range, bounds
 
-MAX_DECODED = 64  # images of each type of samples that are decoded to find their value range
-SEVERAL_FRAMES = "{count} image(s) are animations or have several pages, of which only the first is used"
+MAX_DECODED = 64  # images per sample type that are decoded to find their value range
+SEVERAL_FRAMES = "{count} image(s) are animations or have several pages; only the first frame or page is used"
 AMBIGUOUS = (
-    "{count} image(s) are rotated by 180 degrees, mirrored, or rotated and square according to EXIF: their size does "
-    "not show whether the boxes were drawn on the displayed image (assumed) or on the stored pixels; look at some of "
-    "them with their boxes drawn"
+    "{count} image(s) are mirrored, rotated by 180 degrees, or square and rotated according to EXIF: their size does "
+    "not show whether the boxes were drawn on the displayed image (assumed) or on the stored pixels; draw the boxes "
+    "on some of them to check"
 )
 
 
 def orientation_is_ambiguous(header: ImageHeader, annotated_size: tuple[int, int]) -> bool:
-    """Whether an image is rotated or mirrored by EXIF in a way that its size does not reveal.
+    """Return whether EXIF rotates or mirrors an image in a way that its size does not reveal.
 
-    Its annotations then fit the image as displayed, which is how they are used, but would also fit the pixels as
-    stored: rotations by 180 degrees and mirrored images, and all orientations of a square image.
+    Its annotations then fit both the displayed image, for which they are used, and the stored pixels. This is the case
+    for mirrored images, rotations by 180 degrees, and all orientations of a square image.
 
     Args:
         annotated_size: height and width in the annotations.
@@ -54,12 +54,12 @@ class ImageNotes:
         self.value_range = value_range
         self.bands = bands
         self._counter = FindingCounter(where)
-        self._types: Counter[str] = Counter()  # images by type of samples
-        self._ranges: dict[str, Counter[tuple[float, float]]] = defaultdict(Counter)  # by type of samples
+        self._types: Counter[str] = Counter()  # images by sample type
+        self._ranges: dict[str, Counter[tuple[float, float]]] = defaultdict(Counter)  # by sample type
         self._bounds: dict[str, list[tuple[float, float]]] = defaultdict(list)
 
     def add(self, opened: OpenedImage, annotated_size: tuple[int, int]) -> None:
-        """Note one image. The first `MAX_DECODED` images with other than 8 bits are decoded.
+        """Examine one image. The first `MAX_DECODED` images that are not 8-bit are decoded.
 
         Raises:
             InputError: the image has to be decoded and is damaged, or lacks one of the bands.
@@ -78,11 +78,11 @@ class ImageNotes:
             self._bounds[dtype].append(bounds(samples) or chosen)
 
     def findings(self) -> tuple[Finding, ...]:
-        """All findings so far, at most one of each kind and type of samples."""
+        """Return all findings so far, at most one per kind and sample type."""
         return (*self.value_ranges(), *self._counter.findings())
 
     def value_ranges(self) -> tuple[Finding, ...]:
-        """For each type of samples, which values become black and white."""
+        """Report which values become black and white, for each sample type."""
         return tuple(self._describe(dtype, ranges) for dtype, ranges in sorted(self._ranges.items()))
 
     def _describe(self, dtype: str, ranges: Counter[tuple[float, float]]) -> Finding:
@@ -114,7 +114,7 @@ class ImageNotes:
 def sample_notes(
     data: Dataset, where: str, *, max_pixels: int, value_range: ValueRange, bands: Sequence[int] | None, max_images: int
 ) -> ImageNotes:
-    """Note at most `max_images` images, at equal distances in the dataset, except those that cannot be read."""
+    """Examine up to `max_images` images, evenly spaced in the dataset, and skip those that cannot be read."""
     notes = ImageNotes(where, value_range=value_range, bands=bands)
     for index in np.unique(np.linspace(0, len(data) - 1, min(max_images, len(data))).astype(int)).tolist():
         height, width = data.sizes[index].tolist()

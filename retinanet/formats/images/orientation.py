@@ -9,7 +9,7 @@ FLIPS: dict[int, tuple[int, ...]] = {1: (), 2: (2,), 3: (1, 2), 4: (1,), 5: (), 
 
 
 def swaps_sides(orientation: int) -> bool:
-    """Whether height and width are exchanged for display."""
+    """Return whether height and width are swapped for display."""
     return orientation >= 5
 
 
@@ -34,5 +34,5 @@ def exif_orientation(exif: bytes) -> int:
 
 
 def valid_orientation(value: object) -> int:
-    """The value of an orientation tag, or 1 (as stored) if it is not an orientation."""
+    """Return the value of an orientation tag, or 1 (as stored) if it is invalid."""
     return value if isinstance(value, int) and value in FLIPS else 1

@@ -22,7 +22,7 @@ from retinanet.formats.images.value_range import Samples, ValueRange, scale_to_u
 
 # Pillow supports more, but its EPS plugin runs Ghostscript, and every plugin is one more parser of untrusted data.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", *(["AVIF"] if features.check("avif") else []))
-TIFF_BYTES_PER_PIXEL = 8  # memory for the samples of a TIFF, for each pixel that `max_pixels` allows
+TIFF_BYTES_PER_PIXEL = 8  # memory for the samples of a TIFF, per pixel of `max_pixels`
 
 
 class ImageHeader(NamedTuple):
@@ -59,7 +59,7 @@ def read_image(
     Args:
         max_pixels: images with more pixels are rejected based on the header, before memory is allocated.
         apply_orientation: False keeps the pixels as stored, for boxes annotated without applying EXIF.
-        value_range: values that become 0 and 255, for images with other than 8 bits; "auto" chooses per image.
+        value_range: values that become 0 and 255, for images that are not 8-bit; "auto" chooses them per image.
         bands: one or three bands to use, counted from 1. None uses the first three, or the only one.
 
     Raises:
@@ -74,7 +74,7 @@ class OpenedImage(NamedTuple):
 
     path: str | PathLike[str]
     file: BinaryIO
-    image: Image.Image | None  # None: a TIFF that Pillow cannot read, and `tiff` can
+    image: Image.Image | None  # None: a TIFF that only `tiff` can read
     tiff: Tiff | None
     header: ImageHeader
     max_pixels: int
@@ -86,7 +86,7 @@ class OpenedImage(NamedTuple):
         value_range: ValueRange = "auto",
         bands: Sequence[int] | None = None,
     ) -> Tensor:
-        """Like `read_image`, but keep the decoder's strides, usually with interleaved channels.
+        """Decode like `read_image`, but keep the decoder's strides, usually with interleaved channels.
 
         Raises:
             InputError: the file is damaged, or lacks one of the bands.
@@ -108,7 +108,7 @@ class OpenedImage(NamedTuple):
             return displayed(pixels, orientation) if apply_orientation else pixels
 
     def samples(self, bands: Sequence[int] | None = None) -> Samples | None:
-        """Decode, as stored, what `data.value_range` scales; None if the image has 8 bits, which are not scaled.
+        """Decode the stored samples that `data.value_range` scales; None for 8-bit images, which are not scaled.
 
         Raises:
             InputError: the file is damaged, or lacks one of the bands.
@@ -119,7 +119,7 @@ class OpenedImage(NamedTuple):
             return self._samples(bands)
 
     def has_more_frames(self) -> bool:
-        """Whether the file is an animation or has several pages, of which only the first is used."""
+        """Return whether the file is an animation or has several pages; only the first is used."""
         if self.tiff is not None:
             return has_more_pages(self.file)
         with suppress(Exception), pillow_limit(self.max_pixels):
@@ -127,7 +127,7 @@ class OpenedImage(NamedTuple):
         return False
 
     def _samples(self, bands: Sequence[int] | None) -> Samples | None:
-        """Decode to samples of any type; None if the whole image is better decoded to 8 bits at once."""
+        """Decode to samples of any type; None if the image should be decoded directly to 8 bits."""
         tiff, header = self.tiff, self.header
         self._check_bands(bands)
         if tiff is not None and tiff.dtype is not None and (self.image is None or bands or header.dtype != "uint8"):
@@ -135,8 +135,8 @@ class OpenedImage(NamedTuple):
             memory = tiff.memory(len(chosen))
             if memory > TIFF_BYTES_PER_PIXEL * self.max_pixels:
                 raise InputError(
-                    f"{self.path}: {tiff.layout} need {memory} bytes, expected at most {TIFF_BYTES_PER_PIXEL} for each "
-                    f"of data.max_pixels; save fewer bands, shrink the image, or set data.max_pixels to at least "
+                    f"{self.path}: {tiff.layout} need {memory} bytes, expected at most {TIFF_BYTES_PER_PIXEL} per "
+                    "pixel of data.max_pixels; save fewer bands, shrink the image, or set data.max_pixels to at least "
                     f"{-(-memory // TIFF_BYTES_PER_PIXEL)}"
                 )
             return read_samples(self.file, tiff, chosen)
@@ -148,11 +148,11 @@ class OpenedImage(NamedTuple):
     def _check_bands(self, bands: Sequence[int] | None) -> None:
         found = self.header.bands
         if bands is None and found > 4:
-            raise InputError(f"{self.path}: has {found} bands, expected 1, 3 or 4; choose three with data.bands")
+            raise InputError(f"{self.path}: has {found} bands, expected 1, 3 or 4; select three with data.bands")
         if bands is not None and max(bands) > found:
             raise InputError(
-                f"{self.path}: has {found} band(s) besides alpha, data.bands asks for band {max(bands)}; choose bands "
-                "that every image has"
+                f"{self.path}: has {found} band(s) besides alpha, but data.bands selects band {max(bands)}; select "
+                "bands that all images have"
             )
 
     @contextmanager
@@ -168,7 +168,7 @@ class OpenedImage(NamedTuple):
             # torchcodec puts the C++ function and line before the reason.
             reason = re.sub(r"^\w+, \S+:\d+, ", "", str(error)) or type(error).__name__
             raise InputError(
-                f"{self.path}: damaged or truncated {self.header.format} ({reason}), expected one that decodes "
+                f"{self.path}: damaged or truncated {self.header.format} ({reason}), expected a file that decodes "
                 "completely; download the file again or remove it from the dataset"
             ) from error
 
@@ -182,7 +182,7 @@ def open_image(path: str | PathLike[str], *, max_pixels: int) -> Iterator[Opened
     """
     try:
         file = open(path, "rb")
-    except OSError as error:  # missing file, directory, or no permission
+    except OSError as error:  # missing file, folder, or no permission
         raise _cannot_be_read(path, error) from None
     with file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about broken metadata
@@ -200,14 +200,14 @@ def open_image(path: str | PathLike[str], *, max_pixels: int) -> Iterator[Opened
             image = _open_with_pillow(file, max_pixels, tiff)
             if tiff and tiff.dtype is None and image is None:
                 raise InputError(
-                    f"{path}: is a TIFF of {tiff.layout}, which is not supported: save it with deflate compression, "
+                    f"{path}: is a TIFF with {tiff.layout}, which is not supported: save it with deflate compression, "
                     "for example with gdal_translate -co COMPRESS=DEFLATE"
                 )
             header = _header(image, tiff)
         except Image.DecompressionBombError as error:
             pixels = re.search(r"\d+", str(error))
             raise InputError(
-                f"{path}: is {pixels[0] if pixels else 'too many'} pixels, expected at most {max_pixels}; shrink the "
+                f"{path}: has {pixels[0] if pixels else 'too many'} pixels, expected at most {max_pixels}; shrink the "
                 "image or raise data.max_pixels"
             ) from None
         except InputError:
@@ -222,14 +222,14 @@ def open_image(path: str | PathLike[str], *, max_pixels: int) -> Iterator[Opened
             ) from error
         if header.height * header.width > max_pixels:
             raise InputError(
-                f"{path}: {header.width} x {header.height} is {header.height * header.width} pixels, expected at most "
-                f"{max_pixels}; shrink the image or raise data.max_pixels"
+                f"{path}: has {header.height * header.width} pixels ({header.width} x {header.height}), expected "
+                f"at most {max_pixels}; shrink the image or raise data.max_pixels"
             )
         yield OpenedImage(path, file, image, tiff, header, max_pixels)
 
 
 def _open_with_pillow(file: BinaryIO, max_pixels: int, tiff: Tiff | None) -> Image.Image | None:
-    """Open the image; None for a TIFF whose samples only `tiff.py` reads correctly."""
+    """Open the image; return None for a TIFF whose samples only `tiff.py` reads correctly."""
     if tiff is not None and (tiff.bands > 4 or tiff.dtype not in (None, np.uint8)):
         return None
     try:

@@ -1,8 +1,9 @@
-"""Read TIFF samples that Pillow does not: more than four bands, and colours of 16 bits or floating point.
+"""Read TIFF samples that Pillow cannot: more than four bands, and 16-bit or floating-point colour.
 
-Pillow (libtiff) still decompresses each strip or tile, described to it as a grey image of bytes; here, bytes become
-samples. Supported are chunky and planar layouts, strips and tiles, classic TIFF and BigTIFF, 8 to 64 bits, integers
-and floating point, and the usual predictors. JPEG compression, palettes, CMYK and YCbCr are left to Pillow.
+Pillow (libtiff) still decompresses each strip or tile, presented to it as a grey 8-bit image; this module converts the
+bytes to samples. It supports chunky and planar layouts, strips and tiles, classic TIFF and BigTIFF, integers and
+floating-point numbers of 8 to 64 bits, and the usual predictors. JPEG compression, palettes, CMYK and YCbCr are left
+to Pillow.
 """
 
 import io
@@ -21,18 +22,18 @@ from retinanet.formats.images.value_range import Samples
 
 PREFIXES = (b"II*\0", b"MM\0*", b"II+\0")  # Pillow reads the tags of BigTIFF only if they are little-endian
 COMPRESSIONS = {1: "none", 5: "LZW", 8: "deflate", 32773: "PackBits", 32946: "deflate", 34925: "LZMA", 50000: "zstd"}
-RAW_PHOTOMETRICS = (32803, 34892)  # colour filter array, linear raw
+RAW_PHOTOMETRICS = (32803, 34892)  # colour filter array and linear raw
 DNG_VERSION, SUB_IFDS, NEW_SUBFILE_TYPE = 50706, 330, 254
 REDUCED_OR_MASK = 1 | 4  # bits of NEW_SUBFILE_TYPE: a preview or overview, or a transparency mask
-MAX_PAGES = 64  # pages to look at for one that is not an overview
+MAX_PAGES = 64  # pages searched for one that is not an overview
 
-# Compressed data may decode to this many times the bytes of the image: more than the padding of tiles needs.
+# Decoded strips and tiles may take this many times the bytes of the image, which is more than tile padding needs.
 MAX_EXPANSION = 16
-SMALL = 1 << 24  # bytes to which the limit does not apply: tiles are large compared with a small image
+SMALL = 1 << 24  # bytes exempt from this limit: tiles can be large compared with a small image
 
 
 class Tiff(NamedTuple):
-    """The first image of a TIFF file: its layout, and where its strips or tiles are."""
+    """The first image of a TIFF file: its layout and the positions of its strips or tiles."""
 
     height: int  # as stored
     width: int
@@ -48,7 +49,7 @@ class Tiff(NamedTuple):
     offsets: tuple[int, ...]
     byte_counts: tuple[int, ...]
     nodata: float | None
-    is_raw: bool  # a camera's RAW file, with a preview in place of the image
+    is_raw: bool  # a camera's RAW file with a preview instead of the image
 
     @property
     def layout(self) -> str:
@@ -58,7 +59,7 @@ class Tiff(NamedTuple):
         return f"{self.bands} band(s) of {samples}, photometric {self.photometric}, compression {compression}"
 
     def memory(self, num_bands: int) -> int:
-        """Bytes that decoding some of the bands needs, besides the result: samples, and a strip or tile twice."""
+        """Return the bytes needed to decode some bands, besides the result: samples, and two strips or tiles."""
         assert self.dtype is not None
         return self.dtype.itemsize * (self.height * self.width * num_bands + 2 * self._block_samples())
 
@@ -70,20 +71,20 @@ def read_tiff(file: BinaryIO) -> Tiff:
     """Read the tags of the first image.
 
     Raises:
-        ValueError: a tag is missing or makes no sense.
+        ValueError: a tag is missing or invalid.
     """
     try:
         tags = _directory(file)
         return _parse(tags)
     except ValueError:
         raise
-    except Exception as error:  # Pillow's tags have any type and number of values
+    except Exception as error:  # Pillow does not check the type and number of a tag's values
         raise ValueError(f"damaged TIFF tags ({type(error).__name__}: {error})") from None
 
 
 def has_more_pages(file: BinaryIO) -> bool:
-    """Whether another image follows the first, not counting its overviews and masks."""
-    with suppress(Exception):  # the first image can be read nevertheless
+    """Return whether another image follows the first, not counting overviews and masks."""
+    with suppress(Exception):  # the first image can still be read
         tags = _directory(file)
         for _ in range(MAX_PAGES):
             if not tags.next:
@@ -148,11 +149,11 @@ def _parse(tags: ImageFileDirectory_v2) -> Tiff:
 
     width, height = one(256, 0), one(257, 0)
     if width < 1 or height < 1:
-        raise ValueError(f"its tags say {width} x {height} pixels")
+        raise ValueError(f"its tags give a size of {width} x {height} pixels")
     is_tiled = 324 in tags
     block = (one(323, 0), one(322, 0)) if is_tiled else (min(one(278, height), height), width)
     if min(block) < 1:
-        raise ValueError(f"its tags say strips or tiles of {block[1]} x {block[0]} pixels")
+        raise ValueError(f"its tags give strips or tiles of {block[1]} x {block[0]} pixels")
     bits = many(258, (1,))
     return Tiff(
         height=height,
@@ -178,7 +179,7 @@ def _parse(tags: ImageFileDirectory_v2) -> Tiff:
 def _dtype(
     photometric: int, compression: int, fill_order: int, bits: tuple[int, ...], formats: tuple[int, ...], prefix: bytes
 ) -> np.dtype | None:
-    """The type of one sample in the file; None for those that only Pillow may be able to read."""
+    """Return the type of a sample in the file; None for types that only Pillow may be able to read."""
     kind = {1: "u", 2: "i", 3: "f", 4: "u"}.get(formats[0])
     if kind is None or len(set(bits)) > 1 or len(set(formats)) > 1 or bits[0] not in (8, 12, 16, 32, 64):
         return None
@@ -212,13 +213,13 @@ def _block(file: BinaryIO, tiff: Tiff, number: int, *, rows: int) -> np.ndarray:
             raise ValueError("image file is truncated")
         data = data.reshape(rows, row_bytes)
     else:
-        longest = 2 * tiff.block[0] * row_bytes + 4096  # no compression makes more of it
+        longest = 2 * tiff.block[0] * row_bytes + 4096  # compression never exceeds this
         data = file.read(min(tiff.byte_counts[number], longest))
         data = _decompress(data, tiff.compression, rows, row_bytes)
     if tiff.bits == 12:
         return _unpack_12_bits(data)[:, : width * in_block].reshape(rows, width, in_block)
     if tiff.predictor == 3 and tiff.dtype.kind == "f":
-        # Differences of bytes; the most significant bytes of a row come first, whatever the byte order of the file.
+        # Byte differences; the most significant bytes of a row come first in either byte order.
         planes = data.reshape(rows, -1, in_block).cumsum(axis=1, dtype=np.uint8).reshape(rows, tiff.dtype.itemsize, -1)
         values = np.ascontiguousarray(planes.transpose(0, 2, 1)).view(tiff.dtype.newbyteorder(">"))
         return values.reshape(rows, width, in_block)
@@ -233,7 +234,7 @@ def _block(file: BinaryIO, tiff: Tiff, number: int, *, rows: int) -> np.ndarray:
 
 
 def _unpack_12_bits(data: np.ndarray) -> np.ndarray:
-    """Unpack rows of bytes, of which three hold two samples, to uint16."""
+    """Unpack rows with two samples in every three bytes to uint16."""
     padded = np.pad(data, [(0, 0), (0, -data.shape[1] % 3)]).astype(np.uint16)
     first, middle, last = padded[:, 0::3], padded[:, 1::3], padded[:, 2::3]
     return np.stack([first << 4 | middle >> 4, (middle & 15) << 8 | last], axis=2).reshape(len(data), -1)

@@ -1,13 +1,14 @@
-"""Scale images of more than 8 bits, signed or floating-point samples to 0..255 (`data.value_range`).
+"""Scale images with more than 8 bits, or with signed or floating-point samples, to 0..255 (`data.value_range`).
 
-`auto` chooses the range of each image from its own samples, so that the result is the same in training, evaluation and
-prediction, and does not depend on other images. The range starts at 0 and ends at the smallest of 255, 1023, 4095,
-16383 and 65535 (8, 10, 12, 14 and 16 bits) that holds the maximum, or at 1 if a floating-point image has no larger
-value. It thus takes one of a few values, and most images of a sensor get the same one; `notes.py` reports where
-they do not. An image with negative values, or with values beyond 65535, is scaled from its minimum to its maximum.
+`auto` chooses the range of each image from its own samples. The result is therefore the same in training, evaluation
+and prediction, and independent of other images. The range starts at 0 and ends at the smallest of 255, 1023, 4095,
+16383 and 65535 (8, 10, 12, 14 and 16 bits) that is not less than the maximum, or at 1 for a floating-point image
+without
+larger values. Only a few ranges are thus possible, and most images of one sensor get the same one; `notes.py` reports
+where they do not. An image with negative values, or with values above 65535, is scaled from its minimum to its maximum.
 
 The TIFF tag MaxSampleValue and the PNG chunk sBIT are ignored: the former is a statistic that, according to the
-specification, must not affect the display, and the latter says how many of the bits, already scaled to 16, are exact.
+specification, must not affect the display, and the latter is the number of exact bits in samples already scaled to 16.
 """
 
 from collections.abc import Iterator
@@ -18,20 +19,20 @@ import numpy as np
 from retinanet.config.data import ValueRange
 
 FULL_RANGES = (255, 1023, 4095, 16383, 65535)
-BLOCK_BYTES = 1 << 22  # samples to convert at a time, so that temporary arrays stay small
+BLOCK_BYTES = 1 << 22  # converted at a time, to keep temporary arrays small
 
 
 class Samples(NamedTuple):
-    """Decoded samples that are not yet scaled."""
+    """Decoded samples before scaling."""
 
     values: np.ndarray  # (H, W, N), N = 1 or 3, of any integer or floating-point type
     bits: int  # significant bits of integers, if fewer than the type has
     zero_is_white: bool = False
-    nodata: float | None = None  # value of pixels without data, which are shown black
+    nodata: float | None = None  # value of pixels without data, which become black
 
 
 def automatic_range(samples: Samples) -> tuple[float, float]:
-    """Choose the values that become black and white, as described at the top of this file."""
+    """Choose the values that become black and white, as described in the module docstring."""
     values = samples.values
     is_float = values.dtype.kind == "f"
     if not is_float and samples.bits < 8 * values.dtype.itemsize:
@@ -46,7 +47,7 @@ def automatic_range(samples: Samples) -> tuple[float, float]:
 
 
 def bounds(samples: Samples) -> tuple[float, float] | None:
-    """Minimum and maximum of the samples, without infinite values and those without data; None if none are left."""
+    """Return the minimum and maximum of the finite samples with data; None if there are none."""
     parts = [(part.min(), part.max()) for part in _blocks_with_data(samples) if part.size]
     if not parts:
         return None
@@ -54,15 +55,15 @@ def bounds(samples: Samples) -> tuple[float, float] | None:
 
 
 def scale_to_uint8(samples: Samples, value_range: ValueRange) -> np.ndarray:
-    """Scale samples linearly to uint8 of the same shape: `low` and less become 0, `high` and more become 255.
+    """Scale samples linearly to uint8 of the same shape: the range's lower end becomes 0, its upper end 255.
 
-    Values that are not a number, and those without data, become 0. Unsigned 8-bit samples are not scaled.
+    Values outside the range are clipped. NaN and pixels without data become 0. Unsigned 8-bit samples are not scaled.
     """
     if samples.values.dtype == np.uint8:
         return 255 - samples.values if samples.zero_is_white else samples.values
     low, high = automatic_range(samples) if value_range == "auto" else value_range
     values = samples.values
-    if values.dtype == np.uint16:  # a table is faster, and gives the same numbers
+    if values.dtype == np.uint16:  # a lookup table is faster and gives the same result
         everything = samples._replace(values=np.arange(1 << 16, dtype=np.int64).reshape(-1, 1))
         return _scaled(everything, low, high).ravel()[values]
     return _scaled(samples, low, high)

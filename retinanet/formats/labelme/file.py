@@ -1,4 +1,4 @@
-"""Parse one labelme file: the image that it describes, and the box around each closed shape."""
+"""Parse one labelme file: its image, and the box around each closed shape."""
 
 import errno
 import json
@@ -13,10 +13,10 @@ from retinanet.formats.numbers import MAX_NUMBER, is_number
 from retinanet.formats.short_repr import short
 from retinanet.formats.text_files.content import read_limited
 
-MAX_BYTES = 1 << 28  # of one file, with the embedded image
-MAX_PARSED = 1 << 23  # bytes without the embedded image; parsed, a hostile file takes up to 45 bytes for each
+MAX_BYTES = 1 << 28  # of one file, including the embedded image
+MAX_PARSED = 1 << 23  # bytes without the embedded image; parsing a hostile file takes up to 45 times as much memory
 WITHOUT_AREA = ("point", "points", "line", "linestrip")
-MIN_POINTS = {"rectangle": 2, "circle": 2, "mask": 2}  # of other shapes: 3
+MIN_POINTS = {"rectangle": 2, "circle": 2, "mask": 2}  # all other shapes: 3
 
 
 class Shape(NamedTuple):
@@ -28,20 +28,20 @@ class Shape(NamedTuple):
 
 
 class LabelmeFile(NamedTuple):
-    """What a labelme file says; the size is (0, 0) where the file does not give it."""
+    """The content of a labelme file; the size is (0, 0) if the file does not state it."""
 
     image_path: str
     size: tuple[int, int]  # height, width
     shapes: list[Shape]
-    num_without_area: int  # points and lines, which are no objects
+    num_without_area: int  # points and lines, which are not objects
 
 
 class OtherFile(NamedTuple):
-    """A JSON file that is not labelme's."""
+    """A JSON file that was not written by labelme."""
 
 
 def read_labelme_file(file: Path, where: str, errors: FindingCounter) -> LabelmeFile | OtherFile | None:
-    """Read a file, and add what is wrong with it to `errors`. Returns None if the file cannot be used.
+    """Read a file and record its problems in `errors`; return None if the file cannot be used.
 
     Args:
         where: the name of the file in messages.
@@ -86,7 +86,7 @@ def read_labelme_file(file: Path, where: str, errors: FindingCounter) -> Labelme
 
 
 class _Fields(msgspec.Struct):
-    """The fields that are used, not yet parsed; empty if they are missing."""
+    """The fields that are used, before parsing; missing ones are empty."""
 
     shapes: msgspec.Raw = msgspec.Raw()
     imagePath: msgspec.Raw = msgspec.Raw()
@@ -95,7 +95,7 @@ class _Fields(msgspec.Struct):
 
 
 def _parse(content: bytes) -> Any:
-    """Parse a file; of a large one, only the fields that are used, to bound the memory.
+    """Parse a file; if it is large, parse only the fields that are used, to limit memory use.
 
     Raises:
         ValueError, RecursionError: the content is not JSON.
@@ -128,7 +128,7 @@ def _shape(shape: dict[str, Any], number: int, place: str, errors: FindingCounte
 
 
 def _size(document: dict[str, Any]) -> tuple[int, int]:
-    """Height and width; 0 if they are missing or unusable, so that they are read from the image."""
+    """Return height and width; 0 if they are missing or unusable, in which case they are read from the image."""
     size = document.get("imageHeight"), document.get("imageWidth")
     return size if all(type(side) is int and 0 < side < MAX_NUMBER for side in size) else (0, 0)
 
@@ -138,7 +138,7 @@ def _is_point(value: Any) -> bool:
 
 
 def _corners(kind: str, points: list[list[float]]) -> tuple[float, float, float, float]:
-    """Corners of the smallest box around a shape."""
+    """Return the corners of the smallest box around a shape."""
     if kind == "circle":  # the centre and a point on the circle
         (x, y), (edge_x, edge_y) = points[:2]
         radius = math.hypot(edge_x - x, edge_y - y)

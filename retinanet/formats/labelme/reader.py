@@ -1,8 +1,8 @@
-"""labelme annotations: one JSON file per image.
+"""Read labelme annotations: one JSON file per image.
 
-Every closed shape becomes its bounding box. `imageData`, an embedded copy of the image, `flags` and `group_id` are
-ignored. labelme writes no file for an image that nobody has labelled, so images without a JSON file are left out; an
-image without objects has a file without shapes.
+Every closed shape becomes its bounding box. `imageData`, an embedded copy of the image, is ignored, and so are `flags`
+and `group_id`. labelme writes no file for an unlabelled image, so images without a JSON file are skipped. An image
+without objects has a file without shapes.
 """
 
 import os
@@ -14,7 +14,7 @@ import numpy as np
 from retinanet.config import DataSource
 from retinanet.errors import InputError
 from retinanet.formats.annotations import Annotations
-from retinanet.formats.corners import to_sides
+from retinanet.formats.corners import to_xywh
 from retinanet.formats.findings import Finding, FindingCounter
 from retinanet.formats.image_paths.listing import is_image_name, path_inside
 from retinanet.formats.labelme.file import LabelmeFile, OtherFile, read_labelme_file
@@ -22,14 +22,14 @@ from retinanet.formats.short_repr import short
 from retinanet.formats.text_files.lines import read_names
 
 LABEL_FILE = "labels.txt"
-PLACEHOLDERS = ("__ignore__", "_background_")  # the first lines of the file for labelme's exporters
+PLACEHOLDERS = ("__ignore__", "_background_")  # the first lines of labels.txt for labelme's exporters
 WINDOWS_DRIVE = re.compile(r"[A-Za-z]:")
 
 
 def read_labelme(source: DataSource) -> Annotations:
-    """Read a folder of labelme files and its subfolders, or only the subfolder that `source.split` names.
+    """Read a folder of labelme files and its subfolders, or only the subfolder of `source.split`.
 
-    Classes are ordered as in `labels.txt` if there is one, or else by name. Images are ordered by the paths of their
+    Classes are ordered as in `labels.txt` if it exists, otherwise by name. Images are ordered by the paths of their
     JSON files.
 
     Raises:
@@ -60,7 +60,7 @@ def read_labelme(source: DataSource) -> Annotations:
         image_ids=None,
         sizes=np.array(content.sizes, dtype=np.int64).reshape(-1, 2),
         image_index=np.array(content.image_index, dtype=np.int64),
-        boxes_xywh=to_sides(corners),
+        boxes_xywh=to_xywh(corners),
         areas=np.full(len(corners), np.nan),
         category_index=np.array([index_of[label] for label in content.box_labels], dtype=np.int64),
         is_crowd=np.zeros(len(corners), dtype=bool),
@@ -73,7 +73,7 @@ def read_labelme(source: DataSource) -> Annotations:
 
 
 class _Content:
-    """What the files say so far."""
+    """The content of the files read so far."""
 
     def __init__(self, source: DataSource, root: Path, place: Path):
         self.image_folder = source.images or str(root)
@@ -81,9 +81,9 @@ class _Content:
         self._place = place
         self._other_files = self._shapes_without_area = 0
         self.errors = FindingCounter(str(place))
-        self.names: dict[str, str] = {}  # the file of each image
+        self.names: dict[str, str] = {}  # by image: its JSON file
         self.sizes: list[tuple[int, int]] = []
-        self.labels: dict[str, str] = {}  # the first file of each label
+        self.labels: dict[str, str] = {}  # by label: the first file that uses it
         self.image_index: list[int] = []
         self.corners: list[tuple[float, float, float, float]] = []
         self.box_labels: list[str] = []
@@ -107,7 +107,7 @@ class _Content:
             self.errors.add("error", "image_outside", message, f"{where} ({short(read.image_path)})")
             return
         if name in self.names:
-            message = "{count} file(s) describe the image of another file; remove one of them"
+            message = "{count} file(s) describe the same image as another file; remove one of them"
             found = f"{where} ({short(name)}, also in {self.names[name]})"
             self.errors.add("error", "image_twice", message, found)
             return
@@ -122,19 +122,19 @@ class _Content:
         self._shapes_without_area += read.num_without_area
 
     def _image_name(self, file: Path, image: str) -> str | None:
-        """Path of an image relative to the folder of the images; None if it is outside."""
+        """Return the path of an image relative to the image folder; None if it is outside."""
         image = image.replace("\\", "/")
         if not WINDOWS_DRIVE.match(image):
             for base in (self.image_folder, str(self._place)) if self._images_are_elsewhere else (self.image_folder,):
                 inside = path_inside(file.parent / image, base)
                 if inside not in (None, "."):
                     return inside
-        # The config names the folder of the images: the paths in the files may be those of another machine.
+        # The config sets the image folder: the paths in the files may be from another machine.
         name = image.rpartition("/")[2]
         return name if self._images_are_elsewhere and name not in ("", ".", "..") else None
 
     def findings(self) -> tuple[Finding, ...]:
-        """What was left out, one warning per kind."""
+        """Report skipped files and shapes, one warning per kind."""
         seen = {os.path.normpath(os.path.join(self.image_folder, name)) for name in self.names}
         folders = [folder for folder in {os.path.dirname(path) for path in seen} if os.path.isdir(folder)]
         files = {os.path.join(folder, name) for folder in folders for name in os.listdir(folder)}
@@ -143,14 +143,13 @@ class _Content:
             (
                 unlabelled,
                 "images_without_annotation",
-                "image(s) without a JSON file left out: they are unlabelled; save those without objects in labelme, "
-                "too",
+                "image(s) without a JSON file skipped: they are unlabelled; save images without objects in labelme too",
             ),
-            (self._shapes_without_area, "shapes_without_area", "point(s) and line(s) left out: they have no area"),
+            (self._shapes_without_area, "shapes_without_area", "point(s) and line(s) skipped: they have no area"),
             (
                 self._other_files,
                 "other_files",
-                "JSON file(s) without imagePath and shapes left out: they are not labelme's",
+                "JSON file(s) without imagePath and shapes skipped: they are not labelme files",
             ),
         )
         return tuple(
@@ -159,7 +158,7 @@ class _Content:
 
 
 def _read_labels(*folders: Path) -> list[str] | None:
-    """The classes in `labels.txt`, in order, from the first folder that has it; None without it."""
+    """Read the classes in `labels.txt`, in order, from the first folder that has it; None if none has."""
     for file in (folder / LABEL_FILE for folder in folders):
         if file.is_file():
             return [name for name in read_names(file) if name not in PLACEHOLDERS]

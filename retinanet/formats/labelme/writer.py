@@ -4,7 +4,7 @@ import json
 import os
 from pathlib import Path
 
-from retinanet.formats.corners import side_losses, to_corners
+from retinanet.formats.corners import size_losses, to_corners
 from retinanet.formats.dataset import Dataset
 from retinanet.formats.labelme.reader import LABEL_FILE
 from retinanet.formats.writing import (
@@ -18,16 +18,16 @@ from retinanet.formats.writing import (
     write_new_files,
 )
 
-VERSION = "5.5.0"  # of labelme, whose format is written
+VERSION = "5.5.0"  # labelme version whose format is written
 
 
 def write_labelme(dataset: Dataset, folder: Path, *, split: str) -> Losses:
     """Write `SPLIT/NAME.json` for each image, and `SPLIT/labels.txt` with the order of the classes.
 
-    An image belongs beside its JSON file.
+    Each image belongs beside its JSON file.
 
     Returns:
-        What the format cannot express, with counts.
+        Counts of the information that the format cannot express.
 
     Raises:
         InputError: two images would share a file, or a file exists or cannot be written.
@@ -64,10 +64,10 @@ def write_labelme(dataset: Dataset, folder: Path, *, split: str) -> Losses:
     return occurring(
         {
             "crowd regions are not written": int(dataset.is_crowd.sum()),
-            "images listed several times are joined": len(names) - len(rows_of),
-            "images are read in the order of their names": sum(map(str.__ne__, rows_of, sorted(rows_of))),
+            "images listed several times are merged": len(names) - len(rows_of),
+            "images are read back in the order of their names": sum(map(str.__ne__, rows_of, sorted(rows_of))),
         }
-        | side_losses(dataset)
+        | size_losses(dataset)
         | image_id_losses(dataset)
         | category_id_losses(dataset)
         | area_losses(dataset)

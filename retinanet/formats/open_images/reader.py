@@ -1,7 +1,7 @@
-"""Open Images annotations: a CSV file of boxes per split, with coordinates in fractions of the image.
+"""Read Open Images annotations: one CSV file of boxes per split, with coordinates as fractions of the image.
 
-Rows with a confidence of 0 say that a class is absent: their image is read, without a box. Files of image-level labels
-are not read, so images that have no row in the box file are not part of the dataset. Boxes around groups of objects
+A row with a confidence of 0 states that a class is absent: its image is included, without a box. Files of image-level
+labels are not read, so images without a row in the box file are not part of the dataset. Boxes around groups of objects
 become crowd regions.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 from retinanet.config import DataSource
 from retinanet.errors import InputError
 from retinanet.formats.annotations import Annotations
-from retinanet.formats.corners import to_sides
+from retinanet.formats.corners import to_xywh
 from retinanet.formats.findings import FindingCounter
 from retinanet.formats.image_paths.folder import find_image_folder
 from retinanet.formats.image_paths.listing import image_files
@@ -31,17 +31,17 @@ HEADER = (
 ).split(",")
 EDGES = ("XMin", "YMin", "XMax", "YMax")
 REQUIRED = ("ImageID", "LabelName", *EDGES)
-OUTSIDE_TOLERANCE = 0.1  # how far a box may exceed the image, as a fraction of it
+OUTSIDE_TOLERANCE = 0.1  # how far a box may extend beyond the image, as a fraction of it
 
 
 def read_open_images(source: DataSource, part: str) -> Annotations:
-    """Read a file of boxes.
+    """Read an Open Images box file.
 
-    Classes are those of `class-descriptions-boxable.csv` beside the file, in its order. Without it, they are the label
-    names themselves, sorted.
+    Classes are those in `class-descriptions-boxable.csv` beside the file, in the same order. Without that file, they
+    are the label names themselves, sorted.
 
     Args:
-        part: "train" or "val", the part of the config that names the source.
+        part: "train" or "val", the config section of the source.
 
     Raises:
         InputError: the file is missing or malformed; the message lists all errors with their lines.
@@ -82,7 +82,7 @@ def read_open_images(source: DataSource, part: str) -> Annotations:
         image_ids=None,
         sizes=np.zeros((len(image_ids), 2), dtype=np.int64),
         image_index=np.array(content.image_index, dtype=np.int64),
-        boxes_xywh=to_sides(corners),
+        boxes_xywh=to_xywh(corners),
         areas=np.full(len(corners), np.nan),
         category_index=category_of[np.array(content.label_index, dtype=np.int64)],
         is_crowd=np.array(content.is_group, dtype=bool),
@@ -95,7 +95,7 @@ def read_open_images(source: DataSource, part: str) -> Annotations:
 
 
 class _Content:
-    """What the rows say, in compact arrays: the training set of Open Images has 14 million."""
+    """The content of the rows, in compact arrays: the training set of Open Images has 14 million rows."""
 
     def __init__(self, columns: dict[str, int], findings: FindingCounter):
         self._columns = columns
@@ -123,7 +123,7 @@ class _Content:
             return
         number = self.image_numbers.setdefault(image, len(self.image_numbers))
         if self._flag(fields, self._confidence) == 0:
-            return  # somebody has verified that the class is absent
+            return  # the class is verified to be absent
         corners = [to_number(fields[columns[name]]) for name in EDGES]
         for name, value in zip(EDGES, corners, strict=True):
             if value is None or not -OUTSIDE_TOLERANCE <= value <= 1 + OUTSIDE_TOLERANCE:
@@ -144,12 +144,12 @@ class _Content:
 
 
 def _split_of(file: str) -> str | None:
-    """The split in a file name such as `oidv6-train-annotations-bbox.csv`."""
+    """Return the split in a file name such as `oidv6-train-annotations-bbox.csv`."""
     return next((name for name in SPLIT_NAMES if f"-{Path(file).name}".endswith(f"-{BOX_FILE.format(name)}")), None)
 
 
 def _read_classes(folder: Path) -> dict[str, str] | None:
-    """Class names by label name, from the class descriptions; None without them.
+    """Read class names by label name from the class descriptions; return None if there is no such file.
 
     Raises:
         InputError: the file is malformed.
@@ -182,6 +182,6 @@ def _likely_names(image_ids: Sequence[str]) -> list[str]:
 
 
 def _file_names(folder: str, image_ids: Sequence[str]) -> tuple[str, ...]:
-    """File name of each image: that of an image named by its id or, as in Open Images itself, the id and .jpg."""
+    """Return the file name of each image: the existing file whose stem is its id, otherwise the id with .jpg."""
     by_stem = {os.path.splitext(name)[0]: name for name in image_files(Path(folder))}
     return tuple(by_stem.get(image_id, f"{image_id}.jpg") for image_id in image_ids)

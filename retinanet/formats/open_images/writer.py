@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from retinanet.formats.annotations import RELATIVE_DIGITS
-from retinanet.formats.corners import to_corners, to_sides
+from retinanet.formats.corners import to_corners, to_xywh
 from retinanet.formats.dataset import Dataset
 from retinanet.formats.open_images.reader import BOX_FILE, CLASS_FILE, HEADER
 from retinanet.formats.writing import (
@@ -22,7 +22,7 @@ from retinanet.formats.writing import (
     write_new_files,
 )
 
-UNKNOWN = "-1"  # an attribute that nobody has checked
+UNKNOWN = "-1"  # an attribute that was not checked
 
 
 def write_open_images(dataset: Dataset, folder: Path, *, split: str) -> Losses:
@@ -31,7 +31,7 @@ def write_open_images(dataset: Dataset, folder: Path, *, split: str) -> Losses:
     Image files belong in the folder `SPLIT`.
 
     Returns:
-        What the format cannot express, with counts.
+        Counts of the information that the format cannot express.
 
     Raises:
         InputError: two images would have the same id, or a file exists or cannot be written.
@@ -51,11 +51,11 @@ def write_open_images(dataset: Dataset, folder: Path, *, split: str) -> Losses:
     csv.writer(classes, lineterminator="\n").writerows(zip(dataset.class_names, dataset.class_names, strict=True))
     write_new_files({folder / BOX_FILE.format(split): table.getvalue()})
     replace_file(folder / CLASS_FILE, classes.getvalue())  # the same for all splits
-    rounded = (np.round(to_sides(fractions) * sizes, RELATIVE_DIGITS) != dataset.boxes_xywh).any(axis=1)
+    rounded = (np.round(to_xywh(fractions) * sizes, RELATIVE_DIGITS) != dataset.boxes_xywh).any(axis=1)
     return occurring(
         {
             "images without objects are not listed": int((np.diff(dataset.box_start) == 0).sum()),
-            "images listed several times are joined": len(names) - len(rows_of),
+            "images listed several times are merged": len(names) - len(rows_of),
             "image names lose their suffix, which other tools expect to be .jpg": sum(
                 not name.endswith(".jpg") for name in names
             ),

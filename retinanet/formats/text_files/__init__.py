@@ -1,1 +1,1 @@
-"""Text files in the encodings and sizes that annotations have."""
+"""Read text files of the encodings and sizes found in annotations."""

@@ -1,4 +1,4 @@
-"""Read text files with a limit on their size, in UTF-8 or UTF-16."""
+"""Read text files of limited size in UTF-8 or UTF-16."""
 
 import codecs
 import errno
@@ -19,7 +19,7 @@ def read_limited(file: Path, *, max_bytes: int) -> bytes:
 
 
 def encoding_of(start: bytes) -> str:
-    """The encoding of a text file: UTF-16 if it starts with a byte order mark of UTF-16, otherwise UTF-8.
+    """Return the encoding of a text file: UTF-16 if it starts with a UTF-16 byte order mark, otherwise UTF-8.
 
     Decoding with it removes the byte order mark.
     """

@@ -1,4 +1,4 @@
-"""Read lists in a JSON object entry by entry, for files that are too large to parse as a whole."""
+"""Read lists in a JSON object entry by entry, for files that are too large to parse at once."""
 
 import codecs
 import json
@@ -9,7 +9,7 @@ from retinanet.errors import InputError
 from retinanet.formats.text_files.json_file import open_json
 
 PIECE = 1 << 20  # characters read at once
-MAX_ENTRY = 1 << 23  # characters of an entry; parsed, a hostile one takes up to 45 bytes for each
+MAX_ENTRY = 1 << 23  # characters per entry; parsing a hostile one takes up to 45 bytes per character
 
 DELIMITERS = tuple(" \t\r\n,:]}")
 
@@ -17,7 +17,7 @@ _DECODER = json.JSONDecoder()
 
 
 class Entry(NamedTuple):
-    """An entry of a list; or an empty list or another value as a whole, with the position None."""
+    """An entry of a list or, with position None, an empty list or another value."""
 
     key: str
     position: int | None
@@ -25,7 +25,7 @@ class Entry(NamedTuple):
 
 
 def entries(file: str) -> Iterator[Entry]:
-    """Yield the entries of all lists in the object of a file, in the order of the file.
+    """Yield the entries of all lists in the file's top-level object, in file order.
 
     Raises:
         InputError: the file cannot be read, is not a JSON object, or has an entry that is too long.
@@ -63,18 +63,18 @@ def _list(text: "_Text", key: str) -> Iterator[Entry]:
 
 
 class _Text:
-    """The part of a text that is in memory, and the position in it."""
+    """The part of a text that is in memory, and the current position."""
 
     def __init__(self, stream: codecs.StreamReader, file: str):
         self._stream, self._file, self._text, self._position = stream, file, "", 0
 
     def skip(self, character: str) -> None:
-        """Move behind a character if it is next."""
+        """Move past a character if it is next."""
         if self.peek() == character:
             self._position += 1
 
     def peek(self) -> str:
-        """The next character that is not blank, at the new position; empty at the end."""
+        """Move to the next non-blank character and return it; empty at the end."""
         while True:
             while self._position < len(self._text):
                 character = self._text[self._position]
@@ -85,7 +85,7 @@ class _Text:
                 return ""
 
     def take(self, *expected: str) -> str:
-        """Move behind the next character, which must be an expected one."""
+        """Move past the next character, which must be one of `expected`."""
         found = self.peek()
         if found not in expected:
             self._fail(f"found {found!r}, expected {' or '.join(map(repr, expected))}" if found else "it is incomplete")
@@ -93,7 +93,7 @@ class _Text:
         return found
 
     def value(self, name: str) -> Any:
-        """Parse the next value; `name` is what messages call it."""
+        """Parse the next value; messages call it `name`."""
         self.peek()
         while True:
             value = None
@@ -101,9 +101,9 @@ class _Text:
                 value, end = _DECODER.raw_decode(self._text, self._position)
             except RecursionError:
                 self._fail(f"{name} is nested too deeply")
-            except ValueError:  # damaged, or not complete in this piece
+            except ValueError:  # damaged, or incomplete in this piece
                 end = len(self._text)
-            # A number may continue after the end of the piece, even one that is followed by a point.
+            # A number at the end of the piece may continue in the next one, even after a decimal point.
             if self._text[end : end + 1] in DELIMITERS:
                 self._position = end
                 return value
@@ -113,7 +113,7 @@ class _Text:
                 self._fail(f"{name} is damaged or incomplete")
 
     def _fill(self) -> bool:
-        """Read the next piece, and drop what is before the position; False at the end of the file."""
+        """Read the next piece and drop the text before the position; return False at the end of the file."""
         try:
             more = self._stream.read(PIECE)
         except UnicodeError:

@@ -1,4 +1,4 @@
-"""Open and parse JSON files, and say why a file that is not JSON cannot be read."""
+"""Open and parse JSON files, and explain why other files cannot be read."""
 
 import gzip
 import io
@@ -11,11 +11,11 @@ from typing import Any, BinaryIO
 
 from retinanet.errors import InputError
 
-# JSON compresses up to about 30 times. More is a file made to fill the memory, as deflate reaches 1000 times.
+# JSON compresses up to about 30 times. A higher ratio suggests a decompression bomb: deflate reaches 1000 times.
 MAX_GZIP_RATIO = 64
-GZIP_ALLOWANCE = 1 << 24  # bytes that are accepted whatever the ratio
+GZIP_ALLOWANCE = 1 << 24  # bytes that are accepted regardless of the ratio
 
-# The first bytes of files that are often given instead of JSON: what they are, and what to do.
+# First bytes of files that are often given instead of JSON, with a description and advice.
 _GZIP = b"\x1f\x8b"
 _OTHER_FILES = (
     (b"PK\x03\x04", "a zip archive; extract it, and set the path to the extracted file or folder"),
@@ -35,11 +35,12 @@ _OTHER_FILES = (
 
 @contextmanager
 def open_json(file: str) -> Iterator[BinaryIO]:
-    """Open a JSON file for reading in pieces; gzip is decompressed.
+    """Open a JSON file for reading in pieces, and decompress gzip.
 
     Raises:
-        InputError: the file cannot be read, is an archive, or decompresses to much more than JSON does. Reading from
-            the result raises it, too.
+        InputError: the file cannot be read, is an archive, or decompresses to far more than JSON would. Reading from
+            the
+            result can raise it too.
     """
     try:
         with open(file, "rb") as raw:
@@ -58,7 +59,7 @@ def open_json(file: str) -> Iterator[BinaryIO]:
 
 
 def load_json(file: str) -> Any:
-    """Parse a JSON file into dicts and lists; UTF-8 with or without byte order mark, UTF-16 or UTF-32.
+    """Parse a JSON file in UTF-8 (with or without a byte order mark), UTF-16 or UTF-32 into dicts and lists.
 
     Raises:
         InputError: the file cannot be read, or is not JSON; the message gives the reason.
@@ -67,7 +68,7 @@ def load_json(file: str) -> Any:
         data = stream.read()
     if not data.strip():
         raise InputError(f"{file}: is empty, expected JSON; download or export it again")
-    _check_start(file, data[:512])  # what gzip contained
+    _check_start(file, data[:512])  # of the decompressed content
     try:
         text = data.decode(json.detect_encoding(data), "strict").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
@@ -84,7 +85,7 @@ def load_json(file: str) -> Any:
 
 
 class _Limited(io.RawIOBase):
-    """Decompressed content that ends in an error when it is far larger than its file."""
+    """Decompressed content that raises an error when it becomes far larger than its file."""
 
     def __init__(self, content: gzip.GzipFile, file: str):
         self.content, self.file = content, file
@@ -98,8 +99,8 @@ class _Limited(io.RawIOBase):
         self.left -= count
         if self.left < 0:
             raise InputError(
-                f"{self.file}: decompresses to more than {MAX_GZIP_RATIO} times its size, which annotations do not; "
-                "if you trust the file, decompress it first"
+                f"{self.file}: decompresses to more than {MAX_GZIP_RATIO} times its size, which is "
+                "implausible for annotations; if you trust the file, decompress it first"
             )
         return count
 
@@ -120,6 +121,6 @@ def _reason(text: str, error: json.JSONDecodeError) -> str:
         )
     is_cut = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string")
     if is_cut:
-        return f"it ends in the middle, after {len(text)} characters: it is incomplete; download or export it again"
+        return f"it is incomplete, and ends after {len(text)} characters; download or export it again"
     found = text[error.pos : error.pos + 20].partition("\n")[0]
     return f"line {error.lineno}, column {error.colno} has {found!r}: {error.msg}; correct it or export it again"

@@ -1,4 +1,4 @@
-"""Read small text files that list something, one entry per line."""
+"""Read small text files with one entry per line."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ MAX_BYTES = 100_000_000
 
 
 def read_lines(file: Path) -> list[str]:
-    """Lines of a text file, without blanks at their ends; blank lines at the end of the file are left out.
+    """Return the lines of a text file without surrounding blanks and without blank lines at the end of the file.
 
     Raises:
         InputError: the file cannot be read, is too large, or is not UTF-8 or UTF-16.
@@ -27,7 +27,7 @@ def read_lines(file: Path) -> list[str]:
 
 
 def read_names(file: Path) -> tuple[str, ...]:
-    """Class names of a file such as classes.txt, by number.
+    """Read class names, in order of their numbers, from a file such as classes.txt.
 
     Raises:
         InputError: the file cannot be read, or a name is missing or repeated.
@@ -36,10 +36,10 @@ def read_names(file: Path) -> tuple[str, ...]:
 
 
 def checked_names(names: Sequence[str], file: Path) -> tuple[str, ...]:
-    """Class names without blanks at their ends.
+    """Strip and check class names.
 
     Raises:
-        InputError: there is none, or one is empty or repeated.
+        InputError: there are no names, or a name is empty or repeated.
     """
     stripped = tuple(name.strip() for name in names)
     if not stripped or "" in stripped:

@@ -9,22 +9,22 @@ from retinanet.errors import InputError
 from retinanet.formats.text_files.content import encoding_of
 
 DELIMITERS = (",", ";", "\t")
-EXCEL_DELIMITER = re.compile(r"\s*sep=.\s*")  # a first line that only Excel needs
-MAX_LINE = 1 << 20  # characters; a longer line is not that of a table, and would need memory
+EXCEL_DELIMITER = re.compile(r"\s*sep=.\s*")  # a first line used only by Excel
+MAX_LINE = 1 << 20  # characters; longer lines are not tables, and would take too much memory
 
 
 class Row(NamedTuple):
-    """One row; `line` is the line of the file on which it starts, from 1."""
+    """One row; `line` is the line on which it starts, counted from 1."""
 
     line: int
     fields: list[str]  # without surrounding whitespace
 
 
 def first_rows(file: str) -> dict[str, Row]:
-    """The first row as split by each delimiter with which the file can be read; empty if the file has no row.
+    """Split the first row by each delimiter with which the file can be read; empty if the file has no rows.
 
     Raises:
-        InputError: see `rows_of`; the file cannot be read with any delimiter.
+        InputError: as in `rows_of`, if the file cannot be read with any delimiter.
     """
     found: dict[str, Row] = {}
     errors: list[InputError] = []
@@ -41,7 +41,7 @@ def first_rows(file: str) -> dict[str, Row]:
 
 
 def rows_of(file: str, delimiter: str) -> Iterator[Row]:
-    """Yield the rows of a file, without empty ones.
+    """Yield the non-empty rows of a file.
 
     Raises:
         InputError: the file cannot be read, is not text in UTF-8 or UTF-16, or has an unclosed quote.
@@ -68,7 +68,7 @@ def _lines(file: str) -> Iterator[str]:
                 number += 1
                 if len(line) == MAX_LINE or "\0" in line:
                     problem = "has a NUL byte" if "\0" in line else f"has over {MAX_LINE} characters"
-                    raise InputError(f"{file}: line {number}: {problem}, so this is not a CSV file; correct the path")
+                    raise InputError(f"{file}: line {number}: {problem}, so it is not a CSV file; correct the path")
                 yield "\n" if number == 1 and EXCEL_DELIMITER.fullmatch(line) else line
     except OSError as error:
         raise InputError(f"{file}: cannot be read: {error.strerror}; expected a CSV file") from None

@@ -19,12 +19,12 @@ NAME_FILES = ("classes.txt", "labels.txt")
 
 @dataclass(frozen=True, kw_only=True)
 class VocLayout:
-    """Where the annotations, images and splits of a Pascal VOC dataset are.
+    """Locations of the annotations, images and splits of a Pascal VOC dataset.
 
     Attributes:
-        annotations: the folder of XML files, and of folders with XML files.
-        images: the folder of images.
-        splits: by name, the list file of each split, or its folder in `annotations`.
+        annotations: the folder with XML files, possibly in subfolders.
+        images: the image folder.
+        splits: by split name, a list file or a folder in `annotations`.
         names_file: class names, one per line; None if the dataset has no such file.
     """
 
@@ -35,7 +35,7 @@ class VocLayout:
 
 
 def find_voc(path: Path) -> VocLayout | None:
-    """Find a Pascal VOC dataset in a folder; returns None if there is none."""
+    """Find a Pascal VOC dataset in a folder; return None if there is none."""
     if not path.is_dir():
         return None
     if path.name in ANNOTATION_FOLDERS and any((path.parent / name).is_dir() for name in IMAGE_FOLDERS):
@@ -53,10 +53,10 @@ def find_voc(path: Path) -> VocLayout | None:
 
 
 def xml_files(layout: VocLayout, split: str | None) -> list[str]:
-    """XML files of a split, relative to the folder of annotations, in the order of the split's list or of their names.
+    """List the XML files of a split, relative to the annotation folder, in the order of its list or sorted by name.
 
     Raises:
-        InputError: the list cannot be read, or lists something that has no XML file.
+        InputError: the list cannot be read, or an entry has no XML file.
     """
     available = sorted(name for name in files_in(layout.annotations) if name.lower().endswith(".xml"))
     if split is None:
@@ -66,7 +66,7 @@ def xml_files(layout: VocLayout, split: str | None) -> list[str]:
         return [name for name in available if name.startswith(f"{split}/")]
     by_stem = {os.path.splitext(name)[0]: name for name in available}
     listed = [line for line in read_lines(place) if line]
-    # Some tools list image files. The list of one class has a second column; but names may also contain blanks.
+    # Some tools list image files. Lists for one class have a second column, but names may also contain blanks.
     stems = [
         next((stem for stem in (name, os.path.splitext(name)[0], SECOND_COLUMN.sub("", name)) if stem in by_stem), None)
         for name in listed
@@ -81,22 +81,22 @@ def xml_files(layout: VocLayout, split: str | None) -> list[str]:
 
 
 def _lists(folder: Path) -> dict[str, Path]:
-    """The list file of each split."""
+    """Return the list file of each split."""
     for lists in (folder / name for name in LIST_FOLDERS):
         if lists.is_dir():
             files = {file.stem: file for file in sorted(lists.glob("*.txt"))}
             known = splits_in(files)
-            # Per-class lists such as cat_train.txt stand beside those of the splits.
+            # The folder also contains per-class lists such as cat_train.txt.
             return {name: files[name] for name in [*known, *(["trainval"] if "trainval" in files else [])]}
     return {}
 
 
 def _folders(annotations: Path) -> dict[str, Path]:
-    """Subfolders of annotations that are named like splits."""
+    """Return subfolders of the annotation folder that are named like splits."""
     children = {child.name: child for child in annotations.iterdir() if child.is_dir()}
     return {name: children[name] for name in splits_in(children) if _has_xml(children[name])}
 
 
 def _has_xml(folder: Path) -> bool:
-    """Whether there is an XML file in a folder or its subfolders."""
+    """Return whether a folder or its subfolders contain an XML file."""
     return any(name.lower().endswith(".xml") for name in files_in(folder))

@@ -11,7 +11,7 @@ import numpy as np
 from retinanet.config import DataSource
 from retinanet.errors import InputError
 from retinanet.formats.annotations import Annotations
-from retinanet.formats.corners import to_sides
+from retinanet.formats.corners import to_xywh
 from retinanet.formats.findings import FindingCounter
 from retinanet.formats.image_paths.listing import image_files
 from retinanet.formats.numbers import to_number
@@ -37,13 +37,13 @@ NO_XML = "{count} image(s) have no XML file and are not used"
 def read_voc(source: DataSource, part: str) -> Annotations:
     """Read one split of a Pascal VOC dataset, or a folder of XML files beside images.
 
-    Coordinates are used as they are: some tools count pixels from 1 as the original data does, others from 0, and the
-    files do not say which. Classes are those of classes.txt or labels.txt in the folder, or else all names that occur,
-    sorted. Parts and polygons of objects are ignored.
+    Coordinates are used unchanged: some tools count pixels from 1, as the original data does, others from 0, and the
+    files do not state which. Classes are read from classes.txt or labels.txt in the folder. Without these files, all
+    names that occur are used, sorted. Parts and polygons of objects are ignored.
 
     Args:
         source: a dataset folder.
-        part: "train" or "val", the part of the config that the source stands in.
+        part: "train" or "val", the config section of the source.
 
     Raises:
         InputError: the dataset is missing or malformed; all errors in XML files are reported at once.
@@ -85,7 +85,7 @@ def read_voc(source: DataSource, part: str) -> Annotations:
         image_ids=None,
         sizes=np.array(sizes, dtype=np.int64).reshape(-1, 2),
         image_index=np.array(reader.image_index, dtype=np.int64),
-        boxes_xywh=to_sides(boxes),
+        boxes_xywh=to_xywh(boxes),
         areas=np.full(len(boxes), np.nan),
         category_index=category_of[np.array(reader.names, dtype=np.int64)],
         is_crowd=np.array(reader.is_difficult, dtype=bool) & (source.difficult == "ignore"),
@@ -98,7 +98,7 @@ def read_voc(source: DataSource, part: str) -> Annotations:
 
 
 class _ImageNames:
-    """Find the image of an XML file: the one with the same name or, if there is none, the one that it names itself."""
+    """Find the image of an XML file: the one with the same name or, if there is none, its <filename>."""
 
     def __init__(self, folder: Path):
         names = image_files(folder)
@@ -108,7 +108,7 @@ class _ImageNames:
             self._by_stem.setdefault(os.path.splitext(name)[0], []).append(name)
 
     def __call__(self, xml_name: str, file_name: str) -> str:
-        """Name of the image, relative to its folder; a name that does not exist if there is no such image."""
+        """Return the image name relative to the image folder; the file may not exist."""
         stem = os.path.splitext(xml_name)[0]
         given = posixpath.join(posixpath.dirname(xml_name), file_name) if file_name else f"{stem}.jpg"
         of_same_name = self._by_stem.get(stem, [])
@@ -119,17 +119,17 @@ class _ImageNames:
         return file_name if file_name in self._names else given
 
     def unused(self, used: set[str]) -> list[str]:
-        """Images that are not among the used ones."""
+        """Return images that are not in `used`."""
         return [name for name in self._names if name not in used]
 
 
 class _ObjectReader:
-    """Objects collected from XML files."""
+    """Collect objects from XML files."""
 
     def __init__(self, layout: VocLayout, source: DataSource):
         self.boxes = array("d")  # corners
         self.image_index, self.names, self.is_difficult, self.numbers = (array("q") for _ in range(4))
-        self.numbers_of_names: dict[str, int] = {}  # in the order of their first occurrence
+        self.numbers_of_names: dict[str, int] = {}  # in order of first occurrence
         self.findings = FindingCounter(source.annotations)
         self._listed = dict.fromkeys(read_names(layout.names_file)) if layout.names_file else None
         self._not_listed = NOT_LISTED.format(file=layout.names_file)
@@ -168,7 +168,7 @@ def _text(element: ET.Element | None, tag: str) -> str:
 
 
 def _size(root: ET.Element) -> tuple[int, int]:
-    """Height and width; zeros unless both are positive whole numbers, so that they are read from the image."""
+    """Return height and width; zeros unless both are positive whole numbers, so they are read from the image."""
     height, width = (to_number(_text(root.find("size"), side)) or 0 for side in ("height", "width"))
     is_known = height >= 1 and width >= 1 and height == int(height) and width == int(width)
     return (int(height), int(width)) if is_known else (0, 0)

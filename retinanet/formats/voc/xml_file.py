@@ -1,4 +1,4 @@
-"""Parse XML files that may be hostile: no document type, so no entities, and a limit on their size."""
+"""Parse possibly hostile XML files: without document types, hence without entities, and with a size limit."""
 
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -6,11 +6,11 @@ from pathlib import Path
 from retinanet.errors import InputError
 from retinanet.formats.text_files.content import read_limited
 
-MAX_BYTES = 12_000_000  # 30,000 objects have less; parsed, a hostile file takes up to 50 times as much memory
+MAX_BYTES = 12_000_000  # 30,000 objects take less; parsing a hostile file takes up to 50 times as much memory
 
 
 class _Tree(ET.TreeBuilder):
-    """Tree builder that refuses document types: only they can declare entities, which may expand without bound."""
+    """Tree builder that rejects document types: only they can declare entities, which may expand without bound."""
 
     def doctype(self, name: str, *_: str | None) -> None:
         raise InputError(f"declares the document type {name[:40]!r}, which may define entities; remove <!DOCTYPE ...>")
@@ -29,5 +29,5 @@ def read_xml(file: Path) -> ET.Element:
         raise InputError(f"{file}: cannot be read: {error.strerror}") from None
     except InputError as error:
         raise InputError(f"{file}: {error}") from None
-    except (ET.ParseError, ValueError, LookupError) as error:  # the last two for encodings
+    except (ET.ParseError, ValueError, LookupError) as error:  # the last two from encodings
         raise InputError(f"{file}: is not XML: {error}") from None

@@ -1,4 +1,4 @@
-"""Find the class names and the images of each split of a YOLO dataset, in the layouts of common tools."""
+"""Find the class names and the images of each split in the YOLO dataset layouts of common tools."""
 
 import logging
 import os
@@ -15,19 +15,19 @@ from retinanet.formats.text_files.lines import checked_names, read_lines, read_n
 log = logging.getLogger(__name__)
 
 NAME_FILES = ("classes.txt", "obj.names", "labels.txt")
-NO_PATH = ("", "null", "~")  # an entry of data.yaml without a value
+NO_PATH = ("", "null", "~")  # values in data.yaml that stand for a missing entry
 
 
 @dataclass(frozen=True, kw_only=True)
 class YoloLayout:
-    """Class names of a YOLO dataset, and where the images of its splits are.
+    """Class names of a YOLO dataset and the locations of its images.
 
     Attributes:
         root: the folder that contains the dataset.
         names: class names by number.
-        names_file: the file that the names are from.
-        entries: image folders and lists of image files, by split; None is the split of a dataset without splits.
-        has_keypoints: whether the box in a label line is followed by keypoints.
+        names_file: the file that contains the names.
+        entries: image folders and image list files by split; the key is None for a dataset without splits.
+        has_keypoints: whether keypoints follow the box in each label line.
     """
 
     root: Path
@@ -38,12 +38,12 @@ class YoloLayout:
 
     @property
     def splits(self) -> list[str]:
-        """The splits of the dataset, none if it is not split."""
+        """The split names; an empty list for a dataset without splits."""
         return [split for split in self.entries if split is not None]
 
 
 def find_yolo(path: Path) -> YoloLayout | None:
-    """Find a YOLO dataset in a folder, or from its data.yaml. Returns None if there is none.
+    """Find a YOLO dataset in a folder or from its data.yaml; return None if there is none.
 
     Raises:
         InputError: it has no class names, or data.yaml is malformed.
@@ -70,7 +70,7 @@ def find_yolo(path: Path) -> YoloLayout | None:
 
 
 def images_of_entry(entry: Path, root: Path) -> list[Path]:
-    """Image files of a folder or of a list, in the order of their names or of the list.
+    """Return the image files of a folder, sorted by name, or of a list, in its order.
 
     Raises:
         InputError: the entry cannot be read, or lists a file outside `root`.
@@ -81,7 +81,7 @@ def images_of_entry(entry: Path, root: Path) -> list[Path]:
 
 
 def label_file(image: Path) -> Path:
-    """Path of an image's label file: in the folder `labels` next to the last `images` in its path, or beside it."""
+    """Return an image's label file: in `labels` next to the last `images` in its path, or beside the image."""
     parts = list(image.parent.parts)
     if "images" in parts:
         last = len(parts) - 1 - parts[::-1].index("images")
@@ -91,7 +91,7 @@ def label_file(image: Path) -> Path:
 
 
 def _listed(line: str, number: int, file: Path, root: Path) -> Path:
-    """Path of a line in a list of images: relative to the list, or to the dataset."""
+    """Return the path in a line of an image list, relative to the list or to the dataset."""
     places = [Path(os.path.normpath(base / line.replace("\\", "/"))) for base in (file.parent, root)]
     inside = [place for place in places if path_inside(place, root) is not None]
     if not inside:
@@ -100,7 +100,7 @@ def _listed(line: str, number: int, file: Path, root: Path) -> Path:
 
 
 def _data_yaml(folder: Path) -> Path | None:
-    """The data.yaml of a folder, or else its only YAML file with `names`."""
+    """Return the data.yaml of a folder, or its only YAML file with `names`."""
     for name in ("data.yaml", "data.yml", "dataset.yaml"):
         if (folder / name).is_file():
             return folder / name
@@ -142,20 +142,20 @@ def _from_yaml(file: Path) -> YoloLayout:
 
 
 def _root(given: Any, file: Path) -> Path:
-    """The folder that `path` in data.yaml names: absolute, or relative to the file; without it, the file's own."""
+    """Return the folder given by `path` in data.yaml, absolute or relative to the file; default: the file's folder."""
     if not isinstance(given, str):
         raise InputError(f"{file}: path is {str(given)[:80]}, expected the folder of the dataset")
     named = Path(os.path.normpath(file.parent / ("" if given in NO_PATH else os.path.expanduser(given))))
-    # Exports name the folder on the machine where they were made; then the dataset is beside its data.yaml.
+    # Exports contain the folder on the exporting machine; the dataset is then beside its data.yaml.
     return named if os.path.isdir(named) else file.parent
 
 
 def _entry(given: str, key: str, root: Path, file: Path) -> Path:
-    """The folder or list of images that an entry of data.yaml names."""
+    """Return the image folder or image list given by an entry of data.yaml."""
     place = Path(os.path.normpath(root / os.path.expanduser(given.replace("\\", "/"))))
     if path_inside(place, root) is not None or (os.path.isabs(given) and os.path.exists(given)):
         return place
-    # Roboflow writes ../train/images for train/images. Others name the folder on the machine of the export.
+    # Roboflow writes ../train/images for train/images. Other tools write the folder on the exporting machine.
     for start in range(1, len(place.parts)):
         inside = root.joinpath(*place.parts[start:])
         if os.path.exists(inside):
@@ -181,7 +181,7 @@ def _names_of_yaml(values: dict[str, Any], file: Path) -> tuple[str, ...]:
 
 
 def _entries_in(folder: Path) -> dict[str | None, tuple[Path, ...]]:
-    """Image folders by split, from the folders that a dataset without data.yaml consists of; empty if it is not one."""
+    """Find image folders by split in a dataset without data.yaml; empty if the folder is not a dataset."""
     if not folder.is_dir():
         return {}
     labels, images = folder / "labels", folder / "images"
@@ -203,7 +203,7 @@ def _entries_in(folder: Path) -> dict[str | None, tuple[Path, ...]]:
 
 
 def _has_labels(folder: Path) -> bool:
-    """Whether a folder has a text file beside an image of the same name or, in a folder `labels`, any text file."""
+    """Return whether a folder has a text file named like an image beside it, or any text file in `labels`."""
     names = list(files_in(folder))
     stems = {os.path.splitext(name)[0] for name in names if is_image_name(name)}
     texts = {os.path.splitext(name)[0] for name in names if name.lower().endswith(".txt")}

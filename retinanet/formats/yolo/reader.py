@@ -1,4 +1,4 @@
-"""Read datasets in YOLO format: one text file of boxes per image, with class numbers and fractions of the image."""
+"""Read datasets in YOLO format: one text file per image, with class numbers and boxes as fractions of the image."""
 
 import io
 import math
@@ -18,15 +18,15 @@ from retinanet.formats.splits import choose_split
 from retinanet.formats.text_files.content import encoding_of, read_limited
 from retinanet.formats.yolo.layout import NAME_FILES, YoloLayout, find_yolo, images_of_entry, label_file
 
-MAX_BYTES = 20_000_000  # of a label file; 100,000 boxes have less
-MAX_LINE = 1_000_000  # characters of a line; a polygon of 20,000 points has less
-OUTSIDE_TOLERANCE = 0.01  # how far annotation tools may exceed the image, as a fraction of it
+MAX_BYTES = 20_000_000  # of a label file; 100,000 boxes take less
+MAX_LINE = 1_000_000  # characters of a line; a polygon of 20,000 points takes less
+OUTSIDE_TOLERANCE = 0.01  # how far boxes may extend beyond the image, as a fraction of it
 
 # Errors.
 NOT_READABLE = "{count} label file(s) cannot be read; correct or restore them"
 NOT_NUMBERS = "{count} line(s) are not finite numbers, expected class, centre x, centre y, width, height"
 WRONG_COUNT = (
-    "{count} line(s) have a wrong number of values, expected a box (class, centre x, centre y, width, height, and "
+    "{count} line(s) have the wrong number of values, expected a box (class, centre x, centre y, width, height, and "
     "optionally a confidence) or a polygon (class, then x and y of at least three points)"
 )
 UNKNOWN_CLASS = (
@@ -35,12 +35,12 @@ UNKNOWN_CLASS = (
 )
 IN_PIXELS = (
     "{count} line(s) have values outside 0 to 1, expected fractions of the image; if the values are pixels, divide x "
-    "and width by the width of the image, y and height by its height"
+    "and width by the width of the image, and y and height by its height"
 )
 
 # Warnings and notes.
 NO_LABEL_FILE = "{count} image(s) have no label file, and therefore no objects"
-NO_IMAGE = "{count} label file(s) are not used, because there is no image of the same name"
+NO_IMAGE = "{count} label file(s) are not used, because there is no image with the same name"
 IS_POLYGON = "{count} polygon(s) or oriented box(es) are replaced by the boxes around them"
 HAS_CONFIDENCE = "{count} label(s) have a sixth value, a confidence, which is ignored"
 NOT_LABELS = (*NAME_FILES, "notes.txt", "train.txt", "val.txt", "test.txt")
@@ -49,12 +49,12 @@ NOT_LABELS = (*NAME_FILES, "notes.txt", "train.txt", "val.txt", "test.txt")
 def read_yolo(source: DataSource, part: str) -> Annotations:
     """Read one split of a YOLO dataset. An image whose label file is missing or empty has no objects.
 
-    Labels of segments and of oriented boxes, which are polygons, become the boxes around them. A sixth value, a
-    confidence, is ignored, and so are keypoints if data.yaml has `kpt_shape`.
+    Labels of segments and oriented boxes are polygons; they become the boxes around them. A sixth value, a confidence,
+    is ignored, and so are keypoints if data.yaml has `kpt_shape`.
 
     Args:
         source: a dataset folder, or its data.yaml.
-        part: "train" or "val", the part of the config that the source stands in.
+        part: "train" or "val", the config section of the source.
 
     Raises:
         InputError: the dataset is missing or malformed; all errors in label files are reported at once.
@@ -66,7 +66,7 @@ def read_yolo(source: DataSource, part: str) -> Annotations:
             "classes.txt"
         )
     images, labels_of, are_all_images = _images(layout, source, part)
-    if any(image.is_absolute() for image in images):  # data.yaml may name some absolutely
+    if any(image.is_absolute() for image in images):  # some entries of data.yaml may be absolute
         images = [Path(os.path.abspath(image)) for image in images]
     image_folder = os.path.commonpath([image.parent for image in images]) or "."
     reader = _LabelReader(layout, source.annotations)
@@ -107,7 +107,7 @@ def read_yolo(source: DataSource, part: str) -> Annotations:
 
 
 def _images(layout: YoloLayout, source: DataSource, part: str) -> tuple[list[Path], Callable[[Path], Path], bool]:
-    """Images of the chosen split, a function from an image to its label file, and whether these are whole folders."""
+    """Return a split's images, a function from image to label file, and whether the split consists of whole folders."""
     labels_of: Callable[[Path], Path] = label_file
     if source.images is None:
         split = choose_split(layout.splits, split=source.split, part=part, source=source.annotations)
@@ -133,7 +133,7 @@ def _images(layout: YoloLayout, source: DataSource, part: str) -> tuple[list[Pat
 
 
 def _without_image(expected: list[Path]) -> Iterator[Path]:
-    """Files in the folders of the expected label files that belong to no image."""
+    """Yield files without an image in the folders of the expected label files."""
     known = set(expected)
     for folder in dict.fromkeys(file.parent for file in expected):
         if os.path.isdir(folder):
@@ -142,7 +142,7 @@ def _without_image(expected: list[Path]) -> Iterator[Path]:
 
 
 class _LabelReader:
-    """Boxes collected from label files."""
+    """Collect boxes from label files."""
 
     def __init__(self, layout: YoloLayout, source: str):
         self.boxes = array("d")  # left, top, width, height in fractions
@@ -152,7 +152,7 @@ class _LabelReader:
         self._unknown_class = UNKNOWN_CLASS.format(file=layout.names_file.name, number=len(layout.names))
 
     def read(self, file: Path, image: int) -> bool:
-        """Add the boxes of an image; returns False if its label file does not exist."""
+        """Add the boxes of an image; return False if its label file does not exist."""
         try:
             content = read_limited(file, max_bytes=MAX_BYTES)
             text = content.decode(encoding_of(content), "replace")
@@ -192,7 +192,7 @@ class _LabelReader:
         self.lines.append(number)
 
     def _problem(self, values: list[float]) -> str | None:
-        """What is wrong with a line; None if it is correct."""
+        """Describe the problem with a line; return None if it is correct."""
         if not all(map(math.isfinite, values)):
             return NOT_NUMBERS
         count = len(values)

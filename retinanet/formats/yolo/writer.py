@@ -8,7 +8,7 @@ import numpy as np
 from retinanet.config.yaml_loader import dump_yaml, read_yaml
 from retinanet.errors import InputError
 from retinanet.formats.annotations import RELATIVE_DIGITS
-from retinanet.formats.corners import to_corners, to_sides
+from retinanet.formats.corners import to_corners, to_xywh
 from retinanet.formats.dataset import Dataset
 from retinanet.formats.splits import SPLITS, usual_name
 from retinanet.formats.writing import (
@@ -27,13 +27,13 @@ from retinanet.formats.writing import (
 def write_yolo(dataset: Dataset, folder: Path, *, split: str) -> Losses:
     """Write `labels/SPLIT/NAME.txt` for each image, and `data.yaml`; images belong in `images/SPLIT`.
 
-    The splits of a dataset are written one after the other, and share `data.yaml`.
+    The splits of a dataset are written one after another and share `data.yaml`.
 
     Returns:
-        What the format cannot express, with counts.
+        Counts of the information that the format cannot express.
 
     Raises:
-        InputError: a file exists or cannot be written, `data.yaml` has other classes, or two images would share a file.
+        InputError: a file exists or cannot be written, `data.yaml` lists other classes, or images would share a file.
     """
     if usual_name(split) not in SPLITS:
         raise InputError(f"{folder}: YOLO has no split {split!r}; use one of {', '.join(SPLITS)}")
@@ -59,8 +59,8 @@ def write_yolo(dataset: Dataset, folder: Path, *, split: str) -> Losses:
             "crowd regions are not written": int((~objects).sum()),
             "boxes are clipped to their image": int((is_clipped & objects).sum()),
             "boxes are rounded to a millionth of a pixel": int((is_rounded & objects).sum()),
-            "images listed several times are joined": len(names) - len(rows_of),
-            "images are read in the order of their names": sum(
+            "images listed several times are merged": len(names) - len(rows_of),
+            "images are read back in the order of their names": sum(
                 name != expected for name, expected in zip(names, sorted(names), strict=True)
             ),
         }
@@ -71,35 +71,35 @@ def write_yolo(dataset: Dataset, folder: Path, *, split: str) -> Losses:
 
 
 def _to_fractions(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes clipped to their images: left, top, width and height in pixels; and centres and sizes in fractions."""
+    """Clip boxes to their images; return (left, top, width, height) in pixels, and centres and sizes in fractions."""
     sizes = _sizes(dataset)
     corners = to_corners(dataset.boxes_xywh)
     inside = np.clip(corners, 0, np.tile(sizes, 2))
     is_inside = (inside == corners).all(axis=1, keepdims=True)
-    clipped = to_sides(inside)
+    clipped = to_xywh(inside)
     boxes = np.where(is_inside, dataset.boxes_xywh, clipped)
     return boxes, np.concatenate([(boxes[:, :2] + boxes[:, 2:] / 2) / sizes, boxes[:, 2:] / sizes], axis=1)
 
 
 def _from_fractions(dataset: Dataset, fractions: np.ndarray) -> np.ndarray:
-    """Boxes (M, 4) in pixels, as they are read."""
+    """Convert fractions back to boxes in pixels, (M, 4), as the reader does."""
     left_top = fractions[:, :2] - fractions[:, 2:] / 2
     return np.round(np.concatenate([left_top, fractions[:, 2:]], axis=1) * np.tile(_sizes(dataset), 2), RELATIVE_DIGITS)
 
 
 def _sizes(dataset: Dataset) -> np.ndarray:
-    """Width and height of the image of each box, (M, 2)."""
+    """Return width and height of each box's image, (M, 2)."""
     return np.repeat(dataset.sizes, np.diff(dataset.box_start), axis=0)[:, ::-1].astype(np.float64)
 
 
 def _data_yaml(file: Path, split: str, names: tuple[str, ...]) -> str:
-    """Content of data.yaml with this split added to those already written."""
+    """Return the content of data.yaml with this split added to those already written."""
     values = read_yaml(file, as_text=True) if os.path.lexists(file) else {}
     key = usual_name(split)
     if key in values or values.get("names", list(names)) != list(names):
         found = f"the split {key}" if key in values else f"the classes {str(values['names'])[:80]}"
-        raise InputError(f"{file}: has {found} already and is not changed; choose another folder")
+        raise InputError(f"{file}: already has {found} and will not be changed; choose another folder")
     splits = {name: str(values[name]) for name in SPLITS if name in values} | {key: f"images/{split}"}
     if unknown := set(values) - {*SPLITS, "names"}:
-        raise InputError(f"{file}: has other keys {sorted(unknown)[:5]} and is not changed; choose another folder")
+        raise InputError(f"{file}: has other keys {sorted(unknown)[:5]} and will not be changed; choose another folder")
     return dump_yaml(splits | {"names": list(names)})

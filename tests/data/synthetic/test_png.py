@@ -17,7 +17,7 @@ def test_pillow_reads_the_same_pixels(tmp_path, height, width):
         np.testing.assert_array_equal(np.asarray(image), pixels)
 
 
-def test_damaged_file_is_noticed(tmp_path):
+def test_damaged_file_is_detected(tmp_path):
     """Pillow compares the checksum of a chunk only in `verify`."""
     write_png(tmp_path / "x.png", np.zeros((4, 4, 3), dtype=np.uint8))
     content = (tmp_path / "x.png").read_bytes()
@@ -34,5 +34,5 @@ def test_damaged_file_is_noticed(tmp_path):
 def test_file_of_a_noisy_image_is_smaller_than_its_pixels(tmp_path):
     pixels = np.random.default_rng(0).integers(100, 108, (64, 64, 3), dtype=np.uint8)
     write_png(tmp_path / "x.png", pixels)
-    # Differences of two uniform numbers in 0..7 have 15 values and an entropy of 3.7 bits, of 8.
+    # Differences of two uniform numbers in 0..7 have 15 values and an entropy of 3.7 bits instead of 8.
     assert (tmp_path / "x.png").stat().st_size < 0.55 * pixels.nbytes

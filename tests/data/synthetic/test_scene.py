@@ -23,7 +23,7 @@ def test_drawing_version_is_raised_with_every_change_of_the_drawing():
 
 
 def recorded_drawing(monkeypatch, index):
-    """Size of an image, its annotations, and what was painted, in order: (kind, size, sprite, x, y)."""
+    """Size of an image, its annotations, and the painted shapes in order: (kind, size, sprite, x, y)."""
     made, painted = {}, []
 
     def draw_and_record(kind, size, rng):
@@ -81,6 +81,6 @@ def test_finish_is_exact_far_outside_the_range_of_a_pixel(seed):
     image.planes = np.random.default_rng(100 + seed).integers(-3000, 3000, image.planes.shape, dtype=np.int16)
     contrast, brightness, strength = (int(expected.integers(*span)) for span in ((40, 76), (-30, 31), (1, 7)))
     noise = expected.integers(-strength, strength + 1, image.planes.shape, dtype=np.int8)
-    # The same formula with 64 bits, which nothing here can exceed.
+    # The same formula in 64 bits, which cannot overflow here.
     exact = np.floor_divide((image.planes.astype(np.int64) - 128) * contrast, 64) + 128 + brightness + noise
     np.testing.assert_array_equal(image.finish(), exact.clip(0, 255).transpose(1, 2, 0))

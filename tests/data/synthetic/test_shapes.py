@@ -62,7 +62,7 @@ def test_same_seed_gives_same_files_and_another_seed_does_not(tmp_path):
     assert [name for name in first if first[name] == other[name]] == []
 
 
-def test_smaller_dataset_is_the_beginning_of_a_larger_one(folder, documents, tmp_path):
+def test_smaller_dataset_is_a_prefix_of_a_larger_one(folder, documents, tmp_path):
     small = write(tmp_path / "small", num_train=3, num_val=2)
     for split, num_images in (("train", 3), ("val", 2)):
         for path in sorted((small / split).iterdir()):
@@ -112,7 +112,7 @@ def test_objects_vary_in_class_size_overlap_and_number(objects_per_image):
     assert {annotation["category_id"] for annotation in objects} == set(shapes.CATEGORY_IDS)
     sizes = np.array([max(annotation["bbox"][2:]) for annotation in objects])
     assert sizes.min() >= 10 and sizes.max() <= 200
-    # The share below s is (ln(s / 10) / ln 20)^2, with a margin for chance, clipped and skipped objects.
+    # The fraction below s is (ln(s / 10) / ln 20)^2, with a margin for chance, clipped and skipped objects.
     for low, expected in ((10, 0.05), (20, 0.16), (40, 0.27), (80, 0.38)):
         assert abs(np.mean((sizes >= low) & (sizes < 2 * low)) - expected) < 0.1
     assert sizes.max() > 160

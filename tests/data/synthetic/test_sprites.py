@@ -7,7 +7,7 @@ from retinanet.data.synthetic.sprites import CLASSES, area_inside, draw_rim, dra
 
 @pytest.mark.parametrize("kind", CLASSES)
 @pytest.mark.parametrize(("x", "y"), [(20, 30), (-9, 30), (20, -7), (75, 77)])
-def test_boxes_are_tight_also_at_the_border(kind, x, y):
+def test_boxes_are_tight_even_at_the_border(kind, x, y):
     sprite = draw_sprite(kind, 30, np.random.default_rng(x + 100 * y + 1000))
     box, area = extent(sprite, x, y, 96, 96), area_inside(sprite, x, y, 96, 96)
     # The same shape on a canvas of quarter pixels, with a margin for the part outside the image.
@@ -48,6 +48,6 @@ def test_rim_lies_inside_the_shape_and_along_its_edge(kind):
     assert (rim <= sprite.cover).all()
     edge = (sprite.cover > 0) & (sprite.cover < 255)
     assert (rim[edge] > 0).all()
-    # It is at most 0.1 * 60 pixels wide, half of that inside: 4 pixels from the edge, nothing is left of it.
+    # The rim is at most 0.1 * 60 pixels wide, half of it inside: it ends less than 4 pixels from the edge.
     deep = np.asarray(Image.fromarray(sprite.cover).filter(ImageFilter.MinFilter(9))) == 255
     assert deep.any() and not rim[deep].any()

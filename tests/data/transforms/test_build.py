@@ -1,4 +1,4 @@
-"""What holds for every transform that a config can name, alone and in combination."""
+"""Properties of every transform in the config schema, alone and in combination."""
 
 import json
 import typing
@@ -21,7 +21,7 @@ from tests.helpers.samples import (
 )
 
 RESIZE, JITTER = {"type": "resize"}, {"type": "scale_jitter", "min": 0.1, "max": 2.0}
-# Each transform with the longest list of keys that makes it apply, before or after a resize.
+# Each transform with settings that make it apply, before or after a resize.
 CHAINS = {
     "resize": [RESIZE],
     "jitter": [JITTER],
@@ -51,7 +51,14 @@ EVERYTHING = [
 ]
 CHAINS["everything"] = EVERYTHING
 MAX_SHAPE = (96, 128)
-OTHER_PIXELS = ("photometric", "erase", "mosaic", "mixup", "copy_paste", "everything")  # those not of the white square
+OTHER_PIXELS = (
+    "photometric",
+    "erase",
+    "mosaic",
+    "mixup",
+    "copy_paste",
+    "everything",
+)  # these add pixels that are not from the white square
 
 
 def built(name, **options):
@@ -106,7 +113,7 @@ def test_memory_layout_changes_no_pixel(name):
 def test_white_square_stays_inside_its_box(size, box, name):
     for seed in range(2):
         result = run(name, grey_sample(*size, [box]), seed=seed)
-        scale = 2.2 if "j" not in name and "crop" not in name else 4  # at most; edges blur by as much
+        scale = 2.2 if "j" not in name and "crop" not in name else 4  # at most; edges are blurred by up to this
         blur = scale + (6 if name == "blur" else 0)  # three times the largest sigma
         for transformed in result.boxes:
             sides = transformed[2:] - transformed[:2]
@@ -117,7 +124,7 @@ def test_white_square_stays_inside_its_box(size, box, name):
 
 
 def covers(box, size, blur):
-    """Whether nothing of an image is outside a box."""
+    """Whether an image is blank outside a box."""
     x1, y1, x2, y2 = box.tolist()
     return x1 <= blur and y1 <= blur and x2 >= size[1] - blur and y2 >= size[0] - blur
 

@@ -50,7 +50,7 @@ def test_mosaic_divides_the_planned_size_at_a_centre():
 
 
 def test_mosaic_cuts_boxes_with_their_tiles():
-    # A tile of 40 x 160 covers its rectangle with part of its length only; objects in the rest are gone.
+    # Only part of a 40 x 160 image fits into its tile; objects in the rest are removed.
     long = grey_sample(40, 160, [[4 * n, 4, 4 * n + 3, 36] for n in range(40)], is_crowd=[False] * 40)
     for seed in range(20):
         torch.manual_seed(seed)
@@ -86,7 +86,7 @@ def test_mixup_fits_the_partner_into_the_planned_size():
         shares.append(result.image[0, y1, x1].item() / 200)
         places.add(x1)
     assert len(places) > 15
-    # Beta(32, 32) has mean 1/2 and deviation 1 / sqrt(4 * 65) = 0.062; of 60 draws, the mean has 0.008.
+    # Beta(32, 32) has mean 1/2 and standard deviation 1 / sqrt(4 * 65) = 0.062; the mean of 60 draws has 0.008.
     assert abs(torch.tensor(shares).mean() - 0.5) < 0.04 and 0.03 < torch.tensor(shares).std() < 0.1
 
 
@@ -117,7 +117,7 @@ def test_pasting_removes_covered_objects_but_no_crowd_region():
     assert (result.image == 9).all() and (sample.image != 9).all()
 
 
-def test_cut_out_takes_what_is_inside_along():
+def test_cut_out_includes_other_objects_inside_the_box():
     boxes = [
         [10, 10, 20, 20],  # the object
         [12, 12, 14, 18],  # inside
@@ -133,7 +133,7 @@ def test_cut_out_takes_what_is_inside_along():
     assert result.labels.tolist() == [0, 1, 2, 4]
 
 
-def test_cut_out_holds_boxes_that_end_between_pixels_or_at_the_edge():
+def test_cut_out_contains_boxes_that_end_between_pixels_or_at_the_edge():
     before = grey_sample(30, 30, [])
     before = before._replace(labels=torch.tensor([0]), is_crowd=torch.tensor([False]))
     for box, size, inside in (
@@ -144,7 +144,7 @@ def test_cut_out_holds_boxes_that_end_between_pixels_or_at_the_edge():
         assert result.size == size and result.boxes.tolist() == [inside]
 
 
-def test_up_to_so_many_objects_are_pasted_and_no_crowd_region():
+def test_at_most_max_objects_are_pasted_and_no_crowd_regions():
     boxes = [[x, y, x + 1, y + 1] for y in (0, 10, 20) for x in (0, 10, 20)]
     crowd = [n % 2 == 0 for n in range(9)]
     partner = grey_sample(30, 30, boxes, is_crowd=crowd)
@@ -158,19 +158,19 @@ def test_up_to_so_many_objects_are_pasted_and_no_crowd_region():
     assert labels == {1, 3, 5, 7}
 
 
-# ---- all of them
+# ---- all three
 
 
 @pytest.mark.parametrize(
     ("name", "partner", "complete"),
-    [  # of an image whose classes 0, 1 and 2 are complete, and of partners; class 4 is in none
+    [  # the image has complete classes 0, 1 and 2; class 4 is complete nowhere
         ("mosaic", [True, True, False, True, False], [True, True, False, False, False]),
         ("mixup", [False, True, True, True, False], [False, True, True, False, False]),
         ("copy_paste", [False, False, True, True, False], [False, False, True, False, False]),
         ("mosaic", [False] * 5, [False] * 5),
     ],
 )
-def test_class_is_complete_where_it_is_in_all_parts(name, partner, complete):
+def test_class_is_complete_if_it_is_in_all_parts(name, partner, complete):
     sample = grey_sample(40, 60, [[1, 1, 30, 30]])._replace(is_complete=torch.tensor([True, True, True, False, False]))
     other = grey_sample(40, 60, [[1, 1, 30, 30]], first_label=1)._replace(is_complete=torch.tensor(partner))
     result = apply(COMBINING[name], sample, partners=partners_of(other, other), seed=0)
@@ -215,7 +215,7 @@ def test_tiny_images_and_partners(name, size):
 
 
 @pytest.mark.parametrize("name", COMBINING)
-def test_nothing_happens_without_partners_or_by_chance(name):
+def test_image_is_unchanged_without_partners_or_with_probability_0(name):
     before = noise_sample(0)
     assert apply(COMBINING[name], before) is before  # the only image
     never = {"mosaic": Mosaic(0.0), "mixup": MixUp(0.0, 32.0), "copy_paste": CopyPaste(0.0, 3)}[name]

@@ -86,7 +86,7 @@ def test_probability(kind):
     before = grey_sample(4, 9, [[0, 0, 2, 2]])
     torch.manual_seed(0)
     changed = sum(apply(kind(0.25), before).boxes.tolist() != before.boxes.tolist() for _ in range(400))
-    assert 70 < changed < 130  # 100 on average, deviation 9
+    assert 70 < changed < 130  # mean 100, standard deviation 9
     assert all(apply(kind(0.0), before) is before for _ in range(50))
 
 

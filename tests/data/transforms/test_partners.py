@@ -41,7 +41,7 @@ def test_partners_depend_on_seed_epoch_image_and_repeat_alone():
 def test_every_other_image_is_drawn_equally_often():
     counts = Counter(drawn(planned(epoch=0), num_images=5, count=4000)[0])
     assert set(counts) == {0, 1, 2, 4}
-    assert min(counts.values()) > 850 and max(counts.values()) < 1150  # 1000, deviation 27
+    assert min(counts.values()) > 850 and max(counts.values()) < 1150  # mean 1000, standard deviation 27
 
 
 @pytest.mark.parametrize(("num_images", "expected"), [(1, set()), (2, {0})])

@@ -31,7 +31,7 @@ def test_blur_spreads_a_point_by_the_normal_distribution():
         spread = apply(Blur(1.0, 2.0), before, seed=seed).image[0].double()
         assert spread.argmax() == 20 * 41 + 20
         assert torch.equal(spread, spread.T)
-        # The value at the centre of a normal distribution in the plane is 1 / (2 pi sigma^2), from sigma 1/2 on.
+        # The value at the centre of a normal distribution in the plane is 1 / (2 pi sigma^2), for sigma >= 1/2.
         widths.append((255 / spread.max().item() / (2 * torch.pi)) ** 0.5)
     assert max(widths) < 2.1 and min(widths) < 0.5 and max(widths) > 1.7
     assert apply(Blur(0.0, 2.0), before) is before

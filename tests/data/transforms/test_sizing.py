@@ -42,7 +42,7 @@ def test_resize_transform_fits_the_padded_shape():
     torch.testing.assert_close(result.boxes, torch.tensor([[106.7, 80.0, 533.5, 400.0]]))
 
 
-def test_resize_shrinks_what_was_turned_to_the_planned_padded_shape():
+def test_rotated_image_is_shrunk_to_the_planned_padded_shape():
     # 640 x 480 would become 1067 x 800, which is higher than 800; 800 / 640 = 1.25, and 480 * 1.25 = 600.
     planned = PlannedImage(0, 0, 800, 1333, (800, 1088), (800, 1088))
     assert planned_size(grey_sample(640, 480, []), planned) == (800, 600)
@@ -54,7 +54,7 @@ def test_planned_size_fits_any_shape_and_is_stable(size, shorter, more, max_shap
     planned = PlannedImage(0, 0, shorter, shorter + more, max_shape, max_shape)
     height, width = planned_size(grey_sample(*size, []), planned)
     assert 1 <= height <= max_shape[0] and 1 <= width <= max_shape[1]
-    # Resizing again changes nothing, so a mosaic of the planned size is not resampled; up to rounding of thin images.
+    # Resizing again changes nothing, so a mosaic of the planned size is not resampled. Thin images may be rounded.
     again = planned_size(grey_sample(height, width, []), planned)
     assert (abs(again[0] - height) <= 1 and abs(again[1] - width) <= 1) or min(height, width) <= 2
 
@@ -109,7 +109,7 @@ def test_large_scale_jitter_fits_the_padded_shape(seed):
 @pytest.mark.parametrize(
     ("factor", "size"),
     [
-        # Planned: 30 x 40 with shorter 60 becomes 60 x 80. The padded shape of 64 x 96 limits what is larger.
+        # Planned: 30 x 40 with shorter 60 becomes 60 x 80. Larger images are cropped to the padded shape of 64 x 96.
         (0.1, (6, 8)),
         (0.5, (30, 40)),
         (1.0, (60, 80)),
@@ -145,7 +145,7 @@ def test_enlarging_a_large_image_needs_no_larger_image(monkeypatch):
         lambda image, size, antialias: resized.append((image.shape[-2:], size)) or image.new_zeros(3, *size),
     )
     apply(ScaleJitter(50.0, 50.0), grey_sample(100, 200, []), planned_image((64, 128), shorter=64, longer=128))
-    # 50 times 64 x 128 is never made: 1/50 of the image, 2 x 4 pixels, becomes 64 x 128.
+    # An image 50 times larger than 64 x 128 is never created: 1/50 of the image, 2 x 4 pixels, becomes 64 x 128.
     assert resized == [((2, 4), [64, 128])]
 
 
@@ -181,7 +181,7 @@ def test_iou_crop_keeps_crowd_regions_whose_centre_is_outside(monkeypatch):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 90), (90, 1), (40, 60)])
-def test_iou_crop_ends_for_any_image(size):
+def test_iou_crop_terminates_for_any_image(size):
     for before in (grey_sample(*size, []), grey_sample(*size, [[0, 0, size[1], size[0]]], is_crowd=[True])):
         assert apply(IoUCrop(1.0, 0.3), before, seed=0) is before  # no objects
     for seed in range(3):

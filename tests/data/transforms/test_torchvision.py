@@ -40,7 +40,7 @@ def test_any_transform_returns_valid_samples_and_depends_on_the_seed(name):
         assert_same_sample(before, noise_sample(seed))
 
 
-def test_labels_and_crowd_flags_follow_the_boxes_that_are_left():
+def test_labels_and_crowd_flags_follow_the_remaining_boxes():
     boxes = [[0, 0, 8, 8], [20, 20, 25, 25], [2, 2, 6, 6], [30, 0, 38, 4]]
     before = grey_sample(40, 40, boxes, is_crowd=[True, False, False, True])
     assert_same_sample(apply(TorchvisionTransform(v2.Identity()), before), before)

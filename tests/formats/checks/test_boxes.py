@@ -40,7 +40,7 @@ def test_boxes_partly_outside_are_clipped_and_reported(source, caplog, bbox):
 
 
 def test_box_up_to_a_pixel_outside_is_clipped_for_training_only(source, caplog):
-    """Annotation tools round outwards. Evaluation uses the numbers of the file, so that scores equal pycocotools'."""
+    """Annotation tools round outwards. Evaluation uses the numbers in the file, so scores equal pycocotools'."""
     some = source(document([image(1)], [box(8, 1, [-1, -0.5, 22, 11.5])]))
     for strict in (False, True):
         data = read_dataset((some,), strict=strict)
@@ -55,7 +55,7 @@ def test_area_of_a_clipped_object_is_at_most_that_of_its_clipped_box(source, are
     assert annotations_of(read_dataset((some,)))[0]["area"] == expected
 
 
-def test_area_of_a_box_inside_the_image_is_that_of_the_file(source):
+def test_area_of_a_box_inside_the_image_is_taken_from_the_file(source):
     some = source(document([image(1)], [box(8, 1, [1, 1, 2, 2], area=9)]))
     assert annotations_of(read_dataset((some,)))[0]["area"] == 9
 

@@ -6,7 +6,7 @@ from tests.helpers.coco_files import box, document, image, notes_in, warnings_in
 
 
 def content(categories, boxes_of=None):
-    """A document with one box of each category, or of some."""
+    """A document with one box for each category, or for the given ones."""
     boxes = [box(n, 1, [n, 0, 5, 5], n) for n in (boxes_of or [category["id"] for category in categories])]
     return document([image(1, width=100)], boxes, categories)
 
@@ -15,7 +15,7 @@ def named(*names):
     return [{"id": number, "name": name, "supercategory": "none"} for number, name in enumerate(names, 1)]
 
 
-def test_names_that_differ_in_case_or_blanks(source, caplog):
+def test_names_that_differ_only_in_case_or_whitespace(source, caplog):
     some = source(content(named("square", "ball", "ball ", "Ball")))
     data = read_dataset((some,))
     assert data.class_names == ("square", "ball", "ball ", "Ball")
@@ -37,8 +37,8 @@ def test_root_category_of_roboflow(source, caplog):
     some = source(content(categories, boxes_of=[1, 2]))
     assert read_dataset((some,)).class_names == ("my project", "square", "yes")
     assert warnings_in(caplog) == [
-        f"{some.annotations}: category 'my project' has no objects, and is the supercategory of all others; leave it "
-        'out with data.classes=[square, "yes"]'
+        f"{some.annotations}: category 'my project' has no objects and is the supercategory of all others; exclude "
+        'it with data.classes=[square, "yes"]'
     ]
     caplog.clear()
     read_dataset((some,), classes=("square", "yes"))
@@ -52,8 +52,8 @@ def test_background_category(source, caplog, name):
     some = source(content(named(name, "square", "ball"), boxes_of=[2, 3]))
     read_dataset((some,))
     assert warnings_in(caplog) == [
-        f"{some.annotations}: category {name!r} has no objects, and is the background, which detectors do not need as "
-        "a class; leave it out with data.classes=[square, ball]"
+        f"{some.annotations}: category {name!r} has no objects and is the background, which is not a class for a "
+        "detector; exclude it with data.classes=[square, ball]"
     ]
     caplog.clear()
     read_dataset((source(content(named(name, "square")), "used"),))

@@ -1,4 +1,4 @@
-"""Data that would train the wrong thing is recognised, and good data never is."""
+"""Wrong data is detected, and correct data is never reported."""
 
 import dataclasses
 import os
@@ -63,7 +63,7 @@ def as_centres(boxes):
 
 
 def as_given_corners(numbers):
-    """What a reader of corners makes of four numbers that are no corners."""
+    """Convert four numbers like a reader that expects corners."""
     return np.concatenate([numbers[:, :2], numbers[:, 2:] - numbers[:, :2]], axis=1)
 
 
@@ -80,7 +80,7 @@ def test_wrong_numbers_are_recognised(seed):
     assert kinds(annotations(as_given_corners(as_centres(boxes)))) == [("error", "boxes_are_sizes")]
 
 
-def test_message_says_what_the_numbers_look_like():
+def test_message_describes_the_numbers():
     read = annotations(as_corners(random_boxes(0, count=20)).round())
     (finding,) = check_coordinates(read, read.sizes)
     leaving = (read.boxes_xywh[:, :2] + read.boxes_xywh[:, 2:] > [202, 101]).any(axis=1)
@@ -96,7 +96,7 @@ def test_message_says_what_the_numbers_look_like():
     lambda boxes: boxes[:4] / [200, 100, 200, 100],  # too few to be sure
     lambda boxes: np.round(boxes / [200, 100, 200, 100]),  # boxes of one pixel
     lambda boxes: np.concatenate([boxes, as_corners(boxes[:8])]),  # a few wrong boxes, each reported as outside
-    lambda boxes: boxes * 1.05,  # annotated at another size: not corners
+    lambda boxes: boxes * 1.05,  # annotated at a different size: not corners
     lambda boxes: boxes * 2,
     lambda boxes: boxes + np.array([30, 0, 0, 0]),
     lambda boxes: boxes[:, [1, 0, 3, 2]],  # x and y exchanged
@@ -106,13 +106,13 @@ def test_other_causes_are_not_guessed(change):
         assert kinds(annotations(change(random_boxes(seed)))) == []
 
 
-def test_areas_that_agree_with_the_boxes_speak_against_corners():
+def test_areas_that_agree_with_the_boxes_rule_out_corners():
     boxes = np.tile([5.0, 5.0, 198.0, 98.0], (20, 1))  # large objects that end 3 pixels beyond the image
     assert kinds(annotations(boxes)) == [("error", "boxes_are_corners")]
     assert kinds(annotations(boxes, areas=boxes[:, 2] * boxes[:, 3])) == []
 
 
-def test_crowd_regions_are_no_evidence():
+def test_crowd_regions_are_not_evidence():
     assert kinds(annotations(as_corners(random_boxes(0)), is_crowd=True)) == []
 
 
@@ -161,7 +161,7 @@ def test_synthetic_data_is_not_reported(shapes):
 def test_dataset_without_objects():
     empty, crowd = image_record(boxes=[]), image_record(is_crowd=[True])
     (finding,) = check_objects(dataset_of([empty]), where="data.train", training=True)
-    assert finding.severity == "error" and "1 images with no objects: nothing can be learnt" in finding.message
+    assert finding.severity == "error" and "1 images with no objects: nothing can be learned" in finding.message
     (finding,) = check_objects(dataset_of([empty, crowd]), where="data.train", training=True)
     assert "2 images with only 1 crowd region(s), no objects" in finding.message
     (finding,) = check_objects(dataset_of([empty]), where="data.val", training=False)
@@ -169,7 +169,7 @@ def test_dataset_without_objects():
     assert check_objects(dataset_of([empty, image_record()]), where="data.train", training=True) == []
 
 
-def test_image_file_under_two_ids():
+def test_image_file_with_two_ids():
     (finding,) = check_repeated_images(["a.png", "b.png", "a.png"], where="some.json")
     assert (finding.severity, finding.kind, finding.examples) == ("warning", "file_name_twice", ("a.png",))
     assert check_repeated_images(["a.png", "b.png"], where="some.json") == []
@@ -199,7 +199,7 @@ def test_validation_images_that_are_training_images(tmp_path):
     assert check_overlap(train, data("b/1.png")) == []
 
 
-def test_finding_holds_plain_values():
+def test_finding_contains_plain_values():
     read = annotations(random_boxes(0) / [200, 100, 200, 100])
     (finding,) = check_coordinates(dataclasses.replace(read, file_names=("é.png",)), read.sizes)
     assert all(isinstance(value, str) for value in finding[:4]) and all(isinstance(e, str) for e in finding.examples)

@@ -1,4 +1,4 @@
-"""A cached index equals what the reader returns, is never stale, and never stands in the way."""
+"""Cached results equal those of the reader and are never stale, and cache failures do no harm."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ CONTENT = document([image(1), image(2), image(3)], [box(5, 2, [1, 2, 3, 4]), box
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """An empty cache that takes files of any size."""
+    """An empty cache that accepts files of any size."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(index_cache, "MIN_BYTES", 0)
     return tmp_path / "cache" / "retinanet" / "annotations"
@@ -26,7 +26,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def reads(monkeypatch):
-    """Grows by one when a file is read instead of the cache."""
+    """A list that grows by one when a file is read instead of the cache."""
     count = []
     stream = reader.read_stream
     monkeypatch.setattr(reader, "read_stream", lambda source: count.append(source.annotations) or stream(source))
@@ -70,7 +70,7 @@ def test_changed_file_is_read_again_and_its_old_entry_deleted(source, cache, rea
     assert len(reads) == 2 and len(list(cache.iterdir())) == 1
 
 
-def test_other_reader_version_is_read_again(source, cache, reads, monkeypatch):
+def test_file_is_read_again_by_another_reader_version(source, cache, reads, monkeypatch):
     some = source(CONTENT)
     reader.read_coco(some)
     monkeypatch.setattr(index_cache, "READER_VERSION", index_cache.READER_VERSION + 1)
@@ -78,7 +78,7 @@ def test_other_reader_version_is_read_again(source, cache, reads, monkeypatch):
     assert len(reads) == 2
 
 
-def test_same_file_by_another_path_uses_the_same_entry_under_its_own_name(source, cache, reads):
+def test_two_paths_of_a_file_share_an_entry_and_keep_their_names(source, cache, reads):
     some = source(CONTENT)
     reader.read_coco(some)
     link = some.annotations + ".link.json"
@@ -99,7 +99,7 @@ def test_damaged_entry_is_read_again(source, cache, reads, name, damage):
     assert len(reads) == 2
 
 
-def test_small_files_leave_no_entry(source, cache, monkeypatch):
+def test_small_files_are_not_cached(source, cache, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache.parents[1]))
     reader.read_coco(source(CONTENT))
@@ -112,7 +112,7 @@ def test_results_with_findings_are_not_stored(source, cache):
     assert reader.read_coco(some).findings == reader.read_coco(some).findings != ()
 
 
-def test_cache_folder_that_cannot_be_created_does_not_matter(source, cache):
+def test_cache_folder_that_cannot_be_created_is_ignored(source, cache):
     cache.parents[1].write_text("a file")
     some = source(CONTENT)
     assert same(reader.read_coco(some), reader.read_coco(some))

@@ -1,4 +1,4 @@
-"""Whatever a JSON file contains, reading it ends in a dataset or an InputError."""
+"""Reading any JSON file results in a dataset or an InputError."""
 
 import copy
 import gzip
@@ -30,7 +30,7 @@ SCALARS = (
     | st.integers()
     | st.sampled_from([0, 1, -1, 2**31, 2**63, -(2**63), 2**64, 10**400, 1e308, -0.0, "1", "1.0", "a", "", " "])
     | st.floats()
-    | st.text(st.characters(codec=None), max_size=5)  # with halves of characters
+    | st.text(st.characters(codec=None), max_size=5)  # with unpaired surrogates
 )
 KEYS = st.sampled_from(
     ["id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation", "counts", "size", "file_name",
@@ -46,7 +46,7 @@ OPTIONS = {"max_examples": 80, "deadline": None, "suppress_health_check": [Healt
 
 @pytest.fixture
 def read(tmp_path, caplog):
-    """Reads a dataset whose annotation file has some content; its image files exist."""
+    """Return a function that reads a dataset, given its annotation file; the image files exist."""
     caplog.set_level(logging.CRITICAL, "retinanet")
     for name in ("1.png", "2.png", "a.png"):
         Image.new("RGB", (20, 10)).save(tmp_path / name)
@@ -85,7 +85,7 @@ def mutated(changes):
                 del parent[path[-1]]
             else:
                 parent[path[-1]] = value
-        except (KeyError, IndexError, TypeError):  # an earlier change has removed it
+        except (KeyError, IndexError, TypeError):  # removed by an earlier change
             pass
     return content
 

@@ -1,4 +1,4 @@
-"""Large files that differ from the format are read entry by entry, with the same result as when parsed as a whole."""
+"""Large files that differ from the format are read entry by entry, with the same result as when parsed at once."""
 
 import dataclasses
 import json
@@ -25,7 +25,7 @@ def everything_is_large(monkeypatch):
 def irregular():
     boxes = [box(number, 1 + number % 2, [1, 2, 3, number], area=str(number)) for number in (1, 2, 2, 5)]
     for item in boxes:
-        item["attributes"] = [{"a": 1}, {"b": [{}]}]  # inside, it looks like the end of the list of annotations
+        item["attributes"] = [{"a": 1}, {"b": [{}]}]  # contains what looks like the end of the list of annotations
     boxes[0]["id"] = None
     del boxes[1]["bbox"]
     boxes[1]["segmentation"] = [[1, 2, 5, 2, 5, 9.5]]
@@ -37,7 +37,7 @@ def assert_equal(first: Annotations, second: Annotations):
         np.testing.assert_equal(getattr(first, field.name), getattr(second, field.name), err_msg=field.name)
 
 
-def test_result_is_that_of_the_whole_file(source, everything_is_large, monkeypatch):
+def test_result_equals_that_of_the_file_parsed_at_once(source, everything_is_large, monkeypatch):
     some = source(json.dumps(irregular()).encode())
     by_entry = read_tolerantly(some)
     monkeypatch.setattr(large_file, "MAX_WHOLE", 10**6)
@@ -55,7 +55,7 @@ def test_result_is_that_of_the_whole_file(source, everything_is_large, monkeypat
         (document([image(1)], [box(1, 1, [1, 2, 3, 4])], []), "expected at least one category"),
     ],
 )
-def test_message_is_that_of_the_whole_file(source, everything_is_large, monkeypatch, content, message):
+def test_message_equals_that_of_the_file_parsed_at_once(source, everything_is_large, monkeypatch, content, message):
     some = source(json.dumps(content).encode())
     with pytest.raises(InputError, match="(?s)" + message.replace("(", r"\(").replace(")", r"\)")) as by_entry:
         read_tolerantly(some)
@@ -73,7 +73,7 @@ def test_number_of_entries_is_limited(source, everything_is_large, monkeypatch):
     assert len(read_tolerantly(source(json.dumps(irregular()).encode())).image_index) == 4
 
 
-HOSTILE = {  # what is repeated, of which parsers make the most memory for each byte
+HOSTILE = {  # repeated content for which parsers need the most memory per byte
     "nested lists": b"[" * 400 + b"]" * 400 + b",",
     "empty objects": b"{},",
     "images": b'{"id":%d,"file_name":"x"},',

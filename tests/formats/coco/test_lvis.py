@@ -30,7 +30,7 @@ DOCUMENT = {"images": IMAGES, "annotations": [box(1, 2, [0, 0, 5, 5], 2), box(2,
 
 @pytest.fixture
 def source(tmp_path):
-    """Writes a document and its images."""
+    """Return a function that writes a document and its images."""
 
     def write(content):
         (tmp_path / "train2017").mkdir(exist_ok=True)
@@ -64,7 +64,7 @@ def test_both_readers_agree(source):
 def test_selected_and_merged_classes(source):
     pet = MergedClass(name="pet", merge=("cat", "dog"))
     data = read_dataset((source(DOCUMENT),), classes=("cow", pet))
-    # In image 0, the dog is absent and the cat was not looked for; in image 2, there is a dog and no cat.
+    # In image 0, the dog is absent and the cat was not checked; in image 2, there is a dog but no cat.
     assert pairs(data.federated) == ([[0, 0]], [[1, 1]])
     both = read_dataset((source({**DOCUMENT, "images": [lvis_image(1, [2, 9]), *IMAGES[1:]]}),), classes=(pet,))
     assert pairs(both.federated) == ([[0, 0]], [[1, 0]])
@@ -90,7 +90,7 @@ def test_sources_cannot_be_mixed_with_complete_annotations(source, tmp_path):
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (lvis_image(1, [4]), "1 image(s) with an invalid neg_category_ids, expected a list of the ids of listed"),
+        (lvis_image(1, [4]), "1 image(s) with an invalid neg_category_ids, expected a list of category ids"),
         (lvis_image(1, coco_url=None), "1 image(s) with an invalid file_name, expected the name of a file"),
         (lvis_image(1, neg_category_ids=None), "1 image(s) with an invalid neg_category_ids"),
     ],
@@ -99,9 +99,9 @@ def test_invalid_images_are_rejected(source, image, message):
     assert error_of(source({**DOCUMENT, "images": [image, *IMAGES[1:]]})).startswith(f"some.json: {message}")
 
 
-def test_merged_class_is_incomplete_where_a_part_of_it_was_not_looked_for(source):
+def test_merged_class_is_incomplete_if_one_of_its_categories_was_not_checked(source):
     pet = MergedClass(name="pet", merge=("cat", "dog"))
-    # Image 0 has a cat, and dogs were not looked for; image 1 as well, but dogs are absent; image 2 as in DOCUMENT.
+    # Images 0 and 1 have a cat; dogs were not checked in image 0 and are absent in image 1. Image 2 is as in DOCUMENT.
     images = [lvis_image(1), lvis_image(2, [9]), IMAGES[2]]
     cats = [box(number, number, [0, 0, 5, 5], 2) for number in (1, 2)]
     content = {"images": images, "annotations": [*cats, box(3, 3, [1, 1, 5, 5], 9)], "categories": CATEGORIES}
@@ -111,7 +111,7 @@ def test_merged_class_is_incomplete_where_a_part_of_it_was_not_looked_for(source
 
 
 def test_dropped_box_verifies_nothing(source):
-    """Class 2 is annotated in image 1 by an empty box alone: where its object is remains unknown."""
+    """Class 2 has only an empty box in image 1, so the position of its object is unknown."""
     content = DOCUMENT | {"images": [lvis_image(2)], "annotations": [box(1, 2, [3, 3, 0, 0], 2)]}
     data = read_dataset((source(content),))
     assert len(data.labels) == 0 and not data.image(0).is_complete.any()

@@ -1,4 +1,4 @@
-"""Other forms of JSON annotations are named, with the way out."""
+"""JSON annotations in other formats are recognised, and messages say what to do."""
 
 import json
 
@@ -36,18 +36,18 @@ FORMS = {
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_form_is_named(source, name):
+def test_format_is_named(source, name):
     content, message = FORMS[name]
     some = source(json.dumps(content).encode()).model_copy(update={"format": "coco"})
     assert error_of(some).startswith(f"some.json: {message}")
 
 
 @pytest.mark.parametrize("content", [None, 3, "a", [], [3], {}, {"annotations": {}}, {"annotations": [3]}, {"a": [{}]}])
-def test_other_json_has_no_name(content):
+def test_other_json_is_not_described(content):
     assert describe_form(content) is None
 
 
-def test_coco_files_have_no_name():
+def test_coco_files_are_not_described():
     keypoints = box(1, 1, [0, 0, 5, 5], keypoints=[1, 2, 2], num_keypoints=1)
     assert describe_form(document([image(1)], [keypoints])) is None
     assert describe_form(document([image(1)])) is None

@@ -57,7 +57,7 @@ def test_ids_with_gaps_become_labels(source):
     assert third.boxes.shape == (0, 4) and third.labels.shape == (0,) and third.is_crowd.shape == (0,)
 
 
-def test_boxes_and_areas_are_those_of_the_file(source):
+def test_boxes_and_areas_equal_those_in_the_file(source):
     content = document(
         [image(40), image(7)],
         [box(0, 7, [1, 2, 3, 4], category_id=7), box(9, 40, [5, 5, 2.5, 2], category_id=5, iscrowd=1, area=3)],
@@ -73,7 +73,7 @@ def test_boxes_and_areas_are_those_of_the_file(source):
     assert data.boxes_xywh.dtype == data.areas.dtype == np.float64
 
 
-def test_image_ids_may_be_texts_or_integers_of_any_size(source):
+def test_image_ids_may_be_strings_or_integers_of_any_size(source):
     ids = ("b.png", "a.png", 2**53 + 1, -(2**70))
     content = document(
         [image(number) for number in ids], [box(n, number, [n, 0, 5, 5]) for n, number in enumerate(ids)]
@@ -113,7 +113,7 @@ def test_missing_sizes_are_read_from_the_image(source, sizes):
     (record,) = images_of(read_dataset((some,)))
     assert (record.height, record.width) == (10, 20)
     assert record.boxes.tolist() == [[10, 5, 20, 10]]
-    assert "some/1.png: 20 x 10 is 200 pixels, expected at most 199" in error_of(some, max_pixels=199)
+    assert "some/1.png: has 200 pixels (20 x 10), expected at most 199" in error_of(some, max_pixels=199)
 
 
 def test_missing_sizes_follow_the_exif_orientation(source, tmp_path):
@@ -245,7 +245,7 @@ def test_num_classes_must_agree_with_the_data(source):
     assert len(load_train_data(config(some, model={"num_classes": 1}, data={"classes": ["dog"]})).class_names) == 1
 
 
-def test_validation_set_must_have_no_other_classes_than_the_training_set(source):
+def test_validation_set_must_not_have_additional_classes(source):
     train = source(THREE_CLASSES, "train")
     val = source(document([image(1), image(2)], [box(1, 1, [0, 0, 5, 5], 7)], CATEGORIES[::-1]), "val")
     cfg = config(train, val, data={"keep_empty": False})
@@ -275,7 +275,7 @@ def test_blood_cells_are_read_without_their_two_empty_boxes(caplog):
         counts[split] = len(data)
         num_boxes = sum(len(record.boxes) for record in images_of(data))
         raw = json.loads(file.read_text())["annotations"]
-        assert len(annotations_of(data)) == num_boxes  # evaluation does not count what training drops
+        assert len(annotations_of(data)) == num_boxes  # evaluation ignores what training drops
         dropped += len(raw) - num_boxes
         for record in images_of(data):
             x1, y1, x2, y2 = record.boxes.T

@@ -1,4 +1,4 @@
-"""The fast reader of COCO files gives what the tolerant one does, and reads every correct file."""
+"""The fast COCO reader agrees with the tolerant one and reads every correct file."""
 
 import gzip
 import json
@@ -32,7 +32,7 @@ def equal(first, second) -> bool:
 
 @pytest.fixture
 def written(tmp_path):
-    """Writes an annotation file and returns its source."""
+    """Return a function that writes an annotation file and returns its source."""
 
     def write(content):
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
@@ -118,7 +118,7 @@ NUMBERS = st.floats(-1e6, 1e6) | st.integers(-1000, 1000)
 
 @st.composite
 def documents(draw):
-    """COCO documents, most of them correct, with other fields, in any order."""
+    """Draw COCO documents, most of them correct, with additional fields and in any order."""
     images = [
         {
             "id": image_id,

@@ -1,4 +1,4 @@
-"""COCO files as annotation tools write them: what is repaired, and what is rejected with which message."""
+"""COCO files as written by annotation tools: repairs, and messages for rejected files."""
 
 import logging
 
@@ -40,7 +40,7 @@ def clean():
 
 
 def change(part, **fields):
-    """A document of which every entry of one part has other fields; functions get the entry."""
+    """A document in which fields of every entry of one part are changed; functions receive the entry."""
     content = clean()
     for item in content[part]:
         for name, value in fields.items():
@@ -60,28 +60,28 @@ def corners(bbox):
 
 
 REPAIRED = {
-    "float image_id": (change("annotations", image_id=lambda a: float(a["image_id"])), "3 whole number(s) are written"),
-    "text image_id": (change("annotations", image_id=lambda a: str(a["image_id"])), "3 whole number(s) are written"),
-    "float category_id": (change("annotations", category_id=lambda a: float(a["category_id"])), "3 whole number(s)"),
+    "float image_id": (change("annotations", image_id=lambda a: float(a["image_id"])), "3 integer(s) are written"),
+    "text image_id": (change("annotations", image_id=lambda a: str(a["image_id"])), "3 integer(s) are written"),
+    "float category_id": (change("annotations", category_id=lambda a: float(a["category_id"])), "3 integer(s)"),
     "text category_id": (change("annotations", category_id=lambda a: str(a["category_id"])), "(category_id '3'; "),
-    "text id of categories": (change("categories", id=lambda c: str(c["id"])), "3 whole number(s)"),
+    "text id of categories": (change("categories", id=lambda c: str(c["id"])), "3 integer(s)"),
     "float id of images": (change("images", id=lambda i: float(i["id"])), "(id 1.0; id 2.0)"),
-    "float sizes": (change("images", width=20.0, height="10"), "4 whole number(s)"),
-    "sizes of -1": (change("images", width=-1, height=-1), "2 image(s) have no valid size: read from the image files "
-                    "(1.png: width -1, height -1; 2.png: width -1, height -1)"),
+    "float sizes": (change("images", width=20.0, height="10"), "4 integer(s)"),
+    "sizes of -1": (change("images", width=-1, height=-1), "2 image(s) have no valid size; it is read from the image "
+                    "files (1.png: width -1, height -1; 2.png: width -1, height -1)"),
     "sizes of 0": (change("images", width=0, height=0), "2 image(s) have no valid size"),
     "fractional sizes": (change("images", width=20.5), "2 image(s) have no valid size"),
     "missing sizes": (without("images", "width"), "1.png: width missing, height 10"),
-    "no annotation ids": (without("annotations", "id"), "3 annotation(s) have no whole number as id: all annotations"),
-    "annotation ids are texts": (change("annotations", id=lambda a: f"n{a['id']}"), "3 annotation(s) have no whole"),
+    "no annotation ids": (without("annotations", "id"), "3 annotation(s) have no integer id; all annotations"),
+    "annotation ids are texts": (change("annotations", id=lambda a: f"n{a['id']}"), "3 annotation(s) have no integer"),
     "crowd as text": (change("annotations", iscrowd="0"), None),
     "crowd as bool": (change("annotations", iscrowd=False), None),
     "no crowd": (without("annotations", "iscrowd"), None),
-    "area as text": (change("annotations", area="many"), "3 area(s) are not finite numbers: computed from the boxes"),
+    "area as text": (change("annotations", area="many"), "3 area(s) are not finite numbers; they are computed"),
     "area NaN": (change("annotations", area=float("nan")), "3 area(s) are not finite numbers"),
     "blanks around names": (change("categories", name=lambda c: f" {c['name']} "), "3 category name(s) are used with"),
     "polygons": (change("annotations", segmentation=lambda a: [corners(a["bbox"])], bbox=None), "3 annotation(s) have "
-                 f"no bbox: computed from their polygons or masks ({OF_FIRST}; annotation 2 of 2.png, class 'dog'; "),
+                 f"no bbox; it is computed from their polygons or masks ({OF_FIRST}; "),
     "polygons, bbox []": (change("annotations", segmentation=lambda a: corners(a["bbox"]), bbox=[]), "3 annotation(s)"),
 }  # fmt: skip
 
@@ -108,33 +108,33 @@ def test_repeated_annotation_ids_are_numbered_with_a_warning(source, caplog):
     some = source(content)
     assert len(annotations_of(read_dataset((some,)))) == 2
     assert warnings_in(caplog) == [
-        f"{some.annotations}: 1 annotation id(s) are repeated: all annotations are numbered from 1 (id 7)",
+        f"{some.annotations}: 1 annotation id(s) are repeated; all annotations are numbered from 1 (id 7)",
         f"{some.annotations}: 1 box(es) without area, dropped (annotation 3 of 2.png (20x10), class 'cow': "
         "[2.0, 2.0, 0.0, 4.0])",
     ]
 
 
-def test_numbers_as_names_become_texts(source):
+def test_numbers_as_names_become_strings(source):
     categories = [{"id": 1, "name": 1}, {"id": 2, "name": 2.0}, {"id": 3, "name": 2.5}]
     content = document([image(1)], [box(n, 1, [n, 0, 5, 5], n) for n in (1, 2, 3)], categories)
     assert read_dataset((source(content),)).class_names == ("1", "2", "2.5")
 
 
-def test_category_ids_may_be_texts(source):
+def test_category_ids_may_be_strings(source):
     categories = [{"id": "b", "name": "dog"}, {"id": "a", "name": "cat"}]
     content = document([image(1)], [box(1, 1, [0, 0, 5, 5], "a"), box(2, 1, [1, 0, 5, 5], "b")], categories)
     data = read_dataset((source(content),))
     assert data.class_names == ("dog", "cat") and data.category_ids == (1, 2) and data.labels.tolist() == [1, 0]
 
 
-def test_text_and_number_are_different_image_ids_if_both_are_listed(source):
+def test_string_and_number_are_different_image_ids_if_both_are_listed(source):
     content = document([image(1), image("1", file_name="b.png")], [box(1, "1", [0, 0, 5, 5])])
     assert np.diff(read_dataset((source(content),)).box_start).tolist() == [0, 1]
-    content = document([image("1"), image("01")], [box(1, 1, [0, 0, 5, 5])])  # either could be meant
+    content = document([image("1"), image("01")], [box(1, 1, [0, 0, 5, 5])])  # both match
     assert "1 annotation(s) with an invalid image_id" in error_of(source(content))
 
 
-def test_crowd_flag_as_text(source):
+def test_crowd_flag_as_string(source):
     content = document([image(1)], [box(1, 1, [0, 0, 5, 5], iscrowd="1"), box(2, 1, [0, 0, 5, 5], iscrowd=True)])
     assert read_dataset((source(content),)).is_crowd.tolist() == [True, True]
 
@@ -169,8 +169,8 @@ def test_annotation_without_box_and_segmentation_is_dropped_and_counted(source, 
         ({"category_id": [3]}, "1 annotation(s) with an invalid category_id, expected the id of a listed category "
                                "(annotation 1 of 1.png: [3])"),
         ({"bbox": None, "segmentation": [[1, 2, 3]]},
-         "1 annotation(s) with an invalid segmentation, expected polygons or a mask, as there is no bbox "
-         f"({OF_FIRST}: expected polygons of finite numbers, x and y in turn)"),
+         "1 annotation(s) with an invalid segmentation, expected polygons or a mask, since there is no bbox "
+         f"({OF_FIRST}: expected polygons as lists of finite numbers, x and y alternating)"),
     ],
 )  # fmt: skip
 def test_malformed_annotation_is_rejected(source, fields, message):
@@ -200,10 +200,10 @@ def test_missing_bbox_is_rejected(source):
         (document([], [], [{"id": 1, "name": ""}]),
          "1 categories with an invalid name, expected a string (categories[0] has '')"),
         (document([], [], [{"id": None, "name": "x"}]),
-         "1 categories with an invalid id, expected a whole number ('x' has None)"),
-        (document([image("")]), "1 image(s) with an invalid id, expected a whole number or a string (.png has '')"),
+         "1 categories with an invalid id, expected an integer ('x' has None)"),
+        (document([image("")]), "1 image(s) with an invalid id, expected an integer or a string (.png has '')"),
         (document([image(1.5)]),
-         "1 image(s) with an invalid id, expected a whole number or a string (1.5.png has 1.5)"),
+         "1 image(s) with an invalid id, expected an integer or a string (1.5.png has 1.5)"),
         (document([image(1, file_name=None)]),
          "1 image(s) with an invalid file_name, expected the name of a file (images[0] has None)"),
         (document([image(1, file_name="\ud800.png")]), "1 image(s) with an invalid file_name"),
@@ -226,17 +226,17 @@ def test_all_problems_of_a_file_are_reported_at_once(source):
     ]
 
 
-def test_annotations_of_an_image_without_id_are_not_reported_as_well(source):
+def test_annotations_of_an_image_without_id_are_not_reported_too(source):
     content = document([image(None, file_name="a.png")], [box(1, 1, [0, 0, 5, 5])])
     assert error_of(source(content, write_images=False)) == (
-        "some.json: 1 image(s) with an invalid id, expected a whole number or a string (a.png has None)"
+        "some.json: 1 image(s) with an invalid id, expected an integer or a string (a.png has None)"
     )
 
 
-# ---- categories of the same name
+# ---- categories with the same name
 
 
-def test_categories_of_the_same_name_are_named_and_can_be_merged(source):
+def test_categories_with_the_same_name_are_reported_and_can_be_merged(source):
     categories = [*CATEGORIES, {"id": 40, "name": "cat"}]
     content = document([image(1)], [box(1, 1, [0, 0, 5, 5], 3), box(2, 1, [1, 0, 5, 5], 40)], categories)
     some = source(content)

@@ -27,13 +27,13 @@ def test_file(tmp_path):
         ],
         "categories": [{"id": 3, "name": "cat"}],
     }
-    with pytest.raises(InputError, match=r"instances_val\.json: exists and is not overwritten"):
+    with pytest.raises(InputError, match=r"instances_val\.json: exists and will not be overwritten"):
         write_coco(dataset, tmp_path, split="val")
 
 
 @given(dataset=datasets())
 @settings(max_examples=15, deadline=None)
-def test_generated_datasets_come_back_bit_for_bit(dataset, tmp_path_factory):
+def test_generated_datasets_are_read_back_bit_for_bit(dataset, tmp_path_factory):
     folder = tmp_path_factory.mktemp("coco")
     for split in ("train", "val"):
         assert write_coco(dataset, folder, split=split) == {}

@@ -18,7 +18,7 @@ HEADER = "image_path,xmin,ymin,xmax,ymax,label\n"
 
 @pytest.fixture
 def table(tmp_path):
-    """Writes a CSV file, text or bytes, and possibly its class file; returns the DataSource."""
+    """Return a function that writes a CSV file and possibly its class file, and returns the DataSource."""
 
     def write(content, classes=None):
         file = tmp_path / "some.csv"
@@ -73,7 +73,7 @@ def test_rows_without_a_box_are_images_without_objects(table):
     assert read.category_names == ("cat",)
 
 
-def test_images_are_in_order_of_appearance_and_boxes_in_that_of_lines(table):
+def test_images_are_in_order_of_appearance_and_boxes_in_line_order(table):
     read = read_csv(table(HEADER + "b.jpg,1,1,2,2,x\na.jpg,3,3,4,4,y\nb.jpg,5,5,6,6,x\n"))
     assert read.file_names == ("b.jpg", "a.jpg")
     assert read.image_index.tolist() == [0, 1, 0]
@@ -118,12 +118,12 @@ def test_faults_of_the_class_file_are_reported(table):
     assert message == (
         "classes.csv: 2 problem(s)\n"
         "  2 row(s) repeat a name or an id; both must be unique (line 2 (['cat', '0']); line 3 (['dog', '1']))\n"
-        "  4 row(s) are not a class, expected name,id with a whole number as id (line 4 (['owl']); "
+        "  4 row(s) are not a class, expected name,id with an integer id (line 4 (['owl']); "
         "line 5 (['bat', 'x']); line 6 (['fox', '1.5']); ...)"
     )
 
 
-def test_class_that_the_class_file_lacks_is_reported(table):
+def test_class_missing_from_the_class_file_is_reported(table):
     message = fault_of(table(HEADER + "a.jpg,1,2,3,4,dog\nb.jpg,1,2,3,4,cow\nc.jpg,1,2,3,4,cow\n", "dog,0\n"))
     assert message == (
         "some.csv: 1 class(es) are not in classes.csv; add them to that file or correct their names (line 3 ('cow'))"
@@ -150,7 +150,7 @@ def test_all_faults_are_reported_with_their_lines(table):
         "  1 row(s) have an invalid xmax, expected a number of pixels (line 5 (''))\n"
         "  1 row(s) have no image_path; add the name of the image or remove the row (line 6)\n"
         "  1 row(s) have a box but no label; add the class name or remove the box (line 7)\n"
-        "  2 row(s) have another number of fields than 6 (line 8 (5); line 9 (7))"
+        "  2 row(s) do not have 6 fields (line 8 (5); line 9 (7))"
     )
 
 
@@ -175,7 +175,7 @@ def test_contradicting_sizes_are_reported(table):
     message = fault_of(table(head + "a.jpg,640,480,c,1,2,3,4\na.jpg,480,640,c,1,2,3,4\nb.jpg,wide,1.5,c,1,2,3,4\n"))
     assert message == (
         "some.csv: 2 problem(s)\n"
-        "  1 row(s) have another image size than an earlier row of the same image; correct one (line 3 ('a.jpg'))\n"
+        "  1 row(s) contradict the image size in an earlier row of the same image; correct one (line 3 ('a.jpg'))\n"
         "  1 row(s) have an invalid image size, expected whole numbers of pixels (line 4 (('wide', '1.5')))"
     )
 
@@ -194,8 +194,8 @@ def test_contradicting_sizes_are_reported(table):
         (b"\x89PNG\r\n\x1a\n\0\0", "is not UTF-8 text; save it as UTF-8"),
         ("a.jpg,1,2,3,4,方块".encode("gbk"), "is not UTF-8 text; save it as UTF-8"),
         (b"a.jpg,1,2,3,4,cat\nb.jpg,1,2,3,4,c\0t\n",
-         "line 2: has a NUL byte, so this is not a CSV file; correct the path"),
-        (b"a," * 1_000_000, "line 1: has over 1048576 characters, so this is not a CSV file; correct the path"),
+         "line 2: has a NUL byte, so it is not a CSV file; correct the path"),
+        (b"a," * 1_000_000, "line 1: has over 1048576 characters, so it is not a CSV file; correct the path"),
         (b"a," * 200_000, "line 1 lacks the columns image_path, xmin"),
         (b'a.jpg,1,2,3,4,cat\nb.jpg,1,2,3,4,"cat\n', "line 2: is not valid CSV: unexpected end of data; check the"),
         (b'a.jpg,1,2,3,4,"' + b"x" * 200_000 + b'"\n', "line 1: is not valid CSV: field larger than field limit"),
@@ -203,7 +203,7 @@ def test_contradicting_sizes_are_reported(table):
     ],
     ids=range(14),
 )  # fmt: skip
-def test_file_that_is_no_table_is_rejected(table, content, message):
+def test_file_that_is_not_a_table_is_rejected(table, content, message):
     found = fault_of(table(content))
     assert found.startswith(f"some.csv: {message}")
     assert len(found) < 400
@@ -216,7 +216,7 @@ def test_missing_file_is_reported(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["../secret.jpg", "/etc/hostname", "sub/../../secret.jpg", "x" * 5000, "sub/" * 2000])
-def test_file_names_do_not_lead_out_of_the_folder(table, tmp_path, name):
+def test_file_names_must_not_point_outside_the_folder(table, tmp_path, name):
     Image.new("RGB", (20, 20)).save(tmp_path / "secret.jpg")
     (tmp_path / "sub").mkdir()
     source = table(f"{name},1,2,3,4,cat\n").model_copy(update={"images": str(tmp_path / "sub")})
@@ -238,7 +238,7 @@ GARBAGE = st.one_of(
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(GARBAGE)
-def test_garbage_never_raises_anything_but_an_input_error(table, content):
+def test_garbage_raises_only_input_errors(table, content):
     source = table(content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass"))
     try:
         read = read_csv(source)

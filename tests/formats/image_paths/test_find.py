@@ -14,7 +14,7 @@ from tests.helpers.coco_files import box, document, image, images_of, warnings_i
 
 @pytest.fixture
 def project(tmp_path):
-    """A folder three levels down, so that the folders above it are the test's own."""
+    """A folder three levels deep, so the folders above it belong to the test."""
     folder = tmp_path / "home" / "me" / "set"
     folder.mkdir(parents=True)
     return folder
@@ -40,11 +40,11 @@ def problem(folder, *names, **options) -> str:
     return str(caught.value)
 
 
-# ---- names that are right
+# ---- correct names
 
 
-@pytest.mark.parametrize("count", [3, FEW + 1])  # looked up one by one, or in a list of the folder
-def test_names_give_paths_in_their_order(project, count, caplog):
+@pytest.mark.parametrize("count", [3, FEW + 1])  # looked up one by one, or in a listing of the folder
+def test_paths_are_in_the_order_of_the_names(project, count, caplog):
     names = [f"a b/{number}.png" for number in range(count)][::-1]
     folder = write(project / "images", *names, "top.png", "a b/other.png")
     (project / "linked.png").touch()
@@ -83,7 +83,7 @@ def test_file_outside_the_folder_is_refused_by_default(project, name):
 
 
 @pytest.mark.parametrize("name", ["..\\secret.png", "%2e%2e/secret.png", "%2E%2E%2Fsecret.png", " ../secret.png"])
-def test_no_spelling_leads_out_of_the_folder(project, name):
+def test_no_spelling_points_outside_the_folder(project, name):
     folder = write(project / "images", "1.png")
     write(project, "secret.png")
     assert "2 of 2 images are not in" in problem(folder, name, name + " ")
@@ -120,8 +120,8 @@ def test_names_that_are_spelt_differently_are_matched_with_one_warning(project, 
         f"{folder}/{file}" for file in [*files, "right.png", files[0]]
     ]
     assert warnings_in(caplog) == [
-        f"a.json: 8 file name(s) differ from the files in {folder} by {difference}; the files are used: "
-        f"{files[0]!r} for {names[0]!r}"
+        f"a.json: 8 file name(s) differ from the files in {folder} by {difference}; these files are used, "
+        f"such as {files[0]!r} for {names[0]!r}"
     ]
 
 
@@ -142,7 +142,7 @@ def test_structure_below_the_folder_of_another_computer_is_kept(project):
     ("files", "name", "others"),
     [
         (["A.png", "a.PNG"], "a.png", []),  # two files fit
-        (["A.png"], "a.png", ["A.png"]),  # the file is that of another name
+        (["A.png"], "a.png", ["A.png"]),  # the file belongs to another name
         (["a.jpg", "a.png"], "a", []),  # an image and its mask
         (["a.png"], "a.jpg", []),  # may be a mask
         (["a.json"], "a", []),  # not an image
@@ -156,7 +156,7 @@ def test_uncertain_match_is_refused(project, files, name, others):
         assert f"; {name!r} may be {' or '.join(map(repr, files))}; correct the file names" in message
 
 
-def test_two_names_of_one_file_are_refused(project):
+def test_two_names_for_one_file_are_refused(project):
     folder = write(project / "images", "a.png")
     assert "2 of 2 images are not in" in problem(folder, "A.png", "a.PNG")
 
@@ -199,16 +199,16 @@ def test_folder_with_blanks_is_quoted_for_the_shell(project):
 def test_folder_is_not_suggested_if_other_images_would_be_lost(project):
     folder = write(project / "a", "1.png", "2.png", "3.png", "sub/4.png")
     message = problem(folder, "1.png", "2.png", "3.png", "4.png")
-    assert f"; 1 of them are in {folder}/sub; correct the file names or data.train.images, or leave" in message
+    assert f"; 1 of them are in {folder}/sub; correct the file names or data.train.images, or skip" in message
 
 
-def test_folder_too_many_in_the_names_is_named(project):
+def test_folder_is_named_if_names_have_a_superfluous_folder(project):
     folder = write(project / "a", "1.png", "2.png")
     message = problem(folder, "images/1.png", "images/2.png")
-    assert f"; files named like 2 of the first 2, apart from folders, are in {folder}; correct the" in message
+    assert f"; files with the base names of 2 of the first 2 are in {folder}; correct the" in message
 
 
-def test_circle_of_links_ends(project):
+def test_cyclic_links_do_not_loop_forever(project):
     folder = write(project / "a", "1.png")
     (project / "a" / "again").symlink_to(project)
     assert "1 of 1 images are not in" in problem(folder, "gone.png")
@@ -223,7 +223,7 @@ def test_impossible_names_are_missing(project, name):
 # ---- missing images
 
 
-def test_skipped_images_take_their_boxes_along(source, caplog):
+def test_boxes_of_skipped_images_are_skipped(source, caplog):
     boxes = [box(1, 1, [1, 1, 5, 5]), box(2, 2, [2, 2, 5, 5]), box(3, 3, [3, 3, 5, 5], 7), box(4, 1, [4, 4, 5, 5])]
     some = source(document([image(number) for number in (2, 1, 3)], boxes))
     (Path(some.images) / "1.png").unlink()
@@ -240,12 +240,12 @@ def test_missing_images_are_counted_and_listed(project):
     folder = write(project / "a", *(f"{number}.png" for number in (1, 7)))
     assert problem(folder, *(f"{number}.png" for number in range(1, 9)), key="data.val") == (
         f"a.json: 6 of 8 images are not in {folder}, first ['2.png', '3.png', '4.png', '5.png', '6.png']; correct "
-        "data.val.images or the file names, or leave these images out with data.missing_images=skip"
+        "data.val.images or the file names, or skip these images with data.missing_images=skip"
     )
 
 
 @pytest.mark.parametrize(
-    ("key", "end"), [("data.val", "the score is of the other 2"), ("data.train", "2 remain")]
+    ("key", "end"), [("data.val", "the other 2 are scored"), ("data.train", "2 remain")]
 )  # fmt: skip
 def test_missing_images_are_skipped_on_request(project, key, end, caplog):
     folder = write(project / "a", "1.png", "3.PNG")
@@ -255,14 +255,14 @@ def test_missing_images_are_skipped_on_request(project, key, end, caplog):
     repaired, skipped = warnings_in(caplog)
     assert "'3.PNG' for '3.png'" in repaired
     assert skipped == (
-        f"a.json: 2 of 4 images are not in {folder}, first ['2.png', '4.png']; left out (data.missing_images: "
+        f"a.json: 2 of 4 images are not in {folder}, first ['2.png', '4.png']; skipped (data.missing_images: "
         f"skip), {end}"
     )
 
 
-def test_wrong_folder_is_refused_although_missing_images_are_skipped(project):
+def test_wrong_folder_is_refused_even_if_missing_images_are_skipped(project):
     folder = write(project / "a", "1.png")
     message = problem(folder, "1.png", "2.png", "3.png", skip_missing=True)
     assert message.startswith("a.json: 2 of 3 images are not in")
-    assert message.endswith("data.missing_images=skip does not leave out more than half of the images")
+    assert message.endswith("data.missing_images=skip never skips more than half of the images")
     assert "1 of 1 images are not in" in problem(folder, "2.png", skip_missing=True)

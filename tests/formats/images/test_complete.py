@@ -1,4 +1,4 @@
-"""Incomplete files, cut at every byte, and complete ones of every kind."""
+"""Incomplete files, cut at every byte, and complete files of every kind."""
 
 import io
 
@@ -20,7 +20,7 @@ def encoded(image, file_format, **options):
 
 
 def with_thumbnail(data):
-    """The JPEG with an application segment that holds a whole other JPEG, as the thumbnail in EXIF."""
+    """Insert an application segment that contains another complete JPEG, like an EXIF thumbnail."""
     small = encoded(IMAGE.resize((8, 5)), "JPEG")
     return data[:2] + b"\xff\xe1" + (len(small) + 2).to_bytes(2, "big") + small + data[2:]
 
@@ -45,7 +45,7 @@ def test_jpeg_is_complete_with_its_last_byte(name):
             check_jpeg(data[:length])
 
 
-def test_first_image_of_an_mpo_decides():
+def test_only_the_first_image_of_an_mpo_is_checked():
     check_jpeg(encoded(IMAGE, "MPO", save_all=True, append_images=[SECOND_FRAME.copy()])[:-100])
 
 
@@ -76,7 +76,7 @@ def test_interlaced_png_has_the_rows_of_its_passes(side, passes):
         return bytes(data[:8]) + chunk(b"IHDR", bytes(header)) + bytes(data[33:])
 
     check_png(interlaced(rows))
-    with Image.open(io.BytesIO(interlaced(rows))) as image:  # Pillow agrees that this is one
+    with Image.open(io.BytesIO(interlaced(rows))) as image:  # Pillow accepts it
         assert image.info["interlace"] == 1
         image.load()
     with pytest.raises(ValueError, match="not enough image data"):
@@ -87,7 +87,7 @@ def test_png_is_complete_without_its_end_but_not_without_a_row():
     data = png(ROWS)
     check_png(data)
     check_png(data + b"bytes after the end")
-    check_png(data[:-12])  # Pillow and torchcodec decode it: all pixels are there
+    check_png(data[:-12])  # Pillow and torchcodec decode it: no pixel is missing
     for rows in (ROWS[:-1], ROWS[:1], []):
         with pytest.raises(ValueError, match="not enough image data"):
             check_png(png(rows))
@@ -96,7 +96,7 @@ def test_png_is_complete_without_its_end_but_not_without_a_row():
             check_png(data[:length])
 
 
-def test_every_flipped_bit_of_the_pixel_data_is_found():
+def test_every_flipped_bit_of_the_pixel_data_is_detected():
     data = png(ROWS)
     start = data.index(b"IDAT") + 4
     for position in range(start, len(data) - 12, 37):
@@ -106,7 +106,7 @@ def test_every_flipped_bit_of_the_pixel_data_is_found():
             check_png(bytes(flipped))
 
 
-def test_checksum_of_an_optional_chunk_does_not_matter():
+def test_checksum_of_an_optional_chunk_is_ignored():
     text = bytearray(chunk(b"tEXt", b"Comment\0none"))
     text[-1] ^= 1
     check_png(png(ROWS, extra=bytes(text)))

@@ -63,7 +63,7 @@ def second_copy_of_the_module():
 
 
 @pytest.mark.parametrize("torchcodec", ["absent", "built for another torch"])
-def test_pillow_decodes_where_torchcodec_cannot_be_imported(tmp_path, monkeypatch, caplog, torchcodec):
+def test_pillow_decodes_if_torchcodec_cannot_be_imported(tmp_path, monkeypatch, caplog, torchcodec):
     if torchcodec == "absent":
         monkeypatch.setitem(sys.modules, "torchcodec", None)  # importing it raises ModuleNotFoundError
     else:
@@ -76,7 +76,7 @@ def test_pillow_decodes_where_torchcodec_cannot_be_imported(tmp_path, monkeypatc
     assert module.decode_image is None
     warned = [record.getMessage() for record in caplog.records]
     assert warned == (
-        [] if torchcodec == "absent" else ["torchcodec cannot be imported, so Pillow decodes: undefined symbol"]
+        [] if torchcodec == "absent" else ["torchcodec cannot be imported; using Pillow instead: undefined symbol"]
     )
     IMAGE.copy().save(tmp_path / "image.jpg")
     expected = read(tmp_path / "image.jpg")
@@ -89,6 +89,6 @@ def test_first_frame_of_an_animation_with_16_bits(tmp_path):
     IMAGE.copy().save(animation, save_all=True, append_images=[SECOND_FRAME])
     actl = animation.read_bytes()
     start = actl.index(b"acTL") - 4
-    data = png_of(WIDE, 2, extra=actl[start : start + 20])  # says that there are two frames
+    data = png_of(WIDE, 2, extra=actl[start : start + 20])  # declares two frames
     (tmp_path / "image").write_bytes(data)
     assert np.array_equal(read(tmp_path / "image"), ROUNDED[..., :3])

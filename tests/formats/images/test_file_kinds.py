@@ -1,4 +1,4 @@
-"""Files that are not read as images are named by their first bytes, whatever their extension."""
+"""Files that are not images are recognised by their first bytes, regardless of their extension."""
 
 import struct
 
@@ -14,14 +14,14 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\
 
 
 def iso_media(major, *compatible):
-    """The first box of a file based on ISO media, with its brands."""
+    """The first box of an ISO media file, with its brands."""
     brands = major + bytes(4) + b"".join(compatible)
     return struct.pack(">I4s", 8 + len(brands), b"ftyp") + brands + b"\0\0\0\x08free"
 
 
 KINDS = {
-    "git-lfs": (LFS, "is a Git LFS pointer, not the image itself; run git lfs pull"),
-    "git-annex": (b"/annex/objects/SHA256E-s12--ab.jpg\n", "is a git-annex pointer.*run git annex get"),
+    "git-lfs": (LFS, "is a Git LFS pointer, not the image itself; run `git lfs pull`"),
+    "git-annex": (b"/annex/objects/SHA256E-s12--ab.jpg\n", "is a git-annex pointer.*run `git annex get`"),
     "heic": (iso_media(b"heic", b"mif1", b"heic"), "is HEIC, which is not supported: convert it to JPEG.*pillow-heif"),
     "heif": (iso_media(b"mif1", b"mif1", b"heic"), "is HEIC"),
     "crx": (iso_media(b"crx ", b"isom"), r"is a camera's RAW file \(CR3\)"),
@@ -39,10 +39,10 @@ KINDS = {
     "rw2": (b"IIU\0\x18\0\0\0", r"is a camera's RAW file \(RW2\)"),
     "html": (b"\n<!DOCTYPE html>\n<html><head><title>404</title>", "is an HTML page.*download the image again"),
     "html without doctype": (b"<HTML><BODY>Forbidden", "is an HTML page"),
-    "xml": (b'<?xml version="1.0"?>\n<Error><Code>AccessDenied</Code></Error>', "is XML text.*message of a server"),
+    "xml": (b'<?xml version="1.0"?>\n<Error><Code>AccessDenied</Code></Error>', "is XML text.*server's error message"),
     "json": (b'{"message": "rate limit exceeded"}', "is JSON text"),
     "zeros": (bytes(5000), "is filled with zeros.*restore the file"),
-    "resource fork": (b"\0\x05\x16\7\0\2\0\0Mac OS X", r"is a macOS resource fork \(a file named \._\*.*delete it"),
+    "resource fork": (b"\0\x05\x16\7\0\2\0\0Mac OS X", r"is a macOS resource fork \(a \._\* file.*delete it"),
     "fits": (b"SIMPLE  =                    T", "is FITS"),
     "exr": (b"v/1\1\2\0\0\0", "is OpenEXR"),
     "hdf5": (b"\x89HDF\r\n\x1a\n", "is HDF5"),
@@ -58,7 +58,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_kind_is_named_with_the_way_out(tmp_path, name):
+def test_message_names_the_kind_and_says_what_to_do(tmp_path, name):
     content, words = KINDS[name]
     path = tmp_path / "image.jpg"
     path.write_bytes(content)
@@ -68,7 +68,7 @@ def test_kind_is_named_with_the_way_out(tmp_path, name):
         assert "\n" not in str(caught.value)
 
 
-def test_avif_that_pillow_cannot_read_says_so(tmp_path, monkeypatch):
+def test_avif_that_pillow_cannot_read_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr("retinanet.formats.images.reader.FORMATS", ("JPEG", "PNG"))
     for brands in ((b"avif", b"mif1"), (b"avis",), (b"mif1", b"miaf", b"avif")):
         (tmp_path / "image.avif").write_bytes(iso_media(*brands))

@@ -1,4 +1,4 @@
-"""Damaged and hostile files of every kind end in an image or an `InputError`, in bounded time and memory."""
+"""Damaged and hostile files of every kind result in an image or an `InputError`, in bounded time and memory."""
 
 import io
 import json
@@ -104,10 +104,10 @@ def bombs():
             png(ROWS, extra=chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(1 << 20))) * 100),
             "header is damaged",
         ),
-        "huge.png": (png([], size=(60_000, 60_000)), "is 3600000000 pixels, expected at most 10000"),
+        "huge.png": (png([], size=(60_000, 60_000)), "has 3600000000 pixels, expected at most 10000"),
         "huge.tif": (
             tiff_of(wide, tags=[(256, 4, [60_000]), (257, 4, [60_000])]),
-            "60000 x 60000 is 3600000000 pixels",
+            "has 3600000000 pixels (60000 x 60000)",
         ),
         "offset.tif": (tiff_of(wide, tags=tags), "truncated"),
         "offset_deflate.tif": (tiff_of(wide, deflate=True, tags=tags), "damaged or truncated"),
@@ -155,10 +155,10 @@ def bad_files(folder):
         "no_rows.png": (png([]), "damaged or truncated PNG"),
         "no_end.png": (good_png[: idat + 30], "damaged or truncated PNG"),
         "in_header.png": (good_png[:20], "header is damaged"),
-        "huge.png": (png([], size=(60_000, 60_000)), "is 3600000000 pixels, expected at most 10000"),
-        "large.png": (png([], size=(9_000, 9_000)), "is 81000000 pixels"),
-        "huge.jpg": (bytes(huge_jpeg), "is 3600000000 pixels, expected at most 10000"),
-        "large.jpg": (bytes(large_jpeg), "is 81000000 pixels"),
+        "huge.png": (png([], size=(60_000, 60_000)), "has 3600000000 pixels, expected at most 10000"),
+        "large.png": (png([], size=(9_000, 9_000)), "has 81000000 pixels"),
+        "huge.jpg": (bytes(huge_jpeg), "has 3600000000 pixels, expected at most 10000"),
+        "large.jpg": (bytes(large_jpeg), "has 81000000 pixels"),
         "in_header.jpg": (jpeg[:100], "header is damaged"),
         "half.webp": (webp[: len(webp) // 2], "header is damaged"),
         "half.bmp": (save(scratch, "BMP")[:1500], "damaged or truncated BMP"),
@@ -219,7 +219,7 @@ def test_no_file_crashes_the_process_or_needs_much_memory(tmp_path, decoder):
         else:
             assert result[0] == "InputError", (path, result)
             assert result[1].startswith(f"{path}: ") and words in result[1]
-        # None is expanded in full: the bombs need 64 MiB or more, and 60000 x 60000 pixels need 10 GiB.
+        # No file is expanded in full: the bombs need 64 MiB or more, and 60000 x 60000 pixels need 10 GiB.
         assert grown_kib < 48 * 1024, (path, grown_kib)
 
 

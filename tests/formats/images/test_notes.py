@@ -1,4 +1,4 @@
-"""Facts about images for their owner: value ranges, further frames and ambiguous orientations."""
+"""Notes about images: value ranges, additional frames and ambiguous orientations."""
 
 import numpy as np
 import pytest
@@ -62,7 +62,7 @@ def test_ambiguous_orientations_are_counted(tmp_path):
         IMAGE.copy().save(paths[-1], exif=exif(orientation))
     (finding,) = notes_of(paths).findings()
     assert (finding.severity, finding.kind) == ("warning", "ambiguous_orientation")
-    assert finding.text.startswith("2 image(s) are rotated by 180 degrees, mirrored, or rotated and square")
+    assert finding.text.startswith("2 image(s) are mirrored, rotated by 180 degrees, or square and rotated")
     assert finding.examples == (str(paths[1]), str(paths[2]))
     assert notes_of(paths[:1]).findings() == ()
 
@@ -70,7 +70,7 @@ def test_ambiguous_orientations_are_counted(tmp_path):
 # ---- frames
 
 
-def test_images_with_further_frames_are_counted(tmp_path):
+def test_images_with_additional_frames_are_counted(tmp_path):
     several = {"save_all": True, "append_images": [SECOND_FRAME.copy()]}
     for name, options in (
         ("a.gif", several),
@@ -82,7 +82,7 @@ def test_images_with_further_frames_are_counted(tmp_path):
         IMAGE.copy().save(tmp_path / name, **options)
     (finding,) = notes_of(sorted(tmp_path.iterdir())).findings()
     assert (finding.severity, finding.kind) == ("note", "several_frames")
-    assert finding.message == "4 image(s) are animations or have several pages, of which only the first is used"
+    assert finding.message == "4 image(s) are animations or have several pages; only the first frame or page is used"
     assert finding.examples[0] == str(tmp_path / "a.gif")
     assert notes_of([tmp_path / "e.gif"]).findings() == ()
 
@@ -100,7 +100,7 @@ def test_value_range_is_described_once_for_each_type(tmp_path):
     ]
 
 
-def test_different_ranges_are_pointed_out_with_the_setting_that_makes_them_equal(tmp_path):
+def test_different_ranges_are_reported_with_a_setting_that_makes_them_equal(tmp_path):
     (words,) = range_texts(notes_of(write_tiffs(tmp_path, 3000, 900, 2000)))
     assert words == (
         "warning: 3 image(s) have uint16 samples, from 10 to 3000: data.value_range auto scales different ranges "
@@ -139,7 +139,7 @@ def test_sampled_images_are_spread_over_the_dataset_and_unreadable_ones_are_skip
     paths[4].write_bytes(b"not an image")
     data = dataset_of([image_record(path, 1, 2, [], image_id=number) for number, path in enumerate(paths)])
     options = {"max_pixels": MAX_PIXELS, "value_range": "auto", "bands": None}
-    # Three at equal distances of the ten: the first, number 4, which cannot be read, and the last.
+    # Three evenly spaced images of ten: the first, number 4, which cannot be read, and the last.
     (words,) = range_texts(sample_notes(data, "truth.json", max_images=3, **options))
     assert words.startswith("warning: 2 image(s) have uint16 samples, from 10 to 1000:")
     (words,) = range_texts(sample_notes(data, "truth.json", max_images=99, **options))
@@ -147,7 +147,7 @@ def test_sampled_images_are_spread_over_the_dataset_and_unreadable_ones_are_skip
     assert sample_notes(data.first(0), "truth.json", max_images=3, **options).findings() == ()
 
 
-def test_bands_decide_which_values_count(tmp_path):
+def test_value_range_covers_only_the_selected_bands(tmp_path):
     values = np.array([[[1, 2, 3, 9000, 5, 6, 7, 8]]], dtype=np.uint16)
     (tmp_path / "image.tif").write_bytes(tiff_of(values))
     (words,) = range_texts(notes_of([tmp_path / "image.tif"], bands=(1, 2, 3)))

@@ -22,7 +22,7 @@ from tests.helpers.image_files import (
 
 pytestmark = pytest.mark.usefixtures("decoder")
 
-# EXIF 2.32, table "Orientation", in NumPy: stored (H, W, 3) to shown.
+# EXIF 2.32, table "Orientation", in NumPy: stored (H, W, 3) to displayed.
 SHOWN = {
     1: lambda a: a,
     2: np.fliplr,
@@ -79,7 +79,7 @@ if features.check("avif"):
 @pytest.mark.parametrize("name", PILLOW_FILES)
 def test_decoding_equals_pillow(tmp_path, name):
     original, file_format, options = PILLOW_FILES[name]
-    path = tmp_path / "image"  # without a suffix: the content decides
+    path = tmp_path / "image"  # without a suffix: the content determines the format
     original.copy().save(path, file_format, **options)
     with Image.open(path) as image:
         expected = np.asarray(image.convert("RGB"))

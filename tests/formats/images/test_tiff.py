@@ -1,4 +1,4 @@
-"""TIFF of any number of bands and any type of samples, written by `tests/helpers/tiff_files.py` and by Pillow."""
+"""TIFF files with any number of bands and any sample type, written by `tests/helpers/tiff_files.py` and by Pillow."""
 
 import io
 import struct
@@ -44,7 +44,7 @@ def array_of(dtype, bands=8):
 @pytest.mark.parametrize("planar", [False, True])
 @pytest.mark.parametrize("blocks", [{}, {"rows": 4}, {"tile": (16, 32)}], ids=["one strip", "strips", "tiles"])
 @pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", "f2", "u4", "i4", "f4", "u8", "f8"])
-def test_every_layout_and_type_of_samples(order, planar, blocks, dtype):
+def test_every_layout_and_sample_type(order, planar, blocks, dtype):
     values = array_of(dtype)
     for compression in ({}, {"deflate": True}, {"deflate": True, "predictor": 2}):
         if dtype[0] == "f" and "predictor" in compression:
@@ -81,17 +81,17 @@ def test_bigtiff(tmp_path):
 # ---- bands
 
 
-def test_more_than_four_bands_have_to_be_chosen(tmp_path):
+def test_more_than_four_bands_require_a_selection(tmp_path):
     path = tmp_path / "image.tif"
     for bands in (5, 6, 8):
         path.write_bytes(tiff_of(EIGHT[..., :bands]))
         assert read_header(path, max_pixels=MAX_PIXELS) == (HEIGHT, WIDTH, 1, "TIFF", bands, "uint8")
-        words = rf"image\.tif: has {bands} bands, expected 1, 3 or 4; choose three with data\.bands$"
+        words = rf"image\.tif: has {bands} bands, expected 1, 3 or 4; select three with data\.bands$"
         with pytest.raises(InputError, match=words):
             read(path)
     assert np.array_equal(read(path, bands=(8, 2, 5)), EIGHT[..., [7, 1, 4]])
     assert np.array_equal(read(path, bands=(8,)), EIGHT[..., [7, 7, 7]])
-    with pytest.raises(InputError, match=r"image\.tif: has 8 band\(s\) besides alpha, data\.bands asks for band 9"):
+    with pytest.raises(InputError, match=r"image\.tif: has 8 band\(s\) besides alpha, but data\.bands selects band 9"):
         read(path, bands=(1, 2, 9))
 
 
@@ -118,7 +118,7 @@ def test_bands_of_a_colour_image_can_be_reordered(tmp_path, file_format):
 def test_grey_images_have_one_band(tmp_path, mode):
     IMAGE.convert(mode).save(tmp_path / "image", "PNG")
     assert np.array_equal(read(tmp_path / "image", bands=(1,)), read(tmp_path / "image"))
-    with pytest.raises(InputError, match=r"has 1 band\(s\) besides alpha, data\.bands asks for band 3"):
+    with pytest.raises(InputError, match=r"has 1 band\(s\) besides alpha, but data\.bands selects band 3"):
         read(tmp_path / "image", bands=(3, 2, 1))
 
 
@@ -186,15 +186,15 @@ def test_value_without_data_is_black(tmp_path):
             r"8 band\(s\) of 8-bit samples, photometric 1, compression 7, which is not",
         ),
         ({"tags": [(339, SHORT, [1, 1, 1, 1, 1, 1, 1, 3])]}, "which is not supported"),
-        ({"tags": [(257, SHORT, [0])]}, "its tags say 34 x 0 pixels"),
-        ({"tags": [(278, SHORT, [0])]}, "its tags say strips or tiles of 34 x 0 pixels"),
+        ({"tags": [(257, SHORT, [0])]}, "its tags give a size of 34 x 0 pixels"),
+        ({"tags": [(278, SHORT, [0])]}, "its tags give strips or tiles of 34 x 0 pixels"),
         ({"tags": [(257, SHORT, [HEIGHT + 1])], "rows": 7}, "it has 3 strips or tiles of 4"),
         ({"tags": [(277, SHORT, [60000])]}, r"60000 band\(s\) of uint8 samples.* need \d+ bytes, expected at most 8"),
         ({"tags": [(317, SHORT, [9])]}, "unknown predictor 9"),
         ({"tile": (16, 16), "tags": [(323, SHORT, [60000])]}, r"need \d+ bytes.*set data\.max_pixels to at least"),
     ],
 )
-def test_unsupported_and_absurd_tags(tmp_path, options, words):
+def test_unsupported_and_invalid_tags(tmp_path, options, words):
     (tmp_path / "image.tif").write_bytes(tiff_of(EIGHT, **options))
     with pytest.raises(InputError, match=words):
         read(tmp_path / "image.tif", bands=(1,))
@@ -223,13 +223,13 @@ def test_truncated_samples_are_an_error(tmp_path):
 
 
 def page(tags, following):
-    """A page without pixels, as the directory of its tags alone, with the position of the following one."""
+    """A page without pixels: only its tag directory, with the offset of the next page."""
     entries = b"".join(struct.pack("<HHII", number, 4, 1, value) for number, value in sorted(tags.items()))
     return struct.pack("<H", len(tags)) + entries + struct.pack("<I", following)
 
 
 @pytest.mark.parametrize(("kinds", "expected"), [([], False), ([0], True), ([1], False), ([4], False), ([1, 0], True)])
-def test_further_pages_that_are_not_overviews_or_masks(tmp_path, kinds, expected):
+def test_additional_pages_that_are_not_overviews_or_masks(tmp_path, kinds, expected):
     data = bytearray(tiff(WIDE[..., 0], dtype="<u2"))
     link = 8 + 2 + 12 * struct.unpack_from("<H", data, 8)[0]
     for kind in kinds:
@@ -242,7 +242,7 @@ def test_further_pages_that_are_not_overviews_or_masks(tmp_path, kinds, expected
     assert np.array_equal(read(tmp_path / "image"), ROUNDED[..., [0, 0, 0]])
 
 
-def test_pages_that_refer_to_each_other_end(tmp_path):
+def test_cyclic_pages_do_not_loop_forever(tmp_path):
     data = bytearray(tiff(WIDE[..., 0], dtype="<u2"))
     struct.pack_into("<I", data, 8 + 2 + 12 * struct.unpack_from("<H", data, 8)[0], len(data))
     (tmp_path / "image").write_bytes(data + page({254: 1}, len(data)))  # the second page is its own successor
@@ -251,11 +251,11 @@ def test_pages_that_refer_to_each_other_end(tmp_path):
 
 
 @pytest.mark.parametrize("file_format", ["GIF", "PNG", "WEBP", "TIFF", "MPO"])
-def test_further_frames_of_every_format(tmp_path, file_format):
+def test_additional_frames_of_every_format(tmp_path, file_format):
     several = {"save_all": True, "append_images": [SECOND_FRAME.copy()]}
     for options in ({}, several):
         IMAGE.copy().save(tmp_path / "image", file_format, **options)
         with open_image(tmp_path / "image", max_pixels=MAX_PIXELS) as opened:
-            # The further images of an MPO are a phone's previews and depth maps.
+            # The other images of an MPO are a phone's previews and depth maps.
             assert opened.has_more_frames() == (bool(options) and file_format != "MPO")
             assert opened.decode().shape == (3, HEIGHT, WIDTH)

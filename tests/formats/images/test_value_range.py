@@ -1,4 +1,4 @@
-"""Scaling of samples with other than 8 bits; the numbers are worked by hand."""
+"""Scaling of samples that are not 8-bit, with hand-computed numbers."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def samples(values, dtype, **options):
     ],
 )
 @pytest.mark.parametrize("dtype", ["uint16", "uint32", "int32", "float32", "float64"])
-def test_auto_ends_at_the_smallest_depth_that_holds_the_maximum(dtype, maximum, high):
+def test_auto_ends_at_the_smallest_depth_that_contains_the_maximum(dtype, maximum, high):
     if dtype.startswith("float") and maximum <= 1:
         high = 1
     assert automatic_range(samples([0, maximum], dtype)) == (0, high)
@@ -55,7 +55,7 @@ def test_declared_depth_is_the_range():
     assert automatic_range(samples([0, 3], np.uint16, bits=12)) == (0, 4095)
 
 
-def test_pixels_without_data_do_not_count():
+def test_pixels_without_data_are_ignored():
     values = samples([-9999, 10, 200], np.float32, nodata=-9999.0)
     assert bounds(values) == (10, 200)
     assert automatic_range(values) == (0, 255)
@@ -99,23 +99,23 @@ def test_one_range_for_all_channels():
     ),
     value_range=st.one_of(st.just("auto"), st.tuples(st.floats(-1e6, 0), st.floats(1, 1e6))),
 )
-def test_any_samples_are_scaled_in_order(values, value_range):
+def test_scaling_keeps_the_order_of_samples(values, value_range):
     scaled = scale_to_uint8(Samples(values, bits=8 * values.dtype.itemsize), value_range)
     assert scaled.dtype == np.uint8 and scaled.shape == values.shape
-    order = np.argsort(values, axis=None)  # not-a-number last
+    order = np.argsort(values, axis=None)  # NaN last
     numbers = ~np.isnan(values.ravel()[order]) if values.dtype.kind == "f" else slice(None)
     assert (np.diff(scaled.ravel()[order][numbers].astype(int)) >= 0).all()
 
 
 @settings(max_examples=30, deadline=None)
 @given(low=st.integers(0, 60000), width=st.integers(1, 5535))
-def test_table_of_16_bits_gives_the_numbers_of_other_types(low, width):
+def test_lookup_table_for_16_bits_agrees_with_other_types(low, width):
     every = np.arange(1 << 16).reshape(-1, 1, 1)
     as_16 = scale_to_uint8(Samples(every.astype(np.uint16), bits=16), (low, low + width))
     assert np.array_equal(as_16, scale_to_uint8(Samples(every.astype(np.int64), bits=64), (low, low + width)))
 
 
-def test_large_images_are_scaled_in_parts_without_a_seam():
+def test_large_images_are_scaled_in_blocks_without_seams():
     values = np.arange(3_000_000, dtype=np.float32).reshape(3000, 1000, 1)
     expected = np.floor(values.astype(np.float64) / 2_999_999 * 255 + 0.5)
     assert np.array_equal(scale_to_uint8(Samples(values, bits=32), "auto"), expected)

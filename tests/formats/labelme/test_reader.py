@@ -24,7 +24,7 @@ def document(*shapes, image="a.jpg", **fields):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Writes files, given as bytes, text or documents, into a dataset folder; returns the DataSource."""
+    """Return a function that writes files into a dataset folder and returns the DataSource."""
 
     def write(files, **fields):
         for name, content in files.items():
@@ -69,10 +69,10 @@ def test_shape_without_a_type_is_a_polygon(folder):
 
 
 @pytest.mark.parametrize("kind", ["point", "line", "linestrip", "points"])
-def test_shapes_without_area_are_left_out(folder, kind):
+def test_shapes_without_area_are_skipped(folder, kind):
     read = read_labelme(folder({"a.json": document(shape(kind=kind), shape(), image="a.jpg")}))
     assert read.entry_numbers.tolist() == [2] and read.entry == "shape"
-    assert [finding.message.split(": ")[0] for finding in read.findings] == ["1 point(s) and line(s) left out"]
+    assert [finding.message.split(": ")[0] for finding in read.findings] == ["1 point(s) and line(s) skipped"]
 
 
 def test_embedded_image_flags_and_groups_are_ignored(folder):
@@ -99,15 +99,15 @@ def test_images_are_ordered_by_the_names_of_their_files(folder):
     assert (read.category_names, read.category_index.tolist()) == (("cat", "dog"), [0, 1, 0])
 
 
-def test_unlabelled_images_and_other_files_are_left_out_and_counted(folder, tmp_path):
+def test_unlabelled_images_and_other_files_are_skipped_and_counted(folder, tmp_path):
     source = folder({"a.json": document(shape()), "other.json": [1], "info.json": {"images": []}, "notes.txt": "x"})
     for name in ("a.jpg", "b.jpg", "c.png"):
         Image.new("RGB", (8, 8)).save(tmp_path / "set" / name)
     read = read_labelme(source)
     assert read.file_names == ("a.jpg",)
     unlabelled, other = map(str, read.findings)
-    assert ": 2 image(s) without a JSON file left out: they are unlabelled" in unlabelled
-    assert ": 2 JSON file(s) without imagePath and shapes left out" in other
+    assert ": 2 image(s) without a JSON file skipped: they are unlabelled" in unlabelled
+    assert ": 2 JSON file(s) without imagePath and shapes skipped" in other
 
 
 def test_split_is_a_subfolder(folder):
@@ -133,7 +133,7 @@ OUTSIDE = ["../x.jpg", "..\\x.jpg", "/etc/passwd", "C:\\images\\x.jpg", "sub/../
 
 
 @pytest.mark.parametrize("image", OUTSIDE)
-def test_image_path_must_not_lead_out_of_the_folder(folder, image):
+def test_image_path_must_not_point_outside_the_folder(folder, image):
     message = fault_of(folder({"a.json": document(shape(), image=image)}))
     assert message.startswith("1 file(s) have an imagePath outside ") and f"a.json ({image!r})" in message
 
@@ -143,7 +143,7 @@ def test_image_path_must_not_lead_out_of_the_folder(folder, image):
     [("x.jpg", "x.jpg"), ("../images/sub/x.jpg", "sub/x.jpg"), ("/home/me/x.jpg", "x.jpg"), ("D:\\me\\x.jpg", "x.jpg"),
      ("..\\..\\x.jpg", "x.jpg")],
 )  # fmt: skip
-def test_with_a_folder_of_images_paths_are_looked_up_there(folder, tmp_path, image, name):
+def test_paths_are_looked_up_in_the_configured_image_folder(folder, tmp_path, image, name):
     source = folder({"a.json": document(shape(), image=image)}, images=str(tmp_path / "images"))
     read = read_labelme(source)
     assert (read.file_names, read.image_folder) == ((name,), str(tmp_path / "images"))
@@ -158,7 +158,7 @@ def test_label_file_determines_the_order_of_the_classes(folder):
     assert (read.category_names, read.category_index.tolist()) == (("dog", "owl", "cat"), [2, 0])
 
 
-def test_label_that_the_label_file_lacks_is_reported(folder):
+def test_label_missing_from_the_label_file_is_reported(folder):
     message = fault_of(folder({"labels.txt": "dog\n", "a.json": document(shape())}))
     assert message == (
         "1 label(s) are not in labels.txt; add them to that file or correct their names (a.json ('cat'))"
@@ -195,7 +195,7 @@ def test_all_faults_are_reported_at_once(folder):
         "f.json shape 1 ([[1, nan], [2, 3]]))\n"
         "  2 shape(s) have invalid points, expected at least 3 pairs of numbers (e.json shape 5 ([[1, 2], [4, 6.5]]); "
         "f.json shape 2 ([[1, 2], [4, 6.5]]))\n"
-        "  1 file(s) describe the image of another file; remove one of them (g.json ('e', also in e.json))"
+        "  1 file(s) describe the same image as another file; remove one of them (g.json ('e', also in e.json))"
     )
 
 
@@ -236,7 +236,7 @@ def test_large_files_are_read_without_the_embedded_image(folder, monkeypatch):
 def test_a_huge_file_is_not_read(folder, tmp_path):
     source = folder({"a.json": b"{"})
     with open(tmp_path / "set" / "a.json", "r+b") as file:
-        file.truncate(MAX_BYTES + 1)  # a hole, which takes no space
+        file.truncate(MAX_BYTES + 1)  # a sparse file, which takes no disk space
     assert fault_of(source) == (
         f"1 file(s) cannot be read; correct or restore them (a.json (it has more than {MAX_BYTES} bytes))"
     )
@@ -273,7 +273,7 @@ JSON = st.recursive(
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.one_of(JSON.map(lambda value: json.dumps(value).encode()), st.binary(max_size=50)), JSON)
-def test_garbage_never_raises_anything_but_an_input_error(folder, content, shapes):
+def test_garbage_raises_only_input_errors(folder, content, shapes):
     some = {"imagePath": "a.jpg", "shapes": shapes}
     try:
         read = read_labelme(folder({"a.json": content, "b.json": some, "c.json": document(shape(), image="c.jpg")}))

@@ -24,7 +24,7 @@ def row(image="a1", label="/m/01yrx", x=(0.25, 0.5), y=(0.125, 0.75), *, confide
 
 @pytest.fixture
 def boxes(tmp_path):
-    """Writes a file of boxes, and possibly class descriptions; returns the DataSource."""
+    """Return a function that writes a file of boxes and its class descriptions, and returns the DataSource."""
 
     def write(content, classes=CLASSES, images=(), name="train-annotations-bbox.csv"):
         file = tmp_path / name
@@ -120,7 +120,7 @@ def test_boxes_agree_with_hotcoco(boxes, tmp_path):
     assert len(theirs) == len(lines) > 25
 
 
-def test_image_ids_do_not_lead_out_of_the_folder(boxes, tmp_path):
+def test_image_ids_must_not_point_outside_the_folder(boxes, tmp_path):
     Image.new("RGB", (20, 20)).save(tmp_path / "secret.jpg")
     with pytest.raises(InputError, match="point outside"):
         read_dataset((boxes(HEADER + row("../secret")),))
@@ -152,7 +152,7 @@ def test_all_faults_are_reported_with_their_lines(boxes):
          "  1 row(s) are not a class, expected a label name and a class name (line 3 (['/m/3']))"),
     ],
 )  # fmt: skip
-def test_file_that_is_not_of_open_images_is_rejected(boxes, content, classes, message):
+def test_file_in_another_format_is_rejected(boxes, content, classes, message):
     assert message_of(read_open_images, boxes(content, classes), "train").startswith(message)
 
 
@@ -161,7 +161,7 @@ FIELD = st.one_of(st.text(max_size=5), st.sampled_from(["", "a1", "0.5", "1", "0
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.lists(FIELD, min_size=6, max_size=14).map(",".join), max_size=6), st.text(max_size=20) | st.none())
-def test_garbage_never_raises_anything_but_an_input_error(boxes, lines, classes):
+def test_garbage_raises_only_input_errors(boxes, lines, classes):
     content = (HEADER + row() + "\n".join(lines)).encode("utf-8", "surrogatepass")
     try:
         read = read_open_images(boxes(content, classes and classes.encode("utf-8", "replace").decode()), "train")

@@ -1,4 +1,4 @@
-"""Entries read one by one equal what parsing the whole file gives, wherever the pieces end."""
+"""Entries read one by one equal those of the file parsed at once, wherever the pieces end."""
 
 import json
 
@@ -39,11 +39,11 @@ def test_entries_equal_those_of_the_whole_document(tmp_path, monkeypatch, docume
     text = json.dumps(document, indent=indent, ensure_ascii=False)
     file.write_bytes(text.encode(encoding, "surrogatepass"))
     if any(0xD800 <= ord(character) < 0xE000 for character in text):
-        return  # half of a character: not valid in a file
+        return  # an unpaired surrogate: not valid in a file
     assert list(entries(str(file))) == expected(json.loads(json.dumps(document)))
 
 
-def test_constants_that_json_lacks_are_read_as_by_the_json_module(tmp_path):
+def test_nonstandard_constants_are_read_as_by_the_json_module(tmp_path):
     file = tmp_path / "a.json"
     file.write_text('{"a": [Infinity, -Infinity], "b": 1}')
     assert list(entries(str(file))) == [("a", 0, float("inf")), ("a", 1, float("-inf")), ("b", None, 1)]

@@ -87,7 +87,7 @@ def test_folders_named_like_splits(annotations, tmp_path):
     assert read(tmp_path, "val").file_names == ("valid/b.png",)
 
 
-def test_folder_of_annotations_is_part_of_its_dataset(devkit):
+def test_annotation_folder_belongs_to_its_dataset(devkit):
     assert read(devkit / "Annotations", "val").file_names == ("c.png",)
 
 
@@ -136,7 +136,7 @@ def test_listed_images_without_xml_file_are_an_error(devkit):
 # ---- objects
 
 
-def test_difficult_objects_are_ignored_or_ordinary(tmp_path):
+def test_difficult_objects_are_ignored_or_used(tmp_path):
     write_files(tmp_path, {"a.png": None, "a.xml": voc_xml(CAT, DOG, difficult=1)})
     assert read(tmp_path).is_crowd.tolist() == [True, True]
     assert read(tmp_path, difficult="object").is_crowd.tolist() == [False, False]
@@ -170,7 +170,7 @@ def test_parts_polygons_and_blanks_are_ignored(tmp_path):
 
 
 @pytest.mark.parametrize("width", [0, -1, "x", "1e30", "nan", "", 40.5])
-def test_sizes_that_are_not_given_are_those_of_the_images(width, tmp_path):
+def test_missing_sizes_are_read_from_the_images(width, tmp_path):
     xml = voc_xml(CAT)
     given = f"<width>{WIDTH}</width>"
     assert given in xml
@@ -225,7 +225,7 @@ DOCUMENT_TYPES = [
 
 
 @pytest.mark.parametrize("xml", DOCUMENT_TYPES)
-def test_document_types_and_so_entities_are_refused(xml, tmp_path):
+def test_document_types_and_therefore_entities_are_rejected(xml, tmp_path):
     write_files(tmp_path, {"a.xml": xml})
     assert "declares the document type" in message_of(tmp_path)
     assert ET.fromstring("<annotation><filename>&lt;</filename></annotation>")[0].text == "<"
@@ -272,7 +272,7 @@ TOKENS = st.sampled_from(
     listed=st.binary(max_size=9),
 )
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_generated_files_raise_nothing_but_input_errors(xml, listed, tmp_path):
+def test_generated_files_raise_only_input_errors(xml, listed, tmp_path):
     write_files(tmp_path, {"Annotations/a.xml": xml, "ImageSets/train.txt": listed, "images/a.png": None})
     for split in ("train", None):
         if split is None:

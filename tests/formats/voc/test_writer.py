@@ -37,14 +37,14 @@ def test_files(tmp_path):
     assert (tmp_path / "labels.txt").read_text() == "<&>\ncat\n"
 
 
-def test_what_is_lost_is_counted(tmp_path):
+def test_losses_are_counted(tmp_path):
     dataset = dataset_of(
         "/x/a.png", "/x/b.png", "/x/a.png", image_ids=("a", "b", "c"), category_ids=(7,),
         boxes_xywh=np.array([[0, 0, 5, 4], [0.1, 0, 0.2, 4], [1, 0, 5, 4]]), areas=np.array([20, 1, 20.0]),
     )  # fmt: skip
     assert write_voc(dataset, tmp_path, split="train") == {
-        "box sides are rounded in their last digit": 1,  # 0.1 + 0.2 - 0.1 is not 0.2
-        "images listed several times are joined": 1,
+        "box widths and heights are rounded in their last digit": 1,  # 0.1 + 0.2 - 0.1 is not 0.2
+        "images listed several times are merged": 1,
         "image ids are replaced by 1, 2, ...": 3,
         "object areas are replaced by box areas": 1,
         "category ids are replaced by 1, 2, ...": 1,
@@ -59,30 +59,30 @@ def test_existing_files_are_never_changed(tmp_path):
     dataset = dataset_of("/x/a.png")
     write_voc(dataset, tmp_path, split="train")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(InputError, match=r"Annotations/a\.xml: exists and is not overwritten"):
+    with pytest.raises(InputError, match=r"Annotations/a\.xml: exists and will not be overwritten"):
         write_voc(dataset, tmp_path, split="train")
-    with pytest.raises(InputError, match=r"labels\.txt: has other classes and is not changed"):
+    with pytest.raises(InputError, match=r"labels\.txt: lists other classes and will not be changed"):
         write_voc(dataclasses.replace(dataset, class_names=("dog",)), tmp_path, split="val")
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize("fields", [{"class_names": ("a\0",)}, {"class_names": ("a\nb",)}, {"paths": ("/x/\x1b.png",)}])
 def test_names_that_xml_cannot_express_are_an_error(fields, tmp_path):
-    with pytest.raises(InputError, match="has characters that XML cannot express; change the name"):
+    with pytest.raises(InputError, match="contains characters that XML cannot express; change the name"):
         write_voc(dataclasses.replace(dataset_of("/x/a.png"), **fields), tmp_path, split="train")
     assert not list(tmp_path.iterdir())
 
 
 @given(dataset=datasets())
 @settings(max_examples=15, deadline=None)
-def test_generated_datasets_come_back_but_for_the_counted_losses(dataset, tmp_path_factory):
+def test_generated_datasets_are_read_back_except_for_counted_losses(dataset, tmp_path_factory):
     folder = tmp_path_factory.mktemp("voc")
     losses = write_voc(dataset, folder, split="train")
     place_images(dataset, folder / "JPEGImages")
     data = read_back(folder)
     assert losses.pop("crowd regions are written as difficult objects", 0) == dataset.is_crowd.sum()
     lost = {
-        "box sides are rounded in their last digit": "boxes_xywh",
+        "box widths and heights are rounded in their last digit": "boxes_xywh",
         "image ids are replaced by 1, 2, ...": "image_ids",
         "object areas are replaced by box areas": "areas",
         "category ids are replaced by 1, 2, ...": "category_ids",
@@ -97,7 +97,7 @@ def test_generated_datasets_come_back_but_for_the_counted_losses(dataset, tmp_pa
 
 
 @needs_blood_cells
-def test_blood_cells_come_back_bit_for_bit(tmp_path):
+def test_blood_cells_are_read_back_bit_for_bit(tmp_path):
     (tmp_path / "JPEGImages").symlink_to((BLOOD_CELLS / "JPEGImages").resolve())
     datasets_by_split = {split: blood_cells(split) for split in BLOOD_CELL_SPLITS}
     for split, dataset in datasets_by_split.items():
@@ -108,8 +108,8 @@ def test_blood_cells_come_back_bit_for_bit(tmp_path):
 
 
 @needs_blood_cells
-def test_agrees_with_hotcoco_but_for_the_pixel_that_it_counts_from_1(tmp_path):
-    """hotcoco takes corners as numbers of pixels, from 1 and inclusive: x = xmin - 1, width = xmax - xmin + 1."""
+def test_agrees_with_hotcoco_except_for_its_one_based_pixels(tmp_path):
+    """hotcoco treats corners as inclusive pixel numbers, counted from 1: x = xmin - 1, width = xmax - xmin + 1."""
     offset = [1, 1, -1, -1]
     dataset = blood_cells("val")
     write_voc(dataset, tmp_path / "ours", split="val")

@@ -52,7 +52,7 @@ def test_dataset_without_splits_is_read_whole(names_file, tmp_path):
     assert read(tmp_path).category_names == ("cat", "dog")
     assert read(tmp_path, "val").file_names == ("a.png",)
     assert message_of(tmp_path, split="val") == (
-        "FOLDER: has no splits, so data.train.split=val cannot be read; leave data.train.split out to read all of it"
+        "FOLDER: has no splits, so data.train.split=val cannot be read; remove data.train.split to read all of it"
     )
 
 
@@ -62,7 +62,7 @@ def test_images_beside_labels(tmp_path):
     assert read(tmp_path).image_index.tolist() == [0]
 
 
-def test_split_folder_takes_the_names_above_it(tmp_path):
+def test_split_folder_uses_the_class_names_above_it(tmp_path):
     write_files(tmp_path, {"data.yaml": NAMES, "train/images/a.png": None, "train/labels/a.txt": DOG})
     assert read(tmp_path / "train").category_index.tolist() == [1]
 
@@ -102,13 +102,13 @@ def test_relative_and_absolute_entries_can_be_mixed(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("entry", ["/content/x/images", "../images", "../../x/images", ".\\images", "./images/"])
-def test_entries_of_exports_mean_folders_of_the_dataset(entry, tmp_path):
+def test_entries_of_exports_are_read_as_folders_of_the_dataset(entry, tmp_path):
     folder = one_image(tmp_path, CAT, f"train: {entry}\n{NAMES}")
     assert read(folder).file_names == ("a.png",)
     assert read(folder).image_folder == str(tmp_path / "images")
 
 
-def test_path_of_another_machine_means_the_folder_of_data_yaml(tmp_path):
+def test_path_of_another_machine_is_replaced_with_the_folder_of_data_yaml(tmp_path):
     folder = one_image(tmp_path, CAT, f"path: /content/datasets/x\ntrain: images\n{NAMES}")
     assert read(folder).file_names == ("a.png",)
 

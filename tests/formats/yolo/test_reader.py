@@ -32,11 +32,11 @@ def test_label_files_without_an_image_are_a_warning(tmp_path):
         ("note", f"{tmp_path}: 1 image(s) have no label file, and therefore no objects (images/a.png)"),
         (
             "warning",
-            f"{tmp_path}: 1 label file(s) are not used, because there is no image of the same name (labels/A.txt)",
+            f"{tmp_path}: 1 label file(s) are not used, because there is no image with the same name (labels/A.txt)",
         ),
     ]
     write_files(tmp_path, {"data.yaml": "train: train.txt\n" + NAMES, "train.txt": "images/b.png"})
-    assert read(tmp_path).findings == (), "a list may be of some images of a folder"
+    assert read(tmp_path).findings == (), "a list may contain only some images of a folder"
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_each_kind_of_conversion_is_one_note(tmp_path):
     ]
 
 
-def test_whole_pixels_come_back_exactly(tmp_path):
+def test_whole_pixels_are_restored_exactly(tmp_path):
     rng = np.random.default_rng(0)
     width, height = 1237, 911  # primes, so that no fraction is exact
     left_top = rng.integers(0, 800, (200, 2))
@@ -167,7 +167,7 @@ GARBAGE = st.one_of(
 
 @given(yaml=st.just(NAMES.encode()) | GARBAGE, label=GARBAGE, listed=GARBAGE)
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_generated_files_raise_nothing_but_input_errors(yaml, label, listed, tmp_path):
+def test_generated_files_raise_only_input_errors(yaml, label, listed, tmp_path):
     for name in ("data.yaml", "classes.txt"):
         Path(tmp_path / "data.yaml").unlink(missing_ok=True)
         write_files(tmp_path, {name: yaml, "a.txt": label, "train.txt": listed, "a.png": None})

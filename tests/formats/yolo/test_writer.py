@@ -37,7 +37,7 @@ def test_files(tmp_path):
     assert (tmp_path / "data.yaml").read_text() == ("train: images/train\nval: images/valid\nnames: ['no', '1.0']\n")
 
 
-def test_what_is_lost_is_counted(tmp_path):
+def test_losses_are_counted(tmp_path):
     dataset = dataset_of(
         "/x/b.png", "/x/a.png", counts=(2, 2), image_ids=(1, 9), category_ids=(7,),
         boxes_xywh=np.array([[-0.5, 0, 5, 4], [0, 0, 5, 4], [0.1234567, 0, 5, 4], [0, 0, 5, 4]]),
@@ -47,7 +47,7 @@ def test_what_is_lost_is_counted(tmp_path):
         "crowd regions are not written": 1,
         "boxes are clipped to their image": 1,
         "boxes are rounded to a millionth of a pixel": 1,
-        "images are read in the order of their names": 2,
+        "images are read back in the order of their names": 2,
         "image ids are replaced by 1, 2, ...": 1,
         "object areas are replaced by box areas": 1,
         "category ids are replaced by 1, 2, ...": 1,
@@ -64,17 +64,17 @@ def test_existing_files_are_never_changed(tmp_path):
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     other = dataclasses.replace(dataset, class_names=("dog",))
     for again, split, message in (
-        (dataset, "train", "data.yaml: has the split train already and is not changed; choose another folder"),
-        (other, "val", "data.yaml: has the classes ['cat'] already and is not changed; choose another folder"),
+        (dataset, "train", "data.yaml: already has the split train and will not be changed; choose another folder"),
+        (other, "val", "data.yaml: already has the classes ['cat'] and will not be changed; choose another folder"),
     ):
         with pytest.raises(InputError) as caught:
             write_yolo(again, tmp_path, split=split)
         assert str(caught.value) == f"{tmp_path}/{message}"
     (tmp_path / "data.yaml").unlink()
-    with pytest.raises(InputError, match=r"labels/train/a\.txt: exists and is not overwritten"):
+    with pytest.raises(InputError, match=r"labels/train/a\.txt: exists and will not be overwritten"):
         write_yolo(dataset, tmp_path, split="train")
     (tmp_path / "data.yaml").write_text("names: [cat]\nnotes: mine\n")
-    with pytest.raises(InputError, match=r"has other keys \['notes'\] and is not changed"):
+    with pytest.raises(InputError, match=r"has other keys \['notes'\] and will not be changed"):
         write_yolo(dataset, tmp_path, split="val")
     after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert after == before | {tmp_path / "data.yaml": b"names: [cat]\nnotes: mine\n"}
@@ -87,7 +87,7 @@ def test_split_without_a_usual_name_is_an_error(tmp_path):
 
 @given(dataset=datasets())
 @settings(max_examples=15, deadline=None)
-def test_generated_datasets_come_back_but_for_the_counted_losses(dataset, tmp_path_factory):
+def test_generated_datasets_are_read_back_except_for_counted_losses(dataset, tmp_path_factory):
     folder = tmp_path_factory.mktemp("yolo")
     losses = write_yolo(dataset, folder, split="train")
     place_images(dataset, folder / "images/train")
@@ -96,7 +96,7 @@ def test_generated_datasets_come_back_but_for_the_counted_losses(dataset, tmp_pa
     expected = dataset.subset(order)
     counted = {
         "crowd regions are not written": int(dataset.is_crowd.sum()),
-        "images are read in the order of their names": int((order != np.arange(len(order))).sum()),
+        "images are read back in the order of their names": int((order != np.arange(len(order))).sum()),
     }
     assert {sentence: losses.get(sentence, 0) for sentence in counted} == counted
     objects = ~expected.is_crowd
@@ -110,7 +110,7 @@ def test_generated_datasets_come_back_but_for_the_counted_losses(dataset, tmp_pa
 
 
 @needs_blood_cells
-def test_blood_cells_come_back_bit_for_bit(tmp_path):
+def test_blood_cells_are_read_back_bit_for_bit(tmp_path):
     datasets_by_split = {split: blood_cells(split) for split in BLOOD_CELL_SPLITS}
     for split, dataset in datasets_by_split.items():
         assert write_yolo(dataset, tmp_path, split=split) == {}
@@ -132,7 +132,7 @@ def test_agrees_with_hotcoco(tmp_path):
     labels = [annotation["category_id"] - 1 for annotation in theirs.dataset["annotations"]]
     assert labels == dataset.labels.tolist()
 
-    # They write six decimals, so that centre and width are each wrong by up to half a millionth of 640 pixels.
+    # hotcoco writes six decimals, so centre and width are each wrong by up to half a millionth of 640 pixels.
     coco = hotcoco.COCO(str(BLOOD_CELLS / "instances_val.json"))
     coco.to_yolo(str(tmp_path / "theirs/labels/val"))
     shutil.move(tmp_path / "theirs/labels/val/data.yaml", tmp_path / "theirs/data.yaml")
