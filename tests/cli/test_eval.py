@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import pytest
-import torch
 
 from retinanet.checkpoint.file import read_checkpoint, write_checkpoint
 from retinanet.cli.eval import main
@@ -187,7 +186,7 @@ def test_comparison_with_a_checkpoint_whose_classes_are_in_another_order(run, sh
     checkpoint = read_checkpoint(run / "checkpoints" / "last.pt")
     weights, backwards = dict(checkpoint.weights()), dict(checkpoint.weights())
     last_weight, last_bias = [name for name in weights if name.startswith("head.class_subnet")][-2:]
-    weights[last_weight] = 100 * weights[last_weight]  # so that rounding does not change the order of scores
+    weights[last_weight] = 5 * weights[last_weight]  # so that rounding hardly changes the order of scores
     num_classes = len(checkpoint.class_names)
     for name in (last_weight, last_bias):
         backwards[name] = weights[name].unflatten(0, (-1, num_classes)).flip(1).flatten(0, 1)
