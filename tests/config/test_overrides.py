@@ -8,6 +8,7 @@ from retinanet.config import (
     IoUAssignmentConfig,
 )
 from retinanet.config.load import (
+    is_overridden,
     load_config,
     with_overrides,
 )
@@ -157,3 +158,16 @@ def test_with_overrides_validates_the_whole_config(write):
     assert cfg.data.val == ()
     with pytest.raises(InputError, match=r"^here: 1 problem\(s\) in the config\n  model.backbone: weights is none"):
         with_overrides(cfg, ["model.backbone.weights=none"], "here")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ("postprocess.min_score=0.05", True),
+        (["device=cpu", "postprocess={min_score: 0.3}"], True),
+        (["postprocess.nms_iou=0.5", "postprocess={top_k: 5}", "device=cpu"], False),
+        ([], False),
+    ],
+)
+def test_key_is_overridden_by_itself_or_with_its_section(overrides, expected):
+    assert is_overridden(overrides, "postprocess.min_score") == expected
