@@ -1,16 +1,13 @@
 """COCO metrics against hand-derived values and pycocotools."""
 
-import copy
 import math
 
 import numpy as np
 import pytest
-import torch
 
 from retinanet.evaluation.coco import METRICS, CocoScores, score_detections
-from retinanet.formats.coco.results import coco_results
 from retinanet.structures import Detections
-from tests.helpers.coco_scores import by_pycocotools, found, truth
+from tests.helpers.coco_scores import assert_equal_to_pycocotools, found, truth
 from tests.helpers.datasets import dataset_from_coco
 from tests.helpers.random_detections import BORDER_STEP, FAMILIES, random_set
 
@@ -96,26 +93,6 @@ def test_any_image_ids_are_accepted(ids):
 
 
 # ---- pycocotools as the reference
-
-
-def assert_equal_to_pycocotools(document: dict, detections: dict[int, Detections]) -> CocoScores:
-    """Assert equality to the last bit, of the printed lines too."""
-    dataset = dataset_from_coco(document)
-    by_id = {dataset.image_ids[index]: of_image for index, of_image in detections.items()}
-    results = coco_results(sorted(by_id.items()), dataset.category_ids)
-    before = copy.deepcopy((dataset, detections))
-    scores = score_detections(dataset, detections)
-    for index, of_image in detections.items():
-        for field in ("boxes", "scores", "labels"):
-            assert torch.equal(getattr(of_image, field), getattr(before[1][index], field))
-    for field in ("boxes_xywh", "areas", "labels", "is_crowd"):
-        assert np.array_equal(getattr(dataset, field), getattr(before[0], field))
-    metrics, per_class, printed = by_pycocotools(document, results)
-    assert list(scores.metrics) == list(metrics) and list(scores.per_class) == list(per_class)
-    np.testing.assert_array_equal(list(scores.metrics.values()), list(metrics.values()))  # NaN equals NaN
-    np.testing.assert_array_equal(list(scores.per_class.values()), list(per_class.values()))
-    assert scores.summary == printed.rstrip()
-    return scores
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -5,12 +5,15 @@ import copy
 import io
 import math
 
+import numpy as np
 import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from retinanet.evaluation.coco import METRICS
+from retinanet.evaluation.coco import METRICS, CocoScores, score_detections
+from retinanet.formats.coco.results import coco_results
 from retinanet.structures import Detections
+from tests.helpers.datasets import dataset_from_coco
 
 
 def truth(boxes: list[tuple[int, list[float]]], *, num_images: int = 2, num_classes: int = 1) -> dict:
@@ -61,3 +64,23 @@ def by_pycocotools(document: dict, results: list[dict]) -> tuple[dict[str, float
         valid = precision[precision > -1]
         per_class[names[category_id]] = float(valid.mean()) if valid.size else math.nan
     return metrics, per_class, printed.getvalue()
+
+
+def assert_equal_to_pycocotools(document: dict, detections: dict[int, Detections]) -> CocoScores:
+    """Assert equality to the last bit, of the printed lines too."""
+    dataset = dataset_from_coco(document)
+    by_id = {dataset.image_ids[index]: of_image for index, of_image in detections.items()}
+    results = coco_results(sorted(by_id.items()), dataset.category_ids)
+    before = copy.deepcopy((dataset, detections))
+    scores = score_detections(dataset, detections)
+    for index, of_image in detections.items():
+        for field in ("boxes", "scores", "labels"):
+            assert torch.equal(getattr(of_image, field), getattr(before[1][index], field))
+    for field in ("boxes_xywh", "areas", "labels", "is_crowd"):
+        assert np.array_equal(getattr(dataset, field), getattr(before[0], field))
+    metrics, per_class, printed = by_pycocotools(document, results)
+    assert list(scores.metrics) == list(metrics) and list(scores.per_class) == list(per_class)
+    np.testing.assert_array_equal(list(scores.metrics.values()), list(metrics.values()))  # NaN equals NaN
+    np.testing.assert_array_equal(list(scores.per_class.values()), list(per_class.values()))
+    assert scores.summary == printed.rstrip()
+    return scores

@@ -37,6 +37,7 @@ def random_set(
     coarse: bool = False,
     gapped: bool = False,
     texts: bool = False,
+    huge: bool = False,
     borders: bool = False,
     degenerate: bool = False,
 ) -> tuple[dict, dict[int, Detections]]:
@@ -48,13 +49,15 @@ def random_set(
         coarse: few distinct boxes and scores, so that overlaps and scores tie.
         gapped: ids neither sorted nor consecutive.
         texts: image ids are texts, whose order is not that of their numbers.
+        huge: image ids exceed 64 bits.
         borders: areas at and next to the limits of small, medium and large.
         degenerate: some objects have a side that is zero or negative.
     """
     random = np.random.default_rng(seed)
     image_ids = (random.permutation(10_000)[:6] if gapped else np.arange(1, 7)).tolist()
     image_ids = [f"image {number}" for number in (8, 9, 10, 11, 1, 2)] if texts else image_ids
-    category_ids = (random.permutation(500)[:classes] if gapped else np.arange(1, classes + 1)).tolist()
+    image_ids = [2**80 - number for number in image_ids] if huge else image_ids
+    category_ids = (random.permutation(2000)[:classes] if gapped else np.arange(1, classes + 1)).tolist()
 
     def box() -> list[float]:
         if coarse:
