@@ -8,6 +8,7 @@ from retinanet.config import (
     IoUAssignmentConfig,
 )
 from retinanet.config.load import (
+    is_overridden,
     load_config,
     with_overrides,
 )
@@ -53,7 +54,8 @@ def test_override_with_invalid_yaml_is_refused(write, override, message):
         ),
         (
             "base=quickstart",
-            "base: unknown key; known here: assignment, data, device, inference, loss, model, postprocess, train",
+            "base: unknown key; known here: assignment, data, device, evaluation, inference, loss, model, postprocess, "
+            "train",
         ),
         ("data.train.images=a", "data.train.annotations: missing, and it has no default"),
         ("data.transforms.0.p=1", 'data.transforms: found {"0": {"p": 1}} (mapping), expected a list'),
@@ -156,3 +158,16 @@ def test_with_overrides_validates_the_whole_config(write):
     assert cfg.data.val == ()
     with pytest.raises(InputError, match=r"^here: 1 problem\(s\) in the config\n  model.backbone: weights is none"):
         with_overrides(cfg, ["model.backbone.weights=none"], "here")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ("postprocess.min_score=0.05", True),
+        (["device=cpu", "postprocess={min_score: 0.3}"], True),
+        (["postprocess.nms_iou=0.5", "postprocess={top_k: 5}", "device=cpu"], False),
+        ([], False),
+    ],
+)
+def test_key_is_overridden_by_itself_or_with_its_section(overrides, expected):
+    assert is_overridden(overrides, "postprocess.min_score") == expected
