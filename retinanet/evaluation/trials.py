@@ -1,0 +1,200 @@
+"""Trials of repairs: how AP changes if the detections of a sample of images are moved, transformed or relabelled.
+
+Shape letters: D detections, S images of a sample, K classes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+
+from retinanet.evaluation.coco import coco_evaluation, score_detections
+from retinanet.evaluation.confusion import confusion_matrix
+from retinanet.evaluation.detection_table import DetectionTable
+from retinanet.evaluation.misplaced import box_repairs, image_repairs
+from retinanet.formats.dataset import Dataset
+from retinanet.structures import Detections
+
+# A repair proves its cause if AP at least doubles, rises by at least 0.1, and the rise is worth ten objects.
+MIN_FACTOR, MIN_RISE, MIN_OBJECTS = 2.0, 0.1, 10
+SAME_AP = 0.02  # of proven repairs this close to the best one, the first is the simplest
+MAX_NAMED = 3  # examples of classes in a text
+
+
+class Repair(NamedTuple):
+    """A change of the detections that proves the mistake it undoes."""
+
+    cause: str
+    finding: str  # completes "AP rises if ..."
+    remedy: str
+    before: float  # AP50 ignoring classes; for labels, the mean AP of the classes concerned
+    after: float
+    table: DetectionTable  # the repaired detections of the sample
+
+
+class PlacementTrials(NamedTuple):
+    """Results of all repairs of images and boxes. AP50 ignores classes."""
+
+    before: float
+    best: float  # the highest AP50 of any repair, proven or not
+    proven: Repair | None
+
+
+class Sample(NamedTuple):
+    """Some images of a dataset, and their detections, numbered from 0."""
+
+    dataset: Dataset
+    table: DetectionTable
+    chosen: np.ndarray  # (S,) int64, index of each image in the whole dataset
+
+    @property
+    def num_objects(self) -> int:
+        """Number of objects, without crowd regions."""
+        return int((~self.dataset.is_crowd).sum())
+
+
+def draw_sample(dataset: Dataset, table: DetectionTable, *, max_images: int) -> Sample:
+    """Draw images with objects at random, the same ones each time.
+
+    Args:
+        table: sorted by image index.
+    """
+    with_objects = np.unique(np.repeat(np.arange(len(dataset)), np.diff(dataset.box_start))[~dataset.is_crowd])
+    chosen = np.sort(np.random.default_rng(0).permutation(with_objects)[:max_images])
+    return Sample(dataset.subset(chosen.tolist()), of_images(table, chosen), chosen)
+
+
+def try_placements(dataset: Dataset, table: DetectionTable, sample: Sample) -> PlacementTrials:
+    """Try all exchanges of images, box formats and frames on a sample; classes are ignored.
+
+    Args:
+        dataset, table: all images and detections, in which a shifted image finds its detections.
+    """
+    own = sample.table
+    before = _score_ignoring_classes(sample.dataset, own)
+    if before.ap50 * MIN_FACTOR > 1:  # no rise could prove anything
+        return PlacementTrials(before.ap50, before.ap50, None)
+    sizes = sample.dataset.sizes[own.image_indices]
+    trials = [
+        *((repair, of_images(table, repair.source[sample.chosen])) for repair in image_repairs(dataset)),
+        *(
+            (repair, own._replace(boxes_xywh=repair.apply(own.boxes_xywh, sizes)))
+            for repair in box_repairs(sample.dataset, own)
+        ),
+    ]
+    results = [(_score_ignoring_classes(sample.dataset, moved), repair, moved) for repair, moved in trials]
+    best = max(score.ap50 for score, *_ in results)
+    proven = [result for result in results if is_proof(before.ap50, result[0].ap50, sample.num_objects)]
+    if not proven:
+        return PlacementTrials(before.ap50, best, None)
+    highest = max(score.ap for score, *_ in proven)
+    score, repair, moved = next(result for result in proven if result[0].ap >= highest - SAME_AP)
+    return PlacementTrials(
+        before.ap50,
+        best,
+        Repair(repair.cause, repair.finding, repair.remedy, before.ap50, score.ap50, moved),
+    )
+
+
+def try_relabelling(sample: Sample) -> Repair | None:
+    """Permute the classes such that most detections agree with the objects they overlap, and see whether AP rises.
+
+    The permutation is found in every other image and tested in the rest.
+    """
+    names = sample.dataset.class_names
+    tuning, test = (_part(sample, np.arange(start, len(sample.chosen), 2)) for start in (0, 1))
+    counts = confusion_matrix(coco_evaluation(tuning.dataset, by_image(tuning.table)), tuning.dataset)[:-1, :-1]
+    # Half a count keeps classes that were not seen.
+    labels, predicted = linear_sum_assignment(counts + 0.5 * np.eye(len(names)), maximize=True)
+    moved = labels[(labels != predicted) & (counts[labels, predicted] > 0)]
+    is_tested = np.isin(test.dataset.labels, [moved, predicted[moved]]) & ~test.dataset.is_crowd
+    if len(moved) < 2 or not is_tested.any():  # a detector that gives every object the same label is not permuted
+        return None
+    new_label = np.argsort(predicted)  # `labels` is 0..K-1, so this is the label of each predicted one
+    concerned = [names[label] for label in np.unique(test.dataset.labels[is_tested]).tolist()]
+    before = _mean_ap(test.dataset, test.table, concerned)
+    after = _mean_ap(test.dataset, _relabelled(test.table, new_label), concerned)
+    if not is_proof(before, after, int(is_tested.sum())):
+        return None
+    steps = np.unique((predicted[moved] - moved) % len(names))
+    is_shift = len(steps) == 1 and len(moved) > 2
+    pairs = [f"{names[predicted[label]]} becomes {names[label]}" for label in moved.tolist()]
+    more = f" and {len(pairs) - MAX_NAMED} more" if len(pairs) > MAX_NAMED else ""
+    return Repair(
+        "class labels are shifted" if is_shift else "classes are permuted",
+        f"detections are relabelled: {', '.join(pairs[:MAX_NAMED])}{more}",
+        "Compare the class names of the checkpoint or detection file, in order, with the categories of the annotation "
+        "file: ids need neither be consecutive nor sorted.",
+        before,
+        after,
+        _relabelled(sample.table, new_label),
+    )
+
+
+def is_proof(before: float, after: float, num_objects: int) -> bool:
+    """Whether AP rises too much for chance or a weak detector."""
+    rise = after - before
+    return after >= MIN_FACTOR * before and rise >= MIN_RISE and rise * num_objects >= MIN_OBJECTS
+
+
+def of_images(table: DetectionTable, chosen: np.ndarray) -> DetectionTable:
+    """Return the detections of the given images, which become 0, 1, ... as in `Dataset.subset`; image -1 has none.
+
+    Args:
+        table: sorted by image index.
+    """
+    starts = np.searchsorted(table.image_indices, chosen, side="left")
+    counts = np.searchsorted(table.image_indices, chosen, side="right") - starts
+    images = np.repeat(np.arange(len(chosen)), counts)
+    first = np.cumsum(counts) - counts  # new row of the first detection of each image
+    rows = np.arange(len(images)) + np.repeat(starts - first, counts)
+    return DetectionTable(*(column[rows] for column in table))._replace(image_indices=images)
+
+
+def by_image(table: DetectionTable) -> dict[int, Detections]:
+    """Return the detections of each image that has any, keyed by image index.
+
+    Args:
+        table: sorted by image index.
+    """
+    corners = np.concatenate([table.boxes_xywh[:, :2], table.boxes_xywh[:, :2] + table.boxes_xywh[:, 2:]], axis=1)
+    boxes, scores = torch.from_numpy(corners).float(), torch.from_numpy(table.scores).float()
+    labels = torch.from_numpy(table.labels)
+    indices, starts = np.unique(table.image_indices, return_index=True)
+    bounds = [*starts.tolist(), len(scores)]
+    return {
+        index: Detections(boxes[start:stop], scores[start:stop], labels[start:stop])
+        for index, start, stop in zip(indices.tolist(), bounds, bounds[1:], strict=False)
+    }
+
+
+class _Score(NamedTuple):
+    ap: float
+    ap50: float
+
+
+def _score_ignoring_classes(dataset: Dataset, table: DetectionTable) -> _Score:
+    """AP and AP50 if all classes are one."""
+    one_class = replace(
+        dataset, labels=np.zeros_like(dataset.labels), class_names=("object",), category_ids=(1,), federated=None
+    )
+    metrics = score_detections(one_class, by_image(table._replace(labels=np.zeros_like(table.labels)))).metrics
+    return _Score(metrics["AP"], metrics["AP50"])
+
+
+def _mean_ap(dataset: Dataset, table: DetectionTable, names: Sequence[str]) -> float:
+    per_class = score_detections(dataset, by_image(table)).per_class
+    return float(np.mean([per_class[name] for name in names]))
+
+
+def _relabelled(table: DetectionTable, new_label: np.ndarray) -> DetectionTable:
+    return table._replace(labels=new_label[table.labels])
+
+
+def _part(sample: Sample, positions: np.ndarray) -> Sample:
+    return Sample(
+        sample.dataset.subset(positions.tolist()), of_images(sample.table, positions), sample.chosen[positions]
+    )
