@@ -76,7 +76,7 @@ def diagnose(
         sample = sample._replace(table=placements.proven.table)
     relabelling = try_relabelling(sample)
     if relabelling is not None:
-        repairs.append(_of_repair(relabelling, "the mean AP of the classes concerned", len(sample.chosen)))
+        repairs.append(_of_repair(relabelling, "the mean AP50 of the classes concerned", len(sample.chosen)))
     is_far_below = trained_ap is not None and ap < FAR_BELOW * trained_ap
     if repairs or not (ap < NEAR_ZERO or is_far_below):
         return repairs

@@ -224,29 +224,30 @@ def _voted_scale(dataset: Dataset, table: DetectionTable, frame: _Frame) -> floa
     """Estimate the ratio of detections to objects, whose boxes are divided by the frame of their image first.
 
     Each pair of a detection and an object of an image votes for the geometric mean of its ratios of centre x, centre
-    y, width and height, if they agree. The most frequent ratio wins; None if no pair votes.
+    y, width and height, if they agree. The pairs that voted for the most frequent ratio are fitted by least squares.
+
+    Returns: the ratio, or None if no pair votes.
     """
-    votes = [np.zeros(0)]
+    pairs = [np.zeros((0, 2, 4))]
     starts = np.searchsorted(table.image_indices, np.arange(len(dataset) + 1)).tolist()
     bounds = zip(starts, starts[1:], dataset.box_start.tolist(), dataset.box_start[1:].tolist(), strict=False)
     for index, (start, stop, first, last) in enumerate(bounds):
-        found = table.boxes_xywh[start : min(stop, start + _PER_IMAGE)]
-        objects = dataset.boxes_xywh[first : min(last, first + _PER_IMAGE)]
-        truth = _logarithms(objects / frame(dataset.sizes[index : index + 1]))
-        ratios = (_logarithms(found)[:, None] - truth[None]).reshape(-1, 4)  # (D * N, 4)
-        ratios = ratios[np.isfinite(ratios).all(axis=1)]
-        votes.append(ratios.mean(axis=1)[ratios.std(axis=1) < _MAX_SPREAD])
-    ratios = np.concatenate(votes)
-    if not len(ratios):
+        found = _centre_form(table.boxes_xywh[start : min(stop, start + _PER_IMAGE)])
+        objects = dataset.boxes_xywh[first : min(last, first + _PER_IMAGE)] / frame(dataset.sizes[index : index + 1])
+        pairs.append(np.stack(np.broadcast_arrays(found[:, None], _centre_form(objects)), axis=2).reshape(-1, 2, 4))
+    found, objects = np.concatenate(pairs).transpose(1, 0, 2)  # (P, 4) each
+    is_valid = (found > 0).all(axis=1) & (objects > 0).all(axis=1)
+    found, objects = found[is_valid], objects[is_valid]
+    ratios = np.log(found) - np.log(objects)
+    is_vote = ratios.std(axis=1) < _MAX_SPREAD
+    if not is_vote.any():
         return None
-    bins = np.round(ratios / _BIN).astype(np.int64)
-    values, counts = np.unique(bins, return_counts=True)
-    return float(np.exp(np.median(ratios[abs(bins - values[np.argmax(counts)]) <= 1])))
+    bins = np.round(ratios.mean(axis=1) / _BIN).astype(np.int64)
+    values, counts = np.unique(bins[is_vote], return_counts=True)
+    chosen = is_vote & (abs(bins - values[np.argmax(counts)]) <= 1)
+    return float((found[chosen] * objects[chosen]).sum() / (objects[chosen] ** 2).sum())
 
 
-def _logarithms(boxes_xywh: np.ndarray) -> np.ndarray:
-    """Logarithms of centre x, centre y, width and height: (N, 4); not finite where they are not positive."""
-    centre_form = boxes_xywh.copy()
-    centre_form[:, :2] += centre_form[:, 2:] / 2
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.log(centre_form)
+def _centre_form(boxes_xywh: np.ndarray) -> np.ndarray:
+    """Centre x, centre y, width and height of boxes (N, 4)."""
+    return np.concatenate([boxes_xywh[:, :2] + boxes_xywh[:, 2:] / 2, boxes_xywh[:, 2:]], axis=1)

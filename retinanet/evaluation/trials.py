@@ -3,24 +3,23 @@
 Shape letters: D detections, S images of a sample, K classes.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 
 from retinanet.evaluation.coco import coco_evaluation, score_detections
 from retinanet.evaluation.confusion import confusion_matrix
-from retinanet.evaluation.detection_table import DetectionTable
-from retinanet.evaluation.misplaced import box_repairs, image_repairs
+from retinanet.evaluation.detection_table import DetectionTable, ranks
+from retinanet.evaluation.misplaced import BoxRepair, ImageRepair, box_repairs, image_repairs
 from retinanet.formats.dataset import Dataset
 from retinanet.structures import Detections
 
 # A repair proves its cause if AP at least doubles, rises by at least 0.1, and the rise is worth ten objects.
 MIN_FACTOR, MIN_RISE, MIN_OBJECTS = 2.0, 0.1, 10
 SAME_AP = 0.02  # of proven repairs this close to the best one, the first is the simplest
+SHIFT_SHARE = 0.8  # of the relabelled detections agree on a shift
 MAX_NAMED = 3  # examples of classes in a text
 
 
@@ -30,7 +29,7 @@ class Repair(NamedTuple):
     cause: str
     finding: str  # completes "AP rises if ..."
     remedy: str
-    before: float  # AP50 ignoring classes; for labels, the mean AP of the classes concerned
+    before: float  # AP50 ignoring classes; for labels, the mean AP50 of the classes concerned
     after: float
     table: DetectionTable  # the repaired detections of the sample
 
@@ -78,7 +77,7 @@ def try_placements(dataset: Dataset, table: DetectionTable, sample: Sample) -> P
     if before.ap50 * MIN_FACTOR > 1:  # no rise could prove anything
         return PlacementTrials(before.ap50, before.ap50, None)
     sizes = sample.dataset.sizes[own.image_indices]
-    trials = [
+    trials: list[tuple[ImageRepair | BoxRepair, DetectionTable]] = [
         *((repair, of_images(table, repair.source[sample.chosen])) for repair in image_repairs(dataset)),
         *(
             (repair, own._replace(boxes_xywh=repair.apply(own.boxes_xywh, sizes)))
@@ -104,6 +103,8 @@ def try_relabelling(sample: Sample) -> Repair | None:
 
     The permutation is found in every other image and tested in the rest.
     """
+    from scipy.optimize import linear_sum_assignment  # only here: importing it takes a moment
+
     names = sample.dataset.class_names
     tuning, test = (_part(sample, np.arange(start, len(sample.chosen), 2)) for start in (0, 1))
     counts = confusion_matrix(coco_evaluation(tuning.dataset, by_image(tuning.table)), tuning.dataset)[:-1, :-1]
@@ -114,17 +115,18 @@ def try_relabelling(sample: Sample) -> Repair | None:
     if len(moved) < 2 or not is_tested.any():  # a detector that gives every object the same label is not permuted
         return None
     new_label = np.argsort(predicted)  # `labels` is 0..K-1, so this is the label of each predicted one
-    concerned = [names[label] for label in np.unique(test.dataset.labels[is_tested]).tolist()]
-    before = _mean_ap(test.dataset, test.table, concerned)
-    after = _mean_ap(test.dataset, _relabelled(test.table, new_label), concerned)
+    concerned = np.unique(test.dataset.labels[is_tested])
+    before = _mean_ap50(test.dataset, test.table, concerned)
+    after = _mean_ap50(test.dataset, _relabelled(test.table, new_label), concerned)
     if not is_proof(before, after, int(is_tested.sum())):
         return None
-    steps = np.unique((predicted[moved] - moved) % len(names))
-    is_shift = len(steps) == 1 and len(moved) > 2
+    by_step = np.bincount((predicted[moved] - moved) % len(names), weights=counts[moved, predicted[moved]])
+    is_shift = len(moved) > 2 and by_step.max() >= SHIFT_SHARE * by_step.sum()
+    step = (by_step.argmax() + len(names) // 2) % len(names) - len(names) // 2  # -1 rather than K - 1
     pairs = [f"{names[predicted[label]]} becomes {names[label]}" for label in moved.tolist()]
     more = f" and {len(pairs) - MAX_NAMED} more" if len(pairs) > MAX_NAMED else ""
     return Repair(
-        "class labels are shifted" if is_shift else "classes are permuted",
+        f"class labels are shifted by {step}" if is_shift else "classes are permuted",
         f"detections are relabelled: {', '.join(pairs[:MAX_NAMED])}{more}",
         "Compare the class names of the checkpoint or detection file, in order, with the categories of the annotation "
         "file: ids need neither be consecutive nor sorted.",
@@ -185,9 +187,10 @@ def _score_ignoring_classes(dataset: Dataset, table: DetectionTable) -> _Score:
     return _Score(metrics["AP"], metrics["AP50"])
 
 
-def _mean_ap(dataset: Dataset, table: DetectionTable, names: Sequence[str]) -> float:
-    per_class = score_detections(dataset, by_image(table)).per_class
-    return float(np.mean([per_class[name] for name in names]))
+def _mean_ap50(dataset: Dataset, table: DetectionTable, labels: np.ndarray) -> float:
+    """Mean AP50 of some classes, all of which have objects."""
+    precision = coco_evaluation(dataset, by_image(table)).eval["precision"]  # (IoU, recall, class, area, detections)
+    return float(precision[0, :, ranks(dataset.category_ids)[labels] - 1, 0, -1].mean())
 
 
 def _relabelled(table: DetectionTable, new_label: np.ndarray) -> DetectionTable:

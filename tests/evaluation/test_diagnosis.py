@@ -19,7 +19,8 @@ RANDOM = np.random.default_rng(0)
 DATASET = random_dataset(RANDOM)
 RIGHT = detect(DATASET, RANDOM)
 PERMUTATIONS = {
-    "shifted": ([1, 2, 3, 4, 0], "class labels are shifted"),
+    "shifted": ([1, 2, 3, 4, 0], "class labels are shifted by 1"),
+    "shifted back": ([4, 0, 1, 2, 3], "class labels are shifted by -1"),
     "two exchanged": ([0, 1, 4, 3, 2], "classes are permuted"),
     "all permuted": ([2, 4, 1, 0, 3], "classes are permuted"),
 }

@@ -27,7 +27,9 @@ def test_a_repair_restores_the_boxes(name):
         for repair in box_repairs(dataset, wrong)
         if repair.cause.startswith(cause)
     ]
-    assert min(abs(boxes - right.boxes_xywh).max() for boxes in restored) < 0.01  # pixels
+    # Exact to the rounding of float32, or to less than a pixel if the scale is estimated.
+    tolerance = 1 if "scaled" in cause or "in pixels" in cause else 0.01
+    assert min(abs(boxes - right.boxes_xywh).max() for boxes in restored) < tolerance
 
 
 def test_a_repair_never_gives_a_negative_size():
