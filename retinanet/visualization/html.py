@@ -99,8 +99,9 @@ def _source(environment: Environment, name: str) -> str:
     return environment.loader.get_source(environment, name)[0]
 
 
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+def _plural(count: int, noun: str, plural: str | None = None) -> str:
+    """A count with its noun; the plural is that of the argument, or ends in s."""
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"
 
 
 def _visible(value: Any) -> Any:

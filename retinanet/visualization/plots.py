@@ -25,7 +25,7 @@ class Series(NamedTuple):
     Values that are not finite, or not positive on a logarithmic axis, are skipped.
     """
 
-    name: str
+    name: str  # "": not in the legend
     x: Sequence[float]
     y: Sequence[float]
     spread: Sequence[float] | None = None  # half the length of the error bar at each point
@@ -106,7 +106,12 @@ def _legend(chart: Chart) -> list[str]:
     y = TOP - 6 if chart.legend == "above" else TOP + 14
     parts = []
     for number, one in enumerate(chart.series):
-        mark = _mark(x + 12, y - 4, number) if one.style == "points" else _stroke(f"M{x:g} {y - 4}h24", number)
+        if not one.name:
+            continue
+        if one.style == "line":
+            mark = _stroke(f"M{x:g} {y - 4}h24", number)
+        else:
+            mark = _mark(x + 12, y - 4, number) if one.style == "points" else _bar(x + 6, y - 9, 12, 10, number)
         parts += [mark, _text(x + 30, y, one.name, halo=True)]
         if chart.legend == "above":
             x += 50 + 1.3 * LETTER * len(one.name)  # with room for larger letters on a narrow screen
@@ -177,11 +182,16 @@ def _drawn(series: Series, number: int, x_axis: _Axis, y_axis: _Axis) -> list[st
 def _bars(points: list[tuple[float, float]], series: Series, number: int, x_axis: _Axis, y_axis: _Axis) -> list[str]:
     """Bars from the bottom of the axes, transparent, so that those of another series stay visible behind them."""
     width = 0.9 * (x_axis(series.x[1]) - x_axis(series.x[0])) if len(series.x) > 1 else 20.0
-    return [
-        f'<rect {_color(number)} x="{x_axis(x) - width / 2:.1f}" y="{_inside(y_axis(y)):.1f}" width="{width:.1f}" '
-        f'height="{HEIGHT - BOTTOM - _inside(y_axis(y)):.1f}" fill="currentColor" fill-opacity="0.6"/>'
-        for x, y in points
-    ]
+    bottom = HEIGHT - BOTTOM
+    tops = [(x_axis(x) - width / 2, _inside(y_axis(y))) for x, y in points]
+    return [_bar(left, top, width, bottom - top, number) for left, top in tops]
+
+
+def _bar(left: float, top: float, width: float, height: float, number: int) -> str:
+    return (
+        f'<rect {_color(number)} x="{left:.1f}" y="{top:.1f}" width="{width:.1f}" height="{height:.1f}" '
+        'fill="currentColor" fill-opacity="0.6"/>'
+    )
 
 
 def _inside(pixel: float) -> float:

@@ -80,7 +80,7 @@ def test_ticks_are_few_round_and_inside(low, width):
 
 
 def test_bars_stand_on_the_axis_and_do_not_overlap(tmp_path):
-    bars = Series("count", [0.25, 0.75], [2.0, 1.0], style="bars")
+    bars = Series("", [0.25, 0.75], [2.0, 1.0], style="bars")
     root = drawn([Chart("t", "x", "y", [bars], x_range=(0, 1), y_range=(0, 4))], tmp_path)
     rects = [{key: float(element.get(key)) for key in ("x", "y", "width", "height")}
              for element in root.iter(f"{SVG}rect") if element.get("class") == "series0"]  # fmt: skip
