@@ -8,6 +8,8 @@ setup(
     package_data={
         "retinanet": ["py.typed"],
         "retinanet.doctor": ["*.html"],
+        "retinanet.report": ["*.html", "*.js"],
+        "retinanet.visualization": ["*.css", "*.html", "*.js"],
         "retinanet.configs": ["*.yaml", "paper/*.yaml"],
     },
 )

@@ -15,10 +15,11 @@ TEST_FILES = sorted((REPO / "tests").rglob("*.py"))
 ROWS = [
     {"errors", "structures"},
     {"config"},
-    {"runtime", "checkpoint", "formats", "visualization"},
-    {"data", "detection", "evaluation"},
+    {"runtime", "checkpoint", "formats"},
+    {"data", "detection", "evaluation", "visualization"},
     {"losses", "model", "doctor"},
     {"inference"},
+    {"report"},
     {"engine"},
     {"benchmarks"},
     {"ablation"},

@@ -16,6 +16,7 @@ import pytest
 from retinanet import __version__
 
 REPO = Path(__file__).resolve().parent.parent
+PAGE_PARTS = ("*.css", "*.html", "*.js")
 MIN_SETUPTOOLS = (77, 0)  # as in pyproject.toml: the first to read `license = "Apache-2.0"` (PEP 639)
 
 pytestmark = pytest.mark.slow
@@ -60,7 +61,7 @@ def test_wheel_holds_the_package_and_the_configs_once_and_nothing_else(source, w
     expected = {
         "retinanet/py.typed",
         *(f"retinanet/{name}" for name in files_in(source / "retinanet", "*.py")),
-        *(f"retinanet/{name}" for name in files_in(source / "retinanet", "*.html")),
+        *(f"retinanet/{name}" for kind in PAGE_PARTS for name in files_in(source / "retinanet", kind)),
         *(f"retinanet/configs/{name}" for name in files_in(source / "configs", "*.py")),
         *(f"retinanet/configs/{name}" for name in files_in(source / "configs", "*.yaml")),
     }

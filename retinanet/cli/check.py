@@ -48,13 +48,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     from retinanet.doctor.check import check
-    from retinanet.doctor.page import check_page, write_page
+    from retinanet.doctor.page import COMMAND, render_report
     from retinanet.runtime.device import resolve_device
+    from retinanet.visualization.html import check_page, write_page
 
     begin_work()
     cfg = own_or_named_config(arguments.data, arguments.overrides)
     page = arguments.page or default_page(arguments.data, cfg)
-    check_page(page)
+    check_page(page, command=COMMAND, option="--page")
     decode = not arguments.fast
     report = check(
         cfg,
@@ -65,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
         silent=arguments.json,
     )
     report.command = training_command(arguments.data, arguments.overrides, report)
-    write_page(report, page)
+    write_page(render_report(report), page)
     if arguments.json:
         print(json.dumps(as_json(report, page), indent=2))
     else:

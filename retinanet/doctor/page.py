@@ -1,91 +1,37 @@
-"""Write a check report as one HTML page that needs no other file and no network."""
-
-import base64
-import io
-from pathlib import Path
-from typing import Any
+"""Render a check report as one HTML page that needs no other file and no network."""
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from torchvision.transforms.v2 import functional as F
 
 from retinanet.data.build import eval_shorter
 from retinanet.doctor.anchors import IOU_LEVELS, AnchorReport, MatchSummary, plan_evaluation, resized_boxes
 from retinanet.doctor.check import CheckReport
-from retinanet.doctor.views import ANCHOR, CROWD, LEARNT, UNMATCHED, View
-from retinanet.errors import InputError
+from retinanet.doctor.views import ANCHOR, CROWD, LEARNT, UNMATCHED
 from retinanet.formats.dataset import Dataset
-from retinanet.runtime.console import escape_controls
+from retinanet.visualization.html import image_url, render_page
 from retinanet.visualization.plots import Chart, Series, svg_of
 
-JPEG_QUALITY = 85
+COMMAND = "retinanet check"  # recorded in the page: only a page of this command may be replaced
 MAX_CLASSES = 100  # rows of a table; the rest is summed up in one row
 PROPOSED = "Proposed anchors"
 BARELY_BETTER = "Anchors that fit slightly better, which is not worth a change"
-GENERATOR = '<meta name="generator" content="retinanet check">'  # says that a file may be replaced
-START = 1000  # characters of a file in which GENERATOR is looked for
 
 
-def check_page(file: Path) -> None:
-    """Check that a page can be written, before anything slow starts.
-
-    Raises:
-        InputError: the file cannot be written, or was not written by `write_page`.
-    """
-    is_new = not file.exists()
-    try:
-        with open(file, "a+b") as opened:
-            opened.seek(0)
-            start = opened.read(START)
-    except OSError as error:
-        raise InputError(f"{file}: cannot be written: {error.strerror}; choose another --page") from None
-    if is_new:
-        file.unlink()
-    elif start and GENERATOR.encode() not in start:
-        raise InputError(f"{file}: exists, and was not written by retinanet check; choose another --page")
-
-
-def write_page(report: CheckReport, file: Path) -> None:
-    """Write the report to an HTML file; all text from the data is escaped.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
-    page = render_page(report)
-    try:
-        file.write_text(page, encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise InputError(f"{file}: cannot be written: {error.strerror}") from None
-
-
-def render_page(report: CheckReport) -> str:
-    """Render the page as HTML."""
-    environment = Environment(
-        loader=PackageLoader("retinanet.doctor", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_visible,
-    )
-    return environment.get_template("page.html").render(
-        report=report,
-        facts=_facts(report),
-        class_rows=_class_rows(report.datasets),
-        split_names=list(report.datasets),
-        charts=[svg_of([chart]) for chart in _charts(report)],
-        iou_levels=IOU_LEVELS,
-        anchor_tables=_anchor_tables(report),
-        shorter=eval_shorter(report.cfg.data),
-        views=[(row.path, [(_as_data_url(view), view.caption) for view in row.views]) for row in report.views],
-        transforms=[(_as_data_url(view), view.caption) for view in report.transforms],
-        colors={"learnt": LEARNT, "unmatched": UNMATCHED, "crowd": CROWD, "anchor": ANCHOR},
-    )
-
-
-def _visible(value: Any) -> Any:
-    """Escape control characters in plain text; autoescape then escapes HTML."""
-    return escape_controls(value) if type(value) is str else value
+def render_report(report: CheckReport) -> str:
+    """Render the report as HTML; all text from the data is escaped."""
+    values = {
+        "report": report,
+        "facts": _facts(report),
+        "class_rows": _class_rows(report.datasets),
+        "split_names": list(report.datasets),
+        "charts": [svg_of([chart]) for chart in _charts(report)],
+        "iou_levels": IOU_LEVELS,
+        "anchor_tables": _anchor_tables(report),
+        "shorter": eval_shorter(report.cfg.data),
+        "views": [(row.path, [(image_url(view.image), view.caption) for view in row.views]) for row in report.views],
+        "transforms": [(image_url(view.image), view.caption) for view in report.transforms],
+        "colors": {"learnt": LEARNT, "unmatched": UNMATCHED, "crowd": CROWD, "anchor": ANCHOR},
+    }
+    return render_page("retinanet.doctor", "page.html", values, command=COMMAND)
 
 
 def _facts(report: CheckReport) -> list[tuple[str, str]]:
@@ -160,9 +106,3 @@ def _rows(anchors: AnchorReport) -> list[tuple[str, MatchSummary]]:
     by_class = [(name, group) for name, group in anchors.by_class.items() if group.objects]
     sizes = [(f"{name} objects", group) for name, group in anchors.by_resized_size.items() if group.objects]
     return [("all objects", anchors.total), *sizes, *by_class[:MAX_CLASSES]]
-
-
-def _as_data_url(view: View) -> str:
-    file = io.BytesIO()
-    F.to_pil_image(view.image).save(file, "JPEG", quality=JPEG_QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()

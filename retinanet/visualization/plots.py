@@ -1,10 +1,15 @@
-"""Draw charts as SVG for any browser: lines, and points with error bars, on linear or logarithmic axes."""
+"""Draw charts as SVG for any browser: lines, bars, and points with error bars, on linear or logarithmic axes.
+
+The colours are attributes, which a page may replace for a dark background: its elements have classes, see `style.css`.
+"""
 
 import math
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Literal, NamedTuple
+
+from retinanet.runtime.console import escape_controls
 
 COLORS = ("#1f6fb4", "#d9541e", "#2b9348", "#8e44ad", "#b8860b", "#607d8b")
 DASHES = ("", "7 3", "2 3", "9 3 2 3", "4 4", "1 2")  # keep lines distinguishable in black and white
@@ -15,13 +20,16 @@ SLANT = 55  # angle in degrees of tick labels that would not fit side by side
 
 
 class Series(NamedTuple):
-    """One line or set of points. Values that are not finite, or not positive on a logarithmic axis, are skipped."""
+    """One line, or set of points, or bars centred at equally spaced `x`.
+
+    Values that are not finite, or not positive on a logarithmic axis, are skipped.
+    """
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
     spread: Sequence[float] | None = None  # half the length of the error bar at each point
-    style: Literal["line", "points"] = "line"
+    style: Literal["line", "points", "bars"] = "line"
 
 
 class Chart(NamedTuple):
@@ -33,7 +41,7 @@ class Chart(NamedTuple):
     x_range: tuple[float, float] | None = None  # None: the range of the values
     y_range: tuple[float, float] | None = None  # None: the range of the values with error bars; includes 0 if linear
     log_y: bool = False
-    legend: Literal["left", "right"] = "left"
+    legend: Literal["left", "right", "above"] = "left"  # in the axes, or in one row above them
 
 
 class _Axis(NamedTuple):
@@ -64,10 +72,12 @@ def svg_of(charts: Sequence[Chart], *, columns: int = 2) -> str:
     bottoms = [_bottom(chart) for chart in charts]
     row_height = HEIGHT - BOTTOM + max(bottoms)
     width, height = columns * WIDTH, math.ceil(len(charts) / columns) * row_height
+    label = escape(escape_controls("; ".join(chart.title for chart in charts)))
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="charts-image" role="img" aria-label="{label}" '
+        f'viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         'font-family="Helvetica, Arial, DejaVu Sans, sans-serif" font-size="12">',
-        f'<rect width="{width}" height="{height}" fill="white"/>',
+        f'<rect class="paper" width="{width}" height="{height}" fill="white"/>',
     ]
     for number, chart in enumerate(charts):
         x, y = number % columns * WIDTH, number // columns * row_height
@@ -87,12 +97,21 @@ def _draw(chart: Chart) -> list[str]:
     parts += _frame(chart, x_axis, y_axis)
     inside = [_drawn(one, number, x_axis, y_axis) for number, one in enumerate(chart.series)]
     parts += [line for lines in inside for line in lines]
+    return parts + _legend(chart)
+
+
+def _legend(chart: Chart) -> list[str]:
     longest = max((len(one.name) for one in chart.series), default=0)
-    x = LEFT + 10 if chart.legend == "left" else WIDTH - RIGHT - 40 - LETTER * longest
+    x = WIDTH - RIGHT - 40 - LETTER * longest if chart.legend == "right" else LEFT + 10
+    y = TOP - 6 if chart.legend == "above" else TOP + 14
+    parts = []
     for number, one in enumerate(chart.series):
-        y = TOP + 14 + 16 * number
-        parts.append(_mark(x + 12, y - 4, number) if one.style == "points" else _stroke(f"M{x} {y - 4}h24", number))
-        parts.append(_text(x + 30, y, one.name, halo=True))
+        mark = _mark(x + 12, y - 4, number) if one.style == "points" else _stroke(f"M{x:g} {y - 4}h24", number)
+        parts += [mark, _text(x + 30, y, one.name, halo=True)]
+        if chart.legend == "above":
+            x += 50 + 1.3 * LETTER * len(one.name)  # with room for larger letters on a narrow screen
+        else:
+            y += 16
     return parts
 
 
@@ -111,7 +130,7 @@ def _axes(chart: Chart) -> tuple[_Axis, _Axis]:
     if chart.y_range is None and chart.log_y:
         low, high = 10 ** math.floor(math.log10(low)), 10 ** math.ceil(math.log10(high))
     elif chart.y_range is None:
-        room = 0.05 + 0.07 * len(chart.series)  # for the legend
+        room = 0.05 + 0.07 * len(chart.series) * (chart.legend != "above")  # for the legend
         high += room * (high - low)
     return x_axis, _Axis(low, high if high > low else low + 1, HEIGHT - BOTTOM, TOP, log=chart.log_y)
 
@@ -121,16 +140,16 @@ def _frame(chart: Chart, x_axis: _Axis, y_axis: _Axis) -> list[str]:
     parts = []
     for value in _decades(y_axis) if y_axis.log else nice_ticks(y_axis.low, y_axis.high):
         y = y_axis(value)
-        parts.append(f'<path d="M{LEFT} {y:.1f}H{right}" stroke="#e4e4e4"/>')
+        parts.append(f'<path d="M{LEFT} {y:.1f}H{right}" class="gridline" stroke="#e4e4e4"/>')
         parts.append(_text(LEFT - 6, y + 4, _number(value), anchor="end"))
     names = chart.ticks or {value: _number(value) for value in nice_ticks(x_axis.low, x_axis.high)}
     slanted = any(len(name) > 4 for name in names.values()) and chart.ticks is not None
     for value, name in names.items():
         x = x_axis(value)
-        parts.append(f'<path d="M{x:.1f} {bottom}v4" stroke="#444"/>')
+        parts.append(f'<path d="M{x:.1f} {bottom}v4" class="axis" stroke="#444"/>')
         turn = f' transform="rotate({-SLANT} {x:.1f} {bottom + 14})"' if slanted else ""
         parts.append(_text(x, bottom + (14 if slanted else 17), name, anchor="end" if slanted else "middle", more=turn))
-    parts.append(f'<path d="M{LEFT} {TOP}V{bottom}H{right}" fill="none" stroke="#444"/>')
+    parts.append(f'<path d="M{LEFT} {TOP}V{bottom}H{right}" fill="none" class="axis" stroke="#444"/>')
     parts.append(_text((LEFT + right) / 2, HEIGHT - 14, chart.x_label, anchor="middle"))
     middle = (TOP + bottom) / 2
     parts.append(_text(16, middle, chart.y_label, anchor="middle", more=f' transform="rotate(-90 16 {middle})"'))
@@ -149,8 +168,20 @@ def _drawn(series: Series, number: int, x_axis: _Axis, y_axis: _Axis) -> list[st
             parts.append(_stroke(f"M{at - 4:.1f} {low:.1f}h8m-4 0V{high:.1f}m-4 0h8", number, dashed=False))
     if series.style == "points":
         return parts + [_mark(x_axis(x), y_axis(y), number) for x, y, _ in points]
+    if series.style == "bars":
+        return _bars([(x, y) for x, y, _ in points], series, number, x_axis, y_axis)
     corners = " ".join(f"{x_axis(x):.1f},{_inside(y_axis(y)):.1f}" for x, y, _ in points)
     return [*parts, _stroke("M" + corners.replace(" ", "L"), number)] if points else parts
+
+
+def _bars(points: list[tuple[float, float]], series: Series, number: int, x_axis: _Axis, y_axis: _Axis) -> list[str]:
+    """Bars from the bottom of the axes, transparent, so that those of another series stay visible behind them."""
+    width = 0.9 * (x_axis(series.x[1]) - x_axis(series.x[0])) if len(series.x) > 1 else 20.0
+    return [
+        f'<rect {_color(number)} x="{x_axis(x) - width / 2:.1f}" y="{_inside(y_axis(y)):.1f}" width="{width:.1f}" '
+        f'height="{HEIGHT - BOTTOM - _inside(y_axis(y)):.1f}" fill="currentColor" fill-opacity="0.6"/>'
+        for x, y in points
+    ]
 
 
 def _inside(pixel: float) -> float:
@@ -183,7 +214,7 @@ def nice_ticks(low: float, high: float, most: int = 7) -> list[float]:
 def _stroke(path: str, number: int, *, dashed: bool = True) -> str:
     dash = DASHES[number % len(DASHES)] if dashed else ""
     return (
-        f'<path d="{path}" fill="none" stroke="{COLORS[number % len(COLORS)]}" stroke-width="1.8"'
+        f'<path {_color(number)} d="{path}" fill="none" stroke="currentColor" stroke-width="1.8"'
         + (f' stroke-dasharray="{dash}"' if dash else "")
         + "/>"
     )
@@ -191,17 +222,26 @@ def _stroke(path: str, number: int, *, dashed: bool = True) -> str:
 
 def _mark(x: float, y: float, number: int) -> str:
     """Draw the mark of a point: discs and hollow diamonds alternate between series."""
-    color = COLORS[number % len(COLORS)]
     if number % 2 == 0:
-        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{color}"/>'
-    return f'<path d="M{x:.1f} {y - 5:.1f}l5 5-5 5-5-5z" fill="white" stroke="{color}" stroke-width="1.8"/>'
+        return f'<circle {_color(number)} cx="{x:.1f}" cy="{y:.1f}" r="4" fill="currentColor"/>'
+    return (
+        f'<path {_color(number, "paper")} d="M{x:.1f} {y - 5:.1f}l5 5-5 5-5-5z" fill="white" stroke="currentColor" '
+        'stroke-width="1.8"/>'
+    )
+
+
+def _color(number: int, *classes: str) -> str:
+    """Attributes that set the colour of a series, and further classes."""
+    place = number % len(COLORS)
+    return f'class="{" ".join((f"series{place}", *classes))}" color="{COLORS[place]}"'
 
 
 def _text(
     x: float, y: float, text: str, *, anchor: str = "start", size: float = 11, more: str = "", halo: bool = False
 ) -> str:
+    kind = "ink halo" if halo else "ink"
     behind = ' stroke="white" stroke-width="3" paint-order="stroke"' if halo else ""
     return (
-        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size:g}" fill="#222"{behind}{more}>'
-        f"{escape(text)}</text>"
+        f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size:g}" fill="#222"'
+        f"{behind}{more}>{escape(escape_controls(text))}</text>"
     )

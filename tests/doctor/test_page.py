@@ -1,4 +1,4 @@
-"""The HTML page: complete, self-contained, and safe with hostile names."""
+"""The page of a check: complete, self-contained, and safe with hostile names."""
 
 import re
 
@@ -7,8 +7,7 @@ import torch
 
 from retinanet.config.load import load_config
 from retinanet.doctor.check import check
-from retinanet.doctor.page import check_page, render_page, write_page
-from retinanet.errors import InputError
+from retinanet.doctor.page import render_report
 from tests.helpers.planted import HOSTILE_CLASS, write_planted
 
 TRANSFORMS = "[{type: flip}, {type: resize}, {type: blur, p: 0.0}]"
@@ -24,7 +23,7 @@ def report(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(report):
-    return render_page(report)
+    return render_report(report)
 
 
 def test_all_text_is_escaped(page):
@@ -58,25 +57,4 @@ def test_page_shows_everything(page, report):
 
 def test_report_without_data_is_a_page(report):
     empty = type(report)(name="none", cfg=report.cfg)
-    assert "Nothing was found." in render_page(empty)
-
-
-# ---- the file
-
-
-def test_page_replaces_only_a_page(tmp_path, report):
-    file = tmp_path / "check.html"
-    check_page(file)
-    assert not file.exists()
-    write_page(report, file)
-    check_page(file)
-    file.write_text("<html>my own notes</html>")
-    with pytest.raises(InputError, match="exists, and was not written by retinanet check; choose another --page"):
-        check_page(file)
-    assert file.read_text() == "<html>my own notes</html>"
-
-
-def test_page_that_cannot_be_written(tmp_path):
-    for file in (tmp_path / "missing/check.html", tmp_path):
-        with pytest.raises(InputError, match=r"cannot be written: .*; choose another --page"):
-            check_page(file)
+    assert "Nothing was found." in render_report(empty)

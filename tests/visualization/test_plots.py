@@ -77,3 +77,32 @@ def test_ticks_are_few_round_and_inside(low, width):
         assert any(leading == pytest.approx(round_step, rel=1e-6) for round_step in (1, 2, 5))
     slack = 1e-6 * max(abs(low), width)
     assert all(low - slack <= tick <= low + width + slack for tick in ticks)
+
+
+def test_bars_stand_on_the_axis_and_do_not_overlap(tmp_path):
+    bars = Series("count", [0.25, 0.75], [2.0, 1.0], style="bars")
+    root = drawn([Chart("t", "x", "y", [bars], x_range=(0, 1), y_range=(0, 4))], tmp_path)
+    rects = [{key: float(element.get(key)) for key in ("x", "y", "width", "height")}
+             for element in root.iter(f"{SVG}rect") if element.get("class") == "series0"]  # fmt: skip
+    assert [rect["height"] for rect in rects] == pytest.approx(
+        [(HEIGHT - TOP - BOTTOM) / 2, (HEIGHT - TOP - BOTTOM) / 4], abs=0.1
+    )
+    assert all(rect["y"] + rect["height"] == pytest.approx(HEIGHT - BOTTOM, abs=0.1) for rect in rects)
+    assert rects[0]["x"] + rects[0]["width"] < rects[1]["x"]
+    centres = [rect["x"] + rect["width"] / 2 for rect in rects]
+    axis = WIDTH - LEFT - RIGHT
+    assert centres == pytest.approx([LEFT + axis / 4, LEFT + axis * 3 / 4], abs=0.1)
+
+
+def test_control_characters_in_names_are_escaped(tmp_path):
+    root = drawn([Chart("a\x00b", "x", "y", [Series("\u202e<c>", [0.0, 1.0], [0.0, 1.0])])], tmp_path)
+    assert {"a\\x00b", "\\u202e<c>"} <= set(texts(root)) and root.get("aria-label") == "a\\x00b"
+
+
+def test_legend_above_the_axes_is_one_row(tmp_path):
+    names = ["precision", "recall", "F1"]
+    lines = [Series(name, [0.0, 1.0], [0.0, 1.0]) for name in names]
+    root = drawn([Chart("t", "x", "y", lines, y_range=(0, 1), legend="above")], tmp_path)
+    entries = [element for element in root.iter(f"{SVG}text") if element.text in names]
+    assert {element.get("y") for element in entries} == {f"{TOP - 6:.1f}"}
+    assert sorted(names, key=lambda name: [float(e.get("x")) for e in entries if e.text == name]) == names

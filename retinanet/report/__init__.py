@@ -1,0 +1,1 @@
+"""Pages about detections and runs, each one self-contained HTML file."""
