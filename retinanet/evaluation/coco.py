@@ -1,32 +1,38 @@
 """COCO average precision and recall, computed by hotcoco, bit-identical to pycocotools."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from hotcoco import COCO, COCOeval
+from hotcoco import COCO, COCOeval, LVISeval, LVISResults
 
+from retinanet.evaluation.detection_table import detection_table, ranks
 from retinanet.formats.dataset import Dataset
 from retinanet.structures import Detections
 
-# pycocotools' twelve metrics, in the same order: name, "AP" or "AR", IoU, object area, detections per image.
+IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
+RECALL_THRESHOLDS = np.linspace(0, 1, 101)
+
+# pycocotools' twelve metrics, in the same order: name, "AP" or "AR", IoU, object area, and detections per image, where
+# None stands for as many as count.
 _DEFINITIONS = (
-    ("AP", "AP", "0.50:0.95", "all", 100),
-    ("AP50", "AP", "0.50", "all", 100),
-    ("AP75", "AP", "0.75", "all", 100),
-    ("APs", "AP", "0.50:0.95", "small", 100),
-    ("APm", "AP", "0.50:0.95", "medium", 100),
-    ("APl", "AP", "0.50:0.95", "large", 100),
+    ("AP", "AP", "0.50:0.95", "all", None),
+    ("AP50", "AP", "0.50", "all", None),
+    ("AP75", "AP", "0.75", "all", None),
+    ("APs", "AP", "0.50:0.95", "small", None),
+    ("APm", "AP", "0.50:0.95", "medium", None),
+    ("APl", "AP", "0.50:0.95", "large", None),
     ("AR1", "AR", "0.50:0.95", "all", 1),
     ("AR10", "AR", "0.50:0.95", "all", 10),
     ("AR100", "AR", "0.50:0.95", "all", 100),
-    ("ARs", "AR", "0.50:0.95", "small", 100),
-    ("ARm", "AR", "0.50:0.95", "medium", 100),
-    ("ARl", "AR", "0.50:0.95", "large", 100),
+    ("ARs", "AR", "0.50:0.95", "small", None),
+    ("ARm", "AR", "0.50:0.95", "medium", None),
+    ("ARl", "AR", "0.50:0.95", "large", None),
 )
 METRICS = tuple(name for name, *_ in _DEFINITIONS)
 _TITLES = {"AP": "Average Precision", "AR": "Average Recall"}
+_IOU_INDEX = {"0.50:0.95": slice(None), "0.50": slice(0, 1), "0.75": slice(5, 6)}
+_AREA_INDEX = {"all": 0, "small": 1, "medium": 2, "large": 3}
 
 
 class CocoScores(NamedTuple):
@@ -37,23 +43,60 @@ class CocoScores(NamedTuple):
     summary: str  # twelve lines, worded like pycocotools' summary
 
 
-def score_detections(dataset: Dataset, detections: Mapping[int, Detections]) -> CocoScores:
+def score_detections(
+    dataset: Dataset, detections: Mapping[int, Detections], *, max_detections: int | None = None
+) -> CocoScores:
     """Compute the COCO metrics of detections on a dataset. Without any detections, the metrics are 0.
 
     Detections with equal scores are ranked by image id, then by their order within the image, so the result does not
     depend on the order of `detections`.
 
     A federated dataset is scored by the rules of LVIS: a detection of a class that was not looked for in an image does
-    not count, nor does a false one if not all objects of its class are annotated. The AP metrics then allow 300
-    detections per image, and the AR metrics are NaN, because their numbers of detections differ.
+    not count, nor does a false one if not all objects of its class are annotated. `max_detections` then applies to all
+    classes of an image together, and the AR metrics are NaN, because their numbers of detections differ.
 
     Args:
         dataset: its boxes and areas are the ground truth.
         detections: keyed by image index, boxes in pixels of the original image. A missing entry means no detections.
+        max_detections: as in `coco_evaluation`. AR1, AR10 and AR100 never allow more than 1, 10 and 100 detections.
     """
-    # hotcoco needs non-negative integers; ranks preserve the order of arbitrary ids, and that order breaks ties.
-    image_ranks = _ranks(dataset.image_ids)  # (I,)
-    category_ranks = _ranks(dataset.category_ids)  # (K,)
+    if max_detections is None:
+        max_detections = default_max_detections(dataset)
+    evaluation = coco_evaluation(dataset, detections, max_detections=max_detections)
+    values, summary = {}, []
+    for name, kind, iou, area, allowed in _DEFINITIONS:
+        allowed = min(allowed or max_detections, max_detections)
+        is_defined = kind == "AP" or dataset.federated is None
+        values[name] = _value(evaluation, kind, iou, area, allowed) if is_defined else float("nan")
+        summary.append(_summary_line(kind, iou, area, allowed, values[name]))
+    precision = evaluation.eval["precision"]
+    label_of_rank = np.argsort(ranks(dataset.category_ids)).tolist()
+    return CocoScores(
+        metrics=values,
+        per_class={
+            dataset.class_names[label]: _mean(precision[:, :, rank, 0, -1]) for rank, label in enumerate(label_of_rank)
+        },
+        summary="\n".join(summary if dataset.federated is None else evaluation.summary_lines()),
+    )
+
+
+def coco_evaluation(
+    dataset: Dataset, detections: Mapping[int, Detections], *, max_detections: int | None = None
+) -> COCOeval:
+    """Evaluate detections with hotcoco, for the metrics that it provides; returns the accumulated evaluation.
+
+    hotcoco numbers images and categories by rank, starting from 1: image `i` is number `ranks(dataset.image_ids)[i]`,
+    label `k` is number `ranks(dataset.category_ids)[k]`. The object in row r of the dataset's boxes has the number
+    r + 1, and so has the detection in row r of `detection_table(detections, ranks(dataset.image_ids))`.
+
+    Args:
+        max_detections: highest-scoring detections that count per image and class, or per image if the dataset is
+            federated. None: 100, or 300 if the dataset is federated.
+    """
+    if max_detections is None:
+        max_detections = default_max_detections(dataset)
+    image_ranks = ranks(dataset.image_ids)  # (I,)
+    category_ranks = ranks(dataset.category_ids)  # (K,)
     ground_truth = COCO.from_arrays(
         _image_entries(dataset, image_ranks, category_ranks),
         [{"id": rank, "name": name} for rank, name in zip(category_ranks.tolist(), dataset.class_names, strict=True)],
@@ -63,24 +106,29 @@ def score_detections(dataset: Dataset, detections: Mapping[int, Detections]) -> 
         area=dataset.areas,
         iscrowd=dataset.is_crowd,
     )
-    found = ground_truth.load_res(_detection_table(detections, image_ranks, category_ranks))
-    evaluation = COCOeval(ground_truth, found, "bbox", lvis_style=dataset.federated is not None)
+    table = detection_table(detections, image_ranks)
+    rows = np.column_stack(
+        [image_ranks[table.image_indices], table.boxes_xywh, table.scores, category_ranks[table.labels]]
+    )
+    if dataset.federated is None:
+        evaluation = COCOeval(ground_truth, ground_truth.load_res(rows), "bbox")
+        evaluation.params.max_dets = _allowed_detections(max_detections)
+    else:
+        evaluation = LVISeval(ground_truth, LVISResults(ground_truth, rows, max_dets=max_detections), "bbox")
+        evaluation.params.max_dets = [max_detections]
     evaluation.evaluate()
     evaluation.accumulate()
-    evaluation.summary_lines()  # computes `stats` without printing them
-    values = evaluation.stats.tolist()
-    if dataset.federated is not None:
-        of_lvis = dict(zip(evaluation.metric_keys(), values, strict=True))
-        values = [of_lvis.get(name, -1.0) for name in METRICS]
-    summary = [_summary_line(*definition[1:], value) for definition, value in zip(_DEFINITIONS, values, strict=True)]
-    precision = evaluation.eval["precision"]  # (IoU, recall, class, area, detections)
-    ap_of_rank = [_mean(precision[:, :, rank, 0, -1]) for rank in range(len(category_ranks))]
-    name_of_rank = [dataset.class_names[label] for label in np.argsort(category_ranks).tolist()]
-    return CocoScores(
-        metrics={name: _or_nan(value) for name, value in zip(METRICS, values, strict=True)},
-        per_class=dict(zip(name_of_rank, ap_of_rank, strict=True)),
-        summary="\n".join(summary if dataset.federated is None else evaluation.summary_lines()),
-    )
+    return evaluation
+
+
+def default_max_detections(dataset: Dataset) -> int:
+    """Detections that count per image and class in COCO, or per image in LVIS."""
+    return 100 if dataset.federated is None else 300
+
+
+def _allowed_detections(max_detections: int) -> list[int]:
+    """Numbers of detections per image and class for which COCO metrics are computed, ascending."""
+    return sorted({1, 10, 100, max_detections} & set(range(1, max_detections + 1)))
 
 
 def _image_entries(dataset: Dataset, image_ranks: np.ndarray, category_ranks: np.ndarray) -> list[dict[str, Any]]:
@@ -98,47 +146,18 @@ def _image_entries(dataset: Dataset, image_ranks: np.ndarray, category_ranks: np
     return entries
 
 
-def _ranks(ids: Sequence[int | str]) -> np.ndarray:
-    """Rank of each id, starting from 1; texts come after numbers."""
-    order = sorted(range(len(ids)), key=lambda index: (isinstance(ids[index], str), ids[index]))
-    ranks = np.empty(len(ids), dtype=np.int64)
-    ranks[order] = np.arange(1, len(ids) + 1)
-    return ranks
+def _value(evaluation: COCOeval, kind: str, iou: str, area: str, allowed: int) -> float:
+    """Mean of an evaluation over IoU thresholds and classes (and recall, for AP), at a number of detections."""
+    # (IoU, recall, class, area, detections) or (IoU, class, area, detections)
+    values = evaluation.eval["precision" if kind == "AP" else "recall"]
+    return _mean(values[_IOU_INDEX[iou], ..., _AREA_INDEX[area], evaluation.params.max_dets.index(allowed)])
 
 
-def _detection_table(
-    detections: Mapping[int, Detections], image_ranks: np.ndarray, category_ranks: np.ndarray
-) -> np.ndarray:
-    """Detections as rows (D, 7) float64, sorted by image: image, left, top, width, height, score, category."""
-    indices = sorted(detections, key=lambda index: image_ranks[index])
-    counts = [len(detections[index].scores) for index in indices]
-    if not sum(counts):
-        return np.zeros((0, 7))
-    corners = torch.cat([detections[index].boxes.cpu() for index in indices]).numpy()
-    corners = corners.astype(np.float64)  # before the subtraction, to keep sizes exact
-    scores = torch.cat([detections[index].scores.cpu() for index in indices]).numpy()
-    labels = torch.cat([detections[index].labels.cpu() for index in indices]).numpy()
-    return np.column_stack(
-        [
-            np.repeat(image_ranks[indices], counts),
-            corners[:, :2],
-            corners[:, 2:] - corners[:, :2],
-            scores,
-            category_ranks[labels],
-        ]
-    )
-
-
-def _summary_line(kind: str, iou: str, area: str, max_detections: int, value: float) -> str:
-    return (
-        f" {_TITLES[kind]:<18} ({kind}) @[ IoU={iou:<9} | area={area:>6} | maxDets={max_detections:>3} ] = {value:0.3f}"
-    )
-
-
-def _mean(precision: np.ndarray) -> float:
-    valid = precision[precision > -1]
+def _mean(values: np.ndarray) -> float:
+    valid = values[values > -1]
     return float(valid.mean()) if valid.size else float("nan")
 
 
-def _or_nan(value: float) -> float:
-    return float("nan") if value == -1 else value
+def _summary_line(kind: str, iou: str, area: str, allowed: int, value: float) -> str:
+    value = -1 if np.isnan(value) else value
+    return f" {_TITLES[kind]:<18} ({kind}) @[ IoU={iou:<9} | area={area:>6} | maxDets={allowed:>3} ] = {value:0.3f}"
