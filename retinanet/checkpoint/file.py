@@ -35,6 +35,9 @@ class Checkpoint(NamedTuple):
     category_ids: tuple[int, ...]  # ids of the classes in the training annotations
     step: int  # number of completed training steps
     state: dict[str, Any]  # state dicts by name: "model", "ema" (None without a moving average), "optimizer", ...
+    # Score threshold of each class by label, None for a class that could not be measured. Stored on request after
+    # training; training itself never writes any.
+    thresholds: tuple[float | None, ...] | None = None
 
     def weights(self, *, average: bool = True) -> dict[str, Tensor]:
         """State dict of the model.
@@ -61,6 +64,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> str:
         "category_ids": list(checkpoint.category_ids),
         "step": checkpoint.step,
         "state": checkpoint.state,
+        "thresholds": None if checkpoint.thresholds is None else list(checkpoint.thresholds),
     }
     with open(path, "wb") as file:
         hashed = _HashedFile(file)
@@ -119,6 +123,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         category_ids=tuple(content["category_ids"]),
         step=content["step"],
         state=content["state"],
+        thresholds=None if content.get("thresholds") is None else tuple(content["thresholds"]),
     )
 
 

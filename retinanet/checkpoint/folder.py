@@ -15,11 +15,10 @@ from retinanet.checkpoint.file import (
     DamagedCheckpoint,
     checksum_file,
     read_checkpoint,
-    sync,
     sync_folder,
-    write_checkpoint,
 )
 from retinanet.checkpoint.link import read_link, write_link
+from retinanet.checkpoint.save import partial_file, save_file
 from retinanet.checkpoint.saved import saved_checkpoints
 from retinanet.errors import InputError, make_folder
 
@@ -55,9 +54,8 @@ class CheckpointFolder:
     def save(self, checkpoint: Checkpoint) -> Path:
         """Write a checkpoint, point `last.pt` to it, and remove old ones beyond `keep`.
 
-        A new checkpoint gets its final name only once it is complete on disk and its checksum file is in place. Only
-        then are older checkpoints removed. If writing fails, no part of the checkpoint remains; if only updating a link
-        or removing an old file fails, the new checkpoint stays.
+        Older checkpoints are removed only once the new one is complete on disk (see `save_file`). If only updating a
+        link or removing an old file fails, the new checkpoint stays.
 
         Raises:
             OSError: the disk is full or not writable.
@@ -65,28 +63,7 @@ class CheckpointFolder:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.path_of(checkpoint.step)
-        checksum = checksum_file(path)
-        partial, checksum_partial = _partial_file(path), _partial_file(checksum)
-        try:
-            digest = write_checkpoint(partial, checkpoint)
-            with open(checksum_partial, "w", encoding="utf-8") as file:
-                file.write(f"{digest}  {path.name}\n")
-                sync(file)
-            if path.exists():
-                # This step has been saved before. Remove the old checksum file first: without it, readers rely on the
-                # checksums inside the archive, which are valid for both the old file and the new one.
-                checksum.unlink(missing_ok=True)
-                sync_folder(self.folder)
-                os.replace(partial, path)
-                os.replace(checksum_partial, checksum)
-            else:
-                os.replace(checksum_partial, checksum)
-                os.replace(partial, path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            checksum_partial.unlink(missing_ok=True)
-            raise
-        sync_folder(self.folder)
+        save_file(path, checkpoint)
         self._link("last.pt", path)
         self._remove_old()
         return path
@@ -189,7 +166,7 @@ class CheckpointFolder:
             ) from None
 
     def _link(self, name: str, path: Path) -> None:
-        write_link(self.folder / name, path.name, partial=_partial_file(self.folder / name))
+        write_link(self.folder / name, path.name, partial=partial_file(self.folder / name))
         sync_folder(self.folder)
 
     def _remove_old(self) -> None:
@@ -201,7 +178,3 @@ class CheckpointFolder:
             match = FILE_OF_CHECKPOINT_NAME.fullmatch(path.name)
             if match and match[1] not in kept:
                 path.unlink()
-
-
-def _partial_file(path: Path) -> Path:
-    return path.with_name(path.name + ".partial")

@@ -16,6 +16,7 @@ import torch
 
 from retinanet.checkpoint.file import read_checkpoint
 from retinanet.checkpoint.folder import CheckpointFolder
+from retinanet.checkpoint.save import store_thresholds
 from retinanet.checkpoint.writer import CheckpointWriter
 from tests.helpers.checkpoints import GatedFolder, cut_off, filled, flip_a_bit, forbid_symlinks, names, step_files
 from tests.helpers.processes import ENVIRONMENT, REPO
@@ -112,6 +113,23 @@ def test_kill_between_any_two_changes_on_disk_leaves_intact_checkpoints(tmp_path
         if not killed:
             break
     assert changes > 10
+
+
+def test_kill_while_thresholds_are_stored_loses_nothing(tmp_path):
+    for changes in itertools.count(1):
+        path = tmp_path / str(changes)
+        folder = CheckpointFolder(path, keep=1)
+        folder.save(filled(1))
+        folder.mark_best(1)
+        killed = killed_after(changes, lambda path=path: store_thresholds(path / "best.pt", [0.25, 0.5]))
+        best = read_checkpoint(path / "best.pt")
+        assert best.thresholds in (None, (0.25, 0.5)) and best.state["model"]["weight"][0] == 1
+        folder.open_for_writing()
+        assert set(names(path)) <= {"best.pt", "last.pt", *step_files(1)}  # the checksum file may be missing
+        if not killed:
+            break
+    assert best.thresholds == (0.25, 0.5) and names(path) == ["best.pt", "last.pt", *step_files(1)]
+    assert changes > 5
 
 
 def test_kill_while_damaged_checkpoints_are_renamed_loses_nothing(tmp_path):
