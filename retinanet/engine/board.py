@@ -18,6 +18,8 @@ from retinanet.config.flat import flat_config
 from retinanet.data.reader import SampleReader
 from retinanet.data.transforms.sample import Sample
 from retinanet.errors import InputError
+from retinanet.evaluation.curves import PrecisionRecall, precision_recall_curves
+from retinanet.evaluation.matches import match_detections
 from retinanet.formats.dataset import Dataset
 from retinanet.structures import Detections
 from retinanet.visualization.draw import draw_boxes, draw_detections
@@ -26,6 +28,8 @@ log = logging.getLogger(__name__)
 
 FOLDER = "tensorboard"
 VALIDATION_IMAGES = 4  # per evaluation
+MAX_CLASSES = 20  # with a curve of precision over recall, in each evaluation
+NUM_THRESHOLDS = 101  # scores at which it is measured
 MAX_SIDE = 480  # pixels of the longer side of an image: an event file keeps the images of all evaluations
 GAP = 8  # pixels between ground truth and detections
 COMPARED_METRICS = ("eval/AP", "eval/AP50", "eval/loss")  # columns of the table of runs
@@ -87,6 +91,31 @@ class Board:
             drawn = draw_detections(image, scaled, data.class_names)
             self._image(f"validation/{number}", torch.cat([truth, gap, drawn], dim=2), step)
 
+    def precision_recall(self, step: int, data: Dataset, detections: Mapping[int, Detections]) -> None:
+        """Show precision over recall at an IoU of 0.5, for the classes with most objects."""
+        curves = precision_recall_curves(match_detections(data, detections))
+        by_size = sorted(range(len(curves)), key=lambda label: -curves[label].num_objects)
+        for label in sorted(by_size[:MAX_CLASSES]):
+            curve = curves[label]
+            if not curve.num_objects:
+                continue
+            true, false = counts_at(curve, np.linspace(0, 1, NUM_THRESHOLDS))
+            found = true + false
+            precision = np.divide(true, found, out=np.ones(NUM_THRESHOLDS), where=found > 0)
+            with self._writer_or_none() as writer:
+                if writer:
+                    writer.add_pr_curve_raw(
+                        f"precision_recall/{data.class_names[label]}",
+                        true,
+                        false,
+                        np.zeros(NUM_THRESHOLDS),  # detection has no true negatives
+                        curve.num_objects - true,
+                        precision,
+                        true / curve.num_objects,
+                        step,
+                        NUM_THRESHOLDS,
+                    )
+
     def close(self) -> None:
         """Write everything that is pending, and close the files."""
         with self._writer_or_none() as writer:
@@ -106,6 +135,13 @@ class Board:
         except OSError as error:
             self._writer = None
             log.warning("TensorBoard logging stopped: %s; metrics continue in metrics.jsonl", error)
+
+
+def counts_at(curve: PrecisionRecall, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """True and false positives among the detections with a score of at least each threshold: (T,) int64 each."""
+    counted = np.searchsorted(-curve.scores, -thresholds, side="right")  # distinct scores that are high enough
+    true, false = ([0, *counts.tolist()] for counts in (curve.true_positives, curve.false_positives))
+    return np.array(true)[counted], np.array(false)[counted]
 
 
 def _spread_out(data: Dataset, count: int) -> list[int]:

@@ -69,6 +69,7 @@ class Recorder:
             self._outputs.metrics_log.write("eval", step, evaluation.metrics_and_classes)
             self._outputs.board.scalars("eval", step, evaluation.metrics_and_classes)
             self._outputs.board.validation_images(step, evaluation.detections, reader)
+            self._outputs.board.precision_recall(step, reader.dataset, evaluation.detections)
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint in the background. The caller may modify the state once this returns."""

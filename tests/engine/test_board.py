@@ -11,11 +11,12 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from tensorboard.util import tensor_util
 
 from retinanet.config.load import load_config
 from retinanet.data.reader import SampleReader
 from retinanet.data.transforms.sample import Sample
-from retinanet.engine.board import GAP, MAX_SIDE, Board
+from retinanet.engine.board import GAP, MAX_CLASSES, MAX_SIDE, Board
 from retinanet.structures import Detections
 from retinanet.visualization.draw import class_color
 from tests.helpers.datasets import dataset_of, image_record
@@ -114,3 +115,38 @@ def test_training_images_are_drawn_with_boxes_and_bounded_in_size(tmp_path):
     assert drawn.shape == (MAX_SIDE, MAX_SIDE // 2, 3)
     rows = np.nonzero((drawn == class_color(0, 1)).all(-1))[0]
     assert rows.max() == pytest.approx(0.24 * 1600, abs=2)
+
+
+def test_precision_over_recall_counts_detections_from_each_score_on(tmp_path):
+    data = dataset_of(
+        [image_record(boxes=[(0, 0, 20, 20), (30, 0, 50, 20)], labels=[0, 0])], class_names=("cat", "dog")
+    )
+    boxes = torch.tensor([[0.0, 0, 20, 20], [0, 30, 20, 45], [30, 0, 50, 20]])
+    found = Detections(boxes, torch.tensor([0.9, 0.5, 0.25]), torch.tensor([0, 0, 0]))
+    board = Board(tmp_path)
+    board.precision_recall(7, data, {0: found})
+    board.close()
+    events = events_in(tmp_path)
+    assert events.Tags()["tensors"] == ["precision_recall/cat"]  # there is no dog to find
+    (event,) = events.Tensors("precision_recall/cat")
+    true, false, _, missed, precision, recall = tensor_util.make_ndarray(event.tensor_proto)
+    # Thresholds 0, 0.01, ..., 1: the scores are reached up to 0.25, 0.5 and 0.9.
+    for place, expected in {
+        0: (2, 1, 0),
+        25: (2, 1, 0),
+        26: (1, 1, 1),
+        50: (1, 1, 1),
+        51: (1, 0, 1),
+        91: (0, 0, 2),
+    }.items():
+        assert (true[place], false[place], missed[place]) == expected, place
+    assert (precision[0], recall[0]) == pytest.approx((2 / 3, 1)) and (precision[100], recall[100]) == (1, 0)
+
+
+def test_number_of_curves_is_bounded(tmp_path):
+    names = tuple(f"class{label}" for label in range(30))
+    boxes = [(label, 0, label + 10, 10) for label in range(30)]
+    board = Board(tmp_path)
+    board.precision_recall(1, dataset_of([image_record(boxes=boxes, labels=range(30))], class_names=names), {})
+    board.close()
+    assert len(events_in(tmp_path).Tags()["tensors"]) == MAX_CLASSES

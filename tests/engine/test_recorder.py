@@ -74,6 +74,7 @@ def test_what_a_run_shows_does_not_change_what_it_computes(tiny_config, tmp_path
     shown = record_of_run(tiny_config, tmp_path / "shown")
     monkeypatch.setattr(Recorder, "write_start", lambda *arguments: None)
     monkeypatch.setattr(Board, "validation_images", lambda *arguments: None)
+    monkeypatch.setattr(Board, "precision_recall", lambda *arguments: None)
     hidden = record_of_run(tiny_config, tmp_path / "hidden")
     assert shown["metrics"] == hidden["metrics"] and len(shown["metrics"]) == 8
     for averaged in (0, 1):
