@@ -35,6 +35,7 @@ TENSORBOARD_FILES = {"engine/board.py"}
 
 # Only retinanet/cli/ prints. Each exception has its reason.
 PRINTS = {
+    "benchmarks/confidence.py": "a program of its own, run by python -m: its shares are its output",
     "benchmarks/faults.py": "a program of its own, run by python -m: its table is its output",
     "data/synthetic/__main__.py": "a program of its own, run by python -m: it reports the folder it has written",
     "runtime/failure.py": "a failing rank writes to stderr while it exits, possibly before logging is set up",

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from retinanet.ablation.report import MISSING, SIGNIFICANCE_LEVEL, format_mean, format_p
-from retinanet.evaluation.significance import holm, summarise, welch
+from retinanet.ablation.report import MISSING, format_mean, format_p
+from retinanet.evaluation.significance import SIGNIFICANCE_LEVEL, holm, summarise, welch
 from retinanet.losses.sigmoid import SigmoidFocalLoss
 from retinanet.runtime.console import progress
 from retinanet.visualization.plots import Chart, Series

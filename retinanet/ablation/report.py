@@ -8,10 +8,17 @@ from typing import NamedTuple, get_args
 from retinanet.ablation.results import RunResult
 from retinanet.ablation.table import Row, Table
 from retinanet.config.base import APMetric
-from retinanet.evaluation.significance import Comparison, Summary, detectable_difference, holm, summarise, welch
+from retinanet.evaluation.significance import (
+    SIGNIFICANCE_LEVEL,
+    Comparison,
+    Summary,
+    detectable_difference,
+    holm,
+    summarise,
+    welch,
+)
 from retinanet.visualization.plots import Chart, Series
 
-SIGNIFICANCE_LEVEL = 0.05
 MISSING = "-"
 METRICS = get_args(APMetric)
 

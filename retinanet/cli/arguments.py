@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import math
 import os
 import shlex
 from pathlib import Path
@@ -94,6 +95,32 @@ def output_path(text: str) -> Path:
         return Path(expand_path(text, "folder"))
     except InputError as error:
         raise argparse.ArgumentTypeError(error) from None
+
+
+def count(text: str) -> int:
+    """A whole number, at least 0.
+
+    Raises:
+        ArgumentTypeError: it is something else.
+    """
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number")
+    return int(text)
+
+
+def fraction(text: str) -> float:
+    """A number from 0 to 1, such as a score or a precision.
+
+    Raises:
+        ArgumentTypeError: it is something else.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:  # NaN fails the comparison
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a number from 0 to 1")
+    return value
 
 
 def is_override(text: str) -> bool:

@@ -6,11 +6,12 @@ import sys
 from pathlib import Path
 
 from retinanet.cli import checkpoint
-from retinanet.cli.arguments import CommandParser, output_path, positive_int
+from retinanet.cli.arguments import CommandParser, fraction, output_path, positive_int
 from retinanet.cli.interrupts import begin_work
 from retinanet.cli.process import exit_code
 from retinanet.errors import InputError, make_folder
 from retinanet.formats.image_paths.listing import is_image_name
+from retinanet.inference.thresholds import DEFAULT_THRESHOLD
 
 RESULTS_FILE = "detections.json"
 
@@ -32,7 +33,11 @@ def parser() -> CommandParser:
         help="folder for the drawn images and detections.json",
     )
     result.add_argument(
-        "--min-score", type=float, default=0.3, help="draw detections with at least this score (default: 0.3)"
+        "--min-score",
+        type=fraction,
+        metavar="SCORE",
+        help="draw detections with at least this score (default: the threshold of each class, if `retinanet eval "
+        f"--store-thresholds` stored them in the checkpoint; otherwise {DEFAULT_THRESHOLD})",
     )
     result.add_argument("--limit", type=positive_int, metavar="N", help="use only the first N images")
     result.add_argument("--batch-size", type=positive_int, default=8, metavar="N", help="images per batch (default: 8)")
@@ -60,7 +65,10 @@ def run(arguments: argparse.Namespace) -> None:
 
     begin_work()
     start_logging()
-    predictor = Predictor.from_checkpoint(path, arguments.overrides)
+    predictor = Predictor.from_checkpoint(path, arguments.overrides, use_thresholds=arguments.min_score is None)
+    min_score = arguments.min_score
+    if min_score is None:  # with thresholds, the predictor returns only what is to be drawn
+        min_score = 0 if predictor.thresholds else DEFAULT_THRESHOLD
     make_folder(arguments.output)
     results, count = [], 0
     predictions = predictor.predict(files, batch_size=arguments.batch_size)
@@ -68,13 +76,14 @@ def run(arguments: argparse.Namespace) -> None:
         zip(progress(files, "predicting", len(files)), names, predictions, strict=True), 1
     ):
         image = predictor.read_image(file)
-        drawn = draw_detections(image, detections, predictor.class_names, min_score=arguments.min_score)
+        drawn = draw_detections(image, detections, predictor.class_names, min_score=min_score)
         write_png(drawn, str(arguments.output / name))
         entries = coco_results([(number, detections)], predictor.category_ids)
         results += [{**entry, "file_name": str(file)} for entry in entries]
-        count += int((detections.scores >= arguments.min_score).sum())
+        count += int((detections.scores >= min_score).sum())
     (arguments.output / RESULTS_FILE).write_text(json.dumps(results), encoding="utf-8")
-    print(f"{count} objects with a score of at least {arguments.min_score} in {len(files)} images: {arguments.output}")
+    scored = "above the threshold of its class" if predictor.thresholds else f"of at least {min_score}"
+    print(f"{count} objects with a score {scored} in {len(files)} images: {arguments.output}")
 
 
 def check_output(folder: Path, names: list[str]) -> None:

@@ -3,6 +3,7 @@
 from retinanet.config.assignment import AssignmentConfig, ATSSAssignmentConfig, IoUAssignmentConfig
 from retinanet.config.base import StrictModel
 from retinanet.config.data import DataConfig, DataSource, MergedClass, ResizeConfig, Sources
+from retinanet.config.evaluation import EvaluationConfig
 from retinanet.config.inference import InferenceConfig, PostprocessConfig
 from retinanet.config.loss import (
     BoxLossConfig,
@@ -69,6 +70,7 @@ __all__ = [
     "DataConfig",
     "DataSource",
     "EraseTransform",
+    "EvaluationConfig",
     "FlipTransform",
     "FocalConfig",
     "FocalStarConfig",

@@ -73,6 +73,17 @@ def with_overrides(config: Config, overrides: str | Sequence[str], source: str) 
     return config_from_values(_with_overrides(json.loads(config.model_dump_json()), overrides), source=source)
 
 
+def is_overridden(overrides: str | Sequence[str], key: str) -> bool:
+    """Whether one of the overrides sets a key, by itself or with the section that contains it."""
+    for override in [overrides] if isinstance(overrides, str) else overrides:
+        value: Any = parse_override(override)
+        for name in key.split("."):
+            value = value.get(name) if isinstance(value, dict) else None
+        if value is not None:
+            return True
+    return False
+
+
 def _with_overrides(values: dict[str, Any], overrides: str | Sequence[str]) -> dict[str, Any]:
     overrides = [overrides] if isinstance(overrides, str) else overrides
     if not isinstance(overrides, Sequence) or not all(isinstance(override, str) for override in overrides):

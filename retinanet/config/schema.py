@@ -11,6 +11,7 @@ from pydantic import model_validator
 from retinanet.config.assignment import AssignmentConfig, IoUAssignmentConfig
 from retinanet.config.base import MAY_CHANGE_ON_RESUME, NO_EFFECT_ON_RESULTS, StrictModel
 from retinanet.config.data import DataConfig
+from retinanet.config.evaluation import EvaluationConfig
 from retinanet.config.inference import InferenceConfig, PostprocessConfig
 from retinanet.config.loss import LossConfig
 from retinanet.config.model import ModelConfig
@@ -30,6 +31,8 @@ class Config(StrictModel):
     """Class loss, box loss and their weights."""
     postprocess: Annotated[PostprocessConfig, MAY_CHANGE_ON_RESUME] = PostprocessConfig()
     """Conversion of head outputs to detections."""
+    evaluation: Annotated[EvaluationConfig, MAY_CHANGE_ON_RESUME] = EvaluationConfig()
+    """Scoring of detections."""
     inference: Annotated[InferenceConfig, MAY_CHANGE_ON_RESUME] = InferenceConfig()
     """Precision and compilation of a trained model."""
     train: TrainConfig

@@ -76,6 +76,7 @@ def evaluate_dataset(
         assign=build_assignment(cfg.assignment),
         device=device,
         num_batches=len(own_batches),
+        max_detections=cfg.evaluation.max_detections,
     )
 
 
@@ -90,6 +91,7 @@ def evaluate_batches(
     assign: Assign,
     device: torch.device,
     num_batches: int | None = None,
+    max_detections: int | None = None,
 ) -> Evaluation | None:
     """Run a network on batches and score its detections.
 
@@ -99,6 +101,7 @@ def evaluate_batches(
         network: called as `network(images, image_sizes)`; returns `HeadOutputs`.
         batches: the batches of this process. Across all processes, every image of `data` must occur exactly once.
         num_batches: number of batches of this process, for the progress bar.
+        max_detections: see `score_detections`.
 
     Returns: the evaluation on the main process, None on all others.
     """
@@ -121,7 +124,7 @@ def evaluate_batches(
     for rank_detections, rank_sums in gathered:
         detections |= rank_detections
         sums_of_all += rank_sums
-    scores = score_detections(data, detections)
+    scores = score_detections(data, detections, max_detections=max_detections)
     # fsum is exact, so the sums do not depend on how the batches were divided among the processes.
     class_loss, box_loss, num_positive = map(math.fsum, zip(*sums_of_all, strict=True))
     num_positive = max(num_positive, 1.0)

@@ -3,26 +3,67 @@
 import json
 import logging
 import math
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
+
+from retinanet.checkpoint.save import store_thresholds
 from retinanet.config import Config
 from retinanet.data.build import load_val_data
 from retinanet.engine.evaluate import Evaluation, evaluate_dataset
-from retinanet.engine.run_files import run_folder_of, with_paths_of_run
-from retinanet.errors import make_folder
+from retinanet.engine.run_files import is_detections_file, is_run_folder, run_folder_of, with_paths_of_run
+from retinanet.engine.run_folder import lock_folder
+from retinanet.errors import InputError, make_folder
+from retinanet.evaluation.coco import score_detections
+from retinanet.evaluation.results_file import read_results
+from retinanet.evaluation.selection import select_classes, select_detections, select_images
 from retinanet.formats.coco.results import coco_results
 from retinanet.formats.dataset import Dataset
-from retinanet.inference.predictor import Predictor
+from retinanet.inference.predictor import Predictor, Weights
 from retinanet.runtime.device import set_determinism
 from retinanet.runtime.distributed import is_main, on_main, process_group
 from retinanet.runtime.logging import start_logging
 from retinanet.runtime.spawn import exit_if_spawned, workers_explained
+from retinanet.structures import Detections
 
 log = logging.getLogger(__name__)
 
 METRICS_FILE, DETECTIONS_FILE = "evaluation.json", "detections.json"
+OVERRIDES_FOR_BOTH = ("postprocess", "inference", "device")  # of the checkpoints that are compared
+
+
+class Evaluated(NamedTuple):
+    """An evaluation, with all that is needed to analyse it."""
+
+    cfg: Config
+    data: Dataset  # the images and objects of the evaluation
+    evaluation: Evaluation
+    source: dict[str, Any]  # what was evaluated on what, for `evaluation.json`
+    other: dict[int, Detections] | None = None  # detections on the same data, to compare with
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The metrics and their source, as in `evaluation.json`."""
+        return self.evaluation.metrics_and_classes | self.source
+
+    def of_classes(self, class_names: Sequence[str]) -> "Evaluated":
+        """The evaluation of some of the classes; the losses remain those of all classes.
+
+        Raises:
+            InputError: there is no such class.
+        """
+        data = select_classes(self.data, class_names)
+        detections = select_detections(self.evaluation.detections, self.data, class_names)
+        scores = score_detections(data, detections, max_detections=self.cfg.evaluation.max_detections)
+        return self._replace(
+            data=data,
+            evaluation=Evaluation(scores, detections, self.evaluation.losses),
+            other=self.other and select_detections(self.other, self.data, class_names),
+        )
 
 
 def evaluate_checkpoint(
@@ -45,24 +86,117 @@ def evaluate_checkpoint(
     Raises:
         InputError: the checkpoint, an override or the validation set cannot be used.
     """
+    evaluated = evaluate_model(checkpoint, overrides, output=output)
+    return None if evaluated is None else evaluated.evaluation
+
+
+def evaluate_model(
+    checkpoint: str | Path,
+    overrides: str | Sequence[str] = (),
+    *,
+    output: str | Path | None = None,
+    weights: Weights | None = None,
+    images: str | None = None,
+    against: Path | None = None,
+) -> Evaluated | None:
+    """Evaluate a checkpoint as `evaluate_checkpoint` does, and return the dataset as well.
+
+    Args:
+        weights: see `Predictor.from_checkpoint`.
+        images: the images to use; see `select_images`. None: all.
+        against: another checkpoint or detections file; its detections on the same images are returned as well.
+            Overrides of `OVERRIDES_FOR_BOTH` apply to that checkpoint, too.
+    """
     exit_if_spawned()
-    predictor = Predictor.from_checkpoint(checkpoint, overrides)
+    predictor = Predictor.from_checkpoint(checkpoint, overrides, weights=weights, use_thresholds=False)
     cfg, folder = predictor.cfg, None if output is None else Path(output)
     set_determinism(cfg.train.deterministic)  # the algorithms of the run
     with process_group(predictor.device, timeout=cfg.train.stall_timeout), workers_explained():
         start_logging(silent=not is_main())
         cfg = _with_paths_of_run(cfg, Path(checkpoint))
-        data = load_val_data(cfg, predictor.class_names)
+        all_data = load_val_data(cfg, predictor.class_names)
+        chosen = None if images is None else select_images(all_data, images).tolist()
+        data = all_data if chosen is None else all_data.subset(chosen)
         if folder is not None:
             on_main(lambda: make_folder(folder))
         evaluation = evaluate_dataset(cfg, predictor.model, data, device=predictor.device)
+        source = {"checkpoint": str(checkpoint), "annotations": _annotations(cfg)}
         if evaluation is not None and folder is not None:
-            source = {
-                "checkpoint": str(checkpoint),
-                "annotations": [item.annotations for item in cfg.data.val or cfg.data.train],
-            }
             write_evaluation(folder, evaluation, data, source)
-    return evaluation
+        other = None if against is None else _detections_of(against, all_data, chosen, overrides)
+    return None if evaluation is None else Evaluated(cfg, data, evaluation, source, other)
+
+
+def evaluate_file(
+    cfg: Config,
+    detections: Path,
+    *,
+    output: Path | None = None,
+    images: str | None = None,
+    against: Path | None = None,
+) -> Evaluated:
+    """Score a file of detections, in the COCO results format, on the validation set of a config.
+
+    Args:
+        output: folder for `evaluation.json`; None writes no file.
+        images, against: see `evaluate_model`.
+
+    Raises:
+        InputError: the file or the validation set cannot be used.
+    """
+    start_logging()
+    if output is not None:
+        make_folder(output)
+    all_data = load_val_data(cfg, None)
+    chosen = None if images is None else select_images(all_data, images).tolist()
+    data = all_data if chosen is None else all_data.subset(chosen)
+    found = _read(detections, all_data, chosen)
+    scores = score_detections(data, found, max_detections=cfg.evaluation.max_detections)
+    source = {"detections": str(detections), "annotations": _annotations(cfg)}
+    evaluated = Evaluated(cfg, data, Evaluation(scores, found, {}), source)
+    if output is not None:
+        write_metrics(output, evaluated.metrics)
+    if against is None:
+        return evaluated
+    return evaluated._replace(other=_detections_of(against, all_data, chosen, [f"device={cfg.device}"]))
+
+
+def _read(file: Path, data: Dataset, chosen: Sequence[int] | None) -> dict[int, Detections]:
+    """The detections in a file on the chosen images of a dataset, keyed by position in `chosen`; None: all."""
+    found = read_results(file, data)
+    if chosen is None:
+        return found
+    return {position: found[index] for position, index in enumerate(chosen) if index in found}
+
+
+def _annotations(cfg: Config) -> list[str]:
+    return [item.annotations for item in cfg.data.val or cfg.data.train]
+
+
+def _detections_of(
+    path: Path, data: Dataset, chosen: Sequence[int] | None, overrides: str | Sequence[str]
+) -> dict[int, Detections] | None:
+    """The detections of a checkpoint or a file, as `_read` returns them; None on all but the main process.
+
+    Args:
+        overrides: those of `OVERRIDES_FOR_BOTH` apply to the checkpoint.
+    """
+    if is_detections_file(path):
+        return _read(path, data, chosen) if is_main() else None
+    overrides = [overrides] if isinstance(overrides, str) else overrides
+    shared = [override for override in overrides if re.split(r"[.=]", override)[0] in OVERRIDES_FOR_BOTH]
+    predictor = Predictor.from_checkpoint(path, shared, use_thresholds=False)
+    if set(predictor.class_names) != set(data.class_names):
+        raise InputError(
+            f"{path}: detects {list(predictor.class_names[:10])}, expected the classes {list(data.class_names[:10])}; "
+            "compare models with the same classes"
+        )
+    own_labels = select_classes(data if chosen is None else data.subset(chosen), predictor.class_names)
+    evaluation = evaluate_dataset(predictor.cfg, predictor.model, own_labels, device=predictor.device)
+    if evaluation is None:
+        return None
+    label_of = torch.tensor([data.class_names.index(name) for name in predictor.class_names])
+    return {index: replace(found, labels=label_of[found.labels]) for index, found in evaluation.detections.items()}
 
 
 def _with_paths_of_run(cfg: Config, checkpoint: Path) -> Config:
@@ -75,7 +209,33 @@ def _with_paths_of_run(cfg: Config, checkpoint: Path) -> Config:
 
 def write_evaluation(folder: Path, evaluation: Evaluation, data: Dataset, source: dict[str, Any]) -> None:
     """Write metrics and detections as JSON; NaN becomes null."""
-    metrics = {name: None if math.isnan(value) else value for name, value in evaluation.metrics_and_classes.items()}
-    (folder / METRICS_FILE).write_text(json.dumps(metrics | source, indent=2) + "\n", encoding="utf-8")
+    write_metrics(folder, evaluation.metrics_and_classes | source)
     by_id = ((data.image_ids[index], detections) for index, detections in sorted(evaluation.detections.items()))
     (folder / DETECTIONS_FILE).write_text(json.dumps(coco_results(by_id, data.category_ids)), encoding="utf-8")
+
+
+def store_in_checkpoint(path: Path, thresholds: Sequence[float | None]) -> Path:
+    """Store the score threshold of each class in a checkpoint, and return the path of the file; see `store_thresholds`.
+
+    Raises:
+        InputError: the checkpoint cannot be written, or a process is training in its run folder.
+    """
+    folder = run_folder_of(path.resolve())
+    if not is_run_folder(folder):
+        return store_thresholds(path, thresholds)
+    with lock_folder(folder):
+        return store_thresholds(path, thresholds)
+
+
+def write_metrics(folder: Path, metrics: dict[str, Any]) -> None:
+    """Write the metrics of an evaluation as JSON; NaN becomes null."""
+    (folder / METRICS_FILE).write_text(json.dumps(without_nan(metrics), indent=2) + "\n", encoding="utf-8")
+
+
+def without_nan(value: Any) -> Any:
+    """A JSON value in which NaN is replaced by None, because JSON has no NaN."""
+    if isinstance(value, dict):
+        return {name: without_nan(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

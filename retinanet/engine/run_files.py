@@ -71,6 +71,11 @@ def find_checkpoint(path: Path) -> Path:
     return found[0]
 
 
+def is_detections_file(path: Path) -> bool:
+    """Whether a path names a file of detections, in the COCO results format, and not a checkpoint or a run folder."""
+    return path.suffix == ".json" and not path.is_dir()
+
+
 def recorded_environment(folder: Path) -> dict[str, Any]:
     """The environment record of the run in a folder; empty if there is none that can be read."""
     try:

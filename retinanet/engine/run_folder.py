@@ -58,6 +58,23 @@ def _claimed(folder: Path) -> Iterator[None]:
     created = [path for path in (folder, *folder.parents) if not path.exists()]
     make_folder(folder)
     existing = {path.name for path in folder.iterdir()}
+    with lock_folder(folder):
+        try:
+            yield
+        except Exception as error:
+            # After a crash, the folder is kept for its report.
+            if (isinstance(error, InputError) or is_out_of_memory(error)) and not _has_results(folder):
+                _remove_start(folder, existing, created)
+            raise
+
+
+@contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Lock an existing run folder against training for the duration of the `with` block.
+
+    Raises:
+        InputError: another process trains in the folder, or it is not writable.
+    """
     with ExitStack() as stack:
         try:
             is_free = stack.enter_context(try_lock(folder / LOCK_FILE))
@@ -70,13 +87,7 @@ def _claimed(folder: Path) -> Iterator[None]:
                 f"{folder}: another process is training here ({holder_of(folder / LOCK_FILE)}); stop it, wait until "
                 "it has ended, or choose another folder"
             )
-        try:
-            yield
-        except Exception as error:
-            # After a crash, the folder is kept for its report.
-            if (isinstance(error, InputError) or is_out_of_memory(error)) and not _has_results(folder):
-                _remove_start(folder, existing, created)
-            raise
+        yield
 
 
 def _has_results(folder: Path) -> bool:

@@ -37,7 +37,7 @@ class PrecisionRecall:
 
     @property
     def f1(self) -> np.ndarray:
-        """Harmonic mean of precision and recall, (P,): 2 TP / (2 TP + FP + FN), which is 2 TP / (detections + objects)."""
+        """Harmonic mean of precision and recall, (P,): 2 TP / (2 TP + FP + FN), where FN are the missed objects."""
         return 2 * self.true_positives / (self.true_positives + self.false_positives + self.num_objects)
 
 

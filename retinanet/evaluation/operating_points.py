@@ -28,6 +28,9 @@ class Requirement(NamedTuple):
         return "best F1" if self.recall is None else f"recall of at least {self.recall:g}"
 
 
+BEST_F1 = Requirement()
+
+
 def operating_point(curve: PrecisionRecall, requirement: Requirement) -> OperatingPoint | None:
     """The operating point of a class that meets a requirement; None if there is none."""
     if requirement.precision is not None:

@@ -1,20 +1,21 @@
 """Detect objects in images with a trained checkpoint."""
 
 import itertools
+import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import overload
+from typing import Literal, overload
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from retinanet.checkpoint.file import read_checkpoint
+from retinanet.checkpoint.file import Checkpoint, read_checkpoint
 from retinanet.config import Config
-from retinanet.config.load import with_overrides
+from retinanet.config.load import is_overridden, with_overrides
 from retinanet.data.build import build_padded_shapes, eval_shorter
 from retinanet.data.collate import collate
 from retinanet.data.reader import PreparedSample
@@ -25,11 +26,15 @@ from retinanet.detection.postprocess import build_postprocess
 from retinanet.errors import InputError
 from retinanet.formats.images.reader import read_image
 from retinanet.inference.network import inference_model, warm_up
+from retinanet.inference.thresholds import above_thresholds, completed
 from retinanet.model.retinanet import RetinaNet, build_model
 from retinanet.runtime.device import resolve_device, resolve_precision
 from retinanet.structures import Detections
 
+log = logging.getLogger(__name__)
+
 ImageInput = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor
+Weights = Literal["average", "last"]
 
 
 class Predictor:
@@ -40,40 +45,71 @@ class Predictor:
         class_names: class names, indexed by label.
         category_ids: category ids for COCO results, indexed by label.
         cfg: config that sets image sizes, postprocessing, device, precision, and whether to compile.
+        thresholds: score threshold of each class, indexed by label; only detections with a score above that of their
+            class are returned. None: `postprocess.min_score` alone decides.
 
     Raises:
         InputError: the device is not available, or `inference.compile` is set and no compiler is found.
     """
 
-    def __init__(self, model: RetinaNet, class_names: Sequence[str], category_ids: Sequence[int], cfg: Config):
+    def __init__(
+        self,
+        model: RetinaNet,
+        class_names: Sequence[str],
+        category_ids: Sequence[int],
+        cfg: Config,
+        *,
+        thresholds: Sequence[float] | None = None,
+    ):
         self.device = resolve_device(cfg.device)
         self.dtype = resolve_precision(self.device, cfg.inference.precision)
         self.model = inference_model(model.to(self.device), dtype=self.dtype, compile=cfg.inference.compile)
         self.class_names = tuple(class_names)
         self.category_ids = tuple(category_ids)
         self.cfg = cfg
+        self.thresholds = None if thresholds is None else tuple(thresholds)
         self._postprocess = build_postprocess(cfg.postprocess, background_logit=cfg.model.has_background_logit)
         self._padded_shapes = build_padded_shapes(cfg.data)
         self._shorter = eval_shorter(cfg.data)
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path, overrides: Sequence[str] = ()) -> "Predictor":
+    def from_checkpoint(
+        cls,
+        path: str | Path,
+        overrides: str | Sequence[str] = (),
+        *,
+        weights: Weights | None = None,
+        use_thresholds: bool = True,
+    ) -> "Predictor":
         """Load a checkpoint with its config and class names; `overrides` change the config.
 
         Args:
             overrides: config overrides, such as `["postprocess.min_score=0.3"]`.
+            weights: the moving average of the weights, or those of the last step. None: the average if the run keeps
+                one, as evaluation does.
+            use_thresholds: apply the score thresholds that `retinanet eval --store-thresholds` stored in the
+                checkpoint, if there are any, unless an override sets `postprocess.min_score`.
 
         Raises:
-            InputError: the file is not a retinanet checkpoint, or an override does not fit it.
+            InputError: the file is not a retinanet checkpoint, an override does not fit it, or it has no average.
         """
         checkpoint = read_checkpoint(path)
         cfg = with_overrides(checkpoint.config, overrides, source=f"{path} with overrides")
         model = build_model(cfg.model, len(checkpoint.class_names))
         try:
-            model.load_state_dict(checkpoint.weights())
+            model.load_state_dict(_chosen_weights(checkpoint, weights, path))
         except RuntimeError as error:
             raise InputError(f"{path}: the weights do not fit the model as changed by the overrides: {error}") from None
-        return cls(model, checkpoint.class_names, checkpoint.category_ids, cfg)
+        thresholds = None
+        if use_thresholds and checkpoint.thresholds and not is_overridden(overrides, "postprocess.min_score"):
+            thresholds = completed(checkpoint.thresholds)
+            log.info(
+                "using the score threshold of each class stored in the checkpoint, %.2f to %.2f; "
+                "postprocess.min_score=X sets one for all classes",
+                min(thresholds),
+                max(thresholds),
+            )
+        return cls(model, checkpoint.class_names, checkpoint.category_ids, cfg, thresholds=thresholds)
 
     def warm_up(self) -> None:
         """Run the network on one blank image of every padded shape that the config allows.
@@ -180,4 +216,14 @@ class Predictor:
         batch = collate(items).to(self.device)
         outputs = self.model(batch.images, batch.image_sizes)
         detections = self._postprocess(outputs, batch.image_sizes, batch.original_sizes)
+        if self.thresholds is not None:
+            detections = [above_thresholds(of_image, self.thresholds) for of_image in detections]
         return [replace(of_image, class_names=self.class_names) for of_image in detections]
+
+
+def _chosen_weights(checkpoint: Checkpoint, weights: Weights | None, path: str | Path) -> dict[str, Tensor]:
+    if weights == "average" and not checkpoint.state.get("ema"):
+        raise InputError(
+            f"{path}: has no average of the weights, because train.ema_decay is null; use the weights of the last step"
+        )
+    return checkpoint.weights(average=weights != "last")

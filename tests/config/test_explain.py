@@ -19,7 +19,8 @@ TRAIN = "train: {epochs: 1}\n"
     [
         ("devcie: cpu", "devcie: unknown key; did you mean 'device'?"),
         ("xyzzy: 1",
-         "xyzzy: unknown key; known here: assignment, data, device, inference, loss, model, postprocess, train"),
+         "xyzzy: unknown key; known here: assignment, data, device, evaluation, inference, loss, model, "
+         "postprocess, train"),
         ("data: {resize: {shortr: 3}}", "data.resize.shortr: unknown key; did you mean 'shorter'?"),
         ("model: {anchors: {size: []}}", "model.anchors.size: unknown key; did you mean 'sizes'?"),
         ("loss: {classification: {type: focal, gama: 2}}",
@@ -39,7 +40,8 @@ TRAIN = "train: {epochs: 1}\n"
         ("data: {val: [{images: a, annotations: b}, {images: a, annotations: b, imges: c}]}",
          "data.val.1.imges: unknown key; did you mean 'images'?"),
         ("<<: {device: cpu}",
-         "<<: unknown key; known here: assignment, data, device, inference, loss, model, postprocess, train"),
+         "<<: unknown key; known here: assignment, data, device, evaluation, inference, loss, model, "
+         "postprocess, train"),
     ],
 )  # fmt: skip
 def test_unknown_key_names_the_nearest_known_key(write, text, line):

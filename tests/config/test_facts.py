@@ -16,6 +16,7 @@ MAY_CHANGE = {
     "data.max_pixels",
     "data.max_unreadable",
     "device",
+    "evaluation",
     "inference",
     "postprocess",
     "model.backbone.weights",

@@ -162,6 +162,7 @@ CHANGES: dict[str, Any] = {
     "postprocess.top_k": 2,
     "postprocess.nms_iou": 0.9,
     "postprocess.max_detections": 3,
+    "evaluation.max_detections": 1,
     "inference.precision": "bf16",
     "inference.compile": True,
     "train.batch_size": 1,

@@ -53,7 +53,8 @@ def test_override_with_invalid_yaml_is_refused(write, override, message):
         ),
         (
             "base=quickstart",
-            "base: unknown key; known here: assignment, data, device, inference, loss, model, postprocess, train",
+            "base: unknown key; known here: assignment, data, device, evaluation, inference, loss, model, postprocess, "
+            "train",
         ),
         ("data.train.images=a", "data.train.annotations: missing, and it has no default"),
         ("data.transforms.0.p=1", 'data.transforms: found {"0": {"p": 1}} (mapping), expected a list'),

@@ -1,7 +1,11 @@
 """Random objects and detections with the cases that are hard to score: crowds, ties, borders of the sizes."""
 
+from dataclasses import replace
+
 import numpy as np
 
+from retinanet.formats.dataset import Dataset
+from retinanet.formats.federated import Federated, pairs_of
 from retinanet.structures import Detections
 from tests.helpers.coco_scores import found
 
@@ -91,3 +95,11 @@ def random_set(
     images = [{"id": image_id, "height": 300, "width": 300} for image_id in image_ids]
     categories = [{"id": category_id, "name": f"class {category_id}"} for category_id in category_ids]
     return {"images": images, "annotations": annotations, "categories": categories}, all_detections
+
+
+def federated(dataset: Dataset, seed: int) -> Dataset:
+    """The dataset with random pairs of images and labels that are absent or incomplete."""
+    random = np.random.default_rng(seed)
+    labels = range(len(dataset.class_names))
+    pairs = [pairs_of([[label for label in labels if random.random() < 0.3] for _ in dataset.paths]) for _ in range(2)]
+    return replace(dataset, federated=Federated(*pairs))

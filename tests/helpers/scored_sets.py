@@ -34,7 +34,7 @@ def counts_above(dataset: Dataset, detections: dict[int, Detections], label: int
 
 @st.composite
 def scored_sets(draw: st.DrawFn) -> tuple[Dataset, dict[int, Detections]]:
-    """Up to three images of two classes with objects, crowds and detections on a grid: many matches and equal scores."""
+    """Up to three images of two classes, with objects, crowds and detections on a grid: many match, many tie."""
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     images, detections = [], {}
     for index in range(draw(st.integers(1, 3))):

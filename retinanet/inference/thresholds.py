@@ -1,0 +1,26 @@
+"""Score thresholds per class, stored in a checkpoint and applied to detections."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from retinanet.structures import Detections
+
+DEFAULT_THRESHOLD = 0.3  # of a class without a stored threshold
+
+
+def completed(thresholds: Sequence[float | None]) -> tuple[float, ...]:
+    """The thresholds, with the default for classes that could not be measured."""
+    return tuple(DEFAULT_THRESHOLD if threshold is None else threshold for threshold in thresholds)
+
+
+def above_thresholds(detections: "Detections", thresholds: Sequence[float]) -> "Detections":
+    """The detections whose score is above the threshold of their class.
+
+    Postprocessing with these thresholds would give the same detections, because a box is never suppressed by one with a
+    lower score.
+
+    Args:
+        thresholds: by label, (K,).
+    """
+    return detections[detections.scores > detections.scores.new_tensor(thresholds)[detections.labels]]

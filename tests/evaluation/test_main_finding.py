@@ -1,0 +1,96 @@
+"""The sentence that matters most: each conclusion from results made for it, and the order of importance."""
+
+import math
+
+import pytest
+
+from retinanet.evaluation.bootstrap import Interval
+from retinanet.evaluation.class_results import ClassResult
+from retinanet.evaluation.main_finding import main_finding
+from retinanet.evaluation.operating_points import OperatingPoint
+
+
+def result(name: str, ap: float = 0.5, *, num_objects: int = 50, threshold: float | None = 0.4) -> ClassResult:
+    point = None if threshold is None else OperatingPoint(threshold, 0.8, 0.8, 0.8)
+    return ClassResult(name, num_objects, ap, ap, point)
+
+
+def finding(*results: ClassResult, **options: object) -> str:
+    return main_finding(results, **{"num_images": 30, "num_detections": 100, **options})
+
+
+def test_no_objects():
+    sentence = finding(result("cat", math.nan, num_objects=0, threshold=None))
+    assert sentence.startswith("These images contain no objects, so nothing can be measured")
+
+
+def test_no_detections():
+    sentence = finding(result("cat", 0.0, threshold=None), num_detections=0)
+    assert sentence.startswith("There are no detections, so AP is 0")
+
+
+def test_detections_that_match_nothing():
+    assert finding(result("cat", 0.004), result("dog", 0.008)).startswith("AP is 0.006: the detections match hardly")
+
+
+def test_class_that_is_not_detected():
+    sentence = finding(result("cat"), result("dog", 0.0), result("bird", math.nan, num_objects=0))
+    assert sentence.startswith("1 of 2 classes is not detected (AP below 0.01): dog;")
+
+
+def test_many_classes_that_are_not_detected():
+    names = "abcde"
+    sentence = finding(result("cat"), *(result(name, 0.0) for name in names))
+    assert sentence.startswith("5 of 6 classes are not detected (AP below 0.01): a, b, c, ...;")
+
+
+def test_too_few_images():
+    sentence = finding(result("cat"), ap_interval=Interval(0.5, 0.4, 0.55))
+    assert sentence == (
+        "30 images are too few for a precise score: AP is between 0.400 and 0.550 with 95 % confidence."
+    )
+    assert "too few" not in finding(result("cat"), ap_interval=Interval(0.5, 0.46, 0.54))
+
+
+def test_different_thresholds():
+    results = [result("Platelets", threshold=0.31), result("RBC", threshold=0.69), result("WBC", threshold=0.5)]
+    assert finding(*results) == (
+        "The thresholds differ between classes, from 0.31 for Platelets to 0.69 for RBC: --store-thresholds saves them "
+        "for prediction."
+    )
+    assert "thresholds" not in finding(*results, are_thresholds_stored=True)
+
+
+def test_weak_class():
+    sentence = finding(result("cat", 0.6), result("dog", 0.5), result("bird", 0.2, num_objects=7))
+    assert sentence == "The weakest class is bird: AP 0.200 with 7 objects, while half of the classes reach 0.500."
+
+
+def test_nothing_stands_out():
+    sentence = finding(result("cat", 0.6), result("dog", 0.5), result("bird", 0.4, threshold=None))
+    assert sentence == "AP is 0.500, and no class falls far behind: the lowest is bird with 0.400."
+
+
+def test_conclusions_are_in_order_of_importance():
+    """Each fault is removed in turn, the most important first."""
+    none = result("none", math.nan, num_objects=0, threshold=None)
+    missed, weak = result("missed", 0.0, threshold=None), result("weak", 0.1, threshold=0.9)
+    usual = [result("cat"), result("dog")]
+    wide = {"ap_interval": Interval(0.3, 0.2, 0.4)}
+    sentences = [
+        finding(none, num_detections=0, **wide),
+        finding(missed, weak, num_detections=0, **wide),
+        finding(missed, **wide),
+        finding(missed, weak, *usual, **wide),
+        finding(weak, *usual, **wide),
+        finding(weak, *usual),
+        finding(weak, *usual, are_thresholds_stored=True),
+        finding(*usual),
+    ]
+    keys = ["no objects", "no detections", "hardly", "not detected", "too few", "differ", "weakest", "far behind"]
+    assert all(key in sentence for key, sentence in zip(keys, sentences, strict=True))
+
+
+@pytest.mark.parametrize("threshold", [0.4, None])
+def test_one_class_alone_has_no_different_thresholds(threshold):
+    assert "far behind" in finding(result("cat", threshold=threshold))
