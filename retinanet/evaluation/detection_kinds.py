@@ -1,4 +1,4 @@
-"""What became of each detection: correct, or which kind of error after TIDE (Bolya et al. 2020).
+"""The kind of each detection: correct, or one of the kinds of error of TIDE (Bolya et al. 2020).
 
 hotcoco counts the errors of each kind; here, every single detection is assigned to one.
 """

@@ -20,7 +20,7 @@ CROWD = -1.0  # takes the place of the score at which an object is found, for re
 
 
 class FoundObjects(NamedTuple):
-    """Detections on a dataset, sorted by image and then by score, and what became of them.
+    """Detections on a dataset, sorted by image and then by score, with the kind of each.
 
     D is the number of detections, M the number of boxes of the dataset.
     """
