@@ -15,7 +15,7 @@ import pytest
 from torch.distributed.run import get_args_parser as torchrun_parser
 
 from retinanet.ablation.table import load_table, make_jobs
-from retinanet.cli import ablate, benchmark, check, convert, predict, train
+from retinanet.cli import ablate, benchmark, browse, check, convert, predict, report, train
 from retinanet.cli import eval as eval_command
 from retinanet.config import Config
 from retinanet.config.load import load_config
@@ -70,6 +70,10 @@ def check_retinanet(name: str, arguments: list[str]) -> None:
             load_config("quickstart", parsed.overrides)
         case "check", _:
             load_config("quickstart", check.parser().parse(arguments).overrides)
+        case "report", _:
+            report.parser().parse(arguments)
+        case "browse", _:
+            browse.parser().parse(arguments)
         case "convert", _:
             convert.config_of("my", convert.parser().parse(arguments).overrides)
         case "predict", _:

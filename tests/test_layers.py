@@ -31,7 +31,7 @@ TOP = {"__init__", "__main__"}
 
 # The formats that decode images; all others need only NumPy.
 IMAGE_FORMATS = {"formats/images/decode.py", "formats/images/reader.py"}
-TENSORBOARD_FILES = {"engine/metrics_log.py"}
+TENSORBOARD_FILES = {"engine/board.py"}
 
 # Only retinanet/cli/ prints. Each exception has its reason.
 PRINTS = {
@@ -98,7 +98,7 @@ def test_formats_import_torch_only_to_decode_images():
     assert importing <= IMAGE_FORMATS
 
 
-def test_only_the_metrics_log_imports_tensorboard():
+def test_only_the_board_imports_tensorboard():
     def imports_tensorboard(file: Path) -> bool:
         modules = imported_modules(file)
         return any(module.split(".")[0] == "tensorboard" or module == "torch.utils.tensorboard" for module in modules)

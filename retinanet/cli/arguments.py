@@ -127,3 +127,14 @@ def is_override(text: str) -> bool:
     """Whether an argument is meant as `KEY=VALUE` rather than as a path."""
     key, sign, _ = text.partition("=")
     return bool(sign) and not any(separator in key for separator in "/\\") and not os.path.exists(text)
+
+
+def positive_int(text: str) -> int:
+    """A whole number, at least 1.
+
+    Raises:
+        ArgumentTypeError: it is something else.
+    """
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number above 0")
+    return int(text)

@@ -13,6 +13,8 @@ COMMANDS = {
     "train": "train a detector from a config file",
     "eval": "score a checkpoint on its validation set",
     "predict": "detect objects in images and draw them",
+    "browse": "look at the images of a dataset, or at detections",
+    "report": "compare runs: curves, configs and metrics",
     "convert": "convert a dataset to another annotation format",
     "ablate": "reproduce the tables and figures of the paper",
     "benchmark": "compare speed and memory with torchvision",

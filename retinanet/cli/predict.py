@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from retinanet.cli import checkpoint
-from retinanet.cli.arguments import CommandParser, fraction, output_path
+from retinanet.cli.arguments import CommandParser, fraction, output_path, positive_int
 from retinanet.cli.interrupts import begin_work
 from retinanet.cli.process import exit_code
 from retinanet.errors import InputError, make_folder
@@ -42,12 +42,6 @@ def parser() -> CommandParser:
     result.add_argument("--limit", type=positive_int, metavar="N", help="use only the first N images")
     result.add_argument("--batch-size", type=positive_int, default=8, metavar="N", help="images per batch (default: 8)")
     return result
-
-
-def positive_int(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number above 0")
-    return int(text)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -186,15 +186,7 @@ def closing_epoch(cfg: Config, data: Dataset) -> int | None:
 
 def build_train_reader(cfg: Config, data: Dataset, extra_transforms: Sequence[v2.Transform] = ()) -> SampleReader:
     """Build the reader of training images, which applies the training transforms, then `extra_transforms`."""
-    close_at = closing_epoch(cfg, data)
-    if close_at == 0:
-        log.warning(
-            "data.close_last_epochs is %d, and the run has no more epochs: strong transforms are never applied",
-            cfg.data.close_last_epochs,
-        )
-    if data.federated is not None:
-        warn_of_combined_images(cfg)
-    transforms = build_transforms(cfg.data.transforms, close_at=close_at)
+    transforms = build_transforms(cfg.data.transforms, close_at=closing_epoch(cfg, data))
     transforms += [TorchvisionTransform(transform) for transform in extra_transforms]
     return build_reader(cfg.data, data, transforms, seed=cfg.train.seed)
 
@@ -218,6 +210,13 @@ def train_loader(
         InputError: an image can be neither read nor replaced. Raised only when its batch is requested; the message
             names the step, counted from 1.
     """
+    if closing_epoch(cfg, data) == 0:
+        log.warning(
+            "data.close_last_epochs is %d, and the run has no more epochs: strong transforms are off throughout",
+            cfg.data.close_last_epochs,
+        )
+    if data.federated is not None:
+        warn_of_combined_images(cfg)
     reader = build_train_reader(cfg, data, extra_transforms)
     planned = itertools.islice(build_train_sampler(cfg, data, start=start), stop - start)
     batches = make_loader(

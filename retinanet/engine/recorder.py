@@ -1,27 +1,38 @@
-"""Run recorder: writes metrics, checkpoints and the list of unreadable images, on the main process only."""
+"""Run recorder: writes metrics, TensorBoard events, checkpoints and unreadable images, on the main process only."""
 
+import itertools
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
+
+from torchvision.transforms import v2
 
 from retinanet.checkpoint.file import Checkpoint
 from retinanet.checkpoint.folder import CheckpointFolder
 from retinanet.checkpoint.writer import CheckpointWriter
+from retinanet.config import Config
+from retinanet.data.build import build_train_sampler
+from retinanet.data.preview import augmented_samples
 from retinanet.data.quarantine import Quarantine
 from retinanet.data.reader import SampleReader
+from retinanet.engine.board import Board
 from retinanet.engine.evaluate import Evaluation
 from retinanet.engine.metrics_log import MetricsLog
 from retinanet.engine.run_files import UNREADABLE_FILE
+from retinanet.errors import InputError
 from retinanet.formats.dataset import Dataset
 from retinanet.runtime.distributed import is_main
 from retinanet.structures import Unreadable
+
+TRAINING_IMAGES = 8  # shown at the start of a run
 
 
 class Outputs(NamedTuple):
     """Destinations that the main process writes to."""
 
     metrics_log: MetricsLog
+    board: Board
     checkpoints: CheckpointWriter
     quarantine: Quarantine
 
@@ -36,16 +47,29 @@ class Recorder:
     def __init__(self, outputs: Outputs | None):
         self._outputs = outputs
 
+    def write_start(self, cfg: Config, data: Dataset, extra_transforms: Sequence[v2.Transform] = ()) -> None:
+        """Show the config of a new run, and the first training images as the network will see them."""
+        if self._outputs:
+            self._outputs.board.config(cfg)
+            first = itertools.chain.from_iterable(build_train_sampler(cfg, data))
+            planned = list(itertools.islice(first, TRAINING_IMAGES))
+            with suppress(InputError):  # training reports images that can be neither read nor replaced
+                samples = augmented_samples(cfg, data, planned, extra_transforms=extra_transforms)
+                self._outputs.board.training_images(samples, data.class_names)
+
     def write_train_metrics(self, step: int, metrics: dict[str, float]) -> None:
         """Append a line with the metrics of the steps since the previous one."""
         if self._outputs:
             self._outputs.metrics_log.write("train", step, metrics)
+            self._outputs.board.scalars("train", step, metrics)
 
     def write_evaluation(self, step: int, evaluation: Evaluation, reader: SampleReader) -> None:
-        """Append the metrics of an evaluation, including AP per class, and show detections on the reader's images."""
+        """Append the metrics of an evaluation, including AP per class, and show some of the reader's images."""
         if self._outputs:
             self._outputs.metrics_log.write("eval", step, evaluation.metrics_and_classes)
-            self._outputs.metrics_log.images(step, evaluation.detections, reader)
+            self._outputs.board.scalars("eval", step, evaluation.metrics_and_classes)
+            self._outputs.board.validation_images(step, evaluation.detections, reader)
+            self._outputs.board.precision_recall(step, reader.dataset, evaluation.detections)
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint in the background. The caller may modify the state once this returns."""
@@ -85,5 +109,9 @@ def open_recorder(
         yield Recorder(None)
         return
     quarantine = Quarantine(folder / UNREADABLE_FILE, budget=max_unreadable)
-    with closing(MetricsLog(folder, resumed_at=resumed_at)) as metrics_log, CheckpointWriter(checkpoints) as writer:
-        yield Recorder(Outputs(metrics_log, writer, quarantine))
+    with (
+        closing(MetricsLog(folder, resumed_at=resumed_at)) as metrics_log,
+        closing(Board(folder, resumed_at=resumed_at)) as board,
+        CheckpointWriter(checkpoints) as writer,
+    ):
+        yield Recorder(Outputs(metrics_log, board, writer, quarantine))

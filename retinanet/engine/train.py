@@ -100,6 +100,8 @@ def loop(run: Run, stop: StopRequest, activity: Activity, after_step: Callable[[
         ) as recorder,
         closing(progress(None, "training", num_steps, initial=state.step, silent=not is_main())) as bar,
     ):
+        if not run.resumed:
+            recorder.write_start(cfg, run.train_data, run.extra_transforms)
         while True:
             if state.step < num_steps and stop.due(state.step):
                 stopped_by = stop.signal_name

@@ -1,10 +1,12 @@
 import contextlib
-import time
+import subprocess
+import sys
 
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from retinanet.engine import metrics_log
 from retinanet.engine.metrics_log import MetricsLog
+from retinanet.errors import InputError
 from tests.helpers.metrics import read_metrics
 
 
@@ -59,18 +61,15 @@ def test_lines_are_kept_until_a_full_disk_has_space(small_disk, caplog):
     log.close()
 
 
-def test_tensorboard_has_every_metric_once(tmp_path):
-    log = MetricsLog(tmp_path)
-    for step in (1, 2, 3):
-        log.write("train", step, {"loss": float(step)})
-    log.close()
-    # TensorBoard orders files by name, which is the second and a counter without leading zeros: 10 sorts before 9.
-    second = int(time.time())
-    while int(time.time()) == second:
-        time.sleep(0.05)
-    log = MetricsLog(tmp_path, resumed_at=2)
-    log.write("train", 3, {"loss": 30.0})
-    log.close()
-    board = EventAccumulator(str(tmp_path / "tensorboard"))
-    board.Reload()
-    assert [(event.step, event.value) for event in board.Scalars("train/loss")] == [(1, 1.0), (2, 2.0), (3, 30.0)]
+def test_lines_are_read_until_the_one_that_was_cut_off(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"kind": "train", "step": 1}\n[]\n{"kind": "eval"}\n{"kind": "tr')
+    assert metrics_log.read_metrics(tmp_path) == [{"kind": "train", "step": 1}]
+    assert metrics_log.read_metrics(tmp_path / "none") == []
+    (tmp_path / "folder" / "metrics.jsonl").mkdir(parents=True)
+    with pytest.raises(InputError, match="cannot be read"):
+        metrics_log.read_metrics(tmp_path / "folder")
+
+
+def test_reading_metrics_does_not_import_torch():
+    program = "import sys, retinanet.engine.metrics_log; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -88,7 +88,7 @@ def short_form(words: list[str]) -> list[str]:
             ["retinanet", "train", "--resume", *_] | ["retinanet", "eval", *_] | ["retinanet", "ablate", "figures", *_]
         ):
             extra = []  # the run or the checkpoint contains the config, which is already short
-        case ["retinanet", "check" | "convert", *_]:
+        case ["retinanet", "check" | "convert" | "report" | "browse", *_]:
             extra = []
         case ["retinanet", "predict", *_]:
             extra = ["--batch-size", "2"]

@@ -1,0 +1,84 @@
+"""The kind of each detection: correct, or one of the kinds of error of TIDE (Bolya et al. 2020).
+
+hotcoco counts the errors of each kind; here, every single detection is assigned to one.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from retinanet.evaluation.matches import Matches
+from retinanet.formats.dataset import Dataset
+from retinanet.structures import Detections
+
+CORRECT, CLASSIFICATION, LOCALISATION, BOTH, DUPLICATE, BACKGROUND, IGNORED = range(7)
+KINDS = ("correct", "classification", "localisation", "both", "duplicate", "background", "ignored")
+POSITIVE_IOU, BACKGROUND_IOU = 0.5, 0.1
+
+
+def detection_kinds(dataset: Dataset, matches: Matches, boxes: np.ndarray) -> np.ndarray:
+    """Assign each detection to a kind at an IoU of 0.5: positions in `KINDS`, (D,) int64.
+
+    A false positive is the first of these that applies: `localisation` (IoU 0.1 to 0.5 with an object of its class),
+    `classification` (IoU of at least 0.5 with an object of another class), `duplicate` (a higher score has taken the
+    object of its class), `background` (IoU of at most 0.1 with every object), or else `both`: class and location.
+
+    Args:
+        boxes: (D, 4) corners of the detections of `matches`, see `matched_boxes`.
+    """
+    kinds = np.full(len(matches.labels), CORRECT)
+    kinds[matches.is_ignored[0]] = IGNORED
+    wrong = np.flatnonzero(~matches.is_true_positive[0] & ~matches.is_ignored[0])
+    wrong = wrong[np.argsort(matches.image_indices[wrong], kind="stable")]
+    images, starts = np.unique(matches.image_indices[wrong], return_index=True)
+    for index, rows in zip(images.tolist(), np.split(wrong, starts[1:]), strict=False):
+        objects = np.arange(dataset.box_start[index], dataset.box_start[index + 1])
+        objects = objects[~matches.is_ignored_object[objects]]
+        ious = _pairwise_iou(boxes[rows], dataset.boxes_xywh[objects])
+        is_same = matches.labels[rows, None] == dataset.labels[objects]
+        same = np.where(is_same, ious, 0).max(axis=1, initial=0)
+        other = np.where(is_same, 0, ious).max(axis=1, initial=0)
+        kinds[rows] = np.select(
+            [
+                (same >= BACKGROUND_IOU) & (same < POSITIVE_IOU),
+                other >= POSITIVE_IOU,
+                same >= POSITIVE_IOU,
+                np.maximum(same, other) <= BACKGROUND_IOU,
+            ],
+            [LOCALISATION, CLASSIFICATION, DUPLICATE, BACKGROUND],
+            BOTH,
+        )
+    return kinds
+
+
+def matched_boxes(matches: Matches, detections: Mapping[int, Detections]) -> np.ndarray:
+    """Corners of the detections of `matches`, in its order: (D, 4) float32.
+
+    Args:
+        detections: those that were matched, keyed by image index.
+    """
+    boxes = np.zeros((len(matches.labels), 4), dtype=np.float32)
+    by_image = np.argsort(matches.image_indices, kind="stable")
+    images, starts = np.unique(matches.image_indices[by_image], return_index=True)
+    for index, rows in zip(images.tolist(), np.split(by_image, starts[1:]), strict=False):
+        boxes[rows] = detections[index].boxes.cpu().numpy()[matches.positions[rows]]
+    return boxes
+
+
+def found_scores(matches: Matches) -> np.ndarray:
+    """Score of the detection that matches each object at an IoU of 0.5, 0 if there is none: (M,) float64."""
+    scores = np.zeros(len(matches.object_labels))
+    found = matches.is_true_positive[0]
+    scores[matches.object_rows[0, found]] = matches.scores[found]
+    return scores
+
+
+def _pairwise_iou(corners: np.ndarray, boxes_xywh: np.ndarray) -> np.ndarray:
+    """IoU of each pair: (D, 4) corners and (N, 4) boxes to (D, N) float64."""
+    first = corners.astype(np.float64)[:, None]
+    second = np.concatenate([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]], axis=1)
+    sides = np.minimum(first[..., 2:], second[:, 2:]) - np.maximum(first[..., :2], second[:, :2])
+    intersection = sides.clip(min=0).prod(axis=2)
+    areas = [(box[..., 2:] - box[..., :2]).prod(axis=-1) for box in (first, second)]
+    union = areas[0] + areas[1] - intersection
+    return np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
