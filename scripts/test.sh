@@ -15,4 +15,5 @@ if [[ ${1:-} == --all ]]; then
 fi
 bash scripts/lint.sh
 # Use one thread per process: with two processes on the same cores, more threads would busy-wait for each other.
-OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} python -m pytest -n 2 "${selection[@]+"${selection[@]}"}" "$@"
+# Steal work: otherwise one process would wait while the other runs the last few long tests.
+OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} python -m pytest -n 2 --dist worksteal "${selection[@]+"${selection[@]}"}" "$@"

@@ -19,7 +19,7 @@ from retinanet.checkpoint.folder import CheckpointFolder
 from retinanet.checkpoint.save import store_thresholds
 from retinanet.checkpoint.writer import CheckpointWriter
 from tests.helpers.checkpoints import GatedFolder, cut_off, filled, flip_a_bit, forbid_symlinks, names, step_files
-from tests.helpers.processes import ENVIRONMENT, REPO
+from tests.helpers.processes import ENVIRONMENT, REPO, Program
 
 WRITER = """
 import sys, torch
@@ -36,23 +36,29 @@ while True:
 """
 
 
+def steps_printed(writer: Program) -> list[int]:
+    """The steps that a program has printed, each in a line."""
+    return [int(line) for line in writer.output().splitlines(keepends=True) if line.endswith("\n")]
+
+
+def kill_after(delay: float, writer: Program) -> int:
+    """Kill a program some time after it has printed its third step; the last one that it has printed."""
+    deadline = time.monotonic() + 60
+    while len(steps_printed(writer)) < 3:
+        assert writer.poll() is None and time.monotonic() < deadline, writer.errors()
+        time.sleep(0.001)
+    time.sleep(delay)
+    writer.kill()
+    assert writer.wait() == -signal.SIGKILL
+    return steps_printed(writer)[-1]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("times", [1, 3])
 @pytest.mark.parametrize("delay", [0.0, 0.004, 0.011, 0.023])
 def test_kill_while_writing_leaves_an_intact_last_checkpoint(tmp_path, delay, times):
     """Also if each step is saved several times."""
-    writer = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(tmp_path), str(times)],
-        env={**os.environ, **ENVIRONMENT},
-        cwd=REPO,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    for _ in range(3):
-        written = int(writer.stdout.readline())
-    time.sleep(delay)
-    writer.send_signal(signal.SIGKILL)
-    writer.wait()
+    written = kill_after(delay, Program(WRITER, [str(tmp_path), str(times)]))
     last = read_checkpoint(tmp_path / "last.pt")
     assert last.step >= written
     assert torch.equal(last.state["model"]["weight"], torch.full((2_000_000,), float(last.step)))
@@ -231,19 +237,7 @@ while True:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12))
 def test_kill_during_a_background_write_leaves_intact_checkpoints(tmp_path, seed):
-    writer = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(tmp_path)],
-        env={**os.environ, **ENVIRONMENT},
-        cwd=REPO,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    for _ in range(3):
-        written = int(writer.stdout.readline())
-    time.sleep(random.Random(seed).uniform(0, 0.15))
-    writer.send_signal(signal.SIGKILL)
-    written = max([written, *map(int, writer.stdout)])
-    writer.wait()
+    written = kill_after(random.Random(seed).uniform(0, 0.15), Program(KILLED, [str(tmp_path)]))
     folder = CheckpointFolder(tmp_path, keep=2)
     for path in (tmp_path / "last.pt", tmp_path / "best.pt", *folder.files()):
         read = read_checkpoint(path)

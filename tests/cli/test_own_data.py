@@ -1,7 +1,5 @@
 """`retinanet train --data FOLDER`: the config for one's own data, adjusted to it."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,8 +10,7 @@ from retinanet.cli.train import main
 from retinanet.errors import InputError
 from tests.helpers.dataset_folders import voc_xml, write_files
 from tests.helpers.planted import HEIGHT, LARGE, WIDTH, CocoFolder, pattern, write_clean
-
-REPO = Path(__file__).resolve().parents[2]
+from tests.helpers.processes import RETINANET, Program
 
 
 @pytest.fixture
@@ -113,8 +110,9 @@ def test_printed_config_is_nothing_but_yaml(folder, capsys):
 
 
 def train(folder, *arguments):
-    command = [sys.executable, str(REPO / "tools/train.py"), *arguments, "device=cpu", "data.workers=0"]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
+    """Run the command in a folder; its exit code, output and errors."""
+    program = Program(RETINANET, ["train", *arguments, "device=cpu", "data.workers=0"], folder=folder)
+    return program.wait(timeout=300), program.output(), program.errors()
 
 
 SMALL = ["train.steps=2", "data.resize.shorter=64", "data.resize.longer=96", "model.channels=16", "model.head_convs=1",
@@ -124,9 +122,9 @@ SMALL = ["train.steps=2", "data.resize.shorter=64", "data.resize.longer=96", "mo
 @pytest.mark.slow
 def test_folder_becomes_a_detector(folder):
     """Damaged images are found by the dry run, before the first step; images of another size by training, too."""
-    done = train(folder.parent, "--data", "cells", *SMALL)
-    assert done.returncode == 0, done.stderr
-    assert "config: own_cpu, adjusted to the dataset" in done.stderr
+    code, _, errors = train(folder.parent, "--data", "cells", *SMALL)
+    assert code == 0, errors
+    assert "config: own_cpu, adjusted to the dataset" in errors
     assert (folder.parent / "runs/cells/checkpoints/last.pt").exists()
     assert not list(folder.glob("runs"))
 
@@ -136,10 +134,10 @@ def test_folder_becomes_a_detector(folder):
 def test_validation_image_of_another_size_stops_a_run_before_it_starts(tmp_path, option):
     overrides = write_clean(tmp_path)
     pattern(8).resize((WIDTH + 5, HEIGHT)).save(tmp_path / "val/8.png")
-    done = train(tmp_path, "quickstart", *overrides, *SMALL, *option)
-    assert done.returncode == 2 and "another size than their annotations say" in done.stderr
-    assert "val/8.png: is 101x64, but its annotations say 96x64" in done.stderr
-    assert not (tmp_path / "runs").exists() and "step 1" not in done.stdout
+    code, output, errors = train(tmp_path, "quickstart", *overrides, *SMALL, *option)
+    assert code == 2 and "another size than their annotations say" in errors
+    assert "val/8.png: is 101x64, but its annotations say 96x64" in errors
+    assert not (tmp_path / "runs").exists() and "step 1" not in output
 
 
 @pytest.mark.slow
@@ -147,6 +145,6 @@ def test_dry_run_finds_half_a_validation_image(tmp_path):
     overrides = write_clean(tmp_path)
     last = tmp_path / "val/8.png"
     last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
-    done = train(tmp_path, "quickstart", *overrides, *SMALL, "--dry-run")
-    assert done.returncode == 2 and "1 of 3 image(s) cannot be read" in done.stderr
-    assert str(last) in done.stderr
+    code, _, errors = train(tmp_path, "quickstart", *overrides, *SMALL, "--dry-run")
+    assert code == 2 and "1 of 3 image(s) cannot be read" in errors
+    assert str(last) in errors

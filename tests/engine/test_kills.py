@@ -6,73 +6,24 @@ import re
 import signal
 import subprocess
 import sys
-import textwrap
 import time
+from random import Random
 
 import pytest
 
 from retinanet.checkpoint.file import read_checkpoint
 from tests.helpers.metrics import metrics_without_times
-from tests.helpers.processes import ENVIRONMENT, REPO
+from tests.helpers.processes import ENVIRONMENT, REPO, Program
 from tests.helpers.states import assert_same_checkpoint
 
 pytestmark = pytest.mark.slow
 
-# One process imports everything; each attempt is a fork of it, which starts quickly.
-KILLED_RUNS = """
-    import glob, json, os, random, signal, sys, time, traceback
-    import torch.utils.tensorboard
+TRAIN = """
+    import sys
     from retinanet.config.load import load_config
     from retinanet.engine.train import train
-    import retinanet.cli.train
-
-    straight, killed, seed, *overrides = sys.argv[1:]
-    cfg = load_config("quickstart", overrides)
-
-    def start(folder):
-        child = os.fork()
-        if child:
-            return child
-        code = 1
-        try:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            train(cfg, folder, resume="auto")
-            code = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-
-    def timed(folder):
-        began = time.monotonic()
-        _, status = os.waitpid(start(folder), 0)
-        assert status == 0, status
-        return time.monotonic() - began
-
-    whole = timed(straight)
-    start_up = timed(straight)  # nothing is left to do but one evaluation
-    step = (whole - start_up) / cfg.train.steps
-
-    def newest():
-        return max([int(name[-11:-3]) for name in glob.glob(killed + "/checkpoints/step_*.pt")], default=0)
-
-    random.seed(int(seed))
-    steps = []
-    for number in range(20):
-        child, before = start(killed), newest()
-        if number % 2:
-            time.sleep(random.uniform(0, start_up))
-        else:  # between its next checkpoint and the one after that, on a machine of any speed
-            deadline = time.monotonic() + 10 * whole
-            while newest() == before and time.monotonic() < deadline:
-                time.sleep(0.001)
-            time.sleep(random.uniform(0, 1.5 * step))
-        os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-        lines = open(killed + "/metrics.jsonl").read().splitlines() if os.path.exists(killed + "/metrics.jsonl") else []
-        steps.append((status, len(lines)))
-    timed(killed)
-    print(json.dumps({"whole": whole, "start_up": start_up, "kills": steps}))
+    folder, *overrides = sys.argv[1:]
+    train(load_config("quickstart", overrides), folder, resume="auto")
 """
 
 
@@ -82,6 +33,17 @@ AUGMENTED = [
     "{type: blur}, {type: erase}]",
     "data.close_last_epochs=2",  # of 8
 ]
+
+
+def seconds_of_run(folder, overrides):
+    began = time.monotonic()
+    program = Program(TRAIN, [str(folder), *overrides])
+    assert program.wait(timeout=300) == 0, program.errors()
+    return time.monotonic() - began
+
+
+def newest_step(folder):
+    return max([int(path.stem[-8:]) for path in (folder / "checkpoints").glob("step_????????.pt")], default=0)
 
 
 @pytest.mark.parametrize(
@@ -104,13 +66,26 @@ def test_run_killed_twenty_times_is_bit_identical_to_an_uninterrupted_one(augmen
         "train.ema_decay=0.9",
     ]
     straight, killed = tmp_path / "straight", tmp_path / "killed"
-    command = [sys.executable, "-c", textwrap.dedent(KILLED_RUNS), str(straight), str(killed), "0", *overrides]
-    done = subprocess.run(command, env={**os.environ, **ENVIRONMENT}, cwd=REPO, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    printed = json.loads(done.stdout.splitlines()[-1])
-    while_running = [status for status, _ in printed["kills"] if status == signal.SIGKILL]
-    assert len(while_running) == 20, printed  # none came after the end of the run
-    assert len({lines for _, lines in printed["kills"]}) > 4, printed  # spread over the run
+    whole = seconds_of_run(straight, overrides)
+    start_up = seconds_of_run(straight, overrides)  # nothing is left to do but one evaluation
+    random = Random(0)
+    num_lines = set()
+    for number in range(20):
+        before = newest_step(killed)
+        program = Program(TRAIN, [str(killed), *overrides])
+        if number % 2:
+            time.sleep(random.uniform(0, start_up))
+        else:  # between its next checkpoint and the one after that, on a machine of any speed
+            deadline = time.monotonic() + 10 * whole
+            while newest_step(killed) == before and time.monotonic() < deadline:
+                time.sleep(0.002)
+            time.sleep(random.uniform(0, 1.5 * (whole - start_up) / 48))
+        program.send_signal(signal.SIGKILL)
+        assert program.wait() == -signal.SIGKILL, program.errors()  # it had not ended before
+        metrics = killed / "metrics.jsonl"
+        num_lines.add(len(metrics.read_text().splitlines()) if metrics.exists() else 0)
+    assert len(num_lines) > 4, num_lines  # spread over the run
+    seconds_of_run(killed, overrides)
     assert metrics_without_times(killed) == metrics_without_times(straight)
     last = [read_checkpoint(folder / "checkpoints/last.pt") for folder in (straight, killed)]
     assert_same_checkpoint(*last)

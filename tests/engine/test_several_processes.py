@@ -119,34 +119,28 @@ def test_run_does_not_depend_on_how_batches_are_split(overrides, tmp_path):
         assert results == [results[0]] * count  # every process returns the metrics
 
 
-# Upper limits for the distance between the weights of one and two processes after 30 steps from random weights, as a
-# share of the distance that the weights moved. It comes from rounding, which training amplifies: measured were 0.007,
-# 0.07 and 0.34 with SGD, and 3e-5, 0.04 and 0.32 with AdamW (torch 2.14.1, a CPU with AVX-512, one thread each).
-# Unrelated gradients would give about 1.4.
-AGREEMENT = {
-    ("frozen", "{type: sgd, lr: 1e-3}"): 0.1,
-    ("group", "{type: sgd, lr: 1e-3}"): 0.4,
-    ("sync", "{type: sgd, lr: 1e-3}"): 0.9,
-    ("frozen", "{type: adamw, lr: 1e-4}"): 0.2,
-    ("group", "{type: adamw, lr: 1e-4}"): 0.3,
-    ("sync", "{type: adamw, lr: 1e-4}"): 0.9,
-}
+# Upper limits for the distance between the weights of one and two processes after ten steps from random weights, as a
+# share of the distance that the weights moved. It comes from rounding, which training amplifies, more so with AdamW,
+# where small gradients move weights as far as large ones. Measured were at most 3e-6 with SGD, and 2e-5, 6e-6 and 0.013
+# for the three norms with AdamW (torch 2.14.1, a CPU with AVX-512, one thread each). Unrelated gradients give 1.4.
+AGREEMENT = {"{type: sgd, lr: 1e-3}": 1e-3, "{type: adamw, lr: 1e-4}": 0.1}
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("restore_process_settings")
 def test_weights_of_one_and_two_processes_stay_close(overrides, tmp_path):
     """For each norm and optimizer; docs/distributed.md has measurements."""
-    num_steps = 30
-    rows = [
+    num_steps = 10
+    rows = list(itertools.product(("frozen", "group", "sync"), AGREEMENT))
+    settings = [
         [*overrides, "train.batch_size=4", f"model.backbone.norm={norm}", f"train.optimizer={optimizer}"]
-        for norm, optimizer in AGREEMENT
+        for norm, optimizer in rows
     ]
-    run_together(2, TRAINED_WEIGHTS, [str(tmp_path / "two"), json.dumps(rows), str(num_steps)], timeout=600)
+    run_together(2, TRAINED_WEIGHTS, [str(tmp_path / "two"), json.dumps(settings), str(num_steps)], timeout=600)
     torch.use_deterministic_algorithms(True)
-    for (row, limit), settings, two in zip(AGREEMENT.items(), rows, torch.load(tmp_path / "two"), strict=True):
-        before, alone = trained_weights(load_config("quickstart", settings), num_steps)
-        assert 0 < (two - alone).norm() / (alone - before).norm() < limit, row
+    for (norm, optimizer), keys, two in zip(rows, settings, torch.load(tmp_path / "two"), strict=True):
+        before, alone = trained_weights(load_config("quickstart", keys), num_steps)
+        assert 0 < (two - alone).norm() / (alone - before).norm() < AGREEMENT[optimizer], (norm, optimizer)
 
 
 @pytest.mark.slow

@@ -235,8 +235,8 @@ def test_eight_training_images_reach_an_ap_of_0_9(tmp_path, shapes):
     ]
     overrides = [
         *source, "data.workers=0", "data.transforms=[{type: resize}]", "data.resize.shorter=96",
-        "model.backbone.norm=group",
-        "model.channels=64", "model.head_convs=1", "train.epochs=null", "train.steps=150", "train.eval_every=150",
+        "model.backbone.name=resnet10_half", "model.backbone.norm=group", "model.channels=64", "model.head_convs=1",
+        "train.optimizer.lr=2e-3", "train.epochs=null", "train.steps=150", "train.eval_every=150",
     ]  # fmt: skip
     result = train(load_config("shapes_r18", overrides), tmp_path / "run")
     assert result.metrics["AP"] > 0.9

@@ -4,15 +4,18 @@ import itertools
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
+import pytest
+from torch.distributed.run import get_args_parser
+
 from retinanet.__main__ import main as retinanet
+from retinanet.ablation import imbalance
 from retinanet.data.synthetic.__main__ import main as write_synthetic
 from retinanet.data.synthetic.shapes import write_shapes
-from tests.helpers.processes import ENVIRONMENT
+from tests.helpers.processes import RETINANET, Program, run_together
 
 SHORT_RUN = [
     "train.steps=2",
@@ -27,7 +30,7 @@ SHORT_RUN = [
 SMALL = [
     "data.resize.shorter=64",
     "data.resize.longer=96",
-    "model.backbone.name=resnet18",
+    "model.backbone.name=resnet10_half",
     "model.backbone.weights=none",  # otherwise downloaded
     "model.backbone.norm=batch",
     "model.backbone.frozen_stages=0",
@@ -36,7 +39,9 @@ SMALL = [
     "train.batch_size=2",
     "train.save_every=1",
 ]
-TABLE_ROWS = {"1b": ["gamma 0", "gamma 2"], "1e": ["18-64", "34-64"]}  # the rows to train
+# The rows to train, which must stay different, and what makes their networks small.
+TABLE_ROWS = {"1b": ["gamma 0", "gamma 2"], "1e": ["18-64", "34-64"]}
+TABLE_OVERRIDES = {"1b": ["model.backbone.name=resnet10_half"], "1e": []}
 NUM_TRAIN, NUM_VAL = 8, 4
 
 
@@ -55,12 +60,9 @@ def make_workplace(folder: Path) -> None:
         for category, name in zip(content["categories"], ["car", "truck", "bus"], strict=False):
             category["name"] = name
         file.write_text(json.dumps(content), encoding="utf-8")
-    command = short_form(["retinanet", "train", "quickstart", "--output", "runs/quickstart"])
-    environment = {**os.environ, **ENVIRONMENT}
-    done = subprocess.run(
-        [sys.executable, "-m", *command], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
+    arguments = short_form(["retinanet", "train", "quickstart", "--output", "runs/quickstart"])[1:]
+    training = Program(RETINANET, arguments, folder=folder)
+    assert training.wait(timeout=300) == 0, training.errors()
 
 
 def copy_workplace(workplace: Path, folder: Path) -> None:
@@ -95,8 +97,8 @@ def short_form(words: list[str]) -> list[str]:
         case ["retinanet", "ablate", "demo", *_]:
             extra = ["--seeds", "1"]
         case ["retinanet", "ablate", table, *_] if table in TABLE_ROWS:
-            # The networks and images of the rows are small, and must stay different.
-            extra = [*SHORT_RUN, "train.batch_size=2", "--seeds", "1", "--rows", *TABLE_ROWS[table]]
+            overrides = [*SHORT_RUN, "train.batch_size=2", *TABLE_OVERRIDES[table]]
+            extra = [*overrides, "--seeds", "1", "--rows", *TABLE_ROWS[table]]
         case ["python", "-m", "retinanet.data.synthetic", _]:
             extra = ["--train", str(NUM_TRAIN), "--val", str(NUM_VAL)]
         case ["source", "scripts/environment.sh" | ".venv/bin/activate", *_]:
@@ -114,20 +116,25 @@ def tiny_overrides(words: list[str]) -> list[str]:
 
 
 def run_command(words: list[str]) -> None:
-    """Run the short form of a documented command in the current folder.
+    """Run the short form of a documented command in the current folder, and the workers of torchrun without torchrun.
 
     Raises:
         AssertionError: there is none, or it failed.
     """
     match short_form(words):
         case ["retinanet", *arguments]:
-            code = retinanet(arguments)
+            with pytest.MonkeyPatch.context() as patch:
+                # The demo has no options for its size.
+                patch.setattr(imbalance, "train_one", partial(imbalance.train_one, num_rare=4, steps=30, batch=256))
+                code = retinanet(arguments)
         case ["python", "-m", "retinanet.data.synthetic", folder, *options]:
             shutil.rmtree(folder, ignore_errors=True)  # otherwise there is nothing to do
             code = write_synthetic([folder, *options])
         case ["torchrun", *arguments]:
-            command = [sys.executable, "-m", "torch.distributed.run", *arguments]
-            code = subprocess.run(command, env={**os.environ, **ENVIRONMENT}, check=False, timeout=300).returncode
+            options = get_args_parser().parse_args(arguments)
+            assert options.standalone and options.module and options.training_script == "retinanet"
+            run_together(int(options.nproc_per_node), RETINANET, options.training_script_args)
+            code = 0
         case _:
             code = 0  # the tests run in such an environment already
     assert code == 0, f"exit code {code}: {' '.join(words)}"

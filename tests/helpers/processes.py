@@ -1,15 +1,102 @@
-"""Programs run in several processes that form a group."""
+"""Programs that run in processes of their own, alone or several that form a group."""
 
+import multiprocessing
 import os
 import socket
-import subprocess
 import sys
+import tempfile
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import pytest
 
 REPO = Path(__file__).parents[2]
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO), "PYTHONUNBUFFERED": "1"}
+
+# What a program needs to be the command `retinanet`.
+RETINANET = "import sys; from retinanet.__main__ import main; sys.exit(main())"
+
+PROCESSES = multiprocessing.get_context(
+    "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+)
+PROCESSES.set_forkserver_preload(["retinanet.cli.train", "retinanet.cli.eval", "retinanet.engine.train"])
+
+
+class Program:
+    """A running program: what `python -c code arguments` runs, in a process that starts in milliseconds.
+
+    It is a fork of a server that has already imported torch and this package. Unlike an interpreter, it runs no exit
+    handlers when it ends.
+
+    Args:
+        environment: in addition to that of the tests.
+        folder: its current folder; None: that of the tests.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        arguments: Sequence[str] = (),
+        *,
+        environment: Mapping[str, str] | None = None,
+        folder: Path | None = None,
+    ):
+        self._folder = tempfile.TemporaryDirectory()
+        self._output, self._errors = Path(self._folder.name, "output"), Path(self._folder.name, "errors")
+        for file in (self._output, self._errors):
+            file.touch()
+        settings = {**os.environ, **ENVIRONMENT, **(environment or {})}
+        self._process = PROCESSES.Process(
+            target=_run, args=(textwrap.dedent(code), arguments, settings, folder, self._output, self._errors)
+        )
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in ENVIRONMENT.items():  # the server needs them when it imports torch
+                patch.setenv(name, value)
+            self._process.start()
+        self.pid = self._process.pid
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def poll(self) -> int | None:
+        """The exit code of the program; None while it runs."""
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait until the program has ended, and return its exit code; minus the signal that killed it."""
+        self._process.join(timeout)
+        assert self._process.exitcode is not None, f"still running after {timeout} s"
+        return self._process.exitcode
+
+    def output(self) -> str:
+        """What the program has printed so far."""
+        return self._output.read_text(encoding="utf-8")
+
+    def errors(self) -> str:
+        """What the program has written to its standard error so far."""
+        return self._errors.read_text(encoding="utf-8")
+
+
+def _run(
+    code: str,
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    folder: Path | None,
+    output: Path,
+    errors: Path,
+) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    if folder is not None:
+        os.chdir(folder)
+    for descriptor, file in ((1, output), (2, errors)):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND), descriptor)
+    sys.argv = ["-c", *arguments]
+    exec(compile(code, "<program>", "exec"), {"__name__": "__main__"})
 
 
 def free_port() -> int:
@@ -19,12 +106,9 @@ def free_port() -> int:
 
 
 def group_environment(world_size: int) -> list[dict[str, str]]:
-    """The environment of each process, as torchrun sets it."""
+    """The variables that torchrun sets for each process."""
     shared = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    return [
-        {**os.environ, **ENVIRONMENT, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-        for rank in range(world_size)
-    ]
+    return [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world_size)]
 
 
 def run_together(world_size: int, code: str, arguments: Sequence[str] = (), *, timeout: float = 300) -> list[str]:
@@ -32,16 +116,12 @@ def run_together(world_size: int, code: str, arguments: Sequence[str] = (), *, t
 
     Fails if one of them fails, with the standard error of all.
     """
-    command = [sys.executable, "-c", textwrap.dedent(code), *arguments]
-    started = [
-        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=REPO)
-        for environment in group_environment(world_size)
-    ]
+    started = [Program(code, arguments, environment=environment) for environment in group_environment(world_size)]
     try:
-        printed = [process.communicate(timeout=timeout) for process in started]
+        codes = [program.wait(timeout) for program in started]
     finally:
-        for process in started:
-            process.kill()
-    failed = {rank: process.returncode for rank, process in enumerate(started) if process.returncode}
-    assert not failed, f"{failed}\n" + "\n".join(errors[-2000:] for _, errors in printed)
-    return [out for out, _ in printed]
+        for program in started:
+            program.kill()
+    failed = {rank: code for rank, code in enumerate(codes) if code}
+    assert not failed, f"{failed}\n" + "\n".join(program.errors()[-2000:] for program in started)
+    return [program.output() for program in started]

@@ -1,7 +1,6 @@
 """Early stop, with real signals to real processes; the agreement between ranks also under random schedules."""
 
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -16,10 +15,9 @@ import torch.distributed as dist
 
 import retinanet.runtime.stop as stop_module
 from retinanet.runtime.stop import EXIT_STOPPED, StopRequest, write_preempted
+from tests.helpers.processes import PROCESSES
 
 PATIENCE = 120.0  # seconds until a test gives up; reached only if something hangs
-SPAWNER = multiprocessing.get_context("forkserver")  # ranks fork from a single-threaded process
-SPAWNER.set_forkserver_preload(["torch.distributed", "retinanet.runtime.stop", "retinanet.runtime.watchdog"])
 
 
 class Ranks:
@@ -29,7 +27,7 @@ class Ranks:
         self.folder = folder
         self.store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         self.processes = [
-            SPAWNER.Process(target=run_body, args=(body, rank, folder, self.store.port)) for rank in range(world_size)
+            PROCESSES.Process(target=run_body, args=(body, rank, folder, self.store.port)) for rank in range(world_size)
         ]
 
     def __enter__(self):

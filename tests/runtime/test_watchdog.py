@@ -1,7 +1,6 @@
 """Watchdog, with real processes that hang and real parents that are killed."""
 
 import ctypes
-import multiprocessing
 import os
 import select
 import signal
@@ -16,16 +15,15 @@ import torch.distributed as dist
 from retinanet.runtime import watchdog
 from retinanet.runtime.activity import Activity
 from retinanet.runtime.watchdog import EXIT_STALLED, Watchdog
+from tests.helpers.processes import PROCESSES
 
 PATIENCE = 120.0  # seconds until a test gives up; reached only if something hangs
-SPAWNER = multiprocessing.get_context("forkserver")  # ranks fork from a single-threaded process
-SPAWNER.set_forkserver_preload(["torch.distributed", "retinanet.runtime.stop", "retinanet.runtime.watchdog"])
 
 
 def run_ranks(body, folder: Path, world_size: int) -> list[int]:
     """Exit codes of processes that each run `body(rank, folder, port)`, with a store hosted by this process."""
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    ranks = [SPAWNER.Process(target=run_body, args=(body, rank, folder, store.port)) for rank in range(world_size)]
+    ranks = [PROCESSES.Process(target=run_body, args=(body, rank, folder, store.port)) for rank in range(world_size)]
     for process in ranks:
         process.start()
     for process in ranks:
