@@ -38,5 +38,5 @@ def check_candidates(logits: list[Tensor], counts: list[int]) -> None:
             )
     if any(count != MAX_DETECTIONS for count in counts):
         raise RuntimeError(
-            f"{counts} detections, expected {MAX_DETECTIONS} in each image; give a larger --size or more --classes"
+            f"{counts} detections, expected {MAX_DETECTIONS} in each image; increase --size or --classes"
         )

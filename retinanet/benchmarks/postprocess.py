@@ -138,11 +138,11 @@ def torchvision_call(
 def share_of_identical(
     postprocess: Postprocess, outputs: HeadOutputs, size: tuple[int, int], settings: Settings
 ) -> float:
-    """Fraction of our detections that torchvision finds too, from the same outputs in float32, without equal logits.
+    """Fraction of our detections that torchvision also finds, given the same float32 outputs without equal logits.
 
-    In bfloat16, many logits are equal, and which of two equal scores comes first is not defined: they are separated by
-    less than their distance to the next value. torchvision decodes boxes in the dtype of the outputs, and bfloat16
-    rounds coordinates by several pixels.
+    In bfloat16, many logits are equal, and the order of equal scores is undefined. Random factors separate them by less
+    than the distance between bfloat16 values. The outputs are converted to float32 because torchvision decodes boxes in
+    the dtype of the outputs, and bfloat16 would round coordinates by several pixels.
     """
     random = torch.Generator(settings.device).manual_seed(0)
     sizes = torch.tensor([size], device=settings.device)

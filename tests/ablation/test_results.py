@@ -91,7 +91,7 @@ TABLES = [("1b", "quickstart"), ("1c", "quickstart"), ("1d", "quickstart")]
 
 @pytest.mark.parametrize(("table", "setup"), TABLES)
 def test_recorded_results_are_found_under_the_current_keys(table, setup):
-    """`retinanet ablate --report` still finds what benchmarks/results holds, although config keys were renamed."""
+    """`retinanet ablate --report` still finds the results in benchmarks/results, although config keys were renamed."""
     folder = REPO / "benchmarks" / "results" / "ablate" / setup
     jobs = make_jobs(load_table(table), setup, num_seeds=1)
     assert newest_version(jobs, folder) == 1  # from before every image was used once per epoch

@@ -48,7 +48,7 @@ def test_tables_of_the_paper_are_in_the_package():
     assert {name: max(row.paper.get("AP", 0) for row in load_table(name).rows) for name in best} == best
 
 
-def test_equal_rows_of_several_tables_have_one_hash():
+def test_equal_rows_of_several_tables_have_the_same_hash():
     def of(table: str, row: str) -> str:
         return config_hash(make_jobs(load_table(table), "quickstart", num_seeds=1, rows=[row])[0].cfg)
 

@@ -34,7 +34,7 @@ def test_only_the_first_result_is_checked():
     assert seen == [0]
 
 
-def test_variants_off_the_device_have_no_memory_and_no_host_reads():
+def test_memory_and_host_reads_are_not_measured_off_the_device():
     measured = compare([Variant("a", lambda: torch.ones(9), on_device=False)], rounds=1, device=CPU, what="test")
     assert measured["a"].peak_bytes is None and measured["a"].host_reads is None
 
