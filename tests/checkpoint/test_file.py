@@ -36,7 +36,7 @@ def write(path, value: float = 1.5, size: int = 1000, checksum: bool = True):
 
 
 def same(read: Checkpoint, expected: Checkpoint) -> bool:
-    """Whether every field is equal, floats to their last bit."""
+    """Whether all fields are equal, with floats compared bit for bit."""
     states = [json.dumps(checkpoint.state, default=torch.Tensor.tolist) for checkpoint in (read, expected)]
     return read._replace(state={}) == expected._replace(state={}) and states[0] == states[1]
 
@@ -45,7 +45,7 @@ def same(read: Checkpoint, expected: Checkpoint) -> bool:
 def test_checksum_computed_while_writing_matches_the_file(tmp_path, size):
     digest = write_checkpoint(tmp_path / "x.pt", small(size=size))
     assert digest == hashlib.sha256((tmp_path / "x.pt").read_bytes()).hexdigest()
-    # sha256sum accepts the checksum file, so that a user can check by hand.
+    # sha256sum accepts the checksum file, so users can verify it themselves.
     checksum_file(write(tmp_path / "y.pt", size=size))
     subprocess.run(["sha256sum", "--check", "--strict", "y.pt.sha256"], cwd=tmp_path, check=True, capture_output=True)
     assert same(read_checkpoint(tmp_path / "y.pt"), small(size=size))
@@ -55,19 +55,19 @@ def test_same_checkpoint_gives_the_same_bytes_under_any_name(tmp_path):
     assert write(tmp_path / "a.pt").read_bytes() == write(tmp_path / "b.pt").read_bytes()
 
 
-def test_state_that_reading_would_refuse_is_refused_when_written(tmp_path):
+def test_state_that_could_not_be_read_back_is_refused_when_written(tmp_path):
     with pytest.raises(TypeError, match=r"cannot be read back: it refers to pathlib\.[\w.]*Path"):
         write_checkpoint(tmp_path / "x.pt", checkpoint_of(output=tmp_path))
 
 
 @pytest.mark.parametrize("ema", [None, {"model": {"weight": torch.zeros(2)}, "updates": 3}])
-def test_weights_are_the_average_if_there_is_one_and_it_is_not_declined(ema):
+def test_weights_are_the_moving_average_unless_it_is_missing_or_disabled(ema):
     checkpoint = checkpoint_of(model={"weight": torch.ones(2)}, ema=ema)
     assert checkpoint.weights() == (ema or checkpoint.state)["model"]
     assert checkpoint.weights(average=False) == checkpoint.state["model"]
 
 
-def test_config_keys_that_a_checkpoint_lacks_take_their_defaults(tmp_path):
+def test_config_keys_missing_from_a_checkpoint_take_their_defaults(tmp_path):
     write_checkpoint(tmp_path / "x.pt", small())
     content = torch.load(tmp_path / "x.pt", weights_only=True)
     content["config"] = json.dumps({"train": {"steps": 7}})
@@ -125,7 +125,7 @@ def test_without_a_checksum_a_flipped_bit_is_detected_or_changes_nothing(tmp_pat
                 assert same(read_checkpoint(path), small(size=10)), f"bit {bit} of byte {position}"
             except InputError:
                 detected.add(position)
-    for record in records:  # its data follow a header of 30 bytes, the name and an extra field for alignment
+    for record in records:  # its data follows a 30-byte header, the name, and an extra field for alignment
         name_length, extra_length = whole[record.header_offset + 26], whole[record.header_offset + 28]
         extra_length += whole[record.header_offset + 29] << 8
         start = record.header_offset + 30 + name_length + extra_length
