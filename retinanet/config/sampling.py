@@ -28,8 +28,8 @@ class RepeatFactorSampling(StrictModel):
 class ClassAwareSampling(StrictModel):
     """Use each class equally often, and the images of a class equally often.
 
-    Images without objects keep their share. An epoch is as many images as the dataset has, rounded up to whole
-    batches; it may lack some images and repeat others.
+    Images without objects keep their share. An epoch has as many images as the dataset, rounded up to whole batches; it
+    may omit some images and repeat others.
     """
 
     type: Literal["class_aware"] = "class_aware"

@@ -1,4 +1,4 @@
-"""Defaults of constructors against those of the schema, for every part that the build functions make."""
+"""Defaults of constructors match those of the schema, for every object that the build functions make."""
 
 import inspect
 from collections.abc import Callable, Iterator
@@ -55,7 +55,7 @@ def different_defaults(make: Callable, record: StrictModel) -> list[str]:
     return different
 
 
-def test_difference_is_found():
+def test_differences_are_detected():
     def make(prior=0.5, num_convs=4, *, head_norm="group", unrelated=1):
         pass
 

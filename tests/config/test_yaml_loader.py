@@ -88,7 +88,7 @@ def test_byte_order_mark_is_accepted(write):
 def test_tags_are_refused_without_running_code(write, tmp_path, text, tag):
     mark = tmp_path / "mark"
     message = error_message(write(text.replace("MARK", str(mark))))
-    assert f"the tag {tag} is not supported, give a plain value" in message
+    assert f"the tag {tag} is not supported; give a plain value" in message
     with pytest.raises(InputError, match=re.escape(f"the tag {tag} is not supported")):
         parse_override("a={" + text.replace("MARK", str(mark)).replace("\n", " ") + " }")
     assert not mark.exists()
@@ -113,7 +113,7 @@ def test_aliases_are_refused_before_expansion(write):
 @pytest.mark.parametrize("text", ["device: &a [*a]", "x: &d {epochs: 1}\ntrain: {<<: *d}", "device: *a"])
 def test_recursive_merge_and_undefined_aliases_are_refused(write, text):
     assert re.search(
-        r"line \d, column \d+: the alias \*\w is not supported, write the value out", error_message(write(text))
+        r"line \d, column \d+: the alias \*\w is not supported; write the value out", error_message(write(text))
     )
 
 
