@@ -38,7 +38,7 @@ def assert_same_detections(detections, expected, **tolerance):
 
 
 def postprocess_by_loop(outputs, image, *, min_score, top_k, nms_iou, max_detections, background_logit=False):
-    """One image: the best pairs of each level, then torchvision's NMS per class, then the best of all."""
+    """Reference for one image: the best pairs of each level, torchvision's NMS per class, then the best overall."""
     coder = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0))
     height, width = IMAGE_SIZES[image].tolist()
     candidates = []
@@ -114,7 +114,7 @@ def test_softmax_detections_equal_those_of_a_loop(settings, first_look, monkeypa
 
 
 def test_background_is_never_detected():
-    # e^logits are 6, 3 and 1, and 10 for background: out of 20, the classes have 0.3, 0.15 and 0.05.
+    # e^logit is 6, 3 and 1 for the classes and 10 for background, 20 in total: the scores are 0.3, 0.15 and 0.05.
     outputs = one_anchor(math.log(6), math.log(3), 0.0, math.log(10))
     sizes = torch.tensor([[100, 100]])
     (result,) = Postprocess(min_score=0.1, background_logit=True)(outputs, sizes, sizes)
@@ -167,7 +167,7 @@ def test_boxes_in_the_padding_are_removed(anchor):
     assert len(result) == (anchor == (20.0, 100.0, 60.0, 140.0))
 
 
-def test_boxes_in_the_padding_do_not_take_the_places_of_others():
+def test_boxes_in_the_padding_do_not_displace_other_detections():
     """The anchor in the padding has the highest score, and one detection is allowed."""
     boxes = torch.tensor([[210.0, 20.0, 250.0, 60.0], [10.0, 10.0, 50.0, 50.0]])
     outputs = HeadOutputs([torch.tensor([[[3.0], [2.0]]])], [torch.zeros(1, 2, 4)], [boxes])
