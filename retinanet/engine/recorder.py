@@ -19,7 +19,7 @@ from retinanet.structures import Unreadable
 
 
 class Outputs(NamedTuple):
-    """Destinations that the main process writes to."""
+    """Outputs of the main process."""
 
     metrics_log: MetricsLog
     checkpoints: CheckpointWriter
@@ -27,7 +27,7 @@ class Outputs(NamedTuple):
 
 
 class Recorder:
-    """Writes on the main process and does nothing on the others, so callers need not check which process they are on.
+    """Writes on the main process and does nothing on the others, so callers need not distinguish them.
 
     Args:
         outputs: None on all processes except the main one.
@@ -53,7 +53,7 @@ class Recorder:
             self._outputs.checkpoints.save(checkpoint)
 
     def mark_best(self, step: int) -> None:
-        """Point `best.pt` at the checkpoint of a step."""
+        """Point `best.pt` to the checkpoint of a step."""
         if self._outputs:
             self._outputs.checkpoints.mark_best(step)
 
@@ -76,7 +76,7 @@ def open_recorder(
     Args:
         folder: the run folder.
         resumed_at: step of the checkpoint that the run resumes from; later metrics are removed. None for a new run.
-        max_unreadable: number of unreadable images to tolerate.
+        max_unreadable: maximum number of unreadable images.
 
     Raises:
         InputError: an output cannot be opened.

@@ -1,4 +1,4 @@
-"""One training step: assignment, positive anchors of the global batch, losses, gradients, update; no host syncs."""
+"""One training step: assignment, losses, gradients and update, without waiting for the device."""
 
 import inspect
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ class Outputs(nn.Module):
     def __init__(self, model: RetinaNet, *, compile: bool):
         super().__init__()
         self.model = model
-        # Excludes anchor generation: it depends on the shape, so every shape would need its own graph.
+        # Anchor generation is excluded: it depends on the shape, so every shape would need its own graph.
         self.outputs = torch.compile(model.outputs) if compile else model.outputs
 
     def forward(self, pixels: Tensor) -> tuple[list[Tensor], list[Tensor]]:

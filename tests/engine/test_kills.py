@@ -18,7 +18,7 @@ from tests.helpers.states import assert_same_checkpoint
 
 pytestmark = pytest.mark.slow
 
-# One process imports everything; each attempt is a fork of it, which starts quickly.
+# One process imports everything; each attempt is a fork of that process, which starts quickly.
 KILLED_RUNS = """
     import glob, json, os, random, signal, sys, time, traceback
     import torch.utils.tensorboard
@@ -50,7 +50,7 @@ KILLED_RUNS = """
         return time.monotonic() - began
 
     whole = timed(straight)
-    start_up = timed(straight)  # nothing is left to do but one evaluation
+    start_up = timed(straight)  # only one evaluation is left
     step = (whole - start_up) / cfg.train.steps
 
     def newest():
@@ -62,7 +62,7 @@ KILLED_RUNS = """
         child, before = start(killed), newest()
         if number % 2:
             time.sleep(random.uniform(0, start_up))
-        else:  # between its next checkpoint and the one after that, on a machine of any speed
+        else:  # shortly after its next checkpoint, whatever the speed of the machine
             deadline = time.monotonic() + 10 * whole
             while newest() == before and time.monotonic() < deadline:
                 time.sleep(0.001)
@@ -93,7 +93,7 @@ AUGMENTED = [
     ],
 )
 def test_run_killed_twenty_times_is_bit_identical_to_an_uninterrupted_one(augmentation, tiny_overrides, tmp_path):
-    """Killed at random times, while it starts, trains, evaluates and saves; resumed each time."""
+    """The run is killed at random times, while it starts, trains, evaluates or saves, and is then resumed."""
     overrides = [
         *tiny_overrides,
         *augmentation,
@@ -109,7 +109,7 @@ def test_run_killed_twenty_times_is_bit_identical_to_an_uninterrupted_one(augmen
     assert done.returncode == 0, done.stderr[-3000:]
     printed = json.loads(done.stdout.splitlines()[-1])
     while_running = [status for status, _ in printed["kills"] if status == signal.SIGKILL]
-    assert len(while_running) == 20, printed  # none came after the end of the run
+    assert len(while_running) == 20, printed  # none of the kills came after the end of the run
     assert len({lines for _, lines in printed["kills"]}) > 4, printed  # spread over the run
     assert metrics_without_times(killed) == metrics_without_times(straight)
     last = [read_checkpoint(folder / "checkpoints/last.pt") for folder in (straight, killed)]
@@ -130,7 +130,7 @@ def torchrun(folder, overrides, *, processes=2, restarts=0, resume=False):
 
 
 def wait_for_step(folder, step, process, timeout=180):
-    """Wait until the metrics log has a line of that step."""
+    """Wait until the metrics log has a line for a step."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         assert process.poll() is None, open(f"{folder}.log").read()[-3000:]
@@ -143,7 +143,7 @@ def wait_for_step(folder, step, process, timeout=180):
 
 
 def workers_of(process):
-    """Ids of the training processes started by torchrun."""
+    """Process ids of the training processes started by torchrun."""
     found = []
     for entry in os.listdir("/proc"):
         if entry.isdigit():
@@ -159,7 +159,7 @@ def workers_of(process):
 
 @pytest.fixture
 def two_process_run(tiny_overrides, tmp_path):
-    """Overrides of a run that takes some time, and its undisturbed result. It saves between two lines of the log."""
+    """Overrides of a run long enough to interrupt, and its uninterrupted result. It saves between two log lines."""
     overrides = [
         *tiny_overrides,
         *(
@@ -178,7 +178,7 @@ def two_process_run(tiny_overrides, tmp_path):
 
 
 def test_torchrun_jobs_survive_a_killed_worker_and_sigterm(two_process_run, tmp_path):
-    """A worker killed and restarted; SIGTERM to all workers; SIGTERM to one. All equal the undisturbed run."""
+    """Kill a worker, which is restarted; send SIGTERM to all workers, then to one. The result must not change."""
     overrides, straight = two_process_run
     expected = read_checkpoint(straight / "checkpoints/last.pt")
 

@@ -18,7 +18,7 @@ class ImageReport(NamedTuple):
     image_id: int | str
     size: tuple[int, int]  # height and width, without padding
     pixels: tuple[int, int, float]  # minimum, maximum, mean
-    num_boxes: int  # crowd regions included
+    num_boxes: int  # including crowd regions
     sides: tuple[float, float] | None  # shortest and longest box side in pixels; None without boxes
     invalid_boxes: list[str]  # one line for each box that is not finite, has no area, or is outside the image
     classification: float
@@ -100,7 +100,7 @@ class ReplayReport(NamedTuple):
         non_finite = [str(image.image_id) for image in self.images if not image.is_finite]
         invalid = [str(image.image_id) for image in self.images if image.invalid_boxes and not image.is_finite]
         if self.bad_weights:
-            return "The weights were already non-finite: an earlier step caused it; resume from an older checkpoint."
+            return "The weights were already non-finite because of an earlier step: resume from an older checkpoint."
         if self.is_finite:
             return "Not reproduced: check what differs here, such as the device, the precision or its memory."
         if invalid:
