@@ -7,9 +7,9 @@ from torch import Tensor
 
 from retinanet.structures import HeadOutputs
 
-# Number of candidates in the first suppression attempt, as a multiple of the number to keep; each further attempt uses
-# this many times more. Whether an anchor survives depends only on harder ones: if enough of the hardest candidates
-# survive, the rest are not needed.
+# Number of candidates in the first suppression attempt, as a multiple of the number to keep. Each further attempt
+# multiplies the number of candidates by the same factor. Whether an anchor survives depends only on harder ones: if
+# enough of the hardest candidates survive, the rest are not needed.
 FIRST_LOOK = 4
 
 
@@ -18,7 +18,7 @@ class HardExampleMining:
 
     If anchors overlap by more than `nms_iou`, only the hardest is kept. Overlap is measured between the anchors
     themselves, as Shrivastava et al. do for proposals, since an anchor's features come from its own area. Predicted
-    boxes would not work: nearly all anchors are negatives, whose boxes are not trained.
+    boxes would not work, because the boxes of negatives, which are nearly all anchors, are not trained.
 
     Unlike the rest of a training step, this synchronises the device.
 
