@@ -1,11 +1,11 @@
-"""A small residual network for small images on a CPU: one block a stage, and half the channels of ResNet-18."""
+"""A small residual network for small images on a CPU: one block per stage, and half the channels of ResNet-18."""
 
 from collections.abc import Callable
 
 from torch import nn
 from torchvision.models.resnet import BasicBlock
 
-CHANNELS = (32, 64, 128, 256)  # of the four stages
+CHANNELS = (32, 64, 128, 256)  # per stage
 
 
 def small_resnet(norm_layer: Callable[[int], nn.Module]) -> nn.Module:
