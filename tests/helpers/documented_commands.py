@@ -1,4 +1,4 @@
-"""Run the commands of a documentation page, in a folder that contains what the page takes for granted."""
+"""Run the commands of a documentation page in a folder with the files that the page assumes."""
 
 import itertools
 import json
@@ -19,7 +19,7 @@ SHORT_RUN = [
     "train.epochs=null",
     "data.workers=0",
     "device=cpu",
-    # In bfloat16, oneDNN's convolutions of the smallest feature maps may read uninitialised memory.
+    # oneDNN's bfloat16 convolutions of the smallest feature maps may read uninitialised memory.
     "train.precision=fp32",
     "inference.precision=fp32",
 ]
@@ -41,7 +41,7 @@ NUM_TRAIN, NUM_VAL = 8, 4
 
 
 def make_workplace(folder: Path) -> None:
-    """Create what the pages take for granted.
+    """Create the files that the pages assume.
 
     The bundled dataset is in `datasets/shapes` and a run on it in `runs/quickstart`. `my` contains the user's images;
     car, truck and bus are three of their six classes.
@@ -64,7 +64,7 @@ def make_workplace(folder: Path) -> None:
 
 
 def copy_workplace(workplace: Path, folder: Path) -> None:
-    """Copy a workplace into an existing folder. Checkpoints are hard links: they are large, and never modified."""
+    """Copy a workplace into an existing folder. Checkpoints become hard links: they are large and never modified."""
 
     def link_or_copy(source: str, target: str) -> None:
         (os.link if source.endswith(".pt") else shutil.copy2)(source, target)
@@ -73,7 +73,7 @@ def copy_workplace(workplace: Path, folder: Path) -> None:
 
 
 def short_form(words: list[str]) -> list[str]:
-    """A documented command, with arguments appended that make it short.
+    """Append arguments to a documented command that make it short.
 
     Raises:
         AssertionError: it cannot be made short.
@@ -87,7 +87,7 @@ def short_form(words: list[str]) -> list[str]:
         case (
             ["retinanet", "train", "--resume", *_] | ["retinanet", "eval", *_] | ["retinanet", "ablate", "figures", *_]
         ):
-            extra = []  # the run or the checkpoint contains the config, which is already short
+            extra = []  # the config comes from the run or the checkpoint, and is already short
         case ["retinanet", "check" | "convert", *_]:
             extra = []
         case ["retinanet", "predict", *_]:
@@ -95,7 +95,7 @@ def short_form(words: list[str]) -> list[str]:
         case ["retinanet", "ablate", "demo", *_]:
             extra = ["--seeds", "1"]
         case ["retinanet", "ablate", table, *_] if table in TABLE_ROWS:
-            # The networks and images of the rows are small, and must stay different.
+            # The networks and images of the rows are already small, and must stay different.
             extra = [*SHORT_RUN, "train.batch_size=2", "--seeds", "1", "--rows", *TABLE_ROWS[table]]
         case ["python", "-m", "retinanet.data.synthetic", _]:
             extra = ["--train", str(NUM_TRAIN), "--val", str(NUM_VAL)]
@@ -103,7 +103,7 @@ def short_form(words: list[str]) -> list[str]:
             extra = []
         case _:
             raise AssertionError(
-                f"no short form of {' '.join(words)}; add one here, or say in a comment why it is not run"
+                f"no short form of {' '.join(words)}; add one here, or explain in a comment why it is not run"
             )
     return [*words, *extra]
 
@@ -117,19 +117,19 @@ def run_command(words: list[str]) -> None:
     """Run the short form of a documented command in the current folder.
 
     Raises:
-        AssertionError: there is none, or it failed.
+        AssertionError: the command has no short form, or it failed.
     """
     match short_form(words):
         case ["retinanet", *arguments]:
             code = retinanet(arguments)
         case ["python", "-m", "retinanet.data.synthetic", folder, *options]:
-            shutil.rmtree(folder, ignore_errors=True)  # otherwise there is nothing to do
+            shutil.rmtree(folder, ignore_errors=True)  # otherwise, there would be nothing to do
             code = write_synthetic([folder, *options])
         case ["torchrun", *arguments]:
             command = [sys.executable, "-m", "torch.distributed.run", *arguments]
             code = subprocess.run(command, env={**os.environ, **ENVIRONMENT}, check=False, timeout=300).returncode
         case _:
-            code = 0  # the tests run in such an environment already
+            code = 0  # the tests already run in such an environment
     assert code == 0, f"exit code {code}: {' '.join(words)}"
 
 
@@ -149,7 +149,7 @@ def files_written(words: list[str]) -> list[Path]:
 
 
 def interrupt(run: Path) -> Path:
-    """Remove the newest checkpoint of a run, as if it had been killed before that step; return the path."""
+    """Remove the newest checkpoint of a run, as if it had been killed before that step, and return the path."""
     newest = max((run / "checkpoints").glob("step_*.pt"))
     newest.unlink()
     newest.with_name(newest.name + ".sha256").unlink()

@@ -1,4 +1,4 @@
-"""Programs run in several processes that form a group."""
+"""Run programs in several processes that form a group."""
 
 import os
 import socket
