@@ -1,8 +1,8 @@
-"""Benchmark whole training: loading images, transfer to the device, the step with its optimizer, and metrics.
+"""Benchmark complete training: loading images, transfer to the device, the step with its optimizer, and metrics.
 
 Ours is the body of the training loop. torchvision's follows its reference scripts: a `DataLoader` over `CocoDetection`,
-autocast and SGD. Both read the same images with the same number of workers, and resize them to the same size. Workers
-keep a few batches ready between calls, in both variants alike.
+autocast and SGD. Both read the same images with the same number of workers, and resize them to the same size. In both,
+workers keep a few batches ready between calls.
 """
 
 import contextlib

@@ -63,7 +63,7 @@ def figures_parser() -> CommandParser:
     )
     result.add_argument("checkpoint", type=Path, help=checkpoint.HELP)
     result.add_overrides("set a key of the config in the checkpoint")
-    result.add_argument("--output", type=output_path, metavar="DIR", help="(default: figures/ in the run folder)")
+    result.add_argument("--output", type=output_path, metavar="DIR", help="folder (default: RUN/figures)")
     return result
 
 

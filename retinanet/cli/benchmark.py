@@ -87,7 +87,7 @@ def parser() -> CommandParser:
         "--annotations",
         type=Path,
         metavar="FILE",
-        help="COCO annotations of --images, or for the index suite",
+        help="COCO annotations for --images or for the index suite",
     )
     result.add_argument("--json", type=Path, metavar="FILE", help="also write the ratios and details to a JSON file")
     return result

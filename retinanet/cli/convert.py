@@ -41,7 +41,7 @@ def parser() -> CommandParser:
     result.add_argument(
         "--split",
         metavar="NAME",
-        help=f"convert only this split (default: all), or name a source without splits (default: {DEFAULT_SPLIT})",
+        help=f"convert only this split (default: all); names a source without splits (default: {DEFAULT_SPLIT})",
     )
     result.add_argument(
         "--images",

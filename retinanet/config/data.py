@@ -123,12 +123,12 @@ class DataConfig(StrictModel):
     """Sample values [low, high] that are mapped to black and white in images with 16-bit, 32-bit, signed or
     floating-point samples; 8-bit images are not scaled. `auto` chooses a range for each image: from 0 to the smallest
     of 255, 1023, 4095, 16383 and 65535 that is not below its maximum (or to 1 for floating-point samples in 0..1), or
-    from minimum to maximum if values are negative or larger. The training log shows the result."""
+    from minimum to maximum if values are negative or larger. The training log shows the ranges."""
     bands: Annotated[tuple[Count, ...], BeforeValidator(as_tuple)] | None = None
     """Bands to use as red, green and blue, counted from 1, such as [3, 2, 1], or a single band to use as greyscale;
     null: the first three bands, or the only one."""
     max_unreadable: Annotated[CountOrZero, MAY_CHANGE_ON_RESUME] = 10
-    """Maximum number of unreadable training images, which are replaced with other images. The run stops at one more."""
+    """Maximum number of unreadable training images, which are replaced with other images. With more, the run stops."""
     workers: Annotated[CountOrZero, MAY_CHANGE_ON_RESUME, NO_EFFECT_ON_RESULTS] = 2
     """Number of processes that load images; 0 loads them in the training process."""
     resize: ResizeConfig = ResizeConfig()

@@ -12,7 +12,7 @@ Angle = Literal[90, 180, 270]
 class TransformConfig(StrictModel):
     """Base of all transforms."""
 
-    is_strong: ClassVar[bool] = False  # whether it makes unrealistic images; `data.close_last_epochs` disables it
+    is_strong: ClassVar[bool] = False  # whether images become unrealistic; see `data.close_last_epochs`
 
 
 class ResizeTransform(TransformConfig):
@@ -165,7 +165,7 @@ class MixUpTransform(TransformConfig):
 
 
 class CopyPasteTransform(TransformConfig):
-    """Paste the boxes of some objects of another image at random places.
+    """Copy the boxes of some objects from another image, and paste them at random positions.
 
     Objects that are more than 70% covered by a pasted box are removed.
     """

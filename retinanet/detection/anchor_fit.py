@@ -24,7 +24,7 @@ IOU_LEVELS = (0.4, 0.5, 0.6, 0.7)
 SLOPE = 0.1  # the shares are step functions of the anchors; a small multiple of the mean IoU guides the search
 MAX_RATIO = 8.0  # height / width is between 1 / MAX_RATIO and MAX_RATIO
 STEPS = (1.5, 1.25, 1.12, 1.06, 1.03)  # factors by which the search changes one parameter, from coarse to fine
-MAX_SWEEPS = 20  # per factor, each over all parameters; the search normally ends after a few
+MAX_SWEEPS = 20  # maximum number of passes over all parameters per factor; normally, a few suffice
 MIN_STEP_GAIN = 1e-4  # in the score; the search ignores smaller gains
 
 

@@ -57,7 +57,7 @@ def check_measurable(metric: str, data: Dataset, *, early_stop: int | None) -> N
     if value is None or not math.isnan(value):  # None: not a COCO metric, such as the loss
         return
     count = sum(data.object_counts())
-    found = f"none of its {count} objects counts for {metric}" if count else "it has no objects"
+    found = f"none of its {count} object(s) counts towards {metric}" if count else "it has no objects"
     problem = f"data.val: {found}, so {metric} cannot be measured"
     if early_stop:
         raise InputError(

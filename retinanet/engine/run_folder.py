@@ -68,7 +68,7 @@ def _claimed(folder: Path) -> Iterator[None]:
         if not is_free:
             raise InputError(
                 f"{folder}: another process is training here ({holder_of(folder / LOCK_FILE)}); stop it, wait until "
-                "it has ended, or choose another folder"
+                "it has finished, or choose another folder"
             )
         try:
             yield

@@ -54,11 +54,11 @@ class TrainStep:
         optimizer: must be fused, so that a step can be skipped without synchronising with the device.
         scaler: gradient scaler; disabled unless training in float16.
         assign: matches anchors to ground truth.
-        dtype: autocast type of the network; losses are computed in float32.
+        dtype: autocast dtype of the network; losses are computed in float32.
         clip_norm: maximum total gradient norm; None disables clipping.
         compile: compile the network. The first few shapes each compile a new graph; after that, one graph handles all
             sizes.
-        guard: skips steps with non-finite gradients; None applies such steps anyway.
+        guard: skips steps with non-finite gradients; if None, such steps are applied as well.
         ema: moving average of the weights, which requires a guard; None disables it.
     """
 

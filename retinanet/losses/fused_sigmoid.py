@@ -4,8 +4,8 @@ gradient.
 It computes the same loss as `sigmoid_reference.py`. An anchor has at most one class, so the kernel first treats every
 logit as background, then replaces the result for the one logit of the anchor's class. It builds no one-hot target,
 selects no anchors, and saves no additional tensor as large as the logits for the backward pass. The target's loss is
-replaced before summation: treated as background, the logit of an easy object has a far too large loss, and subtracting
-that loss from the sum afterwards would leave a rounding error.
+replaced before summation, because the logit of an easy object, treated as background, has a very large loss;
+subtracting it from the sum afterwards would leave a rounding error.
 """
 
 from abc import ABC, abstractmethod

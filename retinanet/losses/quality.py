@@ -48,7 +48,7 @@ class VarifocalLoss(FusedSigmoidLoss):
     `ClassLoss` for the call arguments.
 
     Args:
-        alpha: weight, at least 0, of negatives, and of positives whose predicted box does not overlap the object.
+        alpha: weight (at least 0) of negatives and of positives whose predicted box does not overlap the object.
         gamma: focusing exponent for the same logits.
         compile: as in `FusedSigmoidLoss`.
     """

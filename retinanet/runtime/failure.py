@@ -45,11 +45,11 @@ def report_failure(
     if first is None:
         raise InputError(
             f"{this} lost contact with another process, which exited without a report: see the output of the "
-            f"launcher, such as torchrun; the error here: {first_line(error)}"
+            f"launcher, such as torchrun; own error: {first_line(error)}"
         ) from None
     if first != rank:
         raise InputError(
-            f"{this} exits because {process_name(first, world_size)} failed first (see its output); the error here: "
+            f"{this} exits because {process_name(first, world_size)} failed first (see its output); own error: "
             f"{first_line(error)}"
         ) from None
     path = folder / f"failure_rank{rank}.txt"

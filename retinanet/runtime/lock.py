@@ -54,7 +54,7 @@ def _lock(path: Path) -> BinaryIO | None:
         file = open(path, "ab", buffering=0)
         try:
             _acquire(file)
-        except (BlockingIOError, PermissionError):  # depends on the operating system
+        except (BlockingIOError, PermissionError):  # the type depends on the operating system
             file.close()
             return None
         except OSError as error:

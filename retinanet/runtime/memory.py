@@ -64,7 +64,7 @@ def out_of_memory_message(error: BaseException, cfg: Config, activity: Activity)
         f"{activity}: out of memory with {sizes if batches else 'no images'} in this process ({world_size()} in all): "
         f"{first_line(error)}; raise "
         f"train.accumulate (now {cfg.train.accumulate}: results stay the same, except with batch norm), or lower "
-        f"train.batch_size ({cfg.train.batch_size}; in evaluation train.eval_batch_size is enough), "
+        f"train.batch_size ({cfg.train.batch_size}; during evaluation, lowering train.eval_batch_size is enough), "
         f"data.resize.shorter and longer ({max(cfg.data.resize.shorter)}, {cfg.data.resize.longer}), model.channels "
         f"({cfg.model.channels}){checkpointing}"
     )

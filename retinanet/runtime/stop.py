@@ -204,5 +204,5 @@ def _kill_self_with(number: int) -> None:
 
 
 def _print(text: str) -> None:
-    with contextlib.suppress(OSError):  # Ctrl-C may also have ended a process that stderr is piped to
+    with contextlib.suppress(OSError):  # Ctrl-C may also have terminated the process that reads stderr
         print(text, file=sys.stderr, flush=True)

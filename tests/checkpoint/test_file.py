@@ -85,7 +85,7 @@ def test_unknown_config_key_in_a_checkpoint_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("checksum", [True, False])
-def test_file_truncated_anywhere_is_damaged(tmp_path, checksum):
+def test_file_truncated_at_any_point_is_reported_as_damaged(tmp_path, checksum):
     path = write(tmp_path / "x.pt", checksum=checksum)
     whole = path.read_bytes()
     lengths = {0, 1, 2, 3, 4, 5, 22, 100, 1000, *range(5, len(whole), 97), *range(len(whole) - 200, len(whole))}
@@ -133,7 +133,7 @@ def test_without_a_checksum_a_flipped_bit_is_detected_or_changes_nothing(tmp_pat
 
 
 @pytest.mark.parametrize("position", [0, 10, 63, 64, 66])
-def test_flipped_bit_in_the_checksum_of_a_checksum_file_is_detected(tmp_path, position):
+def test_flipped_bit_in_a_checksum_file_is_detected(tmp_path, position):
     path = write(tmp_path / "x.pt")
     line = bytearray(checksum_file(path).read_bytes())
     line[position] ^= 0x80  # no longer text
@@ -250,11 +250,11 @@ def test_file_that_is_not_a_checkpoint_is_refused_with_its_path(tmp_path, make, 
     assert not isinstance(error.value, DamagedCheckpoint)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become a user who may not read the file")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to switch to a user without read permission")
 def test_file_without_read_permission_is_named(tmp_path, monkeypatch):
     write(tmp_path / "x.pt").chmod(0o600)
     tmp_path.chmod(0o755)
-    monkeypatch.chdir(tmp_path)  # parent folders may be closed to other users
+    monkeypatch.chdir(tmp_path)  # parent folders may not be accessible to other users
     os.seteuid(65534)
     try:
         with pytest.raises(InputError, match=r"^x\.pt: cannot be read: Permission denied; pass another checkpoint$"):
@@ -287,7 +287,7 @@ def test_any_other_error_while_flushing_a_folder_is_raised(tmp_path, monkeypatch
         sync_folder(tmp_path)
 
 
-def test_folder_is_not_opened_on_windows_which_refuses_it(tmp_path, monkeypatch):
+def test_folder_is_not_opened_on_windows_where_that_fails(tmp_path, monkeypatch):
     monkeypatch.setattr(file_module, "IS_WINDOWS", True)
     monkeypatch.setattr(os, "open", raising(errno.EACCES))
     sync_folder(tmp_path)

@@ -126,7 +126,7 @@ def test_damaged_newest_checkpoint_is_renamed_and_the_previous_one_used(tmp_path
     again = ["step_00000003.pt.damaged.2", "step_00000003.pt.damaged.2.sha256"]
     assert names(tmp_path) == sorted(["last.pt", *step_files(1, 2), *renamed, *again])
     assert (tmp_path / renamed[0]).read_bytes() == damaged
-    # They do not count towards `keep` and are never removed.
+    # Damaged files do not count towards `keep` and are never removed.
     for step in (4, 5, 6):
         folder.save(filled(step))
     assert names(tmp_path) == sorted(["last.pt", *step_files(4, 5, 6), *renamed, *again])

@@ -129,7 +129,7 @@ def test_file_size_limit_is_handled_like_a_full_disk(tmp_path, limit):
     assert read_checkpoint(tmp_path / "last.pt").step == 3
 
 
-def test_removed_folder_is_created_again(tmp_path):
+def test_removed_folder_is_recreated(tmp_path):
     folder = tmp_path / "checkpoints"
     with CheckpointWriter(CheckpointFolder(folder, keep=2)) as writer:
         folder.rmdir()

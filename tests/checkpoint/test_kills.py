@@ -61,7 +61,7 @@ def test_kill_while_writing_leaves_an_intact_last_checkpoint(tmp_path, delay, ti
 
 
 def killed_after(changes: int, action: Callable[[], None]) -> bool:
-    """Run an action in a child process that kills itself after `changes` changes on disk. Return whether it did."""
+    """Run an action in a child process that kills itself after `changes` disk changes; return whether it was killed."""
     child = os.fork()
     if child == 0:
 

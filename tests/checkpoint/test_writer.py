@@ -39,7 +39,7 @@ def test_second_save_waits_for_the_first_before_copying(tmp_path):
         second.start()
         second.join(timeout=0.3)
         assert second.is_alive()
-        weight.fill_(2.0)  # the second copy, not made yet, contains this value
+        weight.fill_(2.0)  # the second copy has not been made yet, so it contains this value
         folder.gate.set()
         second.join(timeout=60)
     assert read_checkpoint(tmp_path / "step_00000001.pt").state["weight"][0] == 1.0

@@ -203,7 +203,7 @@ def _failing(train, name):
     return failing_train
 
 
-def test_input_error_in_a_run_ends_the_command_without_a_traceback(
+def test_input_error_in_a_run_stops_the_command_without_a_traceback(
     ablate, tmp_path, no_training, monkeypatch, capsys, caplog
 ):
     def refuse(cfg, folder, **rest):

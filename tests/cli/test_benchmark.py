@@ -87,7 +87,7 @@ def test_default_suites_run_on_a_gpu(tmp_path):
         assert ours["peak_bytes"] > 0 and ours["median_s"] > 0
 
 
-def test_loss_suite_finds_our_gradients_accurate(tmp_path, monkeypatch):
+def test_loss_suite_shows_that_our_gradients_are_accurate(tmp_path, monkeypatch):
     monkeypatch.setattr("retinanet.benchmarks.loss.ANCHORS", 2000)
     result = run_benchmark(tmp_path, "loss", "--classes", "20")
     assert set(result) == {"vs_torchvision", "vs_torchvision_inexact", "vs_torchvision_float32", "details"}

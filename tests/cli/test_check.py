@@ -72,7 +72,7 @@ def test_fitted_anchors_are_printed_with_their_improvement(clean, capsys):
 
 
 @pytest.mark.parametrize("place", ["missing/check.html", "."])
-def test_page_that_cannot_be_written_is_refused_first(clean, place, capsys, monkeypatch):
+def test_unwritable_page_is_reported_before_the_checks(clean, place, capsys, monkeypatch):
     monkeypatch.setattr("retinanet.doctor.check.check", None)
     assert main([str(clean), "--page", place]) == 2
     assert "cannot be written" in capsys.readouterr().err

@@ -28,7 +28,7 @@ def run(tmp_path, monkeypatch):
     return tmp_path / "run"
 
 
-def test_run_folder_stands_for_its_best_or_else_its_last_checkpoint(run, capsys):
+def test_run_folder_resolves_to_its_best_or_otherwise_its_last_checkpoint(run, capsys):
     best = run / CHECKPOINTS / "best.pt"
     for path in (run, run / CHECKPOINTS):
         assert named_checkpoint(path) == best

@@ -75,7 +75,7 @@ def test_one_split_without_images(source, tmp_path, restore_process_settings):
         assert objects(read(new / to, "val", images=str(source / "val"))) == objects(read(source, "val"))
 
 
-def test_losses_are_printed(source, tmp_path, capsys, restore_process_settings):
+def test_lost_information_is_printed(source, tmp_path, capsys, restore_process_settings):
     document = json.loads((source / "train.json").read_text())
     for number, annotation in enumerate(document["annotations"]):
         area = annotation["bbox"][2] * annotation["bbox"][3]

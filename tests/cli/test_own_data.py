@@ -52,7 +52,7 @@ def test_given_config_is_not_adjusted(folder, capsys):
     assert cfg.data.train[0].annotations == str(folder) and cfg.data.val_fraction == 0.1
 
 
-def test_split_for_validation_is_used(tmp_path):
+def test_validation_split_is_used(tmp_path):
     write_clean(tmp_path)
     cfg = own_or_named_config(str(tmp_path), [])
     assert [Path(source.annotations).name for source in (*cfg.data.train, *cfg.data.val)] == ["train.json", "val.json"]
@@ -122,7 +122,7 @@ SMALL = ["train.steps=2", "data.resize.shorter=64", "data.resize.longer=96", "mo
 
 
 @pytest.mark.slow
-def test_folder_becomes_a_detector(folder):
+def test_detector_is_trained_from_a_folder(folder):
     """The dry run detects damaged images before the first step. Training also detects images of the wrong size."""
     done = train(folder.parent, "--data", "cells", *SMALL)
     assert done.returncode == 0, done.stderr

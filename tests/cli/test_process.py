@@ -120,7 +120,7 @@ def test_help_into_a_closed_pipe_is_not_an_error(arguments):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_other_errors_of_the_output_are_raised():
+def test_other_output_errors_are_raised():
     class FullDisk(io.StringIO):
         def write(self, text):
             raise OSError(28, "No space left on device")

@@ -76,7 +76,7 @@ def test_model_defaults_equal_the_schema():
 def test_class_loss_defaults_equal_the_schema(record):
     criterion = build_loss(LossConfig(classification=record))
     assert different_defaults(type(criterion), LossConfig()) == []
-    # The box loss, and where cross entropy is built as a special case of the focal loss.
+    # Skip parts of the default loss that other losses share: the box loss, and the focal loss as cross entropy.
     of_the_default = {type(part) for part in parts_of(build_loss(LossConfig()))}
     for part in parts_of(criterion):
         if type(part) not in of_the_default or (record == LossConfig().classification and not is_box_loss(part)):

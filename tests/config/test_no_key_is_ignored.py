@@ -432,7 +432,7 @@ def paths(tmp_path_factory) -> dict[str, Any]:
 
 
 def two_formats(folder: Path, source: dict[str, str], other_truth: dict[str, Any]) -> dict[str, str]:
-    """A dataset in Pascal VOC format with two splits and a difficult object, and other boxes in COCO format."""
+    """A dataset in Pascal VOC format with two splits and a difficult object, and different boxes in COCO format."""
     write_voc(read_dataset((DataSource.model_validate(source),)), folder, split="train")
     (folder / "ImageSets/Main/val.txt").write_text("1\n3\n4\n")
     for split in ("train", "val"):

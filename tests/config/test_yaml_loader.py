@@ -30,7 +30,7 @@ def test_numbers_are_read_in_every_notation(write, text, value):
 
 @settings(deadline=None)
 @given(st.floats(min_value=1e-300, max_value=1e300))
-def test_any_number_printed_by_python_reads_back(number):
+def test_any_number_printed_by_python_is_read_back(number):
     assert parse_override(f"a={number!r}") == {"a": number}
 
 
@@ -101,7 +101,7 @@ def test_plain_tag_before_other_text_is_refused(write, value):
 
 
 def test_aliases_are_refused_before_expansion(write):
-    # 9**9 values if expanded.
+    # Expanding the aliases would give 9**9 values.
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 9)]
     start = time.process_time()

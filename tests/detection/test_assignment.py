@@ -216,7 +216,7 @@ def test_boxes_of_one_image_do_not_affect_another(rule):
 
 @each_rule
 def test_crowd_region_makes_overlapping_negatives_ignored(rule):
-    # One anchor on an object, one in a crowd, one half in it, one a quarter in it, and one between the thresholds.
+    # Anchors on an object, inside a crowd, half inside it, a quarter inside it, and between the thresholds.
     anchors = torch.tensor(
         [[0, 0, 10, 10], [40, 0, 50, 10], [55, 0, 65, 10], [57.5, 0, 67.5, 10], [0, 0, 10, 4.5]], dtype=torch.float32
     )

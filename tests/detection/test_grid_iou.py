@@ -78,7 +78,7 @@ def test_kernel_equals_the_reference_bit_for_bit(seed, num_boxes, size, offset, 
 
 
 @pytest.mark.parametrize(
-    ("pairs", "boxes_at_once"),  # a row of anchors, parts of a grid, grids, all images
+    ("pairs", "boxes_at_once"),  # blocks: a row of anchors, part of a grid, whole grids, all images
     [(1, SHIPPED_BOXES_AT_ONCE), (3000, 7), (2**18, 1), (2**18, SHIPPED_BOXES_AT_ONCE), (2**25, 7)],
 )
 @pytest.mark.parametrize("rounding", ["none", "torchvision"])

@@ -24,7 +24,7 @@ def iou(a, b):
 
 @st.composite
 def some_boxes(draw):
-    """Boxes on a small grid of whole pixels, where boxes touch, scores tie and thresholds are met; some are flat."""
+    """Boxes with small integer coordinates: some touch, have equal scores or exactly the threshold IoU, or are flat."""
     place, side = st.integers(-5, 12), st.integers(0, 12)
     row = st.tuples(place, place, side, side, st.integers(0, 6), st.integers(0, 3))
     rows = draw(st.lists(row, max_size=30))

@@ -50,8 +50,8 @@ LARGE_OBJECT = image_record(height=200, width=200, boxes=[[0, 0, 99, 99]])
     [
         ("AP", [image_record(boxes=())], "it has no objects, so AP cannot be measured"),
         ("AP50", [CROWD], "it has no objects, so AP50 cannot be measured"),
-        ("APl", [SMALL_OBJECT, CROWD], "none of its 1 objects counts for APl, so APl cannot be measured"),
-        ("APs", [LARGE_OBJECT] * 2, "none of its 2 objects counts for APs, so APs cannot be measured"),
+        ("APl", [SMALL_OBJECT, CROWD], "none of its 1 object(s) counts towards APl, so APl cannot be measured"),
+        ("APs", [LARGE_OBJECT] * 2, "none of its 2 object(s) counts towards APs, so APs cannot be measured"),
         ("AP", [image_record(boxes=()), SMALL_OBJECT], None),
         ("APs", [SMALL_OBJECT], None),
         ("APl", [LARGE_OBJECT], None),

@@ -94,7 +94,7 @@ def test_resume_is_exact(tmp_path):
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_averaged_detector_is_an_independent_copy_that_works(layout):
+def test_averaged_detector_is_independent_and_usable(layout):
     torch.manual_seed(0)
     cfg = model_config(norm="batch", channels=64, head_convs=1)
     model = build_model(cfg, 3).to(memory_format=layout).train()

@@ -82,7 +82,7 @@ def test_forecast_changes_neither_model_nor_random_numbers():
     ],
 )
 def test_fitting_config_is_the_first_that_takes_less_than_six_hours(monkeypatch, hours, name):
-    """24 and 3.75 epochs of 4 images are 12 steps of 8 and 4 steps of 4."""
+    """With 4 images, 24 epochs are 12 steps at batch size 8, and 3.75 epochs are 4 steps at batch size 4."""
     random = torch.get_rng_state()
 
     def told(cfg, model, data, num_steps, device, dtype):

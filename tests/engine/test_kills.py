@@ -159,7 +159,7 @@ def workers_of(process):
 
 @pytest.fixture
 def two_process_run(tiny_overrides, tmp_path):
-    """Overrides of a run long enough to interrupt, and its uninterrupted result. It saves between two log lines."""
+    """Overrides of a run that is long enough to interrupt, and its uninterrupted result. It saves between log lines."""
     overrides = [
         *tiny_overrides,
         *(

@@ -67,7 +67,7 @@ def test_classes_must_be_the_same(tmp_path):
         check_same_run(PATH, checkpoint_with(cfg), cfg, replace(DATA, class_names=("dog",)), folder=tmp_path)
 
 
-def test_images_may_be_removed_once_the_run_recorded_unreadable_ones(tmp_path):
+def test_images_may_be_removed_once_recorded_as_unreadable(tmp_path):
     cfg, fewer = load_config("quickstart"), DATA.subset([0, 2])
     with pytest.raises(InputError, match=r"last\.pt: was trained on 3 images, data\.train has 2: 1 are missing"):
         check_same_run(PATH, checkpoint_with(cfg), cfg, fewer, folder=tmp_path)
@@ -153,7 +153,7 @@ def test_failed_run_with_results_is_kept(tmp_path, cfg, result):
     assert (tmp_path / "run" / result).read_text() == "kept"
 
 
-def test_crash_keeps_its_folder(tmp_path, cfg):
+def test_folder_is_kept_after_a_crash(tmp_path, cfg):
     fail(tmp_path / "run", cfg, kind=RuntimeError)
     assert (tmp_path / "run" / "log.txt").exists()
 

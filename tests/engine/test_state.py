@@ -33,7 +33,7 @@ def state_of(cfg: Config, dtype: torch.dtype = torch.float16) -> TrainState:
 
 
 def trained_state() -> TrainState:
-    """A state of which every part has changed, by a step, a skipped step and an evaluation."""
+    """A state in which every part has changed, after a step, a skipped step and an evaluation."""
     state = state_of(config_of())
     step = step_of(state.model)  # in float32, which is faster on a CPU; only the scaler is configured for float16
     step.optimizer, step.scaler, step.guard, step.ema = state.optimizer, state.scaler, state.guard, state.ema

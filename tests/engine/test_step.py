@@ -2,7 +2,7 @@
 
 Three checks together replace a test on a GPU. Fake CUDA tensors show that the forward pass, assignment and losses stay
 on the device, but the backward pass needs a driver. Fake CPU tensors run through the whole step and raise an error if
-a value is read. A counter of device synchronisations observes a real step; that it works is shown on a reference
+a value is read. A counter of device synchronisations observes a real step, and is validated on a reference
 implementation.
 """
 

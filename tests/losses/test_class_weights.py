@@ -18,7 +18,7 @@ def test_inverse_frequency_by_hand():
 
 
 @given(st.lists(st.integers(0, 10**9), min_size=1, max_size=50))
-def test_rarer_classes_weigh_more_and_odds_are_inverse_to_the_counts(counts):
+def test_rarer_classes_have_higher_weights_and_odds_inverse_to_their_counts(counts):
     weights = inverse_frequency(counts)
     assert all(0 < weight < 1 for weight in weights)
     by_count = [weight for _, weight in sorted(zip(counts, weights, strict=True))]

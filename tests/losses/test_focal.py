@@ -42,7 +42,8 @@ def test_focal_loss_is_a_public_name():
 
 
 def test_focal_loss_by_hand():
-    # Four equal logits, p = 1/4: (3/4)^2 ln 4 = 0.779791. (ln 3, 0), p = 3/4 and 1/4: ln(4/3) / 16, ln(4) 9/16.
+    # Four equal logits give p = 1/4: (3/4)^2 ln 4 = 0.779791. Logits (ln 3, 0) give p = 3/4 and 1/4: ln(4/3) / 16 and
+    # ln(4) 9/16.
     even = torch.zeros(1, 4)
     assert_close(FocalLoss(4)(even, torch.tensor([2])), torch.tensor(0.779791))
     odds = torch.tensor([[math.log(3), 0.0]]).repeat(2, 1)
@@ -103,7 +104,7 @@ def test_mean_does_not_divide_by_the_weights():
 @pytest.mark.parametrize("gamma", GAMMAS)
 def test_two_classes_equal_the_sigmoid_focal_loss_of_the_difference(gamma):
     logits, targets = to_classify(2, shape=(200,), spread=8.0)
-    alpha = torch.tensor([0.7, 0.3], dtype=torch.float64)  # torchvision's: 1 - alpha for 0, alpha for 1
+    alpha = torch.tensor([0.7, 0.3], dtype=torch.float64)  # in torchvision: 1 - alpha for label 0, alpha for 1
     loss = FocalLoss(2, alpha, gamma, reduction="none")
     result = value_and_gradient(lambda x: loss(x, targets), logits)
     theirs = value_and_gradient(
@@ -212,7 +213,7 @@ def test_alpha_may_be_a_list_tuple_array_or_tensor_and_is_copied(kind):
     assert_close(loss(logits, targets), expected)  # changing the original has no effect
 
 
-def test_one_number_weighs_every_class_equally():
+def test_one_number_weights_all_classes_equally():
     logits, targets = to_classify(3)
     assert_close(FocalLoss(3, 0.25)(logits, targets), FocalLoss(3)(logits, targets) / 4)
     assert_close(FocalLoss(3, [1, 1, 1])(logits, targets), FocalLoss(3, 1)(logits, targets))

@@ -102,7 +102,7 @@ def test_small_losses_of_easy_objects_keep_their_precision(gamma, alpha):
     assert_close(easy.double(), losses[1:].sum(), rtol=1e-5, atol=0)
 
 
-def test_focal_star_of_gamma_one_is_cross_entropy():
+def test_focal_star_with_gamma_one_is_cross_entropy():
     logits, labels, valid = anchors_to_classify(5)
     star = value_and_gradient(lambda x: SigmoidMarginLoss(FocalStarMargin(1.0, 0.0))(x, labels, valid), logits)
     plain = value_and_gradient(lambda x: SigmoidMarginLoss(FocalMargin(0.0))(x, labels, valid), logits)
@@ -142,7 +142,7 @@ def test_alpha_per_class_equals_the_reference(name, num_classes, dtype):
 
 @each_type
 @each_margin_loss
-def test_without_alpha_every_logit_weighs_one(name, dtype):
+def test_without_alpha_every_logit_has_weight_one(name, dtype):
     logits, labels, valid = anchors_to_classify(6, dtype=dtype)
     one = torch.ones(6, dtype=torch.float64)
     value, gradient = value_and_gradient(lambda x: SigmoidMarginLoss(MARGIN_LOSSES[name])(x, labels, valid), logits)

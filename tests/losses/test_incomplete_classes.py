@@ -46,8 +46,8 @@ def is_counted(outputs, assignment, targets):
 @pytest.mark.parametrize(
     ("is_complete", "gradient"),
     [
-        # Anchor 0 shows an object of class 0, anchor 1 background, anchor 2 is ignored. All scores are 1/2: the loss of
-        # a logit is ln 2, and its derivative -1/2 for the own class, 1/2 for others.
+        # Anchor 0 shows an object of class 0, anchor 1 shows background, anchor 2 is ignored. All scores are 1/2, so the
+        # loss of a logit is ln 2, and its derivative is -1/2 for the anchor's own class and 1/2 for others.
         ([True, True], [[-0.5, 0.5], [0.5, 0.5], [0, 0]]),
         ([True, False], [[-0.5, 0], [0.5, 0], [0, 0]]),
         ([False, True], [[-0.5, 0.5], [0, 0.5], [0, 0]]),
@@ -68,7 +68,7 @@ def test_loss_by_hand(is_complete, gradient):
 
 
 @pytest.mark.parametrize("cfg", CLASS_LOSSES)
-def test_loss_is_the_sum_over_classes_as_separate_problems(cfg):
+def test_loss_is_the_sum_of_separate_losses_per_class(cfg):
     """For class c alone, its anchors are objects and all others background, or ignored where c is incomplete."""
     outputs, assignment, targets = scene()
     loss, gradient = loss_and_gradient(build_loss(LossConfig(classification=cfg)), outputs, assignment, targets)

@@ -19,7 +19,7 @@ def test_folded_norm_equals_the_reference_within_rounding(shape, by_weight, geom
     torch.manual_seed(0)
     conv, norm = nn.Conv2d(8, 16, 3, bias=False, **geometry), spread_out(norm_layer("frozen")(16))
     x = torch.randn(shape)
-    assert scales_weight(x, conv.weight, conv.stride) == by_weight  # a filter has 72 weights, or 18
+    assert scales_weight(x, conv.weight, conv.stride) == by_weight  # a filter has 72 or 18 weights
     results = []
     for mode, function in ((dtype, conv_norm), (torch.float64, conv_norm_reference)):
         weights = torch.float64 if mode == torch.float64 else torch.float32

@@ -62,7 +62,7 @@ def test_one_process_equals_batch_norm(training):
     assert_close(ours.state_dict(), theirs.state_dict())
 
 
-def test_convert_sync_batchnorm_replaces_it_with_torchs():
+def test_convert_sync_batchnorm_replaces_our_layer_with_torchs():
     backbone = ResNet("resnet18", norm="sync", frozen_stages=0)
     state = {name: value.clone() for name, value in backbone.state_dict().items()}
     converted = nn.SyncBatchNorm.convert_sync_batchnorm(backbone)

@@ -57,7 +57,7 @@ def test_normalise_equals_values_computed_by_hand():
 
 
 def test_padding_is_zero_after_normalise():
-    model, images = model_of(), noise()  # also in the padding
+    model, images = model_of(), noise()  # the noise covers the padding as well
     pixels = model.normalise(images, IMAGE_SIZES)
     assert pixels.dtype == torch.float32 and pixels.is_contiguous()
     model.to(memory_format=torch.channels_last)  # images get the memory format of the weights

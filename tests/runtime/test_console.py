@@ -151,7 +151,7 @@ def test_file_has_complete_lines_without_carriage_returns_or_escapes(tmp_path, o
     ]
 
 
-def test_terminal_has_a_bar_and_the_pipe_next_to_it_plain_lines(tmp_path):
+def test_terminal_shows_a_bar_while_a_pipe_gets_plain_lines(tmp_path):
     printed, written = run_on("terminal", tmp_path)
     assert printed == b"step 0\nstep 1\nstep 2\n"
     assert b"\r" in written and b"training" in written and b"loss 1.5" in written
@@ -168,7 +168,7 @@ def test_terminal_has_a_bar_and_the_pipe_next_to_it_plain_lines(tmp_path):
         *((86399, "24 h"), (86400, "1 day"), (4 * 86400 + 7 * 3600 - 9, "4 days 7 h"), (90 * 86400, "90 days")),
     ],
 )
-def test_durations_have_two_units_at_most(seconds, text):
+def test_durations_have_at_most_two_units(seconds, text):
     assert format_duration(seconds) == text
 
 
@@ -206,7 +206,7 @@ def test_characters_that_the_console_lacks_are_escaped(monkeypatch, tmp_path):
 def test_custom_error_handler_of_the_console_is_kept(monkeypatch):
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="ignore")
     monkeypatch.setattr(sys, "stdout", stream)
-    monkeypatch.setattr(sys, "stderr", None)  # a program without a console has none
+    monkeypatch.setattr(sys, "stderr", None)  # as in a program without a console
     escape_unprintable()
     assert stream.errors == "ignore"
 

@@ -85,7 +85,7 @@ def test_later_failure_points_to_the_first(tmp_path, capsys):
     capsys.readouterr()
     with pytest.raises(
         InputError,
-        match=r"process 1 of 4 .* because process 2 of 4 .* failed first .*the error here: list index out of range",
+        match=r"process 1 of 4 .* because process 2 of 4 .* failed first .*own error: list index out of range",
     ):
         report_failure(store, tmp_path, failure(), rank=0, world_size=4, doing="training")
     assert [path.name for path in tmp_path.iterdir()] == ["failure_rank1.txt"]

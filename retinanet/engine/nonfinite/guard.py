@@ -57,7 +57,7 @@ class NonFiniteGuard:
         limit: int,
         scaled: bool = False,
     ):
-        assert all(group["fused"] for group in optimizer.param_groups), "only fused optimizers take found_inf"
+        assert all(group["fused"] for group in optimizer.param_groups), "only fused optimizers support found_inf"
         self.skipped = 0  # number of steps skipped during the run by "skip", as of the last call to `read`
         self._optimizer = optimizer
         self._action = action
@@ -115,7 +115,7 @@ class NonFiniteGuard:
         if self._scaled:
             if in_a_row > MOST_OVERFLOWS:
                 raise NonFiniteGradient(
-                    f"step {first + count - 1}: the last {in_a_row} steps in a row had a non-finite gradient at every "
+                    f"step {first + count - 1}: the last {in_a_row} steps all had a non-finite gradient at every "
                     "loss scale, so float16 is not the cause; set train.precision=bf16 or fp32 to find the step that "
                     "caused it",
                     bad,

@@ -54,7 +54,7 @@ def model_of(cfg):
 
 
 def report_of(folder, batches, *, cfg=None, change=None, ids=None, **settings):
-    """Save a step of a model, after `change`, and replay it."""
+    """Apply `change` to a model, save a step, and replay it."""
     cfg = cfg or config()
     model = model_of(cfg)
     if change is not None:
@@ -103,7 +103,7 @@ def test_replay_of_a_finite_step_equals_training(tmp_path):
     assert report.bad_gradients == report.bad_weights == []
     assert report.num_gradients == len(list(model.parameters()))
     text = report.describe()
-    assert "step 12 replayed on cpu in float32, 4 images" in text and "everything is finite here" in text
+    assert "step 12 replayed on cpu in float32, 4 images" in text and "all values are finite" in text
     assert "Not reproduced" in text
 
 
