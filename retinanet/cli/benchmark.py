@@ -78,7 +78,7 @@ def parser() -> CommandParser:
         type=int,
         default=2,
         metavar="N",
-        help="workers for the training suite; the data suite uses 0 and this number (default: %(default)s)",
+        help="workers in the training suite, and in a second run of the data suite (default: %(default)s)",
     )
     result.add_argument(
         "--images", type=Path, metavar="DIR", help="images for the data suite (default: synthetic images)"

@@ -41,7 +41,8 @@ def parser() -> CommandParser:
     result.add_argument(
         "--split",
         metavar="NAME",
-        help=f"convert only this split (default: all); names a source without splits (default: {DEFAULT_SPLIT})",
+        help="convert only this split (default: all splits); for a source without splits, its name in the new dataset "
+        f"(default: {DEFAULT_SPLIT})",
     )
     result.add_argument(
         "--images",
@@ -115,18 +116,18 @@ def config_of(source: str, overrides: list[str]) -> Config:
     return cfg
 
 
-def split_names(source: DataSource, wanted: str | None) -> dict[str, str | None]:
+def split_names(source: DataSource, requested: str | None) -> dict[str, str | None]:
     """The splits to convert: name in the new dataset -> name in the source, or None for the whole source.
 
     Raises:
-        InputError: the source has no split `wanted`, or its format is unknown.
+        InputError: the source has no split `requested`, or its format is unknown.
     """
-    wanted = wanted or source.split
+    requested = requested or source.split
     splits = splits_of(source)
     if not splits:
-        return {wanted or DEFAULT_SPLIT: None}
-    if wanted is not None:
-        chosen = choose_split(splits, split=wanted, part=DEFAULT_SPLIT, source=source.annotations)
+        return {requested or DEFAULT_SPLIT: None}
+    if requested is not None:
+        chosen = choose_split(splits, split=requested, part=DEFAULT_SPLIT, source=source.annotations)
         splits = [split for split in splits if split == chosen]
     elif {"train", "val"} <= set(splits):
         splits = [split for split in splits if split != "trainval"]  # the union of train and val

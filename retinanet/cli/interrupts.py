@@ -14,7 +14,7 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT
 
 @contextmanager
 def interrupts_exit() -> Iterator[None]:
-    """Exit at once on Ctrl-C, unless it is ignored or the caller handles it."""
+    """Exit immediately on Ctrl-C, unless it is ignored or the caller handles it."""
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return

@@ -90,7 +90,7 @@ def own_or_named_config(data: str, overrides: Sequence[str]) -> Config:
     """Load the config from a file or by its bundled name, or create the config for a dataset folder or annotation file.
 
     Raises:
-        InputError: it is neither a config nor a dataset.
+        InputError: `data` is neither a config nor a dataset.
     """
     if not is_dataset(data):
         return load_config(data, overrides)

@@ -169,7 +169,7 @@ def check_same_folder(output: Path | None, run: Path) -> None:
     """Check that `--output`, if given, names the run to resume.
 
     Raises:
-        InputError: it names another folder.
+        InputError: `--output` names another folder.
     """
     if output is not None and output.resolve() != run.resolve():
         raise InputError(f"the run to resume is in {run}, but --output is {output}; remove --output")

@@ -43,9 +43,9 @@ def load_config(path: str | Path, overrides: str | Sequence[str] = ()) -> Config
         base_name = values.pop("base")
         if not isinstance(base_name, str):
             raise InputError(f"{file}: base is {base_name!r}, expected the name of one config file")
-        beside = file.parent / base_name
+        sibling = file.parent / base_name
         try:
-            base_file = beside if beside.is_file() else find_config(base_name)
+            base_file = sibling if sibling.is_file() else find_config(base_name)
         except InputError as error:
             raise InputError(f"{file}: base: {error}") from None
         base = expand_paths(read_yaml(base_file), str(base_file))

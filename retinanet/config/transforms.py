@@ -75,7 +75,7 @@ class CropTransform(TransformConfig):
 
 
 class IoUCropTransform(TransformConfig):
-    """Crop a random window whose IoU with some object is at least a random minimum, as SSD does.
+    """Crop a random window whose IoU with some object is at least a random minimum, as in SSD.
 
     Objects whose centre is outside the window are removed.
     """
@@ -113,7 +113,7 @@ class ColorTransform(TransformConfig):
 
 
 class PhotometricTransform(TransformConfig):
-    """Randomly change brightness, contrast, saturation, hue and the order of the channels, as SSD does."""
+    """Randomly change brightness, contrast, saturation, hue and the order of the channels, as in SSD."""
 
     type: Literal["photometric"] = "photometric"
     p: Share = 0.5

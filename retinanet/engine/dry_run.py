@@ -49,9 +49,9 @@ class DryRun(NamedTuple):
         """Describe the estimated cost of the run, one line per topic."""
         evaluation = self.images * self.image_seconds
         rows = {
-            "steps": f"{self.steps} times {format_duration(self.step_seconds)}: "
+            "steps": f"{self.steps} x {format_duration(self.step_seconds)}: "
             f"{format_duration(self.steps * self.step_seconds)} (median of {self.measured_steps} steps)",
-            "evaluations": f"{self.evaluations} times {self.images} images, {format_duration(evaluation)} each "
+            "evaluations": f"{self.evaluations} x {self.images} images, {format_duration(evaluation)} each "
             f"(timed on {self.measured_images} images)"
             if self.evaluations
             else "none",

@@ -27,7 +27,7 @@ class Outputs(NamedTuple):
 
 
 class Recorder:
-    """Writes on the main process and does nothing on the others, so callers need not distinguish them.
+    """Writes on the main process and does nothing on the others, so callers need not distinguish between processes.
 
     Args:
         outputs: None on all processes except the main one.

@@ -68,7 +68,7 @@ def run_summary(run: Run, shares: ShapeShares) -> dict[str, str]:
         "length": f"{num_steps} steps of {batch} images, {epochs:.2f} epochs",
         "learning rate": f"{lr:g}{scaled if lr != cfg.train.optimizer.lr else ''}, {cfg.train.optimizer.type}, "
         f"{cfg.train.schedule.type}, warm-up {cfg.train.warmup_steps} steps, {last_lr:.3g} at the end",
-        "evaluation": f"{len(run.val_data)} images every {run.eval_every} steps, {run.evaluations_left} times"
+        "evaluation": f"{len(run.val_data)} images, every {run.eval_every} steps ({run.evaluations_left} evaluation(s))"
         if run.val_data
         else "none: data.val is empty",
         "checkpoints": f"every {run.save_every} steps, {format_bytes(checkpoint_bytes(run.state, cfg.train))} each, "

@@ -9,7 +9,7 @@ CHANNELS = (32, 64, 128, 256)  # per stage
 
 
 def small_resnet(norm_layer: Callable[[int], nn.Module]) -> nn.Module:
-    """Build the layers of `resnet10_half` with torchvision's names, and initialise them as torchvision does."""
+    """Build the layers of `resnet10_half` with torchvision's names and initialisation."""
     network = nn.Module()
     network.conv1 = nn.Conv2d(3, CHANNELS[0], 7, stride=2, padding=3, bias=False)
     network.bn1 = norm_layer(CHANNELS[0])

@@ -26,8 +26,8 @@ MEASURED = DryRun(
 def test_description_by_hand():
     """1000 steps of 3.6 s take an hour, and each evaluation takes 500 * 1.8 s = 15 minutes."""
     assert MEASURED.describe() == (
-        "  steps          1000 times 3.6 s: 1 h (median of 3 steps)\n"
-        "  evaluations    2 times 500 images, 15 min each (timed on 16 images)\n"
+        "  steps          1000 x 3.6 s: 1 h (median of 3 steps)\n"
+        "  evaluations    2 x 500 images, 15 min each (timed on 16 images)\n"
         "  total          1 h 30 min on this machine\n"
         "  peak memory    1.2 GB so far, in one process\n"
         "  checkpoints    292 MB each, of which some are kept"
@@ -42,8 +42,8 @@ def test_dry_run_describes_the_full_run_and_saves_nothing(tiny_overrides, tmp_pa
     printed = capsys.readouterr().out
     assert "length         1000000 steps of 4 images" in printed
     assert "step 5 of 1000000: loss" in printed and "step 5: AP " in printed
-    assert re.search(r"^  steps          1000000 times .* \(median of 3 steps\)$", printed, re.MULTILINE)
-    assert re.search(r"^  evaluations    2 times 8 images, .* each \(timed on 8 images\)$", printed, re.MULTILINE)
+    assert re.search(r"^  steps          1000000 x .* \(median of 3 steps\)$", printed, re.MULTILINE)
+    assert re.search(r"^  evaluations    2 x 8 images, .* each \(timed on 8 images\)$", printed, re.MULTILINE)
     assert re.search(r"^  total          \d.* on this machine$", printed, re.MULTILINE)
     assert re.search(r"^  peak memory    [\d.]+ [MG]B so far", printed, re.MULTILINE)
     assert re.search(r"^  checkpoints    \d+ MB each", printed, re.MULTILINE)

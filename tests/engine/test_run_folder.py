@@ -183,7 +183,7 @@ def test_folder_in_use_is_refused_and_left_alone(tmp_path, cfg):
         pass
 
 
-def test_run_without_a_checkpoint_is_resumed_only_automatically(tmp_path):
+def test_run_without_a_checkpoint_requires_resume_auto(tmp_path):
     with pytest.raises(InputError, match="start a run without --resume"):
         check_folder(tmp_path / "new", resume=True, overwrite=False)
     check_folder(tmp_path / "new", resume="auto", overwrite=False)

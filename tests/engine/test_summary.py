@@ -29,7 +29,7 @@ def test_summary_describes_length_evaluations_and_checkpoints(run):
     assert rows["data"].startswith("24 images")
     assert rows["padded shapes"].startswith("48x64, 64x64 (")
     assert rows["length"] == "8 steps of 4 images, 1.33 epochs"
-    assert rows["evaluation"] == "8 images every 4 steps, 2 times"
+    assert rows["evaluation"] == "8 images, every 4 steps (2 evaluation(s))"
     assert re.fullmatch(r"every 3 steps, \d+ MB each, of which the best and the last 5 are kept", rows["checkpoints"])
     assert run_summary(run._replace(val_data=None), shares)["evaluation"] == "none: data.val is empty"
 

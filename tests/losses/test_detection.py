@@ -237,7 +237,7 @@ def test_quality_losses_get_the_iou_of_the_decoded_box(loss):
     expected = loss(torch.cat(outputs.class_logits, 1), labels, valid, iou)
     losses = DetectionLoss(loss, SmoothL1Loss())(outputs, assignment, targets, counts)
     assert_close(losses.classification, expected, rtol=1e-5, atol=0)
-    # The class loss sends no gradient to the boxes.
+    # The class loss has no gradient with respect to the boxes.
     assert torch.autograd.grad(losses.classification, outputs.box_deltas, allow_unused=True) == (None,) * 3
 
 

@@ -46,8 +46,8 @@ def is_counted(outputs, assignment, targets):
 @pytest.mark.parametrize(
     ("is_complete", "gradient"),
     [
-        # Anchor 0 shows an object of class 0, anchor 1 shows background, anchor 2 is ignored. All scores are 1/2, so the
-        # loss of a logit is ln 2, and its derivative is -1/2 for the anchor's own class and 1/2 for others.
+        # Anchor 0 shows an object of class 0, anchor 1 shows background, anchor 2 is ignored. All scores are 1/2, so
+        # the loss of a logit is ln 2, and its derivative is -1/2 for the anchor's own class and 1/2 for others.
         ([True, True], [[-0.5, 0.5], [0.5, 0.5], [0, 0]]),
         ([True, False], [[-0.5, 0], [0.5, 0], [0, 0]]),
         ([False, True], [[-0.5, 0.5], [0, 0.5], [0, 0]]),

@@ -79,7 +79,7 @@ def test_lost_contact_names_no_rank_until_one_reports(tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["failure_rank1.txt"]
 
 
-def test_later_failure_points_to_the_first(tmp_path, capsys):
+def test_later_failure_refers_to_the_first(tmp_path, capsys):
     store = dist.HashStore()
     report_failure(store, tmp_path, failure(), rank=1, world_size=4, doing="training")
     capsys.readouterr()
