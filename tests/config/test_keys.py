@@ -6,7 +6,7 @@ from retinanet.config.load import config_from_values
 from retinanet.errors import InputError
 
 
-def test_schema_keys_name_sections_variants_and_single_sources():
+def test_schema_keys_include_sections_variants_and_single_sources():
     keys = schema_keys()
     assert keys["train.steps"] == [TrainConfig]
     assert keys["train.optimizer.lr"] == [SGDConfig, AdamWConfig]
