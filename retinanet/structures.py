@@ -23,7 +23,7 @@ class Targets(NamedTuple):
     is_object: Tensor  # (B, N) bool
     is_crowd: Tensor  # (B, N) bool, regions where no anchor counts as background
     has_crowd: bool = True  # False only if `is_crowd` is all False; kept on the host to avoid waiting for the device
-    # (B, K) bool: whether all objects of a class are annotated (see `Federated.complete_labels`); None: all classes are complete
+    # (B, K) bool: whether all objects of a class are annotated (see `Federated.complete_labels`); None: all are
     is_complete: Tensor | None = None
 
     def map(self, function: Callable[[Any], Any]) -> "Targets":
