@@ -17,8 +17,8 @@ from retinanet.detection.boxes import centre_form
 # level with stride t has 0.252 (s / t)^2 such anchors with an IoU of at least 0.5 on average: its centre may be off by
 # (x, y) with (1 - x)(1 - y) >= 2/3 in units of s, an area of 4 (1/3 + 2/3 log(2/3)). That is one anchor at 2 strides,
 # but a quarter at 1, where most objects have only anchors with a lower IoU. In a measurement, this cost most of the AP
-# (benchmarks/results/2026-11-30-quickstart.md). An anchor of 8 strides, twice the paper's, spans 8 cells; the four
-# 3 x 3 convolutions of the head see 9.
+# (benchmarks/results/2026-11-30-quickstart.md). An anchor of 8 strides, twice the paper's, spans 8 cells; the receptive
+# field of the head's four 3 x 3 convolutions spans 9.
 MIN_STRIDES, MAX_STRIDES = 2.0, 8.0
 IOU_LEVELS = (0.4, 0.5, 0.6, 0.7)
 SLOPE = 0.1  # the shares are step functions of the anchors; a small multiple of the mean IoU guides the search
