@@ -2,7 +2,7 @@
 
 import importlib
 
-# Type checkers treat this name as true. Without importing `typing`, commands handle Ctrl-C a little earlier.
+# Type checkers treat this name as true. Commands handle Ctrl-C a little earlier if `typing` is not imported.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from retinanet.config import Config as Config
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0.dev0"
 
-# Public name -> (module, name in that module). Imported on first use: `retinanet --help` need not wait for torch.
+# Public name -> (module, name in that module). Imported on first use, so `retinanet --help` does not import torch.
 _PUBLIC = {
     "Config": ("retinanet.config", "Config"),
     "Detections": ("retinanet.structures", "Detections"),

@@ -1,11 +1,11 @@
-"""Errors in user input, and checks shared by several packages."""
+"""The error for invalid user input, and checks shared by several packages."""
 
 import tempfile
 from pathlib import Path
 
 
 class InputError(ValueError):
-    """Invalid user input; the command line prints only the message and exits with code 2."""
+    """Invalid user input. The command line prints only the message and exits with code 2."""
 
 
 def first_line(error: BaseException) -> str:

@@ -22,8 +22,8 @@ class Targets(NamedTuple):
     labels: Tensor  # (B, N) int64, 0..K-1
     is_object: Tensor  # (B, N) bool
     is_crowd: Tensor  # (B, N) bool, regions where no anchor counts as background
-    has_crowd: bool = True  # False only if `is_crowd` is all False; on the host, to avoid a read from the device
-    # (B, K) bool: whether all objects of a class are annotated (see `Federated.complete_labels`); None: of all classes
+    has_crowd: bool = True  # False only if `is_crowd` is all False; kept on the host to avoid waiting for the device
+    # (B, K) bool: whether all objects of a class are annotated (see `Federated.complete_labels`); None: all are
     is_complete: Tensor | None = None
 
     def map(self, function: Callable[[Any], Any]) -> "Targets":

@@ -3,7 +3,7 @@
 # on PATH.
 #
 #   source scripts/environment.sh base    for training
-#   source scripts/environment.sh dev     for the tests and the linter as well
+#   source scripts/environment.sh dev     also for the tests and the linter
 #
 # PYTHON sets the interpreter for a new .venv (default: python3). If the installation is up to date, nothing is
 # installed. The torch build in .venv is never replaced.
@@ -78,7 +78,7 @@ sys.exit(tuple(map(int, setuptools.__version__.split(".")[:2])) < (77, 0))' 2>/d
     if ! (cd "$root" && "$python" -m pip install "${quiet[@]+"${quiet[@]}"}" --disable-pip-version-check \
         --no-build-isolation --constraint "$constraints" --editable "$target"); then
         _retinanet_say "pip failed for the reason above; run this again to continue"
-        [[ ! -s $constraints ]] || _retinanet_say "the installed $(<"$constraints") was kept; see pyproject.toml for the required version"
+        [[ ! -s $constraints ]] || _retinanet_say "the installed $(<"$constraints") was kept; pyproject.toml has the required version"
         return 1
     fi
 }

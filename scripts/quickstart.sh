@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Set up the environment, generate a small dataset, train a detector on it, score it, and draw its detections.
+# Set up the environment, generate a small dataset, train a detector on it, evaluate it, and draw its detections.
 # A second run reuses the environment and replaces runs/quickstart.
 #
-#   bash scripts/quickstart.sh [KEY=VALUE ...]    config keys to change in the training: train.precision=fp32
+#   bash scripts/quickstart.sh [KEY=VALUE ...]    config keys for training, such as train.precision=fp32
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/environment.sh base
@@ -24,7 +24,7 @@ root=$(pwd -P)
 cat <<END
 
 == Done. All results are in $root/$run:
-  config         $run/config.yaml        every setting of this run, defaults included
+  config         $run/config.yaml        every setting of this run, including defaults
   log            $run/log.txt
   metrics        $run/metrics.jsonl      as curves: tensorboard --logdir runs
   score          $run/evaluation.json

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Train on one or more nodes of a SLURM cluster. Submit from the folder that RUN_DIR is relative to:
+# Train on one or more nodes of a SLURM cluster. Submit it from the folder to which RUN_DIR is relative:
 #
 #   sbatch --nodes=2 --gpus-per-node=8 --cpus-per-task=64 --time=24:00:00 \
 #       scripts/slurm_train.sh RUN_DIR CONFIG [KEY=VALUE ...]
 #
 # Two minutes before the time limit, or when preempted, the run saves a checkpoint and exits, and the job is requeued.
-# A requeued or resubmitted job resumes from the last checkpoint in RUN_DIR. If the folder that the job is submitted
-# from contains a .venv, the job uses it; otherwise `torchrun` and the package must be on PATH. torchrun restarts failed
-# workers up to MAX_RESTARTS times (default: 3).
+# A requeued or resubmitted job resumes from the last checkpoint in RUN_DIR. If the job is submitted from a folder with
+# a .venv, it uses that; otherwise `torchrun` and the package must be on PATH. torchrun restarts failed workers up to
+# MAX_RESTARTS times (default: 3).
 #
 # `B:` sends the signal only to this script, which forwards it, so that each process receives it once.
 #SBATCH --signal=B:TERM@120

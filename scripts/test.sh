@@ -2,7 +2,7 @@
 # Lint, then run the tests, two at a time.
 #
 #   bash scripts/test.sh                    the quick tests: minutes
-#   bash scripts/test.sh --all              the slow ones as well: compiled steps, killed and resumed runs, real commands
+#   bash scripts/test.sh --all              also the slow tests: compiled steps, killed and resumed runs, real commands
 #   bash scripts/test.sh tests/detection    further arguments are passed to pytest
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

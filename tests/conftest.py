@@ -12,12 +12,12 @@ def pytest_collection_modifyitems(items):
 
     if not torch.cuda.is_available():
         for item in needing_gpu:
-            item.add_marker(pytest.mark.skip(reason="needs a GPU that torch.cuda can use"))
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
 
 
 @pytest.fixture
 def host_reads():
-    """A context manager that lists the operations in it, backward included, that make the host wait for the device."""
+    """A context manager that lists the operations, including backward ones, that make the host wait for the device."""
     from retinanet.benchmarks.measure import HostReads
 
     return HostReads
@@ -63,7 +63,7 @@ def shapes(tmp_path_factory):
 
 @pytest.fixture
 def tiny_overrides(shapes):
-    """Overrides of the quickstart config for a run of a few seconds: eight steps on images of 64 pixels."""
+    """Overrides of the quickstart config for a run of a few seconds: eight steps on 64-pixel images."""
     return [
         *(f"data.{part}.images={shapes / part}" for part in ("train", "val")),
         *(f"data.{part}.annotations={shapes / part}.json" for part in ("train", "val")),
@@ -88,7 +88,7 @@ def tiny_overrides(shapes):
 
 @pytest.fixture(scope="session")
 def workplace(tmp_path_factory):
-    """A folder with what the documentation takes for granted; tests work in copies of it."""
+    """A folder with the files that the documentation assumes; tests work in copies of it."""
     from tests.helpers.documented_commands import make_workplace
 
     folder = tmp_path_factory.mktemp("docs")

@@ -1,4 +1,4 @@
-"""User errors end every command alike: exit code 2, one message on stderr, no traceback."""
+"""User errors: every command exits with code 2 and prints one message on stderr, without a traceback."""
 
 import json
 import subprocess
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("restore_process_settings")
 
 @pytest.fixture
 def rejected(capsys):
-    """Run a command that must reject its input, and return the message."""
+    """Run a command that must reject its input, and return the error message."""
 
     def run(command, *arguments):
         assert command.main([str(argument) for argument in arguments]) == 2
@@ -44,7 +44,7 @@ def train_rejected(rejected, tiny_overrides, tmp_path):
     def run(*arguments):
         before = sorted(tmp_path.rglob("*"))
         message = rejected(train_tool, "quickstart", *tiny_overrides, "--output", tmp_path / "run", *arguments)
-        assert sorted(tmp_path.rglob("*")) == before  # no run folder is left
+        assert sorted(tmp_path.rglob("*")) == before  # no run folder is left behind
         return message
 
     return run
@@ -81,7 +81,7 @@ def test_missing_config(rejected, tmp_path):
     assert rejected(train_tool, tmp_path / "mine.yaml").startswith(f"{tmp_path / 'mine.yaml'}: neither a file nor")
 
 
-def test_wrong_keys_in_the_config(rejected, tmp_path):
+def test_invalid_keys_in_the_config(rejected, tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("train: {epochs: 1, batchsize: 3, optimizer: {type: sgd, lr: fast}}\n")
     assert rejected(train_tool, path, "--output", tmp_path / "run").splitlines() == [
@@ -208,7 +208,7 @@ def test_eval_with_invalid_overrides(rejected, checkpoint):
     assert "gone.json: cannot be read" in rejected(eval_tool, checkpoint, "data.val.annotations=gone.json")
 
 
-def test_eval_on_other_categories(rejected, checkpoint, tmp_path):
+def test_eval_on_different_categories(rejected, checkpoint, tmp_path):
     document = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "cat"}]}
     (tmp_path / "cats.json").write_text(json.dumps(document))
     message = rejected(eval_tool, checkpoint, f"data.val.annotations={tmp_path / 'cats.json'}")
@@ -292,7 +292,7 @@ def test_predict_rejects_counts_below_1(capsys, checkpoint, shapes, tmp_path, op
         (["tools/eval.py", "README"], "README: no such checkpoint"),
     ],
 )
-def test_commands_as_processes(arguments, message, tmp_path):
+def test_errors_of_real_processes(arguments, message, tmp_path):
     command = [sys.executable, *(str(REPO / a) if a.startswith("tools/") else a for a in arguments)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (2, "")

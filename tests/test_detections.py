@@ -84,7 +84,7 @@ def test_to_coco_by_hand():
 
 
 def test_arrays_have_the_shapes_and_dtypes_of_supervision():
-    """supervision.Detections takes xyxy (D, 4), confidence (D,) and class_id (D,)."""
+    """supervision.Detections expects xyxy (D, 4), confidence (D,) and class_id (D,)."""
     for some, count in ((detections(), 3), (empty(), 0)):
         xyxy, confidence, class_id = some.boxes.numpy(), some.scores.numpy(), some.labels.numpy()
         assert (xyxy.shape, confidence.shape, class_id.shape) == ((count, 4), (count,), (count,))
@@ -97,6 +97,6 @@ def test_fields_of_different_lengths_are_rejected():
         Detections(BOXES, torch.zeros(2), torch.zeros(3, dtype=torch.int64))
 
 
-def test_detections_survive_pickling_and_copying():
+def test_detections_can_be_pickled_and_copied():
     for twin in (pickle.loads(pickle.dumps(detections())), copy.deepcopy(detections())):
         assert torch.equal(twin.boxes, BOXES) and twin.class_names == ("cat", "dog")

@@ -1,7 +1,7 @@
-"""Commands, code, config keys and links in README and docs: commands parse, Python runs, keys and links exist.
+"""Check README and docs: commands parse, Python code runs, and config keys and links exist.
 
-A Python block that cannot be run has a comment right before it: `<!-- not run: the reason -->`. Commands are run by
-tests/test_documented_commands.py.
+A Python block that cannot be run is preceded by the comment `<!-- not run: the reason -->`.
+tests/test_documented_commands.py runs the commands.
 """
 
 import ast
@@ -50,7 +50,7 @@ def check_command(words: list[str]) -> None:
             load_config(config)
         case ["bash" | "source", script, *_] if script.startswith("scripts/"):
             assert (REPO / script).is_file(), f"{script} does not exist"
-        case ["source", ".venv/bin/activate"]:  # made by scripts/environment.sh
+        case ["source", ".venv/bin/activate"]:  # created by scripts/environment.sh
             pass
         case ["python", "-m", module, *_]:
             assert importlib.util.find_spec(module), f"no module {module}"
@@ -62,7 +62,7 @@ def check_retinanet(name: str, arguments: list[str]) -> None:
     match name, arguments:
         case "train", _:
             parsed = train.parser().parse(arguments)
-            # A run to resume, or a recorded step, has its own config.
+            # A run to resume and a recorded step have their own configs.
             assert parsed.config or parsed.data or parsed.resume or parsed.replay
             load_config(parsed.config or "quickstart", parsed.overrides)
         case "eval", _:
@@ -119,7 +119,7 @@ def test_every_shell_command_parses_and_its_config_loads(block, tmp_path, monkey
         "unknown --option",
     ],
 )
-def test_wrong_command_is_detected(command):
+def test_invalid_command_is_detected(command):
     with pytest.raises((Exception, SystemExit)):
         check_command(shlex.split(command))
 
@@ -137,7 +137,7 @@ def test_python_compiles_and_its_imports_of_this_package_resolve(block):
 @pytest.mark.slow
 @pytest.mark.parametrize("block", [block for block in blocks_of("python") if block.is_run], ids=str)
 def test_python_runs_as_written(block, workplace, tmp_path, monkeypatch):
-    copy_workplace(workplace, tmp_path)  # blocks must not see each other's files
+    copy_workplace(workplace, tmp_path)  # each block starts without the files of other blocks
     monkeypatch.chdir(tmp_path)
     exec(compile(block.text, str(block), "exec"), {"__name__": "docs"})
 
@@ -150,7 +150,7 @@ def test_yaml_configs_load(block, tmp_path, monkeypatch):
 
 
 def test_blocks_have_a_language_that_is_checked():
-    # Without a language: text, such as a diagram.
+    # Blocks without a language are text, such as a diagram.
     assert {block.language for block in BLOCKS} <= {"bash", "python", "yaml", ""}
 
 
@@ -166,7 +166,7 @@ def test_config_keys_in_the_text_exist(page):
 
 
 def headings(page: Path) -> set[str]:
-    """Anchors of a page, as GitHub makes them from headings."""
+    """Anchors that GitHub generates from the headings of a page."""
     titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 

@@ -1,6 +1,6 @@
-"""The commands in README and docs run as written, page by page and in order, with short runs and small networks.
+"""Run the commands in README and docs page by page, in order, with short runs and small networks.
 
-A block that cannot be run has a comment right before it: `<!-- not run: the reason -->`.
+A block that cannot be run is preceded by the comment `<!-- not run: the reason -->`.
 """
 
 import shlex
@@ -23,7 +23,7 @@ PAGES = list(dict.fromkeys(block.page for block in BLOCKS))
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
-def test_block_is_run_or_says_why_not(block):
+def test_block_is_run_or_has_a_reason(block):
     for words in commands_in(block.text):
         assert short_form(words)[: len(words)] == words
 
@@ -51,12 +51,12 @@ def test_short_form_keeps_the_keys_that_a_command_sets():
     assert [word for word in short if word.startswith("model.backbone.norm")] == ["model.backbone.norm=sync"]
 
 
-def test_command_that_reads_its_config_from_a_run_or_a_checkpoint_is_not_changed():
+def test_command_with_the_config_of_a_run_or_checkpoint_is_not_changed():
     for command in ("retinanet train --resume runs/a", "retinanet eval runs/a/checkpoints/best.pt"):
         assert short_form(shlex.split(command)) == shlex.split(command)
 
 
-def test_files_of_a_command():
+def test_files_that_a_command_reads_and_writes():
     words = shlex.split("retinanet train my.yaml --output runs/a train.init_from=runs/b/best.pt data.val.images=my/val")
     assert list(files_read(words)) == [Path("runs/b/best.pt"), Path("my/val")]
     assert files_written(words) == [Path("runs/a")]
@@ -72,7 +72,7 @@ def test_commands_of_a_page_run_in_order(page, workplace, tmp_path, monkeypatch,
     for words in [words for block in BLOCKS if block.page == page for words in commands_in(block.text)]:
         command = shlex.join(words)
         missing = [str(path) for path in files_read(words) if words[0] != "source" and not path.exists()]
-        assert not missing, f"{command}: {missing} are neither given nor written by an earlier command"
+        assert not missing, f"{command}: {missing} do not exist and no earlier command writes them"
         resumed = [path for path in map(Path, words) if (path / "checkpoints").is_dir()] if "--resume" in words else []
         removed = [interrupt(run) for run in resumed]
         assert ("--resume" in words) == bool(removed), f"{command}: there is no run to resume"

@@ -1,4 +1,4 @@
-"""Checks of the user's folders."""
+"""Checks of output folders."""
 
 from retinanet.errors import make_folder
 

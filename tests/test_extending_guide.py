@@ -1,4 +1,4 @@
-"""docs/extending.md is followed word for word, in a copy of the package."""
+"""Follow docs/extending.md word for word in a copy of the package."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from tests.helpers.markdown import apply_edit, blocks_in, commands_in
 REPO = Path(__file__).parent.parent
 BLOCKS = blocks_in(REPO / "docs" / "extending.md")
 SECTIONS = list(dict.fromkeys(block.section for block in BLOCKS if block.language == "diff"))
-NEW_FILE = re.compile(r"# (\S+/\S+\.\w+)\n\n?")  # the first line of a block that shows a whole file
+NEW_FILE = re.compile(r"# (\S+/\S+\.\w+)\n\n?")  # the first line of a block that contains a whole file
 
 
 # The tests and the commands of a section, in one process: most of the time is spent on imports.
@@ -41,7 +41,7 @@ def copy_package(root: Path) -> None:
 
 
 def follow_edits(section: str, root: Path) -> list[Path]:
-    """Make the new files and the edits of a section; the new files."""
+    """Create the new files and apply the edits of a section. Return the new files."""
     new_files = []
     for block in BLOCKS:
         if block.section != section:
@@ -50,7 +50,7 @@ def follow_edits(section: str, root: Path) -> list[Path]:
             apply_edit(block.text, root)
         elif block.language == "python" and (header := NEW_FILE.match(block.text)):
             file = root / header[1]
-            assert not file.exists(), f"{header[1]} exists already"
+            assert not file.exists(), f"{header[1]} already exists"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(block.text[header.end() :], encoding="utf-8")
             new_files.append(file)
@@ -70,7 +70,7 @@ def test_guide_covers_every_kind_of_extension():
 
 
 @pytest.mark.parametrize("section", SECTIONS)
-def test_edits_of_the_guide_apply_and_the_result_compiles(section, tmp_path):
+def test_edits_in_the_guide_apply_and_the_result_compiles(section, tmp_path):
     copy_package(tmp_path)
     follow_edits(section, tmp_path)
     run(tmp_path, "-m", "compileall", "-q", "retinanet", "tests")
@@ -78,7 +78,7 @@ def test_edits_of_the_guide_apply_and_the_result_compiles(section, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("section", SECTIONS)
-def test_tests_and_commands_of_the_guide_succeed(section, tmp_path):
+def test_tests_and_commands_in_the_guide_succeed(section, tmp_path):
     copy_package(tmp_path)
     write_shapes(tmp_path / "datasets" / "shapes", num_train=8, num_val=4, progress=False)
     new_files = follow_edits(section, tmp_path)

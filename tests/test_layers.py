@@ -1,4 +1,4 @@
-"""The structure of the package: which package may import which, who prints, and how long a file may be."""
+"""The structure of the package: allowed imports, modules that print, and maximum file length."""
 
 import ast
 import re
@@ -29,22 +29,22 @@ ROW_OF = {package: row for row, packages in enumerate(ROWS) for package in packa
 # The public names and the command line may import from every package.
 TOP = {"__init__", "__main__"}
 
-# The formats that decode images; all others need only NumPy.
+# The formats modules that decode images; all others need only NumPy.
 IMAGE_FORMATS = {"formats/images/decode.py", "formats/images/reader.py"}
 TENSORBOARD_FILES = {"engine/board.py"}
 
-# Only retinanet/cli/ prints. Each exception has its reason.
+# Only retinanet/cli/ prints. Each exception has a reason.
 PRINTS = {
-    "benchmarks/confidence.py": "a program of its own, run by python -m: its shares are its output",
-    "benchmarks/faults.py": "a program of its own, run by python -m: its table is its output",
-    "data/synthetic/__main__.py": "a program of its own, run by python -m: it reports the folder it has written",
+    "benchmarks/confidence.py": "a separate program, run by python -m, that prints its measurements",
+    "benchmarks/faults.py": "a separate program, run by python -m, that prints a table",
+    "data/synthetic/__main__.py": "a separate program, run by python -m, that prints the folder it has written",
     "runtime/failure.py": "a failing rank writes to stderr while it exits, possibly before logging is set up",
     "runtime/stop.py": "a signal handler must not wait for a logging lock that the interrupted code may hold",
-    "runtime/watchdog.py": "a process whose parent died writes to stderr immediately before os._exit",
+    "runtime/watchdog.py": "a process whose parent has died writes to stderr immediately before os._exit",
 }
 
 MAX_LINES = 300
-# A longer file needs a reason why it is still one topic.
+# A longer file needs a reason that shows it is still about one topic.
 LONG_FILES: dict[str, str] = {}
 
 
@@ -57,7 +57,7 @@ def package_of(file: Path) -> str:
 
 
 def imported_modules(file: Path) -> set[str]:
-    """Every module that a file imports, anywhere in it; `from retinanet import x` counts as `retinanet.x`."""
+    """Every module that a file imports, at any level; `from retinanet import x` counts as `retinanet.x`."""
     modules = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
@@ -121,7 +121,7 @@ def test_no_long_file_without_a_reason():
 
 @pytest.mark.parametrize("file", TEST_FILES, ids=lambda file: file.relative_to(REPO).as_posix())
 def test_tests_do_not_import_from_test_files(file):
-    # As text, so that programs in strings, which tests run in other processes, are checked as well.
+    # Search the text, because tests run programs in strings in other processes.
     text = file.read_text(encoding="utf-8")
     imports = re.findall(r"^\s*(?:from|import)\s+tests\b.*\btest_\w+.*$", text, re.MULTILINE)
-    assert imports == [], "move what several tests need to tests/helpers/"
+    assert imports == [], "move shared code to tests/helpers/"

@@ -17,15 +17,15 @@ from retinanet import __version__
 
 REPO = Path(__file__).resolve().parent.parent
 PAGE_PARTS = ("*.css", "*.html", "*.js")
-MIN_SETUPTOOLS = (77, 0)  # as in pyproject.toml: the first to read `license = "Apache-2.0"` (PEP 639)
+MIN_SETUPTOOLS = (77, 0)  # as in pyproject.toml: the first version that supports `license = "Apache-2.0"` (PEP 639)
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> Path:
-    """A copy of the source tree. A build writes into its source folder, where an older build would leak into the
-    wheel."""
+    """A copy of the source tree, because a build writes into its source folder, and an older build there would leak
+    into the wheel."""
     if importlib.util.find_spec("pip") is None or importlib.util.find_spec("setuptools") is None:
         pytest.skip("building a wheel without downloads needs pip and setuptools in this environment")
     version = importlib.metadata.version("setuptools")
@@ -57,7 +57,7 @@ def files_in(folder: Path, pattern: str) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob(pattern)}
 
 
-def test_wheel_holds_the_package_and_the_configs_once_and_nothing_else(source, wheel):
+def test_wheel_contains_the_package_and_the_configs_once_and_nothing_else(source, wheel):
     expected = {
         "retinanet/py.typed",
         *(f"retinanet/{name}" for name in files_in(source / "retinanet", "*.py")),
@@ -67,7 +67,7 @@ def test_wheel_holds_the_package_and_the_configs_once_and_nothing_else(source, w
     }
     with zipfile.ZipFile(wheel) as archive:
         held = [name for name in archive.namelist() if ".dist-info/" not in name]
-    # A folder of retinanet/ without an __init__.py would be missing here.
+    # A folder in retinanet/ without an __init__.py would be missing.
     assert sorted(held) == sorted(expected)
 
 
@@ -87,7 +87,7 @@ def test_installed_package_finds_its_modules_and_configs(kind, source, wheel, tm
         run_pip("install", "--no-deps", "--no-index", "--target", site, wheel)
     else:
         run_pip("install", "--no-deps", "--no-index", "--no-build-isolation", "--target", site, "--editable", source)
-    # -S runs no .pth file: otherwise an editable install of the repository itself would be found first.
+    # With -S, .pth files are not run; otherwise, an editable install of the repository would be found first.
     modules = ("__main__", "cli", "cli.train", "benchmarks.measure")
     code = f"""
 import sys

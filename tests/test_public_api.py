@@ -37,7 +37,7 @@ def test_unknown_name_is_an_attribute_error():
         _ = retinanet.Trainer
 
 
-def test_names_for_type_checkers_are_those_at_run_time():
+def test_names_for_type_checkers_equal_those_at_run_time():
     tree = ast.parse(Path(retinanet.__file__).read_text(encoding="utf-8"))
     (block,) = [node for node in tree.body if isinstance(node, ast.If)]
     static = {

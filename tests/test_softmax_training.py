@@ -1,4 +1,4 @@
-"""End to end with a softmax over classes and background, and ATSS: training, checkpoint, evaluation, prediction."""
+"""End-to-end test of softmax with background and ATSS: training, checkpoint, evaluation, and prediction."""
 
 import json
 
@@ -51,7 +51,7 @@ def test_checkpoint_of_a_trained_run_evaluates_and_predicts(run, shapes):
     num_classes = len(content.class_names)
     assert class_bias(content).shape == (9 * (num_classes + 1),)
 
-    # The checkpoint alone reproduces the metrics of the run's last evaluation.
+    # The checkpoint reproduces the metrics of the run's last evaluation.
     assert eval_tool.main([str(checkpoint), "--output", str(run.folder)]) == 0
     metrics = json.loads((run.folder / "evaluation.json").read_text())
     for name in ("AP", "AP50", "loss", "class_loss", "box_loss"):
@@ -59,7 +59,7 @@ def test_checkpoint_of_a_trained_run_evaluates_and_predicts(run, shapes):
 
     detections = Predictor.from_checkpoint(checkpoint)(shapes / "val" / "000001.png")
     assert len(detections.scores) > 10 and detections.labels.max() < num_classes
-    # Scores are from a softmax: those of one box sum to less than 1.
+    # Scores come from a softmax: those of one box sum to less than 1.
     boxes, index = detections.boxes.unique(dim=0, return_inverse=True)
     total = torch.zeros(len(boxes)).index_add_(0, index, detections.scores)
     assert len(boxes) < len(detections.scores) and total.max() < 1
@@ -70,7 +70,7 @@ def test_checkpoint_of_a_trained_run_evaluates_and_predicts(run, shapes):
         Predictor.from_checkpoint(checkpoint, ["model.class_activation=sigmoid", "loss.classification.type=focal"])
 
 
-def test_run_resumes_to_the_same_weights_and_another_starts_from_them(run, overrides, tmp_path):
+def test_resumed_run_has_the_same_weights_and_a_new_run_can_start_from_them(run, overrides, tmp_path):
     last = run.folder / "checkpoints/step_00000008.pt"
     straight = read_checkpoint(last)
     last.unlink()

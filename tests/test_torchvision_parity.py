@@ -1,4 +1,4 @@
-"""The whole pipeline from pixels to detections against torchvision's RetinaNet, with its random weights copied."""
+"""Compare the whole pipeline, from pixels to detections, with a torchvision RetinaNet that has the same weights."""
 
 import os
 import re
@@ -21,8 +21,8 @@ from tests.helpers.models import model_config
 
 DATA = Path(os.environ.get("RETINANET_DATA", Path(__file__).resolve().parents[1] / "../shared/data"))
 NUM_CLASSES = 91
-SHORTER = 120  # of the images below
-# More than exist: at a limit, rounding would decide.
+SHORTER = 120  # shorter side of the images below, pixels
+# More than there are detections: at a limit, the result would depend on rounding.
 TOP_K = MAX_DETECTIONS = 10_000
 RENAMED = [
     (r"^backbone\.body\.", "backbone."),
@@ -36,7 +36,7 @@ LAST_CONVOLUTIONS = ("cls_logits", "bbox_reg")
 
 
 def renamed(state: dict[str, torch.Tensor], layers_per_conv: int) -> dict[str, torch.Tensor]:
-    """Rename torchvision's weights; a block of its subnets is `layers_per_conv` layers of ours."""
+    """Rename torchvision's weights. One block of its subnets corresponds to `layers_per_conv` of our layers."""
     result = {}
     for name, value in state.items():
         if name.endswith("num_batches_tracked"):
@@ -71,7 +71,7 @@ def batched(images: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
 
 @torch.no_grad()
 def spread_out(theirs: nn.Module, images: list[torch.Tensor]) -> None:
-    """Scale random weights like trained ones: norm statistics of these images, and varied scores and offsets."""
+    """Scale random weights to resemble trained ones: norm statistics of these images, and varied scores and offsets."""
     norms = [module for module in theirs.backbone.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = 1.0
@@ -91,7 +91,7 @@ def spread_out(theirs: nn.Module, images: list[torch.Tensor]) -> None:
     theirs.backbone.eval()
     outputs = [*(block[0] for block in fpn.layer_blocks), fpn.extra_blocks.p6, fpn.extra_blocks.p7]
     for level, layer in enumerate(outputs):
-        # More on coarse levels, where convolutions see mostly the zeros of their padding.
+        # Scale more on coarse levels, where the inputs of convolutions are mostly zero padding.
         layer.weight.mul_(1.3**level / list(fpn(body).values())[level].std())
         nn.init.normal_(layer.bias, std=0.2)
     features = list(fpn(body).values())
@@ -105,7 +105,7 @@ def spread_out(theirs: nn.Module, images: list[torch.Tensor]) -> None:
 
 
 def clear_threshold(scores: torch.Tensor, low: float = 0.75, high: float = 0.85) -> float:
-    """Score threshold far from any score, so that rounding does not matter."""
+    """A score threshold so far from all scores that rounding does not matter."""
     between = scores[(scores > low) & (scores < high)].sort().values
     widest = between.diff().argmax()
     return between[widest : widest + 2].mean().item()
@@ -141,7 +141,7 @@ def pair_of(version: str, images: list[torch.Tensor]) -> tuple[RetinaNet, nn.Mod
     ours = build_model(cfg, NUM_CLASSES).eval()
     missing, unknown = ours.load_state_dict(renamed(theirs.state_dict(), 2 if version == "v1" else 3), strict=False)
     assert unknown == []
-    # Its convolutions have no bias before a norm; ours start at zero.
+    # torchvision has no bias in convolutions before a norm; our biases start at zero.
     assert [name for name in missing if version == "v1" or not re.fullmatch(r"head\.\w+\.\d+\.bias", name)] == []
     return ours, theirs
 
@@ -156,7 +156,7 @@ def num_unmatched(detections: Detections, reference: dict[str, torch.Tensor]) ->
 
 
 def with_area(detections):
-    """Torchvision's detections without those in the padding, which it keeps as lines at the border of the image."""
+    """torchvision's detections without those in the padding, which it keeps as lines on the border of the image."""
     keep = (detections["boxes"][:, 2:] > detections["boxes"][:, :2]).all(1)
     return {name: values[keep] for name, values in detections.items()}
 
@@ -168,7 +168,7 @@ def test_detections_equal_torchvisions(version):
     as_floats = [image / 255 for image in images]
     ours, theirs = pair_of(version, as_floats)
     batch, sizes = batched(images)
-    assert any(side % 64 for side in batch.shape[-2:])  # where torchvision's anchors are not a stride apart
+    assert any(side % 64 for side in batch.shape[-2:])  # torchvision's anchor spacing then differs from the stride
     with torch.no_grad():
         outputs = ours(batch, sizes)
     logits, deltas, anchors = outputs_of(theirs, as_floats)
@@ -191,7 +191,7 @@ def test_detections_equal_torchvisions(version):
         assert len(detections.labels.unique()) > 5
         assert num_unmatched(detections, reference) == 0
 
-    # From our own outputs, which differ by rounding: of two nearly equal boxes, either may be kept.
+    # Our own outputs differ by rounding, so NMS may keep a different one of two nearly equal boxes.
     for detections, reference in zip(postprocess(outputs, sizes, sizes), expected, strict=True):
         assert abs(len(detections.labels) - len(reference["labels"])) <= len(detections.labels) // 100
         assert num_unmatched(detections, reference) <= len(detections.labels) // 100

@@ -1,4 +1,4 @@
-"""Figures 1 and 4 of Lin et al. (2017) for a checkpoint, its scores, and the sources of its validation loss.
+"""Figures for a checkpoint: figures 1 and 4 of Lin et al. (2017), score histograms, and contributions to the loss.
 
 If the folder contains several checkpoints of the run, the loss contributions are also plotted over training.
 """
@@ -66,7 +66,9 @@ def count_logits(checkpoint: Path, predictor: Predictor) -> LogitCounts:
         assignment = assign(outputs.anchors, batch.targets)
         counts.add(outputs, assignment, batch.targets)
     if not counts.positive.sum() or not counts.negative.sum():
-        raise InputError(f"{checkpoint}: no positive anchor on the validation images; set data.val to other images")
+        raise InputError(
+            f"{checkpoint}: no anchor is positive on the validation images; set data.val to images with objects"
+        )
     return counts
 
 

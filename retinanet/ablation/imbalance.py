@@ -3,7 +3,7 @@
 The data are random points in the plane. The rare points form a spiral. A few of the common points are hard: they form
 the mirrored spiral, close to the rare points. Most common points are easy and lie far from both spirals. A small
 network learns to tell rare points from common ones. As in the detector, the loss is summed and divided by the number of
-rare points, and the last bias is initialised from the prior.
+rare points, and the bias of the last layer is initialised from the prior.
 """
 
 import math
@@ -19,7 +19,7 @@ from retinanet.losses.sigmoid import SigmoidFocalLoss
 from retinanet.runtime.console import progress
 from retinanet.visualization.plots import Chart, Series
 
-COMMON_PER_RARE, HARD_PER_RARE = 1000, 5  # common points, and hard ones among them, per rare point
+COMMON_PER_RARE, HARD_PER_RARE = 1000, 5  # common points per rare point, and how many of them are hard
 NOISE = 0.08  # standard deviation around the spirals, which have a radius of 1
 MIN_EASY_RADIUS, EASY_RING_WIDTH = 1.2, 3.0  # ring that contains the easy common points
 PRIOR = 0.01
@@ -101,7 +101,7 @@ def train_one(variant: LossVariant, seed: int, *, num_rare: int = 200, steps: in
 
 
 def compare(num_seeds: int) -> dict[str, list[float]]:
-    """Train with every loss and every seed; return the average precisions by name of the loss."""
+    """Train with every loss and every seed; return the average precisions by loss name."""
     runs = [(variant, seed) for variant in LOSS_VARIANTS for seed in range(num_seeds)]
     scores: dict[str, list[float]] = {}
     for variant, seed in progress(runs, "training", None):

@@ -15,8 +15,8 @@ from retinanet.config.flat import flat_config
 from retinanet.errors import InputError
 
 RESULTS_FILE = "results.jsonl"
-# Increase when the same config trains to other results, for example after a changed default, so that earlier results
-# are not reused. Since 2, every image is used exactly once per epoch, in another order.
+# Increment when a change makes the same config give different results (for example, a changed default), so that
+# earlier results are not reused. Since version 2, every image is used exactly once per epoch, in a different order.
 RESULTS_VERSION = 2
 
 
@@ -77,9 +77,9 @@ class ResultsFile:
         self.path = folder / RESULTS_FILE
 
     def read(self) -> dict[str, RunResult]:
-        """Read the results by config hash; of several attempts, the last one counts.
+        """Read the results by config hash. If a run was attempted several times, the last attempt counts.
 
-        A last line that does not end in a line break is incomplete, and is ignored.
+        A last line without a line break is incomplete and is ignored.
 
         Raises:
             InputError: a complete line is not a valid result.

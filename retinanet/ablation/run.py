@@ -1,4 +1,4 @@
-"""Train the runs of a table one after another; any number of processes can share the work through a folder."""
+"""Train the runs of a table one after another. Any number of processes can share the work through a folder."""
 
 import logging
 import time
@@ -79,7 +79,7 @@ def known_results(jobs: list[Job], folder: Path, *, version: int = RESULTS_VERSI
 
 
 def newest_version(jobs: list[Job], folder: Path) -> int:
-    """The newest version of which any job has a recorded result; the current one if there is none."""
+    """The newest version with a recorded result for any of the jobs; the current version if there is none."""
     versions = range(RESULTS_VERSION, 0, -1)
     return next((version for version in versions if known_results(jobs, folder, version=version)), RESULTS_VERSION)
 

@@ -108,7 +108,7 @@ def speed_markdown(
         f"`{command}`",
         "\n".join(lines),
         f"Time from the decoded image to its detections, one image at a time: median of {ROUNDS} interleaved "
-        f"rounds over {IMAGES} validation images, on {machine}. Ratios are to the fastest row.",
+        f"rounds over {IMAGES} validation images, on {machine}. Ratios are relative to the fastest row.",
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -21,7 +21,7 @@ Overrides = dict[str, Any]  # as in a config file; checked by the config schema
 
 
 class Setup(StrictModel):
-    """A dataset to train the rows on, and the recipe to use."""
+    """A dataset for training the rows, and the config to use."""
 
     config: Name  # a file next to the table, or any path or name that `retinanet train` accepts
     short: bool = False  # shorter than the published runs
@@ -182,15 +182,15 @@ def describe_schedule(table: Table, setup: str, cfg: Config) -> str:
     """Describe the length of the runs, and whether it matches the paper."""
     chosen = table.setups[setup]
     recipe = load_config(chosen.config, _as_text(chosen.overrides))
-    kind = "a short schedule, not that of the paper" if chosen.short else "the schedule of the paper"
+    kind = "a short schedule, not the paper's" if chosen.short else "the paper's schedule"
     if _length(cfg) != _length(recipe):
-        kind = f"a schedule changed by overrides (without them {_length(recipe)})"
+        kind = f"a schedule changed by overrides (without them, {_length(recipe)})"
     return f"{kind}: {_length(cfg)}"
 
 
 def _length(cfg: Config) -> str:
     count = f"{cfg.train.steps} steps" if cfg.train.steps is not None else f"{cfg.train.epochs:g} epochs"
-    return f"{count} of {cfg.train.batch_size} images"
+    return f"{count}, batch size {cfg.train.batch_size}"
 
 
 def _as_text(overrides: Overrides) -> list[str]:

@@ -1,4 +1,4 @@
-"""Benchmark reading a large COCO annotation file: time and peak memory, each call in a process of its own."""
+"""Benchmark reading a large COCO annotation file: time and peak memory, with each call in its own process."""
 
 import json
 import os
@@ -17,8 +17,8 @@ from retinanet.runtime.console import progress
 
 # As many as in COCO's instances_train2017.json, with polygons of about the same length.
 NUM_IMAGES, NUM_BOXES, NUM_CATEGORIES = 118_000, 860_000, 80
-MEAN_POINTS = 27  # of a polygon
-NUM_POLYGONS = 5_000  # different ones
+MEAN_POINTS = 27  # per polygon
+NUM_POLYGONS = 5_000  # distinct polygons
 CROWD_SHARE = 0.01
 
 OURS, CACHED, THEIRS, JSON = "ours, first time", "ours, from the cache", "pycocotools", "json.load"
@@ -33,7 +33,7 @@ CALLS = {
     THEIRS: ("from pycocotools.coco import COCO", "count = len(COCO(file).anns)"),
     JSON: ("import json, numpy", "count = len(json.load(open(file))['annotations'])"),
 }
-# The resource module would count the memory of the parent, too, from which the process was started.
+# The resource module would also count the memory of the parent process.
 CHILD = """
 import contextlib, io, json, re, sys, time
 {imports}
@@ -49,7 +49,7 @@ print(json.dumps([seconds, peak * 1024, count]))
 
 def run(settings: Settings) -> SuiteResult:
     if not Path("/proc/self/status").exists():
-        raise InputError("the index suite reads the peak memory of processes from /proc, which only Linux has")
+        raise InputError("the index suite reads the peak memory of processes from /proc, which exists only on Linux")
     if settings.annotations is not None:
         return measure(settings.annotations, settings.rounds)
     with tempfile.TemporaryDirectory() as folder:
@@ -65,7 +65,7 @@ def measure(file: Path, rounds: int) -> SuiteResult:
 
 
 def measure_calls(file: Path, rounds: int, cache: Path) -> SuiteResult:
-    """Time the calls in turn; `cache` is a cache folder that holds the file."""
+    """Time the calls in turn; `cache` is a cache folder that contains the file."""
     results: dict[str, list[tuple[float, int, int]]] = {name: [] for name in CALLS}
     names = list(CALLS)
     bar = progress(None, "index", rounds * len(names))
@@ -101,7 +101,7 @@ def measure_calls(file: Path, rounds: int, cache: Path) -> SuiteResult:
 def call_in_process(name: str, file: Path, cache: Path) -> tuple[float, int, int]:
     """Seconds, peak memory of the process in bytes, and number of annotations.
 
-    Only CACHED uses `cache`; the others start with an empty one, which the first reading fills.
+    Only CACHED uses `cache`; the other variants start with an empty cache folder.
     """
     imports, call = CALLS[name]
     command = [sys.executable, "-c", CHILD.format(imports=imports, call=call), str(file)]
@@ -113,7 +113,7 @@ def call_in_process(name: str, file: Path, cache: Path) -> tuple[float, int, int
 
 
 def write_document(file: Path, *, num_images: int, num_boxes: int, seed: int = 0) -> None:
-    """Write a COCO document of random objects with polygons, formatted as COCO's own files are."""
+    """Write a COCO document of random objects with polygons, formatted like COCO's own files."""
     generator = np.random.default_rng(seed)
     polygons = []
     for _ in range(NUM_POLYGONS):

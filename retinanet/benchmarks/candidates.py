@@ -27,7 +27,7 @@ def check_candidates(logits: list[Tensor], counts: list[int]) -> None:
     """Check that each image has enough candidates on each level and the maximum number of detections.
 
     Raises:
-        RuntimeError: there are fewer, so postprocessing would do less work than intended.
+        RuntimeError: there are too few, so postprocessing would do less work than intended.
     """
     for number, level in enumerate(logits):
         candidates = (level.float().sigmoid() > MIN_SCORE).flatten(1).sum(1)
@@ -38,5 +38,5 @@ def check_candidates(logits: list[Tensor], counts: list[int]) -> None:
             )
     if any(count != MAX_DETECTIONS for count in counts):
         raise RuntimeError(
-            f"{counts} detections, expected {MAX_DETECTIONS} in each image; give a larger --size or more --classes"
+            f"{counts} detections, expected {MAX_DETECTIONS} in each image; increase --size or --classes"
         )

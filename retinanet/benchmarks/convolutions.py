@@ -68,7 +68,7 @@ def record(call: Callable[[], object]) -> Convolutions:
 def replay(convolutions: Convolutions) -> Callable[[], None]:
     """Return a function that repeats every recorded convolution on random values and discards the results.
 
-    Tensors with equal specs share memory. More of them stay in the cache than in a network, which favours the replay.
+    Tensors with equal specs share memory, so cache hits are more frequent than in a network. This favours the replay.
     """
     made: dict[Spec, Tensor] = {}
 

@@ -120,9 +120,9 @@ def our_call(data: Dataset, cfg: DataConfig, batch: int, workers: int, times: in
 def torchvision_call(
     images: Path, annotations: Path, cfg: DataConfig, batch: int, workers: int, times: int
 ) -> Callable[[], int]:
-    """Like `our_call`, with the pipeline of torchvision's references: in the end, its models resize, pad and normalise.
+    """Like `our_call`, with the pipeline of torchvision's reference scripts: the model resizes, pads and normalises.
 
-    It has no aspect-ratio buckets here, as the order of the images is the same for both.
+    There are no aspect-ratio buckets, because both variants read the images in the same order.
     """
     steps = [v2.ToImage(), v2.RandomHorizontalFlip(0.5), v2.ToDtype(torch.float32, scale=True), v2.ToPureTensor()]
     with contextlib.redirect_stdout(io.StringIO()):  # suppress the progress output of pycocotools
@@ -131,7 +131,7 @@ def torchvision_call(
     repeated = Subset(data, list(range(len(data))) * times)
     mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
     in_model = GeneralizedRCNNTransform(eval_shorter(cfg), cfg.resize.longer, mean, std)
-    no_boxes = {"boxes": torch.empty(0, 4)}  # torchvision leaves out the boxes of an image that has none
+    no_boxes = {"boxes": torch.empty(0, 4)}  # torchvision omits the key for an image without boxes
 
     def call() -> int:
         loader = DataLoader(repeated, batch_size=batch, num_workers=workers, collate_fn=list)

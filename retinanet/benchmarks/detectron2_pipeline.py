@@ -2,8 +2,8 @@
 
 The reimplementation follows `modeling/meta_arch/retinanet.py` and `modeling/matcher.py` of Detectron2 0.6, using
 torchvision's modules with our weights. It uses torchvision's focal loss; Detectron2 uses fvcore's scripted version of
-the same formula. Detectron2 itself gets random weights, because its residual blocks place the stride differently and
-our weights do not fit. The code that runs it has never been tested, because Detectron2 was not available.
+the same formula. Detectron2 itself gets random weights: our weights do not fit its residual blocks, which place the
+stride differently. The code that runs it has never been tested, because Detectron2 was not available.
 """
 
 import copy

@@ -109,8 +109,8 @@ def ratio(other: Measurement, ours: Measurement) -> Ratio:
 def compare(variants: Sequence[Variant], *, rounds: int, device: torch.device, what: str) -> dict[str, Measurement]:
     """Time each variant once per round, in an order that rotates by one from round to round.
 
-    The speed of a machine varies over time, but within a round this affects all variants alike. Before the first round,
-    each variant is called without timing: for warm-up, and to measure device synchronisations and peak memory.
+    The speed of a machine varies over time, but within a round this affects all variants equally. Before the first
+    round, each variant is called without timing, for warm-up and to measure device synchronisations and peak memory.
 
     Args:
         variants: the variants to compare, with unique names.

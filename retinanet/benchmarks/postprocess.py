@@ -24,7 +24,7 @@ GROWTH_CLASSES = (20, 80, 365, 1203)
 LOGIT_MEAN, LOGIT_STD, DELTA_STD = -5.0, 1.0, 0.1  # 2 % of all (anchor, class) pairs score above 0.05
 OBJECTS = 60  # per image
 CANDIDATE_IOU = 0.3  # minimum IoU between an object and its candidate anchors
-NO_OBJECT_LOGIT = -8.0  # of all other (anchor, class) pairs
+NO_OBJECT_LOGIT = -8.0  # logit of all other (anchor, class) pairs
 RESIZE_SCALE = 0.8  # side of the resized image / side of the original image
 SAME_BOX = 0.1  # pixels; maximum difference of coordinates
 SEPARATION = 2**-10  # relative; less than the distance between neighbouring bfloat16 or float16 values
@@ -138,11 +138,11 @@ def torchvision_call(
 def share_of_identical(
     postprocess: Postprocess, outputs: HeadOutputs, size: tuple[int, int], settings: Settings
 ) -> float:
-    """Fraction of our detections that torchvision finds too, from the same outputs in float32, without equal logits.
+    """Fraction of our detections that torchvision also finds, given the same float32 outputs without equal logits.
 
-    In bfloat16, many logits are equal, and which of two equal scores comes first is not defined: they are separated by
-    less than their distance to the next value. torchvision decodes boxes in the dtype of the outputs, and bfloat16
-    rounds coordinates by several pixels.
+    In bfloat16, many logits are equal, and the order of equal scores is undefined. Random factors separate them by less
+    than the distance between bfloat16 values. The outputs are converted to float32 because torchvision decodes boxes in
+    the dtype of the outputs, and bfloat16 would round coordinates by several pixels.
     """
     random = torch.Generator(settings.device).manual_seed(0)
     sizes = torch.tensor([size], device=settings.device)

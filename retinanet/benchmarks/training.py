@@ -1,8 +1,8 @@
-"""Benchmark whole training: loading images, transfer to the device, the step with its optimizer, and metrics.
+"""Benchmark complete training: loading images, transfer to the device, the step with its optimizer, and metrics.
 
 Ours is the body of the training loop. torchvision's follows its reference scripts: a `DataLoader` over `CocoDetection`,
-autocast and SGD. Both read the same images with the same number of workers, and resize them to the same size. Workers
-keep a few batches ready between calls, in both variants alike.
+autocast and SGD. Both read the same images with the same number of workers, and resize them to the same size. In both,
+workers keep a few batches ready between calls.
 """
 
 import contextlib
@@ -39,8 +39,8 @@ from retinanet.runtime.device import autocast
 
 SIZE, BATCH = (480, 640), 2
 NUM_DRAWN = 64
-ASPECT = 1.25  # of the drawn images
-# Steps in one call: on CUDA far more than the batches that workers prefetch, on a CPU as many as patience allows.
+ASPECT = 1.25  # width / height of the generated images
+# Steps per call: on CUDA, far more than the number of prefetched batches; on a CPU, few, because steps are slow.
 STEPS_ON_CUDA, STEPS_ELSEWHERE = 40, 2
 ENDLESS = 10**6  # steps
 PRECISIONS: dict[torch.dtype, Precision] = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -107,7 +107,7 @@ def run(settings: Settings) -> SuiteResult:
 
 
 def write_landscapes(folder: Path) -> Path:
-    """Draw images and keep those in landscape format, so that no variant pads for others in a batch."""
+    """Generate images and keep only those in landscape format: mixed orientations would cause padding."""
     write_shapes(folder, num_train=NUM_DRAWN, num_val=1, progress=False)
     file = folder / "train.json"
     truth = json.loads(file.read_text(encoding="utf-8"))
@@ -119,7 +119,7 @@ def write_landscapes(folder: Path) -> Path:
 
 
 def run_config(settings: Settings, images: Path, size: tuple[int, int], batch: int) -> Config:
-    """The default config, except for the network, which is torchvision's, and the images."""
+    """The default config, with torchvision's network and the generated images."""
     shorter, longer = min(size), max(size)
     source = DataSource(images=str(images / "train"), annotations=str(images / "train.json"))
     resize = ResizeConfig(shorter=(shorter,), longer=longer, bucket_aspects=(ASPECT,))
@@ -141,7 +141,7 @@ def our_loop(run: Run, stack: contextlib.ExitStack, steps: int) -> Callable[[], 
     def call() -> float:
         for _ in range(steps):
             take_step(run, batches, activity, timer)
-        return run.state.running.read()["loss"]  # once per log line, in a run
+        return run.state.running.read()["loss"]  # a run reads the metrics only once per log line
 
     return call
 
@@ -165,7 +165,7 @@ def eager_gradients(run: Run) -> None:
 
 
 class Eager(nn.Module):
-    """The network of a run, never compiled."""
+    """The network of a run, without compilation."""
 
     def __init__(self, run: Run):
         super().__init__()

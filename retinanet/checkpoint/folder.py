@@ -86,7 +86,7 @@ class CheckpointFolder:
             intact = ", ".join(file.name for file in self.files()) or "none"
             raise InputError(
                 f"{path}: could not be written, see the warnings above; intact checkpoints: {intact}. Free disk space, "
-                "and continue from there with --resume"
+                "then resume from the last intact checkpoint with --resume"
             )
 
     def last_intact(self) -> tuple[Path, Checkpoint] | tuple[None, None]:
@@ -96,7 +96,7 @@ class CheckpointFolder:
         checkpoint is intact, nothing is renamed.
 
         Raises:
-            InputError: there are checkpoints but none is intact, or the newest undamaged one is unreadable or not a
+            InputError: there are checkpoints but none is intact, or the newest undamaged file is unreadable or not a
                 retinanet checkpoint.
         """
         damaged: list[Path] = []
@@ -147,7 +147,7 @@ class CheckpointFolder:
             for newer in damaged:
                 renamed = self.rename_damaged(newer)
                 log.warning("%s: damaged; renamed to %s; resuming from %s", newer, renamed.name, path.name)
-            # Links may also be dangling because an earlier run was killed at this point.
+            # Links may also dangle because an earlier run was killed at this point.
             last = read_link(self.folder / "last.pt")
             if last and not (self.folder / last).exists():
                 self._link("last.pt", path)

@@ -1,4 +1,4 @@
-"""The config of a checkpoint, read in milliseconds: without torch, and without its tensors."""
+"""Read the config of a checkpoint in milliseconds, without importing torch or loading tensors."""
 
 import json
 import pickle
@@ -11,7 +11,7 @@ from retinanet.config import Config
 from retinanet.config.load import config_from_values
 from retinanet.errors import InputError
 
-MAX_BYTES = 100_000_000  # size of the part without tensors, which is read as a pickle
+MAX_BYTES = 100_000_000  # maximum size of the pickle, which contains everything except tensor data
 
 
 def read_config(path: Path) -> Config | None:
@@ -19,7 +19,7 @@ def read_config(path: Path) -> Config | None:
 
     Like `read_checkpoint`, this never executes code from the file. It does not verify checksums.
 
-    Returns: None if the file cannot be read this way; `read_checkpoint` then reports what is wrong with it.
+    Returns None if the file cannot be read this way; `read_checkpoint` then reports the problem.
     """
     try:
         with zipfile.ZipFile(follow_link(path.resolve())) as archive:
@@ -31,12 +31,12 @@ def read_config(path: Path) -> Config | None:
         return config_from_values(values, source=f"{path}: config")
     except InputError:
         raise
-    except Exception:  # damaged files raise many different types
+    except Exception:  # damaged files raise many types of exceptions
         return None
 
 
 class _Placeholder:
-    """Takes the place of every object that is not plain data, such as a tensor."""
+    """Placeholder for every object that is not plain data, such as a tensor."""
 
     def __init__(self, *arguments: Any):
         pass
@@ -49,7 +49,7 @@ class _Placeholder:
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Unpickler that looks up no names: whatever a file refers to becomes a placeholder."""
+    """Unpickler that resolves no names: every referenced object becomes a placeholder."""
 
     def find_class(self, module: str, name: str) -> Any:
         return _Placeholder

@@ -1,14 +1,14 @@
 """Links from `last.pt` and `best.pt` to checkpoints in the same folder.
 
-A link is a symbolic link or, where there are none (exFAT, Google Drive, Windows without the privilege), a small text
-file with the name of the checkpoint.
+A link is a symbolic link or, where these are not supported (exFAT, Google Drive, Windows without the privilege), a
+small text file that contains the name of the checkpoint.
 """
 
 import os
 from pathlib import Path
 
 PREFIX = b"retinanet link to "
-MAX_SIZE = 200  # bytes; no checkpoint is this small
+MAX_SIZE = 200  # bytes; every checkpoint is larger
 
 
 def write_link(link: Path, target: str, *, partial: Path) -> None:
@@ -16,7 +16,7 @@ def write_link(link: Path, target: str, *, partial: Path) -> None:
 
     Args:
         target: name of the file.
-        partial: path of the link until it is complete.
+        partial: temporary path of the link, used until it is complete.
 
     Raises:
         OSError: neither a symbolic link nor a file can be written.
@@ -24,7 +24,7 @@ def write_link(link: Path, target: str, *, partial: Path) -> None:
     partial.unlink(missing_ok=True)
     try:
         partial.symlink_to(target)
-    except (OSError, NotImplementedError):  # which error depends on the system and the file system
+    except (OSError, NotImplementedError):  # the type depends on the operating system and the file system
         with open(partial, "wb") as file:
             file.write(PREFIX + target.encode() + b"\n")
             file.flush()

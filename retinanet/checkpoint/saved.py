@@ -7,7 +7,7 @@ CHECKPOINT_NAME = re.compile(r"step_(\d{8,})\.pt")
 
 
 def saved_checkpoints(folder: Path) -> list[Path]:
-    """Paths of all checkpoints in a folder, oldest first; none if there is no such folder."""
+    """Paths of all checkpoints in a folder, oldest first; empty if the folder does not exist."""
     if not folder.is_dir():
         return []
     step_of = {path: match for path in folder.iterdir() if (match := CHECKPOINT_NAME.fullmatch(path.name))}

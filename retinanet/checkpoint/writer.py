@@ -55,7 +55,7 @@ class CheckpointWriter:
             self._pending.pop(0).result()
 
     def close(self) -> None:
-        """Finish all queued writes, and accept no more."""
+        """Finish all queued writes and stop accepting new ones."""
         self._thread.shutdown()
         self.wait()
 
@@ -83,7 +83,7 @@ class CheckpointWriter:
             self.folder.save(checkpoint)
         except OSError as error:
             self.failed_saves += 1
-            if not os.path.exists(path):  # `exists` is also False if the disk is gone
+            if not os.path.exists(path):  # also False if the disk was removed
                 self._failed_steps.add(checkpoint.step)
             log.warning(
                 "%s: could not save the checkpoint: %s (failed saves: %d). Training continues; progress is lost if the "

@@ -45,25 +45,25 @@ def table_parser() -> CommandParser:
         "--output",
         type=output_path,
         metavar="DIR",
-        help="folder of the runs, shared by tables (default: runs/ablate/SETUP)",
+        help="folder for the runs; tables can share it (default: runs/ablate/SETUP)",
     )
     result.add_argument(
         "--speed", action="store_true", help="also time the network of each row, and plot AP against time"
     )
-    result.add_argument("--report", action="store_true", help="write table and plot of the existing runs; do not train")
+    result.add_argument("--report", action="store_true", help="write table and plot of existing runs without training")
     return result
 
 
 def figures_parser() -> CommandParser:
     result = CommandParser(
         prog=f"retinanet ablate {FIGURES}",
-        description="Draw figures 1 and 4 of the paper for a trained checkpoint, its scores, and which "
-        "examples contribute to its validation loss.",
+        description="Plot figures 1 and 4 of the paper for a trained checkpoint, its score histograms, and the "
+        "contributions to its validation loss.",
         epilog=f"example: retinanet ablate {FIGURES} runs/quickstart",
     )
     result.add_argument("checkpoint", type=Path, help=checkpoint.HELP)
     result.add_overrides("set a key of the config in the checkpoint")
-    result.add_argument("--output", type=output_path, metavar="DIR", help="(default: figures/ in the run folder)")
+    result.add_argument("--output", type=output_path, metavar="DIR", help="folder (default: RUN/figures)")
     return result
 
 
@@ -141,9 +141,9 @@ def run_table(arguments: argparse.Namespace, argv: list[str]) -> int:
             speed_charts(table, setup, results, speeds),
         )
     if version != RESULTS_VERSION:
-        print("These runs are from an earlier release; training them again, without --report, gives other results.")
+        print("These runs are from an earlier release; training again (without --report) would give different results.")
     if elsewhere:
-        print(f"{len(elsewhere)} runs are in progress in other processes; run with --report when they have finished")
+        print(f"{len(elsewhere)} run(s) are in progress in other processes; run with --report when they have finished")
     if is_preempted:
         return EXIT_STOPPED
     return 1 if any(result.status == "failed" for result in results.values()) else 0

@@ -1,4 +1,4 @@
-"""Command-line arguments: options and overrides in any order, and errors of one line that say what was meant."""
+"""Command-line arguments: options and overrides in any order, and one-line errors with suggestions."""
 
 import argparse
 import difflib
@@ -15,19 +15,19 @@ SET = "--set"
 
 
 class CommandParser(argparse.ArgumentParser):
-    """Parser of one command. Errors are one line, without the usage text, and end the process with exit code 2."""
+    """Parser for one command. Errors print one line without the usage text, and exit with code 2."""
 
     takes_overrides = False
 
     def add_overrides(self, help: str) -> None:
-        """Accept config overrides anywhere: `KEY=VALUE`, or `--set KEY=VALUE`, which means the same."""
+        """Accept config overrides in any position, written as `KEY=VALUE` or `--set KEY=VALUE`."""
         self.takes_overrides = True
-        # A default, because argparse reports a list that may be empty as required without one.
+        # Without a default, argparse would report the list as required, although it may be empty.
         self.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help=help)
-        self.add_argument(SET, action="append", metavar="KEY=VALUE", help="the same as KEY=VALUE; may be repeated")
+        self.add_argument(SET, action="append", metavar="KEY=VALUE", help="same as KEY=VALUE; may be repeated")
 
     def parse(self, argv: list[str]) -> argparse.Namespace:
-        """Parse the arguments of a command; `overrides` lists all overrides in the order in which they were written."""
+        """Parse the arguments of a command; `overrides` lists all overrides in the order given."""
         rest, overrides = self._separate_overrides(argv)
         arguments = self.parse_intermixed_args(rest)
         if self.takes_overrides:
@@ -64,13 +64,13 @@ class CommandParser(argparse.ArgumentParser):
         return rest, overrides
 
     def _hint_for(self, option: str, value: str) -> str | None:
-        """What an unknown option may mean: another option, or a config key."""
+        """Suggest the option or config key that an unknown option may have meant."""
         options = [name for name in self._option_string_actions if name.startswith("--")]
         if (dashed := option.replace("_", "-")) in options:
             return f"did you mean {dashed}?"
         key = option.lstrip("-").replace("-", "_")
         keys = _config_keys(key) if self.takes_overrides else []
-        if not any(f".{name}".endswith(f".{key}") for name in keys):  # spelt alike: an option is more likely
+        if not any(f".{name}".endswith(f".{key}") for name in keys):  # no exact match: more likely a misspelt option
             if near := difflib.get_close_matches(option, options, 1):
                 return f"did you mean {near[0]}?"
         shown = [
@@ -86,7 +86,7 @@ def _config_keys(name: str) -> list[str]:
 
 
 def output_path(text: str) -> Path:
-    """Path of an output folder, in which `~` and environment variables are expanded, as in a config.
+    """Parse the path of an output folder, expanding `~` and environment variables as in a config.
 
     Raises:
         ArgumentTypeError: a variable is not set.

@@ -17,7 +17,7 @@ from retinanet.errors import InputError, make_folder
 if TYPE_CHECKING:
     from retinanet.benchmarks.settings import Settings, SuiteResult
 
-# Suite -> its module in retinanet.benchmarks, which is imported only to run it.
+# Suite -> its module in retinanet.benchmarks, imported only when the suite runs.
 SUITES = {
     "train_step": "train_step",
     "training": "training",
@@ -38,7 +38,7 @@ def parser() -> CommandParser:
     result = CommandParser(
         prog="retinanet benchmark",
         description=f"{__doc__} Suites: {', '.join(SUITES)}; {ALL} runs them all.",
-        epilog="Each round times every variant once. A ratio above 1 means that ours is better. "
+        epilog="Each round times every variant once. A ratio above 1 means that this package is better. "
         "example: retinanet benchmark train_step loss --rounds 10 --threads 2 --json speed.json",
     )
     result.add_argument(
@@ -60,10 +60,10 @@ def parser() -> CommandParser:
         help="precision of the networks (default: %(default)s)",
     )
     result.add_argument(
-        "--size", type=height_and_width, metavar="HxW", help="size of padded images (default: by suite)"
+        "--size", type=height_and_width, metavar="HxW", help="size of padded images (default: depends on the suite)"
     )
-    result.add_argument("--batch", type=int, metavar="B", help="batch size (default: by suite)")
-    result.add_argument("--classes", type=int, metavar="K", help="number of classes (default: by suite)")
+    result.add_argument("--batch", type=int, metavar="B", help="batch size (default: depends on the suite)")
+    result.add_argument("--classes", type=int, metavar="K", help="number of classes (default: depends on the suite)")
     result.add_argument(
         "--backbone", default="resnet50", metavar="NAME", help="backbone of the networks (default: %(default)s)"
     )
@@ -78,7 +78,7 @@ def parser() -> CommandParser:
         type=int,
         default=2,
         metavar="N",
-        help="workers for the training suite and, besides 0, for the data suite (default: %(default)s)",
+        help="workers in the training suite, and in a second run of the data suite (default: %(default)s)",
     )
     result.add_argument(
         "--images", type=Path, metavar="DIR", help="images for the data suite (default: synthetic images)"
@@ -87,9 +87,9 @@ def parser() -> CommandParser:
         "--annotations",
         type=Path,
         metavar="FILE",
-        help="annotations of --images, or for the index suite, in COCO format",
+        help="COCO annotations for --images or for the index suite",
     )
-    result.add_argument("--json", type=Path, metavar="FILE", help="also write ratios and details to a file")
+    result.add_argument("--json", type=Path, metavar="FILE", help="also write the ratios and details to a JSON file")
     return result
 
 
@@ -131,12 +131,12 @@ def run(arguments: argparse.Namespace, argv: list[str]) -> None:
         results: dict[str, SuiteResult] = {}
         for name, suite in suites.items():
             results[name] = suite.run(settings)
-            if arguments.json is not None:  # before printing, and after each suite, which may take long
+            if arguments.json is not None:  # after each suite, because suites may take long
                 write_results(arguments.json, results, description)
             print("\n" + "\n\n".join(results[name].tables), flush=True)
     finally:
         torch.set_num_threads(threads)
-    print("\nover 1: ours is better (median of the ratios within each round)")
+    print("\nratios above 1: ours is better (median of the ratios within each round)")
     for name, value in flat_ratios(results).items():
         print(f"  {name:<40} {value:.3f}")
     if arguments.json is not None:

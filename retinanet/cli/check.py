@@ -17,28 +17,28 @@ from retinanet.config import Config
 if TYPE_CHECKING:
     from retinanet.doctor.check import CheckReport
 
-EXIT_FOUND = 1  # something is wrong with the data
+EXIT_FOUND = 1  # the data has errors
 PAGE = "check.html"
 
 
 def parser() -> CommandParser:
     result = CommandParser(
         prog="retinanet check",
-        description="Read all images and annotations, report faults, and write a page that shows what the network will "
-        "see. No file of the dataset is changed. Exits with 1 if there are errors: training would fail, or learn the "
-        "wrong thing.",
+        description="Read all images and annotations, report problems, and write a page that shows what the network "
+        "will see. The dataset is not modified. Exits with 1 if there are errors, which would make training fail or "
+        "learn the wrong thing.",
         epilog="examples: retinanet check datasets/cells; retinanet check my.yaml --fit-anchors --page cells.html",
     )
     result.add_argument("data", help="dataset folder or annotation file, config file, or name of a bundled config")
     result.add_overrides("set a config key")
     result.add_argument(
-        "--fit-anchors", action="store_true", help="print anchors that fit the objects better, and what they gain"
+        "--fit-anchors", action="store_true", help="print anchors that fit the objects better, and the improvement"
     )
-    result.add_argument("--fast", action="store_true", help="read only the headers of images, and draw none")
+    result.add_argument("--fast", action="store_true", help="read only image headers, and draw no images")
     result.add_argument(
         "--page", type=output_path, metavar="FILE", help=f"HTML page to write (default: {PAGE} in the current folder)"
     )
-    result.add_argument("--json", action="store_true", help="print the results as JSON, and nothing else")
+    result.add_argument("--json", action="store_true", help="print only the results, as JSON")
     return result
 
 
@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def default_page(data: str, cfg: Config) -> Path:
-    """The page in the current folder, unless that belongs to the dataset; then in the folder for temporary files."""
+    """Default path of the page: in the current folder or, if that is inside the dataset, in the temporary folder."""
     sources = (*cfg.data.train, *cfg.data.val)
     places = {data, *(place for source in sources for place in (source.annotations, source.images) if place)}
     folders = [Path(place).resolve() for place in places if Path(place).is_dir()]
@@ -84,7 +84,7 @@ def default_page(data: str, cfg: Config) -> Path:
 
 
 def training_command(data: str, overrides: list[str], report: "CheckReport") -> str:
-    """The command that trains with the recommended settings, which `train --data` applies itself."""
+    """The command that trains with the recommended settings. `train --data` applies them by itself."""
     if is_dataset(data):
         return shlex.join(["retinanet", "train", "--data", data, *overrides])
     lines = [line for item in report.recommendations for line in item.lines]
@@ -104,13 +104,13 @@ def print_report(report: "CheckReport", page: Path, *, with_proposal: bool) -> N
     if with_proposal and report.proposal is not None:
         proposal = report.proposal
         if proposal.is_better:
-            print("\nanchors now:", escape_controls(summary_table(proposal.before)), sep="\n")
+            print("\ncurrent anchors:", escape_controls(summary_table(proposal.before)), sep="\n")
             print("\nproposed anchors:", *(f"    {line}" for line in proposal.config_lines()), sep="\n")
             print(escape_controls(summary_table(proposal.after)))
         else:
-            print("\nanchors: no better ones were found")
+            print("\nno better anchors were found")
     if report.recommendations:
-        print(f"\n{'correct the errors, then train' if report.has_errors else 'train'}: {report.command}")
+        print(f"\n{'fix the errors, then train' if report.has_errors else 'train'}: {report.command}")
     print(f"page: {page}")
 
 

@@ -1,4 +1,4 @@
-"""Find the checkpoint that a command line names, and check its config before torch is imported."""
+"""Find the checkpoint named on the command line, and check its config before importing torch."""
 
 import os
 from pathlib import Path
@@ -9,11 +9,11 @@ from retinanet.config.load import with_overrides
 from retinanet.engine.run_files import find_checkpoint, run_folder_of, started_in, with_paths_of_run
 from retinanet.formats.sources import check_sources
 
-HELP = "checkpoint, or run folder: its best checkpoint, otherwise its last"
+HELP = "checkpoint, or run folder (its best checkpoint if there is one, otherwise its last)"
 
 
 def named_checkpoint(path: Path) -> Path:
-    """Find the checkpoint that an argument names; if it is a folder, print which checkpoint was chosen.
+    """Find the checkpoint that an argument refers to. If it is a folder, print which checkpoint was chosen.
 
     Raises:
         InputError: there is no such checkpoint.
@@ -26,7 +26,7 @@ def named_checkpoint(path: Path) -> Path:
 
 
 def check_early(checkpoint: Path, overrides: list[str], *, has_data: bool = True) -> None:
-    """Check overrides, and whether the validation set exists, before torch is imported.
+    """Check the overrides, and that the validation set exists, before importing torch.
 
     Args:
         has_data: whether the command reads the validation set.
@@ -35,7 +35,7 @@ def check_early(checkpoint: Path, overrides: list[str], *, has_data: bool = True
         InputError: an override is invalid, or the validation set does not exist.
     """
     cfg = read_config(checkpoint)
-    if cfg is None:  # the command reports what is wrong with the file when it loads it
+    if cfg is None:  # the command reports the problem when it loads the file
         return
     cfg = with_overrides(cfg, overrides, source=f"{checkpoint} with overrides")
     if has_data:

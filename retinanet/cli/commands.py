@@ -1,4 +1,4 @@
-"""The commands by name, and the choice between them."""
+"""The commands, and their dispatch by name."""
 
 import argparse
 import difflib

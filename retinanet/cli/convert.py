@@ -1,4 +1,4 @@
-"""Convert a dataset to another annotation format, and check the result by reading it."""
+"""Convert a dataset to another annotation format, and verify the result by reading it back."""
 
 import argparse
 import sys
@@ -41,7 +41,8 @@ def parser() -> CommandParser:
     result.add_argument(
         "--split",
         metavar="NAME",
-        help=f"convert only this split (default: all); of a source without splits: its name (default: {DEFAULT_SPLIT})",
+        help="convert only this split (default: all splits); for a source without splits, its name in the new dataset "
+        f"(default: {DEFAULT_SPLIT})",
     )
     result.add_argument(
         "--images",
@@ -50,8 +51,8 @@ def parser() -> CommandParser:
         help="copy the images (default), link to them, or write only the annotations",
     )
     result.add_overrides(
-        "set a key of the data section, such as data.classes=[cat,dog]; data.train holds the keys of the first split, "
-        "such as data.train.images=DIR, and data.val those of the others"
+        "set a key of the data section, such as data.classes=[cat,dog]; use data.train for the first split, as in "
+        "data.train.images=DIR, and data.val for the other splits"
     )
     return result
 
@@ -81,7 +82,7 @@ def run(arguments: argparse.Namespace) -> None:
             print(f"{split}: {len(dataset)} images, {len(dataset.labels)} boxes")
             for sentence, count in losses.items():
                 print(f"  not in {title}: {sentence}: {count}")
-        # Reading some formats needs the images, so that they are linked for that even without --images.
+        # Some formats can be read only with their images, so link the images even without --images.
         placed = [placement for split, dataset in datasets.items() for placement in placements(dataset, images[split])]
         what = "copying images" if arguments.images == "copy" else "linking images"
         for placement in progress(placed, what, len(placed)):
@@ -98,7 +99,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def config_of(source: str, overrides: list[str]) -> Config:
-    """The default config with the source as `data.train`, for the first split, and as `data.val`, for the others.
+    """The default config with the source as `data.train` (for the first split) and `data.val` (for the other splits).
 
     Raises:
         InputError: an override is invalid, or replaces the source.
@@ -110,26 +111,26 @@ def config_of(source: str, overrides: list[str]) -> Config:
     for key, sources in (("train", cfg.data.train), ("val", cfg.data.val)):
         if len(sources) != 1 or sources[0].annotations != default.data.train[0].annotations:
             raise InputError(
-                f"overrides: data.{key} replaces {source}; set only its other keys, such as data.{key}.images"
+                f"overrides: data.{key} would replace {source}; set only its other keys, such as data.{key}.images"
             )
     return cfg
 
 
-def split_names(source: DataSource, wanted: str | None) -> dict[str, str | None]:
-    """The splits to convert: their names in the new dataset, with those in the source; None for all of a source.
+def split_names(source: DataSource, requested: str | None) -> dict[str, str | None]:
+    """The splits to convert: name in the new dataset -> name in the source, or None for the whole source.
 
     Raises:
-        InputError: the source has no split `wanted`, or its format is unknown.
+        InputError: the source has no split `requested`, or its format is unknown.
     """
-    wanted = wanted or source.split
+    requested = requested or source.split
     splits = splits_of(source)
     if not splits:
-        return {wanted or DEFAULT_SPLIT: None}
-    if wanted is not None:
-        chosen = choose_split(splits, split=wanted, part=DEFAULT_SPLIT, source=source.annotations)
+        return {requested or DEFAULT_SPLIT: None}
+    if requested is not None:
+        chosen = choose_split(splits, split=requested, part=DEFAULT_SPLIT, source=source.annotations)
         splits = [split for split in splits if split == chosen]
     elif {"train", "val"} <= set(splits):
-        splits = [split for split in splits if split != "trainval"]  # the same images again
+        splits = [split for split in splits if split != "trainval"]  # the union of train and val
     usual = [usual_name(split) for split in splits]
     return {name if usual.count(name) == 1 else split: split for name, split in zip(usual, splits, strict=True)}
 

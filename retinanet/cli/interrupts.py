@@ -1,4 +1,7 @@
-"""Ctrl-C while a command starts. Imports little: until these imports have finished, Python prints a traceback."""
+"""Handle Ctrl-C while a command starts.
+
+This module imports little, because Ctrl-C prints a traceback until its imports have finished.
+"""
 
 import os
 import signal
@@ -11,13 +14,13 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT
 
 @contextmanager
 def interrupts_exit() -> Iterator[None]:
-    """Exit at once on Ctrl-C, unless it is ignored or the caller handles it."""
+    """Exit immediately on Ctrl-C, unless it is ignored or the caller handles it."""
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
     try:
         signal.signal(signal.SIGINT, _exit_interrupted)
-    except ValueError:  # not in the main thread, the only one that may set handlers
+    except ValueError:  # only the main thread may set signal handlers
         yield
         return
     try:
@@ -27,10 +30,10 @@ def interrupts_exit() -> Iterator[None]:
 
 
 def begin_work() -> None:
-    """From here on, Ctrl-C raises `KeyboardInterrupt`. A command calls this after its slow imports.
+    """Make Ctrl-C raise `KeyboardInterrupt` from now on. A command calls this after its slow imports.
 
-    Before that, Ctrl-C ends the process at once: an exception would be raised inside a module that is being imported,
-    which may swallow or replace it.
+    Before that, Ctrl-C exits immediately, because an exception raised during an import may be swallowed or replaced by
+    the module being imported.
     """
     if signal.getsignal(signal.SIGINT) is _exit_interrupted:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,4 +1,4 @@
-"""Make a config for a dataset folder or annotation file: a bundled config for own data, adjusted to the dataset."""
+"""Create the config for a user's dataset from a bundled config, adjusted to the dataset."""
 
 import json
 import os
@@ -15,20 +15,20 @@ from retinanet.formats.findings import Finding
 from retinanet.runtime.console import escape_controls
 
 FORMAT_KEY = "data.train.format="
-VAL_FRACTION = 0.1  # held out if the dataset has no validation split
+VAL_FRACTION = 0.1  # fraction of the training images held out if there is no validation split
 
 
 def say(text: str) -> None:
-    """Print a line about the config to stderr, since stdout may be a config; under torchrun, the main process does."""
+    """Print to stderr, because stdout may contain a config. Under torchrun, only the main process prints."""
     if os.environ.get("RANK", "0") == "0":
         print(escape_controls(text), file=sys.stderr, flush=True)
 
 
 def data_overrides(path: str, overrides: Sequence[str]) -> list[str]:
-    """Overrides that set the training and validation set to those of a folder or file, and a line that says so.
+    """Return the overrides that select the data in a folder or file, and print what was found.
 
     Args:
-        overrides: the user's, of which `data.train.format` decides between several possible formats.
+        overrides: the user's overrides; `data.train.format` selects the format if several are possible.
 
     Raises:
         InputError: the format is unknown or ambiguous, or there is no training split.
@@ -58,8 +58,8 @@ def own_config(path: str, config: str | None, overrides: Sequence[str]) -> Confi
     """Load the config for a dataset, and print how it was adjusted.
 
     Args:
-        config: a config to use as it is. None takes `own_gpu` or `own_cpu`, and applies what is recommended for the
-            dataset; overrides come last.
+        config: a config to use unchanged. If None, `own_gpu` or `own_cpu` is used with the settings recommended for
+            the dataset. Overrides are applied last.
 
     Raises:
         InputError: the dataset or an override cannot be used.
@@ -87,10 +87,10 @@ def own_config(path: str, config: str | None, overrides: Sequence[str]) -> Confi
 
 
 def own_or_named_config(data: str, overrides: Sequence[str]) -> Config:
-    """The config that a file or bundled name stands for, or the one for a dataset folder or annotation file.
+    """Load the config from a file or by its bundled name, or create the config for a dataset folder or annotation file.
 
     Raises:
-        InputError: it is neither a config nor a dataset.
+        InputError: `data` is neither a config nor a dataset.
     """
     if not is_dataset(data):
         return load_config(data, overrides)
@@ -98,9 +98,9 @@ def own_or_named_config(data: str, overrides: Sequence[str]) -> Config:
 
 
 def is_dataset(path: str) -> bool:
-    """Whether a path is meant as a dataset folder or annotation file, rather than as a config.
+    """Whether a path refers to a dataset folder or annotation file rather than to a config.
 
-    A YAML file is a config unless it lists class names at its top level, as `data.yaml` of a YOLO dataset does.
+    A YAML file is a config unless it lists class names at its top level, like the `data.yaml` of a YOLO dataset.
     """
     if os.path.isdir(path):
         return True
@@ -108,7 +108,7 @@ def is_dataset(path: str) -> bool:
         return os.path.exists(path)  # the name of a bundled config has no suffix
     try:
         lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:  # `load_config` says what is wrong
+    except OSError:  # `load_config` reports the problem
         return False
     return any(line.startswith("names:") for line in lines)
 

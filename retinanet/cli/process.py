@@ -1,4 +1,4 @@
-"""What all commands do as processes: exit codes, and closed output pipes."""
+"""Process behaviour shared by all commands: exit codes, and closed output pipes."""
 
 import os
 import sys
@@ -14,9 +14,9 @@ EXIT_INVALID_INPUT = 2
 
 
 def exit_code(run: Callable[[], object]) -> int:
-    """Run a command and return its exit code: 2 for invalid input, 130 for Ctrl-C, else its integer result or 0.
+    """Run a command and return its exit code: 2 for invalid input, 130 for Ctrl-C, otherwise its integer result or 0.
 
-    If the reader of its output goes away, as in `retinanet eval ... | head`, the command continues without it.
+    If the reader of its output exits, as in `retinanet eval ... | head`, the command continues without output.
     """
     escape_unprintable()
     with output_to_closed_pipes(), interrupts_exit():
@@ -33,7 +33,7 @@ def exit_code(run: Callable[[], object]) -> int:
 
 @contextmanager
 def output_to_closed_pipes() -> Iterator[None]:
-    """Discard output to a pipe whose reader has gone away, instead of raising an error."""
+    """Discard output to a pipe whose reader has closed it, instead of raising an error."""
     out, errors = _PipeOutput(sys.stdout), _PipeOutput(sys.stderr)
     with redirect_stdout(out), redirect_stderr(errors):
         try:
@@ -44,7 +44,7 @@ def output_to_closed_pipes() -> Iterator[None]:
 
 
 class _PipeOutput:
-    """Output stream that leads nowhere once its pipe is closed."""
+    """Output stream that discards its output once its pipe is closed."""
 
     def __init__(self, target: TextIO):
         self._target = target
@@ -63,7 +63,7 @@ class _PipeOutput:
         try:
             yield
         except BrokenPipeError:
-            # The interpreter flushes what is still buffered when it exits, which would fail again.
+            # At exit, the interpreter flushes the remaining buffer, which would fail again.
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._target.fileno())
             os.close(nowhere)

@@ -20,7 +20,7 @@ from retinanet.runtime.console import escape_controls
 
 AUTO = "auto"
 NO_RUN = ""  # the value of --resume without a run
-EXIT_DIVERGED = 1  # the run went to its end, but its loss exploded
+EXIT_DIVERGED = 1  # the run finished, but its loss diverged
 
 
 def parser() -> CommandParser:
@@ -36,7 +36,7 @@ def parser() -> CommandParser:
     result.add_argument(
         "--data",
         metavar="PATH",
-        help="dataset folder or annotation file to train on; without a config, uses one for own data, adjusted to it",
+        help="dataset folder or annotation file to train on; without CONFIG, the config is chosen to suit the dataset",
     )
     result.add_argument(
         "--output",
@@ -50,14 +50,14 @@ def parser() -> CommandParser:
         nargs="?",
         const=NO_RUN,
         metavar="RUN",
-        help="resume from the last checkpoint of a run folder, with its config unless one is given; without RUN: of "
-        "the run folder of this command; --resume=auto: start a run if there is none to resume",
+        help="resume from the last checkpoint of a run folder, with its config unless another is given; RUN defaults "
+        "to the run folder of this command; --resume=auto starts a new run if there is none to resume",
     )
     result.add_argument("--overwrite", action="store_true", help="delete the run in the run folder and start again")
     result.add_argument(
         "--dry-run",
         action="store_true",
-        help="run a few steps, report the time and memory that the run needs, and exit",
+        help="run a few steps, report the time and memory that the run would need, and exit",
     )
     result.add_argument(
         "--replay", type=Path, metavar="FILE", help="replay a recorded step with non-finite gradients and diagnose it"
@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.data is not None:
         if arguments.resume is not None:
-            raise InputError("--data starts a run: remove --resume, or resume a run with its own config and data")
+            raise InputError("--data starts a new run: remove --resume, or resume a run without --data")
         check_sources([DataSource(annotations=arguments.data)], key="--data")
         dataset = Path(arguments.data).resolve()
         name = dataset.name if dataset.is_dir() else dataset.stem
@@ -94,8 +94,9 @@ def run(arguments: argparse.Namespace) -> int:
         print(config_to_yaml(cfg), end="")
         return 0
     if arguments.dry_run and (start.resume or arguments.overwrite or arguments.profile or arguments.output):
-        raise InputError("--dry-run keeps nothing: remove --resume, --overwrite, --profile and --output")
-    if not arguments.dry_run and "RANK" not in os.environ:  # torchrun: another process may have started the run already
+        raise InputError("--dry-run saves nothing: remove --resume, --overwrite, --profile and --output")
+    # Under torchrun, another process may already have started the run.
+    if not arguments.dry_run and "RANK" not in os.environ:
         check_folder(start.folder, resume=start.resume, overwrite=arguments.overwrite)
     for part in ("train", "val"):
         check_sources(getattr(cfg.data, part), key=f"data.{part}", started_in=started_in(start.folder))
@@ -122,13 +123,13 @@ class Start(NamedTuple):
 
 
 def what_to_start(config: str | None, output: Path | None, resume: str | None) -> Start:
-    """Find the config and the run folder that the arguments of the command name.
+    """Find the config and the run folder that the arguments refer to.
 
-    A config inside a run folder means that run. `--resume RUN` needs no config. `--resume CONFIG` is read as if the
-    config came first, because `--resume` may be written before it.
+    A config inside a run folder refers to that run. `--resume RUN` needs no config. `--resume CONFIG` is parsed as
+    `CONFIG --resume`, because `--resume` may come before the config.
 
     Raises:
-        InputError: the arguments name no run or no config, or two different ones.
+        InputError: the arguments name no run or config, or two different runs.
     """
     if resume not in (None, NO_RUN, AUTO):
         if config is None and is_config(resume):
@@ -156,7 +157,7 @@ def what_to_start(config: str | None, output: Path | None, resume: str | None) -
 
 
 def is_config(path: str) -> bool:
-    """Whether a path names a YAML file outside of run folders, or a bundled config."""
+    """Whether a path refers to a YAML file outside a run folder, or to a bundled config."""
     try:
         file = find_config(path)
     except InputError:
@@ -165,20 +166,20 @@ def is_config(path: str) -> bool:
 
 
 def check_same_folder(output: Path | None, run: Path) -> None:
-    """Check that `--output`, if it is given, names the run that is to be resumed.
+    """Check that `--output`, if given, names the run to resume.
 
     Raises:
-        InputError: it names another folder.
+        InputError: `--output` names another folder.
     """
     if output is not None and output.resolve() != run.resolve():
         raise InputError(f"the run to resume is in {run}, but --output is {output}; remove --output")
 
 
 def check_images_of(cfg: Config, *, decode: bool) -> None:
-    """Print what is wrong with the images of a run before it starts; under torchrun, the main process does.
+    """Print problems with the images of a run before it starts. Under torchrun, only the main process does this.
 
     Args:
-        decode: decode all images, rather than read their headers.
+        decode: decode all images instead of reading only their headers.
 
     Raises:
         InputError: training would fail.
@@ -201,5 +202,5 @@ def dry_run(cfg: Config) -> int:
         measured = measure_run(cfg, Path(folder))
     if measured is None:
         return EXIT_STOPPED
-    print("dry run passed: a few steps, one checkpoint and one evaluation; nothing was kept")
+    print("dry run passed: a few steps, one checkpoint and one evaluation; nothing was saved")
     return 0

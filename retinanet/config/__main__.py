@@ -1,4 +1,4 @@
-"""`python -m retinanet.config`: regenerate docs/config.md; run it from the repository root."""
+"""Regenerate docs/config.md. Run `python -m retinanet.config` from the repository root."""
 
 from retinanet.config.document import PAGE, config_page
 

@@ -19,7 +19,8 @@ class IoUAssignmentConfig(StrictModel):
     """Whether the anchors with the highest IoU with an object are positive even below `fg_iou`. As in torchvision, each
     is matched to the object that it overlaps most, so an object can lose all its anchors to a neighbour."""
     match_every_object: bool = False
-    """Whether an object without any anchor takes the one with the highest IoU, except another object's best anchor."""
+    """Whether an object without a matched anchor gets the anchor with the highest IoU, unless that anchor is another
+    object's best."""
     ignore_ioa: Share = 0.5
     """A negative anchor is ignored if at least this fraction of its area is in a crowd region; 0 turns this off."""
 

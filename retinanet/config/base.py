@@ -26,8 +26,8 @@ class StrictModel(BaseModel):
 class KeyFact(Enum):
     """A property of a config key, declared in the `Annotated` type of its field and read by `facts.py`.
 
-    If the field holds a section, the property applies to every key in that section, except `PATH`, which means that the
-    value may be a path, even if it may also be a section or a list.
+    If the field is a section, the property applies to every key in it. `PATH` is the exception: it means that the value
+    itself may be a path, even if it may also be a section or a list.
     """
 
     MAY_CHANGE_ON_RESUME = "may change on resume"
@@ -41,7 +41,7 @@ PATH = KeyFact.PATH
 
 
 def as_tuple(value: Any) -> Any:
-    """Wrap a single value in a tuple, so that one data source or one image size need not be written as a list."""
+    """Wrap a single value in a tuple: a single data source or image size need not be written as a list."""
     return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 

@@ -24,19 +24,20 @@ MissingImages = Literal["error", "skip"]
 
 
 class DataSource(StrictModel):
-    """Images and their annotations. In a config, the path alone is enough: `train: datasets/cells`."""
+    """Images and their annotations. In a config, the path can replace the whole record: `train: datasets/cells`."""
 
     annotations: Annotated[str, PATH]
-    """Annotation file, or folder of a dataset."""
+    """Annotation file or dataset folder."""
     images: Annotated[str | None, PATH] = None
-    """Folder that file names in the annotations are relative to; null: found from the annotations."""
+    """Folder that contains the images; file names in the annotations are relative to it. null: inferred from the
+    annotations."""
     format: Format = "auto"
     """Annotation format; `auto` detects it."""
     split: str | None = None
     """Split of a dataset folder; null: `train` in `data.train` and `val` in `data.val`, or all if it has no splits."""
     difficult: Literal["ignore", "object"] = "ignore"
-    """Objects that Pascal VOC annotations mark as difficult: `ignore` makes them regions that are neither objects nor
-    background."""
+    """Treatment of objects marked as difficult in Pascal VOC annotations. ignore: as regions that are neither objects
+    nor background."""
 
     @model_validator(mode="before")
     @classmethod
@@ -101,33 +102,33 @@ class DataConfig(StrictModel):
     val: Annotated[Sources, MAY_CHANGE_ON_RESUME, PATH] = ()
     """Validation set: one source or a list of sources."""
     val_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Part of the training set to hold out for validation if `data.val` is empty. It is chosen by a hash of the file
-    names, so an image keeps its side when others are added."""
+    """Fraction of the training set to hold out for validation if `data.val` is empty. Images are selected by a hash of
+    their file names, so adding images does not move existing ones from one set to the other."""
     val_group: str | None = None
-    """Images that stay together when a part is held out: `folder`, or a regular expression for file names, such as
-    `^(.*)_frame`, whose first group is the same for them; null: none."""
+    """Which images must stay in the same set when some are held out: those in the same `folder`, or those for which the
+    first group of a regular expression, such as `^(.*)_frame`, matches the same part of the file name; null: none."""
     classes: Annotated[tuple[str | MergedClass, ...], Field(min_length=1)] | None = None
-    """Classes in order, each a category name or a merged class; null: every training category, by id."""
+    """Classes in order, each a category name or a merged class; null: all training categories, ordered by id."""
     keep_empty: bool = True
     """Whether to train on images without boxes."""
     strict: bool = False
     """Whether invalid boxes raise an error. By default, they are dropped or clipped, counted, and listed once."""
     missing_images: Annotated[MissingImages, MAY_CHANGE_ON_RESUME] = "error"
-    """What to do about images that do not exist. skip: leave them out, up to half of a source, with a warning."""
+    """What to do about missing images. skip: omit them with a warning, up to half of a source."""
     allow_outside_paths: Annotated[bool, MAY_CHANGE_ON_RESUME] = False
-    """Whether annotations may name images outside of `images`, by absolute paths or `..`; for files you trust."""
+    """Whether annotations may refer to images outside `images`, by absolute paths or `..`; only for trusted files."""
     max_pixels: Annotated[Count, MAY_CHANGE_ON_RESUME] = 100_000_000
     """Images with more pixels than this are rejected before decoding."""
     value_range: ValueRange = "auto"
-    """Sample values that become black and white, [low, high], in images of 16 or 32 bits, signed or floating-point
-    samples; 8-bit images are not scaled. `auto` chooses per image: from 0 to the smallest of 255, 1023, 4095, 16383 and
-    65535 that holds its maximum, or to 1 for floating point in 0..1; from minimum to maximum if values are negative or
-    larger. The training log shows the result."""
+    """Sample values [low, high] that are mapped to black and white in images with 16-bit, 32-bit, signed or
+    floating-point samples; 8-bit images are not scaled. `auto` chooses a range for each image: from 0 to the smallest
+    of 255, 1023, 4095, 16383 and 65535 that is not below its maximum (or to 1 for floating-point samples in 0..1), or
+    from minimum to maximum if values are negative or larger. The training log shows the ranges."""
     bands: Annotated[tuple[Count, ...], BeforeValidator(as_tuple)] | None = None
-    """Bands of each image to use as red, green and blue, counted from 1, such as [3, 2, 1], or one band to use as grey;
-    null: the first three, or the only one."""
+    """Bands to use as red, green and blue, counted from 1, such as [3, 2, 1], or a single band to use as greyscale;
+    null: the first three bands, or the only one."""
     max_unreadable: Annotated[CountOrZero, MAY_CHANGE_ON_RESUME] = 10
-    """Maximum number of unreadable training images. Each is replaced by another image; with more, the run stops."""
+    """Maximum number of unreadable training images, which are replaced with other images. With more, the run stops."""
     workers: Annotated[CountOrZero, MAY_CHANGE_ON_RESUME, NO_EFFECT_ON_RESULTS] = 2
     """Number of processes that load images; 0 loads them in the training process."""
     resize: ResizeConfig = ResizeConfig()
@@ -135,9 +136,10 @@ class DataConfig(StrictModel):
     transforms: tuple[Transform, ...] = (ResizeTransform(), FlipTransform())
     """Training transforms in order; exactly one of them must be `resize` or `scale_jitter`."""
     close_last_epochs: CountOrZero = 0
-    """In the last so many epochs, the transforms `mosaic`, `mixup`, `copy_paste`, `zoom_out` and `erase` are off."""
+    """Number of epochs at the end of a run in which the transforms `mosaic`, `mixup`, `copy_paste`, `zoom_out` and
+    `erase` are disabled."""
     sampling: Sampling = AllSampling()
-    """How often each training image is used in an epoch."""
+    """Sampling: how often each training image is used in an epoch."""
 
     @property
     def has_validation(self) -> bool:
@@ -156,7 +158,7 @@ class DataConfig(StrictModel):
     @model_validator(mode="after")
     def one_validation_set(self) -> Self:
         if self.val and self.val_fraction:
-            raise ValueError("val and val_fraction are both set; set val=[] to hold out a part of the training set")
+            raise ValueError("val and val_fraction are both set; set val=[] to hold out part of the training set")
         if self.val_group is not None and not self.val_fraction:
             raise ValueError("val_group has no effect without val_fraction")
         return self

@@ -85,7 +85,7 @@ def _row(name: str, field: FieldInfo, may_change: bool) -> str:
 
 
 def _is_section(field: FieldInfo) -> bool:
-    """Whether a field always holds a single record and is therefore documented only in its own section."""
+    """Whether a field always contains a single record and is therefore documented only in its own section."""
     return bool(models_in(field.annotation)) and (field.is_required() or isinstance(field.default, BaseModel))
 
 

@@ -54,7 +54,7 @@ def _explain_one(item: Any, values: dict[str, Any]) -> str:
     expected = _EXPECTED.get(kind) or item["msg"].removeprefix("Input should be ").removeprefix("a valid ")
     if kind in ("too_short", "too_long"):
         side, limit = ("least", "min_length") if kind == "too_short" else ("most", "max_length")
-        expected = f"at {side} {item['ctx'][limit]} of them"
+        expected = f"at {side} {item['ctx'][limit]} item(s)"
     if kind == "string_type" and not isinstance(found, list | dict):
         expected += ", in quotes"
     found_kind = "" if found is None or isinstance(found, bool) else f" ({yaml_type(found)})"
@@ -62,7 +62,7 @@ def _explain_one(item: Any, values: dict[str, Any]) -> str:
 
 
 def _hint_for_unknown(key: str, owners: list[type[BaseModel]]) -> str:
-    """What the user may have meant: another `type` of the section, a key elsewhere of that name, or one spelt alike."""
+    """Suggest what the user may have meant: another `type`, a key of the same name elsewhere, or a similar name."""
     if defining := schema_keys().get(key):
         here, there = (one_of(tag for model in models for tag in _tags(model)) for models in (owners, defining))
         return f" for type {here}; it is a key of type {there}"

@@ -24,8 +24,8 @@ class InferenceConfig(StrictModel):
     """Precision and compilation of a trained model."""
 
     precision: Precision = "auto"
-    """Precision of the network, also in the evaluations of a training run; auto: bf16 if the hardware supports it, else
+    """Precision of the network, including evaluation during training; auto: bf16 if the hardware supports it, otherwise
     fp32."""
     compile: bool = False
-    """Whether to use torch.compile, but not in a training run. It takes a minute or two per padded shape, pays off only
-    with many images, and may change the last digits of scores."""
+    """Whether to use torch.compile, except in training runs. Compiling takes a minute or two per padded shape, pays off
+    only for many images, and may change the last digits of scores."""

@@ -15,9 +15,9 @@ MAX_SUGGESTIONS = 3
 
 
 def schema_keys() -> dict[str, list[type[BaseModel]]]:
-    """Map every key that an override can set, sections included, to the records that define it.
+    """Map every key that an override can set, including sections, to the records that define it.
 
-    Several variants of a section may define the same key. Keys inside list items are left out.
+    Several variants of a section may define the same key. Keys inside list items are omitted.
     """
     keys: dict[str, list[type[BaseModel]]] = {}
     _add_keys(keys, Config, "")
@@ -41,7 +41,7 @@ def _add_keys(keys: dict[str, list[type[BaseModel]]], record: type[BaseModel], p
 
 
 def _sections(field: FieldInfo) -> list[type[BaseModel]]:
-    """Records that a field may hold directly, or as the single item of a list that can be written without brackets."""
+    """Records that a field may contain directly, or as the only item of a list that can be written without brackets."""
     if any(getattr(part, "func", None) is as_tuple for part in field.metadata):
         return models_in(field.annotation)
     return _outside_lists(field.annotation)
@@ -56,7 +56,7 @@ def _outside_lists(annotation: Any) -> list[type[BaseModel]]:
 
 
 def keys_with_leaf(name: str, *, section: str = "") -> list[str]:
-    """Keys whose last part is `name`, or close to it if no key matches exactly; a few at most.
+    """Find a few keys whose last part is `name`, or similar to `name` if no key matches exactly.
 
     Args:
         section: where the name was found, such as `train`. Keys in the same section come first. Below a top-level

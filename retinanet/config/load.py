@@ -19,9 +19,9 @@ from retinanet.config.train import TrainConfig
 from retinanet.config.yaml_loader import dump_yaml, parse_yaml, read_yaml
 from retinanet.errors import InputError
 
-# Values that are YAML even for a key that takes text.
+# Values that are parsed as YAML even for keys that take text.
 _IS_YAML = re.compile(r"|~|null|Null|NULL|'.*'|\".*\"|\[.*\]|\{.*\}", re.DOTALL)
-RUN_LENGTHS = {"epochs", "steps"}  # keys of `train`, of which a config sets exactly one
+RUN_LENGTHS = {"epochs", "steps"}  # keys of `train`; a config sets exactly one of them
 
 
 def load_config(path: str | Path, overrides: str | Sequence[str] = ()) -> Config:
@@ -30,7 +30,7 @@ def load_config(path: str | Path, overrides: str | Sequence[str] = ()) -> Config
     Args:
         path: a config file, or the name of a bundled config, with or without `.yaml`.
         overrides: one override or a list, applied last and in order; see `parse_override`. `train.epochs` replaces
-            `train.steps`, and the reverse, as they also do in a file with a `base:`.
+            `train.steps` and vice versa, as in a file with a `base:`.
 
     `~` and environment variables in paths are expanded.
 
@@ -43,9 +43,9 @@ def load_config(path: str | Path, overrides: str | Sequence[str] = ()) -> Config
         base_name = values.pop("base")
         if not isinstance(base_name, str):
             raise InputError(f"{file}: base is {base_name!r}, expected the name of one config file")
-        beside = file.parent / base_name
+        sibling = file.parent / base_name
         try:
-            base_file = beside if beside.is_file() else find_config(base_name)
+            base_file = sibling if sibling.is_file() else find_config(base_name)
         except InputError as error:
             raise InputError(f"{file}: base: {error}") from None
         base = expand_paths(read_yaml(base_file), str(base_file))

@@ -44,14 +44,14 @@ class AnchorConfig(StrictModel):
     @model_validator(mode="after")
     def one_size_per_level(self) -> Self:
         if self.strides != (8, 16, 32, 64, 128):
-            raise ValueError(f"strides are {self.strides}, the pyramid P3 to P7 has (8, 16, 32, 64, 128)")
+            raise ValueError(f"strides are {self.strides}, but the pyramid P3 to P7 has (8, 16, 32, 64, 128)")
         if len(self.strides) != len(self.sizes):
             raise ValueError(f"{len(self.strides)} strides but {len(self.sizes)} sizes; set one of each per level")
         return self
 
 
 class ResNetConfig(StrictModel):
-    """ResNet or ResNeXt, with torchvision's names of weights."""
+    """ResNet or ResNeXt. Weights have torchvision's names."""
 
     type: Literal["resnet"] = "resnet"
     name: ResNetName = "resnet50"

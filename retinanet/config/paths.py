@@ -1,4 +1,4 @@
-"""`~` and environment variables in paths of a config."""
+"""Expand `~` and environment variables in the paths of a config."""
 
 import os
 import re
@@ -13,10 +13,10 @@ _VARIABLE = re.compile(r"\$(?:([$~])|([A-Za-z_][A-Za-z0-9_]*)|\{([^{}$]*)\})")
 
 
 def expand_path(path: str, where: str) -> str:
-    """Replace `~` at the start of a path, and `$NAME` or `${NAME}`; write `$$` and `$~` for the characters.
+    """Expand `~` at the start of a path, and `$NAME` or `${NAME}`; `$$` and `$~` stand for literal `$` and `~`.
 
     Args:
-        where: what the path is the value of, for messages.
+        where: the option or key that contains the path, for error messages.
 
     Raises:
         InputError: a variable is not set.

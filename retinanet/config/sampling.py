@@ -17,7 +17,7 @@ class RepeatFactorSampling(StrictModel):
     """Repeat images of rare classes within an epoch (Gupta et al. 2019).
 
     An image is used max(1, sqrt(`threshold` / f)) times per epoch on average, where f is the share of images that
-    contain the rarest of its classes. An epoch is the sum over all images, rounded up to whole batches.
+    contain the rarest of its classes. The length of an epoch is the sum of these numbers, rounded up to whole batches.
     """
 
     type: Literal["repeat_factor"] = "repeat_factor"
@@ -28,8 +28,8 @@ class RepeatFactorSampling(StrictModel):
 class ClassAwareSampling(StrictModel):
     """Use each class equally often, and the images of a class equally often.
 
-    Images without objects keep their share. An epoch is as many images as the dataset has, rounded up to whole
-    batches; it may lack some images and repeat others.
+    Images without objects keep their share. An epoch has as many images as the dataset, rounded up to whole batches; it
+    may omit some images and repeat others.
     """
 
     type: Literal["class_aware"] = "class_aware"

@@ -38,7 +38,7 @@ class Config(StrictModel):
     train: TrainConfig
     """Batches, optimizer, schedule, checkpoints and evaluation."""
     device: Annotated[str, MAY_CHANGE_ON_RESUME, NO_EFFECT_ON_RESULTS] = "auto"
-    """Device: auto (an accelerator if available, else the CPU), cpu, cuda, cuda:1, mps, or another torch device."""
+    """Device: auto (an accelerator if available, or the CPU), cpu, cuda, cuda:1, mps, or another torch device."""
 
     @model_validator(mode="after")
     def loss_matches_activation(self) -> Self:

@@ -88,7 +88,7 @@ class TrainConfig(StrictModel):
     deterministic: bool = False
     """Whether to make runs bit-for-bit reproducible on one machine, at the cost of speed."""
     precision: Precision = "auto"
-    """Precision of the network; auto: bf16 if the hardware supports it, else fp32."""
+    """Precision of the network; auto: bf16 if the hardware supports it, otherwise fp32."""
     compile: Annotated[CompileSetting, MAY_CHANGE_ON_RESUME, NO_EFFECT_ON_RESULTS] = "auto"
     """Whether to use torch.compile. auto: compile the network and the class loss on CUDA if a compiler is installed,
     but not on a CPU."""
@@ -120,12 +120,12 @@ class TrainConfig(StrictModel):
     log_every: Annotated[Count, MAY_CHANGE_ON_RESUME, NO_EFFECT_ON_RESULTS] = 20
     """Number of steps between log lines."""
     save_every: Annotated[Count | None, MAY_CHANGE_ON_RESUME, NO_EFFECT_ON_RESULTS] = None
-    """Number of steps between checkpoints; null: one epoch, or as many epochs as take 20 steps."""
+    """Number of steps between checkpoints; null: one epoch, or enough epochs for at least 20 steps."""
     eval_every: Count | None = None
-    """Number of steps between evaluations; null: one epoch, or as many epochs as take 20 steps. The last step is always
-    evaluated."""
+    """Number of steps between evaluations; null: one epoch, or enough epochs for at least 20 steps. There is always an
+    evaluation after the last step."""
     eval_batch_size: Annotated[Count | None, MAY_CHANGE_ON_RESUME] = None
-    """Number of images that each process evaluates at once; null: `batch_size`."""
+    """Batch size of each process in evaluation; null: `batch_size`."""
     keep_checkpoints: Annotated[Count, MAY_CHANGE_ON_RESUME, NO_EFFECT_ON_RESULTS] = 2
     """Number of most recent checkpoints to keep besides the best one."""
     best_metric: Annotated[BestMetric, MAY_CHANGE_ON_RESUME] = "AP"
@@ -137,7 +137,7 @@ class TrainConfig(StrictModel):
     stall_timeout: Annotated[Positive, MAY_CHANGE_ON_RESUME, NO_EFFECT_ON_RESULTS] = 600.0
     """Seconds without progress after which every process writes its stack traces and the run stops."""
     grace: Annotated[Positive, MAY_CHANGE_ON_RESUME, NO_EFFECT_ON_RESULTS] = 25.0
-    """Seconds that a run has to save a checkpoint after a stop signal; after that, it exits without saving."""
+    """Seconds that a run may take to save a checkpoint after a stop signal before it exits without saving."""
 
     @model_validator(mode="after")
     def one_length(self) -> Self:

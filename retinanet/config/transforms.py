@@ -12,7 +12,7 @@ Angle = Literal[90, 180, 270]
 class TransformConfig(StrictModel):
     """Base of all transforms."""
 
-    is_strong: ClassVar[bool] = False  # whether `data.close_last_epochs` turns it off: no camera takes such images
+    is_strong: ClassVar[bool] = False  # whether images become unrealistic; see `data.close_last_epochs`
 
 
 class ResizeTransform(TransformConfig):
@@ -24,7 +24,7 @@ class ResizeTransform(TransformConfig):
 class ScaleJitterTransform(TransformConfig):
     """Resize the image to fit its padded shape, scale it by a random factor, and crop it at random if needed.
 
-    Large-scale jitter has factors from 0.1 to 2.
+    Large-scale jitter uses factors from 0.1 to 2.
     """
 
     type: Literal["scale_jitter"] = "scale_jitter"
@@ -67,35 +67,35 @@ class Rotate90Transform(TransformConfig):
 
 
 class CropTransform(TransformConfig):
-    """Crop a window of a fixed size at random; a smaller side of the image stays as it is."""
+    """Crop a window of a fixed size at random. A side of the image shorter than the window is kept whole."""
 
     type: Literal["crop"] = "crop"
     size: tuple[Count, Count]
-    """Height and width of the window in pixels of the image at this place in the list."""
+    """Height and width of the window, in pixels of the image after the preceding transforms."""
 
 
 class IoUCropTransform(TransformConfig):
-    """Crop a random window whose IoU with some object is at least a random minimum, as SSD does.
+    """Crop a random window whose IoU with some object is at least a random minimum, as in SSD.
 
     Objects whose centre is outside the window are removed.
     """
 
     type: Literal["iou_crop"] = "iou_crop"
     p: Share = 1.0
-    """Probability of trying to crop; in one of seven cases, SSD's rule keeps the whole image."""
+    """Probability of attempting to crop; in one of seven cases, SSD's rule keeps the whole image."""
     min_scale: Annotated[float, Field(gt=0, le=1)] = 0.3
     """Minimum height and width of the window as fractions of the image's."""
 
 
 class ZoomOutTransform(TransformConfig):
-    """Shrink the image by a random factor, and place it at random on a blank image of its former size."""
+    """Shrink the image by a random factor, and place it at random on a blank image of the original size."""
 
     type: Literal["zoom_out"] = "zoom_out"
     is_strong: ClassVar[bool] = True
     p: Share = 0.5
     """Probability of shrinking."""
     max: Annotated[float, Field(gt=1)] = 4.0
-    """Maximum factor by which both sides become shorter."""
+    """Maximum factor by which both sides are divided."""
 
 
 class ColorTransform(TransformConfig):
@@ -113,7 +113,7 @@ class ColorTransform(TransformConfig):
 
 
 class PhotometricTransform(TransformConfig):
-    """Randomly change brightness, contrast, saturation, hue and the order of the channels, as SSD does."""
+    """Randomly change brightness, contrast, saturation, hue and the order of the channels, as in SSD."""
 
     type: Literal["photometric"] = "photometric"
     p: Share = 0.5
@@ -131,7 +131,7 @@ class BlurTransform(TransformConfig):
 
 
 class EraseTransform(TransformConfig):
-    """Blank out a random rectangle. Objects of which it covers more than 70% are removed."""
+    """Blank out a random rectangle. Objects that are more than 70% covered are removed."""
 
     type: Literal["erase"] = "erase"
     is_strong: ClassVar[bool] = True
@@ -144,7 +144,7 @@ class EraseTransform(TransformConfig):
 class MosaicTransform(TransformConfig):
     """Combine the image and three others in one of the same size, around a random centre.
 
-    Each is resized to cover a rectangle with sides of a quarter to three quarters of the image's, and cropped to it.
+    Each is resized and cropped to fill a rectangle whose sides are a quarter to three quarters of the image's.
     """
 
     type: Literal["mosaic"] = "mosaic"
@@ -161,13 +161,13 @@ class MixUpTransform(TransformConfig):
     p: Share = 0.5
     """Probability of blending."""
     alpha: Annotated[float, Field(ge=1)] = 32.0
-    """The image's share is drawn from Beta(`alpha`, `alpha`): about 0.5 if `alpha` is large, any share if it is 1."""
+    """The weight of the image is drawn from Beta(`alpha`, `alpha`): close to 0.5 for a large `alpha`, uniform for 1."""
 
 
 class CopyPasteTransform(TransformConfig):
-    """Paste the boxes of some objects of another image at random places.
+    """Copy the boxes of some objects from another image, and paste them at random positions.
 
-    Objects of which a pasted box covers more than 70% are removed.
+    Objects that are more than 70% covered by a pasted box are removed.
     """
 
     type: Literal["copy_paste"] = "copy_paste"
@@ -175,7 +175,7 @@ class CopyPasteTransform(TransformConfig):
     p: Share = 0.5
     """Probability of pasting."""
     max_objects: Count = 3
-    """Maximum number of objects to paste; the number is drawn at random from 1 on."""
+    """Maximum number of objects to paste; the number is drawn uniformly, starting at 1."""
 
 
 Transform = Annotated[

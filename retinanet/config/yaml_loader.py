@@ -18,7 +18,7 @@ class _Loader(yaml.SafeLoader):
         # Nested aliases expand exponentially: a few lines could exhaust memory.
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()
-            problem = f"the alias *{event.anchor} is not supported, write the value out"
+            problem = f"the alias *{event.anchor} is not supported; write the value out"
             raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
         return super().compose_node(parent, index)
 
@@ -64,7 +64,7 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
 
 def _refuse_tag(loader: _Loader, node: yaml.Node) -> None:
     tag = node.tag.replace("tag:yaml.org,2002:", "!!")
-    problem = f"the tag {tag} is not supported, give a plain value"
+    problem = f"the tag {tag} is not supported; give a plain value"
     raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
 
@@ -76,7 +76,7 @@ _Loader.add_constructor(None, _refuse_tag)
 
 
 class _TextLoader(_Loader):
-    """Loader that reads every plain value as text, as the author wrote it: `no` and 1.0 may be names."""
+    """Loader that reads every plain value as the literal text, because `no` and 1.0 may be names."""
 
 
 _TextLoader.yaml_implicit_resolvers = {}
@@ -96,10 +96,10 @@ _Dumper.yaml_implicit_resolvers = {
 
 
 def read_yaml(file: Path, *, as_text: bool = False) -> dict[str, Any]:
-    """Read a YAML file as a mapping, which is empty if the file is.
+    """Read a YAML file as a mapping; an empty file gives an empty mapping.
 
     Args:
-        as_text: read numbers, true, null and the like as text, and accept them as keys.
+        as_text: read numbers, booleans, null and so on as text, and accept them as keys.
 
     Raises:
         InputError: the file cannot be read, or does not contain a YAML mapping.

@@ -16,20 +16,20 @@ from retinanet.detection.boxes import centre_form
 # Bounds of the proposed anchors, in strides of their level. An object with exactly the size s of a square anchor on a
 # level with stride t has 0.252 (s / t)^2 such anchors with an IoU of at least 0.5 on average: its centre may be off by
 # (x, y) with (1 - x)(1 - y) >= 2/3 in units of s, an area of 4 (1/3 + 2/3 log(2/3)). That is one anchor at 2 strides,
-# but a quarter at 1: most objects then have only an anchor of lower IoU, which cost most of the AP when measured
-# (benchmarks/results/2026-11-30-quickstart.md). An anchor of 8 strides, twice the paper's, spans 8 cells; the four
-# 3 x 3 convolutions of the head see 9.
+# but a quarter at 1, where most objects have only anchors with a lower IoU. In a measurement, this cost most of the AP
+# (benchmarks/results/2026-11-30-quickstart.md). An anchor of 8 strides, twice the paper's, spans 8 cells; the receptive
+# field of the head's four 3 x 3 convolutions spans 9.
 MIN_STRIDES, MAX_STRIDES = 2.0, 8.0
 IOU_LEVELS = (0.4, 0.5, 0.6, 0.7)
-SLOPE = 0.1  # shares do not change until a box crosses a level; a little of the mean shows the search the direction
+SLOPE = 0.1  # the shares are step functions of the anchors; a small multiple of the mean IoU guides the search
 MAX_RATIO = 8.0  # height / width is between 1 / MAX_RATIO and MAX_RATIO
 STEPS = (1.5, 1.25, 1.12, 1.06, 1.03)  # factors by which the search changes one parameter, from coarse to fine
-MAX_SWEEPS = 20  # over all parameters, per factor; the search normally ends after a few
+MAX_SWEEPS = 20  # maximum number of passes over all parameters per factor; normally, a few suffice
 MIN_STEP_GAIN = 1e-4  # in the score; the search ignores smaller gains
 
 
 class BoxPlacement(NamedTuple):
-    """Sides of boxes, and how far they are from the nearest anchor centres: all that determines their best IoU."""
+    """Sizes of boxes and their distances to the nearest anchor centres, which together determine their best IoU."""
 
     sides: Tensor  # (M, 2), width and height in pixels
     distances: Tensor  # (M, L, 2), in x and y from the box centre to the nearest anchor centre of each level, pixels
@@ -50,7 +50,7 @@ class BoxPlacement(NamedTuple):
     def best_iou(self, cell_sides: Tensor) -> Tensor:
         """Highest IoU of each box with any anchor (M,), given widths and heights of the anchors of a cell (L, a, 2).
 
-        It needs no search over positions: of the anchors of one shape, the one with the nearest centre overlaps most.
+        No search over positions is needed: of the anchors of one shape, the one with the nearest centre overlaps most.
         """
         box, anchor = self.sides[:, None, None], cell_sides[None]  # (M, 1, 1, 2), (1, L, a, 2)
         overlap = torch.minimum((box + anchor) / 2 - self.distances[:, :, None], torch.minimum(box, anchor))
@@ -76,14 +76,14 @@ def fit_shapes(boxes: BoxPlacement, current: AnchorConfig) -> AnchorConfig:
         may lie outside these bounds.
     """
     found = [_descend(boxes, start) for start in _starts(boxes, current)]
-    return max(found, key=lambda candidate: fit_score(boxes, candidate))  # the first of equals
+    return max(found, key=lambda candidate: fit_score(boxes, candidate))  # ties go to the first
 
 
 def fit_score(boxes: BoxPlacement, cfg: AnchorConfig) -> float:
     """Mean share of the boxes whose best IoU reaches each of IOU_LEVELS, plus SLOPE times their mean best IoU.
 
-    Maximising the share at the foreground IoU alone gives up higher IoUs for it, and maximising the mean favours boxes
-    that are covered well already (benchmarks/results/2026-11-30-anchor-fit.md compares them on other images).
+    Maximising only the share at the foreground IoU sacrifices higher IoUs, and maximising the mean favours boxes that
+    are already well covered (benchmarks/results/2026-11-30-anchor-fit.md compares the three on other images).
     """
     best = boxes.best_iou(cell_sides(cfg))
     shares = torch.stack([(best >= level).double().mean() for level in IOU_LEVELS])
@@ -103,7 +103,7 @@ def _to_nearest(points: Tensor, centres: Tensor) -> Tensor:
 
 
 def _starts(boxes: BoxPlacement, current: AnchorConfig) -> Iterator[AnchorConfig]:
-    """Anchors from which to search: the current ones, then sizes of 2, 3 and 4 strides with ratios from the boxes."""
+    """Starting points of the search: the current anchors, and sizes of 2, 3 and 4 strides with ratios of the boxes."""
     yield _within_bounds(current)
     width, height = boxes.sides.double().clamp(min=1e-3).unbind(dim=1)
     count = len(current.aspect_ratios)
@@ -137,7 +137,7 @@ def _num_parameters(cfg: AnchorConfig) -> int:
 
 
 def _scaled(cfg: AnchorConfig, number: int, factor: float) -> AnchorConfig:
-    """Multiply one parameter: first come the sizes, then the scales without the first, then the ratios."""
+    """Multiply one parameter. The parameters are the sizes, then all scales except the first, then the ratios."""
     values = [*cfg.sizes, *cfg.scales[1:], *cfg.aspect_ratios]
     values[number] *= factor
     scales_end = len(cfg.sizes) + len(cfg.scales) - 1
@@ -146,7 +146,7 @@ def _scaled(cfg: AnchorConfig, number: int, factor: float) -> AnchorConfig:
 
 
 def _within_bounds(cfg: AnchorConfig) -> AnchorConfig:
-    """Round all parameters, and move them into the bounds; if the scales are too far apart, the lower bound holds."""
+    """Round all parameters and clamp them to the bounds. If the scales are too far apart, the lower bound wins."""
     ratios = [round(min(max(ratio, 1 / MAX_RATIO), MAX_RATIO), 2) for ratio in cfg.aspect_ratios]
     scales = [cfg.scales[0], *(max(round(scale, 2), 0.01) for scale in cfg.scales[1:])]
     limits = [(-(-MIN_STRIDES * stride // min(scales)), MAX_STRIDES * stride // max(scales)) for stride in cfg.strides]

@@ -49,10 +49,10 @@ def assign(
         targets: ground truth of B images. In an image without objects, every anchor is negative.
         fg_iou: anchors with at least this IoU are positive.
         bg_iou: anchors below this IoU are negative; those in between are ignored.
-        low_quality_matches: the anchors with the highest IoU with an object, including ties, are positive whatever
-            that IoU. As in torchvision, such an anchor is still matched to the object that it overlaps most, which may
-            be a neighbour: an object can end up without any anchor.
-        match_every_object: match such an object to one anchor all the same; see `match_unmatched_objects`.
+        low_quality_matches: the anchors with the highest IoU with an object, including ties, are always positive.
+            As in torchvision, such an anchor is still matched to the object that it overlaps most, which may be a
+            neighbour: an object can end up without any anchor.
+        match_every_object: match such an object to one anchor; see `match_unmatched_objects`.
         ignore_ioa: ignore a negative anchor if at least this fraction of its area lies in a single crowd region; 0
             disables this and treats crowd regions as background.
 
@@ -136,7 +136,7 @@ def match_unmatched_objects(assignment: Assignment, anchors: list[Tensor], targe
         candidates = nearest_anchors(anchors, centre_form(objects)[0], per_level)  # (B, n, C)
         candidate_iou = _iou(boxes[candidates], objects[:, :, None]) * waiting[:, start : start + OBJECTS_AT_ONCE, None]
         for index, row_iou in zip(candidates.unbind(1), candidate_iou.unbind(1), strict=True):
-            highest, position = (row_iou * ~taken.gather(1, index)).max(dim=1, keepdim=True)  # the first of equals
+            highest, position = (row_iou * ~taken.gather(1, index)).max(dim=1, keepdim=True)  # ties go to the first
             anchor = index.gather(1, position)
             taken.scatter_(1, anchor, taken.gather(1, anchor) | (highest > 0))
             chosen.append(anchor.where(highest > 0, len(boxes)))

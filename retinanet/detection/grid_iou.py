@@ -1,7 +1,7 @@
 """Optimised kernel for IoU assignment: overlaps of ground-truth boxes with anchor grids, in bounded memory.
 
 `assign_reference` in `assignment.py` defines the rule with one value per (box, anchor) pair. This kernel computes the
-same floats without ever holding all pairs. It exploits the grid: the intersection of a box with an anchor is the
+same floats without ever storing all pairs. It exploits the grid: the intersection of a box with an anchor is the
 overlap in x, which depends only on the anchor's column and its index within the cell, times the overlap in y, which
 depends only on its row and that index. There are few columns and rows, so for each anchor only the multiplication
 remains.
@@ -21,7 +21,7 @@ from retinanet.structures import Targets
 # in cache on a CPU.
 PAIRS_AT_ONCE = {"cpu": 2**19}
 PAIRS_AT_ONCE_ELSEWHERE = 2**25
-BOXES_AT_ONCE = 24  # a float32 can hold one bit for each of them exactly
+BOXES_AT_ONCE = 24  # a float32 represents one bit for each of them exactly
 FLOAT32_FRACTION_BITS, FLOAT32_EXPONENT_OF_ONE = 23, 127
 
 
@@ -60,7 +60,7 @@ class AnchorGrid(NamedTuple):
 class BestMatches(NamedTuple):
     """Best overlaps of the anchors with the ground truth of b images, in the kernel's anchor order."""
 
-    images: slice  # which images of the batch
+    images: slice  # range in the batch
     iou: Tensor  # (b, A), highest IoU with an object, 0 without one
     row: Tensor  # (b, A), the first object with that IoU, as a float: exact for up to 16 million boxes per image
     closest_to: Tensor  # (b, A) int32, non-zero for anchors that have the highest IoU with some object
@@ -123,7 +123,7 @@ def best_matches(grid: AnchorGrid, targets: Targets, *, crowds: bool) -> Iterato
 
 
 def _blocks(grid: AnchorGrid, most: int) -> list[_Block]:
-    """Split all anchors, in order, into blocks of at most `most` anchors; a longer row is a block of its own."""
+    """Split all anchors, in order, into blocks of at most `most` anchors. A longer row becomes its own block."""
     blocks = []
     first_row = first_column = first_anchor = 0
     for a, rows, columns in grid.sizes:

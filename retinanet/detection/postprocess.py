@@ -12,7 +12,7 @@ from retinanet.structures import Detections, HeadOutputs
 
 # Number of candidates per image in the first NMS attempt. The time for NMS is quadratic in this number, and whether a
 # box survives depends only on better ones: if enough of the best candidates survive, the others are not needed.
-FIRST_LOOK = 1000
+FIRST_ATTEMPT = 1000
 
 
 class _Candidates(NamedTuple):
@@ -107,10 +107,10 @@ class Postprocess:
         has_area = (candidates.boxes[:, 2:] > candidates.boxes[:, :2]).all(dim=1)
         candidates = candidates.select((candidates.scores > self.min_score) & is_finite & has_area)
         candidates = candidates.select(candidates.scores.sort(descending=True, stable=True).indices)
-        for look in (FIRST_LOOK, len(candidates.scores)):
-            best = candidates.select(slice(look))
+        for count in (FIRST_ATTEMPT, len(candidates.scores)):
+            best = candidates.select(slice(count))
             keep = nms_by_group(best.boxes, best.scores, best.labels, max_iou=self.nms_iou)[: self.max_detections]
-            if len(keep) == self.max_detections or look >= len(candidates.scores):
+            if len(keep) == self.max_detections or count >= len(candidates.scores):
                 break
         return Detections((best.boxes * best.scales)[keep], best.scores[keep], best.labels[keep])
 

@@ -20,7 +20,7 @@ class BestScore:
 
     def __init__(self, metric: str):
         self.metric = metric
-        self.value = math.nan  # until the first evaluation that could measure the metric
+        self.value = math.nan  # until an evaluation has measured the metric
         self.evaluations_since = 0
 
     def update(self, metrics: dict[str, float]) -> bool:
@@ -48,16 +48,16 @@ class BestScore:
 
 
 def check_measurable(metric: str, data: Dataset, *, early_stop: int | None) -> None:
-    """Warn if a validation set lacks objects for the metric that selects the best checkpoint.
+    """Warn if the validation set has no objects for the metric that selects the best checkpoint.
 
     Raises:
-        InputError: so it does, and `early_stop` is set, which would stop the run at random.
+        InputError: there are no such objects, and `early_stop` is set, which would then stop the run for no reason.
     """
     value = score_detections(data, {}).metrics.get(metric)
     if value is None or not math.isnan(value):  # None: not a COCO metric, such as the loss
         return
     count = sum(data.object_counts())
-    found = f"none of its {count} objects counts for {metric}" if count else "it has no objects"
+    found = f"none of its {count} object(s) counts towards {metric}" if count else "it has no objects"
     problem = f"data.val: {found}, so {metric} cannot be measured"
     if early_stop:
         raise InputError(

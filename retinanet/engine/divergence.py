@@ -1,4 +1,4 @@
-"""Detect a run whose loss has exploded while its gradients stay finite, which clipping makes likely."""
+"""Detect a run whose loss has exploded while its gradients stay finite, as happens with gradient clipping."""
 
 import logging
 from typing import Any
@@ -10,13 +10,13 @@ from retinanet.runtime.distributed import broadcast
 
 log = logging.getLogger(__name__)
 
-FACTOR = 100.0  # how far above the loss of the first step counts as exploded
-LOWEST_START = 1.0  # an untrained detector starts at about this loss, a fine-tuned one or a batch without objects lower
+FACTOR = 100.0  # the loss has exploded if it exceeds that of the first step by this factor
+LOWEST_START = 1.0  # an untrained detector starts at about this loss, a fine-tuned one lower
 PATIENCE = 10  # consecutive steps with such a loss
 
 
 class DivergenceCheck:
-    """Counts the consecutive steps with an exploded loss, on the device; only `read` waits for it.
+    """Counts the consecutive steps with an exploded loss on the device; only `read` waits for the device.
 
     A run has diverged if in each of its last `PATIENCE` steps, the loss was more than `FACTOR` times that of the first
     step, or of `LOWEST_START` if that is larger. Spikes early in training are lower or shorter. The loss is that of the
@@ -24,7 +24,7 @@ class DivergenceCheck:
     """
 
     def __init__(self, device: torch.device):
-        self.diverged = False  # as of the last reading
+        self.diverged = False  # as of the last call to `read`
         self._limit = torch.zeros((), device=device)  # 0 before the first step
         self._steps = torch.zeros((), device=device)
 
@@ -36,7 +36,7 @@ class DivergenceCheck:
         self._steps.add_(1).mul_(loss > self._limit)
 
     def read(self, step: int) -> bool:
-        """Return whether the run has diverged, and warn when that begins. Collective; waits for the device once.
+        """Return whether the run has diverged, and log any change. Collective; waits for the device once.
 
         Args:
             step: number of completed steps, for the warning.

@@ -1,4 +1,4 @@
-"""Dry run: a few steps, one checkpoint and a small evaluation of a run, to check and to measure it."""
+"""Dry run: check and measure a run with a few steps, one checkpoint and a small evaluation."""
 
 import logging
 import time
@@ -27,18 +27,18 @@ EVALUATED_BATCHES = 2
 
 
 class DryRun(NamedTuple):
-    """What a dry run measured, and the length of the run itself."""
+    """Measurements of a dry run, and the length of the full run."""
 
-    steps: int  # of the run
-    step_seconds: float  # median, without steps for warm-up
+    steps: int  # number of steps of the full run
+    step_seconds: float  # median, excluding warm-up steps
     measured_steps: int
-    evaluations: int  # of the run
+    evaluations: int  # number of evaluations of the full run
     images: int  # in the validation set
     image_seconds: float  # per validation image
     measured_images: int
     memory: int | None  # peak of the main process in bytes
     checkpoint_bytes: int
-    kept: str  # which checkpoints are kept
+    kept: str  # description of the checkpoints that are kept
 
     @property
     def seconds(self) -> float:
@@ -49,10 +49,10 @@ class DryRun(NamedTuple):
         """Describe the estimated cost of the run, one line per topic."""
         evaluation = self.images * self.image_seconds
         rows = {
-            "steps": f"{self.steps} of {format_duration(self.step_seconds)}: "
+            "steps": f"{self.steps} x {format_duration(self.step_seconds)}: "
             f"{format_duration(self.steps * self.step_seconds)} (median of {self.measured_steps} steps)",
-            "evaluations": f"{self.evaluations} of {self.images} images, {format_duration(evaluation)} each "
-            f"(from {self.measured_images} images)"
+            "evaluations": f"{self.evaluations} x {self.images} images, {format_duration(evaluation)} each "
+            f"(timed on {self.measured_images} images)"
             if self.evaluations
             else "none",
             "total": f"{format_duration(self.seconds)} on this machine",
@@ -78,7 +78,7 @@ def measure_run(cfg: Config, folder: Path) -> DryRun | None:
         announce(run)
         measured = rehearse(run, stop, activity)
         if measured:
-            log.info("the run itself, at the speed of this dry run:\n%s", measured.describe())
+            log.info("estimate for the full run at the speed of this dry run:\n%s", measured.describe())
         return measured
 
 
@@ -106,7 +106,7 @@ def rehearse(run: Run, stop: StopRequest, activity: Activity) -> DryRun | None:
         if run.val_data:
             batch_size = run.cfg.train.eval_batch_size or run.cfg.train.batch_size
             data = run.val_data.first(EVALUATED_BATCHES * batch_size)
-            # A check, not timed: the first evaluation is slower than later ones.
+            # This evaluation is only a check. It is not timed, because the first evaluation is slower than later ones.
             evaluate_and_record(run, data.first(batch_size), recorder, activity)
             start = time.perf_counter()
             evaluate(run, data, activity)

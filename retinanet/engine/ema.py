@@ -12,7 +12,7 @@ from retinanet.engine.nonfinite.guard import moving_statistics
 class EMA:
     """A copy of the model, updated after each step to average = decay * average + (1 - decay) * weight.
 
-    The initial weights would dominate the first averages, so after n updates the decay is
+    To keep the initial weights from dominating the first averages, the decay after n updates is
     min(decay, (1 + n) / (10 + n)), starting at 0.1. Values that are not trained are copied instead: running statistics
     at every update, everything else once.
 
@@ -30,7 +30,7 @@ class EMA:
         self._averages = [average for average, _ in learning]
         self._weights = [weight for _, weight in learning]
         self._statistics = list(zip(moving_statistics(self.model), moving_statistics(model), strict=True))
-        # Kept on the device, because only the device knows which updates were skipped. Exact up to 16 million updates.
+        # Kept on the device, where skipped updates are known without synchronising. Exact up to 16 million updates.
         self._updates = torch.zeros((), device=next(model.parameters()).device)
 
     @torch.no_grad()
@@ -38,7 +38,7 @@ class EMA:
         """Update the averages after an optimizer step.
 
         Args:
-            skipped: () float32, 1 if the step was skipped and the averages must not change, else 0.
+            skipped: () float32, 1 if the step was skipped and the averages must not change, otherwise 0.
         """
         share = (9 / (10 + self._updates)).clamp(min=1 - self.decay) * (1 - skipped)
         torch._foreach_lerp_(self._averages, self._weights, [share] * len(self._weights))

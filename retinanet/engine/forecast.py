@@ -16,16 +16,16 @@ from retinanet.runtime.console import format_duration
 from retinanet.runtime.device import autocast, memory_format_for
 from retinanet.runtime.distributed import world_size
 
-PASSES_PER_STEP = 3.0  # a step is a forward pass and, for the gradients of inputs and weights, about two more
-LONG_RUN = 6 * 3600.0  # seconds; longer runs on a CPU are warned about
+PASSES_PER_STEP = 3.0  # one forward pass, and a backward pass that costs about two (for inputs and weights)
+LONG_RUN = 6 * 3600.0  # seconds; on a CPU, longer runs cause a warning
 CPU_CONFIGS = ("own_cpu", "shapes_r18")  # bundled CPU configs, largest images first
-ENOUGH_PIXELS = 500_000  # the forward pass to time has about this many pixels, or the whole batch if it has fewer
+ENOUGH_PIXELS = 500_000  # approximate number of pixels in the timed forward pass; a smaller batch is used as a whole
 
 ShapeShares = dict[tuple[int, int], float]  # padded (height, width) -> share of the images
 
 
 class Forecast(NamedTuple):
-    """Duration of a run's steps, from one forward pass."""
+    """Forecast duration of a run's steps, based on one forward pass."""
 
     seconds: float
     shape: tuple[int, int]  # padded height and width of the images in that pass
@@ -34,10 +34,10 @@ class Forecast(NamedTuple):
 def forecast(
     cfg: Config, model: RetinaNet, shares: ShapeShares, num_steps: int, device: torch.device, dtype: torch.dtype
 ) -> Forecast:
-    """Forecast how long some steps take, by timing a forward pass on blank images. The model does not change.
+    """Forecast the duration of training steps by timing a forward pass on blank images. The model does not change.
 
-    It is rough, because losses, optimizer and reading images are not part of it: about right for a ResNet-50 on images
-    of 800 pixels, but about half of the real time for the quickstart, whose images are small.
+    The forecast is rough, because it omits losses, optimizer and data loading. It is about right for a ResNet-50 on
+    800-pixel images, but only about half the actual time for the quickstart, whose images are small.
 
     Args:
         shares: share of the training images in each padded shape, from `shape_shares`.
@@ -48,7 +48,7 @@ def forecast(
     count = max(1, min(round(ENOUGH_PIXELS / (height * width)), int(per_process / cfg.train.accumulate)))
     pixels = torch.zeros(count, 3, height, width, device=device).contiguous(memory_format=model.memory_format)
     was_training = model.training
-    model.eval()  # so that batch norm keeps its statistics
+    model.eval()  # preserves the batch norm statistics
     seconds: list[float] = []
     try:
         while len(seconds) < 3 and sum(seconds) < 2.0:  # the first pass is slower
@@ -75,13 +75,13 @@ def shape_shares(cfg: Config, data: Dataset) -> ShapeShares:
 
 
 def fitting_config(data: Dataset, device: torch.device, dtype: torch.dtype) -> str:
-    """Name of the first bundled config for a CPU that trains on this data in less than `LONG_RUN`, with its forecast.
+    """Name and forecast of the first bundled CPU config that can train on this data in less than `LONG_RUN`.
 
-    The last one is named if none does.
+    If there is none, the last config is returned.
     """
     for name in CPU_CONFIGS:
         cfg = load_config(name)
-        with torch.random.fork_rng(devices=[]):  # the run's own random numbers must not depend on this
+        with torch.random.fork_rng(devices=[]):  # the forecast must not affect the random numbers of the run
             model = build_model(cfg.model, len(data.class_names))
         model.to(memory_format=memory_format_for(device, dtype))
         steps = run_length(cfg.train, images_per_epoch(cfg, data))

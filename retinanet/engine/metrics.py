@@ -12,7 +12,7 @@ from retinanet.runtime.distributed import gather, rank, sum_over_ranks, world_si
 class StepMetrics(NamedTuple):
     """Metrics of one training step, kept on the device: reading them synchronises."""
 
-    losses: Losses  # of this process's images, scaled so that the mean over processes is the loss of the global batch
+    losses: Losses  # for this process's images, scaled such that their mean over processes is the global batch's loss
     grad_norm: Tensor  # () gradient norm of the global batch, before clipping
     num_positive: Tensor  # () float32, number of positive anchors in the global batch, at least 1
 

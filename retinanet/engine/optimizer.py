@@ -9,7 +9,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from retinanet.config import SGDConfig, TrainConfig
 from retinanet.engine.schedule import effective_lr
 
-# Modules whose `weight` is decayed.
+# Modules with weight decay for `weight`.
 WEIGHT_DECAY_MODULES = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
@@ -49,8 +49,7 @@ def restore_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
 def weight_decay_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Split the trainable parameters, in model order, into two groups for weight decay.
 
-    The first holds the weights of convolutions and linear layers, the second everything else: norm parameters and
-    biases.
+    The first contains the weights of convolutions and linear layers, the second the norm parameters and biases.
     """
     decayed = {id(module.weight) for module in model.modules() if isinstance(module, WEIGHT_DECAY_MODULES)}
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]

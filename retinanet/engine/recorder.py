@@ -29,7 +29,7 @@ TRAINING_IMAGES = 8  # shown at the start of a run
 
 
 class Outputs(NamedTuple):
-    """Destinations that the main process writes to."""
+    """Outputs of the main process."""
 
     metrics_log: MetricsLog
     board: Board
@@ -38,7 +38,7 @@ class Outputs(NamedTuple):
 
 
 class Recorder:
-    """Writes on the main process and does nothing on the others, so callers need not check which process they are on.
+    """Writes on the main process and does nothing on the others, so callers need not distinguish between processes.
 
     Args:
         outputs: None on all processes except the main one.
@@ -77,7 +77,7 @@ class Recorder:
             self._outputs.checkpoints.save(checkpoint)
 
     def mark_best(self, step: int) -> None:
-        """Point `best.pt` at the checkpoint of a step."""
+        """Point `best.pt` to the checkpoint of a step."""
         if self._outputs:
             self._outputs.checkpoints.mark_best(step)
 
@@ -100,7 +100,7 @@ def open_recorder(
     Args:
         folder: the run folder.
         resumed_at: step of the checkpoint that the run resumes from; later metrics are removed. None for a new run.
-        max_unreadable: number of unreadable images to tolerate.
+        max_unreadable: maximum number of unreadable images.
 
     Raises:
         InputError: an output cannot be opened.

@@ -34,10 +34,10 @@ def run_folder_of(checkpoint: Path) -> Path:
 
 
 def find_run(path: Path) -> Path:
-    """The run folder that a path names: the folder itself, or a file in it, such as its `config.yaml`.
+    """Find the run folder for a path: the folder itself, or a file in it, such as its `config.yaml`.
 
     Raises:
-        InputError: the path does not name a run.
+        InputError: the path does not belong to a run.
     """
     folder = path if path.is_dir() else path.parent
     if is_run_folder(folder) and (path.is_dir() or path.is_file()):
@@ -54,7 +54,7 @@ def find_run(path: Path) -> Path:
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The checkpoint that a path names: the file itself, or the best checkpoint of a run folder, otherwise its last.
+    """Find the checkpoint for a path: the file itself, or the best (otherwise the last) checkpoint of a run folder.
 
     Raises:
         InputError: there is no such file or folder, or the folder is not a run folder, or has no checkpoint.
@@ -77,7 +77,7 @@ def is_detections_file(path: Path) -> bool:
 
 
 def recorded_environment(folder: Path) -> dict[str, Any]:
-    """The environment record of the run in a folder; empty if there is none that can be read."""
+    """The environment record of the run in a folder; empty if it is missing or unreadable."""
     try:
         record = json.loads((folder / MARKER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -86,7 +86,7 @@ def recorded_environment(folder: Path) -> dict[str, Any]:
 
 
 def started_in(folder: Path) -> Path | None:
-    """The working directory in which the run in a folder was started or last resumed; None if it is not known."""
+    """The working directory in which the run in a folder was started or last resumed; None if unknown."""
     started = recorded_environment(folder).get("folder")
     return Path(started) if isinstance(started, str) else None
 
@@ -94,7 +94,7 @@ def started_in(folder: Path) -> Path | None:
 def with_paths_of_run(cfg: Config, folder: Path) -> Config:
     """Look up data in the working directory of the run in a folder, if it is not in the current one.
 
-    A source moves as a whole: only if none of its relative paths exists here, and all of them exist there.
+    A source is redirected as a whole, if none of its relative paths exists here and all of them exist there.
     """
     started = started_in(folder)
     if started is None:

@@ -1,4 +1,4 @@
-"""Run folder: one process at a time starts a run there, replaces an earlier run, or resumes it."""
+"""Run folder: one launch at a time starts a run in it, replaces an earlier run, or resumes it."""
 
 import shutil
 from collections.abc import Iterator
@@ -41,8 +41,8 @@ LENGTHS = ("train.epochs", "train.steps")
 def claim_folder(folder: Path) -> Iterator[None]:
     """Create the run folder, and lock it against other runs for the duration of the `with` block. Collective.
 
-    If invalid input or a lack of memory ends the block before the run has produced anything, everything that it has
-    created is removed.
+    If invalid input or a lack of memory ends the block before the run has produced results, all files and folders that
+    it created are removed.
 
     Raises:
         InputError: another process trains in the folder, or it is not writable.
@@ -85,13 +85,13 @@ def lock_folder(folder: Path) -> Iterator[None]:
         if not is_free:
             raise InputError(
                 f"{folder}: another process is training here ({holder_of(folder / LOCK_FILE)}); stop it, wait until "
-                "it has ended, or choose another folder"
+                "it has finished, or choose another folder"
             )
         yield
 
 
 def _has_results(folder: Path) -> bool:
-    """Whether a run has left anything in its folder that is worth keeping."""
+    """Whether a run has left results or reports in its folder."""
     metrics = folder / "metrics.jsonl"
     return (
         any(path.exists() for path in _results(folder))
@@ -107,7 +107,7 @@ def _results(folder: Path) -> list[Path]:
 
 
 def _remove_start(folder: Path, existing: set[str], created: list[Path]) -> None:
-    """Remove what a failed start has written to a folder, and the folders that it has created, if they are empty."""
+    """Remove the files that a failed start has written, and the folders that it has created if they are empty."""
     with suppress(OSError):
         for name in {*RUN_FILES, MARKER, LOCK_FILE} - existing:
             _remove(folder / name)
@@ -138,7 +138,7 @@ def is_of_this_launch(folder: Path) -> bool:
 
 
 def clear_folder(folder: Path) -> None:
-    """Remove the files that a run has written, and leave all others alone."""
+    """Remove the files that a run has written, and no others."""
     for path in [*(folder / name for name in (*RUN_FILES, MARKER)), *_results(folder)]:
         _remove(path)
 
@@ -153,14 +153,14 @@ def _remove(path: Path) -> None:
 def check_same_run(path: Path, checkpoint: Checkpoint, cfg: Config, data: Dataset, *, folder: Path) -> str | None:
     """Check that training can resume from a checkpoint of the run in `folder` with this config and training set.
 
-    Returns: why the sample order changes, for the log; None if it continues.
+    Returns the reason why the sample order changes, for the log; None if it does not change.
 
     Raises:
-        InputError: the classes, the images, or a config key that affects the weights has changed.
+        InputError: the classes, the images, or a config key that must not change differ from those of the run.
     """
     trained_on, now = list(checkpoint.class_names), list(data.class_names)
     if trained_on != now:
-        raise InputError(f"{path}: was trained on classes {trained_on[:10]}, data.train has {now[:10]}")
+        raise InputError(f"{path}: was trained on classes {trained_on[:10]}, but data.train has {now[:10]}")
     before, after = flat_config(checkpoint.config), flat_config(cfg)
     for key in sorted(before.keys() | after.keys()):
         if before.get(key) != after.get(key) and not may_change_on_resume(key):
@@ -183,5 +183,5 @@ def _length(config: dict[str, Any]) -> str:
 
 
 def how_to_extend(checkpoint: Path) -> str:
-    """How to train longer than the config of a run says."""
+    """How to train longer than the config of a run specifies."""
     return f"to train longer, start a new run from these weights: train.init_from={checkpoint} --output OTHER_FOLDER"

@@ -7,8 +7,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from retinanet.config import CosineSchedule, StepsSchedule, TrainConfig
 
-# A few images make short epochs. Evaluating after each would take longer than training; with fewer images than the
-# batch size, an epoch is less than a step.
+# On small datasets, epochs are short, and evaluating after each would take longer than training. With fewer images
+# than the batch size, an epoch is even shorter than a step.
 MIN_INTERVAL = 20  # steps
 
 
@@ -23,7 +23,7 @@ def run_length(cfg: TrainConfig, num_images: int) -> int:
 def default_interval(cfg: TrainConfig, num_images: int) -> int:
     """Number of steps between evaluations, and between checkpoints, unless the config sets them.
 
-    One epoch, rounded up; on a small dataset, as many as take MIN_INTERVAL steps.
+    One epoch, rounded up to whole steps; on a small dataset, enough epochs for at least MIN_INTERVAL steps.
     """
     epoch = math.ceil(num_images / cfg.batch_size)
     return epoch * math.ceil(MIN_INTERVAL / epoch)

@@ -31,7 +31,7 @@ from retinanet.runtime.distributed import is_main, on_main, world_size
 
 log = logging.getLogger(__name__)
 
-ALL_STAGES = 5  # with as many `frozen_stages`, no norm of the backbone is in training mode
+ALL_STAGES = 5  # with this many `frozen_stages`, no norm of the backbone is in training mode
 
 
 class Run(NamedTuple):
@@ -144,7 +144,7 @@ def set_up_run(
         log.warning("train.warmup_steps %d is more than half of the %d steps", cfg.train.warmup_steps, num_steps)
     if cfg.train.batch_size > len(train_data):
         log.warning(
-            "train.batch_size %d is more than the %d training images: images repeat within a batch",
+            "train.batch_size %d is greater than the number of training images (%d): images repeat within a batch",
             cfg.train.batch_size, len(train_data),
         )  # fmt: skip
     return Run(
@@ -181,7 +181,7 @@ def check_norm(cfg: Config) -> None:
     if accumulate > 1 and backbone.norm in ("batch", "sync") and backbone.frozen_stages < ALL_STAGES:
         log.warning(
             "train.accumulate is %d and model.backbone.norm is %s: each micro-batch is normalised with its own "
-            "statistics, so gradients differ from those of the whole batch; with norm group or frozen they do not",
+            "statistics, so gradients differ from those of the whole batch; use norm group or frozen to avoid this",
             accumulate,
             backbone.norm,
         )

@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 
 
 class TrainState:
-    """The model and its moving average, optimizer, schedule, gradient scaler, progress, running means, best score and
-    divergence check.
+    """The complete state of a run: model, moving average, optimizer, schedule, gradient scaler, progress, running
+    means, best score and divergence check.
 
     Args:
         model: already on its device.
@@ -66,7 +66,7 @@ class TrainState:
         self.arithmetic = arithmetic
         self.images = images
         self.step = 0  # number of completed steps
-        self.seconds = 0.0  # duration of the run up to the last save
+        self.seconds = 0.0  # duration of the run at the last save
         # Images that this process could not read and has not recorded yet, each with its step.
         self.unreadable: list[tuple[int, Unreadable]] = []
 
@@ -115,7 +115,7 @@ class TrainState:
         torch.set_rng_state(state["rng_state"])
         self.step, self.seconds = checkpoint.step, state["seconds"]
         before, now = state["arithmetic"], self.arithmetic
-        known = before.keys() & now.keys()  # a checkpoint from an earlier version may lack some
+        known = before.keys() & now.keys()  # checkpoints from earlier versions may lack some keys
         changed = {
             name: f"{name} {before[name]}, now {now[name]}" for name in sorted(known) if before[name] != now[name]
         }
@@ -134,7 +134,7 @@ class TrainState:
 
 
 def arithmetic_of(cfg: Config, model: RetinaNet, dtype: torch.dtype, compile: bool) -> dict[str, Any]:
-    """Everything that affects the order of floating-point operations: runs with equal values are bit-identical."""
+    """Everything that affects the order of floating-point operations. Runs with equal values are bit-identical."""
     return {
         "threads": torch.get_num_threads(),
         "processes": world_size(),

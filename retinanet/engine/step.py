@@ -1,4 +1,4 @@
-"""One training step: assignment, positive anchors of the global batch, losses, gradients, update; no host syncs."""
+"""One training step: assignment, losses, gradients and update, without waiting for the device."""
 
 import inspect
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ class Outputs(nn.Module):
     def __init__(self, model: RetinaNet, *, compile: bool):
         super().__init__()
         self.model = model
-        # Excludes anchor generation: it depends on the shape, so every shape would need its own graph.
+        # Anchor generation is excluded: it depends on the shape, so every shape would need its own graph.
         self.outputs = torch.compile(model.outputs) if compile else model.outputs
 
     def forward(self, pixels: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -54,11 +54,11 @@ class TrainStep:
         optimizer: must be fused, so that a step can be skipped without synchronising with the device.
         scaler: gradient scaler; disabled unless training in float16.
         assign: matches anchors to ground truth.
-        dtype: autocast type of the network; losses are computed in float32.
+        dtype: autocast dtype of the network; losses are computed in float32.
         clip_norm: maximum total gradient norm; None disables clipping.
         compile: compile the network. The first few shapes each compile a new graph; after that, one graph handles all
             sizes.
-        guard: skips steps with non-finite gradients; None applies such steps anyway.
+        guard: skips steps with non-finite gradients; if None, such steps are applied as well.
         ema: moving average of the weights, which requires a guard; None disables it.
     """
 

@@ -1,4 +1,4 @@
-"""Summary of the effective recipe, logged before the first step of a run."""
+"""Summary of the effective settings, logged before the first step of a run."""
 
 import logging
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 def announce(run: Run) -> None:
-    """Log what is known of a run before its first step; on a CPU, warn if it would take very long."""
+    """Log the summary of a run before its first step; on a CPU, warn if the run would take very long."""
     shares = shape_shares(run.cfg, run.train_data)
     rows = run_summary(run, shares)
     cfg, steps, warning = run.cfg, run.num_steps - run.state.step, None
@@ -68,7 +68,7 @@ def run_summary(run: Run, shares: ShapeShares) -> dict[str, str]:
         "length": f"{num_steps} steps of {batch} images, {epochs:.2f} epochs",
         "learning rate": f"{lr:g}{scaled if lr != cfg.train.optimizer.lr else ''}, {cfg.train.optimizer.type}, "
         f"{cfg.train.schedule.type}, warm-up {cfg.train.warmup_steps} steps, {last_lr:.3g} at the end",
-        "evaluation": f"{run.evaluations_left} of {len(run.val_data)} images, every {run.eval_every} steps"
+        "evaluation": f"{len(run.val_data)} images, every {run.eval_every} steps ({run.evaluations_left} evaluation(s))"
         if run.val_data
         else "none: data.val is empty",
         "checkpoints": f"every {run.save_every} steps, {format_bytes(checkpoint_bytes(run.state, cfg.train))} each, "
@@ -79,12 +79,12 @@ def run_summary(run: Run, shares: ShapeShares) -> dict[str, str]:
 
 
 def kept(cfg: TrainConfig) -> str:
-    """Which checkpoints of a run are kept."""
+    """Describe which checkpoints of a run are kept."""
     return f"of which the best and the last {cfg.keep_checkpoints} are kept"
 
 
 def checkpoint_bytes(state: TrainState, cfg: TrainConfig) -> int:
-    """Size of a checkpoint, from its tensors: weights, moving average and what the optimizer keeps for each weight."""
+    """Size of a checkpoint, computed from its tensors: weights, moving average and optimizer state."""
     model = sum(tensor.nbytes for tensor in state.model.state_dict().values())
     trained = sum(weight.nbytes for weight in state.model.parameters() if weight.requires_grad)
     per_weight = (cfg.optimizer.momentum > 0) if isinstance(cfg.optimizer, SGDConfig) else 2

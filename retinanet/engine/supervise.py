@@ -23,7 +23,7 @@ GROUP_TIMEOUT = 2.0  # timeout of collectives as a multiple of the watchdog's, s
 
 
 class Supervised(NamedTuple):
-    """What a run needs from its process."""
+    """Resources that the process provides to a run."""
 
     device: torch.device
     stop: StopRequest
@@ -35,7 +35,7 @@ def supervised(cfg: Config, folder: Path) -> Iterator[Supervised]:
     """Prepare this process for training, and clean up on exit. Under torchrun, all processes call it together.
 
     Args:
-        folder: for reports about stalls and failures, and for the mark of a stopped run.
+        folder: receives reports about stalls and failures, and the marker of a preempted run.
 
     Raises:
         InputError: the device cannot be used, memory ran out, or another process failed.

@@ -1,4 +1,4 @@
-"""Measure how a run spends its time: data, steps, evaluation, saving; and how long its first steps take."""
+"""Measure the time a run spends on data, steps, evaluation and saving, and the duration of its first steps."""
 
 import statistics
 import time
@@ -12,12 +12,12 @@ from retinanet.runtime.console import format_bytes, format_duration
 from retinanet.runtime.memory import peak_memory
 
 DATA_BOUND_SHARE = 0.3  # if more than this fraction is spent waiting for data, the log suggests faster data loading
-WARM_UP_STEPS, MEASURED_STEPS = 2, 3  # the first steps are slower: memory is allocated, kernels are chosen or compiled
-ENOUGH_SECONDS = 60.0  # steps this long in total, at least two, are enough for an estimate
+WARM_UP_STEPS, MEASURED_STEPS = 2, 3  # the first steps are slower: they allocate memory and select or compile kernels
+ENOUGH_SECONDS = 60.0  # two or more steps with this total duration are enough for an estimate
 
 
 class FirstSteps:
-    """Times the first steps of a process one by one, to estimate early how long a run takes.
+    """Times the first steps of a process individually, for an early estimate of the duration of the run.
 
     On an accelerator, these steps wait for the device.
     """
@@ -46,12 +46,12 @@ class FirstSteps:
 
     @property
     def warm_up(self) -> int:
-        """Number of steps before those that count."""
+        """Number of warm-up steps, which are not counted."""
         return min(WARM_UP_STEPS, len(self.seconds) - 1)
 
     @property
     def step_seconds(self) -> float:
-        """Median step time, without warm-up steps."""
+        """Median step time in seconds, excluding warm-up steps."""
         return statistics.median(self.seconds[self.warm_up :])
 
     def describe(self, steps: int, evaluations: int) -> str:
@@ -87,7 +87,7 @@ class RunTimer:
         self._last_reading = self._start
         self._spent: dict[str, float] = {}
         self._window_steps = self._window_images = 0
-        # Since the process started, to estimate the time left.
+        # Totals since the process started, to estimate the time left.
         self._steps, self._step_seconds = 0, 0.0
         self._evaluations, self._evaluation_seconds = 0, 0.0
 
@@ -105,7 +105,7 @@ class RunTimer:
                 self._evaluation_seconds += seconds
 
     def count_step(self, images: int) -> None:
-        """Count a completed step and its images."""
+        """Record a completed step and its number of images."""
         self._window_steps += 1
         self._window_images += images
 

@@ -1,4 +1,4 @@
-"""The training loop, readable from top to bottom."""
+"""The training loop."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -62,9 +62,9 @@ def train(
         InputError: the user's input is invalid, or another process is training in `output`. Where possible, this is
             detected before the first step, and no folder is left behind.
     """
-    cfg = cfg if isinstance(cfg, Config) else load_config(cfg)  # a path, or the name of a bundled config
+    cfg = cfg if isinstance(cfg, Config) else load_config(cfg)  # path or name of a config
     if resume and overwrite:
-        raise InputError("resume and overwrite exclude each other: set only one")
+        raise InputError("resume and overwrite are mutually exclusive: set only one")
     folder = Path(output)
     with supervised(cfg, folder) as (device, stop, activity):
         # torchrun restarted the workers: resume. Never resume a run from an earlier launch without --resume.
@@ -79,7 +79,7 @@ def train(
 
 
 def loop(run: Run, stop: StopRequest, activity: Activity, after_step: Callable[[], None]) -> TrainResult:
-    """Train from the first step, or from where the checkpoint left off, to the last step."""
+    """Train from the first step, or from the step of the checkpoint, to the last step."""
     cfg, state, num_steps = run.cfg, run.state, run.num_steps
     metrics: dict[str, float] = {}
     evaluated_at = saved_at = stopped_by = None
@@ -110,7 +110,7 @@ def loop(run: Run, stop: StopRequest, activity: Activity, after_step: Callable[[
                     save(run, recorder, timer)
                     record_unreadable(run, recorder)
                 break
-            # Evaluate before the next step, so that a run resumed here makes up for an evaluation that was interrupted.
+            # Evaluate before the next step, so that a resumed run repeats an evaluation that was interrupted.
             if run.val_data and evaluated_at != state.step and run.is_due(run.eval_every):
                 with timer.measure("evaluation"):
                     metrics = evaluate_and_record(run, run.val_data, recorder, activity)
@@ -234,7 +234,7 @@ def evaluate(run: Run, data: Dataset, activity: Activity) -> Evaluation | None:
     network = inference_model(
         state.evaluated,
         dtype=resolve_precision(run.device, run.cfg.inference.precision),
-        compile=False,  # it would take minutes at every evaluation
+        compile=False,  # compiling would take minutes at every evaluation
     )
     return evaluate_dataset(run.cfg, network, data, device=run.device, on_batch=on_batch)
 
@@ -279,8 +279,8 @@ def finish(run: Run, result: TrainResult) -> None:
     log.info("%s %d steps in %s; checkpoints are in %s",
              done, result.step, format_duration(result.seconds), run.checkpoints.folder)  # fmt: skip
     if result.diverged:
-        log.warning("training diverged: the weights of the last checkpoint are of no use. %s", ADVICE)
-    # Every process raises the error: otherwise torchrun would kill the others once one exits with an error.
+        log.warning("training diverged: the weights of the last checkpoint are unusable. %s", ADVICE)
+    # Every process raises the error: otherwise torchrun would kill the others as soon as one exits with an error.
     on_main(lambda: run.checkpoints.check_saved(result.step))
     if result.stopped_by and result.is_preempted and is_main():
         write_preempted(run.folder, step=result.step, signal_name=result.stopped_by)

@@ -16,7 +16,7 @@ from retinanet.model.retinanet import RetinaNet
 from retinanet.runtime.device import memory_format_for, require_compiler
 from retinanet.structures import HeadOutputs
 
-MAX_SHAPES = 256  # maximum number of shapes compiled per process; torch raises an error beyond it
+MAX_SHAPES = 256  # maximum number of shapes compiled per process; torch raises an error if there are more
 
 Outputs = tuple[list[Tensor], list[Tensor]]
 
@@ -53,7 +53,7 @@ def compiled_outputs(device: torch.device) -> Callable[[RetinaNet, Tensor], Outp
     """Return a version of `RetinaNet.outputs` that is compiled on the first call for each model and shape.
 
     On a CPU, weights become constants, packed once for the kernels that use them. On CUDA, the kernels of a call are
-    launched as one graph, which overwrites the outputs of the previous call; the function therefore returns copies.
+    launched as one graph, which overwrites the outputs of the previous call. The function therefore returns copies.
     """
     on_cuda = device.type == "cuda"
     options: dict[str, Any] | None = {"triton.cudagraphs": True} if on_cuda else None
@@ -111,7 +111,7 @@ def fold_norms_(module: nn.Module) -> None:
 
 
 def warm_up(model: InferenceModel, shapes: Iterable[tuple[int, int, int]]) -> None:
-    """Run the network on blank images of each shape (B, H, W), to do one-time work such as compilation in advance."""
+    """Run the network on blank images of each shape (B, H, W), to do one-time work such as compilation early."""
     device = model.device
     runs = 2 if device.type == "cuda" else 1  # the first run compiles, the second records the CUDA graph
     for batch, height, width in shapes:

@@ -13,7 +13,7 @@ def check_number(name: str, value: Any, *, low: float = -math.inf, high: float =
         above: whether the number must be greater than `low`.
 
     Raises:
-        ValueError: it is not.
+        ValueError: the argument is not a number, or is outside the range.
     """
     if not _is_number(value) or not low <= value <= high or (above and value == low):
         if high < math.inf:
@@ -28,7 +28,7 @@ def check_alpha(alpha: Any) -> None:
     """Check class weights: a number in 0..1, a sequence of such numbers, or None.
 
     Raises:
-        ValueError: they are something else, such as the -1 that disables weighting in torchvision.
+        ValueError: the weights have any other form, such as -1, which disables weighting in torchvision.
     """
     values = alpha if isinstance(alpha, Sequence) and alpha else [alpha]
     if alpha is not None and not all(_is_number(value) and 0 <= value <= 1 for value in values):

@@ -25,7 +25,7 @@ class ClassWeights:
         """Check that the number of per-class weights matches the number of classes.
 
         Raises:
-            ValueError: the numbers differ.
+            ValueError: the two numbers differ.
         """
         if isinstance(self.values, tuple) and len(self.values) != num_classes:
             raise ValueError(
@@ -33,7 +33,7 @@ class ClassWeights:
             )
 
     def like(self, logits: Tensor) -> float | Tensor:
-        """Return the weights (K,) on the device of the logits, in the dtype of the loss; a single number as it is."""
+        """Return the weights (K,) on the device of the logits, in the dtype of the loss; a number is unchanged."""
         if isinstance(self.values, float):
             return self.values
         key = (logits.device, working_type(logits))

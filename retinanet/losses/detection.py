@@ -13,8 +13,8 @@ from retinanet.losses.class_loss import ClassLoss
 from retinanet.losses.hard_examples import HardExampleMining
 from retinanet.structures import HeadOutputs, Targets
 
-# A logit whose score is 0 in float32, also after multiplication by a small `gamma` of FL* (0.01 suffices). All 16-bit
-# types can represent it. It is finite, so a search for values that are not finite does not find it.
+# A logit whose score is 0 in float32, even if it is multiplied by a small `gamma` in FL* (0.01 or more). All 16-bit
+# types can represent it. It is finite, so checks for non-finite values ignore it.
 SCORE_ZERO = -(2.0**15)
 
 
@@ -39,7 +39,7 @@ class LevelSums(NamedTuple):
 class DetectionLoss(nn.Module):
     """Class loss over non-ignored anchors plus box loss over positive anchors, divided by `num_positive`.
 
-    Where the annotations of a class are incomplete, only positive anchors of that class have a class loss for it.
+    Where the annotations of a class are incomplete, only its positive anchors contribute to the loss of that class.
 
     Args:
         class_loss: class loss, which declares whether it needs the IoU of decoded boxes or a background logit.
@@ -90,7 +90,7 @@ class DetectionLoss(nn.Module):
         if self.hard_examples:
             valid = self.hard_examples(outputs, labels, valid)
         sizes = [deltas.shape[1] for deltas in outputs.box_deltas]
-        # Boxes are few numbers per anchor: join the levels, which takes a fifth of the kernels.
+        # Join the levels, which needs a fifth of the kernels and is cheap, because boxes have few numbers per anchor.
         deltas = torch.cat(outputs.box_deltas, dim=1).float()
         anchors = torch.cat([grid.view(-1, 4) for grid in outputs.anchors])
         boxes = targets.boxes.gather(1, assignment.gt_index[..., None].expand(-1, -1, 4))
@@ -108,10 +108,10 @@ class DetectionLoss(nn.Module):
 
 
 def without_incomplete(class_logits: list[Tensor], labels: Tensor, is_complete: Tensor) -> list[Tensor]:
-    """Replace logits by `SCORE_ZERO` where it is unknown whether the anchor shows an object of their class.
+    """Replace logits with `SCORE_ZERO` where it is unknown whether the anchor shows an object of their class.
 
-    The losses with one sigmoid per class are then exactly 0 in float32, and the replaced logits get no gradient. A
-    softmax would not do: its background logit claims that there is no object of any class.
+    Losses with one sigmoid per class are then exactly 0 in float32, and the replaced logits get no gradient. This does
+    not work for a softmax, whose background logit asserts that there is no object of any class.
 
     Args:
         class_logits: L x (B, A_l, K), without a background logit.

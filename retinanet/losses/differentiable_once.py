@@ -1,4 +1,4 @@
-"""Backward passes that cannot be differentiated again, and raise an error if someone tries."""
+"""Backward passes that cannot be differentiated again and raise an error on any attempt."""
 
 import functools
 from collections.abc import Callable

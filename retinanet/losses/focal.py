@@ -65,7 +65,7 @@ class FocalLoss(nn.Module):
         self.register_buffer("alpha", None if alpha is None else _weight_tensor(alpha, self.num_classes))
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Compute the loss, differentiable once with respect to the logits; a second time raises a `RuntimeError`.
+        """Compute the loss. It can be differentiated once with respect to the logits; twice raises a `RuntimeError`.
 
         Args:
             logits: (N, C) or (N, C, d1, ...), any float type. Computed in float32, or float64 for float64 logits.

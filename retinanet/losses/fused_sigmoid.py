@@ -4,8 +4,8 @@ gradient.
 It computes the same loss as `sigmoid_reference.py`. An anchor has at most one class, so the kernel first treats every
 logit as background, then replaces the result for the one logit of the anchor's class. It builds no one-hot target,
 selects no anchors, and saves no additional tensor as large as the logits for the backward pass. The target's loss is
-replaced before summation: treated as background, the logit of an easy object has a far larger loss than it should, and
-subtracting that from the sum afterwards would leave a rounding error.
+replaced before summation, because the logit of an easy object, treated as background, has a very large loss;
+subtracting it from the sum afterwards would leave a rounding error.
 """
 
 from abc import ABC, abstractmethod
@@ -30,8 +30,8 @@ class FusedSigmoidLoss(ABC):
     The loss of an anchor is `target_loss` for the logit of its class (absent for background) plus a weighted margin
     loss for each of its other logits.
 
-    A NaN logit makes the sum or the gradient NaN, even if its anchor is not valid. An infinite logit need not: it
-    counts as a very confident prediction.
+    A NaN logit makes the sum or the gradient NaN, even if its anchor is not valid. An infinite logit may not, because
+    it is treated as a very confident prediction.
 
     Args:
         margin_loss: loss for the logits of all classes except the anchor's own.
@@ -135,7 +135,7 @@ def _sum_of_losses(
 ) -> Tensor:
     """Sum the background losses of all logits except the targets: (R, K), (R,), (R, 1), (R, 1) -> ().
 
-    `weights` is (K,). `table`, if given, holds precomputed losses, indexed by the bits of a logit.
+    `weights` is (K,). `table`, if given, contains precomputed losses, indexed by the bits of a logit.
     """
     losses = margin_loss.value(logits.to(working_type(logits))) if table is None else _look_up(logits, table)
     losses.scatter_(1, column, torch.where(has_target, 0, losses.gather(1, column)))
@@ -148,7 +148,7 @@ def _scaled_derivatives(
 ) -> Tensor:
     """Derivatives of the background loss, times a scale () or (K,): (R, K), (R,) -> (R, K) in the logits' dtype.
 
-    `table`, if given, holds precomputed derivatives, indexed by the bits of a logit. If `scale` is None, they are
+    `table`, if given, contains precomputed derivatives, indexed by the bits of a logit. If `scale` is None, they are
     already scaled.
     """
     if table is None:

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from retinanet.structures import HeadOutputs
 
-# Number of candidates in the first suppression attempt, as a multiple of the number to keep; each further attempt uses
-# this many times more. Whether an anchor survives depends only on harder ones: if enough of the hardest candidates
-# survive, the rest are not needed.
-FIRST_LOOK = 4
+# Number of candidates in the first suppression attempt, as a multiple of the number to keep. Each further attempt
+# multiplies the number of candidates by the same factor. Whether an anchor survives depends only on harder ones: if
+# enough of the hardest candidates survive, the rest are not needed.
+ATTEMPT_FACTOR = 4
 
 
 class HardExampleMining:
@@ -18,7 +18,7 @@ class HardExampleMining:
 
     If anchors overlap by more than `nms_iou`, only the hardest is kept. Overlap is measured between the anchors
     themselves, as Shrivastava et al. do for proposals, since an anchor's features come from its own area. Predicted
-    boxes would not work: nearly all anchors are negatives, whose boxes are not trained.
+    boxes would not work, because the boxes of negatives, which are nearly all anchors, are not trained.
 
     Unlike the rest of a training step, this synchronises the device.
 
@@ -68,13 +68,13 @@ class HardExampleMining:
         index = index[losses[index].argsort(descending=True, stable=True)]
         if self.nms_iou is None:
             return index[:most]
-        look = FIRST_LOOK * most
+        count = ATTEMPT_FACTOR * most
         while True:
-            seen = index[:look]
+            seen = index[:count]
             kept = seen[torchvision.ops.nms(anchors[seen], losses[seen], self.nms_iou)]
-            if len(kept) >= most or look >= len(index):
+            if len(kept) >= most or count >= len(index):
                 return kept[:most]
-            look *= FIRST_LOOK
+            count *= ATTEMPT_FACTOR
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

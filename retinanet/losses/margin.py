@@ -78,7 +78,7 @@ class FocalStarMargin:
 class HingeMargin:
     """Hinge loss on the probability, max(0, margin - p_t) (Lin et al. 2017, section 5.1).
 
-    The paper does not state its margin, and found no setting that trained well: the gradient of a completely wrong
+    The paper does not state its margin, and reports that no setting trained well: the gradient of a completely wrong
     example is almost zero. Infinite logits give a finite value and derivative, so only NaN logits are detected.
 
     h(z) = max(0, margin - 1 + sigmoid(z)),    h'(z) = sigmoid(z) sigmoid(-z) where h(z) > 0

@@ -15,7 +15,7 @@ class QualityFocalLoss(FusedSigmoidLoss):
     For an anchor's own class, y is the IoU; for all other classes, it is 0. See `ClassLoss` for the call arguments.
 
     Args:
-        beta: focusing exponent, at least 0; larger values down-weight examples near their target more. 0 gives cross
+        beta: focusing exponent, at least 0; larger values give less weight to examples near their target. 0 gives cross
             entropy. Below 1, the loss is steep near the target.
         compile: as in `FusedSigmoidLoss`.
     """
@@ -48,7 +48,7 @@ class VarifocalLoss(FusedSigmoidLoss):
     `ClassLoss` for the call arguments.
 
     Args:
-        alpha: weight, at least 0, of negatives, and of positives whose predicted box does not overlap the object.
+        alpha: weight (at least 0) of negatives and of positives whose predicted box does not overlap the object.
         gamma: focusing exponent for the same logits.
         compile: as in `FusedSigmoidLoss`.
     """

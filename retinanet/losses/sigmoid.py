@@ -24,7 +24,7 @@ class SigmoidMarginLoss(FusedSigmoidLoss):
         compile: as in `FusedSigmoidLoss`.
 
     Raises:
-        ValueError: alpha is outside 0..1; unlike in torchvision, -1 does not stand for None.
+        ValueError: alpha is outside 0..1. Unlike in torchvision, -1 does not mean None.
     """
 
     def __init__(self, margin_loss: MarginLoss, *, alpha: float | Sequence[float] | None = None, compile: bool = False):

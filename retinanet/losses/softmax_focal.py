@@ -100,7 +100,7 @@ class _SoftmaxFocalLosses(torch.autograd.Function):
 
 
 def _other_logits(logits: Tensor, column: Tensor) -> Tensor:
-    """Logits (r, C) in the dtype of the loss, with each row's target, at `column` (r, 1), set too low to contribute."""
+    """Logits (r, C) in the dtype of the loss, with each row's target at `column` (r, 1) set too low to contribute."""
     working = logits.to(working_type(logits))
     # Not -infinity: if the other logits are -infinity too, their softmax would be NaN.
     return working.scatter(1, column, torch.finfo(working.dtype).min)

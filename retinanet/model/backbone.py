@@ -15,7 +15,7 @@ class Backbone(Protocol):
     `RetinaNet` relies only on the members below and those of `nn.Module`.
 
     In frozen stages, the backbone sets `requires_grad` to False for all parameters, and `train()` keeps the modules in
-    evaluation mode, so that their batch statistics do not change either.
+    evaluation mode, which also freezes their running statistics.
     """
 
     @property
@@ -38,10 +38,10 @@ class Backbone(Protocol):
         """
 
     def load_pretrained(self, weights: str) -> None:
-        """Replace all weights and statistics, frozen stages included, with pretrained ones.
+        """Replace all weights and statistics, including those of frozen stages, with pretrained ones.
 
         Args:
-            weights: "imagenet", another name that the backbone knows, or a file path; never "none".
+            weights: "imagenet", another name that the backbone supports, or a file path; never "none".
 
         Raises:
             InputError: the weights are unknown, cannot be downloaded or read, or belong to a different network;

@@ -13,7 +13,7 @@ from retinanet.model.retinanet import RetinaNet
 # Relative tolerance: larger than the change that "rounding: torchvision" makes to the smallest anchors, smaller than
 # the step between two scales.
 SHAPE_TOLERANCE = 0.05
-COUNTER = "num_batches_tracked"  # buffer of batch norm; frozen batch norm neither has nor needs it
+COUNTER = "num_batches_tracked"  # buffer of batch norm that frozen batch norm does not have
 
 
 def load_for_finetuning(
@@ -55,11 +55,11 @@ def load_for_finetuning(
 
     loaded, messages = dict(state), []
     if not same_anchors:
-        messages = [f"{layer}: not loaded, the anchors are different" for layer in (class_layer, box_layer)]
+        messages = [f"{layer}: not loaded because the anchors are different" for layer in (class_layer, box_layer)]
         loaded |= {name: initial[name] for name in may_differ}
     elif not same_background:
         change = "added" if model.head.background_logit else "removed"
-        messages = [f"{class_layer}: not loaded, the background logit was {change}"]
+        messages = [f"{class_layer}: not loaded because the background logit was {change}"]
         loaded |= {name: initial[name] for name in may_differ}
     elif trained_names != class_names:
         for name in class_rows:
@@ -119,7 +119,7 @@ def _check(state: dict[str, Tensor], expected: dict[str, Tensor], source: str, m
     ]
     if missing or unknown or misshapen:
         raise InputError(
-            f"{source}: its network differs from this model: {_listed('missing', missing)}, "
+            f"{source}: the network differs from this model: {_listed('missing', missing)}, "
             f"{_listed('unknown', unknown)}, {_listed('with a different shape', misshapen)}; only classes and anchors "
             "may differ; match model.* to the checkpoint's config, or remove train.init_from"
         )

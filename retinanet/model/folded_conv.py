@@ -40,7 +40,7 @@ class FoldedConv2d(torch.autograd.Function):
     Autograd would save weight * scale for the backward pass, a second copy of the network's weights. This function
     saves `weight`, which exists anyway, and repeats the multiplication. Under autocast, the product is rounded only
     once. If the output has fewer positions than a filter has weights, the output of the convolution is multiplied
-    instead, and rounded both before and after.
+    instead, and is rounded before and after the multiplication.
     """
 
     @staticmethod

@@ -46,9 +46,9 @@ class FeaturePyramid(nn.Module):
 def halve(conv: nn.Conv2d, feature: Tensor) -> Tensor:
     """Apply a 3x3 convolution with stride 2 and padding 1.
 
-    On a feature map of width 1 or 2, only as many columns of the kernel cover data, so only those are used: with the
-    full kernel, oneDNN's bfloat16 convolution on a CPU reads uninitialised memory (torch 2.14.1). At width 1 this
-    spoils the gradient of the weights; at width 2, the output.
+    On a feature map of width 1 or 2, only 1 or 2 columns of the kernel cover data, and only those are used. With the
+    full kernel, oneDNN's bfloat16 convolution on a CPU reads uninitialised memory (torch 2.14.1), which corrupts the
+    gradient of the weights at width 1, and the output at width 2.
     """
     width = feature.shape[-1]
     if width <= 2:

@@ -18,8 +18,8 @@ class RetinaNetHead(nn.Module):
         num_classes: number of classes K, without background.
         num_convs: number of 3x3 convolutions before the last one in each subnet.
         norm: normalisation after each of these convolutions; the paper uses none.
-        prior: initial probability of each class at every anchor; with softmax, of all classes together. Its purpose is
-            to keep the many background anchors from making the first steps diverge (section 4.1, "Initialization").
+        prior: initial probability of each class at every anchor; with softmax, of all classes together. It keeps the
+            many background anchors from making the first steps diverge (section 4.1, "Initialization").
         class_precision: precision of the last convolution of the class subnet: that of the network, or "fp32", which
             returns class logits in float32.
         background_logit: append a class logit for background. Scores are then a softmax, otherwise sigmoids.

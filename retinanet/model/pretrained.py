@@ -20,13 +20,13 @@ def load_torchvision_weights(backbone: nn.Module, name: str, weights: str) -> No
         weights: "imagenet" for torchvision's newest weights, a torchvision name such as "IMAGENET1K_V1", or a path.
 
     Raises:
-        InputError: the name is unknown, the download failed, or the file holds weights of a different network.
+        InputError: the name is unknown, the download failed, or the file contains weights of a different network.
     """
     if weights == "imagenet" or weights.startswith("IMAGENET"):
         state, source = _download(name, weights)
     else:
         state, source = _read(Path(weights)), weights
-    # The detector has no ImageNet classifier, and some norms, such as frozen batch norm, have no counter.
+    # The detector has no ImageNet classifier, and some norms, such as frozen batch norm, have no batch counter.
     state = {key: value for key, value in state.items() if not key.startswith("fc.")}
     expected = backbone.state_dict()
     state = {key: value for key, value in state.items() if key in expected or not key.endswith("num_batches_tracked")}
@@ -54,10 +54,10 @@ def _download(name: str, weights: str) -> tuple[dict[str, Tensor], str]:
     target = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
     try:
         return dict(known[member].get_state_dict(progress=is_terminal(sys.stderr), check_hash=True)), url
-    except Exception as error:  # network, disk, hash, damaged cached file: each raises a different type
+    except Exception as error:  # network, disk, hash mismatch, damaged cached file: each raises a different type
         raise InputError(
             f"model.backbone.weights: could not download {weights} for {name} from {url} to {target}, or the file "
-            f"there is damaged: {_reason(error)}; put the file there yourself, set "
+            f"there is damaged: {_reason(error)}; copy the file there yourself, set "
             "model.backbone.weights=PATH, or train from scratch with model.backbone.weights=none "
             "model.backbone.frozen_stages=0 model.backbone.norm=batch"
         ) from None
@@ -73,7 +73,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         ) from None
     except Exception as error:  # torch.load raises a different type for each kind of damage
         raise InputError(
-            f"model.backbone.weights: {path} is not a weights file: {_reason(error)}; set one written by "
+            f"model.backbone.weights: {path} is not a weights file: {_reason(error)}; set a file written by "
             "torch.save(module.state_dict(), path)"
         ) from None
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):

@@ -26,14 +26,14 @@ class ResNet(nn.Module):
     Its state dict uses torchvision's names, without `fc`, so ImageNet weights load unchanged.
 
     Args:
-        name: name of a torchvision residual network, such as "resnet50" or "resnext101_32x8d"; or "resnet10_half", a
-            small one of ours.
+        name: name of a torchvision residual network, such as "resnet50" or "resnext101_32x8d", or "resnet10_half", a
+            small network defined in this package.
         norm: "frozen" keeps the statistics of the pretrained weights and has no trainable parameters; "batch", "sync"
             and "group" are trained.
         frozen_stages: number of leading stages that are never updated: 1 freezes the stem, 2 the stem and `layer1`, and
             so on up to 5 for all.
         checkpoint_activations: save only the input of each residual block, and recompute the block in the backward
-            pass: uses less memory, takes a third more time in the backbone, and gives identical gradients.
+            pass. This needs less memory, takes a third more time in the backbone, and gives identical gradients.
     """
 
     strides = (8, 16, 32)
@@ -82,7 +82,7 @@ class ResNet(nn.Module):
     def train(self, mode: bool = True) -> "ResNet":
         """Set training or evaluation mode.
 
-        Frozen stages stay in evaluation mode, so that their batch statistics do not change either.
+        Frozen stages stay in evaluation mode, which also freezes their running statistics.
         """
         super().train(mode)
         for stage in self._frozen:

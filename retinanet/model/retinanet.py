@@ -1,4 +1,4 @@
-"""The whole network, from images to `HeadOutputs`, in both training and evaluation mode."""
+"""The complete network, from images to `HeadOutputs`, in training and evaluation mode."""
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +36,7 @@ class RetinaNet(nn.Module):
     ):
         super().__init__()
         strides = tuple(anchors.strides)[: len(backbone.strides)]
-        assert tuple(backbone.strides) == strides, f"the backbone has strides {backbone.strides}, the anchors {strides}"
+        assert tuple(backbone.strides) == strides, f"backbone strides {backbone.strides}, anchor strides {strides}"
         self.backbone = backbone
         self.fpn = fpn
         self.head = head
@@ -77,7 +77,7 @@ class RetinaNet(nn.Module):
         rows = torch.arange(height, device=images.device) < image_sizes[:, :1]  # (B, H)
         columns = torch.arange(width, device=images.device) < image_sizes[:, 1:]  # (B, W)
         inside = rows[:, None, :, None] & columns[:, None, None, :]  # (B, 1, H, W)
-        # Work on contiguous planes, in place; convert the layout last: broadcasting to channels_last is slow on a CPU.
+        # Work in place on contiguous planes, then convert the layout: broadcasting to channels_last is slow on a CPU.
         pixels = images.contiguous().to(self.mean.dtype).sub_(self.mean).div_(self.std).mul_(inside)
         return pixels.contiguous(memory_format=self.memory_format)
 

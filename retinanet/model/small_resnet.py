@@ -1,15 +1,15 @@
-"""A small residual network for small images on a CPU: one block a stage, and half the channels of ResNet-18."""
+"""A small residual network for small images on a CPU: one block per stage, and half the channels of ResNet-18."""
 
 from collections.abc import Callable
 
 from torch import nn
 from torchvision.models.resnet import BasicBlock
 
-CHANNELS = (32, 64, 128, 256)  # of the four stages
+CHANNELS = (32, 64, 128, 256)  # per stage
 
 
 def small_resnet(norm_layer: Callable[[int], nn.Module]) -> nn.Module:
-    """Build the layers of `resnet10_half` with torchvision's names, and initialise them as torchvision does."""
+    """Build the layers of `resnet10_half` with torchvision's names and initialisation."""
     network = nn.Module()
     network.conv1 = nn.Conv2d(3, CHANNELS[0], 7, stride=2, padding=3, bias=False)
     network.bn1 = norm_layer(CHANNELS[0])

@@ -37,7 +37,7 @@ class Activity:
         image_ids: Sequence[int | str] = (),
     ) -> None:
         """Replace the current phase, and drop the reference to its batches."""
-        # A single assignment, so that the watchdog thread never sees a partial update. `__str__` formats it on demand.
+        # Use a single assignment, so that the watchdog thread never sees a partial update. `__str__` formats on demand.
         self.current = Current(time.monotonic(), phase, step, batches, image_ids)
 
     def __str__(self) -> str:

@@ -1,6 +1,6 @@
 """Console output: messages, and progress as a bar on a terminal or as plain lines in a file.
 
-Failing to write to the console does not end a run, whether the disk is full, the reader of a pipe is gone, or the
+Failing to write to the console does not stop a run, whether the disk is full, the reader of a pipe has exited, or the
 console's encoding lacks a character.
 """
 
@@ -19,7 +19,7 @@ from tqdm import tqdm
 # C0 and C1 except tab and line break; marks, embeddings, overrides and isolates of the bidirectional algorithm.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
-PLAIN_INTERVAL = 30.0  # seconds between lines of progress in a file or pipe
+PLAIN_INTERVAL = 30.0  # seconds between progress lines in a file or pipe
 
 
 class _LossyStream:
@@ -57,24 +57,24 @@ class ConsoleHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         stream = _LossyStream(sys.stdout)
         tqdm.write(self.format(record), file=stream)
-        stream.flush()  # a file would otherwise get its lines late, and in the wrong order with those of stderr
+        stream.flush()  # otherwise, a file would get its lines late, and out of order with those from stderr
 
 
 class ProgressBar(tqdm):
     """Progress bar with the remaining time, for a terminal."""
 
     def logged(self, summary: str) -> None:
-        """Show beside the bar a summary of what the caller has just logged."""
+        """Show next to the bar a summary of the values that the caller has just logged."""
         self.set_postfix_str(summary)
 
 
 class PlainProgress:
-    """Progress for a file or a pipe: a line with the remaining time every `PLAIN_INTERVAL` seconds, none if shorter.
+    """Progress for a file or a pipe: a line with the remaining time every `PLAIN_INTERVAL` seconds.
 
     Args:
         what: the activity, such as "evaluating".
-        total: number of items, where known.
-        initial: number of items that were done earlier, by a run that is resumed.
+        total: number of items, if known.
+        initial: number of items done before a run was resumed.
     """
 
     def __init__(self, items: Iterable | None, what: str, total: int | None, *, initial: int = 0):
@@ -105,7 +105,7 @@ class PlainProgress:
         self._postfix = f", {text}" if text else ""
 
     def logged(self, summary: str) -> None:
-        """Skip the next line if it is due soon: the caller has just logged how far it is."""
+        """Skip the next line if it is due soon, because the caller has just logged its progress."""
         self._last_line = time.monotonic()
 
     def close(self) -> None:
@@ -121,12 +121,12 @@ class PlainProgress:
 def progress(
     items: Iterable | None, what: str, total: int | None, *, initial: int = 0, silent: bool = False
 ) -> ProgressBar | PlainProgress:
-    """Report progress on stderr: as a bar if it is a terminal, else as an occasional line.
+    """Report progress on stderr: as a bar on a terminal, otherwise as an occasional line.
 
     Args:
         items: what to iterate over; None if the caller calls `update`.
         what, total, initial: see `PlainProgress`.
-        silent: report nothing, because another process reports the same.
+        silent: report nothing, because another process reports the same progress.
     """
     if not (silent or is_terminal(sys.stderr)):
         return PlainProgress(items, what, total, initial=initial)
@@ -149,7 +149,7 @@ def is_terminal(stream: TextIO) -> bool:
 
 
 def escape_unprintable() -> None:
-    """Make `print` escape characters that the console cannot encode, for example in class names, rather than fail."""
+    """Make `print` escape characters that the console cannot encode, for example in class names, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")
@@ -158,7 +158,7 @@ def escape_unprintable() -> None:
 def escape_controls(text: str) -> str:
     """Make control characters visible, such as those that clear a terminal or reverse the direction of text.
 
-    File and class names may contain them. Line breaks and tabs stay.
+    File and class names may contain them. Line breaks and tabs are kept.
     """
     return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
@@ -174,7 +174,7 @@ def format_duration(seconds: float) -> str:
 
 
 def format_bytes(size: float) -> str:
-    """Format a size in decimal units, as disks and file managers do: 850 kB, 78 MB, 1.2 GB."""
+    """Format a size in decimal units, as for disks and in file managers: 850 kB, 78 MB, 1.2 GB."""
     for unit in ("kB", "MB", "GB", "TB"):
         size /= 1000
         if size < 1000 or unit == "TB":

@@ -15,7 +15,7 @@ from retinanet.runtime.distributed import local_device
 
 
 def resolve_device(name: str) -> torch.device:
-    """Resolve a device setting; "auto" is the accelerator that torch finds, else the CPU. Each process has its own GPU.
+    """Resolve a device setting. "auto" means an available accelerator, otherwise the CPU. Each process has its own GPU.
 
     Raises:
         InputError: the device is unknown or not available.
@@ -34,7 +34,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_precision(device: torch.device, precision: Precision) -> torch.dtype:
-    """Resolve a precision setting to a dtype; "auto" is bfloat16 if the hardware supports it, else float32."""
+    """Resolve a precision setting to a dtype; "auto" is bfloat16 if the hardware supports it, otherwise float32."""
     if precision == "auto":
         return torch.bfloat16 if has_bfloat16(device) else torch.float32
     return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
@@ -81,7 +81,7 @@ def resolve_compile(device: torch.device, setting: CompileSetting) -> bool:
 
 
 def require_compiler(device: torch.device, key: str) -> None:
-    """Check that torch.compile works on this machine; `key` is the setting to name in the error message.
+    """Check that torch.compile works on this machine. `key` is the setting to name in the error message.
 
     Raises:
         InputError: a compiler or a header is missing.
@@ -108,7 +108,7 @@ def compiled_graphs() -> int:
 
 
 def set_determinism(deterministic: bool) -> None:
-    """Choose deterministic kernels, or the fastest ones.
+    """Select deterministic kernels, or the fastest ones.
 
     Deterministic kernels give bit-identical results on the same machine with the same number of threads.
     """

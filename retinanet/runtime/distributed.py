@@ -146,7 +146,7 @@ def broadcast_tensors(tensors: list[Tensor]) -> None:
 
 
 def share_of(items: list[Any], part: int, parts: int) -> list[Any]:
-    """One of `parts` consecutive slices of a list, whose lengths differ by at most one item."""
+    """Return one of `parts` consecutive slices of a list, whose lengths differ by at most one item."""
     return items[part * len(items) // parts : (part + 1) * len(items) // parts]
 
 

@@ -1,4 +1,4 @@
-"""Report a failure once: the first process to fail prints its traceback, the others only refer to it."""
+"""Report a failure once: the first process to fail prints its traceback, and the others only refer to it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KEY = "retinanet/failed"
 
 
 def process_name(rank: int, world_size: int) -> str:
-    """Name of a process in messages. Ranks count from 0 and occur in the names of files, hence both numbers."""
+    """Name of a process in messages. It includes the rank, which counts from 0, because file names contain it."""
     return f"process {rank + 1} of {world_size} (rank {rank})" if world_size > 1 else "the run"
 
 
@@ -26,7 +26,7 @@ def report_failure(
 ) -> None:
     """Report what this process was doing when it failed, and write its traceback to `failure_rank{rank}.txt`.
 
-    If another process failed first, only point to that one. Call this before closing the connections to the other
+    If another process failed first, only refer to that one. Call this before closing the connections to the other
     processes: closing them makes the others fail too, and they then check which process failed first.
 
     Args:
@@ -34,8 +34,8 @@ def report_failure(
         doing: phase, step and image ids.
 
     Raises:
-        InputError: the cause is another process that failed first or was lost. If `error` is itself an InputError, this
-            is not raised, because its own message is enough.
+        InputError: another process failed first or was lost. Not raised if `error` is itself an InputError, because its
+            message is sufficient.
     """
     is_lost = _is_lost_contact(error)
     first = _first_to_fail(store, None if is_lost else rank) if store else rank
@@ -45,11 +45,11 @@ def report_failure(
     if first is None:
         raise InputError(
             f"{this} lost contact with another process, which exited without a report: see the output of the "
-            f"launcher, such as torchrun; the error here: {first_line(error)}"
+            f"launcher, such as torchrun; own error: {first_line(error)}"
         ) from None
     if first != rank:
         raise InputError(
-            f"{this} exits because {process_name(first, world_size)} failed first (see its output); the error here: "
+            f"{this} exits because {process_name(first, world_size)} failed first (see its output); own error: "
             f"{first_line(error)}"
         ) from None
     path = folder / f"failure_rank{rank}.txt"
@@ -64,14 +64,14 @@ def report_failure(
 
 
 def _is_lost_contact(error: Exception) -> bool:
-    """Whether a collective failed because another process is gone. gloo has no dedicated error type for this."""
+    """Whether a collective failed because another process has exited. gloo has no dedicated error type for this."""
     return type(error).__name__ in ("DistBackendError", "DistNetworkError") or (
         isinstance(error, RuntimeError) and "gloo/transport" in str(error)
     )
 
 
 def _first_to_fail(store: Store, rank: int | None) -> int | None:
-    """Rank that failed first. Registers `rank` as the first unless another rank already has; None only looks it up."""
+    """Return the rank that failed first, after registering `rank` (unless None) if no other rank is registered."""
     try:
         if rank is not None:
             return int(store.compare_set(KEY, "", str(rank)))

@@ -1,4 +1,4 @@
-"""Lock files, which the operating system releases however the process that holds them ends."""
+"""Lock files that the operating system releases no matter how the process holding them exits."""
 
 import logging
 import os
@@ -15,27 +15,27 @@ except ImportError:  # Windows
 
 log = logging.getLogger(__name__)
 
-WINDOWS_BYTE = 1 << 30  # the byte that is locked on Windows, where nobody else can read a locked byte
+WINDOWS_BYTE = 1 << 30  # the byte that is locked on Windows, where other processes cannot read a locked byte
 
 
 @contextmanager
 def try_lock(path: Path) -> Iterator[bool]:
     """Hold the lock on a file within a `with` block; yield False if another process holds it.
 
-    The file is kept, and says which process holds or last held it. On a file system without locks, this yields True
-    with a warning.
+    The file is kept; it names the process that holds or last held the lock. On a file system without locks, this logs a
+    warning and yields True.
     """
     file = _lock(path)
     if file is None:
         yield False
         return
     if hasattr(os, "register_at_fork"):
-        # The lock belongs to the open file: a forked data loading worker that outlives this process would keep it.
+        # The lock belongs to the open file, so a forked data loading worker that outlives this process would keep it.
         os.register_at_fork(after_in_child=file.close)
     try:
         yield True
     finally:
-        with suppress(OSError):  # closing the file releases it as well
+        with suppress(OSError):  # closing the file also releases the lock
             _release(file)
         file.close()
 
@@ -54,7 +54,7 @@ def _lock(path: Path) -> BinaryIO | None:
         file = open(path, "ab", buffering=0)
         try:
             _acquire(file)
-        except (BlockingIOError, PermissionError):  # which of the two depends on the system
+        except (BlockingIOError, PermissionError):  # the type depends on the operating system
             file.close()
             return None
         except OSError as error:
@@ -63,7 +63,7 @@ def _lock(path: Path) -> BinaryIO | None:
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
             return file
-        file.close()  # its previous holder removed the file in between
+        file.close()  # the previous holder removed the file in the meantime
 
 
 def _is_at(path: Path, file: BinaryIO) -> bool:

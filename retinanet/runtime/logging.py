@@ -1,4 +1,4 @@
-"""Logging of a process: to the console, and to a log file once one is opened."""
+"""Log to the console, and to a log file once it is open."""
 
 import logging
 from contextlib import suppress
@@ -11,11 +11,11 @@ KEPT_MESSAGES = 1000
 
 
 class _Buffer(MemoryHandler):
-    """Holds the messages logged before the log file is opened."""
+    """Buffer for messages logged before the log file is opened."""
 
 
 class _QuietFileHandler(logging.FileHandler):
-    """File handler that ignores errors: if the disk is full, messages still reach the console, and saving warns."""
+    """File handler that ignores errors: if the disk is full, messages still reach the console."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         pass
@@ -32,7 +32,7 @@ def start_logging(*, silent: bool = False) -> None:
     """Send messages to the console, and buffer them for `log_to_file`.
 
     Replaces the handlers of any earlier call. Handlers and a level that the caller has set on the logger "retinanet"
-    stay as they are.
+    are preserved.
 
     Args:
         silent: log only errors, because another process logs the same messages.

@@ -13,7 +13,7 @@ from retinanet.runtime.distributed import world_size
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Peak memory of this process in bytes so far: on the GPU for CUDA, else on the host; None where it is unknown."""
+    """Peak memory of this process so far in bytes, on the GPU for CUDA, otherwise on the host; None if unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
     try:
@@ -21,7 +21,7 @@ def peak_memory(device: torch.device) -> int | None:
     except ImportError:  # Windows
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak  # macOS counts bytes, all others KiB
+    return peak if sys.platform == "darwin" else 1024 * peak  # bytes on macOS, KiB elsewhere
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -31,14 +31,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     """
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    # The second message comes from the DataLoader when the kernel has killed one of its workers.
+    # The DataLoader raises the second message when the kernel has killed a worker.
     found = ("can't allocate memory", "killed by signal: Killed")
     return isinstance(error, RuntimeError) and any(text in str(error) for text in found)
 
 
 @contextmanager
 def explained(cfg: Config, activity: Activity) -> Iterator[None]:
-    """Turn an out-of-memory error in the `with` block into a message about the current batches and the keys to change.
+    """Convert out-of-memory errors in the `with` block to messages with the current batches and the keys to change.
 
     Raises:
         InputError: memory ran out.
@@ -64,7 +64,7 @@ def out_of_memory_message(error: BaseException, cfg: Config, activity: Activity)
         f"{activity}: out of memory with {sizes if batches else 'no images'} in this process ({world_size()} in all): "
         f"{first_line(error)}; raise "
         f"train.accumulate (now {cfg.train.accumulate}: results stay the same, except with batch norm), or lower "
-        f"train.batch_size ({cfg.train.batch_size}; in evaluation train.eval_batch_size is enough), "
+        f"train.batch_size ({cfg.train.batch_size}; during evaluation, lowering train.eval_batch_size is enough), "
         f"data.resize.shorter and longer ({max(cfg.data.resize.shorter)}, {cfg.data.resize.longer}), model.channels "
         f"({cfg.model.channels}){checkpointing}"
     )

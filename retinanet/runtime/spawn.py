@@ -1,4 +1,4 @@
-"""Explain how to start worker processes where each of them imports the user's script again.
+"""Explain how to guard a script whose worker processes import it again.
 
 Python starts worker processes by "spawn" on Windows and macOS, and by "forkserver" on Linux from Python 3.14. Both
 import the script that started the program. If that script trains without a guard, every worker starts training too.
@@ -27,10 +27,10 @@ def exit_if_spawned() -> None:
 
 @contextmanager
 def workers_explained() -> Iterator[None]:
-    """Say what to do if worker processes cannot start because the user's script is not guarded.
+    """Explain what to do if worker processes cannot start because the user's script is not guarded.
 
     Raises:
-        InputError: a worker ended while it imported the script.
+        InputError: a worker exited while importing the script.
     """
     try:
         yield
@@ -51,7 +51,7 @@ def _is_importing_script() -> bool:
 
 
 def _unguarded_script() -> str | None:
-    """Path of the script whose top level has called this function outside of any `if __name__ ...:`, else None."""
+    """Path of the script that called this function at top level without an `if __name__ ...:` guard, otherwise None."""
     frame = sys._getframe()
     while frame.f_code.co_name != "<module>" or frame.f_globals.get("__name__") != "__main__":
         if frame.f_back is None:
@@ -60,7 +60,7 @@ def _unguarded_script() -> str | None:
     script, line = frame.f_globals.get("__file__"), frame.f_lineno
     try:
         tree = ast.parse(Path(script).read_bytes())
-    except (TypeError, OSError, SyntaxError):  # there is no file, as in `python -c`, or it has changed
+    except (TypeError, OSError, SyntaxError):  # there is no file, as with `python -c`, or it has changed
         return None
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and node.lineno <= line <= node.end_lineno and "__name__" in ast.unparse(node.test):

@@ -22,7 +22,7 @@ from retinanet.runtime.failure import process_name
 if TYPE_CHECKING:  # importing torch would delay the signal handlers by seconds
     from torch.distributed import Store
 
-EXIT_STOPPED = 143  # 128 + SIGTERM, which shells and schedulers understand as stopped on request
+EXIT_STOPPED = 143  # 128 + SIGTERM, which shells and schedulers interpret as stopped on request
 PREEMPTED = "preempted"  # file in the run folder that marks a run as stopped early and resumable
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # A request often arrives twice: a scheduler signals both torchrun and its workers, and torchrun forwards the signal.
@@ -39,8 +39,8 @@ class StopRequest:
                 ...
                 step += 1
 
-    A process that has not finished `grace` seconds after the request exits without saving; a second signal makes it
-    exit at once. Both work even while the main thread hangs in a collective, because signal numbers are written
+    A process that has not finished `grace` seconds after the request exits without saving. A second signal makes it
+    exit immediately. Both work even while the main thread hangs in a collective, because signal numbers are written
     directly to a pipe that is read by a separate thread. Python allows signal handlers only in the main thread; in any
     other thread, only requests from other processes take effect. Processes forked during training get the previous
     handlers back.
@@ -48,7 +48,7 @@ class StopRequest:
     Args:
         store: the store of the current attempt (a restarted run must not find an old request); None for one process.
         grace: grace period in seconds. torchrun kills its workers 30 s after a stop signal, so keep this below 30.
-        give_up: called on rank 0 with the signal name when the grace period is over, just before the process exits.
+        give_up: called on rank 0 with the signal name at the end of the grace period, just before the process exits.
     """
 
     def __init__(
@@ -148,13 +148,13 @@ class StopRequest:
                     first_signal = now
                     self.signal_name = self.signal_name or signal.Signals(number).name
                 elif now - first_signal >= REPEAT_AFTER:
-                    _die_of(number)
+                    _kill_self_with(number)
             if deadline is None and self.signal_name is not None:
                 deadline = now + self.grace
                 if self.rank == 0:
                     _print(
-                        f"{self.signal_name}: the run finishes its step, saves and exits; "
-                        "a second signal makes it exit immediately, without saving"
+                        f"{self.signal_name}: finishing the current step, saving and exiting; "
+                        "a second signal makes the run exit immediately without saving"
                     )
             if self._closed:
                 return
@@ -192,7 +192,7 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     """Do nothing: the interpreter writes the signal number to the pipe, but only if a Python handler is installed."""
 
 
-def _die_of(number: int) -> None:
+def _kill_self_with(number: int) -> None:
     """Kill this process with a signal as if the signal had not been caught.
 
     This calls libc, because Python can reset signal handlers only in the main thread, which may be hanging.
@@ -204,5 +204,5 @@ def _die_of(number: int) -> None:
 
 
 def _print(text: str) -> None:
-    with contextlib.suppress(OSError):  # Ctrl-C may also have ended a process that stderr is piped to
+    with contextlib.suppress(OSError):  # Ctrl-C may also have terminated the process that reads stderr
         print(text, file=sys.stderr, flush=True)

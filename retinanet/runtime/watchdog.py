@@ -1,4 +1,4 @@
-"""Watchdog for stalls: every process dumps its stack traces, then the run stops. Also makes orphaned workers exit."""
+"""Watchdog for stalls: every process dumps its stack traces, then the run stops. Orphaned workers exit as well."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Watchdog:
             if store is not None:
                 try:
                     reason = store.get(KEY).decode() if store.check([KEY]) else None
-                except RuntimeError:  # the process that hosts the store has exited; those waiting for it will also end
+                except RuntimeError:  # the process that hosts the store has exited; those waiting for it will exit too
                     store = None
                 else:
                     if reason is not None:
@@ -123,7 +123,7 @@ class Watchdog:
 
 
 def end_with_parent() -> None:
-    """Make this process exit when its launcher does. Otherwise, killing torchrun would leave its workers running.
+    """Make this process exit when its launcher exits. Otherwise, killing torchrun would leave its workers running.
 
     Call this only in workers: a run started in the background must outlive its shell.
     """
@@ -134,7 +134,7 @@ def end_with_parent() -> None:
 
 
 def _watch_parent(parent: int) -> None:
-    """Exit when the parent process is gone, even if it exited before the kernel was asked to send a signal."""
+    """Exit when the parent process has exited, even if that was before the kernel was asked to send a signal."""
     while os.getppid() == parent:
         time.sleep(POLL)
     with contextlib.suppress(OSError):

@@ -1,1 +1,1 @@
-"""Draw detections on images, and charts; nothing is computed here."""
+"""Draw detections on images, and draw charts of given values."""

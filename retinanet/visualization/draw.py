@@ -35,7 +35,7 @@ def draw_boxes(image: Tensor, boxes: Tensor, texts: list[str], labels: list[int]
     """Draw labelled boxes (N, 4), with one colour per class; the line width scales with the image size."""
     if len(boxes) == 0:
         return image.clone()
-    if not features.check("freetype2"):  # the font that is then left has only the letters of Latin-1
+    if not features.check("freetype2"):  # the fallback font has only Latin-1 letters
         texts = [text.encode("latin-1", "replace").decode("latin-1") for text in texts]
     short = min(image.shape[-2:])
     height, width = image.shape[-2:]

@@ -23,7 +23,7 @@ def test_average_precision_by_hand():
 
 
 def test_average_precision_with_ties():
-    # All scores equal: the share of rare points. Two pairs of equal scores, each with one rare point: 1/2, then 2/4.
+    # If all scores are equal, AP is the share of rare points. Two tied pairs with one rare point each: 1/2, then 2/4.
     assert average_precision(torch.zeros(8), torch.arange(8) < 2) == pytest.approx(2 / 8)
     scores, is_rare = torch.tensor([0.9, 0.9, 0.2, 0.2]), torch.tensor([True, False, True, False])
     assert average_precision(scores, is_rare) == pytest.approx((1 / 2 + 2 / 4) / 2)

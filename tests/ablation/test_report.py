@@ -85,7 +85,7 @@ def test_best_row_replaces_a_missing_baseline_with_a_warning():
     assert not summarise_table(TABLE, "here", RESULTS).baseline_is_best_row
 
 
-def test_notes_on_the_test_and_on_unfinished_runs():
+def test_report_explains_the_test_and_lists_unfinished_runs():
     text = markdown(TABLE, "here", RESULTS, schedule="a short schedule", command="retinanet ablate x")
     assert "a short schedule" in text and "retinanet ablate x" in text
     # Deviations 2, sqrt(7), 2: together sqrt((4 + 7 + 4) / 3) = 2.236, times 2.266958 (four degrees of freedom).

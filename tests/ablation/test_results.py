@@ -91,16 +91,16 @@ TABLES = [("1b", "quickstart"), ("1c", "quickstart"), ("1d", "quickstart")]
 
 @pytest.mark.parametrize(("table", "setup"), TABLES)
 def test_recorded_results_are_found_under_the_current_keys(table, setup):
-    """`retinanet ablate --report` still finds what benchmarks/results holds, although config keys were renamed."""
+    """`retinanet ablate --report` still finds the results in benchmarks/results, although config keys were renamed."""
     folder = REPO / "benchmarks" / "results" / "ablate" / setup
     jobs = make_jobs(load_table(table), setup, num_seeds=1)
-    assert newest_version(jobs, folder) == 1  # from before every image was used once per epoch
+    assert newest_version(jobs, folder) == 1  # before every image was used once per epoch
     found = known_results(jobs, folder, version=1)
     assert jobs and found.keys() == {(job.row, job.seed) for job in jobs}
-    assert known_results(jobs, folder) == {}  # so that a table never mixes them with new runs
+    assert known_results(jobs, folder) == {}  # results of different versions are never mixed
 
 
-def test_newest_version_is_the_last_with_any_result(tmp_path):
+def test_newest_version_is_the_highest_with_a_result(tmp_path):
     jobs = make_jobs(load_table("1b"), "quickstart", num_seeds=1)[:2]
     assert newest_version(jobs, tmp_path) == results.RESULTS_VERSION
     for job in jobs:

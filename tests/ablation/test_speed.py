@@ -55,7 +55,7 @@ def test_no_paper_columns_without_paper_times():
 def test_chart_has_one_line_per_backbone():
     here, paper = speed_charts(TABLE, "here", RESULTS, SPEEDS)
     lines = {line.name: (line.x, [round(y, 9) for y in line.y]) for line in here.series}
-    # Relative to the fastest: 12 and 64 ms.
+    # Times are relative to the fastest rows, 12 and 64 ms.
     assert lines == {"resnet50": ([1.0, 2.5], [21.0, 31.0]), "resnet101": ([1.5], [26.0])}
     assert [(line.name, line.x, line.y) for line in paper.series] == [("resnet50", [1.0, 153 / 64], [30.5, 35.7])]
     assert "(12 ms)" in here.x_label and "(64 ms)" in paper.x_label

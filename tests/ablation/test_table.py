@@ -32,7 +32,7 @@ def write(tmp_path):
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_rows_of_the_packaged_tables_are_valid_and_distinct_configs(name):
+def test_rows_of_the_bundled_tables_are_valid_and_distinct_configs(name):
     table = load_table(name)
     for setup in table.setups:
         jobs = make_jobs(table, setup, num_seeds=1, overrides=MY_DATA)
@@ -41,14 +41,14 @@ def test_rows_of_the_packaged_tables_are_valid_and_distinct_configs(name):
         assert all(cfg != other for index, cfg in enumerate(configs) for other in configs[:index])
 
 
-def test_tables_of_the_paper_are_in_the_package():
+def test_tables_of_the_paper_are_bundled():
     assert {"1a", "1b", "1c", "1d", "1e", "2", "3", "losses", "prior"} <= set(TABLES)
     # Best AP of each table in Lin et al. (2017).
     best = {"1a": 31.1, "1b": 34.0, "1c": 34.2, "1d": 36.0, "1e": 37.8, "2": 40.8}
     assert {name: max(row.paper.get("AP", 0) for row in load_table(name).rows) for name in best} == best
 
 
-def test_equal_rows_of_several_tables_have_one_hash():
+def test_equal_rows_of_several_tables_have_the_same_hash():
     def of(table: str, row: str) -> str:
         return config_hash(make_jobs(load_table(table), "quickstart", num_seeds=1, rows=[row])[0].cfg)
 
@@ -60,7 +60,7 @@ def test_equal_rows_of_several_tables_have_one_hash():
     assert of("1b", "gamma 5") == of("losses", "gamma 5") and of("1d", "OHEM 128, NMS .5") == of("losses", "OHEM")
 
 
-def test_rows_and_seeds_and_overrides_become_configs(write):
+def test_rows_seeds_and_overrides_become_configs(write):
     table = load_table(write(SMALL))
     jobs = make_jobs(table, "here", num_seeds=2, overrides=["train.epochs=null", "train.steps=7"])
     assert [(job.row, job.seed) for job in jobs] == [("one", 0), ("two", 0), ("one", 1), ("two", 1)]
@@ -75,9 +75,9 @@ def test_short_or_changed_schedule_is_described_as_such(write):
     table = load_table(write(SMALL))
     here, there = (make_jobs(table, setup, num_seeds=1)[0].cfg for setup in ("here", "there"))
     assert describe_schedule(table, "here", here).startswith(
-        "a short schedule, not that of the paper: 2.25 epochs of 2"
+        "a short schedule, not the paper's: 2.25 epochs, batch size 2"
     )
-    assert describe_schedule(table, "there", there).startswith("the schedule of the paper: 2.25 epochs of 8")
+    assert describe_schedule(table, "there", there).startswith("the paper's schedule: 2.25 epochs, batch size 8")
     changed = load_config("quickstart", ["train.epochs=1"])
     assert "changed by overrides" in describe_schedule(table, "there", changed)
 

@@ -19,9 +19,7 @@ def test_variants_take_turns_in_a_rotating_order():
         for name in "abc"
     ]
     measured = compare(variants, rounds=4, device=CPU, what="test")
-    timed = calls[
-        2 * 3 * 3 :
-    ]  # after warm-up, device synchronisations and memory of each variant, each call followed by its clean-up
+    timed = calls[2 * 3 * 3 :]  # first, calls for warm-up, synchronisations and memory; a clean-up follows each call
     assert calls[:6] == ["a", "a'"] * 3
     assert timed[::2] == [*"abc", *"bca", *"cab", *"abc"]
     assert timed[1::2] == [f"{name}'" for name in timed[::2]]
@@ -34,7 +32,7 @@ def test_only_the_first_result_is_checked():
     assert seen == [0]
 
 
-def test_variants_off_the_device_have_no_memory_and_no_host_reads():
+def test_memory_and_host_reads_are_not_measured_off_the_device():
     measured = compare([Variant("a", lambda: torch.ones(9), on_device=False)], rounds=1, device=CPU, what="test")
     assert measured["a"].peak_bytes is None and measured["a"].host_reads is None
 
@@ -59,8 +57,8 @@ def test_peak_memory_counts_tensors_held_at_the_same_time():
 
 def test_peak_memory_of_a_backward_pass():
     weight = torch.randn(1000, 1000, requires_grad=True)
-    # Kept: the input of the sine. Backward: the expanded gradient of the sum, the cosine, and their product. At most
-    # three matrices exist at the same time.
+    # Kept for the backward pass: the input of the sine. Computed there: the expanded gradient of the sum, the cosine,
+    # and their product. At most three matrices exist at the same time.
     peak = peak_memory(lambda: (weight * 2).sin().sum().backward(), CPU)
     assert 2 * 4_000_000 <= peak <= 4 * 4_000_000
 

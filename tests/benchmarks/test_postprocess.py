@@ -21,7 +21,7 @@ def test_all_detections_are_identical(settings, generate):
 
 
 def test_equal_logits_do_not_count_as_differences(settings):
-    """Hundreds of candidates have the same logit, so that either implementation could keep others."""
+    """Hundreds of candidates have the same logit, so the two implementations may keep different ones."""
     outputs = noise_outputs(SIZE, 1, CLASSES, settings)
     coarse = [(level * 16).round() / 16 for level in outputs.class_logits]
     assert len(torch.cat([level.flatten() for level in coarse]).unique()) < 300
@@ -29,6 +29,6 @@ def test_equal_logits_do_not_count_as_differences(settings):
 
 
 @pytest.mark.parametrize("change", [{"nms_iou": 0.9}, {"top_k": 20}])
-def test_another_postprocessing_is_noticed(settings, change):
+def test_different_postprocessing_is_detected(settings, change):
     outputs = crowded_outputs(SIZE, 1, CLASSES, settings)
     assert share_of_identical(Postprocess(**change), outputs, SIZE, settings) < 1

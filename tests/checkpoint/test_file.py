@@ -36,7 +36,7 @@ def write(path, value: float = 1.5, size: int = 1000, checksum: bool = True):
 
 
 def same(read: Checkpoint, expected: Checkpoint) -> bool:
-    """Whether every field is equal, floats to their last bit."""
+    """Whether all fields are equal, with floats compared bit for bit."""
     states = [json.dumps(checkpoint.state, default=torch.Tensor.tolist) for checkpoint in (read, expected)]
     return read._replace(state={}) == expected._replace(state={}) and states[0] == states[1]
 
@@ -45,7 +45,7 @@ def same(read: Checkpoint, expected: Checkpoint) -> bool:
 def test_checksum_computed_while_writing_matches_the_file(tmp_path, size):
     digest = write_checkpoint(tmp_path / "x.pt", small(size=size))
     assert digest == hashlib.sha256((tmp_path / "x.pt").read_bytes()).hexdigest()
-    # sha256sum accepts the checksum file, so that a user can check by hand.
+    # sha256sum accepts the checksum file, so users can verify it themselves.
     checksum_file(write(tmp_path / "y.pt", size=size))
     subprocess.run(["sha256sum", "--check", "--strict", "y.pt.sha256"], cwd=tmp_path, check=True, capture_output=True)
     assert same(read_checkpoint(tmp_path / "y.pt"), small(size=size))
@@ -55,19 +55,19 @@ def test_same_checkpoint_gives_the_same_bytes_under_any_name(tmp_path):
     assert write(tmp_path / "a.pt").read_bytes() == write(tmp_path / "b.pt").read_bytes()
 
 
-def test_state_that_reading_would_refuse_is_refused_when_written(tmp_path):
+def test_state_that_could_not_be_read_back_is_refused_when_written(tmp_path):
     with pytest.raises(TypeError, match=r"cannot be read back: it refers to pathlib\.[\w.]*Path"):
         write_checkpoint(tmp_path / "x.pt", checkpoint_of(output=tmp_path))
 
 
 @pytest.mark.parametrize("ema", [None, {"model": {"weight": torch.zeros(2)}, "updates": 3}])
-def test_weights_are_the_average_if_there_is_one_and_it_is_not_declined(ema):
+def test_weights_are_the_moving_average_unless_it_is_missing_or_disabled(ema):
     checkpoint = checkpoint_of(model={"weight": torch.ones(2)}, ema=ema)
     assert checkpoint.weights() == (ema or checkpoint.state)["model"]
     assert checkpoint.weights(average=False) == checkpoint.state["model"]
 
 
-def test_config_keys_that_a_checkpoint_lacks_take_their_defaults(tmp_path):
+def test_config_keys_missing_from_a_checkpoint_take_their_defaults(tmp_path):
     write_checkpoint(tmp_path / "x.pt", small())
     content = torch.load(tmp_path / "x.pt", weights_only=True)
     content["config"] = json.dumps({"train": {"steps": 7}})
@@ -85,7 +85,7 @@ def test_unknown_config_key_in_a_checkpoint_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("checksum", [True, False])
-def test_file_truncated_anywhere_is_damaged(tmp_path, checksum):
+def test_file_truncated_at_any_point_is_reported_as_damaged(tmp_path, checksum):
     path = write(tmp_path / "x.pt", checksum=checksum)
     whole = path.read_bytes()
     lengths = {0, 1, 2, 3, 4, 5, 22, 100, 1000, *range(5, len(whole), 97), *range(len(whole) - 200, len(whole))}
@@ -125,7 +125,7 @@ def test_without_a_checksum_a_flipped_bit_is_detected_or_changes_nothing(tmp_pat
                 assert same(read_checkpoint(path), small(size=10)), f"bit {bit} of byte {position}"
             except InputError:
                 detected.add(position)
-    for record in records:  # its data follow a header of 30 bytes, the name and an extra field for alignment
+    for record in records:  # its data follows a 30-byte header, the name, and an extra field for alignment
         name_length, extra_length = whole[record.header_offset + 26], whole[record.header_offset + 28]
         extra_length += whole[record.header_offset + 29] << 8
         start = record.header_offset + 30 + name_length + extra_length
@@ -133,7 +133,7 @@ def test_without_a_checksum_a_flipped_bit_is_detected_or_changes_nothing(tmp_pat
 
 
 @pytest.mark.parametrize("position", [0, 10, 63, 64, 66])
-def test_flipped_bit_in_the_checksum_of_a_checksum_file_is_detected(tmp_path, position):
+def test_flipped_bit_in_a_checksum_file_is_detected(tmp_path, position):
     path = write(tmp_path / "x.pt")
     line = bytearray(checksum_file(path).read_bytes())
     line[position] ^= 0x80  # no longer text
@@ -250,11 +250,11 @@ def test_file_that_is_not_a_checkpoint_is_refused_with_its_path(tmp_path, make, 
     assert not isinstance(error.value, DamagedCheckpoint)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become a user who may not read the file")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to switch to a user without read permission")
 def test_file_without_read_permission_is_named(tmp_path, monkeypatch):
     write(tmp_path / "x.pt").chmod(0o600)
     tmp_path.chmod(0o755)
-    monkeypatch.chdir(tmp_path)  # parent folders may be closed to other users
+    monkeypatch.chdir(tmp_path)  # parent folders may not be accessible to other users
     os.seteuid(65534)
     try:
         with pytest.raises(InputError, match=r"^x\.pt: cannot be read: Permission denied; pass another checkpoint$"):
@@ -287,7 +287,7 @@ def test_any_other_error_while_flushing_a_folder_is_raised(tmp_path, monkeypatch
         sync_folder(tmp_path)
 
 
-def test_folder_is_not_opened_on_windows_which_refuses_it(tmp_path, monkeypatch):
+def test_folder_is_not_opened_on_windows_where_that_fails(tmp_path, monkeypatch):
     monkeypatch.setattr(file_module, "IS_WINDOWS", True)
     monkeypatch.setattr(os, "open", raising(errno.EACCES))
     sync_folder(tmp_path)

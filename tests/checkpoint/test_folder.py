@@ -87,7 +87,7 @@ def test_checkpoint_that_cannot_be_read_back_leaves_no_file(tmp_path):
     assert names(tmp_path) == ["last.pt", *step_files(1)]
 
 
-# ---- the last intact checkpoint
+# ---- last intact checkpoint
 
 
 def test_empty_or_missing_folder_has_no_checkpoint(tmp_path):
@@ -109,7 +109,7 @@ def test_damaged_newest_checkpoint_is_renamed_and_the_previous_one_used(tmp_path
 
     assert (path.name, read.step) == ("step_00000002.pt", 2)
     renamed = ["step_00000003.pt.damaged", "step_00000003.pt.damaged.sha256"]
-    assert names(tmp_path) == sorted(["last.pt", *step_files(1, 2), *renamed])  # best.pt had no target left
+    assert names(tmp_path) == sorted(["last.pt", *step_files(1, 2), *renamed])  # best.pt was removed with its target
     assert (tmp_path / renamed[0]).read_bytes() == damaged
     assert os.readlink(tmp_path / "last.pt") == "step_00000002.pt"
     assert [record.levelname for record in caplog.records] == ["WARNING"] * 3
@@ -119,14 +119,14 @@ def test_damaged_newest_checkpoint_is_renamed_and_the_previous_one_used(tmp_path
     with pytest.raises(DamagedCheckpoint, match="checksum differs"):
         read_checkpoint(tmp_path / renamed[0])
 
-    # The run writes step 3 again, and that is damaged as well: both are kept.
+    # The run writes step 3 again, and the new file is damaged as well: both are kept.
     folder.save(filled(3, 3.5))
     damage(tmp_path / "step_00000003.pt")
     assert folder.last_intact()[0].name == "step_00000002.pt"
     again = ["step_00000003.pt.damaged.2", "step_00000003.pt.damaged.2.sha256"]
     assert names(tmp_path) == sorted(["last.pt", *step_files(1, 2), *renamed, *again])
     assert (tmp_path / renamed[0]).read_bytes() == damaged
-    # They do not count towards `keep` and are never removed.
+    # Damaged files do not count towards `keep` and are never removed.
     for step in (4, 5, 6):
         folder.save(filled(step))
     assert names(tmp_path) == sorted(["last.pt", *step_files(4, 5, 6), *renamed, *again])
@@ -160,14 +160,14 @@ def test_nothing_is_renamed_if_no_checkpoint_is_intact(tmp_path):
         folder.save(filled(step))
         cut_off(tmp_path / f"step_{step:08d}.pt")
     before = names(tmp_path)
-    for _ in range(2):  # never a silent start from the beginning
+    for _ in range(2):  # training never silently starts from scratch
         with pytest.raises(InputError, match=r"no intact checkpoint; damaged: step_00000001\.pt, step_00000002\.pt; "):
             folder.last_intact()
     assert names(tmp_path) == before
 
 
 @pytest.mark.parametrize("damage", [flip_a_bit, cut_off])
-def test_newest_checkpoint_without_a_checksum_file_is_checked_by_its_archive(tmp_path, damage):
+def test_newest_checkpoint_without_a_checksum_file_is_verified_by_its_archive(tmp_path, damage):
     folder = CheckpointFolder(tmp_path, keep=2)
     folder.save(filled(1))
     path = folder.save(filled(2))
@@ -178,7 +178,7 @@ def test_newest_checkpoint_without_a_checksum_file_is_checked_by_its_archive(tmp
     assert names(tmp_path) == sorted(["last.pt", *step_files(1), "step_00000002.pt.damaged"])
 
 
-def test_newest_file_that_is_no_checkpoint_is_refused_and_not_renamed(tmp_path):
+def test_newest_file_that_is_not_a_checkpoint_is_refused_and_not_renamed(tmp_path):
     folder = CheckpointFolder(tmp_path, keep=2)
     folder.save(filled(1))
     torch.save({"model": {}}, tmp_path / "step_00000002.pt")

@@ -1,4 +1,4 @@
-"""Saving to a disk that is full or cannot be written to."""
+"""Saving to a full or unwritable disk."""
 
 import logging
 import os
@@ -15,7 +15,7 @@ from tests.helpers.processes import ENVIRONMENT, REPO
 
 
 def test_training_continues_on_a_full_disk(small_disk, caplog):
-    # A checkpoint of 60,000 floats takes 240 kB: four fit, and a fifth does not.
+    # A checkpoint of 60,000 floats takes 240 kB: four fit on the disk, a fifth does not.
     with CheckpointWriter(CheckpointFolder(small_disk, keep=5)) as writer:
         for step in (1, 2, 3, 4):
             writer.save(filled(step, size=60_000))
@@ -63,7 +63,7 @@ def test_training_continues_on_a_full_disk(small_disk, caplog):
 
 
 def test_older_checkpoint_stays_intact_wherever_the_disk_becomes_full(small_disk):
-    """Also if the file still fits and its checksum does not. The disk allocates space in pages."""
+    """Includes the case where the file still fits but its checksum does not. The disk allocates space in pages."""
     folder = CheckpointFolder(small_disk, keep=1)
     saved = []
     for free_pages in range(1, 20):
@@ -80,7 +80,7 @@ def test_older_checkpoint_stays_intact_wherever_the_disk_becomes_full(small_disk
         filler.unlink()
         for path in folder.files():
             path.unlink()
-    # In pages of 4096 bytes: 11 for 40 kB, the config and the directory of the archive, one for the checksum.
+    # In pages of 4096 bytes: 11 for 40 kB of weights, the config and the directory of the archive, 1 for the checksum.
     if page == 4096:
         assert saved == list(range(12, 20))
 
@@ -131,7 +131,7 @@ def test_file_size_limit_is_handled_like_a_full_disk(tmp_path):
         assert read_checkpoint(folder / "last.pt").step == 3
 
 
-def test_removed_folder_is_created_again(tmp_path):
+def test_removed_folder_is_recreated(tmp_path):
     folder = tmp_path / "checkpoints"
     with CheckpointWriter(CheckpointFolder(folder, keep=2)) as writer:
         folder.rmdir()

@@ -1,4 +1,4 @@
-"""The config of a checkpoint, read without torch."""
+"""Reading the config of a checkpoint without torch."""
 
 import os
 import pickle
@@ -39,7 +39,7 @@ def checkpoint(tmp_path):
     return tmp_path / "a.pt"
 
 
-def test_config_equals_that_of_the_whole_checkpoint(checkpoint):
+def test_config_equals_the_one_read_with_torch(checkpoint):
     assert read_config(checkpoint) == read_checkpoint(checkpoint).config
     assert read_config(checkpoint).train.seed == 12
 
@@ -67,11 +67,11 @@ def test_code_in_the_file_is_not_executed(tmp_path):
     content = {"config": "{}", "state": Harmful(str(tmp_path / "harm"))}
     with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
         archive.writestr("a/data.pkl", pickle.dumps(content))
-    with pytest.raises(InputError, match=r"a\.pt: config: 1 problem"):  # it was read to its end: {} is no config
+    with pytest.raises(InputError, match=r"a\.pt: config: 1 problem"):  # read to the end: {} is not a valid config
         read_config(tmp_path / "a.pt")
     assert not (tmp_path / "harm").exists()
     pickle.loads(pickle.dumps(content))["state"].close()
-    assert (tmp_path / "harm").exists()  # it is harmful
+    assert (tmp_path / "harm").exists()  # the code does run if executed
 
 
 @pytest.mark.parametrize(
@@ -79,13 +79,13 @@ def test_code_in_the_file_is_not_executed(tmp_path):
     [b"", b"text", b"\x80\x02.", b"PK\x05\x06" + bytes(18)],
     ids=["empty", "text", "bare pickle", "empty archive"],
 )
-def test_other_files_are_left_to_the_reader_of_whole_checkpoints(tmp_path, content):
+def test_other_files_return_none(tmp_path, content):
     (tmp_path / "a.pt").write_bytes(content)
     assert read_config(tmp_path / "a.pt") is None
     assert read_config(tmp_path / "gone.pt") is None
 
 
-def test_truncated_and_foreign_checkpoints_are_left_to_the_reader_of_whole_checkpoints(checkpoint, tmp_path):
+def test_truncated_and_foreign_checkpoints_return_none(checkpoint, tmp_path):
     data = checkpoint.read_bytes()
     checkpoint.write_bytes(data[: len(data) // 2])
     assert read_config(checkpoint) is None

@@ -1,4 +1,4 @@
-"""Processes that end or are killed while they write checkpoints."""
+"""Processes that exit or are killed while they write checkpoints."""
 
 import itertools
 import multiprocessing
@@ -63,12 +63,12 @@ def test_kill_while_writing_leaves_an_intact_last_checkpoint(tmp_path, delay, ti
     assert last.step >= written
     assert torch.equal(last.state["model"]["weight"], torch.full((2_000_000,), float(last.step)))
     path, newest = CheckpointFolder(tmp_path, keep=2).last_intact()
-    assert path == max(tmp_path.glob("step_????????.pt"))  # none had to be skipped
+    assert path == max(tmp_path.glob("step_????????.pt"))  # no damaged checkpoint was skipped
     assert newest.step >= last.step
 
 
 def killed_after(changes: int, action: Callable[[], None]) -> bool:
-    """Run an action in a child process that kills itself after `changes` changes on disk; whether it was killed."""
+    """Run an action in a child process that kills itself after `changes` disk changes; return whether it was killed."""
     child = os.fork()
     if child == 0:
 
@@ -111,7 +111,7 @@ def test_kill_between_any_two_changes_on_disk_leaves_intact_checkpoints(tmp_path
             assert read_checkpoint(path / link).state["model"]["weight"][0] in (1.0, 2.0)
         assert folder.last_intact()[0] == folder.files()[-1]
         assert not list(path.glob("*.damaged"))
-        # And the next run continues normally.
+        # The next run continues normally.
         folder.open_for_writing()
         folder.save(filled(3))
         folder.mark_best(3)
@@ -187,7 +187,7 @@ time.sleep(60)
     ],
     ids=["exception", "exit", "Ctrl-C", "end"],
 )
-def test_ending_process_finishes_its_write(tmp_path, end, status):
+def test_exiting_process_finishes_its_write(tmp_path, end, status):
     program = START + "writer.save(checkpoint_of(1, weight=torch.ones(20_000_000))); writer.mark_best(1)\n" + end
     child = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path)],
@@ -201,8 +201,8 @@ def test_ending_process_finishes_its_write(tmp_path, end, status):
     assert read_checkpoint(tmp_path / "best.pt").state["weight"].sum() == 20_000_000
 
 
-@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="there is no fork here")
-def test_worker_forked_during_a_write_ends(tmp_path):
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
+def test_worker_forked_during_a_write_exits(tmp_path):
     folder = GatedFolder(tmp_path)
     with CheckpointWriter(folder) as writer:
         writer.save(filled(1))
@@ -243,7 +243,7 @@ def test_kill_during_a_background_write_leaves_intact_checkpoints(tmp_path, seed
         read = read_checkpoint(path)
         assert torch.equal(read.state["weight"], torch.full((2_000_000,), float(read.step)))
     path, read = folder.last_intact()
-    assert path == folder.files()[-1]  # none had to be skipped
+    assert path == folder.files()[-1]  # no damaged checkpoint was skipped
     assert read.step >= written
     with CheckpointWriter(folder) as again:
         assert not list(tmp_path.glob("*.partial"))

@@ -28,7 +28,7 @@ def test_link_can_be_read_and_replaced(tmp_path, has_symlinks):
         assert link.is_symlink() == has_symlinks and not partial.exists()
 
 
-def test_other_files_are_no_links(tmp_path):
+def test_other_files_are_not_links(tmp_path):
     for name, content in {
         "empty": b"",
         "text": b"step_00000001.pt\n",
@@ -39,7 +39,7 @@ def test_other_files_are_no_links(tmp_path):
     assert read_link(tmp_path / "missing") is None and read_link(tmp_path) is None
 
 
-def test_best_and_last_lead_to_their_checkpoints_and_old_ones_are_removed(tmp_path, has_symlinks, caplog):
+def test_best_and_last_point_to_their_checkpoints_and_old_ones_are_removed(tmp_path, has_symlinks, caplog):
     folder = CheckpointFolder(tmp_path, keep=2)
     for step in range(1, 6):
         folder.save(filled(step))
@@ -52,7 +52,7 @@ def test_best_and_last_lead_to_their_checkpoints_and_old_ones_are_removed(tmp_pa
     assert not caplog.records
 
 
-def test_links_that_lead_to_a_damaged_checkpoint_are_repaired(tmp_path, has_symlinks):
+def test_links_to_a_damaged_checkpoint_are_repaired(tmp_path, has_symlinks):
     folder = CheckpointFolder(tmp_path, keep=2)
     folder.save(filled(1))
     folder.save(filled(2))
@@ -63,8 +63,8 @@ def test_links_that_lead_to_a_damaged_checkpoint_are_repaired(tmp_path, has_syml
     assert folder.best() is None and "best.pt" not in names(tmp_path)
 
 
-def test_symbolic_link_from_elsewhere_is_followed(tmp_path, monkeypatch):
-    """To a checkpoint, and to a text file that leads to one."""
+def test_symbolic_link_in_another_folder_is_followed(tmp_path, monkeypatch):
+    """The target may be a checkpoint, or a text file that points to one."""
     folder = CheckpointFolder(tmp_path / "run", keep=2)
     folder.save(filled(1))
     os.symlink(tmp_path / "run/step_00000001.pt", tmp_path / "mine.pt")
@@ -77,7 +77,7 @@ def test_symbolic_link_from_elsewhere_is_followed(tmp_path, monkeypatch):
     assert resolve_checkpoint(tmp_path / "newest.pt") == (tmp_path / "run/step_00000002.pt").resolve()
 
 
-def test_copied_text_file_without_its_checkpoint_says_which_is_missing(tmp_path, monkeypatch):
+def test_copied_text_file_without_its_checkpoint_names_the_missing_file(tmp_path, monkeypatch):
     forbid_symlinks(monkeypatch)
     CheckpointFolder(tmp_path / "run", keep=1).save(filled(7))
     shutil.copy(tmp_path / "run/last.pt", tmp_path / "copy.pt")
@@ -85,7 +85,7 @@ def test_copied_text_file_without_its_checkpoint_says_which_is_missing(tmp_path,
         read_checkpoint(tmp_path / "copy.pt")
 
 
-def test_run_moves_between_file_systems_with_and_without_symbolic_links(tmp_path, monkeypatch):
+def test_run_can_move_between_file_systems_with_and_without_symbolic_links(tmp_path, monkeypatch):
     folder = CheckpointFolder(tmp_path, keep=1)
     folder.save(filled(1))
     folder.mark_best(1)
@@ -100,8 +100,8 @@ def test_run_moves_between_file_systems_with_and_without_symbolic_links(tmp_path
     assert [read_checkpoint(tmp_path / name).step for name in ("best.pt", "last.pt")] == [2, 3]
 
 
-def test_copy_of_a_folder_that_follows_links_is_usable(tmp_path):
-    """For example, a download from Google Drive: best.pt and last.pt are checkpoints themselves."""
+def test_folder_copied_with_links_resolved_is_usable(tmp_path):
+    """In a download from Google Drive, for example, best.pt and last.pt are copies of checkpoints."""
     original = CheckpointFolder(tmp_path / "run", keep=1)
     original.save(filled(1))
     original.mark_best(1)

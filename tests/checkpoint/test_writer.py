@@ -23,14 +23,14 @@ def test_save_returns_before_the_file_is_written(tmp_path):
         assert folder.reached.wait(timeout=60)
         writer.mark_best(1)
         weight.fill_(2.0)  # as the next optimizer step would
-        assert names(tmp_path) == []  # nothing is written, and both calls have returned
+        assert names(tmp_path) == []  # both calls have returned, and nothing has been written yet
         folder.gate.set()
         writer.wait()
         assert names(tmp_path) == ["best.pt", "last.pt", *step_files(1)]
     assert torch.equal(read_checkpoint(tmp_path / "best.pt").state["weight"], torch.ones(10))
 
 
-def test_second_save_waits_for_the_first_before_it_copies(tmp_path):
+def test_second_save_waits_for_the_first_before_copying(tmp_path):
     folder = GatedFolder(tmp_path)
     weight = torch.ones(10)
     with CheckpointWriter(folder) as writer:
@@ -39,7 +39,7 @@ def test_second_save_waits_for_the_first_before_it_copies(tmp_path):
         second.start()
         second.join(timeout=0.3)
         assert second.is_alive()
-        weight.fill_(2.0)  # seen by the second copy, which does not exist yet
+        weight.fill_(2.0)  # the second copy has not been made yet, so it contains this value
         folder.gate.set()
         second.join(timeout=60)
     assert read_checkpoint(tmp_path / "step_00000001.pt").state["weight"][0] == 1.0
@@ -59,7 +59,7 @@ def test_opening_removes_partial_files_of_a_killed_run(tmp_path):
 @pytest.mark.parametrize("call", ["save", "mark_best", "wait", "close"])
 def test_bug_in_the_thread_is_raised_by_the_next_call(tmp_path, call):
     writer = CheckpointWriter(CheckpointFolder(tmp_path, keep=2))
-    writer.save(checkpoint_of(1, output=tmp_path))  # reading would refuse a path
+    writer.save(checkpoint_of(1, output=tmp_path))  # a path could not be read back
     writer._thread.submit(int).result()  # the thread has finished the write
     next_call = {"save": lambda: writer.save(filled(2)), "mark_best": lambda: writer.mark_best(1)}
     with pytest.raises(TypeError, match=r"cannot be read back: it refers to pathlib"):
@@ -103,7 +103,7 @@ def test_host_copy_shares_no_memory_and_keeps_types(tmp_path):
     }
     copied = host_copy(original)
     torch.save(copied, tmp_path / "copied.pt")
-    assert (tmp_path / "copied.pt").stat().st_size < 50_000  # of the view only, not 4 MB
+    assert (tmp_path / "copied.pt").stat().st_size < 50_000  # only the view, not its 4 MB of storage
     expected = json.dumps(original, default=lambda value: value.tolist() if hasattr(value, "tolist") else list(value))
     big.zero_()
     original["channels last"].zero_()
@@ -157,7 +157,7 @@ def test_resuming_from_a_written_state_continues_bit_for_bit(tmp_path):
     train(3)
     with CheckpointWriter(CheckpointFolder(tmp_path, keep=2)) as writer:
         writer.save(checkpoint_of(3, **state()))
-        train(3)  # while the checkpoint is written
+        train(3)  # while the checkpoint is being written
         straight = host_copy(state())
     read = read_checkpoint(tmp_path / "last.pt")
     model.load_state_dict(read.state["model"])
@@ -171,7 +171,7 @@ def test_resuming_from_a_written_state_continues_bit_for_bit(tmp_path):
     resumed = host_copy(state())
     as_bytes = [tmp_path / "straight", tmp_path / "resumed"]
     for value, path in zip((straight, resumed), as_bytes, strict=True):
-        path.write_text(json.dumps(value, default=torch.Tensor.tolist))  # floats to their last bit
+        path.write_text(json.dumps(value, default=torch.Tensor.tolist))  # floats with full precision
     assert as_bytes[0].read_text() == as_bytes[1].read_text()
     assert straight["optimizer"]["state"][0]["momentum_buffer"].abs().sum() > 0
     assert read._replace(state={}) == checkpoint_of(3)

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("restore_process_settings")
 
 @pytest.fixture
 def ablate(tmp_path, tiny_overrides):
-    """Run a small table on the tiny dataset and return the exit code; the row "wild" diverges."""
+    """Run a small table on the tiny dataset and return the exit code. The row "wild" diverges."""
     (tmp_path / "mine.yaml").write_text(
         "title: mine\nbaseline: focal\nsetups: {quickstart: {config: quickstart, short: true}}\nrows:\n"
         "  - {name: focal, paper: {AP: 34.0}}\n"
@@ -42,7 +42,7 @@ def ablate(tmp_path, tiny_overrides):
 
 
 def named(cfg) -> str:
-    """Identify a run: the rows differ by gamma."""
+    """A label for a run; the rows differ by gamma."""
     return f"gamma {cfg.loss.classification.gamma:g}, seed {cfg.train.seed}"
 
 
@@ -65,7 +65,7 @@ def train_result(folder: Path, *, step: int, metrics: dict[str, float], stopped_
 
 @pytest.fixture
 def no_training(monkeypatch):
-    """Replace training by a stand-in that records the runs and returns a result."""
+    """Replace training with a stub that records the runs and returns a result."""
     started = []
 
     def fake_train(cfg, folder, *, resume):
@@ -99,7 +99,7 @@ def test_table_is_trained_resumed_and_reported(ablate, tmp_path, monkeypatch, ca
     monkeypatch.setattr(run, "train", lambda cfg, folder, **rest: trained.append(folder) or real(cfg, folder, **rest))
     assert ablate() == 0
     assert trained == [tmp_path / "out/runs" / results[3]["config_hash"]]
-    # No step was left: a repeated step would have been logged a second time.
+    # No steps remained: a repeated step would have been logged twice.
     log = (trained[0] / "log.txt").read_text()
     assert "resuming from" in log and log.count("step 2 of 2: loss") == 1
     again = lines(tmp_path / "out")
@@ -124,7 +124,7 @@ def test_diverged_run_is_recorded_and_the_others_continue(ablate, tmp_path):
 
 @pytest.mark.slow
 def test_training_without_the_prior_diverges(tiny_overrides, tmp_path):
-    """Section 5.1 of the paper, with the recipe of the table `prior`; the row with the prior trains."""
+    """Section 5.1 of the paper, with the settings of the table `prior`. With the prior, training succeeds."""
     kept = ("data.", "device", "train.precision", "train.deterministic")
     data = [override for override in tiny_overrides if override.startswith(kept)]
     steps = ["train.steps=25", "train.eval_every=25", "train.save_every=25"]
@@ -143,11 +143,11 @@ def test_figures_of_a_checkpoint(ablate, tmp_path, capsys):
     written = {path.name for path in (folder / "figures").iterdir()}
     assert written == {"figure_1.svg", "figure_4.svg", "scores.svg", "history.svg", "figures.md"}
     text = (folder / "figures/figures.md").read_text()
-    # One checkpoint per step: two lines per checkpoint, one for each loss.
+    # One checkpoint per step, and two lines per checkpoint, one for each loss.
     assert [line.split("|")[1].strip() for line in text.splitlines() if line.startswith(("| 1 |", "| 2 |"))] == list(
         "1122"
     )
-    # A single checkpoint has no history, and the text tells how to get one.
+    # A single checkpoint has no history, and the text explains how to get one.
     assert main(["figures", str(_copy_alone(folder / "checkpoints/last.pt", tmp_path))]) == 0
     assert "train.keep_checkpoints=20" in (tmp_path / "alone/figures/figures.md").read_text()
     assert not (tmp_path / "alone/figures/history.svg").exists()
@@ -176,7 +176,7 @@ def test_run_locked_by_another_process_is_skipped(ablate, tmp_path, no_training,
     with try_lock(tmp_path / f"out/runs/{json.loads(first)['config_hash']}.lock"):
         assert ablate() == 0
     assert no_training == ["gamma 0, seed 0", "gamma 2, seed 1", "gamma 0, seed 1"]
-    assert "1 runs are in progress in other processes" in capsys.readouterr().out
+    assert "1 run(s) are in progress in other processes" in capsys.readouterr().out
     assert ablate() == 0
     assert no_training[3:] == ["gamma 2, seed 0"]
 
@@ -203,7 +203,7 @@ def _failing(train, name):
     return failing_train
 
 
-def test_input_error_in_a_run_ends_the_command_without_a_traceback(
+def test_input_error_in_a_run_stops_the_command_without_a_traceback(
     ablate, tmp_path, no_training, monkeypatch, capsys, caplog
 ):
     def refuse(cfg, folder, **rest):
@@ -228,13 +228,13 @@ def test_preempted_run_is_not_recorded(ablate, tmp_path, monkeypatch):
     assert not (tmp_path / "out/results.jsonl").exists()
 
 
-def test_other_overrides_are_other_runs(ablate, tmp_path, no_training, capsys):
+def test_different_overrides_give_different_runs(ablate, tmp_path, no_training, capsys):
     assert ablate() == 0
     assert ablate("train.optimizer.lr=0.5", "--report") == 2
     assert "no runs of this table on quickstart with these overrides" in capsys.readouterr().err
     assert ablate("train.optimizer.lr=0.5", rows=("focal",)) == 0
     assert no_training[4:] == ["gamma 2, seed 0", "gamma 2, seed 1"]
-    # A table shows only runs of its config; the earlier ones are kept.
+    # A table shows only the runs with its config; earlier runs are kept.
     assert "| cross entropy | - | 0 |" in (tmp_path / "out/mine.md").read_text()
     assert ablate() == 0 and len(no_training) == 6
     assert "| cross entropy | 25.0 ± 0.0 | 2 |" in (tmp_path / "out/mine.md").read_text()

@@ -1,4 +1,4 @@
-"""Overrides and options in any order, and the line that explains a wrong argument."""
+"""Overrides and options in any order, and the error line for an invalid argument."""
 
 import pytest
 from hypothesis import given
@@ -22,7 +22,7 @@ def parsed(command: str, line: str):
 
 
 def refused(capsys, command: str, line: str) -> str:
-    """The line on stderr for arguments that are not accepted."""
+    """Return the line on stderr for invalid arguments."""
     parser = PARSERS[command] if command in PARSERS else benchmark.parser()
     with pytest.raises(SystemExit) as stop:
         parser.parse(line.split())
@@ -45,7 +45,7 @@ def refused(capsys, command: str, line: str) -> str:
         ("ablate figures", "a.pt {0} {1} --output b {2}"),
     ],
 )
-def test_every_command_takes_overrides_anywhere_and_in_order(command, line):
+def test_every_command_accepts_overrides_anywhere_and_in_order(command, line):
     plain = parsed(command, line.format("train.seed=1", "device=cpu", "train.seed=2"))
     assert plain.overrides == ["train.seed=1", "device=cpu", "train.seed=2"]
     for others in [
@@ -100,7 +100,7 @@ def test_arguments_after_two_dashes_are_not_separated():
     assert [str(path) for path in arguments.images] == ["-a.png", "b=c.png"]
 
 
-def test_argument_that_is_neither_option_nor_override_is_kept_as_a_wrong_override():
+def test_argument_that_is_neither_option_nor_override_is_kept_as_an_invalid_override():
     assert parsed("train", "quickstart batch_size").overrides == ["batch_size"]  # parse_override explains it
 
 

@@ -19,7 +19,7 @@ def run_benchmark(tmp_path, *arguments: str) -> dict:
 
 
 @pytest.mark.slow
-def test_train_step_suite_compares_every_implementation(tmp_path, capsys):
+def test_train_step_suite_compares_all_implementations(tmp_path, capsys):
     result = run_benchmark(tmp_path, "train_step", "--classes", "3")
     ratios = {"vs_torchvision", "vs_torchvision_tuned", "vs_convolutions", "vs_detectron2"}
     assert set(result) == {*ratios, "details"}
@@ -34,7 +34,7 @@ def test_train_step_suite_compares_every_implementation(tmp_path, capsys):
     assert "reimplemented" in printed and "torchvision tuned" in printed and machine["cpu"] in printed
 
 
-def test_inference_suite_compares_every_implementation(tmp_path):
+def test_inference_suite_compares_all_implementations(tmp_path):
     result = run_benchmark(tmp_path, "inference", "--classes", "20")
     assert set(result) == {"vs_torchvision", "vs_torchvision_tuned", "vs_convolutions", "details"}
 
@@ -53,17 +53,17 @@ def test_ratios_of_several_suites_have_the_suite_as_prefix(tmp_path):
     details = result["details"]
     assert details["assignment"]["assigned_differently"] == 0
     assert details["postprocess"]["batch_1"]["identical_detections"] > 0.99
-    assert details["eval"]["largest_difference"] < 1e-15  # the same means, summed in another order
+    assert details["eval"]["largest_difference"] < 1e-15  # the same means, summed in a different order
     ours, theirs = (details["model"]["networks"][name] for name in ("ours", "torchvision"))
     assert ours["parameters"] == theirs["parameters"]
-    # Both networks compute the same convolutions, but on maps of width 1 or 2, ours leaves out columns of zeros.
+    # Both networks compute the same convolutions, but on maps of width 1 or 2, ours skips columns of zeros.
     assert 0.999 * theirs["forward_flops"] < ours["forward_flops"] <= theirs["forward_flops"]
     assert ours["saved_bytes"] > 0
 
 
 @pytest.mark.slow
 def test_training_suite_runs_the_whole_loop(tmp_path, monkeypatch):
-    """Images of the loader, steps, metrics; and the convolutions take no longer than all of it."""
+    """The suite covers loading, steps and metrics, and the convolutions take no longer than the whole."""
     monkeypatch.setattr("retinanet.benchmarks.training.NUM_DRAWN", 8)
     result = run_benchmark(tmp_path, "training", "--workers", "1")
     assert set(result) == {"vs_torchvision", "vs_torchvision_tuned", "vs_convolutions", "details"}
@@ -87,7 +87,7 @@ def test_default_suites_run_on_a_gpu(tmp_path):
         assert ours["peak_bytes"] > 0 and ours["median_s"] > 0
 
 
-def test_loss_suite_finds_our_gradients_accurate(tmp_path, monkeypatch):
+def test_loss_suite_shows_that_our_gradients_are_accurate(tmp_path, monkeypatch):
     monkeypatch.setattr("retinanet.benchmarks.loss.ANCHORS", 2000)
     result = run_benchmark(tmp_path, "loss", "--classes", "20")
     assert set(result) == {"vs_torchvision", "vs_torchvision_inexact", "vs_torchvision_float32", "details"}
@@ -114,7 +114,7 @@ def test_data_suite_reads_the_folder_twelve_times(tmp_path, shapes):
         (["data", "--images", "here"], "found only --images"),
     ],
 )
-def test_wrong_arguments_are_reported(arguments, message, capsys):
+def test_invalid_arguments_are_reported(arguments, message, capsys):
     assert main(arguments) == 2
     assert message in capsys.readouterr().err
 

@@ -13,7 +13,7 @@ COCO_SLICE = BLOOD_CELLS.parent / "coco_slice"
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """An empty working directory beside the folder `set` of a dataset."""
+    """An empty working directory next to the dataset folder `set`."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     return tmp_path / "here"
@@ -26,7 +26,7 @@ def clean(here):
 
 
 def test_clean_folder(clean, here, capsys):
-    """Both splits are found in the folder; nothing is written into it."""
+    """Both splits are found, and nothing is written to the dataset folder."""
     before = sorted(clean.rglob("*"))
     assert main([str(clean), "device=cpu"]) == 0
     output = capsys.readouterr()
@@ -54,17 +54,17 @@ def test_hostile_names_cannot_control_the_terminal(here, capsys):
     overrides = write_planted(here.parent / "set")
     assert main(["quickstart", *overrides, "--fast"]) == 1
     output = capsys.readouterr().out
-    assert output.startswith("error: ") and "\n2 errors" not in output  # half a validation image needs decoding
+    assert output.startswith("error: ") and "\n2 errors" not in output  # only decoding detects a truncated image
     assert not set(output) & set("\u202e\x1b")
     order = [line.partition(":")[0] for line in output.splitlines() if line.startswith(("error:", "warning:", "note:"))]
     assert order == sorted(order, key=["error", "warning", "note"].index)
 
 
-def test_fitted_anchors_are_printed_with_what_they_gain(clean, capsys):
+def test_fitted_anchors_are_printed_with_their_improvement(clean, capsys):
     lines = ["model.anchors.sizes=[8, 16, 32, 64, 128]", "model.anchors.aspect_ratios=[4, 5, 6]"]
     assert main([str(clean), "--fast", "--fit-anchors", "device=cpu", *lines]) == 0
     output = capsys.readouterr().out
-    now, _, proposed = output.partition("anchors now:")[2].partition("proposed anchors:")
+    now, _, proposed = output.partition("current anchors:")[2].partition("proposed anchors:")
     assert "Ceiling: AP " in now and "Ceiling: AP " in proposed
     assert [line.split("=")[0].strip() for line in proposed.splitlines()[1:4]] == [
         "model.anchors.sizes", "model.anchors.scales", "model.anchors.aspect_ratios"
@@ -72,7 +72,7 @@ def test_fitted_anchors_are_printed_with_what_they_gain(clean, capsys):
 
 
 @pytest.mark.parametrize("place", ["missing/check.html", "."])
-def test_page_that_cannot_be_written_is_refused_first(clean, place, capsys, monkeypatch):
+def test_unwritable_page_is_reported_before_the_checks(clean, place, capsys, monkeypatch):
     monkeypatch.setattr("retinanet.doctor.check.check", None)
     assert main([str(clean), "--page", place]) == 2
     assert "cannot be written" in capsys.readouterr().err
@@ -96,7 +96,7 @@ def test_default_page_is_not_in_the_dataset(clean, tmp_path, capsys, monkeypatch
         ("a.txt", "is not an anno"),
     ],
 )
-def test_what_is_neither_config_nor_dataset(here, argument, message, capsys):
+def test_argument_that_is_neither_config_nor_dataset(here, argument, message, capsys):
     (here.parent / "empty").mkdir()
     (here / "a.txt").write_text("text")
     assert main([argument]) == 2
@@ -104,7 +104,7 @@ def test_what_is_neither_config_nor_dataset(here, argument, message, capsys):
 
 
 def test_command_contains_the_recommended_lines(clean, here, capsys):
-    """A config file is trained as it is, so the lines are part of the command."""
+    """A config file is used unchanged, so the lines are part of the command."""
     source = f"{{annotations: {clean / 'train.json'}, images: {clean / 'train'}}}"
     (here / "my.yaml").write_text(f"base: quickstart\ndata: {{train: {source}, val: []}}\n")
     pattern(0).save(clean / "train/1.png")  # a copy
@@ -121,7 +121,7 @@ def test_command_contains_the_recommended_lines(clean, here, capsys):
 @pytest.mark.slow
 @needs_blood_cells
 def test_blood_cells_in_both_formats(here, capsys):
-    """The annotations have one box without area in each of two splits; nothing else is wrong with them."""
+    """Two splits contain one box without area each; the annotations have no other errors."""
     for kind in ("voc", "coco"):
         command = [str(BLOOD_CELLS), f"data.train.format={kind}", "--json", "--page", f"{kind}.html"]
         assert main([*command, "device=cpu"]) == 0
@@ -132,7 +132,7 @@ def test_blood_cells_in_both_formats(here, capsys):
 @pytest.mark.slow
 @pytest.mark.skipif(not COCO_SLICE.is_dir(), reason=f"no dataset in {COCO_SLICE}")
 def test_coco_slice(here, capsys):
-    """64 training images cannot have objects of all 80 classes, and at 320 pixels some objects have no anchor."""
+    """64 training images cannot contain objects of all 80 classes, and at 320 pixels some objects have no anchor."""
     assert main([str(COCO_SLICE), "--json", "device=cpu"]) == 0
     result = json.loads(capsys.readouterr().out)
     found = [(item["severity"], item["kind"], item["where"]) for item in result["findings"]]

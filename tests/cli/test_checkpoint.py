@@ -1,4 +1,4 @@
-"""The checkpoint that a command line names, and its early checks."""
+"""Finding the checkpoint named on the command line, and its early checks."""
 
 import json
 
@@ -15,7 +15,7 @@ from tests.helpers.checkpoints import filled
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """A run folder with checkpoints of steps 2 and 4; the first is the best."""
+    """A run folder with checkpoints of steps 2 and 4; step 2 is the best."""
     monkeypatch.chdir(tmp_path)
     cfg = load_config("quickstart", ["data.val={images: val, annotations: val.json}"])
     folder = CheckpointFolder(tmp_path / "run" / CHECKPOINTS, keep=5)
@@ -28,7 +28,7 @@ def run(tmp_path, monkeypatch):
     return tmp_path / "run"
 
 
-def test_run_folder_names_its_best_checkpoint_otherwise_its_last(run, capsys):
+def test_run_folder_resolves_to_its_best_or_otherwise_its_last_checkpoint(run, capsys):
     best = run / CHECKPOINTS / "best.pt"
     for path in (run, run / CHECKPOINTS):
         assert named_checkpoint(path) == best
@@ -46,7 +46,7 @@ def test_link_to_a_removed_checkpoint_is_not_chosen(run):
     assert named_checkpoint(run) == run / CHECKPOINTS / "last.pt"
 
 
-def test_file_names_itself_silently(run, capsys):
+def test_path_of_a_checkpoint_is_returned_without_output(run, capsys):
     path = run / CHECKPOINTS / "step_00000004.pt"
     assert named_checkpoint(path) == path and capsys.readouterr().out == ""
 
@@ -68,14 +68,14 @@ def test_folder_without_a_checkpoint_and_missing_path_are_refused(run, tmp_path)
         named_checkpoint(run)
 
 
-def test_wrong_override_is_refused_early(run):
+def test_invalid_override_is_rejected_early(run):
     with pytest.raises(
         InputError, match=r"best\.pt with overrides: 1 problem\(s\) in the config\n  data\.vall: unknown"
     ):
         check_early(run / CHECKPOINTS / "best.pt", ["data.vall=[]"])
 
 
-def test_data_is_looked_up_where_the_run_was_started(run, tmp_path):
+def test_data_is_looked_up_in_the_folder_where_the_run_was_started(run, tmp_path):
     checkpoint = run / CHECKPOINTS / "best.pt"
     check_early(checkpoint, [])
     cfg = load_config("quickstart", ["data.val={images: val, annotations: val.json}"])
@@ -86,22 +86,22 @@ def test_data_is_looked_up_where_the_run_was_started(run, tmp_path):
     assert with_paths_of_run(cfg, run) == cfg
 
 
-def test_data_that_is_here_is_used_rather_than_that_of_the_run(run, tmp_path):
+def test_data_in_the_current_folder_takes_precedence(run, tmp_path):
     (tmp_path / "val").mkdir()
     (tmp_path / "val.json").touch()
     cfg = load_config("quickstart", ["data.val={images: val, annotations: val.json}"])
     assert with_paths_of_run(cfg, run) == cfg
 
 
-def test_absolute_path_of_a_source_stays(run, tmp_path):
+def test_absolute_path_of_a_source_is_unchanged(run, tmp_path):
     cfg = load_config("quickstart", [f"data.val={{images: {tmp_path}/gone, annotations: val.json}}"])
     (source,) = with_paths_of_run(cfg, run).data.val
     assert (source.images, source.annotations) == (f"{tmp_path}/gone", str(tmp_path / "project" / "val.json"))
 
 
-def test_relative_path_is_explained_with_the_folder_that_it_is_relative_to(run, tmp_path, monkeypatch):
+def test_error_for_a_relative_path_names_the_folder_it_is_relative_to(run, tmp_path, monkeypatch):
     checkpoint = run / CHECKPOINTS / "best.pt"
-    (tmp_path / "val").mkdir()  # here and there: the source is not moved
+    (tmp_path / "val").mkdir()  # exists in both folders, so the source is not redirected
     with pytest.raises(InputError) as caught:
         check_early(checkpoint, [])
     assert str(caught.value) == (
@@ -120,7 +120,7 @@ def test_unreadable_checkpoint_is_left_to_the_loader(tmp_path):
 
 
 def test_links_may_be_text_files(run, capsys):
-    """As on file systems without symbolic links."""
+    """Text files replace links on file systems without symbolic links."""
     best, last = (run / CHECKPOINTS / name for name in ("best.pt", "last.pt"))
     for link, target in ((best, "step_00000002.pt"), (last, "step_00000004.pt")):
         link.unlink()

@@ -30,7 +30,7 @@ def read(folder, split, **fields):
 
 
 def objects(data):
-    """Class and box of each object, without crowd regions."""
+    """Class and box of each object, excluding crowd regions."""
     names = [data.class_names[label] for label in data.labels]
     return [
         row
@@ -75,7 +75,7 @@ def test_one_split_without_images(source, tmp_path, restore_process_settings):
         assert objects(read(new / to, "val", images=str(source / "val"))) == objects(read(source, "val"))
 
 
-def test_losses_are_printed(source, tmp_path, capsys, restore_process_settings):
+def test_lost_information_is_printed(source, tmp_path, capsys, restore_process_settings):
     document = json.loads((source / "train.json").read_text())
     for number, annotation in enumerate(document["annotations"]):
         area = annotation["bbox"][2] * annotation["bbox"][3]
@@ -104,7 +104,7 @@ def test_losses_are_printed(source, tmp_path, capsys, restore_process_settings):
         ),
         (
             ["{source}", "--to", "csv", "--output", "new", "data.train=x"],
-            "error: overrides: data.train replaces {source}",
+            "error: overrides: data.train would replace {source}",
         ),
         (["{source}", "--to", "csv", "--output", "new", "data.clases=[a]"], "error: overrides: 1 problem(s)"),
         (["{source}", "--to", "csv", "--output", "new", "data.classes=[unicorn]"], "error: data.classes: 'unicorn'"),
@@ -131,7 +131,7 @@ def in_process(*arguments):
     return subprocess.run(command, cwd=REPO, capture_output=True, text=True)
 
 
-def test_refusal_of_the_process(source, tmp_path):
+def test_process_exits_with_an_error_message(source, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("x")
     result = in_process(source, "--to", "csv", "--output", tmp_path / "full")
@@ -139,7 +139,7 @@ def test_refusal_of_the_process(source, tmp_path):
     assert result.stderr == f"error: {tmp_path / 'full'}: exists and is not an empty folder; choose another --output\n"
 
 
-@pytest.mark.slow  # imports torch in a process of its own
+@pytest.mark.slow  # starts a process that imports torch
 def test_conversion_in_a_process(source, tmp_path):
     result = in_process(source, "--to", "labelme", "--output", tmp_path / "new")
     assert (result.returncode, result.stderr) == (0, "")

@@ -1,4 +1,4 @@
-"""`retinanet eval` of a run folder, and its output."""
+"""`retinanet eval` on a run folder, and its output."""
 
 import json
 import os
@@ -54,8 +54,8 @@ def test_scores_are_saved_before_they_are_printed(run, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_closed_pipe_loses_nothing(run, tmp_path):
-    """As in `retinanet eval ... | true`."""
+def test_results_are_written_despite_a_closed_pipe(run, tmp_path):
+    """For example, `retinanet eval ... | true`."""
     started = subprocess.Popen(
         [sys.executable, "-m", "retinanet", "eval", str(run), "--output", str(tmp_path / "out")],
         env=ENVIRONMENT,

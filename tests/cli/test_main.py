@@ -16,7 +16,7 @@ REPO = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def fake_train(monkeypatch):
-    """A stand-in for retinanet.cli.train that records its arguments and returns 7."""
+    """A stub for retinanet.cli.train that records its arguments and returns 7."""
     calls = []
     module = types.ModuleType("retinanet.cli.train")
     module.main = lambda argv=None: calls.append(argv) or 7
@@ -52,7 +52,7 @@ def test_arguments_default_to_the_command_line(fake_train, monkeypatch):
         ([], None),
     ],
 )
-def test_wrong_arguments_give_one_line_and_exit_code_2(argv, message, capsys):
+def test_invalid_arguments_give_one_line_and_exit_code_2(argv, message, capsys):
     with pytest.raises(SystemExit) as stop:
         main(argv)
     assert stop.value.code == 2

@@ -1,4 +1,4 @@
-"""`retinanet train --data FOLDER`: the config for one's own data, adjusted to it."""
+"""`retinanet train --data FOLDER`: the config is adjusted to the user's dataset."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_config_is_adjusted_and_printed(folder, capsys):
-    """On images of 20 pixels, 320 are wasted, and 24 images of a batch of 8 are 3 steps an epoch: too few epochs."""
+    """Images of 20 pixels need not be resized to 320, and 3 steps per epoch (24 images, batch 8) need more epochs."""
     cfg = own_config(str(folder), None, ["device=cpu"])
     said = capsys.readouterr().err.splitlines()
     assert said[0] == f"{folder}: Pascal VOC, XML files"
@@ -38,7 +38,7 @@ def test_config_is_adjusted_and_printed(folder, capsys):
     assert cfg.data.train[0].annotations == str(folder) and cfg.data.train[0].format == "voc"
 
 
-def test_overrides_come_last(folder):
+def test_overrides_are_applied_last(folder):
     cfg = own_config(str(folder), None, ["train.steps=4", "data.val_fraction=0.25", "device=cpu"])
     assert (cfg.train.steps, cfg.train.epochs, cfg.data.val_fraction) == (4, None, 0.25)
 
@@ -49,14 +49,14 @@ def test_given_config_is_not_adjusted(folder, capsys):
     assert cfg.data.train[0].annotations == str(folder) and cfg.data.val_fraction == 0.1
 
 
-def test_split_for_validation_is_used(tmp_path):
+def test_validation_split_is_used(tmp_path):
     write_clean(tmp_path)
     cfg = own_or_named_config(str(tmp_path), [])
     assert [Path(source.annotations).name for source in (*cfg.data.train, *cfg.data.val)] == ["train.json", "val.json"]
     assert cfg.data.val_fraction == 0
 
 
-def test_format_decides_an_ambiguous_folder(folder, capsys):
+def test_format_override_resolves_an_ambiguous_folder(folder, capsys):
     part = CocoFolder(folder, "train", ("cat",))
     pattern(0).save(part.add("0.png", LARGE))
     part.save()
@@ -82,7 +82,7 @@ def test_format_decides_an_ambiguous_folder(folder, capsys):
         ("folder", "folder", True),
     ],
 )
-def test_datasets_and_configs_are_told_apart(tmp_path, monkeypatch, name, content, expected):
+def test_datasets_are_distinguished_from_configs(tmp_path, monkeypatch, name, content, expected):
     monkeypatch.chdir(tmp_path)
     if content == "folder":
         Path(name).mkdir()
@@ -95,16 +95,16 @@ def test_datasets_and_configs_are_told_apart(tmp_path, monkeypatch, name, conten
     ("arguments", "message"),
     [
         (["--data", "absent"], "absent: cannot be read: No such file or directory"),
-        (["--data", "cells", "--resume"], "--data starts a run: remove --resume"),
+        (["--data", "cells", "--resume"], "--data starts a new run: remove --resume"),
         (["--data", "."], "no annotations found"),
     ],
 )
-def test_mistakes(folder, arguments, message, capsys):
+def test_user_errors(folder, arguments, message, capsys):
     assert main(arguments) == 2
     assert message in capsys.readouterr().err
 
 
-def test_printed_config_is_nothing_but_yaml(folder, capsys):
+def test_stdout_contains_only_the_config(folder, capsys):
     assert main(["--data", "cells", "--print-config", "device=cpu"]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["data"]["val_fraction"] == 0.1
 
@@ -131,7 +131,7 @@ def test_folder_becomes_a_detector(folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("option", [["--dry-run"], []])
-def test_validation_image_of_another_size_stops_a_run_before_it_starts(tmp_path, option):
+def test_validation_image_of_the_wrong_size_prevents_the_run(tmp_path, option):
     overrides = write_clean(tmp_path)
     pattern(8).resize((WIDTH + 5, HEIGHT)).save(tmp_path / "val/8.png")
     code, output, errors = train(tmp_path, "quickstart", *overrides, *SMALL, *option)
@@ -141,7 +141,7 @@ def test_validation_image_of_another_size_stops_a_run_before_it_starts(tmp_path,
 
 
 @pytest.mark.slow
-def test_dry_run_finds_half_a_validation_image(tmp_path):
+def test_dry_run_detects_a_truncated_validation_image(tmp_path):
     overrides = write_clean(tmp_path)
     last = tmp_path / "val/8.png"
     last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])

@@ -1,4 +1,4 @@
-"""Real processes: which modules they import, a closed output pipe, and Ctrl-C while they import."""
+"""Real processes: their imports, closed output pipes, and Ctrl-C during imports."""
 
 import io
 import json
@@ -32,8 +32,8 @@ RUN_ALL = """
 """
 
 
-def test_help_and_wrong_arguments_are_answered_without_importing_torch(tmp_path):
-    """All in one process: once one of them has imported torch, the later ones show it too."""
+def test_help_and_invalid_arguments_do_not_import_torch(tmp_path):
+    """All commands run in one process: if one of them imported torch, it would stay imported for the later ones."""
     (tmp_path / "not_a_run").mkdir()
     lines = {
         "--help": 0,
@@ -47,7 +47,7 @@ def test_help_and_wrong_arguments_are_answered_without_importing_torch(tmp_path)
         "train quickstart train.lr=3": 2,
         "train quickstart --resume": 2,
         "train --resume not_a_run": 2,
-        "train quickstart": 2,  # its data is not here
+        "train quickstart": 2,  # its data does not exist
         "train quickstart --print-config": 0,
         "eval gone.pt": 2,
         "predict gone.pt a.png --output b": 2,
@@ -86,7 +86,7 @@ PRINTER = """
 
 
 @pytest.mark.parametrize("both", [False, True], ids=["stdout", "stdout and stderr"])
-def test_command_continues_when_the_reader_of_its_output_goes_away(tmp_path, both):
+def test_command_continues_when_the_reader_of_its_output_exits(tmp_path, both):
     read_end, write_end = os.pipe()
     started = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(PRINTER), str(tmp_path / "result")],
@@ -120,7 +120,7 @@ def test_help_into_a_closed_pipe_is_not_an_error(arguments):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_other_errors_of_the_output_are_raised():
+def test_other_output_errors_are_raised():
     class FullDisk(io.StringIO):
         def write(self, text):
             raise OSError(28, "No space left on device")
@@ -131,7 +131,7 @@ def test_other_errors_of_the_output_are_raised():
 
 # ---- Ctrl-C
 
-# Takes the place of torch. It never finishes, and swallows exceptions, as some modules do while they are imported.
+# Replaces torch. Its import never finishes and swallows exceptions, as the imports of some modules do.
 ENDLESS = """
 import time
 print("importing", flush=True)
@@ -174,7 +174,7 @@ def test_ctrl_c_during_imports_prints_one_line(tmp_path, arguments, module):
     assert (started.returncode, errors) == (130, "interrupted\n")
 
 
-def test_ctrl_c_raises_once_the_work_has_begun_and_the_handler_is_restored():
+def test_ctrl_c_raises_after_begin_work_and_the_handler_is_restored():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     seen = []
 
@@ -190,13 +190,13 @@ def test_ctrl_c_raises_once_the_work_has_begun_and_the_handler_is_restored():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_handlers_of_the_caller_stay_in_place():
+def test_handlers_of_the_caller_are_preserved():
     before = signal.getsignal(signal.SIGINT)
     try:
         for handler in (signal.SIG_IGN, lambda number, frame: None):
             signal.signal(signal.SIGINT, handler)
             code = process.exit_code(lambda h=handler: interrupts.begin_work() or signal.getsignal(signal.SIGINT) is h)
-            assert code is True  # in force during the command
+            assert code is True  # active while the command runs
             assert signal.getsignal(signal.SIGINT) is handler
     finally:
         signal.signal(signal.SIGINT, before)

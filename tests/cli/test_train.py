@@ -1,4 +1,4 @@
-"""Which run the arguments of `retinanet train` start or resume; nothing is trained here."""
+"""The run that the arguments of `retinanet train` start or resume; nothing is trained here."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ NO_DATA = ["data.train=[]", "data.val=[]"]
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A working directory with a run in runs/cells that has a checkpoint, and one in runs/begun that has none."""
+    """A working directory with two runs: runs/cells has a checkpoint, runs/begun has none."""
     monkeypatch.chdir(tmp_path)
     for name, files in (("cells", ["step_00000004.pt"]), ("begun", [])):
         folder = tmp_path / "runs" / name
@@ -33,7 +33,7 @@ def place(tmp_path, monkeypatch):
 
 @pytest.fixture
 def started(monkeypatch):
-    """Replaces training by a list of the runs that it was asked for: folder, seed, and resume."""
+    """Replace training with a stub that records each run: folder, seed, and resume."""
     calls = []
 
     def fake_train(cfg, folder, *, resume, overwrite, profile):
@@ -51,7 +51,7 @@ def started(monkeypatch):
         ("mine.yaml", ("runs/mine", 0, False)),
         ("mine.yaml --output here train.seed=3", ("here", 3, False)),
         ("mine.yaml --output runs/cells --overwrite", ("runs/cells", 0, False)),
-        # Resuming needs no config, and takes that of the run.
+        # Resuming needs no config: it uses the one of the run.
         ("--resume runs/cells", ("runs/cells", 7, True)),
         ("--resume runs/cells/", ("runs/cells", 7, True)),
         ("--resume=runs/cells/config.yaml", ("runs/cells", 7, True)),
@@ -63,7 +63,7 @@ def started(monkeypatch):
         # --resume may come before the config and the overrides.
         ("--resume mine.yaml --output runs/cells", ("runs/cells", 0, True)),
         ("mine.yaml --output runs/cells --resume train.seed=3", ("runs/cells", 3, True)),
-        # A config inside a run folder means that run.
+        # A config inside a run folder refers to that run.
         ("runs/cells/config.yaml --resume", ("runs/cells", 7, True)),
         ("runs/cells/config.yaml --overwrite", ("runs/cells", 7, False)),
         ("runs/cells/config.yaml --output runs/again", ("runs/again", 7, False)),
@@ -73,7 +73,7 @@ def started(monkeypatch):
         ("runs/begun/config.yaml --resume=auto", ("runs/begun", 7, "auto")),
     ],
 )
-def test_run_that_the_arguments_name(place, started, line, run):
+def test_run_is_determined_by_the_arguments(place, started, line, run):
     assert main([*line.split(), "device=cpu"]) == 0
     assert started == [run]
 
@@ -84,7 +84,7 @@ def test_run_that_the_arguments_name(place, started, line, run):
         ("", "no config; pass a YAML file or the name of a bundled config, such as quickstart"),
         ("train.seed=3", "no config; pass"),
         ("--resume", "--resume: no run; pass a run folder, such as --resume runs/quickstart"),
-        ("--resume=auto", "no config; pass"),  # may have to start a run
+        ("--resume=auto", "no config; pass"),  # it may start a new run, which needs a config
         ("mine.yaml --resume", "runs/mine: there is no checkpoint to resume from; start a run without --resume, or use "
                                "--resume=auto, which starts a run if there is none"),
         ("--resume runs/begun", "runs/begun: there is no checkpoint to resume from; start it again with --overwrite"),
@@ -102,10 +102,10 @@ def test_run_that_the_arguments_name(place, started, line, run):
         ("mine.yaml --output runs/cells", "runs/cells: contains a run; continue it with --resume runs/cells"),
         ("mine.yaml --output runs/begun", "runs/begun: contains a run; it has not saved a checkpoint, replace it"),
         ("--resume quikstart", "quikstart: no such run folder"),
-        ("mine.yaml --dry-run --resume", "--dry-run keeps nothing: remove --resume"),
+        ("mine.yaml --dry-run --resume", "--dry-run saves nothing: remove --resume"),
     ],
 )  # fmt: skip
-def test_arguments_that_name_no_run_or_two(place, started, capsys, line, message):
+def test_missing_or_contradictory_runs_are_errors(place, started, capsys, line, message):
     before = {path: path.stat().st_mtime_ns for path in place.rglob("*")}
     assert main(line.split()) == 2
     printed = capsys.readouterr()
@@ -114,19 +114,19 @@ def test_arguments_that_name_no_run_or_two(place, started, capsys, line, message
     assert {path: path.stat().st_mtime_ns for path in place.rglob("*")} == before
 
 
-def test_folder_that_other_processes_of_torchrun_have_opened_is_not_refused(place, started, monkeypatch):
+def test_folder_opened_by_another_torchrun_process_is_accepted(place, started, monkeypatch):
     monkeypatch.setenv("RANK", "1")
-    assert main(["mine.yaml", "--output", "runs/cells"]) == 0  # `train` checks it on the main process
+    assert main(["mine.yaml", "--output", "runs/cells"]) == 0  # `train` checks the folder in the main process
     assert started == [("runs/cells", 0, False)]
 
 
-def test_printed_config_of_a_run_is_that_of_the_run(place, started, capsys):
+def test_print_config_with_resume_prints_the_config_of_the_run(place, started, capsys):
     assert main(["--resume", "runs/cells", "--print-config", "train.grace=3"]) == 0
     assert capsys.readouterr().out == config_to_yaml(load_config("runs/cells/config.yaml", "train.grace=3"))
     assert started == []
 
 
-def test_missing_data_is_reported_with_the_folder_of_the_run(place, tmp_path, started, capsys):
+def test_error_for_missing_data_names_the_folder_where_the_run_was_started(place, tmp_path, started, capsys):
     (tmp_path / "project").mkdir()
     for name in ("a.json", "b.json"):
         (tmp_path / "project" / name).touch()
@@ -139,7 +139,7 @@ def test_missing_data_is_reported_with_the_folder_of_the_run(place, tmp_path, st
     )
 
 
-def test_what_to_start_leaves_a_missing_config_to_the_loader(place):
+def test_missing_config_is_reported_by_the_loader(place):
     start = what_to_start("gone.yaml", None, None)
     assert (start.config, start.folder, start.resume) == ("gone.yaml", Path("runs/gone"), False)
     with pytest.raises(InputError, match="neither a file nor a bundled config"):

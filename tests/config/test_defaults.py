@@ -1,4 +1,4 @@
-"""Defaults of constructors against those of the schema, for every part that the build functions make."""
+"""Defaults of constructors match those of the schema, for every object that the build functions make."""
 
 import inspect
 from collections.abc import Callable, Iterator
@@ -55,7 +55,7 @@ def different_defaults(make: Callable, record: StrictModel) -> list[str]:
     return different
 
 
-def test_difference_is_found():
+def test_differences_are_detected():
     def make(prior=0.5, num_convs=4, *, head_norm="group", unrelated=1):
         pass
 
@@ -76,7 +76,7 @@ def test_model_defaults_equal_the_schema():
 def test_class_loss_defaults_equal_the_schema(record):
     criterion = build_loss(LossConfig(classification=record))
     assert different_defaults(type(criterion), LossConfig()) == []
-    # The box loss, and where cross entropy is built as a special case of the focal loss.
+    # Skip parts of the default loss that other losses share: the box loss, and the focal loss as cross entropy.
     of_the_default = {type(part) for part in parts_of(build_loss(LossConfig()))}
     for part in parts_of(criterion):
         if type(part) not in of_the_default or (record == LossConfig().classification and not is_box_loss(part)):

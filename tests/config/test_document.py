@@ -38,9 +38,7 @@ def test_page_mentions_every_key_and_type():
 
 def test_row_has_type_limits_default_and_facts():
     rows = config_page().splitlines()
-    description = (
-        "Seconds that a run has to save a checkpoint after a stop signal; after that, it exits without saving."
-    )
+    description = "Seconds that a run may take to save a checkpoint after a stop signal before it exits without saving."
     assert f"| `grace` | number, > 0 | `25` | may change | {description} |" in rows
     assert any(row.startswith("| `fg_iou` | number, > 0, ≤ 1 | `0.5` |  |") for row in rows)
     assert any(row.startswith("| `shorter` | whole number, ≥ 1, or a list of them | `[800]` |") for row in rows)

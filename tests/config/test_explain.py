@@ -30,7 +30,7 @@ TRAIN = "train: {epochs: 1}\n"
         ("loss: {box: {type: smooth_l1, bta: 1}}", "loss.box.bta: unknown key; did you mean 'beta'?"),
         ("data: {transforms: [{type: resize}, {type: scale_jitter}, {type: color, brightnes: 1}]}",
          "data.transforms.2.brightnes: unknown key; did you mean 'brightness'?"),
-        # A key with the same name as the tag of its part.
+        # A key with the same name as the type of its section.
         ("data: {transforms: [{type: resize}, {type: flip, flip: 1}]}",
          "data.transforms.1.flip: unknown key; known here: p, type"),
         ("data: {classes: [a, {name: b, merge: [c], mrege: [d]}]}",
@@ -53,13 +53,13 @@ def test_unknown_key_names_the_nearest_known_key(write, text, line):
     [
         ("lr", "did you mean 'train.optimizer.lr'?"),
         ("train.lr", "did you mean 'train.optimizer.lr'?"),
-        ("optimizer.lr", "did you mean 'train.optimizer'?"),  # the first part is what is unknown
-        ("model.norm", "did you mean 'model.backbone.norm'?"),  # not model.head_norm, which is only spelt alike
+        ("optimizer.lr", "did you mean 'train.optimizer'?"),  # only the first part is unknown
+        ("model.norm", "did you mean 'model.backbone.norm'?"),  # not model.head_norm, which is only similar
         ("train.workers", "did you mean 'data.workers'?"),
         ("data.images", "did you mean 'data.train.images' or 'data.val.images'?"),
         ("model.aspect_ratio", "did you mean 'model.anchors.aspect_ratios'?"),
         ("loss.gamma", "did you mean 'loss.classification.gamma' or 'train.schedule.gamma'?"),
-        # Two levels down, a key of another top-level section is not meant.
+        # Below a section, keys in other top-level sections are not suggested.
         ("data.resize.batch_size", "known here: bucket_aspects, divisor, longer, shorter, val_shorter"),
     ],
 )
@@ -68,8 +68,8 @@ def test_unknown_key_is_found_by_name_anywhere_in_the_schema(write, key, hint):
     assert only_problem(write(TRAIN), [f"{key}=1"]) == f"{unknown}: unknown key; {hint}"
 
 
-def test_typo_in_a_union_offers_only_the_keys_of_the_chosen_part(write):
-    # adamw has `betas`, sgd has `momentum`: neither is offered for the other.
+def test_typo_in_a_union_suggests_only_keys_of_the_selected_type(write):
+    # adamw has `betas`, sgd has `momentum`: neither is suggested for the other.
     assert only_problem(write("train: {epochs: 1, optimizer: {type: sgd, beta: 1}}")).startswith(
         "train.optimizer.beta: unknown key; known here: lr, momentum"
     )
@@ -88,7 +88,7 @@ def test_all_problems_are_listed_at_once(write):
     ]
 
 
-# ---- wrong values
+# ---- invalid values
 
 
 @pytest.mark.parametrize(
@@ -136,13 +136,13 @@ def test_all_problems_are_listed_at_once(write):
         (TRAIN + "loss: {classification: {alpha: [0.5, 2]}}",
          "loss.classification.alpha.1: found 2 (whole number), expected less than or equal to 1"),
         (TRAIN + "loss: {classification: {alpha: []}}",
-         "loss.classification.alpha: found [] (list), expected at least 1 of them"),
+         "loss.classification.alpha: found [] (list), expected at least 1 item(s)"),
         (TRAIN + "loss: {classification: {type: ohem, nms_iou: x}}",
          'loss.classification.nms_iou: found "x" (text), expected a number'),
         (TRAIN + "data: {classes: [3]}", "data.classes.0: found 3 (whole number), expected text, in quotes"),
         (TRAIN + "data: {classes: [no]}", "data.classes.0: found false, expected text, in quotes"),
         (TRAIN + "data: {classes: [{name: a, merge: []}]}",
-         "data.classes.0.merge: found [] (list), expected at least 1 of them"),
+         "data.classes.0.merge: found [] (list), expected at least 1 item(s)"),
         (TRAIN + "data: {classes: [{name: a}]}", "data.classes.0.merge: missing, and it has no default"),
         (TRAIN + "data: {train: [{images: a}]}", "data.train.0.annotations: missing, and it has no default"),
         (TRAIN + "data: {train: {images: a}}", "data.train.annotations: missing, and it has no default"),
@@ -158,12 +158,12 @@ def test_all_problems_are_listed_at_once(write):
         (TRAIN + "assignment: {type: atss, fg_iou: 0.5}",
          "assignment.fg_iou: unknown key for type 'atss'; it is a key of type 'iou'"),
         (TRAIN + "assignment: [iou]", 'assignment: found ["iou"] (list), expected a mapping of keys to values'),
-        (TRAIN + "model: {mean: [1, 2, 3, 4]}", "model.mean: found [1, 2, 3, 4] (list), expected at most 3 of them"),
+        (TRAIN + "model: {mean: [1, 2, 3, 4]}", "model.mean: found [1, 2, 3, 4] (list), expected at most 3 item(s)"),
         (TRAIN + 'device: "\\ud800"',
          "contains characters that are not valid Unicode, expected UTF-8 text"),
     ],
 )  # fmt: skip
-def test_wrong_value_reports_found_and_expected(write, text, line):
+def test_invalid_value_reports_found_and_expected(write, text, line):
     assert only_problem(write(text)) == line
 
 

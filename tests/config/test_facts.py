@@ -1,4 +1,4 @@
-"""Facts on fields against the lists that they replaced, over every key that the schema has."""
+"""Properties declared on schema fields, compared with explicit lists of keys."""
 
 import pytest
 
@@ -78,7 +78,7 @@ def test_keys_of_every_union_member_have_facts():
 
 
 @pytest.mark.parametrize("key", ["", "nothing", "train.nothing", "train.grace.nothing", "inference.nothing"])
-def test_key_that_the_schema_lacks_has_no_facts(key):
+def test_key_missing_from_the_schema_has_no_facts(key):
     assert not may_change_on_resume(key)
     assert affects_results(key)
 

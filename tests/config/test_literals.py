@@ -6,8 +6,8 @@ import retinanet
 PACKAGE = Path(retinanet.__file__).parent
 
 
-def test_every_choice_is_written_once():
-    """A `Literal` of several values has one home; other modules import its name."""
+def test_every_choice_is_defined_once():
+    """Each `Literal` with several values is defined in one module, from which the others import it."""
     places: dict[frozenset[str], list[str]] = {}
     for file in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):

@@ -30,19 +30,19 @@ TRAIN = "train: {epochs: 1}\n"
 # ---- finding a file
 
 
-def test_packaged_config_is_found_by_name(monkeypatch, tmp_path):
+def test_bundled_config_is_found_by_name(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     for name in ("quickstart", "quickstart.yaml", "configs/quickstart.yaml"):
         assert find_config(name).read_text() == CONFIGS[[c.stem for c in CONFIGS].index("quickstart")].read_text()
 
 
-def test_user_file_takes_precedence_over_packaged_config(monkeypatch, tmp_path):
+def test_user_file_takes_precedence_over_a_bundled_config(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "quickstart.yaml").write_text("train: {steps: 7}")
     assert load_config("quickstart.yaml").train.steps == 7
 
 
-def test_missing_path_does_not_fall_back_to_packaged_config(tmp_path):
+def test_missing_path_does_not_fall_back_to_a_bundled_config(tmp_path):
     with pytest.raises(InputError, match="neither a file nor a bundled config; did you mean"):
         find_config(tmp_path / "quickstart.yaml")
 
@@ -58,7 +58,7 @@ def test_missing_path_does_not_fall_back_to_packaged_config(tmp_path):
         ("bad\0name", "bad\0name: neither a file nor a bundled config"),
     ],
 )  # fmt: skip
-def test_unknown_config_suggests_packaged_ones(name, message, monkeypatch, tmp_path):
+def test_unknown_config_suggests_bundled_ones(name, message, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError) as caught:
         load_config(name)
@@ -81,14 +81,14 @@ def test_base_next_to_the_file_is_merged_by_key(write, monkeypatch, tmp_path):
     assert (cfg.model.anchors.offset, cfg.model.anchors.aspect_ratios) == (0.5, (1.0,))
 
 
-def test_base_by_name_of_a_packaged_config(write):
+def test_base_by_name_of_a_bundled_config(write):
     assert (
         load_config(write("base: quickstart\ntrain: {batch_size: 3}\n")).train
         == load_config("quickstart", ["train.batch_size=3"]).train
     )
 
 
-def test_different_type_replaces_the_whole_part(write):
+def test_different_type_replaces_the_whole_section(write):
     write("train: {epochs: 1, optimizer: {type: sgd, lr: 0.5, momentum: 0.5}}\n", "common.yaml")
     cfg = load_config(write("base: common.yaml\ntrain: {optimizer: {type: adamw}, schedule: {type: cosine}}\n"))
     assert cfg.train.optimizer == AdamWConfig() and cfg.train.schedule == CosineSchedule()
@@ -148,11 +148,11 @@ def test_merge_is_idempotent(base, values):
     assert all(merged[key][name] == value for key in values for name, value in values[key].items())
 
 
-# ---- full form
+# ---- round trip
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_packaged_config_reads_back_from_its_full_form(path, tmp_path):
+def test_bundled_config_survives_a_round_trip(path, tmp_path):
     cfg = load_config(path)
     text = config_to_yaml(cfg)
     (tmp_path / "full.yaml").write_text(text, encoding="utf-8")
@@ -167,7 +167,7 @@ def test_packaged_config_reads_back_from_its_full_form(path, tmp_path):
     jitter=st.tuples(st.floats(0.1, 0.9), st.floats(1.0, 3.0)),
     betas=st.tuples(st.floats(0, 0.9999), st.floats(0, 0.9999)),
 )
-def test_any_config_reads_back_from_its_full_form(lr, name, jitter, betas):
+def test_any_config_survives_a_round_trip(lr, name, jitter, betas):
     low, high = jitter
     values = {
         "data": {

@@ -209,7 +209,7 @@ CHANGES: dict[str, Any] = {
 
 COLOR = {"type": "color", "brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
 JITTER = [{"type": "scale_jitter"}]
-# Other transforms and their keys, each before a resize; all keys of one share the record of their context.
+# Other transforms and their keys, each placed before a resize. All keys of a transform share one context.
 OTHER_TRANSFORMS: dict[str, tuple[str, ...]] = {
     "vertical_flip": ("", ".p"),
     "rotate90": ("", ".p", ".angles"),
@@ -276,10 +276,10 @@ CONTEXT: dict[str, dict[str, Any]] = {
     "train.early_stop": {
         "train.eval_every": 1,
         "train.optimizer": {"type": "adamw", "lr": 1e-12},
-    },  # so that no evaluation is better
+    },  # the learning rate is so small that no evaluation improves
 }
 
-# Keys that show their effect by an error: with the changed value, or without it.
+# Keys whose effect is an error, either with the changed value or without it.
 REFUSED = {
     "data.strict": "data.strict",
     "data.max_pixels": "pixels",
@@ -294,9 +294,9 @@ REFUSED_BEFORE = {
     "train.allow_local_norm": "train.allow_local_norm",
     "train.on_nonfinite": "diverged",
 }
-# Keys with one legal value, and another value.
+# Keys with a single legal value, and an illegal value for each.
 FIXED = {"model.anchors.strides": [4, 8, 16, 32, 64]}
-# Keys whose effect is on the network itself, built with a real backbone.
+# Keys that affect the network itself, which is built with a real backbone.
 OF_THE_MODEL = {*(f"model.backbone.{name}" for name in ResNetConfig.model_fields), "model.class_activation"}
 
 
@@ -312,7 +312,7 @@ def leaves(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
 
 
 def unions(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, list[str]]]:
-    """Every union of records: its key, and the types of its members."""
+    """Every union of records as its key and the types of its members."""
     for name, field in model.model_fields.items():
         members = models_in(field.annotation)
         if len(members) == 1:
@@ -345,7 +345,7 @@ def place(values: dict[str, Any], key: str, value: Any) -> None:
 
 
 def filled(value: Any, paths: dict[str, Any]) -> Any:
-    """A value in which names in braces are replaced."""
+    """Replace the names in braces in a value."""
     if isinstance(value, dict):
         return {name: filled(entry, paths) for name, entry in value.items()}
     if isinstance(value, list):
@@ -354,7 +354,7 @@ def filled(value: Any, paths: dict[str, Any]) -> Any:
 
 
 def values_of(settings: dict[str, Any], paths: dict[str, Any]) -> dict[str, Any]:
-    """The defaults of this file and some settings by key, as nested values."""
+    """The defaults of this file, updated with some settings by key, as nested values."""
     values: dict[str, Any] = {}
     for key, value in (DEFAULTS | settings).items():
         place(values, key, copy.deepcopy(filled(value, paths)))
@@ -362,7 +362,7 @@ def values_of(settings: dict[str, Any], paths: dict[str, Any]) -> dict[str, Any]
 
 
 def record_of(key: str, values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """What a config decides, as far as a key could affect it."""
+    """Record everything that a key could affect in a run with these values."""
     if key in OF_THE_MODEL:
         return record_of_model(ModelConfig.model_validate_json(json.dumps(values["model"])))
     cfg = Config.model_validate_json(json.dumps(values))
@@ -433,7 +433,7 @@ def paths(tmp_path_factory) -> dict[str, Any]:
 
 
 def two_formats(folder: Path, source: dict[str, str], other_truth: dict[str, Any]) -> dict[str, str]:
-    """A dataset in Pascal VOC format with two splits and a difficult object, and other boxes in COCO format."""
+    """A dataset in Pascal VOC format with two splits and a difficult object, and different boxes in COCO format."""
     write_voc(read_dataset((DataSource.model_validate(source),)), folder, split="train")
     (folder / "ImageSets/Main/val.txt").write_text("1\n3\n4\n")
     for split in ("train", "val"):
@@ -447,7 +447,7 @@ def union_member(key: str) -> str:
 
 
 def with_member(key: str, settings: dict[str, Any], paths: dict[str, Any]) -> dict[str, Any]:
-    """The values of some settings, with the union member that a key belongs to."""
+    """The values of some settings, with the union member to which a key belongs."""
     values = values_of(settings, paths)
     if member := union_member(key):
         place(values, f"{member}.type", member.rpartition("[")[2][:-1])
@@ -456,7 +456,7 @@ def with_member(key: str, settings: dict[str, Any], paths: dict[str, Any]) -> di
 
 @pytest.fixture(scope="module")
 def before(paths, tmp_path_factory):
-    """The record of what a key's context alone decides; keys with the same context share it."""
+    """The record of a run with the context of a key but without its changed value, computed once per context."""
     records: dict[str, dict[str, Any]] = {}
 
     def record(key: str) -> dict[str, Any]:
@@ -490,7 +490,7 @@ def test_key_has_an_effect(key, paths, before, tmp_path):
 
 
 @pytest.mark.parametrize(("key", "value"), FIXED.items())
-def test_key_with_one_legal_value_refuses_others(key, value, paths):
+def test_key_with_one_legal_value_rejects_others(key, value, paths):
     values = values_of({}, paths)
     place(values, key, value)
     with pytest.raises(ValidationError, match=key.rpartition(".")[2]):

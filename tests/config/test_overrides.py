@@ -1,4 +1,4 @@
-"""Overrides, KEY=VALUE, of a config file."""
+"""Overrides of the form KEY=VALUE."""
 
 import pytest
 
@@ -61,7 +61,7 @@ def test_override_with_invalid_yaml_is_refused(write, override, message):
         ("data.transforms.0.p=1", 'data.transforms: found {"0": {"p": 1}} (mapping), expected a list'),
     ],
 )
-def test_override_with_unknown_key_or_wrong_value_is_explained(write, override, line):
+def test_override_with_an_unknown_key_or_invalid_value_is_explained(write, override, line):
     assert only_problem(write(TRAIN), [override]) == line
 
 
@@ -97,7 +97,7 @@ def test_override_of_assignment_keeps_its_type(write):
         ("epochs: 1", ["train.epochs=null", "train.steps=5"], (None, 5)),
         ("epochs: 1", ["train.steps=5", "train.epochs=null"], (None, 5)),
         ("steps: 1", ["train={epochs: 5, seed: 3}"], (5.0, None)),
-        ("steps: 1", ["train.epochs=5", "train.steps=7"], (None, 7)),  # the later one counts
+        ("steps: 1", ["train.epochs=5", "train.steps=7"], (None, 7)),  # the last one wins
         ("steps: 1, epochs: null", [], (None, 1)),
     ],
 )

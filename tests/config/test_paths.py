@@ -1,4 +1,4 @@
-"""Paths in configs and overrides: `~`, environment variables, and text that means something else in YAML."""
+"""Paths in configs and overrides: `~`, environment variables, and text with a special meaning in YAML."""
 
 import pytest
 from hypothesis import given
@@ -55,7 +55,7 @@ def test_escaped_path_expands_to_itself(path):
     assert expand_path(escape_path(path), "here") == path
 
 
-def test_keys_of_paths():
+def test_keys_that_may_be_paths():
     keys = [f"data.{part}{name}" for part in ("train", "val") for name in ("", ".images", ".annotations")]
     assert all(map(is_path_key, [*keys, "model.backbone.weights", "train.init_from"]))
     assert not any(map(is_path_key, ["device", "data", "data.train.split", "data.val.format", "no.such"]))

@@ -51,7 +51,7 @@ def test_config_cannot_be_changed():
         cfg.train.epochs = 3
     with pytest.raises(ValidationError, match="frozen"):
         cfg.train.optimizer.lr = 1.0
-    hash(cfg)  # fails if a nested value is a list or a mapping, which could be changed
+    hash(cfg)  # fails if a nested value is a mutable list or mapping
 
 
 @pytest.mark.parametrize(

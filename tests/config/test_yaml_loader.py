@@ -30,7 +30,7 @@ def test_numbers_are_read_in_every_notation(write, text, value):
 
 @settings(deadline=None)
 @given(st.floats(min_value=1e-300, max_value=1e300))
-def test_any_number_printed_by_python_reads_back(number):
+def test_any_number_printed_by_python_is_read_back(number):
     assert parse_override(f"a={number!r}") == {"a": number}
 
 
@@ -88,7 +88,7 @@ def test_byte_order_mark_is_accepted(write):
 def test_tags_are_refused_without_running_code(write, tmp_path, text, tag):
     mark = tmp_path / "mark"
     message = error_message(write(text.replace("MARK", str(mark))))
-    assert f"the tag {tag} is not supported, give a plain value" in message
+    assert f"the tag {tag} is not supported; give a plain value" in message
     with pytest.raises(InputError, match=re.escape(f"the tag {tag} is not supported")):
         parse_override("a={" + text.replace("MARK", str(mark)).replace("\n", " ") + " }")
     assert not mark.exists()
@@ -101,7 +101,7 @@ def test_plain_tag_before_other_text_is_refused(write, value):
 
 
 def test_aliases_are_refused_before_expansion(write):
-    # 9**9 values if expanded.
+    # Expanding the aliases would give 9**9 values.
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 9)]
     start = time.process_time()
@@ -113,7 +113,7 @@ def test_aliases_are_refused_before_expansion(write):
 @pytest.mark.parametrize("text", ["device: &a [*a]", "x: &d {epochs: 1}\ntrain: {<<: *d}", "device: *a"])
 def test_recursive_merge_and_undefined_aliases_are_refused(write, text):
     assert re.search(
-        r"line \d, column \d+: the alias \*\w is not supported, write the value out", error_message(write(text))
+        r"line \d, column \d+: the alias \*\w is not supported; write the value out", error_message(write(text))
     )
 
 

@@ -157,7 +157,7 @@ def test_best_metric_must_be_measurable(source, caplog):
     check_measurable("AP", data, early_stop=2)
     check_measurable("loss", data, early_stop=2)
     assert not warnings_in(caplog)
-    with pytest.raises(InputError, match="none of its 6 objects counts for APl, so APl cannot be measured"):
+    with pytest.raises(InputError, match=r"none of its 6 object\(s\) counts towards APl, so APl cannot be measured"):
         check_measurable("APl", data, early_stop=2)  # all are smaller than 96 x 96
 
 

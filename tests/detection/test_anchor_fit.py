@@ -36,13 +36,13 @@ def test_best_iou_is_the_maximum_over_all_anchors(shape, rounding, offset):
     torch.testing.assert_close(placed(boxes, cfg, shape).best_iou(cell_sides(cfg)), expected, rtol=0, atol=1e-6)
 
 
-def test_best_iou_of_a_box_beside_an_anchor_centre():
+def test_best_iou_of_a_box_next_to_an_anchor_centre():
     # The nearest centre of the finest level is (64, 64). The anchor of 32 pixels and the box of 32 x 16 around (66, 64)
     # overlap by 30 x 16: 480 / (1024 + 512 - 480).
     cfg = AnchorConfig(sizes=(32, 1000, 1000, 1000, 1000), scales=(1.0,), aspect_ratios=(1.0,))
     boxes = placed([(50, 56, 82, 72)], cfg)
     assert boxes.best_iou(cell_sides(cfg)).tolist() == pytest.approx([480 / 1056])
-    # That is 0.45: one of the four levels is reached by this box, and all of them by a box equal to the anchor.
+    # The IoU of 0.45 reaches one of the four levels; a box equal to the anchor reaches all of them.
     assert fit_score(boxes, cfg) == pytest.approx(1 / 4 + 0.1 * 480 / 1056)
     boxes = placed([(50, 56, 82, 72), (48, 48, 80, 80)], cfg)
     assert fit_score(boxes, cfg) == pytest.approx((1 / 4 + 1) / 2 + 0.1 * (480 / 1056 + 1) / 2)
@@ -50,7 +50,7 @@ def test_best_iou_of_a_box_beside_an_anchor_centre():
 
 @pytest.mark.parametrize(("strides", "expected"), [(1, 0.252), (2, 1.009), (4, 4.036)])
 def test_mean_number_of_anchors_that_match_an_object_of_their_shape(strides, expected):
-    """The reason for MIN_STRIDES: 0.252 (size / stride)^2 anchors have an IoU of at least 0.5."""
+    """Derivation of MIN_STRIDES: 0.252 (size / stride)^2 anchors have an IoU of at least 0.5."""
     size = 8.0 * strides
     offsets = (torch.arange(400) + 0.5) / 50  # 0 to 8 pixels, a cell of the finest level
     x, y = torch.meshgrid(offsets, offsets, indexing="ij")
@@ -87,8 +87,8 @@ def test_fit_does_not_propose_anchors_below_two_strides():
     assert fit_shapes(boxes, ONE_SHAPE).sizes[0] == 16
 
 
-def test_fit_keeps_what_does_not_help():
-    # A box equal to an anchor of the second level: nothing can be better.
+def test_fit_keeps_anchors_that_cannot_be_improved():
+    # The box equals an anchor of the second level, so no other anchor can be better.
     boxes = boxes_of([(64, 64)], ONE_SHAPE)
     assert fit_shapes(boxes, ONE_SHAPE) == ONE_SHAPE
 

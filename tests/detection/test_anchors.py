@@ -15,7 +15,7 @@ def test_one_level_by_hand():
     anchors = AnchorGenerator(strides=(10,), sizes=(8,), scales=(1.0, 2.0), aspect_ratios=(1.0, 4.0))
     # A ratio of 4 halves the width and doubles the height: 4 x 16 at scale 1, 8 x 32 at scale 2.
     cell = [[-4, -4, 4, 4], [-8, -8, 8, 8], [-2, -8, 2, 8], [-4, -16, 4, 16]]
-    centres = [(0, 0), (10, 0), (20, 0), (0, 10), (10, 10), (20, 10)]  # x runs faster than y
+    centres = [(0, 0), (10, 0), (20, 0), (0, 10), (10, 10), (20, 10)]  # x varies fastest
     expected = [[x + x1, y + y1, x + x2, y + y2] for x, y in centres for x1, y1, x2, y2 in cell]
     (level,) = anchors(20, 30)
     assert anchors.num_per_cell == 4

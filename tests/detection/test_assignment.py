@@ -1,4 +1,4 @@
-"""The assignment rule: `assign` and `assign_reference` against a loop over anchors, torchvision and cases by hand."""
+"""Compare `assign` and `assign_reference` with a loop over anchors, torchvision, and hand-computed cases."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from retinanet.detection.assignment import assign, assign_reference
 from tests.helpers.assignment import CROWD, OBJECT, PADDING, objects, per_anchor, targets_of
 from tests.helpers.assignment_by_loop import assign_by_loop, match_unmatched_by_loop
 
-# Whole pixels, so that every area below is exact in float32: equal overlaps are equal in any order of arithmetic.
+# Whole pixels make every area below exact in float32, so ties do not depend on the order of operations.
 GRIDS = AnchorGenerator(strides=(16, 64), sizes=(24, 90), rounding="torchvision")(64, 48)
 ANCHORS = torch.cat([level.view(-1, 4) for level in GRIDS])
 BOXES_AT_ONCE = 8
@@ -24,7 +24,7 @@ each_rule = pytest.mark.parametrize("rule", RULES)
 
 @pytest.fixture(autouse=True, scope="module")
 def small_chunks():
-    """Chunks of the kernel so small that every test crosses their edges."""
+    """Make the kernel's chunks so small that every test needs several."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(grid_iou.PAIRS_AT_ONCE, "cpu", BOXES_AT_ONCE * len(ANCHORS))
         patch.setattr(grid_iou, "BOXES_AT_ONCE", BOXES_AT_ONCE)
@@ -33,7 +33,7 @@ def small_chunks():
 
 
 def match(rule, anchors, targets, **settings):
-    """Apply a rule to any boxes (A, 4) as anchors."""
+    """Apply a rule with arbitrary boxes (A, 4) as anchors."""
     return rule([anchors.view(1, 1, -1, 4)], targets, **settings)
 
 
@@ -117,12 +117,12 @@ def test_thresholds_by_hand(rule):
 
 
 @each_rule
-def test_anchor_gets_the_box_with_the_largest_iou_and_of_equals_the_first(rule, monkeypatch):
+def test_anchor_gets_the_first_box_with_the_largest_iou(rule, monkeypatch):
     anchors = torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 16.0]])
     tall, square = (0, 0, 10, 16), (0, 0, 10, 10)
     assert per_anchor(match(rule, anchors, objects(tall, square, square, tall))) == [1, 0]
     monkeypatch.setitem(grid_iou.PAIRS_AT_ONCE, "cpu", BOXES_AT_ONCE * len(anchors))
-    apart = [(900, 900, 910, 910)] * BOXES_AT_ONCE  # the equals are in different chunks
+    apart = [(900, 900, 910, 910)] * BOXES_AT_ONCE  # the tied boxes are in different chunks
     assert per_anchor(match(rule, anchors, objects(square, *apart, square))) == [0, 0]
     both = per_anchor(match(rule, anchors, objects(*apart, square, *apart, tall)))
     assert both == [BOXES_AT_ONCE, 2 * BOXES_AT_ONCE + 1]
@@ -163,7 +163,7 @@ def test_boxes_of_one_image_do_not_affect_another(rule):
 
 @each_rule
 def test_crowd_region_makes_overlapping_negatives_ignored(rule):
-    # One anchor on an object, one in a crowd, one half in it, one a quarter in it, and one between the thresholds.
+    # Anchors on an object, inside a crowd, half inside it, a quarter inside it, and between the thresholds.
     anchors = torch.tensor(
         [[0, 0, 10, 10], [40, 0, 50, 10], [55, 0, 65, 10], [57.5, 0, 67.5, 10], [0, 0, 10, 4.5]], dtype=torch.float32
     )
@@ -175,7 +175,7 @@ def test_crowd_region_makes_overlapping_negatives_ignored(rule):
 
 
 @each_rule
-def test_crowd_regions_are_compared_one_by_one(rule):
+def test_crowd_regions_are_compared_individually(rule):
     anchors = torch.tensor([[0.0, 0.0, 10.0, 10.0]])
     halves = [((0, 0, 4, 10), CROWD), ((4, 0, 8, 10), CROWD)]  # 0.4 each, 0.8 together
     assert per_anchor(match(rule, anchors, targets_of(halves))) == ["negative"]
@@ -186,7 +186,7 @@ def test_low_quality_matches_ignore_crowds(rule):
     anchors = torch.tensor([[0.0, 0.0, 10.0, 10.0], [20.0, 0.0, 30.0, 10.0]])
     small_object = ((1, 1, 3, 3), OBJECT)
     assert per_anchor(match(rule, anchors, targets_of([small_object, ((0, 0, 50, 50), CROWD)]))) == [0, "ignored"]
-    small_crowd = ((1, 1, 3, 3), CROWD)  # no object: it claims no anchor, and covers too little of one
+    small_crowd = ((1, 1, 3, 3), CROWD)  # not an object: it claims no anchor, and covers too little of any
     assert per_anchor(match(rule, anchors, targets_of([small_crowd]))) == ["negative", "negative"]
 
 
@@ -203,7 +203,7 @@ def test_object_can_lose_its_closest_anchor_to_a_neighbour(rule):
     assert per_anchor(match(rule, anchors, objects(large, small))) == [0, 0]
     assert per_anchor(match(rule, anchors, objects(large, small), match_every_object=True)) == [0, 1]
     assert per_anchor(match(rule, anchors, objects(small, large), match_every_object=True)) == [1, 0]
-    assert per_anchor(match(rule, anchors[:1], objects(large, small), match_every_object=True)) == [0]  # none is left
+    assert per_anchor(match(rule, anchors[:1], objects(large, small), match_every_object=True)) == [0]
 
 
 @each_rule
@@ -243,13 +243,13 @@ def test_every_object_of_a_dense_scene_gets_an_anchor(seed):
     assert len(without_anchor(plain, 150)) >= 10
     covered = assign(grids, targets, match_every_object=True)
     assert without_anchor(covered, 150) == set()
-    # It changes no more anchors than objects had none, and all the others keep their match.
+    # One anchor changes for each object that had none; all the other anchors keep their match.
     assert (per_anchor(plain) != per_anchor(covered)) and sum(
         one != other for one, other in zip(per_anchor(plain), per_anchor(covered), strict=True)
     ) == len(without_anchor(plain, 150))
 
 
-def test_matching_every_object_reads_nothing_on_the_host(host_reads):
+def test_matching_every_object_does_not_synchronise_the_device(host_reads):
     targets = targets_of([((x, 0, x + 20, 30), OBJECT) for x in range(6)] + [((0, 0, 40, 40), CROWD)], [])
     with host_reads() as reads:
         assign(GRIDS, targets, match_every_object=True)

@@ -13,7 +13,7 @@ from retinanet.detection.atss import assign_atss
 from tests.helpers.assignment import CROWD, OBJECT, PADDING, objects, per_anchor, targets_of, without_rows
 from tests.helpers.memory import LargestTensor
 
-# Whole pixels, so that centres, distances and areas are exact in float32: equals are equal in any order of arithmetic.
+# Whole pixels make centres, distances and areas exact in float32, so ties do not depend on the order of operations.
 GRIDS = AnchorGenerator(strides=(16, 64), sizes=(24, 90), rounding="torchvision")(64, 48)
 LEVELS = [level.reshape(-1, 4).tolist() for level in GRIDS]
 NUM_ANCHORS = sum(map(len, LEVELS))
@@ -34,7 +34,7 @@ def centre(box):
 
 
 def atss_by_loop(levels, rows, anchors_per_level, ignore_ioa):
-    """Algorithm 1 of the paper for one image, and the effect of crowd regions; None if rounding decides."""
+    """Algorithm 1 of the paper for one image, with crowd regions; None if the result depends on rounding."""
     anchors = [anchor for level in levels for anchor in level]
     claims = {}  # anchor -> (IoU, -row) of the objects that claim it
     for row, (box, kind) in enumerate(rows):
@@ -89,7 +89,7 @@ def some_rows(draw):
 
 @pytest.fixture(autouse=True, scope="module")
 def small_chunks():
-    """Chunks of boxes so small that every test crosses their edges."""
+    """Make the chunks of boxes so small that every test needs several."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(atss, "BOXES_AT_ONCE", 4)
         yield
@@ -111,7 +111,7 @@ def test_assignment_equals_a_loop_over_objects(images, anchors_per_level, ignore
 @pytest.mark.parametrize("anchors_per_level", [9, 27, 81])
 @pytest.mark.parametrize("seed", range(3))
 def test_assignment_on_default_anchors_equals_a_loop_over_objects(seed, anchors_per_level):
-    # Arbitrary boxes, whose centres are not equally far from two cells: a loop over objects in torch.
+    # Compare with a loop over objects in torch. The centres of these boxes are never equally far from two cells.
     generator = torch.Generator().manual_seed(seed)
     grids = AnchorGenerator()(256, 320)
     levels = [level.view(-1, 4) for level in grids]
@@ -123,7 +123,7 @@ def test_assignment_on_default_anchors_equals_a_loop_over_objects(seed, anchors_
     claimed = torch.zeros_like(iou)
     for row, (box, overlaps) in enumerate(zip(boxes, iou, strict=True)):
         distance = torch.cdist(box_centres[row : row + 1].double(), centres.double())[0]
-        # Anchors of one cell differ by the rounding of their corners.
+        # Rounded corners give the anchors of a cell slightly different centres.
         distance = (distance * 1000).round()
         first, index = 0, []
         for level in levels:
@@ -151,14 +151,14 @@ def test_threshold_by_hand():
     box = (-5, -5, 5, 5)
     n = "negative"
     assert per_anchor(assign_atss([first, second], objects(box), anchors_per_level=2)) == [0, n, n, n]
-    # The nearest of each level: 1 and 1 / 2. Mean 3 / 4, deviation 0.354: above both.
+    # One candidate per level: IoU 1 and 1 / 2. Mean 3 / 4, deviation 0.354: the threshold is above both.
     assert per_anchor(assign_atss([first, second], objects(box), anchors_per_level=1)) == [n, n, n, n]
-    # On one level: mean 5 / 6, deviation 0.236. A single candidate is its own threshold.
+    # On one level: mean 5 / 6, deviation 0.236. The IoU of a single candidate is its own threshold.
     assert per_anchor(assign_atss([first], objects(box), anchors_per_level=2)) == [n, n]
     assert per_anchor(assign_atss([first], objects(box), anchors_per_level=1)) == [0, n]
 
 
-def test_anchor_claimed_by_several_objects_goes_to_the_largest_iou_and_of_equals_to_the_first():
+def test_anchor_claimed_by_several_objects_goes_to_the_first_with_the_largest_iou():
     anchor = torch.tensor([[0.0, 0.0, 10.0, 10.0]]).view(1, 1, 1, 4)
     loose, close = (0, 0, 10, 16), (0, 0, 10, 12)
     assert per_anchor(assign_atss([anchor], objects(loose, close, close))) == [1]
@@ -168,14 +168,14 @@ def test_anchor_claimed_by_several_objects_goes_to_the_largest_iou_and_of_equals
 
 def test_centre_of_a_positive_is_inside_its_object():
     anchor = torch.tensor([[0.0, 0.0, 10.0, 10.0]]).view(1, 1, 1, 4)  # the only candidate, around (5, 5)
-    # The centre of the last two is 0.005 and 0.02 pixels inside; 0.01 is the least.
+    # In the last two cases, the centre is 0.005 and 0.02 pixels inside; the minimum is 0.01.
     outside = [(0, 0, 5, 10), (0, 0, 4, 10), (5, 5, 9, 9), (0, 0, 5.005, 10)]
     for box, inside in [((0, 0, 6, 10), True), *((box, False) for box in outside), ((0, 0, 5.02, 10), True)]:
         assert per_anchor(assign_atss([anchor], objects(box))) == [0 if inside else "negative"]
 
 
 def test_candidates_with_equal_iou_are_all_positive():
-    # Four cells around the object, one anchor each: a mean rounded up must not exclude them all.
+    # Four cells around the object have one anchor each: a mean rounded up must not exclude them all.
     anchors = torch.tensor([[x - 12.3, y - 12.3, x + 12.3, y + 12.3] for y in (0, 8) for x in (0, 8)]).view(2, 2, 1, 4)
     assert per_anchor(assign_atss([anchors], objects((-1.7, -1.7, 9.7, 9.7)))) == [0, 0, 0, 0]
 
@@ -195,14 +195,14 @@ def test_every_gt_index_is_a_valid_row():
     assert index.min() >= 0 and index.max() < targets.boxes.shape[1]
 
 
-def test_assignment_reads_nothing_on_the_host(host_reads):
+def test_assignment_does_not_synchronise_the_device(host_reads):
     targets = targets_of([((x, 0, x + 20, 30), OBJECT) for x in range(6)] + [((0, 0, 40, 40), CROWD)], [])
     with host_reads() as reads:
         assign_atss(GRIDS, targets)
     assert reads == []
 
 
-def test_crowds_cost_nothing_without_crowds_or_with_ignore_ioa_zero(monkeypatch):
+def test_crowd_coverage_is_not_computed_without_crowds_or_with_ignore_ioa_zero(monkeypatch):
     def never(*args, **kwargs):
         raise AssertionError
 

@@ -51,7 +51,7 @@ def test_encode_and_decode_equal_torchvisions_box_coder(seed):
 @settings(deadline=None, max_examples=50)
 @given(box_lists(min_side=1.0), box_lists(min_side=20.0))
 def test_decode_inverts_encode(boxes, anchors):
-    anchors = anchors[:1].expand_as(boxes)  # no side is more than 50 times as long: within the clamp
+    anchors = anchors[:1].expand_as(boxes)  # no box side is more than 50 times the anchor's: below the clamp
     assert_close(decode(encode(boxes, anchors), anchors), boxes, rtol=1e-4, atol=1e-2)
 
 

@@ -9,7 +9,7 @@ GRIDS = AnchorGenerator(strides=(16, 64), sizes=(24, 90), rounding="torchvision"
 
 
 def test_config_selects_the_rule_and_its_settings():
-    box = (4, 4, 30, 40)  # two equal objects: the second gets an anchor only with `match_every_object`
+    box = (4, 4, 30, 40)  # of two equal objects, the second gets an anchor only with `match_every_object`
     targets = targets_of([(box, OBJECT), ((20, 0, 48, 20), OBJECT), (box, OBJECT), ((0, 0, 20, 64), CROWD)])
     cases = [
         (IoUAssignmentConfig(), assign(GRIDS, targets)),

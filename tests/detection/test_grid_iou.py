@@ -1,4 +1,4 @@
-"""The kernel of the IoU assignment: equal to `assign_reference`, in bounded memory, without synchronisations."""
+"""The kernel for IoU assignment: equality with `assign_reference`, bounded memory, and no synchronisations."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ BOXES_AT_ONCE = 8
 
 @pytest.fixture(autouse=True, scope="module")
 def small_chunks():
-    """Chunks so small that every test crosses their edges."""
+    """Make chunks so small that every test needs several."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(grid_iou.PAIRS_AT_ONCE, "cpu", BOXES_AT_ONCE * len(ANCHORS))
         patch.setattr(grid_iou, "BOXES_AT_ONCE", BOXES_AT_ONCE)
@@ -35,8 +35,8 @@ def assert_same_assignment(assignment, expected):
 
 
 def boxes_of_all_kinds(anchors, generator):
-    """Arbitrary floats, 10 of each kind: anywhere, tiny, huge, thin, partly or fully outside, an anchor, one moved by a
-    hair; and one box 30 times, more than a chunk."""
+    """Boxes of arbitrary floats: 10 of each kind (anywhere, tiny, huge, thin, partly outside, fully outside, equal to
+    an anchor, slightly shifted from an anchor), and 30 copies of one box, which is more than a chunk."""
     corner, side = torch.rand(6, 10, 2, generator=generator) * 150, torch.rand(6, 10, 2, generator=generator)
     anywhere, tiny, huge = side[0] * 120 + 1, side[1] * 3 + 0.01, side[2] * 2000 + 300
     thin = side[3] * torch.tensor([300.0, 2.0]) + 0.5
@@ -69,9 +69,7 @@ def targets_of_all_kinds(anchors, generator, *, num_boxes=None):
     low_quality_matches=st.booleans(),
     ignore_ioa=st.sampled_from([0.0, 0.3, 0.5, 1.0]),
 )
-def test_kernel_equals_the_reference_to_the_last_bit(
-    seed, num_boxes, size, offset, ious, low_quality_matches, ignore_ioa
-):
+def test_kernel_equals_the_reference_bit_for_bit(seed, num_boxes, size, offset, ious, low_quality_matches, ignore_ioa):
     grids = AnchorGenerator(offset=offset)(*size)
     anchors = torch.cat([level.view(-1, 4) for level in grids])
     targets = targets_of_all_kinds(anchors, torch.Generator().manual_seed(seed), num_boxes=num_boxes)
@@ -80,11 +78,11 @@ def test_kernel_equals_the_reference_to_the_last_bit(
 
 
 @pytest.mark.parametrize(
-    ("pairs", "boxes_at_once"),  # a row of anchors, parts of a grid, grids, all images
+    ("pairs", "boxes_at_once"),  # blocks: a row of anchors, part of a grid, whole grids, all images
     [(1, SHIPPED_BOXES_AT_ONCE), (3000, 7), (2**18, 1), (2**18, SHIPPED_BOXES_AT_ONCE), (2**25, 7)],
 )
 @pytest.mark.parametrize("rounding", ["none", "torchvision"])
-def test_blocks_of_any_size_equal_the_reference_to_the_last_bit(pairs, boxes_at_once, rounding, monkeypatch):
+def test_blocks_of_any_size_equal_the_reference_bit_for_bit(pairs, boxes_at_once, rounding, monkeypatch):
     monkeypatch.setitem(grid_iou.PAIRS_AT_ONCE, "cpu", pairs)
     monkeypatch.setattr(grid_iou, "BOXES_AT_ONCE", boxes_at_once)
     grids = AnchorGenerator(rounding=rounding)(96, 120)
@@ -97,8 +95,8 @@ def test_blocks_of_any_size_equal_the_reference_to_the_last_bit(pairs, boxes_at_
 
 
 @pytest.mark.parametrize("rounding", ["none", "torchvision"])
-def test_iou_of_a_grid_is_torchvisions_to_the_last_bit(rounding):
-    # Computed from columns and rows, areas must be the floats of each anchor by itself: ties depend on it.
+def test_iou_of_a_grid_equals_torchvisions_bit_for_bit(rounding):
+    # Areas computed from columns and rows must equal those of single anchors exactly, because ties depend on them.
     generator = torch.Generator().manual_seed(1)
     grids = AnchorGenerator(rounding=rounding, offset=0.0 if rounding == "torchvision" else 0.37)(200, 333)
     anchors = torch.cat([level.view(-1, 4) for level in grids])
@@ -112,7 +110,7 @@ def test_iou_of_a_grid_is_torchvisions_to_the_last_bit(rounding):
 
 
 @pytest.mark.parametrize("rounding", ["none", "torchvision"])
-def test_best_iou_row_and_crowd_area_are_torchvisions(rounding):
+def test_best_iou_row_and_crowd_area_equal_torchvisions(rounding):
     grids = AnchorGenerator(rounding=rounding)(96, 120)
     anchors = torch.cat([level.view(-1, 4) for level in grids])
     targets = targets_of_all_kinds(anchors, torch.Generator().manual_seed(3))
@@ -127,7 +125,7 @@ def test_best_iou_row_and_crowd_area_are_torchvisions(rounding):
             boxes, is_object, is_crowd = targets.boxes[image], targets.is_object[image], targets.is_crowd[image]
             expected = torchvision.ops.box_iou(boxes, anchors) * is_object[:, None]
             assert torch.equal(iou[i], expected.amax(0))
-            assert row[i].tolist() == expected.numpy().argmax(axis=0).tolist()  # numpy's is the first of equals
+            assert row[i].tolist() == expected.numpy().argmax(axis=0).tolist()  # numpy also returns the first of ties
             sides = torch.minimum(boxes[:, None, 2:], anchors[:, 2:]) - torch.maximum(
                 boxes[:, None, :2], anchors[:, :2]
             )
@@ -146,13 +144,13 @@ def test_arbitrary_boxes_are_a_grid_of_one_cell():
     assert_same_assignment(assign([ANCHORS.view(1, 1, -1, 4)], targets), assign(GRIDS, targets))
 
 
-def test_assignment_reads_nothing_on_the_host(host_reads):
+def test_assignment_does_not_synchronise_the_device(host_reads):
     rows = [((x, 0, x + 20, 30), OBJECT) for x in range(BOXES_AT_ONCE + 2)] + [((0, 0, 40, 40), CROWD)]
     targets = targets_of(rows, [])
     with host_reads() as reads:
         assign(GRIDS, targets)
     assert reads == []
-    with host_reads() as reads:  # the counter does count
+    with host_reads() as reads:  # check that the counter works
         targets.boxes[targets.is_object].sum().item()
     assert reads == ["aten::index", "aten::_local_scalar_dense"]
 
@@ -164,6 +162,5 @@ def test_memory_is_bounded_for_thousands_of_boxes(monkeypatch):
     count = sum(level[..., 0].numel() for level in grids)
     with LargestTensor() as tensors:
         assign(grids, targets)
-    # No tensor holds a value per pair: the largest are as many pairs as are processed at once, the anchors, or the
-    # boxes themselves.
+    # No tensor has one value per pair. The largest have one value per pair in a block, per anchor, or per box.
     assert tensors.largest <= max(2**16 * 4, 2 * count * 8, 2000 * 4 * 4) < 2000 * count * 4 / 50

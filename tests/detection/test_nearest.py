@@ -12,8 +12,8 @@ def centre(box):
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 7, 12, 100])
-def test_anchors_are_the_nearest_of_each_level_and_of_equals_the_first(count):
-    # In steps of an eighth of a cell, inside and outside the grid, including all points midway between cells.
+def test_nearest_anchors_of_each_level_with_ties_going_to_the_first(count):
+    # Points in steps of an eighth of a cell, inside and outside the grid, including all points midway between cells.
     points = [(x, y) for y in range(-16, 96, 2) for x in range(-16, 80, 2)]
     nearest = nearest_anchors(GRIDS, torch.tensor([points], dtype=torch.float32), count)[0].tolist()
     levels = [level.reshape(-1, 4).tolist() for level in GRIDS]

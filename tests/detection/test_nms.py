@@ -8,7 +8,7 @@ from retinanet.detection.nms import nms_by_group
 
 
 def nms_by_loop(boxes, scores, groups, max_iou):
-    """Best first, of equals the earlier: keep boxes that no kept box of their group overlaps by more than `max_iou`."""
+    """From best to worst, keep each box whose IoU with every kept box of its group is at most `max_iou`."""
     kept = []
     for i in sorted(range(len(boxes)), key=lambda i: -scores[i]):
         if all(groups[i] != groups[j] or iou(boxes[i], boxes[j]) <= max_iou for j in kept):
@@ -24,7 +24,7 @@ def iou(a, b):
 
 @st.composite
 def some_boxes(draw):
-    """Boxes on a small grid of whole pixels, where boxes touch, scores tie and thresholds are met; some are flat."""
+    """Boxes with small integer coordinates: some touch, have equal scores or exactly the threshold IoU, or are flat."""
     place, side = st.integers(-5, 12), st.integers(0, 12)
     row = st.tuples(place, place, side, side, st.integers(0, 6), st.integers(0, 3))
     rows = draw(st.lists(row, max_size=30))
@@ -51,7 +51,7 @@ def random_groups(seed, count=3000, num_groups=400):
     groups = torch.randint(num_groups, (count,), generator=generator)
     corner = centre[groups] + torch.rand(count, 2, generator=generator) * 10
     boxes = torch.cat([corner, corner + 5 + torch.rand(count, 2, generator=generator) * 20], dim=1)
-    return boxes, torch.rand(count, generator=generator), groups * 17  # not every number is a group
+    return boxes, torch.rand(count, generator=generator), groups * 17  # some group numbers are unused
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -68,7 +68,7 @@ def test_nms_equals_torchvisions_within_each_group(seed):
 
 
 def test_precision_is_kept_in_the_last_of_many_groups():
-    # 2 x 1 thousandths of a pixel: the IoU of the pair is exactly 0.5, which is not more than 0.5.
+    # The sides are 2 and 1 thousandths of a pixel. The IoU of the pair is exactly 0.5, which does not exceed 0.5.
     unit = 2.0**-10
     pair = torch.tensor([[0, 0, 2 * unit, unit], [0, 0, unit, unit]])
     far = torch.tensor([[0.0, 0.0, 10_000.0, 10_000.0]])
@@ -85,12 +85,12 @@ def test_groups_do_not_affect_each_other():
 
 
 def test_groups_with_negative_coordinates_do_not_affect_each_other():
-    """Boxes may lie outside the image. Shifted by the largest coordinate alone, the second would cover the first."""
+    """Boxes may lie outside the image. A shift by only the largest coordinate would place the second over the first."""
     boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [-11.0, -11.0, -1.0, -1.0]])
     assert nms_by_group(boxes, torch.tensor([0.9, 0.8]), torch.tensor([0, 1]), max_iou=0.5).tolist() == [0, 1]
 
 
-def test_of_equal_scores_the_first_box_is_kept():
+def test_first_box_is_kept_if_scores_are_equal():
     boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0]]).repeat(4, 1)
     groups = torch.tensor([0, 0, 1, 1])
     assert nms_by_group(boxes, torch.full((4,), 0.5), groups, max_iou=0.5).tolist() == [0, 2]

@@ -38,7 +38,7 @@ def assert_same_detections(detections, expected, **tolerance):
 
 
 def postprocess_by_loop(outputs, image, *, min_score, top_k, nms_iou, max_detections, background_logit=False):
-    """One image: the best pairs of each level, then torchvision's NMS per class, then the best of all."""
+    """Reference for one image: the best pairs of each level, torchvision's NMS per class, then the best overall."""
     coder = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0))
     height, width = IMAGE_SIZES[image].tolist()
     candidates = []
@@ -62,7 +62,7 @@ def postprocess_by_loop(outputs, image, *, min_score, top_k, nms_iou, max_detect
     return [(score, k, box * stretch) for score, k, box in kept]
 
 
-@pytest.mark.parametrize("first_look", [1, 130, 1000])
+@pytest.mark.parametrize("first_attempt", [1, 130, 1000])
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize(
     "settings",
@@ -72,8 +72,8 @@ def postprocess_by_loop(outputs, image, *, min_score, top_k, nms_iou, max_detect
         {"min_score": 0.6, "top_k": 7, "nms_iou": 0.2, "max_detections": 5},
     ],
 )
-def test_detections_equal_those_of_a_loop(settings, seed, first_look, monkeypatch):
-    monkeypatch.setattr(postprocess, "FIRST_LOOK", first_look)  # enough for some settings, too few for others
+def test_detections_equal_those_of_a_loop(settings, seed, first_attempt, monkeypatch):
+    monkeypatch.setattr(postprocess, "FIRST_ATTEMPT", first_attempt)  # enough for some settings, too few for others
     outputs = random_outputs(seed)
     detections = Postprocess(**settings)(outputs, IMAGE_SIZES, ORIGINAL_SIZES)
     assert len(detections) == len(IMAGE_SIZES)
@@ -90,7 +90,7 @@ def test_detections_equal_those_of_a_loop(settings, seed, first_look, monkeypatc
         assert {len(result.scores) for result in detections} == {settings["max_detections"]}
 
 
-@pytest.mark.parametrize("first_look", [130, 1000])
+@pytest.mark.parametrize("first_attempt", [130, 1000])
 @pytest.mark.parametrize(
     "settings",
     [
@@ -98,8 +98,8 @@ def test_detections_equal_those_of_a_loop(settings, seed, first_look, monkeypatc
         {"min_score": 0.05, "top_k": 7, "nms_iou": 0.5, "max_detections": 5},
     ],
 )
-def test_softmax_detections_equal_those_of_a_loop(settings, first_look, monkeypatch):
-    monkeypatch.setattr(postprocess, "FIRST_LOOK", first_look)
+def test_softmax_detections_equal_those_of_a_loop(settings, first_attempt, monkeypatch):
+    monkeypatch.setattr(postprocess, "FIRST_ATTEMPT", first_attempt)
     outputs = random_outputs(0, num_logits=NUM_CLASSES + 1)
     for logits in outputs.class_logits:
         # Adding a constant to all logits of an anchor changes no probability, only which anchor has the largest logit.
@@ -114,7 +114,7 @@ def test_softmax_detections_equal_those_of_a_loop(settings, first_look, monkeypa
 
 
 def test_background_is_never_detected():
-    # e^logits are 6, 3 and 1, and 10 for background: out of 20, the classes have 0.3, 0.15 and 0.05.
+    # e^logit is 6, 3 and 1 for the classes and 10 for background, 20 in total: the scores are 0.3, 0.15 and 0.05.
     outputs = one_anchor(math.log(6), math.log(3), 0.0, math.log(10))
     sizes = torch.tensor([[100, 100]])
     (result,) = Postprocess(min_score=0.1, background_logit=True)(outputs, sizes, sizes)
@@ -163,11 +163,11 @@ def test_boxes_in_the_padding_are_removed(anchor):
     outputs = one_anchor(2.0, anchor=anchor)
     (result,) = Postprocess()(outputs, torch.tensor([[100, 200]]), torch.tensor([[50, 100]]))
     assert len(result) == 0
-    (result,) = Postprocess()(outputs, torch.tensor([[101, 201]]), torch.tensor([[50, 100]]))  # one pixel larger
+    (result,) = Postprocess()(outputs, torch.tensor([[101, 201]]), torch.tensor([[50, 100]]))  # larger image
     assert len(result) == (anchor == (20.0, 100.0, 60.0, 140.0))
 
 
-def test_boxes_in_the_padding_do_not_take_the_places_of_others():
+def test_boxes_in_the_padding_do_not_displace_other_detections():
     """The anchor in the padding has the highest score, and one detection is allowed."""
     boxes = torch.tensor([[210.0, 20.0, 250.0, 60.0], [10.0, 10.0, 50.0, 50.0]])
     outputs = HeadOutputs([torch.tensor([[[3.0], [2.0]]])], [torch.zeros(1, 2, 4)], [boxes])
@@ -209,9 +209,9 @@ def test_detections_are_sorted_by_score():
         assert torch.equal(result.scores, result.scores.sort(descending=True).values)
 
 
-def test_first_look_takes_the_best_candidates(monkeypatch):
+def test_first_attempt_uses_the_best_candidates(monkeypatch):
     """Forty boxes side by side, so that none suppresses another and ten candidates are more than enough."""
-    monkeypatch.setattr("retinanet.detection.postprocess.FIRST_LOOK", 10)
+    monkeypatch.setattr("retinanet.detection.postprocess.FIRST_ATTEMPT", 10)
     left = 20.0 * torch.arange(40)
     anchors = torch.stack([left, torch.zeros(40), left + 16, torch.full((40,), 16.0)], dim=1)
     logits = torch.linspace(-1, 1, 40)

@@ -1,4 +1,4 @@
-"""Gradient accumulation: micro-batches give the gradient of the batch that they make up."""
+"""Gradient accumulation: micro-batches give the same gradient as the whole batch."""
 
 import torch
 from torch.testing import assert_close
@@ -8,14 +8,14 @@ from tests.helpers.steps import batch_of, step_of, tiny_model_of
 
 
 def image_of(batch: Batch, index: int) -> Batch:
-    """One image of a batch, as a batch."""
+    """One image of a batch as a separate batch."""
     images, image_sizes, original_sizes, *targets = (x[index : index + 1] for x in batch.tensors())
     targets = Targets(*targets, batch.targets.has_crowd)
     return Batch(images, image_sizes, original_sizes, targets, (batch.image_indices[index],))
 
 
 def test_micro_batches_give_the_loss_and_gradient_of_the_whole_batch():
-    """The second image has no objects, so dividing each micro-batch by its own positive anchors would show."""
+    """The second image has no objects, so dividing by the positive anchors of each micro-batch would be detected."""
     whole = batch_of()
     together, apart = step_of(tiny_model_of()), step_of(tiny_model_of())
     losses, num_positive = together.backward([whole])

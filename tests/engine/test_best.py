@@ -16,7 +16,7 @@ NAN = math.nan
         ("AP50", [0.2, 0.5, 0.4, 0.6], [True, True, False, True], 0, 0.6),
         ("loss", [3.0, 1.0, 1.0, 2.0], [True, True, False, False], 2, 1.0),
         ("loss", [3.0, 4.0, 2.5], [True, False, True], 0, 2.5),
-        ("APs", [NAN, NAN], [True, True], 2, NAN),  # no small objects: the newest
+        ("APs", [NAN, NAN], [True, True], 2, NAN),  # no small objects: the newest checkpoint counts as the best
         ("AP", [NAN, 0.0, NAN, NAN], [True, True, False, False], 2, 0.0),
         ("AP", [0.5, NAN, 0.6, NAN], [True, False, True, False], 1, 0.6),
         ("loss", [NAN, 3.0, NAN, 2.0], [True, True, False, True], 0, 2.0),
@@ -50,15 +50,15 @@ LARGE_OBJECT = image_record(height=200, width=200, boxes=[[0, 0, 99, 99]])
     [
         ("AP", [image_record(boxes=())], "it has no objects, so AP cannot be measured"),
         ("AP50", [CROWD], "it has no objects, so AP50 cannot be measured"),
-        ("APl", [SMALL_OBJECT, CROWD], "none of its 1 objects counts for APl, so APl cannot be measured"),
-        ("APs", [LARGE_OBJECT] * 2, "none of its 2 objects counts for APs, so APs cannot be measured"),
+        ("APl", [SMALL_OBJECT, CROWD], "none of its 1 object(s) counts towards APl, so APl cannot be measured"),
+        ("APs", [LARGE_OBJECT] * 2, "none of its 2 object(s) counts towards APs, so APs cannot be measured"),
         ("AP", [image_record(boxes=()), SMALL_OBJECT], None),
         ("APs", [SMALL_OBJECT], None),
         ("APl", [LARGE_OBJECT], None),
         ("loss", [image_record(boxes=())], None),
     ],
 )
-def test_metric_without_objects_is_warned_about_and_cannot_stop_a_run_early(caplog, metric, images, problem):
+def test_metric_without_objects_causes_a_warning_and_cannot_be_used_for_early_stopping(caplog, metric, images, problem):
     data = dataset_of(images)
     check_measurable(metric, data, early_stop=None)
     warnings = [record.getMessage() for record in caplog.records]

@@ -1,4 +1,4 @@
-"""The rule by which a run counts as diverged."""
+"""The rule that determines whether a run has diverged."""
 
 import math
 
@@ -22,17 +22,17 @@ def check_after(losses, check=None) -> DivergenceCheck:
         ([2.0] + [1e30] * 10, True),
         ([2.0] + [1e30] * 9, False),  # too short
         ([2.0] + [201.0] * 10, True),
-        ([2.0] + [199.0] * 1000, False),  # at most 100 times as high as at first
+        ([2.0] + [199.0] * 1000, False),  # less than 100 times the loss of the first step
         ([2.0] + [1e30] * 500 + [3.0], False),  # a spike that ended
         ([2.0] + ([1e30] * 9 + [3.0]) * 20, False),
         ([1e6] + [1e7] * 100, False),  # a loss with large weights
         ([1e6] + [2e8] * 10, True),
-        ([0.001] + [0.5] * 100, False),  # a first batch without objects, or fine-tuning
+        ([0.001] + [0.5] * 100, False),  # the first batch has no objects, or the run is fine-tuned
         ([0.001] + [101.0] * 10, True),
-        ([math.nan] + [0.5] * 100, False),  # a first step that is skipped
+        ([math.nan] + [0.5] * 100, False),  # the first step is skipped
         ([math.nan] + [101.0] * 10, True),
         ([math.inf] + [101.0] * 10, True),
-        ([2.0] + [math.nan] * 100, False),  # for the check of non-finite gradients to report
+        ([2.0] + [math.nan] * 100, False),  # reported by the check for non-finite gradients instead
     ],
 )
 def test_diverged_if_the_loss_stays_far_above_its_start(losses, diverged):
@@ -40,7 +40,7 @@ def test_diverged_if_the_loss_stays_far_above_its_start(losses, diverged):
     assert check_after(losses).read(step=len(losses)) is diverged
 
 
-def test_warning_is_logged_once_and_the_end_of_divergence_too(caplog):
+def test_start_and_end_of_divergence_are_each_logged_once(caplog):
     caplog.set_level("INFO", logger="retinanet")
     check = check_after([2.0, *[300.0] * 12])
     assert check.read(13) and check_after([400.0], check).read(14)

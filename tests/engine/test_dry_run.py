@@ -1,4 +1,4 @@
-"""Dry runs: what they check, measure and report."""
+"""Dry runs: checks, measurements and the report."""
 
 import json
 import re
@@ -24,10 +24,10 @@ MEASURED = DryRun(
 
 
 def test_description_by_hand():
-    """1000 steps of 3.6 s are an hour, and each evaluation is 500 * 1.8 s = 15 minutes."""
+    """1000 steps of 3.6 s take an hour, and each evaluation takes 500 * 1.8 s = 15 minutes."""
     assert MEASURED.describe() == (
-        "  steps          1000 of 3.6 s: 1 h (median of 3 steps)\n"
-        "  evaluations    2 of 500 images, 15 min each (from 16 images)\n"
+        "  steps          1000 x 3.6 s: 1 h (median of 3 steps)\n"
+        "  evaluations    2 x 500 images, 15 min each (timed on 16 images)\n"
         "  total          1 h 30 min on this machine\n"
         "  peak memory    1.2 GB so far, in one process\n"
         "  checkpoints    292 MB each, of which some are kept"
@@ -36,18 +36,18 @@ def test_description_by_hand():
     assert "evaluations    none\n  total          1 h on" in without and "peak memory    unknown" in without
 
 
-def test_dry_run_describes_the_real_run_and_keeps_nothing(tiny_overrides, tmp_path, monkeypatch, capsys):
+def test_dry_run_describes_the_full_run_and_saves_nothing(tiny_overrides, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["quickstart", "--dry-run", *tiny_overrides, "train.steps=1000000", "train.eval_every=999999"]) == 0
     printed = capsys.readouterr().out
     assert "length         1000000 steps of 4 images" in printed
     assert "step 5 of 1000000: loss" in printed and "step 5: AP " in printed
-    assert re.search(r"^  steps          1000000 of .* \(median of 3 steps\)$", printed, re.MULTILINE)
-    assert re.search(r"^  evaluations    2 of 8 images, .* each \(from 8 images\)$", printed, re.MULTILINE)
+    assert re.search(r"^  steps          1000000 x .* \(median of 3 steps\)$", printed, re.MULTILINE)
+    assert re.search(r"^  evaluations    2 x 8 images, .* each \(timed on 8 images\)$", printed, re.MULTILINE)
     assert re.search(r"^  total          \d.* on this machine$", printed, re.MULTILINE)
     assert re.search(r"^  peak memory    [\d.]+ [MG]B so far", printed, re.MULTILINE)
     assert re.search(r"^  checkpoints    \d+ MB each", printed, re.MULTILINE)
-    assert "nothing was kept" in printed
+    assert "nothing was saved" in printed
     assert list(tmp_path.iterdir()) == []
 
 
@@ -68,8 +68,8 @@ def test_stopped_dry_run_reports_no_measurements(tiny_overrides, tmp_path, monke
     assert list(tmp_path.iterdir()) == []
 
 
-def test_dry_run_finds_an_error_of_the_first_evaluation(tiny_overrides, tmp_path, shapes, capsys):
-    """An annotation file that names a missing image."""
+def test_dry_run_detects_an_error_in_the_first_evaluation(tiny_overrides, tmp_path, shapes, capsys):
+    """The annotation file refers to a missing image."""
     truth = json.loads((shapes / "val.json").read_text())
     truth["images"][0]["file_name"] = "missing.png"
     (tmp_path / "val.json").write_text(json.dumps(truth))
@@ -81,4 +81,4 @@ def test_dry_run_finds_an_error_of_the_first_evaluation(tiny_overrides, tmp_path
 @pytest.mark.parametrize("option", ["--resume", "--overwrite", "--profile", "--output=here"])
 def test_dry_run_refuses_options_of_a_run_folder(tiny_overrides, option, capsys):
     assert main(["quickstart", "--dry-run", option, *tiny_overrides]) == 2
-    assert "--dry-run keeps nothing" in capsys.readouterr().err
+    assert "--dry-run saves nothing" in capsys.readouterr().err

@@ -94,7 +94,7 @@ def test_resume_is_exact(tmp_path):
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_averaged_detector_is_an_independent_working_copy(layout):
+def test_averaged_detector_is_independent_and_usable(layout):
     torch.manual_seed(0)
     cfg = model_config(norm="batch", channels=64, head_convs=1)
     model = build_model(cfg, 3).to(memory_format=layout).train()
@@ -105,7 +105,7 @@ def test_averaged_detector_is_an_independent_working_copy(layout):
     ema.update(TAKEN)
     assert ema.model.memory_format == layout
     assert not ema.model.training and not any(parameter.requires_grad for parameter in ema.model.parameters())
-    assert list(ema.state_dict()["model"]) == list(model.state_dict())  # the names of the model
+    assert list(ema.state_dict()["model"]) == list(model.state_dict())  # the same names as in the model
 
     same = build_model(cfg, 3).eval()
     same.load_state_dict(ema.state_dict()["model"])
@@ -117,7 +117,7 @@ def test_averaged_detector_is_an_independent_working_copy(layout):
     assert not torch.allclose(one.class_logits[0], plain.class_logits[0])
 
 
-def test_update_reads_nothing_from_the_device(host_reads):
+def test_update_does_not_wait_for_the_device(host_reads):
     model = small_model()
     ema = EMA(model, 0.9)
     with host_reads() as reads:

@@ -1,4 +1,4 @@
-"""Evaluation of a checkpoint: the scores of the run that wrote it, and the files with the results."""
+"""Evaluation of a checkpoint gives the scores of the run that wrote it, and writes them to files."""
 
 import json
 import math
@@ -27,7 +27,7 @@ from tests.helpers.metrics import read_metrics
     ids=["averaged batch norm, evaluated in bf16", "frozen norm, evaluated in fp32"],
 )
 def test_checkpoint_gets_exactly_the_scores_recorded_in_training(tiny_overrides, tmp_path, overrides):
-    """In both evaluations, norms are folded into rounded weights. The loss shows the slightest difference."""
+    """In both evaluations, norms are folded into rounded weights. The loss is sensitive to the slightest difference."""
     overrides = [*tiny_overrides, *overrides, "train.best_metric=loss", "postprocess.min_score=0", "train.seed=1"]
     run = train(load_config("quickstart", overrides), tmp_path / "run")
     recorded = {line["step"]: line for line in read_metrics(run.folder) if line["kind"] == "eval"}
@@ -43,7 +43,7 @@ def test_checkpoint_gets_exactly_the_scores_recorded_in_training(tiny_overrides,
         assert any(len(found) for found in evaluation.detections.values()) and evaluation.metrics["loss"] > 0
 
 
-def test_results_have_the_image_ids_of_the_file(tmp_path):
+def test_results_have_the_image_ids_of_the_annotation_file(tmp_path):
     ids = ("b.png", 2**53 + 1, "a.png")
     data = dataset_of([image_record(image_id=number) for number in ids], category_ids=(7,))
     box = Detections(torch.tensor([[1.0, 1.0, 5.0, 4.0]]), torch.tensor([0.5]), torch.tensor([0]))

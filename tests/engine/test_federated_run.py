@@ -1,4 +1,4 @@
-"""Whole runs on LVIS annotations."""
+"""Complete runs on LVIS annotations."""
 
 import json
 import math
@@ -31,17 +31,17 @@ def config(source, **train) -> Config:
 
 
 def class_logits_that_changed(folder) -> list[bool]:
-    """For each class, whether weights or biases of its logits changed between the two checkpoints of a run."""
+    """For each class, whether the weights or biases of its logits changed between the two checkpoints of a run."""
     files = sorted((folder / "checkpoints").glob("step_*.pt"))
     first, last = (dict(read_checkpoint(file).weights(average=False)) for file in files)
     names = [name for name in first if name.startswith("head.class_subnet.2.")]
-    # The last convolution of the subnet, with the logits of one anchor after those of another: (9 * 3, ...).
+    # Parameters of the last convolution of the subnet, grouped by anchor: (9 * 3, ...).
     changed = [(first[name] != last[name]).reshape(9, 3, -1).any(2).any(0) for name in names]
     assert len(changed) == 2
     return torch.stack(changed).any(0).tolist()
 
 
-def test_class_that_nobody_looked_for_is_not_trained(tmp_path):
+def test_class_that_was_not_annotated_is_not_trained(tmp_path):
     runs = {}
     for name, federated in (("lvis", True), ("coco", False)):
         source = write_tiny_lvis(tmp_path / f"{name} data", federated=federated)
@@ -49,7 +49,7 @@ def test_class_that_nobody_looked_for_is_not_trained(tmp_path):
         assert runs[name]["error"] is None
         losses = [line["loss"] for line in runs[name]["metrics"] if line["kind"] == "eval"]
         assert losses and all(map(math.isfinite, losses))
-    # With complete annotations, all classes are trained: the same boxes say that there is no cow anywhere.
+    # With complete annotations, all classes are trained: the absence of cow boxes then means that there are no cows.
     assert class_logits_that_changed(tmp_path / "coco") == [True, True, True]
     assert class_logits_that_changed(tmp_path / "lvis") == [True, True, False]
 

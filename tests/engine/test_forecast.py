@@ -11,7 +11,7 @@ from retinanet.model.retinanet import build_model
 from tests.helpers.datasets import dataset_of, image_record
 
 CPU = torch.device("cpu")
-# One of four images is upright.
+# One of the four images is in portrait format.
 DATA = dataset_of([image_record(f"{number}.png", *size) for number, size in enumerate([(48, 60)] * 3 + [(60, 48)])])
 OVERRIDES = ["data.resize={shorter: [32, 64], longer: 80, bucket_aspects: [1.25], divisor: 8}", "model.channels=64"]
 
@@ -22,7 +22,7 @@ def test_shares_of_padded_shapes_by_hand():
 
 
 class Network(nn.Module):
-    """Records the number of images of each forward pass."""
+    """Network that records the number of images in each forward pass."""
 
     memory_format = torch.channels_last
 
@@ -36,9 +36,10 @@ class Network(nn.Module):
 
 
 def test_forecast_by_hand(monkeypatch):
-    """Shapes of 32 x 40, 48 x 64 and 64 x 80 pixels have 9472 / 3 on average; the second is the nearest.
+    """Shapes of 32 x 40, 48 x 64 and 64 x 80 pixels have 9472 / 3 pixels on average; the second is the nearest.
 
-    The faster of two passes takes 0.5 s for four images of that shape, and a step three times as long for eight images.
+    The faster of two passes takes 0.5 s for four images of that shape. A step processes eight images, and takes three
+    times as long per image.
     """
     times = iter([0.0, 1.5, 10.0, 10.5])
     monkeypatch.setattr(module.time, "perf_counter", lambda: next(times))
@@ -81,7 +82,7 @@ def test_forecast_changes_neither_model_nor_random_numbers():
     ],
 )
 def test_fitting_config_is_the_first_that_takes_less_than_six_hours(monkeypatch, hours, name):
-    """24 and 3.75 epochs of 4 images are 12 steps of 8 and 4 steps of 4."""
+    """With 4 images, 24 epochs are 12 steps at batch size 8, and 3.75 epochs are 4 steps at batch size 4."""
     random = torch.get_rng_state()
 
     def told(cfg, model, data, num_steps, device, dtype):

@@ -55,7 +55,7 @@ def newest_step(folder):
     ],
 )
 def test_run_killed_twenty_times_is_bit_identical_to_an_uninterrupted_one(augmentation, tiny_overrides, tmp_path):
-    """Killed at random times, while it starts, trains, evaluates and saves; resumed each time."""
+    """The run is killed at random times, while it starts, trains, evaluates or saves, and is then resumed."""
     overrides = [
         *tiny_overrides,
         *augmentation,
@@ -105,7 +105,7 @@ def torchrun(folder, overrides, *, processes=2, restarts=0, resume=False):
 
 
 def wait_for_step(folder, step, process, timeout=180):
-    """Wait until the metrics log has a line of that step."""
+    """Wait until the metrics log has a line for a step."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         assert process.poll() is None, open(f"{folder}.log").read()[-3000:]
@@ -118,7 +118,7 @@ def wait_for_step(folder, step, process, timeout=180):
 
 
 def workers_of(process):
-    """Ids of the training processes started by torchrun."""
+    """Process ids of the training processes started by torchrun."""
     found = []
     for entry in os.listdir("/proc"):
         if entry.isdigit():
@@ -134,7 +134,7 @@ def workers_of(process):
 
 @pytest.fixture
 def two_process_run(tiny_overrides, tmp_path):
-    """Overrides of a run that takes some time, and its undisturbed result. It saves between two lines of the log."""
+    """Overrides of a run that is long enough to interrupt, and its uninterrupted result. It saves between log lines."""
     overrides = [
         *tiny_overrides,
         *(
@@ -153,7 +153,7 @@ def two_process_run(tiny_overrides, tmp_path):
 
 
 def test_torchrun_jobs_survive_a_killed_worker_and_sigterm(two_process_run, tmp_path):
-    """A worker killed and restarted; SIGTERM to all workers; SIGTERM to one. All equal the undisturbed run."""
+    """Kill a worker, which is restarted; send SIGTERM to all workers, then to one. The result must not change."""
     overrides, straight = two_process_run
     expected = read_checkpoint(straight / "checkpoints/last.pt")
 

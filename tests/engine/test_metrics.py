@@ -13,7 +13,7 @@ def step_metrics(class_loss, box_loss, grad_norm, num_positive):
     return StepMetrics(losses, torch.tensor(grad_norm), torch.tensor(num_positive))
 
 
-def test_running_means_are_per_step_and_reset_by_reading():
+def test_running_means_are_per_step_and_read_resets_them():
     running = RunningMeans(torch.device("cpu"), skips=False)
     running.add(step_metrics(1.0, 0.5, 4.0, 10.0))
     running.add(step_metrics(3.0, 1.5, 8.0, 30.0))

@@ -28,7 +28,7 @@ def test_resuming_removes_lines_after_the_checkpoint(tmp_path):
         log.write("eval", step, {"AP": 0.0})
     log.close()
     with open(tmp_path / "metrics.jsonl", "a") as file:
-        file.write('{"kind": "train", "st')  # a line cut off by a kill
+        file.write('{"kind": "train", "st')  # a line truncated by a kill
     log = MetricsLog(tmp_path, resumed_at=2)
     log.write("eval", 2, {"AP": 1.0})
     log.write("train", 3, {"loss": 30.0})
@@ -38,7 +38,7 @@ def test_resuming_removes_lines_after_the_checkpoint(tmp_path):
 
 
 def fill(disk):
-    """Fill a disk to its last byte; returns the file that fills it."""
+    """Fill a disk to its last byte, and return the file that fills it."""
     with contextlib.suppress(OSError), open(disk / "filler", "wb", buffering=0) as filler:
         while True:
             filler.write(bytes(4096))
@@ -50,10 +50,10 @@ def test_lines_are_kept_until_a_full_disk_has_space(small_disk, caplog):
     log = MetricsLog(small_disk)
     log.write("train", 1, {"loss": 1.0})
     filler = fill(small_disk)
-    for step in range(2, 200):  # more than fits into the last page of the file
+    for step in range(2, 200):  # more lines than fit into the last page of the file
         log.write("train", step, {"loss": 1.0})
     steps = [line["step"] for line in read_metrics(small_disk)]
-    assert steps == list(range(1, len(steps) + 1)) and 1 < len(steps) < 199  # complete lines
+    assert steps == list(range(1, len(steps) + 1)) and 1 < len(steps) < 199  # all lines are complete
     assert "metrics.jsonl: cannot be written" in caplog.text
     filler.unlink()
     log.write("train", 200, {"loss": 1.0})

@@ -45,7 +45,7 @@ def test_group_of_a_weight_depends_on_its_module_not_on_its_shape():
     ],
 )
 def test_all_convolution_weights_of_a_detector_decay_in_order(norm, settings):
-    """In these networks they are all parameters with more than one dimension."""
+    """In these networks, the convolution weights are exactly the parameters with more than one dimension."""
     with torch.device("meta"):
         model = build_model(model_config(norm=norm, **settings), 5)
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -94,7 +94,7 @@ def test_sgd_uses_its_momentum():
 
 
 def test_adamw_uses_both_betas():
-    # The first step is the learning rate, whatever the betas. Then m = 0.5 * 0.5 + 0.5 * 3 = 1.75 and
+    # The size of the first step is the learning rate, whatever the betas. Then m = 0.5 * 0.5 + 0.5 * 3 = 1.75 and
     # v = 0.75 * 0.25 + 0.25 * 9 = 2.4375; corrected 1.75 / (1 - 0.25) = 7 / 3 and 2.4375 / (1 - 0.5625) = 39 / 7.
     settings = AdamWConfig(lr=0.1, betas=(0.5, 0.75), weight_decay=0.0)
     second = 0.9 - 0.1 * (7 / 3) / math.sqrt(39 / 7)
@@ -121,9 +121,9 @@ def test_parameter_without_a_gradient_in_the_first_step_is_updated_later():
     ],
 )
 def test_restored_momentum_takes_the_memory_format_of_its_parameter(settings, saved, restored, tmp_path):
-    """As when a run is resumed on another device. The fused kernels ignore strides.
+    """The formats differ if a run is resumed on another device. The fused kernels ignore strides.
 
-    In float64: in float32 the two layouts round differently, and these steps amplify that.
+    The test uses float64: in float32, the two layouts round differently, and these steps amplify the difference.
     """
     torch.manual_seed(0)
     images = torch.randn(2, 3, 9, 9, dtype=torch.float64)

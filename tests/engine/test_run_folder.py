@@ -20,7 +20,7 @@ PATH = Path("last.pt")
 
 @pytest.fixture
 def launched(monkeypatch):
-    """Make this process look like a worker of torchrun."""
+    """Make this process look like a torchrun worker."""
 
     def start(run_id: str) -> str:
         monkeypatch.setenv("RANK", "0")
@@ -34,7 +34,7 @@ def launched(monkeypatch):
 
 def test_run_belongs_to_the_launch_in_its_environment_record(tmp_path, launched):
     launch = launched("abc")
-    assert not is_of_this_launch(tmp_path)  # holds no run
+    assert not is_of_this_launch(tmp_path)  # contains no run
     (tmp_path / MARKER).write_text(json.dumps({"launch": launch}))
     assert is_of_this_launch(tmp_path)
     launched("another")
@@ -62,12 +62,12 @@ def test_classes_must_be_the_same(tmp_path):
     cfg = load_config("quickstart")
     assert check_same_run(PATH, checkpoint_with(cfg), cfg, DATA, folder=tmp_path) is None
     with pytest.raises(
-        InputError, match=r"last\.pt: was trained on classes \['cat', 'dog'\], data.train has \['dog'\]"
+        InputError, match=r"last\.pt: was trained on classes \['cat', 'dog'\], but data.train has \['dog'\]"
     ):
         check_same_run(PATH, checkpoint_with(cfg), cfg, replace(DATA, class_names=("dog",)), folder=tmp_path)
 
 
-def test_images_may_be_removed_once_the_run_recorded_unreadable_ones(tmp_path):
+def test_images_may_be_removed_once_recorded_as_unreadable(tmp_path):
     cfg, fewer = load_config("quickstart"), DATA.subset([0, 2])
     with pytest.raises(InputError, match=r"last\.pt: was trained on 3 images, but data\.train has 2: 1 are missing"):
         check_same_run(PATH, checkpoint_with(cfg), cfg, fewer, folder=tmp_path)
@@ -94,7 +94,7 @@ def test_resuming_with_a_changed_key_is_refused(tmp_path, override, message):
         check_same_run(PATH, checkpoint, load_config("quickstart", [override]), DATA, folder=tmp_path)
 
 
-def test_other_length_of_a_finished_run_names_init_from(tmp_path):
+def test_error_for_a_changed_run_length_suggests_init_from(tmp_path):
     checkpoint = checkpoint_with(load_config("quickstart", ["train.steps=8"]))
     for length, now in (("train.steps=9", "train.steps=9"), ("train.epochs=2", "train.epochs=2.0")):
         with pytest.raises(InputError) as caught:
@@ -106,7 +106,7 @@ def test_other_length_of_a_finished_run_names_init_from(tmp_path):
         )
 
 
-# ---- one process at a time, and nothing left of a failed start
+# ---- locking, and cleaning up after a failed start
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def cfg():
 
 
 def fail(folder: Path, cfg=None, *, kind=InputError, leave=()):
-    """A start that fails after it has opened the folder, if there is a config, and written some more files."""
+    """Claim a folder, open it if there is a config, write some more files, and fail."""
     with pytest.raises(kind), claim_folder(folder):
         if cfg:
             open_folder(folder, cfg)
@@ -136,7 +136,7 @@ def test_failed_start_leaves_no_folder(tmp_path, cfg, opened, kind):
     assert list((tmp_path / "runs").iterdir()) == []
 
 
-def test_failed_start_leaves_what_was_there_before(tmp_path, cfg):
+def test_failed_start_preserves_existing_files(tmp_path, cfg):
     (tmp_path / "notes.txt").write_text("mine")
     fail(tmp_path, cfg)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
@@ -153,7 +153,7 @@ def test_failed_run_with_results_is_kept(tmp_path, cfg, result):
     assert (tmp_path / "run" / result).read_text() == "kept"
 
 
-def test_crash_keeps_its_folder(tmp_path, cfg):
+def test_folder_is_kept_after_a_crash(tmp_path, cfg):
     fail(tmp_path / "run", cfg, kind=RuntimeError)
     assert (tmp_path / "run" / "log.txt").exists()
 
@@ -183,7 +183,7 @@ def test_folder_in_use_is_refused_and_left_alone(tmp_path, cfg):
         pass
 
 
-def test_run_without_a_checkpoint_is_resumed_only_automatically(tmp_path):
+def test_run_without_a_checkpoint_requires_resume_auto(tmp_path):
     with pytest.raises(InputError, match="start a run without --resume"):
         check_folder(tmp_path / "new", resume=True, overwrite=False)
     check_folder(tmp_path / "new", resume="auto", overwrite=False)
@@ -215,7 +215,7 @@ CLAIM = """
 
 @pytest.mark.slow
 def test_processes_of_one_launch_claim_a_folder_together(tmp_path):
-    """Only the main process locks; if it is refused, all are."""
+    """Only the main process locks the folder; if that fails, all processes raise the error."""
     assert run_together(2, CLAIM, [str(tmp_path / "run")]) == ["claimed\n", "claimed\n"]
     with try_lock(tmp_path / "run" / LOCK_FILE):
         printed = run_together(2, CLAIM, [str(tmp_path / "run")])

@@ -1,4 +1,4 @@
-"""Runs in less usual surroundings: consoles, redirected output, folders, and programs that log themselves."""
+"""Runs in unusual environments: consoles, redirected output, file systems, and programs with their own logging."""
 
 import io
 import json
@@ -31,7 +31,7 @@ def run(tmp_path, tiny_overrides):
 
 @pytest.fixture
 def renamed(shapes, tmp_path, tiny_overrides):
-    """Overrides for the shapes dataset with class names that few encodings have."""
+    """Overrides for the shapes dataset with class names that few encodings can represent."""
     for part in ("train", "val"):
         document = json.loads((shapes / f"{part}.json").read_text())
         for category, name in zip(document["categories"], NAMES, strict=False):
@@ -40,7 +40,7 @@ def renamed(shapes, tmp_path, tiny_overrides):
     return [*tiny_overrides, *(f"data.{part}.annotations={tmp_path / part}.json" for part in ("train", "val"))]
 
 
-def test_class_names_that_the_console_lacks_end_neither_training_nor_evaluation(renamed, tmp_path, monkeypatch):
+def test_class_names_that_the_console_cannot_print_stop_neither_training_nor_evaluation(renamed, tmp_path, monkeypatch):
     printed = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
     monkeypatch.setattr(sys, "stdout", printed)
     folder = tmp_path / "run"
@@ -56,7 +56,7 @@ def test_class_names_that_the_console_lacks_end_neither_training_nor_evaluation(
 
 @pytest.mark.slow
 def test_redirected_run_writes_each_line_once_without_bars(renamed, tmp_path):
-    """A real process, in the encoding of a Windows console."""
+    """Run a real process with the encoding of a Windows console."""
     command = [sys.executable, "-m", "retinanet", "train", "quickstart", "--output", str(tmp_path / "run"), *renamed]
     environment = {**os.environ, **ENVIRONMENT, "PYTHONIOENCODING": "cp1252"}
     with open(tmp_path / "out", "wb") as out:
@@ -70,7 +70,7 @@ def test_redirected_run_writes_each_line_once_without_bars(renamed, tmp_path):
     ]  # fmt: skip
 
 
-def test_folder_without_symbolic_links_holds_best_and_last_checkpoint(run, monkeypatch, caplog):
+def test_best_and_last_checkpoint_work_without_symbolic_links(run, monkeypatch, caplog):
     forbid_symlinks(monkeypatch)
     overrides = ["train.keep_checkpoints=1", "train.steps=4", "train.eval_every=2"]
     assert run("run", *overrides, "train.max_hours=1e-9").step == 2
@@ -81,7 +81,7 @@ def test_folder_without_symbolic_links_holds_best_and_last_checkpoint(run, monke
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
-def test_handlers_of_the_calling_program_survive_a_run(run):
+def test_logging_handlers_of_the_calling_program_are_preserved(run):
     messages = []
 
     class Collecting(logging.Handler):
@@ -99,7 +99,7 @@ def test_handlers_of_the_calling_program_survive_a_run(run):
         logger.removeHandler(handler)
 
 
-def test_run_whose_loss_explodes_under_clipping_says_that_it_diverged(tiny_overrides, tmp_path, capsys):
+def test_run_whose_loss_explodes_despite_clipping_reports_divergence(tiny_overrides, tmp_path, capsys):
     overrides = [
         *(*tiny_overrides, "train.optimizer={type: sgd, lr: 1000.0}", "train.warmup_steps=0"),
         *("train.steps=12", "train.save_every=12", "data.val=[]"),
@@ -110,5 +110,5 @@ def test_run_whose_loss_explodes_under_clipping_says_that_it_diverged(tiny_overr
     assert "WARNING step 12: training has diverged: for 11 steps the loss" in log
     assert log.splitlines()[-1].split(" ", 2)[2].startswith("WARNING training diverged: the weights")
     assert capsys.readouterr().out.rstrip().endswith("or lower train.clip_norm")
-    result = train(load_config("quickstart", overrides), folder, resume=True)  # does not forget it
+    result = train(load_config("quickstart", overrides), folder, resume=True)  # the divergence is restored
     assert (result.step, result.stopped_by, result.diverged) == (12, None, True)

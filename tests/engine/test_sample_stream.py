@@ -1,4 +1,4 @@
-"""Runs on images that are few, of rare shapes, or cannot be read."""
+"""Runs on few images, rare image shapes, or unreadable images."""
 
 import json
 from collections import Counter
@@ -21,7 +21,7 @@ LANDSCAPE, PORTRAIT = (24, 32), (32, 24)
 
 @pytest.fixture
 def write_images(tmp_path):
-    """Writes images of some (height, width), with an object each, and their annotations without some of them."""
+    """Write images of some (height, width) with one object each, and annotations for all but some of them."""
 
     def write(sizes, without=()):
         (tmp_path / "images").mkdir(exist_ok=True)
@@ -55,10 +55,10 @@ def cfg_of(tmp_path, tiny_overrides):
     return cfg
 
 
-# ---- images that cannot be read
+# ---- unreadable images
 
 
-def test_damaged_image_of_a_rare_shape_does_not_end_the_run(write_images, cfg_of, tmp_path, caplog):
+def test_damaged_image_of_a_rare_shape_does_not_stop_the_run(write_images, cfg_of, tmp_path, caplog):
     folder = write_images([LANDSCAPE] * 6 + [PORTRAIT])
     portrait = folder / "6.jpg"
     portrait.write_bytes(portrait.read_bytes()[:-40])
@@ -90,7 +90,7 @@ def test_run_resumes_after_its_unreadable_images_were_removed(write_images, cfg_
     with pytest.raises(InputError, match=r"unreadable\.jsonl: lists [123] images .* at most 0"):
         train(cfg, tmp_path / "run")
 
-    write_images(sizes, without=(*damaged, 7))  # an image more than the run knows of
+    write_images(sizes, without=(*damaged, 7))  # one image more than the run recorded as unreadable
     listed = (tmp_path / "train.json").read_text()
     (tmp_path / "train.json").write_text(listed.replace("5.jpg", "other.jpg"))
     (folder / "5.jpg").rename(folder / "other.jpg")
@@ -107,13 +107,13 @@ def test_run_resumes_after_its_unreadable_images_were_removed(write_images, cfg_
     assert len(images["names"]) == 8
 
 
-def test_run_whose_epochs_became_shorter_than_its_steps_ends(write_images, cfg_of, tmp_path):
+def test_run_ends_if_its_epochs_have_become_shorter_than_its_steps(write_images, cfg_of, tmp_path):
     sizes = [LANDSCAPE] * 6
     folder = write_images(sizes)
     cfg = cfg_of("train.batch_size=3", "train.steps=null", "train.epochs=2")
     (folder / "3.jpg").write_bytes(b"")
     assert train(cfg, tmp_path / "run").step == 4
-    write_images(sizes, without=(3, 4))  # 2 epochs of 4 images are 3 steps
+    write_images(sizes, without=(3, 4))  # 2 epochs of 4 images take 3 steps
     assert train(cfg, tmp_path / "run", resume=True).step == 4
 
 
@@ -132,12 +132,12 @@ def test_run_whose_epochs_became_shorter_than_its_steps_ends(write_images, cfg_o
         (118_287, 16, 7393),
     ],
 )
-def test_evaluations_are_an_epoch_and_at_least_20_steps_apart(cfg_of, num_images, batch_size, expected):
+def test_evaluations_are_whole_epochs_and_at_least_20_steps_apart(cfg_of, num_images, batch_size, expected):
     cfg = load_config("quickstart", [f"train.batch_size={batch_size}"])
     assert default_interval(cfg.train, num_images) == expected
 
 
-def test_dataset_smaller_than_the_batch_is_announced_and_rarely_evaluated(
+def test_dataset_smaller_than_the_batch_causes_a_warning_and_few_evaluations(
     write_images, cfg_of, tmp_path, shapes, caplog
 ):
     write_images([LANDSCAPE, PORTRAIT, LANDSCAPE])
@@ -147,4 +147,4 @@ def test_dataset_smaller_than_the_batch_is_announced_and_rarely_evaluated(
     assert [line["step"] for line in read_metrics(tmp_path / "run") if line["kind"] == "eval"] == [5]
     announced = Counter("images repeat within a batch" in message for message in warnings_in(caplog))
     assert announced[True] == 1
-    assert "train.batch_size 4 is more than the 3 training images" in caplog.text
+    assert "train.batch_size 4 is greater than the number of training images (3)" in caplog.text

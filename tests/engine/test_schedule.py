@@ -28,7 +28,7 @@ def test_steps_schedule_of_the_paper():
     assert factors[80_000] == factors[89_999] == pytest.approx(0.01)
 
 
-def test_cosine_schedule_is_halfway_at_half_time():
+def test_cosine_schedule_is_halfway_after_half_of_the_steps():
     cfg = TrainConfig(steps=100, warmup_steps=0, schedule=CosineSchedule(end=0.2))
     assert lr_factor(cfg, 0, 100) == pytest.approx(1)
     assert lr_factor(cfg, 50, 100) == pytest.approx(0.6)

@@ -79,7 +79,7 @@ def weights(folder):
 @pytest.mark.parametrize(("norm", "processes", "accumulate"), [("frozen", 2, 1), ("frozen", 3, 2), ("sync", 2, 2)])
 def test_first_step_does_not_depend_on_how_the_batch_is_split(overrides, tmp_path, norm, processes, accumulate):
     settings = [*overrides, f"model.backbone.norm={norm}"]
-    # Synchronised norms see the images of one accumulation step together, so one process must accumulate as well.
+    # Synchronised norms share statistics within one accumulation step, so a single process must accumulate as well.
     alone = [f"train.accumulate={accumulate}"] if norm == "sync" else []
     expected = first_step(load_config("quickstart", [*settings, *alone]))
     assert len(expected["gradients"]) > 30 and expected["num_positive"] > 8
@@ -90,7 +90,7 @@ def test_first_step_does_not_depend_on_how_the_batch_is_split(overrides, tmp_pat
         result = torch.load(f"{file}.{number}", weights_only=True)
         assert result.keys() == expected.keys()
         assert result["num_positive"] == expected["num_positive"]
-        assert_close(result["losses"], expected["losses"], rtol=1e-6, atol=0)  # of boxes in float32
+        assert_close(result["losses"], expected["losses"], rtol=1e-6, atol=0)  # box losses are computed in float32
         assert_close(result["statistics"], expected["statistics"], rtol=1e-9, atol=1e-12)
         for name, gradient in expected["gradients"].items():
             distance = (result["gradients"][name] - gradient).norm() / gradient.norm()
@@ -99,7 +99,7 @@ def test_first_step_does_not_depend_on_how_the_batch_is_split(overrides, tmp_pat
 
 @pytest.mark.slow
 def test_run_does_not_depend_on_how_batches_are_split(overrides, tmp_path):
-    """1 x 8 images, 1 x 4 twice, 2 x 4, 3 x (2 or 3), 4 x 2."""
+    """Processes x images: 1 x 8, 1 x 4 accumulated twice, 2 x 4, 3 x (2 or 3), 4 x 2."""
     alone = train(load_config("quickstart", overrides), tmp_path / "alone")
     twice = train(load_config("quickstart", [*overrides, "train.accumulate=2"]), tmp_path / "twice")
     printed = {
@@ -148,7 +148,7 @@ def test_scores_are_bit_identical_for_any_number_of_processes(overrides, tmp_pat
     run = train(load_config("quickstart", [*overrides, "train.batch_size=3"]), tmp_path / "run")
     checkpoint = str(run.folder / "checkpoints/last.pt")
     for count in (1, 2, 3):
-        # After ten steps all scores are low: the usual threshold would leave no detections.
+        # After ten steps, all scores are low: the usual threshold would leave no detections.
         keys = ["postprocess.min_score=0.001"]
         run_together(count, EVALUATE, [checkpoint, "--output", str(tmp_path / str(count)), *keys])
     first = tmp_path / "1"
@@ -159,8 +159,8 @@ def test_scores_are_bit_identical_for_any_number_of_processes(overrides, tmp_pat
 
 
 @pytest.mark.slow
-def test_run_with_synchronised_norms_starts_alike_on_one_and_two_processes(overrides, tmp_path):
-    """Loss, gradient norm and statistics of the first step only: later steps amplify the rounding of a CPU."""
+def test_first_step_with_synchronised_norms_is_the_same_on_one_and_two_processes(overrides, tmp_path):
+    """Compare loss, gradient norm and statistics only after the first step: later steps amplify rounding errors."""
     settings = [*overrides, "model.backbone.norm=sync", "train.steps=1", "train.log_every=1", "train.accumulate=2"]
     alone = train(load_config("quickstart", settings), tmp_path / "alone")
     run_together(2, TRAIN, [str(tmp_path / "two"), *settings])
@@ -219,7 +219,7 @@ def test_batch_norm_on_several_processes_is_refused_unless_allowed(overrides, mo
         ),
     ],
 )
-def test_accumulation_that_changes_the_statistics_of_norms_is_a_warning(overrides, caplog, settings, warns):
+def test_accumulation_that_changes_the_statistics_of_norms_causes_a_warning(overrides, caplog, settings, warns):
     check_norm(load_config("quickstart", [*overrides, *settings]))
     assert ("gradients differ from those of the whole batch" in caplog.text) == warns
 

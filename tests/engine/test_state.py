@@ -1,4 +1,4 @@
-"""The training state: what a checkpoint restores, and which weights are evaluated."""
+"""The training state: restoring it from a checkpoint, and the weights used for evaluation."""
 
 import io
 from pathlib import Path
@@ -33,9 +33,9 @@ def state_of(cfg: Config, dtype: torch.dtype = torch.float16) -> TrainState:
 
 
 def trained_state() -> TrainState:
-    """A state that has moved away from its start in every part: after a step, a skipped step and an evaluation."""
+    """A state in which every part has changed, after a step, a skipped step and an evaluation."""
     state = state_of(config_of())
-    step = step_of(state.model)  # in float32, which is faster on a CPU; only the scaler is for float16
+    step = step_of(state.model)  # in float32, which is faster on a CPU; only the scaler is configured for float16
     step.optimizer, step.scaler, step.guard, step.ema = state.optimizer, state.scaler, state.guard, state.ema
     losses = step([batch_of()], 1)
     state.running.add(losses)
@@ -53,7 +53,7 @@ def test_every_part_of_the_state_is_restored():
     saved = trained_state().state_dict()
     fresh = state_of(config_of())
     unchanged = {name for name, value in fresh.state_dict().items() if is_same_state(value, saved[name])}
-    assert unchanged == {"arithmetic", "images"}  # which describe the machine, the config and the dataset
+    assert unchanged == {"arithmetic", "images"}  # these describe the machine, the config and the dataset
 
     file = io.BytesIO()
     torch.save(saved, file)
@@ -64,14 +64,14 @@ def test_every_part_of_the_state_is_restored():
     assert (fresh.step, fresh.seconds, fresh.scaler.get_scale(), fresh.best.value) == (1, 12.5, 2.0**7, 0.25)
 
 
-def test_average_is_evaluated_if_the_run_keeps_one():
+def test_average_is_evaluated_if_there_is_one():
     averaging, plain = state_of(config_of()), state_of(config_of(ema_decay=None))
     assert averaging.ema and averaging.evaluated is averaging.ema.model
     assert plain.evaluated is plain.model
 
 
 def test_run_with_an_average_evaluates_it(tiny_overrides, tmp_path, monkeypatch):
-    """Its weights are those that `eval` and `predict` take from the checkpoint, not those of the last step."""
+    """The evaluated weights are those that `eval` and `predict` load, not those of the last step."""
     inference_model, weights = loop.inference_model, {}
 
     def recording(model, **settings):

@@ -1,9 +1,9 @@
 """The training step: its results, and that it never waits for the device.
 
-Without a GPU, three checks together replace one. Fake CUDA tensors show that forward pass, assignment and losses stay
-on the device, but their backward pass needs a driver. Fake CPU tensors run through the whole step, and reading a value
-is an error. A counter of device synchronisations runs on a real step, and is shown to count those
-of a reference implementation.
+Three checks together replace a test on a GPU. Fake CUDA tensors show that the forward pass, assignment and losses stay
+on the device, but the backward pass needs a driver. Fake CPU tensors run through the whole step and raise an error if
+a value is read. A counter of device synchronisations observes a real step, and is validated on a reference
+implementation.
 """
 
 import pytest
@@ -39,7 +39,10 @@ CPU = torch.device("cpu")
 
 
 class NoTransfers(TorchDispatchMode):
-    """Refuses what fake tensors allow: copies between devices and masks as indices. Enter it inside the fake mode."""
+    """Rejects operations that fake tensors allow: copies between devices, and masks as indices.
+
+    Enter it inside the fake mode.
+    """
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -104,7 +107,7 @@ def test_clipping_limits_the_step():
 
 
 def test_scaled_gradients_are_clipped_at_their_true_norm():
-    """A power of two changes no bit of a gradient, so a scaled step equals a plain one."""
+    """Scaling by a power of two is exact, so a scaled step equals an unscaled one."""
     batch, scaled, plain = batch_of(), model_of(), model_of()
     settings = SGDConfig(lr=1.0, momentum=0.0, weight_decay=0.0)
     first, second = (step_of(model, optimizer=settings, clip_norm=0.01) for model in (scaled, plain))
@@ -113,7 +116,7 @@ def test_scaled_gradients_are_clipped_at_their_true_norm():
     assert_close(scaled.state_dict(), plain.state_dict(), rtol=1e-6, atol=1e-9)
 
 
-def test_average_takes_in_the_weights_after_the_step():
+def test_average_includes_the_weights_after_the_step():
     """The first update keeps a tenth of the initial weights."""
     batch, model, start = batch_of(), model_of(), model_of()
     step = step_of(model, optimizer=SGDConfig(lr=0.1, momentum=0.0))
@@ -157,7 +160,7 @@ def test_losses_stay_on_a_cuda_device(cfg):
         logits, deltas = ([torch.empty(2, size, values, device="cuda") for size in sizes] for values in (num_logits, 4))
         criterion = build_loss(cfg, num_classes=NUM_CLASSES)
         outputs = HeadOutputs(logits, deltas, anchors)
-        # Once before: class weights are copied to the device once a run.
+        # Compute the loss once in advance: class weights are copied to the device once per run.
         criterion(outputs, assign(anchors, targets), targets, torch.ones((), device="cuda"))
         with NoTransfers():
             assignment = assign(anchors, targets)
@@ -225,12 +228,12 @@ def test_whole_step_runs_without_values(optimizer, dtype, scaled):
         for _ in range(2):
             running.add(step([batch], 1))
         with pytest.raises(DataDependentOutputException):
-            running.read()  # the only read
+            running.read()  # the only access to values
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("norm", ["frozen", "batch"])
-def test_real_step_reads_nothing_from_the_device(norm, dtype, host_reads):
+def test_real_step_does_not_wait_for_the_device(norm, dtype, host_reads):
     step, batch = step_of(model_of(norm), dtype=dtype), batch_of()
     running = RunningMeans(CPU, skips=False)
     running.add(step([batch], 1))
@@ -239,7 +242,7 @@ def test_real_step_reads_nothing_from_the_device(norm, dtype, host_reads):
     assert reads == []
 
 
-def test_host_read_counter_counts_those_of_torchvision(host_reads):
+def test_host_read_counter_detects_those_of_torchvision(host_reads):
     torch.manual_seed(0)
     torchvision_model = torchvision.models.detection.retinanet_resnet50_fpn(
         weights=None, weights_backbone=None, num_classes=NUM_CLASSES, min_size=HEIGHT, max_size=WIDTH

@@ -1,4 +1,4 @@
-"""What is logged before the first step."""
+"""The summary logged before the first step."""
 
 import re
 
@@ -23,13 +23,13 @@ def run(tmp_path, tiny_overrides):
 
 
 def test_summary_describes_length_evaluations_and_checkpoints(run):
-    """Eight steps of four images are 1.33 epochs of 24 images; evaluations follow steps 4 and 8."""
+    """Eight steps of four images are 1.33 epochs of 24 images; there are evaluations after steps 4 and 8."""
     shares = {(64, 64): 0.25, (48, 64): 0.75}
     rows = run_summary(run, shares)
     assert rows["data"].startswith("24 images")
     assert rows["padded shapes"].startswith("48x64, 64x64 (")
     assert rows["length"] == "8 steps of 4 images, 1.33 epochs"
-    assert rows["evaluation"] == "2 of 8 images, every 4 steps"
+    assert rows["evaluation"] == "8 images, every 4 steps (2 evaluation(s))"
     assert re.fullmatch(r"every 3 steps, \d+ MB each, of which the best and the last 5 are kept", rows["checkpoints"])
     assert run_summary(run._replace(val_data=None), shares)["evaluation"] == "none: data.val is empty"
 
@@ -47,7 +47,7 @@ def test_number_of_evaluations_left_includes_one_at_the_current_step(run, num_st
 
 
 @pytest.mark.parametrize(("hours", "is_warned"), [(5.9, False), (6.1, True)])
-def test_long_run_on_a_cpu_is_warned_about_with_a_config_that_fits(run, monkeypatch, caplog, hours, is_warned):
+def test_long_run_on_a_cpu_causes_a_warning_that_suggests_a_config(run, monkeypatch, caplog, hours, is_warned):
     caplog.set_level("INFO", logger="retinanet")
     monkeypatch.setattr(module, "forecast", lambda *arguments: Forecast(3600 * hours, (800, 1344)))
     monkeypatch.setattr(module, "fitting_config", lambda *arguments: "quickstart (small)")
@@ -75,7 +75,7 @@ def test_accelerator_gets_no_forecast(run, caplog, monkeypatch):
         "train.ema_decay=0.99",
     ],
 )
-def test_stated_checkpoint_size_is_that_of_the_file(tmp_path, tiny_overrides, override):
+def test_stated_checkpoint_size_is_the_size_of_the_file(tmp_path, tiny_overrides, override):
     cfg = load_config("quickstart", [*tiny_overrides, "train.steps=1", "data.val=[]", override])
     folder = train(cfg, tmp_path / "run").folder
     stated = float(re.search(r"every 4 steps, ([\d.]+) MB each", (folder / "log.txt").read_text())[1])

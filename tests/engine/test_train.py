@@ -92,7 +92,7 @@ def test_automatic_resume_without_a_checkpoint_starts_from_the_beginning_and_log
     assert "starting from the beginning" in (result.folder / "log.txt").read_text()
 
 
-def test_folder_that_holds_a_run_is_refused_without_overwrite(run):
+def test_folder_that_contains_a_run_is_refused_without_overwrite(run):
     result = run("taken")
     before = (result.folder / "metrics.jsonl").read_bytes()
     with pytest.raises(InputError, match=r"--resume.*--overwrite"):
@@ -114,7 +114,7 @@ def test_input_error_in_an_overwriting_run_leaves_the_old_run_untouched(run):
     assert times() == before
 
 
-def test_resuming_with_another_network_is_refused(run):
+def test_resuming_with_a_different_network_is_refused(run):
     run("net")
     with pytest.raises(InputError, match=r"model\.channels: it was 64, now 96"):
         run("net", "model.channels=96", resume=True)
@@ -149,7 +149,7 @@ def test_run_resumes_from_the_previous_checkpoint_if_the_last_is_damaged(run):
 
 
 @pytest.mark.parametrize("change", ["loss.classification.gamma=1.0", "data.resize.shorter=96", "train.eval_every=2"])
-def test_resuming_with_another_recipe_is_refused(run, change):
+def test_resuming_with_different_training_settings_is_refused(run, change):
     run("recipe")
     with pytest.raises(InputError, match=change.split("=")[0].replace(".", r"\.")):
         run("recipe", change, resume=True)
@@ -202,13 +202,13 @@ def test_inverse_frequency_weights_are_saved_as_numbers(run, shapes):
     folder = run("weighed", *overrides, "train.steps=4").folder
     cfg = load_config(folder / "config.yaml")
     assert cfg.loss.classification == CrossEntropyConfig(alpha=weights)
-    build_loss(cfg.loss, num_classes=len(ids))  # evaluation and replay need no training data
-    # The run can be resumed with either: the keyword or the numbers it became.
+    build_loss(cfg.loss, num_classes=len(ids))  # evaluation and replay do not need the training data
+    # The run can be resumed with either the keyword or the resulting numbers.
     assert run("weighed", *overrides, "train.steps=4", resume=True).step == 4
     assert train(cfg, folder, resume=True).step == 4
 
 
-def test_class_weights_of_the_wrong_number_are_refused(run):
+def test_wrong_number_of_class_weights_is_refused(run):
     with pytest.raises(InputError, match=r"loss\.classification\.alpha has 2 values for 6 classes"):
         run("other", "loss.classification.alpha=[0.5, 0.5]")
 
@@ -221,9 +221,10 @@ def test_run_without_a_validation_set_has_no_best_checkpoint(run):
 
 @pytest.mark.slow
 def test_eight_training_images_reach_an_ap_of_0_9(tmp_path, shapes):
-    """Evaluated on the training images.
+    """The run is evaluated on its training images.
 
-    With group norm: batch norm would fit eight images by the statistics of their batches, which evaluation lacks.
+    It uses group norm. With batch norm, the network would rely on the statistics of training batches, which are not
+    available in evaluation.
     """
     document = json.loads((shapes / "train.json").read_text())
     chosen = {image["id"] for image in document["images"][:8]}

@@ -36,7 +36,7 @@ def evaluated(folder) -> list[int]:
     [("AP", [0.2, 0.5, 0.5, 0.4], 0.5), ("AP50", [0.2, 0.5, 0.5, 0.4], 0.5), ("loss", [3.0, 1.0, 1.0, 2.0], 1.0)],
 )
 def test_early_stop_and_best_checkpoint_follow_the_best_metric(run, monkeypatch, metric, values, best):
-    """The second evaluation is the best, and the next two are not better. All other metrics only get better."""
+    """The second evaluation is the best, and the next two are not better. All other metrics keep improving."""
     from retinanet.engine import evaluate as module
 
     evaluate_batches, remaining, rising = module.evaluate_batches, iter(values), iter([0.1, 0.2, 0.3, 0.4])
@@ -83,7 +83,7 @@ def test_validation_set_without_objects_is_reported_before_the_first_step(run, t
 @pytest.mark.slow
 def test_max_hours_saves_and_stops_a_run_that_can_be_resumed(run):
     first = run("short", "train.max_hours=1e-9")
-    assert (first.step, first.stopped_by) == (2, "train.max_hours")  # at the first line of the log
+    assert (first.step, first.stopped_by) == (2, "train.max_hours")  # at the first log line
     assert read_checkpoint(first.folder / "checkpoints/last.pt").step == 2
     again = run("short", "train.max_hours=1", resume=True)
     assert (again.step, again.stopped_by) == (8, None)
@@ -119,7 +119,7 @@ def test_refused_profile_leaves_the_old_run_untouched(run):
 
 
 def test_run_killed_while_it_starts_can_be_started_again(run, monkeypatch):
-    """Killed, or out of disk space, once the first of its files exists."""
+    """The run is killed, or runs out of disk space, when the first of its files exists."""
     monkeypatch.setattr("retinanet.engine.run_folder.log_to_file", lambda file: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run("begun")
@@ -128,7 +128,7 @@ def test_run_killed_while_it_starts_can_be_started_again(run, monkeypatch):
 
 
 @pytest.mark.slow
-def test_resuming_with_other_micro_batches_is_warned_about(run, capsys):
+def test_resuming_with_different_micro_batches_causes_a_warning(run, capsys):
     run("parts", "train.max_hours=1e-9")
     run("parts", "train.accumulate=2", resume=True)
     printed = capsys.readouterr().out
@@ -136,10 +136,10 @@ def test_resuming_with_other_micro_batches_is_warned_about(run, capsys):
     assert "batch norm now sees different micro-batches (model.backbone.norm: batch)" in printed
 
 
-# TensorBoard's writer thread dies of the full disk.
+# The full disk makes TensorBoard's writer thread fail.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_run_on_a_full_disk_continues_to_its_end_and_reports_missing_checkpoints(small_disk, tiny_overrides, capsys):
-    """A checkpoint of 100 MB does not fit on it."""
+def test_run_on_a_full_disk_continues_to_the_end_and_reports_missing_checkpoints(small_disk, tiny_overrides, capsys):
+    """A checkpoint of 100 MB does not fit on the disk."""
     folder = small_disk / "run"
     with pytest.raises(
         InputError, match=r"step_00000008\.pt: could not be written.*intact checkpoints: none.*--resume"

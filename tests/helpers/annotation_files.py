@@ -1,4 +1,4 @@
-"""What the readers of annotation formats return, in a form that is easy to compare."""
+"""Results and errors of annotation readers in a form that is easy to compare."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Targets from readable rows, and assignments as one readable value per anchor."""
+"""Build targets from readable rows, and show assignments as one readable value per anchor."""
 
 import torch
 
@@ -9,7 +9,7 @@ OBJECT, CROWD, PADDING = "object", "crowd", "padding"
 
 
 def targets_of(*images) -> Targets:
-    """Build targets from images as lists of (box, kind), padded to the longest, at least to one row."""
+    """Build targets from images given as lists of (box, kind), padded to the longest list and at least one row."""
     length = max(1, *(len(rows) for rows in images))
     padded = [[*rows, *[((0, 0, 1, 1), PADDING)] * (length - len(rows))] for rows in images]
     return Targets(
@@ -21,7 +21,7 @@ def targets_of(*images) -> Targets:
 
 
 def objects(*boxes) -> Targets:
-    """Build targets of one image from the boxes of its objects."""
+    """Build the targets of one image from the boxes of its objects."""
     return targets_of([(box, OBJECT) for box in boxes])
 
 

@@ -1,4 +1,4 @@
-"""Backbones with random weights, and reference implementations of what they compute."""
+"""Backbones with random weights, and reference implementations of them."""
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ IMAGES = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
 
 
 class ThreeConvolutions(nn.Module):
-    """The smallest module that is a backbone."""
+    """A minimal backbone."""
 
     out_channels = (4, 4, 4)
     strides = (8, 16, 32)
@@ -66,7 +66,7 @@ def features_and_gradients(forward, backbone, images):
 
 
 def saved_bytes(backbone, images):
-    """Bytes that one forward pass saves for the backward pass, apart from weights and statistics."""
+    """Bytes that one forward pass saves for the backward pass, excluding weights and statistics."""
     owned = {tensor.untyped_storage().data_ptr() for tensor in (*backbone.parameters(), *backbone.buffers())}
     kept = {}
 
@@ -76,6 +76,6 @@ def saved_bytes(backbone, images):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        features = backbone(images)  # alive while addresses are compared
+        features = backbone(images)  # kept alive while addresses are compared
     assert len(features) == 3
     return sum(size for address, size in kept.items() if address not in owned)

@@ -1,4 +1,4 @@
-"""Reading batches of images, and comparing them."""
+"""Read batches of images, and compare them."""
 
 from collections.abc import Iterable, Sequence
 
@@ -14,12 +14,12 @@ MAX_PIXELS = 1_000_000
 
 
 def reader_of(*records: ImageRecord, transforms: Sequence[SampleTransform] = (), seed: int = 0) -> SampleReader:
-    """A reader of some images."""
+    """A reader for some images."""
     return SampleReader(dataset_of(records), transforms, seed=seed, max_pixels=MAX_PIXELS)
 
 
 def assert_same_batches(batches: Iterable[Batch], others: Iterable[Batch]) -> None:
-    """Assert that two non-empty streams of batches are equal bit by bit."""
+    """Assert that two non-empty streams of batches are equal bit for bit."""
     batches, others = list(batches), list(others)
     assert len(batches) == len(others) > 0
     for batch, other in zip(batches, others, strict=True):

@@ -1,4 +1,4 @@
-"""The blood cell dataset (BCCD), which has its annotations in Pascal VOC and in COCO format; tests skip without it."""
+"""The blood cell dataset (BCCD) in Pascal VOC and COCO format; tests that need it are skipped if it is missing."""
 
 import os
 from pathlib import Path

@@ -29,7 +29,7 @@ def checkpoint_of(step: int = 1, **state: Any) -> Checkpoint:
 
 
 def untrained_checkpoint(folder: Path, shapes: Path) -> Path:
-    """Save a checkpoint as training writes it, of an untrained network for the shapes dataset."""
+    """Save a checkpoint of an untrained network for the shapes dataset, as training would write it."""
     overrides = ["model.channels=64", "model.head_convs=1", "data.resize.shorter=64", "data.resize.longer=96"]
     overrides += ["device=cpu", "train.precision=fp32", "data.workers=0"]
     overrides += [f"data.val.images={shapes / 'val'}", f"data.val.annotations={shapes / 'val.json'}"]
@@ -48,7 +48,7 @@ def untrained_checkpoint(folder: Path, shapes: Path) -> Path:
 
 
 def filled(step: int, value: float | None = None, *, size: int = 1000) -> Checkpoint:
-    """A checkpoint whose weights all have one value, by default that of the step."""
+    """A checkpoint whose weights all have one value, by default the step number."""
     return checkpoint_of(step, model={"weight": torch.full((size,), float(step if value is None else value))})
 
 
@@ -63,7 +63,7 @@ def step_files(*steps: int) -> list[str]:
 
 
 def flip_a_bit(path: Path) -> None:
-    """Damage a file in its middle."""
+    """Damage the middle of a file."""
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
@@ -75,7 +75,7 @@ def cut_off(path: Path) -> None:
 
 
 class GatedFolder(CheckpointFolder):
-    """Writes only once its gate is set."""
+    """A checkpoint folder that waits for its gate to be set before it writes."""
 
     def __init__(self, folder: Path, *, keep: int = 5):
         super().__init__(folder, keep=keep)
@@ -89,7 +89,7 @@ class GatedFolder(CheckpointFolder):
 
 
 def forbid_symlinks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make symbolic links fail as on exFAT or Google Drive."""
+    """Make creating symbolic links fail, as on exFAT or Google Drive."""
 
     def refused(*arguments, **keywords):
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))

@@ -1,4 +1,4 @@
-"""COCO documents, their files, and what `read_dataset` makes of them."""
+"""COCO documents, their files, and the results and messages of `read_dataset`."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ CATEGORIES = [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}, {"id": 5, "nam
 
 
 def image(number, *, width=20, height=10, **fields):
-    """An image entry; its file is named by its id."""
+    """An image entry whose file is named after its id."""
     return {"id": number, "file_name": f"{number}.png", "width": width, "height": height, **fields}
 
 
@@ -27,13 +27,13 @@ def document(images, annotations=(), categories=CATEGORIES):
 
 
 def error_of(*sources, **options) -> str:
-    """Message of the InputError that reading raises for one problem, without the folder of the annotation files."""
+    """Message of the InputError that reading raises for a single problem, without the folder of the files."""
     (message,) = errors_of(*sources, **options)
     return message
 
 
 def errors_of(*sources, **options) -> list[str]:
-    """Lines of the message of the InputError that reading raises, without the folder of the annotation files."""
+    """Lines of the InputError that reading raises, without the folder of the annotation files."""
     with pytest.raises(InputError) as caught:
         read_dataset(sources, **options)
     message = str(caught.value)
@@ -47,7 +47,7 @@ def warnings_in(caplog) -> list[str]:
 
 
 def messages_in(caplog, level: str) -> list[str]:
-    """Logged messages of one level, without the line that says which format was found."""
+    """Logged messages of one level, without the line that names the detected format."""
     found = ("retinanet.formats.read", "INFO")
     records = (record for record in caplog.records if (record.name, record.levelname) != found)
     return [record.getMessage() for record in records if record.levelname == level]
@@ -65,7 +65,7 @@ def images_of(dataset: Dataset) -> list[ImageRecord]:
 
 
 def annotations_of(dataset: Dataset) -> list[dict]:
-    """The boxes of a dataset as COCO annotations, with its ids."""
+    """The boxes of a dataset as COCO annotations with the ids of the dataset."""
     return [
         {
             "image_id": dataset.image_ids[index],

@@ -1,4 +1,4 @@
-"""Annotations, detections and their scores, by this package and by pycocotools."""
+"""Annotations, detections, and their scores according to this package and pycocotools."""
 
 import contextlib
 import copy

@@ -1,4 +1,4 @@
-"""Errors of `load_config`, as a test compares them."""
+"""Error messages of `load_config`, in a form that tests can compare."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ def error_message(path: Path, overrides: Sequence[str] = ()) -> str:
 
 
 def only_problem(path: Path, overrides: Sequence[str] = ()) -> str:
-    """The one line below the heading, which names the file mine.yaml."""
+    """The single line below the heading that names the file mine.yaml."""
     heading, *lines = error_message(path, overrides).splitlines()
     assert heading.startswith("mine.yaml") and heading.endswith("1 problem(s) in the config"), heading
     assert len(lines) == 1, lines

@@ -6,7 +6,7 @@ from retinanet.config.base import models_in
 
 
 def schema_keys(model: type[BaseModel], prefix: str = "") -> set[str]:
-    """Every dotted key below a record: its sections too, and all members of its unions."""
+    """Every dotted key below a record, including sections and all members of unions."""
     keys: set[str] = set()
     for name, field in model.model_fields.items():
         keys.add(prefix + name)

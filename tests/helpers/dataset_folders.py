@@ -1,4 +1,4 @@
-"""Dataset folders as annotation tools write them, and generated datasets."""
+"""Dataset folders like those that annotation tools write, and generated datasets."""
 
 import dataclasses
 import itertools
@@ -10,7 +10,7 @@ from PIL import Image
 
 from retinanet.formats.dataset import Dataset, start_of_each
 
-WIDTH, HEIGHT = 40, 20  # of all images
+WIDTH, HEIGHT = 40, 20  # size of all images
 
 
 def write_image(path: Path, *, width: int = WIDTH, height: int = HEIGHT) -> None:
@@ -20,7 +20,7 @@ def write_image(path: Path, *, width: int = WIDTH, height: int = HEIGHT) -> None
 
 
 def write_files(folder: Path, contents: dict[str, str | bytes | None]) -> Path:
-    """Write files by their paths in the folder; None writes an image. Returns the folder."""
+    """Write files, given by path in the folder, and return the folder. A content of None writes an image."""
     for name, content in contents.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,7 +32,7 @@ def write_files(folder: Path, contents: dict[str, str | bytes | None]) -> Path:
 
 
 def voc_xml(*objects: tuple[str, float, float, float, float], filename: str = "", difficult: int = 0) -> str:
-    """A Pascal VOC annotation; objects are a name and xmin, ymin, xmax, ymax."""
+    """A Pascal VOC annotation; each object is a name and xmin, ymin, xmax, ymax."""
     items = "".join(
         f"<object><name>{name}</name><difficult>{difficult}</difficult><bndbox><xmin>{x1}</xmin><ymin>{y1}</ymin>"
         f"<xmax>{x2}</xmax><ymax>{y2}</ymax></bndbox></object>"
@@ -49,7 +49,7 @@ def place_images(dataset: Dataset, folder: Path) -> None:
 
 
 def differences(one: Dataset, other: Dataset, *, ignore: tuple[str, ...] = ("paths",)) -> list[str]:
-    """Fields in which two datasets differ, bit for bit."""
+    """Names of the fields in which two datasets are not bit-identical."""
     return [
         field.name
         for field in dataclasses.fields(Dataset)
@@ -65,7 +65,7 @@ def _is_same(one: object, other: object) -> bool:
 
 @st.composite
 def datasets(draw: st.DrawFn) -> Dataset:
-    """Datasets of up to three images and three classes: fractions of pixels, crowd regions, areas, ids of any kind."""
+    """Datasets of up to three images and three classes, with fractional boxes, crowd regions, areas, and any ids."""
     names = draw(st.lists(st.sampled_from(["a b", "ä", "x.y", "B", "c"]), min_size=1, max_size=3, unique=True))
     class_names = tuple(
         draw(st.lists(st.sampled_from(["cat", "no", "1.0", "<&>", "Ö k"]), min_size=1, max_size=3, unique=True))

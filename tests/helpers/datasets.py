@@ -17,7 +17,7 @@ def image_record(
     is_crowd: Sequence[bool] | None = None,
     image_id: int | str = 1,
 ) -> ImageRecord:
-    """One image; by default all its boxes are objects of label 0."""
+    """The record of one image; by default, all its boxes are objects with label 0."""
     corners = np.array(boxes, dtype=np.float32).reshape(-1, 4)
     return ImageRecord(
         path=str(path),
@@ -36,7 +36,7 @@ def dataset_of(
     class_names: tuple[str, ...] = ("object",),
     category_ids: tuple[int, ...] | None = None,
 ) -> Dataset:
-    """A dataset of some images."""
+    """A dataset with some images."""
     boxes_xywh = np.concatenate([image.boxes for image in images]).astype(np.float64)
     boxes_xywh[:, 2:] -= boxes_xywh[:, :2]
     return Dataset(
@@ -54,7 +54,7 @@ def dataset_of(
 
 
 def dataset_from_coco(document: dict) -> Dataset:
-    """A dataset of a COCO document, without checks: for evaluation, which needs no files."""
+    """A dataset from a COCO document, without checks, for evaluation, which needs no files."""
     ids = [image["id"] for image in document["images"]]
     category_ids = tuple(category["id"] for category in document["categories"])
     annotations = sorted(document["annotations"], key=lambda annotation: ids.index(annotation["image_id"]))

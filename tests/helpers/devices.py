@@ -1,4 +1,4 @@
-"""Tests that run on the CPU today and on a GPU where there is one."""
+"""Helpers for tests that run on the CPU, and on a GPU if there is one."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,7 +32,7 @@ def no_host_reads(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """Switch off TF32, in which convolutions on CUDA round their inputs to 10 bits by default."""
+    """Disable TF32, with which convolutions on CUDA round their inputs to 10 bits by default."""
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     try:

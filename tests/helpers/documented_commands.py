@@ -1,4 +1,4 @@
-"""Run the commands of a documentation page, in a folder that contains what the page takes for granted."""
+"""Run the commands of a documentation page in a folder with the files that the page assumes."""
 
 import itertools
 import json
@@ -22,7 +22,7 @@ SHORT_RUN = [
     "train.epochs=null",
     "data.workers=0",
     "device=cpu",
-    # In bfloat16, oneDNN's convolutions of the smallest feature maps may read uninitialised memory.
+    # oneDNN's bfloat16 convolutions of the smallest feature maps may read uninitialised memory.
     "train.precision=fp32",
     "inference.precision=fp32",
 ]
@@ -46,7 +46,7 @@ NUM_TRAIN, NUM_VAL = 8, 4
 
 
 def make_workplace(folder: Path) -> None:
-    """Create what the pages take for granted.
+    """Create the files that the pages assume.
 
     The bundled dataset is in `datasets/shapes` and a run on it in `runs/quickstart`. `my` contains the user's images;
     car, truck and bus are three of their six classes.
@@ -66,7 +66,7 @@ def make_workplace(folder: Path) -> None:
 
 
 def copy_workplace(workplace: Path, folder: Path) -> None:
-    """Copy a workplace into an existing folder. Checkpoints are hard links: they are large, and never modified."""
+    """Copy a workplace into an existing folder. Checkpoints become hard links: they are large and never modified."""
 
     def link_or_copy(source: str, target: str) -> None:
         (os.link if source.endswith(".pt") else shutil.copy2)(source, target)
@@ -75,7 +75,7 @@ def copy_workplace(workplace: Path, folder: Path) -> None:
 
 
 def short_form(words: list[str]) -> list[str]:
-    """A documented command, with arguments appended that make it short.
+    """Append arguments to a documented command that make it short.
 
     Raises:
         AssertionError: it cannot be made short.
@@ -105,7 +105,7 @@ def short_form(words: list[str]) -> list[str]:
             extra = []
         case _:
             raise AssertionError(
-                f"no short form of {' '.join(words)}; add one here, or say in a comment why it is not run"
+                f"no short form of {' '.join(words)}; add one here, or explain in a comment why it is not run"
             )
     return [*words, *extra]
 
@@ -119,7 +119,7 @@ def run_command(words: list[str]) -> None:
     """Run the short form of a documented command in the current folder, and the workers of torchrun without torchrun.
 
     Raises:
-        AssertionError: there is none, or it failed.
+        AssertionError: the command has no short form, or it failed.
     """
     match short_form(words):
         case ["retinanet", *arguments]:
@@ -128,7 +128,7 @@ def run_command(words: list[str]) -> None:
                 patch.setattr(imbalance, "train_one", partial(imbalance.train_one, num_rare=4, steps=30, batch=256))
                 code = retinanet(arguments)
         case ["python", "-m", "retinanet.data.synthetic", folder, *options]:
-            shutil.rmtree(folder, ignore_errors=True)  # otherwise there is nothing to do
+            shutil.rmtree(folder, ignore_errors=True)  # otherwise, there would be nothing to do
             code = write_synthetic([folder, *options])
         case ["torchrun", *arguments]:
             options = get_args_parser().parse_args(arguments)
@@ -136,7 +136,7 @@ def run_command(words: list[str]) -> None:
             run_together(int(options.nproc_per_node), RETINANET, options.training_script_args)
             code = 0
         case _:
-            code = 0  # the tests run in such an environment already
+            code = 0  # the tests already run in such an environment
     assert code == 0, f"exit code {code}: {' '.join(words)}"
 
 
@@ -156,7 +156,7 @@ def files_written(words: list[str]) -> list[Path]:
 
 
 def interrupt(run: Path) -> Path:
-    """Remove the newest checkpoint of a run, as if it had been killed before that step; return the path."""
+    """Remove the newest checkpoint of a run, as if it had been killed before that step, and return the path."""
     newest = max((run / "checkpoints").glob("step_*.pt"))
     newest.unlink()
     newest.with_name(newest.name + ".sha256").unlink()

@@ -1,4 +1,4 @@
-"""The first training step of a run in float64, where rounding cannot hide a mistake, and its first steps in float32."""
+"""The first training step of a run in float64, where rounding hides no mistakes, and its first steps in float32."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ def first_step(cfg: Config, device: torch.device = CPU) -> dict[str, Any]:
     data = load_train_data(cfg)
     torch.manual_seed(cfg.train.seed)
     model = build_model(cfg.model, len(data.class_names))
-    if cfg.model.backbone.norm == "sync" and device.type == "cuda":  # as in a run
+    if cfg.model.backbone.norm == "sync" and device.type == "cuda":  # as in real runs
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     model.double().to(device).train()
     step = _train_step(cfg, model, len(data.class_names), clip_norm=None)
@@ -56,6 +56,6 @@ def _train_step(cfg: Config, model: RetinaNet, num_classes: int, *, clip_norm: f
         build_optimizer(model, cfg.train),
         torch.amp.GradScaler("cpu", enabled=False),
         assign=build_assignment(cfg.assignment),
-        dtype=torch.float32,  # no autocast: the network computes in the type of its weights
+        dtype=torch.float32,  # no autocast: the network computes in the dtype of its weights
         clip_norm=clip_norm,
     )

@@ -1,4 +1,4 @@
-"""Datasets of any content, on a few small images, for round trips through annotation files."""
+"""Generated datasets on a few small images, for round trips through annotation files."""
 
 from pathlib import Path
 

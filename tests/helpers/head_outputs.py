@@ -1,4 +1,4 @@
-"""Random outputs of a head, with their ground truth and assignment."""
+"""Random head outputs, with ground truth and assignment."""
 
 import torch
 
@@ -11,7 +11,7 @@ ANCHORS_PER_LEVEL = (40, 12, 3)
 
 
 def random_outputs(batch, num_classes=NUM_CLASSES, seed=0, dtype=torch.float32):
-    """Head outputs of three levels, leaves that require a gradient."""
+    """Head outputs of three levels, as leaves that require a gradient."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(count, values):
@@ -25,7 +25,7 @@ def random_outputs(batch, num_classes=NUM_CLASSES, seed=0, dtype=torch.float32):
 
 
 def targets_of(*counts, num_rows=8, num_classes=NUM_CLASSES):
-    """Targets of images with these numbers of objects, padded."""
+    """Padded targets of images with the given numbers of objects."""
     generator = torch.Generator().manual_seed(7)
     is_object = torch.arange(num_rows) < torch.tensor(counts)[:, None]
     boxes = random_boxes(len(counts) * num_rows, 3).view(len(counts), num_rows, 4)

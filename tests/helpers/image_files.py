@@ -1,4 +1,4 @@
-"""Image files built byte by byte or by Pillow, and reading them as NumPy arrays."""
+"""Image files, built byte by byte or by Pillow, and a function that reads them as NumPy arrays."""
 
 import struct
 import zlib
@@ -14,7 +14,7 @@ MAX_PIXELS = 10_000
 RNG = np.random.default_rng(0)
 NOISE = RNG.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
 WIDE = RNG.integers(0, 65536, (HEIGHT, WIDTH, 4))  # 16-bit samples
-IMAGE = Image.fromarray(NOISE)  # saved as a copy: JPEG leaves settings behind that break a later TIFF
+IMAGE = Image.fromarray(NOISE)  # save only copies: saving as JPEG leaves settings on the image that break a later TIFF
 SECOND_FRAME = Image.fromarray(255 - NOISE)
 
 
@@ -26,7 +26,7 @@ def read(path, **kwargs):
 
 
 def with_alpha(image):
-    """A copy with an alpha channel of all values."""
+    """A copy with an alpha channel that contains all values."""
     alpha = np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH) % 256
     image = image.copy()
     image.putalpha(Image.fromarray(alpha.astype(np.uint8)))
@@ -46,7 +46,7 @@ def chunk(kind, data):
 
 
 def png(rows, *, depth=8, color=2, size=(WIDTH, HEIGHT), extra=b""):
-    """A PNG of some rows of bytes, without filters."""
+    """A PNG with the given rows of bytes, without filters."""
     header = struct.pack(">IIBBBBB", *size, depth, color, 0, 0, 0)
     data = zlib.compress(b"".join(b"\0" + row for row in rows))
     signature = b"\x89PNG\r\n\x1a\n"

@@ -1,4 +1,4 @@
-"""Configs of the losses that several tests go through."""
+"""Configs of the losses, shared by several tests."""
 
 from retinanet.config import (
     CIoUConfig,
@@ -13,7 +13,7 @@ from retinanet.config import (
     VarifocalConfig,
 )
 
-# With one logit per class; the list of weights is for 5 classes.
+# Losses with one logit per class; the list of weights is for 5 classes.
 CLASS_LOSSES = [
     FocalConfig(),
     FocalConfig(alpha=(0.1, 0.3, 0.5, 0.7, 0.9)),

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from tests.helpers.tiny_runs import write_tiny_dataset
 
-CATEGORIES = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}, {"id": 3, "name": "cow"}]  # without any cow
+CATEGORIES = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}, {"id": 3, "name": "cow"}]  # no cows
 ABSENT = {1: [1], 2: [1, 2], 5: [1], 6: [2]}  # categories by image
 INCOMPLETE = {3: [2]}
-OBJECTS = {1: [2], 3: [2, 2], 4: [1], 5: [2], 6: [1]}  # of `write_tiny_dataset`
-# Cat, dog and cow by image: absent, or annotated and not incomplete. Nobody looked for cows.
+OBJECTS = {1: [2], 3: [2, 2], 4: [1], 5: [2], 6: [1]}  # from `write_tiny_dataset`
+# Cat, dog and cow by image: True if absent, or completely annotated. Cows are never annotated.
 IS_COMPLETE = {
     1: [True, True, False],
     2: [True, True, False],

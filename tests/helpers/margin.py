@@ -1,4 +1,4 @@
-"""Margin losses to test, and their definitions."""
+"""Margin losses under test, and their definitions."""
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ MARGIN_LOSSES = {
 
 
 def by_definition(name: str, p_t: Tensor) -> Tensor:
-    """Compute a margin loss from p_t (float64) as its paper writes it."""
+    """Compute a margin loss from p_t (float64) by the formula in its paper."""
     x_t = (p_t / (1 - p_t)).log()
     return {
         "focal": lambda: -((1 - p_t) ** 2) * p_t.log(),

@@ -1,4 +1,4 @@
-"""Fenced blocks of Markdown pages, the commands in them, and edits of files that they show."""
+"""Fenced blocks of Markdown pages, and the commands, configs and file edits in them."""
 
 import re
 import shlex
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 REPO = Path(__file__).parents[2]
-# The blocks of the guide on extensions need its edits: tests/test_extending_guide.py follows them.
+# The blocks of the extension guide depend on its edits, which tests/test_extending_guide.py applies.
 PAGES_WITH_BLOCKS = [
     *(REPO / name for name in ("README.md", "AGENTS.md", "CONTRIBUTING.md")),
     *(page for page in sorted((REPO / "docs").glob("*.md")) if page.name != "extending.md"),
@@ -20,7 +20,7 @@ class Block(NamedTuple):
     """A fenced block of a page."""
 
     page: Path
-    line: int  # of the opening fence, from 1
+    line: int  # line of the opening fence, from 1
     section: str  # the `##` heading above it
     language: str
     text: str
@@ -54,21 +54,21 @@ def blocks_in(page: Path) -> list[Block]:
 
 
 def commands_in(text: str) -> list[list[str]]:
-    """The words of each command of a shell block, without comments."""
+    """The words of each command in a shell block, without comments."""
     lines = text.replace("\\\n", " ").splitlines()
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
 def named_yaml(page: Path) -> dict[str, str]:
-    """The config files that a page shows: YAML blocks that start with a comment such as `# my.yaml`."""
+    """The config files on a page: YAML blocks that start with a comment such as `# my.yaml`."""
     shown = [block.text for block in blocks_in(page) if block.language == "yaml"]
     return {found[1]: text for text in shown if (found := re.match(r"# (\S+\.yaml)\n", text))}
 
 
 def apply_edit(text: str, root: Path) -> None:
-    """Apply the edit of one file that a diff block shows: `--- FILE`, then hunks, each after a line `@@`.
+    """Apply a diff block, which edits one file: `--- FILE`, then hunks, each after a line `@@`.
 
-    Line numbers are not given: the unchanged and removed lines of a hunk must occur exactly once in the file.
+    There are no line numbers: the unchanged and removed lines of a hunk must occur exactly once in the file.
     """
     first, *hunks = re.split(r"^@@.*\n", text, flags=re.MULTILINE)
     found = re.fullmatch(r"--- (\S+)\n", first)
@@ -80,6 +80,6 @@ def apply_edit(text: str, root: Path) -> None:
         assert all(line[0] in " +-" for line in lines), hunk
         before = "".join(line[1:] + "\n" for line in lines if line[0] in " -")
         after = "".join(line[1:] + "\n" for line in lines if line[0] in " +")
-        assert content.count(before) == 1, f"{found[1]} has {content.count(before)} times:\n{before}"
+        assert content.count(before) == 1, f"{found[1]}: found {content.count(before)} times, expected once:\n{before}"
         content = content.replace(before, after)
     file.write_text(content, encoding="utf-8")

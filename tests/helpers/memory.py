@@ -1,4 +1,4 @@
-"""Memory of the tensors that a computation makes."""
+"""Memory of the tensors that a computation creates."""
 
 from typing import Any
 

@@ -8,7 +8,7 @@ BACKBONE_KEYS = set(ResNetConfig.model_fields)
 
 
 def model_config(**settings: Any) -> ModelConfig:
-    """A small config: ResNet-18 with random weights; settings are keys of the backbone or of the model."""
+    """A small config: ResNet-18 with random weights. Settings are keys of the backbone or the model."""
     settings = {"name": "resnet18", "weights": "none", "frozen_stages": 0, **settings}
     backbone = {key: value for key, value in settings.items() if key in BACKBONE_KEYS}
     others = {key: value for key, value in settings.items() if key not in BACKBONE_KEYS}

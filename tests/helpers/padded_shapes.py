@@ -1,4 +1,4 @@
-"""Padded shapes of the usual size, and strategies for sizes of images and for padded shapes."""
+"""Padded shapes of the usual size, and hypothesis strategies for image sizes and padded shapes."""
 
 from hypothesis import strategies as st
 

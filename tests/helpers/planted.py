@@ -1,4 +1,4 @@
-"""A small COCO dataset with one of every fault that `retinanet check` looks for, and one without any."""
+"""A small COCO dataset with one fault of every kind that `retinanet check` detects, and a dataset without faults."""
 
 import json
 from pathlib import Path
@@ -8,8 +8,8 @@ from PIL import Image
 
 WIDTH, HEIGHT = 96, 64
 HOSTILE_CLASS = "<script>alert(1)</script>"
-HOSTILE_FILE = "a\u202egnp.<b>.png"  # shown as if it ended in .png backwards, unless escaped
-LARGE = [10, 8, 40, 40]  # a box that has anchors
+HOSTILE_FILE = "a\u202egnp.<b>.png"  # U+202E reverses the text that follows it, unless escaped
+LARGE = [10, 8, 40, 40]  # a box that matches anchors
 
 
 def pattern(seed: int) -> Image.Image:
@@ -19,7 +19,7 @@ def pattern(seed: int) -> Image.Image:
 
 
 class CocoFolder:
-    """Writes images and their annotations; `save` writes `NAME.json` beside the folder `NAME` of the images."""
+    """Writes images and their annotations; `save` writes `NAME.json` next to the image folder `NAME`."""
 
     def __init__(self, folder: Path, name: str, categories: tuple[str, ...]):
         self.folder = folder / name
@@ -32,7 +32,7 @@ class CocoFolder:
     def add(
         self, file_name: str, *boxes: list[float], category: int = 1, size: tuple[int, int] = (WIDTH, HEIGHT)
     ) -> Path:
-        """List an image, and return the path that it has to be written to; `size` is what the annotations say."""
+        """List an image, and return the path to which it must be written. `size` is its size in the annotations."""
         number = len(self._images) + 1
         self._images.append({"id": number, "file_name": file_name, "width": size[0], "height": size[1]})
         for box in boxes:
@@ -46,7 +46,7 @@ class CocoFolder:
 
 
 def write_clean(folder: Path) -> list[str]:
-    """Write a dataset without faults, and return the overrides that name it."""
+    """Write a dataset without faults, and return the overrides that select it."""
     for name, seeds in (("train", range(6)), ("val", range(6, 9))):
         part = CocoFolder(folder, name, ("cat", "dog"))
         for seed in seeds:
@@ -56,11 +56,11 @@ def write_clean(folder: Path) -> list[str]:
 
 
 def write_planted(folder: Path) -> list[str]:
-    """Write a dataset with the faults in `PLANTED`, and return the overrides that name it."""
+    """Write a dataset with the faults in `PLANTED`, and return the overrides that select it."""
     train = CocoFolder(folder, "train", ("cat", "Cat", HOSTILE_CLASS))
     for seed in range(6):
         pattern(seed).save(train.add(f"{seed}.png", LARGE, category=1 + seed % 3))
-    pattern(0).save(train.add(HOSTILE_FILE, LARGE), compress_level=0)  # similar_images: other bytes, same pixels
+    pattern(0).save(train.add(HOSTILE_FILE, LARGE), compress_level=0)  # similar_images: different bytes, same pixels
     (train.add("copy.png", LARGE)).write_bytes((train.folder / "1.png").read_bytes())  # duplicate_images
     pattern(20).save(train.add("damaged.jpg", LARGE), quality=95)
     damaged = train.folder / "damaged.jpg"
@@ -93,7 +93,7 @@ def write_planted(folder: Path) -> list[str]:
     return overrides_of(folder)
 
 
-# Severity and kind of all that `write_planted` contains, and nothing else.
+# Severity and kind of every fault that `write_planted` plants.
 PLANTED = [
     ("error", "missing_images"),
     ("error", "unreadable_images"),
@@ -115,7 +115,7 @@ PLANTED = [
 
 
 def overrides_of(folder: Path) -> list[str]:
-    """Overrides that name both splits, with a small network and image size."""
+    """Overrides that select both splits, with a small network and image size."""
     return [
         *(f"data.{part}.images={folder / part}" for part in ("train", "val")),
         *(f"data.{part}.annotations={folder / part}.json" for part in ("train", "val")),

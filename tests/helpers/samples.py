@@ -1,4 +1,4 @@
-"""Samples whose pixels show where their boxes are, and calls of transforms on them."""
+"""Samples whose pixels show the positions of their boxes, and functions that apply transforms to them."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ GREY = 40
 
 
 def grey_sample(height, width, boxes, *, is_crowd=None, first_label=0):
-    """A grey image, white inside the boxes, whose edges are between pixels; every other box is a crowd region."""
+    """A grey image that is white inside its boxes. Box edges lie between pixels; every other box is a crowd region."""
     image = torch.full((3, height, width), GREY, dtype=torch.uint8)
     for x1, y1, x2, y2 in boxes:
         image[:, y1:y2, x1:x2] = 255
@@ -36,12 +36,12 @@ def noise_sample(seed, height=40, width=60, count=6):
 
 
 def planned_image(max_shape=(64, 64), *, index=0, epoch=0, shorter=48, longer=64):
-    """One planned image, by default in a batch of its own bucket."""
+    """One planned image, by default in a batch from its own bucket."""
     return PlannedImage(index, epoch, shorter, longer, max_shape, max_shape)
 
 
 def partners_of(*samples, planned=None, seed=0):
-    """Partners from a dataset whose image 0 is the planned one; those that are None cannot be read."""
+    """Partners from a dataset whose image 0 is the planned one; a partner that is None cannot be read."""
 
     def read(index):
         if samples[index - 1] is None:
@@ -54,7 +54,7 @@ def partners_of(*samples, planned=None, seed=0):
 def apply(
     transforms: SampleTransform | Sequence[SampleTransform], sample: Sample, planned=None, partners=None, *, seed=None
 ) -> Sample:
-    """Apply a transform, or several in order, to a sample that has no partners by default."""
+    """Apply one or more transforms in order to a sample, by default without partners."""
     if seed is not None:
         torch.manual_seed(seed)
     planned = planned or planned_image()
@@ -77,7 +77,7 @@ def assert_white_exactly_in(image, box, *, blur=1):
 
 
 def assert_valid(sample, max_shape=None, *, min_side=1.0, tolerance=0.0):
-    """Assert that boxes are inside the image, of at least `min_side`, and as many as labels and crowd flags."""
+    """Assert that boxes are inside the image and at least `min_side` long, and that all fields have the same length."""
     height, width = sample.size
     assert sample.image.dtype == torch.uint8 and sample.image.shape[0] == 3
     assert max_shape is None or (height <= max_shape[0] and width <= max_shape[1])
@@ -91,6 +91,6 @@ def assert_valid(sample, max_shape=None, *, min_side=1.0, tolerance=0.0):
 
 
 def assert_same_sample(sample, other):
-    """Assert that two samples are equal bit by bit."""
+    """Assert that two samples are equal bit for bit."""
     assert (sample.is_complete is None) == (other.is_complete is None)
     assert all(a is b is None or torch.equal(a, b) for a, b in zip(sample, other, strict=True))

@@ -1,4 +1,4 @@
-"""Comparing the states of two runs."""
+"""Compare the states of two runs."""
 
 import math
 from typing import Any
@@ -9,14 +9,14 @@ from retinanet.checkpoint.file import Checkpoint
 
 
 def assert_same_checkpoint(first: Checkpoint, second: Checkpoint) -> None:
-    """Equal in every record field and bit for bit in the state, except for the time the run took."""
+    """Assert that all fields are equal and the states bit-identical, except for the duration of the run."""
     for name in set(Checkpoint._fields) - {"state"}:
         assert getattr(first, name) == getattr(second, name), name
     assert_same_state(first.state, second.state)
 
 
 def assert_same_state(first: Any, second: Any) -> None:
-    """Bit for bit, except for the time the run took."""
+    """Assert that two states are bit-identical, except for the duration of the run."""
     assert type(first) is type(second)
     if isinstance(first, torch.Tensor):
         assert torch.equal(first, second)

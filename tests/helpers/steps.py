@@ -36,14 +36,14 @@ def batch_of(height: int = HEIGHT, width: int = WIDTH) -> Batch:
 
 
 def model_of(norm: str = "frozen", **settings: Any) -> RetinaNet:
-    """A small network in training mode, the same at every call."""
+    """A small network in training mode, the same in every call."""
     torch.manual_seed(0)
     cfg = model_config(norm=norm, channels=64, head_convs=1, **settings)
     return build_model(cfg, NUM_CLASSES).train()
 
 
 def tiny_model_of(**settings: Any) -> RetinaNet:
-    """A network whose backbone is three convolutions, in training mode, the same at every call."""
+    """A network with a backbone of three convolutions, in training mode, the same in every call."""
     torch.manual_seed(0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(network, "build_backbone", lambda cfg: ThreeConvolutions())
@@ -61,7 +61,7 @@ def step_of(
     loss: LossConfig | None = None,
     assignment: AssignmentConfig | None = None,
 ) -> TrainStep:
-    """The training step of a model, by default with the default losses and optimizer."""
+    """A training step for a model, by default with the default losses and optimizer."""
     cfg = TrainConfig(epochs=1, optimizer=optimizer or SGDConfig(), reference_batch_size=None)
     return TrainStep(
         model,

@@ -1,4 +1,4 @@
-"""TIFF files of any layout, built byte by byte."""
+"""TIFF files with any layout, built byte by byte."""
 
 import struct
 import zlib
@@ -15,7 +15,7 @@ def tiff_of(
         planar: store the bands one after the other.
         tile: height and width of tiles; None for strips.
         rows: rows in a strip; None for all.
-        tags: further or other tags as (tag, type, values); the type is 2 (bytes), 3 (short) or 4 (long).
+        tags: tags to add or replace as (tag, type, values); the type is 2 (bytes), 3 (short) or 4 (long).
     """
     height, width, bands = values.shape
     planes = [values[..., band : band + 1] for band in range(bands)] if planar else [values]
@@ -76,7 +76,7 @@ def _packed(order, form, content):
 
 
 def _padded(part, block):
-    """A tile has all its rows and columns, whatever they contain."""
+    """Pad a tile to its full number of rows and columns."""
     if block is None:
         return part
     return np.pad(part, [(0, block[0] - part.shape[0]), (0, block[1] - part.shape[1]), (0, 0)], mode="edge")

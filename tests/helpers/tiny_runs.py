@@ -1,4 +1,4 @@
-"""Runs of a tenth of a second: a backbone of three convolutions, a few small images, and a record of what happened."""
+"""Runs of a tenth of a second, with a backbone of three convolutions and a few small images, that are recorded."""
 
 import json
 from collections.abc import Iterator
@@ -27,9 +27,9 @@ CATEGORIES = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
 
 
 def write_tiny_dataset(folder: Path, *, seed: int = 0, last_is_damaged: bool = False, bits: int = 8) -> dict[str, str]:
-    """Write six images of noise, of two shapes, and return their source in a config. With 16 bits, they are grey.
+    """Write six noise images of two shapes, and return their data source. With 16 bits, they are greyscale.
 
-    Among their boxes are a crowd region and one that is cut at the edge of its image; one image has no boxes.
+    The boxes include a crowd region and one clipped at the edge of its image; one image has no boxes.
     """
     random = np.random.default_rng(seed)
     images, annotations = [], []
@@ -55,7 +55,7 @@ def write_tiny_dataset(folder: Path, *, seed: int = 0, last_is_damaged: bool = F
 
 @contextmanager
 def recording(record: dict[str, Any]) -> Iterator[None]:
-    """Note what a run does beyond its results, and run it with the tiny backbone."""
+    """Record the behaviour of a run beyond its results, and use the tiny backbone."""
     results = ("detections", "scored in batches", "micro-batches", "compiled", "deterministic", "timeouts", "workers")
     record.update({name: [] for name in results})
     evaluate_dataset, eval_loader, backward = loop.evaluate_dataset, evaluate.eval_loader, TrainStep.backward
@@ -108,7 +108,7 @@ def recording(record: dict[str, Any]) -> Iterator[None]:
 
 
 def record_of_run(cfg: Config, folder: Path, *, resume: bool = False) -> dict[str, Any]:
-    """Train, and return everything that the config decides: metrics, weights, files, detections, or the error."""
+    """Train, and return everything that depends on the config: metrics, weights, files, detections, or the error."""
     record: dict[str, Any] = {"error": None}
     was_deterministic = torch.are_deterministic_algorithms_enabled()
     try:

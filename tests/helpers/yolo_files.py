@@ -1,4 +1,4 @@
-"""YOLO datasets of a few images, and what reading them gives or raises."""
+"""YOLO datasets of a few images, and the results or errors of reading them."""
 
 from pathlib import Path
 
@@ -11,13 +11,13 @@ from retinanet.formats.yolo.reader import read_yolo
 from tests.helpers.dataset_folders import write_files
 
 NAMES = "names: [cat, dog]\n"
-# In an image of 40 x 20: centre (10, 5), size 8 x 4; so left 6, top 3.
+# In a 40 x 20 image: centre (10, 5) and size 8 x 4, so left 6 and top 3.
 CAT = "0 0.25 0.25 0.2 0.2\n"
 DOG = "1 0.5 0.5 0.1 0.5\n"
 
 
 def one_image(folder: Path, label: str | bytes, yaml: str = NAMES) -> Path:
-    """Write a dataset of one image and its label file; returns the folder."""
+    """Write a dataset of one image and its label file, and return the folder."""
     return write_files(folder, {"data.yaml": yaml, "images/a.png": None, "labels/a.txt": label})
 
 
@@ -27,7 +27,7 @@ def yolo_source(folder, **fields) -> DataSource:
 
 
 def read(folder, part="train", **fields) -> Annotations:
-    """What the reader returns."""
+    """The dataset that the reader returns."""
     return read_yolo(yolo_source(folder, **fields), part)
 
 

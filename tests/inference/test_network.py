@@ -1,4 +1,4 @@
-"""The copy for inference, compared with the network that it was made from."""
+"""The copy for inference, compared with the original network."""
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ def network(norm="frozen", **settings):
 
 
 def state_of(model):
-    """Everything that making a copy must not change: weights, mode, trainable parameters, and modules."""
+    """Everything that copying must not change: weights, mode, trainable parameters, and modules."""
     return (
         {name: value.clone() for name, value in (*model.state_dict().items(), ("mean", model.mean))},
         model.training,
@@ -46,7 +46,7 @@ def state_of(model):
 
 
 def assert_outputs_close(outputs, expected, tolerance):
-    """Within a tolerance relative to the largest logit and delta."""
+    """Compare outputs with a tolerance relative to the largest logit and delta."""
     for one, other in (
         (outputs.class_logits, expected.class_logits),
         (outputs.box_deltas, expected.box_deltas),
@@ -83,7 +83,7 @@ def test_copy_has_no_batch_norm_and_no_trainable_parameter(norm):
     assert all(type(part) is nn.Conv2d and part.bias is not None for part in convolutions)
     assert {part.weight.dtype for part in convolutions} == {torch.bfloat16}
     assert all(part.weight.is_contiguous(memory_format=torch.channels_last) for part in convolutions)  # in bfloat16
-    assert copied.model.mean.dtype == torch.float32  # of images in 0..255, must not be rounded
+    assert copied.model.mean.dtype == torch.float32  # of images in 0..255, so it must not be rounded
 
 
 @pytest.mark.parametrize("norm", ["frozen", "batch"])
@@ -100,7 +100,7 @@ def test_copy_in_bfloat16_is_about_as_accurate_as_autocast(norm):
     ):
         one, other, truth = (torch.cat(part, 1) for part in (levels, references, truths))
         assert one.dtype == torch.bfloat16
-        # Both round, in different places: the error of the copy may be somewhat larger than that of autocast.
+        # Both round, but in different places: the error of the copy may be somewhat larger than that of autocast.
         assert (one - truth).norm() < 1.5 * (other - truth).norm() < 0.05 * truth.norm()
 
 
@@ -121,12 +121,12 @@ def test_compiling_without_a_compiler_is_rejected(monkeypatch):
 
 @pytest.mark.slow
 def test_compiled_copy_equals_the_network():
-    """In every shape; after `warm_up`, no autograd mode or autocast of the caller causes another compilation."""
+    """Test every shape. After `warm_up`, no autograd mode or autocast of the caller causes a recompilation."""
     torch._dynamo.reset()
     model = network().eval()
     copied = inference_model(model, dtype=torch.float32, compile=True)
     warm_up(copied, [(2, 64, 96), (1, 96, 64)])
-    # Not with monkeypatch: the value that it restores would shadow the setting from then on.
+    # Do not use monkeypatch: the value that it restores would shadow the setting from then on.
     with torch._dynamo.config.patch(error_on_recompile=True):
         for images, image_sizes in ((IMAGES, IMAGE_SIZES), (IMAGES[:1].mT.contiguous(), IMAGE_SIZES[:1].flip(1))):
             with torch.no_grad():
@@ -134,7 +134,7 @@ def test_compiled_copy_equals_the_network():
             assert_outputs_close(copied(images, image_sizes), expected, 1e-4)
             with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
                 assert_outputs_close(copied(images, image_sizes), expected, 1e-4)
-    # Weights were packed when compiling, so later changes have no effect. Packing them in every call would be slower.
+    # Weights are packed during compilation, so later changes have no effect. Packing them in every call would be slow.
     before = copied(IMAGES, IMAGE_SIZES)
     copied.model.head.class_subnet[-1].weight.zero_()
     assert_outputs_close(copied(IMAGES, IMAGE_SIZES), before, 0.0)

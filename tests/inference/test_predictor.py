@@ -51,13 +51,13 @@ def test_detections_are_in_pixels_of_the_image(checkpoint):
     assert len(found.boxes) == 100
     assert (found.boxes >= 0).all()
     assert found.boxes[:, 2].max() <= 300 and found.boxes[:, 3].max() <= 200
-    assert found.boxes[:, 2].max() > 150  # not of the resized image
+    assert found.boxes[:, 2].max() > 150  # not in pixels of the resized image
     assert (found.scores.diff() <= 0).all()
 
 
 def test_detections_do_not_depend_on_the_batch_or_the_file(checkpoint, tmp_path):
     predictor = Predictor.from_checkpoint(checkpoint)
-    # The first and third share a batch, so results arrive in another order than the images.
+    # The first and third image share a batch, so their results are available before that of the second.
     images = [noise(100, 150, 1), noise(150, 100, 2), noise(100, 150, 4), noise(90, 90, 3)]
     write_png(images[1], str(tmp_path / "1.png"))
     separate = [predictor(image) for image in images]
@@ -76,7 +76,7 @@ def test_detections_are_those_of_the_network_itself(checkpoint):
     predictor = Predictor.from_checkpoint(checkpoint)
     model = build_model(predictor.cfg.model, len(NAMES)).eval()
     model.load_state_dict(read_checkpoint(checkpoint).weights())
-    image = noise(128, 64)  # already has the size that resizing would give it, and a padded shape of the config
+    image = noise(128, 64)  # resizing would not change its size, which is a padded shape of the config
     sizes = torch.tensor([[128, 64]])
     padded_shape = torch.zeros(1, 3, 128, 64, dtype=torch.uint8)
     padded_shape[0] = image
@@ -98,7 +98,7 @@ def test_images_are_resized_as_in_evaluation(checkpoint, val_shorter, side):
     assert sizes == [[[side, side]]]
 
 
-def test_precision_is_that_of_inference(checkpoint):
+def test_precision_comes_from_the_inference_section(checkpoint):
     predictor = Predictor.from_checkpoint(checkpoint, ["inference.precision=bf16", "train.precision=fp32"])
     assert predictor.dtype == predictor.model.dtype == torch.bfloat16
 
@@ -113,7 +113,7 @@ def test_given_network_is_not_changed(checkpoint):
 
 
 def test_every_padded_shape_is_warmed_up(checkpoint, monkeypatch):
-    """Images of any aspect ratio get one of the shapes that were warmed up."""
+    """Images of any aspect ratio get one of the warmed-up shapes."""
     predictor = Predictor.from_checkpoint(checkpoint)
     shapes = []
     monkeypatch.setattr(predictor.model, "forward", lambda images, sizes: shapes.append(tuple(images.shape)))
@@ -128,8 +128,8 @@ def test_every_padded_shape_is_warmed_up(checkpoint, monkeypatch):
     assert set(used) == set(shapes)
 
 
-def test_compiled_network_takes_images_one_by_one(checkpoint, monkeypatch):
-    """Every batch size would be compiled separately. Nothing is compiled here."""
+def test_compiled_network_processes_images_one_by_one(checkpoint, monkeypatch):
+    """Every batch size would be compiled separately. This test does not compile anything."""
     monkeypatch.setattr("torch.compile", lambda function, **options: function)
     images = [noise(100, 150, seed) for seed in range(3)]
     batches = {}
@@ -161,13 +161,13 @@ def test_weights_that_do_not_fit_an_override_are_rejected(checkpoint):
         (None, "image is NoneType, expected a path"),
     ],
 )
-def test_other_inputs_are_rejected_with_one_sentence(predictor, image, message):
+def test_invalid_inputs_are_rejected_with_one_sentence(predictor, image, message):
     with pytest.raises(InputError) as error:
         predictor(image)
     assert str(error.value).startswith(message) and "\n" not in str(error.value)
 
 
-def test_every_natural_input_gives_the_same_detections(predictor, tmp_path):
+def test_every_supported_input_type_gives_the_same_detections(predictor, tmp_path):
     image = noise(60, 80)
     write_png(image, str(tmp_path / "image.png"))
     array = image.permute(1, 2, 0).numpy()
@@ -179,7 +179,7 @@ def test_every_natural_input_gives_the_same_detections(predictor, tmp_path):
         assert torch.equal(detections.labels, expected.labels)
     of_list = predictor(inputs)
     assert isinstance(of_list, list)
-    # A batch of four adds up in another order than a batch of one.
+    # A batch of four is summed in a different order than a batch of one.
     for detections in [*of_list, *predictor.predict(iter(inputs))]:
         torch.testing.assert_close(detections.boxes, expected.boxes, rtol=1e-3, atol=1e-2)
         assert torch.equal(detections.labels, expected.labels)
@@ -193,7 +193,7 @@ def test_pil_image_is_rotated_like_its_file(predictor, tmp_path):
     with Image.open(tmp_path / "rotated.png") as opened:
         from_pil, from_file = predictor(opened), predictor(tmp_path / "rotated.png")
     assert torch.equal(from_pil.boxes, from_file.boxes) and torch.equal(from_pil.scores, from_file.scores)
-    assert from_pil.boxes[:, 3].max() > 30  # upright, the image is 40 pixels high
+    assert from_pil.boxes[:, 3].max() > 30  # the rotated image is 40 pixels high
 
 
 def test_one_image_instead_of_several_is_rejected(predictor):
@@ -204,7 +204,7 @@ def test_one_image_instead_of_several_is_rejected(predictor):
 
 def test_detections_are_ordinary_tensors_and_name_their_classes(predictor):
     detections = predictor(noise(60, 80))
-    detections.boxes.mul_(2)  # an inference tensor would refuse
+    detections.boxes.mul_(2)  # an inference tensor would raise an error
     scale = torch.ones(1, requires_grad=True)
     (detections.boxes * scale).sum().backward()
     assert scale.grad is not None

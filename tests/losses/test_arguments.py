@@ -1,4 +1,4 @@
-"""Arguments that the losses reject, in Python as in a config."""
+"""Arguments that the losses reject, in Python as well as in a config."""
 
 import math
 
@@ -43,7 +43,7 @@ def test_number_outside_its_range_is_rejected(build, name, wrong, expected):
 @pytest.mark.parametrize("build", [SigmoidFocalLoss, SoftmaxFocalLoss], ids=lambda build: build.__name__)
 @pytest.mark.parametrize("wrong", [-1, 1.5, math.nan, "0.25", True, [], [0.5, -1.0], [0.5, None], [[0.5]]], ids=str)
 def test_alpha_outside_its_range_is_rejected(build, wrong):
-    """torchvision's alpha=-1 means no weighting; here it would mean the weights -1 and 2."""
+    """In torchvision, alpha=-1 means no weighting; here it would mean the weights -1 and 2."""
     with pytest.raises(ValueError, match=r"^alpha: found .*, expected a number in 0\.\.1, one such .* None for no"):
         build(alpha=wrong)
 
@@ -55,6 +55,6 @@ def test_alpha_in_its_range_is_accepted(alpha):
 
 
 def test_softmax_of_a_single_logit_is_rejected():
-    """Its loss would always be 0."""
+    """The loss would always be 0."""
     with pytest.raises(ValueError, match=r"^logits: found shape \(5, 1\), expected \(\.\.\., K \+ 1\)"):
         SoftmaxFocalLoss()(torch.zeros(5, 1), torch.zeros(5, dtype=torch.int64), torch.ones(5, dtype=torch.bool))

@@ -1,4 +1,4 @@
-"""Box losses against torchvision's and cases by hand."""
+"""Box losses compared with torchvision's and with hand-computed cases."""
 
 import math
 
@@ -18,7 +18,7 @@ from tests.helpers.gradients import value_and_gradient
 
 def test_smooth_l1_by_hand():
     anchors = torch.tensor([[[0.0, 0.0, 10.0, 10.0]]])
-    deltas = torch.tensor([[[0.05, -0.2, 0.5, 0.0]]])  # the target is the anchor: all zero
+    deltas = torch.tensor([[[0.05, -0.2, 0.5, 0.0]]])  # the target equals the anchor, so its offsets are all 0
     # below beta: 0.5 * x^2 / beta; above: |x| - beta / 2
     expected = 0.5 * 0.05**2 / 0.1 + (0.2 - 0.05) + (0.5 - 0.05) + 0
     assert_close(SmoothL1Loss(beta=0.1)(deltas, anchors, anchors), torch.tensor([[expected]]))
@@ -45,7 +45,7 @@ each_iou_loss = pytest.mark.parametrize("name", IOU_LOSSES)
 def test_giou_by_hand():
     anchors = torch.tensor([[[0.0, 0.0, 1.0, 1.0]]]).expand(1, 3, 4)
     boxes = torch.tensor([[[0.0, 0.0, 1.0, 1.0], [2.0, 0.0, 3.0, 1.0], [0.0, 0.0, 2.0, 1.0]]])
-    # equal: 0; apart, a hull of 3 around a union of 2: 1 - (0 - 1 / 3); half covered, the hull is the union: 1 / 2
+    # equal: 0; disjoint, with a hull of 3 around a union of 2: 1 - (0 - 1 / 3); half covered, so hull = union: 1 / 2
     expected = torch.tensor([[0.0, 4 / 3, 0.5]])
     assert_close(GIoULoss()(torch.zeros(1, 3, 4), boxes, anchors), expected, atol=1e-6, rtol=1e-6)
 
@@ -99,7 +99,7 @@ def test_iou_losses_are_ordered_and_invariant_to_scale_and_translation(seed, sca
         assert_close(loss(encode(boxes, anchors), boxes, anchors), torch.zeros(20).double(), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["giou", "diou"])  # a factor of CIoU is constant for the gradient
+@pytest.mark.parametrize("name", ["giou", "diou"])  # CIoU treats a factor as constant in the gradient
 def test_gradient_matches_finite_differences(name):
     generator = torch.Generator().manual_seed(2)
     deltas = (torch.randn(10, 4, generator=generator) * 0.3).double().requires_grad_()

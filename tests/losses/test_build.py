@@ -87,7 +87,7 @@ def test_config_selects_the_box_loss(cfg, loss):
     )
 
 
-def test_alphas_for_another_number_of_classes_are_rejected():
+def test_wrong_number_of_alphas_is_rejected():
     cfg = LossConfig(classification=FocalConfig(alpha=(0.1, 0.2)))
     with pytest.raises(InputError, match=r"loss\.classification\.alpha has 2 values for 5 classes"):
         build_loss(cfg, num_classes=NUM_CLASSES)

@@ -1,4 +1,4 @@
-"""Class weights by inverse frequency, and the check of configured weights."""
+"""Class weights by inverse frequency, and validation of configured weights."""
 
 import pytest
 from hypothesis import given
@@ -18,12 +18,12 @@ def test_inverse_frequency_by_hand():
 
 
 @given(st.lists(st.integers(0, 10**9), min_size=1, max_size=50))
-def test_rarer_classes_weigh_more_and_odds_are_inverse_to_the_counts(counts):
+def test_rarer_classes_have_higher_weights_and_odds_inverse_to_their_counts(counts):
     weights = inverse_frequency(counts)
     assert all(0 < weight < 1 for weight in weights)
     by_count = [weight for _, weight in sorted(zip(counts, weights, strict=True))]
     assert by_count == sorted(by_count, reverse=True)
-    # The odds times the count are the same for all classes.
+    # Odds times count is the same for all classes.
     odds = [weight / (1 - weight) * max(1, count) for weight, count in zip(weights, counts, strict=True)]
     assert odds == pytest.approx([odds[0]] * len(odds), rel=1e-5)
 

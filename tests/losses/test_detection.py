@@ -1,4 +1,4 @@
-"""The detection criterion against a loop over images, and the losses that configs select."""
+"""The detection criterion, compared with a loop over images, and the losses that configs select."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ from tests.helpers.losses import BOX_LOSSES, CLASS_LOSSES
 
 
 def as_grid(anchors):
-    """The anchors of all levels, arbitrary boxes, as one cell."""
+    """Arbitrary boxes as the anchors of all levels, in one cell."""
     return [torch.cat(anchors).view(1, 1, -1, 4)]
 
 
@@ -40,7 +40,7 @@ TORCHVISION = {
 
 
 def detection_loss_by_loop(outputs, assignment, targets, num_positive, *, box_loss, class_weight, box_weight):
-    """All levels joined, only the valid anchors, image by image."""
+    """Reference that joins all levels and loops over images, with only the valid anchors."""
     logits, deltas = torch.cat(outputs.class_logits, 1), torch.cat(outputs.box_deltas, 1)
     anchors = torch.cat(outputs.anchors)
     classification = box_regression = torch.zeros(())
@@ -105,7 +105,7 @@ def test_softmax_focal_loss_equals_a_loop_over_anchors(alpha):
 
 
 def test_levels_are_matched_in_order():
-    # One positive anchor, on the last level, with an exact prediction: no other anchor may contribute.
+    # The only positive anchor is on the last level and has an exact prediction; no other anchor may contribute.
     outputs = random_outputs(1)
     targets = targets_of(1)
     last = sum(ANCHORS_PER_LEVEL) - 1
@@ -160,7 +160,8 @@ def test_class_loss_does_not_train_boxes_through_the_iou():
 
 
 @pytest.mark.parametrize("box_loss", BOX_LOSSES)
-@pytest.mark.parametrize("class_loss", [cfg for cfg in CLASS_LOSSES if cfg != HingeConfig()])  # flat beyond its margin
+# The hinge loss is excluded because its gradient is 0 beyond the margin.
+@pytest.mark.parametrize("class_loss", [cfg for cfg in CLASS_LOSSES if cfg != HingeConfig()])
 def test_only_valid_anchors_get_a_gradient(class_loss, box_loss):
     outputs, targets = random_outputs(2), targets_of(4, 0)
     assignment = random_assignment(targets)
@@ -180,7 +181,7 @@ def test_images_without_objects_train_only_background(box_loss):
     losses = build_loss(LossConfig(box=box_loss))(outputs, assignment, targets, torch.tensor(1.0))
     losses.total.backward()
     assert losses.box_regression == 0 and losses.classification > 0
-    assert all((level.grad > 0).all() for level in outputs.class_logits)  # every score decreases
+    assert all((level.grad > 0).all() for level in outputs.class_logits)  # gradient descent lowers every score
     assert all((level.grad == 0).all() for level in outputs.box_deltas)
 
 
@@ -236,7 +237,7 @@ def test_quality_losses_get_the_iou_of_the_decoded_box(loss):
     expected = loss(torch.cat(outputs.class_logits, 1), labels, valid, iou)
     losses = DetectionLoss(loss, SmoothL1Loss())(outputs, assignment, targets, counts)
     assert_close(losses.classification, expected, rtol=1e-5, atol=0)
-    # The class loss sends no gradient to the boxes.
+    # The class loss has no gradient with respect to the boxes.
     assert torch.autograd.grad(losses.classification, outputs.box_deltas, allow_unused=True) == (None,) * 3
 
 
@@ -248,7 +249,7 @@ def test_quality_losses_get_the_iou_of_the_decoded_box(loss):
         for class_loss in (*CLASS_LOSSES, SoftmaxFocalConfig(), SoftmaxFocalConfig(alpha=0.25))
     ],
 )
-def test_losses_read_nothing_on_the_host(cfg, host_reads):
+def test_losses_do_not_wait_for_the_device(cfg, host_reads):
     num_logits = NUM_CLASSES + cfg.classification.has_background_logit
     outputs, targets = random_outputs(2, num_logits), targets_of(4, 0)
     criterion = build_loss(cfg)

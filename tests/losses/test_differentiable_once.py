@@ -47,9 +47,9 @@ def test_hessian_is_an_error(logits):
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_create_graph_alone_changes_nothing(name, logits):
-    """A second derivative of another term of the sum, which does not go through the loss."""
+    """Only another term of the sum, which does not involve the loss, is differentiated twice."""
     (expected,) = torch.autograd.grad(LOSSES[name](logits), logits)
-    penalty_gradient = 3 * logits.detach() ** 2  # of the sum of cubes
+    penalty_gradient = 3 * logits.detach() ** 2  # gradient of the sum of cubes
     total = LOSSES[name](logits) + logits.pow(3).sum()
     (gradient,) = torch.autograd.grad(total, logits, create_graph=True)
     assert_close(gradient, expected + penalty_gradient)

@@ -1,4 +1,4 @@
-"""`FocalLoss`, the stand-alone module, against its formula, torch and torchvision."""
+"""`FocalLoss`, the stand-alone module, compared with its formula, torch and torchvision."""
 
 import copy
 import math
@@ -24,7 +24,7 @@ GAMMAS = [0, 0.1, 0.5, 1, 2, 5]
 
 @pytest.fixture(autouse=True, scope="module")
 def small_chunks():
-    """Chunks so small that every test crosses their edges."""
+    """Make chunks so small that every test needs several."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(chunking.LOGITS_AT_ONCE, "cpu", 40)
         yield
@@ -42,7 +42,8 @@ def test_focal_loss_is_a_public_name():
 
 
 def test_focal_loss_by_hand():
-    # Four equal logits, p = 1/4: (3/4)^2 ln 4 = 0.779791. (ln 3, 0), p = 3/4 and 1/4: ln(4/3) / 16, ln(4) 9/16.
+    # Four equal logits give p = 1/4: (3/4)^2 ln 4 = 0.779791. Logits (ln 3, 0) give p = 3/4 and 1/4: ln(4/3) / 16 and
+    # ln(4) 9/16.
     even = torch.zeros(1, 4)
     assert_close(FocalLoss(4)(even, torch.tensor([2])), torch.tensor(0.779791))
     odds = torch.tensor([[math.log(3), 0.0]]).repeat(2, 1)
@@ -79,7 +80,7 @@ def test_gamma_zero_equals_torchs_cross_entropy(dtype, reduction):
     assert_close(result, value_and_gradient(lambda x: F.cross_entropy(x, targets, reduction=reduction), logits))
 
 
-def test_alpha_from_an_array_has_the_default_type_and_from_a_tensor_the_tensors_type():
+def test_alpha_keeps_the_dtype_of_a_tensor_but_not_of_an_array():
     array = np.array([0.25, 0.75])
     assert FocalLoss(2, array).alpha.dtype == torch.float32
     assert FocalLoss(2, torch.from_numpy(array)).alpha.dtype == torch.float64
@@ -103,7 +104,7 @@ def test_mean_does_not_divide_by_the_weights():
 @pytest.mark.parametrize("gamma", GAMMAS)
 def test_two_classes_equal_the_sigmoid_focal_loss_of_the_difference(gamma):
     logits, targets = to_classify(2, shape=(200,), spread=8.0)
-    alpha = torch.tensor([0.7, 0.3], dtype=torch.float64)  # torchvision's: 1 - alpha for 0, alpha for 1
+    alpha = torch.tensor([0.7, 0.3], dtype=torch.float64)  # in torchvision: 1 - alpha for label 0, alpha for 1
     loss = FocalLoss(2, alpha, gamma, reduction="none")
     result = value_and_gradient(lambda x: loss(x, targets), logits)
     theirs = value_and_gradient(
@@ -147,7 +148,7 @@ def test_extreme_logits_have_a_finite_loss_and_gradient(gamma, dtype):
         assert value.isfinite().all() and gradient.isfinite().all()
         others = torch.cat([logits[:, :target], logits[:, target + 1 :]], 1).double().amax(1)
         margin = others - logits[:, target].double()
-        # Clearly wrong: the loss is the margin, with the gradient 1 and -1. Clearly right: both are 0.
+        # Clearly wrong predictions have the margin as loss, with gradient 1 and -1. For clearly right ones, both are 0.
         wrong, right = margin > 1000, margin < -1000
         assert_close(value[wrong].double(), margin[wrong], rtol=1e-3, atol=0)
         assert (gradient[wrong, target] == -1).all()
@@ -155,8 +156,8 @@ def test_extreme_logits_have_a_finite_loss_and_gradient(gamma, dtype):
 
 
 @pytest.mark.parametrize("gamma", [0.1, 0.5, 2])
-def test_small_error_keeps_its_digits(gamma):
-    # 1 - p = 3e-14 is far below float32's precision at 1; to first order the loss is (1 - p)^gamma (1 - p).
+def test_small_error_keeps_its_precision(gamma):
+    # 1 - p = 3e-14 is far below float32's precision near 1. To first order, the loss is (1 - p)^gamma (1 - p).
     logits = torch.tensor([[31.0, 0.0]])
     error = math.exp(-31)
     value, gradient = value_and_gradient(lambda x: FocalLoss(2, gamma=gamma)(x, torch.tensor([0])), logits)
@@ -187,7 +188,7 @@ def test_empty_input_gives_zero_loss(shape):
 
 
 @pytest.mark.parametrize("gamma", GAMMAS)
-def test_classes_ruled_out_by_infinite_logits_have_zero_loss_and_gradient(gamma):
+def test_classes_excluded_by_infinite_logits_have_zero_loss_and_gradient(gamma):
     logits = torch.tensor([[-math.inf, 2.0, -math.inf]])
     value, gradient = value_and_gradient(FocalLoss(3, gamma=gamma), logits, torch.tensor([1]))
     assert value == 0 and (gradient == 0).all()
@@ -212,7 +213,7 @@ def test_alpha_may_be_a_list_tuple_array_or_tensor_and_is_copied(kind):
     assert_close(loss(logits, targets), expected)  # changing the original has no effect
 
 
-def test_one_number_weighs_every_class_equally():
+def test_one_number_weights_all_classes_equally():
     logits, targets = to_classify(3)
     assert_close(FocalLoss(3, 0.25)(logits, targets), FocalLoss(3)(logits, targets) / 4)
     assert_close(FocalLoss(3, [1, 1, 1])(logits, targets), FocalLoss(3, 1)(logits, targets))
@@ -246,10 +247,10 @@ def test_loss_never_waits_for_an_accelerator(shape, alpha, host_reads):
         targets = torch.zeros(shape, dtype=torch.int64, device="cuda")
         if alpha:
             loss.alpha = torch.empty(3, device="cuda")  # Module.to does not work in a fake mode
-        assert loss(logits, targets).device.type == "cuda"  # and a fake tensor has no values to read
+        assert loss(logits, targets).device.type == "cuda"  # a fake tensor has no values, so nothing was read
     loss = FocalLoss(3, alpha)
     logits, targets = to_classify(3, shape=shape)
-    with host_reads() as reads:  # on the CPU, where reading costs nothing, the range of the targets is checked
+    with host_reads() as reads:  # on the CPU, where reading is free, the range of the targets is checked
         loss(logits.requires_grad_(), targets).backward()
     assert reads == ["aten::_local_scalar_dense"] * 2
 

@@ -1,4 +1,4 @@
-"""`FocalLoss` rejects arguments and inputs that it cannot use."""
+"""`FocalLoss` rejects invalid arguments and inputs."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The fused kernel against its reference, `sigmoid_loss`, with every margin loss."""
+"""The fused kernel compared with its reference, `sigmoid_loss`, for every margin loss."""
 
 import math
 
@@ -18,7 +18,7 @@ from tests.helpers.margin import MARGIN_LOSSES, by_definition
 
 each_margin_loss = pytest.mark.parametrize("name", MARGIN_LOSSES)
 each_type = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-# Rounded once to the type of the logits, a gradient is within half a unit in the last place of the exact one.
+# A gradient rounded once to the dtype of the logits is within half a unit in the last place of the exact one.
 ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 2**-8 * 1.01, torch.float16: 2**-11 * 1.01}
 SMALLEST = {torch.float32: 1e-8, torch.bfloat16: 1e-8, torch.float16: 2**-25}
 
@@ -40,7 +40,7 @@ def alphas(num_classes):
 
 
 def by_reference(name, logits, labels, valid, target_weight, background_weight):
-    """`sigmoid_loss` with the definition of a margin loss, and weights (K,)."""
+    """`sigmoid_loss` with the definition of a margin loss and weights (K,)."""
     return sigmoid_loss(
         logits,
         labels,
@@ -51,7 +51,7 @@ def by_reference(name, logits, labels, valid, target_weight, background_weight):
 
 
 def test_reference_by_hand():
-    # Labels 0, none and 1, the last anchor ignored: the target logit 1, then the background logits 2, 3 and 4.
+    # Labels 0, none and 1, with the last anchor ignored: target logit 1, and background logits 2, 3 and 4.
     logits = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
     labels, valid = torch.tensor([0, 2, 1]), torch.tensor([True, True, False])
     value = sigmoid_loss(logits, labels, valid, target_loss=lambda x: 100 * x, background_loss=lambda x: x**2)
@@ -86,8 +86,8 @@ def test_kernel_equals_the_reference(name, seed, num_classes, num_anchors, alpha
 
 @pytest.mark.parametrize("alpha", [0.25, 1.0])
 @pytest.mark.parametrize("gamma", [0.0, 2.0])
-def test_small_losses_of_easy_objects_keep_their_digits(gamma, alpha):
-    # As background, each would cost 10 to 1e4; adding and subtracting that would leave its rounding error.
+def test_small_losses_of_easy_objects_keep_their_precision(gamma, alpha):
+    # As background, each loss would be 10 to 1e4; adding and subtracting that would leave a rounding error.
     logits = torch.full((300, 5), -12.0)
     logits[:, 2] = torch.linspace(10, 15, 300)
     logits[0] = torch.tensor([1e4, 0.0, 1e4, -1e4, 0.0])
@@ -102,7 +102,7 @@ def test_small_losses_of_easy_objects_keep_their_digits(gamma, alpha):
     assert_close(easy.double(), losses[1:].sum(), rtol=1e-5, atol=0)
 
 
-def test_focal_star_of_gamma_one_is_cross_entropy():
+def test_focal_star_with_gamma_one_is_cross_entropy():
     logits, labels, valid = anchors_to_classify(5)
     star = value_and_gradient(lambda x: SigmoidMarginLoss(FocalStarMargin(1.0, 0.0))(x, labels, valid), logits)
     plain = value_and_gradient(lambda x: SigmoidMarginLoss(FocalMargin(0.0))(x, labels, valid), logits)
@@ -142,7 +142,7 @@ def test_alpha_per_class_equals_the_reference(name, num_classes, dtype):
 
 @each_type
 @each_margin_loss
-def test_without_alpha_every_logit_weighs_one(name, dtype):
+def test_without_alpha_every_logit_has_weight_one(name, dtype):
     logits, labels, valid = anchors_to_classify(6, dtype=dtype)
     one = torch.ones(6, dtype=torch.float64)
     value, gradient = value_and_gradient(lambda x: SigmoidMarginLoss(MARGIN_LOSSES[name])(x, labels, valid), logits)
@@ -177,7 +177,7 @@ def test_alpha_zero_and_one_remove_targets_and_background(dtype, as_list):
 
 
 def test_alpha_per_class_by_hand():
-    # Class 0 learns only from its objects, class 1 only from everything else.
+    # Class 0 is trained only on its objects, class 1 only on everything else.
     logits, labels = torch.zeros(3, 2), torch.tensor([0, 1, 2])
     loss = SigmoidFocalLoss(alpha=[1.0, 0.0], gamma=0.0)
     value, gradient = value_and_gradient(lambda x: loss(x, labels, torch.ones(3, dtype=torch.bool)), logits)
@@ -185,16 +185,16 @@ def test_alpha_per_class_by_hand():
     assert_close(gradient, torch.tensor([[-0.5, 0.5], [0.0, 0.0], [0.0, 0.5]]))
 
 
-def test_labels_and_mask_of_another_shape_are_rejected():
+def test_labels_and_mask_of_the_wrong_shape_are_rejected():
     logits, labels, valid = anchors_to_classify(4)
-    # The same number, but without the batch dimension: ambiguous.
+    # The number of labels is right, but the batch dimension is missing: ambiguous.
     with pytest.raises(ValueError, match=r"labels: found shape \(300,\), expected \(2, 150\)"):
         SigmoidFocalLoss()(logits, labels.flatten(), valid)
     with pytest.raises(ValueError, match=r"valid: found shape \(150, 2\), expected \(2, 150\)"):
         SigmoidFocalLoss()(logits, labels, valid.T)
 
 
-def test_alphas_for_another_number_of_classes_are_rejected():
+def test_wrong_number_of_alphas_is_rejected():
     logits, labels, valid = anchors_to_classify(4)
     with pytest.raises(ValueError, match="class weights: found 3 values for 4 classes; pass one per class"):
         SigmoidFocalLoss(alpha=[0.1, 0.2, 0.3])(logits, labels, valid)
@@ -249,13 +249,13 @@ def test_chunk_size_does_not_change_the_result(monkeypatch, dtype):
     monkeypatch.setitem(chunking.LOGITS_AT_ONCE, "cpu", 100)  # 14 rows at once: the last chunk is smaller
     chunked, chunked_gradient = value_and_gradient(lambda x: loss(x, labels, valid), logits)
     assert_close(chunked, value)
-    assert_close(chunked_gradient, gradient, rtol=1e-6, atol=0)  # the ends of a chunk are not vectorised
+    assert_close(chunked_gradient, gradient, rtol=1e-6, atol=0)  # the last elements of a chunk are not vectorised
 
 
 @pytest.mark.parametrize("alpha", [None, 0.25, [0.2, 0.3, 0.4, 0.5]])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @each_margin_loss
-def test_loss_reads_nothing_on_the_host(name, dtype, alpha, host_reads):
+def test_loss_does_not_wait_for_the_device(name, dtype, alpha, host_reads):
     logits, labels, valid = anchors_to_classify(4, dtype=dtype)
     loss = SigmoidMarginLoss(MARGIN_LOSSES[name], alpha=alpha)
     with host_reads() as reads:

@@ -1,4 +1,4 @@
-"""Hard example mining against brute force and cases by hand."""
+"""Hard example mining compared with brute force and hand-computed cases."""
 
 import pytest
 import torch
@@ -42,7 +42,7 @@ def iou(a, b):
 
 
 def select_by_brute_force(outputs, labels, valid, *, keep, nms_iou, one_to_three):
-    """Select image by image and anchor by anchor: torch's cross entropy, greedy suppression, and the limits."""
+    """Brute force over images and anchors: torch's cross entropy, greedy suppression, and the limits."""
     logits = torch.cat(outputs.class_logits, 1)
     targets = F.one_hot(labels, CLASSES + 1)[..., :-1].double()
     losses = F.binary_cross_entropy_with_logits(logits.double(), targets, reduction="none").sum(-1)
@@ -68,7 +68,7 @@ def select_by_brute_force(outputs, labels, valid, *, keep, nms_iou, one_to_three
     return selected
 
 
-@settings(deadline=None, derandomize=True)  # losses that are equal up to rounding may come in either order
+@settings(deadline=None, derandomize=True)  # losses that are equal up to rounding may be in either order
 @given(
     seed=st.integers(0, 10_000),
     keep=st.sampled_from([1, 2, 3, 5, 8, 40, 1000]),
@@ -91,7 +91,7 @@ def by_hand(logits, labels, boxes, **mining):
 
 
 def test_harder_of_two_overlapping_anchors_is_selected():
-    # All background: the higher the logit, the harder. The first two overlap by 8 / 10.
+    # All anchors are background, so a higher logit is harder. The first two overlap by 8 / 10.
     boxes = [[0.0, 0, 9, 10], [0, 0, 10, 9], [50, 0, 60, 10], [90, 0, 99, 10]]
     logits, labels = [1.0, 3.0, 2.0, -4.0], [1, 1, 1, 1]
     assert by_hand(logits, labels, boxes, keep=3, nms_iou=0.7) == [1, 2, 3]

@@ -1,4 +1,4 @@
-"""The class loss where only some classes are completely annotated in an image."""
+"""The class loss for images in which only some classes are completely annotated."""
 
 import math
 
@@ -19,12 +19,12 @@ from tests.helpers.steps import batch_of, step_of, tiny_model_of
 ONE = torch.tensor(1.0)
 CROSS_ENTROPY = LossConfig.model_validate({"classification": {"type": "cross_entropy"}})
 ALL_ANCHORS = OHEMConfig(keep=1000, nms_iou=None)
-# Of image 0 some classes, of image 1 none, of image 2 all.
+# Image 0 has some complete classes, image 1 none, image 2 all.
 IS_COMPLETE = torch.tensor([[True, False, True, False, False], [False] * 5, [True] * 5])
 
 
 def scene(dtype=torch.float32, is_complete=IS_COMPLETE):
-    """Three images, of which the second and third have objects."""
+    """Three images; the second and third have objects."""
     targets = targets_of(5, 8, 0)
     return random_outputs(3, dtype=dtype), random_assignment(targets), targets._replace(is_complete=is_complete)
 
@@ -35,7 +35,7 @@ def loss_and_gradient(criterion, outputs, assignment, targets):
 
 
 def is_counted(outputs, assignment, targets):
-    """Whether a logit counts, in a loop: (B, A, K) bool."""
+    """Whether each logit contributes to the loss, computed in a loop: (B, A, K) bool."""
     counted = torch.zeros(torch.cat(outputs.class_logits, 1).shape, dtype=torch.bool)
     for image, anchor, label in torch.ones_like(counted).nonzero().tolist():
         own = assignment.positive[image, anchor] and label == targets.labels[image, assignment.gt_index[image, anchor]]
@@ -46,8 +46,8 @@ def is_counted(outputs, assignment, targets):
 @pytest.mark.parametrize(
     ("is_complete", "gradient"),
     [
-        # Anchor 0 shows an object of class 0, anchor 1 background, anchor 2 is ignored. All scores are 1/2: the loss of
-        # a logit is ln 2, and its derivative -1/2 for the own class, 1/2 for others.
+        # Anchor 0 shows an object of class 0, anchor 1 shows background, anchor 2 is ignored. All scores are 1/2, so
+        # the loss of a logit is ln 2, and its derivative is -1/2 for the anchor's own class and 1/2 for others.
         ([True, True], [[-0.5, 0.5], [0.5, 0.5], [0, 0]]),
         ([True, False], [[-0.5, 0], [0.5, 0], [0, 0]]),
         ([False, True], [[-0.5, 0.5], [0, 0.5], [0, 0]]),
@@ -68,8 +68,8 @@ def test_loss_by_hand(is_complete, gradient):
 
 
 @pytest.mark.parametrize("cfg", CLASS_LOSSES)
-def test_loss_is_the_sum_over_classes_as_separate_problems(cfg):
-    """Class c alone: its anchors against all others, which are ignored in the images where c is incomplete."""
+def test_loss_is_the_sum_of_separate_losses_per_class(cfg):
+    """For class c alone, its anchors are objects and all others background, or ignored where c is incomplete."""
     outputs, assignment, targets = scene()
     loss, gradient = loss_and_gradient(build_loss(LossConfig(classification=cfg)), outputs, assignment, targets)
     labels = targets.labels.gather(1, assignment.gt_index)
@@ -90,7 +90,7 @@ def test_loss_is_the_sum_over_classes_as_separate_problems(cfg):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("cfg", [*CLASS_LOSSES, ALL_ANCHORS])
-def test_gradient_is_zero_where_a_logit_does_not_count_and_the_same_elsewhere(cfg, dtype):
+def test_gradient_is_zero_for_excluded_logits_and_unchanged_elsewhere(cfg, dtype):
     outputs, assignment, targets = scene(dtype)
     criterion = build_loss(LossConfig(classification=cfg))
     loss, gradient = loss_and_gradient(criterion, outputs, assignment, targets)
@@ -112,7 +112,7 @@ def test_complete_annotations_give_the_same_bits_with_and_without_a_mask(cfg):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("cfg", [*CLASS_LOSSES, FocalStarConfig(gamma=0.01), FocalConfig(gamma=0.0), ALL_ANCHORS])
-def test_image_of_which_nothing_is_known_trains_nothing(cfg, dtype):
+def test_image_without_annotations_or_complete_classes_trains_nothing(cfg, dtype):
     outputs, targets = random_outputs(2, dtype=dtype), targets_of(0, 0)
     targets = targets._replace(is_complete=torch.zeros(2, NUM_CLASSES, dtype=torch.bool))
     criterion = build_loss(LossConfig(classification=cfg))
@@ -133,9 +133,9 @@ def test_extreme_logits_of_incomplete_classes_have_no_effect(cfg, scale):
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-def test_mining_ranks_anchors_by_the_losses_that_count():
+def test_mining_ranks_anchors_by_the_losses_of_included_logits():
     # Class 0 is incomplete, and all anchors are background. Anchor 0 has the highest cross entropy, but only for class
-    # 0; for class 1, anchor 2 has more than anchor 1.
+    # 0. For class 1, the cross entropy of anchor 2 is higher than that of anchor 1.
     logits = torch.tensor([[[10.0, -10.0], [-10.0, -1.0], [-10.0, 1.0]]], requires_grad=True)
     boxes = torch.tensor([[0.0, 0.0, 8.0, 8.0], [20.0, 0.0, 28.0, 8.0], [40.0, 0.0, 48.0, 8.0]]).view(1, 1, 3, 4)
     nothing, negative = torch.zeros(1, 1, dtype=torch.bool), torch.ones(1, 3, dtype=torch.bool)
@@ -150,7 +150,7 @@ def test_mining_ranks_anchors_by_the_losses_that_count():
         assert_close(found, torch.tensor(loss), rtol=1e-4, atol=0)
 
 
-def test_logits_that_count_are_unchanged():
+def test_included_logits_are_unchanged():
     outputs, assignment, targets = scene()
     labels = torch.where(assignment.positive, targets.labels.gather(1, assignment.gt_index), NUM_CLASSES)
     masked = torch.cat(without_incomplete(outputs.class_logits, labels, targets.is_complete), 1)
@@ -160,14 +160,14 @@ def test_logits_that_count_are_unchanged():
 
 
 def test_mask_is_applied_on_the_device():
-    with FakeTensorMode():  # fails if tensors of two devices meet
+    with FakeTensorMode():  # fails if an operation mixes devices
         labels, is_complete = torch.zeros(2, 7, dtype=torch.int64), torch.zeros(2, 5, dtype=torch.bool)
         logits = [torch.empty(2, 4, 5, device="cuda"), torch.empty(2, 3, 5, device="cuda")]
         masked = without_incomplete(logits, labels.to("cuda"), is_complete.to("cuda"))
         assert [(level.device.type, level.shape) for level in masked] == [("cuda", level.shape) for level in logits]
 
 
-def test_boxes_are_trained_as_before():
+def test_box_loss_is_unaffected():
     outputs, assignment, targets = scene()
     criterion = build_loss(LossConfig())
     masked, plain = (criterion(outputs, assignment, t, ONE) for t in (targets, targets._replace(is_complete=None)))
@@ -175,7 +175,7 @@ def test_boxes_are_trained_as_before():
 
 
 @pytest.mark.parametrize("cfg", CLASS_LOSSES)
-def test_step_with_a_mask_reads_nothing_on_the_host(cfg, host_reads):
+def test_step_with_a_mask_does_not_wait_for_the_device(cfg, host_reads):
     step, batch = step_of(tiny_model_of(), loss=LossConfig(classification=cfg)), batch_of()
     batch = batch._replace(targets=batch.targets._replace(is_complete=IS_COMPLETE[:2]))
     step([batch], 1)

@@ -1,4 +1,4 @@
-"""Margin losses against the formulas of their papers."""
+"""Margin losses compared with the formulas in their papers."""
 
 import math
 
@@ -37,7 +37,7 @@ def test_hinge_by_hand():
 
 @each_margin_loss
 def test_value_and_derivative_match_the_definition(name):
-    z = torch.linspace(-8, 8, 200, dtype=torch.float64)  # never 0, where the hinge has a corner
+    z = torch.linspace(-8, 8, 200, dtype=torch.float64)  # does not contain 0, where the hinge loss has a kink
     expected, derivative = value_and_gradient(lambda z: by_definition(name, torch.sigmoid(-z)).sum(), z)
     assert_close(MARGIN_LOSSES[name].value(z).sum(), expected)
     assert_close(MARGIN_LOSSES[name].derivative(z), derivative, rtol=1e-7, atol=1e-10)

@@ -1,4 +1,4 @@
-"""Quality-aware class losses against the formulas of their papers."""
+"""Quality-aware class losses compared with the formulas in their papers."""
 
 import math
 
@@ -36,7 +36,7 @@ def case(num_classes, *, shape=(2, 150), dtype=torch.float32):
 
 
 def by_definition(name, p, y):
-    """The loss of each probability p with the target y, float64, as the paper writes it."""
+    """The loss of each probability p with target y in float64, by the formula in the paper."""
     cross_entropy = -y * p.log() - (1 - y) * (1 - p).log()
     return {
         "quality focal": lambda: (y - p).abs() ** 2 * cross_entropy,
@@ -119,7 +119,7 @@ def test_gradient_is_zero_where_the_score_equals_the_iou(name):
     iou = torch.tensor([0.3, 0.5, 0.9])
     logits, labels = torch.logit(iou)[:, None], torch.zeros(3, dtype=torch.int64)
     _, gradient = value_and_gradient(lambda x: LOSSES[name](x, labels, labels == 0, iou), logits)
-    # Up to rounding: for beta 0.5 the power is steep near 0.
+    # Zero up to rounding: for beta 0.5, the power is steep near 0.
     assert_close(gradient, torch.zeros(3, 1), rtol=0, atol=1e-3 if name.endswith("0.5") else 1e-6)
 
 
@@ -154,7 +154,7 @@ def test_loss_and_gradient_are_zero_without_valid_anchors(name, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @each_loss
-def test_loss_reads_nothing_on_the_host(name, dtype, host_reads):
+def test_loss_does_not_wait_for_the_device(name, dtype, host_reads):
     logits, labels, valid, iou = case(4, dtype=dtype)
     with host_reads() as reads:
         value_and_gradient(lambda x: LOSSES[name](x, labels, valid, iou), logits)

@@ -1,4 +1,4 @@
-"""`SigmoidFocalLoss` against torchvision's focal loss and identities."""
+"""`SigmoidFocalLoss` compared with torchvision's focal loss, and identities."""
 
 import math
 
@@ -55,7 +55,7 @@ def test_focal_loss_by_hand():
     logits = torch.tensor([0.0, math.log(9), math.log(9), -math.log(9)])
     expected = [
         0.25 * 0.5**2 * math.log(2),  # p_t = 0.5
-        0.25 * 0.1**2 * -math.log(0.9),  # p_t = 0.9: hardly any loss
+        0.25 * 0.1**2 * -math.log(0.9),  # p_t = 0.9: a very small loss
         0.75 * 0.9**2 * math.log(10),  # p_t = 0.1
         0.75 * 0.1**2 * -math.log(0.9),
     ]
@@ -98,7 +98,7 @@ def test_gamma_scales_each_term_by_its_error(gamma):
     plain, plain_gradient = term_by_term(logits, targets, gamma=0.0)
     value, gradient = term_by_term(logits, targets, gamma=gamma)
     assert_close(value, plain * error**gamma, rtol=1e-13, atol=0)
-    # Product loss: the derivative of the error in the logit is error (1 - error), positive for a negative example.
+    # Product rule: the derivative of the error with respect to the logit is error (1 - error), positive for negatives.
     derivative_of_factor = gamma * error**gamma * (1 - error) * sign
     assert_close(gradient, plain_gradient * error**gamma + plain * derivative_of_factor, rtol=1e-12, atol=0)
 
@@ -131,7 +131,7 @@ def test_sum_over_anchors_equals_torchvisions(num_classes, dtype):
     expected, expected_gradient = reference(logits, labels, valid)
     assert value.dtype == torch.float32 and gradient.dtype == dtype
     assert_close(value, expected.float(), rtol=1e-5, atol=0)
-    # Rounded once to the type of the logits, it is within half a unit in the last place of the exact gradient.
+    # Rounded once to the dtype of the logits, it is within half a unit in the last place of the exact gradient.
     rounding = {torch.float32: 1e-5, torch.bfloat16: 2**-8, torch.float16: 2**-11}[dtype]
     smallest = {torch.float32: 1e-9, torch.bfloat16: 1e-9, torch.float16: 2**-25}[dtype]
     assert_close(gradient.double(), expected_gradient, rtol=rounding * 1.01, atol=smallest)
@@ -157,12 +157,12 @@ def test_chunk_size_does_not_change_the_result(monkeypatch, dtype):
     monkeypatch.setitem(chunking.LOGITS_AT_ONCE, "cpu", 100)  # 14 rows at once: the last chunk is smaller
     value, gradient = value_and_gradient(lambda x: SigmoidFocalLoss()(x, labels, valid), logits)
     assert_close(value, whole)
-    assert_close(gradient, whole_gradient, rtol=1e-6, atol=0)  # the ends of a chunk are not vectorised
+    assert_close(gradient, whole_gradient, rtol=1e-6, atol=0)  # the last elements of a chunk are not vectorised
 
 
 def test_incoming_gradient_is_multiplied_before_rounding():
     # At p = 0.001 the gradient of a background logit is 0.75 p^2 (2 (1 - p) softplus(x) + p) = 2.25e-9, far below
-    # the smallest float16, 6e-8. Scaled by 65,536 it is 1.5e-4, and must have all digits of a float16.
+    # the smallest float16, 6e-8. Scaled by 65,536, it is 1.5e-4, and must have the full precision of a float16.
     logits = torch.full((4, 3), math.log(0.001 / 0.999)).half()
     labels, valid = torch.full((4,), 3), torch.ones(4, dtype=torch.bool)
     _, plain = value_and_gradient(lambda x: SigmoidFocalLoss()(x, labels, valid), logits)
@@ -195,7 +195,7 @@ def test_extreme_logits_have_a_finite_loss_and_gradient(gamma, dtype):
     assert_close(gradient[wrong].float(), torch.tensor([-0.25, 0.75]))
 
 
-def test_nan_and_infinite_logits_show_in_the_loss():
+def test_nan_and_infinite_logits_affect_the_loss():
     logits = torch.tensor([[float("nan"), 0.0]], dtype=torch.float16)
     assert SigmoidFocalLoss()(logits, torch.tensor([2]), torch.tensor([True])).isnan()
     assert SigmoidFocalLoss()(logits.nan_to_num(torch.inf), torch.tensor([2]), torch.tensor([True])).isinf()
@@ -217,7 +217,7 @@ def test_loss_and_gradient_are_zero_without_valid_anchors(dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_loss_reads_nothing_on_the_host(dtype, host_reads):
+def test_loss_does_not_wait_for_the_device(dtype, host_reads):
     logits, labels, valid = anchors_to_classify(4, dtype=dtype)
     with host_reads() as reads:
         value_and_gradient(lambda x: SigmoidFocalLoss()(x, labels, valid), logits)

@@ -13,7 +13,7 @@ from tests.helpers.softmax_focal import softmax_focal_by_definition
 
 @pytest.fixture(autouse=True, scope="module")
 def small_chunks():
-    """Chunks so small that every test crosses their edges."""
+    """Make chunks so small that every test needs several."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(chunking.LOGITS_AT_ONCE, "cpu", 40)
         yield
@@ -50,7 +50,7 @@ def test_sum_over_valid_anchors_matches_the_formula(gamma, alpha, weights):
     assert (result[1][~valid] == 0).all() and valid.any() and not valid.all()
 
 
-def test_labels_of_another_shape_are_rejected():
+def test_labels_of_the_wrong_shape_are_rejected():
     logits, labels, valid = anchors_to_classify(3)
     with pytest.raises(ValueError, match=r"labels: found shape \(100,\), expected \(2, 50\)"):
         SoftmaxFocalLoss()(logits, labels.flatten(), valid)
@@ -77,7 +77,7 @@ def test_low_precision_logits_and_no_valid_anchors(dtype, host_reads):
     assert value == 0
 
 
-def test_alphas_for_another_number_of_classes_are_rejected():
+def test_wrong_number_of_alphas_is_rejected():
     logits, labels, valid = anchors_to_classify(3)
     with pytest.raises(ValueError, match="class weights: found 2 values for 3 classes"):
         SoftmaxFocalLoss(alpha=(0.1, 0.2))(logits, labels, valid)

@@ -13,7 +13,7 @@ def imagenet_state():
 
 @pytest.fixture(scope="module")
 def imagenet_file(imagenet_state, tmp_path_factory):
-    """File that holds `imagenet_state`."""
+    """File that contains `imagenet_state`."""
     path = tmp_path_factory.mktemp("weights") / "resnet18.pth"
     torch.save(imagenet_state, path)
     return path

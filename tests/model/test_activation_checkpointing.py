@@ -39,7 +39,7 @@ def checkpointed(backbone):
     ],
 )
 def test_checkpointed_blocks_give_bit_identical_results(name, norm, dtype):
-    """Features, gradients, and running statistics after two steps: updated twice, not four times."""
+    """Compare features, gradients, and running statistics, which two steps must update twice, not four times."""
     torch.manual_seed(0)
     plain = spread_out(ResNet(name, norm=norm, frozen_stages=0)).train()
     recomputing = checkpointed(plain).train()
@@ -54,7 +54,7 @@ def test_checkpointed_blocks_give_bit_identical_results(name, norm, dtype):
 
 @pytest.mark.parametrize(("norm", "most"), [("frozen", 0.7), ("batch", 0.5), ("group", 0.5)])
 def test_checkpointed_blocks_save_only_their_inputs(norm, most):
-    """The saving is smallest with a frozen norm, which saves little without checkpointing."""
+    """Frozen norms benefit least, because they store little without checkpointing."""
     torch.manual_seed(0)
     plain = ResNet("resnet50", norm=norm, frozen_stages=0).train()
     recomputing = checkpointed(plain).train()
@@ -69,7 +69,7 @@ def test_checkpointed_blocks_save_only_their_inputs(norm, most):
     by_torchvision(plain, images)
     for handle in handles:
         handle.remove()
-    # The stem is not a block. Its output before max pooling is four times as large as after, the indices of the
+    # The stem is not a block. Its output is four times as large before max pooling as after, the indices of the
     # pooling are int64, and a norm saves as much as the output of its convolution.
     stem = 64 * 16 * 32 * 4
     stem_kept = images.nbytes + stem * (2 if norm == "frozen" else 3) + stem // 4 * 2
@@ -95,7 +95,7 @@ def test_step_updates_running_statistics_in_place():
     assert all(value is before[key] for key, value in backbone.named_buffers())
 
 
-def test_checkpointing_reads_nothing_from_the_device(host_reads):
+def test_checkpointing_does_not_wait_for_the_device(host_reads):
     backbone = checkpointed(resnet18("batch")).train()
     with host_reads() as reads:
         sum(feature.square().mean() for feature in backbone(IMAGES)).backward()
@@ -111,7 +111,7 @@ def test_checkpointed_blocks_are_bit_identical_in_compiled_graphs(norm):
     images = IMAGES[:, :, :32, :64].double()
     results = features_and_gradients(torch.compile(recomputing, backend="aot_eager"), recomputing, images)
     expected = features_and_gradients(plain, plain, images)
-    if norm == "frozen":  # a graph scales all weights, while eager code chooses by the size of the map
+    if norm == "frozen":  # a compiled graph scales all weights, while eager code decides by the size of the map
         for one, other in zip(results, expected, strict=True):
             assert_close(one, other, rtol=0, atol=1e-12 * other.abs().max().item())
         expected = features_and_gradients(torch.compile(plain, backend="aot_eager"), plain, images)

@@ -25,7 +25,7 @@ def detector(class_names, seed, **settings):
 
 
 def trained(class_names=TRAINED, **settings):
-    """Return a checkpoint and its model, whose last layers are far from any initial values."""
+    """Return a checkpoint and its model, whose last layers differ clearly from initial values."""
     model = detector(class_names, seed=1, **settings)
     with torch.no_grad():
         for subnet in (model.head.class_subnet, model.head.box_subnet):
@@ -98,15 +98,15 @@ def test_background_row_of_a_softmax_is_loaded_with_the_classes():
 
 @pytest.mark.parametrize("before", ["sigmoid", "softmax"])
 @pytest.mark.parametrize("class_names", [TRAINED, ["cat", "dog"], ["cat", "dog", "bird", "fish"]])
-def test_another_class_activation_keeps_the_initial_class_layer(class_names, before):
-    """Also if the number of logits is equal: 4 classes with sigmoid, and 3 with softmax and background."""
+def test_different_class_activation_keeps_the_initial_class_layer(class_names, before):
+    """The number of logits may even be equal: 4 classes with sigmoid, or 3 with softmax and background."""
     now = {"sigmoid": "softmax", "softmax": "sigmoid"}[before]
     content, _ = trained(class_activation=before)
     new = detector(class_names, seed=2, class_activation=now)
     initial = {name: value.clone() for name, value in new.state_dict().items()}
     (line,) = load(new, content, class_names)
     change = {"sigmoid": "removed", "softmax": "added"}[now]
-    assert line == f"head.class_subnet.2: not loaded, the background logit was {change}"
+    assert line == f"head.class_subnet.2: not loaded because the background logit was {change}"
     for name, value in new.state_dict().items():
         is_last = name.startswith("head.class_subnet.2.")
         assert torch.equal(value, initial[name] if is_last else content.state["model"][name]), name
@@ -132,7 +132,7 @@ def test_no_shared_class_keeps_the_initial_class_layer():
     ],
 )
 @pytest.mark.parametrize("class_names", [TRAINED, ["cat", "fish"]])
-def test_anchors_of_other_shapes_or_order_keep_both_initial_last_layers(anchors, class_names):
+def test_anchors_of_different_shape_or_order_keep_both_initial_last_layers(anchors, class_names):
     content, _ = trained()
     new = detector(class_names, seed=2, anchors=anchors)
     before = {name: value.clone() for name, value in new.state_dict().items()}
@@ -147,7 +147,7 @@ def test_anchors_of_other_shapes_or_order_keep_both_initial_last_layers(anchors,
     "anchors",
     [AnchorConfig(sizes=(16, 32, 64, 128, 256)), AnchorConfig(offset=0.5), AnchorConfig(rounding="torchvision")],
 )
-def test_anchors_of_other_sizes_or_offsets_load_every_weight(anchors):
+def test_anchors_of_different_size_or_offset_load_every_weight(anchors):
     content, old = trained()
     new = detector(TRAINED, seed=2, anchors=anchors)
     assert load(new, content, TRAINED) == []
@@ -178,7 +178,7 @@ def test_frozen_batch_norm_loads_into_batch_norm_and_back():
     ],
 )
 @pytest.mark.parametrize("class_names", [TRAINED, ["cat", "fish"]])
-def test_checkpoint_of_another_network_is_rejected_and_nothing_changes(settings, message, class_names):
+def test_checkpoint_of_a_different_network_is_rejected_and_nothing_changes(settings, message, class_names):
     content, _ = trained()
     new = detector(class_names, seed=2, **settings)
     before = {name: value.clone() for name, value in new.state_dict().items()}

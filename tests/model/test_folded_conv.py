@@ -15,11 +15,11 @@ from tests.helpers.backbones import spread_out
 @pytest.mark.parametrize("geometry", [{}, {"stride": 2}, {"padding": 1, "groups": 4}, {"padding": 2, "dilation": 2}])
 @pytest.mark.parametrize(("shape", "by_weight"), [((2, 8, 21, 18), True), ((1, 8, 5, 3), False)])
 def test_folded_norm_equals_the_reference_within_rounding(shape, by_weight, geometry, dtype, tolerance):
-    """bfloat16 runs under autocast, where rounding changes a value by up to 2**-9 of itself."""
+    """bfloat16 runs under autocast, where rounding has a relative error of up to 2**-9."""
     torch.manual_seed(0)
     conv, norm = nn.Conv2d(8, 16, 3, bias=False, **geometry), spread_out(norm_layer("frozen")(16))
     x = torch.randn(shape)
-    assert scales_weight(x, conv.weight, conv.stride) == by_weight  # a filter has 72 weights, or 18
+    assert scales_weight(x, conv.weight, conv.stride) == by_weight  # a filter has 72 or 18 weights
     results = []
     for mode, function in ((dtype, conv_norm), (torch.float64, conv_norm_reference)):
         weights = torch.float64 if mode == torch.float64 else torch.float32

@@ -60,7 +60,7 @@ def test_pyramid_equals_torchvisions(p6_from, size):
 
 @pytest.mark.parametrize("p6_from", ["c5", "p5"])
 def test_gradients_equal_torchvisions(p6_from):
-    """Torchvision adds levels into new tensors, ours adds in place."""
+    """torchvision adds levels into new tensors, while ours adds in place."""
     ours, theirs = (pyramid.double() for pyramid in pair_of(p6_from))
     weights = dict(theirs.named_parameters())
     gradients = []

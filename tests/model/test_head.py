@@ -98,7 +98,7 @@ def test_class_logits_in_float32_are_exact_for_the_last_feature_map():
     exact = nn.functional.conv2d(features.double(), last.weight.double(), last.bias.double(), padding=1)
     exact = exact.permute(0, 2, 3, 1).reshape(class_logits[0].shape)
     assert_close(class_logits[0].double(), exact, rtol=1e-5, atol=1e-5)
-    # Of 3456 random logits, bfloat16 leaves few distinct ones.
+    # In bfloat16, few of the 3456 random logits remain distinct.
     assert class_logits[0].unique().numel() > 0.99 * exact.numel() > 2 * plain.unique().numel()
 
 
@@ -115,7 +115,7 @@ def test_class_precision_applies_to_weights_of_any_dtype(dtype):
     assert head.class_subnet[-1].weight.grad.dtype == dtype and (head.class_subnet[-1].weight.grad != 0).all()
 
 
-def test_norm_follows_every_convolution_but_the_last():
+def test_norm_follows_every_convolution_except_the_last():
     def layer_types(head):
         return [type(layer) for layer in head.class_subnet]
 

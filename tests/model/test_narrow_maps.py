@@ -1,4 +1,4 @@
-"""Narrow feature maps, on which a stride-2 convolution in bfloat16 read uninitialised memory."""
+"""Narrow feature maps, for which a stride-2 convolution in bfloat16 reads uninitialised memory."""
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ def test_output_in_bfloat16_is_finite_at_width_2():
         expected = conv.float()(feature.float())
         conv.to(torch.bfloat16)
         for size in range(1, 40):
-            torch.empty(size * 50_000)  # leaves NaN in memory that the convolution may get
+            torch.empty(size * 50_000)  # leaves NaN in memory that the convolution may reuse
             with torch.no_grad():
                 torch.testing.assert_close(halve(conv, feature).float(), expected, rtol=0.02, atol=0.05)
     finally:

@@ -47,7 +47,7 @@ def test_two_processes_with_unequal_batches_equal_batch_norm_on_all_images():
         assert_close(torch.tensor(part["mean"]), norm.running_mean)
         assert_close(torch.tensor(part["var"]), norm.running_var)
         assert part["seen"] == 2
-    # The gradients of weight and bias are sums over the images, which DistributedDataParallel adds up.
+    # The gradients of weight and bias are sums over images, which DistributedDataParallel would add up.
     for name, parameter in (("weight", norm.weight), ("bias", norm.bias)):
         assert_close(
             torch.tensor(results[0][name]) + torch.tensor(results[1][name]), parameter.grad, rtol=1e-4, atol=1e-4
@@ -62,7 +62,7 @@ def test_one_process_equals_batch_norm(training):
     assert_close(ours.state_dict(), theirs.state_dict())
 
 
-def test_convert_sync_batchnorm_replaces_it_with_torchs():
+def test_convert_sync_batchnorm_replaces_our_layer_with_torchs():
     backbone = ResNet("resnet18", norm="sync", frozen_stages=0)
     state = {name: value.clone() for name, value in backbone.state_dict().items()}
     converted = nn.SyncBatchNorm.convert_sync_batchnorm(backbone)
@@ -79,7 +79,7 @@ def test_norm_layer_returns_the_named_layers():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("size", [(31, 33), (32, 32)])
 def test_group_norm_equals_torchs_in_float32_rounded_once(dtype, size):
-    """Below and at the number of positions from which bfloat16 maps are passed on unchanged."""
+    """Sizes below and at the number of positions from which bfloat16 maps are not converted."""
     small = size[0] * size[1] < SLOW_BFLOAT16_POSITIONS
     torch.manual_seed(0)
     norm, plain = GroupNorm(32, 64), nn.GroupNorm(32, 64)

@@ -38,7 +38,7 @@ def test_weights_without_classifier_and_counters_load(imagenet_state, tmp_path):
         ("resnet18", "group", "20 unknown|40 unknown"),  # without running statistics
     ],
 )
-def test_weights_of_another_network_are_rejected_and_nothing_changes(name, norm, message, imagenet_file):
+def test_weights_of_a_different_network_are_rejected_and_nothing_changes(name, norm, message, imagenet_file):
     backbone = ResNet(name, norm=norm, frozen_stages=0)
     before = backbone.layer1[0].conv1.weight.clone()
     with pytest.raises(InputError, match=message) as error:
@@ -55,7 +55,7 @@ def test_weights_of_another_network_are_rejected_and_nothing_changes(name, norm,
         (b"<html>404</html>", "UnpicklingError"),
         (b"weights", "not a weights file"),
         (b"PK\x03\x04" + bytes(40), "zip archive"),
-        (nn.Linear(2, 2), "Weights only load failed; set"),  # a pickled module, which could run any code
+        (nn.Linear(2, 2), "Weights only load failed; set"),  # a pickled module, which could run arbitrary code
         (torch.zeros(3), "not a plain state dict"),
         ({"model": {"conv1.weight": torch.zeros(3)}}, "not a plain state dict"),
         ({1: torch.zeros(3)}, "not a plain state dict"),
@@ -71,7 +71,7 @@ def test_file_without_weights_is_rejected(content, message, tmp_path):
     with pytest.raises(InputError, match=message) as error:
         resnet18().load_pretrained(str(path))
     assert str(path) in str(error.value) and "model.backbone.weights" in str(error.value)
-    assert "weights_only" not in str(error.value)  # torch suggests loading it unsafely
+    assert "weights_only" not in str(error.value)  # torch suggests loading the file unsafely
 
 
 def test_missing_file_and_folder_are_rejected(tmp_path):

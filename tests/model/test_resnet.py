@@ -43,8 +43,8 @@ def test_state_dict_has_the_names_and_shapes_of_torchvision_without_the_classifi
     assert shapes(states["frozen"]) == shapes(expected, without="num_batches_tracked")
 
 
-def test_small_network_is_the_first_blocks_of_resnet18_with_half_the_channels():
-    """Each of its tensors has a counterpart there, with half the channels on each side but that of the image."""
+def test_small_network_has_the_first_blocks_of_resnet18_with_half_the_channels():
+    """Each of its tensors has a counterpart with twice as many channels, except for the image channels."""
     small, large = (ResNet(name, norm="batch", frozen_stages=0).state_dict() for name in ("resnet10_half", "resnet18"))
     assert len(small) == 6 + 4 * 2 * 6 + 3 * 6  # a convolution and its norm have six tensors
     for key, tensor in small.items():
@@ -112,7 +112,7 @@ def test_features_and_gradients_equal_those_of_torchvisions_blocks(name, norm):
     with torch.no_grad():
         for one, other in zip(backbone(IMAGES), by_torchvision(backbone, IMAGES), strict=True):
             assert_close(one, other, rtol=0, atol=1e-4 * other.abs().max().item())
-    # In float64: in float32, one ReLU input that rounding moves across zero changes every gradient before it.
+    # In float32, a single ReLU input that rounding moves across zero would change every gradient before it.
     backbone, images = backbone.double(), IMAGES.double()
     ours = features_and_gradients(backbone, backbone, images)
     expected = features_and_gradients(lambda x: by_torchvision(backbone, x), backbone, images)
@@ -128,7 +128,7 @@ def test_features_under_autocast_are_within_rounding_of_float32():
         features = backbone(images)
     for one, other in zip(features, exact, strict=True):
         assert one.dtype == torch.bfloat16
-        # 2**-9 for each of 20 convolutions and 8 sums, and again for their inputs, adding up at random
+        # 2**-9 for each of 20 convolutions and 8 sums, and for each of their inputs; random errors add in quadrature
         assert (one - other).norm() < 2**-9 * math.sqrt(56) * other.norm()
 
 
@@ -183,7 +183,7 @@ def test_step_changes_exactly_the_trainable_tensors(norm, frozen_stages):
     changed = {key for key, value in backbone.state_dict().items() if not torch.equal(value, before[key])}
     for number, stage in enumerate(STAGES):
         keys = [key for key in before if key.startswith(tuple(stage.split()))]
-        if norm == "frozen":  # its statistics, weights and biases are constants
+        if norm == "frozen":  # statistics, weights and biases of frozen norms are constants
             trained = [key for key in keys if before[key].ndim == 4]
         else:
             trained = keys

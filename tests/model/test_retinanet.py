@@ -19,7 +19,7 @@ IMAGE_SIZES = torch.tensor([[96, 100], [70, 128]])
 
 
 def small(**settings):
-    """A config of a small network."""
+    """The config of a small network."""
     return model_config(**{"channels": 32} | settings)
 
 
@@ -57,10 +57,10 @@ def test_normalise_equals_values_computed_by_hand():
 
 
 def test_padding_is_zero_after_normalise():
-    model, images = model_of(), noise()  # also in the padding
+    model, images = model_of(), noise()  # the noise covers the padding as well
     pixels = model.normalise(images, IMAGE_SIZES)
     assert pixels.dtype == torch.float32 and pixels.is_contiguous()
-    model.to(memory_format=torch.channels_last)  # images follow the weights
+    model.to(memory_format=torch.channels_last)  # images get the memory format of the weights
     last = model.normalise(images, IMAGE_SIZES)
     assert last.is_contiguous(memory_format=torch.channels_last) and torch.equal(last, pixels)
     plain = (images - torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1)) / torch.tensor(
@@ -105,7 +105,7 @@ def test_outputs_have_the_same_shapes_and_dtypes_in_training_and_evaluation_mode
     for one, other in zip(training, evaluation, strict=True):
         assert type(one) is type(other) is list
         assert [(x.shape, x.dtype) for x in one] == [(x.shape, x.dtype) for x in other]
-    if norm != "batch":  # nothing else depends on the mode
+    if norm != "batch":  # only batch norm depends on the mode
         assert_close(training, evaluation, rtol=0, atol=0)
 
 
@@ -126,7 +126,7 @@ def test_initial_scores_are_near_the_prior(prior):
         {"norm": "group", "head_norm": "group", "channels": 64, "p6_from": "p5"},
     ],
 )
-def test_images_without_objects_give_gradients_to_all_weights_but_those_of_the_box_subnet(settings):
+def test_images_without_objects_give_gradients_to_all_weights_except_the_box_subnet(settings):
     model = model_of(**settings).train()
     losses = learn(model, no_objects())
     assert losses.box_regression == 0 and losses.classification > 0
@@ -148,7 +148,7 @@ def test_images_with_objects_give_gradients_to_all_weights():
     assert [name for name, parameter in model.named_parameters() if not (parameter.grad != 0).any()] == []
 
 
-def test_step_reads_nothing_from_the_device(host_reads):
+def test_step_does_not_wait_for_the_device(host_reads):
     model = model_of(norm="batch").train()
     learn(model, no_objects())  # the first call generates the anchors
     with host_reads() as reads:
@@ -156,8 +156,8 @@ def test_step_reads_nothing_from_the_device(host_reads):
     assert reads == []
 
 
-def test_state_dict_holds_only_weights():
-    """Mean, standard deviation and anchors come from the config, so weights load under others."""
+def test_state_dict_contains_only_weights():
+    """Mean, standard deviation and anchors come from the config, so weights can be loaded with different ones."""
     model = model_of()
     parts = {name.partition(".")[0] for name in model.state_dict()}
     assert parts == {"backbone", "fpn", "head"}
@@ -166,7 +166,7 @@ def test_state_dict_holds_only_weights():
     assert_close(other.mean, torch.zeros(1, 3, 1, 1))
 
 
-def test_build_model_passes_the_config_to_every_part():
+def test_build_model_passes_the_config_to_every_component():
     model = model_of(
         norm="batch",
         frozen_stages=0,
@@ -197,7 +197,7 @@ def test_pretrained_weights_are_loaded_only_for_training(tmp_path):
 
 
 @pytest.mark.parametrize("images", [torch.rand(1, 3, 64, 64), torch.zeros(3, 64, 64, dtype=torch.uint8)])
-def test_images_of_another_dtype_or_shape_are_rejected(images):
+def test_images_of_the_wrong_dtype_or_shape_are_rejected(images):
     with pytest.raises(InputError, match=r"expected torch\.uint8 \(B, 3, H, W\)"):
         model_of()(images, torch.tensor([[64, 64]]))
 
@@ -217,7 +217,7 @@ class TinyBackbone(nn.Module):
         return [part(images[..., ::stride, ::stride]) for part, stride in zip(self.parts, self.strides, strict=True)]
 
     def load_pretrained(self, weights):
-        raise AssertionError("build_model loads no weights")
+        raise AssertionError("build_model must not load weights")
 
 
 def test_network_needs_only_the_members_of_the_backbone_protocol():
@@ -231,8 +231,8 @@ def test_network_needs_only_the_members_of_the_backbone_protocol():
     ]
 
 
-def test_backbone_with_other_strides_than_the_anchors_is_rejected():
+def test_backbone_whose_strides_differ_from_the_anchors_is_rejected():
     template, backbone = model_of(), TinyBackbone()
     backbone.strides = (4, 8, 16)
-    with pytest.raises(AssertionError, match=r"the backbone has strides \(4, 8, 16\), the anchors \(8, 16, 32\)"):
+    with pytest.raises(AssertionError, match=r"backbone strides \(4, 8, 16\), anchor strides \(8, 16, 32\)"):
         RetinaNet(backbone, template.fpn, template.head, template.anchors, mean=(0.0,) * 3, std=(1.0,) * 3)

@@ -12,7 +12,7 @@ def test_activity_is_described_by_phase_step_and_images():
     assert str(activity) == "training, step 6, images [12, 'cat']"
 
 
-def test_next_phase_releases_the_batches_and_is_a_sign_of_life():
+def test_next_phase_releases_the_batches_and_counts_as_progress():
     activity = Activity()
     batches = [object()]
     activity.begin("training", 6, batches, (12,))

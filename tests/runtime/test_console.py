@@ -34,7 +34,7 @@ def at(monkeypatch):
 
 
 def test_file_gets_a_line_with_the_time_left_every_30_seconds(at, capsys):
-    """One item every 10 s: 30 s for 3 of 10 items leave 70 s, 60 s for 6 leave 40 s."""
+    """At one item every 10 s, 3 of 10 items take 30 s and leave 70 s; 6 take 60 s and leave 40 s."""
     for number, _ in enumerate(progress(range(10), "evaluating", 10), 1):
         at(1000 + 10 * number)
     assert capsys.readouterr() == (
@@ -52,7 +52,7 @@ def test_short_work_writes_nothing_to_a_file(at, capsys):
 
 
 def test_time_left_counts_only_the_items_of_this_process(at, capsys):
-    """A run resumed at 80 of 100 does 10 in 30 s, so the other 10 take another 30 s."""
+    """A run resumed at 80 of 100 does 10 items in 30 s, so the other 10 take another 30 s."""
     bar = progress(None, "training", 100, initial=80)
     for number in range(1, 11):
         at(1000 + 3 * number)
@@ -61,7 +61,7 @@ def test_time_left_counts_only_the_items_of_this_process(at, capsys):
     assert capsys.readouterr().err == "training: 90 of 100 (90%), 30 s left\n"
 
 
-def test_number_of_items_is_taken_from_them_or_left_out(at, capsys):
+def test_total_is_the_length_of_the_items_or_omitted(at, capsys):
     for items in ([1, 2, 3, 4], iter([1, 2, 3, 4])):
         at(1000)
         for number, _ in enumerate(progress(items, "drawing", None), 1):
@@ -81,7 +81,7 @@ def test_file_gets_no_line_while_the_caller_logs_its_progress(at, capsys):
     bar.set_postfix_str("ours")
     at(1190)
     bar.update()
-    assert capsys.readouterr().err == "training: 9 of 100 (9%), 32 min 1 s left, ours\n"  # 190 s for 9, 91 to go
+    assert capsys.readouterr().err == "training: 9 of 100 (9%), 32 min 1 s left, ours\n"  # 190 s for 9 steps, 91 left
 
 
 def test_silent_progress_writes_nothing(at, capsys):
@@ -133,7 +133,7 @@ def run_on(output: str, tmp_path, **environment: str) -> tuple[bytes, bytes]:
 def _read_terminal(controller: int) -> bytes:
     try:
         return os.read(controller, 65536)
-    except OSError:  # Linux: every process has closed the terminal
+    except OSError:  # on Linux: every process has closed the terminal
         return b""
 
 
@@ -151,7 +151,7 @@ def test_file_has_complete_lines_without_carriage_returns_or_escapes(tmp_path, o
     ]
 
 
-def test_terminal_has_a_bar_and_the_pipe_next_to_it_plain_lines(tmp_path):
+def test_terminal_shows_a_bar_while_a_pipe_gets_plain_lines(tmp_path):
     printed, written = run_on("terminal", tmp_path)
     assert printed == b"step 0\nstep 1\nstep 2\n"
     assert b"\r" in written and b"training" in written and b"loss 1.5" in written
@@ -168,7 +168,7 @@ def test_terminal_has_a_bar_and_the_pipe_next_to_it_plain_lines(tmp_path):
         *((86399, "24 h"), (86400, "1 day"), (4 * 86400 + 7 * 3600 - 9, "4 days 7 h"), (90 * 86400, "90 days")),
     ],
 )
-def test_durations_have_two_units_at_most(seconds, text):
+def test_durations_have_at_most_two_units(seconds, text):
     assert format_duration(seconds) == text
 
 
@@ -180,11 +180,11 @@ def test_sizes_are_decimal(size, text):
     assert format_bytes(size) == text
 
 
-# ---- consoles that cannot show everything
+# ---- consoles that cannot print everything
 
 
 def test_characters_that_the_console_lacks_are_escaped(monkeypatch, tmp_path):
-    """Also after a word that it can show, and in an error message."""
+    """Characters are also escaped after printable words and in error messages."""
     streams = [io.TextIOWrapper(io.BytesIO(), encoding="cp1252") for _ in range(2)]
     monkeypatch.setattr(sys, "stdout", streams[0])
     monkeypatch.setattr(sys, "stderr", streams[1])
@@ -203,10 +203,10 @@ def test_characters_that_the_console_lacks_are_escaped(monkeypatch, tmp_path):
     assert (tmp_path / "log.txt").read_text("utf-8").endswith("WARNING café 方块 \\udc80\n")
 
 
-def test_chosen_error_handler_of_the_console_is_kept(monkeypatch):
+def test_custom_error_handler_of_the_console_is_kept(monkeypatch):
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="ignore")
     monkeypatch.setattr(sys, "stdout", stream)
-    monkeypatch.setattr(sys, "stderr", None)  # a program without a console has none
+    monkeypatch.setattr(sys, "stderr", None)  # as in a program without a console
     escape_unprintable()
     assert stream.errors == "ignore"
 

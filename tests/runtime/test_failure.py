@@ -1,4 +1,4 @@
-"""Only the first rank to fail reports its failure, and all ranks end."""
+"""Only the first rank to fail reports its failure, and all ranks exit."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ ONE_FAILS = """
     def failing(self, batches, step):
         if step == 3 and rank() == 1:
             Path(folder, "failed_at").write_text(str(time.time()))
-            raise InputError("step 3 is refused") if kind == "input" else ZeroDivisionError("planted")
+            raise InputError("step 3 is rejected") if kind == "input" else ZeroDivisionError("planted")
         return original(self, batches, step)
 
     TrainStep.__call__ = failing
@@ -73,19 +73,19 @@ def test_lost_contact_names_no_rank_until_one_reports(tmp_path, capsys):
     for rank in (0, 2):
         with pytest.raises(InputError, match=rf"process {rank + 1} of 4 .* lost contact with another .*closed by peer"):
             report_failure(store, tmp_path, LOST, rank=rank, world_size=4, doing="training")
-    report_failure(store, tmp_path, failure(), rank=1, world_size=4, doing="training")  # the cause, reported late
+    report_failure(store, tmp_path, failure(), rank=1, world_size=4, doing="training")  # the cause
     with pytest.raises(InputError, match=r"^process 4 of 4 \(rank 3\) exits because process 2 of 4 \(rank 1\) failed"):
         report_failure(store, tmp_path, LOST, rank=3, world_size=4, doing="training")
     assert [path.name for path in tmp_path.iterdir()] == ["failure_rank1.txt"]
 
 
-def test_later_failure_points_to_the_first(tmp_path, capsys):
+def test_later_failure_refers_to_the_first(tmp_path, capsys):
     store = dist.HashStore()
     report_failure(store, tmp_path, failure(), rank=1, world_size=4, doing="training")
     capsys.readouterr()
     with pytest.raises(
         InputError,
-        match=r"process 1 of 4 .* because process 2 of 4 .* failed first .*the error here: list index out of range",
+        match=r"process 1 of 4 .* because process 2 of 4 .* failed first .*own error: list index out of range",
     ):
         report_failure(store, tmp_path, failure(), rank=0, world_size=4, doing="training")
     assert [path.name for path in tmp_path.iterdir()] == ["failure_rank1.txt"]
@@ -103,7 +103,7 @@ def test_input_error_leaves_no_traceback_file_on_any_rank(tmp_path, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["input", "other"])
-def test_failing_rank_ends_the_run_within_a_minute(tiny_overrides, tmp_path, kind):
+def test_failing_rank_stops_the_run_within_a_minute(tiny_overrides, tmp_path, kind):
     program = tmp_path / "program.py"
     program.write_text(textwrap.dedent(ONE_FAILS))
     command = [
@@ -116,7 +116,7 @@ def test_failing_rank_ends_the_run_within_a_minute(tiny_overrides, tmp_path, kin
     report = sorted(path.name for path in (tmp_path / "run").glob("failure_rank*.txt"))
     if kind == "input":
         assert report == []
-        assert "error: step 3 is refused" in done.stderr
+        assert "error: step 3 is rejected" in done.stderr
         assert "retinanet/engine/train.py" not in done.stderr  # no traceback
     else:
         assert report == ["failure_rank1.txt"]

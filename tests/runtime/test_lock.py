@@ -13,7 +13,7 @@ from tests.helpers.processes import ENVIRONMENT
 
 
 def python(code: str, *arguments: object) -> subprocess.Popen:
-    """Start a program that can use `try_lock` and `Path`."""
+    """Start a Python program with `try_lock` and `Path` imported."""
     lines = (
         f"import os, signal, sys, time\nfrom pathlib import Path\nfrom retinanet.runtime.lock import try_lock\n{code}"
     )
@@ -32,7 +32,7 @@ def test_lock_is_exclusive_between_processes_and_names_its_holder(tmp_path):
     with try_lock(path) as ours:
         assert ours
         assert not is_free_elsewhere(path)
-        assert holder_of(path).startswith(f"process {os.getpid()} on ")  # the other one has not replaced it
+        assert holder_of(path).startswith(f"process {os.getpid()} on ")  # the other process has not overwritten it
     assert is_free_elsewhere(path)
 
 
@@ -43,7 +43,7 @@ def test_lock_is_exclusive_within_a_process(tmp_path):
         assert again
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="the workers of this system are not forked")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_killed_process_releases_its_lock_even_if_a_forked_worker_survives(tmp_path):
     path = tmp_path / "run.lock"
     process = python(
@@ -70,8 +70,8 @@ with try_lock(Path(sys.argv[1])) as ours:
         process.stdout.close()
 
 
-def test_lock_of_a_removed_file_does_not_count(tmp_path, monkeypatch):
-    """Another process holds the lock, removes the file, and ends, between our opening and locking of the file."""
+def test_lock_of_a_removed_file_is_ignored(tmp_path, monkeypatch):
+    """Between our opening and locking of the file, its holder removes the file and exits."""
     path, acquire = tmp_path / "run.lock", lock._acquire
 
     def removed_before(file):
@@ -85,7 +85,7 @@ def test_lock_of_a_removed_file_does_not_count(tmp_path, monkeypatch):
         assert not is_free_elsewhere(path)
 
 
-def test_file_system_without_locks_is_warned_about(tmp_path, monkeypatch, caplog):
+def test_file_system_without_locks_causes_a_warning(tmp_path, monkeypatch, caplog):
     def unsupported(file):
         raise OSError(38, "Function not implemented")
 

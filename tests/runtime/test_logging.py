@@ -1,4 +1,4 @@
-"""Handlers of the console and of the log file."""
+"""Logging to the console and to the log file."""
 
 import logging
 import sys
@@ -52,7 +52,7 @@ def logger():
     logger.setLevel(level)
 
 
-def test_handlers_and_level_of_the_caller_survive(logger, tmp_path, capsys):
+def test_handlers_and_level_of_the_caller_are_preserved(logger, tmp_path, capsys):
     records = []
 
     class Collecting(logging.Handler):

@@ -10,7 +10,7 @@ from retinanet.model.retinanet import RetinaNet
 from retinanet.runtime.memory import is_out_of_memory, peak_memory
 
 
-def test_only_errors_from_lack_of_memory_are_out_of_memory():
+def test_only_memory_errors_count_as_out_of_memory():
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB"))
     assert is_out_of_memory(MemoryError())
     with pytest.raises(RuntimeError) as refused:
@@ -53,8 +53,8 @@ def test_out_of_memory_message_has_the_current_sizes_and_the_config_keys(
         assert key in message
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is known from elsewhere only on Linux")
-def test_peak_memory_is_that_of_the_kernel_in_bytes():
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux has an independent source for the peak")
+def test_peak_memory_equals_the_kernels_value_in_bytes():
     torch.ones(50_000_000 // 4)
     (peak,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
     assert peak_memory(torch.device("cpu")) == pytest.approx(1024 * int(peak.split()[1]), rel=0.05)

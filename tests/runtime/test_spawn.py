@@ -1,4 +1,4 @@
-"""Scripts without a guard, run as real processes whose workers import them again."""
+"""Scripts without a `__main__` guard, run as real processes whose workers import them again."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from tests.helpers.processes import ENVIRONMENT, REPO
 
 ADVICE = 'put the call below `if __name__ == "__main__":`, or set data.workers=0'
 
-# As in torch's DataLoader: a worker that ends too early is noticed by its parent.
+# As in torch's DataLoader, the parent detects a worker that exits early.
 START_WORKER = """
     import multiprocessing, sys
     from retinanet.errors import InputError
@@ -44,7 +44,7 @@ def run_script(folder, code: str, *arguments: str) -> subprocess.CompletedProces
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_unguarded_script_gets_one_message_from_its_first_process(tmp_path, method):
+def test_unguarded_script_gets_one_message_from_the_main_process(tmp_path, method):
     end = """
     try:
         call()
@@ -88,7 +88,7 @@ KILLED = "raise RuntimeError('DataLoader worker (pid 7) was killed')"
         ("spawn", "raise EOFError('of the network')", "EOFError: of the network"),
     ],
 )
-def test_other_errors_are_not_explained_by_a_missing_guard(tmp_path, method, failure, message):
+def test_other_errors_are_not_attributed_to_a_missing_guard(tmp_path, method, failure, message):
     done = run_script(tmp_path, START_WORKER.replace("REST = None", failure) + GUARDED, method)
     assert done.returncode == 1 and done.stderr.splitlines()[-1] == message
 

@@ -1,4 +1,4 @@
-"""Early stop, with real signals to real processes; the agreement between ranks also under random schedules."""
+"""Stopping early, with real signals to real processes."""
 
 import json
 import os
@@ -21,7 +21,7 @@ PATIENCE = 120.0  # seconds until a test gives up; reached only if something han
 
 
 class Ranks:
-    """Processes that each run `body(rank, folder, port)`, with a store hosted by the test process."""
+    """Start processes that each run `body(rank, folder, port)`, with a store hosted by the test process."""
 
     def __init__(self, body, folder: Path, world_size: int):
         self.folder = folder
@@ -81,7 +81,7 @@ def train_synchronously(rank: int, folder: Path, port: int, world_size: int) -> 
         step = 0
         while not stop.due(step):
             time.sleep(random.random() * 0.02)
-            dist.all_reduce(torch.ones(1))  # hangs if one rank takes more steps than another
+            dist.all_reduce(torch.ones(1))  # hangs if the ranks take different numbers of steps
             step += 1
             print_to_stderr(f"done {step}.")
     (folder / f"stopped{rank}").write_text(f"{step} {stop.signal_name}")
@@ -97,7 +97,7 @@ def train_three(rank, folder, port):
 
 
 def train_unsynchronised(rank, folder, port):
-    """No step waits for the other rank, as on a GPU, where a host may be many steps ahead."""
+    """Run steps that do not wait for the other rank, as on a GPU, where the host may be many steps ahead."""
     with StopRequest(connect(port), grace=PATIENCE, rank=rank, world_size=2) as stop:
         step = 0
         while not stop.due(step):
@@ -109,7 +109,7 @@ def train_unsynchronised(rank, folder, port):
 
 
 def train_single(rank, folder, port):
-    """A single process that gets two signals in quick succession, as from a terminal and a launcher."""
+    """Run a single process that receives two signals in quick succession, as from a terminal and a launcher."""
     stop_module.REPEAT_AFTER = PATIENCE  # in this process only; a busy machine may delay the second signal
     with StopRequest(None, grace=PATIENCE) as stop:
         step = 0
@@ -124,7 +124,7 @@ def train_single(rank, folder, port):
 
 
 def hang(rank, folder, port):
-    """The main thread hangs in C++, where no Python signal handler runs."""
+    """Make the main thread hang in C++, where Python signal handlers do not run."""
     with StopRequest(None, grace=PATIENCE):
         print_to_stderr("done 0.")
         connect(port).get("a key that is never set")
@@ -137,7 +137,7 @@ def hang_with_short_grace(rank, folder, port):
 
 
 def hang_while_saving(rank, folder, port):
-    """Rank 0 hangs after the stop; it gets no signal itself."""
+    """Make rank 0, which receives no signal itself, hang after the stop request."""
     store = connect(port)
     with StopRequest(store, grace=0.3 if rank == 0 else PATIENCE, rank=rank, world_size=2) as stop:
         step = 0
@@ -162,7 +162,7 @@ def test_signal_to_one_rank_stops_both_after_the_same_step(tmp_path):
     first, second = stopped(tmp_path, 2)
     assert first == second
     assert first.endswith("SIGTERM")
-    assert "SIGTERM: the run finishes its step" in ranks.stderr(0)
+    assert "SIGTERM: finishing the current step" in ranks.stderr(0)
 
 
 def test_signal_to_every_rank_stops_all_after_the_same_step(tmp_path):
@@ -187,8 +187,8 @@ def test_unsynchronised_ranks_stop_after_the_same_step(tmp_path, signalled_rank)
 def test_repeated_ctrl_c_still_finishes_the_step(tmp_path):
     with Ranks(train_single, tmp_path, 1) as ranks:
         assert ranks.exit_codes() == [EXIT_STOPPED]
-    assert stopped(tmp_path, 1) == ["4 SIGINT"]  # signalled after 3 steps, during the fourth
-    assert "a second signal makes it exit immediately" in ranks.stderr(0)
+    assert stopped(tmp_path, 1) == ["4 SIGINT"]  # the signal arrived during the fourth step
+    assert "a second signal makes the run exit immediately" in ranks.stderr(0)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -196,24 +196,24 @@ def test_second_signal_kills_a_hanging_process(tmp_path, number):
     with Ranks(hang, tmp_path, 1) as ranks:
         ranks.wait_for("done 0.", rank=0)
         ranks.signal(0, number)
-        ranks.wait_for("finishes its step", rank=0)
+        ranks.wait_for("finishing the current step", rank=0)
         assert ranks.processes[0].is_alive()
         time.sleep(1.1)
         ranks.signal(0, number)
         assert ranks.exit_codes() == [-number]  # killed by the signal: a shell sees 128 + its number
 
 
-def test_hanging_process_exits_after_its_grace(tmp_path):
+def test_hanging_process_exits_after_the_grace_period(tmp_path):
     with Ranks(hang_with_short_grace, tmp_path, 1) as ranks:
         ranks.wait_for("done 0.", rank=0)
         ranks.signal(0, signal.SIGTERM)
         assert ranks.exit_codes() == [EXIT_STOPPED]
     assert "exiting without saving; the last checkpoint is intact" in ranks.stderr(0)
     marker = json.loads((tmp_path / "preempted").read_text())
-    assert (marker["step"], marker["signal"]) == (None, "SIGTERM")  # a scheduler restarts the run
+    assert (marker["step"], marker["signal"]) == (None, "SIGTERM")  # tells a scheduler to restart the run
 
 
-def test_grace_also_limits_a_rank_without_a_signal_of_its_own(tmp_path):
+def test_grace_period_also_applies_to_a_rank_that_received_no_signal(tmp_path):
     with Ranks(hang_while_saving, tmp_path, 2) as ranks:
         ranks.wait_for("done 3.", rank=1)
         ranks.signal(1, signal.SIGTERM)
@@ -232,7 +232,7 @@ def fork_a_child(rank, folder, port):
             time.sleep(0.01)
         os.kill(child, signal.SIGTERM)
         _, status = os.waitpid(child, 0)
-        time.sleep(0.2)  # enough time for the signal to arrive here, if it did
+        time.sleep(0.2)  # enough time for a signal to arrive here
         assert not stop.due(0)
     sys.exit(-os.waitstatus_to_exitcode(status))
 

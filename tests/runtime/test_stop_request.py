@@ -1,4 +1,4 @@
-"""Requests to stop in one process, agreement under random schedules, and the marker of a stopped run."""
+"""Stop requests in one process, agreement under random schedules, and the marker of a stopped run."""
 
 import contextlib
 import json
@@ -30,7 +30,7 @@ def run_schedule(draw: random.Random) -> None:
         ]
         done = [draw.randint(0, 6) for _ in requests]
         running = set(range(world_size))
-        # Some ranks get a signal, each at a random time; any rank may be the next to reach the top of its loop.
+        # Some ranks receive a signal, each at a random time; any rank may be the next to reach the top of its loop.
         to_signal = draw.sample(sorted(running), draw.randint(1, world_size))
         for _ in range(10_000):
             if to_signal and draw.random() < 0.2:
@@ -66,7 +66,7 @@ def test_stop_request_in_another_thread_installs_no_handler_and_follows_other_ra
             seen.append(signal.getsignal(signal.SIGTERM) is before)
             seen.append(stop.due(4))
             other.signal_name = "SIGTERM"
-            seen.append(other.due(3))  # it continues to step 4 at least
+            seen.append(other.due(3))  # it will take step 4 in any case
             seen.append(stop.due(4))
 
     with StopRequest(store, grace=PATIENCE, rank=0, world_size=2) as other:

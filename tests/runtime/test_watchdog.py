@@ -21,7 +21,7 @@ PATIENCE = 120.0  # seconds until a test gives up; reached only if something han
 
 
 def run_ranks(body, folder: Path, world_size: int) -> list[int]:
-    """Exit codes of processes that each run `body(rank, folder, port)`, with a store hosted by this process."""
+    """Run `body(rank, folder, port)` in processes with a store hosted by this one, and return their exit codes."""
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     ranks = [PROCESSES.Process(target=run_body, args=(body, rank, folder, store.port)) for rank in range(world_size)]
     for process in ranks:
@@ -94,19 +94,19 @@ def stalls_after_the_store_is_gone(rank, folder, port):
         stuck_here()
 
 
-def test_stall_is_found_after_the_store_is_gone(tmp_path):
+def test_stall_is_detected_after_the_store_has_exited(tmp_path):
     assert run_ranks(stalls_after_the_store_is_gone, tmp_path, 1) == [EXIT_STALLED]
 
 
 def stalls_while_holding_the_interpreter_lock(rank, folder, port):
     activity = Activity()
     with Watchdog(None, activity, rank=0, timeout=0.3, folder=folder):
-        time.sleep(0.25)  # past the first check
+        time.sleep(0.25)  # wait until after the first check
         activity.begin("training", 1)
         ctypes.PyDLL(None).sleep(int(PATIENCE))
 
 
-def test_stall_while_holding_the_interpreter_lock_ends_the_process(tmp_path):
+def test_stall_while_holding_the_interpreter_lock_stops_the_process(tmp_path):
     assert run_ranks(stalls_while_holding_the_interpreter_lock, tmp_path, 1) == [1]
     assert "in stalls_while_holding_the_interpreter_lock" in (tmp_path / "stderr0").read_text()
 
@@ -119,7 +119,7 @@ def outlives_its_watchdog(rank, folder, port):
     sys.exit(5)
 
 
-def test_closed_watchdog_does_not_end_the_process(tmp_path):
+def test_closed_watchdog_does_not_stop_the_process(tmp_path):
     assert run_ranks(outlives_its_watchdog, tmp_path, 1) == [5]
     assert not (tmp_path / "stall_rank0.txt").exists()
 
@@ -132,7 +132,7 @@ def sleeps_without_a_timeout(rank, folder, port):
     sys.exit(5)
 
 
-def test_watchdog_without_a_timeout_does_not_end_the_process(tmp_path):
+def test_watchdog_without_a_timeout_does_not_stop_the_process(tmp_path):
     assert run_ranks(sleeps_without_a_timeout, tmp_path, 1) == [5]
 
 
@@ -165,7 +165,7 @@ os.write(1, b"outlived")
     [(ENDED_BY_THE_KERNEL, b""), (ENDED_BY_A_THREAD, b""), (UNWATCHED, b"outlived")],
     ids=["ended by the kernel", "ended by a thread", "unwatched"],
 )
-def test_only_a_watched_child_ends_with_its_killed_parent(child, output):
+def test_only_a_watched_child_exits_with_its_killed_parent(child, output):
     if child is ENDED_BY_THE_KERNEL and sys.platform != "linux":
         pytest.skip("only Linux signals a process when its parent dies")
     root = Path(watchdog.__file__).parents[2]

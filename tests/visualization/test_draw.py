@@ -39,7 +39,7 @@ def test_neighbouring_labels_have_different_colours():
 
 
 @pytest.mark.parametrize("has_freetype", [True, False])
-def test_class_names_in_any_script_are_drawn_or_replaced(monkeypatch, has_freetype):
+def test_class_names_in_any_script_are_drawn_or_escaped(monkeypatch, has_freetype):
     if not has_freetype:
         monkeypatch.setattr(features, "check", lambda feature: False)
         monkeypatch.setattr(ImageFont, "load_default", ImageFont.load_default_imagefont)

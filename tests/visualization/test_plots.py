@@ -21,7 +21,7 @@ def texts(root: ElementTree.Element) -> list[str]:
     return [element.text for element in root.iter(f"{SVG}text")]
 
 
-def test_line_over_the_whole_range_joins_opposite_corners_of_the_axes(tmp_path):
+def test_line_over_the_whole_range_connects_opposite_corners_of_the_axes(tmp_path):
     line = Series("rising", [0.0, 10.0], [0.0, 1.0])
     root = drawn([Chart("title", "x", "y", [line], y_range=(0, 1))], tmp_path)
     path = f"M{LEFT:.1f},{HEIGHT - BOTTOM:.1f}L{WIDTH - RIGHT:.1f},{TOP:.1f}"
@@ -62,7 +62,7 @@ def test_empty_and_constant_series_are_drawn_and_titles_are_escaped(tmp_path):
     drawn([Chart("t", "x", "y", [Series("flat", [1.0], [0.0])])], tmp_path)
 
 
-def test_small_values_keep_their_digits(tmp_path):
+def test_small_values_keep_their_precision(tmp_path):
     root = drawn([Chart("t", "x", "y", [], y_range=(0, 0.003))], tmp_path)
     assert {"5e-4", "1e-3", "1.5e-3", "2e-3", "2.5e-3", "3e-3"} <= set(texts(root))
 

@@ -38,7 +38,7 @@ class NonFiniteGuard:
     running statistics of batch norm layers, which the forward pass has already updated, are restored.
 
     Args:
-        model: already on its device. The tensors that hold its running statistics must not be replaced later.
+        model: already on its device. The tensors with its running statistics must not be replaced later.
         optimizer: must be fused, with momentum buffers allocated before the first step, as `build_optimizer` does.
         action: "stop" skips all steps from the first non-finite one until `read` is called, which preserves the weights
             from before that step. "skip" skips only steps with non-finite gradients.
@@ -57,8 +57,8 @@ class NonFiniteGuard:
         limit: int,
         scaled: bool = False,
     ):
-        assert all(group["fused"] for group in optimizer.param_groups), "only fused optimizers take found_inf"
-        self.skipped = 0  # number of steps skipped during the run by "skip", as of the last reading
+        assert all(group["fused"] for group in optimizer.param_groups), "only fused optimizers support found_inf"
+        self.skipped = 0  # number of steps skipped during the run by "skip", as of the last call to `read`
         self._optimizer = optimizer
         self._action = action
         self._limit = limit
@@ -81,7 +81,7 @@ class NonFiniteGuard:
             grad_norm: (), total gradient norm, the same on every rank.
             step: number of the step, for the report.
 
-        Returns: () float32, 1 if the step is skipped, else 0. Every call returns the same tensor, updated in place.
+        Returns: () float32, 1 if the step is skipped, otherwise 0. All calls return the same tensor, updated in place.
         """
         first, count, in_a_row = self._counters.unbind()
         bad = ~torch.isfinite(grad_norm)
@@ -115,7 +115,7 @@ class NonFiniteGuard:
         if self._scaled:
             if in_a_row > MOST_OVERFLOWS:
                 raise NonFiniteGradient(
-                    f"step {first + count - 1}: the last {in_a_row} steps in a row had a non-finite gradient at every "
+                    f"step {first + count - 1}: the last {in_a_row} steps all had a non-finite gradient at every "
                     "loss scale, so float16 is not the cause; set train.precision=bf16 or fp32 to find the step that "
                     "caused it",
                     bad,
@@ -125,8 +125,8 @@ class NonFiniteGuard:
             self.skipped += count
             if self.skipped > self._limit:
                 raise NonFiniteGradient(
-                    f"step {first}: the gradient was not finite, in {count} step(s) since the last log line and in "
-                    f"{self.skipped} of the run, more than train.max_skipped ({self._limit}); lower "
+                    f"step {first}: the gradient was not finite in {count} step(s) since the last log line; the run "
+                    f"has skipped {self.skipped} step(s), more than train.max_skipped ({self._limit}); lower "
                     "train.optimizer.lr, raise train.warmup_steps, set train.clip_norm, or check the images of the "
                     "report",
                     bad,

@@ -28,7 +28,7 @@ def replay(path: str | Path, device: torch.device) -> ReplayReport:
     """
     saved = read_saved_step(path)
     cfg = saved.cfg
-    # Sync norm needs other ranks to share statistics with; here there are none.
+    # Sync norm shares statistics with other ranks, but a replay has only one process.
     norm, note = cfg.model.backbone.norm, ""
     if norm == "sync":
         norm, note = "batch", "norm sync is replaced by batch: each micro-batch has its own statistics"
@@ -170,7 +170,7 @@ def _problem(box: list[float], height: int, width: int) -> str | None:
 
 
 def _only(batch: Batch, row: int) -> Batch:
-    """Extract one image of a batch as a batch of its own, with the same padded shape."""
+    """Extract one image of a batch as a separate batch with the same padded shape."""
     rows = slice(row, row + 1)
     return Batch(
         images=batch.images[rows],

@@ -18,7 +18,7 @@ class ImageReport(NamedTuple):
     image_id: int | str
     size: tuple[int, int]  # height and width, without padding
     pixels: tuple[int, int, float]  # minimum, maximum, mean
-    num_boxes: int  # crowd regions included
+    num_boxes: int  # including crowd regions
     sides: tuple[float, float] | None  # shortest and longest box side in pixels; None without boxes
     invalid_boxes: list[str]  # one line for each box that is not finite, has no area, or is outside the image
     classification: float
@@ -57,7 +57,7 @@ class ReplayReport(NamedTuple):
         """Format the report as text of several lines."""
         precision = str(self.dtype).removeprefix("torch.")
         scaled = f", loss scaled by {self.loss_scale:g}" if self.loss_scale != 1 else ""
-        outcome = "everything is finite here" if self.is_finite else f"gradient norm {self.grad_norm:g}"
+        outcome = "all values are finite" if self.is_finite else f"gradient norm {self.grad_norm:g}"
         lines = [
             f"step {self.step} replayed on {self.device} in {precision}{scaled}, {len(self.images)} images, "
             f"{self.num_positive:g} positive anchors: {outcome}"
@@ -100,9 +100,9 @@ class ReplayReport(NamedTuple):
         non_finite = [str(image.image_id) for image in self.images if not image.is_finite]
         invalid = [str(image.image_id) for image in self.images if image.invalid_boxes and not image.is_finite]
         if self.bad_weights:
-            return "The weights were already non-finite: an earlier step caused it; resume from an older checkpoint."
+            return "The weights were already non-finite because of an earlier step: resume from an older checkpoint."
         if self.is_finite:
-            return "Not reproduced: check what differs here, such as the device, the precision or its memory."
+            return "Not reproduced: check how this replay differs from the run, for example in device or precision."
         if invalid:
             return f"Check the annotations of {_listed(invalid)} first."
         if 0 < len(non_finite) < len(self.images):

@@ -30,8 +30,8 @@ def check_gradients(run: Run, activity: Activity) -> None:
         # Too many steps were skipped: save the first of them.
         step = error.bad_step.step
         reason = (
-            f"training diverged: {error}\nreplayed below with the current weights; if it does not "
-            "reproduce, the earlier weights caused it"
+            f"training diverged: {error}\nThe step is replayed below with the current weights; if the problem does "
+            "not reproduce, the earlier weights caused it"
         )
         batches = batches_of_step(run, step, activity)
         message = on_main(lambda: f"{reason}\n{save_and_replay(run, step, batches)}")
@@ -71,10 +71,10 @@ def batches_of_step(run: Run, step: int, activity: Activity) -> list[Batch] | No
 
 
 def report(run: Run, step: int, batches: list[Batch]) -> str:
-    """Describe what happened and what to do. The model must still have the weights from before the step."""
+    """Describe the problem and what to do. The model must still have the weights from before the step."""
     return (
-        f"step {step}: training diverged: the gradient was not finite; weights, optimizer and statistics are unchanged "
-        f"since before that step\n{save_and_replay(run, step, batches)}. Lower train.optimizer.lr, raise "
+        f"step {step}: training diverged: the gradient was not finite; weights, optimizer and statistics are as they "
+        f"were before that step\n{save_and_replay(run, step, batches)}. Lower train.optimizer.lr, raise "
         "train.warmup_steps, set train.clip_norm, fix the images or boxes named above, or skip such steps: resume with "
         "--resume and train.on_nonfinite=skip"
     )

@@ -67,11 +67,11 @@ def read_saved_step(path: str | Path) -> SavedStep:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; training writes one when a gradient is not finite") from None
-    except Exception as error:  # torch.load raises many different types, depending on what is wrong with the file
+    except Exception as error:  # torch.load raises many types of exceptions, depending on the damage
         reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
         raise InputError(f"{path}: not a saved training step, or incomplete ({reason[0][:160]})") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise InputError(f"{path}: not a {FORMAT!r} file; give a file that training wrote")
+        raise InputError(f"{path}: not a {FORMAT!r} file; pass a file written by `retinanet train`")
     return SavedStep(
         cfg=config_from_values(json.loads(content["config"]), source=f"{path}: config"),
         class_names=content["class_names"],

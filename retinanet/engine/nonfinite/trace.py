@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 class FirstNonFinite(TorchDispatchMode):
     """Context manager that checks the result of every operation in its body, including the backward pass.
 
-    It is slow, because it reads every value. It watches operations rather than modules, because much of the network is
+    It is slow, because it reads every value. It observes operations rather than modules, because much of the network is
     not computed by modules. An operation is attributed to the module that owns the weights it uses; an operation
     without weights is attributed to the most recent such module. Weights are recognised by their memory address, even
     after a cast, or after a norm has been folded into them.

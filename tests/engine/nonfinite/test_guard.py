@@ -1,4 +1,4 @@
-"""Steps with a non-finite gradient change nothing: all tensors of a run are compared bit by bit."""
+"""Steps with a non-finite gradient change nothing: all tensors of a run are compared bit for bit."""
 
 import pytest
 import torch
@@ -83,7 +83,7 @@ def pixels_of(seed, *, bad=False):
 
 
 def test_bad_step_without_a_guard_changes_model_ema_and_optimizer():
-    """Without the guard, the changes that the other tests rule out do happen."""
+    """Without the guard, a bad step causes the changes that the other tests rule out."""
     run = Run()
     before = run.bits()
     run.guard.mask = lambda grad_norm, step: torch.zeros(())
@@ -105,7 +105,7 @@ def test_bad_step_leaves_every_bit_unchanged(optimizer, norm, before, gradient_o
     run.step(before, pixels_of(7, bad=not gradient_only), gradient_only=gradient_only)
     after = run.bits()
     assert all(after[name] == bits[name] for name in bits)
-    # AdamW creates its state in its first step, skipped or not; it is still zero.
+    # AdamW creates its state in its first step, even if that step is skipped; the state is still zero.
     assert not any(any(value) for name, value in after.items() if name not in bits)
     assert run.guard.read() == BadStep(step=before, count=1)
     assert run.guard.read() is None
@@ -113,7 +113,7 @@ def test_bad_step_leaves_every_bit_unchanged(optimizer, norm, before, gradient_o
 
 @OPTIMIZERS
 @pytest.mark.parametrize("bad_first", [True, False])
-def test_run_with_a_skipped_step_equals_a_run_without_that_step(optimizer, bad_first):
+def test_run_with_a_skipped_step_equals_a_run_without_it(optimizer, bad_first):
     skipping, without = Run(optimizer=optimizer), Run(optimizer=optimizer)
     order = [None, 0, 1, 2] if bad_first else [0, 1, None, 2]
     for number, seed in enumerate(order):
@@ -165,7 +165,7 @@ def test_mask_is_zero_or_one_for_any_norm(value):
     assert run.optimizer.found_inf.item() == 0.0
 
 
-def test_reading_reports_the_first_bad_step_since_the_last_reading():
+def test_read_reports_the_first_bad_step_since_the_last_read():
     guard = Run(limit=3).guard
     for step, norm in enumerate([1.0, float("nan"), 1.0, float("inf"), 1.0], start=100):
         guard.mask(torch.tensor(norm), step)
@@ -174,7 +174,7 @@ def test_reading_reports_the_first_bad_step_since_the_last_reading():
     assert guard.read() == BadStep(step=105, count=1)
     assert guard.skipped == 3
     guard.mask(torch.tensor(float("nan")), 106)
-    message = r"step 106: .* 4 of the run, more than train.max_skipped \(3\); lower"
+    message = r"step 106: .* skipped 4 step\(s\), more than train.max_skipped \(3\); lower"
     with pytest.raises(NonFiniteGradient, match=message) as error:
         guard.read()
     assert isinstance(error.value, InputError) and error.value.bad_step == BadStep(106, 1)
@@ -193,17 +193,17 @@ def test_count_of_skipped_steps_survives_a_resume():
 
 
 @pytest.mark.parametrize("action", ["stop", "skip"])
-def test_overflow_in_float16_is_left_to_the_scaler(action):
+def test_overflow_in_float16_is_handled_by_the_scaler(action):
     run = Run(action=action, limit=0, scaler=torch.amp.GradScaler("cpu", init_scale=2.0**10))
     run.step(0, pixels_of(0))
     before = run.bits()
-    run.scaler.update(2.0**127)  # any loss gradient times this overflows
+    run.scaler.update(2.0**127)  # every gradient scaled by this overflows
     run.step(1, pixels_of(1))
-    assert run.bits() == before  # statistics are restored although they were finite: the step is skipped entirely
+    assert run.bits() == before  # the whole step is skipped: even the finite statistics are restored
     assert run.scaler.get_scale() == 2.0**126
     assert run.guard.read() is None
     run.scaler.update(2.0**10)
-    run.step(2, pixels_of(2))  # with "stop" too, later steps are not skipped
+    run.step(2, pixels_of(2))  # later steps are not skipped, even with "stop"
     assert run.bits() != before
     assert not hasattr(run.optimizer, "found_inf")
 
@@ -214,7 +214,7 @@ def test_persistent_overflow_is_an_error_even_in_float16():
         guard.mask(torch.tensor(float("inf")), step)
     assert guard.read() is None
     guard.mask(torch.tensor(float("inf")), MOST_OVERFLOWS)
-    with pytest.raises(NonFiniteGradient, match=f"last {MOST_OVERFLOWS + 1} steps in a row"):
+    with pytest.raises(NonFiniteGradient, match=f"last {MOST_OVERFLOWS + 1} steps all had"):
         guard.read()
     guard.mask(torch.tensor(1.0), MOST_OVERFLOWS + 1)
     assert guard.read() is None
@@ -266,7 +266,7 @@ def test_masking_stays_on_a_cuda_device(monkeypatch):
         assert skipped.device.type == optimizer.found_inf.device.type == "cuda"
 
 
-def test_only_batch_norms_have_moving_statistics():
+def test_only_batch_norms_have_running_statistics():
     assert moving_statistics(Run("frozen").model) == moving_statistics(Run("group").model) == []
     floats, counters = moving_statistics(Run("batch").model)
     assert len(floats) == 40 and len(counters) == 20  # two statistics and one counter for each norm of a ResNet-18

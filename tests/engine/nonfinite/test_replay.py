@@ -1,4 +1,4 @@
-"""Saved and replayed steps, with planted faults that the report must find."""
+"""Saved and replayed steps with planted faults that the report must identify."""
 
 import math
 
@@ -24,7 +24,7 @@ BLACK, WHITE = 0, 255
 
 
 def batch_of(*contents, indices=(0, 1)):
-    """Images of one grey value, or noise for None, each with one box or with the boxes given."""
+    """Images of one grey value each, or noise for None, with one box or the given boxes."""
     generator = torch.Generator().manual_seed(0)
     images, truths = [], []
     for content in contents:
@@ -39,7 +39,7 @@ def batch_of(*contents, indices=(0, 1)):
 
 
 def incomplete(batch):
-    """The batch, with annotations of only some classes."""
+    """The batch, with only some classes annotated."""
     return batch._replace(targets=batch.targets._replace(is_complete=torch.tensor([[True, False, True], [False] * 3])))
 
 
@@ -54,7 +54,7 @@ def model_of(cfg):
 
 
 def report_of(folder, batches, *, cfg=None, change=None, ids=None, **settings):
-    """Save a step of a model, after `change`, and replay it."""
+    """Apply `change` to a model, save a step, and replay it."""
     cfg = cfg or config()
     model = model_of(cfg)
     if change is not None:
@@ -95,7 +95,7 @@ def test_replay_of_a_finite_step_equals_training(tmp_path):
     assert sum(report.class_per_level) == pytest.approx(sum(loss.classification.item() for loss in losses), rel=1e-5)
     assert sum(report.box_per_level) == pytest.approx(sum(loss.box_regression.item() for loss in losses), rel=1e-5)
     assert report.grad_norm == pytest.approx(norm, rel=1e-4)
-    # With frozen norms images are independent: their separate losses add up to the loss of all.
+    # With frozen norms, images are independent, so their separate losses add up to the total loss.
     assert sum(image.classification for image in report.images) == pytest.approx(sum(report.class_per_level), rel=1e-4)
     assert sum(image.box_regression for image in report.images) == pytest.approx(sum(report.box_per_level), rel=1e-4)
     assert report.is_finite and all(image.is_finite for image in report.images)
@@ -103,7 +103,7 @@ def test_replay_of_a_finite_step_equals_training(tmp_path):
     assert report.bad_gradients == report.bad_weights == []
     assert report.num_gradients == len(list(model.parameters()))
     text = report.describe()
-    assert "step 12 replayed on cpu in float32, 4 images" in text and "everything is finite here" in text
+    assert "step 12 replayed on cpu in float32, 4 images" in text and "all values are finite" in text
     assert "Not reproduced" in text
 
 
@@ -147,7 +147,7 @@ def test_report_shows_which_level_is_not_finite(tmp_path):
     assert report.bad_weights == ["fpn.p7.bias"]
     assert report.first_in_forward.startswith("fpn.p7 (")
     assert "non-finite weights before the step: fpn.p7.bias" in report.describe()
-    assert "an earlier step caused it" in report.describe()
+    assert "because of an earlier step" in report.describe()
 
 
 @pytest.mark.slow
@@ -202,7 +202,7 @@ def test_sync_norm_is_replayed_as_batch_norm_with_a_note(tmp_path):
     assert report.is_finite and "norm sync is replaced by batch" in report.describe()
 
 
-def test_file_of_a_slice_is_no_larger_than_of_a_batch(tmp_path):
+def test_file_of_a_slice_is_no_larger_than_that_of_a_batch(tmp_path):
     """Micro-batches are slices of a larger batch; the file must not contain the whole storage."""
     whole = batch_of(*[None] * 40, indices=tuple(range(40)))
     rows = slice(0, 2)

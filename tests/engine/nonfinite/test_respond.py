@@ -1,4 +1,4 @@
-"""Whole runs with batch norm, in which one image gives NaN."""
+"""Complete runs with batch norm in which one image produces NaN."""
 
 import math
 
@@ -25,7 +25,7 @@ def cfg(tiny_overrides):
 
 @pytest.fixture
 def poisoned(cfg, monkeypatch):
-    """Make one image of a step's batch white, and every white image NaN in the network."""
+    """Make one image in a step's batch white, and make white images produce NaN in the network."""
 
     def plant(step: int):
         data = load_train_data(cfg())
@@ -57,7 +57,7 @@ def test_nan_in_the_first_step_stops_the_run_and_names_the_image(cfg, poisoned, 
     assert f"Caused by {image_id}: check these images" in str(stopped.value)
     file = tmp_path / "run/nonfinite_step_00000001.pt"
     assert str(file) in str(stopped.value)
-    assert not list((tmp_path / "run/checkpoints").glob("step*.pt"))  # no checkpoint after it
+    assert not list((tmp_path / "run/checkpoints").glob("step*.pt"))  # no checkpoint was saved afterwards
     saved = torch.load(file, weights_only=True)
     assert all(value.isfinite().all() for value in saved["model"].values())
     statistics = {name: value for name, value in saved["model"].items() if name.endswith("running_mean")}
@@ -67,8 +67,8 @@ def test_nan_in_the_first_step_stops_the_run_and_names_the_image(cfg, poisoned, 
     assert f"Caused by {image_id}: check these images" in capsys.readouterr().out
 
 
-def test_steps_after_nan_change_nothing_until_the_guard_is_read(cfg, poisoned, tmp_path):
-    """Step 3 gives NaN; the guard is read after step 4, and the saved step has the weights from after step 2."""
+def test_steps_after_nan_change_nothing_before_the_guard_is_read(cfg, poisoned, tmp_path):
+    """Step 3 produces NaN. The guard is read after step 4, and the saved step has the weights from after step 2."""
     before = train(cfg("train.steps=2", "train.schedule={type: steps, milestones: []}"), tmp_path / "before")
     poisoned(3)
     with pytest.raises(InputError, match=r"step 3: training diverged"):
