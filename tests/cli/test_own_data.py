@@ -137,8 +137,8 @@ def test_validation_image_of_another_size_stops_a_run_before_it_starts(tmp_path,
     overrides = write_clean(tmp_path)
     pattern(8).resize((WIDTH + 5, HEIGHT)).save(tmp_path / "val/8.png")
     done = train(tmp_path, "quickstart", *overrides, *SMALL, *option)
-    assert done.returncode == 2 and "another size than their annotations say" in done.stderr
-    assert "val/8.png: is 101x64, but its annotations say 96x64" in done.stderr
+    assert done.returncode == 2 and "differ in size from their annotations" in done.stderr
+    assert "val/8.png: is 101x64, but annotated as 96x64" in done.stderr
     assert not (tmp_path / "runs").exists() and "step 1" not in done.stdout
 
 
