@@ -151,7 +151,7 @@ def test_image_size_that_contradicts_the_annotations(rejected, tiny_overrides, s
 
     path = changed(shapes, tmp_path, grow)
     arguments = [*tiny_overrides, f"data.train.annotations={path}", "--output", tmp_path / "run"]
-    assert "but its annotations say" in rejected(train_tool, "quickstart", *arguments)
+    assert "but annotated as" in rejected(train_tool, "quickstart", *arguments)
 
 
 def test_unknown_device(train_rejected):

@@ -135,8 +135,8 @@ def test_validation_image_of_the_wrong_size_prevents_the_run(tmp_path, option):
     overrides = write_clean(tmp_path)
     pattern(8).resize((WIDTH + 5, HEIGHT)).save(tmp_path / "val/8.png")
     code, output, errors = train(tmp_path, "quickstart", *overrides, *SMALL, *option)
-    assert code == 2 and "another size than their annotations say" in errors
-    assert "val/8.png: is 101x64, but its annotations say 96x64" in errors
+    assert code == 2 and "differ in size from their annotations" in errors
+    assert "val/8.png: is 101x64, but annotated as 96x64" in errors
     assert not (tmp_path / "runs").exists() and "step 1" not in output
 
 

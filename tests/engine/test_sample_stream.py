@@ -76,7 +76,7 @@ def test_damaged_image_of_a_rare_shape_does_not_stop_the_run(write_images, cfg_o
 def test_image_that_cannot_be_replaced_is_an_error_that_names_the_step(write_images, cfg_of, tmp_path):
     folder = write_images([LANDSCAPE])
     (folder / "0.jpg").write_bytes(b"")
-    with pytest.raises(InputError, match=r"^step 1: .*0\.jpg: empty file.*no other image to replace it\)$"):
+    with pytest.raises(InputError, match=r"^step 1: .*0\.jpg: empty file.*no other image as a replacement\)$"):
         train(cfg_of("train.batch_size=1"), tmp_path / "run")
 
 
@@ -101,7 +101,7 @@ def test_run_resumes_after_its_unreadable_images_were_removed(write_images, cfg_
     assert train(cfg, tmp_path / "run", resume=True).step == 3
     log = (tmp_path / "run/log.txt").read_text()
     assert "data.train now lacks 4 of the 12 images it had" in log
-    assert "the sample order is different from here on" in log
+    assert "the sample order changes from here on" in log
     assert [line["step"] for line in read_metrics(tmp_path / "run")] == [1, 2, 3]
     images = read_checkpoint(tmp_path / "run/checkpoints/last.pt").state["images"]
     assert len(images["names"]) == 8
