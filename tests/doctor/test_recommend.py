@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -112,6 +114,21 @@ def test_anchors_are_recommended_if_they_are_better():
     assert recommend_anchors(proposal._replace(after=proposal.before)).lines == ()
     # At an IoU of 0.01, all objects are covered before and after: a better mean IoU alone is no reason to change.
     assert recommend_anchors(proposal._replace(fg_iou=0.01)).lines == ()
+
+
+@pytest.mark.parametrize("covered, is_recommended", [(7, True), (8, False), (9, False)])
+def test_anchors_are_kept_if_most_objects_reach_the_foreground_iou(covered, is_recommended):
+    tall = dataset_of([image_record(height=128, width=128, boxes=[(5 * n, 0, 5 * n + 12, 72) for n in range(10)])])
+    proposal = fit_anchors(tall, config({"shorter": (128,), "longer": 128, "bucket_aspects": (1.0,)}))
+    before = replace(proposal.before, best_iou=np.float32([0.6] * covered + [0.3] * (10 - covered)))
+    after = replace(proposal.after, best_iou=np.full(10, 0.9, dtype=np.float32))
+    found = recommend_anchors(proposal._replace(before=before, after=after, fg_iou=0.5))
+    assert bool(found.lines) == is_recommended
+    assert f"{10 * covered}.0 % of the objects reach an IoU of 0.5" in found.sentence
+
+
+def test_no_anchors_are_recommended_without_objects():
+    cfg = config({"shorter": (128,), "longer": 128, "bucket_aspects": (1.0,)})
     assert recommend_anchors(fit_anchors(dataset_of([image_record(boxes=[])]), cfg)).lines == ()
 
 
