@@ -52,7 +52,7 @@ def read_voc(source: DataSource, part: str) -> Annotations:
     if layout is None:
         raise InputError(
             f"{source.annotations}: is not a Pascal VOC dataset: expected a folder with XML files, for example in "
-            "Annotations"
+            f"Annotations; to detect the format, set data.{part}.format=auto"
         )
     split = choose_split(list(layout.splits), split=source.split, part=part, source=source.annotations)
     files = xml_files(layout, split)

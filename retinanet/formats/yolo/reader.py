@@ -63,7 +63,7 @@ def read_yolo(source: DataSource, part: str) -> Annotations:
     if layout is None:
         raise InputError(
             f"{source.annotations}: is not a YOLO dataset: expected data.yaml, or folders images and labels with "
-            "classes.txt"
+            f"classes.txt; to detect the format, set data.{part}.format=auto"
         )
     images, labels_of, are_all_images = _images(layout, source, part)
     if any(image.is_absolute() for image in images):  # some entries of data.yaml may be absolute

@@ -199,7 +199,8 @@ def test_dataset_without_objects_is_an_error(tmp_path):
 
 def test_other_folders_are_an_error(tmp_path):
     assert message_of(write_files(tmp_path, {"a.png": None})) == (
-        "FOLDER: is not a Pascal VOC dataset: expected a folder with XML files, for example in Annotations"
+        "FOLDER: is not a Pascal VOC dataset: expected a folder with XML files, for example in Annotations; "
+        "to detect the format, set data.train.format=auto"
     )
 
 
