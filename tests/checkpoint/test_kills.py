@@ -37,7 +37,7 @@ while True:
 
 
 def steps_printed(writer: Program) -> list[int]:
-    """The steps that a program has printed, each in a line."""
+    """The steps that a program has printed, one per line."""
     return [int(line) for line in writer.output().splitlines(keepends=True) if line.endswith("\n")]
 
 
