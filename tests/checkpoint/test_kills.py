@@ -42,7 +42,7 @@ def steps_printed(writer: Program) -> list[int]:
 
 
 def kill_after(delay: float, writer: Program) -> int:
-    """Kill a program some time after it has printed its third step; the last one that it has printed."""
+    """Kill a program some time after it has printed its third step; return the last step that it printed."""
     deadline = time.monotonic() + 60
     while len(steps_printed(writer)) < 3:
         assert writer.poll() is None and time.monotonic() < deadline, writer.errors()
