@@ -19,7 +19,7 @@ from retinanet.errors import InputError
 
 FORMAT = "retinanet checkpoint 4"
 IS_WINDOWS = os.name == "nt"
-NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # what fsync says of a folder that it cannot flush
+NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # from fsync, if it does not support folders
 OLDER_FORMATS = ("retinanet checkpoint 1", "retinanet checkpoint 2", "retinanet checkpoint 3")
 
 

@@ -115,7 +115,7 @@ class SampleReader:
         if len(errors) == 1:
             raise InputError(f"{error} (and the dataset has no other image as a replacement)")
         raise InputError(
-            f"{error} (and none of the {len(errors) - 1} replacements tried can be read, the last: {errors[-1][1]})"
+            f"{error} (and none of the {len(errors) - 1} replacements tried can be read; last error: {errors[-1][1]})"
         )
 
     def _replacements(self, planned: PlannedImage) -> Iterator[int]:

@@ -140,7 +140,7 @@ def match_unmatched_objects(assignment: Assignment, anchors: list[Tensor], targe
             anchor = index.gather(1, position)
             taken.scatter_(1, anchor, taken.gather(1, anchor) | (highest > 0))
             chosen.append(anchor.where(highest > 0, len(boxes)))
-    anchor = torch.cat(chosen, dim=1)  # (B, N); all different but for A, an extra column that is dropped below
+    anchor = torch.cat(chosen, dim=1)  # (B, N); distinct except for A, an extra column that is dropped below
     rows = torch.arange(num_rows, device=anchor.device).expand_as(anchor)
     new_row = anchor.new_full((len(anchor), len(boxes) + 1), -1).scatter_(1, anchor, rows)[:, :-1]
     is_new = new_row >= 0

@@ -34,7 +34,7 @@ MEMORY_WITHOUT_IMAGES = 1.5 * 2**30  # bytes: weights, their gradients and optim
 USABLE_MEMORY = 0.8  # fraction; the rest is left for the system, other processes and fragmentation
 
 # Sampling. Classes differ in frequency on every real dataset; repetition matters from a factor of about 100.
-VERY_UNEVEN = 100  # most common class / rarest class, in images
+MIN_IMBALANCE = 100  # most common class / rarest class, in images
 
 # Schedule. The bundled recipes that train from random weights on small sets take 450 (quickstart) and 615 (bccd_r18)
 # steps to reach a useful AP.
@@ -209,10 +209,10 @@ def _largest_padded_image(dataset: Dataset, cfg: Config) -> int:
 
 
 def recommend_sampling(dataset: Dataset, cfg: Config) -> Recommendation:
-    """Recommend repeat-factor sampling if class frequencies are very uneven and each image is used once per epoch.
+    """Recommend repeat-factor sampling if the classes are highly imbalanced and each image is used once per epoch.
 
     An image is repeated sqrt(threshold / frequency) times, with the frequency of its rarest class (Gupta et al. 2019).
-    The threshold is the frequency of the most common class / VERY_UNEVEN, so only classes rarer than that are repeated.
+    The threshold is the frequency of the most common class / MIN_IMBALANCE, so only rarer classes are repeated.
     """
     if cfg.data.sampling.type != "all":
         return Recommendation("sampling", f"data.sampling is already {cfg.data.sampling.type}")
@@ -227,9 +227,9 @@ def recommend_sampling(dataset: Dataset, cfg: Config) -> Recommendation:
         f"{dataset.class_names[commonest]} occurs in {counts[commonest]} image(s), {dataset.class_names[rarest]} in "
         f"{counts[rarest]}"
     )
-    if counts[commonest] < VERY_UNEVEN * counts[rarest]:
+    if counts[commonest] < MIN_IMBALANCE * counts[rarest]:
         return Recommendation("sampling", f"{described}: use every image once per epoch")
-    threshold = float(f"{counts[commonest] / VERY_UNEVEN / len(dataset):.2g}")
+    threshold = float(f"{counts[commonest] / MIN_IMBALANCE / len(dataset):.2g}")
     return Recommendation(
         "sampling",
         f"{described}: repeat images with rare classes",

@@ -1,4 +1,4 @@
-"""Show a run in TensorBoard: curves, images with boxes, precision over recall, and the config."""
+"""Show a run in TensorBoard: curves, images with boxes, precision-recall curves, and the config."""
 
 import json
 import logging
@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 
 FOLDER = "tensorboard"
 VALIDATION_IMAGES = 4  # per evaluation
-MAX_CLASSES = 20  # with a curve of precision over recall, in each evaluation
-NUM_THRESHOLDS = 101  # scores at which it is measured
+MAX_CLASSES = 20  # with a precision-recall curve, in each evaluation
+NUM_THRESHOLDS = 101  # score thresholds of a curve
 MAX_SIDE = 480  # pixels of the longer side of an image: an event file keeps the images of all evaluations
 GAP = 8  # pixels between ground truth and detections
 COMPARED_METRICS = ("eval/AP", "eval/AP50", "eval/loss")  # columns of the table of runs
@@ -92,7 +92,7 @@ class Board:
             self._image(f"validation/{number}", torch.cat([truth, gap, drawn], dim=2), step)
 
     def precision_recall(self, step: int, data: Dataset, detections: Mapping[int, Detections]) -> None:
-        """Show precision over recall at an IoU of 0.5, for the classes with most objects."""
+        """Show precision-recall curves at an IoU of 0.5, for the classes with the most objects."""
         curves = precision_recall_curves(match_detections(data, detections))
         by_size = sorted(range(len(curves)), key=lambda label: -curves[label].num_objects)
         for label in sorted(by_size[:MAX_CLASSES]):

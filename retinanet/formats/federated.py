@@ -73,12 +73,12 @@ class Federated:
 
 
 def join(parts: Sequence[tuple[Federated | None, int]]) -> Federated | None:
-    """Join the pairs of datasets whose images are concatenated; None if no dataset is federated.
+    """Join the records of datasets whose images are concatenated; None if no dataset is federated.
 
     A federated dataset cannot be joined with one in which all classes were annotated.
 
     Args:
-        parts: the pairs and the number of images of each dataset.
+        parts: the record and the number of images of each dataset.
     """
     federated = [part for part, _ in parts if part is not None]
     if not federated:

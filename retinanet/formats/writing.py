@@ -42,7 +42,7 @@ def rows_of_files(names: Sequence[str], dataset: Dataset) -> dict[str, np.ndarra
 
 
 def image_id_losses(dataset: Dataset) -> Losses:
-    """Count images whose id is not their position, counted from 1, for formats without image ids."""
+    """Count images whose id is not their 1-based position, for formats without image ids."""
     renumbered = sum(image_id != number for number, image_id in enumerate(dataset.image_ids, start=1))
     return occurring({"image ids are replaced by 1, 2, ...": renumbered})
 
@@ -54,7 +54,7 @@ def area_losses(dataset: Dataset) -> Losses:
 
 
 def category_id_losses(dataset: Dataset) -> Losses:
-    """Count categories whose id is not their position, counted from 1, for formats without category ids."""
+    """Count categories whose id is not their 1-based position, for formats without category ids."""
     renumbered = sum(number != given for number, given in enumerate(dataset.category_ids, start=1))
     return occurring({"category ids are replaced by 1, 2, ...": renumbered})
 

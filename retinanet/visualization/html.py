@@ -15,7 +15,7 @@ from retinanet.errors import InputError
 from retinanet.runtime.console import escape_controls
 
 JPEG_QUALITY = 85
-START = 1000  # characters of a file in which its generator is looked for
+START = 1000  # bytes at the beginning of a file that are searched for its generator
 
 
 def check_page(file: Path, *, command: str, option: str) -> None:

@@ -37,12 +37,12 @@ while True:
 
 
 def steps_printed(writer: Program) -> list[int]:
-    """The steps that a program has printed, each in a line."""
+    """The steps that a program has printed, one per line."""
     return [int(line) for line in writer.output().splitlines(keepends=True) if line.endswith("\n")]
 
 
 def kill_after(delay: float, writer: Program) -> int:
-    """Kill a program some time after it has printed its third step; the last one that it has printed."""
+    """Kill a program some time after it has printed its third step; return the last step that it printed."""
     deadline = time.monotonic() + 60
     while len(steps_printed(writer)) < 3:
         assert writer.poll() is None and time.monotonic() < deadline, writer.errors()

@@ -72,7 +72,8 @@ def test_another_order_or_size_changes_the_sample_order(now):
 
 
 def test_fingerprint_is_the_same_on_every_machine():
-    # printf a | b2sum -l 64, bytes little-endian and signed, and of sizes 48, 64 as 64-bit little-endian integers:
+    # The name: printf a | b2sum -l 64, read as a signed little-endian integer.
+    # The sizes 48 and 64, as 64-bit little-endian integers:
     # printf '\x30\0\0\0\0\0\0\0\x40\0\0\0\0\0\0\0' | b2sum -l 128
     found = fingerprint(images("some/folder/a.jpg"))
     assert found["names"].tolist() == [0x2F42665B399EF840]

@@ -175,15 +175,15 @@ def test_memory_of_this_machine():
 # Sampling
 
 
-def test_rare_classes_are_repeated_if_classes_are_very_uneven():
+def test_images_with_rare_classes_are_repeated_if_the_classes_are_highly_imbalanced():
     # 200 images with class a, 2 with b: a factor of 100. The threshold is 200 / 100 of 202 images, 0.0099.
-    uneven = many(202, labels=(1, 1, 0), num_classes=2)
-    found = recommend_sampling(uneven, config())
+    imbalanced = many(202, labels=(1, 1, 0), num_classes=2)
+    found = recommend_sampling(imbalanced, config())
     assert found.lines == ("data.sampling={type: repeat_factor, threshold: 0.0099}",)
     assert "a occurs in 200 image(s), b in 2" in found.sentence
     assert recommend_sampling(many(201, labels=(1, 1, 0), num_classes=2), config()).lines == ()
     changed = with_overrides(config(), found.lines, source="test")
-    assert recommend_sampling(uneven, changed).lines == ()
+    assert recommend_sampling(imbalanced, changed).lines == ()
 
 
 def test_sampling_counts_images_not_objects():

@@ -38,7 +38,8 @@ def test_every_metric_is_shown_once_after_a_resume(tmp_path):
     for step in (1, 2, 3):
         board.scalars("train", step, {"loss": float(step)})
     board.close()
-    # TensorBoard orders files by name, which is the second and a counter without leading zeros: 10 sorts before 9.
+    # TensorBoard reads files in order of their names, which contain the time in seconds and then a counter without
+    # leading zeros: 10 sorts before 9. Wait for the next second, so that the order does not depend on the counter.
     second = int(time.time())
     while int(time.time()) == second:
         time.sleep(0.05)
@@ -78,7 +79,7 @@ def reader(tmp_path):
     return SampleReader(data, [], seed=0, max_pixels=10**6)
 
 
-def test_ground_truth_stands_next_to_detections(tmp_path, reader):
+def test_ground_truth_is_shown_next_to_detections(tmp_path, reader):
     none = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
     found = Detections(torch.tensor([[600.0, 100.0, 900.0, 400.0]]), torch.tensor([0.9]), torch.tensor([1]))
     board = Board(tmp_path)

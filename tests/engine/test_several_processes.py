@@ -121,8 +121,9 @@ def test_run_does_not_depend_on_how_batches_are_split(overrides, tmp_path):
 
 # Upper limits for the distance between the weights of one and two processes after ten steps from random weights, as a
 # share of the distance that the weights moved. It comes from rounding, which training amplifies, more so with AdamW,
-# where small gradients move weights as far as large ones. Measured were at most 3e-6 with SGD, and 2e-5, 6e-6 and 0.013
-# for the three norms with AdamW (torch 2.14.1, a CPU with AVX-512, one thread each). Unrelated gradients give 1.4.
+# where small gradients move weights as far as large ones. The largest distances measured were 3e-6
+# with SGD, and 2e-5, 6e-6 and 0.013 for the three norms with AdamW (torch 2.14.1, a CPU with AVX-512, one thread each).
+# Unrelated gradients give 1.4.
 AGREEMENT = {"{type: sgd, lr: 1e-3}": 1e-3, "{type: adamw, lr: 1e-4}": 0.1}
 
 

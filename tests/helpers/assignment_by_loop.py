@@ -36,7 +36,7 @@ def match_unmatched_by_loop(levels, rows, result):
             first += level[..., 0].numel()
         free = [i for i in near if i not in kept and iou[row][i] > 0]
         if not own[row] and free:
-            taken = max(free, key=lambda i: iou[row][i])  # the first of equals
+            taken = max(free, key=lambda i: iou[row][i])  # on a tie, the first
             kept.add(taken)
             result[taken] = row
     return result
@@ -48,7 +48,7 @@ def assign_by_loop(anchors, rows, fg_iou, bg_iou, low_quality_matches, ignore_io
     crowds = [box for box, kind in rows if kind == CROWD]
     result = []
     for i, anchor in enumerate(anchors):
-        best = max(iou, key=lambda r: iou[r][i], default=None)  # the first of equals
+        best = max(iou, key=lambda r: iou[r][i], default=None)  # on a tie, the first
         best_iou = 0 if best is None else iou[best][i]
         closest = low_quality_matches and any(0 < row[i] == max(row) for row in iou.values())
         in_crowd = ignore_ioa > 0 and any(overlap(box, anchor)[1] >= np.float32(ignore_ioa) for box in crowds)

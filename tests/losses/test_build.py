@@ -65,7 +65,7 @@ def test_config_selects_the_class_loss(cfg, loss):
     assert built.classification != build_loss(LossConfig())(*arguments).classification
 
 
-def test_config_sets_the_hard_example_mining():
+def test_config_sets_up_hard_example_mining():
     outputs, targets = random_outputs(2), targets_of(5, 2)
     arguments = outputs, random_assignment(targets), targets, torch.tensor(2.0)
     cfg = OHEMConfig(keep=7, nms_iou=0.3, one_to_three=True)

@@ -79,7 +79,7 @@ def test_norm_layer_returns_the_named_layers():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("size", [(31, 33), (32, 32)])
 def test_group_norm_equals_torchs_in_float32_rounded_once(dtype, size):
-    """Sizes below and at the number of positions from which bfloat16 maps are not converted."""
+    """Feature maps with fewer than SLOW_BFLOAT16_POSITIONS positions, and with exactly that many."""
     small = size[0] * size[1] < SLOW_BFLOAT16_POSITIONS
     torch.manual_seed(0)
     norm, plain = GroupNorm(32, 64), nn.GroupNorm(32, 64)

@@ -13,7 +13,7 @@ MAX_PROBED = 20  # file names to look up in each candidate folder
 def find_image_folder(annotations: str, names: Sequence[str], *, split: str | None, part: str) -> str:
     """Find the folder that file names are relative to, searching from the location of the annotations.
 
-    The result is the candidate folder that contains most of the first names.
+    The result is the candidate folder that contains the largest number of the first MAX_PROBED names.
 
     Args:
         annotations: the annotation file or folder.

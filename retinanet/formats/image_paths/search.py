@@ -123,7 +123,7 @@ class _Place(NamedTuple):
 
 
 def _vote(names: Sequence[str], files: Iterable[str]) -> _Place | None:
-    """Return the folder that contains most of the names; None if it has less than half of them."""
+    """Return the folder that contains the largest number of names; None if it has fewer than half of them."""
     parts_of_name: dict[str, list[list[str]]] = {}
     for name in names:
         parts = spelling_key(name).split("/")

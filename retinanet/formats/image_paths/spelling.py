@@ -59,7 +59,7 @@ def _apply(name: str, steps: Iterable[tuple[str, Callable[[str], str]]]) -> str:
 
 
 def repair_names(names: Collection[str], files: Iterable[str], *, used: Collection[str]) -> Repair:
-    """Match names to files by the rule that matches most of them, or the first such rule in a tie.
+    """Match names to files by the rule that matches the largest number of them; on a tie, by the first such rule.
 
     Args:
         names: names of missing files.

@@ -241,7 +241,7 @@ def _unpack_12_bits(data: np.ndarray) -> np.ndarray:
 
 
 def _decompress(data: bytes, compression: int, rows: int, row_bytes: int) -> np.ndarray:
-    """Decompress a strip or tile to bytes (rows, row_bytes), as a grey TIFF with a single strip."""
+    """Decompress a strip or tile to bytes (rows, row_bytes): Pillow reads it as a grey TIFF with a single strip."""
     tags = {256: row_bytes, 257: rows, 258: 8, 259: compression, 262: 1, 273: 0, 277: 1, 278: rows, 279: len(data)}
     start = 8 + 2 + 12 * len(tags) + 4
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value or start) for tag, value in tags.items())

@@ -11,7 +11,7 @@ MAX_BYTES = 100_000_000
 
 
 def read_lines(file: Path) -> list[str]:
-    """Return the lines of a text file without surrounding blanks and without blank lines at the end of the file.
+    """Return the lines of a text file without surrounding whitespace and without blank lines at the end.
 
     Raises:
         InputError: the file cannot be read, is too large, or is not UTF-8 or UTF-16.

@@ -66,7 +66,7 @@ def xml_files(layout: VocLayout, split: str | None) -> list[str]:
         return [name for name in available if name.startswith(f"{split}/")]
     by_stem = {os.path.splitext(name)[0]: name for name in available}
     listed = [line for line in read_lines(place) if line]
-    # Some tools list image files. Lists for one class have a second column, but names may also contain blanks.
+    # Some tools list image files. Lists for one class have a second column, but names may also contain spaces.
     stems = [
         next((stem for stem in (name, os.path.splitext(name)[0], SECOND_COLUMN.sub("", name)) if stem in by_stem), None)
         for name in listed
