@@ -32,6 +32,14 @@ RUN_ALL = """
 """
 
 
+@pytest.fixture
+def default_interrupts():
+    """Handle SIGINT by default, also in new processes: a shell's background jobs, such as these tests, ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def test_help_and_invalid_arguments_do_not_import_torch(tmp_path):
     """All commands run in one process: if one of them imported torch, it would stay imported for the later ones."""
     (tmp_path / "not_a_run").mkdir()
@@ -157,7 +165,7 @@ CONSOLE_SCRIPT = "import sys; from retinanet.__main__ import main; sys.exit(main
     ],
     ids=["module", "script", "console script"],
 )
-def test_ctrl_c_during_imports_prints_one_line(tmp_path, arguments, module):
+def test_ctrl_c_during_imports_prints_one_line(tmp_path, arguments, module, default_interrupts):
     (tmp_path / f"{module}.py").write_text(ENDLESS)
     path = os.pathsep.join([str(tmp_path), str(REPO)])
     started = subprocess.Popen(
@@ -174,7 +182,7 @@ def test_ctrl_c_during_imports_prints_one_line(tmp_path, arguments, module):
     assert (started.returncode, errors) == (130, "interrupted\n")
 
 
-def test_ctrl_c_raises_after_begin_work_and_the_handler_is_restored():
+def test_ctrl_c_raises_after_begin_work_and_the_handler_is_restored(default_interrupts):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     seen = []
 
