@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from torch._inductor import config as inductor_config
 from torch.testing import assert_close
 
 from retinanet.config import LossConfig
@@ -29,12 +30,14 @@ def test_one_compiled_graph_serves_many_shapes(monkeypatch):
 
 
 @pytest.mark.slow  # a minute of compiling
-def test_compiled_step_equals_the_eager_step():
+def test_compiled_step_equals_the_eager_step(monkeypatch):
     """Gradients and losses: weights after several steps would amplify the rounding of the CPU."""
     batch, compiled, eager = batch_of(), model_of(), model_of()
     for model in (compiled, eager):
         for stage in (model.backbone.layer1, model.backbone.layer2, model.backbone.layer3, model.backbone.layer4):
             del stage[1:]  # one block of each kind remains: fewer kernels to compile
+    # All kernels of a graph in one C++ file: the headers are parsed once instead of for each of about 80 files.
+    monkeypatch.setattr(inductor_config, "cpp_wrapper", True)
     first, second = step_of(compiled, compile=True), step_of(eager)
     first.backward([batch])
     second.backward([batch])
