@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from random import Random
 
 import pytest
 
 from retinanet.checkpoint.file import read_checkpoint
 from tests.helpers.metrics import metrics_without_times
-from tests.helpers.processes import ENVIRONMENT, REPO, Program
+from tests.helpers.processes import ENVIRONMENT, REPO, RETINANET, Program, run_together
 from tests.helpers.states import assert_same_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -93,28 +94,28 @@ def test_run_killed_twenty_times_is_bit_identical_to_an_uninterrupted_one(augmen
     assert_same_checkpoint(*best)
 
 
-def torchrun(folder, overrides, *, processes=2, restarts=0, resume=False):
+def torchrun(folder, overrides, *, restarts=0, resume=False):
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-        *(f"--nproc_per_node={processes}", f"--max-restarts={restarts}"),
+        *("--nproc_per_node=2", f"--max-restarts={restarts}"),
         *("tools/train.py", "quickstart", "--output", str(folder), *overrides, *(["--resume"] if resume else [])),
     ]
     environment = {**os.environ, **ENVIRONMENT, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-    output = open(f"{folder}.log", "a")
-    return subprocess.Popen(command, env=environment, cwd=REPO, stdout=output, stderr=output)
+    with open(f"{folder}.log", "a") as output:
+        return subprocess.Popen(command, env=environment, cwd=REPO, stdout=output, stderr=output)
 
 
-def wait_for_step(folder, step, process, timeout=180):
-    """Wait until the metrics log has a line for a step."""
+def wait_for_step(folder, step, process, printed, timeout=180):
+    """Wait until the metrics log has a line for a step. `printed` returns the output of the process."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
-        assert process.poll() is None, open(f"{folder}.log").read()[-3000:]
+        assert process.poll() is None, printed()[-3000:]
         if (folder / "metrics.jsonl").exists():
             steps = [int(found) for found in re.findall(r'"step": (\d+)', (folder / "metrics.jsonl").read_text())]
             if steps and max(steps) >= step:
                 return
         time.sleep(0.05)
-    raise AssertionError(f"no step {step} in {timeout} s\n" + open(f"{folder}.log").read()[-3000:])
+    raise AssertionError(f"no step {step} in {timeout} s\n" + printed()[-3000:])
 
 
 def workers_of(process):
@@ -132,58 +133,45 @@ def workers_of(process):
     return sorted(found)
 
 
-@pytest.fixture
-def two_process_run(tiny_overrides, tmp_path):
-    """Overrides of a run that is long enough to interrupt, and its uninterrupted result. It saves between log lines."""
+def test_torchrun_job_survives_a_killed_worker_and_sigterm(tiny_overrides, tmp_path):
+    """Kill a worker, which is restarted; send SIGTERM to one worker, then to all workers. The result must not change.
+
+    The run saves between log lines.
+    """
     overrides = [
         *tiny_overrides,
-        *(
-            "model.backbone.norm=group",
-            "train.steps=36",
-            "train.log_every=4",
-            "train.save_every=5",
-            "train.eval_every=36",
-        ),
-        "train.stall_timeout=60",
+        *("model.backbone.norm=group", "train.stall_timeout=60"),
+        *("train.steps=48", "train.log_every=4", "train.save_every=5", "train.eval_every=48"),
     ]
-    straight = tmp_path / "straight"
-    process = torchrun(straight, overrides)
-    assert process.wait(timeout=300) == 0, open(f"{straight}.log").read()[-3000:]
-    return overrides, straight
+    straight, disturbed = tmp_path / "straight", tmp_path / "disturbed"
+    run_together(2, TRAIN, [str(straight), *overrides])
 
+    def printed():
+        return Path(f"{disturbed}.log").read_text()
 
-def test_torchrun_jobs_survive_a_killed_worker_and_sigterm(two_process_run, tmp_path):
-    """Kill a worker, which is restarted; send SIGTERM to all workers, then to one. The result must not change."""
-    overrides, straight = two_process_run
-    expected = read_checkpoint(straight / "checkpoints/last.pt")
-
-    killed = tmp_path / "killed"
-    process = torchrun(killed, overrides, restarts=3)
-    wait_for_step(killed, 8, process)
+    process = torchrun(disturbed, overrides, restarts=1)
+    wait_for_step(disturbed, 8, process, printed)
     os.kill(workers_of(process)[-1], signal.SIGKILL)
-    assert process.wait(timeout=300) == 0, open(f"{killed}.log").read()[-3000:]
-    assert "resuming from" in open(f"{killed}.log").read()
-    assert not list(killed.glob("failure_rank*.txt"))  # only the killed rank failed
-    assert_same_checkpoint(read_checkpoint(killed / "checkpoints/last.pt"), expected)
-    assert metrics_without_times(killed) == metrics_without_times(straight)
-
-    for name, chosen in (("all", slice(None)), ("one", slice(1, 2))):
-        stopped = tmp_path / name
-        process = torchrun(stopped, overrides)
-        wait_for_step(stopped, 7, process)
-        if name == "all":
+    wait_for_step(disturbed, 16, process, printed)
+    assert "resuming from" in printed()
+    assert not list(disturbed.glob("failure_rank*.txt"))  # only the killed rank failed
+    for stops_all in (False, True):
+        if stops_all:
             process.send_signal(signal.SIGTERM)  # torchrun forwards it
         else:
-            os.kill(workers_of(process)[chosen][0], signal.SIGTERM)
+            os.kill(workers_of(process)[1], signal.SIGTERM)
         assert process.wait(timeout=120) != 0
-        preempted = json.loads((stopped / "preempted").read_text())
-        checkpoint = read_checkpoint(stopped / "checkpoints/last.pt")
-        assert preempted["signal"] == "SIGTERM" and preempted["step"] == checkpoint.step < 36
-        process = torchrun(stopped, overrides, resume=True)
-        assert process.wait(timeout=300) == 0, open(f"{stopped}.log").read()[-3000:]
-        assert not (stopped / "preempted").exists()
-        assert_same_checkpoint(read_checkpoint(stopped / "checkpoints/last.pt"), expected)
-        assert metrics_without_times(stopped) == metrics_without_times(straight)
+        preempted = json.loads((disturbed / "preempted").read_text())
+        checkpoint = read_checkpoint(disturbed / "checkpoints/last.pt")
+        assert preempted["signal"] == "SIGTERM" and preempted["step"] == checkpoint.step < 48
+        process = torchrun(disturbed, overrides, resume=True)
+        if not stops_all:
+            wait_for_step(disturbed, checkpoint.step + 4, process, printed)
+    assert process.wait(timeout=300) == 0, printed()[-3000:]
+    assert not (disturbed / "preempted").exists()
+    last = [read_checkpoint(folder / "checkpoints/last.pt") for folder in (disturbed, straight)]
+    assert_same_checkpoint(*last)
+    assert metrics_without_times(disturbed) == metrics_without_times(straight)
 
 
 def test_interrupted_process_saves_and_exits_with_143(tiny_overrides, tmp_path):
@@ -195,12 +183,10 @@ def test_interrupted_process_saves_and_exits_with_143(tiny_overrides, tmp_path):
         "train.save_every=400",
         "train.eval_every=400",
     ]
-    command = [sys.executable, "tools/train.py", "quickstart", "--output", str(folder), *overrides]
-    with open(f"{folder}.log", "a") as output:
-        process = subprocess.Popen(command, env={**os.environ, **ENVIRONMENT}, cwd=REPO, stdout=output, stderr=output)
-    wait_for_step(folder, 3, process)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 143
+    program = Program(RETINANET, ["train", "quickstart", "--output", str(folder), *overrides])
+    wait_for_step(folder, 3, program, program.errors)
+    program.send_signal(signal.SIGINT)
+    assert program.wait(timeout=60) == 143
     assert json.loads((folder / "preempted").read_text())["signal"] == "SIGINT"
     assert 3 <= read_checkpoint(folder / "checkpoints/last.pt").step < 500
-    assert "Traceback" not in open(f"{folder}.log").read()
+    assert "Traceback" not in program.output() + program.errors()
