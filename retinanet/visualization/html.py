@@ -15,7 +15,7 @@ from retinanet.errors import InputError
 from retinanet.runtime.console import escape_controls
 
 JPEG_QUALITY = 85
-START = 1000  # characters of a file in which its generator is looked for
+START = 1000  # bytes at the start of a page that contain the name of its generator
 
 
 def check_page(file: Path, *, command: str, option: str) -> None:
@@ -60,7 +60,7 @@ def render_page(
 
     Args:
         package: the package that contains the template and the scripts; those of this package are found as well.
-        values: what the template names; a name that is missing is an error.
+        values: the variables of the template; a missing one is an error.
         command: the command that writes the page, see `check_page`.
         scripts: script files to include. The browser runs only these: the page carries their hash.
     """
