@@ -13,6 +13,7 @@ from retinanet.cli.process import exit_code
 from retinanet.errors import InputError
 
 if TYPE_CHECKING:
+    from retinanet.config import Config
     from retinanet.data.reader import SampleReader
     from retinanet.formats.dataset import Dataset
     from retinanet.report.browse import Collection
@@ -24,9 +25,9 @@ LIMIT = 100  # images on a page that is written to a file
 def parser() -> CommandParser:
     result = CommandParser(
         prog="retinanet browse",
-        description="Show images with their ground truth and, for a run or a file of detections, with the detections "
-        "next to it, in a web browser: filtered by class, split, number of objects, kind of error and score. A server "
-        "on this machine sends the images, to this machine only, until Ctrl-C.",
+        description="Show images with their ground truth in a web browser and, for a run or a file of detections, the "
+        "detections next to it. Filter by class, split, number of objects, kind of error and score. A server on this "
+        "machine sends the images, to this machine only, until Ctrl-C.",
         epilog="examples: retinanet browse datasets/cells; retinanet browse runs/cells; "
         "retinanet browse detections.json --data datasets/cells",
     )
@@ -36,15 +37,19 @@ def parser() -> CommandParser:
         help="dataset folder or annotation file; run folder that `retinanet eval` has evaluated; or COCO results, with "
         "--data",
     )
+    result.add_overrides(
+        "set a key of the data section, where data.train is the dataset: data.train.images=DIR for images that are not "
+        "beside the annotations, data.train.format=voc for a folder with several formats"
+    )
     result.add_argument("--data", metavar="PATH", help="dataset that the detections belong to")
     result.add_argument("--split", metavar="NAME", help="split of the dataset (default: all, or val with --data)")
     result.add_argument(
-        "--output", type=output_path, metavar="FILE", help="write an HTML page of some images, and start no server"
+        "--output", type=output_path, metavar="FILE", help="write an HTML page of some images and start no server"
     )
     result.add_argument(
         "--limit", type=positive_int, metavar="N", default=LIMIT, help=f"images on that page (default: {LIMIT})"
     )
-    result.add_argument("--port", type=positive_int, default=0, help="port of the server (default: one that is free)")
+    result.add_argument("--port", type=positive_int, default=0, help="port of the server (default: any free port)")
     result.add_argument("--no-open", action="store_true", help="print the address, but do not open a web browser")
     return result
 
@@ -61,7 +66,9 @@ def run(arguments: argparse.Namespace) -> None:
     begin_work()
     if arguments.output:
         check_page(arguments.output, command=COMMAND, option="--output")
-    collection, reader = open_source(arguments.source, data=arguments.data, split=arguments.split)
+    collection, reader = open_source(
+        arguments.source, data=arguments.data, split=arguments.split, overrides=arguments.overrides
+    )
     images = ImageFiles(reader)
     if arguments.output:
         urls = {index: images.data_url(index) for index in collection.spread_out(arguments.limit)}
@@ -90,7 +97,9 @@ def has_screen() -> bool:
     return sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
-def open_source(source: str, *, data: str | None, split: str | None) -> "tuple[Collection, SampleReader]":
+def open_source(
+    source: str, *, data: str | None, split: str | None, overrides: list[str]
+) -> "tuple[Collection, SampleReader]":
     """Read what the arguments name: a dataset, detections on one, or the detections of a run.
 
     Raises:
@@ -98,40 +107,50 @@ def open_source(source: str, *, data: str | None, split: str | None) -> "tuple[C
     """
     from retinanet.engine.run_files import is_run_folder
 
-    if data is not None:
-        return open_detections(Path(source), data, split)
     if is_run_folder(Path(source)):
-        if split is not None:
-            raise InputError("--split: a run has detections on its validation set only; leave it out")
-        return open_run(Path(source))
-    return open_dataset(source, split)
+        for option, value in (("--split", split), ("--data", data)):
+            if value is not None:
+                raise InputError(f"{option}: a run has detections on its validation set only; omit the option")
+        return open_run(Path(source), overrides)
+    if data is not None:
+        return open_detections(Path(source), data, split, overrides)
+    return open_dataset(source, split, overrides)
 
 
-def open_dataset(path: str, split: str | None) -> "tuple[Collection, SampleReader]":
-    """One split of a dataset, or all that it has."""
-    from retinanet.config import DataSource
+def open_dataset(path: str, split: str | None, overrides: list[str]) -> "tuple[Collection, SampleReader]":
+    """Open one split of a dataset, or all of them."""
+    from retinanet.data.build import build_reader
     from retinanet.formats.detect import splits_of
     from retinanet.report.browse import collect_splits
 
-    splits = [split] if split is not None else splits_of(DataSource(annotations=path)) or [None]
-    parts = {name or "all": read_split(path, name) for name in splits}
-    collection = collect_splits(path, parts)
-    return collection, plain_reader(collection)
+    cfg = dataset_config(path, overrides)
+    splits = [split] if split is not None else splits_of(cfg.data.train[0]) or [None]
+    collection = collect_splits(path, {name or "all": read_split(cfg, name) for name in splits})
+    return collection, build_reader(cfg.data, collection.dataset, [], seed=0)
 
 
-def open_detections(file: Path, data: str, split: str | None) -> "tuple[Collection, SampleReader]":
-    """Detections in the COCO results format, on a dataset."""
+def open_detections(
+    file: Path, data: str, split: str | None, overrides: list[str]
+) -> "tuple[Collection, SampleReader]":
+    """Open detections in the COCO results format, on a split of a dataset or on its validation split."""
+    from retinanet.data.build import build_reader
     from retinanet.evaluation.results_file import read_results
+    from retinanet.formats.detect import splits_of
+    from retinanet.formats.splits import choose_split
     from retinanet.report.browse import collect_detections
 
-    dataset = read_split(data, split)
+    cfg = dataset_config(data, overrides)
+    if split is None:
+        split = choose_split(splits_of(cfg.data.train[0]), split=None, part="val", source=data)
+    dataset = read_split(cfg, split)
     collection = collect_detections(f"{file} on {data}", dataset, read_results(file, dataset))
-    return collection, plain_reader(collection)
+    return collection, build_reader(cfg.data, dataset, [], seed=0)
 
 
-def open_run(folder: Path) -> "tuple[Collection, SampleReader]":
-    """The validation set of a run, and the detections that `retinanet eval` has written."""
+def open_run(folder: Path, overrides: list[str]) -> "tuple[Collection, SampleReader]":
+    """Open the validation set of a run, and the detections that `retinanet eval` has written."""
     from retinanet.checkpoint.file import read_checkpoint
+    from retinanet.config.load import with_overrides
     from retinanet.data.build import build_reader, load_val_data
     from retinanet.engine.evaluate_checkpoint import DETECTIONS_FILE
     from retinanet.engine.run_files import find_checkpoint, with_paths_of_run
@@ -142,27 +161,32 @@ def open_run(folder: Path) -> "tuple[Collection, SampleReader]":
     if not file.is_file():
         raise InputError(f"{file}: does not exist; run `retinanet eval {folder}` first")
     checkpoint = read_checkpoint(find_checkpoint(folder))
-    cfg = with_paths_of_run(checkpoint.config, folder)
+    cfg = with_overrides(with_paths_of_run(checkpoint.config, folder), overrides, f"{folder} with overrides")
     dataset = load_val_data(cfg, checkpoint.class_names)
     collection = collect_detections(str(folder), dataset, read_results(file, dataset))
     return collection, build_reader(cfg.data, dataset, [], seed=0)
 
 
-def read_split(path: str, split: str | None) -> "Dataset":
+def dataset_config(path: str, overrides: list[str]) -> "Config":
+    """A config with a dataset as `data.train`. Images that do not exist are skipped."""
+    from retinanet.cli.convert import config_of
+
+    return config_of(path, ["data.missing_images=skip", *overrides])
+
+
+def read_split(cfg: "Config", split: str | None) -> "Dataset":
     """Read one split of a dataset, or all of it if it has none.
 
-    Faults in the annotations are no reason not to look at them: `retinanet check` reports them.
+    Problems in the annotations are reported only if they leave nothing to show; `retinanet check` reports them all.
     """
-    from retinanet.config import DataSource
-    from retinanet.formats.read import read_dataset
+    from retinanet.data.build import read_sources
+    from retinanet.formats.findings import Finding, report
 
-    source = DataSource(annotations=path, split=split)
-    return read_dataset((source,), key="data.val", skip_missing_images=True, findings=[])
-
-
-def plain_reader(collection: "Collection") -> "SampleReader":
-    """A reader of images with the defaults of `data`."""
-    from retinanet.config import DataConfig
-    from retinanet.data.build import build_reader
-
-    return build_reader(DataConfig(), collection.dataset, [], seed=0)
+    source = cfg.data.train[0]
+    source = source if split is None else source.model_copy(update={"split": split})
+    findings: list[Finding] = []
+    try:
+        return read_sources(cfg, (source,), "data.train", findings=findings)
+    except InputError:
+        report(findings)
+        raise

@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +38,7 @@ def run(arguments: argparse.Namespace) -> None:
     from retinanet.report.runs import compare_runs
     from retinanet.report.runs_table import as_json, as_markdown
 
-    comparison = compare_runs([read_run(path) for path in dict.fromkeys(arguments.runs)])
+    comparison = compare_runs([read_run(path) for path in different_runs(arguments.runs)])
     if arguments.output:
         write_page_of(comparison, arguments.output)
     begin_work()
@@ -47,12 +48,26 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def write_page_of(comparison: "RunComparison", file: Path) -> None:
-    """Write the page of a comparison. Without one, torch is not needed, whose import takes seconds."""
+    """Write the page of a comparison. Only this needs torch, whose import takes seconds."""
     from retinanet.report.runs_page import COMMAND, render_runs
     from retinanet.visualization.html import check_page, write_page
 
     check_page(file, command=COMMAND, option="--output")
     write_page(render_runs(comparison), file)
+
+
+def different_runs(paths: Sequence[Path]) -> list[Path]:
+    """The paths without those that name the folder of an earlier one: a run must not count as two seeds.
+
+    Raises:
+        InputError: a path does not name a run.
+    """
+    from retinanet.engine.run_files import find_run
+
+    first_path: dict[Path, Path] = {}
+    for path in paths:
+        first_path.setdefault(find_run(path).resolve(), path)
+    return list(first_path.values())
 
 
 def read_run(path: Path) -> "RunRecord":

@@ -1,4 +1,4 @@
-"""Whether scores mean what they say: the share of true positives among detections of about the same score.
+"""How scores compare with precision, the share of true positives among detections of about the same score.
 
 A detection is a true positive if it matches an object at an IoU of 0.5. Shape letters: D detections, K classes, S bins.
 """
@@ -12,6 +12,7 @@ from retinanet.evaluation.matches import Matches
 
 NUM_BINS = 10  # as usual for the expected calibration error
 NUM_HISTOGRAM_BINS = 20
+_EDGES = np.linspace(0, 1, NUM_HISTOGRAM_BINS + 1)
 
 
 class CalibrationBin(NamedTuple):
@@ -59,8 +60,7 @@ def measure_calibration(evaluation: COCOeval) -> Calibration:
 
 def score_histogram(matches: Matches) -> ScoreHistogram:
     """Count true and false positives by score; scores outside 0..1 count in the first or last bin."""
-    edges = np.linspace(0, 1, NUM_HISTOGRAM_BINS + 1)
-    bins = np.clip(np.searchsorted(edges, matches.scores, side="right") - 1, 0, NUM_HISTOGRAM_BINS - 1)
+    bins = _histogram_bins(matches.scores)
     is_true = matches.is_true_positive[0]
     is_false = ~is_true & ~matches.is_ignored[0]
     shape = (matches.num_classes, NUM_HISTOGRAM_BINS)
@@ -68,7 +68,7 @@ def score_histogram(matches: Matches) -> ScoreHistogram:
     true, false = (
         np.bincount(cells[rows], minlength=shape[0] * shape[1]).reshape(shape) for rows in (is_true, is_false)
     )
-    return ScoreHistogram(edges, true, false)
+    return ScoreHistogram(_EDGES, true, false)
 
 
 def calibrated_scores(matches: Matches) -> np.ndarray:
@@ -79,5 +79,9 @@ def calibrated_scores(matches: Matches) -> np.ndarray:
     """
     histogram = score_histogram(matches)
     true, false = histogram.true_positives.sum(axis=0), histogram.false_positives.sum(axis=0)
-    bins = np.clip(np.searchsorted(histogram.edges, matches.scores, side="right") - 1, 0, NUM_HISTOGRAM_BINS - 1)
-    return ((true + 1) / (true + false + 2))[bins]
+    return ((true + 1) / (true + false + 2))[_histogram_bins(matches.scores)]
+
+
+def _histogram_bins(scores: np.ndarray) -> np.ndarray:
+    """Bin of each score (D,) in the histogram."""
+    return np.clip(np.searchsorted(_EDGES, scores, side="right") - 1, 0, NUM_HISTOGRAM_BINS - 1)

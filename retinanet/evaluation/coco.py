@@ -74,7 +74,8 @@ def score_detections(
     return CocoScores(
         metrics=values,
         per_class={
-            dataset.class_names[label]: _mean(precision[:, :, rank, 0, -1]) for rank, label in enumerate(label_of_rank)
+            dataset.class_names[label]: mean_of_defined(precision[:, :, rank, 0, -1])
+            for rank, label in enumerate(label_of_rank)
         },
         summary="\n".join(summary if dataset.federated is None else evaluation.summary_lines()),
     )
@@ -150,10 +151,11 @@ def _value(evaluation: COCOeval, kind: str, iou: str, area: str, allowed: int) -
     """Mean of an evaluation over IoU thresholds and classes (and recall, for AP), at a number of detections."""
     # (IoU, recall, class, area, detections) or (IoU, class, area, detections)
     values = evaluation.eval["precision" if kind == "AP" else "recall"]
-    return _mean(values[_IOU_INDEX[iou], ..., _AREA_INDEX[area], evaluation.params.max_dets.index(allowed)])
+    return mean_of_defined(values[_IOU_INDEX[iou], ..., _AREA_INDEX[area], evaluation.params.max_dets.index(allowed)])
 
 
-def _mean(values: np.ndarray) -> float:
+def mean_of_defined(values: np.ndarray) -> float:
+    """Mean of values of an evaluation without those that are undefined, which are -1; NaN if all are."""
     valid = values[values > -1]
     return float(valid.mean()) if valid.size else float("nan")
 

@@ -50,8 +50,8 @@ def diagnose(
 
     Repairs that would undo a known mistake (exchanged images, another box format or frame, permuted classes) are
     applied to the detections of up to `MAX_IMAGES` images. A mistake is named if its repair raises AP by far, whatever
-    AP is. All other causes are considered only if no repair does and AP needs an explanation: it is below `NEAR_ZERO`,
-    or below `FAR_BELOW` times `trained_ap`.
+    AP was before. All other causes are considered only if no repair does and AP needs an explanation: it is below
+    `NEAR_ZERO`, or below `FAR_BELOW` times `trained_ap`.
 
     Args:
         detections: keyed by image index, boxes in pixels of the original image.
@@ -106,7 +106,7 @@ def _not_finite(table: DetectionTable, loss: float | None) -> Diagnosis | None:
         "the training diverged",
         "; ".join(evidence),
         "Use an earlier checkpoint, or train again with a lower learning rate, a longer warm-up or gradient clipping. "
-        "The loss curve shows the step from which on it rose.",
+        "The loss curve shows at which step it began to rise.",
     )
 
 
@@ -169,6 +169,6 @@ def _different_input(ap: float, trained_ap: float, placements: PlacementTrials) 
         f"all exchanges of images, box formats and frames changes AP50, ignoring classes, from {placements.before:.3f} "
         f"to {placements.best:.3f}",
         "These numbers cannot tell which of the three differs. Check that the dataset and the weights (average or "
-        "last) are those of the evaluation in training, and that images are prepared alike: channel order (RGB), mean, "
-        "standard deviation and size.",
+        "last) are those of the evaluation in training, and that the preprocessing is the same: channel order (RGB), "
+        "mean, standard deviation and size.",
     )

@@ -1,4 +1,4 @@
-"""What goes wrong, and what it costs: all analyses of the errors of a detector in one record."""
+"""All analyses of the errors of a detector, in one record."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

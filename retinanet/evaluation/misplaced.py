@@ -1,6 +1,6 @@
 """Repairs that would undo a misplacement of detections: other images, another box format, another frame.
 
-Whether a repair helps is found out by trial. Shape letters: D detections, N objects, I images.
+`trials` finds out whether a repair helps. Shape letters: D detections, N objects, I images.
 """
 
 from collections.abc import Callable, Iterator

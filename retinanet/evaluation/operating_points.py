@@ -8,7 +8,7 @@ from retinanet.evaluation.curves import PrecisionRecall
 
 
 class OperatingPoint(NamedTuple):
-    """A score threshold, and what it gives: detections with a score above it count, as in postprocessing."""
+    """A score threshold with its precision and recall. Detections with a score above it count, as in postprocessing."""
 
     threshold: float
     precision: float
@@ -17,7 +17,7 @@ class OperatingPoint(NamedTuple):
 
 
 class Requirement(NamedTuple):
-    """What the threshold of each class must reach; without precision and recall, the best F1."""
+    """What the threshold of each class must reach: a precision, a recall or, if both are None, the best F1."""
 
     precision: float | None = None
     recall: float | None = None

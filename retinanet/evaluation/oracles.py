@@ -7,17 +7,17 @@ import numpy as np
 import torch
 from hotcoco import COCOeval
 
-from retinanet.evaluation.coco import coco_evaluation
+from retinanet.evaluation.coco import coco_evaluation, mean_of_defined
 from retinanet.evaluation.matches import Matches
 from retinanet.formats.dataset import Dataset
 from retinanet.structures import Detections
 
-MIN_BOX_IOU = 0.1  # a detection with a lower IoU does not point at the object; as TIDE's limit to background
-MIN_CLASS_IOU = 0.5  # as TIDE's limit for a classification error
+MIN_BOX_IOU = 0.1  # a detection with a lower IoU belongs to the background, as in TIDE
+MIN_CLASS_IOU = 0.5  # of a classification error, as in TIDE
 
 
 class Oracles(NamedTuple):
-    """Upper limits of AP: what a part can gain at most."""
+    """AP of the detector, and upper limits of AP with one part of it perfect."""
 
     ap: float  # of the detections themselves
     perfect_boxes: float
@@ -132,6 +132,4 @@ def _ious(boxes: np.ndarray, objects: np.ndarray) -> np.ndarray:
 
 def _mean_precision(evaluation: COCOeval) -> float:
     """AP over all IoU thresholds, recalls and classes; NaN without objects."""
-    precision = evaluation.eval["precision"][:, :, :, 0, -1]
-    valid = precision[precision > -1]
-    return float(valid.mean()) if valid.size else float("nan")
+    return mean_of_defined(evaluation.eval["precision"][:, :, :, 0, -1])

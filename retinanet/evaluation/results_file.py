@@ -1,7 +1,6 @@
 """Read detections from a file in the COCO results format."""
 
 import logging
-import math
 from collections import Counter
 from pathlib import Path, PurePath
 from typing import Any
@@ -16,15 +15,18 @@ from retinanet.structures import Detections
 
 log = logging.getLogger(__name__)
 
+MAX_NUMBER = 1e9  # of pixels; areas of such boxes are still finite in float32
+
 
 def read_results(file: Path, dataset: Dataset) -> dict[int, Detections]:
     """Read the detections on a dataset, keyed by image index, each with the highest score first.
 
     The image of an entry is given by its `file_name`, as `retinanet predict` writes it, or else by its `image_id`.
-    Entries of categories that the dataset lacks are left out with a warning, as in pycocotools.
+    Entries of categories that the dataset lacks are ignored with a warning.
 
     Raises:
-        InputError: the file is not a list of results, or an entry belongs to no image of the dataset.
+        InputError: the file is not a list of results, an entry belongs to no image of the dataset, or its score is not
+            in 0..1.
     """
     entries = load_json(str(file))
     if not isinstance(entries, list):
@@ -70,16 +72,16 @@ def _image_of(entry: Any, index_of_id: dict[int | str, int], index_of_name: dict
         return index_of_id[image_id]
     named = f"image_id {short(image_id)}" if name is None else f"file_name {short(name)}"
     raise InputError(
-        f"{where}: {named} is no image of the dataset; its ids are such as {next(iter(index_of_id))!r}; set data.val "
-        "to the annotations that these detections belong to"
+        f"{where}: {named} is not in the dataset, whose ids are like {next(iter(index_of_id))!r}; use the annotations "
+        "of the images in which these objects were detected"
     )
 
 
 def _score_and_box(entry: dict[str, Any], where: str) -> tuple[float, list[float]]:
     """Score and corners of an entry."""
     score, box = entry.get("score"), entry.get("bbox")
-    if not _is_number(score):
-        raise InputError(f"{where}: score is {short(score)}, expected a number")
+    if not _is_number(score) or not 0 <= score <= 1:
+        raise InputError(f"{where}: score is {short(score)}, expected a number in 0..1")
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
         raise InputError(f"{where}: bbox is {short(box)}, expected [x, y, width, height]")
     left, top, width, height = box
@@ -87,7 +89,8 @@ def _score_and_box(entry: dict[str, Any], where: str) -> tuple[float, list[float
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether a value is a number of a usable size: neither NaN nor too large for float32."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MAX_NUMBER
 
 
 def _detections(found: list[tuple[float, int, list[float]]]) -> Detections:

@@ -71,27 +71,29 @@ def select_images(dataset: Dataset, images: str) -> np.ndarray:
     """Indices of the chosen images of a dataset, in its order.
 
     Args:
-        images: a text file with one image a line, or a pattern such as `night_*.jpg`. Either is compared with the file
-            name of each image and with its path.
+        images: a text file with one image per line, or a pattern such as `night_*.jpg`. Both are compared with the file
+            name and the path of each image.
 
     Raises:
         InputError: no image is chosen, or the file lists an image that the dataset lacks.
     """
     patterns = [line for line in read_lines(Path(images)) if line] if Path(images).is_file() else [images]
     names = [(PurePath(path).name, PurePath(path).as_posix()) for path in dataset.paths]
-    literal = {pattern for pattern in patterns if not any(sign in pattern for sign in "*?[")}
+    known = {form for forms in names for form in forms}
+    # The name of an image may contain the signs of a pattern.
+    literal = {pattern for pattern in patterns if pattern in known or not any(sign in pattern for sign in "*?[")}
     globs = [pattern for pattern in patterns if pattern not in literal]
     chosen = [
         index
         for index, forms in enumerate(names)
         if not literal.isdisjoint(forms) or any(fnmatch.fnmatchcase(form, glob) for form in forms for glob in globs)
     ]
-    missing = literal - {form for forms in names for form in forms}
+    missing = literal - known
     if missing or not chosen:
-        lacking = f"no image is {sorted(missing)[0]!r}" if missing else f"no image matches {images!r}"
+        lacking = f"there is no image {sorted(missing)[0]!r}" if missing else f"no image matches {images!r}"
         raise InputError(
             f"--images: {lacking}; the dataset has {len(dataset)} images, such as {names[0][0]!r}; give a pattern, or "
-            "a text file with one name a line"
+            "a text file with one name per line"
         )
     return np.array(chosen, dtype=np.int64)
 

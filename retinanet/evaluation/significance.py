@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
-SIGNIFICANCE_LEVEL = 0.05  # a difference whose p-value is lower counts as shown
+SIGNIFICANCE_LEVEL = 0.05  # differences with a lower p-value are significant
 
 
 class Summary(NamedTuple):

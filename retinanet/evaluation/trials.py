@@ -99,7 +99,7 @@ def try_placements(dataset: Dataset, table: DetectionTable, sample: Sample) -> P
 
 
 def try_relabelling(sample: Sample) -> Repair | None:
-    """Permute the classes such that most detections agree with the objects they overlap, and see whether AP rises.
+    """Permute the classes so that most detections agree with the objects they overlap, and see whether AP rises.
 
     The permutation is found in every other image and tested in the rest.
     """
@@ -108,7 +108,7 @@ def try_relabelling(sample: Sample) -> Repair | None:
     names = sample.dataset.class_names
     tuning, test = (_part(sample, np.arange(start, len(sample.chosen), 2)) for start in (0, 1))
     counts = confusion_matrix(coco_evaluation(tuning.dataset, by_image(tuning.table)), tuning.dataset)[:-1, :-1]
-    # Half a count keeps classes that were not seen.
+    # Half a count, so that classes without detections keep their labels.
     labels, predicted = linear_sum_assignment(counts + 0.5 * np.eye(len(names)), maximize=True)
     moved = labels[(labels != predicted) & (counts[labels, predicted] > 0)]
     is_tested = np.isin(test.dataset.labels, [moved, predicted[moved]]) & ~test.dataset.is_crowd

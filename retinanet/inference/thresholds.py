@@ -17,8 +17,8 @@ def completed(thresholds: Sequence[float | None]) -> tuple[float, ...]:
 def above_thresholds(detections: "Detections", thresholds: Sequence[float]) -> "Detections":
     """The detections whose score is above the threshold of their class.
 
-    Postprocessing with these thresholds would give the same detections, because a box is never suppressed by one with a
-    lower score.
+    This gives the same detections as NMS of only the boxes above the thresholds, because NMS works class by class and
+    never lets a lower score suppress a higher one. `postprocess.max_detections` is applied first.
 
     Args:
         thresholds: by label, (K,).

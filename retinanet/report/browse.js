@@ -42,7 +42,8 @@ function readFilters() {
     text: value("text", "").trim().toLowerCase(),
     label: Number(value("label", -1)), split: Number(value("split", -1)),
     least: Number(value("least", 0)), most: value("most", "") === "" ? Infinity : Number(value("most", "")),
-    kind: value("kind", ""), score: Number(value("score", 0)), sort: value("sort", "index"),
+    // Rounded as the scores are, so that a score of 0.7 is at least 0.7.
+    kind: value("kind", ""), score: Math.fround(value("score", 0)), sort: value("sort", "index"),
   };
 }
 
@@ -210,7 +211,7 @@ function open(position) {
   document.getElementById("viewer-panes").replaceChildren(...panesOf(index, filters, true));
   const boxes = [...objectsOf(index, filters), ...(detections ? detectionsOf(index, filters).reverse() : [])];
   document.getElementById("viewer-boxes").replaceChildren(...boxes.map(({ kind, name, score, box: [x1, y1, x2, y2] }) =>
-    element("tr", {}, ...[kind, name, score, [x1, y1, x2 - x1, y2 - y1].map((side) => side.toFixed(1)).join(", ")]
+    element("tr", {}, ...[kind, name, ...(detections ? [score] : []), [x1, y1, x2 - x1, y2 - y1].map((side) => side.toFixed(1)).join(", ")]
       .map((text) => element("td", { textContent: text })))));
   document.getElementById("viewer-previous").disabled = opened === 0;
   document.getElementById("viewer-next").disabled = opened === selected.length - 1;
@@ -280,5 +281,9 @@ document.getElementById("legend").append(...legend.map((kind) => {
   key.append(svgElement("rect", { class: kind, x: 1, y: 1, width: 14, height: 14 }));
   return element("span", {}, key, kind);
 }));
-for (const [name, value] of new URLSearchParams(location.hash.slice(1))) if (form.elements[name]) form.elements[name].value = value;
+for (const [name, value] of new URLSearchParams(location.hash.slice(1))) {
+  const field = form.elements.namedItem(name);
+  if (field) field.value = value;
+}
+for (const field of form.querySelectorAll("select")) if (field.selectedIndex < 0) field.selectedIndex = 0; // no such option
 update();

@@ -1,8 +1,7 @@
 """A page to browse the images of a dataset with their ground truth and, if there are any, detections."""
 
 import base64
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -11,12 +10,13 @@ import numpy as np
 from retinanet.evaluation.detection_kinds import KINDS, detection_kinds, found_scores, matched_boxes
 from retinanet.evaluation.matches import match_detections
 from retinanet.formats.dataset import Dataset, concatenate, start_of_each
+from retinanet.report.images import image_names
 from retinanet.runtime.console import escape_controls
 from retinanet.structures import Detections
 from retinanet.visualization.html import render_page
 
 COMMAND = "retinanet browse"
-CROWD = -1.0  # takes the place of the score at which an object is found, for regions that are no objects
+CROWD = -1.0  # stands for the score of the matching detection in crowd regions, which are not objects
 
 
 class FoundObjects(NamedTuple):
@@ -110,7 +110,7 @@ def page_data(collection: Collection, images: Mapping[int, str] | None) -> dict[
     """Everything that the script of the page needs, with arrays as base64 of little-endian numbers."""
     data, found = collection.dataset, collection.found
     return {
-        "names": [escape_controls(name) for name in _short_names(data.paths)],
+        "names": [escape_controls(name) for name in image_names(data.paths)],
         "classes": [escape_controls(name) for name in data.class_names],
         "splits": [escape_controls(name) for name in collection.splits],
         "sizes": _base64(data.sizes, "<i4"),
@@ -137,12 +137,6 @@ def page_data(collection: Collection, images: Mapping[int, str] | None) -> dict[
 def _object_scores(collection: Collection) -> np.ndarray:
     scores = np.zeros(len(collection.dataset.labels)) if collection.found is None else collection.found.object_scores
     return np.where(collection.dataset.is_crowd, CROWD, scores)
-
-
-def _short_names(paths: Sequence[str]) -> list[str]:
-    """Paths relative to the folder that contains all of them."""
-    folder = os.path.commonpath([os.path.dirname(path) for path in paths])
-    return [os.path.relpath(path, folder) if folder else path for path in paths]
 
 
 def _base64(values: np.ndarray, dtype: str) -> str:

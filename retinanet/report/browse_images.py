@@ -1,4 +1,4 @@
-"""The images of a collection as JPEG files of a limited size, made when they are asked for."""
+"""The images of a collection as JPEG files of a limited size, encoded on request."""
 
 import base64
 import io
@@ -15,10 +15,10 @@ CACHE_BYTES = 64_000_000
 
 
 class ImageFiles:
-    """Reads images and encodes them, and keeps those that were used last. Safe to use from several threads.
+    """Reads and encodes images, and caches the most recently used ones. Thread-safe.
 
     Args:
-        max_bytes: limit of what is kept in memory.
+        max_bytes: limit of the cache.
     """
 
     def __init__(self, reader: SampleReader, *, max_bytes: int = CACHE_BYTES):

@@ -11,6 +11,7 @@ from retinanet.errors import InputError
 from retinanet.report.browse_images import IMAGE_SIDE, THUMBNAIL_SIDE, ImageFiles
 
 ADDRESS = "127.0.0.1"  # not reachable from other machines
+HOSTS = (ADDRESS, "localhost")  # at any port: an SSH tunnel may start at another one
 SIDES = {"thumbnail": THUMBNAIL_SIDE, "image": IMAGE_SIDE}
 TIMEOUT = 30  # seconds without a request, after which a connection is closed
 
@@ -18,8 +19,9 @@ TIMEOUT = 30  # seconds without a request, after which a connection is closed
 class BrowseServer(ThreadingHTTPServer):
     """Serves a page at a secret path, and the images that it shows by their index.
 
-    Other users of the machine do not know the path. Pages of other sites do not either, and a name of theirs that leads
-    to this address is refused. No path in a request is ever opened: an image is a number.
+    Neither other users of the machine nor other websites know the path. Requests under any other host name are refused,
+    so a website cannot reach the server by letting its own name point to this address. Images are requested by number,
+    so no path in a request is ever opened.
 
     Args:
         port: 0 chooses a free one.
@@ -36,12 +38,11 @@ class BrowseServer(ThreadingHTTPServer):
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or error
             raise InputError(
-                f"--port {port}: cannot be used: {reason}; choose another one, or 0 for a free one"
+                f"--port {port}: cannot be used: {reason}; choose another one, or omit the option"
             ) from None
         self.page = page.encode(errors="backslashreplace")
         self.images = images
         self.secret = secrets.token_urlsafe(16)
-        self.hosts = {f"{name}:{self.server_port}" for name in (ADDRESS, "localhost")}
 
     @property
     def url(self) -> str:
@@ -62,7 +63,8 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = TIMEOUT
 
     def do_GET(self) -> None:
-        if self.headers.get("Host") not in self.server.hosts:
+        name, _, port = self.headers.get("Host", "").partition(":")
+        if name not in HOSTS or not port.isdecimal():
             self._send(HTTPStatus.FORBIDDEN, b"wrong host", "text/plain")
             return
         secret, slash, path = self.path.removeprefix("/").partition("/")

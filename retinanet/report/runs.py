@@ -15,7 +15,7 @@ SEED = "train.seed"
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """What the folder of a run says about it."""
+    """A run as recorded in its folder."""
 
     name: str  # the folder as the user named it
     config: dict[str, Any]  # values by dotted key
@@ -54,7 +54,7 @@ class RunRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class RunGroup:
-    """Runs that differ in nothing that affects their results, except for `train.seed`."""
+    """Runs whose configs agree in every key that affects results, except `train.seed`."""
 
     runs: tuple[RunRecord, ...]
 
@@ -71,7 +71,7 @@ class RunGroup:
 
     @property
     def step(self) -> int | None:
-        """The step of the last evaluation, of the run that is furthest; None if there is no evaluation."""
+        """The step of the last evaluation of any of the runs; None if there is no evaluation."""
         return max((run.final["step"] for run in self.runs if run.final), default=None)
 
     @property
@@ -80,7 +80,7 @@ class RunGroup:
         return [run for run in self.runs if run.final and run.final["step"] == self.step]
 
     def values(self, metric: str) -> list[float]:
-        """A metric of the last evaluation of each run that got as far as the others."""
+        """A metric of the last evaluation of each finished run, without NaN."""
         return [value for run in self.finished if not math.isnan(value := run.value(metric))]
 
     def summary(self, metric: str) -> Summary | None:
@@ -107,12 +107,12 @@ class GroupTest(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class RunComparison:
-    """Runs and what was found by comparing them."""
+    """Runs and the results of comparing them."""
 
     runs: tuple[RunRecord, ...]
     groups: tuple[RunGroup, ...]
     differences: list[Difference]  # keys that affect results first
-    tests: list[GroupTest]  # of all groups that were evaluated, except for the first
+    tests: list[GroupTest]  # of all groups that were evaluated, except the first
 
     @property
     def sentences(self) -> list[str]:

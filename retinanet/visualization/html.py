@@ -60,7 +60,7 @@ def render_page(
 
     Args:
         package: the package that contains the template and the scripts; those of this package are found as well.
-        values: what the template names; a name that is missing is an error.
+        values: the variables of the template; a missing one is an error.
         command: the command that writes the page, see `check_page`.
         scripts: script files to include. The browser runs only these: the page carries their hash.
     """

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -62,8 +63,11 @@ def test_run_shows_the_detections_of_its_evaluation(shapes, tmp_path, capsys):
     (run / "detections.json").write_text(json.dumps([{**RESULT, "image_id": image_id}]))
     assert main(arguments) == 0
     assert data_in(page)["detections"] is not None
-    assert main([*arguments, "--split", "val"]) == 2
-    assert "--split: a run has detections on its validation set only" in capsys.readouterr().err
+    for option in (["--split", "val"], ["--data", str(shapes)]):
+        assert main([*arguments, *option]) == 2
+        assert f"{option[0]}: a run has detections on its validation set only" in capsys.readouterr().err
+    (shapes / "val.json").rename(tmp_path / "moved.json")
+    assert main([*arguments, f"data.val.annotations={tmp_path / 'moved.json'}"]) == 0
 
 
 def test_all_splits_of_a_dataset_are_shown_unless_one_is_chosen(tmp_path):
@@ -79,6 +83,23 @@ def test_all_splits_of_a_dataset_are_shown_unless_one_is_chosen(tmp_path):
     assert data["splits"] == ["train", "valid"] and len(data["names"]) == 12
     assert main(["browse", str(folder), "--output", str(page), "--split", "valid"]) == 0
     assert len(data_in(page)["names"]) == 6
+
+
+def test_folder_of_several_formats_and_images_elsewhere_are_shown_with_overrides(annotations, tmp_path, capsys):
+    page, folder = tmp_path / "page.html", Path(annotations).parent
+    (folder / "boxes.csv").write_text("filename,class,xmin,ymin,xmax,ymax\n")
+    arguments = ["browse", str(folder), "--output", str(page)]
+    assert main(arguments) == 2
+    assert "Set data.train.format to one of" in capsys.readouterr().err
+    assert main([*arguments, "data.train.format=coco"]) == 0
+    elsewhere = tmp_path / "other" / "folder" / "elsewhere.json"
+    elsewhere.parent.mkdir(parents=True)
+    os.rename(annotations, elsewhere)
+    arguments = ["browse", str(elsewhere), "--output", str(page)]
+    assert main(arguments) == 2
+    assert "set data.train.images to the folder of the images" in capsys.readouterr().err
+    assert main([*arguments, f"data.train.images={folder / 'images'}"]) == 0
+    assert len(data_in(page)["images"]) == 6
 
 
 def test_without_a_screen_no_browser_takes_over_the_terminal(monkeypatch):

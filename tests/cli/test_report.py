@@ -23,7 +23,8 @@ def run_folder(tmp_path):
 
 def test_runs_are_compared_on_stdout_and_on_a_page(run_folder, tmp_path, capsys):
     runs, page = [run_folder("a", 0.3), run_folder("b", 0.5, seed=1)], tmp_path / "runs.html"
-    assert main(["report", *runs, runs[0], "--output", str(page)]) == 0  # a run named twice counts once
+    again = [f"{runs[0]}/config.yaml", f"{runs[1]}/../b"]  # a run named twice counts once
+    assert main(["report", *runs, *again, "--output", str(page)]) == 0
     out = capsys.readouterr().out
     assert "| 0.400 ± 0.141 |" in out and "| train.seed | 0 | 1 |" in out
     assert "2 runs compared" in page.read_text()

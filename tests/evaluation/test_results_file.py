@@ -49,7 +49,7 @@ def test_detections_are_sorted_by_score_and_equal_ones_keep_their_order(data, tm
 def test_file_name_counts_more_than_the_number_that_predict_gives_an_image(data, tmp_path):
     assert list(read([ENTRY | {"image_id": 1, "file_name": "elsewhere/x.png"}], data, tmp_path)) == [0]
     # Two images are named y.png.
-    with pytest.raises(InputError, match=r"entry 0: file_name 'y\.png' is no image of the dataset"):
+    with pytest.raises(InputError, match=r"entry 0: file_name 'y\.png' is not in the dataset"):
         read([ENTRY | {"file_name": "y.png"}], data, tmp_path)
 
 
@@ -61,10 +61,15 @@ def test_categories_that_the_dataset_lacks_are_ignored_with_a_warning(data, tmp_
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image_id": 6}, "entry 0: image_id 6 is no image of the dataset; its ids are such as 5; set data.val"),
-        ({"image_id": [5]}, r"entry 0: image_id \[5\] is no image"),
-        ({"score": "high"}, "entry 0: score is 'high', expected a number"),
+        ({"image_id": 6}, "entry 0: image_id 6 is not in the dataset, whose ids are like 5; use the annotations"),
+        ({"image_id": [5]}, r"entry 0: image_id \[5\] is not in the dataset"),
+        ({"score": "high"}, "entry 0: score is 'high', expected a number in 0..1"),
         ({"score": float("nan")}, "entry 0: score is nan"),
+        ({"score": 87.5}, "entry 0: score is 87.5, expected a number in 0..1"),
+        ({"score": -0.1}, "entry 0: score is -0.1"),
+        ({"score": 10**400}, "entry 0: score is 1000"),
+        ({"bbox": [0, 0, 10**400, 1]}, "entry 0: bbox is"),
+        ({"bbox": [0, 0, 1e300, 1]}, "entry 0: bbox is"),
         ({"bbox": [1, 2, 3]}, r"entry 0: bbox is \[1, 2, 3\], expected \[x, y, width, height\]"),
         ({"bbox": [1, 2, True, 3]}, "entry 0: bbox is"),
     ],

@@ -71,8 +71,14 @@ def test_images_are_chosen_by_a_list(tmp_path):
     (tmp_path / "list.txt").write_text("b/1.jpg\n\n2.jpg\n")
     assert select_images(three_classes(), str(tmp_path / "list.txt")).tolist() == [1, 2]
     (tmp_path / "list.txt").write_text("b/1.jpg\nb/3.jpg\n")
-    with pytest.raises(InputError, match=r"no image is 'b/3.jpg'; the dataset has 3 images, such as '1.jpg'"):
+    with pytest.raises(InputError, match=r"there is no image 'b/3.jpg'; the dataset has 3 images, such as '1.jpg'"):
         select_images(three_classes(), str(tmp_path / "list.txt"))
+
+
+def test_listed_name_with_the_signs_of_a_pattern_is_a_name(tmp_path):
+    data = dataset_of([image_record("i[1].jpg", image_id=1), image_record("i1.jpg", image_id=2)])
+    (tmp_path / "list.txt").write_text("i[1].jpg\n")
+    assert select_images(data, str(tmp_path / "list.txt")).tolist() == [0]
 
 
 def test_pattern_without_images_is_an_error():
