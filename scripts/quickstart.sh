@@ -28,6 +28,7 @@ cat <<END
   log            $run/log.txt
   metrics        $run/metrics.jsonl      as curves: tensorboard --logdir runs
   score          $run/evaluation.json
+  report         $run/report.html        scores, curves, errors and images, for a web browser
   checkpoints    $run/checkpoints/       best.pt, last.pt
   images         $run/images/
 

@@ -31,7 +31,8 @@ def parser() -> CommandParser:
     result = CommandParser(
         prog="retinanet eval",
         description=__doc__,
-        epilog="examples: retinanet eval runs/cells; retinanet eval runs/cells --precision 0.9 --store-thresholds; "
+        epilog="examples: retinanet eval runs/cells; retinanet eval runs/cells --report cells.html; "
+        "retinanet eval runs/cells --precision 0.9 --store-thresholds; "
         "retinanet eval runs/cells --against runs/other; "
         "retinanet eval runs/cells/checkpoints/last.pt postprocess.nms_iou=0.6",
     )
@@ -42,6 +43,12 @@ def parser() -> CommandParser:
         type=output_path,
         metavar="DIR",
         help="folder for evaluation.json and detections.json (default: the run folder of the checkpoint)",
+    )
+    result.add_argument(
+        "--report",
+        type=output_path,
+        metavar="FILE",
+        help="HTML page to write, with curves, errors, and images with objects and detections",
     )
     result.add_argument("--json", action="store_true", help="print the results as JSON, and nothing else")
     part = result.add_argument_group("part of the data")
@@ -95,6 +102,8 @@ def parsed(argv: list[str]) -> argparse.Namespace:
         own_parser.error("--precision and --recall exclude each other", "give one of them")
     if arguments.store_thresholds and (arguments.classes or arguments.sizes):
         own_parser.error("--store-thresholds needs the thresholds of all objects", "leave out --classes and --sizes")
+    if arguments.report and arguments.sizes:
+        own_parser.error("--report shows objects of all sizes", "leave out --sizes")
     if is_detections_file(arguments.checkpoint) and (arguments.store_thresholds or arguments.weights):
         option = "--store-thresholds" if arguments.store_thresholds else "--weights"
         own_parser.error(
@@ -121,10 +130,13 @@ def evaluate(arguments: argparse.Namespace, out: TextIO) -> None:
     against = arguments.against and detector(arguments.against)
 
     from retinanet.engine import evaluate_checkpoint as engine
+    from retinanet.engine.evaluation_report import explain, write_report
     from retinanet.evaluation.analysis import analyse
     from retinanet.evaluation.operating_points import Requirement
     from retinanet.evaluation.selection import size_range
 
+    if arguments.report:
+        check_report(arguments.report)
     begin_work()
     folder = arguments.output or run_folder_of(path)
     part = {"images": arguments.images, "against": against}
@@ -136,6 +148,7 @@ def evaluate(arguments: argparse.Namespace, out: TextIO) -> None:
         return
     if arguments.classes:
         evaluated = evaluated.of_classes(arguments.classes)
+    explained = explain(evaluated, with_anchors=arguments.report is not None)
     analysis = analyse(
         evaluated.data,
         evaluated.evaluation.detections,
@@ -146,7 +159,18 @@ def evaluate(arguments: argparse.Namespace, out: TextIO) -> None:
         requirement=Requirement(arguments.precision, arguments.recall),
         num_resamples=arguments.bootstrap,
         are_thresholds_stored=arguments.store_thresholds,
+        diagnoses=explained.diagnoses,
     )
+    if arguments.report:
+        analysis = write_report(
+            arguments.report,
+            evaluated,
+            analysis,
+            title=str(arguments.checkpoint),
+            facts=facts_of(arguments, evaluated),
+            run_folder=run_folder_of(path) if cfg is None else None,
+            anchors=explained.anchors,
+        )
     notes = settings_that_change_ap(evaluated.cfg)
     results = evaluated.metrics | {"restricted_to": restrictions(arguments), "notes": notes} | analysis.as_json()
     engine.write_metrics(folder, results)
@@ -157,10 +181,9 @@ def evaluate(arguments: argparse.Namespace, out: TextIO) -> None:
         return
     print_results(evaluated, analysis, arguments)
     files = [engine.METRICS_FILE, *([engine.DETECTIONS_FILE] if cfg is None else [])]
+    written = [str(folder / name) for name in files] + ([str(arguments.report)] if arguments.report else [])
     stored = f"\n{stored_in(path, analysis)}" if arguments.store_thresholds else ""
-    print(
-        f"\nwritten: {', '.join(str(folder / name) for name in files)}{stored}\n\n{escape_controls(analysis.finding)}"
-    )
+    print(f"\nwritten: {', '.join(written)}{stored}\n\n{escape_controls(analysis.finding)}")
 
 
 def config_for_file(path: Path, overrides: list[str]) -> Config:
@@ -192,6 +215,30 @@ def detector(path: Path) -> Path:
     return path if is_detections_file(path) else find_checkpoint(path)
 
 
+def check_report(file: Path) -> None:
+    """Check that the report can be written, before the evaluation.
+
+    Raises:
+        InputError: it cannot, or the file was not written by this command.
+    """
+    from retinanet.report.evaluation_page import COMMAND
+    from retinanet.visualization.html import check_page
+
+    check_page(file, command=COMMAND, option="--report")
+
+
+def facts_of(arguments: argparse.Namespace, evaluated: "Evaluated") -> dict[str, str]:
+    """What the report says about the evaluation, by name."""
+    from retinanet.engine.evaluation_report import facts_of_evaluation
+
+    chosen = {
+        f"only these {name}": ", ".join(only) if isinstance(only, tuple) else only
+        for name, only in restrictions(arguments).items()
+    }
+    weights = {"weights": arguments.weights} if arguments.weights else {}
+    return facts_of_evaluation(evaluated) | weights | chosen
+
+
 def restrictions(arguments: argparse.Namespace) -> dict[str, Any]:
     """The parts of the data that the arguments select."""
     chosen = {"classes": arguments.classes, "images": arguments.images, "sizes": arguments.sizes}
@@ -218,6 +265,9 @@ def print_results(evaluated: "Evaluated", analysis: "Analysis", arguments: argpa
     sizes = f" of {arguments.sizes} objects" if arguments.sizes else ""
     print(f"\neach class{sizes}, and the score threshold with {analysis.requirement}:")
     print(escape_controls(class_table(analysis.classes, analysis.requirement)))
+    for diagnosis in analysis.diagnoses:
+        print(f"\n{escape_controls(f'cause of the low AP: {diagnosis.cause}')}")
+        print(escape_controls(f"  evidence: {diagnosis.evidence}\n  remedy: {diagnosis.remedy}"))
     for sentence in settings_that_change_ap(evaluated.cfg):
         print(f"\nnote: {sentence}")
     if analysis.comparison is not None:

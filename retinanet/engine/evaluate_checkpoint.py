@@ -46,6 +46,11 @@ class Evaluated(NamedTuple):
     other: dict[int, Detections] | None = None  # detections on the same data, to compare with
 
     @property
+    def is_of_network(self) -> bool:
+        """Whether a network was evaluated; otherwise a file of detections, whose origin is unknown."""
+        return "detections" not in self.source
+
+    @property
     def metrics(self) -> dict[str, Any]:
         """The metrics and their source, as in `evaluation.json`."""
         return self.evaluation.metrics_and_classes | self.source

@@ -20,6 +20,7 @@ from retinanet.engine.recorder import Recorder, open_recorder
 from retinanet.engine.result import TrainResult
 from retinanet.engine.run_files import Resume
 from retinanet.engine.run_folder import claim_folder, is_of_this_launch
+from retinanet.engine.run_report import write_run_report
 from retinanet.engine.setup import Run, set_up_run
 from retinanet.engine.summary import announce
 from retinanet.engine.supervise import supervised
@@ -49,8 +50,8 @@ def train(
     """Train a detector and write the results to a folder. Under torchrun, all processes train together.
 
     Args:
-        output: folder for `config.yaml`, `environment.json`, `log.txt`, `metrics.jsonl`, `tensorboard/` and
-            `checkpoints/`.
+        output: folder for `config.yaml`, `environment.json`, `log.txt`, `metrics.jsonl`, `tensorboard/`,
+            `checkpoints/` and, after the last step, `report.html`.
         resume: continue from the last checkpoint in `output`; "auto": start from the beginning if there is none.
         overwrite: delete the run in `output` first.
         profile: profile a few steps and write the results to `output/profile`.
@@ -82,6 +83,7 @@ def loop(run: Run, stop: StopRequest, activity: Activity, after_step: Callable[[
     """Train from the first step, or from the step of the checkpoint, to the last step."""
     cfg, state, num_steps = run.cfg, run.state, run.num_steps
     metrics: dict[str, float] = {}
+    evaluation: Evaluation | None = None  # the last one, on the main process
     evaluated_at = saved_at = stopped_by = None
     timer, first_steps = RunTimer(earlier=state.seconds), FirstSteps(run.device)
     resumed_at = state.step if run.resumed else None
@@ -113,7 +115,7 @@ def loop(run: Run, stop: StopRequest, activity: Activity, after_step: Callable[[
             # Evaluate before the next step, so that a resumed run repeats an evaluation that was interrupted.
             if run.val_data and evaluated_at != state.step and run.is_due(run.eval_every):
                 with timer.measure("evaluation"):
-                    metrics = evaluate_and_record(run, run.val_data, recorder, activity)
+                    metrics, evaluation = evaluate_and_record(run, run.val_data, recorder, activity)
                 evaluated_at = state.step
                 if cfg.train.early_stop and state.best.evaluations_since >= cfg.train.early_stop:
                     stopped_by = "train.early_stop"
@@ -160,6 +162,8 @@ def loop(run: Run, stop: StopRequest, activity: Activity, after_step: Callable[[
         seconds=timer.run_seconds,
     )
     finish(run, result)
+    if evaluation and evaluated_at and not result.is_preempted:
+        write_run_report(run, evaluation, evaluated_at, stop=stop, activity=activity)
     return result
 
 
@@ -239,10 +243,12 @@ def evaluate(run: Run, data: Dataset, activity: Activity) -> Evaluation | None:
     return evaluate_dataset(run.cfg, network, data, device=run.device, on_batch=on_batch)
 
 
-def evaluate_and_record(run: Run, data: Dataset, recorder: Recorder, activity: Activity) -> dict[str, float]:
+def evaluate_and_record(
+    run: Run, data: Dataset, recorder: Recorder, activity: Activity
+) -> tuple[dict[str, float], Evaluation | None]:
     """Evaluate the model, record the metrics, and mark the current checkpoint if it is the best so far.
 
-    Returns: the metrics, on every process.
+    Returns: the metrics, on every process, and the evaluation, on the main process.
     """
     state, evaluation = run.state, evaluate(run, data, activity)
     if evaluation:
@@ -254,7 +260,7 @@ def evaluate_and_record(run: Run, data: Dataset, recorder: Recorder, activity: A
         "step %d: AP %.4f, AP50 %.4f, validation loss %.4g (best %s %.4f)",
         state.step, metrics["AP"], metrics["AP50"], metrics["loss"], state.best.metric, state.best.value,
     )  # fmt: skip
-    return metrics
+    return metrics, evaluation
 
 
 def record_unreadable(run: Run, recorder: Recorder) -> None:

@@ -1,6 +1,6 @@
 """Analyse an evaluation: results of each class, intervals, a comparison, and the most important conclusion."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +11,17 @@ from retinanet.evaluation.bootstrap import BootstrapScores, bootstrap_scores
 from retinanet.evaluation.class_results import ClassResult
 from retinanet.evaluation.compare import PairedComparison, compare_detections
 from retinanet.evaluation.curves import precision_recall_curves
+from retinanet.evaluation.diagnosis import Diagnosis
 from retinanet.evaluation.main_finding import main_finding
-from retinanet.evaluation.matches import match_detections
+from retinanet.evaluation.matches import Matches, match_detections
 from retinanet.evaluation.operating_points import BEST_F1, Requirement, operating_point
 from retinanet.evaluation.selection import ALL_SIZES
+from retinanet.evaluation.tide import ErrorKind
 from retinanet.formats.dataset import Dataset
+from retinanet.runtime.console import counted_progress
 from retinanet.structures import Detections
+
+LEAST_RESAMPLES = 100  # of a comparison: without them, it has no p-value
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -27,7 +32,23 @@ class Analysis:
     requirement: Requirement  # of the operating points
     intervals: BootstrapScores | None
     comparison: PairedComparison | None  # the difference is that to the other model
-    finding: str
+    are_thresholds_stored: bool  # in the checkpoint
+    diagnoses: tuple[Diagnosis, ...]  # causes of a low AP, the most likely one first
+    matches: Matches
+    largest_error: ErrorKind | None = None  # the kind of error that costs most; None: not computed
+
+    @property
+    def finding(self) -> str:
+        """The one sentence that matters most."""
+        return main_finding(
+            self.classes,
+            num_images=self.matches.num_images,
+            num_detections=len(self.matches.scores),
+            ap_interval=self.intervals and self.intervals.metrics["AP"],
+            are_thresholds_stored=self.are_thresholds_stored,
+            diagnoses=self.diagnoses,
+            largest_error=self.largest_error,
+        )
 
     @property
     def thresholds(self) -> list[float | None]:
@@ -60,6 +81,7 @@ class Analysis:
                 "p": self.comparison.p,
                 "sentence": self.comparison.sentence,
             }
+        values["diagnoses"] = [diagnosis._asdict() for diagnosis in self.diagnoses]
         return values | {"finding": self.finding}
 
 
@@ -74,6 +96,7 @@ def analyse(
     requirement: Requirement = BEST_F1,
     num_resamples: int = 1000,
     are_thresholds_stored: bool = False,
+    diagnoses: Sequence[Diagnosis] = (),
 ) -> Analysis:
     """Analyse detections on a dataset.
 
@@ -82,11 +105,15 @@ def analyse(
         other: detections of another model on the same dataset, to compare with.
         names: of the model and of the other one, for the comparison in words.
         requirement: what the operating points must reach.
-        num_resamples: of the bootstrap for the intervals; 0: no intervals.
-        are_thresholds_stored: see `main_finding`.
+        num_resamples: of the bootstrap for the intervals, 0: no intervals; and of the comparison, which takes
+            `LEAST_RESAMPLES` if they are fewer, because its p-value needs them.
+        are_thresholds_stored, diagnoses: see `main_finding`.
     """
     matches = match_detections(dataset, detections, max_detections=max_detections, sizes=sizes)
-    intervals = bootstrap_scores(matches, dataset.class_names, num_resamples=num_resamples) if num_resamples else None
+    intervals = None
+    if num_resamples:
+        with counted_progress("resampling images") as progress:
+            intervals = bootstrap_scores(matches, dataset.class_names, num_resamples=num_resamples, progress=progress)
     ap = average_precision(matches, np.ones((1, len(dataset))))[0]  # (K, T)
     classes = tuple(
         ClassResult(
@@ -102,17 +129,21 @@ def analyse(
     comparison = None
     if other is not None:
         other_matches = match_detections(dataset, other, max_detections=max_detections, sizes=sizes)
-        comparison = compare_detections(dataset, other_matches, matches, names=(names[1], names[0]))
+        with counted_progress("comparing") as progress:
+            comparison = compare_detections(
+                dataset,
+                other_matches,
+                matches,
+                names=(names[1], names[0]),
+                num_resamples=max(num_resamples, LEAST_RESAMPLES),
+                progress=progress,
+            )
     return Analysis(
         classes=classes,
         requirement=requirement,
         intervals=intervals,
         comparison=comparison,
-        finding=main_finding(
-            classes,
-            num_images=matches.num_images,
-            num_detections=len(matches.scores),
-            ap_interval=intervals and intervals.metrics["AP"],
-            are_thresholds_stored=are_thresholds_stored,
-        ),
+        are_thresholds_stored=are_thresholds_stored,
+        diagnoses=tuple(diagnoses),
+        matches=matches,
     )

@@ -117,21 +117,21 @@ def _p(differences: np.ndarray) -> float:
 
 
 def _in_words(result: PairedComparison, names: tuple[str, str]) -> str:
-    """The result in one sentence, with AP in percent."""
+    """The result in one sentence, with AP in 0..1."""
     if math.isnan(result.p):
         return "AP is undefined: the images have no objects that count."
     first, second = names
-    value, low, high = (100 * number for number in result.difference)
+    value, low, high = result.difference
     p = p_in_words(result.p)
     if result.p < SIGNIFICANCE_LEVEL:
         better, worse, sign = (second, first, 1) if value > 0 else (first, second, -1)
         low, high = sorted([sign * low, sign * high])
-        return f"{better} is better than {worse} by {abs(value):.1f} AP (95 % interval {low:.1f} to {high:.1f}, {p})."
+        return f"{better} is better than {worse} by {abs(value):.3f} AP (95 % interval {low:.3f} to {high:.3f}, {p})."
     if high == low:
         return f"{first} and {second} have the same AP, whichever images are swapped."
     images = "1 image" if result.num_images == 1 else f"{result.num_images:,} images"
     return (
-        f"No difference between {first} and {second} can be shown: {second} scores {value:+.1f} AP "
-        f"(95 % interval {low:.1f} to {high:.1f}, {p}). With {images}, a difference below {(high - low) / 2:.1f} AP "
+        f"No difference between {first} and {second} can be shown: {second} scores {value:+.3f} AP "
+        f"(95 % interval {low:.3f} to {high:.3f}, {p}). With {images}, a difference below {(high - low) / 2:.3f} AP "
         "would not be seen."
     )

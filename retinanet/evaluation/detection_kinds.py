@@ -8,12 +8,13 @@ from collections.abc import Mapping
 import numpy as np
 
 from retinanet.evaluation.matches import Matches
+from retinanet.evaluation.tide import BACKGROUND_IOU, POSITIVE_IOU
 from retinanet.formats.dataset import Dataset
 from retinanet.structures import Detections
 
 CORRECT, CLASSIFICATION, LOCALISATION, BOTH, DUPLICATE, BACKGROUND, IGNORED = range(7)
 KINDS = ("correct", "classification", "localisation", "both", "duplicate", "background", "ignored")
-POSITIVE_IOU, BACKGROUND_IOU = 0.5, 0.1
+ERROR_KINDS = KINDS[CLASSIFICATION:IGNORED]
 
 
 def detection_kinds(dataset: Dataset, matches: Matches, boxes: np.ndarray) -> np.ndarray:

@@ -36,6 +36,15 @@ class AnchorFit(NamedTuple):
     ceiling: float  # AP of detections that are perfect for every object with a positive anchor
 
 
+def needs_explanation(ap: float, trained_ap: float | None) -> bool:
+    """Whether AP is near zero, or far below its value in training.
+
+    Args:
+        trained_ap: AP of the same weights recorded in training; None: unknown.
+    """
+    return ap < NEAR_ZERO or (trained_ap is not None and ap < FAR_BELOW * trained_ap)
+
+
 def diagnose(
     dataset: Dataset,
     detections: Mapping[int, Detections],
@@ -77,11 +86,10 @@ def diagnose(
     relabelling = try_relabelling(sample)
     if relabelling is not None:
         repairs.append(_of_repair(relabelling, "the mean AP50 of the classes concerned", len(sample.chosen)))
-    is_far_below = trained_ap is not None and ap < FAR_BELOW * trained_ap
-    if repairs or not (ap < NEAR_ZERO or is_far_below):
+    if repairs or not needs_explanation(ap, trained_ap):
         return repairs
     cause = _unmatched(anchors) or _below_threshold(dataset, table, min_score) or _constant(table)
-    if cause is None and trained_ap is not None and is_far_below:
+    if cause is None and trained_ap is not None and ap < FAR_BELOW * trained_ap:
         cause = _different_input(ap, trained_ap, placements)
     return [] if cause is None else [cause]
 

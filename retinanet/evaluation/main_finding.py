@@ -8,12 +8,19 @@ from retinanet.evaluation.class_results import ClassResult
 
 if TYPE_CHECKING:
     from retinanet.evaluation.bootstrap import Interval
+    from retinanet.evaluation.diagnosis import Diagnosis
+    from retinanet.evaluation.tide import ErrorKind
 
 NEAR_ZERO = 0.01  # AP
 WIDE_INTERVAL = 0.1  # of AP; improvements that matter are often smaller
 DIFFERENT_THRESHOLDS = 0.2
 WEAK_CLASS = 0.5  # share of the median AP
 MAX_LISTED = 3
+ERRORS = {
+    "duplicate": "duplicate detections",
+    "background": "detections of background",
+    "missed": "missed objects",
+}  # kinds that are not called "errors of ..."
 
 
 def main_finding(
@@ -23,13 +30,18 @@ def main_finding(
     num_detections: int,
     ap_interval: "Interval | None" = None,
     are_thresholds_stored: bool = False,
+    diagnoses: Sequence["Diagnosis"] = (),
+    largest_error: "ErrorKind | None" = None,
 ) -> str:
-    """The first of these conclusions that applies: nothing can be measured, nothing is detected, a class is not
-    detected, the scores are imprecise, the classes need different thresholds, one class is weak.
+    """The first of these conclusions that applies: nothing can be measured, nothing is detected, a cause of a low AP is
+    known, nothing is found, a class is not detected, the scores are imprecise, the classes need different thresholds,
+    one class is weak, one kind of error costs most.
 
     Args:
         ap_interval: 95 % interval of the mean AP; None: not computed.
         are_thresholds_stored: whether the thresholds of the results are stored in the checkpoint.
+        diagnoses: causes of a low AP, the most likely one first.
+        largest_error: the kind of error that costs most AP50; None: not computed.
     """
     measured = [result for result in results if result.num_objects]
     if not measured:
@@ -37,6 +49,8 @@ def main_finding(
     if not num_detections:
         return "There are no detections, so AP is 0: lower postprocess.min_score, or train longer."
     ap = fmean(result.ap for result in measured)
+    if diagnoses:
+        return f"AP is {ap:.3f}. The most likely cause: {diagnoses[0].cause}. {diagnoses[0].remedy}"
     if ap < NEAR_ZERO:
         return f"AP is {ap:.3f}: the detections match hardly any object."
     missed = [result for result in measured if result.ap < NEAR_ZERO]
@@ -64,6 +78,12 @@ def main_finding(
         return (
             f"The weakest class is {weakest.name}: AP {weakest.ap:.3f} with {weakest.num_objects} objects, while half "
             f"of the classes reach {median:.3f}."
+        )
+    if largest_error is not None and largest_error.delta_ap > 0:
+        errors = ERRORS.get(largest_error.name, f"errors of {largest_error.name}")
+        return (
+            f"AP is {ap:.3f}. Most of AP50 is lost to {errors}: it would be {largest_error.delta_ap:.3f} higher "
+            f"without these {largest_error.count} errors."
         )
     return f"AP is {ap:.3f}, and no class falls far behind: the lowest is {weakest.name} with {weakest.ap:.3f}."
 

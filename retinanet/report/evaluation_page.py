@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from retinanet.evaluation.bootstrap import Interval
-from retinanet.report.error_kinds import KINDS
+from retinanet.evaluation.detection_kinds import BOTH, ERROR_KINDS, KINDS
 from retinanet.report.evaluation import GROUPS, EvaluationReport, describe_label_error
 from retinanet.report.evaluation_charts import (
     calibration_chart,
@@ -88,10 +88,14 @@ def render_evaluation(report: EvaluationReport) -> str:
         "thresholds": errors.thresholds.tolist(),
         "groups": [group for group in GROUPS if group in shown_groups],
         "labels": labels,
-        "kinds": [("missed", "missed objects"), *((kind, f"errors of {kind}") for kind in KINDS if kind in kinds)],
+        "kinds": [("missed", "missed objects"), *((kind, _errors_of(kind)) for kind in ERROR_KINDS if kind in kinds)],
     }
     scripts = ["tables.js", "images.js"]
     return render_page("retinanet.report", "evaluation.html", values, command=COMMAND, scripts=scripts)
+
+
+def _errors_of(kind: str) -> str:
+    return f"errors of {'classification and localisation' if kind == KINDS[BOTH] else kind}"
 
 
 def _number(value: float, digits: int = 3) -> str:

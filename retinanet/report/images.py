@@ -9,9 +9,9 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from retinanet.errors import InputError
+from retinanet.evaluation.detection_kinds import KINDS, detection_kinds, found_scores, matched_boxes
 from retinanet.evaluation.matches import Matches
 from retinanet.formats.dataset import Dataset
-from retinanet.report.error_kinds import error_kinds
 from retinanet.structures import Detections
 from retinanet.visualization.html import image_url
 
@@ -40,7 +40,7 @@ class BoxView(NamedTuple):
     height: float
     label: int
     score: float  # of the detection; for an object, that of the detection that matches it, or 0
-    kind: str  # of an object: "object" or "ignored"; of a detection: "correct", "ignored", or a kind of error
+    kind: str  # of an object: "object" or "ignored"; of a detection: one of `KINDS`
 
     @property
     def has_room(self) -> bool:
@@ -76,9 +76,8 @@ def view_images(
         reasons: by dataset index, in the order of the page.
         read_image: returns the pixels of an image; raises `InputError` if it cannot be read.
     """
-    match_scores = np.zeros(len(dataset.labels))
-    is_matching = matches.object_rows[0] >= 0
-    match_scores[matches.object_rows[0][is_matching]] = matches.scores[is_matching]
+    boxes = matched_boxes(matches, detections)
+    kinds, match_scores = detection_kinds(dataset, matches, boxes), found_scores(matches)
     views = []
     for index, texts in reasons.items():
         try:
@@ -89,7 +88,7 @@ def view_images(
         image_height, image_width = dataset.sizes[index].tolist()
         scale = np.array([width / image_width, height / image_height] * 2)
         objects = _object_views(dataset, matches, index, match_scores, scale)
-        found = _detection_views(dataset, detections, matches, index, scale)
+        found = _detection_views(matches, boxes, kinds, index, scale)
         views.append(
             ImageView(
                 index=index,
@@ -128,23 +127,13 @@ def _object_views(
 
 
 def _detection_views(
-    dataset: Dataset, detections: Mapping[int, Detections], matches: Matches, index: int, scale: np.ndarray
+    matches: Matches, boxes: np.ndarray, kinds: np.ndarray, index: int, scale: np.ndarray
 ) -> list[BoxView]:
     """The detections of an image that count, highest score first."""
     rows = np.flatnonzero(matches.image_indices == index)
-    if not len(rows):
-        return []
     rows = rows[np.argsort(-matches.scores[rows], kind="stable")]
-    boxes = detections[index].boxes.cpu().numpy()[matches.positions[rows]]
-    labels = matches.labels[rows]
-    is_ignored = matches.is_ignored[0, rows]
-    kinds = np.where(is_ignored, "ignored", "correct").astype(object)
-    is_false = (matches.object_rows[0, rows] < 0) & ~is_ignored
-    image = dataset.image(index)
-    kinds[is_false] = error_kinds(
-        boxes[is_false], labels[is_false], image.boxes[~image.is_crowd], image.labels[~image.is_crowd]
-    )
-    return _box_views(boxes * scale, labels, matches.scores[rows], kinds.tolist())
+    names = [KINDS[kind] for kind in kinds[rows].tolist()]
+    return _box_views(boxes[rows] * scale, matches.labels[rows], matches.scores[rows], names)
 
 
 def _box_views(corners: np.ndarray, labels: np.ndarray, scores: np.ndarray, kinds: Sequence[str]) -> list[BoxView]:

@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any, TextIO
 
 from tqdm import tqdm
@@ -119,7 +119,13 @@ class PlainProgress:
 
 
 def progress(
-    items: Iterable | None, what: str, total: int | None, *, initial: int = 0, silent: bool = False
+    items: Iterable | None,
+    what: str,
+    total: int | None,
+    *,
+    initial: int = 0,
+    silent: bool = False,
+    delay: float = 0.0,
 ) -> ProgressBar | PlainProgress:
     """Report progress on stderr: as a bar on a terminal, otherwise as an occasional line.
 
@@ -127,6 +133,7 @@ def progress(
         items: what to iterate over; None if the caller calls `update`.
         what, total, initial: see `PlainProgress`.
         silent: report nothing, because another process reports the same progress.
+        delay: seconds until the bar appears.
     """
     if not (silent or is_terminal(sys.stderr)):
         return PlainProgress(items, what, total, initial=initial)
@@ -140,7 +147,32 @@ def progress(
         dynamic_ncols=True,
         leave=False,
         disable=silent,
+        delay=delay,
     )
+
+
+@contextlib.contextmanager
+def counted_progress(what: str, *, delay: float = 2.0) -> Iterator[Callable[[int, int], None]]:
+    """Report progress of work that counts its parts; see `progress`.
+
+    Args:
+        delay: seconds until a bar appears, so that quick work shows none.
+
+    Yields: a function to call with the number of finished and of all parts after each part.
+    """
+    bars: list[ProgressBar | PlainProgress] = []
+
+    def finished(done: int, total: int) -> None:
+        if bars:
+            bars[0].update()
+        else:  # the time that the first part took is not known
+            bars.append(progress(None, what, total, initial=done, delay=delay))
+
+    try:
+        yield finished
+    finally:
+        for bar in bars:
+            bar.close()
 
 
 def is_terminal(stream: TextIO) -> bool:

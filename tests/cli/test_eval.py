@@ -171,6 +171,38 @@ def test_settings_that_change_ap_are_reported(truth_file, shapes, tmp_path, caps
     assert json.loads((tmp_path / "evaluation.json").read_text())["AP"] < 1
 
 
+def test_report_is_written_and_named(truth_file, shapes, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    part = ["--output", str(tmp_path), "--report", str(page), "--images", "00000[12]*"]
+    assert score(truth_file, shapes, *part) == 0
+    assert f"written: {tmp_path / 'evaluation.json'}, {page}\n" in capsys.readouterr().out
+    text = page.read_text()
+    assert f"Evaluation of {truth_file}" in text and "2 images" in text and "only these images" in text
+    assert text.count("data:image/jpeg;base64,") >= 2
+    assert json.loads((tmp_path / "evaluation.json").read_text())["finding"] in text
+
+
+def test_report_replaces_only_its_own_pages(truth_file, shapes, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    page.write_text("mine")
+    assert score(truth_file, shapes, "--output", str(tmp_path / "out"), "--report", str(page)) == 2
+    assert f"{page}: exists, and was not written by retinanet eval; choose another --report" in capsys.readouterr().err
+    assert page.read_text() == "mine" and not (tmp_path / "out").exists()
+
+
+def test_low_ap_is_diagnosed(truth_file, shapes, tmp_path, capsys):
+    """All boxes are given at twice their size, as if they were in pixels of resized images."""
+    entries = json.loads(truth_file.read_text())
+    doubled = [entry | {"bbox": [2 * side for side in entry["bbox"]]} for entry in entries]
+    (tmp_path / "doubled.json").write_text(json.dumps(doubled))
+    assert score(tmp_path / "doubled.json", shapes, "--bootstrap", "0") == 0
+    printed = capsys.readouterr().out
+    results = json.loads((tmp_path / "evaluation.json").read_text())
+    diagnosis = results["diagnoses"][0]
+    assert f"cause of the low AP: {diagnosis['cause']}\n  evidence: {diagnosis['evidence']}\n" in printed
+    assert diagnosis["cause"] in results["finding"] == printed.splitlines()[-1]
+
+
 def test_comparison_is_in_words(truth_file, shapes, tmp_path, capsys):
     half = tmp_path / "half.json"
     half.write_text(json.dumps(json.loads(truth_file.read_text())[::2]))
@@ -229,6 +261,7 @@ def test_thresholds_are_not_stored_while_a_run_trains(run, capsys):
     [
         ("{run} --precision 1.5", "argument --precision: found '1.5', expected a number from 0 to 1"),
         ("{run} --precision 0.9 --recall 0.9", "--precision and --recall exclude each other; give one of them"),
+        ("{run} --report a.html --sizes small", "--report shows objects of all sizes; leave out --sizes"),
         ("{run} --store-thresholds --classes a", "--store-thresholds needs the thresholds of all objects"),
         ("{run} --bootstrap many", "argument --bootstrap: found 'many', expected a whole number"),
         ("{run} --classes a,,b", "argument --classes: found 'a,,b', expected different names separated by commas"),

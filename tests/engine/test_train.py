@@ -30,9 +30,10 @@ def run(tmp_path, tiny_overrides):
 def test_run_writes_all_its_files(run):
     result = run("whole")
     assert result.step == 8 and not result.diverged
-    assert {"config.yaml", "environment.json", "log.txt", "metrics.jsonl", "tensorboard", "checkpoints"} <= {
-        path.name for path in result.folder.iterdir()
-    }
+    assert {
+        "config.yaml", "environment.json", "log.txt", "metrics.jsonl", "tensorboard", "checkpoints", "report.html",
+    } <= {path.name for path in result.folder.iterdir()}  # fmt: skip
+    assert (result.folder / "log.txt").read_text().rstrip().endswith(f"report: {result.folder / 'report.html'}")
     assert load_config(result.folder / "config.yaml").train.steps == 8
     lines = metrics_without_times(result.folder)
     assert [line["step"] for line in lines if line["kind"] == "train"] == [2, 4, 6, 8]

@@ -5,8 +5,11 @@ import math
 
 import pytest
 
-from retinanet.evaluation.analysis import analyse
+from retinanet.evaluation.analysis import LEAST_RESAMPLES, analyse
 from retinanet.evaluation.coco import score_detections
+from retinanet.evaluation.compare import compare_detections
+from retinanet.evaluation.diagnosis import Diagnosis
+from retinanet.evaluation.matches import match_detections
 from retinanet.evaluation.operating_points import Requirement
 from retinanet.evaluation.selection import size_range
 from tests.helpers.coco_scores import found
@@ -60,4 +63,21 @@ def test_intervals_contain_the_scores_and_json_has_all_results(scored):
     low, high = values["intervals"]["AP"]
     assert low <= values["classes"][0]["AP"] <= high
     assert values["comparison"]["difference"] == 0 and values["comparison"]["p"] == 1
-    assert values["finding"] == analysis.finding
+    assert values["finding"] == analysis.finding and values["diagnoses"] == []
+
+
+def test_diagnoses_are_in_the_finding_and_in_json(scored):
+    diagnosis = Diagnosis("a fault", "the numbers", "Repair it.")
+    analysis = analyse(*scored, num_resamples=0, diagnoses=[diagnosis])
+    assert "a fault" in analysis.finding
+    assert analysis.as_json()["diagnoses"] == [{"cause": "a fault", "evidence": "the numbers", "remedy": "Repair it."}]
+
+
+@pytest.mark.parametrize(("asked", "used"), [(0, LEAST_RESAMPLES), (300, 300)])
+def test_comparison_has_as_many_resamples_as_the_intervals(scored, monkeypatch, asked, used):
+    """With 0, its p-value still needs some."""
+    dataset, detections = scored
+    expected = compare_detections(dataset, *[match_detections(dataset, one) for one in ({}, detections)],
+                                  num_resamples=used)  # fmt: skip
+    found = analyse(dataset, detections, other={}, num_resamples=asked).comparison
+    assert (found.p, found.difference) == (expected.p, expected.difference)

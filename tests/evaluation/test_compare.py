@@ -43,7 +43,7 @@ def test_a_detector_that_finds_everything_is_better_than_one_that_finds_nothing(
     # The difference of a permutation is (20 - 2n) / 20, n being binomial, in steps of 0.1: 95 % are within 0.4.
     assert result.difference == pytest.approx((1, 0.6, 1.4), abs=0.02)
     assert result.per_class == {"class 1": result.difference}
-    assert result.sentence.startswith("exact is better than empty by 100.0 AP (95 % interval ")
+    assert result.sentence.startswith("exact is better than empty by 1.000 AP (95 % interval ")
     assert result.sentence.endswith(", p < 0.001).")
     backwards = compare(dataset, every, {}, names=("exact", "empty"), num_resamples=2000)
     assert backwards.sentence == result.sentence and backwards.difference.value == pytest.approx(-1)
@@ -83,11 +83,11 @@ def test_p_and_interval_equal_those_of_all_permutations(seed):
 def test_no_difference_is_described_with_what_would_be_seen():
     dataset = dataset_from_coco(truth([(image, BOX) for image in range(1, 7)], num_images=6))
     result = compare(dataset, *interleaved(dataset, 1), names=("r18", "r50"), num_resamples=500)
-    value, low, high = (100 * number for number in result.difference)
+    value, low, high = result.difference
     assert result.p > 0.05
     assert result.sentence == (
-        f"No difference between r18 and r50 can be shown: r50 scores {value:+.1f} AP (95 % interval {low:.1f} to "
-        f"{high:.1f}, p = {result.p:.3f}). With 6 images, a difference below {high - value:.1f} AP would not be seen."
+        f"No difference between r18 and r50 can be shown: r50 scores {value:+.3f} AP (95 % interval {low:.3f} to "
+        f"{high:.3f}, p = {result.p:.3f}). With 6 images, a difference below {high - value:.3f} AP would not be seen."
     )
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retinanet.evaluation.coco import score_detections
-from retinanet.evaluation.diagnosis import AnchorFit, Diagnosis, diagnose
+from retinanet.evaluation.diagnosis import AnchorFit, Diagnosis, diagnose, needs_explanation
 from retinanet.structures import Detections
 from tests.helpers.coco_scores import found
 from tests.helpers.datasets import dataset_of, image_record
@@ -33,6 +33,12 @@ def causes(detections: dict[int, Detections], dataset=DATASET, **facts) -> list[
 def alone(diagnoses: list[Diagnosis]) -> Diagnosis:
     (diagnosis,) = diagnoses
     return diagnosis
+
+
+def test_low_ap_needs_an_explanation():
+    assert needs_explanation(0.04, None) and needs_explanation(0.2, 0.5)
+    assert not needs_explanation(0.06, None) and not needs_explanation(0.3, 0.5)
+    assert not needs_explanation(math.nan, 0.5)
 
 
 def test_right_detections_have_no_fault():

@@ -6,8 +6,10 @@ import pytest
 
 from retinanet.evaluation.bootstrap import Interval
 from retinanet.evaluation.class_results import ClassResult
+from retinanet.evaluation.diagnosis import Diagnosis
 from retinanet.evaluation.main_finding import main_finding
 from retinanet.evaluation.operating_points import OperatingPoint
+from retinanet.evaluation.tide import ErrorKind
 
 
 def result(name: str, ap: float = 0.5, *, num_objects: int = 50, threshold: float | None = 0.4) -> ClassResult:
@@ -71,23 +73,44 @@ def test_nothing_stands_out():
     assert sentence == "AP is 0.500, and no class falls far behind: the lowest is bird with 0.400."
 
 
+def test_cause_of_a_low_ap_with_its_remedy():
+    diagnosis = Diagnosis("classes are permuted", "AP50 rises", "Check the order of the classes.")
+    assert finding(result("cat", 0.02), diagnoses=[diagnosis]) == (
+        "AP is 0.020. The most likely cause: classes are permuted. Check the order of the classes."
+    )
+
+
+@pytest.mark.parametrize(("name", "errors"), [("missed", "missed objects"), ("localisation", "errors of localisation")])
+def test_largest_kind_of_error(name, errors):
+    sentence = finding(result("cat", 0.6), result("dog", 0.5), largest_error=ErrorKind(name, 12, 0.0625))
+    assert sentence == (
+        f"AP is 0.550. Most of AP50 is lost to {errors}: it would be 0.062 higher without these 12 errors."
+    )
+    assert "far behind" in finding(result("cat"), largest_error=ErrorKind(name, 0, 0.0))
+
+
 def test_conclusions_are_in_order_of_importance():
     """Each fault is removed in turn, the most important first."""
     none = result("none", math.nan, num_objects=0, threshold=None)
     missed, weak = result("missed", 0.0, threshold=None), result("weak", 0.1, threshold=0.9)
     usual = [result("cat"), result("dog")]
-    wide = {"ap_interval": Interval(0.3, 0.2, 0.4)}
+    wide: dict = {"ap_interval": Interval(0.3, 0.2, 0.4), "largest_error": ErrorKind("missed", 1, 0.1)}
+    known = {"diagnoses": [Diagnosis("a fault", "", "")]}
+    largest = {"largest_error": wide["largest_error"]}
     sentences = [
         finding(none, num_detections=0, **wide),
         finding(missed, weak, num_detections=0, **wide),
+        finding(missed, **wide, **known),
         finding(missed, **wide),
         finding(missed, weak, *usual, **wide),
         finding(weak, *usual, **wide),
-        finding(weak, *usual),
-        finding(weak, *usual, are_thresholds_stored=True),
+        finding(weak, *usual, **largest),
+        finding(weak, *usual, are_thresholds_stored=True, **largest),
+        finding(*usual, **largest),
         finding(*usual),
     ]
-    keys = ["no objects", "no detections", "hardly", "not detected", "too few", "differ", "weakest", "far behind"]
+    keys = ["no objects", "no detections", "a fault", "hardly", "not detected", "too few", "differ", "weakest"]
+    keys += ["is lost to", "far behind"]
     assert all(key in sentence for key, sentence in zip(keys, sentences, strict=True))
 
 

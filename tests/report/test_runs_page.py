@@ -5,7 +5,7 @@ import re
 import pytest
 
 from retinanet.report.runs import RunRecord, compare_runs
-from retinanet.report.runs_page import MAX_POINTS, render_runs, thinned
+from retinanet.report.runs_page import render_runs
 
 HOSTILE = "<script>alert(1)</script>\u202e"
 
@@ -36,10 +36,3 @@ def test_page_has_the_table_and_a_chart_per_metric(page):
     assert page.count("<svg") == 3
     assert all(f">{title}<" in page for title in ("Training loss", "Validation loss", "Validation AP"))
     assert page.count('<th scope="row" title="a">a</th>') == 1 and ">train.seed</th>" in page
-
-
-def test_long_curves_are_thinned_by_means():
-    assert thinned([1, 2, 3]) == [1, 2, 3]
-    assert thinned([]) == []
-    values = thinned(range(2 * MAX_POINTS + 1))  # means of three values each, and of the last ones
-    assert values[:2] == [1, 4] and len(values) == -(-(2 * MAX_POINTS + 1) // 3)

@@ -14,7 +14,7 @@ import termios
 import pytest
 
 from retinanet.runtime import console as module
-from retinanet.runtime.console import escape_unprintable, format_bytes, format_duration, progress
+from retinanet.runtime.console import counted_progress, escape_unprintable, format_bytes, format_duration, progress
 from retinanet.runtime.logging import log_to_file, start_logging
 from tests.helpers.processes import ENVIRONMENT, REPO
 
@@ -82,6 +82,14 @@ def test_file_gets_no_line_while_the_caller_logs_its_progress(at, capsys):
     at(1190)
     bar.update()
     assert capsys.readouterr().err == "training: 9 of 100 (9%), 32 min 1 s left, ours\n"  # 190 s for 9 steps, 91 left
+
+
+def test_counted_work_is_reported_by_its_parts(at, capsys):
+    with counted_progress("resampling") as finished:
+        for done in range(1, 5):
+            at(20 * done)
+            finished(done, 4)
+    assert capsys.readouterr().err == "resampling: 3 of 4 (75%), 20 s left\n"
 
 
 def test_silent_progress_writes_nothing(at, capsys):

@@ -1,0 +1,31 @@
+"""Curves of runs over their steps."""
+
+from collections.abc import Sequence
+
+from retinanet.report.runs import RunRecord
+from retinanet.visualization.plots import Chart, Series
+
+MAX_POINTS = 400  # of a curve: as many as a screen shows
+
+
+def training_curves(runs: Sequence[RunRecord]) -> list[Chart]:
+    """Losses and AP over the steps of runs; a chart that would be empty is left out."""
+    kinds = (
+        ("Training loss", "train", "loss", "right"),
+        ("Validation loss", "eval", "loss", "right"),
+        ("Validation AP", "eval", "AP", "left"),
+    )
+    charts = []
+    for title, kind, metric, legend in kinds:
+        curves = [(run.name, *run.curve(kind, metric)) for run in runs]
+        series = [Series(name, thinned(steps), thinned(values)) for name, steps, values in curves]
+        if any(one.x for one in series):
+            charts.append(Chart(title, "step", metric, series, legend=legend))
+    return charts
+
+
+def thinned(values: Sequence[float]) -> list[float]:
+    """At most `MAX_POINTS` means of as many consecutive values each; the last may be of fewer."""
+    size = -(-len(values) // MAX_POINTS) or 1
+    parts = [values[start : start + size] for start in range(0, len(values), size)]
+    return [sum(part) / len(part) for part in parts]
