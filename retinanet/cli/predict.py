@@ -69,6 +69,12 @@ def run(arguments: argparse.Namespace) -> None:
     min_score = arguments.min_score
     if min_score is None:  # with thresholds, the predictor returns only what is to be drawn
         min_score = 0 if predictor.thresholds else DEFAULT_THRESHOLD
+    limit = predictor.cfg.postprocess.min_score
+    if arguments.min_score is not None and min_score < limit:
+        print(
+            f"note: postprocess.min_score is {limit:g}, so there are no detections with a score from {min_score:g} to "
+            f"{limit:g}; to get them, add postprocess.min_score={min_score:g}"
+        )
     make_folder(arguments.output)
     results, count = [], 0
     predictions = predictor.predict(files, batch_size=arguments.batch_size)

@@ -162,4 +162,4 @@ def write_report(
 
 def run_curves(folder: Path) -> list[Chart]:
     """The training curves of the run in a folder; none if there are no metrics."""
-    return training_curves([RunRecord(name=str(folder), config={}, lines=read_metrics(folder))])
+    return training_curves([RunRecord(name="", config={}, lines=read_metrics(folder))])  # one run needs no legend

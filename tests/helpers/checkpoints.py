@@ -28,6 +28,13 @@ def checkpoint_of(step: int = 1, **state: Any) -> Checkpoint:
     )
 
 
+def overdetecting_config() -> Config:
+    """The config of a small network that detects objects everywhere, even without training."""
+    overrides = ["data.resize.shorter=64", "data.resize.longer=128", "model.channels=64", "model.prior=0.4"]
+    overrides += ["device=cpu", "inference.precision=fp32", "model.backbone.norm=frozen"]
+    return load_config("quickstart", overrides)
+
+
 def untrained_checkpoint(folder: Path, shapes: Path) -> Path:
     """Save a checkpoint of an untrained network for the shapes dataset, as training would write it."""
     overrides = ["model.channels=64", "model.head_convs=1", "data.resize.shorter=64", "data.resize.longer=96"]

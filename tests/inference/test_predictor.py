@@ -9,11 +9,11 @@ from torchvision.io import write_png
 from retinanet.checkpoint.file import Checkpoint, read_checkpoint
 from retinanet.checkpoint.folder import CheckpointFolder
 from retinanet.cli import predict as predict_command
-from retinanet.config.load import load_config
 from retinanet.detection.postprocess import Postprocess
 from retinanet.errors import InputError
 from retinanet.inference.predictor import Predictor
 from retinanet.model.retinanet import build_model
+from tests.helpers.checkpoints import overdetecting_config
 
 NAMES = ["one", "two", "three"]
 
@@ -22,11 +22,7 @@ NAMES = ["one", "two", "three"]
 def checkpoint(tmp_path_factory):
     """A network with random weights that detects objects everywhere."""
     torch.manual_seed(0)
-    cfg = load_config(
-        "quickstart",
-        ["data.resize.shorter=64", "data.resize.longer=128", "model.channels=64", "model.prior=0.4", "device=cpu",
-         "inference.precision=fp32", "model.backbone.norm=frozen"],
-    )  # fmt: skip
+    cfg = overdetecting_config()
     checkpoint = Checkpoint(
         config=cfg,
         class_names=tuple(NAMES),

@@ -10,12 +10,12 @@ from retinanet.checkpoint.file import Checkpoint
 from retinanet.checkpoint.folder import CheckpointFolder
 from retinanet.checkpoint.save import store_thresholds
 from retinanet.cli.predict import main as predict
-from retinanet.config.load import load_config
 from retinanet.errors import InputError
 from retinanet.inference.predictor import Predictor
 from retinanet.inference.thresholds import above_thresholds, completed
 from retinanet.model.retinanet import build_model
 from retinanet.structures import Detections
+from tests.helpers.checkpoints import overdetecting_config
 
 pytestmark = pytest.mark.usefixtures("restore_process_settings")
 
@@ -29,11 +29,7 @@ def image():
 def plain(tmp_path_factory):
     """A checkpoint without thresholds of a network that detects objects everywhere, with an average of its weights."""
     torch.manual_seed(0)
-    cfg = load_config(
-        "quickstart",
-        ["data.resize.shorter=64", "data.resize.longer=128", "model.channels=64", "model.prior=0.4", "device=cpu",
-         "inference.precision=fp32", "model.backbone.norm=frozen"],
-    )  # fmt: skip
+    cfg = overdetecting_config()
     model, average = (build_model(cfg.model, 2).state_dict() for _ in range(2))
     checkpoint = Checkpoint(cfg, ("one", "two"), (3, 5), 1, {"model": model, "ema": {"model": average}})
     return CheckpointFolder(tmp_path_factory.mktemp("run") / "checkpoints", keep=1).save(checkpoint)
@@ -98,6 +94,18 @@ def test_predict_counts_what_exceeds_the_thresholds_unless_min_score_is_given(th
     printed = capsys.readouterr().out
     assert "threshold" not in printed and "with a score of at least 0.9 in 1 images" in printed
     assert len(json.loads((tmp_path / "out" / "detections.json").read_text())) > expected
+
+
+def test_min_score_below_that_of_postprocessing_is_noted(plain, image, tmp_path, capsys):
+    write_png(image, str(tmp_path / "a.png"))
+    arguments = [str(plain), str(tmp_path / "a.png"), "--output", str(tmp_path / "out")]
+    assert predict([*arguments, "--min-score", "0.01"]) == 0
+    assert (
+        "note: postprocess.min_score is 0.05, so there are no detections with a score from 0.01 to 0.05; to get them, "
+        "add postprocess.min_score=0.01\n"
+    ) in capsys.readouterr().out
+    assert predict([*arguments, "--min-score", "0.01", "--set", "postprocess.min_score=0.01"]) == 0
+    assert "note:" not in capsys.readouterr().out
 
 
 def test_weights_of_the_last_step_or_their_average(plain, image):
