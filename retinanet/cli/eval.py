@@ -42,7 +42,7 @@ def parser() -> CommandParser:
         "--output",
         type=output_path,
         metavar="DIR",
-        help="folder for evaluation.json and detections.json (default: the run folder of the checkpoint)",
+        help="folder for evaluation.json and detections.json (default: the run folder; none for a part of the data)",
     )
     result.add_argument(
         "--report",
@@ -56,11 +56,11 @@ def parser() -> CommandParser:
     part.add_argument(
         "--images",
         metavar="NAMES",
-        help="use only these images: a pattern such as 'night_*', or a file with one name a line",
+        help="use only these images: a pattern such as 'night_*', or a file with one name per line",
     )
     part.add_argument("--sizes", choices=SIZES, help="AP and thresholds of each class for objects of this size only")
     part.add_argument(
-        "--weights", choices=("average", "last"), help="which weights (default: the average, if there is one)"
+        "--weights", choices=("average", "last"), help="weights to evaluate (default: the average, if there is one)"
     )
     points = result.add_argument_group("score thresholds")
     points.add_argument(
@@ -95,15 +95,15 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def parsed(argv: list[str]) -> argparse.Namespace:
-    """Parse the arguments, and check those that exclude each other."""
+    """Parse the arguments, and reject mutually exclusive ones."""
     own_parser = parser()
     arguments = own_parser.parse(argv)
     if arguments.precision is not None and arguments.recall is not None:
-        own_parser.error("--precision and --recall exclude each other", "give one of them")
+        own_parser.error("--precision and --recall are mutually exclusive", "pass one of them")
     if arguments.store_thresholds and (arguments.classes or arguments.sizes):
-        own_parser.error("--store-thresholds needs the thresholds of all objects", "leave out --classes and --sizes")
+        own_parser.error("--store-thresholds needs the thresholds of all objects", "omit --classes and --sizes")
     if arguments.report and arguments.sizes:
-        own_parser.error("--report shows objects of all sizes", "leave out --sizes")
+        own_parser.error("--report shows objects of all sizes", "omit --sizes")
     if is_detections_file(arguments.checkpoint) and (arguments.store_thresholds or arguments.weights):
         option = "--store-thresholds" if arguments.store_thresholds else "--weights"
         own_parser.error(
@@ -138,7 +138,8 @@ def evaluate(arguments: argparse.Namespace, out: TextIO) -> None:
     if arguments.report:
         check_report(arguments.report)
     begin_work()
-    folder = arguments.output or run_folder_of(path)
+    # The results of a run are those of all its validation images and classes.
+    folder = arguments.output or (None if restrictions(arguments) else run_folder_of(path))
     part = {"images": arguments.images, "against": against}
     if cfg is not None:
         evaluated = engine.evaluate_file(cfg, path, output=folder, **part)
@@ -173,7 +174,8 @@ def evaluate(arguments: argparse.Namespace, out: TextIO) -> None:
         )
     notes = settings_that_change_ap(evaluated.cfg)
     results = evaluated.metrics | {"restricted_to": restrictions(arguments), "notes": notes} | analysis.as_json()
-    engine.write_metrics(folder, results)
+    if folder is not None:
+        engine.write_metrics(folder, results)
     if arguments.store_thresholds:
         engine.store_in_checkpoint(path, analysis.thresholds)
     if arguments.json:
@@ -181,9 +183,12 @@ def evaluate(arguments: argparse.Namespace, out: TextIO) -> None:
         return
     print_results(evaluated, analysis, arguments)
     files = [engine.METRICS_FILE, *([engine.DETECTIONS_FILE] if cfg is None else [])]
-    written = [str(folder / name) for name in files] + ([str(arguments.report)] if arguments.report else [])
+    written = [] if folder is None else [str(folder / name) for name in files]
+    if arguments.report:
+        written.append(str(arguments.report))
+    line = f"written: {', '.join(written)}" if written else "not written, because only a part was scored; set --output"
     stored = f"\n{stored_in(path, analysis)}" if arguments.store_thresholds else ""
-    print(f"\nwritten: {', '.join(written)}{stored}\n\n{escape_controls(analysis.finding)}")
+    print(f"\n{line}{stored}\n\n{escape_controls(analysis.finding)}")
 
 
 def config_for_file(path: Path, overrides: list[str]) -> Config:

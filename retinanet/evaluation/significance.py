@@ -71,36 +71,6 @@ def detectable_difference(deviation: float, count: int, *, level: float = SIGNIF
     return -float(stdtrit(2 * (count - 1), level / 2)) * deviation * math.sqrt(2 / count)
 
 
-def seeds_in_words(names: tuple[str, str], values: Sequence[float], others: Sequence[float]) -> str:
-    """Compare two configurations, each trained with several seeds, in one sentence.
-
-    Args:
-        names: of the first and the second configuration.
-        values: AP of each run of the first, in 0..1.
-        others: AP of each run of the second.
-    """
-    first, second = (summarise([100 * value for value in sample]) for sample in (values, others))
-    means = " and ".join(
-        f"{summary.mean:.1f}" + ("" if summary.count == 1 else f" ± {summary.deviation:.1f}") + f" AP ({name}, "
-        f"{summary.count} {'seed' if summary.count == 1 else 'seeds'})"
-        for name, summary in zip(names, (first, second), strict=True)
-    )
-    comparison = welch(others, values)
-    if math.isnan(comparison.p):
-        return f"No difference can be tested between {means}: this needs two or more seeds of each, and some spread."
-    p = p_in_words(comparison.p)
-    if comparison.p < SIGNIFICANCE_LEVEL:
-        better, worse = names[::-1] if comparison.difference > 0 else names
-        return f"{better} is better than {worse} by {100 * abs(comparison.difference):.1f} AP ({p}): {means}."
-    deviation = math.sqrt((first.deviation**2 + second.deviation**2) / 2)
-    fewest = min(first.count, second.count)
-    least = detectable_difference(deviation, fewest)
-    return (
-        f"No difference can be shown between {means} ({p}). With {fewest} seeds of each, a difference below "
-        f"{least:.1f} AP would not be seen."
-    )
-
-
 def p_in_words(p: float) -> str:
     """A p-value such as "p = 0.012", or "p < 0.001"."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"

@@ -154,6 +154,14 @@ def test_classes_images_and_sizes_select_a_part(truth_file, shapes, tmp_path, ca
     assert results["restricted_to"] == {"classes": ["star", "disc"], "images": first["file_name"], "sizes": "small"}
 
 
+@pytest.mark.parametrize("part", [["--classes", "star"], ["--images", "00000*"], ["--sizes", "small"]])
+def test_part_of_the_data_does_not_replace_the_results_of_the_run(part, truth_file, shapes, capsys):
+    before = {path: path.read_bytes() for path in truth_file.parent.iterdir() if path.is_file()}
+    assert score(truth_file, shapes, *part) == 0
+    assert "\nnot written, because only a part was scored; set --output\n" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in truth_file.parent.iterdir() if path.is_file()} == before
+
+
 def test_thresholds_are_those_of_the_required_precision(truth_file, shapes, tmp_path, capsys):
     """All detections are right, so the best F1, precision 1 and recall 1 have the same threshold."""
     thresholds = []
@@ -260,8 +268,8 @@ def test_thresholds_are_not_stored_while_a_run_trains(run, capsys):
     ("arguments", "message"),
     [
         ("{run} --precision 1.5", "argument --precision: found '1.5', expected a number from 0 to 1"),
-        ("{run} --precision 0.9 --recall 0.9", "--precision and --recall exclude each other; give one of them"),
-        ("{run} --report a.html --sizes small", "--report shows objects of all sizes; leave out --sizes"),
+        ("{run} --precision 0.9 --recall 0.9", "--precision and --recall are mutually exclusive; pass one of them"),
+        ("{run} --report a.html --sizes small", "--report shows objects of all sizes; omit --sizes"),
         ("{run} --store-thresholds --classes a", "--store-thresholds needs the thresholds of all objects"),
         ("{run} --bootstrap many", "argument --bootstrap: found 'many', expected a whole number"),
         ("{run} --classes a,,b", "argument --classes: found 'a,,b', expected different names separated by commas"),

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from retinanet.evaluation.significance import (
     detectable_difference,
     holm,
-    seeds_in_words,
     summarise,
     two_sided_p,
     welch,
@@ -88,26 +87,3 @@ def test_detectable_difference_is_exactly_at_the_significance_level(count, scale
     values = [scale * (index - (count - 1) / 2) for index in range(count)]
     least = detectable_difference(summarise(values).deviation, count)
     assert welch([value + least for value in values], values).p == pytest.approx(0.05, rel=1e-4)
-
-
-def test_seeds_in_words_names_the_better_configuration():
-    # Welch's t of means 40 and 41 with deviations 0.1: 1 / sqrt(2 * 0.01 / 3) = 12.25, 4 degrees: p = 0.000255.
-    worse, better = [0.399, 0.400, 0.401], [0.409, 0.410, 0.411]
-    means = "40.0 ± 0.1 AP (old, 3 seeds) and 41.0 ± 0.1 AP (new, 3 seeds)."
-    assert seeds_in_words(("old", "new"), worse, better) == f"new is better than old by 1.0 AP (p < 0.001): {means}"
-    swapped = seeds_in_words(("new", "old"), better, worse)
-    assert swapped.startswith("new is better than old by 1.0 AP (p < 0.001): 41.0 ± 0.1 AP (new, 3 seeds) and ")
-
-
-def test_seeds_in_words_states_what_would_not_be_seen():
-    # Means 40 and 40.5, deviations 1: t = 0.5 / sqrt(2 / 3) = 0.612, 4 degrees, p = 0.573; 2.27 as below.
-    sentence = seeds_in_words(("a", "b"), [0.39, 0.40, 0.41], [0.395, 0.405, 0.415])
-    assert sentence == (
-        "No difference can be shown between 40.0 ± 1.0 AP (a, 3 seeds) and 40.5 ± 1.0 AP (b, 3 seeds) (p = 0.573). "
-        "With 3 seeds of each, a difference below 2.3 AP would not be seen."
-    )
-
-
-def test_seeds_in_words_of_single_runs_test_nothing():
-    sentence = seeds_in_words(("a", "b"), [0.4], [0.41, 0.42])
-    assert sentence.startswith("No difference can be tested between 40.0 AP (a, 1 seed) and 41.5 ± 0.7 AP (b, 2 seeds)")
