@@ -45,7 +45,7 @@ def random_set(
 
     Args:
         objects, detections: maximum per image.
-        crowds: probability of each object to be a crowd.
+        crowds: probability that an object is a crowd.
         coarse: few distinct boxes and scores, so that overlaps and scores tie.
         gapped: ids neither sorted nor consecutive.
         texts: image ids are texts, whose order is not that of their numbers.

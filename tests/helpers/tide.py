@@ -27,7 +27,7 @@ class Object(NamedTuple):
 
 
 class Tide(NamedTuple):
-    """AP50, errors by tidecv's short names, and the rise of AP50 when they are fixed."""
+    """AP50, errors by tidecv's short names, and the increase in AP50 if they are fixed."""
 
     ap50: float
     counts: dict[str, int]
