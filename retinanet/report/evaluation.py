@@ -25,7 +25,7 @@ STRICT_IOU = 0.75  # of the second precision-recall curve
 class EvaluationReport:
     """Everything that the evaluation page shows."""
 
-    title: str  # what was evaluated, such as the path of a checkpoint
+    title: str  # the evaluated model, such as the path of a checkpoint
     facts: Mapping[str, str]  # by name: the dataset, the settings that change AP, and so on
     dataset: Dataset
     num_objects: int

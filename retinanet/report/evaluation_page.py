@@ -45,7 +45,7 @@ class _Confusion(NamedTuple):
 
     names: list[str]  # C
     counts: np.ndarray  # (C + 1, C + 1)
-    shares: np.ndarray  # (C + 1, C + 1), share of the row of the whole matrix
+    shares: np.ndarray  # (C + 1, C + 1), counts as fractions of the row sums of the whole matrix
 
 
 class _ClassCharts(NamedTuple):

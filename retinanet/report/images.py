@@ -70,7 +70,7 @@ def view_images(
     reasons: Mapping[int, Sequence[Reason]],
     read_image: ReadImage,
 ) -> list[ImageView]:
-    """Shrink the images that have a reason to be shown, and collect their boxes. Unreadable images are left out.
+    """Shrink the images that have a reason to be shown, and collect their boxes. Unreadable images are omitted.
 
     Args:
         reasons: by dataset index, in the order of the page.

@@ -1,4 +1,4 @@
-"""The kind of every detection, against hand-made cases and hotcoco's counts."""
+"""The kind of every detection, against hand-constructed cases and hotcoco's counts."""
 
 import numpy as np
 import pytest

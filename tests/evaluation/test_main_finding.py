@@ -1,4 +1,4 @@
-"""The main conclusion: each one from results made for it, and their order of importance."""
+"""The main conclusion: each one on results constructed for it, and their order of importance."""
 
 import math
 

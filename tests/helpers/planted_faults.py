@@ -60,7 +60,10 @@ BOX_FAULTS: dict[str, tuple[BoxFault, str]] = {  # with the cause that must be n
     ),
     "rotated by 90": (lambda boxes, w, h: _mapped(boxes, lambda x, y: (h - y, x)), "boxes are rotated by 90 degrees"),
     "rotated by 270": (lambda boxes, w, h: _mapped(boxes, lambda x, y: (y, w - x)), "boxes are rotated by 90 degrees"),
-    "mirrored": (lambda boxes, w, h: _mapped(boxes, lambda x, y: (h - y, w - x)), "boxes are mirrored at a diagonal"),
+    "mirrored": (
+        lambda boxes, w, h: _mapped(boxes, lambda x, y: (h - y, w - x)),
+        "boxes are mirrored along a diagonal",
+    ),
 }
 
 

@@ -17,8 +17,8 @@ def dataset_with(count):
 
 
 def test_reasons_name_the_errors_of_an_image():
-    # Image 0 is right. Image 1 misses the dog, and has a cat where nothing is annotated. Image 2 has a cat in place of
-    # the dog. The best F1 of cats is reached at the threshold below all of them.
+    # Image 0 is right. Image 1 misses the dog, and has a cat where nothing is annotated. In image 2, the dog is
+    # detected as a cat. The best F1 of cats is reached at the threshold below all of them.
     dataset = dataset_with(3)
     detections = {
         0: found(CAT, DOG, scores=[0.9, 0.8], labels=[0, 1]),

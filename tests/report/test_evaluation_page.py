@@ -170,7 +170,7 @@ def test_page_with_1203_classes_is_small():
     detections = detect(dataset, random)
     page = render_evaluation(report_of(dataset, detections, num_resamples=0))
     assert len(page.encode()) < MAX_SIZE
-    assert f"The {MAX_CURVES} of" in page and f"The {MAX_CONFUSED} most confused classes" in page
+    assert f"The {MAX_CURVES} of" in page and f"Only the {MAX_CONFUSED} most confused classes" in page
     assert page.count('<th scope="row" title="class 1202">') == 1
 
 
