@@ -87,7 +87,7 @@ def seeds_in_words(names: tuple[str, str], values: Sequence[float], others: Sequ
     )
     comparison = welch(others, values)
     if math.isnan(comparison.p):
-        return f"No difference can be tested between {means}: this needs at least two seeds of each, and different results."
+        return f"No difference can be tested between {means}: this needs at least two seeds of each with different AP."
     p = p_in_words(comparison.p)
     if comparison.p < SIGNIFICANCE_LEVEL:
         better, worse = names[::-1] if comparison.difference > 0 else names

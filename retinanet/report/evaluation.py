@@ -105,7 +105,7 @@ def choose_images(dataset: Dataset, errors: ErrorReport) -> dict[int, list[Reaso
 
 
 def describe_label_error(dataset: Dataset, error: LabelError) -> str:
-    """What contradicts the annotations, such as "wrong class? annotated as cat, detected as dog with score 0.93"."""
+    """Describe a suspected label error, such as "wrong class? annotated as cat, detected as dog with score 0.93"."""
     found = f"{dataset.class_names[error.label]} with score {error.score:.2f}"
     if error.object_row is None:
         return f"missing object? detected {found}"

@@ -1,4 +1,4 @@
-"""What explains an evaluation: AP recorded in training, the diagnosis, and the report page."""
+"""The explanation of an evaluation: AP recorded in training, the diagnosis, and the report page."""
 
 import json
 

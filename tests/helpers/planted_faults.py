@@ -1,4 +1,4 @@
-"""Mistakes in the conversion of detections, planted in right ones."""
+"""Conversion mistakes, planted in correct detections."""
 
 from collections.abc import Callable, Mapping, Sequence
 

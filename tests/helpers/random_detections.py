@@ -1,4 +1,4 @@
-"""Random objects and detections with the cases that are hard to score: crowds, ties, borders of the sizes."""
+"""Random objects and detections with the cases that are hard to score: crowds, ties, and areas at the size limits."""
 
 from dataclasses import replace
 

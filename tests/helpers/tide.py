@@ -1,4 +1,4 @@
-"""TIDE errors by their definitions in the paper (Bolya et al. 2020) and in tidecv, without any tricks for speed."""
+"""TIDE errors by their definitions in the paper (Bolya et al. 2020) and in tidecv, without optimisations."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
