@@ -55,7 +55,7 @@ def read_results(file: Path, dataset: Dataset) -> dict[int, Detections]:
 
 
 def _unique_names(dataset: Dataset) -> dict[str, int]:
-    """Indices of the images with a unique file name, by that name."""
+    """Map each file name that occurs only once to the index of its image."""
     names = [PurePath(path).name for path in dataset.paths]
     counts = Counter(names)
     return {name: index for index, name in enumerate(names) if counts[name] == 1}

@@ -1,4 +1,4 @@
-"""Programs that run in processes of their own, alone or several that form a group."""
+"""Programs that run in their own processes, alone or as a group."""
 
 import multiprocessing
 import os
