@@ -46,7 +46,7 @@ def test_surprise_is_the_shortfall_of_true_positives_in_standard_deviations():
 
 @pytest.fixture
 def report():
-    # Image ids in another order than the images, so that hotcoco's numbers equal neither.
+    # The ids are not in the order of the images, so hotcoco's numbers equal neither ids nor indices.
     dataset = dataset_of(
         [
             image_record(boxes=BOXES, labels=[0, 1], image_id="z"),

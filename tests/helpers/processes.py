@@ -67,7 +67,7 @@ class Program:
         return self._process.exitcode
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait until the program has ended, and return its exit code; minus the signal that killed it."""
+        """Wait for the program to end, and return its exit code, or minus the number of the signal that killed it."""
         self._process.join(timeout)
         assert self._process.exitcode is not None, f"still running after {timeout} s"
         return self._process.exitcode
