@@ -75,7 +75,7 @@ def seeds_in_words(names: tuple[str, str], values: Sequence[float], others: Sequ
     """Compare two configurations, each trained with several seeds, in one sentence.
 
     Args:
-        names: names of the first and the second configuration.
+        names: of the first and the second configuration.
         values: AP of each run of the first, in 0..1.
         others: AP of each run of the second.
     """
@@ -87,7 +87,7 @@ def seeds_in_words(names: tuple[str, str], values: Sequence[float], others: Sequ
     )
     comparison = welch(others, values)
     if math.isnan(comparison.p):
-        return f"No difference can be tested between {means}: this needs at least two seeds of each with different AP."
+        return f"No difference can be tested between {means}: this needs two or more seeds of each, and some spread."
     p = p_in_words(comparison.p)
     if comparison.p < SIGNIFICANCE_LEVEL:
         better, worse = names[::-1] if comparison.difference > 0 else names
@@ -97,7 +97,7 @@ def seeds_in_words(names: tuple[str, str], values: Sequence[float], others: Sequ
     least = detectable_difference(deviation, fewest)
     return (
         f"No difference can be shown between {means} ({p}). With {fewest} seeds of each, a difference below "
-        f"{least:.1f} AP would not be detected."
+        f"{least:.1f} AP would not be seen."
     )
 
 

@@ -99,12 +99,12 @@ def test_seeds_in_words_names_the_better_configuration():
     assert swapped.startswith("new is better than old by 1.0 AP (p < 0.001): 41.0 ± 0.1 AP (new, 3 seeds) and ")
 
 
-def test_seeds_in_words_states_what_would_not_be_detected():
+def test_seeds_in_words_states_what_would_not_be_seen():
     # Means 40 and 40.5, deviations 1: t = 0.5 / sqrt(2 / 3) = 0.612, 4 degrees, p = 0.573; 2.27 as below.
     sentence = seeds_in_words(("a", "b"), [0.39, 0.40, 0.41], [0.395, 0.405, 0.415])
     assert sentence == (
         "No difference can be shown between 40.0 ± 1.0 AP (a, 3 seeds) and 40.5 ± 1.0 AP (b, 3 seeds) (p = 0.573). "
-        "With 3 seeds of each, a difference below 2.3 AP would not be detected."
+        "With 3 seeds of each, a difference below 2.3 AP would not be seen."
     )
 
 
