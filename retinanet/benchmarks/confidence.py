@@ -1,4 +1,4 @@
-"""Check that intervals of AP contain the truth as often as they say, and that paired tests keep their level.
+"""Check the coverage of the intervals of AP, and the false positive rate of the paired tests.
 
 python -m retinanet.benchmarks.confidence [TRIALS] [IMAGES]
 
@@ -20,7 +20,7 @@ from retinanet.evaluation.significance import SIGNIFICANCE_LEVEL
 
 TRIALS, IMAGES = 500, 100
 IMAGES_OF_TRUTH = 60_000
-# Pairs of equally good detectors; those of the second have scores of another scale.
+# Pairs of equally good detectors; in the second pair, their scores have different scales.
 EQUAL = {"same scale of scores": (Detector(), Detector()), "other scale": (Detector(), Detector(score_power=3))}
 BETTER = (Detector(), Detector(skill=0.4))
 

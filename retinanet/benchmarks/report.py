@@ -66,7 +66,7 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> str:
 
 
 def comparison_table(title: str, measured: dict[str, Measurement], *, ours: str, apart: tuple[str, ...] = ()) -> str:
-    """Format a comparison of the variants. Those in `apart` compute something else, and get no ratio."""
+    """Format a comparison of the variants. Those in `apart` compute something different, so they have no ratio."""
     rows = []
     for name, measurement in measured.items():
         is_compared = name not in (ours, *apart)

@@ -128,7 +128,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def resolve_checkpoint(path: Path) -> Path:
-    """Path of the checkpoint file that a path leads to, through symbolic links or a text file in place of one.
+    """Path of the checkpoint file that a path leads to, through symbolic links or a text file that replaces one.
 
     Raises:
         InputError: the text file names a checkpoint that is not in its folder.

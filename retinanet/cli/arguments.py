@@ -101,7 +101,7 @@ def count(text: str) -> int:
     """A whole number, at least 0.
 
     Raises:
-        ArgumentTypeError: it is something else.
+        ArgumentTypeError: the text is not such a number.
     """
     if not (text.isascii() and text.isdigit()):
         raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number")
@@ -112,7 +112,7 @@ def fraction(text: str) -> float:
     """A number from 0 to 1, such as a score or a precision.
 
     Raises:
-        ArgumentTypeError: it is something else.
+        ArgumentTypeError: the text is not such a number.
     """
     try:
         value = float(text)
@@ -133,7 +133,7 @@ def positive_int(text: str) -> int:
     """A whole number, at least 1.
 
     Raises:
-        ArgumentTypeError: it is something else.
+        ArgumentTypeError: the text is not such a number.
     """
     if not text.isascii() or not text.isdigit() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number above 0")

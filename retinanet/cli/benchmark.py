@@ -156,7 +156,7 @@ def select_suites(names: list[str]) -> list[str]:
     Raises:
         InputError: there is no suite with one of these names.
     """
-    # Accept dashes in place of underscores, as in option names.
+    # Accept dashes instead of underscores, as in option names.
     names = [name.replace("-", "_") for name in names]
     for name in names:
         if name not in SUITES and name != ALL:

@@ -100,7 +100,7 @@ def has_screen() -> bool:
 def open_source(
     source: str, *, data: str | None, split: str | None, overrides: list[str]
 ) -> "tuple[Collection, SampleReader]":
-    """Read what the arguments name: a dataset, detections on one, or the detections of a run.
+    """Read the dataset, the detections on a dataset, or the detections of a run that the arguments name.
 
     Raises:
         InputError: it cannot be read.

@@ -42,7 +42,7 @@ class DataSource(StrictModel):
     @model_validator(mode="before")
     @classmethod
     def path_alone(cls, value: Any) -> Any:
-        """Accept the path of the annotations in place of the whole record."""
+        """Accept the path of the annotations instead of the whole record."""
         return {"annotations": value} if isinstance(value, str | os.PathLike) else value
 
     @field_validator("images", "annotations", mode="before")

@@ -1,4 +1,4 @@
-"""Preview training data: given images as the network will see them."""
+"""Preview training data: show given images as the network will see them."""
 
 from collections.abc import Sequence
 

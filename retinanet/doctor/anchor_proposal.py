@@ -76,7 +76,7 @@ def fit_anchors(dataset: Dataset, cfg: Config, *, max_objects: int | None = MAX_
 
 
 def _merits(report: AnchorReport, fg_iou: float) -> tuple[float, ...]:
-    """Return what a proposal must not lower: share reaching `fg_iou`, mean best IoU, matched objects, AP ceiling."""
+    """Measures that a proposal must not lower: share reaching `fg_iou`, mean best IoU, matched objects, AP ceiling."""
     share = _share(report, fg_iou)
     return share, report.total.mean_iou, -report.total.unmatched, report.ceiling.metrics["AP"]
 

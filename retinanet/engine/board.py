@@ -1,4 +1,4 @@
-"""Show a run in TensorBoard: curves, images with boxes, precision-recall curves, and the config."""
+"""Log a run to TensorBoard: curves, images with boxes, precision-recall curves, and the config."""
 
 import json
 import logging
@@ -36,7 +36,7 @@ COMPARED_METRICS = ("eval/AP", "eval/AP50", "eval/loss")  # columns of the table
 
 
 class Board:
-    """Writes to the TensorBoard folder of a run. After a disk error, it stops for good.
+    """Writes to the TensorBoard folder of a run. After a disk error, it writes nothing more.
 
     Args:
         folder: the run folder.
@@ -139,7 +139,7 @@ class Board:
 
 def counts_at(curve: PrecisionRecall, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """True and false positives among the detections with a score of at least each threshold: (T,) int64 each."""
-    counted = np.searchsorted(-curve.scores, -thresholds, side="right")  # distinct scores that are high enough
+    counted = np.searchsorted(-curve.scores, -thresholds, side="right")  # scores that reach the threshold
     true, false = ([0, *counts.tolist()] for counts in (curve.true_positives, curve.false_positives))
     return np.array(true)[counted], np.array(false)[counted]
 
@@ -154,7 +154,7 @@ def _spread_out(data: Dataset, count: int) -> list[int]:
 
 
 def _shrunk(image: Tensor) -> tuple[Tensor, float]:
-    """An image with a longer side of at most `MAX_SIDE`, and the factor by which it was resized."""
+    """Shrink an image to a longer side of at most `MAX_SIDE`; also return the factor."""
     height, width = image.shape[-2:]
     factor = min(1.0, MAX_SIDE / max(height, width))
     size = [max(1, round(factor * height)), max(1, round(factor * width))]
@@ -162,7 +162,7 @@ def _shrunk(image: Tensor) -> tuple[Tensor, float]:
 
 
 def _draw_objects(image: Tensor, boxes: Tensor, labels: Tensor, is_crowd: Tensor, class_names: Sequence[str]) -> Tensor:
-    """Draw ground truth on a copy of an image that is no larger than `MAX_SIDE`."""
+    """Draw ground truth on a copy of an image, shrunk to at most `MAX_SIDE`."""
     shrunk, factor = _shrunk(image)
     texts = [
         f"{class_names[label]} (crowd)" if crowd else class_names[label]

@@ -42,7 +42,7 @@ class Evaluated(NamedTuple):
     cfg: Config
     data: Dataset  # the images and objects of the evaluation
     evaluation: Evaluation
-    source: dict[str, Any]  # what was evaluated on what, for `evaluation.json`
+    source: dict[str, Any]  # the checkpoint or file and the data, for `evaluation.json`
     other: dict[int, Detections] | None = None  # detections on the same data, to compare with
 
     @property

@@ -1,4 +1,4 @@
-"""Explain an evaluation: why its AP is low, and its report page."""
+"""Explain an evaluation: diagnose a low AP, and write the report page."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -28,8 +28,8 @@ from retinanet.report.runs_charts import training_curves
 from retinanet.visualization.html import write_page
 from retinanet.visualization.plots import Chart
 
-# Seconds of exact assignment. If objects were independent, the share of those with a positive anchor would have a
-# standard error of at most 3.6 points (0.5 / sqrt(200)).
+# Exact assignment takes seconds. If objects were independent, the share with a positive anchor would have a standard
+# error of at most 3.6 points (0.5 / sqrt(200)).
 ANCHOR_OBJECTS = 200
 
 
@@ -42,7 +42,7 @@ def anchor_fit(cfg: Config, data: Dataset) -> AnchorFit | None:
 
 
 def recorded_ap(checkpoint: Path, data: Dataset) -> float | None:
-    """AP that training recorded at the step of a checkpoint, as a mean over the classes with objects in a dataset.
+    """AP recorded in training at the step of a checkpoint, as a mean over the classes with objects in a dataset.
 
     None if the checkpoint is not in its run folder, or was not evaluated at that step.
     """
@@ -58,17 +58,17 @@ def recorded_ap(checkpoint: Path, data: Dataset) -> float | None:
 
 
 class Explanation(NamedTuple):
-    """What explains a low AP."""
+    """Possible causes of a low AP."""
 
     diagnoses: list[Diagnosis]  # empty if AP needs no explanation
-    anchors: AnchorFit | None  # None: not measured, because nothing needs it, or the anchors are unknown
+    anchors: AnchorFit | None  # None: not measured, because it is not needed or the anchors are unknown
 
 
 def explain(evaluated: Evaluated, *, with_anchors: bool) -> Explanation:
-    """Diagnose an AP that is near zero, or far below the one that training recorded for the checkpoint.
+    """Diagnose an AP that is near zero, or far below the one recorded in training for the checkpoint.
 
     Args:
-        with_anchors: measure the anchors even if AP is not low.
+        with_anchors: measure how well the anchors cover the objects even if AP is not low.
     """
     data, source = evaluated.data, evaluated.source
     scores, detections, losses = evaluated.evaluation
@@ -91,7 +91,7 @@ def explain(evaluated: Evaluated, *, with_anchors: bool) -> Explanation:
 
 
 def facts_of_evaluation(evaluated: Evaluated) -> dict[str, str]:
-    """What was evaluated on what, and the settings that change AP, by name."""
+    """The checkpoint, the data, and the settings that change AP, by name."""
     facts = {"data": ", ".join(evaluated.source["annotations"])}
     if "checkpoint" in evaluated.source:
         path = Path(evaluated.source["checkpoint"])
@@ -119,10 +119,10 @@ def write_report(
 
     Args:
         title, facts: see `build_report`.
-        run_folder: run whose training curves the page shows; None: none.
-        begin: called with the name of each phase before it begins; what it raises ends the report.
+        run_folder: run whose training curves the page shows; None: no curves.
+        begin: called with the name of each phase before it begins; an exception it raises ends the report.
 
-    Returns: the analysis, which also knows the kind of error that costs most.
+    Returns: the analysis, with `largest_error` set.
 
     Raises:
         InputError: the file cannot be written.

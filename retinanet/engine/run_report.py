@@ -15,20 +15,21 @@ from retinanet.visualization.html import check_page
 
 log = logging.getLogger(__name__)
 
-MAX_DETECTIONS = 500_000  # about a minute: the error analysis of 100 in each of 5,000 images takes 46 s on two cores
+MAX_DETECTIONS = 500_000  # about a minute: analysing 100 detections in each of 5,000 images takes 46 s on two cores
 MAX_RESAMPLES = 1000
 MAX_RESAMPLED = 50_000_000  # resamples times detections: a few seconds
 
 
 class _Stopped(Exception):
-    """A signal has asked the run to stop."""
+    """A signal asked the run to stop."""
 
 
 def write_run_report(run: Run, evaluation: Evaluation, step: int, *, stop: StopRequest, activity: Activity) -> None:
     """Write `report.html` to the run folder, and log its path. Call this on the main process only.
 
-    The run is complete by then, so nothing that happens here ends it: a failure is logged as a warning, and a stop
-    request ends the report before its next phase. A report of more than `MAX_DETECTIONS` is left to `retinanet eval`.
+    The run is complete by then, so errors here must not fail it: they are logged as a warning, and a stop request ends
+    the report before its next phase. With more than `MAX_DETECTIONS`, no report is written; `retinanet eval` can write
+    it.
 
     Args:
         evaluation: the last one of the run, after `step` steps.

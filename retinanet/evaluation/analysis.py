@@ -1,4 +1,4 @@
-"""Analyse an evaluation: results of each class, intervals, a comparison, and the most important conclusion."""
+"""Analyse an evaluation: results of each class, intervals, a comparison, and the main conclusion."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,20 +26,20 @@ LEAST_RESAMPLES = 100  # of a comparison: without them, it has no p-value
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Analysis:
-    """Results of each class by label, and what follows from them."""
+    """Results of each class, by label, and the conclusions."""
 
     classes: tuple[ClassResult, ...]
     requirement: Requirement  # of the operating points
     intervals: BootstrapScores | None
-    comparison: PairedComparison | None  # the difference is that to the other model
+    comparison: PairedComparison | None  # relative to the other model
     are_thresholds_stored: bool  # in the checkpoint
     diagnoses: tuple[Diagnosis, ...]  # causes of a low AP, the most likely one first
     matches: Matches
-    largest_error: ErrorKind | None = None  # the kind of error that costs most; None: not computed
+    largest_error: ErrorKind | None = None  # the kind of error that costs the most AP50; None: not computed
 
     @property
     def finding(self) -> str:
-        """The one sentence that matters most."""
+        """The main conclusion, in one sentence."""
         return main_finding(
             self.classes,
             num_images=self.matches.num_images,
@@ -56,7 +56,7 @@ class Analysis:
         return [result.point.threshold if result.point else None for result in self.classes]
 
     def as_json(self) -> dict[str, Any]:
-        """The analysis as JSON values, apart from NaN."""
+        """The analysis as JSON values, except that NaN is kept."""
         classes = [
             {
                 "name": result.name,
@@ -102,11 +102,11 @@ def analyse(
 
     Args:
         dataset, detections, max_detections, sizes: see `match_detections`.
-        other: detections of another model on the same dataset, to compare with.
-        names: of the model and of the other one, for the comparison in words.
-        requirement: what the operating points must reach.
-        num_resamples: of the bootstrap for the intervals, 0: no intervals; and of the comparison, which takes
-            `LEAST_RESAMPLES` if they are fewer, because its p-value needs them.
+        other: detections of another model on the same dataset, for a comparison.
+        names: names of this model and the other one, for the sentence about the comparison.
+        requirement: what the operating points must achieve.
+        num_resamples: number of bootstrap resamples for the intervals; 0 skips the intervals. The comparison uses at
+            least `LEAST_RESAMPLES`, because its p-value needs them.
         are_thresholds_stored, diagnoses: see `main_finding`.
     """
     matches = match_detections(dataset, detections, max_detections=max_detections, sizes=sizes)

@@ -1,4 +1,4 @@
-"""AP of weighted images: the same matches are accumulated again under many weightings, without matching again.
+"""AP with weighted images: one set of matches is accumulated under many weightings, without matching again.
 
 Shape letters: T IoU thresholds, D detections, I images, K classes, R weightings.
 """
@@ -12,7 +12,7 @@ import torch
 from retinanet.evaluation.coco import RECALL_THRESHOLDS
 from retinanet.evaluation.matches import Matches
 
-WEIGHTS_AT_ONCE = 2**20  # limits the memory of a thread: detections of a class times weightings
+WEIGHTS_AT_ONCE = 2**20  # detections of a class times weightings, to limit the memory of a thread
 
 
 def average_precision(
@@ -21,14 +21,15 @@ def average_precision(
     """AP of each class at each IoU threshold, by COCO's 101-point interpolation: (R, K, T) float64.
 
     An image of weight w counts as w copies of itself, as in a bootstrap resample. With unit weights, the result is
-    COCO's. A class is NaN if all of its objects have weight 0: COCO leaves it out of the mean over classes.
+    COCO's. A class is NaN if all of its objects have weight 0: COCO excludes it from the mean over classes.
 
-    A detection that is not a true positive never raises the interpolated precision, so only true positives are
-    accumulated; the others contribute to the number of detections before them. Classes run in as many threads as torch.
+    A detection that is not a true positive never raises the interpolated precision, so precision is evaluated only at
+    the true positives; the others only add to the count of detections. Classes are processed in as many threads as
+    torch uses.
 
     Args:
-        image_weights: (R, I), not negative.
-        progress: called with the number of finished and of all parts.
+        image_weights: (R, I), non-negative.
+        progress: called with the number of finished parts and the total.
     """
     num_weightings = len(image_weights)
     shape = (num_weightings, matches.num_classes, len(matches.iou_thresholds))
@@ -47,7 +48,7 @@ def average_precision(
 
 
 def mean_over_classes(values: np.ndarray) -> np.ndarray:
-    """Mean over the second axis of (R, K, ...), without classes that are NaN; NaN if all are."""
+    """Mean over the second axis of (R, K, ...), excluding classes that are NaN; NaN if all are."""
     is_valid = ~np.isnan(values)
     count = is_valid.sum(axis=1)
     total = np.where(is_valid, values, 0).sum(axis=1)
@@ -55,7 +56,7 @@ def mean_over_classes(values: np.ndarray) -> np.ndarray:
 
 
 def _parts(matches: Matches, num_weightings: int) -> Iterator[tuple[int, slice, slice]]:
-    """Label, its detections, and a range of weightings, for all of them."""
+    """Yield all combinations of a label, with its detections, and a range of weightings."""
     bounds = np.searchsorted(matches.labels, np.arange(matches.num_classes + 1)).tolist()
     for label in range(matches.num_classes):
         first, last = bounds[label], bounds[label + 1]
@@ -95,8 +96,8 @@ def _interpolated(num_positive: np.ndarray, num_counted: np.ndarray, num_objects
     precision = num_positive / (num_counted + np.spacing(1))  # as in COCO
     precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
     recall = np.divide(num_positive, num_objects, out=np.zeros(num_positive.shape), where=num_objects > 0)
-    # Number of recall thresholds that each true positive reaches. The nearest one decides, compared as floats, as COCO
-    # compares them: 7 / 100 does not reach the threshold 0.07, which is 7 * 0.01.
+    # Number of recall thresholds that each true positive reaches. Compared as floats, as in COCO: 7 / 100 does not
+    # reach the threshold 0.07, which is 7 * 0.01.
     nearest = np.rint(recall * (len(RECALL_THRESHOLDS) - 1)).astype(np.intp)
     num_reached = nearest + (recall >= RECALL_THRESHOLDS[nearest])
     newly_reached = np.diff(num_reached, axis=1, prepend=0)

@@ -39,18 +39,18 @@ def bootstrap_scores(
     seed: int = 0,
     progress: Callable[[int, int], object] | None = None,
 ) -> BootstrapScores:
-    """Estimate how much AP would vary if other images of the same kind had been annotated.
+    """Estimate how much AP would vary over other images from the same distribution.
 
-    Images are drawn with replacement, as many as there are, and their matches are accumulated again. The interval says
-    nothing about another training run of the same configuration: see `significance` for several seeds.
+    Each resample draws as many images as the dataset has, with replacement, and AP is accumulated again from their
+    matches. The intervals do not cover the variation between training runs: see `significance` for that.
 
     Args:
         class_names: by label.
-        progress: called with the number of finished and of all parts.
+        progress: called with the number of finished parts and the total.
     """
     ones = np.ones((1, matches.num_images), dtype=np.uint16)
     weights = np.concatenate([ones, resampled_weights(matches.num_images, num_resamples, seed=seed)])
-    values = average_precision(matches, weights, progress=progress)  # (1 + R, K, T), the data themselves first
+    values = average_precision(matches, weights, progress=progress)  # (1 + R, K, T), the original data first
     means = mean_over_classes(values)  # (1 + R, T)
     has_object = np.zeros((matches.num_classes, matches.num_images), dtype=bool)
     counted = ~matches.is_ignored_object
@@ -82,17 +82,17 @@ def resampled_weights(num_images: int, num_resamples: int, *, seed: int) -> np.n
 def _interval(values: np.ndarray, num_images: int) -> Interval:
     """Bias-corrected percentile interval (Efron 1981), widened for few images (Hesterberg 2015, expanded percentile).
 
-    AP is biased upwards, because interpolation takes the best precision at each recall or beyond it. Resampling repeats
-    that bias, which shifts plain percentiles up: in 150 simulations of 400 images, the truth of a rare class lay below
-    6.7 % of their intervals and above 0.7 %; with the correction, below 3.3 % and above 2.0 %. Percentiles are also too
-    narrow for few images, by the ratio of the normal quantile to Student's t times sqrt(n / (n - 1)), above all for
-    rare classes.
+    AP is biased upwards, because interpolation takes the highest precision at each recall or beyond it. Resampling adds
+    the same bias again, which shifts plain percentile intervals up: in 150 simulations of 400 images, the true AP of a
+    rare class lay below 6.7 % of them and above 0.7 %; with the correction, below 3.3 % and above 2.0 %. Percentile
+    intervals are also too narrow for few images, by the ratio of the normal quantile to Student's t times sqrt(n / (n -
+    1)), which matters most for rare classes.
 
     Args:
-        values: (1 + R,), first the value of the data, then those of the resamples.
-        num_images: those with objects that count. One image gives no interval.
+        values: (1 + R,), the value of the original data, then those of the resamples.
+        num_images: number of images with objects that count. One image gives no interval.
     """
-    from scipy.special import ndtr, ndtri, stdtrit  # only here: importing it takes a moment
+    from scipy.special import ndtr, ndtri, stdtrit  # imported here because it is slow to import
 
     value, resampled = float(values[0]), values[1:][~np.isnan(values[1:])]
     if math.isnan(value) or num_images < 2 or not len(resampled):

@@ -1,4 +1,4 @@
-"""How scores compare with precision, the share of true positives among detections of about the same score.
+"""Calibration: how scores compare with precision, the share of true positives among detections with similar scores.
 
 A detection is a true positive if it matches an object at an IoU of 0.5. Shape letters: D detections, K classes, S bins.
 """
@@ -10,7 +10,7 @@ from hotcoco import COCOeval
 
 from retinanet.evaluation.matches import Matches
 
-NUM_BINS = 10  # as usual for the expected calibration error
+NUM_BINS = 10  # the usual choice for the expected calibration error
 NUM_HISTOGRAM_BINS = 20
 _EDGES = np.linspace(0, 1, NUM_HISTOGRAM_BINS + 1)
 
@@ -31,7 +31,7 @@ class Calibration(NamedTuple):
     expected_error: float  # ECE: mean difference between score and precision of the bins, weighted by detections
     largest_error: float  # of any bin
     bins: tuple[CalibrationBin, ...]
-    per_class: dict[str, float]  # ECE by class name; classes without detections are missing
+    per_class: dict[str, float]  # ECE by class name, without classes that have no detections
 
 
 class ScoreHistogram(NamedTuple):
@@ -72,9 +72,9 @@ def score_histogram(matches: Matches) -> ScoreHistogram:
 
 
 def calibrated_scores(matches: Matches) -> np.ndarray:
-    """Probability of each detection to be a true positive: (D,) float64, strictly between 0 and 1.
+    """Probability that each detection is a true positive: (D,) float64, strictly between 0 and 1.
 
-    It is the precision of detections with about the same score, over all classes, estimated with Laplace's rule of
+    This is the precision of detections with similar scores, over all classes, estimated with Laplace's rule of
     succession: (true positives + 1) / (detections + 2).
     """
     histogram = score_histogram(matches)

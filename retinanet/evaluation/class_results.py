@@ -15,7 +15,7 @@ class ClassResult(NamedTuple):
 
     name: str
     num_objects: int
-    ap: float  # NaN if there are no objects, as is `ap50`
+    ap: float  # like `ap50`, NaN if there are no objects
     ap50: float
     point: OperatingPoint | None  # None if no threshold meets the requirement
     ap_interval: "Interval | None" = None

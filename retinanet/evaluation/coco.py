@@ -14,7 +14,7 @@ IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALL_THRESHOLDS = np.linspace(0, 1, 101)
 
 # pycocotools' twelve metrics, in the same order: name, "AP" or "AR", IoU, object area, and detections per image, where
-# None stands for as many as count.
+# None is the largest number that counts.
 _DEFINITIONS = (
     ("AP", "AP", "0.50:0.95", "all", None),
     ("AP50", "AP", "0.50", "all", None),
@@ -40,7 +40,7 @@ class CocoScores(NamedTuple):
 
     metrics: dict[str, float]  # keyed by the names in METRICS
     per_class: dict[str, float]  # AP by class name, ordered by category id
-    summary: str  # twelve lines, worded like pycocotools' summary
+    summary: str  # twelve lines in the format of pycocotools' summary
 
 
 def score_detections(
@@ -51,12 +51,13 @@ def score_detections(
     Detections with equal scores are ranked by image id, then by their order within the image, so the result does not
     depend on the order of `detections`.
 
-    A federated dataset is scored by the rules of LVIS: a detection of a class that was not looked for in an image does
-    not count, nor does a false one if not all objects of its class are annotated. `max_detections` then applies to all
-    classes of an image together, and the AR metrics are NaN, because their numbers of detections differ.
+    A federated dataset is scored by the rules of LVIS: detections of a class that was not checked in an image do not
+    count, nor do false positives of a class whose objects are not all annotated there. `max_detections` then applies to
+    all classes of an image together, and the AR metrics are NaN, because LVIS defines AR for other numbers of
+    detections.
 
     Args:
-        dataset: its boxes and areas are the ground truth.
+        dataset: the ground truth.
         detections: keyed by image index, boxes in pixels of the original image. A missing entry means no detections.
         max_detections: as in `coco_evaluation`. AR1, AR10 and AR100 never allow more than 1, 10 and 100 detections.
     """
@@ -84,7 +85,7 @@ def score_detections(
 def coco_evaluation(
     dataset: Dataset, detections: Mapping[int, Detections], *, max_detections: int | None = None
 ) -> COCOeval:
-    """Evaluate detections with hotcoco, for the metrics that it provides; returns the accumulated evaluation.
+    """Evaluate detections with hotcoco, and return the accumulated evaluation, from which it computes its metrics.
 
     hotcoco numbers images and categories by rank, starting from 1: image `i` is number `ranks(dataset.image_ids)[i]`,
     label `k` is number `ranks(dataset.category_ids)[k]`. The object in row r of the dataset's boxes has the number
@@ -123,7 +124,7 @@ def coco_evaluation(
 
 
 def default_max_detections(dataset: Dataset) -> int:
-    """Detections that count per image and class in COCO, or per image in LVIS."""
+    """Number of detections that count per image and class in COCO, or per image in LVIS."""
     return 100 if dataset.federated is None else 300
 
 
@@ -155,7 +156,7 @@ def _value(evaluation: COCOeval, kind: str, iou: str, area: str, allowed: int) -
 
 
 def mean_of_defined(values: np.ndarray) -> float:
-    """Mean of values of an evaluation without those that are undefined, which are -1; NaN if all are."""
+    """Mean of the values that are defined, that is, not -1; NaN if none is."""
     valid = values[values > -1]
     return float(valid.mean()) if valid.size else float("nan")
 

@@ -1,4 +1,4 @@
-"""Which classes the detector confuses."""
+"""Confusion matrix: which classes the detector confuses."""
 
 import numpy as np
 from hotcoco import COCOeval
@@ -14,7 +14,7 @@ def confusion_matrix(evaluation: COCOeval, dataset: Dataset, *, min_iou: float =
     an object here.
 
     Args:
-        evaluation: of detections on the dataset, all of which count alike; see `coco_evaluation`.
+        evaluation: evaluation of the detections, whatever their score; see `coco_evaluation`.
         min_iou: smallest IoU of a pair.
 
     Returns:

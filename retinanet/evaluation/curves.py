@@ -14,7 +14,7 @@ class PrecisionRecall:
     """Precision and recall of one class at each of its P distinct scores; neither is interpolated.
 
     Entry i counts the detections with a score of at least `scores[i]`, that is, above `thresholds[i]`. Detections that
-    COCO ignores, such as those of crowd regions, count neither as true nor as false.
+    COCO ignores, such as those in crowd regions, are neither true nor false positives.
     """
 
     scores: np.ndarray  # (P,) float64, highest first
@@ -37,7 +37,7 @@ class PrecisionRecall:
 
     @property
     def f1(self) -> np.ndarray:
-        """Harmonic mean of precision and recall, (P,): 2 TP / (2 TP + FP + FN), where FN are the missed objects."""
+        """Harmonic mean of precision and recall, (P,): 2 TP / (2 TP + FP + FN), where FN counts the missed objects."""
         return 2 * self.true_positives / (self.true_positives + self.false_positives + self.num_objects)
 
 
@@ -45,7 +45,7 @@ def precision_recall_curves(matches: "Matches", *, min_iou: float = 0.5) -> list
     """Compute the curve of each class, by label.
 
     Args:
-        min_iou: IoU from which a detection matches an object, one of `matches.iou_thresholds`.
+        min_iou: smallest IoU at which a detection matches an object, one of `matches.iou_thresholds`.
     """
     at_iou = int(np.argmin(np.abs(matches.iou_thresholds - min_iou)))
     assert np.isclose(matches.iou_thresholds[at_iou], min_iou), min_iou
@@ -76,9 +76,9 @@ def _curve(scores: np.ndarray, is_true: np.ndarray, num_objects: int) -> Precisi
 def _thresholds_below(scores: np.ndarray) -> np.ndarray:
     """Numbers that separate each of the distinct scores (P,) from the next lower one, or from 0.
 
-    A detection counts if its score is above the threshold, as in postprocessing. The number is halfway, so that scores
-    which differ in their last digits on other hardware do not change sides. It is representable in float32, the type of
-    scores.
+    A detection counts if its score is above the threshold, as in postprocessing. Thresholds lie halfway between scores,
+    so that differences in the last digits, as between hardware, do not matter. They are representable in float32, the
+    type of scores.
     """
     lower = np.append(scores[1:], [0.0] * bool(len(scores)))
     halfway = ((scores + lower) / 2).astype(np.float32).astype(np.float64)

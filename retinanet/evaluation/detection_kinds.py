@@ -1,6 +1,6 @@
-"""The kind of each detection: correct, or one of the kinds of error of TIDE (Bolya et al. 2020).
+"""Assign each detection a kind: correct, or one of the error types of TIDE (Bolya et al. 2020).
 
-hotcoco counts the errors of each kind; here, every single detection is assigned to one.
+hotcoco only counts the errors of each kind.
 """
 
 from collections.abc import Mapping
@@ -21,8 +21,9 @@ def detection_kinds(dataset: Dataset, matches: Matches, boxes: np.ndarray) -> np
     """Assign each detection to a kind at an IoU of 0.5: positions in `KINDS`, (D,) int64.
 
     A false positive is the first of these that applies: `localisation` (IoU 0.1 to 0.5 with an object of its class),
-    `classification` (IoU of at least 0.5 with an object of another class), `duplicate` (a higher score has taken the
-    object of its class), `background` (IoU of at most 0.1 with every object), or else `both`: class and location.
+    `classification` (IoU of at least 0.5 with an object of another class), `duplicate` (the object of its class is
+    matched by a higher score), `background` (IoU of at most 0.1 with every object), or else `both`: class and location
+    are wrong.
 
     Args:
         boxes: (D, 4) corners of the detections of `matches`, see `matched_boxes`.

@@ -20,7 +20,7 @@ class DetectionTable(NamedTuple):
 
 
 def ranks(ids: Sequence[int | str]) -> np.ndarray:
-    """Rank of each id, starting from 1; texts come after numbers: (len(ids),) int64.
+    """Rank of each id, starting from 1; strings come after numbers: (len(ids),) int64.
 
     hotcoco needs non-negative integers as ids. Ranks preserve the order of arbitrary ids, and that order breaks ties.
     """

@@ -1,4 +1,4 @@
-"""Why AP is near zero, or far below its value in training: each cause is tested on the numbers before it is named."""
+"""Diagnose an AP that is near zero or far below its value in training, naming only causes the results support."""
 
 import math
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from retinanet.evaluation.trials import PlacementTrials, Repair, draw_sample, tr
 from retinanet.formats.dataset import Dataset
 from retinanet.structures import Detections
 
-NEAR_ZERO = 0.05  # AP; a detector that has learned something is above it on most datasets
+NEAR_ZERO = 0.05  # AP; a detector that has learned something exceeds this on most datasets
 FAR_BELOW = 0.5  # share of the AP in training
 MAX_IMAGES = 300  # in which repairs are tried
 MIN_MATCHED_SHARE = 0.25  # if fewer objects have a positive anchor, anchors explain an AP near zero
@@ -22,7 +22,7 @@ MIN_ALIKE = 20  # detections or images that must be alike to be called constant
 
 
 class Diagnosis(NamedTuple):
-    """A cause of a low AP that the numbers support."""
+    """A cause of a low AP that the results support."""
 
     cause: str
     evidence: str
@@ -33,7 +33,7 @@ class AnchorFit(NamedTuple):
     """How well anchors cover the objects, as computed by `retinanet check`."""
 
     matched_share: float  # of the objects that have a positive anchor
-    ceiling: float  # AP of detections that are perfect for every object with a positive anchor
+    ceiling: float  # AP of perfect detections of every object with a positive anchor
 
 
 def needs_explanation(ap: float, trained_ap: float | None) -> bool:
@@ -55,18 +55,18 @@ def diagnose(
     anchors: AnchorFit | None = None,
     min_score: float | None = None,
 ) -> list[Diagnosis]:
-    """Find out why AP is near zero, or far below its value in training.
+    """Find the causes of an AP that is near zero or far below its value in training.
 
-    Repairs that would undo a known mistake (exchanged images, another box format or frame, permuted classes) are
-    applied to the detections of up to `MAX_IMAGES` images. A mistake is named if its repair raises AP by far, whatever
-    AP was before. All other causes are considered only if no repair does and AP needs an explanation: it is below
-    `NEAR_ZERO`, or below `FAR_BELOW` times `trained_ap`.
+    Repairs that would undo a known mistake (exchanged images, another box format or coordinate frame, permuted classes)
+    are applied to the detections of up to `MAX_IMAGES` images. A mistake is reported if its repair raises AP by a large
+    margin, whatever AP was before. All other causes are considered only if no repair does so and AP needs an
+    explanation: it is below `NEAR_ZERO`, or below `FAR_BELOW` times `trained_ap`.
 
     Args:
         detections: keyed by image index, boxes in pixels of the original image.
         ap: AP of these detections on the dataset.
         trained_ap: AP of the same weights recorded in training.
-        loss: of this evaluation.
+        loss: loss of this evaluation.
         min_score: only detections with a score above this value were kept.
 
     Returns: the causes, the most likely one first; empty if AP needs no explanation, or none is supported.
@@ -85,7 +85,7 @@ def diagnose(
         sample = sample._replace(table=placements.proven.table)
     relabelling = try_relabelling(sample)
     if relabelling is not None:
-        repairs.append(_of_repair(relabelling, "the mean AP50 of the classes concerned", len(sample.chosen)))
+        repairs.append(_of_repair(relabelling, "the mean AP50 of the classes involved", len(sample.chosen)))
     if repairs or not needs_explanation(ap, trained_ap):
         return repairs
     cause = _unmatched(anchors) or _below_threshold(dataset, table, min_score) or _constant(table)
@@ -131,7 +131,7 @@ def _unmatched(anchors: AnchorFit | None) -> Diagnosis | None:
 
 
 def _below_threshold(dataset: Dataset, table: DetectionTable, min_score: float | None) -> Diagnosis | None:
-    """Scores that hardly ever exceed the threshold."""
+    """Scores that rarely exceed the threshold."""
     num_images = len(np.unique(table.image_indices))
     if num_images >= MIN_SHARE_OF_IMAGES * len(dataset):
         return None
@@ -176,7 +176,7 @@ def _different_input(ap: float, trained_ap: float, placements: PlacementTrials) 
         f"AP was {trained_ap:.3f} in training and is {ap:.3f} now, and the detections show no other cause: the best of "
         f"all exchanges of images, box formats and frames changes AP50, ignoring classes, from {placements.before:.3f} "
         f"to {placements.best:.3f}",
-        "These numbers cannot tell which of the three differs. Check that the dataset and the weights (average or "
+        "The results do not show which of the three differs. Check that the dataset and the weights (average or "
         "last) are those of the evaluation in training, and that the preprocessing is the same: channel order (RGB), "
         "mean, standard deviation and size.",
     )

@@ -28,12 +28,12 @@ from retinanet.structures import Detections
 class ErrorReport:
     """Errors of a detector. Shape letters: I images, K classes."""
 
-    thresholds: np.ndarray  # (K,) float64, score that the detections of each class must exceed in the fields below
+    thresholds: np.ndarray  # (K,) float64, score threshold of each class for the fields below
     confusion: np.ndarray  # (K + 1, K + 1) int64; see `confusion_matrix`
     images: tuple[ImageErrors, ...]  # I, by image index
     ranking: ImageRanking
     label_errors: tuple[LabelError, ...]  # highest score first
-    # The following consider all detections, whatever their score.
+    # The following fields cover all detections, whatever their score.
     tide: TideErrors
     oracles: Oracles
     calibration: Calibration
@@ -54,9 +54,9 @@ def analyse_errors(
     Args:
         detections: keyed by image index, boxes in pixels of the original image, scores in 0..1.
         matches: of the detections with the dataset.
-        thresholds: score that the detections of each class must exceed to be shown to a user, (K,).
+        thresholds: score threshold of each class, above which a detection is shown to a user, (K,).
         max_detections: as in `coco_evaluation`.
-        anchor_ceiling: AP that the anchors allow, as computed by `retinanet check`.
+        anchor_ceiling: highest AP that the anchors allow, as computed by `retinanet check`.
     """
     limits = np.asarray(thresholds, dtype=np.float64)
     positions = _positions_above(matches, limits)
@@ -81,7 +81,7 @@ def analyse_errors(
 
 
 def _positions_above(matches: Matches, limits: np.ndarray) -> dict[int, np.ndarray]:
-    """Rows of the detections above the thresholds that count, in the `Detections` of each image that has any."""
+    """Rows of the detections that count and are above the thresholds, in the `Detections` of each image with any."""
     is_shown = (matches.scores > limits[matches.labels]) & ~matches.is_ignored[0]
     images, positions = matches.image_indices[is_shown], matches.positions[is_shown]
     order = np.lexsort((positions, images))

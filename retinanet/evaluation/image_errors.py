@@ -1,4 +1,4 @@
-"""Errors image by image: the worst, best and most surprising images, and annotations that look wrong."""
+"""Errors per image: the worst, best and most surprising images, and annotations that look wrong."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
@@ -10,7 +10,7 @@ from retinanet.evaluation.calibration import calibrated_scores
 from retinanet.evaluation.detection_table import DetectionTable
 from retinanet.evaluation.matches import Matches
 
-# Detections below this score are no evidence against an annotation.
+# Detections below this score are not evidence against an annotation.
 MIN_LABEL_ERROR_SCORE = 0.5
 
 
@@ -21,7 +21,7 @@ class ImageErrors(NamedTuple):
     true_positives: int
     false_positives: int
     missed: int
-    f1: float  # 1 for an image without objects and detections
+    f1: float  # 1 for an image without objects or detections
     surprise: float  # see `surprises`
 
     @property
@@ -31,11 +31,11 @@ class ImageErrors(NamedTuple):
 
 
 class ImageRanking(NamedTuple):
-    """Image indices of the extreme images, the most extreme first."""
+    """Indices of the worst, best and most surprising images, the most extreme first."""
 
-    worst: tuple[int, ...]  # lowest F1; of equals, those with the most errors
-    best: tuple[int, ...]  # highest F1 of the images with objects; of equals, those with the most objects
-    surprising: tuple[int, ...]  # with the most errors in spite of high scores
+    worst: tuple[int, ...]  # lowest F1; on ties, those with the most errors
+    best: tuple[int, ...]  # highest F1 of the images with objects; on ties, those with the most objects
+    surprising: tuple[int, ...]  # most errors despite high scores
 
 
 class LabelError(NamedTuple):
@@ -46,7 +46,7 @@ class LabelError(NamedTuple):
     position: int  # row in the image's Detections
     label: int  # of the detection
     score: float
-    object_row: int | None  # row of the dataset's boxes with another class; None if no object is near
+    object_row: int | None  # row, in the dataset's boxes, of the object with another class; or None
     iou: float  # with that object
 
 
@@ -54,9 +54,9 @@ def summarise_images(evaluation: COCOeval, image_ranks: np.ndarray, matches: Mat
     """Summarise each image, by image index.
 
     Args:
-        evaluation: of the detections above the score thresholds; see `coco_evaluation`.
+        evaluation: evaluation of the detections above the score thresholds; see `coco_evaluation`.
         image_ranks: (I,), hotcoco's number of each image.
-        matches: of all detections, from which surprise is computed.
+        matches: matches of all detections, from which surprise is computed.
     """
     by_rank = evaluation.image_diagnostics(iou_thr=0.5)["img_summary"]
     nothing = {"tp": 0, "fp": 0, "fn": 0, "f1": 1.0}
@@ -68,12 +68,12 @@ def summarise_images(evaluation: COCOeval, image_ranks: np.ndarray, matches: Mat
 
 
 def surprises(matches: Matches) -> np.ndarray:
-    """How many standard deviations the number of true positives is below its expected value: (I,) float64.
+    """By how many standard deviations the number of true positives is below its expected value: (I,) float64.
 
-    If detection d is a true positive with probability p_d, independently of all others, the expected number in an image
-    is sum(p_d), with the variance sum(p_d (1 - p_d)). The probabilities are calibrated on all images, so an image is
-    surprising if its detections are wrong more often than their scores suggest: the annotations or the image are
-    unusual. It is 0 without detections.
+    If detection d is a true positive with probability p_d, independently of all others, their expected number in an
+    image is sum(p_d), with the variance sum(p_d (1 - p_d)). The probabilities are calibrated on all images, so an image
+    is surprising if its detections are wrong more often than their scores suggest: either its annotations are wrong, or
+    the image is unusual. Surprise is 0 without detections.
     """
     counts = ~matches.is_ignored[0]
     images = matches.image_indices[counts]
@@ -104,7 +104,7 @@ def find_label_errors(
     least 0.5 with a missed object of another class, and a missing object if its IoU with every object is below 0.1.
 
     Args:
-        evaluation: of the detections above the score thresholds; see `coco_evaluation`.
+        evaluation: evaluation of the detections above the score thresholds; see `coco_evaluation`.
         table: these detections, in the order of hotcoco's numbers.
         positions: for each image index, the rows of these detections in the image's `Detections`.
     """

@@ -1,4 +1,4 @@
-"""The one sentence that matters most about an evaluation."""
+"""State the main conclusion of an evaluation in one sentence."""
 
 from collections.abc import Sequence
 from statistics import fmean
@@ -33,15 +33,17 @@ def main_finding(
     diagnoses: Sequence["Diagnosis"] = (),
     largest_error: "ErrorKind | None" = None,
 ) -> str:
-    """The first of these conclusions that applies: nothing can be measured, nothing is detected, a cause of a low AP is
-    known, nothing is found, a class is not detected, the scores are imprecise, the classes need different thresholds,
-    one class is weak, one kind of error costs most.
+    """Return the first of these conclusions that applies, in one sentence.
+
+    They are: nothing can be measured, there are no detections, a cause of a low AP is known, almost no objects are
+    matched, a class is not detected, the scores are imprecise, the classes need different thresholds, one class is
+    weak, one kind of error dominates.
 
     Args:
         ap_interval: 95 % interval of the mean AP; None: not computed.
         are_thresholds_stored: whether the thresholds of the results are stored in the checkpoint.
         diagnoses: causes of a low AP, the most likely one first.
-        largest_error: the kind of error that costs most AP50; None: not computed.
+        largest_error: the kind of error that costs the most AP50; None: not computed.
     """
     measured = [result for result in results if result.num_objects]
     if not measured:
@@ -52,7 +54,7 @@ def main_finding(
     if diagnoses:
         return f"AP is {ap:.3f}. The most likely cause: {diagnoses[0].cause}. {diagnoses[0].remedy}"
     if ap < NEAR_ZERO:
-        return f"AP is {ap:.3f}: the detections match hardly any object."
+        return f"AP is {ap:.3f}: the detections match almost no objects."
     missed = [result for result in measured if result.ap < NEAR_ZERO]
     if missed:
         verb = "is" if len(missed) == 1 else "are"

@@ -1,4 +1,4 @@
-"""Which detections match which objects, by the greedy rule of COCO, as flat arrays.
+"""Match detections to objects with COCO's greedy rule, as flat arrays.
 
 hotcoco returns its matches as one Python dict per image, class and size range. For 5,000 images with 500,000
 detections, that takes a minute and 9 GB; here it takes a second. The matches are the same.
@@ -24,7 +24,7 @@ class Matches:
     """Which detections match which objects under COCO's greedy rule.
 
     Detections are sorted by label, then by score (highest first), then by rank of the image id, then by position in
-    the image: the order in which COCO accumulates. Those beyond the number of detections that count are left out.
+    the image: the order in which COCO accumulates. Those beyond the number that counts are omitted.
     """
 
     iou_thresholds: np.ndarray  # (T,) float64, 0.50 to 0.95
@@ -46,7 +46,7 @@ class Matches:
         return (self.object_rows >= 0) & ~self.is_ignored
 
     def object_counts(self) -> np.ndarray:
-        """Number of objects per class, without ignored ones: (K,) int64."""
+        """Number of objects per class, excluding ignored ones: (K,) int64."""
         return np.bincount(self.object_labels[~self.is_ignored_object], minlength=self.num_classes)
 
 
@@ -60,7 +60,7 @@ def match_detections(
     """Match detections to objects of their class at each IoU threshold of COCO.
 
     Args:
-        dataset: its boxes and areas are the ground truth.
+        dataset: the ground truth.
         detections: keyed by image index, boxes in pixels of the original image. A missing entry means no detections.
         max_detections: highest-scoring detections that count per image and class, or per image if the dataset is
             federated. None: 100, or 300 if the dataset is federated.
@@ -135,12 +135,13 @@ def _match(
     """Matched row of the boxes for each threshold and detection, or -1: (T, D) int64.
 
     In order of score, each detection takes the object of its image and class with the highest IoU among those not
-    taken, an object that counts before one that is ignored, and the later one of equals. Any number of detections may
-    take a crowd. All images and classes advance together: the first detection of each, then the second, and so on.
+    taken. It prefers an object that counts to one that is ignored and, on ties, the last one. Any number of detections
+    may take a crowd. All images and classes are processed in parallel: the first detection of each, then the second,
+    and so on.
     """
     thresholds = np.minimum(IOU_THRESHOLDS, 1 - 1e-10)[:, None]  # as in COCO: rounding must not prevent IoU 1
     rows, objects, ious = _overlapping_pairs(dataset, table, object_images, thresholds.min())
-    # A detection without such a pair matches nothing, so the rank is among the others.
+    # A detection without such a pair matches nothing, so it needs no rank.
     candidates = np.unique(rows)
     cells = table.image_indices[candidates] * len(dataset.class_names) + table.labels[candidates]
     by_cell = np.argsort(cells, kind="stable")  # keeps the order of scores
@@ -167,7 +168,7 @@ def _match(
 def _overlapping_pairs(
     dataset: Dataset, table: DetectionTable, object_images: np.ndarray, least: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Detection, object and IoU of the pairs of the same image and class with at least some IoU: (P,) each."""
+    """Detection, object and IoU of the pairs in the same image and class that reach a minimum IoU: (P,) each."""
     num_classes = len(dataset.class_names)
     cells = object_images * num_classes + dataset.labels
     by_cell = np.argsort(cells, kind="stable")
@@ -192,7 +193,7 @@ def _overlapping_pairs(
 def _iou(boxes: np.ndarray, objects: np.ndarray, is_crowd: np.ndarray) -> np.ndarray:
     """IoU of pairs of boxes (P, 4), with the operations of pycocotools' `bbIou` in the same order: (P,) float64.
 
-    For a crowd, the area of the detection takes the place of the union.
+    For a crowd, the area of the detection replaces the union.
     """
     corner = np.minimum(boxes[:, :2] + boxes[:, 2:], objects[:, :2] + objects[:, 2:])
     sides = corner - np.maximum(boxes[:, :2], objects[:, :2])

@@ -1,6 +1,6 @@
-"""Repairs that would undo a misplacement of detections: other images, another box format, another frame.
+"""Repairs for misplaced detections: reassigned images, another box format, another coordinate frame.
 
-`trials` finds out whether a repair helps. Shape letters: D detections, N objects, I images.
+`trials` tests whether a repair helps. Shape letters: D detections, N objects, I images.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,10 +17,10 @@ _Corners = Callable[[np.ndarray, np.ndarray], np.ndarray]
 # From image sizes (D, 2) to the width, height, width and height of a frame (D, 4).
 _Frame = Callable[[np.ndarray], np.ndarray]
 
-# Detections and objects per image that are compared to estimate a scale.
+# Number of detections and objects per image that are compared to estimate a scale.
 _PER_IMAGE = 10
-# A detection and an object vote for a scale if their ratios of positions and sizes agree: the standard deviation of the
-# four logarithms is below this.
+# A detection and an object vote for a scale if the four ratios of their positions and sizes agree: the standard
+# deviation of the logarithms is below this.
 _MAX_SPREAD = 0.2
 _BIN = 0.05  # width of a bin of votes, in the logarithm of the scale
 
@@ -33,25 +33,25 @@ _SCALE_REMEDY = (
     "right, check the boxes and image sizes in the annotation file."
 )
 _SYMMETRY_REMEDY = (
-    "Undo the flip, rotation or swap before detections are stored. A photo may have an EXIF orientation: the program "
-    "that was used for annotation and the one that reads the images must treat it alike."
+    "Undo the flip, rotation or swap before storing detections. A photo may have an EXIF orientation: the annotation "
+    "tool and the program that reads the images must handle it in the same way."
 )
 
 
 class ImageRepair(NamedTuple):
-    """Gives each image the detections of another one."""
+    """A repair that gives each image the detections of another one."""
 
     finding: str  # completes "AP rises if ..."
     source: np.ndarray  # (I,) int64: the image whose detections this image gets, or -1
     cause: str = "detections belong to other images"
     remedy: str = (
-        "Compare the image ids of the detections with those in the annotation file. Numbers that were assigned again, "
-        "from 0 or 1 or in another order of the images, do not identify the same images."
+        "Compare the image ids of the detections with those in the annotation file. Ids that were renumbered, from 0 "
+        "or 1 or in another order, do not identify the same images."
     )
 
 
 class BoxRepair(NamedTuple):
-    """Changes the boxes of all detections."""
+    """A repair that changes the boxes of all detections."""
 
     cause: str
     finding: str  # completes "AP rises if ..."
@@ -66,7 +66,7 @@ class BoxRepair(NamedTuple):
 
 
 def image_repairs(dataset: Dataset) -> Iterator[ImageRepair]:
-    """Yield shifts by one image, and exchanges of two orders of the images, each different one once."""
+    """Yield shifts by one image and mappings between two orders of the images, without duplicates."""
     ids, rows = dataset.image_ids, range(len(dataset))
     in_dataset = np.arange(len(dataset))
     by_id = np.array(sorted(rows, key=lambda row: (isinstance(ids[row], str), ids[row])), np.int64)
@@ -96,7 +96,7 @@ def image_repairs(dataset: Dataset) -> Iterator[ImageRepair]:
 
 
 def box_repairs(dataset: Dataset, table: DetectionTable) -> Iterator[BoxRepair]:
-    """Yield changes of the frame, the box format and the axes; the simplest first.
+    """Yield changes of the coordinate frame, the box format and the axes, the simplest first.
 
     Args:
         table: sorted by image index, to estimate the scale of the frame.
@@ -132,28 +132,28 @@ def _from_centre_as_corner(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 
 _FORMATS: tuple[tuple[str, str, _Corners], ...] = (
     (
-        "boxes contain a width and height in place of the second corner",
+        "boxes contain a width and height instead of the second corner",
         "(x1, y1, x2, y2) is read as (left, top, width, height)",
         _from_width_height,
     ),
     (
-        "boxes contain the second corner in place of a width and height",
+        "boxes contain the second corner instead of a width and height",
         "(left, top, width, height) is read as (x1, y1, x2, y2)",
         _to_width_height,
     ),
     (
-        "boxes contain a centre, a width and a height in place of two corners",
+        "boxes contain a centre, a width and a height instead of two corners",
         "(x1, y1, x2, y2) is read as (centre x, centre y, width, height)",
         _from_centre,
     ),
     (
-        "boxes contain their centre in place of the top left corner",
+        "boxes contain their centre instead of the top left corner",
         "(left, top, width, height) is read as (centre x, centre y, width, height)",
         _from_centre_as_corner,
     ),
 )
 
-# Whether x and y are swapped first, and whether the result is flipped: all symmetries of a square but the identity.
+# Whether x and y are swapped first, and whether the result is flipped: all symmetries of a square except the identity.
 _SYMMETRIES = (
     (True, False, False, "x and y are swapped", "x and y are swapped back"),
     (False, True, False, "boxes are flipped horizontally", "they are flipped back"),
@@ -161,7 +161,7 @@ _SYMMETRIES = (
     (False, True, True, "boxes are rotated by 180 degrees", "they are rotated back"),
     (True, True, False, "boxes are rotated by 90 degrees", "they are rotated clockwise"),
     (True, False, True, "boxes are rotated by 90 degrees", "they are rotated counterclockwise"),
-    (True, True, True, "boxes are mirrored at a diagonal", "they are mirrored back"),
+    (True, True, True, "boxes are mirrored along a diagonal", "they are mirrored back"),
 )
 
 
@@ -221,9 +221,9 @@ def _frames(dataset: Dataset, table: DetectionTable) -> Iterator[BoxRepair]:
 
 
 def _voted_scale(dataset: Dataset, table: DetectionTable, frame: _Frame) -> float | None:
-    """Estimate the ratio of detections to objects, whose boxes are divided by the frame of their image first.
+    """Estimate the scale of detections relative to objects whose boxes have been divided by the frame of their image.
 
-    Each pair of a detection and an object of an image votes for the geometric mean of its ratios of centre x, centre
+    Each pair of a detection and an object in an image votes for the geometric mean of its ratios of centre x, centre
     y, width and height, if they agree. The pairs that voted for the most frequent ratio are fitted by least squares.
 
     Returns: the ratio, or None if no pair votes.

@@ -1,4 +1,4 @@
-"""Operating points: the score threshold with the best F1, or for a required precision or recall."""
+"""Operating points: the score threshold with the highest F1, or one that meets a required precision or recall."""
 
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ class OperatingPoint(NamedTuple):
 
 
 class Requirement(NamedTuple):
-    """What the threshold of each class must reach: a precision, a recall or, if both are None, the best F1."""
+    """What the threshold of each class must achieve: a precision, a recall or, if both are None, the highest F1."""
 
     precision: float | None = None
     recall: float | None = None
@@ -39,7 +39,7 @@ def operating_point(curve: PrecisionRecall, requirement: Requirement) -> Operati
 
 
 def best_f1(curve: PrecisionRecall) -> OperatingPoint | None:
-    """The point with the highest F1, and the highest threshold among equal ones; None if no detection matches."""
+    """The point with the highest F1, on ties the one with the highest threshold; None if no detection matches."""
     return _best(curve, curve.f1, curve.f1, curve.f1 > 0)
 
 

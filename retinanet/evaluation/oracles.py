@@ -12,14 +12,14 @@ from retinanet.evaluation.matches import Matches
 from retinanet.formats.dataset import Dataset
 from retinanet.structures import Detections
 
-MIN_BOX_IOU = 0.1  # a detection with a lower IoU belongs to the background, as in TIDE
+MIN_BOX_IOU = 0.1  # detections with a lower IoU are background, as in TIDE
 MIN_CLASS_IOU = 0.5  # of a classification error, as in TIDE
 
 
 class Oracles(NamedTuple):
-    """AP of the detector, and upper limits of AP with one part of it perfect."""
+    """AP of the detector, and upper bounds on AP with one part of it perfect."""
 
-    ap: float  # of the detections themselves
+    ap: float  # of the unchanged detections
     perfect_boxes: float
     perfect_classes: float
     anchor_ceiling: float | None  # AP of perfect detections wherever an anchor is positive; None: not computed
@@ -39,7 +39,7 @@ def compute_oracles(
     Args:
         evaluation, matches: of the detections with the dataset.
         max_detections: as in `coco_evaluation`.
-        anchor_ceiling: AP that the anchors allow, as computed by `retinanet check`.
+        anchor_ceiling: highest AP that the anchors allow, as computed by `retinanet check`.
     """
     corrected = with_perfect_classes(dataset, detections, matches)
     return Oracles(
@@ -53,10 +53,11 @@ def compute_oracles(
 def ap_with_perfect_boxes(
     dataset: Dataset, detections: Mapping[int, Detections], *, max_detections: int | None = None
 ) -> float:
-    """AP if detections got the box of the object of their class that they overlap most.
+    """AP if each detection had the box of the object of its class that it overlaps most.
 
     In order of score, each detection takes an object that is still free, if their IoU is at least `MIN_BOX_IOU`. With
-    the object's box, it matches at every IoU threshold; all others are false positives. So this is AP at that IoU.
+    the object's box, it matches at every IoU threshold; all others are false positives. So this is AP at the IoU
+    threshold `MIN_BOX_IOU`.
     """
     evaluation = coco_evaluation(dataset, detections, max_detections=max_detections)
     evaluation.params.iou_thrs = [MIN_BOX_IOU]

@@ -25,8 +25,8 @@ def read_results(file: Path, dataset: Dataset) -> dict[int, Detections]:
     Entries of categories that the dataset lacks are ignored with a warning.
 
     Raises:
-        InputError: the file is not a list of results, an entry belongs to no image of the dataset, or its score is not
-            in 0..1.
+        InputError: the file is not a list of results, an entry is for an image that the dataset lacks, or its score is
+            not in 0..1.
     """
     entries = load_json(str(file))
     if not isinstance(entries, list):
@@ -55,7 +55,7 @@ def read_results(file: Path, dataset: Dataset) -> dict[int, Detections]:
 
 
 def _unique_names(dataset: Dataset) -> dict[str, int]:
-    """Index of each image whose file name occurs once."""
+    """Map each file name that occurs only once to the index of its image."""
     names = [PurePath(path).name for path in dataset.paths]
     counts = Counter(names)
     return {name: index for index, name in enumerate(names) if counts[name] == 1}
@@ -72,8 +72,8 @@ def _image_of(entry: Any, index_of_id: dict[int | str, int], index_of_name: dict
         return index_of_id[image_id]
     named = f"image_id {short(image_id)}" if name is None else f"file_name {short(name)}"
     raise InputError(
-        f"{where}: {named} is not in the dataset, whose ids are like {next(iter(index_of_id))!r}; use the annotations "
-        "of the images in which these objects were detected"
+        f"{where}: {named} is not an image of the dataset, whose ids look like {next(iter(index_of_id))!r}; use the "
+        "annotations of the images in which these objects were detected"
     )
 
 
@@ -89,7 +89,7 @@ def _score_and_box(entry: dict[str, Any], where: str) -> tuple[float, list[float
 
 
 def _is_number(value: Any) -> bool:
-    """Whether a value is a number of a usable size: neither NaN nor too large for float32."""
+    """Whether a value is a usable number: neither NaN nor too large for float32."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MAX_NUMBER
 
 

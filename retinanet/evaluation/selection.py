@@ -14,7 +14,7 @@ from retinanet.formats.dataset import Dataset, start_of_each
 from retinanet.formats.text_files.lines import read_lines
 from retinanet.structures import Detections
 
-# COCO's size classes by area, in square pixels; both ends belong to the class.
+# COCO's size classes by area, in square pixels, inclusive at both ends.
 SIZES: dict[str, tuple[float, float]] = {
     "small": (0, 32**2),
     "medium": (32**2, 96**2),
@@ -24,7 +24,7 @@ ALL_SIZES = (0.0, 1e10)
 
 
 def size_range(name: str | None) -> tuple[float, float]:
-    """Smallest and largest area of the objects of a size class, or of all objects if there is no name."""
+    """Smallest and largest area of the objects in a size class; of all objects without a name."""
     return ALL_SIZES if name is None else SIZES[name]
 
 
@@ -80,7 +80,7 @@ def select_images(dataset: Dataset, images: str) -> np.ndarray:
     patterns = [line for line in read_lines(Path(images)) if line] if Path(images).is_file() else [images]
     names = [(PurePath(path).name, PurePath(path).as_posix()) for path in dataset.paths]
     known = {form for forms in names for form in forms}
-    # The name of an image may contain the signs of a pattern.
+    # The name of an image may contain wildcard characters.
     literal = {pattern for pattern in patterns if pattern in known or not any(sign in pattern for sign in "*?[")}
     globs = [pattern for pattern in patterns if pattern not in literal]
     chosen = [

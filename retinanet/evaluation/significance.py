@@ -32,8 +32,8 @@ def summarise(values: Sequence[float]) -> Summary:
 def welch(values: Sequence[float], others: Sequence[float]) -> Comparison:
     """Welch's t-test (1947) for two unpaired samples with unequal variances.
 
-    Runs are not paired by seed: the seed (initial weights, image order, augmentation) explains only some of the
-    variation between runs, and none if the networks differ, and pairing would halve the degrees of freedom.
+    Runs are not paired by seed: the seed (initial weights, image order, augmentation) explains only part of the
+    variation between runs, and none if the networks differ, while pairing would halve the degrees of freedom.
     """
     first, second = summarise(values), summarise(others)
     difference = first.mean - second.mean
@@ -48,13 +48,13 @@ def welch(values: Sequence[float], others: Sequence[float]) -> Comparison:
 
 def two_sided_p(t: float, degrees: float) -> float:
     """Probability that Student's t is at least as far from 0 as `t`."""
-    from scipy.special import stdtr  # only here: importing it takes a moment
+    from scipy.special import stdtr  # imported here because it is slow to import
 
     return 2 * float(stdtr(degrees, -abs(t)))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Correct p-values for multiple comparisons (Holm 1979); NaN values are kept and not counted."""
+    """Correct p-values for multiple comparisons (Holm 1979); NaN values stay NaN and do not count as comparisons."""
     order = sorted((p, index) for index, p in enumerate(p_values) if not math.isnan(p))
     corrected = [math.nan] * len(p_values)
     largest = 0.0

@@ -1,4 +1,4 @@
-"""Kinds of error after TIDE (Bolya et al. 2020), computed by hotcoco: how many there are, and the AP50 each costs."""
+"""TIDE error types (Bolya et al. 2020), computed by hotcoco: the number of errors of each and the AP50 they cost."""
 
 from typing import NamedTuple
 
@@ -22,31 +22,30 @@ class ErrorKind(NamedTuple):
 
     name: str
     count: int
-    delta_ap: float  # rise of AP50 if only these errors were corrected
+    delta_ap: float  # increase in AP50 if only these errors were corrected
 
 
 class TideErrors(NamedTuple):
-    """Every false positive and every object that is missed, divided into kinds."""
+    """Every false positive and every missed object, by kind."""
 
     ap50: float
     kinds: tuple[ErrorKind, ...]  # in the order of the paper
-    false_positives: float  # rise of AP50 without any false positive
-    false_negatives: float  # rise of AP50 without the objects that are not found
+    false_positives: float  # increase in AP50 without false positives
+    false_negatives: float  # increase in AP50 if missed objects did not count
 
     @property
     def largest(self) -> ErrorKind:
-        """The kind that costs most."""
+        """The kind of error that costs the most AP50."""
         return max(self.kinds, key=lambda kind: kind.delta_ap)
 
 
 def tide_errors(evaluation: COCOeval) -> TideErrors:
-    """Divide the errors of all detections into kinds, by their IoU with objects.
+    """Classify the errors of all detections by their IoU with objects.
 
     A false positive is the first of these that applies: localisation (IoU 0.1 to 0.5 with an object of its class),
-    classification (IoU of at least 0.5 with one of another class), duplicate (an object of its class that a higher
-    score has taken), background (IoU of at most 0.1 with every object), or else classification and localisation. An
-    object is missed if no detection matches it, and no localisation or classification error would match it if
-    corrected.
+    classification (IoU of at least 0.5 with one of another class), duplicate (the object of its class is matched by a
+    higher score), background (IoU of at most 0.1 with every object), or else classification and localisation. An object
+    is missed if no detection matches it, and no localisation or classification error would match it if corrected.
 
     Args:
         evaluation: of all detections; see `coco_evaluation`.

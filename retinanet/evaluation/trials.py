@@ -1,6 +1,6 @@
-"""Trials of repairs: how AP changes if the detections of a sample of images are moved, transformed or relabelled.
+"""Try repairs: measure how AP changes if the detections of a sample of images are moved, transformed or relabelled.
 
-Shape letters: D detections, S images of a sample, K classes.
+Shape letters: D detections, S sampled images, K classes.
 """
 
 from dataclasses import replace
@@ -16,26 +16,27 @@ from retinanet.evaluation.misplaced import BoxRepair, ImageRepair, box_repairs, 
 from retinanet.formats.dataset import Dataset
 from retinanet.structures import Detections
 
-# A repair proves its cause if AP at least doubles, rises by at least 0.1, and the rise is worth ten objects.
+# A repair proves its cause if AP at least doubles and increases by at least 0.1, and the increase corresponds to at
+# least ten objects.
 MIN_FACTOR, MIN_RISE, MIN_OBJECTS = 2.0, 0.1, 10
-SAME_AP = 0.02  # of proven repairs this close to the best one, the first is the simplest
+SAME_AP = 0.02  # among proven repairs this close to the best one, the first is the simplest
 SHIFT_SHARE = 0.8  # of the relabelled detections agree on a shift
-MAX_NAMED = 3  # examples of classes in a text
+MAX_NAMED = 3  # classes listed as examples
 
 
 class Repair(NamedTuple):
-    """A change of the detections that proves the mistake it undoes."""
+    """A repair of the detections, and AP before and after it."""
 
     cause: str
     finding: str  # completes "AP rises if ..."
     remedy: str
-    before: float  # AP50 ignoring classes; for labels, the mean AP50 of the classes concerned
+    before: float  # AP50 ignoring classes; for labels, the mean AP50 of the classes involved
     after: float
     table: DetectionTable  # the repaired detections of the sample
 
 
 class PlacementTrials(NamedTuple):
-    """Results of all repairs of images and boxes. AP50 ignores classes."""
+    """Results of all repairs of images and boxes; AP50 ignores classes."""
 
     before: float
     best: float  # the highest AP50 of any repair, proven or not
@@ -43,7 +44,7 @@ class PlacementTrials(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """Some images of a dataset, and their detections, numbered from 0."""
+    """Some images of a dataset, numbered from 0, and their detections."""
 
     dataset: Dataset
     table: DetectionTable
@@ -67,14 +68,14 @@ def draw_sample(dataset: Dataset, table: DetectionTable, *, max_images: int) -> 
 
 
 def try_placements(dataset: Dataset, table: DetectionTable, sample: Sample) -> PlacementTrials:
-    """Try all exchanges of images, box formats and frames on a sample; classes are ignored.
+    """Try all repairs of images, box formats and frames on a sample, ignoring classes.
 
     Args:
-        dataset, table: all images and detections, in which a shifted image finds its detections.
+        dataset, table: all images and detections; a sampled image may be given the detections of any of them.
     """
     own = sample.table
     before = _score_ignoring_classes(sample.dataset, own)
-    if before.ap50 * MIN_FACTOR > 1:  # no rise could prove anything
+    if before.ap50 * MIN_FACTOR > 1:  # no increase could prove anything
         return PlacementTrials(before.ap50, before.ap50, None)
     sizes = sample.dataset.sizes[own.image_indices]
     trials: list[tuple[ImageRepair | BoxRepair, DetectionTable]] = [
@@ -99,11 +100,11 @@ def try_placements(dataset: Dataset, table: DetectionTable, sample: Sample) -> P
 
 
 def try_relabelling(sample: Sample) -> Repair | None:
-    """Permute the classes so that most detections agree with the objects they overlap, and see whether AP rises.
+    """Permute the classes so that most detections agree with the objects they overlap, and check whether AP increases.
 
     The permutation is found in every other image and tested in the rest.
     """
-    from scipy.optimize import linear_sum_assignment  # only here: importing it takes a moment
+    from scipy.optimize import linear_sum_assignment  # imported here because it is slow to import
 
     names = sample.dataset.class_names
     tuning, test = (_part(sample, np.arange(start, len(sample.chosen), 2)) for start in (0, 1))
@@ -112,7 +113,7 @@ def try_relabelling(sample: Sample) -> Repair | None:
     labels, predicted = linear_sum_assignment(counts + 0.5 * np.eye(len(names)), maximize=True)
     moved = labels[(labels != predicted) & (counts[labels, predicted] > 0)]
     is_tested = np.isin(test.dataset.labels, [moved, predicted[moved]]) & ~test.dataset.is_crowd
-    if len(moved) < 2 or not is_tested.any():  # a detector that gives every object the same label is not permuted
+    if len(moved) < 2 or not is_tested.any():  # not a permutation, but the same label for every object
         return None
     new_label = np.argsort(predicted)  # `labels` is 0..K-1, so this is the label of each predicted one
     concerned = np.unique(test.dataset.labels[is_tested])
@@ -137,7 +138,7 @@ def try_relabelling(sample: Sample) -> Repair | None:
 
 
 def is_proof(before: float, after: float, num_objects: int) -> bool:
-    """Whether AP rises too much for chance or a weak detector."""
+    """Whether AP increases by more than chance or a weak detector could explain."""
     rise = after - before
     return after >= MIN_FACTOR * before and rise >= MIN_RISE and rise * num_objects >= MIN_OBJECTS
 
@@ -179,7 +180,7 @@ class _Score(NamedTuple):
 
 
 def _score_ignoring_classes(dataset: Dataset, table: DetectionTable) -> _Score:
-    """AP and AP50 if all classes are one."""
+    """AP and AP50 with all classes merged into one."""
     one_class = replace(
         dataset, labels=np.zeros_like(dataset.labels), class_names=("object",), category_ids=(1,), federated=None
     )

@@ -1,1 +1,1 @@
-"""Pages about detections and runs, each one self-contained HTML file."""
+"""Pages about detections and runs; each is one self-contained HTML file."""

@@ -52,7 +52,7 @@ class Collection:
 
 
 def collect_splits(title: str, parts: Mapping[str, Dataset]) -> Collection:
-    """Join the splits of a dataset. Their classes may differ: those of the first come first."""
+    """Join the splits of a dataset. Their classes may differ: those of the first split come first."""
     names = tuple(dict.fromkeys(name for data in parts.values() for name in data.class_names))
     joined = [_with_classes(data, names) for data in parts.values()]
     counts = [len(data) for data in joined]
@@ -71,7 +71,7 @@ def _with_classes(data: Dataset, names: tuple[str, ...]) -> Dataset:
 
 
 def collect_detections(title: str, dataset: Dataset, detections: Mapping[int, Detections]) -> Collection:
-    """Put detections beside the ground truth of a dataset."""
+    """Combine detections with the ground truth of a dataset."""
     return Collection(
         title=title,
         dataset=dataset,
@@ -99,7 +99,7 @@ def render_browser(collection: Collection, images: Mapping[int, str] | None = No
     """Render the page.
 
     Args:
-        images: data URL of each image to show, by index; the page then needs no server. None: the page shows all
+        images: data URL of each image to show, by index, for a page that needs no server. None: the page shows all
             images, and loads them from `thumbnail/INDEX` and `image/INDEX`.
     """
     values = {"collection": collection, "data": page_data(collection, images), "is_served": images is None}

@@ -1,4 +1,4 @@
-"""A web server for one page and its images, for the user of this machine only."""
+"""A web server for one page and its images, reachable only by the user on this machine."""
 
 import re
 import secrets
@@ -11,7 +11,7 @@ from retinanet.errors import InputError
 from retinanet.report.browse_images import IMAGE_SIDE, THUMBNAIL_SIDE, ImageFiles
 
 ADDRESS = "127.0.0.1"  # not reachable from other machines
-HOSTS = (ADDRESS, "localhost")  # at any port: an SSH tunnel may start at another one
+HOSTS = (ADDRESS, "localhost")  # at any port: an SSH tunnel may use another local port
 SIDES = {"thumbnail": THUMBNAIL_SIDE, "image": IMAGE_SIDE}
 TIMEOUT = 30  # seconds without a request, after which a connection is closed
 
@@ -19,9 +19,9 @@ TIMEOUT = 30  # seconds without a request, after which a connection is closed
 class BrowseServer(ThreadingHTTPServer):
     """Serves a page at a secret path, and the images that it shows by their index.
 
-    Neither other users of the machine nor other websites know the path. Requests under any other host name are refused,
-    so a website cannot reach the server by letting its own name point to this address. Images are requested by number,
-    so no path in a request is ever opened.
+    Other users of the machine and other websites cannot guess the path. Requests with any other host name are refused,
+    so a website cannot reach the server by resolving its own name to this address (DNS rebinding). Images are requested
+    by number, so no path in a request is ever opened.
 
     Args:
         port: 0 chooses a free one.

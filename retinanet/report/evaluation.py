@@ -1,4 +1,4 @@
-"""The page of an evaluation: its scores with what explains them, and the images to look at."""
+"""Content of the evaluation page: scores, the analyses that explain them, and the images to look at."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ STRICT_IOU = 0.75  # of the second precision-recall curve
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class EvaluationReport:
-    """Everything that the page of an evaluation shows."""
+    """Everything that the evaluation page shows."""
 
-    title: str  # what was evaluated, such as the path of a checkpoint
+    title: str  # the evaluated model, such as the path of a checkpoint
     facts: Mapping[str, str]  # by name: the dataset, the settings that change AP, and so on
     dataset: Dataset
     num_objects: int
@@ -56,13 +56,13 @@ def build_report(
     training: Sequence[Chart] = (),
     config: str = "",
 ) -> EvaluationReport:
-    """Collect what the page shows, and choose and read its images.
+    """Collect the content of the page, and choose and read its images.
 
     Args:
         detections: keyed by image index, boxes in pixels of the original image.
         matches: of these detections with the dataset.
         read_image: returns the pixels (3, H, W) of the image at an index; raises `InputError` if it cannot be read.
-        facts: what else to say about the evaluation, by name.
+        facts: further facts about the evaluation, by name.
         training: curves of the run that produced the weights.
         config: of the run, as YAML.
     """
@@ -93,7 +93,7 @@ def choose_images(dataset: Dataset, errors: ErrorReport) -> dict[int, list[Reaso
             image = errors.images[index]
             text = f"F1 {image.f1:.2f}, {image.missed} missed, {image.false_positives} false"
             if group == SURPRISING:
-                text = f"{image.surprise:.1f} standard deviations fewer correct detections than the scores promise"
+                text = f"{image.surprise:.1f} standard deviations fewer correct detections than its scores predict"
             reasons.setdefault(index, []).append(Reason(group, text))
     suspected: dict[int, list[LabelError]] = {}
     for error in errors.label_errors:
@@ -105,7 +105,7 @@ def choose_images(dataset: Dataset, errors: ErrorReport) -> dict[int, list[Reaso
 
 
 def describe_label_error(dataset: Dataset, error: LabelError) -> str:
-    """What contradicts the annotations, such as "wrong class? annotated as cat, detected as dog with score 0.93"."""
+    """Describe a suspected label error, such as "wrong class? annotated as cat, detected as dog with score 0.93"."""
     found = f"{dataset.class_names[error.label]} with score {error.score:.2f}"
     if error.object_row is None:
         return f"missing object? detected {found}"

@@ -1,4 +1,4 @@
-"""The page of an evaluation as HTML."""
+"""Render the evaluation page as HTML."""
 
 import math
 from typing import NamedTuple
@@ -18,10 +18,10 @@ from retinanet.report.images import image_names
 from retinanet.visualization.html import render_page
 from retinanet.visualization.plots import svg_of
 
-COMMAND = "retinanet eval"  # recorded in the page: only a page of this command may be replaced
-MAX_CURVES = 40  # classes with charts; more would make the page large
-OPEN_CURVES = 4  # of them not folded
-MAX_CONFUSED = 30  # rows of the confusion matrix: what a screen shows
+COMMAND = "retinanet eval"  # recorded in the page: only a page written by this command may be replaced
+MAX_CURVES = 40  # number of classes with charts, to limit the size of the page
+OPEN_CURVES = 4  # number of these that are shown expanded
+MAX_CONFUSED = 30  # rows of the confusion matrix that fit on a screen
 MAX_SUSPECTED = 100  # rows of the table of suspected label errors
 MANY_ROWS = 20  # a longer table scrolls within the page
 MEANINGS = {
@@ -41,11 +41,11 @@ MEANINGS = {
 
 
 class _Confusion(NamedTuple):
-    """The part of a confusion matrix that the page shows, of C classes; the last row and column are background."""
+    """The part of a confusion matrix that the page shows: C classes, and background in the last row and column."""
 
     names: list[str]  # C
     counts: np.ndarray  # (C + 1, C + 1)
-    shares: np.ndarray  # (C + 1, C + 1), of the row in the whole matrix
+    shares: np.ndarray  # (C + 1, C + 1), counts as fractions of the row sums of the whole matrix
 
 
 class _ClassCharts(NamedTuple):
@@ -113,7 +113,7 @@ def _interval(interval: Interval | None) -> str:
 
 
 def _class_charts(report: EvaluationReport) -> list[_ClassCharts]:
-    """Charts of the classes with objects; of the classes with the lowest AP if there are more than `MAX_CURVES`."""
+    """Charts of the classes with objects; only of those with the lowest AP if there are more than `MAX_CURVES`."""
     with_objects = [label for label, curve in enumerate(report.curves) if curve.num_objects]
     classes = report.analysis.classes
     shown = sorted(sorted(with_objects, key=lambda label: classes[label].ap)[:MAX_CURVES])
@@ -127,7 +127,7 @@ def _class_charts(report: EvaluationReport) -> list[_ClassCharts]:
 
 
 def _confusion(report: EvaluationReport) -> _Confusion:
-    """The confusion matrix; of the classes that are confused most if there are more than `MAX_CONFUSED`."""
+    """The confusion matrix; only of the most confused classes if there are more than `MAX_CONFUSED`."""
     counts = report.errors.confusion
     num_classes = len(report.dataset.class_names)
     between = counts[:-1, :-1] - np.diag(np.diag(counts[:-1, :-1]))

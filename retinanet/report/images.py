@@ -1,4 +1,4 @@
-"""Images with their objects and detections, as small JPEG files and boxes that a page draws over them."""
+"""Images of a page: small JPEG files, and the objects and detections to draw over them as boxes."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ from retinanet.visualization.html import image_url
 
 MIN_SIDE, MAX_SIDE = 360, 480  # pixels of the longer side of an image on the page
 MAX_BYTES = 60_000  # of the data URL of an image
-QUALITIES = (75, 60, 45, 30, 15)  # of its JPEG file: the first that fits
+QUALITIES = (75, 60, 45, 30, 15)  # JPEG qualities; the first one that fits is used
 MAX_OBJECTS, MAX_DETECTIONS = 60, 40  # boxes drawn on an image: the largest objects, the highest scores
 MIN_NAMED_WIDTH, MIN_NAMED_HEIGHT = 20, 14  # pixels on the page of a box with a name
 
@@ -25,7 +25,7 @@ ReadImage = Callable[[int], Tensor]  # from a dataset index to pixels (3, H, W) 
 
 
 class Reason(NamedTuple):
-    """Why an image is shown."""
+    """A reason to show an image."""
 
     group: str
     text: str
@@ -39,12 +39,12 @@ class BoxView(NamedTuple):
     width: float
     height: float
     label: int
-    score: float  # of the detection; for an object, that of the detection that matches it, or 0
+    score: float  # of the detection, or of the detection that matches the object; 0 if none does
     kind: str  # of an object: "object" or "ignored"; of a detection: one of `KINDS`
 
     @property
     def has_room(self) -> bool:
-        """Whether a name would not hide the box and those beside it."""
+        """Whether a name fits without hiding the box and its neighbours."""
         return self.width >= MIN_NAMED_WIDTH and self.height >= MIN_NAMED_HEIGHT
 
 
@@ -70,7 +70,7 @@ def view_images(
     reasons: Mapping[int, Sequence[Reason]],
     read_image: ReadImage,
 ) -> list[ImageView]:
-    """Shrink the images that have a reason to be shown, and collect their boxes. Unreadable images are left out.
+    """Shrink the images that have a reason to be shown, and collect their boxes. Unreadable images are omitted.
 
     Args:
         reasons: by dataset index, in the order of the page.
@@ -107,11 +107,11 @@ def view_images(
 
 
 def image_names(paths: Sequence[str]) -> list[str]:
-    """Paths relative to the folder that all of them have in common."""
+    """Paths relative to their common folder."""
     folders = {os.path.dirname(path) for path in paths}
     try:
         common = os.path.commonpath(folders)
-    except ValueError:  # no paths, absolute and relative ones, or several drives
+    except ValueError:  # no paths, a mixture of absolute and relative ones, or several drives
         return list(paths)
     return [os.path.relpath(path, common or ".") for path in paths]
 
@@ -143,7 +143,7 @@ def _box_views(corners: np.ndarray, labels: np.ndarray, scores: np.ndarray, kind
 
 
 def _thumbnail(pixels: Tensor) -> tuple[str, int, int]:
-    """Resize an image and encode it: data URL, of `MAX_BYTES` if a quality allows it, height and width on the page."""
+    """Resize and encode an image; return its data URL, of at most `MAX_BYTES` if possible, and its height and width."""
     longer = max(pixels.shape[-2:])
     scale = min(MAX_SIDE, max(MIN_SIDE, longer)) / longer
     height, width = (max(1, round(scale * side)) for side in pixels.shape[-2:])

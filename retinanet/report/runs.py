@@ -60,7 +60,7 @@ class RunGroup:
 
     @property
     def name(self) -> str:
-        """The name of the first run, and how many others there are."""
+        """The name of the first run, and the number of the others."""
         others = len(self.runs) - 1
         return self.runs[0].name + (f" and {others} more" if others else "")
 
@@ -80,7 +80,7 @@ class RunGroup:
         return [run for run in self.runs if run.final and run.final["step"] == self.step]
 
     def values(self, metric: str) -> list[float]:
-        """A metric of the last evaluation of each finished run, without NaN."""
+        """A metric of the last evaluation of each finished run, excluding NaN."""
         return [value for run in self.finished if not math.isnan(value := run.value(metric))]
 
     def summary(self, metric: str) -> Summary | None:
@@ -90,7 +90,7 @@ class RunGroup:
 
 
 class Difference(NamedTuple):
-    """A config key with different values in some of the runs."""
+    """A config key whose value is not the same in all runs."""
 
     key: str
     values: list[str]  # of each run, as JSON; "-" if its config lacks the key
@@ -116,7 +116,7 @@ class RunComparison:
 
     @property
     def sentences(self) -> list[str]:
-        """The tests in words."""
+        """The results of the tests in words."""
         return [_describe(self.groups[0], test) for test in self.tests]
 
 

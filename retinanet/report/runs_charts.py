@@ -1,15 +1,15 @@
-"""Curves of runs over their steps."""
+"""Charts of metrics against training steps, with a curve per run."""
 
 from collections.abc import Sequence
 
 from retinanet.report.runs import RunRecord
 from retinanet.visualization.plots import Chart, Series
 
-MAX_POINTS = 400  # of a curve: as many as a screen shows
+MAX_POINTS = 400  # per curve: as many as a screen can show
 
 
 def training_curves(runs: Sequence[RunRecord]) -> list[Chart]:
-    """Losses and AP over the steps of runs; a chart that would be empty is left out."""
+    """Charts of losses and AP against steps; empty charts are omitted."""
     kinds = (
         ("Training loss", "train", "loss", "right"),
         ("Validation loss", "eval", "loss", "right"),
@@ -25,7 +25,7 @@ def training_curves(runs: Sequence[RunRecord]) -> list[Chart]:
 
 
 def thinned(values: Sequence[float]) -> list[float]:
-    """At most `MAX_POINTS` means of as many consecutive values each; the last may be of fewer."""
+    """Average runs of consecutive values, so that at most `MAX_POINTS` remain; the last run may be shorter."""
     size = -(-len(values) // MAX_POINTS) or 1
     parts = [values[start : start + size] for start in range(0, len(values), size)]
     return [sum(part) / len(part) for part in parts]

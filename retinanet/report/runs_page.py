@@ -1,4 +1,4 @@
-"""The page of a comparison of runs."""
+"""Render the page that compares runs."""
 
 from retinanet.report.runs import RunComparison
 from retinanet.report.runs_charts import training_curves

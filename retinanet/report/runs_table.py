@@ -102,7 +102,7 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Text that Markdown shows as it is, on one line."""
+    """Escape text so that Markdown shows it unchanged, on one line."""
     text = escape_controls(" ".join(text.split()))
     for letter in "\\|<*`[":
         text = text.replace(letter, "\\" + letter)

@@ -158,7 +158,7 @@ def counted_progress(what: str, *, delay: float = 2.0) -> Iterator[Callable[[int
     Args:
         delay: seconds until a bar appears, so that quick work shows none.
 
-    Yields: a function to call with the number of finished and of all parts after each part.
+    Yields: a function to call after each part with the number of finished parts and the total.
     """
     bars: list[ProgressBar | PlainProgress] = []
 

@@ -22,7 +22,7 @@ def check_page(file: Path, *, command: str, option: str) -> None:
     """Check that a page can be written, before anything slow starts.
 
     Args:
-        command: the command that writes the page, such as "retinanet check". It replaces only pages of its own.
+        command: the command that writes the page, such as "retinanet check". It replaces only pages that it wrote.
         option: the option that names the file, for the error message.
 
     Raises:
@@ -100,7 +100,7 @@ def _source(environment: Environment, name: str) -> str:
 
 
 def _plural(count: int, noun: str, plural: str | None = None) -> str:
-    """A count with its noun; the plural is that of the argument, or ends in s."""
+    """A count with its noun; the plural is the one given, or ends in s."""
     return f"{count} {noun if count == 1 else plural or noun + 's'}"
 
 

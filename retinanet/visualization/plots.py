@@ -37,7 +37,7 @@ class Chart(NamedTuple):
     x_label: str
     y_label: str
     series: Sequence[Series]
-    ticks: dict[float, str] | None = None  # labels by position on the x axis, in place of numbers
+    ticks: dict[float, str] | None = None  # labels by position on the x axis, instead of numbers
     x_range: tuple[float, float] | None = None  # None: the range of the values
     y_range: tuple[float, float] | None = None  # None: the range of the values with error bars; includes 0 if linear
     log_y: bool = False

@@ -94,7 +94,7 @@ def test_recorded_results_are_found_under_the_current_keys(table, setup):
     """`retinanet ablate --report` still finds the results in benchmarks/results, although config keys were renamed."""
     folder = REPO / "benchmarks" / "results" / "ablate" / setup
     jobs = make_jobs(load_table(table), setup, num_seeds=1)
-    assert newest_version(jobs, folder) == 1  # before every image was used once per epoch
+    assert newest_version(jobs, folder) == 1  # from before each image was used exactly once per epoch
     found = known_results(jobs, folder, version=1)
     assert jobs and found.keys() == {(job.row, job.seed) for job in jobs}
     assert known_results(jobs, folder) == {}  # results of different versions are never mixed

@@ -75,7 +75,7 @@ def test_config_keys_missing_from_a_checkpoint_take_their_defaults(tmp_path):
     assert read_checkpoint(tmp_path / "x.pt").config == Config(train=TrainConfig(steps=7))
 
 
-def test_unknown_config_key_in_a_checkpoint_is_named(tmp_path):
+def test_unknown_config_key_in_a_checkpoint_is_reported(tmp_path):
     write_checkpoint(tmp_path / "x.pt", small())
     content = torch.load(tmp_path / "x.pt", weights_only=True)
     content["config"] = json.dumps({"train": {"steps": 7, "colour": 1}})
@@ -251,7 +251,7 @@ def test_file_that_is_not_a_checkpoint_is_refused_with_its_path(tmp_path, make, 
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to switch to a user without read permission")
-def test_file_without_read_permission_is_named(tmp_path, monkeypatch):
+def test_file_without_read_permission_is_reported(tmp_path, monkeypatch):
     write(tmp_path / "x.pt").chmod(0o600)
     tmp_path.chmod(0o755)
     monkeypatch.chdir(tmp_path)  # parent folders may not be accessible to other users

@@ -112,7 +112,7 @@ def test_without_a_screen_no_browser_takes_over_the_terminal(monkeypatch):
 
 
 @pytest.mark.slow
-def test_server_runs_until_ctrl_c_which_is_no_error(annotations):
+def test_server_runs_until_ctrl_c_which_is_not_an_error(annotations):
     command = [sys.executable, "-m", "retinanet", "browse", annotations, "--no-open"]
     with subprocess.Popen(
         command, env={**os.environ, **ENVIRONMENT}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -119,7 +119,7 @@ def test_user_errors(source, tmp_path, monkeypatch, capsys, restore_process_sett
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["full", "x"]
 
 
-def test_unknown_format_is_named(capsys):
+def test_unknown_format_is_reported(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["some", "--to", "tfrecord", "--output", "new"])
     assert stop.value.code == 2

@@ -43,6 +43,6 @@ def test_other_files_are_not_overwritten(run_folder, tmp_path, capsys):
     assert notes.read_text() == "<html>my own"
 
 
-def test_folder_that_is_no_run_is_named(tmp_path, capsys):
+def test_folder_that_is_not_a_run_is_reported(tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 2
     assert "not a run folder" in capsys.readouterr().err

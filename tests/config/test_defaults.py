@@ -1,4 +1,4 @@
-"""Defaults of constructors match those of the schema, for every object that the build functions make."""
+"""Defaults of constructors match those of the schema, for every object that the build functions create."""
 
 import inspect
 from collections.abc import Callable, Iterator

@@ -388,7 +388,7 @@ def record_of_model(cfg: ModelConfig) -> dict[str, Any]:
 
 
 def record_of_prediction(cfg: Config) -> dict[str, Any]:
-    """Detections of a network with random weights, and what was compiled for them."""
+    """Detections of a network with random weights, and the recorded compilations."""
     record: dict[str, Any] = {}
     with recording(record):
         torch.manual_seed(0)
@@ -456,7 +456,7 @@ def with_member(key: str, settings: dict[str, Any], paths: dict[str, Any]) -> di
 
 @pytest.fixture(scope="module")
 def before(paths, tmp_path_factory):
-    """The record of a run with the context of a key but without its changed value, computed once per context."""
+    """The record of a run with a key's context but its default value, computed once per context."""
     records: dict[str, dict[str, Any]] = {}
 
     def record(key: str) -> dict[str, Any]:

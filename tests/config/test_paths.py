@@ -42,7 +42,7 @@ def test_expanded_path(path, expanded):
 
 
 @pytest.mark.parametrize("path", ["$GONE/a", "${GONE}", "~/$GONE"])
-def test_unset_variable_is_named(path):
+def test_unset_variable_is_reported(path):
     with pytest.raises(InputError) as caught:
         expand_path(path, "here")
     assert str(caught.value) == (

@@ -112,7 +112,7 @@ def test_anchors_are_recommended_if_they_are_better():
     assert found.lines == tuple(proposal.config_lines()) != ()
     assert f"these are {100 * proposal.shares[1]:.1f} %" in found.sentence
     assert recommend_anchors(proposal._replace(after=proposal.before)).lines == ()
-    # At an IoU of 0.01, all objects are covered before and after: a better mean IoU alone is no reason to change.
+    # At an IoU of 0.01, all objects are covered before and after: a better mean IoU alone does not justify a change.
     assert recommend_anchors(proposal._replace(fg_iou=0.01)).lines == ()
 
 

@@ -118,7 +118,7 @@ def test_training_images_are_drawn_with_boxes_and_bounded_in_size(tmp_path):
     assert rows.max() == pytest.approx(0.24 * 1600, abs=2)
 
 
-def test_precision_over_recall_counts_detections_from_each_score_on(tmp_path):
+def test_precision_recall_curve_counts_detections_above_each_score(tmp_path):
     data = dataset_of(
         [image_record(boxes=[(0, 0, 20, 20), (30, 0, 50, 20)], labels=[0, 0])], class_names=("cat", "dog")
     )

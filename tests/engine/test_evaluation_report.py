@@ -1,4 +1,4 @@
-"""What explains an evaluation: AP recorded in training, the diagnosis, and the report page."""
+"""The explanation of an evaluation: AP recorded in training, the diagnosis, and the report page."""
 
 import json
 
@@ -59,7 +59,7 @@ def test_low_ap_is_diagnosed_and_another_one_is_not():
 
 
 def test_ap_far_below_that_in_training_is_diagnosed(checkpoint):
-    # AP is a third of the recorded 0.6 at most: two of five detections match, and one object is not found.
+    # AP is at most a third of the recorded 0.6: two of five detections match, and one object is missed.
     dataset, detections = two_images(num_classes=2)
     found = {0: detections[0][[1]], 1: detections[1][[1]]}
     evaluated = evaluated_of(dataset, found, checkpoint=str(checkpoint))

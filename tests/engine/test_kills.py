@@ -82,7 +82,7 @@ def test_run_killed_twenty_times_is_bit_identical_to_an_uninterrupted_one(augmen
                 time.sleep(0.002)
             time.sleep(random.uniform(0, 1.5 * (whole - start_up) / 48))
         program.send_signal(signal.SIGKILL)
-        assert program.wait() == -signal.SIGKILL, program.errors()  # it had not ended before
+        assert program.wait() == -signal.SIGKILL, program.errors()  # it was still running when it was killed
         metrics = killed / "metrics.jsonl"
         num_lines.add(len(metrics.read_text().splitlines()) if metrics.exists() else 0)
     assert len(num_lines) > 4, num_lines  # spread over the run

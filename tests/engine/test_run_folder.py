@@ -48,7 +48,7 @@ def test_run_without_a_valid_launch_id_is_not_of_this_launch(tmp_path, launched,
     assert not is_of_this_launch(tmp_path)
 
 
-def test_no_run_is_of_this_launch_without_torchrun(tmp_path, monkeypatch):
+def test_no_run_belongs_to_this_launch_without_torchrun(tmp_path, monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     (tmp_path / MARKER).write_text('{"launch": null}')
     assert not is_of_this_launch(tmp_path)

@@ -1,4 +1,4 @@
-"""The report at the end of a run: what it says, and that no failure ends the run."""
+"""The report at the end of a run: its content, and failures that must not fail the run."""
 
 import logging
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""The training step: its results, and that it never waits for the device.
+"""The training step: its results, and the absence of device synchronisation.
 
 Three checks together replace a test on a GPU. Fake CUDA tensors show that the forward pass, assignment and losses stay
 on the device, but the backward pass needs a driver. Fake CPU tensors run through the whole step and raise an error if

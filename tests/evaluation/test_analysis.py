@@ -1,4 +1,4 @@
-"""The analysis of an evaluation agrees with its parts, and becomes JSON."""
+"""The analysis of an evaluation agrees with its parts, and can be written as JSON."""
 
 import json
 import math
@@ -28,7 +28,7 @@ def test_results_of_each_class_are_those_of_the_scores(scored):
     assert (first.name, first.num_objects, first.ap_interval) == ("class 0", 3, None)
     assert first.ap == pytest.approx(scores.per_class["class 0"], abs=1e-12)
     assert first.ap50 == pytest.approx(scores.metrics["AP50"], abs=1e-12)
-    assert first.point.threshold == 0.375  # by hand in test_operating_points.py
+    assert first.point.threshold == 0.375  # derived by hand in test_operating_points.py
     assert second.num_objects == 0 and second.point is None and math.isnan(second.ap)
 
 
@@ -46,7 +46,7 @@ def test_sizes_restrict_the_objects(scored):
     assert small.ap == pytest.approx(score_detections(dataset, detections).metrics["APs"], abs=1e-12)
 
 
-def test_number_of_detections_that_count_is_limited(scored):
+def test_number_of_counted_detections_is_limited(scored):
     """The match in the second image has a lower score than another detection of its image."""
     limited = analyse(*scored, num_resamples=0, max_detections=1).classes[0]
     assert limited.point.recall == pytest.approx(1 / 3)
@@ -74,8 +74,8 @@ def test_diagnoses_are_in_the_finding_and_in_json(scored):
 
 
 @pytest.mark.parametrize(("asked", "used"), [(0, LEAST_RESAMPLES), (300, 300)])
-def test_comparison_has_as_many_resamples_as_the_intervals(scored, monkeypatch, asked, used):
-    """With 0, its p-value still needs some."""
+def test_comparison_has_at_least_as_many_resamples_as_the_intervals(scored, monkeypatch, asked, used):
+    """Without intervals (0 resamples), the p-value still needs resamples."""
     dataset, detections = scored
     expected = compare_detections(dataset, *[match_detections(dataset, one) for one in ({}, detections)],
                                   num_resamples=used)  # fmt: skip

@@ -1,4 +1,4 @@
-"""AP of weighted images against hotcoco, on the dataset and on copies of its images."""
+"""AP with weighted images against hotcoco, on the dataset and on copies of its images."""
 
 from dataclasses import replace
 

@@ -33,7 +33,7 @@ def test_values_are_the_coco_metrics():
     assert result.per_class_ap50.keys() == result.per_class.keys()
 
 
-def test_exact_detections_give_intervals_without_width():
+def test_exact_detections_give_intervals_of_zero_width():
     document = truth([(1, BOX), (2, BOX), (3, BOX)], num_images=4)
     detections = {index: found(BOX, scores=[0.9]) for index in range(3)}
     matches = match_detections(dataset_from_coco(document), detections)
@@ -59,7 +59,7 @@ def test_resamples_draw_as_many_images_as_there_are():
     assert not np.array_equal(weights, resampled_weights(7, 300, seed=1))
 
 
-def test_interval_moves_against_the_bias_of_the_resamples():
+def test_interval_corrects_the_bias_of_the_resamples():
     # Resamples from N(b, 1) around the value 0: z0 = -b, so the limits are the quantiles at Phi(-2b -+ z), b - 2b -+ z.
     for bias in (0.0, 0.3):
         interval = _interval(np.append(0.0, NORMAL + bias), num_images=10**6)
@@ -71,7 +71,7 @@ def test_interval_is_wider_for_few_images():
     assert _interval(np.append(0.0, NORMAL), num_images=5) == pytest.approx((0, -3.104, 3.104), abs=0.02)
 
 
-def test_resamples_without_the_class_are_left_out():
+def test_resamples_without_the_class_are_excluded():
     assert _interval(np.array([0.5, 0.5, math.nan, 0.5]), num_images=2) == (0.5, 0.5, 0.5)
 
 
@@ -79,6 +79,6 @@ def test_resamples_without_the_class_are_left_out():
 def test_intervals_contain_the_truth_of_simulated_detectors():
     trials = [bootstrap_trial(seed, 100, num_resamples=300) for seed in range(60)]
     covered = coverage(trials, true_scores(Detector()))
-    # With a true coverage of 92 %, fewer than 48 of 60 intervals contain the truth once in 700 runs.
+    # If the true coverage were 92 %, fewer than 48 of 60 intervals would contain the truth in one of 700 runs.
     assert {name: share for name, share in covered.items() if share < 48 / 60} == {}
     assert np.mean([interval.high - interval.low for trial in trials for interval in [trial["AP"]]]) < 0.2

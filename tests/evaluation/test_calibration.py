@@ -14,7 +14,7 @@ CAT, DOG, NOWHERE = [0, 0, 20, 10], [40, 30, 20, 10], [0, 35, 20, 10]
 DATASET = dataset_of(
     [image_record(boxes=[(0, 0, 20, 10), (40, 30, 60, 40)], labels=[0, 1])], class_names=("cat", "dog")
 )
-# Two scores in 0.9..1.0, of which one is right, and a wrong one in 0.6..0.7. No dog is detected as such.
+# Two detections scored 0.9..1.0, one of them correct, and a wrong one scored 0.6..0.7. No dog is detected as a dog.
 DETECTIONS = {0: found(CAT, NOWHERE, DOG, scores=[0.96875, 0.90625, 0.625], labels=[0, 0, 0])}
 
 
@@ -29,7 +29,7 @@ def test_expected_error_is_the_mean_over_bins_weighted_by_detections():
     assert sum(entry.count for entry in calibration.bins) == 3
 
 
-def test_calibrated_scores_give_no_expected_error():
+def test_calibrated_scores_have_a_low_expected_error():
     random = np.random.default_rng(0)
     count = 2_000
     scores = random.uniform(0, 1, count)
@@ -51,17 +51,17 @@ def test_histogram_separates_true_and_false_positives_by_class():
     assert histogram.false_positives.sum() == 2
 
 
-def test_histogram_counts_the_borders_of_the_scores_and_no_ignored_detection():
+def test_histogram_counts_scores_of_0_and_1_but_no_ignored_detection():
     dataset = dataset_of([image_record(boxes=[(0, 0, 20, 10), (40, 30, 60, 40)], is_crowd=[False, True])])
     detections = {0: found(CAT, DOG, NOWHERE, scores=[1, 0.5, 0])}
     histogram = score_histogram(match_detections(dataset, detections))
     assert histogram.true_positives[0].nonzero()[0].tolist() == [19]
-    assert histogram.false_positives[0].nonzero()[0].tolist() == [0]  # the detection of the crowd does not count
+    assert histogram.false_positives[0].nonzero()[0].tolist() == [0]  # the detection in the crowd region does not count
 
 
 def test_calibrated_scores_follow_the_rule_of_succession():
     matches = match_detections(DATASET, DETECTIONS)
-    # Bins of width 0.05: one of one right in 0.95..1, none of one in 0.9..0.95 and in 0.6..0.65.
+    # Bins of width 0.05: 1 of 1 correct in 0.95..1, 0 of 1 in 0.9..0.95, and 0 of 1 in 0.6..0.65.
     assert calibrated_scores(matches) == pytest.approx([2 / 3, 1 / 3, 1 / 3])
 
 

@@ -10,7 +10,7 @@ CELL = ClassResult("red cell", 805, 0.6, 0.875, OperatingPoint(0.69, 0.9, 0.8, 0
 NOTHING = ClassResult("none", 0, math.nan, math.nan, None)
 
 
-def test_table_is_aligned_and_shows_what_is_missing():
+def test_table_is_aligned_and_marks_missing_values():
     assert class_table([CELL, NOTHING], BEST_F1).splitlines() == [
         "class     objects     AP   AP50  score >  precision  recall  best F1",
         "red cell      805  0.600  0.875    0.690      0.900   0.800    0.847",

@@ -21,7 +21,7 @@ def score(document: dict, detections: dict[int, Detections]) -> CocoScores:
 # ---- expected values derived by hand
 
 
-def test_exact_boxes_score_one():
+def test_exact_boxes_have_an_ap_of_1():
     scores = score(truth([(1, [10, 10, 40, 40])]), {0: found([10, 10, 40, 40], scores=[0.9])})
     assert [scores.metrics["AP"], scores.metrics["AP50"], scores.per_class["class 1"]] == pytest.approx([1, 1, 1])
 
@@ -34,26 +34,26 @@ def test_one_of_two_objects_detected():
     assert scores.metrics["AR100"] == pytest.approx(0.5)
 
 
-def test_iou_decides_at_which_thresholds_a_box_matches():
+def test_box_matches_at_thresholds_up_to_its_iou():
     # 40 x 40 against 40 x 30 inside it: IoU 0.75, enough for 0.50, 0.55, ..., 0.75: 6 of 10 thresholds.
     scores = score(truth([(1, [10, 10, 40, 40])]), {0: found([10, 10, 40, 30], scores=[0.9])})
     assert scores.metrics["AP"] == pytest.approx(0.6)
 
 
 @pytest.mark.parametrize("detections", [NO_DETECTIONS, {0: found(scores=[]), 1: found(scores=[])}])
-def test_no_detections_score_zero(detections):
+def test_ap_without_detections_is_0(detections):
     scores = score(truth([(1, [10, 10, 40, 40])]), detections)
     assert scores.metrics["AP"] == 0
     assert scores.per_class == {"class 1": 0}
 
 
-def test_no_objects_score_nan():
+def test_ap_without_objects_is_nan():
     scores = score(truth([], num_classes=2), {0: found([10, 10, 40, 40], scores=[0.9])})
     assert math.isnan(scores.metrics["AP"])
     assert all(math.isnan(value) for value in scores.per_class.values())
 
 
-def test_summary_is_worded_like_pycocotools():
+def test_summary_has_the_format_of_pycocotools():
     lines = score(truth([(1, [10, 10, 40, 40])]), NO_DETECTIONS).summary.splitlines()
     assert len(lines) == len(METRICS) == 12
     assert lines[0] == " Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all | maxDets=100 ] = 0.000"
@@ -110,7 +110,7 @@ def test_equal_to_pycocotools_on_random_sets(family):
         assert num_valid >= 10 and len(distinct) >= 5 and max(distinct) > 0.01
 
 
-def test_areas_at_the_borders_are_float32_exact():
+def test_areas_at_the_size_limits_are_exact_in_float32():
     document, detections = random_set(0, borders=True)
     areas = {annotation["area"] for annotation in document["annotations"]}
     areas |= {float(w * h) for d in detections.values() for w, h in (d.boxes[:, 2:] - d.boxes[:, :2]).double().tolist()}

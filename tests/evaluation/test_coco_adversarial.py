@@ -1,4 +1,4 @@
-"""hotcoco against pycocotools and lvis, on sets that hypothesis combines from everything that is hard to score."""
+"""hotcoco against pycocotools and lvis, on sets in which hypothesis combines everything that is hard to score."""
 
 import logging
 from unittest import mock

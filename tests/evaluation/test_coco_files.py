@@ -1,4 +1,4 @@
-"""Scores of annotations that were read from files."""
+"""COCO metrics on annotations that were read from files."""
 
 import json
 import math
@@ -18,7 +18,7 @@ from tests.helpers.coco_scores import by_pycocotools, found, truth
 
 
 def read(folder, document: dict):
-    """The dataset of a document that is written to a folder with blank images."""
+    """Write an annotation file and blank images to a folder, and read them as a dataset."""
     for image in document["images"]:
         image["file_name"] = f"{image['id']}.png"
         Image.new("RGB", (image["width"], image["height"])).save(folder / image["file_name"])
@@ -35,10 +35,10 @@ def test_object_with_annotation_id_0_counts(tmp_path):
 
 
 def test_dropped_and_clipped_boxes_do_not_count(tmp_path):
-    """The score is that of a file from which the dropped boxes are removed, and in which the others are clipped."""
+    """The score equals that of a file without the dropped boxes in which the others are already clipped."""
     boxes = [(1, [10, 10, 40, 40]), (1, [60, 60, 40, 40]), (2, [20, 0, 30, 30])]
     repaired = truth(boxes)
-    boxes[1] = (1, [60, 60, 80, 70])  # beyond the image of 100 x 100
+    boxes[1] = (1, [60, 60, 80, 70])  # outside the image of 100 x 100
     boxes += [(1, [5, 5, 0, 9]), (2, [5, 5, 9, -9]), (2, [200, 5, 9, 9])]
     detections = {
         0: found([10, 10, 40, 40], [60, 60, 40, 40], [70, 60, 30, 40], scores=[0.9, 0.8, 0.7]),

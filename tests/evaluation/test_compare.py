@@ -1,4 +1,4 @@
-"""Paired comparisons: exact cases, all permutations by brute force, and the level of the test."""
+"""Paired comparisons: exact cases, all permutations by brute force, and the false positive rate of the test."""
 
 import itertools
 import math
@@ -26,7 +26,7 @@ def compare(dataset: Dataset, first: dict, second: dict, **arguments: object) ->
 def test_equal_detections_do_not_differ():
     document, detections = random_set(5, crowds=0.2)
     dataset = dataset_from_coco(document)
-    # Another scale of scores changes neither their order nor AP.
+    # Rescaling scores changes neither their order nor AP.
     scaled = {n: Detections(d.boxes, d.scores**3 / 10, d.labels) for n, d in detections.items()}
     result = compare(dataset, detections, scaled, num_resamples=50)
     assert result.difference == pytest.approx((0, 0, 0), abs=1e-12) and result.p == 1
@@ -34,12 +34,12 @@ def test_equal_detections_do_not_differ():
     assert result.sentence == "A and B have the same AP, whichever images are swapped."
 
 
-def test_a_detector_that_finds_everything_is_better_than_one_that_finds_nothing():
+def test_perfect_detector_is_better_than_one_without_detections():
     dataset = dataset_from_coco(truth([(image, BOX) for image in range(1, 21)], num_images=20))
     every = {index: found(BOX, scores=[0.9]) for index in range(20)}
     result = compare(dataset, {}, every, names=("empty", "exact"), num_resamples=2000)
     assert (result.first, result.second) == pytest.approx((0, 1))
-    assert result.p < 0.001  # only 2 of 2^20 permutations are as far apart
+    assert result.p < 0.001  # only 2 of 2^20 permutations differ as much
     # The difference of a permutation is (20 - 2n) / 20, n being binomial, in steps of 0.1: 95 % are within 0.4.
     assert result.difference == pytest.approx((1, 0.6, 1.4), abs=0.02)
     assert result.per_class == {"class 1": result.difference}
@@ -80,14 +80,15 @@ def test_p_and_interval_equal_those_of_all_permutations(seed):
     assert np.mean(sizes < reach - 1e-9) <= 0.95 + 0.015 and np.mean(sizes <= reach + 1e-9) >= 0.95 - 0.015
 
 
-def test_no_difference_is_described_with_what_would_be_seen():
+def test_no_difference_is_described_with_the_smallest_detectable_one():
     dataset = dataset_from_coco(truth([(image, BOX) for image in range(1, 7)], num_images=6))
     result = compare(dataset, *interleaved(dataset, 1), names=("r18", "r50"), num_resamples=500)
     value, low, high = result.difference
     assert result.p > 0.05
     assert result.sentence == (
         f"No difference between r18 and r50 can be shown: r50 scores {value:+.3f} AP (95 % interval {low:.3f} to "
-        f"{high:.3f}, p = {result.p:.3f}). With 6 images, a difference below {high - value:.3f} AP would not be seen."
+        f"{high:.3f}, p = {result.p:.3f}). With 6 images, a difference below {high - value:.3f} AP would not "
+        "be detected."
     )
 
 
@@ -101,7 +102,7 @@ def test_images_without_objects_leave_ap_undefined():
 @pytest.mark.parametrize("pair", EQUAL)
 def test_equal_detectors_rarely_differ_significantly(pair):
     p = [paired_trial(seed, 60, EQUAL[pair], num_resamples=200).p for seed in range(60)]
-    assert sum(value < 0.05 for value in p) <= 9  # at a level of 5 %, more are found once in 1,000 runs
+    assert sum(value < 0.05 for value in p) <= 9  # at the 5 % level, this is exceeded once in 1,000 runs
     assert len(set(p)) > 20
 
 

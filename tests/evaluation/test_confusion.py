@@ -1,4 +1,4 @@
-"""Confusion matrix, against counts derived by hand."""
+"""Confusion matrices against counts derived by hand."""
 
 from retinanet.evaluation.coco import coco_evaluation
 from retinanet.evaluation.confusion import confusion_matrix
@@ -19,7 +19,7 @@ def test_rows_are_objects_and_columns_detections_in_the_order_of_the_labels():
         [1, 0, 0, 0],  # the cat is found
         [0, 0, 1, 0],  # the dog is detected as a cow
         [0, 0, 0, 1],  # the cow is missed
-        [0, 1, 0, 0],  # a dog is detected where nothing is
+        [0, 1, 0, 0],  # a dog is detected where there is no object
     ]
 
 
@@ -30,7 +30,7 @@ def test_the_higher_score_takes_the_object_whatever_its_class():
     assert matrix.tolist() == [[0, 1, 0], [0, 0, 0], [1, 0, 0]]
 
 
-def test_min_iou_decides_what_covers_an_object():
+def test_pairs_need_the_minimum_iou():
     dataset = dataset_of([image_record(boxes=BOXES[:1], labels=[0])], class_names=("cat", "dog"))
     detections = {0: found([10, 0, 20, 10], scores=[0.9], labels=[0])}  # IoU 1 / 3
     evaluation = coco_evaluation(dataset, detections)

@@ -28,7 +28,7 @@ def test_counts_by_hand():
     assert curve.thresholds.tolist() == [0.8125, 0.625, 0.375, 0.125]  # halfway to the next score, and to 0
 
 
-def test_iou_decides_what_is_a_match():
+def test_min_iou_decides_which_detections_match():
     """The second match has IoU 30 / 40 = 0.75."""
     dataset, detections = two_images()
     matches = match_detections(dataset, detections)
@@ -49,7 +49,7 @@ def test_class_without_objects_or_detections():
 @settings(max_examples=150, deadline=None)
 @given(scored_sets())
 def test_every_point_equals_the_counts_when_only_detections_above_its_threshold_are_matched(scored):
-    """Brute force: the detections above the threshold are matched again, without the others."""
+    """Brute force: match the detections above each threshold again, without the others."""
     dataset, detections = scored
     for label, curve in enumerate(precision_recall_curves(match_detections(dataset, detections))):
         for point, threshold in enumerate(curve.thresholds):
@@ -60,7 +60,7 @@ def test_every_point_equals_the_counts_when_only_detections_above_its_threshold_
 
 
 @given(st.lists(st.floats(2**-20, 1, width=32), min_size=1, max_size=8, unique=True))
-def test_thresholds_separate_scores_also_in_float32(scores):
+def test_thresholds_separate_scores_in_float32_too(scores):
     scores = sorted(scores, reverse=True)
     # Neighbours in float32 have no number between them.
     scores = np.array([scores[0], np.nextafter(np.float32(scores[0]), np.float32(0)), *scores[1:]], dtype=np.float32)
@@ -73,7 +73,7 @@ def test_thresholds_separate_scores_also_in_float32(scores):
 
 
 def curve_of(scores: np.ndarray) -> PrecisionRecall:
-    """The curve of one image with one detection for each score."""
+    """The curve of one image with one detection per score."""
     dataset, _ = two_images()
     boxes = [[5, 5, 10, 10]] * len(scores)
     (curve,) = precision_recall_curves(match_detections(dataset, {0: found(*boxes, scores=scores.tolist())}))

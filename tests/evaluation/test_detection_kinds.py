@@ -1,4 +1,4 @@
-"""The kind of every detection, against hand-made cases and hotcoco's counts."""
+"""The kind of every detection, against hand-constructed cases and hotcoco's counts."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def test_each_kind():
     )
     found = detections_of(
         (0, 0, 10, 9, 0.9, 0),  # IoU 0.9
-        (0, 0, 10, 8, 0.8, 0),  # IoU 0.8 with the object that is taken
+        (0, 0, 10, 8, 0.8, 0),  # IoU 0.8 with an object that is already matched
         (0, 0, 10, 3, 0.7, 0),  # IoU 0.3 with an object of its class
         (50, 0, 60, 9, 0.6, 0),  # IoU 0.9 with an object of the other class
         (50, 0, 60, 3, 0.5, 0),  # IoU 0.3 with an object of the other class

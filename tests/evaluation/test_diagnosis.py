@@ -1,4 +1,4 @@
-"""Causes of a low AP: each one planted is named, alone, and none is named for detectors without a fault."""
+"""Causes of a low AP: each planted fault is found, and only that one; detectors without a fault have none."""
 
 import math
 
@@ -41,13 +41,13 @@ def test_low_ap_needs_an_explanation():
     assert not needs_explanation(math.nan, 0.5)
 
 
-def test_right_detections_have_no_fault():
+def test_correct_detections_have_no_fault():
     assert causes(RIGHT) == []
     assert causes(RIGHT, trained_ap=0.7, loss=0.5, anchors=AnchorFit(0.9, 0.8), min_score=0.05) == []
 
 
 @pytest.mark.parametrize("name", BOX_FAULTS)
-def test_misplaced_boxes_are_named(name):
+def test_misplaced_boxes_are_found(name):
     fault, cause = BOX_FAULTS[name]
     diagnosis = alone(causes(with_box_fault(RIGHT, DATASET, fault)))
     assert diagnosis.cause.startswith(cause)
@@ -55,7 +55,7 @@ def test_misplaced_boxes_are_named(name):
 
 
 @pytest.mark.parametrize("name", image_faults(DATASET))
-def test_exchanged_images_are_named(name):
+def test_exchanged_images_are_found(name):
     targets = image_faults(DATASET)[name]
     diagnosis = alone(causes({targets[index]: one for index, one in RIGHT.items()}))
     assert diagnosis.cause == "detections belong to other images"
@@ -63,21 +63,21 @@ def test_exchanged_images_are_named(name):
 
 
 @pytest.mark.parametrize("name", PERMUTATIONS)
-def test_permuted_classes_are_named(name):
+def test_permuted_classes_are_found(name):
     new_label, cause = PERMUTATIONS[name]
     diagnosis = alone(causes(with_labels(RIGHT, new_label)))
     assert diagnosis.cause == cause
     assert f"class {new_label[2]} becomes class 2" in diagnosis.evidence
 
 
-def test_two_faults_are_named_together():
+def test_two_faults_are_both_reported():
     fault, cause = BOX_FAULTS["xywh"]
     both = with_labels(with_box_fault(RIGHT, DATASET, fault), PERMUTATIONS["all permuted"][0])
     assert [diagnosis.cause for diagnosis in causes(both)] == [cause, "classes are permuted"]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_diverged_training_is_named_for_its_loss_or_its_boxes(bad):
+def test_diverged_training_is_found_from_its_loss_or_its_boxes(bad):
     assert alone(causes(RIGHT, loss=bad)).cause == "the training diverged"
     boxes = RIGHT[0].boxes.clone()
     boxes[0, 2] = bad
@@ -86,7 +86,7 @@ def test_diverged_training_is_named_for_its_loss_or_its_boxes(bad):
     assert diagnosis.evidence.startswith(f"1 of {sum(len(one.scores) for one in RIGHT.values())} detections")
 
 
-def test_scores_below_the_threshold_are_named():
+def test_scores_below_the_threshold_are_found():
     diagnosis = alone(causes({}, min_score=0.05))
     assert diagnosis.cause == "nearly all scores are below the threshold"
     assert diagnosis.evidence == "0 detections, in 0 of 60 images, exceed postprocess.min_score=0.05"
@@ -94,7 +94,7 @@ def test_scores_below_the_threshold_are_named():
     assert few.evidence == "1 detections, in 1 of 60 images, exceed the score threshold; the highest score is 0.0625"
 
 
-def test_anchors_that_match_nothing_are_named():
+def test_anchors_that_match_few_objects_are_found():
     diagnosis = alone(causes({}, anchors=AnchorFit(matched_share=0.125, ceiling=0.1), min_score=0.05))
     assert diagnosis.cause == "anchors match too few objects"
     assert diagnosis.evidence.startswith("12.5% of the objects have a positive anchor")
@@ -102,7 +102,7 @@ def test_anchors_that_match_nothing_are_named():
 
 
 def random_boxes(score: float | None) -> dict[int, Detections]:
-    """Five boxes at random places of each image, with the same score or different ones."""
+    """Five boxes at random positions in each image, with equal or different scores."""
     random = np.random.default_rng(0)
     return {
         index: found(
@@ -113,18 +113,18 @@ def random_boxes(score: float | None) -> dict[int, Detections]:
     }
 
 
-def test_constant_scores_are_named():
+def test_constant_scores_are_found():
     assert alone(causes(random_boxes(0.0101))).cause == "scores do not depend on the image"
     assert causes(random_boxes(None)) == []
 
 
-def test_constant_boxes_are_named():
+def test_constant_boxes_are_found():
     varied = random_boxes(None)
     same = {index: Detections(varied[0].boxes, one.scores, one.labels) for index, one in varied.items()}
     assert alone(causes(same)).cause == "boxes do not depend on the image"
 
 
-def test_a_drop_without_another_cause_is_called_a_different_input():
+def test_a_drop_without_another_cause_is_attributed_to_a_different_input():
     half = {index: one[: len(one.scores) // 4] for index, one in RIGHT.items()}
     ap = score_detections(DATASET, half).metrics["AP"]
     diagnosis = alone(causes(half, trained_ap=2.5 * ap))
@@ -138,11 +138,11 @@ def test_a_fault_explains_a_drop_better_than_a_different_input():
     assert alone(causes(with_box_fault(RIGHT, DATASET, fault), trained_ap=0.7)).cause == cause
 
 
-def test_datasets_that_prove_nothing():
+def test_tiny_datasets_prove_nothing():
     empty = dataset_of([image_record(boxes=[])])
     assert diagnose(empty, {0: found([0, 0, 9, 9], scores=[0.5])}, ap=math.nan) == []
     one = dataset_of([image_record(boxes=[(0, 0, 20, 10)])])
-    assert diagnose(one, {0: found([0, 0, 40, 20], scores=[0.5])}, ap=0.0) == []  # scaled, but by a single object
+    assert diagnose(one, {0: found([0, 0, 40, 20], scores=[0.5])}, ap=0.0) == []  # scaled, but only one object shows it
 
 
 @pytest.mark.parametrize("errors", [{"box_error": 0.3}, {"label_error": 1}, {"recall": 0.2}, {"num_false": 30}])
@@ -174,7 +174,7 @@ def test_good_and_weak_detectors_have_no_fault(
     assert causes(detections, dataset) == []
 
 
-def test_large_objects_at_similar_places_are_no_exchanged_images():
+def test_large_objects_at_similar_positions_do_not_look_like_exchanged_images():
     # Any image's detections fit the objects of any other at an IoU of about 0.5.
     random = np.random.default_rng(0)
     records = [

@@ -1,4 +1,4 @@
-"""The report of all errors: its parts agree with each other, for every kind of dataset."""
+"""Parts of the error report agree with each other on every kind of dataset."""
 
 from dataclasses import replace
 

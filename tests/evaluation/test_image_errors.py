@@ -1,4 +1,4 @@
-"""Errors of single images and annotations that look wrong, against hand-derived ones."""
+"""Errors per image, and annotations that look wrong, against values derived by hand."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def image(index: int, right: int, wrong: int, missed: int, surprise: float = 0.0
 
 def test_ranking():
     images = [
-        image(0, 0, 0, 0),  # empty and right: neither among the best nor among the worst
+        image(0, 0, 0, 0),  # no objects, no detections: neither among the best nor among the worst
         image(1, 5, 0, 0, -1.0),
         image(2, 1, 0, 0, -0.5),
         image(3, 0, 1, 0, 3.0),
@@ -34,8 +34,9 @@ def test_ranking():
     assert rank_images(images, count=1).worst == (4,)
 
 
-def test_surprise_is_the_excess_of_expected_over_true_positives_in_standard_deviations():
-    # Ten images with a score of 0.9: nine are right, so p = (9 + 1) / (10 + 2) = 5 / 6. Image 10 has no detections.
+def test_surprise_is_the_shortfall_of_true_positives_in_standard_deviations():
+    # Ten images with one detection scored 0.9 each: nine are correct, so p = (9 + 1) / (10 + 2) = 5 / 6. Image 10 has
+    # no detections.
     dataset = dataset_of([image_record(boxes=BOXES[:1], image_id=number) for number in range(11)])
     detections = {index: found(CAT if index else NOWHERE, scores=[0.875]) for index in range(10)}
     deviation = np.sqrt(5 / 6 * 1 / 6)
@@ -45,7 +46,7 @@ def test_surprise_is_the_excess_of_expected_over_true_positives_in_standard_devi
 
 @pytest.fixture
 def report():
-    # Image ids in another order than the images, so that hotcoco's numbers are neither.
+    # The ids are not in the order of the images, so hotcoco's numbers equal neither ids nor indices.
     dataset = dataset_of(
         [
             image_record(boxes=BOXES, labels=[0, 1], image_id="z"),
@@ -56,7 +57,7 @@ def report():
     )
     detections = {
         0: found(CAT, DOG, scores=[0.9, 0.8], labels=[0, 1]),
-        # Below the threshold: a cat. Above it: the dog as a cat, and a dog where nothing is.
+        # Below the threshold: a cat. Above it: the dog detected as a cat, and a dog where there is no object.
         1: found(DOG, CAT, NOWHERE, scores=[0.95, 0.4, 0.7], labels=[0, 0, 1]),
     }
     matches = match_detections(dataset, detections)
@@ -83,7 +84,7 @@ def test_confusion_counts_detections_above_the_thresholds(report):
     assert report.confusion.tolist() == [[1, 0, 1], [1, 1, 0], [0, 1, 0]]
 
 
-def test_right_labels_give_no_label_errors():
+def test_correct_labels_give_no_label_errors():
     dataset = dataset_of([image_record(boxes=BOXES, labels=[0, 1])], class_names=("cat", "dog"))
     detections = {0: found(CAT, DOG, scores=[0.9, 0.8], labels=[0, 1])}
     report = analyse_errors(dataset, detections, match_detections(dataset, detections), thresholds=[0.5, 0.5])

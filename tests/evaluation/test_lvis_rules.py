@@ -1,4 +1,4 @@
-"""Scores of federated datasets, whose images have classes that were not looked for."""
+"""COCO metrics on federated datasets, in whose images some classes were not checked."""
 
 import math
 from dataclasses import replace
@@ -26,7 +26,7 @@ def dataset(absent=(), incomplete=()):
 
 
 def detections(*rows):
-    """Detections of one image: box, score, label each."""
+    """Detections of one image, given as a box, score and label each."""
     boxes, scores, labels = zip(*rows, strict=True)
     return Detections(torch.tensor(boxes, dtype=torch.float32), torch.tensor(scores), torch.tensor(labels))
 
@@ -53,7 +53,7 @@ def test_false_detection_counts_only_where_the_class_is_verified():
 
 
 def test_false_detection_does_not_count_where_objects_are_not_annotated():
-    found = with_false(0, (ELSEWHERE, 0.9, 0))  # the class has an annotated object there, so it was looked for
+    found = with_false(0, (ELSEWHERE, 0.9, 0))  # the class has an annotated object there, so it was checked
     _, known = dataset()
     _, incomplete = dataset(incomplete=[(0, 0)])
     assert score_detections(known, found).metrics["AP"] < 1

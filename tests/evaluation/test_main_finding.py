@@ -1,4 +1,4 @@
-"""The sentence that matters most: each conclusion from results made for it, and the order of importance."""
+"""The main conclusion: each one on results constructed for it, and their order of importance."""
 
 import math
 
@@ -31,8 +31,8 @@ def test_no_detections():
     assert sentence.startswith("There are no detections, so AP is 0")
 
 
-def test_detections_that_match_nothing():
-    assert finding(result("cat", 0.004), result("dog", 0.008)).startswith("AP is 0.006: the detections match hardly")
+def test_detections_that_match_almost_nothing():
+    assert finding(result("cat", 0.004), result("dog", 0.008)).startswith("AP is 0.006: the detections match almost")
 
 
 def test_class_that_is_not_detected():
@@ -109,11 +109,11 @@ def test_conclusions_are_in_order_of_importance():
         finding(*usual, **largest),
         finding(*usual),
     ]
-    keys = ["no objects", "no detections", "a fault", "hardly", "not detected", "too few", "differ", "weakest"]
+    keys = ["no objects", "no detections", "a fault", "almost no", "not detected", "too few", "differ", "weakest"]
     keys += ["is lost to", "far behind"]
     assert all(key in sentence for key, sentence in zip(keys, sentences, strict=True))
 
 
 @pytest.mark.parametrize("threshold", [0.4, None])
-def test_one_class_alone_has_no_different_thresholds(threshold):
+def test_thresholds_of_a_single_class_do_not_differ(threshold):
     assert "far behind" in finding(result("cat", threshold=threshold))

@@ -1,4 +1,4 @@
-"""Matches against hotcoco's own, and against hand-derived ones."""
+"""Matches against those of hotcoco, and against hand-derived ones."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ BOX, ELSEWHERE = [10, 10, 40, 40], [60, 60, 20, 20]
 
 
 def assert_equal_to_hotcoco(dataset: Dataset, detections: dict, *, max_detections: int | None = None) -> int:
-    """Assert that every detection matches the same object and is ignored alike; return how many detections matched."""
+    """Assert equal matches and equal ignored detections; return the number of matched detections."""
     image_ranks, category_ranks = ranks(dataset.image_ids), ranks(dataset.category_ids)
     table = detection_table(detections, image_ranks)
     evaluation = coco_evaluation(dataset, detections, max_detections=max_detections)

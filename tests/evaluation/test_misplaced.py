@@ -1,4 +1,4 @@
-"""Repairs of boxes and images undo the mistakes they are for."""
+"""Repairs of boxes and images undo the corresponding mistakes."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def test_a_repair_restores_the_boxes(name):
         for repair in box_repairs(dataset, wrong)
         if repair.cause.startswith(cause)
     ]
-    # Exact to the rounding of float32, or to less than a pixel if the scale is estimated.
+    # Exact up to rounding in float32, or to less than a pixel if the scale is estimated.
     tolerance = 1 if "scaled" in cause or "in pixels" in cause else 0.01
     assert min(abs(boxes - right.boxes_xywh).max() for boxes in restored) < tolerance
 
@@ -74,5 +74,5 @@ def test_image_repairs_differ_from_each_other_and_from_doing_nothing():
     assert sorted(sources) == [(-1, 0, 1, 2, 3), (1, 2, 3, 4, -1), (4, 3, 2, 1, 0)]
 
 
-def test_a_dataset_of_one_image_allows_only_to_drop_its_detections():
+def test_the_only_repair_of_one_image_drops_its_detections():
     assert [repair.source.tolist() for repair in image_repairs(dataset_of([image_record()]))] == [[-1]]

@@ -40,8 +40,8 @@ def test_required_recall_takes_the_highest_precision():
     assert for_recall(curve_by_hand(), 0.7) is None
 
 
-def test_equal_f1_takes_the_highest_threshold():
-    """F1 is 2 / (1 + 3) with one of one detection matching, and 4 / (5 + 3) with two of five."""
+def test_highest_threshold_wins_among_equal_f1():
+    """F1 is 2 / (1 + 3) if 1 of 1 detection matches, and 4 / (5 + 3) if 2 of 5 match."""
     dataset, detections = two_images()
     detections[0] = found([10, 10, 40, 40], [0, 60, 9, 9], [0, 80, 9, 9], scores=[0.875, 0.75, 0.75])
     (curve,) = precision_recall_curves(match_detections(dataset, detections))
@@ -70,7 +70,7 @@ def test_requirement_chooses_the_point():
 @settings(max_examples=100, deadline=None)
 @given(scored_sets(), st.sampled_from([0.25, 0.5, 2 / 3, 0.75, 1.0]))
 def test_no_threshold_is_better(scored, required):
-    """Brute force over all thresholds that separate scores of any class, matching the detections anew at each."""
+    """Brute force over all thresholds that separate scores of any class, matching the detections again at each."""
     dataset, detections = scored
     thresholds = sorted({0.0, *np.concatenate([d.scores.numpy() for d in detections.values()]).tolist()})
     for label, curve in enumerate(precision_recall_curves(match_detections(dataset, detections))):

@@ -1,4 +1,4 @@
-"""Oracles, against detections that are really replaced, and against hand-derived AP."""
+"""Oracles against detections whose boxes or classes are actually replaced, and against hand-derived AP."""
 
 from dataclasses import replace
 
@@ -22,7 +22,7 @@ DATASET = dataset_of(
 
 
 def with_the_boxes_of_objects(dataset, detections):
-    """Replace boxes one by one: in order of score, by that of the free object of the class with the highest IoU."""
+    """Give each detection, in order of score, the box of the free object of its class with the highest IoU."""
     replaced = {}
     for index, one in detections.items():
         image, boxes, taken = dataset.image(index), one.boxes.clone(), set()
@@ -62,7 +62,7 @@ def test_wrong_classes_are_corrected():
     assert corrected(found(CAT, DOG, scores=[0.75, 0.5], labels=[0, 0])) == [(0, 0.75), (1, 0.5)]
 
 
-def test_wrong_classes_of_a_found_object_are_dropped():
+def test_wrong_classes_on_a_matched_object_are_dropped():
     assert corrected(found(DOG, DOG, DOG, scores=[0.75, 0.5, 0.25], labels=[0, 1, 0])) == [(1, 0.5)]
     assert corrected(found(DOG, DOG, scores=[0.75, 0.5], labels=[0, 0])) == [(1, 0.75)]
 

@@ -1,4 +1,4 @@
-"""Detections in the COCO results format: what was written is read back, and faults are named."""
+"""Detections in the COCO results format: written files are read back, and errors name the fault."""
 
 import json
 
@@ -40,16 +40,16 @@ def test_written_detections_are_read_back(data, tmp_path):
         assert torch.equal(read_back[index].labels, expected.labels)
 
 
-def test_detections_are_sorted_by_score_and_equal_ones_keep_their_order(data, tmp_path):
+def test_detections_are_sorted_by_score_and_ties_keep_their_order(data, tmp_path):
     entries = [ENTRY | {"score": score, "bbox": [n, 0, 1, 1]} for n, score in enumerate([0.5, 0.75, 0.5])]
     detections = read(entries, data, tmp_path)[0]
     assert detections.scores.tolist() == [0.75, 0.5, 0.5] and detections.boxes[:, 0].tolist() == [1, 0, 2]
 
 
-def test_file_name_counts_more_than_the_number_that_predict_gives_an_image(data, tmp_path):
+def test_file_name_takes_precedence_over_image_id(data, tmp_path):
     assert list(read([ENTRY | {"image_id": 1, "file_name": "elsewhere/x.png"}], data, tmp_path)) == [0]
     # Two images are named y.png.
-    with pytest.raises(InputError, match=r"entry 0: file_name 'y\.png' is not in the dataset"):
+    with pytest.raises(InputError, match=r"entry 0: file_name 'y\.png' is not an image of the dataset"):
         read([ENTRY | {"file_name": "y.png"}], data, tmp_path)
 
 
@@ -61,8 +61,8 @@ def test_categories_that_the_dataset_lacks_are_ignored_with_a_warning(data, tmp_
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image_id": 6}, "entry 0: image_id 6 is not in the dataset, whose ids are like 5; use the annotations"),
-        ({"image_id": [5]}, r"entry 0: image_id \[5\] is not in the dataset"),
+        ({"image_id": 6}, "entry 0: image_id 6 is not an image of the dataset, whose ids look like 5; use the "),
+        ({"image_id": [5]}, r"entry 0: image_id \[5\] is not an image of the dataset"),
         ({"score": "high"}, "entry 0: score is 'high', expected a number in 0..1"),
         ({"score": float("nan")}, "entry 0: score is nan"),
         ({"score": 87.5}, "entry 0: score is 87.5, expected a number in 0..1"),
@@ -74,7 +74,7 @@ def test_categories_that_the_dataset_lacks_are_ignored_with_a_warning(data, tmp_
         ({"bbox": [1, 2, True, 3]}, "entry 0: bbox is"),
     ],
 )
-def test_fault_of_an_entry_is_named(data, tmp_path, change, message):
+def test_fault_of_an_entry_is_reported(data, tmp_path, change, message):
     with pytest.raises(InputError, match=message):
         read([ENTRY | change], data, tmp_path)
 
@@ -83,7 +83,7 @@ def test_fault_of_an_entry_is_named(data, tmp_path, change, message):
     ("content", "message"),
     [({"annotations": []}, "found dict, expected a list of COCO results"), ([3], "entry 0: found 3, expected")],
 )
-def test_file_with_other_content_is_refused(data, tmp_path, content, message):
+def test_file_with_other_content_is_rejected(data, tmp_path, content, message):
     with pytest.raises(InputError, match=message):
         read(content, data, tmp_path)
 

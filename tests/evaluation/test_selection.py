@@ -1,4 +1,4 @@
-"""Evaluate some classes, some images or objects of one size."""
+"""Selections of classes, images or object sizes to evaluate."""
 
 import numpy as np
 import pytest
@@ -54,7 +54,7 @@ def test_verified_labels_follow_the_chosen_classes():
     assert federated.absent.tolist() == [[0, 1], [1, 0]] and federated.incomplete.tolist() == [[2, 0]]
 
 
-def test_unknown_class_is_an_error_with_the_nearest_name():
+def test_error_for_an_unknown_class_suggests_the_closest_name():
     with pytest.raises(InputError, match="there is no class 'brid'; did you mean 'bird'"):
         select_classes(three_classes(), ["brid"])
 
@@ -75,7 +75,7 @@ def test_images_are_chosen_by_a_list(tmp_path):
         select_images(three_classes(), str(tmp_path / "list.txt"))
 
 
-def test_listed_name_with_the_signs_of_a_pattern_is_a_name(tmp_path):
+def test_listed_name_with_wildcard_characters_is_a_name(tmp_path):
     data = dataset_of([image_record("i[1].jpg", image_id=1), image_record("i1.jpg", image_id=2)])
     (tmp_path / "list.txt").write_text("i[1].jpg\n")
     assert select_images(data, str(tmp_path / "list.txt")).tolist() == [0]
@@ -86,6 +86,6 @@ def test_pattern_without_images_is_an_error():
         select_images(three_classes(), "c*")
 
 
-def test_sizes_are_those_of_coco():
+def test_size_classes_are_those_of_coco():
     assert size_range("small") == (0, 1024) and size_range("medium") == (1024, 9216)
     assert size_range("large") == (9216, 1e10) and size_range(None) == ALL_SIZES

@@ -1,4 +1,4 @@
-"""Settings that change AP are named."""
+"""Settings that change AP are reported."""
 
 import pytest
 
@@ -18,7 +18,7 @@ from retinanet.evaluation.settings import settings_that_change_ap
         ("postprocess.nms_iou=0.6", None),
     ],
 )
-def test_setting_is_named_if_it_makes_ap_incomparable(override, expected):
+def test_setting_is_reported_if_it_makes_ap_incomparable(override, expected):
     notes = settings_that_change_ap(with_overrides(Config(train=TrainConfig(steps=1)), [override], source="test"))
     assert len(notes) == (expected is not None)
     assert expected is None or notes[0].startswith(expected)

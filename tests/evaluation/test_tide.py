@@ -1,4 +1,4 @@
-"""Kinds of error: each one planted alone is found alone, and all equal the definitions of TIDE."""
+"""TIDE error types: each planted error is the only one found, and random sets agree with the paper's definitions."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from tests.helpers.datasets import dataset_of, image_record
 from tests.helpers.simulated_detectors import detect, random_dataset
 from tests.helpers.tide import tide_by_definition
 
-# Two images with an object of class 0 and one of class 1 each, far apart.
+# Two images, each with an object of class 0 and one of class 1, far apart.
 DATASET = dataset_of(
     [image_record(boxes=[(0, 0, 20, 10), (40, 30, 60, 40)], labels=[0, 1], image_id=number) for number in (1, 2)],
     class_names=("cat", "dog"),
@@ -22,7 +22,7 @@ CAT, DOG, NOWHERE = [0, 0, 20, 10], [40, 30, 20, 10], [0, 35, 20, 10]  # left, t
 RIGHT = [(CAT, 0.9, 0), (DOG, 0.8, 1)]
 HALF_AP = (
     51 / 101
-)  # AP of a class with one of two objects found, without false positives: 51 of 101 recalls are reached
+)  # AP of a class with 1 of 2 objects found and no false positives: 51 of 101 recall thresholds are reached
 
 
 def detections_of(*images: list[tuple[list[float], float, int]]) -> dict[int, Detections]:
@@ -34,7 +34,7 @@ def detections_of(*images: list[tuple[list[float], float, int]]) -> dict[int, De
     }
 
 
-# Each image has its two right detections, but for the planted error in the second image. Derivation of delta AP:
+# Each image has its two correct detections, except for the planted error in the second image. Derivation of delta AP:
 PLANTED = {
     # The dog is detected as a cat that scores above all others: cat has precision 2 / 3 at recall 1, dog recall 1 / 2.
     # If corrected, both have an AP of 1.
@@ -52,11 +52,11 @@ PLANTED = {
 
 
 @pytest.mark.parametrize("kind", PLANTED)
-def test_error_planted_alone_is_found_alone(kind):
+def test_a_planted_error_is_the_only_one_found(kind):
     planted, delta_ap = PLANTED[kind]
     errors = tide_errors(coco_evaluation(DATASET, detections_of(RIGHT, planted)))
     found_kinds = {one.name: one for one in errors.kinds if one.count}
-    # A detection with the wrong class and box points at no object, so that object is missed.
+    # A detection with both a wrong class and a wrong box cannot be attributed to an object, so that object is missed.
     also = {"missed"} if kind == "classification and localisation" else set()
     assert found_kinds.keys() == {kind} | also
     assert found_kinds[kind].count == 1

@@ -1,4 +1,4 @@
-"""Samples of images with their detections, and when a rise of AP proves a repair."""
+"""Samples of images with their detections, and the increase in AP that proves a repair."""
 
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ def table_of(dataset, detections):
     "before, after, num_objects, proven",
     [
         (0.0, 0.5, 20, True),
-        (0.0, 0.5, 19, False),  # worth less than ten objects
+        (0.0, 0.5, 19, False),  # corresponds to fewer than ten objects
         (0.25, 0.5, 100, True),
         (0.26, 0.5, 100, False),  # less than twice as high
         (0.0, 0.09, 1000, False),  # less than 0.1 higher

@@ -1,4 +1,4 @@
-"""The training step on a GPU: its gradients, that it never waits, its memory format, and compiling it.
+"""The training step on a GPU: gradients, memory format, compilation, and the absence of synchronisations.
 
 The reference is the same step in float64 on the CPU, so the bounds also hold for the CPU.
 """

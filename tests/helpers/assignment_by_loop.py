@@ -1,4 +1,4 @@
-"""The assignment rule once more, as a loop over anchors and objects."""
+"""The assignment rule as a loop over anchors and objects."""
 
 import numpy as np
 

@@ -67,7 +67,7 @@ def by_pycocotools(document: dict, results: list[dict]) -> tuple[dict[str, float
 
 
 def assert_equal_to_pycocotools(document: dict, detections: dict[int, Detections]) -> CocoScores:
-    """Assert equality to the last bit, of the printed lines too."""
+    """Assert that scores and printed lines are bit-identical to pycocotools, and that scoring changes no input."""
     dataset = dataset_from_coco(document)
     by_id = {dataset.image_ids[index]: of_image for index, of_image in detections.items()}
     results = coco_results(sorted(by_id.items()), dataset.category_ids)

@@ -1,4 +1,4 @@
-"""Mistakes in the conversion of detections, planted in right ones."""
+"""Conversion mistakes, planted in correct detections."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -33,23 +33,23 @@ BOX_FAULTS: dict[str, tuple[BoxFault, str]] = {  # with the cause that must be n
     "normalised": (lambda boxes, w, h: boxes / torch.tensor([w, h, w, h]), "boxes are normalised to 0..1"),
     "xywh": (
         lambda boxes, w, h: torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1),
-        "boxes contain a width and height in place of the second corner",
+        "boxes contain a width and height instead of the second corner",
     ),
     "xyxy as xywh": (
         lambda boxes, w, h: torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1),
-        "boxes contain the second corner in place of a width and height",
+        "boxes contain the second corner instead of a width and height",
     ),
     "cxcywh": (
         lambda boxes, w, h: _centre_form(boxes),
-        "boxes contain a centre, a width and a height in place of two corners",
+        "boxes contain a centre, a width and a height instead of two corners",
     ),
     "cxcywh as xywh": (
         lambda boxes, w, h: boxes + torch.cat([boxes[:, 2:] - boxes[:, :2]] * 2, dim=1) / 2,
-        "boxes contain their centre in place of the top left corner",
+        "boxes contain their centre instead of the top left corner",
     ),
     "YOLO": (
         lambda boxes, w, h: _centre_form(boxes) / torch.tensor([w, h, w, h]),
-        "boxes contain a centre, a width and a height in place of two corners, and are normalised to 0..1",
+        "boxes contain a centre, a width and a height instead of two corners, and are normalised to 0..1",
     ),
     "swapped": (lambda boxes, w, h: _mapped(boxes, lambda x, y: (y, x)), "x and y are swapped"),
     "flipped": (lambda boxes, w, h: _mapped(boxes, lambda x, y: (w - x, y)), "boxes are flipped horizontally"),
@@ -60,7 +60,10 @@ BOX_FAULTS: dict[str, tuple[BoxFault, str]] = {  # with the cause that must be n
     ),
     "rotated by 90": (lambda boxes, w, h: _mapped(boxes, lambda x, y: (h - y, x)), "boxes are rotated by 90 degrees"),
     "rotated by 270": (lambda boxes, w, h: _mapped(boxes, lambda x, y: (y, w - x)), "boxes are rotated by 90 degrees"),
-    "mirrored": (lambda boxes, w, h: _mapped(boxes, lambda x, y: (h - y, w - x)), "boxes are mirrored at a diagonal"),
+    "mirrored": (
+        lambda boxes, w, h: _mapped(boxes, lambda x, y: (h - y, w - x)),
+        "boxes are mirrored along a diagonal",
+    ),
 }
 
 
@@ -86,8 +89,8 @@ def image_faults(dataset: Dataset) -> dict[str, list[int]]:
     as_text = sorted(indices, key=lambda index: str(dataset.image_ids[index]))
     by_file = sorted(indices, key=lambda index: dataset.paths[index])
     return {
-        "counted from 1 in place of 0": [(index + 1) % len(dataset) for index in indices],
-        "counted from 0 in place of 1": [(index - 1) % len(dataset) for index in indices],
+        "counted from 1 instead of 0": [(index + 1) % len(dataset) for index in indices],
+        "counted from 0 instead of 1": [(index - 1) % len(dataset) for index in indices],
         "numbered by file name": [by_file.index(index) for index in indices],
         "listed by file name": by_file,
         "numbered by text of the id": as_text,

@@ -1,4 +1,4 @@
-"""Programs that run in processes of their own, alone or several that form a group."""
+"""Programs that run in their own processes, alone or as a group."""
 
 import multiprocessing
 import os
@@ -14,7 +14,7 @@ import pytest
 REPO = Path(__file__).parents[2]
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO), "PYTHONUNBUFFERED": "1"}
 
-# What a program needs to be the command `retinanet`.
+# Code of a program that behaves like the command `retinanet`.
 RETINANET = "import sys; from retinanet.__main__ import main; sys.exit(main())"
 
 PROCESSES = multiprocessing.get_context(
@@ -24,14 +24,14 @@ PROCESSES.set_forkserver_preload(["retinanet.cli.train", "retinanet.cli.eval", "
 
 
 class Program:
-    """A running program: what `python -c code arguments` runs, in a process that starts in milliseconds.
+    """A running program, like `python -c code arguments`, but in a process that starts in milliseconds.
 
     It is a fork of a server that has already imported torch and this package. Unlike an interpreter, it runs no exit
     handlers when it ends.
 
     Args:
-        environment: in addition to that of the tests.
-        folder: its current folder; None: that of the tests.
+        environment: variables to add to the environment of the tests.
+        folder: its working directory; None: that of the tests.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Program:
         return self._process.exitcode
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait until the program has ended, and return its exit code; minus the signal that killed it."""
+        """Wait for the program to end, and return its exit code, or minus the number of the signal that killed it."""
         self._process.join(timeout)
         assert self._process.exitcode is not None, f"still running after {timeout} s"
         return self._process.exitcode

@@ -1,4 +1,4 @@
-"""Random objects and detections with the cases that are hard to score: crowds, ties, borders of the sizes."""
+"""Random objects and detections with the cases that are hard to score: crowds, ties, and areas at the size limits."""
 
 from dataclasses import replace
 
@@ -45,7 +45,7 @@ def random_set(
 
     Args:
         objects, detections: maximum per image.
-        crowds: probability of each object to be a crowd.
+        crowds: probability that an object is a crowd.
         coarse: few distinct boxes and scores, so that overlaps and scores tie.
         gapped: ids neither sorted nor consecutive.
         texts: image ids are texts, whose order is not that of their numbers.

@@ -1,4 +1,4 @@
-"""Detectors that are simulated by random errors in the ground truth."""
+"""Simulated detectors: the ground truth with random errors."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""TIDE errors by their definitions in the paper (Bolya et al. 2020) and in tidecv, without any tricks for speed."""
+"""TIDE errors by their definitions in the paper (Bolya et al. 2020) and in tidecv, without optimisations."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -27,7 +27,7 @@ class Object(NamedTuple):
 
 
 class Tide(NamedTuple):
-    """AP50, errors by tidecv's short names, and the rise of AP50 when they are fixed."""
+    """AP50, errors by tidecv's short names, and the increase in AP50 if they are fixed."""
 
     ap50: float
     counts: dict[str, int]

@@ -1,4 +1,4 @@
-"""Runs of a tenth of a second, with a backbone of three convolutions and a few small images, that are recorded."""
+"""Recorded runs of a tenth of a second, with a backbone of three convolutions and a few small images."""
 
 import json
 from collections.abc import Iterator

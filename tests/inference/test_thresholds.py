@@ -114,7 +114,7 @@ def test_weights_of_the_last_step_or_their_average(plain, image):
     assert not torch.equal(average.scores, last.scores)
 
 
-def test_checkpoint_without_an_average_is_named(plain, tmp_path):
+def test_checkpoint_without_an_average_is_reported(plain, tmp_path):
     from retinanet.checkpoint.file import read_checkpoint, write_checkpoint
 
     checkpoint = read_checkpoint(plain)

@@ -1,4 +1,4 @@
-"""The page to browse images: its data, its independence of other files, and hostile names."""
+"""The page to browse images: its data, self-containment, and hostile names."""
 
 import base64
 import json
@@ -42,7 +42,7 @@ def test_data_of_the_page_are_the_arrays_of_the_dataset_and_the_detections(datas
     assert array(data["sizes"], "<i4") == [48, 64, 48, 64]
     assert array(data["objects"]["start"], "<i4") == [0, 3, 3]
     assert array(data["objects"]["boxes"], "<f4")[4:8] == list(OTHER)
-    # The cat is found with 0.5, the other object is not, and the third box is a crowd region.
+    # The cat is found with score 0.5, the other object is not, and the third box is a crowd region.
     assert array(data["objects"]["scores"], "<f4") == [0.5, 0, CROWD]
     detections = data["detections"]
     assert array(detections["start"], "<i4") == [0, 3, 3]
@@ -52,7 +52,7 @@ def test_data_of_the_page_are_the_arrays_of_the_dataset_and_the_detections(datas
     assert array(detections["boxes"], "<f4")[:4] == [70, 0, 80, 10]
 
 
-def test_splits_are_joined_and_their_classes_united():
+def test_splits_and_their_classes_are_merged():
     first = dataset_of([image_record("a.png", labels=[0])], class_names=("cat",))
     second = dataset_of([image_record("b.png", labels=[0]), image_record("c.png", labels=[1], image_id=2)],
                         class_names=("dog", "cat"))  # fmt: skip
@@ -70,7 +70,7 @@ def test_images_of_a_page_are_spread_over_the_dataset():
     assert collection.spread_out(100) == list(range(11))
 
 
-def test_names_cannot_leave_the_data_of_the_page(dataset, found):
+def test_names_cannot_break_out_of_the_data_of_the_page(dataset, found):
     page = render_browser(collect_detections(HOSTILE, dataset, found), {0: "data:image/jpeg;base64,AAAA"})
     assert HOSTILE not in page and "alert(1)</script>" not in page and "\u202e" not in page
     (block,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
@@ -78,7 +78,7 @@ def test_names_cannot_leave_the_data_of_the_page(dataset, found):
     assert page.count("<script") == 2
 
 
-def test_page_of_a_file_needs_nothing_else(dataset, found):
+def test_page_without_server_needs_no_other_file(dataset, found):
     page = render_browser(collect_detections("title", dataset, found), {0: "data:image/jpeg;base64,AAAA"})
     assert "<link" not in page and "@import" not in page
     assert "default-src 'none'; img-src data:;" in page

@@ -1,4 +1,4 @@
-"""Images on demand: their size, and the limit of what is kept in memory."""
+"""Images on demand: their size, and the limit of the cache."""
 
 import base64
 import io
@@ -31,7 +31,7 @@ def test_images_are_shrunk_but_not_enlarged(reader):
     assert Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).size == (THUMBNAIL_SIDE, THUMBNAIL_SIDE // 2)
 
 
-def test_images_are_kept_up_to_the_limit_and_the_oldest_are_dropped(reader, monkeypatch):
+def test_cache_is_limited_and_drops_the_least_recently_used(reader, monkeypatch):
     reads, read = [], reader.read
     monkeypatch.setattr(reader, "read", lambda index: reads.append(index) or read(index))
     size = len(ImageFiles(reader).jpeg(0, 100))
@@ -39,7 +39,7 @@ def test_images_are_kept_up_to_the_limit_and_the_oldest_are_dropped(reader, monk
     images = ImageFiles(reader, max_bytes=int(2.5 * size))  # JPEG files of one colour are almost equally large
     for index in (0, 1, 0, 2, 0, 1):
         images.jpeg(index, 100)
-    assert reads == [0, 1, 2, 1]  # 0 was used again before 2 took the place of 1
+    assert reads == [0, 1, 2, 1]  # 0 was used again before 2 replaced 1
 
 
 def test_unreadable_image_is_an_error(reader, tmp_path):

@@ -1,4 +1,4 @@
-"""The server of the page: what it answers, and what it refuses."""
+"""The server of the page: requests that it answers or refuses."""
 
 import http.client
 import socket
@@ -33,7 +33,7 @@ def server():
 
 
 def answer(server, path: str, *, method: str = "GET", host: str | None = None):
-    """Status, headers and body of the answer to a request."""
+    """Status, headers and body of the response to a request."""
     connection = http.client.HTTPConnection(ADDRESS, server.server_port, timeout=10)
     connection.request(method, path, headers={"Host": host} if host else {})
     response = connection.getresponse()
@@ -63,7 +63,7 @@ OTHER_PATHS = (
 
 @pytest.mark.parametrize("path", OTHER_PATHS)
 def test_nothing_else_is_served(server, path):
-    with socket.create_connection((ADDRESS, server.server_port), timeout=10) as connection:  # sends paths as they are
+    with socket.create_connection((ADDRESS, server.server_port), timeout=10) as connection:  # sends paths unchanged
         target = path.format(server.secret)
         connection.sendall(f"GET {target} HTTP/1.1\r\nHost: {ADDRESS}:{server.server_port}\r\n\r\n".encode())
         assert connection.recv(100).split()[1] == b"404"
@@ -77,7 +77,7 @@ def test_other_host_names_are_refused(server, host):
 
 
 @pytest.mark.parametrize("host", ["localhost:{}", "127.0.0.1:1", "localhost:80"])
-def test_this_machine_may_forward_any_port_to_the_server(server, host):
+def test_any_local_port_may_be_forwarded_to_the_server(server, host):
     assert answer(server, f"/{server.secret}/", host=host.format(server.server_port))[0] == 200
 
 
@@ -86,13 +86,13 @@ def test_only_get_is_answered(server, method):
     assert answer(server, f"/{server.secret}/", method=method)[0] == 501
 
 
-def test_server_is_reachable_from_this_machine_only_and_its_secret_is_new(server):
+def test_server_is_reachable_only_from_this_machine_and_has_a_new_secret(server):
     assert server.server_address[0] == "127.0.0.1"
     with BrowseServer("", FakeImages()) as other:
         assert other.secret != server.secret and len(other.secret) >= 20
 
 
-def test_port_in_use_is_named(server):
+def test_port_in_use_is_reported(server):
     with pytest.raises(InputError, match=f"--port {server.server_port}: cannot be used: .*in use"):
         BrowseServer("", FakeImages(), port=server.server_port)
     with pytest.raises(InputError, match="or omit the option"):

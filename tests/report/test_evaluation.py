@@ -1,4 +1,4 @@
-"""The report of an evaluation: which images it shows, and why."""
+"""The report of an evaluation: the images it shows, and the reasons."""
 
 from retinanet.evaluation.image_errors import LabelError
 from retinanet.report.evaluation import PER_GROUP, describe_label_error
@@ -17,8 +17,8 @@ def dataset_with(count):
 
 
 def test_reasons_name_the_errors_of_an_image():
-    # Image 0 is right. Image 1 misses the dog, and has a cat where nothing is annotated. Image 2 has a cat in place of
-    # the dog. The best F1 of cats is reached at the threshold below all of them.
+    # Image 0 is right. Image 1 misses the dog, and has a cat where nothing is annotated. In image 2, the dog is
+    # detected as a cat. The best F1 of cats is reached at the threshold below all of them.
     dataset = dataset_with(3)
     detections = {
         0: found(CAT, DOG, scores=[0.9, 0.8], labels=[0, 1]),
@@ -54,7 +54,7 @@ def test_each_group_has_a_limit_and_each_image_is_shown_once():
     assert {view.index % 2 for view in report.images if any(r.group == "best" for r in view.reasons)} == {1}
 
 
-def test_counts_are_those_of_what_counts():
+def test_only_counted_objects_and_detections_are_in_the_counts():
     boxes = [(0, 0, 20, 10), (40, 30, 60, 40)]
     dataset = dataset_of([image_record("a.png", boxes=boxes, is_crowd=[False, True])])
     report = report_of(dataset, {0: found(CAT, scores=[0.5])})

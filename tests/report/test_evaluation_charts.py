@@ -1,4 +1,4 @@
-"""Charts of an evaluation show the numbers they are made from."""
+"""Charts of an evaluation show the underlying numbers."""
 
 import numpy as np
 
@@ -24,14 +24,14 @@ CURVE = PrecisionRecall(
 POINT = OperatingPoint(threshold=0.2, precision=2 / 3, recall=0.5, f1=4 / 7)
 
 
-def test_precision_over_recall():
+def test_precision_recall_curve():
     line, point = precision_recall_chart("cat", {"IoU": CURVE}, POINT).series
     assert (line.name, line.x, line.y) == ("IoU", [0.25, 0.25, 0.5], [1.0, 0.5, 2 / 3])
     assert (point.x, point.y, point.style) == ([0.5], [2 / 3], "points")
     assert len(precision_recall_chart("cat", {"IoU": CURVE}, None).series) == 1
 
 
-def test_precision_recall_and_f1_over_the_threshold():
+def test_precision_recall_and_f1_by_threshold():
     precision, recall, f1, point = threshold_chart("cat", CURVE, POINT).series
     assert precision.x == recall.x == f1.x == [0.75, 0.5, 0.2]
     assert (precision.y, recall.y, f1.y) == ([1.0, 0.5, 2 / 3], [0.25, 0.25, 0.5], [2 / 5, 2 / 6, 4 / 7])

@@ -1,4 +1,4 @@
-"""The page of an evaluation: complete, self-contained, safe with hostile names, and never large."""
+"""The page of an evaluation: complete, self-contained, safe with hostile names, and limited in size."""
 
 import html
 import re
@@ -21,7 +21,7 @@ VOID = {"meta", "br", "input", "img", "image", "rect", "path", "circle", "use"}
 
 
 class Page(HTMLParser):
-    """The elements of a page; checks that they are nested."""
+    """Parse a page into its elements, and check their nesting."""
 
     def __init__(self, text: str):
         super().__init__()
@@ -108,7 +108,7 @@ def test_page_can_be_used_by_keyboard_and_screen_reader(page):
     assert all(attributes.get("scope") in ("row", "col") for attributes in document.all("th"))
     regions = [attributes for _, attributes in document.elements if "scroll" in (attributes.get("class") or "").split()]
     assert regions and all(region["tabindex"] == "0" and region["aria-label"] for region in regions)
-    # Without a script, the boxes above the thresholds are shown, and the controls are not.
+    # Without a script, the boxes above the thresholds are shown, but not the controls.
     filters = next(attributes for _, attributes in document.elements if attributes.get("id") == "image-filters")
     assert "hidden" in filters
 
@@ -170,7 +170,7 @@ def test_page_with_1203_classes_is_small():
     detections = detect(dataset, random)
     page = render_evaluation(report_of(dataset, detections, num_resamples=0))
     assert len(page.encode()) < MAX_SIZE
-    assert f"The {MAX_CURVES} of" in page and f"The {MAX_CONFUSED} classes that are confused most" in page
+    assert f"The {MAX_CURVES} of" in page and f"Only the {MAX_CONFUSED} most confused classes" in page
     assert page.count('<th scope="row" title="class 1202">') == 1
 
 

@@ -1,4 +1,4 @@
-"""Images of a page: their size, boxes and names."""
+"""Images of a page: size, boxes and names."""
 
 import base64
 import io
@@ -31,7 +31,7 @@ def white(dataset):
     return lambda index: torch.full((3, *dataset.sizes[index].tolist()), 255, dtype=torch.uint8)
 
 
-def test_boxes_are_scaled_to_the_image_on_the_page_and_say_what_they_are():
+def test_boxes_are_scaled_to_the_image_on_the_page_and_labelled():
     # 960 x 480 pixels are shown at half their size. Objects: a large one that is found, one that is missed, a crowd.
     objects = [(100, 100, 300, 300), (400, 0, 440, 60), (700, 200, 800, 280)]
     dataset = dataset_of([image_record("a.png", 480, 960, objects, labels=[0, 0, 0], is_crowd=[False, False, True])])
@@ -86,7 +86,7 @@ def test_largest_objects_and_highest_scores_are_kept():
     assert [box.score for box in view.detections] == pytest.approx(scores[:MAX_DETECTIONS])
 
 
-def test_images_that_cannot_be_read_are_left_out():
+def test_unreadable_images_are_omitted():
     dataset = dataset_of([image_record(f"{number}.png", image_id=number) for number in range(3)])
 
     def read(index):

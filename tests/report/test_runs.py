@@ -39,7 +39,7 @@ def test_mean_and_spread_are_of_the_last_evaluation():
     assert group.summary("loss") is None  # null in both
 
 
-def test_run_that_is_behind_does_not_count_in_the_mean():
+def test_unfinished_run_is_excluded_from_the_mean():
     (group,) = compare_runs([run_of("0", 0.1, 0.3), run_of("1", 0.1, seed=1), run_of("2", seed=2)]).groups
     assert group.step == 200 and [run.name for run in group.finished] == ["0"]
     assert group.summary("AP").count == 1 and math.isnan(group.summary("AP").deviation)
@@ -93,7 +93,7 @@ def test_groups_without_a_spread_cannot_be_tested(others, reason):
     assert sentence.startswith("b") and "AP is 0.100 lower than that of a and 1 more" in sentence and reason in sentence
 
 
-def test_curves_leave_out_what_was_not_measured():
+def test_curves_omit_steps_without_the_metric():
     run = run_of("a", None, 0.5)
     assert run.curve("eval", "AP") == ([200], [0.5])
     assert run.curve("train", "loss") == ([100], [1.5])

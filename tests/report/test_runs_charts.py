@@ -1,10 +1,10 @@
-"""Curves of runs: which charts there are, and how many points."""
+"""Charts of runs: which ones are drawn, and the number of points."""
 
 from retinanet.report.runs import RunRecord
 from retinanet.report.runs_charts import MAX_POINTS, thinned, training_curves
 
 
-def test_only_what_was_measured_has_a_chart():
+def test_only_measured_metrics_have_a_chart():
     lines = [{"kind": "train", "step": 1, "loss": 2.0}, {"kind": "train", "step": 3, "loss": 1.0}]
     (chart,) = training_curves([RunRecord(name="a", config={}, lines=lines)])
     assert (chart.title, [(one.name, one.x, one.y) for one in chart.series]) == (

@@ -39,7 +39,7 @@ def test_hostile_text_stays_in_its_cell():
     assert r"a\|b \| \<b> \\u202e \`\*\[" in row
 
 
-def test_json_has_null_in_place_of_nan():
+def test_json_has_null_instead_of_nan():
     values = as_json(compare_runs([run_of("a", 0.3), run_of("b", 0.4, lr=1)]))
     assert json.loads(json.dumps(values, allow_nan=False)) == values
     assert values["groups"][0]["metrics"]["AP"] == {"mean": 0.3, "deviation": None, "count": 1}

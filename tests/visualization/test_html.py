@@ -1,4 +1,4 @@
-"""HTML pages: escaped, without network access, and never in place of another file."""
+"""HTML pages: escaped, without network access, and never overwriting other files."""
 
 import base64
 import hashlib

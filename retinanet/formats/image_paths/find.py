@@ -72,7 +72,7 @@ def find_images(
 
 
 def _paths(folder: str, names: Iterable[str], *, allow_outside: bool) -> dict[str, str | None]:
-    """Return the path of each name; None if it points outside the folder without permission. Links are trusted."""
+    """Return the path of each name; None if it is outside the folder, unless `allow_outside`. Links are trusted."""
     roots = [os.path.abspath(folder), os.path.realpath(folder)]
     start = os.path.join(folder, "")
     paths: dict[str, str | None] = {}

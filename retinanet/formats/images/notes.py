@@ -1,4 +1,4 @@
-"""Findings about images that can be read but should be looked at: one finding per kind.
+"""Findings about images that can be read but should be examined: one finding per kind.
 
 They cover the value range of images that are not 8-bit, files with several frames, and EXIF orientations that leave
 open whether boxes were drawn on the displayed or on the stored image.

@@ -3,9 +3,9 @@
 `auto` chooses the range of each image from its own samples. The result is therefore the same in training, evaluation
 and prediction, and independent of other images. The range starts at 0 and ends at the smallest of 255, 1023, 4095,
 16383 and 65535 (8, 10, 12, 14 and 16 bits) that is not less than the maximum, or at 1 for a floating-point image
-without
-larger values. Only a few ranges are thus possible, and most images of one sensor get the same one; `notes.py` reports
-where they do not. An image with negative values, or with values above 65535, is scaled from its minimum to its maximum.
+without larger values. Only a few ranges are thus possible, and most images of one sensor get the same one; `notes.py`
+reports where they do not. An image with negative values, or with values above 65535, is scaled from its minimum to its
+maximum.
 
 The TIFF tag MaxSampleValue and the PNG chunk sBIT are ignored: the former is a statistic that, according to the
 specification, must not affect the display, and the latter is the number of exact bits in samples already scaled to 16.

@@ -38,9 +38,8 @@ def open_json(file: str) -> Iterator[BinaryIO]:
     """Open a JSON file for reading in pieces, and decompress gzip.
 
     Raises:
-        InputError: the file cannot be read, is an archive, or decompresses to far more than JSON would. Reading from
-            the
-            result can raise it too.
+        InputError: the file cannot be read, is an archive, or decompresses to far more than JSON would. Also raised
+            when reading from the result.
     """
     try:
         with open(file, "rb") as raw:

@@ -1,4 +1,4 @@
-"""Cached results equal those of the reader and are never stale, and cache failures do no harm."""
+"""Cached results equal those of the reader and are never stale, and cache failures are harmless."""
 
 import dataclasses
 import json

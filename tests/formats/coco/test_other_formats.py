@@ -36,7 +36,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_format_is_named(source, name):
+def test_error_names_the_format(source, name):
     content, message = FORMS[name]
     some = source(json.dumps(content).encode()).model_copy(update={"format": "coco"})
     assert error_of(some).startswith(f"some.json: {message}")

@@ -162,7 +162,7 @@ def test_only_the_first_faults_are_listed(table):
     )
 
 
-def test_decimal_commas_are_named(table):
+def test_decimal_commas_are_reported(table):
     message = fault_of(table("a.jpg;1,5;2;3;4;cat\n"))
     assert message == (
         "some.csv: 1 row(s) have an invalid x1, expected a number of pixels; write numbers with a decimal point, not a "

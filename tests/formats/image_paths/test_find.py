@@ -164,7 +164,7 @@ def test_two_names_for_one_file_are_refused(project):
 # ---- other folders
 
 
-def test_folder_above_is_named(project):
+def test_error_suggests_the_folder_above(project):
     folder = write(project / "train", "000.png", "001.png")
     assert problem(folder, "train/000.png", "train/001.png") == (
         f"a.json: 2 of 2 images are not in {folder}, first ['train/000.png', 'train/001.png']; 2 of them are in "
@@ -181,7 +181,7 @@ def test_folder_above_is_named(project):
         ("a/b", ".", ", two folders up"),
     ],
 )
-def test_other_folder_is_named(project, images, where, level, monkeypatch):
+def test_error_suggests_the_right_folder(project, images, where, level, monkeypatch):
     monkeypatch.chdir(project)
     write(project / where, *(f"{number}.jpg" for number in range(9)))
     write(project / images, "0.txt")

@@ -74,7 +74,7 @@ NOT_JSON = {
 
 
 @pytest.mark.parametrize("name", NOT_JSON)
-def test_other_files_are_named(tmp_path, name):
+def test_other_files_are_reported(tmp_path, name):
     data, message = NOT_JSON[name]
     file = write(tmp_path / "a.json", data)
     with pytest.raises(InputError) as caught:
