@@ -241,7 +241,7 @@ def test_predict_on_missing_and_invalid_images(rejected, checkpoint, tmp_path):
     )
     (tmp_path / "empty").mkdir()
     message = rejected(predict_tool, checkpoint, tmp_path / "empty", "--output", output)
-    assert message.startswith(f"{tmp_path / 'empty'}: contains no image; expected files such as .jpg")
+    assert message.startswith(f"{tmp_path / 'empty'}: contains no images; expected files such as .jpg")
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"hello, not an image")
     message = rejected(predict_tool, checkpoint, broken, "--output", output)

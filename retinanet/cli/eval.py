@@ -213,7 +213,7 @@ def detector(path: Path) -> Path:
     """The checkpoint or file of detections that `--against` names.
 
     Raises:
-        InputError: there is none.
+        InputError: it does not exist.
     """
     if is_detections_file(path) and not path.is_file():
         raise InputError(f"--against: {path}: no such file of detections")
@@ -233,7 +233,7 @@ def check_report(file: Path) -> None:
 
 
 def facts_of(arguments: argparse.Namespace, evaluated: "Evaluated") -> dict[str, str]:
-    """What the report says about the evaluation, by name."""
+    """Facts about the evaluation for the report, by name."""
     from retinanet.engine.evaluation_report import facts_of_evaluation
 
     chosen = {
@@ -251,7 +251,7 @@ def restrictions(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def stored_in(path: Path, analysis: "Analysis") -> str:
-    """What was stored in a checkpoint, and what holds for classes without a threshold."""
+    """A message about the stored thresholds, and the default for classes without one."""
     from retinanet.inference.thresholds import DEFAULT_THRESHOLD
 
     lacking = [result.name for result in analysis.classes if result.point is None]

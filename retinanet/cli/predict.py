@@ -117,7 +117,7 @@ def find_images(paths: list[Path]) -> list[Path]:
         if path.is_dir():
             inside = sorted(file for file in path.iterdir() if is_image_name(file.name))
             if not inside:
-                raise InputError(f"{path}: contains no image; expected files such as .jpg, .png or .tif")
+                raise InputError(f"{path}: contains no images; expected files such as .jpg, .png or .tif")
             images += inside
         elif path.is_file():
             images.append(path)
