@@ -36,7 +36,7 @@ USABLE_MEMORY = 0.8  # fraction; the rest is left for the system, other processe
 # Sampling. Classes differ in frequency on every real dataset; repetition matters from a factor of about 100.
 MIN_IMBALANCE = 100  # most common class / rarest class, in images
 
-# Schedule. The bundled recipes that train from random weights on small sets take 450 (quickstart) and 615 (bccd_r18)
+# Schedule. The bundled recipes that train from random weights on small sets take 500 (quickstart) and 615 (bccd_r18)
 # steps to reach a useful AP.
 MIN_STEPS = 600
 MAX_EPOCHS = 100  # the longest schedule in common use for detectors without strong augmentation
