@@ -1,4 +1,5 @@
 import logging
+import signal
 import subprocess
 
 import pytest
@@ -94,3 +95,11 @@ def workplace(tmp_path_factory):
     folder = tmp_path_factory.mktemp("docs")
     make_workplace(folder)
     return folder
+
+
+@pytest.fixture
+def default_interrupts():
+    """Handle SIGINT by default, also in new processes: a shell starts its background jobs with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

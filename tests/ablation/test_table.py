@@ -75,9 +75,9 @@ def test_short_or_changed_schedule_is_described_as_such(write):
     table = load_table(write(SMALL))
     here, there = (make_jobs(table, setup, num_seeds=1)[0].cfg for setup in ("here", "there"))
     assert describe_schedule(table, "here", here).startswith(
-        "a short schedule, not the paper's: 2.25 epochs, batch size 2"
+        "a short schedule, not the paper's: 2.5 epochs, batch size 2"
     )
-    assert describe_schedule(table, "there", there).startswith("the paper's schedule: 2.25 epochs, batch size 8")
+    assert describe_schedule(table, "there", there).startswith("the paper's schedule: 2.5 epochs, batch size 8")
     changed = load_config("quickstart", ["train.epochs=1"])
     assert "changed by overrides" in describe_schedule(table, "there", changed)
 

@@ -112,7 +112,7 @@ def test_without_a_screen_no_browser_takes_over_the_terminal(monkeypatch):
 
 
 @pytest.mark.slow
-def test_server_runs_until_ctrl_c_which_is_not_an_error(annotations):
+def test_server_runs_until_ctrl_c_which_is_not_an_error(annotations, default_interrupts):
     command = [sys.executable, "-m", "retinanet", "browse", annotations, "--no-open"]
     with subprocess.Popen(
         command, env={**os.environ, **ENVIRONMENT}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -122,5 +122,8 @@ def test_server_runs_until_ctrl_c_which_is_not_an_error(annotations):
         assert b'id="data"' in urllib.request.urlopen(url, timeout=30).read()
         assert urllib.request.urlopen(url + "thumbnail/5", timeout=30).read().startswith(b"\xff\xd8")
         process.send_signal(signal.SIGINT)
-        out, errors = process.communicate(timeout=30)
+        try:
+            out, errors = process.communicate(timeout=30)
+        finally:
+            process.kill()  # the end of the `with` block would wait for it
     assert (process.returncode, out, errors.strip()) == (0, "", "stopped")

@@ -32,14 +32,6 @@ RUN_ALL = """
 """
 
 
-@pytest.fixture
-def default_interrupts():
-    """Handle SIGINT by default, also in new processes: a shell's background jobs, such as these tests, ignore it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 def test_help_and_invalid_arguments_do_not_import_torch(tmp_path):
     """All commands run in one process: if one of them imported torch, it would stay imported for the later ones."""
     (tmp_path / "not_a_run").mkdir()
