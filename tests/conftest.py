@@ -54,12 +54,19 @@ def small_disk(tmp_path):
 
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory):
-    """A small synthetic dataset: 24 training and 8 validation images."""
+    """A small synthetic dataset of 24 training and 8 validation images. All tests share it, so none may change it."""
     from retinanet.data.synthetic.shapes import write_shapes
 
     folder = tmp_path_factory.mktemp("data") / "shapes"
     write_shapes(folder, num_train=24, num_val=8, progress=False)
-    return folder
+    before = files_in(folder)
+    yield folder
+    assert files_in(folder) == before, "a test has changed the shared dataset"
+
+
+def files_in(folder):
+    """Relative paths and sizes of all files in a folder."""
+    return {path.relative_to(folder): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture

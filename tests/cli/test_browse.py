@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -53,20 +54,21 @@ def test_detections_are_shown_on_their_dataset(annotations, tmp_path):
 
 def test_run_shows_the_detections_of_its_evaluation(shapes, tmp_path, capsys):
     run, page = tmp_path / "run", tmp_path / "page.html"
-    untrained_checkpoint(run / "checkpoints", shapes)
+    data = shutil.copytree(shapes, tmp_path / "data")
+    untrained_checkpoint(run / "checkpoints", data)
     (run / MARKER).write_text("{}")
     arguments = ["browse", str(run), "--output", str(page)]
     assert main(arguments) == 2
     assert f"run `retinanet eval {run}` first" in capsys.readouterr().err
     assert not page.exists()
-    image_id = json.loads((shapes / "val.json").read_text())["images"][0]["id"]
+    image_id = json.loads((data / "val.json").read_text())["images"][0]["id"]
     (run / "detections.json").write_text(json.dumps([{**RESULT, "image_id": image_id}]))
     assert main(arguments) == 0
     assert data_in(page)["detections"] is not None
-    for option in (["--split", "val"], ["--data", str(shapes)]):
+    for option in (["--split", "val"], ["--data", str(data)]):
         assert main([*arguments, *option]) == 2
         assert f"{option[0]}: a run has detections on its validation set only" in capsys.readouterr().err
-    (shapes / "val.json").rename(tmp_path / "moved.json")
+    (data / "val.json").rename(tmp_path / "moved.json")
     assert main([*arguments, f"data.val.annotations={tmp_path / 'moved.json'}"]) == 0
 
 
