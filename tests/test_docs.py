@@ -15,7 +15,7 @@ import pytest
 from torch.distributed.run import get_args_parser as torchrun_parser
 
 from retinanet.ablation.table import load_table, make_jobs
-from retinanet.cli import ablate, benchmark, browse, check, convert, predict, report, train
+from retinanet.cli import ablate, benchmark, browse, check, convert, own_data, predict, report, train
 from retinanet.cli import eval as eval_command
 from retinanet.config import Config
 from retinanet.config.load import load_config
@@ -75,7 +75,7 @@ def check_retinanet(name: str, arguments: list[str]) -> None:
         case "browse", _:
             browse.parser().parse(arguments)
         case "convert", _:
-            convert.config_of("my", convert.parser().parse(arguments).overrides)
+            own_data.config_of("my", convert.parser().parse(arguments).overrides)
         case "predict", _:
             load_config("quickstart", predict.parser().parse(arguments).overrides)
         case "ablate", ["figures", *rest]:

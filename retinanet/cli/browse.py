@@ -169,7 +169,7 @@ def open_run(folder: Path, overrides: list[str]) -> "tuple[Collection, SampleRea
 
 def dataset_config(path: str, overrides: list[str]) -> "Config":
     """A config with a dataset as `data.train`. Images that do not exist are skipped."""
-    from retinanet.cli.convert import config_of
+    from retinanet.cli.own_data import config_of
 
     return config_of(path, ["data.missing_images=skip", *overrides])
 

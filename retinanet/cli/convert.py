@@ -5,10 +5,9 @@ import sys
 
 from retinanet.cli.arguments import CommandParser, output_path
 from retinanet.cli.interrupts import begin_work
+from retinanet.cli.own_data import config_of
 from retinanet.cli.process import exit_code
-from retinanet.config import Config, DataConfig, DataSource, TrainConfig
-from retinanet.config.load import with_overrides
-from retinanet.errors import InputError
+from retinanet.config import Config, DataSource
 from retinanet.formats.convert import (
     IMAGES,
     TARGETS,
@@ -96,24 +95,6 @@ def run(arguments: argparse.Namespace) -> None:
     num_boxes = sum(len(dataset.labels) for dataset in found)
     print(f"verified: {sum(map(len, found))} images, {num_boxes} boxes read back")
     print(f"written: {arguments.output} ({title})")
-
-
-def config_of(source: str, overrides: list[str]) -> Config:
-    """The default config with the source as `data.train` (for the first split) and `data.val` (for the other splits).
-
-    Raises:
-        InputError: an override is invalid, or replaces the source.
-    """
-    place = DataSource(annotations=source)
-    data = DataConfig(train=(place,), val=(place,))
-    default = with_overrides(Config(train=TrainConfig(steps=1), data=data), [], source)
-    cfg = with_overrides(default, overrides, "overrides")
-    for key, sources in (("train", cfg.data.train), ("val", cfg.data.val)):
-        if len(sources) != 1 or sources[0].annotations != default.data.train[0].annotations:
-            raise InputError(
-                f"overrides: data.{key} would replace {source}; set only its other keys, such as data.{key}.images"
-            )
-    return cfg
 
 
 def split_names(source: DataSource, requested: str | None) -> dict[str, str | None]:

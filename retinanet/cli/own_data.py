@@ -1,4 +1,4 @@
-"""Create the config for a user's dataset from a bundled config, adjusted to the dataset."""
+"""Create a config for a user's dataset: to train on it, from a bundled config, or only to read it."""
 
 import json
 import os
@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast, get_args
 
-from retinanet.config import Config
+from retinanet.config import Config, DataConfig, DataSource, TrainConfig
 from retinanet.config.data import Format
-from retinanet.config.load import load_config
+from retinanet.config.load import load_config, with_overrides
 from retinanet.errors import InputError
 from retinanet.formats.findings import Finding
 from retinanet.runtime.console import escape_controls
@@ -117,3 +117,21 @@ def _config_for_this_machine() -> str:
     from retinanet.runtime.device import resolve_device
 
     return "own_gpu" if resolve_device("auto").type == "cuda" else "own_cpu"
+
+
+def config_of(source: str, overrides: list[str]) -> Config:
+    """The default config with the source as `data.train` (for the first split) and `data.val` (for the other splits).
+
+    Raises:
+        InputError: an override is invalid, or replaces the source.
+    """
+    place = DataSource(annotations=source)
+    data = DataConfig(train=(place,), val=(place,))
+    default = with_overrides(Config(train=TrainConfig(steps=1), data=data), [], source)
+    cfg = with_overrides(default, overrides, "overrides")
+    for key, sources in (("train", cfg.data.train), ("val", cfg.data.val)):
+        if len(sources) != 1 or sources[0].annotations != default.data.train[0].annotations:
+            raise InputError(
+                f"overrides: data.{key} would replace {source}; set only its other keys, such as data.{key}.images"
+            )
+    return cfg
