@@ -1,6 +1,6 @@
 """COCO average precision and recall, computed by hotcoco, bit-identical to pycocotools."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -83,7 +83,11 @@ def score_detections(
 
 
 def coco_evaluation(
-    dataset: Dataset, detections: Mapping[int, Detections], *, max_detections: int | None = None
+    dataset: Dataset,
+    detections: Mapping[int, Detections],
+    *,
+    max_detections: int | None = None,
+    iou_thresholds: Sequence[float] | None = None,
 ) -> COCOeval:
     """Evaluate detections with hotcoco, and return the accumulated evaluation, from which it computes its metrics.
 
@@ -94,6 +98,7 @@ def coco_evaluation(
     Args:
         max_detections: highest-scoring detections that count per image and class, or per image if the dataset is
             federated. None: 100, or 300 if the dataset is federated.
+        iou_thresholds: None: those of COCO, 0.50 to 0.95.
     """
     if max_detections is None:
         max_detections = default_max_detections(dataset)
@@ -118,6 +123,8 @@ def coco_evaluation(
     else:
         evaluation = LVISeval(ground_truth, LVISResults(ground_truth, rows, max_dets=max_detections), "bbox")
         evaluation.params.max_dets = [max_detections]
+    if iou_thresholds is not None:
+        evaluation.params.iou_thrs = list(iou_thresholds)
     evaluation.evaluate()
     evaluation.accumulate()
     return evaluation

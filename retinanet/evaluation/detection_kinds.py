@@ -7,7 +7,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from retinanet.evaluation.detection_table import rows_by_image
 from retinanet.evaluation.matches import Matches
+from retinanet.evaluation.pairwise_iou import pairwise_iou
 from retinanet.evaluation.tide import BACKGROUND_IOU, POSITIVE_IOU
 from retinanet.formats.dataset import Dataset
 from retinanet.structures import Detections
@@ -31,12 +33,12 @@ def detection_kinds(dataset: Dataset, matches: Matches, boxes: np.ndarray) -> np
     kinds = np.full(len(matches.labels), CORRECT)
     kinds[matches.is_ignored[0]] = IGNORED
     wrong = np.flatnonzero(~matches.is_true_positive[0] & ~matches.is_ignored[0])
-    wrong = wrong[np.argsort(matches.image_indices[wrong], kind="stable")]
-    images, starts = np.unique(matches.image_indices[wrong], return_index=True)
-    for index, rows in zip(images.tolist(), np.split(wrong, starts[1:]), strict=False):
+    for index, positions in rows_by_image(matches.image_indices[wrong]):
+        rows = wrong[positions]
         objects = np.arange(dataset.box_start[index], dataset.box_start[index + 1])
         objects = objects[~matches.is_ignored_object[objects]]
-        ious = _pairwise_iou(boxes[rows], dataset.boxes_xywh[objects])
+        left_top, sides = np.split(dataset.boxes_xywh[objects], 2, axis=1)
+        ious = pairwise_iou(boxes[rows], np.concatenate([left_top, left_top + sides], axis=1))
         is_same = matches.labels[rows, None] == dataset.labels[objects]
         same = np.where(is_same, ious, 0).max(axis=1, initial=0)
         other = np.where(is_same, 0, ious).max(axis=1, initial=0)
@@ -60,9 +62,7 @@ def matched_boxes(matches: Matches, detections: Mapping[int, Detections]) -> np.
         detections: those that were matched, keyed by image index.
     """
     boxes = np.zeros((len(matches.labels), 4), dtype=np.float32)
-    by_image = np.argsort(matches.image_indices, kind="stable")
-    images, starts = np.unique(matches.image_indices[by_image], return_index=True)
-    for index, rows in zip(images.tolist(), np.split(by_image, starts[1:]), strict=False):
+    for index, rows in rows_by_image(matches.image_indices):
         boxes[rows] = detections[index].boxes.cpu().numpy()[matches.positions[rows]]
     return boxes
 
@@ -73,14 +73,3 @@ def found_scores(matches: Matches) -> np.ndarray:
     found = matches.is_true_positive[0]
     scores[matches.object_rows[0, found]] = matches.scores[found]
     return scores
-
-
-def _pairwise_iou(corners: np.ndarray, boxes_xywh: np.ndarray) -> np.ndarray:
-    """IoU of each pair: (D, 4) corners and (N, 4) boxes to (D, N) float64."""
-    first = corners.astype(np.float64)[:, None]
-    second = np.concatenate([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]], axis=1)
-    sides = np.minimum(first[..., 2:], second[:, 2:]) - np.maximum(first[..., :2], second[:, :2])
-    intersection = sides.clip(min=0).prod(axis=2)
-    areas = [(box[..., 2:] - box[..., :2]).prod(axis=-1) for box in (first, second)]
-    union = areas[0] + areas[1] - intersection
-    return np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)

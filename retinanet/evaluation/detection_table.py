@@ -1,6 +1,6 @@
 """Detections of a dataset as flat arrays, in the order in which COCO breaks ties between equal scores."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +28,13 @@ def ranks(ids: Sequence[int | str]) -> np.ndarray:
     result = np.empty(len(ids), dtype=np.int64)
     result[order] = np.arange(1, len(ids) + 1)
     return result
+
+
+def rows_by_image(image_indices: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield each image index that occurs, in ascending order, with its rows (N,), which keep their order."""
+    order = np.argsort(image_indices, kind="stable")
+    indices, starts = np.unique(image_indices[order], return_index=True)
+    yield from zip(indices.tolist(), np.split(order, starts[1:]), strict=False)  # one empty part if there are no rows
 
 
 def detection_table(detections: Mapping[int, Detections], image_ranks: np.ndarray) -> DetectionTable:

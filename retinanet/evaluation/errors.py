@@ -8,12 +8,13 @@ import numpy as np
 from retinanet.evaluation.calibration import Calibration, ScoreHistogram, measure_calibration, score_histogram
 from retinanet.evaluation.coco import coco_evaluation
 from retinanet.evaluation.confusion import confusion_matrix
-from retinanet.evaluation.detection_table import detection_table, ranks
+from retinanet.evaluation.detection_table import detection_table, ranks, rows_by_image
 from retinanet.evaluation.image_errors import (
     ImageErrors,
     ImageRanking,
     LabelError,
     find_label_errors,
+    image_diagnostics,
     rank_images,
     summarise_images,
 )
@@ -64,13 +65,14 @@ def analyse_errors(
     everything = coco_evaluation(dataset, detections, max_detections=max_detections)
     above = coco_evaluation(dataset, shown, max_detections=max_detections)
     image_ranks = ranks(dataset.image_ids)
-    images = summarise_images(above, image_ranks, matches)
+    diagnostics = image_diagnostics(above)
+    images = summarise_images(diagnostics, image_ranks, matches)
     return ErrorReport(
         thresholds=limits,
         confusion=confusion_matrix(above, dataset),
         images=images,
         ranking=rank_images(images),
-        label_errors=find_label_errors(above, detection_table(shown, image_ranks), positions),
+        label_errors=find_label_errors(diagnostics, detection_table(shown, image_ranks), positions),
         tide=tide_errors(everything),
         oracles=compute_oracles(
             everything, dataset, detections, matches, max_detections=max_detections, anchor_ceiling=anchor_ceiling
@@ -83,7 +85,5 @@ def analyse_errors(
 def _positions_above(matches: Matches, limits: np.ndarray) -> dict[int, np.ndarray]:
     """Rows of the detections that count and are above the thresholds, in the `Detections` of each image with any."""
     is_shown = (matches.scores > limits[matches.labels]) & ~matches.is_ignored[0]
-    images, positions = matches.image_indices[is_shown], matches.positions[is_shown]
-    order = np.lexsort((positions, images))
-    indices, starts = np.unique(images[order], return_index=True)
-    return dict(zip(indices.tolist(), np.split(positions[order], starts[1:]), strict=False))  # one empty part if none
+    positions = matches.positions[is_shown]
+    return {index: np.sort(positions[rows]) for index, rows in rows_by_image(matches.image_indices[is_shown])}

@@ -1,7 +1,7 @@
 """Errors per image: the worst, best and most surprising images, and annotations that look wrong."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from hotcoco import COCOeval
@@ -50,15 +50,26 @@ class LabelError(NamedTuple):
     iou: float  # with that object
 
 
-def summarise_images(evaluation: COCOeval, image_ranks: np.ndarray, matches: Matches) -> tuple[ImageErrors, ...]:
-    """Summarise each image, by image index.
+def image_diagnostics(evaluation: COCOeval) -> dict[str, Any]:
+    """Compare the detections and objects of each image, as hotcoco does; for the functions below.
 
     Args:
         evaluation: evaluation of the detections above the score thresholds; see `coco_evaluation`.
+    """
+    return evaluation.image_diagnostics(iou_thr=0.5, score_thr=MIN_LABEL_ERROR_SCORE)
+
+
+def summarise_images(
+    diagnostics: Mapping[str, Any], image_ranks: np.ndarray, matches: Matches
+) -> tuple[ImageErrors, ...]:
+    """Summarise each image, by image index.
+
+    Args:
+        diagnostics: see `image_diagnostics`.
         image_ranks: (I,), hotcoco's number of each image.
         matches: matches of all detections, from which surprise is computed.
     """
-    by_rank = evaluation.image_diagnostics(iou_thr=0.5)["img_summary"]
+    by_rank = diagnostics["img_summary"]
     nothing = {"tp": 0, "fp": 0, "fn": 0, "f1": 1.0}
     entries = [by_rank.get(rank, nothing) for rank in image_ranks.tolist()]
     return tuple(
@@ -96,7 +107,7 @@ def rank_images(images: Sequence[ImageErrors], *, count: int = 20) -> ImageRanki
 
 
 def find_label_errors(
-    evaluation: COCOeval, table: DetectionTable, positions: Mapping[int, np.ndarray]
+    diagnostics: Mapping[str, Any], table: DetectionTable, positions: Mapping[int, np.ndarray]
 ) -> tuple[LabelError, ...]:
     """Find annotations that look wrong, as computed by hotcoco; the highest score first.
 
@@ -104,12 +115,12 @@ def find_label_errors(
     least 0.5 with a missed object of another class, and a missing object if its IoU with every object is below 0.1.
 
     Args:
-        evaluation: evaluation of the detections above the score thresholds; see `coco_evaluation`.
-        table: these detections, in the order of hotcoco's numbers.
+        diagnostics: see `image_diagnostics`.
+        table: the detections above the score thresholds, in the order of hotcoco's numbers.
         positions: for each image index, the rows of these detections in the image's `Detections`.
     """
     errors = []
-    for entry in evaluation.image_diagnostics(iou_thr=0.5, score_thr=MIN_LABEL_ERROR_SCORE)["label_errors"]:
+    for entry in diagnostics["label_errors"]:
         row = entry["dt_id"] - 1
         image_index = int(table.image_indices[row])
         is_wrong = entry["type"] == "wrong_label"

@@ -8,7 +8,9 @@ import torch
 from hotcoco import COCOeval
 
 from retinanet.evaluation.coco import coco_evaluation, mean_of_defined
+from retinanet.evaluation.detection_table import rows_by_image
 from retinanet.evaluation.matches import Matches
+from retinanet.evaluation.pairwise_iou import pairwise_iou
 from retinanet.formats.dataset import Dataset
 from retinanet.structures import Detections
 
@@ -59,11 +61,9 @@ def ap_with_perfect_boxes(
     the object's box, it matches at every IoU threshold; all others are false positives. So this is AP at the IoU
     threshold `MIN_BOX_IOU`.
     """
-    evaluation = coco_evaluation(dataset, detections, max_detections=max_detections)
-    evaluation.params.iou_thrs = [MIN_BOX_IOU]
-    evaluation.evaluate()
-    evaluation.accumulate()
-    return _mean_precision(evaluation)
+    return _mean_precision(
+        coco_evaluation(dataset, detections, max_detections=max_detections, iou_thresholds=[MIN_BOX_IOU])
+    )
 
 
 def with_perfect_classes(
@@ -78,15 +78,13 @@ def with_perfect_classes(
     is_found = np.zeros(len(dataset.labels), dtype=bool)
     is_found[matches.object_rows[0][matches.object_rows[0] >= 0]] = True
     is_false = (matches.object_rows[0] < 0) & ~matches.is_ignored[0]
-    order = np.argsort(matches.image_indices[is_false], kind="stable")
-    images, positions = matches.image_indices[is_false][order], matches.positions[is_false][order]
-    indices, starts = np.unique(images, return_index=True)
+    positions = matches.positions[is_false]
     corrected = dict(detections)
-    for index, rows in zip(indices.tolist(), np.split(positions, starts[1:]), strict=False):  # one empty part if none
+    for index, rows in rows_by_image(matches.image_indices[is_false]):
         objects = slice(dataset.box_start[index], dataset.box_start[index + 1])
         corrected[index] = _correct(
             detections[index],
-            rows,
+            positions[rows],
             dataset.image(index).boxes,
             dataset.labels[objects],
             is_found[objects].copy(),
@@ -105,7 +103,7 @@ def _correct(
 ) -> Detections:
     """Correct the labels of some detections of an image, or drop them; `rows` are their positions."""
     own_labels, scores = found.labels.cpu().numpy(), found.scores.cpu().numpy()
-    ious = _ious(found.boxes.cpu().numpy()[rows], boxes)
+    ious = pairwise_iou(found.boxes.cpu().numpy()[rows], boxes)
     ious[(own_labels[rows][:, None] == labels) | is_crowd] = 0
     is_wrong = ious.max(axis=1, initial=0) >= MIN_CLASS_IOU
     if not is_wrong.any():
@@ -120,15 +118,6 @@ def _correct(
             is_taken[column] = True
             new_labels[row] = labels[column]
     return Detections(found.boxes, found.scores, torch.from_numpy(new_labels).to(found.labels.device))[is_kept]
-
-
-def _ious(boxes: np.ndarray, objects: np.ndarray) -> np.ndarray:
-    """IoU of each pair: (D, 4), (N, 4) -> (D, N)."""
-    boxes, objects = boxes.astype(np.float64)[:, None], objects.astype(np.float64)[None]
-    sides = np.minimum(boxes[..., 2:], objects[..., 2:]) - np.maximum(boxes[..., :2], objects[..., :2])
-    intersection = np.maximum(sides, 0).prod(axis=-1)
-    areas = (boxes[..., 2:] - boxes[..., :2]).prod(axis=-1) + (objects[..., 2:] - objects[..., :2]).prod(axis=-1)
-    return np.divide(intersection, areas - intersection, out=np.zeros_like(intersection), where=intersection > 0)
 
 
 def _mean_precision(evaluation: COCOeval) -> float:

@@ -11,7 +11,7 @@ import torch
 
 from retinanet.evaluation.coco import coco_evaluation, score_detections
 from retinanet.evaluation.confusion import confusion_matrix
-from retinanet.evaluation.detection_table import DetectionTable, ranks
+from retinanet.evaluation.detection_table import DetectionTable, ranks, rows_by_image
 from retinanet.evaluation.misplaced import BoxRepair, ImageRepair, box_repairs, image_repairs
 from retinanet.formats.dataset import Dataset
 from retinanet.structures import Detections
@@ -158,19 +158,12 @@ def of_images(table: DetectionTable, chosen: np.ndarray) -> DetectionTable:
 
 
 def by_image(table: DetectionTable) -> dict[int, Detections]:
-    """Return the detections of each image that has any, keyed by image index.
-
-    Args:
-        table: sorted by image index.
-    """
+    """Return the detections of each image that has any, keyed by image index."""
     corners = np.concatenate([table.boxes_xywh[:, :2], table.boxes_xywh[:, :2] + table.boxes_xywh[:, 2:]], axis=1)
     boxes, scores = torch.from_numpy(corners).float(), torch.from_numpy(table.scores).float()
     labels = torch.from_numpy(table.labels)
-    indices, starts = np.unique(table.image_indices, return_index=True)
-    bounds = [*starts.tolist(), len(scores)]
     return {
-        index: Detections(boxes[start:stop], scores[start:stop], labels[start:stop])
-        for index, start, stop in zip(indices.tolist(), bounds, bounds[1:], strict=False)
+        index: Detections(boxes[rows], scores[rows], labels[rows]) for index, rows in rows_by_image(table.image_indices)
     }
 
 
