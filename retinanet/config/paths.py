@@ -49,12 +49,12 @@ def expand_paths(values: dict[str, Any], source: str) -> dict[str, Any]:
     Raises:
         InputError: an environment variable is not set.
     """
-    return _map_paths(values, lambda path, key: expand_path(path, f"{source}: {key}"))
+    return map_paths(values, lambda path, key: expand_path(path, f"{source}: {key}"))
 
 
 def escape_paths(values: dict[str, Any]) -> dict[str, Any]:
     """Escape the values of all keys that may be paths, so that `expand_paths` returns them unchanged."""
-    return _map_paths(values, lambda path, key: escape_path(path))
+    return map_paths(values, lambda path, key: escape_path(path))
 
 
 def is_path_key(key: str) -> bool:
@@ -63,9 +63,10 @@ def is_path_key(key: str) -> bool:
     return any(PATH in owner.model_fields[name].metadata for owner in schema_keys().get(key, []))
 
 
-def _map_paths(values: Any, function: Callable[[str, str], str], key: str = "") -> Any:
+def map_paths(values: Any, function: Callable[[str, str], str], key: str = "") -> Any:
+    """Apply a function of the value and the dotted key to the values of all keys that may be paths."""
     if isinstance(values, dict):
-        return {name: _map_paths(value, function, f"{key}.{name}".lstrip(".")) for name, value in values.items()}
+        return {name: map_paths(value, function, f"{key}.{name}".lstrip(".")) for name, value in values.items()}
     if isinstance(values, list):  # several data sources
-        return [_map_paths(value, function, key) for value in values]
+        return [map_paths(value, function, key) for value in values]
     return function(values, key) if isinstance(values, str) and is_path_key(key) else values
