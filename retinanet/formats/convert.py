@@ -140,24 +140,33 @@ def check_output(output: Path, sources: Iterable[DataSource]) -> None:
 
 
 @contextmanager
-def new_folder(output: Path) -> Iterator[Path]:
+def new_folder(output: Path, *, replace: bool = False) -> Iterator[Path]:
     """Create a temporary folder, renamed to `output` when the block ends and deleted if it raises an error.
+
+    Args:
+        replace: replace an existing folder with all it contains, which the caller has checked. It stays until the new
+            folder is complete.
 
     Raises:
         InputError: `output` exists and is not an empty folder, or cannot be written.
     """
-    check_output(output, ())
+    if not replace:
+        check_output(output, ())
     place = output.resolve()
     make_folder(place.parent)
-    partial = place.with_name(f".{place.name}.{os.getpid()}.partial")
+    partial, old = (place.with_name(f".{place.name}.{os.getpid()}.{state}") for state in ("partial", "old"))
     make_folder(partial)
     try:
         yield partial
         try:
             if place.is_dir():
-                place.rmdir()
+                place.rename(old)
             partial.rename(place)
         except OSError as error:
             raise InputError(f"{output}: cannot be written: {error.strerror}; choose another --output") from None
+        finally:
+            if old.is_dir() and not place.exists():
+                old.rename(place)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        for folder in (partial, old):
+            shutil.rmtree(folder, ignore_errors=True)

@@ -15,9 +15,7 @@ from retinanet.errors import InputError
 from retinanet.formats.convert import (
     TARGETS,
     Placement,
-    check_output,
     image_folder,
-    new_folder,
     place_image,
     placements,
     remove_links,
@@ -261,38 +259,3 @@ def test_copies_links_and_their_removal(images, tmp_path):
     place_image(placed[0], link=False)
     assert not placed[0].target.is_symlink()
     assert placed[0].target.read_bytes() == (images / "sub/a.png").read_bytes()
-
-
-# ---- the new folder
-
-
-def test_new_folder_appears_at_the_end(tmp_path):
-    (tmp_path / "out").mkdir()
-    with new_folder(tmp_path / "out") as partial:
-        (partial / "x").write_text("1")
-        assert not any((tmp_path / "out").iterdir())
-    assert [path.name for path in tmp_path.rglob("*")] == ["out", "x"]
-
-
-def test_nothing_is_left_after_an_error(tmp_path):
-    with pytest.raises(KeyError), new_folder(tmp_path / "new" / "out") as partial:
-        (partial / "x").write_text("1")
-        raise KeyError
-    assert [path.name for path in tmp_path.rglob("*")] == ["new"]
-
-
-def test_non_empty_folders_and_sources_are_refused(tmp_path):
-    (tmp_path / "data" / "images").mkdir(parents=True)
-    (tmp_path / "file").write_text("")
-    (tmp_path / "dangling").symlink_to(tmp_path / "none")
-    source = DataSource(annotations=str(tmp_path / "file"), images=str(tmp_path / "data" / "images"))
-    for name, message in (
-        ("data", "exists and is not an empty folder"),
-        ("file", "exists and is not an empty folder"),
-        ("dangling", "exists and is not an empty folder"),
-        ("data/images/new", "is inside .*, which must not be modified"),
-        ("data/images", "is inside .*, which must not be modified"),
-    ):
-        with pytest.raises(InputError, match=message):
-            check_output(tmp_path / name, (source,))
-    assert (tmp_path / "file").read_text() == ""
