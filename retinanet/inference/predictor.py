@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from retinanet.checkpoint.file import Checkpoint, read_checkpoint
+from retinanet.checkpoint.file import Checkpoint
 from retinanet.config import Config
 from retinanet.config.load import is_overridden, with_overrides
 from retinanet.data.build import build_padded_shapes, eval_shorter
@@ -27,6 +27,9 @@ from retinanet.errors import InputError
 from retinanet.formats.images.reader import read_image
 from retinanet.inference.network import inference_model, warm_up
 from retinanet.inference.thresholds import above_thresholds, completed
+from retinanet.interop.hub import download, is_hub_id
+from retinanet.interop.published import read_model, read_published
+from retinanet.interop.published_config import is_published
 from retinanet.model.retinanet import RetinaNet, build_model
 from retinanet.runtime.device import resolve_device, resolve_precision
 from retinanet.structures import Detections
@@ -84,6 +87,7 @@ class Predictor:
         """Load a checkpoint with its config and class names; `overrides` change the config.
 
         Args:
+            path: a checkpoint file, or a published folder.
             overrides: config overrides, such as `["postprocess.min_score=0.3"]`.
             weights: the moving average of the weights, or those of the last step. None: the average if the run keeps
                 one, as evaluation does.
@@ -93,7 +97,49 @@ class Predictor:
         Raises:
             InputError: the file is not a retinanet checkpoint, an override does not fit it, or it has no average.
         """
-        checkpoint = read_checkpoint(path)
+        checkpoint = read_model(path)
+        if weights is not None and is_published(Path(path)):
+            raise InputError(f"{path}: found weights={weights}, but a published folder has only one set; omit weights")
+        return cls._of(checkpoint, path, overrides, weights=weights, use_thresholds=use_thresholds)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        overrides: str | Sequence[str] = (),
+        *,
+        revision: str | None = None,
+        use_thresholds: bool = True,
+    ) -> "Predictor":
+        """Load a detector that others have published. Never executes code from it.
+
+        Args:
+            source: a published folder, or the id of one on the Hugging Face Hub, such as `my-lab/cells`. An existing
+                folder takes precedence over an id.
+            overrides, use_thresholds: see `from_checkpoint`.
+            revision: branch, tag or commit on the hub; None: the default branch.
+
+        Raises:
+            InputError: the folder is damaged, the download failed, or an override does not fit the model.
+        """
+        folder = Path(source)
+        if is_hub_id(str(source)) and not folder.exists():
+            folder = download(str(source), revision=revision)
+        elif revision is not None:
+            raise InputError(f"{source}: revision is {revision!r}, but this is not an id on a hub; omit revision")
+        return cls._of(read_published(folder), source, overrides, weights=None, use_thresholds=use_thresholds)
+
+    @classmethod
+    def _of(
+        cls,
+        checkpoint: Checkpoint,
+        path: str | Path,
+        overrides: str | Sequence[str],
+        *,
+        weights: Weights | None,
+        use_thresholds: bool,
+    ) -> "Predictor":
+        """Build a predictor from a checkpoint; `path` names it in messages."""
         cfg = with_overrides(checkpoint.config, overrides, source=f"{path} with overrides")
         model = build_model(cfg.model, len(checkpoint.class_names))
         try:
