@@ -8,7 +8,7 @@ setup(
     package_data={
         "retinanet": ["py.typed"],
         "retinanet.doctor": ["*.html"],
-        "retinanet.report": ["*.html", "*.js"],
+        "retinanet.report": ["*.html", "*.js", "*.md"],
         "retinanet.visualization": ["*.css", "*.html", "*.js"],
         "retinanet.configs": ["*.yaml", "paper/*.yaml"],
     },

@@ -16,7 +16,7 @@ import pytest
 from retinanet import __version__
 
 REPO = Path(__file__).resolve().parent.parent
-PAGE_PARTS = ("*.css", "*.html", "*.js")
+PAGE_PARTS = ("*.css", "*.html", "*.js", "*.md")
 MIN_SETUPTOOLS = (77, 0)  # as in pyproject.toml: the first version that supports `license = "Apache-2.0"` (PEP 639)
 
 pytestmark = pytest.mark.slow
