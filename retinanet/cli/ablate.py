@@ -12,7 +12,6 @@ from retinanet.cli import checkpoint
 from retinanet.cli.arguments import CommandParser, output_path
 from retinanet.cli.interrupts import begin_work
 from retinanet.cli.process import exit_code
-from retinanet.engine.run_files import run_folder_of
 from retinanet.errors import InputError, make_folder
 from retinanet.formats.sources import check_sources
 
@@ -163,16 +162,28 @@ def write_page(path: Path, text: str, charts: Sequence["Chart"]) -> None:
 def run_figures(arguments: argparse.Namespace) -> None:
     path = checkpoint.named_checkpoint(arguments.checkpoint)
     checkpoint.check_early(path, arguments.overrides)
+    output = arguments.output or figures_folder(path)
 
     from retinanet.ablation.figures import write_figures
     from retinanet.runtime.logging import start_logging
 
     begin_work()
     start_logging()
-    output = arguments.output or run_folder_of(path) / "figures"
     written = write_figures(path, output, arguments.overrides)
     print((output / "figures.md").read_text(encoding="utf-8"))
     print("written: " + ", ".join(map(str, written)))
+
+
+def figures_folder(path: Path) -> Path:
+    """The default folder for the figures of a checkpoint.
+
+    Raises:
+        InputError: the path is a published folder, which stays unchanged.
+    """
+    folder = checkpoint.default_output(path)
+    if folder is None:
+        raise InputError(f"{path}: a published folder stays unchanged; add --output DIR")
+    return folder / "figures"
 
 
 def run_demo(arguments: argparse.Namespace) -> None:

@@ -7,9 +7,11 @@ from retinanet.checkpoint.header import read_config
 from retinanet.checkpoint.link import read_link
 from retinanet.config.load import with_overrides
 from retinanet.engine.run_files import find_checkpoint, run_folder_of, started_in, with_paths_of_run
+from retinanet.errors import InputError
 from retinanet.formats.sources import check_sources
+from retinanet.interop.published_config import is_published, read_published_config
 
-HELP = "checkpoint, or run folder (its best checkpoint if there is one, otherwise its last)"
+HELP = "checkpoint, run folder (its best checkpoint if there is one, otherwise its last), or published folder"
 
 
 def named_checkpoint(path: Path) -> Path:
@@ -25,6 +27,11 @@ def named_checkpoint(path: Path) -> Path:
     return found
 
 
+def default_output(checkpoint: Path) -> Path | None:
+    """The folder for results if none is given: that of the run; None for a published folder, which stays unchanged."""
+    return None if is_published(checkpoint) else run_folder_of(checkpoint)
+
+
 def check_early(checkpoint: Path, overrides: list[str], *, has_data: bool = True) -> None:
     """Check the overrides, and that the validation set exists, before importing torch.
 
@@ -34,11 +41,17 @@ def check_early(checkpoint: Path, overrides: list[str], *, has_data: bool = True
     Raises:
         InputError: an override is invalid, or the validation set does not exist.
     """
-    cfg = read_config(checkpoint)
+    is_folder = is_published(checkpoint)
+    cfg = read_published_config(checkpoint).config if is_folder else read_config(checkpoint)
     if cfg is None:  # the command reports the problem when it loads the file
         return
     cfg = with_overrides(cfg, overrides, source=f"{checkpoint} with overrides")
     if has_data:
+        if is_folder and not cfg.data.has_validation:
+            raise InputError(
+                f"{checkpoint}: a published folder does not say where data is; add data.val=PATH, an annotation file "
+                "or a dataset folder"
+            )
         folder = run_folder_of(checkpoint)
         cfg = with_paths_of_run(cfg, folder)
         sources, key = (cfg.data.train, "data.train") if cfg.data.val_fraction else (cfg.data.val, "data.val")

@@ -18,6 +18,7 @@ from retinanet.engine.run_files import find_checkpoint, is_detections_file, run_
 from retinanet.errors import InputError
 from retinanet.evaluation.settings import settings_that_change_ap
 from retinanet.formats.sources import check_sources
+from retinanet.interop.published_config import is_published
 from retinanet.runtime.console import escape_controls
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ def parser() -> CommandParser:
         "--output",
         type=output_path,
         metavar="DIR",
-        help="folder for evaluation.json and detections.json (default: the run folder; none for a part of the data)",
+        help="folder for evaluation.json and detections.json (default: the run folder; none for a part of the data, or "
+        "for a published folder)",
     )
     result.add_argument(
         "--report",
@@ -127,6 +129,10 @@ def evaluate(arguments: argparse.Namespace, out: TextIO) -> None:
     else:
         path = checkpoint.named_checkpoint(path)
         checkpoint.check_early(path, arguments.overrides)
+        if arguments.store_thresholds and is_published(path):
+            raise InputError(
+                f"--store-thresholds: {path} is a published folder; store them in its checkpoint, and publish it again"
+            )
     against = arguments.against and detector(arguments.against)
 
     from retinanet.engine import evaluate_checkpoint as engine
@@ -139,7 +145,7 @@ def evaluate(arguments: argparse.Namespace, out: TextIO) -> None:
         check_report(arguments.report)
     begin_work()
     # The results of a run are those of all its validation images and classes.
-    folder = arguments.output or (None if restrictions(arguments) else run_folder_of(path))
+    folder = arguments.output or (None if restrictions(arguments) else checkpoint.default_output(path))
     part = {"images": arguments.images, "against": against}
     if cfg is not None:
         evaluated = engine.evaluate_file(cfg, path, output=folder, **part)
@@ -186,7 +192,8 @@ def evaluate(arguments: argparse.Namespace, out: TextIO) -> None:
     written = [] if folder is None else [str(folder / name) for name in files]
     if arguments.report:
         written.append(str(arguments.report))
-    line = f"written: {', '.join(written)}" if written else "not written, because only a part was scored; set --output"
+    reason = "only a part was scored" if restrictions(arguments) else "a published folder stays unchanged"
+    line = f"written: {', '.join(written)}" if written else f"not written, because {reason}; set --output"
     stored = f"\n{stored_in(path, analysis)}" if arguments.store_thresholds else ""
     print(f"\n{line}{stored}\n\n{escape_controls(analysis.finding)}")
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from retinanet.checkpoint.file import resolve_checkpoint
 from retinanet.checkpoint.save import store_thresholds
 from retinanet.config import Config
 from retinanet.data.build import load_val_data
@@ -125,7 +126,13 @@ def evaluate_model(
         if folder is not None:
             on_main(lambda: make_folder(folder))
         evaluation = evaluate_dataset(cfg, predictor.model, data, device=predictor.device)
-        source = {"checkpoint": str(checkpoint), "annotations": _annotations(cfg)}
+        source = {
+            "checkpoint": str(checkpoint),
+            "file": resolve_checkpoint(Path(checkpoint)).name,  # best.pt may lead to another file later
+            "weights": weights,
+            "overrides": [overrides] if isinstance(overrides, str) else list(overrides),
+            "annotations": _annotations(cfg),
+        }
         if evaluation is not None and folder is not None:
             write_evaluation(folder, evaluation, data, source)
         other = None if against is None else _detections_of(against, all_data, chosen, overrides)

@@ -10,6 +10,7 @@ from retinanet.checkpoint.link import follow_link
 from retinanet.checkpoint.saved import saved_checkpoints
 from retinanet.config import Config, DataSource
 from retinanet.errors import InputError
+from retinanet.interop.published_config import is_published
 
 CHECKPOINTS = "checkpoints"
 CONFIG_FILE = "config.yaml"
@@ -30,7 +31,12 @@ def is_run_folder(path: Path) -> bool:
 
 
 def run_folder_of(checkpoint: Path) -> Path:
-    """The run folder that a checkpoint is in, or its parent folder if it was moved out of a run folder."""
+    """The run folder that a checkpoint is in, or its parent folder if it was moved out of a run folder.
+
+    For a published folder, which belongs to no run, the folder itself.
+    """
+    if is_published(checkpoint):
+        return checkpoint
     return checkpoint.parent.parent if checkpoint.parent.name == CHECKPOINTS else checkpoint.parent
 
 
@@ -55,12 +61,15 @@ def find_run(path: Path) -> Path:
 
 
 def find_checkpoint(path: Path) -> Path:
-    """Find the checkpoint for a path: the file itself, or the best (otherwise the last) checkpoint of a run folder.
+    """Find the checkpoint for a path.
+
+    It is the file or the published folder itself, or the best (otherwise the last) checkpoint of a run folder.
 
     Raises:
-        InputError: there is no such file or folder, or the folder is not a run folder, or has no checkpoint.
+        InputError: there is no such file or folder, or the folder is neither a run folder nor a published one, or has
+            no checkpoint.
     """
-    if path.is_file():
+    if path.is_file() or is_published(path):
         return path
     if not path.is_dir():
         raise InputError(f"{path}: no such checkpoint; pass a run folder, or a file such as RUN/checkpoints/best.pt")

@@ -6,11 +6,12 @@ import pytest
 
 from retinanet.checkpoint.folder import CheckpointFolder
 from retinanet.checkpoint.link import PREFIX
-from retinanet.cli.checkpoint import check_early, named_checkpoint
+from retinanet.cli.checkpoint import check_early, default_output, named_checkpoint
 from retinanet.config.load import load_config
 from retinanet.engine.run_files import CHECKPOINTS, MARKER, with_paths_of_run
 from retinanet.errors import InputError
 from tests.helpers.checkpoints import filled
+from tests.helpers.published import published
 
 
 @pytest.fixture
@@ -131,3 +132,28 @@ def test_links_may_be_text_files(run, capsys):
         check_early(best, ["data.vall=[]"])
     (run / CHECKPOINTS / "step_00000002.pt").unlink()
     assert named_checkpoint(run) == last
+
+
+def test_published_folder_is_its_own_checkpoint(run, tmp_path, capsys):
+    folder = published(tmp_path / "out", filled(2))
+    assert named_checkpoint(folder) == folder and capsys.readouterr().out == ""
+    assert (default_output(folder), default_output(run / CHECKPOINTS / "best.pt")) == (None, run)
+    check_early(folder, [], has_data=False)
+    with pytest.raises(InputError, match=r"out with overrides: 1 problem\(s\) in the config\n  data\.vall: unknown"):
+        check_early(folder, ["data.vall=[]"], has_data=False)
+
+
+def test_published_folder_needs_the_path_of_the_data(run, tmp_path):
+    folder = published(tmp_path / "out", filled(2))
+    with pytest.raises(InputError, match=r"out: a published folder does not say where data is; add data\.val=PATH"):
+        check_early(folder, [])
+    with pytest.raises(InputError, match=r"gone\.json: cannot be read: No such file"):
+        check_early(folder, ["data.val=gone.json"])
+    check_early(folder, [f"data.val={tmp_path / 'project' / 'val.json'}"])
+
+
+def test_damaged_published_folder_is_reported_early(tmp_path):
+    folder = published(tmp_path / "out", filled(2))
+    (folder / "config.json").write_text("{")
+    with pytest.raises(InputError, match=r"config\.json: damaged: not valid JSON"):
+        check_early(folder, [])
