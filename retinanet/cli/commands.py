@@ -13,6 +13,7 @@ COMMANDS = {
     "train": "train a detector from a config file",
     "eval": "score a checkpoint on its validation set",
     "predict": "detect objects in images and draw them",
+    "publish": "write a folder with weights, config and model card, to share",
     "browse": "look at the images of a dataset, or at detections",
     "report": "compare runs: curves, configs and metrics",
     "convert": "convert a dataset to another annotation format",
