@@ -18,6 +18,7 @@ ROWS = [
     {"runtime", "checkpoint", "formats"},
     {"data", "detection", "evaluation", "visualization"},
     {"losses", "model", "doctor"},
+    {"interop"},
     {"inference"},
     {"report"},
     {"engine"},

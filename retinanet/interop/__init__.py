@@ -1,0 +1,1 @@
+"""Detectors of other frameworks: read their weights into ours, and write ours as theirs."""
