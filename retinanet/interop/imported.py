@@ -22,7 +22,7 @@ class ImportedDetector:
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]  # of COCO, if the classes are those of COCO; otherwise counted from 1
     state: dict[str, Tensor]  # state dict with our names
-    are_classes_named: bool = True  # False: the file has no class names, and `class_names` are "class 0", "class 1", ...
+    are_classes_named: bool = True  # False: the names are not known, and `class_names` are "class 0", "class 1", ...
 
     def checkpoint(self) -> Checkpoint:
         """The detector as an untrained checkpoint, at step 0, with all other keys of the config at their defaults."""
@@ -33,3 +33,8 @@ class ImportedDetector:
             train=TrainConfig(steps=1),
         )
         return Checkpoint(config, self.class_names, self.category_ids, 0, {"model": self.state})
+
+
+def numbered_names(num_classes: int) -> tuple[str, ...]:
+    """Names of classes whose real names are not known: "class 0", "class 1", ..."""
+    return tuple(f"class {label}" for label in range(num_classes))
