@@ -1,4 +1,4 @@
-"""Read the config of a checkpoint in milliseconds, without importing torch or loading tensors."""
+"""Recognise a checkpoint, and read its config, in milliseconds, without importing torch or loading tensors."""
 
 import json
 import pickle
@@ -21,18 +21,38 @@ def read_config(path: Path) -> Config | None:
 
     Returns None if the file cannot be read this way; `read_checkpoint` then reports the problem.
     """
+    content = _content(follow_link(path.resolve()))
     try:
-        with zipfile.ZipFile(follow_link(path.resolve())) as archive:
-            (record,) = [item for item in archive.infolist() if item.filename.endswith("/data.pkl")]
-            if record.file_size > MAX_BYTES:
-                return None
-            with archive.open(record) as file:
-                values = json.loads(_PlainUnpickler(file).load()["config"])
-        return config_from_values(values, source=f"{path}: config")
+        return config_from_values(json.loads(content["config"]), source=f"{path}: config")
     except InputError:
         raise
     except Exception:  # damaged files raise many types of exceptions
         return None
+
+
+def _content(file: Path) -> Any:
+    """What a file of `torch.save` contains, with placeholders for all but plain data; None if it cannot be read."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            (record,) = [item for item in archive.infolist() if item.filename.endswith("/data.pkl")]
+            if record.file_size > MAX_BYTES:
+                return None
+            with archive.open(record) as pickled:
+                return _PlainUnpickler(pickled).load()
+    except Exception:  # damaged files raise many types of exceptions
+        return None
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a file says that it is a checkpoint of this package, of any version, or has the checksum of one.
+
+    Other files of `torch.save`, such as state dicts, are not; nor is a checkpoint that is damaged and has no checksum.
+    """
+    file = follow_link(path.resolve())
+    if file.with_name(file.name + ".sha256").is_file():
+        return True
+    content = _content(file)
+    return isinstance(content, dict) and str(content.get("format")).startswith("retinanet checkpoint")
 
 
 class _Placeholder:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from retinanet.config.base import MAY_CHANGE_ON_RESUME, PATH, Count, CountOrZero, Positive, StrictModel
+from retinanet.config.base import MAY_CHANGE_ON_RESUME, PATH, Count, CountOrZero, NonNegative, Positive, StrictModel
 
 Norm = Literal["frozen", "batch", "sync", "group"]
 HeadNorm = Literal["none", "group"]
@@ -23,6 +23,7 @@ TorchvisionResNet = Literal[
     "resnext101_64x4d",
 ]
 ResNetName = Literal[TorchvisionResNet, "resnet10_half"]
+WITHOUT_1X1 = ("resnet18", "resnet34", "resnet10_half")  # their blocks have no 1x1 convolution except the shortcut
 
 
 class AnchorConfig(StrictModel):
@@ -61,6 +62,12 @@ class ResNetConfig(StrictModel):
     """Initial weights: imagenet, the name of torchvision weights such as IMAGENET1K_V2, a file path, or none."""
     norm: Norm = "frozen"
     """Normalisation: frozen batch norm, batch norm, batch norm synchronised across processes, or group norm."""
+    norm_eps: NonNegative = 1e-5
+    """Constant that is added to the variance in each norm. torchvision's COCO_V1 weights of `retinanet_resnet50_fpn`
+    expect 0."""
+    stride_in_1x1: bool = False
+    """Whether blocks that halve the resolution do so in their first 1x1 convolution instead of the 3x3 convolution, as
+    in the original ResNet, whose weights Detectron2 uses."""
     frozen_stages: Annotated[int, Field(ge=0, le=5)] = 2
     """Number of frozen stages, counted from the input: 2 freezes the stem and the first residual stage."""
     checkpoint_activations: Annotated[bool, MAY_CHANGE_ON_RESUME] = False
@@ -70,6 +77,12 @@ class ResNetConfig(StrictModel):
     def imagenet_weights_exist(self) -> Self:
         if self.name == "resnet10_half" and self.weights.lower().startswith("imagenet"):
             raise ValueError("resnet10_half has no ImageNet weights; set weights: none and frozen_stages: 0")
+        return self
+
+    @model_validator(mode="after")
+    def has_1x1_convolutions(self) -> Self:
+        if self.stride_in_1x1 and self.name in WITHOUT_1X1:
+            raise ValueError(f"stride_in_1x1 is set, but {self.name} has no 1x1 convolutions; set it to false")
         return self
 
     @model_validator(mode="after")
@@ -101,6 +114,9 @@ class ModelConfig(StrictModel):
     head_norm: HeadNorm = "none"
     """Normalisation after each of the `head_convs` convolutions. The statistics of group norm include the padding, as
     in torchvision: scores depend on the padded shape, not only on the image."""
+    head_conv_bias: bool = True
+    """Whether the convolutions before the norms of `head_norm` have biases; false for the weights of torchvision's
+    `retinanet_resnet50_fpn_v2`."""
     prior: Annotated[float, Field(gt=0, lt=1)] = 0.01
     """Initial probability of each class at every anchor; with softmax, their total over all classes."""
     class_precision: ClassPrecision = "network"
@@ -123,6 +139,12 @@ class ModelConfig(StrictModel):
         # Group norm has 32 groups, each with at least 2 channels: with one, the variance on a 1x1 level is zero.
         if self.head_norm == "group" and (self.channels % 32 or self.channels < 64):
             raise ValueError(f"head_norm is group and channels is {self.channels}; set a multiple of 32, at least 64")
+        return self
+
+    @model_validator(mode="after")
+    def norms_replace_the_biases(self) -> Self:
+        if not self.head_conv_bias and self.head_norm == "none":
+            raise ValueError("head_conv_bias is false and head_norm is none; set head_conv_bias: true, or head_norm")
         return self
 
     @property

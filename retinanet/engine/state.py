@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from retinanet.checkpoint.file import Checkpoint, read_checkpoint
+from retinanet.checkpoint.file import Checkpoint
 from retinanet.config import Config
 from retinanet.data.build import build_uses
 from retinanet.data.fingerprint import fingerprint
@@ -21,6 +21,7 @@ from retinanet.engine.nonfinite.guard import NonFiniteGuard
 from retinanet.engine.optimizer import build_optimizer, restore_optimizer
 from retinanet.engine.schedule import build_schedule
 from retinanet.formats.dataset import Dataset
+from retinanet.interop.initial_weights import read_initial_weights
 from retinanet.model.finetune import load_for_finetuning
 from retinanet.model.retinanet import RetinaNet, build_model, build_model_for_training
 from retinanet.runtime.device import memory_format_for
@@ -172,9 +173,9 @@ def build_state(
     else:
         model = build_model_for_training(cfg.model, len(train_data.class_names))
     if cfg.train.init_from and not resume_from:
-        source = cfg.train.init_from
-        not_loaded = load_for_finetuning(model, read_checkpoint(source), train_data.class_names, source=source)
-        log.info("weights from %s%s", source, "".join(f"\n  {line}" for line in not_loaded))
+        weights = read_initial_weights(cfg.train.init_from)
+        loaded = load_for_finetuning(model, cfg.model, weights, train_data.class_names)
+        log.info("weights from %s\n%s", weights.source, loaded)
     if cfg.model.backbone.norm == "sync" and device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     model.to(device=device, memory_format=memory_format_for(device, dtype)).train()

@@ -56,6 +56,8 @@ def build_backbone(cfg: BackboneConfig) -> Backbone:
             return ResNet(
                 cfg.name,
                 norm=cfg.norm,
+                norm_eps=cfg.norm_eps,
+                stride_in_1x1=cfg.stride_in_1x1,
                 frozen_stages=cfg.frozen_stages,
                 checkpoint_activations=cfg.checkpoint_activations,
             )

@@ -1,13 +1,17 @@
 """Fine-tuning: load the weights of a trained detector into one with different classes or anchors."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from retinanet.checkpoint.file import Checkpoint
+from retinanet.config import ModelConfig
 from retinanet.detection.anchors import AnchorGenerator
 from retinanet.errors import InputError
+from retinanet.model.class_match import ClassMatch, copy_rows, match_by_name, match_by_position
+from retinanet.model.fitting import check_fits
 from retinanet.model.retinanet import RetinaNet
 
 # Relative tolerance: larger than the change that "rounding: torchvision" makes to the smallest anchors, smaller than
@@ -16,85 +20,103 @@ SHAPE_TOLERANCE = 0.05
 COUNTER = "num_batches_tracked"  # buffer of batch norm that frozen batch norm does not have
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainedWeights:
+    """Weights of a trained detector, and what is known about it."""
+
+    source: str  # name of the weights for messages
+    state: dict[str, Tensor]
+    model: ModelConfig | None  # None: not known, and assumed to fit
+    class_names: tuple[str, ...] | None  # None: not known
+    has_background_slot: bool = False  # whether label 0 may be unused, for background, as is usual in torchvision
+
+
+class LoadedWeights(NamedTuple):
+    """What `load_for_finetuning` has done, as text."""
+
+    taken: str
+    reinitialised: str
+    left_over: str
+
+    def __str__(self) -> str:
+        return f"  taken: {self.taken}\n  re-initialised: {self.reinitialised}\n  left over: {self.left_over}"
+
+
 def load_for_finetuning(
-    model: RetinaNet, checkpoint: Checkpoint, class_names: Sequence[str], *, source: str
-) -> list[str]:
+    model: RetinaNet, cfg: ModelConfig, trained: TrainedWeights, class_names: Sequence[str]
+) -> LoadedWeights:
     """Load all weights that have the same meaning in both detectors.
 
-    The last convolution of the class subnet has one row for each pair (anchor of a cell, class). Rows
-    are loaded for classes that both detectors have, and for background if both have a background logit; other rows keep
-    their initial values. If only one detector has a background logit, the whole layer keeps its initial values. If
-    anchors differ in shape or order, the last convolutions of both subnets keep their initial values. Anchor sizes may
-    differ, because box deltas are relative to them.
+    The last convolution of the class subnet has one row for each pair (anchor of a cell, class). Rows are loaded for
+    classes that both detectors have, and for background if both have a background logit; other rows keep their initial
+    values. Classes are matched by name or, if the trained detector does not name its classes, by position if there are
+    equally many. If only one detector has a background logit, the whole layer keeps its initial values. If anchors
+    differ in shape or order, the last convolutions of both subnets keep their initial values. Anchor sizes may differ,
+    because box deltas are relative to them.
 
     Args:
         model: model to load into; changed in place, or left unchanged if an error is raised.
-        checkpoint: checkpoint to load from; its averaged weights are used if it has any.
+        cfg: config of the model.
+        trained: weights to load.
         class_names: class names of the model.
-        source: name of the checkpoint for messages.
-
-    Returns:
-        One message for each layer that was not fully loaded; empty if all were.
 
     Raises:
-        InputError: any other tensor is missing, unexpected, or has a different shape.
+        InputError: the config must be changed to fit the weights, or a tensor is missing, unexpected, or has a
+            different shape.
     """
-    state, trained = checkpoint.weights(), checkpoint.config.model
-    trained_names, class_names = list(checkpoint.class_names), list(class_names)
+    source, background = trained.source, model.head.background_logit
+    if trained.model is not None:
+        check_fits(cfg, trained.model, source)
+    old = trained.model or cfg
+    # Scalars are counters, such as the number of averaged models.
+    state = {name: value for name, value in trained.state.items() if value.ndim or name.endswith(COUNTER)}
+    initial = model.state_dict()
     class_layer = f"head.class_subnet.{len(model.head.class_subnet) - 1}"
     box_layer = f"head.box_subnet.{len(model.head.box_subnet) - 1}"
-    initial = model.state_dict()
-    same_anchors = _same_shapes(model.anchors, AnchorGenerator(**trained.anchors.model_dump()))
-    same_background = trained.has_background_logit == model.head.background_logit
     class_rows, box_rows = ([f"{layer}.weight", f"{layer}.bias"] for layer in (class_layer, box_layer))
-    if not same_anchors:
-        may_differ = [*class_rows, *box_rows]
+    old_anchors = AnchorGenerator(**old.anchors.model_dump())
+    same_anchors = _same_shapes(model.anchors, old_anchors)
+    _check(state, initial, source, class_rows if same_anchors else [*class_rows, *box_rows])
+    num_trained = len(state[class_rows[1]]) // old_anchors.num_per_cell - old.has_background_logit
+    if trained.class_names is not None:
+        match: ClassMatch | None = match_by_name(class_names, trained.class_names)
     else:
-        may_differ = class_rows if trained_names != class_names or not same_background else []
-    _check(state, initial, source, may_differ)
+        match = match_by_position(class_names, num_trained, has_background_slot=trained.has_background_slot)
 
-    loaded, messages = dict(state), []
+    how, new, left = "", [], [name for name in trained.state if name not in state]
+    kept: list[str] = []  # names of tensors that keep their initial values
+    copied: list[str] = []  # names of tensors of which only some rows are loaded
     if not same_anchors:
-        messages = [f"{layer}: not loaded because the anchors are different" for layer in (class_layer, box_layer)]
-        loaded |= {name: initial[name] for name in may_differ}
-    elif not same_background:
-        change = "added" if model.head.background_logit else "removed"
-        messages = [f"{class_layer}: not loaded because the background logit was {change}"]
-        loaded |= {name: initial[name] for name in may_differ}
-    elif trained_names != class_names:
-        for name in class_rows:
-            loaded[name] = _rows_by_name(
-                state[name], initial[name], trained_names, class_names, background=model.head.background_logit
-            )
-        shared = [name for name in class_names if name in trained_names]
-        new = [name for name in class_names if name not in trained_names]
-        dropped = [name for name in trained_names if name not in class_names]
-        if new or dropped:
-            messages = [
-                f"{class_layer}: loaded {_count(shared)} by name; new: {_count(new)}; dropped from {source}: "
-                f"{_count(dropped)}"
-            ]
+        kept = [*class_rows, *box_rows]
+        new.append(f"{class_layer} and {box_layer}, because the anchors are different")
+    elif old.has_background_logit != background:
+        kept = class_rows
+        new.append(f"{class_layer}, because the background logit was {'added' if background else 'removed'}")
+    elif match is None:
+        kept = class_rows
+        new.append(
+            f"{class_layer}, because the weights have {num_trained} classes without names, not {len(class_names)}"
+        )
+    elif match.is_complete:
+        how = "" if trained.class_names is not None else f", the classes {match.how}"
+    else:
+        copied = class_rows
+        how = f", and {_count(match.shared)} {match.how} in {class_layer}"
+        new += [f"{_count(match.new)} in {class_layer}"] if match.new else []
+        left += [_count(match.dropped)] if match.dropped else []
+
+    loaded = {name: initial[name] if name in kept else value for name, value in state.items() if name in initial}
+    for name in copied:
+        assert match is not None
+        loaded[name] = copy_rows(
+            state[name], initial[name], match, num_trained, len(class_names), background=background
+        )
     counters = {name: value for name, value in initial.items() if name.endswith(COUNTER)}
-    model.load_state_dict(counters | {name: value for name, value in loaded.items() if name in initial})
-    return messages
-
-
-def _rows_by_name(
-    trained: Tensor, initial: Tensor, trained_names: list[str], class_names: list[str], *, background: bool
-) -> Tensor:
-    """Copy the rows of shared classes, and of background, into a copy of the initial weight or bias.
-
-    Rows are ordered by (anchor in the cell, class), with the class varying fastest; background is the last class.
-    """
-    shared = [name for name in class_names if name in trained_names]
-    rows = [class_names.index(name) for name in shared] + [len(class_names)] * background
-    trained_rows = [trained_names.index(name) for name in shared] + [len(trained_names)] * background
-    row_indices, trained_indices = (
-        torch.tensor(indices, dtype=torch.int64, device=initial.device) for indices in (rows, trained_rows)
-    )
-    new = initial.unflatten(0, (-1, len(class_names) + background)).clone()
-    old = trained.to(new).unflatten(0, (-1, len(trained_names) + background))
-    return new.index_copy(1, row_indices, old.index_select(1, trained_indices)).flatten(0, 1)
+    model.load_state_dict(counters | loaded)
+    total = len(initial) - len(counters)
+    num_taken = total - len(kept) - len(copied)
+    taken = f"all {total} tensors" if num_taken == total else f"{num_taken} of {total} tensors"
+    return LoadedWeights(taken + how, "; ".join(new) or "nothing", "; ".join(left) or "nothing")
 
 
 def _same_shapes(one: AnchorGenerator, other: AnchorGenerator) -> bool:
@@ -121,7 +143,7 @@ def _check(state: dict[str, Tensor], expected: dict[str, Tensor], source: str, m
         raise InputError(
             f"{source}: the network differs from this model: {_listed('missing', missing)}, "
             f"{_listed('unknown', unknown)}, {_listed('with a different shape', misshapen)}; only classes and anchors "
-            "may differ; match model.* to the checkpoint's config, or remove train.init_from"
+            "may differ; match model.* to the network of these weights, or remove train.init_from"
         )
 
 
@@ -130,6 +152,6 @@ def _listed(kind: str, names: list[str]) -> str:
     return f"{len(names)} {kind}" + (f" ({shown})" if names else "")
 
 
-def _count(names: list[str]) -> str:
+def _count(names: Sequence[str]) -> str:
     noun = "class" if len(names) == 1 else "classes"
     return f"{len(names)} {noun}" + (f" ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})" if names else "")

@@ -18,6 +18,7 @@ class RetinaNetHead(nn.Module):
         num_classes: number of classes K, without background.
         num_convs: number of 3x3 convolutions before the last one in each subnet.
         norm: normalisation after each of these convolutions; the paper uses none.
+        conv_bias: whether these convolutions have biases.
         prior: initial probability of each class at every anchor; with softmax, of all classes together. It keeps the
             many background anchors from making the first steps diverge (section 4.1, "Initialization").
         class_precision: precision of the last convolution of the class subnet: that of the network, or "fp32", which
@@ -33,6 +34,7 @@ class RetinaNetHead(nn.Module):
         num_classes: int,
         num_convs: int = 4,
         norm: HeadNorm = "none",
+        conv_bias: bool = True,
         prior: float = 0.01,
         class_precision: ClassPrecision = "network",
         background_logit: bool = False,
@@ -42,8 +44,8 @@ class RetinaNetHead(nn.Module):
         self.background_logit = background_logit
         self.num_logits = num_classes + background_logit
         last = Float32Conv2d if class_precision == "fp32" else nn.Conv2d
-        self.class_subnet = subnet(channels, num_convs, num_anchors * self.num_logits, norm, last)
-        self.box_subnet = subnet(channels, num_convs, num_anchors * 4, norm)
+        self.class_subnet = subnet(channels, num_convs, num_anchors * self.num_logits, norm, last, conv_bias=conv_bias)
+        self.box_subnet = subnet(channels, num_convs, num_anchors * 4, norm, conv_bias=conv_bias)
         bias = self.class_subnet[-1].bias
         assert isinstance(bias, nn.Parameter)
         if background_logit:
@@ -77,12 +79,18 @@ class Float32Conv2d(nn.Conv2d):
 
 
 def subnet(
-    channels: int, num_convs: int, out_channels: int, norm: HeadNorm, last: type[nn.Conv2d] = nn.Conv2d
+    channels: int,
+    num_convs: int,
+    out_channels: int,
+    norm: HeadNorm,
+    last: type[nn.Conv2d] = nn.Conv2d,
+    *,
+    conv_bias: bool = True,
 ) -> nn.Sequential:
     """Build the convolutions of one subnet, the last of type `last`, and initialise them as in the paper."""
     layers: list[nn.Module] = []
     for _ in range(num_convs):
-        layers.append(nn.Conv2d(channels, channels, 3, padding=1))
+        layers.append(nn.Conv2d(channels, channels, 3, padding=1, bias=conv_bias))
         if norm == "group":
             layers.append(norm_layer("group")(channels))
         layers.append(nn.ReLU(inplace=True))
@@ -90,8 +98,8 @@ def subnet(
     for layer in layers:
         if isinstance(layer, nn.Conv2d):
             nn.init.normal_(layer.weight, std=0.01)
-            assert layer.bias is not None
-            nn.init.zeros_(layer.bias)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
     return nn.Sequential(*layers)
 
 

@@ -14,20 +14,21 @@ from retinanet.config.model import Norm
 from retinanet.runtime.distributed import world_size
 
 GROUPS = 32
+EPS = 1e-5  # torch's default
 SLOW_BFLOAT16_POSITIONS = 1024  # torch uses another kernel for feature maps with at least this many positions
 
 
-def norm_layer(norm: Norm) -> Callable[[int], nn.Module]:
-    """Return a function that builds the named layer for a given number of channels."""
+def norm_layer(norm: Norm, eps: float = EPS) -> Callable[[int], nn.Module]:
+    """Return a function that builds the named layer for a given number of channels; `eps` is added to the variance."""
     match norm:
         case "frozen":
-            return FrozenBatchNorm2d
+            return partial(FrozenBatchNorm2d, eps=eps)
         case "batch":
-            return nn.BatchNorm2d
+            return partial(nn.BatchNorm2d, eps=eps)
         case "sync":
-            return SyncBatchNorm
+            return partial(SyncBatchNorm, eps=eps)
         case "group":
-            return partial(GroupNorm, GROUPS)
+            return partial(GroupNorm, GROUPS, eps=eps)
 
 
 class GroupNorm(nn.GroupNorm):

@@ -1,14 +1,19 @@
-"""Pretrained ImageNet weights for the backbone: download by name, or load from a file."""
+"""Pretrained ImageNet weights for the backbone, by name or from a file, and downloads of torchvision's weights."""
 
+import re
 import sys
 from pathlib import Path
 
 import torch
 import torchvision
 from torch import Tensor, nn
+from torchvision.models import WeightsEnum
 
+from retinanet.checkpoint.file import file_checksum
 from retinanet.errors import InputError
 from retinanet.runtime.console import is_terminal
+
+HASH_IN_NAME = re.compile(r"-([a-f0-9]{8,})\.pth$")  # as torch.hub writes it
 
 
 def load_torchvision_weights(backbone: nn.Module, name: str, weights: str) -> None:
@@ -44,23 +49,52 @@ def load_torchvision_weights(backbone: nn.Module, name: str, weights: str) -> No
 
 
 def _download(name: str, weights: str) -> tuple[dict[str, Tensor], str]:
-    """Return the state dict and URL of torchvision's weights, from torchvision's cache if available."""
     known = torchvision.models.get_model_weights(name)
     member = "DEFAULT" if weights == "imagenet" else weights
     if member not in known.__members__:
         names = ", ".join(["imagenet", *(key for key in known.__members__ if key != "DEFAULT")])
         raise InputError(f"model.backbone.weights: {name} has no weights named {weights}; expected one of {names}")
-    url = known[member].url
+    what, advice = (
+        f"model.backbone.weights: could not download {weights} for {name}",
+        "model.backbone.weights=PATH, or train from scratch with model.backbone.weights=none "
+        "model.backbone.frozen_stages=0 model.backbone.norm=batch",
+    )
+    return download_torchvision_weights(known[member], what=what, advice=advice), known[member].url
+
+
+def download_torchvision_weights(weights: WeightsEnum, *, what: str, advice: str) -> dict[str, Tensor]:
+    """Return the state dict of torchvision's weights, from torchvision's cache if available.
+
+    The hash in the file name is checked after a download, and for a file that was in the cache.
+
+    Args:
+        what: start of the error message: the key and what could not be downloaded.
+        advice: settings that avoid the download.
+
+    Raises:
+        InputError: the download failed, or the file in the cache is damaged.
+    """
+    url = weights.url
     target = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
     try:
-        return dict(known[member].get_state_dict(progress=is_terminal(sys.stderr), check_hash=True)), url
+        _check_hash(target)
+        return dict(weights.get_state_dict(progress=is_terminal(sys.stderr), check_hash=True, weights_only=True))
     except Exception as error:  # network, disk, hash mismatch, damaged cached file: each raises a different type
         raise InputError(
-            f"model.backbone.weights: could not download {weights} for {name} from {url} to {target}, or the file "
-            f"there is damaged: {_reason(error)}; copy the file there yourself, set "
-            "model.backbone.weights=PATH, or train from scratch with model.backbone.weights=none "
-            "model.backbone.frozen_stages=0 model.backbone.norm=batch"
+            f"{what} from {url} to {target}, or the file there is damaged: {_reason(error)}; copy the file there "
+            f"yourself, set {advice}"
         ) from None
+
+
+def _check_hash(file: Path) -> None:
+    """Check a file in the cache, if it exists, against the start of its SHA-256 checksum in its name.
+
+    Raises:
+        ValueError: the checksum differs.
+    """
+    expected = HASH_IN_NAME.search(file.name)
+    if expected and file.is_file() and not file_checksum(file).startswith(expected[1]):
+        raise ValueError(f"invalid hash value: expected {expected[1]}")
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from retinanet.config.model import Norm
 from retinanet.model.folded_conv import conv_norm
-from retinanet.model.norm import norm_layer
+from retinanet.model.norm import EPS, norm_layer
 from retinanet.model.pretrained import load_torchvision_weights
 from retinanet.model.small_resnet import small_resnet
 
@@ -30,6 +30,9 @@ class ResNet(nn.Module):
             small network defined in this package.
         norm: "frozen" keeps the statistics of the pretrained weights and has no trainable parameters; "batch", "sync"
             and "group" are trained.
+        norm_eps: constant that is added to the variance in each norm.
+        stride_in_1x1: blocks that halve the resolution do so in their first convolution, 1x1, instead of the second,
+            3x3. Only for networks of `Bottleneck` blocks.
         frozen_stages: number of leading stages that are never updated: 1 freezes the stem, 2 the stem and `layer1`, and
             so on up to 5 for all.
         checkpoint_activations: save only the input of each residual block, and recompute the block in the backward
@@ -38,17 +41,29 @@ class ResNet(nn.Module):
 
     strides = (8, 16, 32)
 
-    def __init__(self, name: str, *, norm: Norm, frozen_stages: int, checkpoint_activations: bool = False):
+    def __init__(
+        self,
+        name: str,
+        *,
+        norm: Norm,
+        frozen_stages: int,
+        norm_eps: float = EPS,
+        stride_in_1x1: bool = False,
+        checkpoint_activations: bool = False,
+    ):
         super().__init__()
         self.name = name
         self.checkpoint_activations = checkpoint_activations
         full: Any
         if name == "resnet10_half":
-            full = small_resnet(norm_layer(norm))
+            full = small_resnet(norm_layer(norm, norm_eps))
         else:
-            full = getattr(torchvision.models, name)(weights=None, norm_layer=norm_layer(norm))
+            full = getattr(torchvision.models, name)(weights=None, norm_layer=norm_layer(norm, norm_eps))
         self.conv1, self.bn1, self.maxpool = full.conv1, full.bn1, full.maxpool
         self.layer1, self.layer2, self.layer3, self.layer4 = full.layer1, full.layer2, full.layer3, full.layer4
+        if stride_in_1x1:
+            for stage in (self.layer2, self.layer3, self.layer4):
+                move_stride_to_1x1(stage[0])
         self.out_channels = tuple(_out_channels(stage[-1]) for stage in (self.layer2, self.layer3, self.layer4))
         stages = [nn.ModuleList([self.conv1, self.bn1]), self.layer1, self.layer2, self.layer3, self.layer4]
         self._frozen = stages[:frozen_stages]  # a plain list: the modules are registered above
@@ -94,6 +109,11 @@ class ResNet(nn.Module):
         """Memory format of the weights: `torch.channels_last` or `torch.contiguous_format`."""
         is_last = self.conv1.weight.is_contiguous(memory_format=torch.channels_last)
         return torch.channels_last if is_last else torch.contiguous_format
+
+
+def move_stride_to_1x1(block: Bottleneck) -> None:
+    """Move the stride of a block from its 3x3 convolution to the 1x1 convolution before it."""
+    block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
 
 
 def residual(x: Tensor, block: BasicBlock | Bottleneck) -> Tensor:

@@ -105,6 +105,7 @@ def build_model(cfg: ModelConfig, num_classes: int) -> RetinaNet:
         num_classes=num_classes,
         num_convs=cfg.head_convs,
         norm=cfg.head_norm,
+        conv_bias=cfg.head_conv_bias,
         prior=cfg.prior,
         class_precision=cfg.class_precision,
         background_logit=cfg.has_background_logit,

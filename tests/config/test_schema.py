@@ -72,6 +72,8 @@ def test_exactly_one_of_epochs_and_steps_is_required(values, message):
     [
         (ResNetConfig, {"weights": "none"}, "weights is none and frozen_stages is 2"),
         (ResNetConfig, {"name": "resnet10_half"}, "resnet10_half has no ImageNet weights; set weights: none"),
+        (ResNetConfig, {"name": "resnet34", "stride_in_1x1": True}, "resnet34 has no 1x1 convolutions; set it to false"),
+        (ModelConfig, {"head_conv_bias": False}, "head_norm is none; set head_conv_bias: true, or head_norm"),
         (ModelConfig, {"head_norm": "group", "channels": 100}, "channels is 100; set a multiple of 32"),
         (AnchorConfig, {"sizes": [32, 64]}, "5 strides but 2 sizes"),
         (AnchorConfig, {"strides": [4, 8], "sizes": [32, 64]}, r"the pyramid P3 to P7 has \(8, 16, 32, 64, 128\)"),
@@ -104,6 +106,7 @@ def test_contradictory_values_are_refused_by_name(model, values, message):
     [
         (ResNetConfig, {"weights": "none", "frozen_stages": 0}),
         (ModelConfig, {"head_norm": "group", "channels": 96}),
+        (ModelConfig, {"head_norm": "group", "head_conv_bias": False}),
         (ResizeConfig, {"shorter": 800, "longer": 800}),
         (ScaleJitterTransform, {"min": 1.0, "max": 1.0}),
         (IoUAssignmentConfig, {"fg_iou": 0.4}),

@@ -29,6 +29,13 @@ def test_outputs_have_one_row_per_anchor(norm, num_convs):
     assert [tuple(level.shape) for level in box_deltas] == [(2, count, 4) for count in counts]
 
 
+def test_convolutions_before_norms_may_have_no_bias():
+    """The last convolution of each subnet, which no norm follows, always has one."""
+    head = head_of(norm="group", conv_bias=False, num_convs=2)
+    has_bias = [layer.bias is not None for layer in head.modules() if isinstance(layer, nn.Conv2d)]
+    assert has_bias == [False, False, True] * 2
+
+
 def test_rows_are_in_the_order_of_the_anchors():
     """The order is (y, x, anchor), as in `AnchorGenerator`."""
     head = head_of(num_convs=0)

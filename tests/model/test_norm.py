@@ -104,3 +104,14 @@ def test_group_norm_equals_torchs_in_float32_rounded_once(dtype, size):
 def test_group_norm_accepts_weights_in_bfloat16():
     norm = GroupNorm(32, 64).to(torch.bfloat16)
     assert norm(torch.randn(2, 64, 5, 6, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("norm", ["frozen", "batch", "sync", "group"])
+def test_eps_is_added_to_the_variance(norm):
+    """An input with variance 5 and eps 4 is divided by 3."""
+    layer = norm_layer(norm, 4.0)(32 if norm == "group" else 1).eval()
+    if norm != "group":
+        layer.running_var.fill_(5.0)
+    x = torch.tensor([-1.0, 1.0, -1.0, 1.0]) * 5**0.5  # mean 0 and variance 5
+    x = x.view(1, 1, 2, 2).expand(1, 32 if norm == "group" else 1, 2, 2)
+    assert_close(layer(x), x / 3)

@@ -7,7 +7,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from retinanet.model.norm import GroupNorm, SyncBatchNorm
-from retinanet.model.resnet import ResNet
+from retinanet.model.resnet import ResNet, residual
 from tests.helpers.backbones import (
     IMAGES,
     by_torchvision,
@@ -70,6 +70,24 @@ def test_features_have_the_declared_channels_and_strides(name, channels):
     assert [tuple(feature.shape) for feature in features] == [
         (2, count, 96 // stride, 160 // stride) for count, stride in zip(channels, (8, 16, 32), strict=True)
     ]
+
+
+@pytest.mark.parametrize("stride_in_1x1", [False, True])
+def test_stride_in_the_1x1_convolution_skips_every_other_pixel(stride_in_1x1):
+    """The original block reads only pixels with even coordinates; a 3x3 convolution with stride 2 reads all of them."""
+    torch.manual_seed(0)
+    backbone = ResNet("resnet50", norm="frozen", frozen_stages=0, stride_in_1x1=stride_in_1x1)
+    x = torch.randn(1, 256, 6, 8)
+    odd = x.clone()
+    odd[..., 1::2, :] += 1
+    odd[..., :, 1::2] += 1
+    with torch.no_grad():
+        out, changed = residual(x, backbone.layer2[0]), residual(odd, backbone.layer2[0])
+    assert out.shape == (1, 512, 3, 4)
+    assert torch.equal(out, changed) == stride_in_1x1
+    strides = [(block.conv1.stride, block.conv2.stride) for block in backbone.layer2[:2]]
+    first = [(2, 2), (1, 1)] if stride_in_1x1 else [(1, 1), (2, 2)]
+    assert strides == [tuple(first), ((1, 1), (1, 1))]
 
 
 def test_features_equal_those_of_torchvision_with_the_same_weights(imagenet_state, imagenet_file):
