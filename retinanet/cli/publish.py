@@ -10,7 +10,14 @@ from retinanet.cli.arguments import CommandParser, output_path
 from retinanet.cli.checkpoint import named_checkpoint
 from retinanet.cli.interrupts import begin_work
 from retinanet.cli.process import exit_code
-from retinanet.interop.published_config import CARD_FILE, WEIGHTS_FILE, check_publishable, is_published
+from retinanet.interop.published_config import (
+    CARD_FILE,
+    EXPORT_SUFFIXES,
+    WEIGHTS_FILE,
+    check_export_file,
+    check_publishable,
+    is_published,
+)
 from retinanet.runtime.console import escape_controls, format_bytes
 
 if TYPE_CHECKING:
@@ -22,15 +29,22 @@ def parser() -> CommandParser:
         prog="retinanet publish",
         description=__doc__,
         epilog="examples: retinanet publish runs/cells --output published/cells --license apache-2.0; "
-        "retinanet publish published/cells --upload my-lab/cells",
+        "retinanet publish published/cells --upload my-lab/cells; "
+        "retinanet publish runs/cells --to torchvision --output cells.pth",
     )
     result.add_argument(
         "checkpoint",
         type=Path,
-        help="checkpoint, or run folder (its best checkpoint if there is one, otherwise its last); with --upload, also "
-        "a published folder",
+        help="checkpoint, or run folder (its best checkpoint if there is one, otherwise its last); with --upload "
+        "or --to, also a published folder",
     )
-    result.add_argument("--output", type=output_path, metavar="DIR", help="folder to write")
+    result.add_argument("--output", type=output_path, metavar="DIR", help="folder to write; with --to, the file")
+    result.add_argument(
+        "--to",
+        choices=tuple(EXPORT_SUFFIXES),
+        metavar="FRAMEWORK",
+        help=f"write only a file of weights for {' or '.join(EXPORT_SUFFIXES)}",
+    )
     result.add_argument("--license", type=license_id, metavar="ID", help="licence of the weights, such as apache-2.0")
     result.add_argument(
         "--dataset",
@@ -66,7 +80,11 @@ def parsed(argv: list[str]) -> argparse.Namespace:
     arguments = own_parser.parse(argv)
     if arguments.public and not arguments.upload:
         own_parser.error("--public has no effect without --upload", "add --upload OWNER/NAME")
-    if is_published(arguments.checkpoint):
+    if arguments.to:
+        given = [name for name in ("license", "dataset", "overwrite", "upload") if getattr(arguments, name)]
+        if given:
+            own_parser.error(f"--{given[0]} does not apply to a file of weights", f"omit it, or --to {arguments.to}")
+    elif is_published(arguments.checkpoint):
         if not arguments.upload:
             own_parser.error(f"{arguments.checkpoint} is published already", "add --upload OWNER/NAME to upload it")
         given = [name for name in ("output", "license", "dataset", "overwrite") if getattr(arguments, name)]
@@ -74,12 +92,16 @@ def parsed(argv: list[str]) -> argparse.Namespace:
             own_parser.error(
                 f"--{given[0]} does not apply to a published folder", f"edit its {CARD_FILE}, or pass its checkpoint"
             )
-    elif not arguments.output:
-        own_parser.error("--output is missing", "add --output DIR, the folder to write")
+    if not arguments.output and (arguments.to or not is_published(arguments.checkpoint)):
+        written = "FILE, the file" if arguments.to else "DIR, the folder"
+        own_parser.error("--output is missing", f"add --output {written} to write")
     return arguments
 
 
 def run(arguments: argparse.Namespace) -> None:
+    if arguments.to:
+        export(arguments)
+        return
     folder = arguments.checkpoint if is_published(arguments.checkpoint) else arguments.output
     if arguments.upload:
         from retinanet.interop.hub import check_uploadable
@@ -93,6 +115,20 @@ def run(arguments: argparse.Namespace) -> None:
         begin_work()
         address = upload(folder, arguments.upload, public=arguments.public)
         print(f"uploaded: {address}")
+
+
+def export(arguments: argparse.Namespace) -> None:
+    """Write a file of weights for another framework."""
+    path = named_checkpoint(arguments.checkpoint)
+    check_export_file(arguments.output, arguments.to)
+
+    from retinanet.interop.export_file import write_export
+    from retinanet.interop.published import read_model
+
+    begin_work()
+    write_export(arguments.output, read_model(path), arguments.to)
+    print(f"written: {arguments.output} ({format_bytes(arguments.output.stat().st_size)})")
+    print("note: the file contains only weights; anchors, image sizes and thresholds are settings of the other program")
 
 
 def publish(arguments: argparse.Namespace) -> None:

@@ -27,8 +27,8 @@ from retinanet.errors import InputError
 from retinanet.formats.images.reader import read_image
 from retinanet.inference.network import inference_model, warm_up
 from retinanet.inference.thresholds import above_thresholds, completed
-from retinanet.interop.hub import download, is_hub_id
-from retinanet.interop.published import read_model, read_published
+from retinanet.interop.pretrained import read_pretrained
+from retinanet.interop.published import read_model
 from retinanet.interop.published_config import is_published
 from retinanet.model.retinanet import RetinaNet, build_model
 from retinanet.runtime.device import resolve_device, resolve_precision
@@ -111,23 +111,20 @@ class Predictor:
         revision: str | None = None,
         use_thresholds: bool = True,
     ) -> "Predictor":
-        """Load a detector that others have published. Never executes code from it.
+        """Load a detector that others have trained. Never executes code from it.
 
         Args:
-            source: a published folder, or the id of one on the Hugging Face Hub, such as `my-lab/cells`. An existing
-                folder takes precedence over an id.
+            source: a published folder, the id of one on the Hugging Face Hub, such as `my-lab/cells`, or a detector of
+                another framework, such as `torchvision:retinanet_resnet50_fpn_v2` or the path of a file of weights. An
+                existing path takes precedence over an id.
             overrides, use_thresholds: see `from_checkpoint`.
             revision: branch, tag or commit on the hub; None: the default branch.
 
         Raises:
-            InputError: the folder is damaged, the download failed, or an override does not fit the model.
+            InputError: a file is damaged, the download failed, or an override does not fit the model.
         """
-        folder = Path(source)
-        if is_hub_id(str(source)) and not folder.exists():
-            folder = download(str(source), revision=revision)
-        elif revision is not None:
-            raise InputError(f"{source}: revision is {revision!r}, but this is not an id on a hub; omit revision")
-        return cls._of(read_published(folder), source, overrides, weights=None, use_thresholds=use_thresholds)
+        checkpoint = read_pretrained(source, revision=revision)
+        return cls._of(checkpoint, source, overrides, weights=None, use_thresholds=use_thresholds)
 
     @classmethod
     def _of(

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from retinanet.checkpoint.file import read_checkpoint
 from retinanet.checkpoint.header import is_checkpoint
 from retinanet.errors import InputError
 from retinanet.interop.detector import detector_in, is_named, read_detector, weight_file_in
 from retinanet.interop.imported import ImportedDetector
+from retinanet.interop.published import read_model
+from retinanet.interop.published_config import is_published
 from retinanet.interop.state_dicts import is_ours
 from retinanet.interop.weight_files import read_weight_file
 from retinanet.model.finetune import TrainedWeights
@@ -16,7 +17,8 @@ def read_initial_weights(source: str) -> TrainedWeights:
     """Read the weights of a trained detector.
 
     Args:
-        source: a checkpoint, a file with a state dict of our `RetinaNet`, or what `read_detector` accepts.
+        source: a checkpoint, a published folder, a file with a state dict of our `RetinaNet`, or what `read_detector`
+            accepts.
 
     Raises:
         InputError: the file cannot be read or contains no detector, or a download failed.
@@ -26,8 +28,8 @@ def read_initial_weights(source: str) -> TrainedWeights:
     path = weight_file_in(Path(source))
     if not path.exists():
         raise InputError(f"train.init_from: {source} does not exist; set it to a checkpoint or a file of weights")
-    if is_checkpoint(path):
-        checkpoint = read_checkpoint(path)
+    if is_checkpoint(path) or is_published(Path(source)):
+        checkpoint = read_model(source)
         return TrainedWeights(
             source=source,
             state=checkpoint.weights(),

@@ -17,6 +17,7 @@ FORMAT = "retinanet model 1"
 FORMAT_FAMILY = "retinanet model "
 WEIGHTS_FILE, CONFIG_FILE, CARD_FILE = "model.safetensors", "config.json", "README.md"
 FILES = (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE)
+EXPORT_SUFFIXES = {"torchvision": (".pth",), "detectron2": (".pkl", ".pth")}  # of the files for other frameworks
 MAX_BYTES = 10_000_000  # maximum size of `config.json`
 
 
@@ -52,8 +53,17 @@ class PublishedConfig(StrictModel):
 
 
 def is_published(path: Path) -> bool:
-    """Whether a path is a folder like those that `retinanet publish` writes, possibly incomplete or damaged."""
-    return any((path / name).is_file() for name in (CONFIG_FILE, WEIGHTS_FILE))
+    """Whether a path is a folder that `retinanet publish` wrote.
+
+    Its `config.json` names a format of retinanet, or is damaged. Other programs write files of that name, too.
+    """
+    try:
+        values = _read(path / CONFIG_FILE)
+    except OSError:
+        return False
+    except (ValueError, RecursionError):
+        return True
+    return _format_of(values) is not None
 
 
 def check_publishable(folder: Path, *, overwrite: bool) -> None:
@@ -83,6 +93,22 @@ def check_publishable(folder: Path, *, overwrite: bool) -> None:
         raise InputError(f"{folder}: is a published folder; replace it with --overwrite, or choose another --output")
 
 
+def check_export_file(file: Path, framework: str) -> None:
+    """Check that weights for another framework can be written to a file.
+
+    Raises:
+        InputError: the file exists, or has a suffix that the framework does not read.
+    """
+    suffixes = EXPORT_SUFFIXES[framework]
+    if file.suffix not in suffixes:
+        raise InputError(
+            f"{file}: found the suffix {file.suffix!r}, expected {' or '.join(suffixes)} for a file of {framework}; "
+            f"choose another --output, such as {file.with_suffix(suffixes[0])}"
+        )
+    if os.path.lexists(file):
+        raise InputError(f"{file}: exists; choose another --output")
+
+
 def read_published_config(folder: Path) -> PublishedConfig:
     """Read and validate the `config.json` of a published folder. Keys of `config` that it lacks take their defaults.
 
@@ -91,17 +117,15 @@ def read_published_config(folder: Path) -> PublishedConfig:
     """
     file = folder / CONFIG_FILE
     try:
-        with open(file, "rb") as opened:
-            content = opened.read(MAX_BYTES + 1)
-        values = json.loads(content) if len(content) <= MAX_BYTES else None
+        values = _read(file)
     except OSError as error:
         raise InputError(
             f"{file}: cannot be read: {error.strerror}; pass a folder written by `retinanet publish`"
         ) from None
     except (ValueError, RecursionError):
         raise InputError(f"{file}: damaged: not valid JSON; publish the model or download the folder again") from None
-    found = values.get("format") if isinstance(values, dict) else None
-    if not isinstance(found, str) or not found.startswith(FORMAT_FAMILY):
+    found = _format_of(values)
+    if found is None:
         raise InputError(
             f"{file}: found no format {FORMAT!r}; another program wrote this file; pass a folder written by "
             "`retinanet publish`"
@@ -122,6 +146,18 @@ def read_published_config(folder: Path) -> PublishedConfig:
     except InputError as error:
         hint = "" if values.get("retinanet") == __version__ else f"\n  {written_by}"
         raise InputError(f"{error}{hint}") from None
+
+
+def _read(file: Path) -> Any:
+    """The content of a JSON file, or None if it is too long for one of ours."""
+    with open(file, "rb") as opened:
+        content = opened.read(MAX_BYTES + 1)
+    return json.loads(content) if len(content) <= MAX_BYTES else None
+
+
+def _format_of(values: Any) -> str | None:
+    found = values.get("format") if isinstance(values, dict) else None
+    return found if isinstance(found, str) and found.startswith(FORMAT_FAMILY) else None
 
 
 def _mapping(value: Any, file: Path) -> dict[str, Any]:

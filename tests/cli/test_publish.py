@@ -4,15 +4,18 @@ import json
 import shutil
 
 import pytest
+import torch
 
-from retinanet.checkpoint.file import read_checkpoint
+from retinanet.checkpoint.file import read_checkpoint, write_checkpoint
 from retinanet.checkpoint.save import store_thresholds
 from retinanet.cli import ablate, predict, publish
 from retinanet.cli import eval as evaluate
 from retinanet.interop import hub
 from retinanet.interop.published import read_published
 from retinanet.interop.published_config import FILES
+from retinanet.interop.torchvision import export_torchvision
 from tests.helpers.checkpoints import untrained_checkpoint
+from tests.helpers.published import detector
 
 pytestmark = pytest.mark.usefixtures("restore_process_settings")
 MIN_SCORE = "postprocess.min_score=0.001"  # an untrained network has low scores
@@ -144,6 +147,11 @@ def test_existing_folders_are_refused_before_the_checkpoint_is_read(run, folder,
     ("arguments", "message"),
     [
         (["RUN"], "--output is missing; add --output DIR, the folder to write"),
+        (["PUBLISHED", "--to", "torchvision"], "--output is missing; add --output FILE, the file to write"),
+        (
+            ["RUN", "--to", "torchvision", "--output", "x.pth", "--license", "mit"],
+            "--license does not apply to a file of weights; omit it, or --to torchvision",
+        ),
         (["RUN", "--output", "x", "--public"], "--public has no effect without --upload; add --upload OWNER/NAME"),
         (["RUN", "--output", "x", "--license", "my own"], "argument --license: found 'my own', expected an identifier"),
         (["PUBLISHED"], "PUBLISHED is published already; add --upload OWNER/NAME to upload it"),
@@ -193,3 +201,24 @@ def test_invalid_id_is_rejected_before_anything_is_written(run, tmp_path, capsys
     message = error_of(publish, run, "--output", tmp_path / "out", "--upload", "shapes", capsys=capsys)
     assert message == "shapes: not an id on a hub; expected owner/name, such as my-lab/cells"
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("source", ["run", "folder"])
+def test_export_of_a_run_or_of_a_published_folder(source, run, folder, tmp_path, capsys):
+    """The network of the run is not one of torchvision's."""
+    path = {"run": run, "folder": folder}[source]
+    message = error_of(publish, path, "--to", "torchvision", "--output", tmp_path / "a.pth", capsys=capsys)
+    assert message.startswith("model.backbone.name is resnet10_half: torchvision cannot represent this detector")
+    message = error_of(publish, path, "--to", "torchvision", "--output", tmp_path / "out", capsys=capsys)
+    assert message.endswith(f"choose another --output, such as {tmp_path / 'out.pth'}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_exported_file_is_that_of_write_export(tmp_path, capsys):
+    overrides = ("model.backbone.name=resnet18", "model.head_convs=4", "model.head_norm=none")
+    checkpoint = detector(*overrides, "model.anchors.rounding=torchvision", average=True)
+    write_checkpoint(tmp_path / "model.pt", checkpoint)
+    assert publish.main([str(tmp_path / "model.pt"), "--to", "torchvision", "--output", str(tmp_path / "a.pth")]) == 0
+    assert capsys.readouterr().out.startswith(f"written: {tmp_path / 'a.pth'} (")
+    found, expected = torch.load(tmp_path / "a.pth", weights_only=True), export_torchvision(checkpoint)
+    assert list(found) == list(expected) and all(torch.equal(found[name], expected[name]) for name in expected)

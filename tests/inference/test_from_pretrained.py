@@ -7,8 +7,8 @@ import torch
 
 from retinanet.checkpoint.file import write_checkpoint
 from retinanet.errors import InputError
-from retinanet.inference import predictor as module
 from retinanet.inference.predictor import Predictor
+from retinanet.interop import pretrained as module
 from tests.helpers.published import assert_bit_identical, detector, noise, published
 
 SOFTMAX = ("model.class_activation=softmax", "loss.classification={type: softmax_focal}")

@@ -168,7 +168,7 @@ def other_folders(tmp_path):
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     return {
         "mixed": r"mixed: contains notes\.txt, which `retinanet publish` did not write",
-        "foreign": r"config\.json: found no format 'retinanet model 1'; another program wrote this file",
+        "foreign": r"foreign: contains config\.json, which `retinanet publish` did not write",
         "photos": r"photos: contains README\.md, which `retinanet publish` did not write",
         "file": "file: exists and is not a folder",
         "dangling": "dangling: exists and is not a folder",
