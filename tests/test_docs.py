@@ -15,7 +15,7 @@ import pytest
 from torch.distributed.run import get_args_parser as torchrun_parser
 
 from retinanet.ablation.table import load_table, make_jobs
-from retinanet.cli import ablate, benchmark, browse, check, convert, own_data, predict, report, train
+from retinanet.cli import ablate, benchmark, browse, check, convert, own_data, predict, publish, report, train
 from retinanet.cli import eval as eval_command
 from retinanet.config import Config
 from retinanet.config.load import load_config
@@ -28,7 +28,7 @@ LINKING_PAGES = [*PAGES, REPO / "CHANGELOG.md", REPO / "benchmarks" / "README.md
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 INLINE_CODE = re.compile(r"`([^`\n]+)`")
 CONFIG_KEY = re.compile(r"^((?:data|model|assignment|loss|postprocess|inference|train)\.[a-z0-9_.]*[a-z0-9_])(?:=.*)?$")
-OTHER_PROGRAMS = {"tensorboard"}
+OTHER_PROGRAMS = {"hf", "pip", "tensorboard"}
 BLOCKS = [block for page in PAGES_WITH_BLOCKS for block in blocks_in(page)]
 
 
@@ -76,6 +76,8 @@ def check_retinanet(name: str, arguments: list[str]) -> None:
             browse.parser().parse(arguments)
         case "convert", _:
             own_data.config_of("my", convert.parser().parse(arguments).overrides)
+        case "publish", _:
+            publish.parser().parse(arguments)
         case "predict", _:
             load_config("quickstart", predict.parser().parse(arguments).overrides)
         case "ablate", ["figures", *rest]:
@@ -161,7 +163,7 @@ def test_config_keys_in_the_text_exist(page):
     named = [
         found[1] for code in INLINE_CODE.findall(page.read_text(encoding="utf-8")) if (found := CONFIG_KEY.match(code))
     ]
-    files = (".json", ".csv", ".yaml")  # `train.json` is not a key
+    files = (".json", ".csv", ".yaml", ".safetensors")  # `train.json` is not a key
     assert [key for key in named if key not in known and not key.endswith(files)] == []
 
 

@@ -25,8 +25,8 @@ class Publication(NamedTuple):
 
 
 def publish_checkpoint(
-    path: Path,
-    folder: Path,
+    path: str | Path,
+    folder: str | Path,
     *,
     name: str | None = None,
     license: str | None = None,
@@ -45,6 +45,7 @@ def publish_checkpoint(
     Raises:
         InputError: the checkpoint or the records of its run cannot be read, or the folder exists or cannot be written.
     """
+    path, folder = Path(path), Path(folder)
     checkpoint = read_checkpoint(path)
     scores = recorded_scores(path, checkpoint)
     card = render_card(

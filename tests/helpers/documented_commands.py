@@ -90,7 +90,7 @@ def short_form(words: list[str]) -> list[str]:
             ["retinanet", "train", "--resume", *_] | ["retinanet", "eval", *_] | ["retinanet", "ablate", "figures", *_]
         ):
             extra = []  # the run or the checkpoint contains the config, which is already short
-        case ["retinanet", "check" | "convert" | "report" | "browse", *_]:
+        case ["retinanet", "check" | "convert" | "report" | "browse" | "publish", *_]:
             extra = []
         case ["retinanet", "predict", *_]:
             extra = ["--batch-size", "2"]
