@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from retinanet.checkpoint.link import follow_link
+from retinanet.checkpoint.wrappers import unwrapped
 from retinanet.config import Config
 from retinanet.config.load import config_from_values
 from retinanet.errors import InputError
@@ -115,6 +116,11 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
             f"{path}: found format {found!r}, expected {FORMAT!r}; use the version of retinanet that wrote it, or "
             "train again"
         )
+    if found != FORMAT and isinstance(content, dict) and any(isinstance(value, Tensor) for value in content.values()):
+        raise InputError(
+            f"{path}: a state dict, expected a {FORMAT!r}, which also contains the config and the class names; pass the "
+            f"checkpoint that the weights come from, or start a run from them with train.init_from={path}"
+        )
     if found != FORMAT:
         raise InputError(f"{path}: not a {FORMAT!r}; pass a checkpoint written by `retinanet train`")
     return Checkpoint(
@@ -122,7 +128,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         class_names=tuple(content["class_names"]),
         category_ids=tuple(content["category_ids"]),
         step=content["step"],
-        state=content["state"],
+        state=unwrapped(content["state"], source=str(path)),
         thresholds=None if content.get("thresholds") is None else tuple(content["thresholds"]),
     )
 

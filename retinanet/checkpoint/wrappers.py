@@ -1,9 +1,12 @@
 """Prefixes that wrappers of a model add to the names in its state dict."""
 
+import logging
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from retinanet.errors import InputError
+
+log = logging.getLogger(__name__)
 
 Value = TypeVar("Value")
 
@@ -34,3 +37,20 @@ def without_prefixes(
             )
         names[plain] = name
     return {plain: state[name] for plain, name in names.items()}
+
+
+def unwrapped(state: dict[str, Any], *, source: str) -> dict[str, Any]:
+    """Remove the prefixes of wrappers from the weights and their average in the state of a checkpoint.
+
+    Training writes none; they appear if somebody has saved the weights of a wrapped model in a checkpoint. The state is
+    returned unchanged unless all names of weights have such a prefix.
+    """
+    weights = state.get("model")
+    if not isinstance(weights, dict) or not weights or not all(name.startswith(WRAPPERS) for name in weights):
+        return state
+    log.warning("%s: removed the prefix of %s and of the other names of weights", source, next(iter(weights)))
+    plain = state | {"model": without_prefixes(weights, WRAPPERS, source=source)}
+    average = state.get("ema")
+    if average:
+        plain["ema"] = average | {"model": without_prefixes(average["model"], WRAPPERS, source=source)}
+    return plain

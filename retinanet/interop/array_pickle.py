@@ -33,12 +33,18 @@ def _latin1(text: str, encoding: str) -> bytes:
     return codecs.latin_1_encode(text)[0]
 
 
+def _no_bytes() -> bytes:
+    """Return no bytes, which pickles up to protocol 2 write as a call, for an empty array."""
+    return b""
+
+
 # The only names that a pickle may refer to. NumPy 2 moved `numpy.core` to `numpy._core`.
 ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
     ("numpy", "ndarray"): _ArrayType,
     ("numpy", "dtype"): np.dtype,
     ("_codecs", "encode"): _latin1,
     ("collections", "OrderedDict"): OrderedDict,
+    **{(module, "bytes"): _no_bytes for module in ("builtins", "__builtin__")},
     **{(f"numpy.{core}.multiarray", "_reconstruct"): _empty_array for core in ("core", "_core")},
     **{(f"numpy.{core}.multiarray", "scalar"): _number for core in ("core", "_core")},
     **{(f"numpy.{core}.numeric", "_frombuffer"): _array_from_buffer for core in ("core", "_core")},

@@ -64,16 +64,14 @@ def _read(path: Path) -> Mapping[str, Any]:
     try:
         with open(path, "rb") as file:
             start = file.read(9)
-            if start[:4] == ZIP:
-                content = torch.load(path, map_location="cpu", weights_only=True)
-            elif start[:1] == PICKLE:
+            file.seek(0)
+            content = ArrayUnpickler(file).load() if start[:1] == PICKLE else None
+            if start[:4] == ZIP or content == TORCH_MAGIC:
                 file.seek(0)
-                content = ArrayUnpickler(file).load()
-                if content == TORCH_MAGIC:
-                    content = torch.load(path, map_location="cpu", weights_only=True)
+                content = torch.load(file, map_location="cpu", weights_only=True)
             elif start[8:] == b"{":  # after the length of the header
                 content = load_file(path)
-            else:
+            elif content is None:
                 raise InputError(
                     f"{path}: not a file of weights; expected safetensors, a file written by torch.save, or a pickle "
                     "of NumPy arrays"
@@ -114,8 +112,9 @@ def _is_state(value: Any) -> bool:
 
 
 def _tensor(value: Tensor | np.ndarray) -> Tensor:
-    tensor = value if isinstance(value, Tensor) else torch.from_numpy(np.array(value, copy=True))
-    return tensor.float() if tensor.is_floating_point() else tensor
+    if isinstance(value, np.ndarray):  # copied into writable memory, with bytes in this machine's order
+        value = torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("="), order="C"))
+    return value.float() if value.is_floating_point() else value
 
 
 def _described(content: Mapping[str, Any]) -> str:
