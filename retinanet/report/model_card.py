@@ -14,6 +14,7 @@ from retinanet.config.facts import affects_results
 from retinanet.config.flat import flat_config
 from retinanet.config.public import public_config, public_name
 from retinanet.config.yaml_loader import dump_yaml
+from retinanet.inference.thresholds import DEFAULT_THRESHOLD
 from retinanet.report.scores import CardScores, ClassScores, Interval
 from retinanet.runtime.console import escape_controls
 
@@ -53,6 +54,7 @@ def render_card(
         "version": __version__,
         "model_rows": _model_rows(cfg, checkpoint),
         "has_thresholds": checkpoint.thresholds is not None,
+        "default_threshold": f"{DEFAULT_THRESHOLD:g}",
         "min_score": f"{cfg.postprocess.min_score:g}",
         "scores": scores,
         "headline": scores and _headline(scores, scored_on),

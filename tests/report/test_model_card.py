@@ -88,7 +88,7 @@ def test_ap_that_could_not_be_measured():
 def test_thresholds_are_listed_and_their_use_is_explained():
     text = card(filled(3)._replace(thresholds=(0.5, None)))
     assert "| 0 | cat | 3 | 0.500 |\n| 1 | dog | 7 | - |\n" in text
-    assert "with `use_thresholds=False`, it returns\nall with a score above 0.05." in text
+    assert "or above 0.3 for classes\nwithout one. With `use_thresholds=False`, it returns all" in text
     assert "use_thresholds" not in card()
 
 
