@@ -142,7 +142,8 @@ class Predictor:
         try:
             model.load_state_dict(_chosen_weights(checkpoint, weights, path))
         except RuntimeError as error:
-            raise InputError(f"{path}: the weights do not fit the model as changed by the overrides: {error}") from None
+            model_is = "as changed by the overrides" if overrides else "in its config"
+            raise InputError(f"{path}: the weights do not fit the model {model_is}: {error}") from None
         thresholds = None
         if use_thresholds and checkpoint.thresholds and not is_overridden(overrides, "postprocess.min_score"):
             thresholds = completed(checkpoint.thresholds)

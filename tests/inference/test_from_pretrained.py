@@ -96,5 +96,5 @@ def test_weights_of_another_network_are_refused(tmp_path):
     state = dict(checkpoint.weights())
     state["backbone.other"] = torch.zeros(1)
     folder = published(tmp_path / "out", checkpoint._replace(state={"model": state}))
-    with pytest.raises(InputError, match=r"(?s)out: the weights do not fit the model.*backbone\.other"):
+    with pytest.raises(InputError, match=r"(?s)out: the weights do not fit the model in its config: .*backbone\.other"):
         Predictor.from_pretrained(folder)

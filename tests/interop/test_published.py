@@ -138,6 +138,15 @@ def test_folder_is_complete_or_absent(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_full_disk_leaves_the_old_folder(small_disk):
+    folder = published(small_disk / "out", tiny())
+    before = {name: (folder / name).read_bytes() for name in FILES}
+    with pytest.raises(InputError, match="out: cannot be written: No space left on device; free disk space"):
+        write_published(folder, tiny(weight=torch.zeros(500_000)), card="new", overwrite=True)
+    assert {name: (folder / name).read_bytes() for name in FILES} == before
+    assert [path.name for path in small_disk.iterdir()] == ["out"]
+
+
 def test_published_folder_is_replaced_only_on_request(tmp_path):
     folder = published(tmp_path / "out", tiny())
     before = {name: (folder / name).read_bytes() for name in FILES}
