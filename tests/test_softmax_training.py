@@ -82,5 +82,5 @@ def test_resumed_run_has_the_same_weights_and_a_new_run_can_start_from_them(run,
     second, first = straight.class_names[1], straight.class_names[0]
     others = [f"data.classes=[{second}, {first}]", f"train.init_from={last}", "train.steps=1"]
     fine = train(load_config("quickstart", [*overrides, *others]), tmp_path / "fine")
-    assert f"loaded 2 classes ({second}, {first}) by name" in (fine.folder / "log.txt").read_text()
+    assert f"2 classes ({second}, {first}) by name" in (fine.folder / "log.txt").read_text()
     assert class_bias(read_checkpoint(fine.folder / "checkpoints/last.pt")).shape == (9 * 3,)

@@ -3,10 +3,13 @@
 import pytest
 import torch
 from torch.testing import assert_close
+from torchvision.transforms.v2 import functional as F
 
 from retinanet.checkpoint.file import Checkpoint
-from retinanet.config import Config, PostprocessConfig, TrainConfig
+from retinanet.config import Config, DataConfig, InferenceConfig, PostprocessConfig, ResizeConfig, TrainConfig
+from retinanet.data.padded_shapes import resized
 from retinanet.detection.postprocess import Postprocess, build_postprocess
+from retinanet.inference.predictor import Predictor
 from retinanet.interop.torchvision import COCO_IDS, COCO_NAMES, export_torchvision, import_torchvision
 from retinanet.model.retinanet import build_model
 from retinanet.structures import Detections, HeadOutputs
@@ -18,6 +21,7 @@ from tests.helpers.torchvision_networks import (
     build_theirs,
     clear_threshold,
     num_unmatched,
+    original_images,
     outputs_of,
     sample_images,
     spread_out,
@@ -37,7 +41,7 @@ def by_id(detections: Detections) -> Detections:
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
-def test_detections_equal_torchvisions(version):
+def test_detections_equal_torchvisions(version, record_property):
     """A file of torchvision's is imported, with the 80 classes of its 91 slots."""
     images = sample_images()
     assert len({image.shape for image in images}) > 1
@@ -59,6 +63,10 @@ def test_detections_equal_torchvisions(version):
     assert_close(torch.cat(outputs.class_logits, 1), logits[..., list(COCO_IDS)], rtol=1e-4, atol=1e-3)
     assert_close(torch.cat(outputs.box_deltas, 1), deltas, rtol=1e-4, atol=1e-3)
     assert logits.std() > 1 and deltas.std() > 0.1
+    ours_and_theirs = ((outputs.class_logits, logits[..., list(COCO_IDS)]), (outputs.box_deltas, deltas))
+    for name, (found, expected) in zip(("logits", "deltas"), ours_and_theirs, strict=True):
+        error = (torch.cat(found, 1) - expected).abs().max() / expected.abs().max()
+        record_property(f"largest difference of {name} / largest value", f"{error:.1e}")
 
     assert theirs.score_thresh == imported.postprocess.min_score == 0.05
     theirs.score_thresh = clear_threshold(logits.sigmoid())
@@ -79,6 +87,52 @@ def test_detections_equal_torchvisions(version):
     for detections, reference in zip(postprocess(outputs, sizes, sizes), expected, strict=True):
         assert abs(len(detections.labels) - len(reference["labels"])) <= len(detections.labels) // 100
         assert num_unmatched(by_id(detections), reference) <= len(detections.labels) // 100
+        record_property("detections", len(detections))
+        record_property("detections that differ", num_unmatched(by_id(detections), reference))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_predictor_differs_from_torchvision_only_by_how_images_are_resized_and_padded(version, record_property):
+    """torchvision resizes floats without antialiasing and pads less. Without these differences, detections agree."""
+    image = original_images()[0]
+    shorter = min(image.shape[1:]) * 3 // 4
+    torch.manual_seed(0)
+    theirs = build_theirs(version, shorter=shorter)
+    height, width = resized(*image.shape[1:], shorter, 10 * shorter)
+    resized_image = F.resize(image, [height, width], antialias=True)
+    spread_out(theirs, [resized_image / 255])
+    imported = import_torchvision(theirs.state_dict(), source="torchvision")
+    theirs.score_thresh = clear_threshold(outputs_of(theirs, [resized_image / 255])[0].sigmoid())
+    with torch.no_grad():
+        same_pixels, own_resize = (with_area(of_coco(theirs([pixels / 255])[0])) for pixels in (resized_image, image))
+
+    def share_matched(reference, **resize):
+        checkpoint = imported.checkpoint()
+        settings = PostprocessConfig(min_score=theirs.score_thresh, top_k=TOP_K, max_detections=MAX_DETECTIONS)
+        cfg = checkpoint.config.model_copy(
+            update={
+                "data": DataConfig(resize=ResizeConfig(shorter=(shorter,), longer=10 * shorter, **resize)),
+                "postprocess": settings,
+                "inference": InferenceConfig(precision="fp32"),
+                "device": "cpu",
+            }
+        )
+        model = build_model(imported.model, 80)
+        model.load_state_dict(imported.state)
+        found = by_id(Predictor(model, imported.class_names, imported.category_ids, cfg)(image))
+        scale = torch.tensor([image.shape[2] / width, image.shape[1] / height] * 2)
+        if reference is same_pixels:
+            reference = {**reference, "boxes": reference["boxes"] * scale}
+        return 1 - num_unmatched(found, reference) / len(found), len(found)
+
+    exact_padding = {"bucket_aspects": (max(width, height) / min(width, height),)}
+    matched, count = share_matched(same_pixels, **exact_padding)
+    assert count > 50 and matched >= 0.99
+    record_property("detections", count)
+    record_property("same pixels and padding", f"{matched:.1%}")
+    record_property("same pixels, padded shape of our bucket", f"{share_matched(same_pixels)[0]:.1%}")
+    record_property("torchvision resizes the image itself", f"{share_matched(own_resize, **exact_padding)[0]:.1%}")
 
 
 @pytest.mark.parametrize(

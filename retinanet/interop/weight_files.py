@@ -15,6 +15,7 @@ from retinanet.checkpoint.wrappers import without_prefixes
 from retinanet.errors import InputError, first_line
 from retinanet.interop.array_pickle import ArrayUnpickler, RefusedPickle
 
+SAFETENSORS = b"\0\0{"  # from byte 6: the end of the length of the header, which is below 2^48, and its first byte
 ZIP = b"PK\3\4"  # first bytes of a file written by torch.save
 PICKLE = b"\x80"  # first byte of a pickle in protocol 2 or later
 TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # first object in a file written by torch.save before torch 1.6
@@ -65,13 +66,16 @@ def _read(path: Path) -> Mapping[str, Any]:
         with open(path, "rb") as file:
             start = file.read(9)
             file.seek(0)
-            content = ArrayUnpickler(file).load() if start[:1] == PICKLE else None
-            if start[:4] == ZIP or content == TORCH_MAGIC:
-                file.seek(0)
+            if start[6:] == SAFETENSORS:
+                content: Any = load_file(path)
+            elif start[:4] == ZIP:
                 content = torch.load(file, map_location="cpu", weights_only=True)
-            elif start[8:] == b"{":  # after the length of the header
-                content = load_file(path)
-            elif content is None:
+            elif start[:1] == PICKLE:
+                content = ArrayUnpickler(file).load()
+                if content == TORCH_MAGIC:
+                    file.seek(0)
+                    content = torch.load(file, map_location="cpu", weights_only=True)
+            else:
                 raise InputError(
                     f"{path}: not a file of weights; expected safetensors, a file written by torch.save, or a pickle "
                     "of NumPy arrays"

@@ -20,14 +20,14 @@ TOP_K = MAX_DETECTIONS = 10_000
 BUILDERS = {"v1": retinanet_resnet50_fpn, "v2": retinanet_resnet50_fpn_v2}
 
 
-def build_theirs(version: str, num_classes: int = NUM_SLOTS) -> nn.Module:
-    """torchvision's network with random weights, for images that it need not resize."""
+def build_theirs(version: str, num_classes: int = NUM_SLOTS, shorter: int = SHORTER) -> nn.Module:
+    """torchvision's network with random weights; by default, it need not resize the images below."""
     return BUILDERS[version](
         weights=None,
         weights_backbone=None,
         num_classes=num_classes,
-        min_size=SHORTER,
-        max_size=10 * SHORTER,
+        min_size=shorter,
+        max_size=10 * shorter,
         topk_candidates=TOP_K,
         detections_per_img=MAX_DETECTIONS,
     ).eval()
@@ -35,12 +35,15 @@ def build_theirs(version: str, num_classes: int = NUM_SLOTS) -> nn.Module:
 
 def sample_images() -> list[torch.Tensor]:
     """A landscape and a portrait image, uint8 RGB, with equal shorter sides."""
+    return [F.resize(image, [SHORTER], antialias=True) for image in original_images()]
+
+
+def original_images() -> list[torch.Tensor]:
+    """A landscape and a portrait image in their original size, uint8 RGB."""
     files = sorted((DATA / "coco_slice" / "val2017").glob("*.jpg"))[2:4]
     if files:
-        images = [read_image(file, max_pixels=10_000_000) for file in files]
-    else:
-        images = [torch.from_numpy(draw_image(0, "val", index)[0]).permute(2, 0, 1) for index in (0, 3)]
-    return [F.resize(image, [SHORTER], antialias=True) for image in images]
+        return [read_image(file, max_pixels=10_000_000) for file in files]
+    return [torch.from_numpy(draw_image(0, "val", index)[0]).permute(2, 0, 1) for index in (0, 3)]
 
 
 def batched(images: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -59,7 +59,7 @@ def their_maps(outputs, values):
 
 
 @pytest.mark.skipif(not RECORDED.is_file(), reason="needs the data in RETINANET_DATA")
-def test_outputs_and_detections_equal_those_recorded_from_detectron2():
+def test_outputs_and_detections_equal_those_recorded_from_detectron2(record_property):
     recorded = np.load(RECORDED)
     shapes = {}
     for key in recorded["keys"]:
@@ -75,6 +75,8 @@ def test_outputs_and_detections_equal_those_recorded_from_detectron2():
             expected = torch.from_numpy(recorded[f"{kind}_p{level}"])
             found = found[:: 37 if kind == "logits" else 1, ::4, ::4]
             assert_close(found, expected, rtol=1e-3, atol=1e-5, msg=lambda text, at=(kind, level): f"{at}: {text}")
+            error = (found - expected).abs().max() / expected.abs().max()
+            record_property(f"largest difference of {kind} on P{level} / largest value", f"{error:.1e}")
     for level, anchors in enumerate(outputs.anchors):
         ours = anchors[0, 0].view(3, 3, 4).transpose(0, 1).reshape(9, 4)
         assert_close(ours, torch.from_numpy(recorded["first_anchors"][level]), rtol=1e-5, atol=1e-4)
@@ -82,6 +84,8 @@ def test_outputs_and_detections_equal_those_recorded_from_detectron2():
     assert detections.labels.tolist() == recorded["classes"].tolist()
     assert_close(detections.scores, torch.from_numpy(recorded["scores"]), rtol=1e-3, atol=0)
     assert_close(detections.boxes, torch.from_numpy(recorded["boxes"]), rtol=1e-3, atol=1e-2)
+    error = (detections.boxes - torch.from_numpy(recorded["boxes"])).abs().max()
+    record_property("largest difference of a box, pixels", f"{error:.1e}")
 
 
 @pytest.mark.parametrize(("depth", "seed", "index"), [(50, 1, 0), (101, 2, 3)])

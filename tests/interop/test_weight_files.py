@@ -54,6 +54,16 @@ def test_state_dict_is_found_in_a_training_checkpoint(tmp_path, state, how, plac
     assert file.others == others
 
 
+def test_length_of_a_header_is_not_mistaken_for_a_pickle(tmp_path):
+    """The first byte of safetensors is that of the length of the header, that of a pickle is 0x80."""
+    for length in range(200):
+        save_file({"x" * length: torch.ones(2)}, tmp_path / "x")
+        if (tmp_path / "x").read_bytes()[0] == 0x80:
+            break
+    assert list(read_weight_file(tmp_path / "x").state) == ["x" * length]
+    assert (tmp_path / "x").read_bytes()[0] == 0x80
+
+
 def test_prefixes_are_removed(tmp_path):
     torch.save({"state_dict": {f"module.model.{name}": value for name, value in STATE.items()}}, tmp_path / "x.pt")
     assert_equal(read_weight_file(tmp_path / "x.pt").state)
@@ -107,7 +117,7 @@ def test_whole_module_is_refused_with_advice(tmp_path):
         (b"\x80\x04", "damaged, or not"),
         (b"\x80\x04\x95" + bytes(40), "damaged, or not"),
         (bytes([40] + [0] * 7) + b'{"a": 1', "damaged, or not"),
-        (b"\xff" * 8 + b"{", "damaged, or not"),
+        (b"\xff" * 8 + b"{", "not a file of weights"),
     ],
 )
 def test_other_files_are_refused(tmp_path, content, message):
