@@ -5,7 +5,8 @@ from pathlib import Path
 from types import ModuleType
 
 from retinanet.errors import InputError, first_line
-from retinanet.interop.published_config import FILES, read_published_config
+from retinanet.interop.published import read_published
+from retinanet.interop.published_config import FILES
 
 _PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
 _ID = re.compile(f"{_PART}/{_PART}")
@@ -45,9 +46,9 @@ def upload(folder: Path, hub_id: str, *, public: bool) -> str:
         public: whether everyone may see a new repository. An existing repository stays as it is.
 
     Raises:
-        InputError: the folder is not a published one, huggingface_hub is not installed, or the upload failed.
+        InputError: the folder is damaged, huggingface_hub is not installed, or the upload failed.
     """
-    read_published_config(folder)
+    read_published(folder)  # only to check that it is intact
     check_uploadable(hub_id)
     hub = _huggingface_hub(f"upload to {hub_id}")
     try:

@@ -8,7 +8,7 @@ import pytest
 from retinanet.errors import InputError
 from retinanet.interop.hub import check_uploadable, download, is_hub_id, upload
 from retinanet.interop.published_config import FILES
-from tests.helpers.checkpoints import filled
+from tests.helpers.checkpoints import filled, flip_a_bit
 from tests.helpers.published import published
 
 REASON = "huggingface_hub is optional: pip install retinanet[hub]"
@@ -107,9 +107,12 @@ def test_failed_upload_says_that_the_folder_is_complete(folder, server, monkeypa
     )
 
 
-def test_only_a_published_folder_is_uploaded(tmp_path, server):
+def test_only_an_intact_published_folder_is_uploaded(folder, tmp_path, server):
     with pytest.raises(InputError, match=r"config\.json: cannot be read"):
         upload(tmp_path, "my-lab/cells", public=False)
+    flip_a_bit(folder / "model.safetensors")
+    with pytest.raises(InputError, match=r"model\.safetensors: damaged"):
+        upload(folder, "my-lab/cells", public=False)
     assert server == []
 
 
