@@ -118,8 +118,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         )
     if found != FORMAT and isinstance(content, dict) and any(isinstance(value, Tensor) for value in content.values()):
         raise InputError(
-            f"{path}: a state dict, expected a {FORMAT!r}, which also contains the config and the class names; pass the "
-            f"checkpoint that the weights come from, or start a run from them with train.init_from={path}"
+            f"{path}: a state dict, expected a {FORMAT!r}, which also contains the config and the class names; pass "
+            f"the checkpoint that the weights come from, or start a run from them with train.init_from={path}"
         )
     if found != FORMAT:
         raise InputError(f"{path}: not a {FORMAT!r}; pass a checkpoint written by `retinanet train`")

@@ -109,7 +109,8 @@ class TrainConfig(StrictModel):
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of the exponential moving average of the weights, used for evaluation; null: no averaging."""
     init_from: Annotated[str | None, PATH, MAY_CHANGE_ON_RESUME] = None
-    """Checkpoint to load initial weights from; classes are matched by name."""
+    """Trained detector to load initial weights from: a checkpoint, a file of weights, or a name such as
+    torchvision:retinanet_resnet50_fpn_v2 (docs/weights.md). Classes are matched by name."""
     on_nonfinite: Annotated[NonFiniteAction, MAY_CHANGE_ON_RESUME] = "stop"
     """What to do if a gradient is not finite; such a step never changes the weights. stop: stop the run with a report.
     skip: skip the step and continue."""

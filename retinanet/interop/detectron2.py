@@ -157,9 +157,7 @@ def names_for(num_convs: int, has_norm: bool) -> Names:
     return theirs
 
 
-def _reordered(
-    state: dict[str, Tensor], num_convs: int, has_norm: bool, outer: int, inner: int
-) -> dict[str, Tensor]:
+def _reordered(state: dict[str, Tensor], num_convs: int, has_norm: bool, outer: int, inner: int) -> dict[str, Tensor]:
     """Reverse the input channels of the stem, and order the anchors in the last convolutions by (inner, outer) index.
 
     It is its own inverse, with `outer` and `inner` exchanged.

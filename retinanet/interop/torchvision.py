@@ -125,8 +125,8 @@ def import_torchvision(
 def export_torchvision(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """Convert the weights of a checkpoint to a state dict of torchvision's RetinaNet.
 
-    A detector of COCO's 80 classes gets torchvision's 91 slots; otherwise, slot k is class k. Image sizes, mean and std,
-    anchor sizes, thresholds and the eps of the norms are arguments of torchvision's constructor, not weights.
+    A detector of COCO's 80 classes gets torchvision's 91 slots; otherwise, slot k is class k. Image sizes, mean and
+    std, anchor sizes, thresholds and the eps of the norms are arguments of torchvision's constructor, not weights.
 
     Raises:
         InputError: torchvision cannot represent the detector; the message names the key.

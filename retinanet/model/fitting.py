@@ -1,6 +1,5 @@
 """Which settings of a model must be those of the detector that its initial weights come from."""
 
-import functools
 from typing import Any
 
 import yaml
@@ -62,7 +61,10 @@ def differences(cfg: ModelConfig, trained: ModelConfig) -> list[tuple[str, Any, 
 
 def _value(cfg: ModelConfig, key: str) -> Any:
     """Value of a key, None for one that this type of backbone does not have."""
-    return functools.reduce(lambda record, name: getattr(record, name, None), key.split("."), cfg)
+    value: Any = cfg
+    for name in key.split("."):
+        value = getattr(value, name, None)
+    return value
 
 
 def _text(value: Any) -> str:

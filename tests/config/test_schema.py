@@ -72,7 +72,11 @@ def test_exactly_one_of_epochs_and_steps_is_required(values, message):
     [
         (ResNetConfig, {"weights": "none"}, "weights is none and frozen_stages is 2"),
         (ResNetConfig, {"name": "resnet10_half"}, "resnet10_half has no ImageNet weights; set weights: none"),
-        (ResNetConfig, {"name": "resnet34", "stride_in_1x1": True}, "resnet34 has no 1x1 convolutions; set it to false"),
+        (
+            ResNetConfig,
+            {"name": "resnet34", "stride_in_1x1": True},
+            "resnet34 has no 1x1 convolutions; set it",
+        ),
         (ModelConfig, {"head_conv_bias": False}, "head_norm is none; set head_conv_bias: true, or head_norm"),
         (ModelConfig, {"head_norm": "group", "channels": 100}, "channels is 100; set a multiple of 32"),
         (AnchorConfig, {"sizes": [32, 64]}, "5 strides but 2 sizes"),

@@ -8,7 +8,6 @@ class at 0.5, and the 100 best detections.
 import math
 from typing import NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 

@@ -10,7 +10,13 @@ from retinanet.interop.detector import read_detector
 from retinanet.interop.torchvision import import_torchvision
 
 # As on DeepForest's page on the Hugging Face hub.
-TREES = {"architecture": "retinanet", "label_dict": {"Tree": 0}, "nms_thresh": 0.05, "num_classes": 1, "score_thresh": 0.1}
+TREES = {
+    "architecture": "retinanet",
+    "label_dict": {"Tree": 0},
+    "nms_thresh": 0.05,
+    "num_classes": 1,
+    "score_thresh": 0.1,
+}
 
 
 @pytest.fixture(scope="module")

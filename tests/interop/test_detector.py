@@ -131,7 +131,9 @@ def test_head_alone_is_rejected(theirs, tmp_path):
 
 def test_weights_of_another_framework_than_the_one_named_are_rejected(theirs, tmp_path):
     torch.save(theirs, tmp_path / "x.pth")
-    with pytest.raises(InputError, match=r"contains weights of torchvision, not of detectron2; pass torchvision:.*x\.pth"):
+    with pytest.raises(
+        InputError, match=r"contains weights of torchvision, not of detectron2; pass torchvision:.*x\.pth"
+    ):
         read_detector(f"detectron2:{tmp_path / 'x.pth'}")
 
 

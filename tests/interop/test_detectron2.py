@@ -176,7 +176,9 @@ def test_group_norm_in_the_head_is_imported(state):
         (lambda state: state.update({"head.extra": torch.ones(2)}), r"1 unknown \(head.extra\)"),
         (lambda state: state.pop("backbone.bottom_up.res4.5.conv1.weight"), "its backbone is none of resnet18"),
         (
-            lambda state: state.update({"head.bbox_pred.bias": torch.ones(12), "head.bbox_pred.weight": torch.ones(12)}),
+            lambda state: state.update(
+                {"head.bbox_pred.bias": torch.ones(12), "head.bbox_pred.weight": torch.ones(12)}
+            ),
             "has 3 anchors per cell",
         ),
         (
@@ -217,7 +219,9 @@ def test_resnet18_with_batch_norm_is_exported_and_imported():
     """Basic blocks have no 1x1 convolutions that could have the stride, and batch norm has counters."""
     cfg = model_config(norm="batch", channels=64, head_convs=1, std=(1.0, 1.0, 1.0))
     model = build_model(cfg, 2)
-    checkpoint = Checkpoint(Config(model=cfg, train=TrainConfig(steps=1)), ("a", "b"), (1, 2), 1, {"model": model.state_dict()})
+    checkpoint = Checkpoint(
+        Config(model=cfg, train=TrainConfig(steps=1)), ("a", "b"), (1, 2), 1, {"model": model.state_dict()}
+    )
     exported = export_detectron2(checkpoint)
     assert "backbone.bottom_up.res3.0.shortcut.norm.running_var" in exported
     again = import_detectron2(exported, source="again")

@@ -140,7 +140,10 @@ def test_other_numbers_of_slots_have_no_class_names(num_classes):
     ("change", "message"),
     [
         (lambda state: state.pop("head.regression_head.bbox_reg.bias"), "has no head.regression_head.bbox_reg.bias"),
-        (lambda state: state.pop("backbone.fpn.extra_blocks.p7.bias"), r"1 missing \(backbone.fpn.extra_blocks.p7.bias"),
+        (
+            lambda state: state.pop("backbone.fpn.extra_blocks.p7.bias"),
+            r"1 missing \(backbone.fpn.extra_blocks.p7.bias",
+        ),
         (lambda state: state.update(extra=torch.ones(1)), r"1 unknown \(extra\)"),
         (lambda state: state.pop("backbone.body.layer3.5.bn3.bias"), "its backbone is none of"),
         (lambda state: state.update({"head.regression_head.bbox_reg.bias": torch.ones(12)}), "has 3 anchors per cell"),

@@ -77,7 +77,10 @@ def test_weights_become_float32(tmp_path, dtype):
 
 
 def test_arrays_become_writable_tensors(tmp_path):
-    arrays = {"big": np.arange(3, dtype=">f4"), "fortran": np.asfortranarray(np.arange(6, dtype=np.float32).reshape(2, 3))}
+    arrays = {
+        "big": np.arange(3, dtype=">f4"),
+        "fortran": np.asfortranarray(np.arange(6, dtype=np.float32).reshape(2, 3)),
+    }
     (tmp_path / "x.pkl").write_bytes(pickle.dumps(arrays, 5))
     state = read_weight_file(tmp_path / "x.pkl").state
     assert state["big"].add_(1).tolist() == [1, 2, 3]
@@ -95,7 +98,9 @@ class Trap:
 @pytest.mark.parametrize("how", ["torch", "old torch", "pickle"])
 def test_code_in_a_file_is_refused_and_does_not_run(tmp_path, how):
     save(tmp_path / "x.pt", {"model": ARRAYS if how == "pickle" else STATE, "trap": Trap(tmp_path / "sprung")}, how)
-    with pytest.raises(InputError, match=r"x\.pt: it refers to (io|_io|builtins)\.open, but only .* no code was") as error:
+    with pytest.raises(
+        InputError, match=r"x\.pt: it refers to (io|_io|builtins)\.open, but only .* no code was"
+    ) as error:
         read_weight_file(tmp_path / "x.pt")
     assert not (tmp_path / "sprung").exists()
     assert "weights_only" not in str(error.value)  # torch suggests loading the file unsafely
