@@ -2,8 +2,8 @@
 
 Softmax mode takes the place of `torch.nn.functional.cross_entropy`, sigmoid mode that of
 `binary_cross_entropy_with_logits` and torchvision's `sigmoid_focal_loss`. With gamma 0, both equal torch's losses, bit
-for bit. The formulas are in `focal_terms.py`, their evaluation in `focal_kernels.py`. The detector has its own interface
-to the same kernels (`sigmoid.py`, `softmax_focal.py`).
+for bit. The formulas are in `focal_terms.py`, their evaluation in `focal_kernels.py`. The detector has its own
+interface to the same kernels (`sigmoid.py`, `softmax_focal.py`).
 """
 
 from collections.abc import Sequence
@@ -31,12 +31,12 @@ __all__ = ["FocalLoss", "InverseFrequency", "focal_loss"]
 class FocalLoss(nn.Module):
     """Focal loss -alpha_t (1 - p_t)^gamma log(p_t) of a softmax or of independent sigmoids (Lin et al. 2017, eq. 5).
 
-    p_t is the predicted probability of the correct answer. With soft labels y in 0..1, each term of the cross entropy is
-    multiplied by |y - p|^gamma instead, which is the same at 0 and 1 (Li et al. 2020, eq. 3).
+    p_t is the predicted probability of the correct answer. With soft labels y in 0..1, each term of the cross entropy
+    is multiplied by |y - p|^gamma instead, which is the same at 0 and 1 (Li et al. 2020, eq. 3).
 
     Args:
-        mode: "softmax" for exclusive classes: one loss per target, with p from a softmax over the classes. "sigmoid" for
-            independent binary predictions: one loss per logit.
+        mode: "softmax" for exclusive classes: one loss per target, with p from a softmax over the classes. "sigmoid"
+            for independent binary predictions: one loss per logit.
         alpha: in softmax mode, one non-negative weight per class, or one number that multiplies the loss. In sigmoid
             mode, the weight in 0..1 of label 1, where label 0 has 1 - alpha: one number, or one per class. In both
             modes, `InverseFrequency(counts)`, or None for no weights. A sequence, array or tensor is copied.
@@ -122,8 +122,8 @@ def focal_loss(
             labels of that shape. Any float type.
         targets: softmax: class indices 0..C-1 of shape (N,), (N, d1, ...) or (), or soft labels of the logits' shape.
             sigmoid: labels of the logits' shape, 0 or 1 as integers or bool, or 0..1 as floats. Or class indices of the
-            shapes above: 0..C-1 for label 1 in that class and 0 in the others, C for 0 in all classes. Class indices for
-            a single class are ambiguous and rejected.
+            shapes above: 0..C-1 for label 1 in that class and 0 in the others, C for 0 in all classes. Class indices
+            for a single class are ambiguous and rejected.
 
     Returns: (), or one loss per target or logit for reduction "none"; float32, or float64 for float64 logits.
 

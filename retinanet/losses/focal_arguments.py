@@ -26,8 +26,8 @@ INTEGER_TYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 class InverseFrequency:
     """Class weights from the number of examples of each class, as a value for `alpha`.
 
-    With w_c = m / n_c, where n_c >= 1 is the count of class c and m the mean of all counts: in softmax mode, class c has
-    the weight w_c, so that all classes have the same total weight. In sigmoid mode, labels 1 and 0 of class c have
+    With w_c = m / n_c, where n_c >= 1 is the count of class c and m the mean of all counts: in softmax mode, class c
+    has the weight w_c, so that all classes have the same total weight. In sigmoid mode, labels 1 and 0 of class c have
     weights in the ratio w_c : 1, that is, alpha_c = w_c / (1 + w_c).
 
     Args:
@@ -63,8 +63,8 @@ def check_settings(
     """
     if isinstance(mode, Integral):
         raise ValueError(
-            f"mode: found {mode!r}, expected 'softmax' or 'sigmoid'; the number of classes is no longer an argument, it "
-            "is read from the logits: FocalLoss(5, alpha, gamma) is now FocalLoss(alpha=alpha, gamma=gamma)"
+            f"mode: found {mode!r}, expected 'softmax' or 'sigmoid'; the number of classes is no longer an argument, "
+            "it is read from the logits: FocalLoss(5, alpha, gamma) is now FocalLoss(alpha=alpha, gamma=gamma)"
         )
     _check_choice("mode", mode, get_args(Mode))
     check_number("gamma", gamma, low=0)
@@ -83,8 +83,8 @@ def check_settings(
         _check_choice("normalizer", normalizer, ("positives",))
         if mode == "softmax":
             raise ValueError(
-                "normalizer: found 'positives' in softmax mode, where every target has a class and none is negative; use "
-                "None or a number"
+                "normalizer: found 'positives' in softmax mode, where every target has a class and none is negative; "
+                "use None or a number"
             )
     else:
         check_number("normalizer", normalizer, low=0, above=True)
@@ -143,8 +143,8 @@ def check_inputs(logits: Any, targets: Any, *, mode: Mode, alpha: Alpha, ignore_
 def _check_softmax_shapes(logits: Tensor, targets: Tensor, ignore_index: int) -> bool:
     if logits.ndim == 0 or _num_classes(logits) < 2:
         raise ValueError(
-            f"logits: found shape {tuple(logits.shape)}, expected (N, C) or (N, C, d1, ...) with at least two classes: a "
-            "softmax over one class is always 1; for one logit per binary prediction, use mode='sigmoid'"
+            f"logits: found shape {tuple(logits.shape)}, expected (N, C) or (N, C, d1, ...) with at least two classes: "
+            "a softmax over one class is always 1; for one logit per binary prediction, use mode='sigmoid'"
         )
     if targets.is_floating_point():
         if targets.shape != logits.shape:
@@ -178,8 +178,8 @@ def _check_sigmoid_shapes(logits: Tensor, targets: Tensor, ignore_index: int) ->
         raise ValueError(_wrong_shape(targets, logits, allowed))
     if _num_classes(logits) == 1:
         raise ValueError(
-            f"targets: found shape {tuple(targets.shape)} for logits of shape {tuple(logits.shape)}, which is ambiguous: "
-            "as class indices, 0 would be the class and 1 no class; for labels 0 and 1, give both the same shape, with "
+            f"targets: found shape {tuple(targets.shape)} for logits of shape {tuple(logits.shape)}, which is "
+            "ambiguous: as class indices, 0 would be the class and 1 no class; for labels 0 and 1, give both the same shape, with "
             "targets.unsqueeze(1) or logits.squeeze(1)"
         )
     return True
@@ -188,8 +188,8 @@ def _check_sigmoid_shapes(logits: Tensor, targets: Tensor, ignore_index: int) ->
 def _check_length(alpha: tuple[float, ...], logits: Tensor, of_classes: bool) -> None:
     if logits.ndim < 2 and not of_classes:
         raise ValueError(
-            f"alpha: found {len(alpha)} weights for logits of shape {tuple(logits.shape)}, which have no class dimension; "
-            "pass one number, or logits of shape (N, C)"
+            f"alpha: found {len(alpha)} weights for logits of shape {tuple(logits.shape)}, which have no class "
+            "dimension; pass one number, or logits of shape (N, C)"
         )
     if len(alpha) != _num_classes(logits):
         raise ValueError(f"alpha: found {len(alpha)} weights for {_num_classes(logits)} classes; pass one per class")

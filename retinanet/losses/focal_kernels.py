@@ -132,7 +132,7 @@ class BlockKernel:
 
 @dataclass(frozen=True)
 class CrossEntropyKernel:
-    """Binary cross entropy (gamma 0) with the reductions of torch: equal to torch's, bit for bit, in value and gradient.
+    """Binary cross entropy (gamma 0) with the reductions of torch: value and gradient equal torch's, bit for bit.
 
     It works on all logits at once: the last bit of a logarithm and of a sum depends on the position in the tensor.
     """

@@ -1,12 +1,12 @@
 """Focal loss as plain differentiable operations: the definition that the kernels in `focal_kernels.py` evaluate.
 
 Both modes use one formula for hard and soft labels y in 0..1: each term of the cross entropy is multiplied by
-|y - p|^gamma. With a label of 0 or 1, |y - p| is 1 - p_t, which gives Lin et al. 2017, eq. 4; with fractional labels, it
-is the quality focal loss (Li et al. 2020, eq. 3), which is 0 at p = y. A softmax over two classes equals the sigmoid of
+|y - p|^gamma. With a label of 0 or 1, |y - p| is 1 - p_t, which gives Lin et al. 2017, eq. 4; with fractional labels,
+it is the quality focal loss (Li et al. 2020, eq. 3), which is 0 at p = y. A softmax over two classes equals the sigmoid of
 the difference of their logits, for any labels.
 
 Logits are (N, C, S): samples, classes, positions. Derivatives of any order exist, and are finite for finite logits and
-hard labels. Where y - p rounds to 0, the derivative of its power is 0, its limit on average: for gamma < 1, it has none.
+hard labels. Where y - p rounds to 0, the derivative of its power is taken as 0.
 """
 
 from dataclasses import dataclass
@@ -189,7 +189,7 @@ def binary_focal_terms(logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
 
 
 def softmax_focal_terms(logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
-    """Compute -y |y - p|^gamma log(p) for each class, for p = softmax(logits): (n, C, ...), (n, C, ...) -> (n, C, ...)."""
+    """Compute -y |y - p|^gamma log(p) for each class, for p = softmax(logits): (n, C, s), (n, C, s) -> (n, C, s)."""
     log_p = logits.log_softmax(1)
     p = log_p.exp()
     # Of the most probable class, compute 1 - p and log(p) from the other classes: p itself may round to 1.

@@ -100,7 +100,7 @@ def negative_margins(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def softmax_focal_gradient(scale: Tensor, logits: Tensor, targets: Tensor, z: Tensor, *, gamma: float) -> Tensor:
-    """Gradient of the losses per row, times a scale (R,): (R, C), (R,), and z (R,) from `negative_margins` -> (R, C)."""
+    """Compute the gradient of the losses per row, times a scale (R,), given `negative_margins` z (R,): (R, C)."""
     derivatives = (scale * FocalMargin(gamma).derivative(z))[:, None]
     gradient = torch.empty_like(logits)
     for rows, column, derivative, out in _chunks(logits, targets[:, None], derivatives, gradient):
