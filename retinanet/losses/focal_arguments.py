@@ -179,8 +179,8 @@ def _check_sigmoid_shapes(logits: Tensor, targets: Tensor, ignore_index: int) ->
     if _num_classes(logits) == 1:
         raise ValueError(
             f"targets: found shape {tuple(targets.shape)} for logits of shape {tuple(logits.shape)}, which is "
-            "ambiguous: as class indices, 0 would be the class and 1 no class; for labels 0 and 1, give both the same shape, with "
-            "targets.unsqueeze(1) or logits.squeeze(1)"
+            "ambiguous: as class indices, 0 would be the class and 1 no class; for labels 0 and 1, give both the same "
+            "shape, with targets.unsqueeze(1) or logits.squeeze(1)"
         )
     return True
 

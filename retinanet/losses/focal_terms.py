@@ -2,8 +2,8 @@
 
 Both modes use one formula for hard and soft labels y in 0..1: each term of the cross entropy is multiplied by
 |y - p|^gamma. With a label of 0 or 1, |y - p| is 1 - p_t, which gives Lin et al. 2017, eq. 4; with fractional labels,
-it is the quality focal loss (Li et al. 2020, eq. 3), which is 0 at p = y. A softmax over two classes equals the sigmoid of
-the difference of their logits, for any labels.
+it is the quality focal loss (Li et al. 2020, eq. 3), which is 0 at p = y. A softmax over two classes equals the
+sigmoid of the difference of their logits, for any labels.
 
 Logits are (N, C, S): samples, classes, positions. Derivatives of any order exist, and are finite for finite logits and
 hard labels. Where y - p rounds to 0, the derivative of its power is taken as 0.
