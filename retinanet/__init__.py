@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from retinanet.errors import InputError as InputError
     from retinanet.inference.predictor import Predictor as Predictor
     from retinanet.losses.focal import FocalLoss as FocalLoss
+    from retinanet.losses.focal import focal_loss as focal_loss
     from retinanet.model.retinanet import RetinaNet as RetinaNet
     from retinanet.model.retinanet import build_model as build_model
     from retinanet.structures import Detections as Detections
@@ -30,6 +31,7 @@ _PUBLIC = {
     "build_model": ("retinanet.model.retinanet", "build_model"),
     "draw_detections": ("retinanet.visualization.draw", "draw_detections"),
     "evaluate": ("retinanet.engine.evaluate_checkpoint", "evaluate_checkpoint"),
+    "focal_loss": ("retinanet.losses.focal", "focal_loss"),
     "load_config": ("retinanet.config.load", "load_config"),
     "train": ("retinanet.engine.train", "train"),
 }
@@ -43,6 +45,7 @@ __all__ = [
     "build_model",
     "draw_detections",
     "evaluate",
+    "focal_loss",
     "load_config",
     "train",
 ]

@@ -17,6 +17,7 @@ PUBLIC = [
     "build_model",
     "draw_detections",
     "evaluate",
+    "focal_loss",
     "load_config",
     "train",
 ]

@@ -23,6 +23,7 @@ SUITES = {
     "training": "training",
     "inference": "inference",
     "loss": "loss",
+    "focal_loss": "focal_loss",
     "assignment": "assignment",
     "postprocess": "postprocess",
     "data": "data",

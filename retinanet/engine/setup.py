@@ -25,7 +25,7 @@ from retinanet.formats.checks.plausibility import check_overlap
 from retinanet.formats.dataset import Dataset
 from retinanet.formats.findings import report
 from retinanet.losses.build import build_loss
-from retinanet.losses.class_weights import with_class_weights
+from retinanet.losses.configured_weights import with_class_weights
 from retinanet.runtime.device import resolve_compile, resolve_precision
 from retinanet.runtime.distributed import is_main, on_main, world_size
 

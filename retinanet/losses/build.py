@@ -19,7 +19,7 @@ from retinanet.config import (
 )
 from retinanet.losses.box_losses import BoxLoss, CIoULoss, DIoULoss, GIoULoss, SmoothL1Loss
 from retinanet.losses.class_loss import ClassLoss
-from retinanet.losses.class_weights import checked_alpha
+from retinanet.losses.configured_weights import checked_alpha
 from retinanet.losses.detection import DetectionLoss
 from retinanet.losses.hard_examples import HardExampleMining
 from retinanet.losses.margin import FocalStarMargin, HingeMargin

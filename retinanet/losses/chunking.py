@@ -11,8 +11,12 @@ LOGITS_AT_ONCE_ELSEWHERE = 2**24
 
 def rows_at_once(logits: Tensor) -> int:
     """Number of rows of logits (R, K) to process together, at least 1."""
-    most = LOGITS_AT_ONCE.get(logits.device.type, LOGITS_AT_ONCE_ELSEWHERE)
-    return max(1, most // logits.shape[1])
+    return max(1, logits_at_once(logits) // logits.shape[1])
+
+
+def logits_at_once(logits: Tensor) -> int:
+    """Number of logits to process together on their device."""
+    return LOGITS_AT_ONCE.get(logits.device.type, LOGITS_AT_ONCE_ELSEWHERE)
 
 
 def working_type(logits: Tensor) -> torch.dtype:

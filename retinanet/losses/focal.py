@@ -1,142 +1,146 @@
-"""Softmax focal loss as a stand-alone module for any classifier; the detector does not use it.
+"""The focal loss for any classifier: a module and a function that need only torch.
 
-The detector's focal losses are `SigmoidFocalLoss` (`sigmoid.py`) and `SoftmaxFocalLoss` (`softmax_focal.py`).
+Softmax mode takes the place of `torch.nn.functional.cross_entropy`, sigmoid mode that of
+`binary_cross_entropy_with_logits` and torchvision's `sigmoid_focal_loss`. With gamma 0, both equal torch's losses, bit
+for bit. The formulas are in `focal_terms.py`, their evaluation in `focal_kernels.py`. The detector has its own
+interface to the same kernels (`sigmoid.py`, `softmax_focal.py`).
 """
 
 from collections.abc import Sequence
-from numbers import Integral
-from typing import Literal, get_args
+from contextlib import nullcontext
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from retinanet.losses.arguments import check_number
-from retinanet.losses.softmax_focal import softmax_focal_losses
+from retinanet.losses.focal_arguments import (
+    IGNORE_INDEX,
+    InverseFrequency,
+    Mode,
+    Normalizer,
+    Reduction,
+    check_inputs,
+    check_settings,
+    plain_alpha,
+)
+from retinanet.losses.focal_modes import sigmoid_loss, softmax_loss
+from retinanet.losses.focal_terms import SigmoidTerms, SoftmaxTerms
 
-Reduction = Literal["mean", "sum", "none"]
-INTEGER_TYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+__all__ = ["FocalLoss", "InverseFrequency", "focal_loss"]
 
 
 class FocalLoss(nn.Module):
-    """Focal loss of a softmax classifier, -alpha_c (1 - p_c)^gamma log(p_c) for the true class c.
+    """Focal loss -alpha_t (1 - p_t)^gamma log(p_t) of a softmax or of independent sigmoids (Lin et al. 2017, eq. 5).
 
-    This is Lin et al. 2017, eq. 5, for mutually exclusive classes. With gamma 0 and no alpha, it equals
-    `torch.nn.functional.cross_entropy`; with two classes, it equals the sigmoid focal loss of the difference between
-    the logits.
+    p_t is the predicted probability of the correct answer. With soft labels y in 0..1, each term of the cross entropy
+    is multiplied by |y - p|^gamma instead, which is the same at 0 and 1 (Li et al. 2020, eq. 3).
 
     Args:
-        num_classes: C, at least 2: the softmax of a single logit is always 1.
-        alpha: non-negative class weights (C,), or one number for all classes; None means 1. Stored as a buffer, which
-            moves with the module. A float tensor keeps its dtype; anything else is converted to torch's default dtype.
-        gamma: non-negative focusing exponent; larger values down-weight well-classified examples more.
-        reduction: "mean" divides the sum by the number of targets, not by their weights, and is 0 without targets;
-            "sum" returns the sum; "none" returns one loss per target.
+        mode: "softmax" for exclusive classes: one loss per target, with p from a softmax over the classes. "sigmoid"
+            for independent binary predictions: one loss per logit.
+        alpha: in softmax mode, one non-negative weight per class, or one number that multiplies the loss. In sigmoid
+            mode, the weight in 0..1 of label 1, where label 0 has 1 - alpha: one number, or one per class. In both
+            modes, `InverseFrequency(counts)`, or None for no weights. A sequence, array or tensor is copied.
+        gamma: focusing exponent, at least 0; larger values down-weight well-classified examples more. 0 gives
+            `cross_entropy` or `binary_cross_entropy_with_logits`, bit for bit.
+        ignore_index: integer target without loss or gradient, which does not count in the mean. In sigmoid mode, also a
+            label with this value.
+        label_smoothing: 0..1, moves labels this share of the way to 1 / C (softmax) or 1/2 (sigmoid); the result is the
+            loss of soft labels.
+        reduction: "mean", "sum", or "none" for one loss per target (softmax) or per logit (sigmoid). As in torch, the
+            mean divides by the number of losses that are not ignored, or, in softmax mode with a weight per class and
+            class indices, by the sum of the targets' weights. The mean of nothing is 0, with gradient 0; only this
+            differs from torch, which returns NaN.
+        normalizer: what the mean divides by instead: a number above 0, or "positives" for the number of labels above 0
+            (sigmoid mode), at least 1, as in RetinaNet.
 
     Raises:
-        ValueError: an argument is invalid.
+        ValueError: an argument is invalid, or the mode does not use it.
     """
-
-    num_classes: int
-    alpha: Tensor | None
-    gamma: float
-    reduction: Reduction
 
     def __init__(
         self,
-        num_classes: int,
-        alpha: float | Sequence[float] | np.ndarray | Tensor | None = None,
+        mode: Mode = "softmax",
+        *,
+        alpha: float | Sequence[float] | Tensor | InverseFrequency | None = None,
         gamma: float = 2.0,
+        ignore_index: int = IGNORE_INDEX,
+        label_smoothing: float = 0.0,
         reduction: Reduction = "mean",
+        normalizer: Normalizer = None,
     ):
         super().__init__()
-        if isinstance(num_classes, bool) or not isinstance(num_classes, Integral) or num_classes < 2:
-            raise ValueError(
-                f"num_classes: found {num_classes!r}, expected an integer of at least 2; for a problem with a single "
-                "logit, use 2 and the logits (0, x)"
-            )
-        check_number("gamma", gamma, low=0)
-        if reduction not in get_args(Reduction):
-            choices = ", ".join(map(repr, get_args(Reduction)))
-            raise ValueError(f"reduction: found {reduction!r}, expected one of {choices}")
-        self.num_classes = int(num_classes)
+        check_settings(mode, gamma, ignore_index, label_smoothing, reduction, normalizer)
+        self.mode: Mode = mode
+        self.alpha = plain_alpha(alpha, mode)
         self.gamma = float(gamma)
-        self.reduction = reduction
-        self.register_buffer("alpha", None if alpha is None else _weight_tensor(alpha, self.num_classes))
+        self.ignore_index = int(ignore_index)
+        self.label_smoothing = float(label_smoothing)
+        self.reduction: Reduction = reduction
+        self.normalizer: Normalizer = normalizer
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Compute the loss. It can be differentiated once with respect to the logits; twice raises a `RuntimeError`.
-
-        Args:
-            logits: (N, C) or (N, C, d1, ...), any float type. Computed in float32, or float64 for float64 logits.
-            targets: (N,) or (N, d1, ...), integers in 0..C-1.
-
-        Returns: (), or the shape of the targets for reduction "none"; float32, or float64 for float64 logits. The
-            gradient has the dtype of the logits.
-
-        Raises:
-            ValueError: a shape or dtype is wrong, or a target on the CPU is out of range. On other devices, the range
-                check would require a synchronisation; as with torch's own losses, the device reports the error at the
-                next synchronisation.
-        """
-        self._check(logits, targets)
-        rows, index = logits.movedim(1, -1).reshape(-1, self.num_classes), targets.reshape(-1).long()
-        losses = softmax_focal_losses(rows, index, gamma=self.gamma)
-        if self.alpha is not None:
-            losses = losses * self.alpha.to(losses.dtype)[index]
-        if self.reduction == "none":
-            return losses.view(targets.shape)
-        return losses.sum() / (max(1, len(losses)) if self.reduction == "mean" else 1)
+        """Compute the loss; see `focal_loss` for arguments, result and errors."""
+        return focal_loss(
+            logits,
+            targets,
+            self.mode,
+            alpha=self.alpha,
+            gamma=self.gamma,
+            ignore_index=self.ignore_index,
+            label_smoothing=self.label_smoothing,
+            reduction=self.reduction,
+            normalizer=self.normalizer,
+        )
 
     def extra_repr(self) -> str:
-        weights = "None" if self.alpha is None else f"({self.num_classes},)"
-        return f"{self.num_classes}, alpha={weights}, gamma={self.gamma}, reduction={self.reduction!r}"
-
-    def _check(self, logits: Tensor, targets: Tensor) -> None:
-        for name, value in (("logits", logits), ("targets", targets)):
-            if not isinstance(value, Tensor):
-                raise ValueError(f"{name}: found {type(value).__name__}, expected a torch.Tensor")
-        if logits.ndim < 2 or logits.shape[1] != self.num_classes:
-            expected = f"(N, {self.num_classes}) or (N, {self.num_classes}, d1, ...)"
-            raise ValueError(f"logits: found shape {tuple(logits.shape)}, expected {expected}")
-        if not logits.is_floating_point():
-            raise ValueError(f"logits: found {logits.dtype}, expected a float type")
-        if targets.dtype not in INTEGER_TYPES:
-            expected = ", ".join(map(str, INTEGER_TYPES))
-            raise ValueError(f"targets: found {targets.dtype}, expected class indices as one of {expected}")
-        shape = (logits.shape[0], *logits.shape[2:])
-        if tuple(targets.shape) != shape:
-            raise ValueError(
-                f"targets: found shape {tuple(targets.shape)}, expected {shape} for logits of shape "
-                f"{tuple(logits.shape)}"
-            )
-        if targets.device.type == "cpu" and targets.numel():
-            low, high = (value.item() for value in targets.aminmax())
-            if low < 0 or high >= self.num_classes:
-                raise ValueError(f"targets: found values in {low}..{high}, expected 0..{self.num_classes - 1}")
+        weights = f"{len(self.alpha)} weights" if isinstance(self.alpha, tuple) else self.alpha
+        text = f"{self.mode!r}, alpha={weights}, gamma={self.gamma}, ignore_index={self.ignore_index}"
+        text += f", label_smoothing={self.label_smoothing}, reduction={self.reduction!r}"
+        return text if self.normalizer is None else f"{text}, normalizer={self.normalizer!r}"
 
 
-def _weight_tensor(alpha: float | Sequence[float] | np.ndarray | Tensor, num_classes: int) -> Tensor:
-    """Copy weights to a tensor (C,). A float tensor keeps its dtype; anything else gets torch's default dtype.
+def focal_loss(
+    logits: Tensor,
+    targets: Tensor,
+    mode: Mode = "softmax",
+    *,
+    alpha: float | Sequence[float] | Tensor | InverseFrequency | None = None,
+    gamma: float = 2.0,
+    ignore_index: int = IGNORE_INDEX,
+    label_smoothing: float = 0.0,
+    reduction: Reduction = "mean",
+    normalizer: Normalizer = None,
+) -> Tensor:
+    """Compute the focal loss; `mode` and the keyword arguments are described in `FocalLoss`.
+
+    The loss can be differentiated any number of times with respect to the logits. The gradient has their dtype; the
+    computation uses float32, or float64 for float64 logits, also under autocast. In eager mode, autograd keeps only the
+    logits and the targets.
+
+    Args:
+        logits: softmax: (N, C), (N, C, d1, ...) or (C,), with at least two classes. sigmoid: the same, or any shape for
+            labels of that shape. Any float type.
+        targets: softmax: class indices 0..C-1 of shape (N,), (N, d1, ...) or (), or soft labels of the logits' shape.
+            sigmoid: labels of the logits' shape, 0 or 1 as integers or bool, or 0..1 as floats. Or class indices of the
+            shapes above: 0..C-1 for label 1 in that class and 0 in the others, C for 0 in all classes. Class indices
+            for a single class are ambiguous and rejected.
+
+    Returns: (), or one loss per target or logit for reduction "none"; float32, or float64 for float64 logits.
 
     Raises:
-        ValueError: the number of weights is wrong, or a weight is negative or not finite.
+        ValueError: an argument is invalid or unused, a shape or dtype is wrong, or a target on the CPU is out of range.
+            On other devices, targets are not range-checked, which would synchronise the device; a wrong class index is
+            then an error of the device in softmax mode, and no class in sigmoid mode.
     """
-    try:
-        weights = torch.as_tensor(alpha).detach()
-    except (TypeError, ValueError, RuntimeError):  # torch's errors for text, ragged rows and None
-        weights = None
-    if weights is None or weights.is_complex():
-        raise ValueError(f"alpha: found {alpha!r}, expected a number or one weight for each of {num_classes} classes")
-    # Do not keep the dtype of a float64 array: some devices do not support float64.
-    keeps_type = isinstance(alpha, Tensor) and weights.is_floating_point()
-    weights = weights.to(weights.dtype if keeps_type else torch.get_default_dtype(), copy=True)
-    if weights.ndim == 0:
-        weights = weights.repeat(num_classes)
-    if weights.shape != (num_classes,):
-        raise ValueError(
-            f"alpha: found shape {tuple(weights.shape)}, expected one weight for each of {num_classes} classes"
-        )
-    if not ((weights >= 0) & weights.isfinite()).all():
-        raise ValueError(f"alpha: found {weights.tolist()}, expected finite weights of at least 0")
-    return weights
+    check_settings(mode, gamma, ignore_index, label_smoothing, reduction, normalizer)
+    alpha = plain_alpha(alpha, mode)
+    of_classes = check_inputs(logits, targets, mode=mode, alpha=alpha, ignore_index=ignore_index)
+    device = logits.device.type
+    # Autocast would compute some sums in half precision. Not every type of device has it.
+    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    with torch.autocast(device, enabled=False) if autocast else nullcontext():
+        if mode == "softmax":
+            softmax = SoftmaxTerms(alpha, gamma, label_smoothing, ignore_index, of_classes)
+            return softmax_loss(logits, targets, softmax, reduction, normalizer)
+        sigmoid = SigmoidTerms(alpha, gamma, label_smoothing, ignore_index, of_classes)
+        return sigmoid_loss(logits, targets, sigmoid, reduction, normalizer)

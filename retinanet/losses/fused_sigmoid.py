@@ -72,6 +72,41 @@ class FusedSigmoidLoss(ABC):
             iou = iou.flatten()[:, None].to(working_type(logits))
         return _FusedSigmoidSum.apply(logits.flatten(0, -2), labels.flatten(), valid.flatten(), iou, self)
 
+    def value(self, logits: Tensor, labels: Tensor, valid: Tensor, iou: Tensor | None = None) -> Tensor:
+        """Compute the summed loss without recording it for autograd: (R, K), (R,), (R,), (R, 1) -> ()."""
+        table = self.tables(logits.dtype)[0] if _uses_table(logits, self) else None
+        weight = self.background_weight.like(logits)
+        by_class = weight if isinstance(weight, Tensor) else None
+        background = torch.zeros((), dtype=working_type(logits), device=logits.device)
+        column, has_target, targets = _target_logits(logits, labels, valid)
+        for rows in _row_chunks(logits, whole=self.compile):
+            background = background + self.sum_of_losses(
+                logits[rows], valid[rows], column[rows], has_target[rows], self.margin_loss, by_class, table
+            )
+        if by_class is None:
+            background = weight * background
+        return background + torch.where(has_target, self.target_loss(targets, column, iou), 0).sum()
+
+    def gradient(
+        self, scale: Tensor, logits: Tensor, labels: Tensor, valid: Tensor, iou: Tensor | None = None
+    ) -> Tensor:
+        """Compute the gradient of `value` times a scale (): (R, K) in the dtype of the logits."""
+        background_scale: Tensor | None = scale * self.background_weight.like(logits)  # () or (K,)
+        table = self.tables(logits.dtype)[1] if _uses_table(logits, self) else None
+        if table is not None and background_scale.ndim == 0:
+            # Multiply once per possible value instead of once per logit.
+            table, background_scale = (table * background_scale).to(logits.dtype), None
+        gradient = torch.empty_like(logits)
+        column, has_target, targets = _target_logits(logits, labels, valid)
+        target_gradient = self.target_derivative(targets, column, iou, scale).to(gradient.dtype)
+        for rows in _row_chunks(logits, whole=self.compile):
+            chunk = self.scaled_derivatives(logits[rows], valid[rows], background_scale, self.margin_loss, table)
+            # Scatter into the chunk: on a CPU, scatter makes a float32 copy of a 16-bit tensor.
+            kept = chunk.gather(1, column[rows])
+            replaced = torch.where(has_target[rows], target_gradient[rows], kept)
+            gradient[rows] = chunk.scatter_(1, column[rows], replaced)
+        return gradient
+
     def tables(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Return float32 tables of h and h' for all 65,536 values of a 16-bit dtype, indexed by their bits."""
         if dtype not in self._tables:
@@ -89,39 +124,12 @@ class _FusedSigmoidSum(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(logits, labels, valid, iou)
         ctx.loss = loss
-        table = loss.tables(logits.dtype)[0] if _uses_table(logits, loss) else None
-        weight = loss.background_weight.like(logits)
-        by_class = weight if isinstance(weight, Tensor) else None
-        background = torch.zeros((), dtype=working_type(logits), device=logits.device)
-        column, has_target, targets = _target_logits(logits, labels, valid)
-        for rows in _row_chunks(logits, whole=loss.compile):
-            background = background + loss.sum_of_losses(
-                logits[rows], valid[rows], column[rows], has_target[rows], loss.margin_loss, by_class, table
-            )
-        if by_class is None:
-            background = weight * background
-        return background + torch.where(has_target, loss.target_loss(targets, column, iou), 0).sum()
+        return loss.value(logits, labels, valid, iou)
 
     @staticmethod
     @differentiable_once
     def backward(ctx: FunctionCtx, scale: Tensor) -> tuple[Tensor | None, ...]:
-        logits, labels, valid, iou = ctx.saved_tensors
-        loss = ctx.loss
-        background_scale: Tensor | None = scale * loss.background_weight.like(logits)  # () or (K,)
-        table = loss.tables(logits.dtype)[1] if _uses_table(logits, loss) else None
-        if table is not None and background_scale.ndim == 0:
-            # Multiply once per possible value instead of once per logit.
-            table, background_scale = (table * background_scale).to(logits.dtype), None
-        gradient = torch.empty_like(logits)
-        column, has_target, targets = _target_logits(logits, labels, valid)
-        target_gradient = loss.target_derivative(targets, column, iou, scale).to(gradient.dtype)
-        for rows in _row_chunks(logits, whole=loss.compile):
-            chunk = loss.scaled_derivatives(logits[rows], valid[rows], background_scale, loss.margin_loss, table)
-            # Scatter into the chunk: on a CPU, scatter makes a float32 copy of a 16-bit tensor.
-            kept = chunk.gather(1, column[rows])
-            replaced = torch.where(has_target[rows], target_gradient[rows], kept)
-            gradient[rows] = chunk.scatter_(1, column[rows], replaced)
-        return gradient, None, None, None, None
+        return ctx.loss.gradient(scale, *ctx.saved_tensors), None, None, None, None
 
 
 def _sum_of_losses(

@@ -79,10 +79,7 @@ class _SoftmaxFocalLosses(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: FunctionCtx, logits: Tensor, targets: Tensor, gamma: float) -> Tensor:
-        margins = []
-        for rows, column in _chunks(logits, targets[:, None]):
-            margins.append(_other_logits(rows, column).logsumexp(dim=1) - rows.gather(1, column).squeeze(1))
-        z = torch.cat(margins)
+        z = negative_margins(logits, targets)
         ctx.save_for_backward(logits, targets, z)
         ctx.gamma = gamma
         return FocalMargin(gamma).value(z)
@@ -91,15 +88,28 @@ class _SoftmaxFocalLosses(torch.autograd.Function):
     @differentiable_once
     def backward(ctx: FunctionCtx, scale: Tensor) -> tuple[Tensor | None, ...]:
         logits, targets, z = ctx.saved_tensors
-        derivatives = (scale * FocalMargin(ctx.gamma).derivative(z))[:, None]
-        gradient = torch.empty_like(logits)
-        for rows, column, derivative, out in _chunks(logits, targets[:, None], derivatives, gradient):
-            shares = _other_logits(rows, column).softmax(dim=1)
-            out.copy_(shares.mul_(derivative).scatter_(1, column, -derivative))
-        return gradient, None, None
+        return softmax_focal_gradient(scale, logits, targets, z, gamma=ctx.gamma), None, None
 
 
-def _other_logits(logits: Tensor, column: Tensor) -> Tensor:
+def negative_margins(logits: Tensor, targets: Tensor) -> Tensor:
+    """Compute z = -log(p_c / (1 - p_c)) per row, in the dtype of the loss: (R, C), (R,) int64 -> (R,)."""
+    margins = []
+    for rows, column in _chunks(logits, targets[:, None]):
+        margins.append(other_logits(rows, column).logsumexp(dim=1) - rows.gather(1, column).squeeze(1))
+    return torch.cat(margins)
+
+
+def softmax_focal_gradient(scale: Tensor, logits: Tensor, targets: Tensor, z: Tensor, *, gamma: float) -> Tensor:
+    """Compute the gradient of the losses per row, times a scale (R,), given `negative_margins` z (R,): (R, C)."""
+    derivatives = (scale * FocalMargin(gamma).derivative(z))[:, None]
+    gradient = torch.empty_like(logits)
+    for rows, column, derivative, out in _chunks(logits, targets[:, None], derivatives, gradient):
+        shares = other_logits(rows, column).softmax(dim=1)
+        out.copy_(shares.mul_(derivative).scatter_(1, column, -derivative))
+    return gradient
+
+
+def other_logits(logits: Tensor, column: Tensor) -> Tensor:
     """Logits (r, C) in the dtype of the loss, with each row's target at `column` (r, 1) set too low to contribute."""
     working = logits.to(working_type(logits))
     # Not -infinity: if the other logits are -infinity too, their softmax would be NaN.

@@ -19,7 +19,7 @@ from retinanet.data.build import (
 )
 from retinanet.engine.best import check_measurable
 from retinanet.errors import InputError
-from retinanet.losses.class_weights import with_class_weights
+from retinanet.losses.configured_weights import with_class_weights
 from tests.helpers.batches import assert_same_batches
 from tests.helpers.coco_files import warnings_in
 from tests.helpers.lvis_files import IS_COMPLETE, write_tiny_lvis

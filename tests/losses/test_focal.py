@@ -1,25 +1,24 @@
-"""`FocalLoss`, the stand-alone module, compared with its formula, torch and torchvision."""
+"""`FocalLoss` and `focal_loss`: values and gradients compared with the definition, torch and torchvision."""
 
-import copy
 import math
+import subprocess
+import sys
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 
 import retinanet
 from retinanet.losses import chunking
-from retinanet.losses.focal import FocalLoss
+from retinanet.losses.focal import FocalLoss, InverseFrequency, focal_loss
+from retinanet.losses.sigmoid import SigmoidFocalLoss
+from tests.helpers.focal import multi_hot, soft_focal_by_definition, softmax_focal_by_definition
 from tests.helpers.gradients import value_and_gradient
-from tests.helpers.softmax_focal import softmax_focal_by_definition
 
-GAMMAS = [0, 0.1, 0.5, 1, 2, 5]
+GAMMAS = [0.1, 0.5, 1, 2, 5]
+REDUCTIONS = ["mean", "sum", "none"]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -30,236 +29,230 @@ def small_chunks():
         yield
 
 
-def to_classify(num_classes, *, shape=(60,), dtype=torch.float64, spread=3.0):
-    """Logits (N, C, ...) and targets (N, ...)."""
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(shape[0], num_classes, *shape[1:], generator=generator, dtype=torch.float64) * spread
-    return logits.to(dtype), torch.randint(num_classes, shape, generator=generator)
+def example(*shape, highest, dtype=torch.float64):
+    """Logits (N, C, ...), class indices 0..highest (N, ...) and soft labels (N, C, ...)."""
+    random = torch.Generator().manual_seed(0)
+    logits = torch.randn(shape, generator=random, dtype=torch.float64) * 3
+    targets = torch.randint(highest + 1, (shape[0], *shape[2:]), generator=random)
+    return logits.to(dtype), targets, torch.rand(shape, generator=random, dtype=torch.float64).to(dtype)
 
 
-def test_focal_loss_is_a_public_name():
-    assert retinanet.FocalLoss is FocalLoss
+def test_public_names_are_the_module_and_the_function():
+    assert retinanet.FocalLoss is FocalLoss and retinanet.focal_loss is focal_loss
 
 
-def test_focal_loss_by_hand():
+def test_import_and_use_need_only_torch():
+    program = """
+import sys, importlib.abc
+class Blocked(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.split(".")[0] in {"pydantic", "torchvision", "hotcoco", "PIL", "yaml", "scipy", "pycocotools", "tqdm"}:
+            raise ImportError(name)
+sys.meta_path.insert(0, Blocked())
+import torch
+from retinanet import FocalLoss, focal_loss
+logits = torch.zeros(4, 3, requires_grad=True)
+for mode in ("softmax", "sigmoid"):
+    FocalLoss(mode)(logits, torch.tensor([0, 1, 2, 0])).backward()
+    focal_loss(logits, torch.rand(4, 3), mode, label_smoothing=0.1).backward()
+own = {name for name in sys.modules if name.startswith("retinanet.")}
+assert all(name == "retinanet.losses" or name.startswith("retinanet.losses.") for name in own), own
+"""
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stderr == ""
+
+
+def test_softmax_by_hand():
     # Four equal logits give p = 1/4: (3/4)^2 ln 4 = 0.779791. Logits (ln 3, 0) give p = 3/4 and 1/4: ln(4/3) / 16 and
-    # ln(4) 9/16.
-    even = torch.zeros(1, 4)
-    assert_close(FocalLoss(4)(even, torch.tensor([2])), torch.tensor(0.779791))
+    # ln(4) 9/16; their mean with weights 1/2 and 2 is (0.0089901 + 1.5595810) / 2.5.
+    assert_close(focal_loss(torch.zeros(1, 4), torch.tensor([2])), torch.tensor(0.779791))
+    odds, targets = torch.tensor([[math.log(3), 0.0]]).repeat(2, 1), torch.tensor([0, 1])
+    losses = focal_loss(odds, targets, alpha=[0.5, 2.0], reduction="none")
+    assert_close(losses, torch.tensor([0.0089901, 1.5595810]))
+    assert_close(focal_loss(odds, targets, alpha=[0.5, 2.0]), torch.tensor(0.6274284))
+
+
+def test_sigmoid_by_hand():
+    # Logits (ln 3, 0) give p = 3/4 and 1/2. Class 0: 0.25 ln(4/3) / 16 and 0.75 ln(2) / 4. No class: 0.75 ln(4) 9/16.
     odds = torch.tensor([[math.log(3), 0.0]]).repeat(2, 1)
-    losses = FocalLoss(2, reduction="none")(odds, torch.tensor([0, 1]))
-    assert_close(losses, torch.tensor([0.0179801, 0.7797905]))
-    weighted = FocalLoss(2, alpha=[0.5, 2.0], reduction="none")(odds, torch.tensor([0, 1]))
-    assert_close(weighted, torch.tensor([0.0089901, 1.5595810]))
+    losses = focal_loss(odds, torch.tensor([0, 2]), "sigmoid", alpha=0.25, reduction="none")
+    assert_close(losses, torch.tensor([[0.0044950, 0.1299651], [0.5848429, 0.1299651]]))
+    by_positives = focal_loss(odds, torch.tensor([0, 2]), "sigmoid", alpha=0.25, normalizer="positives")
+    assert_close(by_positives, losses.sum())
 
 
-@pytest.mark.parametrize("shape", [(60,), (4, 5), (3, 2, 5)])
-@pytest.mark.parametrize("alpha", [None, [0.2, 1.5, 0.0, 3.0, 0.7]])
+@pytest.mark.parametrize("shape", [(60, 5), (4, 5, 6), (3, 5, 2, 3)])
 @pytest.mark.parametrize("gamma", GAMMAS)
-def test_value_and_gradient_match_the_formula(gamma, alpha, shape):
-    logits, targets = to_classify(5, shape=shape)
-    alpha = alpha and torch.tensor(alpha, dtype=torch.float64)
-    expected, gradient = value_and_gradient(
-        lambda x: softmax_focal_by_definition(x, targets, alpha=alpha, gamma=gamma), logits
+def test_softmax_matches_the_definition(gamma, shape):
+    logits, targets, labels = example(*shape, highest=4)
+    alpha = [0.2, 1.5, 0.0, 3.0, 0.7]
+    for weights in (None, alpha):
+        expected = value_and_gradient(
+            lambda x, w=weights: softmax_focal_by_definition(x, targets, alpha=w, gamma=gamma), logits
+        )
+        result = value_and_gradient(
+            lambda x, w=weights: focal_loss(x, targets, alpha=w, gamma=gamma, reduction="none"), logits
+        )
+        assert_close(result, expected)
+    soft = value_and_gradient(lambda x: focal_loss(x, labels, gamma=gamma, reduction="none"), logits)
+    assert_close(
+        soft, value_and_gradient(lambda x: soft_focal_by_definition(x, labels, mode="softmax", gamma=gamma), logits)
     )
-    loss = FocalLoss(5, alpha, gamma, reduction="none")
-    value, result = value_and_gradient(lambda x: loss(x, targets), logits)
-    assert value.shape == shape
-    assert_close(value, expected)
-    assert_close(result, gradient)
-    for reduction, reduced in (("sum", expected.sum()), ("mean", expected.sum() / targets.numel())):
-        assert_close(FocalLoss(5, alpha, gamma, reduction=reduction)(logits, targets), reduced)
 
 
-@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_gamma_zero_equals_torchs_cross_entropy(dtype, reduction):
-    logits, targets = to_classify(7, dtype=dtype)
-    loss = FocalLoss(7, gamma=0.0, reduction=reduction)
-    result = value_and_gradient(lambda x: loss(x, targets), logits)
-    assert_close(result, value_and_gradient(lambda x: F.cross_entropy(x, targets, reduction=reduction), logits))
-
-
-def test_alpha_keeps_the_dtype_of_a_tensor_but_not_of_an_array():
-    array = np.array([0.25, 0.75])
-    assert FocalLoss(2, array).alpha.dtype == torch.float32
-    assert FocalLoss(2, torch.from_numpy(array)).alpha.dtype == torch.float64
-
-
+@pytest.mark.parametrize("shape", [(60, 5), (4, 5, 6), (3, 5, 2, 3)])
 @pytest.mark.parametrize("gamma", GAMMAS)
-def test_gamma_scales_each_term_by_its_error(gamma):
-    logits, targets = to_classify(4)
-    error = 1 - logits.softmax(1).gather(1, targets[:, None])[:, 0]
-    plain = FocalLoss(4, gamma=0.0, reduction="none")(logits, targets)
-    assert_close(FocalLoss(4, gamma=gamma, reduction="none")(logits, targets), plain * error**gamma)
-
-
-def test_mean_does_not_divide_by_the_weights():
-    logits, targets = to_classify(3)
-    alpha = torch.tensor([0.5, 2.0, 4.0], dtype=torch.float64)
-    summed = F.cross_entropy(logits, targets, weight=alpha, reduction="sum")
-    assert_close(FocalLoss(3, alpha, gamma=0)(logits, targets), summed / len(targets))
-
-
-@pytest.mark.parametrize("gamma", GAMMAS)
-def test_two_classes_equal_the_sigmoid_focal_loss_of_the_difference(gamma):
-    logits, targets = to_classify(2, shape=(200,), spread=8.0)
-    alpha = torch.tensor([0.7, 0.3], dtype=torch.float64)  # in torchvision: 1 - alpha for label 0, alpha for 1
-    loss = FocalLoss(2, alpha, gamma, reduction="none")
-    result = value_and_gradient(lambda x: loss(x, targets), logits)
-    theirs = value_and_gradient(
-        lambda x: torchvision.ops.sigmoid_focal_loss(x[:, 1] - x[:, 0], targets.double(), alpha=0.3, gamma=gamma),
-        logits,
+def test_sigmoid_matches_torchvision_and_the_definition(gamma, shape):
+    logits, targets, labels = example(*shape, highest=5)
+    hot = multi_hot(targets, 5)
+    for alpha in (None, 0.3):
+        for reduction in REDUCTIONS:
+            expected = value_and_gradient(
+                lambda x, a=alpha, r=reduction: torchvision.ops.sigmoid_focal_loss(
+                    x, hot, alpha=-1 if a is None else a, gamma=gamma, reduction=r
+                ),
+                logits,
+            )
+            for given in (targets, targets.int(), hot, hot.long(), hot.bool()):
+                result = value_and_gradient(
+                    lambda x, t=given, a=alpha, r=reduction: focal_loss(
+                        x, t, "sigmoid", alpha=a, gamma=gamma, reduction=r
+                    ),
+                    logits,
+                )
+                assert_close(result, expected)
+    soft = value_and_gradient(lambda x: focal_loss(x, labels, "sigmoid", gamma=gamma, reduction="none"), logits)
+    assert_close(
+        soft, value_and_gradient(lambda x: soft_focal_by_definition(x, labels, mode="sigmoid", gamma=gamma), logits)
     )
-    assert_close(result, theirs)
 
 
-@settings(deadline=None)
-@given(st.integers(2, 6), st.floats(-50, 50), st.sampled_from(GAMMAS), st.integers(0, 2**32 - 1))
-def test_adding_a_constant_to_all_logits_changes_nothing_and_the_gradient_sums_to_zero(num_classes, shift, gamma, seed):
-    generator = torch.Generator().manual_seed(seed)
-    logits = torch.randn(5, num_classes, generator=generator, dtype=torch.float64) * 4
-    targets = torch.randint(num_classes, (5,), generator=generator)
-    loss = FocalLoss(num_classes, gamma=gamma, reduction="none")
-    value, gradient = value_and_gradient(lambda x: loss(x, targets), logits)
-    assert_close((value, gradient), value_and_gradient(lambda x: loss(x, targets), logits + shift))
-    assert (value >= 0).all()
-    assert_close(gradient.sum(1), torch.zeros(5, dtype=torch.float64))
-    assert (gradient.gather(1, targets[:, None]) <= 0).all()
-
-
-@pytest.mark.parametrize("alpha", [None, [0.5, 1.0, 2.0]])
-@pytest.mark.parametrize("gamma", GAMMAS)
-def test_gradient_matches_finite_differences(gamma, alpha):
-    logits, targets = to_classify(3, shape=(4, 2))
-    for reduction in ("mean", "none"):
-        loss = FocalLoss(3, alpha, gamma, reduction)
-        assert torch.autograd.gradcheck(lambda x, loss=loss: loss(x, targets), logits.requires_grad_())
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
-@pytest.mark.parametrize("gamma", GAMMAS)
-def test_extreme_logits_have_a_finite_loss_and_gradient(gamma, dtype):
-    extreme = [-1e4, -89.0, 0.0, 89.0, 1e4]
-    logits = torch.tensor([[a, b, c] for a in extreme for b in extreme for c in extreme], dtype=dtype)
-    for target in range(3):
-        targets = torch.full((len(logits),), target)
-        value, gradient = value_and_gradient(FocalLoss(3, gamma=gamma, reduction="none"), logits, targets)
-        assert value.isfinite().all() and gradient.isfinite().all()
-        others = torch.cat([logits[:, :target], logits[:, target + 1 :]], 1).double().amax(1)
-        margin = others - logits[:, target].double()
-        # Clearly wrong predictions have the margin as loss, with gradient 1 and -1. For clearly right ones, both are 0.
-        wrong, right = margin > 1000, margin < -1000
-        assert_close(value[wrong].double(), margin[wrong], rtol=1e-3, atol=0)
-        assert (gradient[wrong, target] == -1).all()
-        assert (value[right] == 0).all() and (gradient[right] == 0).all()
-
-
-@pytest.mark.parametrize("gamma", [0.1, 0.5, 2])
-def test_small_error_keeps_its_precision(gamma):
-    # 1 - p = 3e-14 is far below float32's precision near 1. To first order, the loss is (1 - p)^gamma (1 - p).
-    logits = torch.tensor([[31.0, 0.0]])
-    error = math.exp(-31)
-    value, gradient = value_and_gradient(lambda x: FocalLoss(2, gamma=gamma)(x, torch.tensor([0])), logits)
-    assert_close(value, torch.tensor(error ** (gamma + 1)), rtol=1e-4, atol=0)
-    derivative = (gamma + 1) * error ** (gamma + 1)
-    assert_close(gradient, torch.tensor([[-derivative, derivative]]), rtol=1e-4, atol=0)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_low_precision_is_computed_in_float32(dtype):
-    logits, targets = to_classify(6, dtype=dtype)
-    for reduction in ("mean", "sum", "none"):
-        loss = FocalLoss(6, reduction=reduction)
-        value, gradient = value_and_gradient(lambda x, loss=loss: loss(x, targets), logits)
-        same, same_gradient = value_and_gradient(lambda x, loss=loss: loss(x, targets), logits.float())
-        assert value.dtype == torch.float32 and torch.equal(value, same)
-        assert gradient.dtype == dtype and torch.equal(gradient, same_gradient.to(dtype))
-    assert FocalLoss(6)(logits.double(), targets).dtype == torch.float64
-
-
-@pytest.mark.parametrize("shape", [(0,), (0, 4), (3, 0)])
-def test_empty_input_gives_zero_loss(shape):
-    logits, targets = to_classify(5, shape=shape, dtype=torch.float32)
-    for reduction in ("mean", "sum"):
-        value, gradient = value_and_gradient(FocalLoss(5, reduction=reduction), logits, targets)
-        assert value == 0 and gradient.shape == logits.shape
-    assert FocalLoss(5, reduction="none")(logits, targets).shape == shape
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("alpha", [None, 0.25, [0.1, 0.9, 0.5]])
+def test_sigmoid_sum_is_the_loss_of_the_detector_bit_for_bit(alpha, dtype):
+    logits, targets, _ = example(50, 3, highest=3, dtype=dtype)
+    targets[::7] = -100
+    detector = SigmoidFocalLoss(alpha=alpha)
+    expected = value_and_gradient(lambda x: detector(x, targets.clamp(min=0), targets >= 0), logits)
+    result = value_and_gradient(lambda x: focal_loss(x, targets, "sigmoid", alpha=alpha, reduction="sum"), logits)
+    assert all(map(torch.equal, result, expected))
 
 
 @pytest.mark.parametrize("gamma", GAMMAS)
-def test_classes_excluded_by_infinite_logits_have_zero_loss_and_gradient(gamma):
-    logits = torch.tensor([[-math.inf, 2.0, -math.inf]])
-    value, gradient = value_and_gradient(FocalLoss(3, gamma=gamma), logits, torch.tensor([1]))
-    assert value == 0 and (gradient == 0).all()
+def test_two_classes_equal_one_sigmoid_of_the_difference(gamma):
+    logits, targets, _ = example(40, 2, highest=1)
+    difference = logits[:, 1] - logits[:, 0]
+    for label in (targets.double(), torch.rand(40, dtype=torch.float64, generator=torch.Generator().manual_seed(1))):
+        both = torch.stack([1 - label, label], 1)
+        assert_close(focal_loss(logits, both, gamma=gamma), focal_loss(difference, label, "sigmoid", gamma=gamma))
 
 
-def test_nan_logit_makes_the_loss_of_its_row_nan():
-    logits = torch.tensor([[0.0, math.nan, 1.0], [1.0, 2.0, 3.0]])
-    loss = FocalLoss(3, reduction="none")
-    for target in range(3):
-        assert loss(logits, torch.tensor([target, target])).isnan().tolist() == [True, False]
+@pytest.mark.parametrize("mode", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("gamma", [0, 0.5, 2])
+def test_label_smoothing_is_the_loss_of_smoothed_labels(gamma, mode):
+    logits, targets, _ = example(20, 4, highest=3)
+    smoothed = multi_hot(targets, 4) * 0.9 + 0.1 / (4 if mode == "softmax" else 2)
+    for reduction in REDUCTIONS:
+        result = focal_loss(logits, targets, mode, gamma=gamma, label_smoothing=0.1, reduction=reduction)
+        assert_close(result, focal_loss(logits, smoothed, mode, gamma=gamma, reduction=reduction))
 
 
-@pytest.mark.parametrize("kind", [list, tuple, np.array, torch.tensor])
-def test_alpha_may_be_a_list_tuple_array_or_tensor_and_is_copied(kind):
-    logits, targets = to_classify(3)
-    values = [0.25, 0.5, 2.0]
-    given_alpha = kind(values)
-    loss = FocalLoss(3, given_alpha)
-    expected = softmax_focal_by_definition(logits, targets, alpha=values).mean()
-    assert_close(loss(logits, targets), expected)
-    given_alpha = given_alpha if isinstance(given_alpha, tuple) else given_alpha.__setitem__(0, 9.0)
-    assert_close(loss(logits, targets), expected)  # changing the original has no effect
+@pytest.mark.parametrize("gamma", [0, 0.5, 2])
+@pytest.mark.parametrize("mode", ["softmax", "sigmoid"])
+def test_ignored_targets_leave_the_loss_and_the_mean(mode, gamma):
+    logits, targets, labels = example(20, 3, highest=2)
+    ignored, kept = targets.clone(), torch.arange(20) % 4 > 0
+    ignored[~kept] = 255
+    for smoothing in (0.0, 0.1):
+        for reduction in ("mean", "sum"):
+            settings = {"gamma": gamma, "reduction": reduction, "label_smoothing": smoothing}
+            expected = focal_loss(logits[kept], targets[kept], mode, **settings)
+            value, gradient = value_and_gradient(
+                lambda x, s=settings: focal_loss(x, ignored, mode, ignore_index=255, **s), logits
+            )
+            assert_close(value, expected)
+            assert (gradient[~kept] == 0).all() and (gradient[kept] != 0).all()
+    if mode == "sigmoid":  # single labels, as with partially annotated images
+        labels[::3, 1] = -100
+        known = labels >= 0
+        assert_close(
+            focal_loss(logits, labels, mode, gamma=gamma), focal_loss(logits[known], labels[known], mode, gamma=gamma)
+        )
 
 
-def test_one_number_weights_all_classes_equally():
-    logits, targets = to_classify(3)
-    assert_close(FocalLoss(3, 0.25)(logits, targets), FocalLoss(3)(logits, targets) / 4)
-    assert_close(FocalLoss(3, [1, 1, 1])(logits, targets), FocalLoss(3, 1)(logits, targets))
+def test_ignored_nan_logits_have_no_effect_on_labels():
+    logits = torch.tensor([[math.nan, 1.0], [2.0, math.inf]])
+    labels = torch.tensor([[-100.0, 0.5], [1.0, -100.0]])
+    value, gradient = value_and_gradient(lambda x: focal_loss(x, labels, "sigmoid"), logits)
+    assert value.isfinite() and gradient.isfinite().all()
 
 
-def test_alpha_is_a_buffer():
-    loss = FocalLoss(3, [0.25, 0.5, 2.0])
-    assert loss.state_dict().keys() == {"alpha"} and list(loss.parameters()) == []
-    assert copy.deepcopy(loss).to("meta").alpha.device.type == "meta"
-    assert FocalLoss(3).state_dict() == {} and FocalLoss(3).to("meta").alpha is None
-    assert repr(loss) == "FocalLoss(3, alpha=(3,), gamma=2.0, reduction='mean')"
+@pytest.mark.parametrize("mode", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("gamma", [0, 0.5, 2])
+@pytest.mark.parametrize("shape", [(0, 3), (0, 3, 4), (2, 3, 0), (4, 3)])
+def test_mean_of_nothing_is_zero_with_zero_gradient(shape, gamma, mode):
+    logits, targets, labels = example(*shape, highest=2, dtype=torch.float32)
+    for target in (torch.full_like(targets, -100), labels if labels.numel() == 0 else None):
+        for settings in ({}, {"alpha": [0.1, 0.2, 0.3]}, {"label_smoothing": 0.1}, {"normalizer": 2.0}):
+            if target is not None:
+                loss = FocalLoss(mode, gamma=gamma, **settings)
+                value, gradient = value_and_gradient(loss, logits, target)
+                assert value == 0 and (gradient == 0).all() and gradient.shape == shape
+    none = focal_loss(logits, targets, mode, gamma=gamma, reduction="none")
+    assert none.shape == (targets.shape if mode == "softmax" else logits.shape)
 
 
-@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8])
-def test_targets_may_have_any_integer_type(dtype):
-    logits, targets = to_classify(3)
-    assert_close(FocalLoss(3)(logits, targets.to(dtype)), FocalLoss(3)(logits, targets))
+def test_mean_over_classes_of_weight_zero_is_zero():
+    for gamma in (0, 2):
+        loss = FocalLoss(alpha=[0.0, 1.0, 1.0], gamma=gamma)
+        value, gradient = value_and_gradient(loss, torch.randn(4, 3), torch.zeros(4, dtype=torch.int64))
+        assert value == 0 and (gradient == 0).all()
 
 
-def test_numpy_numbers_are_accepted():
-    logits, targets = to_classify(3)
-    assert_close(FocalLoss(np.int64(3), gamma=np.float32(2))(logits, targets), FocalLoss(3)(logits, targets))
+@pytest.mark.parametrize("gamma", [0, 2])
+def test_normalizer_replaces_the_count_of_the_mean(gamma):
+    logits, targets, labels = example(20, 3, highest=3)
+    targets[:3] = -100
+    labels[labels < 0.5] = 0
+    for target, positives in ((targets, ((targets >= 0) & (targets < 3)).sum()), (labels, (labels > 0).sum())):
+        total = focal_loss(logits, target, "sigmoid", gamma=gamma, reduction="sum")
+        assert_close(focal_loss(logits, target, "sigmoid", gamma=gamma, normalizer="positives"), total / positives)
+        assert_close(focal_loss(logits, target, "sigmoid", gamma=gamma, normalizer=7), total / 7)
+    total = focal_loss(logits, targets.clamp(max=2), gamma=gamma, reduction="sum")
+    assert_close(focal_loss(logits, targets.clamp(max=2), gamma=gamma, normalizer=7), total / 7)
 
 
-@pytest.mark.parametrize("alpha", [None, [0.5, 1.0, 2.0]])
-@pytest.mark.parametrize("shape", [(8,), (2, 3, 4)])
-def test_loss_never_waits_for_an_accelerator(shape, alpha, host_reads):
-    loss = FocalLoss(3, alpha)
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        logits = torch.empty(shape[0], 3, *shape[1:], device="cuda")
-        targets = torch.zeros(shape, dtype=torch.int64, device="cuda")
-        if alpha:
-            loss.alpha = torch.empty(3, device="cuda")  # Module.to does not work in a fake mode
-        assert loss(logits, targets).device.type == "cuda"  # a fake tensor has no values, so nothing was read
-    loss = FocalLoss(3, alpha)
-    logits, targets = to_classify(3, shape=shape)
-    with host_reads() as reads:  # on the CPU, where reading is free, the range of the targets is checked
-        loss(logits.requires_grad_(), targets).backward()
-    assert reads == ["aten::_local_scalar_dense"] * 2
+def test_normalizer_of_background_alone_is_one():
+    logits = torch.zeros(2, 3)
+    none = torch.tensor([3, 3])
+    assert_close(
+        focal_loss(logits, none, "sigmoid", normalizer="positives"),
+        focal_loss(logits, none, "sigmoid", reduction="sum"),
+    )
 
 
-def test_only_the_logits_are_saved_at_full_size():
-    logits, targets = to_classify(50, shape=(300,), dtype=torch.bfloat16)
-    saved = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x) or x, lambda x: x):
-        FocalLoss(50)(logits.requires_grad_(), targets)
-    others = {x.untyped_storage().data_ptr(): x.nbytes for x in saved}
-    others.pop(logits.untyped_storage().data_ptr())
-    assert sum(others.values()) < 0.3 * logits.nbytes
+def test_inverse_frequency_balances_the_classes():
+    # Mean count 40: weights 40 / 10, 40 / 20, 40 / 90; alpha = w / (1 + w).
+    counts = [10, 20, 90]
+    assert FocalLoss(alpha=InverseFrequency(counts)).alpha == pytest.approx((4, 2, 4 / 9))
+    sigmoid = FocalLoss("sigmoid", alpha=InverseFrequency(torch.tensor(counts))).alpha
+    assert sigmoid == pytest.approx((0.8, 2 / 3, 4 / 13))
+    assert FocalLoss(alpha=InverseFrequency([0, 1])).alpha == (1, 1)
+
+
+def test_one_number_in_softmax_mode_multiplies_the_loss():
+    logits, targets, labels = example(20, 3, highest=2)
+    for gamma in (0, 2):
+        for target in (targets, labels):
+            plain = focal_loss(logits, target, gamma=gamma)
+            assert_close(focal_loss(logits, target, gamma=gamma, alpha=0.25), plain / 4)
+
+
+def test_settings_may_be_changed_between_calls():
+    logits, targets, _ = example(20, 3, highest=2)
+    loss = FocalLoss()
+    loss.gamma = 0.0
+    assert torch.equal(loss(logits, targets), F.cross_entropy(logits, targets))
+    assert repr(FocalLoss("sigmoid", alpha=[0.1, 0.2], normalizer="positives")) == (
+        "FocalLoss('sigmoid', alpha=2 weights, gamma=2.0, ignore_index=-100, label_smoothing=0.0, reduction='mean', "
+        "normalizer='positives')"
+    )

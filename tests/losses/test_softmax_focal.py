@@ -7,8 +7,8 @@ from torch.testing import assert_close
 
 from retinanet.losses import chunking
 from retinanet.losses.softmax_focal import SoftmaxFocalLoss
+from tests.helpers.focal import softmax_focal_by_definition
 from tests.helpers.gradients import value_and_gradient
-from tests.helpers.softmax_focal import softmax_focal_by_definition
 
 
 @pytest.fixture(autouse=True, scope="module")
