@@ -13,6 +13,7 @@ from retinanet.config import (
     Config,
     DataConfig,
     DataSource,
+    ModelConfig,
     RepeatFactorSampling,
 )
 from retinanet.data.federated import check_background, warn_of_combined_images
@@ -24,6 +25,7 @@ from retinanet.data.sampler import PlannedImage, epoch_length, eval_batches, tra
 from retinanet.data.sampling import class_aware_uses, repeat_factors
 from retinanet.data.transforms.build import build_transforms
 from retinanet.data.transforms.partners import SampleTransform
+from retinanet.data.transforms.sample import FILL
 from retinanet.data.transforms.sizing import Resize
 from retinanet.data.transforms.torchvision import TorchvisionTransform
 from retinanet.errors import InputError
@@ -31,6 +33,7 @@ from retinanet.formats.checks.plausibility import check_objects
 from retinanet.formats.dataset import Dataset
 from retinanet.formats.findings import Finding, report
 from retinanet.formats.images.notes import sample_notes
+from retinanet.formats.images.settings import ImageSettings
 from retinanet.formats.read import read_dataset
 from retinanet.runtime.distributed import rank, share_of, world_size
 from retinanet.structures import Batch
@@ -68,9 +71,7 @@ def load_train_data(cfg: Config, findings: list[Finding] | None = None) -> Datas
     notes = sample_notes(
         data,
         cfg.data.train[0].annotations,
-        max_pixels=cfg.data.max_pixels,
-        value_range=cfg.data.value_range,
-        bands=cfg.data.bands,
+        build_image_settings(cfg),
         max_images=NOTED_IMAGES,
     )
     report(notes.value_ranges())
@@ -117,6 +118,7 @@ def read_sources(
         max_pixels=cfg.data.max_pixels,
         skip_missing_images=cfg.data.missing_images == "skip",
         allow_outside_paths=cfg.data.allow_outside_paths,
+        band_files=cfg.data.band_files,
         key=key,
         findings=findings,
     )
@@ -147,11 +149,20 @@ def build_train_sampler(cfg: Config, data: Dataset, *, start: int = 0) -> Iterat
     )
 
 
-def build_reader(cfg: DataConfig, data: Dataset, transforms: Sequence[SampleTransform], *, seed: int) -> SampleReader:
-    """Build the reader of a dataset's images; see `SampleReader`."""
-    return SampleReader(
-        data, transforms, seed=seed, max_pixels=cfg.max_pixels, value_range=cfg.value_range, bands=cfg.bands
+def build_image_settings(cfg: Config) -> ImageSettings:
+    """Build the settings for reading image files."""
+    return ImageSettings(
+        max_pixels=cfg.data.max_pixels,
+        value_range=cfg.data.value_range,
+        bands=cfg.data.bands,
+        band_files=cfg.data.band_files,
+        channels=cfg.model.in_channels,
     )
+
+
+def build_reader(cfg: Config, data: Dataset, transforms: Sequence[SampleTransform], *, seed: int) -> SampleReader:
+    """Build the reader of a dataset's images; see `SampleReader`."""
+    return SampleReader(data, transforms, seed=seed, settings=build_image_settings(cfg))
 
 
 def build_uses(cfg: DataConfig, data: Dataset) -> np.ndarray | None:
@@ -186,9 +197,18 @@ def closing_epoch(cfg: Config, data: Dataset) -> int | None:
 
 def build_train_reader(cfg: Config, data: Dataset, extra_transforms: Sequence[v2.Transform] = ()) -> SampleReader:
     """Build the reader of training images, which applies the training transforms, then `extra_transforms`."""
-    transforms = build_transforms(cfg.data.transforms, close_at=closing_epoch(cfg, data))
+    transforms = build_transforms(cfg.data.transforms, fill=build_fill(cfg.model), close_at=closing_epoch(cfg, data))
     transforms += [TorchvisionTransform(transform) for transform in extra_transforms]
-    return build_reader(cfg.data, data, transforms, seed=cfg.train.seed)
+    return build_reader(cfg, data, transforms, seed=cfg.train.seed)
+
+
+def build_fill(cfg: ModelConfig) -> Sequence[int]:
+    """Return the value of each channel outside any image: ImageNet's mean for RGB, `model.mean` for other images."""
+    if cfg.in_channels == 3:
+        return FILL
+    if not cfg.has_statistics:  # in `retinanet check`, before they are computed
+        return (0,) * cfg.in_channels
+    return tuple(min(max(round(mean), 0), 255) for mean in cfg.mean)
 
 
 def train_loader(
@@ -275,7 +295,7 @@ def eval_loader(cfg: Config, data: Dataset, batches: list[list[PlannedImage]], *
     Raises:
         InputError: an image cannot be read; skipping it would change the score.
     """
-    reader = build_reader(cfg.data, data, [Resize()], seed=0)
+    reader = build_reader(cfg, data, [Resize()], seed=0)
     return make_loader(reader, batches, workers=cfg.data.workers, pin_memory=pin_memory, replace_unreadable=False)
 
 

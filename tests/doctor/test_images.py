@@ -17,7 +17,7 @@ def images(tmp_path):
 
 def check(datasets, *overrides, **options):
     cfg = load_config("quickstart", ["data.train=[]", "data.val=[]", *overrides])
-    return check_images(datasets, cfg.data, silent=True, **options)
+    return check_images(datasets, cfg, silent=True, **options)
 
 
 @pytest.mark.parametrize(("limit", "severity"), [(5, "warning"), (4, "error")])

@@ -5,16 +5,19 @@ import pytest
 
 from retinanet.errors import InputError
 from retinanet.formats.images.notes import MAX_DECODED, ImageNotes, orientation_is_ambiguous, sample_notes
-from retinanet.formats.images.reader import ImageHeader, open_image, read_header
+from retinanet.formats.images.opened import ImageHeader
+from retinanet.formats.images.reader import open_bands, read_header
+from retinanet.formats.images.settings import ImageSettings
 from tests.helpers.datasets import dataset_of, image_record
 from tests.helpers.image_files import HEIGHT, IMAGE, MAX_PIXELS, SECOND_FRAME, WIDTH, exif, tiff
 from tests.helpers.tiff_files import tiff_of
 
 
 def notes_of(paths, annotated_size=(HEIGHT, WIDTH), **options):
-    notes = ImageNotes("truth.json", **options)
+    settings = ImageSettings(max_pixels=MAX_PIXELS, **options)
+    notes = ImageNotes("truth.json", value_range=settings.value_range)
     for path in paths:
-        with open_image(path, max_pixels=MAX_PIXELS) as opened:
+        with open_bands(path, settings) as opened:
             notes.add(opened, annotated_size)
     return notes
 
@@ -138,13 +141,13 @@ def test_sampled_images_are_spread_over_the_dataset_and_unreadable_ones_are_skip
     paths = write_tiffs(tmp_path, *range(100, 1100, 100))  # 100, 200, ... 1000
     paths[4].write_bytes(b"not an image")
     data = dataset_of([image_record(path, 1, 2, [], image_id=number) for number, path in enumerate(paths)])
-    options = {"max_pixels": MAX_PIXELS, "value_range": "auto", "bands": None}
+    settings = ImageSettings(max_pixels=MAX_PIXELS)
     # Three evenly spaced images of ten: the first, number 4, which cannot be read, and the last.
-    (words,) = range_texts(sample_notes(data, "truth.json", max_images=3, **options))
+    (words,) = range_texts(sample_notes(data, "truth.json", settings, max_images=3))
     assert words.startswith("warning: 2 image(s) have uint16 samples, from 10 to 1000:")
-    (words,) = range_texts(sample_notes(data, "truth.json", max_images=99, **options))
+    (words,) = range_texts(sample_notes(data, "truth.json", settings, max_images=99))
     assert words.startswith("warning: 9 image(s) have uint16 samples")
-    assert sample_notes(data.first(0), "truth.json", max_images=3, **options).findings() == ()
+    assert sample_notes(data.first(0), "truth.json", settings, max_images=3).findings() == ()
 
 
 def test_value_range_covers_only_the_selected_bands(tmp_path):
