@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from typing import NamedTuple
@@ -37,7 +37,7 @@ class ImageFacts(NamedTuple):
     digest: bytes | None = None  # of the file's content; None if only headers were read
     hash: int | None = None  # of its brightness pattern; None for flat images, or if only headers were read
     is_special: bool = False  # rotated, with several frames, or not 8-bit: worth a note
-    sums: ChannelSums | None = None  # of its pixels, if they were decoded
+    sums: ChannelSums | None = None  # of its pixels, if they are part of the statistics
 
 
 class ImageCheck(NamedTuple):
@@ -72,17 +72,16 @@ def check_images(
     settings = build_image_settings(cfg)
     for name, dataset in datasets.items():
         count = len(dataset) if max_images is None else min(max_images, len(dataset))
-        indices = np.unique(np.linspace(0, len(dataset) - 1, count).astype(int)).tolist()
-        found = list(_read_all(dataset, indices, settings, decode=decode, what=f"{name} images", silent=silent))
+        indices = _evenly_spaced(range(len(dataset)), count)
+        summed = set(_evenly_spaced(indices, MAX_IMAGES)) if decode and name == "train" else set()
+        found = list(_read_all(dataset, indices, settings, summed, decode=decode, what=f"{name} images", silent=silent))
         facts += found
         special = [index for index, fact in zip(indices, found, strict=True) if fact.is_special]
         unusable[name] = {index for index, fact in zip(indices, found, strict=True) if fact.problem}
         findings += _problems(name, len(dataset), found, cfg.data)
         findings += _notes(name, dataset, special, settings)
         if name == "train":
-            decoded = [fact.sums for fact in found if fact.sums is not None]
-            places = np.unique(np.linspace(0, len(decoded) - 1, min(MAX_IMAGES, len(decoded))).astype(int)).tolist()
-            channels = channel_statistics(decoded[place] for place in places)
+            channels = channel_statistics(fact.sums for fact in found if fact.sums is not None)
         if count < len(dataset):
             message = f"only {count} of {len(dataset)} images were checked; `retinanet check` reads all of them"
             findings.append(Finding("note", "sampled_images", f"data.{name}", message))
@@ -96,10 +95,17 @@ def check_images(
 
 
 def _read_all(
-    dataset: Dataset, indices: Sequence[int], settings: ImageSettings, *, decode: bool, what: str, silent: bool
+    dataset: Dataset,
+    indices: Sequence[int],
+    settings: ImageSettings,
+    summed: Collection[int],
+    *,
+    decode: bool,
+    what: str,
+    silent: bool,
 ) -> Iterator[ImageFacts]:
     def read(index: int) -> ImageFacts:
-        return read_facts(dataset.image(index), settings, decode=decode)
+        return read_facts(dataset.image(index), settings, decode=decode, sum_pixels=index in summed)
 
     with (
         ThreadPoolExecutor(os.cpu_count()) as threads,
@@ -111,8 +117,13 @@ def _read_all(
                 bar.update()
 
 
-def read_facts(record: ImageRecord, settings: ImageSettings, *, decode: bool) -> ImageFacts:
-    """Check one image file; see `check_images`."""
+def _evenly_spaced(indices: Sequence[int], count: int) -> list[int]:
+    places = np.unique(np.linspace(0, len(indices) - 1, min(count, len(indices))).astype(int))
+    return [indices[place] for place in places.tolist()]
+
+
+def read_facts(record: ImageRecord, settings: ImageSettings, *, decode: bool, sum_pixels: bool = False) -> ImageFacts:
+    """Check the file or files of one image; see `check_images`. `sum_pixels` also computes sums for its channels."""
     try:
         with open_bands(record.path, settings) as opened:
             header = opened.header
@@ -130,7 +141,8 @@ def read_facts(record: ImageRecord, settings: ImageSettings, *, decode: bool) ->
                 digest.update(part.file.read())
     except InputError as error:
         return ImageFacts(("unreadable_images", str(error)))
-    return ImageFacts(None, digest.digest(), difference_hash(pixels), is_special, channel_sums(pixels))
+    sums = channel_sums(pixels) if sum_pixels else None
+    return ImageFacts(None, digest.digest(), difference_hash(pixels), is_special, sums)
 
 
 def _notes(name: str, dataset: Dataset, special: Sequence[int], settings: ImageSettings) -> tuple[Finding, ...]:

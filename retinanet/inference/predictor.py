@@ -185,7 +185,7 @@ class Predictor:
 
     def _read(self, image: ImageInput) -> Tensor:
         channels = self.model.in_channels
-        expected = f"{'RGB ' if channels == 3 else ''}uint8"
+        expected = "RGB uint8" if channels == 3 else "uint8"
         if isinstance(image, str | os.PathLike):
             return self.read_image(image)
         if isinstance(image, Image.Image):
@@ -203,9 +203,10 @@ class Predictor:
                     f"{', RGB' if channels == 3 else ''}"
                 )
             return image
+        article = "an" if channels == 3 else "a"
         raise InputError(
-            f"image is {type(image).__name__}, expected a path, a PIL image, an {expected} array (H, W, {channels}), "
-            f"or an {expected} tensor ({channels}, H, W)"
+            f"image is {type(image).__name__}, expected a path, a PIL image, {article} {expected} array "
+            f"(H, W, {channels}), or {article} {expected} tensor ({channels}, H, W)"
         )
 
     def _from_pil(self, image: Image.Image) -> Tensor:

@@ -111,7 +111,10 @@ def resize(sample: Sample, height: int, width: int) -> Sample:
     image = sample.image
     if height == width == 1:  # torch 2.14 fails to shrink an image to one pixel unless its channels are interleaved
         image = image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
-    image = F.resize(image, [height, width], antialias=True)
+    if width == 1 and len(image) != len(FILL):  # torch 2.14 resizes uint8 images wrongly to a width of 1
+        image = F.resize(image.float(), [height, width], antialias=True).round_().to(torch.uint8)
+    else:
+        image = F.resize(image, [height, width], antialias=True)
     scale = torch.tensor([width / old_width, height / old_height] * 2)
     return sample._replace(image=image, boxes=sample.boxes * scale)
 
