@@ -13,11 +13,11 @@ from retinanet.config import (
     Config,
     DataConfig,
     DataSource,
-    ModelConfig,
     RepeatFactorSampling,
 )
 from retinanet.data.federated import check_background, warn_of_combined_images
 from retinanet.data.holdout import is_held_out
+from retinanet.data.image_settings import build_fill, build_image_settings
 from retinanet.data.loader import make_loader
 from retinanet.data.padded_shapes import PaddedShapes
 from retinanet.data.reader import SampleReader
@@ -25,7 +25,6 @@ from retinanet.data.sampler import PlannedImage, epoch_length, eval_batches, tra
 from retinanet.data.sampling import class_aware_uses, repeat_factors
 from retinanet.data.transforms.build import build_transforms
 from retinanet.data.transforms.partners import SampleTransform
-from retinanet.data.transforms.sample import FILL
 from retinanet.data.transforms.sizing import Resize
 from retinanet.data.transforms.torchvision import TorchvisionTransform
 from retinanet.errors import InputError
@@ -33,7 +32,6 @@ from retinanet.formats.checks.plausibility import check_objects
 from retinanet.formats.dataset import Dataset
 from retinanet.formats.findings import Finding, report
 from retinanet.formats.images.notes import sample_notes
-from retinanet.formats.images.settings import ImageSettings
 from retinanet.formats.read import read_dataset
 from retinanet.runtime.distributed import rank, share_of, world_size
 from retinanet.structures import Batch
@@ -149,17 +147,6 @@ def build_train_sampler(cfg: Config, data: Dataset, *, start: int = 0) -> Iterat
     )
 
 
-def build_image_settings(cfg: Config) -> ImageSettings:
-    """Build the settings for reading image files."""
-    return ImageSettings(
-        max_pixels=cfg.data.max_pixels,
-        value_range=cfg.data.value_range,
-        bands=cfg.data.bands,
-        band_files=cfg.data.band_files,
-        channels=cfg.model.in_channels,
-    )
-
-
 def build_reader(cfg: Config, data: Dataset, transforms: Sequence[SampleTransform], *, seed: int) -> SampleReader:
     """Build the reader of a dataset's images; see `SampleReader`."""
     return SampleReader(data, transforms, seed=seed, settings=build_image_settings(cfg))
@@ -200,15 +187,6 @@ def build_train_reader(cfg: Config, data: Dataset, extra_transforms: Sequence[v2
     transforms = build_transforms(cfg.data.transforms, fill=build_fill(cfg.model), close_at=closing_epoch(cfg, data))
     transforms += [TorchvisionTransform(transform) for transform in extra_transforms]
     return build_reader(cfg, data, transforms, seed=cfg.train.seed)
-
-
-def build_fill(cfg: ModelConfig) -> Sequence[int]:
-    """Return the value of each channel outside any image: ImageNet's mean for RGB, `model.mean` for other images."""
-    if cfg.in_channels == 3:
-        return FILL
-    if not cfg.has_statistics:  # in `retinanet check`, before they are computed
-        return (0,) * cfg.in_channels
-    return tuple(min(max(round(mean), 0), 255) for mean in cfg.mean)
 
 
 def train_loader(

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from retinanet.config import Config, DataConfig
-from retinanet.data.build import build_image_settings
+from retinanet.data.image_settings import build_image_settings
 from retinanet.data.reader import annotated_as_displayed
 from retinanet.doctor.channels import MAX_IMAGES, ChannelStatistics, ChannelSums, channel_statistics, channel_sums
 from retinanet.doctor.duplicates import difference_hash, find_duplicates

@@ -12,8 +12,9 @@ from torchvision.utils import draw_bounding_boxes
 
 from retinanet.config import Config
 from retinanet.config.transforms import ResizeTransform, ScaleJitterTransform, Transform
-from retinanet.data.build import build_fill, build_reader
+from retinanet.data.build import build_reader
 from retinanet.data.collate import pad_targets
+from retinanet.data.image_settings import build_fill
 from retinanet.data.preview import augmented_samples, plan_images
 from retinanet.data.transforms.build import build_transforms
 from retinanet.data.transforms.sample import Sample

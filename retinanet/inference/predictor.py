@@ -16,8 +16,9 @@ from torch import Tensor
 from retinanet.checkpoint.file import Checkpoint, read_checkpoint
 from retinanet.config import Config
 from retinanet.config.load import is_overridden, with_overrides
-from retinanet.data.build import build_image_settings, build_padded_shapes, eval_shorter
+from retinanet.data.build import build_padded_shapes, eval_shorter
 from retinanet.data.collate import collate
+from retinanet.data.image_settings import build_image_settings
 from retinanet.data.reader import PreparedSample
 from retinanet.data.sampler import PlannedImage
 from retinanet.data.transforms.sample import Sample

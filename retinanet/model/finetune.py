@@ -9,6 +9,7 @@ from retinanet.checkpoint.file import Checkpoint
 from retinanet.detection.anchors import AnchorGenerator
 from retinanet.errors import InputError
 from retinanet.model.retinanet import RetinaNet
+from retinanet.model.stem import adapt_stem
 
 # Relative tolerance: larger than the change that "rounding: torchvision" makes to the smallest anchors, smaller than
 # the step between two scales.
@@ -25,7 +26,8 @@ def load_for_finetuning(
     are loaded for classes that both detectors have, and for background if both have a background logit; other rows keep
     their initial values. If only one detector has a background logit, the whole layer keeps its initial values. If
     anchors differ in shape or order, the last convolutions of both subnets keep their initial values. Anchor sizes may
-    differ, because box deltas are relative to them.
+    differ, because box deltas are relative to them. The first convolution of a detector for RGB images is adapted to
+    the number of channels of the model; see `adapt_stem`.
 
     Args:
         model: model to load into; changed in place, or left unchanged if an error is raised.
@@ -34,7 +36,7 @@ def load_for_finetuning(
         source: name of the checkpoint for messages.
 
     Returns:
-        One message for each layer that was not fully loaded; empty if all were.
+        One message for each layer that was adapted or not fully loaded; empty if there are none.
 
     Raises:
         InputError: any other tensor is missing, unexpected, or has a different shape.
@@ -44,6 +46,9 @@ def load_for_finetuning(
     class_layer = f"head.class_subnet.{len(model.head.class_subnet) - 1}"
     box_layer = f"head.box_subnet.{len(model.head.box_subnet) - 1}"
     initial = model.state_dict()
+    adapted = _adapted_stem(state, initial, trained.in_channels)
+    state = {**state, **adapted}
+    changes = [f"{name}: adapted from {trained.in_channels} to {model.in_channels} channels" for name in adapted]
     same_anchors = _same_shapes(model.anchors, AnchorGenerator(**trained.anchors.model_dump()))
     same_background = trained.has_background_logit == model.head.background_logit
     class_rows, box_rows = ([f"{layer}.weight", f"{layer}.bias"] for layer in (class_layer, box_layer))
@@ -76,7 +81,17 @@ def load_for_finetuning(
             ]
     counters = {name: value for name, value in initial.items() if name.endswith(COUNTER)}
     model.load_state_dict(counters | {name: value for name, value in loaded.items() if name in initial})
-    return messages
+    return [*changes, *messages]
+
+
+def _adapted_stem(state: dict[str, Tensor], initial: dict[str, Tensor], in_channels: int) -> dict[str, Tensor]:
+    """Adapt convolutions of RGB images that take another number of channels in the model; there is at most one."""
+    return {
+        name: adapt_stem(weight, initial[name].shape[1])
+        for name, weight in state.items()
+        if in_channels == 3 and name in initial and weight.ndim == initial[name].ndim == 4
+        if weight.shape[1] == 3 != initial[name].shape[1]
+    }
 
 
 def _rows_by_name(

@@ -13,7 +13,7 @@ from retinanet.cli.eval import main as evaluate
 from retinanet.cli.predict import main as predict
 from retinanet.cli.train import main as train_command
 from retinanet.config.load import load_config
-from retinanet.data.build import load_val_data
+from retinanet.data.build import load_train_data, load_val_data, train_loader
 from retinanet.engine import train as module
 from retinanet.engine.train import train
 from retinanet.inference.predictor import Predictor
@@ -101,6 +101,30 @@ def test_training_without_statistics_stops_at_once(tmp_path, capsys):
     assert train_command(["quickstart", *given, "--output", str(tmp_path / "run")]) == 2
     assert "retinanet check DATA model.in_channels=4" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_fine_tuning_from_rgb_adapts_the_first_convolution(tmp_path):
+    rgb = write_bands(tmp_path / "rgb", bands=3)
+    first = train(load_config("quickstart", overrides_for(rgb, 3)), tmp_path / "first").folder / "checkpoints/last.pt"
+    six = overrides_for(write_bands(tmp_path / "six", bands=6), 6, f"train.init_from={first}")
+    frozen = ["train.steps=1", "train.save_every=1", "train.eval_every=1", "train.optimizer.lr=1e-30"]
+    run = train(load_config("quickstart", [*six, *frozen]), tmp_path / "second").folder
+    before, after = (read_checkpoint(path).weights(average=False) for path in (first, run / "checkpoints/last.pt"))
+    start = read_checkpoint(first).weights()["backbone.conv1.weight"]
+    assert before.keys() == after.keys()
+    torch.testing.assert_close(after["backbone.conv1.weight"], start[:, [0, 1, 2, 0, 1, 2]] / 2)
+    log = (run / "log.txt").read_text()
+    assert "backbone.conv1.weight: adapted from 3 to 6 channels" in log and "resnet10_half, 6 channel(s)" in log
+
+
+def test_image_with_a_damaged_further_file_is_replaced(tmp_path):
+    source, channels, more = write(tmp_path / "set", "two files")
+    cfg = load_config("quickstart", overrides_for(source, channels, *more))
+    (tmp_path / "set/thermal/3.tif").write_bytes(b"not an image")
+    batches = list(train_loader(cfg, load_train_data(cfg), start=0, stop=2, pin_memory=False))  # one epoch
+    (replaced,) = [entry for batch in batches for entry in batch.unreadable]
+    assert replaced.index == 3 and str(tmp_path / "set/thermal/3.tif") in replaced.reason
+    assert all(batch.images.shape[1] == 4 for batch in batches)
 
 
 @pytest.mark.slow
