@@ -288,12 +288,14 @@ REFUSED = {
     "data.max_pixels": "pixels",
     "data.max_unreadable": "unreadable",
     "model.num_classes": "model.num_classes: is 3",
+    "model.in_channels": "model.mean and model.std are not set",
     "train.max_skipped": "train.max_skipped",
     "device": "none such",
 }
 REFUSED_BEFORE = {
     "data.missing_images": "data.missing_images",
     "data.allow_outside_paths": "data.allow_outside_paths",
+    "data.band_files": "data.bands selects band 4",
     "train.allow_local_norm": "train.allow_local_norm",
     "train.on_nonfinite": "diverged",
 }
