@@ -39,7 +39,16 @@ def write(folder, kind):
             return write_pairs(folder), 4, (PAIRS,)
 
 
-@pytest.mark.parametrize("kind", ["grey", "four bands", "five 16-bit bands", "six bands", "two files"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "four bands",
+        *(
+            pytest.param(kind, marks=pytest.mark.slow)
+            for kind in ("grey", "five 16-bit bands", "six bands", "two files")
+        ),
+    ],
+)
 def test_train_resume_evaluate_and_predict(tmp_path, monkeypatch, capsys, kind):
     source, channels, more = write(tmp_path / "set", kind)
     cfg = load_config("quickstart", overrides_for(source, channels, *more))
