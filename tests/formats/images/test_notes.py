@@ -157,3 +157,22 @@ def test_value_range_covers_only_the_selected_bands(tmp_path):
     assert "from 1 to 3:" in words
     with pytest.raises(InputError, match="has 8 bands, expected 1, 3 or 4"):
         notes_of([tmp_path / "image.tif"])
+
+
+def test_more_than_three_bands_have_a_range_each(tmp_path):
+    """Maxima of 200, 900, 4000 and 9000 lead to 255, 1023, 4095 and 16383; in the second image, band 2 to 4095."""
+    paths = [tmp_path / "one.tif", tmp_path / "two.tif"]
+    for path, second in zip(paths, (900, 2000), strict=True):
+        path.write_bytes(tiff_of(np.array([[[200, second, 4000, 9000]]], dtype=np.uint16)))
+    (words,) = range_texts(notes_of(paths[:1], channels=4))
+    assert words.startswith("note: 1 image(s) have uint16 samples, from 200 to 9000: ")
+    assert words.endswith("auto scales [[0, 255], [0, 1023], [0, 4095], [0, 16383]] to 0..255")
+    (words,) = range_texts(notes_of(paths, channels=4))
+    assert words.startswith("warning: 2 image(s)") and "[[0, 255], [0, 4095], [0, 4095], [0, 16383]] in 1" in words
+    assert words.endswith(
+        "set data.value_range to one range for each channel, such as [[0, 255], [0, 4095], [0, 4095], [0, 16383]]"
+    )
+    fixed = ((0.0, 255.0), (0.0, 1000.0), (0.0, 4095.0), (0.0, 9000.0))
+    (words,) = range_texts(notes_of(paths, channels=4, value_range=fixed))
+    assert words.startswith("warning: ") and "scales [[0, 255], [0, 1000], [0, 4095], [0, 9000]] to 0..255" in words
+    assert words.endswith("; 1 of them have values beyond it, which are clipped")
