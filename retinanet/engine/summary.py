@@ -58,7 +58,8 @@ def run_summary(run: Run, shares: ShapeShares) -> dict[str, str]:
     names = ", ".join(train.class_names[:8]) + ("..." if len(train.class_names) > 8 else "")
     last_lr = lr * lr_factor(cfg.train, num_steps - 1, num_steps)
     deterministic = ", deterministic" if cfg.train.deterministic else ""
-    channels = "" if model.in_channels == 3 else f", {model.in_channels} channel(s)"
+    in_channels = cfg.model.in_channels
+    channels = "" if in_channels == 3 else f", {in_channels} channel(s)"
     processes = f"{world_size()} processes of " if world_size() > 1 else ""
     return {
         "data": f"{len(train)} images ({empty} without objects), {boxes} objects, {crowds} crowd regions",
