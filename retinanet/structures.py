@@ -1,7 +1,7 @@
 """Data records that flow through the detector: targets, batches, head outputs and detections.
 
 Letters used in shape comments throughout the package:
-    B images   H, W padded input size   L pyramid levels   A anchors (A_l on one level)
+    B images   C channels of an image   H, W padded input size   L pyramid levels   A anchors (A_l on one level)
     K classes, excluding background   N ground-truth boxes in one image, possibly 0   D detections in one image
 Boxes are (x1, y1, x2, y2) in pixels of the padded input unless the name says otherwise.
 """
@@ -58,7 +58,7 @@ class Unreadable(NamedTuple):
 class Batch(NamedTuple):
     """Images resized to fit one padded shape, with their ground truth."""
 
-    images: Tensor  # (B, 3, H, W) uint8, RGB, zero in the padding
+    images: Tensor  # (B, C, H, W) uint8, RGB if C is 3, zero in the padding
     image_sizes: Tensor  # (B, 2) int64, height and width without the padding
     original_sizes: Tensor  # (B, 2) int64, height and width in the file
     targets: Targets

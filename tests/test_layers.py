@@ -31,7 +31,7 @@ ROW_OF = {package: row for row, packages in enumerate(ROWS) for package in packa
 TOP = {"__init__", "__main__"}
 
 # The formats modules that decode images; all others need only NumPy.
-IMAGE_FORMATS = {"formats/images/decode.py", "formats/images/reader.py"}
+IMAGE_FORMATS = {"formats/images/decode.py", "formats/images/opened.py", "formats/images/reader.py"}
 TENSORBOARD_FILES = {"engine/board.py"}
 
 # Only retinanet/cli/ prints. Each exception has a reason.

@@ -19,14 +19,16 @@ from retinanet.benchmarks.measure import Variant, compare, ratio
 from retinanet.benchmarks.report import comparison_table, table, to_plain_values
 from retinanet.benchmarks.settings import Settings, SuiteResult
 from retinanet.config import DataConfig, DataSource, ModelConfig, ResizeConfig, ResNetConfig
-from retinanet.data.build import build_padded_shapes, build_reader, eval_shorter
+from retinanet.data.build import build_padded_shapes, eval_shorter
 from retinanet.data.loader import make_loader
+from retinanet.data.reader import SampleReader
 from retinanet.data.sampler import eval_batches
 from retinanet.data.synthetic.shapes import write_shapes
 from retinanet.data.transforms.orientation import Flip
 from retinanet.data.transforms.sizing import Resize
 from retinanet.errors import InputError
 from retinanet.formats.dataset import Dataset
+from retinanet.formats.images.settings import ImageSettings
 from retinanet.formats.read import read_dataset
 from retinanet.model.retinanet import build_model
 
@@ -105,7 +107,8 @@ def our_call(data: Dataset, cfg: DataConfig, batch: int, workers: int, times: in
     batches = eval_batches(
         data.sizes.tolist(), batch_size=batch, shorter=eval_shorter(cfg), padded_shapes=build_padded_shapes(cfg)
     )
-    reader = build_reader(cfg, data, [Resize(), Flip(0.5)], seed=0)
+    settings = ImageSettings(max_pixels=cfg.max_pixels)
+    reader = SampleReader(data, [Resize(), Flip(0.5)], seed=0, settings=settings)
     network = build_model(
         ModelConfig(backbone=ResNetConfig(name="resnet18", weights="none", frozen_stages=0)), 1
     )  # for `normalise`

@@ -126,7 +126,7 @@ def open_dataset(path: str, split: str | None, overrides: list[str]) -> "tuple[C
     cfg = dataset_config(path, overrides)
     splits = [split] if split is not None else splits_of(cfg.data.train[0]) or [None]
     collection = collect_splits(path, {name or "all": read_split(cfg, name) for name in splits})
-    return collection, build_reader(cfg.data, collection.dataset, [], seed=0)
+    return collection, build_reader(cfg, collection.dataset, [], seed=0)
 
 
 def open_detections(
@@ -144,7 +144,7 @@ def open_detections(
         split = choose_split(splits_of(cfg.data.train[0]), split=None, part="val", source=data)
     dataset = read_split(cfg, split)
     collection = collect_detections(f"{file} on {data}", dataset, read_results(file, dataset))
-    return collection, build_reader(cfg.data, dataset, [], seed=0)
+    return collection, build_reader(cfg, dataset, [], seed=0)
 
 
 def open_run(folder: Path, overrides: list[str]) -> "tuple[Collection, SampleReader]":
@@ -164,7 +164,7 @@ def open_run(folder: Path, overrides: list[str]) -> "tuple[Collection, SampleRea
     cfg = with_overrides(with_paths_of_run(checkpoint.config, folder), overrides, f"{folder} with overrides")
     dataset = load_val_data(cfg, checkpoint.class_names)
     collection = collect_detections(str(folder), dataset, read_results(file, dataset))
-    return collection, build_reader(cfg.data, dataset, [], seed=0)
+    return collection, build_reader(cfg, dataset, [], seed=0)
 
 
 def dataset_config(path: str, overrides: list[str]) -> "Config":

@@ -84,9 +84,12 @@ def default_page(data: str, cfg: Config) -> Path:
 
 
 def training_command(data: str, overrides: list[str], report: "CheckReport") -> str:
-    """The command that trains with the recommended settings. `train --data` applies them by itself."""
+    """The command that trains with the recommended settings. `train --data` applies most of them by itself."""
+    from retinanet.doctor.channels import TOPIC
+
     if is_dataset(data):
-        return shlex.join(["retinanet", "train", "--data", data, *overrides])
+        lines = [line for item in report.recommendations for line in item.lines if item.topic == TOPIC]
+        return shlex.join(["retinanet", "train", "--data", data, *overrides, *lines])
     lines = [line for item in report.recommendations for line in item.lines]
     return shlex.join(["retinanet", "train", data, *overrides, *lines])
 
@@ -126,6 +129,7 @@ def as_json(report: "CheckReport", page: Path) -> dict[str, Any]:
             }
             for name, data in report.datasets.items()
         },
+        "channels": None if report.channels is None else report.channels._asdict(),
         "anchors": None
         if report.anchors is None
         else {"ap_ceiling": report.anchors.ceiling.metrics["AP"], **report.anchors.total._asdict()},

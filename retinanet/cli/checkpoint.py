@@ -5,6 +5,7 @@ from pathlib import Path
 
 from retinanet.checkpoint.header import read_config
 from retinanet.checkpoint.link import read_link
+from retinanet.config import Config
 from retinanet.config.load import with_overrides
 from retinanet.engine.run_files import find_checkpoint, run_folder_of, started_in, with_paths_of_run
 from retinanet.errors import InputError
@@ -32,11 +33,13 @@ def default_output(checkpoint: Path) -> Path | None:
     return None if is_published(checkpoint) else run_folder_of(checkpoint)
 
 
-def check_early(checkpoint: Path, overrides: list[str], *, has_data: bool = True) -> None:
+def check_early(checkpoint: Path, overrides: list[str], *, has_data: bool = True) -> Config | None:
     """Check the overrides, and that the validation set exists, before importing torch.
 
     Args:
         has_data: whether the command reads the validation set.
+
+    Returns: the config with the overrides; None if the checkpoint has none that can be read early.
 
     Raises:
         InputError: an override is invalid, or the validation set does not exist.
@@ -44,7 +47,7 @@ def check_early(checkpoint: Path, overrides: list[str], *, has_data: bool = True
     is_folder = is_published(checkpoint)
     cfg = read_published_config(checkpoint).config if is_folder else read_config(checkpoint)
     if cfg is None:  # the command reports the problem when it loads the file
-        return
+        return None
     cfg = with_overrides(cfg, overrides, source=f"{checkpoint} with overrides")
     if has_data:
         if is_folder and not cfg.data.has_validation:
@@ -56,3 +59,4 @@ def check_early(checkpoint: Path, overrides: list[str], *, has_data: bool = True
         cfg = with_paths_of_run(cfg, folder)
         sources, key = (cfg.data.train, "data.train") if cfg.data.val_fraction else (cfg.data.val, "data.val")
         check_sources(sources, key=key, started_in=started_in(folder))
+    return cfg

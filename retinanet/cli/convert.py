@@ -8,6 +8,7 @@ from retinanet.cli.interrupts import begin_work
 from retinanet.cli.own_data import config_of
 from retinanet.cli.process import exit_code
 from retinanet.config import Config, DataSource
+from retinanet.errors import InputError
 from retinanet.formats.convert import (
     IMAGES,
     TARGETS,
@@ -62,6 +63,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(arguments: argparse.Namespace) -> None:
     cfg = config_of(arguments.source, arguments.overrides)
+    if cfg.data.band_files is not None:
+        raise InputError("data.band_files: convert copies only the annotated files; remove the key")
     check_output(arguments.output, (*cfg.data.train, *cfg.data.val))
     names = split_names(cfg.data.train[0], arguments.split)
 

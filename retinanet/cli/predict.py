@@ -10,6 +10,7 @@ from retinanet.cli.arguments import CommandParser, fraction, output_path, positi
 from retinanet.cli.interrupts import begin_work
 from retinanet.cli.process import exit_code
 from retinanet.errors import InputError, make_folder
+from retinanet.formats.image_paths.band_files import annotated_files
 from retinanet.formats.image_paths.listing import is_image_name
 from retinanet.inference.thresholds import DEFAULT_THRESHOLD
 
@@ -50,8 +51,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(arguments: argparse.Namespace) -> None:
     path = checkpoint.named_checkpoint(arguments.checkpoint)
-    checkpoint.check_early(path, arguments.overrides, has_data=False)
-    files = find_images(arguments.images)[: arguments.limit]
+    cfg = checkpoint.check_early(path, arguments.overrides, has_data=False)
+    files = find_images(arguments.images, band_files=cfg.data.band_files if cfg else None)[: arguments.limit]
     names = output_names(files)
     check_output(arguments.output, names)
 
@@ -106,8 +107,11 @@ def check_output(folder: Path, names: list[str]) -> None:
         )
 
 
-def find_images(paths: list[Path]) -> list[Path]:
+def find_images(paths: list[Path], *, band_files: tuple[str, ...] | None = None) -> list[Path]:
     """Find image files, in the order of the paths; files within a folder are sorted by name.
+
+    Args:
+        band_files: patterns of the files of each image. Only the first file of an image in a folder is returned.
 
     Raises:
         InputError: a path does not exist, or a folder contains no images.
@@ -116,6 +120,8 @@ def find_images(paths: list[Path]) -> list[Path]:
     for path in paths:
         if path.is_dir():
             inside = sorted(file for file in path.iterdir() if is_image_name(file.name))
+            if band_files is not None:
+                inside = [Path(name) for name in annotated_files([str(file) for file in inside], band_files)]
             if not inside:
                 raise InputError(f"{path}: contains no images; expected files such as .jpg, .png or .tif")
             images += inside

@@ -93,6 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.print_config:
         print(config_to_yaml(cfg), end="")
         return 0
+    cfg.model.require_statistics()
     if arguments.dry_run and (start.resume or arguments.overwrite or arguments.profile or arguments.output):
         raise InputError("--dry-run saves nothing: remove --resume, --overwrite, --profile and --output")
     # Under torchrun, another process may already have started the run.

@@ -3,10 +3,12 @@
 import math
 import os
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from retinanet.config.band_files import check_patterns
 from retinanet.config.base import (
     MAY_CHANGE_ON_RESUME,
     NO_EFFECT_ON_RESULTS,
@@ -64,7 +66,16 @@ class MergedClass(StrictModel):
     """Names of the categories to merge."""
 
 
-ValueRange = Literal["auto"] | tuple[float, float]
+Range = tuple[float, float]
+ValueRange = Literal["auto"] | Range | tuple[Range, ...]
+
+
+def _range(numbers: Sequence[Any], value: Any) -> Range:
+    """Check a range, which is `data.value_range` or one of its entries."""
+    is_finite = all(isinstance(number, int | float) and math.isfinite(number) for number in numbers)
+    if len(numbers) != 2 or not is_finite or numbers[0] >= numbers[1]:
+        raise ValueError(f"found {value!r}, expected auto, or [low, high] with low below high")
+    return (float(numbers[0]), float(numbers[1]))
 
 
 class ResizeConfig(StrictModel):
@@ -120,13 +131,18 @@ class DataConfig(StrictModel):
     max_pixels: Annotated[Count, MAY_CHANGE_ON_RESUME] = 100_000_000
     """Images with more pixels than this are rejected before decoding."""
     value_range: ValueRange = "auto"
-    """Sample values [low, high] that are mapped to black and white in images with 16-bit, 32-bit, signed or
-    floating-point samples; 8-bit images are not scaled. `auto` chooses a range for each image: from 0 to the smallest
-    of 255, 1023, 4095, 16383 and 65535 that is not below its maximum (or to 1 for floating-point samples in 0..1), or
-    from minimum to maximum if values are negative or larger. The training log shows the ranges."""
-    bands: Annotated[tuple[Count, ...], BeforeValidator(as_tuple)] | None = None
-    """Bands to use as red, green and blue, counted from 1, such as [3, 2, 1], or a single band to use as greyscale;
-    null: the first three bands, or the only one."""
+    """Sample values [low, high] that are mapped to 0 and 255 in images with 16-bit, 32-bit, signed or floating-point
+    samples, or a list with such a range for each channel; 8-bit images are not scaled. `auto` chooses a range for each
+    image: from 0 to the smallest of 255, 1023, 4095, 16383 and 65535 that is not below its maximum (or to 1 for
+    floating-point samples in 0..1), or from minimum to maximum if values are negative or larger. Up to three bands of a
+    file share this range; if more are used, each has its own. The training log shows the ranges."""
+    bands: Annotated[tuple[Count, ...], BeforeValidator(as_tuple), Field(max_length=16)] | None = None
+    """Bands to use as channels, counted from 1, such as [3, 2, 1]: as many as `model.in_channels`, or a single band to
+    use as greyscale. null: all bands except alpha; for three channels, the first three or the only one."""
+    band_files: tuple[str, ...] | None = None
+    """Patterns of the files that together contain the bands of an image, such as ["{stem}.png", "../ir/{stem}.tif"].
+    The first matches the end of the path in the annotations; a placeholder in braces stands for the same text in all
+    patterns. The bands of all files, except alpha, are numbered in this order. null: one file per image."""
     max_unreadable: Annotated[CountOrZero, MAY_CHANGE_ON_RESUME] = 10
     """Maximum number of unreadable training images, which are replaced with other images. With more, the run stops."""
     workers: Annotated[CountOrZero, MAY_CHANGE_ON_RESUME, NO_EFFECT_ON_RESULTS] = 2
@@ -165,20 +181,20 @@ class DataConfig(StrictModel):
 
     @field_validator("value_range", mode="before")
     @classmethod
-    def auto_or_two_numbers(cls, value: Any) -> Any:
+    def auto_or_ranges(cls, value: Any) -> Any:
         if value == "auto":
             return value
-        numbers = list(value) if isinstance(value, list | tuple) else []
-        is_finite = all(isinstance(number, int | float) and math.isfinite(number) for number in numbers)
-        if len(numbers) != 2 or not is_finite or numbers[0] >= numbers[1]:
-            raise ValueError(f"found {value!r}, expected auto, or [low, high] with low below high")
-        return (float(numbers[0]), float(numbers[1]))
+        entries = list(value) if isinstance(value, list | tuple) else []
+        if entries and all(isinstance(entry, list | tuple) for entry in entries):
+            ranges = tuple(_range(entry, value) for entry in entries)
+            return ranges[0] if len(ranges) == 1 else ranges
+        return _range(entries, value)
 
-    @field_validator("bands")
+    @field_validator("band_files")
     @classmethod
-    def one_or_three_bands(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
-        if value is not None and len(value) not in (1, 3):
-            raise ValueError(f"found {list(value)}, expected one band or three bands, counted from 1")
+    def usable_patterns(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is not None:
+            check_patterns(value)
         return value
 
     @model_validator(mode="after")

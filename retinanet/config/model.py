@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from retinanet.config.base import MAY_CHANGE_ON_RESUME, PATH, Count, CountOrZero, NonNegative, Positive, StrictModel
+from retinanet.errors import InputError
 
 Norm = Literal["frozen", "batch", "sync", "group"]
 HeadNorm = Literal["none", "group"]
@@ -24,6 +25,8 @@ TorchvisionResNet = Literal[
 ]
 ResNetName = Literal[TorchvisionResNet, "resnet10_half"]
 WITHOUT_1X1 = ("resnet18", "resnet34", "resnet10_half")  # their blocks have no 1x1 convolution except the shortcut
+IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, 0..255
+IMAGENET_STD = (58.395, 57.12, 57.375)
 
 
 class AnchorConfig(StrictModel):
@@ -129,10 +132,23 @@ class ModelConfig(StrictModel):
     """Number of classes, excluding background; null: taken from the data."""
     anchors: AnchorConfig = AnchorConfig()
     """Anchors."""
-    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
-    """Mean of each channel (RGB, 0..255); it is subtracted from images. The default is ImageNet's."""
-    std: tuple[Positive, Positive, Positive] = (58.395, 57.12, 57.375)
-    """Standard deviation of each channel (RGB, 0..255); images are divided by it. The default is ImageNet's."""
+    in_channels: Annotated[int, Field(ge=1, le=16)] = 3
+    """Number of channels of the images: 3 for RGB, 1 for greyscale, or the number of bands. With another number than 3,
+    set `mean` and `std`; `retinanet check` computes them. Pretrained RGB weights are adapted."""
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    """Mean of each channel (0..255, after scaling to 8 bits); it is subtracted from images. The default, ImageNet's, is
+    only for three channels (RGB)."""
+    std: tuple[Positive, ...] = IMAGENET_STD
+    """Standard deviation of each channel (0..255); images are divided by it. The default is as for `mean`."""
+
+    @model_validator(mode="after")
+    def one_statistic_per_channel(self) -> Self:
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != self.in_channels and self.has_statistics:
+                raise ValueError(
+                    f"in_channels is {self.in_channels} and {name} has {len(values)} value(s); set one for each channel"
+                )
+        return self
 
     @model_validator(mode="after")
     def groups_fit_the_channels(self) -> Self:
@@ -146,6 +162,24 @@ class ModelConfig(StrictModel):
         if not self.head_conv_bias and self.head_norm == "none":
             raise ValueError("head_conv_bias is false and head_norm is none; set head_conv_bias: true, or head_norm")
         return self
+
+    @property
+    def has_statistics(self) -> bool:
+        """Whether mean and standard deviation are known: ImageNet's, which are the default, are those of RGB images."""
+        return self.in_channels == 3 or (self.mean, self.std) != (IMAGENET_MEAN, IMAGENET_STD)
+
+    def require_statistics(self) -> None:
+        """Check that mean and standard deviation are set if ImageNet's do not apply.
+
+        Raises:
+            InputError: they are not.
+        """
+        if not self.has_statistics:
+            raise InputError(
+                f"model.in_channels is {self.in_channels}, but model.mean and model.std are not set; the defaults, "
+                f"ImageNet's, are only for RGB images; `retinanet check DATA model.in_channels={self.in_channels}` "
+                "computes them from the training images and prints the lines to set"
+            )
 
     @property
     def has_background_logit(self) -> bool:

@@ -52,3 +52,26 @@ class Config(StrictModel):
                 f"set model.class_activation: {expected}, or {other}"
             )
         return self
+
+    @model_validator(mode="after")
+    def data_fits_the_channels(self) -> Self:
+        channels, bands, ranges = self.model.in_channels, self.data.bands, self.data.value_range
+        if bands is not None and len(bands) != channels and (channels, len(bands)) != (3, 1):
+            one = " or one band" if channels == 3 else ""
+            raise ValueError(
+                f"data.bands selects {len(bands)} band(s) and model.in_channels is {channels}; select as many bands as "
+                f"channels{one}"
+            )
+        if isinstance(ranges[0], tuple) and len(ranges) != channels:
+            raise ValueError(
+                f"data.value_range has {len(ranges)} ranges and model.in_channels is {channels}; set one range for "
+                "each channel, or one for all"
+            )
+        if channels != 3:
+            for position, transform in enumerate(self.data.transforms):
+                if transform.rgb_only:
+                    raise ValueError(
+                        f"data.transforms[{position}], {transform.type}, is only for RGB images, and "
+                        f"model.in_channels is {channels}: {transform.rgb_only}"
+                    )
+        return self

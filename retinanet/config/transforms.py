@@ -14,6 +14,11 @@ class TransformConfig(StrictModel):
 
     is_strong: ClassVar[bool] = False  # whether images become unrealistic; see `data.close_last_epochs`
 
+    @property
+    def rgb_only(self) -> str:
+        """Why the transform applies only to RGB images, and what to set for others; empty if it applies to all."""
+        return ""
+
 
 class ResizeTransform(TransformConfig):
     """Resize the image to fit its padded shape, keeping its aspect ratio."""
@@ -99,7 +104,7 @@ class ZoomOutTransform(TransformConfig):
 
 
 class ColorTransform(TransformConfig):
-    """Randomly change brightness, contrast, saturation and hue."""
+    """Randomly change brightness, contrast, saturation and hue, the latter two only in RGB images."""
 
     type: Literal["color"] = "color"
     brightness: Share = 0.2
@@ -111,13 +116,27 @@ class ColorTransform(TransformConfig):
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     """Hue is shifted at random by at most this fraction of the colour wheel, in either direction."""
 
+    @property
+    def rgb_only(self) -> str:
+        changed = [name for name, value in (("saturation", self.saturation), ("hue", self.hue)) if value]
+        return f"it changes {' and '.join(changed)}; set saturation: 0 and hue: 0" if changed else ""
+
 
 class PhotometricTransform(TransformConfig):
-    """Randomly change brightness, contrast, saturation, hue and the order of the channels, as in SSD."""
+    """Randomly change brightness, contrast, saturation, hue and the order of the channels, as in SSD.
+
+    Only for RGB images.
+    """
 
     type: Literal["photometric"] = "photometric"
     p: Share = 0.5
     """Probability of each of the five changes."""
+
+    @property
+    def rgb_only(self) -> str:
+        return (
+            "it changes saturation, hue and the order of the channels; use {type: color, saturation: 0, hue: 0} instead"
+        )
 
 
 class BlurTransform(TransformConfig):

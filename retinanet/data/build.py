@@ -17,6 +17,7 @@ from retinanet.config import (
 )
 from retinanet.data.federated import check_background, warn_of_combined_images
 from retinanet.data.holdout import is_held_out
+from retinanet.data.image_settings import build_fill, build_image_settings
 from retinanet.data.loader import make_loader
 from retinanet.data.padded_shapes import PaddedShapes
 from retinanet.data.reader import SampleReader
@@ -68,9 +69,7 @@ def load_train_data(cfg: Config, findings: list[Finding] | None = None) -> Datas
     notes = sample_notes(
         data,
         cfg.data.train[0].annotations,
-        max_pixels=cfg.data.max_pixels,
-        value_range=cfg.data.value_range,
-        bands=cfg.data.bands,
+        build_image_settings(cfg),
         max_images=NOTED_IMAGES,
     )
     report(notes.value_ranges())
@@ -117,6 +116,7 @@ def read_sources(
         max_pixels=cfg.data.max_pixels,
         skip_missing_images=cfg.data.missing_images == "skip",
         allow_outside_paths=cfg.data.allow_outside_paths,
+        band_files=cfg.data.band_files,
         key=key,
         findings=findings,
     )
@@ -147,11 +147,9 @@ def build_train_sampler(cfg: Config, data: Dataset, *, start: int = 0) -> Iterat
     )
 
 
-def build_reader(cfg: DataConfig, data: Dataset, transforms: Sequence[SampleTransform], *, seed: int) -> SampleReader:
+def build_reader(cfg: Config, data: Dataset, transforms: Sequence[SampleTransform], *, seed: int) -> SampleReader:
     """Build the reader of a dataset's images; see `SampleReader`."""
-    return SampleReader(
-        data, transforms, seed=seed, max_pixels=cfg.max_pixels, value_range=cfg.value_range, bands=cfg.bands
-    )
+    return SampleReader(data, transforms, seed=seed, settings=build_image_settings(cfg))
 
 
 def build_uses(cfg: DataConfig, data: Dataset) -> np.ndarray | None:
@@ -186,9 +184,9 @@ def closing_epoch(cfg: Config, data: Dataset) -> int | None:
 
 def build_train_reader(cfg: Config, data: Dataset, extra_transforms: Sequence[v2.Transform] = ()) -> SampleReader:
     """Build the reader of training images, which applies the training transforms, then `extra_transforms`."""
-    transforms = build_transforms(cfg.data.transforms, close_at=closing_epoch(cfg, data))
+    transforms = build_transforms(cfg.data.transforms, fill=build_fill(cfg.model), close_at=closing_epoch(cfg, data))
     transforms += [TorchvisionTransform(transform) for transform in extra_transforms]
-    return build_reader(cfg.data, data, transforms, seed=cfg.train.seed)
+    return build_reader(cfg, data, transforms, seed=cfg.train.seed)
 
 
 def train_loader(
@@ -275,7 +273,7 @@ def eval_loader(cfg: Config, data: Dataset, batches: list[list[PlannedImage]], *
     Raises:
         InputError: an image cannot be read; skipping it would change the score.
     """
-    reader = build_reader(cfg.data, data, [Resize()], seed=0)
+    reader = build_reader(cfg, data, [Resize()], seed=0)
     return make_loader(reader, batches, workers=cfg.data.workers, pin_memory=pin_memory, replace_unreadable=False)
 
 

@@ -16,7 +16,7 @@ NUM_BOXES_DIVISOR = 8  # pad targets to 8, 16, 24, ... boxes: few distinct shape
 def collate(prepared: Sequence[PreparedSample]) -> Batch:
     """Pad images to the padded shape of their batch, and ground truth to a common length."""
     samples = [entry.sample for entry in prepared]
-    images = empty_images(len(prepared), *prepared[0].planned.padded_shape)
+    images = empty_images(len(prepared), len(samples[0].image), *prepared[0].planned.padded_shape)
     # NumPy copies in this thread. torch would split each copy across threads, which stall each other on a busy host.
     for image, sample in zip(images.numpy(), samples, strict=True):
         height, width = sample.image.shape[-2:]
@@ -34,12 +34,12 @@ def collate(prepared: Sequence[PreparedSample]) -> Batch:
     )
 
 
-def empty_images(batch: int, height: int, width: int) -> Tensor:
-    """Allocate an uninitialised (B, 3, H, W) uint8 tensor; workers use shared memory, so sending it copies nothing.
+def empty_images(batch: int, channels: int, height: int, width: int) -> Tensor:
+    """Allocate an uninitialised (B, C, H, W) uint8 tensor; workers use shared memory, so sending it copies nothing.
 
     Channels are interleaved in memory, like those of decoded and resized images, so images are copied row by row.
     """
-    shape = (batch, height, width, 3)
+    shape = (batch, height, width, channels)
     if get_worker_info() is None:
         pixels = torch.empty(shape, dtype=torch.uint8)
     else:

@@ -7,13 +7,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from retinanet.config.data import ValueRange
 from retinanet.data.sampler import PlannedImage, stable_hash
 from retinanet.data.transforms.partners import MAX_REPLACEMENTS, Partners, SampleTransform
 from retinanet.data.transforms.sample import Sample, shrink_to_fit
 from retinanet.errors import InputError
 from retinanet.formats.dataset import Dataset, ImageRecord
-from retinanet.formats.images.reader import ImageHeader, open_image
+from retinanet.formats.images.opened import ImageHeader
+from retinanet.formats.images.reader import open_bands
+from retinanet.formats.images.settings import ImageSettings
 from retinanet.structures import Unreadable
 
 
@@ -50,9 +51,7 @@ class SampleReader:
         dataset: the dataset that planned images index into.
         transforms: the transforms to apply, in order.
         seed: seed for random transforms and for the choice of replacements.
-        max_pixels: images with more pixels are rejected.
-        value_range: scaling of images that are not 8-bit, as in `read_image`.
-        bands: bands of each image to use, as in `read_image`.
+        settings: how image files become pixels.
     """
 
     def __init__(
@@ -61,16 +60,12 @@ class SampleReader:
         transforms: Sequence[SampleTransform],
         *,
         seed: int,
-        max_pixels: int,
-        value_range: ValueRange = "auto",
-        bands: Sequence[int] | None = None,
+        settings: ImageSettings,
     ):
         self.dataset = dataset
         self.transforms = transforms
         self.seed = seed
-        self.max_pixels = max_pixels
-        self.value_range = value_range
-        self.bands = bands
+        self.settings = settings
 
     def __call__(self, planned: PlannedImage) -> PreparedSample:
         """Read and transform a planned image.
@@ -147,9 +142,9 @@ class SampleReader:
             InputError: the image cannot be read, or its size differs from the annotated size.
         """
         record = self.dataset.image(index)
-        with open_image(record.path, max_pixels=self.max_pixels) as opened:
+        with open_bands(record.path, self.settings) as opened:
             is_shown = annotated_as_displayed(record, opened.header)
-            image = opened.decode(apply_orientation=is_shown, value_range=self.value_range, bands=self.bands)
+            image = opened.decode(apply_orientation=is_shown)
         return Sample(
             image=image,
             boxes=torch.from_numpy(record.boxes),

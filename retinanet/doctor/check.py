@@ -11,6 +11,7 @@ from retinanet.config.load import with_overrides
 from retinanet.data.build import load_train_data, load_val_data
 from retinanet.doctor.anchor_proposal import AnchorProposal, fit_anchors
 from retinanet.doctor.anchors import AnchorReport, match_quality
+from retinanet.doctor.channels import ChannelStatistics, recommend_statistics
 from retinanet.doctor.images import check_images
 from retinanet.doctor.recommend import Recommendation, describe_machine, recommend, recommend_image_size
 from retinanet.doctor.views import ImageViews, View, choose_images, training_views, transform_views
@@ -35,6 +36,7 @@ class CheckReport:
     cfg: Config
     datasets: dict[str, Dataset] = field(default_factory=dict)  # "train" and "val", unless they cannot be read
     findings: list[Finding] = field(default_factory=list)  # the most severe first
+    channels: ChannelStatistics | None = None  # of the training images, if they were decoded
     anchors: AnchorReport | None = None  # of the training set
     proposal: AnchorProposal | None = None  # at the recommended image size
     recommendations: list[Recommendation] = field(default_factory=list)
@@ -72,9 +74,9 @@ def check(
         silent: show no progress.
     """
     datasets, findings = read_datasets(cfg)
-    images = check_images(datasets, cfg.data, decode=decode, silent=silent)
+    images = check_images(datasets, cfg, decode=decode, silent=silent)
     findings += images.findings
-    result = CheckReport(name=name, cfg=cfg, datasets=datasets, findings=findings)
+    result = CheckReport(name=name, cfg=cfg, datasets=datasets, findings=findings, channels=images.channels)
     train = datasets.get("train")
     if train is not None and not train.is_crowd.all():
         size = recommend_image_size(train, cfg)
@@ -85,12 +87,18 @@ def check(
             result.anchors = match_quality(train, cfg) if size.lines else proposal.before
             bar.update()
         result.recommendations = recommend(train, cfg, describe_machine(device), proposal=proposal)
+        shown = cfg  # as the network sees the images
+        if images.channels is not None:
+            statistics = recommend_statistics(images.channels, cfg.model)
+            result.recommendations.append(statistics)
+            if not cfg.model.has_statistics:
+                shown = with_overrides(cfg, statistics.lines, source="recommended mean and standard deviation")
         findings += check_anchors(result.anchors)
         if draw:
             chosen = choose_images(result.anchors, train, NUM_VIEWED, unusable=images.unusable["train"])
             try:
-                result.views = training_views(cfg, train, chosen)
-                result.transforms = transform_views(cfg, train, chosen)
+                result.views = training_views(shown, train, chosen)
+                result.transforms = transform_views(shown, train, chosen)
             except InputError as error:  # if most images cannot be used
                 findings.append(Finding("error", "unreadable_images", "data.train", str(error)))
     if not decode:  # otherwise detected by content
@@ -112,7 +120,7 @@ def check_before_training(cfg: Config, *, decode: bool, silent: bool = False) ->
         InputError: training would fail, or learn the wrong thing; the message lists all errors.
     """
     datasets, findings = read_datasets(cfg)
-    images = check_images(datasets, cfg.data, decode=decode, max_images=None if decode else MAX_HEADERS, silent=silent)
+    images = check_images(datasets, cfg, decode=decode, max_images=None if decode else MAX_HEADERS, silent=silent)
     report(finding for finding in [*findings, *images.findings] if finding.severity == "error")
     return [finding for finding in images.findings if finding.kind != "value_range"]
 

@@ -24,7 +24,7 @@ def difference_hash(image: Tensor) -> int | None:
     Each bit is set if a cell of a 9 x 8 grid is brighter than the one to its right ("dHash").
 
     Args:
-        image: (3, H, W) uint8.
+        image: (C, H, W) uint8.
 
     Returns: 64 bits, or None if the image is too flat for a meaningful hash.
     """

@@ -3,21 +3,24 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from typing import NamedTuple
 
 import numpy as np
 
-from retinanet.config import DataConfig
+from retinanet.config import Config, DataConfig
+from retinanet.data.image_settings import build_image_settings
 from retinanet.data.reader import annotated_as_displayed
+from retinanet.doctor.channels import MAX_IMAGES, ChannelStatistics, ChannelSums, channel_statistics, channel_sums
 from retinanet.doctor.duplicates import difference_hash, find_duplicates
 from retinanet.errors import InputError
 from retinanet.formats.dataset import Dataset, ImageRecord
 from retinanet.formats.findings import Finding, Severity, shortened
 from retinanet.formats.images.notes import ImageNotes
-from retinanet.formats.images.reader import open_image
+from retinanet.formats.images.reader import open_bands
+from retinanet.formats.images.settings import ImageSettings
 from retinanet.runtime.console import progress
 
 CHUNK = 64  # images handed to the threads at a time, so memory does not grow with the dataset
@@ -34,6 +37,7 @@ class ImageFacts(NamedTuple):
     digest: bytes | None = None  # of the file's content; None if only headers were read
     hash: int | None = None  # of its brightness pattern; None for flat images, or if only headers were read
     is_special: bool = False  # rotated, with several frames, or not 8-bit: worth a note
+    sums: ChannelSums | None = None  # of its pixels, if they are part of the statistics
 
 
 class ImageCheck(NamedTuple):
@@ -41,11 +45,12 @@ class ImageCheck(NamedTuple):
 
     findings: list[Finding]
     unusable: dict[str, set[int]]  # indices of images that training cannot use, by dataset
+    channels: ChannelStatistics | None = None  # of training images; None if they were not decoded
 
 
 def check_images(
     datasets: Mapping[str, Dataset],
-    cfg: DataConfig,
+    cfg: Config,
     *,
     decode: bool,
     max_images: int | None = None,
@@ -63,15 +68,20 @@ def check_images(
     findings: list[Finding] = []
     unusable: dict[str, set[int]] = {}
     facts: list[ImageFacts] = []
+    channels: ChannelStatistics | None = None
+    settings = build_image_settings(cfg)
     for name, dataset in datasets.items():
         count = len(dataset) if max_images is None else min(max_images, len(dataset))
-        indices = np.unique(np.linspace(0, len(dataset) - 1, count).astype(int)).tolist()
-        found = list(_read_all(dataset, indices, cfg, decode=decode, what=f"{name} images", silent=silent))
+        indices = _evenly_spaced(range(len(dataset)), count)
+        summed = set(_evenly_spaced(indices, MAX_IMAGES)) if decode and name == "train" else set()
+        found = list(_read_all(dataset, indices, settings, summed, decode=decode, what=f"{name} images", silent=silent))
         facts += found
         special = [index for index, fact in zip(indices, found, strict=True) if fact.is_special]
         unusable[name] = {index for index, fact in zip(indices, found, strict=True) if fact.problem}
-        findings += _problems(name, len(dataset), found, cfg)
-        findings += _notes(name, dataset, special, cfg)
+        findings += _problems(name, len(dataset), found, cfg.data)
+        findings += _notes(name, dataset, special, settings)
+        if name == "train":
+            channels = channel_statistics(fact.sums for fact in found if fact.sums is not None)
         if count < len(dataset):
             message = f"only {count} of {len(dataset)} images were checked; `retinanet check` reads all of them"
             findings.append(Finding("note", "sampled_images", f"data.{name}", message))
@@ -81,14 +91,21 @@ def check_images(
             [fact.digest for fact in facts],
             [fact.hash for fact in facts],
         )
-    return ImageCheck(findings, unusable)
+    return ImageCheck(findings, unusable, channels)
 
 
 def _read_all(
-    dataset: Dataset, indices: Sequence[int], cfg: DataConfig, *, decode: bool, what: str, silent: bool
+    dataset: Dataset,
+    indices: Sequence[int],
+    settings: ImageSettings,
+    summed: Collection[int],
+    *,
+    decode: bool,
+    what: str,
+    silent: bool,
 ) -> Iterator[ImageFacts]:
     def read(index: int) -> ImageFacts:
-        return read_facts(dataset.image(index), cfg, decode=decode)
+        return read_facts(dataset.image(index), settings, decode=decode, sum_pixels=index in summed)
 
     with (
         ThreadPoolExecutor(os.cpu_count()) as threads,
@@ -100,32 +117,40 @@ def _read_all(
                 bar.update()
 
 
-def read_facts(record: ImageRecord, cfg: DataConfig, *, decode: bool) -> ImageFacts:
-    """Check one image file; see `check_images`."""
+def _evenly_spaced(indices: Sequence[int], count: int) -> list[int]:
+    places = np.unique(np.linspace(0, len(indices) - 1, min(count, len(indices))).astype(int))
+    return [indices[place] for place in places.tolist()]
+
+
+def read_facts(record: ImageRecord, settings: ImageSettings, *, decode: bool, sum_pixels: bool = False) -> ImageFacts:
+    """Check the file or files of one image; see `check_images`. `sum_pixels` also computes sums for its channels."""
     try:
-        with open_image(record.path, max_pixels=cfg.max_pixels) as opened:
+        with open_bands(record.path, settings) as opened:
             header = opened.header
             try:
                 annotated_as_displayed(record, header)
             except InputError as error:
                 return ImageFacts(("image_size_differs", str(error)))
-            is_special = header.orientation != 1 or header.dtype != "uint8" or opened.has_more_frames()
+            is_special = header.orientation != 1 or bool(opened.scaled_types) or opened.has_more_frames()
             if not decode:
                 return ImageFacts(is_special=is_special)
-            pixels = opened.decode(value_range=cfg.value_range, bands=cfg.bands)
-            opened.file.seek(0)
-            digest = hashlib.blake2b(opened.file.read()).digest()
+            pixels = opened.decode()
+            digest = hashlib.blake2b()
+            for part in opened.files:
+                part.file.seek(0)
+                digest.update(part.file.read())
     except InputError as error:
         return ImageFacts(("unreadable_images", str(error)))
-    return ImageFacts(None, digest, difference_hash(pixels), is_special)
+    sums = channel_sums(pixels) if sum_pixels else None
+    return ImageFacts(None, digest.digest(), difference_hash(pixels), is_special, sums)
 
 
-def _notes(name: str, dataset: Dataset, special: Sequence[int], cfg: DataConfig) -> tuple[Finding, ...]:
+def _notes(name: str, dataset: Dataset, special: Sequence[int], settings: ImageSettings) -> tuple[Finding, ...]:
     """Report images worth a note. They are read one by one, so the examples are the same every time."""
-    notes = ImageNotes(f"data.{name}", value_range=cfg.value_range, bands=cfg.bands)
+    notes = ImageNotes(f"data.{name}", value_range=settings.value_range)
     for index in special:
         record = dataset.image(index)
-        with suppress(InputError), open_image(record.path, max_pixels=cfg.max_pixels) as opened:
+        with suppress(InputError), open_bands(record.path, settings) as opened:
             notes.add(opened, (record.height, record.width))
     return notes.findings()
 

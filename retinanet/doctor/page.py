@@ -41,6 +41,14 @@ def _facts(report: CheckReport) -> list[tuple[str, str]]:
         crowds = int(data.is_crowd.sum())
         rows.append((name, f"{len(data)} images ({empty} without objects), {len(data.labels) - crowds} objects, "
                            f"{crowds} crowd regions"))  # fmt: skip
+    if report.channels is not None:
+        mean, std = (
+            ", ".join(f"{value:.2f}" for value in values) for values in (report.channels.mean, report.channels.std)
+        )
+        rows.append(("channels", f"mean {mean}; standard deviation {std} (0 to 255, over the pixels of "
+                                 f"{report.channels.images} training images)"))  # fmt: skip
+    if report.cfg.model.in_channels > 3:
+        rows.append(("shown", "the first three channels as red, green and blue"))
     return rows
 
 

@@ -56,7 +56,7 @@ class Machine(NamedTuple):
 class Recommendation(NamedTuple):
     """Advice on one topic: a sentence, and the overrides to apply, if any."""
 
-    topic: str  # "image size", "anchors", "batch", "sampling" or "schedule"
+    topic: str  # "image size", "anchors", "batch", "sampling", "schedule" or "channels"
     sentence: str
     lines: tuple[str, ...] = ()
 

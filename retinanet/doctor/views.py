@@ -14,6 +14,7 @@ from retinanet.config import Config
 from retinanet.config.transforms import ResizeTransform, ScaleJitterTransform, Transform
 from retinanet.data.build import build_reader
 from retinanet.data.collate import pad_targets
+from retinanet.data.image_settings import build_fill
 from retinanet.data.preview import augmented_samples, plan_images
 from retinanet.data.transforms.build import build_transforms
 from retinanet.data.transforms.sample import Sample
@@ -22,6 +23,7 @@ from retinanet.detection.boxes import overlap
 from retinanet.detection.build import build_assignment
 from retinanet.doctor.anchors import AnchorReport
 from retinanet.formats.dataset import Dataset
+from retinanet.visualization.draw import as_rgb
 
 LEARNT, UNMATCHED, CROWD, ANCHOR = "#19d84f", "#ff2b2b", "#b9b9b9", "#3aa0ff"  # colours of boxes
 EPOCHS = 3  # of each image: enough to see what changes
@@ -32,7 +34,7 @@ MIN_SIDE, MAX_SIDE = 320, 800  # longer side of a drawn image, pixels: boxes are
 class View(NamedTuple):
     """One image as the network sees it, with boxes drawn on it."""
 
-    image: Tensor  # (3, H, W) uint8
+    image: Tensor  # (3, H, W) uint8; of more than three channels, the first three
     caption: str
 
 
@@ -104,8 +106,8 @@ def _show_transform(cfg: Config, data: Dataset, indices: Sequence[int], entry: T
         for other in cfg.data.transforms
         if other is entry or (not is_sizing and isinstance(other, ResizeTransform | ScaleJitterTransform))
     ]
-    alone = build_reader(cfg.data, data, build_transforms(kept), seed=cfg.train.seed)
-    plain = build_reader(cfg.data, data, build_transforms([ResizeTransform()]), seed=cfg.train.seed)
+    alone = build_reader(cfg, data, build_transforms(kept, fill=build_fill(cfg.model)), seed=cfg.train.seed)
+    plain = build_reader(cfg, data, build_transforms([ResizeTransform()]), seed=cfg.train.seed)
     for index in indices:
         original = plain.read(index)
         before = plain.transform(original, *plan_images(cfg, data, [index])).sample
@@ -133,7 +135,7 @@ def _draw_sample(sample: Sample, anchors: Tensor | None = None, matched: Tensor 
         anchors: (P, 4), the positive anchors; None: draw boxes only.
         matched: (P,), the row of `sample.boxes` assigned to each anchor.
     """
-    pixels, factor = _resized(sample.image)
+    pixels, factor = _resized(as_rgb(sample.image))
     num_boxes = len(sample.boxes)
     if anchors is None or matched is None:
         colors = [CROWD if crowd else LEARNT for crowd in sample.is_crowd.tolist()]

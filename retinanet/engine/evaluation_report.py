@@ -140,7 +140,7 @@ def write_report(
     )
     analysis = replace(analysis, largest_error=errors.tide.largest)
     begin("reading images for the report")
-    reader = build_reader(cfg.data, data, [], seed=0)
+    reader = build_reader(cfg, data, [], seed=0)
     report = build_report(
         title=title,
         dataset=data,

@@ -46,7 +46,8 @@ def forecast(
     height, width = shape = min(shares, key=lambda shape: abs(shape[0] * shape[1] - mean_pixels))
     per_process = cfg.train.batch_size / world_size()
     count = max(1, min(round(ENOUGH_PIXELS / (height * width)), int(per_process / cfg.train.accumulate)))
-    pixels = torch.zeros(count, 3, height, width, device=device).contiguous(memory_format=model.memory_format)
+    pixels = torch.zeros(count, cfg.model.in_channels, height, width, device=device)
+    pixels = pixels.contiguous(memory_format=model.memory_format)
     was_training = model.training
     model.eval()  # preserves the batch norm statistics
     seconds: list[float] = []

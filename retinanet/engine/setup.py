@@ -81,6 +81,7 @@ def set_up_run(
     on_main(lambda: check_folder(folder, resume=resume, overwrite=overwrite))
     check_norm(cfg)
     check_batch_size(cfg)
+    cfg.model.require_statistics()
     if cfg.train.early_stop and not cfg.data.has_validation:
         raise InputError(
             "train.early_stop needs evaluations, but data.val is empty; set data.val or data.val_fraction, or "

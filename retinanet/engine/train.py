@@ -252,7 +252,7 @@ def evaluate_and_record(
     """
     state, evaluation = run.state, evaluate(run, data, activity)
     if evaluation:
-        recorder.write_evaluation(state.step, evaluation, build_reader(run.cfg.data, data, [], seed=0))
+        recorder.write_evaluation(state.step, evaluation, build_reader(run.cfg, data, [], seed=0))
     metrics = broadcast(evaluation.metrics if evaluation else {})
     if state.best.update(metrics):
         recorder.mark_best(state.step)

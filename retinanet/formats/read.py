@@ -20,6 +20,7 @@ from retinanet.formats.csv.reader import read_csv
 from retinanet.formats.dataset import Dataset, concatenate, start_of_each
 from retinanet.formats.detect import resolve
 from retinanet.formats.findings import Finding, report
+from retinanet.formats.image_paths.band_files import find_band_files
 from retinanet.formats.image_paths.find import find_images
 from retinanet.formats.image_paths.folder import find_image_folder
 from retinanet.formats.images.reader import read_header
@@ -46,6 +47,7 @@ def read_dataset(
     max_pixels: int = 100_000_000,
     skip_missing_images: bool = False,
     allow_outside_paths: bool = False,
+    band_files: tuple[str, ...] | None = None,
     key: str = "data",
     findings: list[Finding] | None = None,
 ) -> Dataset:
@@ -60,6 +62,7 @@ def read_dataset(
         max_pixels: size limit for images whose dimensions must be read from the image file.
         skip_missing_images: skip images that do not exist, with a warning, instead of raising.
         allow_outside_paths: use images whose names point outside the image folder.
+        band_files: patterns of the files of each image, which must exist; None: one file.
         key: the config key of these sources, for messages.
         findings: a list to add findings to, errors included. None: log them, or raise if there are errors.
 
@@ -101,6 +104,11 @@ def read_dataset(
             allow_outside=allow_outside_paths,
         )
         found += noticed
+        if band_files is not None:
+            path_or_none, noticed = find_band_files(
+                path_or_none, band_files, source=part.source, key=key, skip_missing=skip_missing_images
+            )
+            found += noticed
         paths = [path for path in path_or_none if path is not None]
         if len(paths) < len(part):
             part = part.subset([index for index, path in enumerate(path_or_none) if path is not None])

@@ -34,6 +34,7 @@ class InferenceModel(nn.Module):
         self.model = model
         weight = next(model.parameters())
         self.device, self.dtype = weight.device, weight.dtype
+        self.in_channels = model.in_channels
         self._outputs = compiled_outputs(self.device) if compile else RetinaNet.outputs
 
     # Use the same autograd mode for every caller, so that each shape is compiled only once.
@@ -115,7 +116,7 @@ def warm_up(model: InferenceModel, shapes: Iterable[tuple[int, int, int]]) -> No
     device = model.device
     runs = 2 if device.type == "cuda" else 1  # the first run compiles, the second records the CUDA graph
     for batch, height, width in shapes:
-        images = torch.zeros(batch, 3, height, width, dtype=torch.uint8, device=device)
+        images = torch.zeros(batch, model.in_channels, height, width, dtype=torch.uint8, device=device)
         image_sizes = torch.tensor([[height, width]] * batch, device=device)
         for _ in range(runs):
             model(images, image_sizes)

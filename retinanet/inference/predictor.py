@@ -18,13 +18,14 @@ from retinanet.config import Config
 from retinanet.config.load import is_overridden, with_overrides
 from retinanet.data.build import build_padded_shapes, eval_shorter
 from retinanet.data.collate import collate
+from retinanet.data.image_settings import build_image_settings
 from retinanet.data.reader import PreparedSample
 from retinanet.data.sampler import PlannedImage
 from retinanet.data.transforms.sample import Sample
 from retinanet.data.transforms.sizing import resize_as_planned
 from retinanet.detection.postprocess import build_postprocess
 from retinanet.errors import InputError
-from retinanet.formats.images.reader import read_image
+from retinanet.formats.images.reader import open_bands
 from retinanet.inference.network import inference_model, warm_up
 from retinanet.inference.thresholds import above_thresholds, completed
 from retinanet.interop.pretrained import read_pretrained
@@ -171,8 +172,10 @@ class Predictor:
         """Detect objects in one image or in a list of images. Boxes are in pixels of the original image.
 
         Args:
-            images: a file path, a PIL image, an RGB uint8 array (H, W, 3), an RGB uint8 tensor (3, H, W), or a list of
-                these. The EXIF orientation of files and PIL images is applied.
+            images: a file path, a PIL image, a uint8 array (H, W, C), a uint8 tensor (C, H, W), or a list of these,
+                with C = `model.in_channels`: RGB if it is 3. With `data.band_files`, a path is that of the first file
+                of an image. PIL images must be RGB or grey, so C is 3 or 1. The EXIF orientation of files and PIL
+                images is applied.
 
         Raises:
             InputError: an image cannot be read, or is not one of these types.
@@ -199,13 +202,13 @@ class Predictor:
         return self._predict(iter(images), batch_size)
 
     def read_image(self, path: str | os.PathLike[str]) -> Tensor:
-        """Read an image file as the network sees it: uint8 (3, H, W), as displayed, with the settings of training.
+        """Read an image file as the network sees it: uint8 (C, H, W), as displayed, with the settings of training.
 
         Raises:
             InputError: the image cannot be read.
         """
-        data = self.cfg.data
-        return read_image(path, max_pixels=data.max_pixels, value_range=data.value_range, bands=data.bands)
+        with open_bands(path, build_image_settings(self.cfg)) as opened:
+            return opened.decode().contiguous()
 
     @torch.no_grad()  # not inference_mode, whose tensors cannot be modified in place afterwards
     def _predict(self, images: Iterator[ImageInput], batch_size: int) -> Iterator[Detections]:
@@ -226,29 +229,45 @@ class Predictor:
             yield from (detections[position] for position in range(len(chunk)))
 
     def _read(self, image: ImageInput) -> Tensor:
+        channels = self.model.in_channels
+        expected = "RGB uint8" if channels == 3 else "uint8"
         if isinstance(image, str | os.PathLike):
             return self.read_image(image)
         if isinstance(image, Image.Image):
-            if image.mode.startswith(("I", "F")):  # convert("RGB") would clip the values
-                raise InputError(
-                    f"image is a PIL image of mode {image.mode}, expected 8 bits per channel; pass the path of its "
-                    "file, which is read with data.value_range"
-                )
-            return (
-                torch.from_numpy(np.array(ImageOps.exif_transpose(image).convert("RGB"))).permute(2, 0, 1).contiguous()
-            )
+            return self._from_pil(image)
         if isinstance(image, np.ndarray):
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-                raise InputError(f"image is an array of {image.dtype} {image.shape}, expected RGB uint8 (H, W, 3)")
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != channels or 0 in image.shape:
+                raise InputError(
+                    f"image is an array of {image.dtype} {image.shape}, expected {expected} (H, W, {channels})"
+                )
             return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).contiguous()
         if isinstance(image, Tensor):
-            if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
-                raise InputError(f"image is {image.dtype} {tuple(image.shape)}, expected torch.uint8 (3, H, W), RGB")
+            if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != channels or 0 in image.shape:
+                raise InputError(
+                    f"image is {image.dtype} {tuple(image.shape)}, expected torch.uint8 ({channels}, H, W)"
+                    f"{', RGB' if channels == 3 else ''}"
+                )
             return image
+        article = "an" if channels == 3 else "a"
         raise InputError(
-            f"image is {type(image).__name__}, expected a path, a PIL image, an RGB uint8 array (H, W, 3), or an RGB "
-            "uint8 tensor (3, H, W)"
+            f"image is {type(image).__name__}, expected a path, a PIL image, {article} {expected} array "
+            f"(H, W, {channels}), or {article} {expected} tensor ({channels}, H, W)"
         )
+
+    def _from_pil(self, image: Image.Image) -> Tensor:
+        channels = self.model.in_channels
+        if image.mode.startswith(("I", "F")):  # convert("RGB") would clip the values
+            raise InputError(
+                f"image is a PIL image of mode {image.mode}, expected 8 bits per channel; pass the path of its "
+                "file, which is read with data.value_range"
+            )
+        if channels not in (1, 3):
+            raise InputError(
+                f"image is a PIL image of mode {image.mode}, but model.in_channels is {channels}; pass the path of its "
+                f"file, or a uint8 array (H, W, {channels})"
+            )
+        upright = ImageOps.exif_transpose(image).convert("RGB" if channels == 3 else "L")
+        return torch.from_numpy(np.atleast_3d(np.array(upright))).permute(2, 0, 1).contiguous()
 
     def _detect(self, images: Sequence[Tensor], padded_shape: tuple[int, int]) -> list[Detections]:
         planned = PlannedImage(0, 0, self._shorter, self._padded_shapes.longer, padded_shape, padded_shape)

@@ -7,13 +7,14 @@ keeps only the logits. Second derivatives, `torch.func` and `torch.compile` use 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 
 from retinanet.losses.chunking import logits_at_once, working_type
+from retinanet.losses.focal_arguments import Reduction
 from retinanet.losses.focal_terms import SigmoidTerms, SoftmaxTerms, softmax_margin_terms
 from retinanet.losses.margin import FocalMargin
 from retinanet.losses.sigmoid import SigmoidFocalLoss
@@ -138,7 +139,7 @@ class CrossEntropyKernel:
     """
 
     terms: SigmoidTerms
-    reduction: Literal["mean", "sum", "none"]
+    reduction: Reduction
 
     def formula(self, logits: Tensor, targets: Tensor) -> Tensor:
         return self._reduced(self.terms(logits, targets))

@@ -34,11 +34,13 @@ class Backbone(Protocol):
         """Compute C3, C4 and C5, each (B, out_channels[i], ceil(H / strides[i]), ceil(W / strides[i])).
 
         Args:
-            images: normalised, (B, 3, H, W).
+            images: normalised, (B, C, H, W).
         """
 
     def load_pretrained(self, weights: str) -> None:
         """Replace all weights and statistics, including those of frozen stages, with pretrained ones.
+
+        Weights for RGB images are adapted to the number of channels of the backbone; see `adapt_stem`.
 
         Args:
             weights: "imagenet", another name that the backbone supports, or a file path; never "none".
@@ -49,8 +51,8 @@ class Backbone(Protocol):
         """
 
 
-def build_backbone(cfg: BackboneConfig) -> Backbone:
-    """Build the configured backbone with random weights."""
+def build_backbone(cfg: BackboneConfig, *, in_channels: int) -> Backbone:
+    """Build the configured backbone with random weights, for images with C = `in_channels` channels."""
     match cfg:
         case ResNetConfig():
             return ResNet(
@@ -60,6 +62,7 @@ def build_backbone(cfg: BackboneConfig) -> Backbone:
                 stride_in_1x1=cfg.stride_in_1x1,
                 frozen_stages=cfg.frozen_stages,
                 checkpoint_activations=cfg.checkpoint_activations,
+                in_channels=in_channels,
             )
         case _:
             assert_never(cfg)

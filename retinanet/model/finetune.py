@@ -13,6 +13,7 @@ from retinanet.errors import InputError
 from retinanet.model.class_match import ClassMatch, copy_rows, match_by_name, match_by_position
 from retinanet.model.fitting import check_fits
 from retinanet.model.retinanet import RetinaNet
+from retinanet.model.stem import adapt_stem
 
 # Relative tolerance: larger than the change that "rounding: torchvision" makes to the smallest anchors, smaller than
 # the step between two scales.
@@ -52,7 +53,8 @@ def load_for_finetuning(
     values. Classes are matched by name or, if the trained detector does not name its classes, by position if there are
     equally many. If only one detector has a background logit, the whole layer keeps its initial values. If anchors
     differ in shape or order, the last convolutions of both subnets keep their initial values. Anchor sizes may differ,
-    because box deltas are relative to them.
+    because box deltas are relative to them. The first convolution of a detector for RGB images is adapted to the number
+    of channels of the model; see `adapt_stem`.
 
     Args:
         model: model to load into; changed in place, or left unchanged if an error is raised.
@@ -71,6 +73,8 @@ def load_for_finetuning(
     # Scalars are counters, such as the number of averaged models.
     state = {name: value for name, value in trained.state.items() if value.ndim or name.endswith(COUNTER)}
     initial = model.state_dict()
+    adapted = _adapted_stem(state, initial, old.in_channels)
+    state |= adapted
     class_layer = f"head.class_subnet.{len(model.head.class_subnet) - 1}"
     box_layer = f"head.box_subnet.{len(model.head.box_subnet) - 1}"
     class_rows, box_rows = ([f"{layer}.weight", f"{layer}.bias"] for layer in (class_layer, box_layer))
@@ -83,7 +87,8 @@ def load_for_finetuning(
     else:
         match = match_by_position(class_names, num_trained, has_background_slot=trained.has_background_slot)
 
-    how, new, left = "", [], [name for name in trained.state if name not in state]
+    how = "".join(f", and {name} adapted from {old.in_channels} to {model.in_channels} channels" for name in adapted)
+    new, left = [], [name for name in trained.state if name not in state]
     kept: list[str] = []  # names of tensors that keep their initial values
     copied: list[str] = []  # names of tensors of which only some rows are loaded
     if not same_anchors:
@@ -98,10 +103,10 @@ def load_for_finetuning(
             f"{class_layer}, because the weights have {num_trained} classes without names, not {len(class_names)}"
         )
     elif match.is_complete:
-        how = "" if trained.class_names is not None else f", the classes {match.how}"
+        how += "" if trained.class_names is not None else f", the classes {match.how}"
     else:
         copied = class_rows
-        how = f", and {_count(match.shared)} {match.how} in {class_layer}"
+        how += f", and {_count(match.shared)} {match.how} in {class_layer}"
         new += [f"{_count(match.new)} in {class_layer}"] if match.new else []
         left += [_count(match.dropped)] if match.dropped else []
 
@@ -117,6 +122,16 @@ def load_for_finetuning(
     num_taken = total - len(kept) - len(copied)
     taken = f"all {total} tensors" if num_taken == total else f"{num_taken} of {total} tensors"
     return LoadedWeights(taken + how, "; ".join(new) or "nothing", "; ".join(left) or "nothing")
+
+
+def _adapted_stem(state: dict[str, Tensor], initial: dict[str, Tensor], in_channels: int) -> dict[str, Tensor]:
+    """Adapt convolutions of RGB images that take another number of channels in the model; there is at most one."""
+    return {
+        name: adapt_stem(weight, initial[name].shape[1])
+        for name, weight in state.items()
+        if in_channels == 3 and name in initial and weight.ndim == initial[name].ndim == 4
+        if weight.shape[1] == 3 != initial[name].shape[1]
+    }
 
 
 def _same_shapes(one: AnchorGenerator, other: AnchorGenerator) -> bool:

@@ -53,7 +53,10 @@ def differences(cfg: ModelConfig, trained: ModelConfig) -> list[tuple[str, Any, 
         changed.append(("backbone.norm", *norms))
     if trained.anchors.rounding == "torchvision" != cfg.anchors.rounding:
         changed.append(("anchors.rounding", trained.anchors.rounding, cfg.anchors.rounding))
-    if any(max(old / new, new / old) > MAX_STD_RATIO for old, new in zip(trained.std, cfg.std, strict=False)):
+    same_channels = trained.in_channels == cfg.in_channels
+    if same_channels and any(
+        max(old / new, new / old) > MAX_STD_RATIO for old, new in zip(trained.std, cfg.std, strict=True)
+    ):
         changed += [("mean", list(trained.mean), list(cfg.mean))] * (trained.mean != cfg.mean)
         changed.append(("std", list(trained.std), list(cfg.std)))
     return changed

@@ -11,13 +11,17 @@ from torchvision.models import WeightsEnum
 
 from retinanet.checkpoint.file import file_checksum
 from retinanet.errors import InputError
+from retinanet.model.stem import adapt_stem
 from retinanet.runtime.console import is_terminal
 
 HASH_IN_NAME = re.compile(r"-([a-f0-9]{8,})\.pth$")  # as torch.hub writes it
+STEM = "conv1.weight"  # torchvision's name for the first convolution of a residual network
 
 
 def load_torchvision_weights(backbone: nn.Module, name: str, weights: str) -> None:
     """Load torchvision's ImageNet weights into a backbone, by name or from a file.
+
+    If the first convolution of the backbone does not take RGB images, that of the weights is adapted to its channels.
 
     Args:
         backbone: backbone to load into, changed in place or not at all; its state dict must use torchvision's names.
@@ -34,6 +38,8 @@ def load_torchvision_weights(backbone: nn.Module, name: str, weights: str) -> No
     # The detector has no ImageNet classifier, and some norms, such as frozen batch norm, have no batch counter.
     state = {key: value for key, value in state.items() if not key.startswith("fc.")}
     expected = backbone.state_dict()
+    if STEM in state and state[STEM].ndim == 4 and state[STEM].shape[1] == 3:
+        state[STEM] = adapt_stem(state[STEM], expected[STEM].shape[1])
     state = {key: value for key, value in state.items() if key in expected or not key.endswith("num_batches_tracked")}
     missing = [key for key in expected if key not in state and not key.endswith("num_batches_tracked")]
     unknown = [key for key in state if key not in expected]

@@ -37,6 +37,7 @@ class ResNet(nn.Module):
             so on up to 5 for all.
         checkpoint_activations: save only the input of each residual block, and recompute the block in the backward
             pass. This needs less memory, takes a third more time in the backbone, and gives identical gradients.
+        in_channels: number of channels of the images.
     """
 
     strides = (8, 16, 32)
@@ -50,6 +51,7 @@ class ResNet(nn.Module):
         norm_eps: float = EPS,
         stride_in_1x1: bool = False,
         checkpoint_activations: bool = False,
+        in_channels: int = 3,
     ):
         super().__init__()
         self.name = name
@@ -60,6 +62,9 @@ class ResNet(nn.Module):
         else:
             full = getattr(torchvision.models, name)(weights=None, norm_layer=norm_layer(norm, norm_eps))
         self.conv1, self.bn1, self.maxpool = full.conv1, full.bn1, full.maxpool
+        if in_channels != 3:
+            self.conv1 = nn.Conv2d(in_channels, self.conv1.out_channels, 7, stride=2, padding=3, bias=False)
+            nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")  # as torchvision does
         self.layer1, self.layer2, self.layer3, self.layer4 = full.layer1, full.layer2, full.layer3, full.layer4
         if stride_in_1x1:
             for stage in (self.layer2, self.layer3, self.layer4):
@@ -71,7 +76,7 @@ class ResNet(nn.Module):
             stage.requires_grad_(False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Compute C3, C4 and C5, with strides 8, 16 and 32, from normalised images (B, 3, H, W)."""
+        """Compute C3, C4 and C5, with strides 8, 16 and 32, from normalised images (B, C, H, W)."""
         x = self.maxpool(F.relu_(conv_norm(images, self.conv1, self.bn1)))
         features = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):

@@ -18,11 +18,12 @@ class RetinaNet(nn.Module):
     Args:
         backbone: an `nn.Module` with the members of `Backbone`.
         anchors: one generator for all pyramid levels.
-        mean, std: statistics of the images that the backbone was trained on, per RGB channel, in 0..255.
+        mean, std: statistics of the images, for each of the C channels, in 0..255; with pretrained weights for RGB,
+            usually those of the images that the backbone was trained on.
     """
 
-    mean: Tensor  # (1, 3, 1, 1)
-    std: Tensor  # (1, 3, 1, 1)
+    mean: Tensor  # (1, C, 1, 1)
+    std: Tensor  # (1, C, 1, 1)
 
     def __init__(
         self,
@@ -31,8 +32,8 @@ class RetinaNet(nn.Module):
         head: RetinaNetHead,
         anchors: AnchorGenerator,
         *,
-        mean: tuple[float, float, float],
-        std: tuple[float, float, float],
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
     ):
         super().__init__()
         strides = tuple(anchors.strides)[: len(backbone.strides)]
@@ -41,14 +42,14 @@ class RetinaNet(nn.Module):
         self.fpn = fpn
         self.head = head
         self.anchors = anchors
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> HeadOutputs:
         """Compute class logits and box deltas for every anchor.
 
         Args:
-            images: (B, 3, H, W) uint8, RGB.
+            images: (B, C, H, W) uint8, RGB if C is 3.
             image_sizes: (B, 2), height and width of each image without padding.
 
         Raises:
@@ -65,12 +66,14 @@ class RetinaNet(nn.Module):
         """Normalise images to zero mean and unit variance, with zeros in the padding, in the backbone's memory format.
 
         Raises:
-            InputError: `images` is not uint8 (B, 3, H, W).
+            InputError: `images` is not uint8 (B, C, H, W).
         """
         # Floats would be ambiguous: 0..1 as in torchvision, or 0..255.
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != self.in_channels:
+            rgb = "RGB " if self.in_channels == 3 else ""
             raise InputError(
-                f"images are {images.dtype} {tuple(images.shape)}, expected torch.uint8 (B, 3, H, W), RGB in 0..255; "
+                f"images are {images.dtype} {tuple(images.shape)}, expected torch.uint8 (B, {self.in_channels}, H, W), "
+                f"{rgb}in 0..255; "
                 "convert floats in 0..1 with (images * 255).round().to(torch.uint8)"
             )
         height, width = images.shape[-2:]
@@ -82,13 +85,23 @@ class RetinaNet(nn.Module):
         return pixels.contiguous(memory_format=self.memory_format)
 
     @property
+    def in_channels(self) -> int:
+        """C, the number of channels of the images."""
+        return self.mean.shape[1]
+
+    @property
     def memory_format(self) -> torch.memory_format:
         """Memory format of the backbone, also used for images; set it with `model.to(memory_format=...)`."""
         return self.backbone.memory_format
 
 
 def build_model(cfg: ModelConfig, num_classes: int) -> RetinaNet:
-    """Build the configured network with random weights."""
+    """Build the configured network with random weights.
+
+    Raises:
+        InputError: mean and standard deviation of the channels are not set; see `ModelConfig.require_statistics`.
+    """
+    cfg.require_statistics()
     anchors = AnchorGenerator(
         strides=cfg.anchors.strides,
         sizes=cfg.anchors.sizes,
@@ -97,7 +110,7 @@ def build_model(cfg: ModelConfig, num_classes: int) -> RetinaNet:
         offset=cfg.anchors.offset,
         rounding=cfg.anchors.rounding,
     )
-    backbone = build_backbone(cfg.backbone)
+    backbone = build_backbone(cfg.backbone, in_channels=cfg.in_channels)
     fpn = FeaturePyramid(backbone.out_channels, cfg.channels, p6_from=cfg.p6_from)
     head = RetinaNetHead(
         cfg.channels,

@@ -8,6 +8,7 @@ from threading import Lock
 from torchvision.transforms.v2 import functional as F
 
 from retinanet.data.reader import SampleReader
+from retinanet.visualization.draw import as_rgb
 
 THUMBNAIL_SIDE, IMAGE_SIDE = 400, 1600  # pixels of the longer side
 QUALITY = 80
@@ -67,5 +68,5 @@ class ImageFiles:
         if factor < 1:
             image = F.resize(image, [max(1, round(factor * height)), max(1, round(factor * width))])
         file = io.BytesIO()
-        F.to_pil_image(image).save(file, "JPEG", quality=QUALITY)
+        F.to_pil_image(as_rgb(image)).save(file, "JPEG", quality=QUALITY)
         return file.getvalue()

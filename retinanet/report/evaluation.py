@@ -61,7 +61,7 @@ def build_report(
     Args:
         detections: keyed by image index, boxes in pixels of the original image.
         matches: of these detections with the dataset.
-        read_image: returns the pixels (3, H, W) of the image at an index; raises `InputError` if it cannot be read.
+        read_image: returns the pixels (C, H, W) of the image at an index; raises `InputError` if it cannot be read.
         facts: further facts about the evaluation, by name.
         training: curves of the run that produced the weights.
         config: of the run, as YAML.

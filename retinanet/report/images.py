@@ -21,7 +21,7 @@ QUALITIES = (75, 60, 45, 30, 15)  # JPEG qualities; the first one that fits is u
 MAX_OBJECTS, MAX_DETECTIONS = 60, 40  # boxes drawn on an image: the largest objects, the highest scores
 MIN_NAMED_WIDTH, MIN_NAMED_HEIGHT = 20, 14  # pixels on the page of a box with a name
 
-ReadImage = Callable[[int], Tensor]  # from a dataset index to pixels (3, H, W) uint8
+ReadImage = Callable[[int], Tensor]  # from a dataset index to pixels (C, H, W) uint8
 
 
 class Reason(NamedTuple):

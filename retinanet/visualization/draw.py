@@ -18,7 +18,7 @@ def draw_detections(
     """Draw the box, class name and score of each detection scoring at least `min_score` on a copy of the image.
 
     Args:
-        image: (3, H, W) uint8, RGB.
+        image: (C, H, W) uint8; see `as_rgb` for other images than RGB.
         class_names: class names, indexed by label; defaults to those of the detections.
     """
     if class_names is not None:
@@ -32,7 +32,11 @@ def draw_detections(
 
 
 def draw_boxes(image: Tensor, boxes: Tensor, texts: list[str], labels: list[int], num_classes: int) -> Tensor:
-    """Draw labelled boxes (N, 4), with one colour per class; the line width scales with the image size."""
+    """Draw labelled boxes (N, 4) on a copy, (3, H, W), with one colour per class.
+
+    The line width scales with the image size.
+    """
+    image = as_rgb(image)
     if len(boxes) == 0:
         return image.clone()
     if not features.check("freetype2"):  # the fallback font has only Latin-1 letters
@@ -50,6 +54,11 @@ def draw_boxes(image: Tensor, boxes: Tensor, texts: list[str], labels: list[int]
         label_colors=["black" if luminance(color) > 128 else "white" for color in colors],
         fill_labels=True,
     )
+
+
+def as_rgb(image: Tensor) -> Tensor:
+    """Show an image (C, H, W) as RGB, (3, H, W): its first three channels or, if it has fewer, the first as grey."""
+    return image[:3] if len(image) >= 3 else image[:1].expand(3, -1, -1)
 
 
 def luminance(color: tuple[int, int, int]) -> float:

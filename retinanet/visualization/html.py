@@ -13,6 +13,7 @@ from torchvision.transforms.v2 import functional as F
 
 from retinanet.errors import InputError
 from retinanet.runtime.console import escape_controls
+from retinanet.visualization.draw import as_rgb
 
 JPEG_QUALITY = 85
 START = 1000  # bytes at the beginning of a file that are searched for its generator
@@ -84,9 +85,9 @@ def render_page(
 
 
 def image_url(image: Tensor, *, quality: int = JPEG_QUALITY) -> str:
-    """Encode an image (3, H, W) uint8 as a JPEG in a data URL."""
+    """Encode an image (C, H, W) uint8 as a JPEG in a data URL; see `as_rgb` for other images than RGB."""
     file = io.BytesIO()
-    F.to_pil_image(image).save(file, "JPEG", quality=quality)
+    F.to_pil_image(as_rgb(image)).save(file, "JPEG", quality=quality)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 

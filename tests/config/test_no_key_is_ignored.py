@@ -80,6 +80,7 @@ CHANGES: dict[str, Any] = {
     "data.max_pixels": 100,
     "data.value_range": [0, 1000],
     "data.bands": [3, 2, 1],
+    "data.band_files": ["train/{stem}.png", "other/{stem}.png"],
     "data.max_unreadable": 0,
     "data.workers": 1,
     "data.resize.shorter": [24],
@@ -136,6 +137,7 @@ CHANGES: dict[str, Any] = {
     "model.anchors.aspect_ratios": [1.0],
     "model.anchors.offset": 0.5,
     "model.anchors.rounding": "torchvision",
+    "model.in_channels": 1,
     "model.mean": [0.0, 0.0, 0.0],
     "model.std": [50.0, 50.0, 50.0],
     "assignment[iou].fg_iou": 0.7,
@@ -241,6 +243,7 @@ CONTEXT: dict[str, dict[str, Any]] = {
     "data.missing_images": {"data.train": ["{lacking}"]},
     "data.allow_outside_paths": {"data.train": ["{outside}"]},
     "data.value_range": {"data.train": ["{16 bits}"]},
+    "data.band_files": {"data.bands": [4, 2, 3], "data.val": []},
     "data.max_unreadable": {"data.train": ["{damaged}"], "train.steps": 6},
     "data.transforms[scale_jitter].min": {"data.transforms": JITTER},
     "data.transforms[scale_jitter].max": {"data.transforms": JITTER},
@@ -290,12 +293,14 @@ REFUSED = {
     "data.max_pixels": "pixels",
     "data.max_unreadable": "unreadable",
     "model.num_classes": "model.num_classes: is 3",
+    "model.in_channels": "model.mean and model.std are not set",
     "train.max_skipped": "train.max_skipped",
     "device": "none such",
 }
 REFUSED_BEFORE = {
     "data.missing_images": "data.missing_images",
     "data.allow_outside_paths": "data.allow_outside_paths",
+    "data.band_files": "data.bands selects band 4",
     "train.allow_local_norm": "train.allow_local_norm",
     "train.on_nonfinite": "diverged",
 }

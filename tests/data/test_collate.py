@@ -49,7 +49,7 @@ def test_complete_classes_are_stacked_in_the_order_of_the_images():
 
 def test_everything_outside_an_image_is_zero(monkeypatch):
     """Memory for a batch is not initialised."""
-    monkeypatch.setattr("retinanet.data.collate.empty_images", lambda b, h, w: torch.full((b, 3, h, w), 255).byte())
+    monkeypatch.setattr("retinanet.data.collate.empty_images", lambda b, c, h, w: torch.full((b, c, h, w), 255).byte())
     sample = Sample(torch.full((3, 50, 80), 9, dtype=torch.uint8), *NO_OBJECTS)
     (image,) = collate([PreparedSample(PlannedImage(3, 0, 64, 96, SHAPE, SHAPE), sample, (50, 80))]).images
     assert (image[:, :50, :80] == 9).all()

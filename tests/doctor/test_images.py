@@ -17,7 +17,7 @@ def images(tmp_path):
 
 def check(datasets, *overrides, **options):
     cfg = load_config("quickstart", ["data.train=[]", "data.val=[]", *overrides])
-    return check_images(datasets, cfg.data, silent=True, **options)
+    return check_images(datasets, cfg, silent=True, **options)
 
 
 @pytest.mark.parametrize(("limit", "severity"), [(5, "warning"), (4, "error")])
@@ -25,12 +25,13 @@ def check(datasets, *overrides, **options):
 def test_training_tolerates_max_unreadable_images(images, tmp_path, limit, severity, decode):
     for number in range(5):
         (tmp_path / f"{number}.png").write_text("not an image")
-    findings, unusable = check({"train": images}, f"data.max_unreadable={limit}", decode=decode)
-    (finding,) = findings
+    result = check({"train": images}, f"data.max_unreadable={limit}", decode=decode)
+    (finding,) = result.findings
     assert (finding.severity, finding.kind, finding.where) == (severity, "unreadable_images", "data.train")
     assert finding.message.startswith("5 of 6 image(s) cannot be read; ")
     assert len(finding.examples) == 4 and finding.examples[-1] == "..."
-    assert unusable == {"train": {0, 1, 2, 3, 4}}
+    assert result.unusable == {"train": {0, 1, 2, 3, 4}}
+    assert (result.channels.images if decode else result.channels) == (1 if decode else None)
 
 
 def test_no_image_replaces_the_others_if_none_can_be_read(images, tmp_path):
@@ -42,17 +43,17 @@ def test_no_image_replaces_the_others_if_none_can_be_read(images, tmp_path):
 
 def test_evaluation_tolerates_none(images, tmp_path):
     (tmp_path / "5.png").unlink()
-    findings, unusable = check({"val": images}, decode=False)
-    assert [(finding.severity, finding.kind) for finding in findings] == [("error", "unreadable_images")]
-    assert unusable == {"val": {5}}
+    result = check({"val": images}, decode=False)
+    assert [(finding.severity, finding.kind) for finding in result.findings] == [("error", "unreadable_images")]
+    assert result.unusable == {"val": {5}}
 
 
 def test_sample_is_spread_over_the_dataset(images, tmp_path):
     for number in (1, 2, 3, 4):
         (tmp_path / f"{number}.png").write_text("not an image")
-    findings, unusable = check({"val": images}, decode=False, max_images=2)
-    assert [finding.kind for finding in findings] == ["sampled_images"]
-    assert unusable == {"val": set()}
+    result = check({"val": images}, decode=False, max_images=2)
+    assert [finding.kind for finding in result.findings] == ["sampled_images"]
+    assert result.unusable == {"val": set()}
 
 
 def test_copies_in_one_split_and_across_splits():

@@ -17,6 +17,7 @@ from retinanet.config.load import load_config
 from retinanet.data.reader import SampleReader
 from retinanet.data.transforms.sample import Sample
 from retinanet.engine.board import GAP, MAX_CLASSES, MAX_SIDE, Board
+from retinanet.formats.images.settings import ImageSettings
 from retinanet.structures import Detections
 from retinanet.visualization.draw import class_color
 from tests.helpers.datasets import dataset_of, image_record
@@ -76,7 +77,7 @@ def reader(tmp_path):
         boxes = [] if number == 0 else [(100, 100, 300, 400)]
         records.append(image_record(file, 500, 1000, boxes, image_id=number + 1))
     data = dataset_of(records, class_names=("cat", "dog"))
-    return SampleReader(data, [], seed=0, max_pixels=10**6)
+    return SampleReader(data, [], seed=0, settings=ImageSettings(max_pixels=10**6))
 
 
 def test_ground_truth_is_shown_next_to_detections(tmp_path, reader):

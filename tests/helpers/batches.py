@@ -7,6 +7,7 @@ import torch
 from retinanet.data.reader import SampleReader
 from retinanet.data.transforms.partners import SampleTransform
 from retinanet.formats.dataset import ImageRecord
+from retinanet.formats.images.settings import ImageSettings
 from retinanet.structures import Batch
 from tests.helpers.datasets import dataset_of
 
@@ -15,7 +16,7 @@ MAX_PIXELS = 1_000_000
 
 def reader_of(*records: ImageRecord, transforms: Sequence[SampleTransform] = (), seed: int = 0) -> SampleReader:
     """A reader for some images."""
-    return SampleReader(dataset_of(records), transforms, seed=seed, max_pixels=MAX_PIXELS)
+    return SampleReader(dataset_of(records), transforms, seed=seed, settings=ImageSettings(max_pixels=MAX_PIXELS))
 
 
 def assert_same_batches(batches: Iterable[Batch], others: Iterable[Batch]) -> None:

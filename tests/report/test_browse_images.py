@@ -8,6 +8,7 @@ from PIL import Image
 
 from retinanet.data.reader import SampleReader
 from retinanet.errors import InputError
+from retinanet.formats.images.settings import ImageSettings
 from retinanet.report.browse_images import THUMBNAIL_SIDE, ImageFiles
 from tests.helpers.datasets import dataset_of, image_record
 
@@ -19,7 +20,7 @@ def reader(tmp_path):
     for number, color in enumerate(["red", "lime", "blue"]):
         Image.new("RGB", (1000, 500), color).save(tmp_path / f"{number}.png")
         records.append(image_record(tmp_path / f"{number}.png", 500, 1000, image_id=number + 1))
-    return SampleReader(dataset_of(records), [], seed=0, max_pixels=10**6)
+    return SampleReader(dataset_of(records), [], seed=0, settings=ImageSettings(max_pixels=10**6))
 
 
 def test_images_are_shrunk_but_not_enlarged(reader):

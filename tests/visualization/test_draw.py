@@ -3,7 +3,7 @@ import torch
 from PIL import ImageFont, features
 
 from retinanet.structures import Detections
-from retinanet.visualization.draw import class_color, draw_detections
+from retinanet.visualization.draw import as_rgb, class_color, draw_detections
 
 NAMES = ("one", "two")
 
@@ -47,3 +47,12 @@ def test_class_names_in_any_script_are_drawn_or_escaped(monkeypatch, has_freetyp
     found = detections(([20.0, 30.0, 80.0, 70.0], 0.9, 0))
     drawn = draw_detections(image, found, ["方块 é"])
     assert not torch.equal(drawn, draw_detections(image, found, [""]))
+
+
+@pytest.mark.parametrize(("channels", "shown"), [(1, [0, 0, 0]), (2, [0, 0, 0]), (3, [0, 1, 2]), (6, [0, 1, 2])])
+def test_images_with_other_numbers_of_channels_are_drawn_as_rgb(channels, shown):
+    image = torch.randint(0, 255, (channels, 50, 60), dtype=torch.uint8)
+    assert torch.equal(as_rgb(image), image[shown])
+    assert torch.equal(draw_detections(image, detections(), NAMES), image[shown])
+    drawn = draw_detections(image, detections(([5.0, 5.0, 40.0, 40.0], 0.9, 0)), NAMES)
+    assert drawn.shape == (3, 50, 60) and torch.equal(drawn[:, 45:], image[shown][:, 45:])

@@ -26,8 +26,8 @@ from retinanet.data.sampler import PlannedImage
 from retinanet.data.transforms.combining import CopyPaste, MixUp, Mosaic
 from retinanet.data.transforms.orientation import Flip, Rotate90, VerticalFlip
 from retinanet.data.transforms.partners import Partners, SampleTransform
-from retinanet.data.transforms.pixels import Blur, Color, Erase
-from retinanet.data.transforms.sample import Sample
+from retinanet.data.transforms.pixels import Blur, BrightnessContrast, Color, Erase
+from retinanet.data.transforms.sample import FILL, Sample
 from retinanet.data.transforms.sizing import Crop, IoUCrop, Resize, ScaleJitter, ZoomOut
 
 
@@ -42,21 +42,24 @@ class BeforeEpoch:
         return self.transform(sample, planned, partners) if planned.epoch < self.end else sample
 
 
-def build_transforms(cfg: Sequence[Transform], *, close_at: int | None = None) -> list[SampleTransform]:
+def build_transforms(
+    cfg: Sequence[Transform], *, fill: Sequence[int] = FILL, close_at: int | None = None
+) -> list[SampleTransform]:
     """Build the training transforms, in order.
 
     Args:
+        fill: value of each channel outside any image; its length is the number of channels.
         close_at: first epoch without strong transforms; None: they are applied in all epochs.
     """
-    built = [(build_transform(entry), entry.is_strong) for entry in cfg]
+    built = [(build_transform(entry, fill), entry.is_strong) for entry in cfg]
     return [
         BeforeEpoch(transform, close_at) if is_strong and close_at is not None else transform
         for transform, is_strong in built
     ]
 
 
-def build_transform(cfg: Transform) -> SampleTransform:
-    """Build one transform."""
+def build_transform(cfg: Transform, fill: Sequence[int]) -> SampleTransform:
+    """Build one transform; `fill` is as in `build_transforms`."""
     match cfg:
         case ResizeTransform():
             return Resize()
@@ -73,7 +76,10 @@ def build_transform(cfg: Transform) -> SampleTransform:
         case IoUCropTransform():
             return IoUCrop(cfg.p, cfg.min_scale)
         case ZoomOutTransform():
-            return ZoomOut(cfg.p, cfg.max)
+            return ZoomOut(cfg.p, cfg.max, fill)
+        case ColorTransform() if len(fill) != len(FILL):
+            assert not cfg.rgb_only
+            return BrightnessContrast(cfg.brightness, cfg.contrast)
         case ColorTransform():
             return Color(v2.ColorJitter(cfg.brightness, cfg.contrast, cfg.saturation, cfg.hue))
         case PhotometricTransform():
@@ -81,9 +87,9 @@ def build_transform(cfg: Transform) -> SampleTransform:
         case BlurTransform():
             return Blur(cfg.p, cfg.max_sigma)
         case EraseTransform():
-            return Erase(cfg.p, cfg.max_area)
+            return Erase(cfg.p, cfg.max_area, fill)
         case MosaicTransform():
-            return Mosaic(cfg.p)
+            return Mosaic(cfg.p, fill)
         case MixUpTransform():
             return MixUp(cfg.p, cfg.alpha)
         case CopyPasteTransform():

@@ -5,6 +5,7 @@ follow are applied to the combined image. Without other images, these transforms
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from retinanet.data.sampler import PlannedImage
 from retinanet.data.transforms.partners import Partners
 from retinanet.data.transforms.sample import (
+    FILL,
     MAX_COVERED,
     Sample,
     Window,
@@ -39,15 +41,16 @@ class Mosaic:
     size of objects further, follow with `scale_jitter`.
     """
 
-    def __init__(self, p: float):
+    def __init__(self, p: float, fill: Sequence[int] = FILL):
         self.p = p
+        self.fill = fill
 
     def __call__(self, sample: Sample, planned: PlannedImage, partners: Partners) -> Sample:
         height, width = planned_size(sample, planned)
         if not chance(self.p) or min(height, width) < 4:  # too small to be divided
             return sample
         centre_y, centre_x = randint(height // 4, height * 3 // 4), randint(width // 4, width * 3 // 4)
-        image, parts = blank(height, width), []
+        image, parts = blank(height, width, self.fill), []
         for number in range(4):  # from left to right, from top to bottom
             tile = partners.draw() if number else sample
             if tile is None:

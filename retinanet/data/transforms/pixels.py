@@ -1,6 +1,7 @@
-"""Transforms of pixel values: colour, blur, erasing."""
+"""Transforms of pixel values: colour, brightness and contrast, blur, erasing."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -27,6 +28,31 @@ class Color:
         return sample._replace(image=image)
 
 
+class BrightnessContrast:
+    """Change the brightness and the contrast of an image with any number of channels, in random order.
+
+    Both are defined as in torchvision's `ColorJitter`, but contrast is changed around the mean of each channel, because
+    channels may be in different units, and the result is rounded once.
+
+    Args:
+        brightness, contrast: the factors are drawn from 1 - `brightness` to 1 + `brightness`, and so on.
+    """
+
+    def __init__(self, brightness: float, contrast: float):
+        self.brightness = brightness
+        self.contrast = contrast
+
+    def __call__(self, sample: Sample, planned: PlannedImage, partners: Partners) -> Sample:
+        changes = [("brightness", self.brightness), ("contrast", self.contrast)]
+        pixels = sample.image.float()
+        for index in torch.randperm(2).tolist():
+            kind, most = changes[index]
+            factor = uniform(1 - most, 1 + most)
+            middle = pixels.mean(dim=(1, 2), keepdim=True) if kind == "contrast" else pixels.new_zeros(())
+            pixels = (factor * pixels + (1 - factor) * middle).clamp_(0, 255)
+        return sample._replace(image=pixels.round_().to(torch.uint8))
+
+
 class Blur:
     """Apply a Gaussian filter with a standard deviation of up to `max_sigma` pixels, with probability p."""
 
@@ -46,9 +72,10 @@ class Blur:
 class Erase:
     """Blank out a rectangle of at most `max_area`, a fraction of the image area, with probability p."""
 
-    def __init__(self, p: float, max_area: float):
+    def __init__(self, p: float, max_area: float, fill: Sequence[int] = FILL):
         self.p = p
         self.max_area = max_area
+        self.fill = fill
 
     def __call__(self, sample: Sample, planned: PlannedImage, partners: Partners) -> Sample:
         if not chance(self.p):
@@ -59,12 +86,12 @@ class Erase:
         erased_height = min(height, max(1, round(math.sqrt(area * aspect))))
         erased_width = min(width, max(1, round(math.sqrt(area / aspect))))
         top, left = randint(0, height - erased_height), randint(0, width - erased_width)
-        return erase(sample, Window(top, left, erased_height, erased_width))
+        return erase(sample, Window(top, left, erased_height, erased_width), self.fill)
 
 
-def erase(sample: Sample, window: Window) -> Sample:
+def erase(sample: Sample, window: Window, fill: Sequence[int] = FILL) -> Sample:
     """Blank out a window and remove the objects that it covers."""
     top, left, height, width = window
     image = sample.image.clone()
-    image[:, top : top + height, left : left + width] = torch.tensor(FILL, dtype=torch.uint8).reshape(3, 1, 1)
+    image[:, top : top + height, left : left + width] = torch.tensor(fill, dtype=torch.uint8).reshape(-1, 1, 1)
     return remove_covered(sample._replace(image=image), window)

@@ -8,6 +8,7 @@ Rules for all transforms:
     No image exceeds its previous size or its padded shape, whichever is larger, so `data.max_pixels` bounds the memory.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,13 +17,13 @@ from torchvision.transforms.v2 import functional as F
 
 MIN_SIDE = 1.0  # pixels
 MAX_COVERED = 0.7  # fraction of an object's box
-FILL = (124, 116, 104)  # mean RGB values of ImageNet, for pixels outside any image
+FILL = (124, 116, 104)  # mean RGB values of ImageNet, for pixels outside any RGB image
 
 
 class Sample(NamedTuple):
     """An image with its ground truth in pixel coordinates."""
 
-    image: Tensor  # (3, H, W) uint8
+    image: Tensor  # (C, H, W) uint8
     boxes: Tensor  # (N, 4) float32
     labels: Tensor  # (N,) int64
     is_crowd: Tensor  # (N,) bool
@@ -110,7 +111,10 @@ def resize(sample: Sample, height: int, width: int) -> Sample:
     image = sample.image
     if height == width == 1:  # torch 2.14 fails to shrink an image to one pixel unless its channels are interleaved
         image = image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
-    image = F.resize(image, [height, width], antialias=True)
+    if width == 1 and len(image) != len(FILL):  # torch 2.14 resizes uint8 images wrongly to a width of 1
+        image = F.resize(image.float(), [height, width], antialias=True).round_().to(torch.uint8)
+    else:
+        image = F.resize(image, [height, width], antialias=True)
     scale = torch.tensor([width / old_width, height / old_height] * 2)
     return sample._replace(image=image, boxes=sample.boxes * scale)
 
@@ -142,16 +146,16 @@ def shrink_to_fit(sample: Sample, bounds: tuple[int, int]) -> Sample:
     return resize(sample, *fit_size(height, width, bounds))
 
 
-def blank(height: int, width: int) -> Tensor:
-    """Create a blank image: (3, H, W) uint8."""
-    return torch.tensor(FILL, dtype=torch.uint8).reshape(3, 1, 1).repeat(1, height, width)
+def blank(height: int, width: int, fill: Sequence[int] = FILL) -> Tensor:
+    """Create a blank image: (C, H, W) uint8, with one value per channel."""
+    return torch.tensor(fill, dtype=torch.uint8).reshape(-1, 1, 1).repeat(1, height, width)
 
 
 def paste(image: Tensor, part: Sample, top: int, left: int) -> Sample:
     """Copy a sample into an image, in place, and return the visible part in the image's coordinates.
 
     Args:
-        image: (3, H, W).
+        image: (C, H, W).
         top, left: position of the sample's upper left corner. It may be negative, and the sample may extend beyond the
             image.
     """

@@ -1,11 +1,14 @@
 """Transforms that determine the size of an image: resizing, scale jitter, cropping, zooming out."""
 
+from collections.abc import Sequence
+
 import torch
 
 from retinanet.data.padded_shapes import resized
 from retinanet.data.sampler import PlannedImage
 from retinanet.data.transforms.partners import Partners
 from retinanet.data.transforms.sample import (
+    FILL,
     Sample,
     Window,
     blank,
@@ -144,9 +147,10 @@ class ZoomOut:
     Torchvision's transform of this name enlarges the canvas instead. After resizing, both are equivalent.
     """
 
-    def __init__(self, p: float, most: float):
+    def __init__(self, p: float, most: float, fill: Sequence[int] = FILL):
         self.p = p
         self.most = most
+        self.fill = fill
 
     def __call__(self, sample: Sample, planned: PlannedImage, partners: Partners) -> Sample:
         if not chance(self.p):
@@ -155,4 +159,4 @@ class ZoomOut:
         factor = uniform(1.0, self.most)
         small = resize(sample, max(1, round(height / factor)), max(1, round(width / factor)))
         top, left = randint(0, height - small.size[0]), randint(0, width - small.size[1])
-        return paste(blank(height, width), small, top, left)
+        return paste(blank(height, width, self.fill), small, top, left)

@@ -12,7 +12,7 @@ from retinanet.data.transforms.sample import Sample, clip, select
 
 
 class TorchvisionTransform:
-    """Adapter for any torchvision.transforms.v2 transform that returns an RGB uint8 image.
+    """Adapter for any torchvision.transforms.v2 transform that returns a uint8 image with as many channels.
 
     The transform is called with a dict of `image`, `boxes` and `labels`. If it removes boxes, it must remove the same
     entries of `labels`, as `v2.SanitizeBoundingBoxes` does; crowd flags follow. Boxes that it moves out of the image or
@@ -35,10 +35,11 @@ class TorchvisionTransform:
         rows = torch.arange(len(boxes))
         result = self.transform({"image": tv_tensors.Image(sample.image), "boxes": boxes, "labels": rows})
         image: Tensor = result["image"].as_subclass(Tensor)
-        if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
+        channels = sample.image.shape[0]
+        if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != channels:
             raise ValueError(
                 f"{self.transform}: returned an image of {image.dtype} {tuple(image.shape)}, expected torch.uint8 "
-                "(3, H, W); leave conversion and normalisation to the network"
+                f"({channels}, H, W); leave conversion and normalisation to the network"
             )
         if len(result["boxes"]) != len(result["labels"]):
             raise ValueError(

@@ -47,7 +47,7 @@ def find_images(
         InputError: a name points outside the folder.
     """
     path_of = _paths(folder, names, allow_outside=allow_outside)
-    existing = _existing(path for path in path_of.values() if path is not None)
+    existing = existing_files(path for path in path_of.values() if path is not None)
     missing = [name for name, path in path_of.items() if path not in existing]
     findings: list[Finding] = []
     if missing:
@@ -86,7 +86,7 @@ def _paths(folder: str, names: Iterable[str], *, allow_outside: bool) -> dict[st
     return paths
 
 
-def _existing(paths: Iterable[str]) -> set[str]:
+def existing_files(paths: Iterable[str]) -> set[str]:
     """Return the paths that are files."""
     by_folder: dict[str, list[str]] = {}
     for path in paths:
@@ -135,12 +135,23 @@ def _missing(
     text = f"{number} of {len(paths)} images are not in {folder}, first {list(missing[:MAX_LISTED])}"
     text += f"; {where}" if where else ""
     advice = advice or f"correct {key}.images or the file names"
+    return missing_images(text, advice, number, len(paths), source=source, key=key, skip=skip)
+
+
+def missing_images(text: str, advice: str, number: int, total: int, *, source: str, key: str, skip: bool) -> Finding:
+    """Report that `number` of `total` images are missing: an error, or a warning if they may be skipped.
+
+    Args:
+        text: what is missing.
+        advice: what to do about it.
+        source, key, skip: as in `find_images`.
+    """
     if not skip:
-        way_out = "" if number == len(paths) else ", or skip these images with data.missing_images=skip"
+        way_out = "" if number == total else ", or skip these images with data.missing_images=skip"
         return Finding("error", "missing_images", source, f"{text}; {advice}{way_out}")
-    if 2 * number > len(paths):
+    if 2 * number > total:
         limit = "data.missing_images=skip never skips more than half of the images"
         return Finding("error", "missing_images", source, f"{text}; {advice}. {limit}")
-    remaining = len(paths) - number
+    remaining = total - number
     left = f"the other {remaining} are scored" if key == "data.val" else f"{remaining} remain"
     return Finding("warning", "missing_images", source, f"{text}; skipped (data.missing_images: skip), {left}")

@@ -1,4 +1,4 @@
-"""Decode image files to uint8 RGB tensors, with torchcodec if it is installed, otherwise with Pillow.
+"""Decode image files to uint8 tensors, RGB or grey, with torchcodec if it is installed, otherwise with Pillow.
 
 Observed with torchcodec 0.17.0 and Pillow 13.0.0 on every kind of file used in the tests:
     torchcodec matches Pillow bit for bit on 8-bit JPEG (grey, CMYK, YCCK, progressive), PNG and WebP; both drop alpha.
@@ -34,6 +34,7 @@ except Exception as error:  # built for another version of torch, or a shared li
 
 # MPO, written by some phones, is a JPEG with additional images appended.
 TORCHCODEC_FORMATS = ("JPEG", "MPO", "PNG", "WEBP")
+LUMA = (19595, 38470, 7471)  # weights of red, green and blue in grey, in units of 1 / 65536
 
 
 def is_16_bit_png(image: Image.Image, channels: str = "") -> bool:
@@ -49,27 +50,31 @@ def is_16_bit_png(image: Image.Image, channels: str = "") -> bool:
 
 
 def decode_8_bits(
-    file: BinaryIO, image: Image.Image, *, orientation: int, size: tuple[int, int], max_pixels: int
+    file: BinaryIO, image: Image.Image, *, orientation: int, size: tuple[int, int], max_pixels: int, grey: bool = False
 ) -> Tensor:
-    """Decode the first frame to uint8 (3, H, W) RGB, as displayed. `size` is the expected height and width.
+    """Decode the first frame to uint8 (3, H, W) RGB, as displayed.
+
+    Args:
+        size: expected height and width.
+        grey: the image is grey: decode it to (1, H, W), which equals each channel of the RGB result.
 
     Raises:
         Exception: of almost any type, if the file is damaged.
     """
     is_supported = image.format in TORCHCODEC_FORMATS and not (image.format == "WEBP" and image.n_frames > 1)
     if decode_image is None or not is_supported:
-        return _decode_with_pillow(file, image, orientation, max_pixels)
+        return _decode_with_pillow(file, image, orientation, max_pixels, grey=grey)
     file.seek(0)
     try:
-        pixels = decode_image(file.read(), mode="RGB")
-        if pixels.shape != (3, *size):
+        pixels = decode_image(file.read(), mode="GRAY" if grey else "RGB")
+        if pixels.shape != (1 if grey else 3, *size):
             raise ValueError(f"decoded to {list(pixels.shape)}, but the header gives {size[0]} x {size[1]}")
         return pixels
     except Exception as error:
         # Pillow decodes some JPEG and WebP files that torchcodec cannot.
         if image.format != "PNG" and "truncated" not in str(error):
             with suppress(Exception):
-                return _decode_with_pillow(file, image, orientation, max_pixels)
+                return _decode_with_pillow(file, image, orientation, max_pixels, grey=grey)
         raise
 
 
@@ -93,8 +98,20 @@ def decode_16_bit_png(file: BinaryIO, image: Image.Image, *, max_pixels: int) ->
         return values
 
 
+def to_channels(pixels: Tensor, channels: int) -> Tensor:
+    """Convert uint8 pixels (N, H, W) to C channels: repeat a single one, or reduce RGB to grey.
+
+    Grey is Pillow's: 0.299 R + 0.587 G + 0.114 B (ITU-R 601), computed in whole numbers.
+    """
+    if channels == 1 and len(pixels) == 3:
+        red, green, blue = pixels.int()
+        weighted = red * LUMA[0] + green * LUMA[1] + blue * LUMA[2] + (1 << 15)
+        return weighted.bitwise_right_shift_(16).to(torch.uint8)[None]
+    return pixels.expand(channels, -1, -1)
+
+
 def displayed(pixels: Tensor, orientation: int) -> Tensor:
-    """Rotate and flip stored pixels (3, H, W) according to the EXIF orientation."""
+    """Rotate and flip stored pixels (C, H, W) according to the EXIF orientation."""
     rotated = pixels.transpose(1, 2) if swaps_sides(orientation) else pixels
     return rotated.flip(FLIPS[orientation])
 
@@ -105,10 +122,11 @@ def stored(pixels: Tensor, orientation: int) -> Tensor:
     return flipped.transpose(1, 2) if swaps_sides(orientation) else flipped
 
 
-def _decode_with_pillow(file: BinaryIO, image: Image.Image, orientation: int, max_pixels: int) -> Tensor:
+def _decode_with_pillow(file: BinaryIO, image: Image.Image, orientation: int, max_pixels: int, *, grey: bool) -> Tensor:
     _check_complete(file, image)
     with pillow_limit(max_pixels):
-        pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+        values = np.atleast_3d(np.array(image.convert("L" if grey else "RGB")))
+    pixels = torch.from_numpy(values).permute(2, 0, 1)
     return pixels if image.format == "TIFF" else displayed(pixels, orientation)  # Pillow rotates TIFF itself
 
 

@@ -5,18 +5,21 @@ open whether boxes were drawn on the displayed or on the stored image.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from retinanet.errors import InputError
 from retinanet.formats.dataset import Dataset
 from retinanet.formats.findings import Finding, FindingCounter
+from retinanet.formats.images.opened import ImageHeader
 from retinanet.formats.images.orientation import swaps_sides
-from retinanet.formats.images.reader import ImageHeader, OpenedImage, open_image
-from retinanet.formats.images.value_range import ValueRange, automatic_range, bounds
+from retinanet.formats.images.reader import OpenedBands, open_bands
+from retinanet.formats.images.settings import ImageSettings
+from retinanet.formats.images.value_range import MAX_SHARING, Range, ValueRange, bounds
 
 MAX_DECODED = 64  # images per sample type that are decoded to find their value range
+SHOWN_RANGES = 4  # ranges listed in a message
 SEVERAL_FRAMES = "{count} image(s) are animations or have several pages; only the first frame or page is used"
 AMBIGUOUS = (
     "{count} image(s) are mirrored, rotated by 180 degrees, or square and rotated according to EXIF: their size does "
@@ -40,42 +43,51 @@ def orientation_is_ambiguous(header: ImageHeader, annotated_size: tuple[int, int
     return not swaps_sides(header.orientation) or header.height == header.width
 
 
+class _Scaling(NamedTuple):
+    """How the samples of one image are scaled: one entry for all bands that share a range, or one for each band."""
+
+    ranges: tuple[Range, ...]  # that become 0..255
+    limits: tuple[Range, ...]  # minimum and maximum of the samples
+
+    @property
+    def is_clipped(self) -> bool:
+        """Whether samples are outside the range of their band."""
+        return any(
+            minimum < low or maximum > high
+            for (low, high), (minimum, maximum) in zip(self.ranges, self.limits, strict=True)
+        )
+
+
 class ImageNotes:
     """Collect findings image by image.
 
     Args:
         where: the file or folder that lists the images, for messages.
         value_range: `data.value_range`.
-        bands: `data.bands`.
     """
 
-    def __init__(self, where: str, *, value_range: ValueRange = "auto", bands: Sequence[int] | None = None):
+    def __init__(self, where: str, *, value_range: ValueRange = "auto"):
         self.where = where
         self.value_range = value_range
-        self.bands = bands
         self._counter = FindingCounter(where)
         self._types: Counter[str] = Counter()  # images by sample type
-        self._ranges: dict[str, Counter[tuple[float, float]]] = defaultdict(Counter)  # by sample type
-        self._bounds: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        self._scalings: dict[str, list[_Scaling]] = defaultdict(list)  # of the decoded images, by sample type
 
-    def add(self, opened: OpenedImage, annotated_size: tuple[int, int]) -> None:
+    def add(self, opened: OpenedBands, annotated_size: tuple[int, int]) -> None:
         """Examine one image. The first `MAX_DECODED` images that are not 8-bit are decoded.
 
         Raises:
             InputError: the image has to be decoded and is damaged, or lacks one of the bands.
         """
+        path = str(opened.files[0].path)
         if orientation_is_ambiguous(opened.header, annotated_size):
-            self._counter.add("warning", "ambiguous_orientation", AMBIGUOUS, str(opened.path))
+            self._counter.add("warning", "ambiguous_orientation", AMBIGUOUS, path)
         if opened.has_more_frames():
-            self._counter.add("note", "several_frames", SEVERAL_FRAMES, str(opened.path))
-        dtype = opened.header.dtype
-        if dtype == "uint8":
-            return
-        self._types[dtype] += 1
-        if self._types[dtype] <= MAX_DECODED and (samples := opened.samples(self.bands)) is not None:
-            chosen = automatic_range(samples) if self.value_range == "auto" else self.value_range
-            self._ranges[dtype][chosen] += 1
-            self._bounds[dtype].append(bounds(samples) or chosen)
+            self._counter.add("note", "several_frames", SEVERAL_FRAMES, path)
+        self._types.update(opened.scaled_types)
+        if any(self._types[dtype] <= MAX_DECODED for dtype in opened.scaled_types):
+            for dtype, scaling in _scalings(opened).items():
+                self._scalings[dtype].append(scaling)
 
     def findings(self) -> tuple[Finding, ...]:
         """Return all findings so far, at most one per kind and sample type."""
@@ -83,43 +95,76 @@ class ImageNotes:
 
     def value_ranges(self) -> tuple[Finding, ...]:
         """Report which values become black and white, for each sample type."""
-        return tuple(self._describe(dtype, ranges) for dtype, ranges in sorted(self._ranges.items()))
+        return tuple(self._describe(dtype, scalings) for dtype, scalings in sorted(self._scalings.items()))
 
-    def _describe(self, dtype: str, ranges: Counter[tuple[float, float]]) -> Finding:
-        count, decoded = self._types[dtype], ranges.total()
-        low = min(minimum for minimum, _ in self._bounds[dtype])
-        high = max(maximum for _, maximum in self._bounds[dtype])
+    def _describe(self, dtype: str, scalings: list[_Scaling]) -> Finding:
+        count, decoded = self._types[dtype], len(scalings)
+        limits = [limit for scaling in scalings for limit in scaling.limits]
+        low, high = min(minimum for minimum, _ in limits), max(maximum for _, maximum in limits)
         seen = f"{count} image(s) have {dtype} samples, from {low:g} to {high:g}"
         if decoded < count:
             seen += f" in the first {decoded}"
+        ranges = Counter(scaling.ranges for scaling in scalings)
         if self.value_range != "auto":
-            start, end = self.value_range
-            beyond = sum(minimum < start or maximum > end for minimum, maximum in self._bounds[dtype])
+            beyond = sum(scaling.is_clipped for scaling in scalings)
             clipped = f"; {beyond} of them have values beyond it, which are clipped" if beyond else ""
-            message = f"{seen}: data.value_range scales [{start:g}, {end:g}] to 0..255{clipped}"
+            message = f"{seen}: data.value_range scales {_shown(scalings[0].ranges)} to 0..255{clipped}"
             return Finding("warning" if beyond else "note", "value_range", self.where, message)
         if len(ranges) == 1:
-            ((start, end),) = ranges
-            message = f"{seen}: data.value_range auto scales [{start:g}, {end:g}] to 0..255"
+            message = f"{seen}: data.value_range auto scales {_shown(scalings[0].ranges)} to 0..255"
             return Finding("note", "value_range", self.where, message)
-        listed = ", ".join(f"[{start:g}, {end:g}] in {number}" for (start, end), number in ranges.most_common(4))
+        listed = ", ".join(f"{_shown(some)} in {number}" for some, number in ranges.most_common(SHOWN_RANGES))
+        common = _covering(scalings)
+        which = "one range for all" if len(common) == 1 else "one range for each channel"
         message = (
             f"{seen}: data.value_range auto scales different ranges to 0..255 ({listed}"
-            f"{', ...' if len(ranges) > 4 else ''}), so brightness differs between images; set data.value_range to one "
-            f"range for all, such as [{min(0.0, low):g}, {max(end for _, end in ranges):g}]"
+            f"{', ...' if len(ranges) > SHOWN_RANGES else ''}), so brightness differs between images; set "
+            f"data.value_range to {which}, such as {_shown(common)}"
         )
         return Finding("warning", "value_range", self.where, message)
 
 
-def sample_notes(
-    data: Dataset, where: str, *, max_pixels: int, value_range: ValueRange, bands: Sequence[int] | None, max_images: int
-) -> ImageNotes:
+def _scalings(opened: OpenedBands) -> dict[str, _Scaling]:
+    """Decode an image, and return how the bands of each sample type are scaled."""
+    bands: dict[str, list[tuple[Range, Range | None]]] = defaultdict(list)
+    for samples, ranges in opened.samples():
+        limits = [bounds(band) for band in samples.separate()]
+        bands[samples.values.dtype.name] += zip(ranges, limits, strict=True)
+    return {dtype: _scaling_of(found) for dtype, found in bands.items()}
+
+
+def _scaling_of(bands: list[tuple[Range, Range | None]]) -> _Scaling:
+    ranges = tuple(chosen for chosen, _ in bands)
+    if len(bands) <= MAX_SHARING and len(set(ranges)) == 1:
+        limits = [limit for _, limit in bands if limit is not None] or [ranges[0]]
+        return _Scaling(ranges[:1], ((min(low for low, _ in limits), max(high for _, high in limits)),))
+    return _Scaling(ranges, tuple(limit or chosen for chosen, limit in bands))
+
+
+def _covering(scalings: list[_Scaling]) -> tuple[Range, ...]:
+    """The smallest ranges, each starting at 0 or below, that contain the ranges of all images."""
+    most = max(len(scaling.ranges) for scaling in scalings)
+    columns = list(zip(*(scaling for scaling in scalings if len(scaling.ranges) == most), strict=True))
+    by_band = [list(zip(*column, strict=True)) for column in columns]  # ranges and limits, each by band
+    return tuple(
+        (min(0.0, *(low for low, _ in limits)), max(high for _, high in ranges))
+        for ranges, limits in zip(*by_band, strict=True)
+    )
+
+
+def _shown(ranges: tuple[Range, ...]) -> str:
+    """Format ranges as in a config, as one if all are equal."""
+    texts = [f"[{low:g}, {high:g}]" for low, high in ranges]
+    return texts[0] if len(set(texts)) == 1 else f"[{', '.join(texts)}]"
+
+
+def sample_notes(data: Dataset, where: str, settings: ImageSettings, *, max_images: int) -> ImageNotes:
     """Examine up to `max_images` images, evenly spaced in the dataset, and skip those that cannot be read."""
-    notes = ImageNotes(where, value_range=value_range, bands=bands)
+    notes = ImageNotes(where, value_range=settings.value_range)
     for index in np.unique(np.linspace(0, len(data) - 1, min(max_images, len(data))).astype(int)).tolist():
         height, width = data.sizes[index].tolist()
         try:
-            with open_image(data.paths[index], max_pixels=max_pixels) as opened:
+            with open_bands(data.paths[index], settings) as opened:
                 notes.add(opened, (height, width))
         except InputError:  # reported when the image is needed
             continue

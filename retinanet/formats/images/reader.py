@@ -1,39 +1,22 @@
-"""Open image files: check what a file is from its header, then decode it to a uint8 RGB tensor."""
+"""Read images: decode the bands in one file, or in several files, to one uint8 tensor."""
 
-import re
-import warnings
+import itertools
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from os import PathLike
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image, ImageFile, UnidentifiedImageError, features
 from torch import Tensor
 
+from retinanet.config.data import Range, ValueRange
 from retinanet.errors import InputError
-from retinanet.formats.images.decode import decode_8_bits, decode_16_bit_png, displayed, is_16_bit_png, stored
-from retinanet.formats.images.file_kinds import RAW, START, describe
-from retinanet.formats.images.orientation import exif_orientation, swaps_sides
-from retinanet.formats.images.pillow_limit import pillow_limit
-from retinanet.formats.images.tiff import PREFIXES, Tiff, has_more_pages, read_samples, read_tiff
-from retinanet.formats.images.value_range import Samples, ValueRange, scale_to_uint8
-
-# Pillow supports more, but its EPS plugin runs Ghostscript, and every plugin is one more parser of untrusted data.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", *(["AVIF"] if features.check("avif") else []))
-TIFF_BYTES_PER_PIXEL = 8  # memory for the samples of a TIFF, per pixel of `max_pixels`
-
-
-class ImageHeader(NamedTuple):
-    """Metadata of an image file, read without decoding any pixels."""
-
-    height: int  # as displayed, after applying `orientation`
-    width: int
-    orientation: int  # EXIF, 1 (as stored) to 8
-    format: str  # Pillow's name
-    bands: int  # 1 for grey, 3 for colour; in TIFF, all samples of a pixel
-    dtype: str  # NumPy's name for the type of a sample
+from retinanet.formats.image_paths.band_files import band_paths
+from retinanet.formats.images.decode import to_channels
+from retinanet.formats.images.opened import ImageHeader, OpenedImage, open_image
+from retinanet.formats.images.orientation import swaps_sides
+from retinanet.formats.images.settings import ImageSettings
+from retinanet.formats.images.value_range import Samples, band_ranges, each_range
 
 
 def read_header(path: str | PathLike[str], *, max_pixels: int) -> ImageHeader:
@@ -53,213 +36,169 @@ def read_image(
     apply_orientation: bool = True,
     value_range: ValueRange = "auto",
     bands: Sequence[int] | None = None,
+    band_files: Sequence[str] | None = None,
+    channels: int = 3,
 ) -> Tensor:
-    """Decode the first frame to contiguous uint8 (3, H, W) RGB, ignoring alpha.
+    """Decode the first frame to contiguous uint8 (C, H, W), by default RGB, ignoring alpha.
 
     Args:
+        path: the image; with `band_files`, the file that matches the first pattern.
         max_pixels: images with more pixels are rejected based on the header, before memory is allocated.
         apply_orientation: False keeps the pixels as stored, for boxes annotated without applying EXIF.
         value_range: values that become 0 and 255, for images that are not 8-bit; "auto" chooses them per image.
-        bands: one or three bands to use, counted from 1. None uses the first three, or the only one.
+        bands: the bands to use, counted from 1: as many as channels, or one for three. None: all except alpha; of four
+            bands, the first three if C is 3.
+        band_files: patterns of the files of an image, such as ("{stem}.png", "../thermal/{stem}.tif"). None: one file.
+        channels: C. With 3, a grey image is repeated; with 1, a colour image is converted to grey.
 
     Raises:
-        InputError: the file is not a usable image, is damaged, or lacks one of the bands.
+        InputError: a file is not a usable image or is damaged, an image lacks one of the bands or has another number
+            of them, or its files differ in size.
     """
-    with open_image(path, max_pixels=max_pixels) as opened:
-        return opened.decode(apply_orientation=apply_orientation, value_range=value_range, bands=bands).contiguous()
+    settings = ImageSettings(
+        max_pixels=max_pixels,
+        value_range=value_range,
+        bands=None if bands is None else tuple(bands),
+        band_files=None if band_files is None else tuple(band_files),
+        channels=channels,
+    )
+    with open_bands(path, settings) as opened:
+        return opened.decode(apply_orientation=apply_orientation).contiguous()
 
 
-class OpenedImage(NamedTuple):
-    """An open image file with a valid header."""
+class _Part(NamedTuple):
+    """What one file contributes to an image."""
 
-    path: str | PathLike[str]
-    file: BinaryIO
-    image: Image.Image | None  # None: a TIFF that only `tiff` can read
-    tiff: Tiff | None
-    header: ImageHeader
-    max_pixels: int
+    file: OpenedImage
+    bands: tuple[int, ...] | None  # None: all except alpha
+    positions: tuple[int, ...]  # channels of the image that these bands become
+    value_range: ValueRange
 
-    def decode(
-        self,
-        *,
-        apply_orientation: bool = True,
-        value_range: ValueRange = "auto",
-        bands: Sequence[int] | None = None,
-    ) -> Tensor:
-        """Decode like `read_image`, but keep the decoder's strides, usually with interleaved channels.
 
-        Raises:
-            InputError: the file is damaged, or lacks one of the bands.
-        """
-        orientation = self.header.orientation
-        with self._explaining_damage():
-            samples = self._samples(bands)
-            if samples is None:
-                assert self.image is not None
-                size = self.header.height, self.header.width
-                shown = decode_8_bits(
-                    self.file, self.image, orientation=orientation, size=size, max_pixels=self.max_pixels
-                )
-                if bands is not None:
-                    shown = shown[[band - 1 for band in bands]].expand(3, -1, -1)
-                return shown if apply_orientation else stored(shown, orientation)
-            values = scale_to_uint8(samples, value_range)
-            pixels = torch.from_numpy(values).permute(2, 0, 1).expand(3, -1, -1)
-            return displayed(pixels, orientation) if apply_orientation else pixels
+class OpenedBands(NamedTuple):
+    """The open files of an image: a single one, or those of `data.band_files`, with the annotated file first."""
 
-    def samples(self, bands: Sequence[int] | None = None) -> Samples | None:
-        """Decode the stored samples that `data.value_range` scales; None for 8-bit images, which are not scaled.
+    files: tuple[OpenedImage, ...]
+    settings: ImageSettings
+
+    @property
+    def header(self) -> ImageHeader:
+        """Header of the annotated file."""
+        return self.files[0].header
+
+    @property
+    def scaled_types(self) -> list[str]:
+        """Types of the samples that `data.value_range` scales; empty if all files are 8-bit."""
+        return list(dict.fromkeys(file.header.dtype for file in self.files if file.header.dtype != "uint8"))
+
+    def decode(self, *, apply_orientation: bool = True) -> Tensor:
+        """Decode to uint8 (C, H, W), keeping the decoder's strides, usually with interleaved channels.
 
         Raises:
-            InputError: the file is damaged, or lacks one of the bands.
+            InputError: see `read_image`.
         """
-        if self.header.dtype == "uint8":
-            return None
-        with self._explaining_damage():
-            return self._samples(bands)
+        channels = self.settings.channels
+        parts = self._parts()
+        if len(self.files) == 1:
+            (part,) = parts
+            return part.file.decode(
+                apply_orientation=apply_orientation,
+                value_range=part.value_range,
+                bands=part.bands,
+                channels=channels,
+            )
+        if not apply_orientation and len({swaps_sides(file.header.orientation) for file in self.files}) > 1:
+            raise InputError(
+                f"{self._names()}: are rotated differently by EXIF, expected files of the same size as stored"
+            )
+        image: Tensor | None = None
+        for part in parts:
+            pixels = part.file.decode(
+                apply_orientation=apply_orientation,
+                value_range=part.value_range,
+                bands=part.bands,
+                channels=len(part.positions),
+            )
+            if image is None:
+                total = sum(len(other.positions) for other in parts)
+                image = torch.empty((*pixels.shape[1:], total), dtype=torch.uint8).permute(2, 0, 1)
+            image[list(part.positions)] = pixels
+        assert image is not None
+        return to_channels(image, channels)
+
+    def samples(self) -> Iterator[tuple[Samples, list[Range]]]:
+        """Decode the stored samples of each file that is not 8-bit; yield them with the range of each of their bands.
+
+        Raises:
+            InputError: see `read_image`.
+        """
+        for part in self._parts():
+            samples = part.file.samples(part.bands, len(part.positions))
+            if samples is not None:
+                yield samples, band_ranges(samples, part.value_range)
 
     def has_more_frames(self) -> bool:
-        """Return whether the file is an animation or has several pages; only the first is used."""
-        if self.tiff is not None:
-            return has_more_pages(self.file)
-        with suppress(Exception), pillow_limit(self.max_pixels):
-            return self.header.format != "MPO" and bool(getattr(self.image, "is_animated", False))
-        return False
+        """Return whether a file is an animation or has several pages; only the first is used."""
+        return any(file.has_more_frames() for file in self.files)
 
-    def _samples(self, bands: Sequence[int] | None) -> Samples | None:
-        """Decode to samples of any type; None if the image should be decoded directly to 8 bits."""
-        tiff, header = self.tiff, self.header
-        self._check_bands(bands)
-        if tiff is not None and tiff.dtype is not None and (self.image is None or bands or header.dtype != "uint8"):
-            chosen = bands or ((1, 2, 3) if tiff.bands >= 3 else (1,))
-            memory = tiff.memory(len(chosen))
-            if memory > TIFF_BYTES_PER_PIXEL * self.max_pixels:
-                raise InputError(
-                    f"{self.path}: {tiff.layout} need {memory} bytes, expected at most {TIFF_BYTES_PER_PIXEL} per "
-                    "pixel of data.max_pixels; save fewer bands, shrink the image, or set data.max_pixels to at least "
-                    f"{-(-memory // TIFF_BYTES_PER_PIXEL)}"
-                )
-            return read_samples(self.file, tiff, chosen)
-        if self.image is None or not is_16_bit_png(self.image):
-            return None
-        values = decode_16_bit_png(self.file, self.image, max_pixels=self.max_pixels)
-        return Samples(values if bands is None else values[..., [band - 1 for band in bands]], bits=16)
+    def _names(self) -> str:
+        return ", ".join(str(file.path) for file in self.files)
 
-    def _check_bands(self, bands: Sequence[int] | None) -> None:
-        found = self.header.bands
-        if bands is None and found > 4:
-            raise InputError(f"{self.path}: has {found} bands, expected 1, 3 or 4; select three with data.bands")
-        if bands is not None and max(bands) > found:
+    def _parts(self) -> list[_Part]:
+        """Divide the channels of the image among the files.
+
+        Raises:
+            InputError: the number of bands is wrong; for a single file, its decoder checks this.
+        """
+        settings = self.settings
+        if len(self.files) == 1:
+            positions = tuple(range(settings.channels))
+            return [_Part(self.files[0], settings.bands, positions, settings.value_range)]
+        each = [[(file, band) for band in file.header.bands_without_alpha] for file in self.files]
+        known = list(itertools.chain.from_iterable(each))
+        count = f"{self._names()}: have {' + '.join(str(len(bands)) for bands in each)} bands besides alpha"
+        if settings.bands is not None and max(settings.bands) > len(known):
             raise InputError(
-                f"{self.path}: has {found} band(s) besides alpha, but data.bands selects band {max(bands)}; select "
-                "bands that all images have"
+                f"{count}, but data.bands selects band {max(settings.bands)}; select bands that all images have"
             )
-
-    @contextmanager
-    def _explaining_damage(self) -> Iterator[None]:
-        assert not ImageFile.LOAD_TRUNCATED_IMAGES, "Pillow is set to fill truncated images with grey"
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                yield
-        except InputError:
-            raise
-        except Exception as error:  # decoders raise almost any exception type on damaged data
-            # torchcodec puts the C++ function and line before the reason.
-            reason = re.sub(r"^\w+, \S+:\d+, ", "", str(error)) or type(error).__name__
+        if settings.bands is None and len(known) != settings.channels:
             raise InputError(
-                f"{self.path}: damaged or truncated {self.header.format} ({reason}), expected a file that decodes "
-                "completely; download the file again or remove it from the dataset"
-            ) from error
+                f"{count}, expected {settings.channels} (model.in_channels); set model.in_channels={len(known)}, or "
+                "select bands with data.bands, which counts through all files"
+            )
+        chosen = known if settings.bands is None else [known[band - 1] for band in settings.bands]
+        parts = []
+        for file in self.files:
+            positions = tuple(position for position, (of_file, _) in enumerate(chosen) if of_file is file)
+            if positions:
+                bands = tuple(chosen[position][1] for position in positions)
+                parts.append(_Part(file, bands, positions, self._range_of(positions)))
+        return parts
+
+    def _range_of(self, positions: Sequence[int]) -> ValueRange:
+        value_range = self.settings.value_range
+        if value_range == "auto":
+            return value_range
+        ranges = each_range(value_range)
+        return value_range if len(ranges) == 1 else tuple(ranges[position] for position in positions)
 
 
 @contextmanager
-def open_image(path: str | PathLike[str], *, max_pixels: int) -> Iterator[OpenedImage]:
-    """Open an image and read its header.
+def open_bands(path: str | PathLike[str], settings: ImageSettings) -> Iterator[OpenedBands]:
+    """Open the file or files of an image, and read their headers.
 
     Raises:
-        InputError: the file is not a usable image, or has more than `max_pixels` pixels.
+        InputError: a file is not a usable image, or has more pixels than allowed; the files differ in size.
     """
-    try:
-        file = open(path, "rb")
-    except OSError as error:  # missing file, folder, or no permission
-        raise _cannot_be_read(path, error) from None
-    with file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about broken metadata
-        try:
-            start = file.read(START)
-        except OSError as error:  # disk failure or unreachable file server
-            raise _cannot_be_read(path, error) from None
-        if not start:
-            raise InputError(f"{path}: empty file, expected an image; download the file again")
-        try:
-            tiff = read_tiff(file) if start.startswith(PREFIXES) else None
-            if (tiff and tiff.is_raw) or start.startswith(b"CR\2", 8):
-                raise InputError(f"{path}: {RAW.format('DNG, NEF, CR2 or similar')}")
-            file.seek(0)
-            image = _open_with_pillow(file, max_pixels, tiff)
-            if tiff and tiff.dtype is None and image is None:
+    paths = [path] if settings.band_files is None else band_paths(path, settings.band_files)
+    with ExitStack() as stack:
+        files = tuple(stack.enter_context(open_image(file, max_pixels=settings.max_pixels)) for file in paths)
+        first = files[0].header
+        for file in files[1:]:
+            if (file.header.height, file.header.width) != (first.height, first.width):
                 raise InputError(
-                    f"{path}: is a TIFF with {tiff.layout}, which is not supported: save it with deflate compression, "
-                    "for example with gdal_translate -co COMPRESS=DEFLATE"
+                    f"{file.path}: is {file.header.width}x{file.header.height}, but {files[0].path} is "
+                    f"{first.width}x{first.height}; all files of an image must have the same size and show the same "
+                    "place in each pixel"
                 )
-            header = _header(image, tiff)
-        except Image.DecompressionBombError as error:
-            pixels = re.search(r"\d+", str(error))
-            raise InputError(
-                f"{path}: has {pixels[0] if pixels else 'too many'} pixels, expected at most {max_pixels}; shrink the "
-                "image or raise data.max_pixels"
-            ) from None
-        except InputError:
-            raise
-        except Exception as error:
-            if description := describe(start):
-                raise InputError(f"{path}: {description}") from None
-            found = f"starts with {start[:8]!r}" if isinstance(error, UnidentifiedImageError) else error
-            raise InputError(
-                f"{path}: not an image, or its header is damaged ({found}), expected {', '.join(FORMATS)}; "
-                "convert the file or download it again"
-            ) from error
-        if header.height * header.width > max_pixels:
-            raise InputError(
-                f"{path}: has {header.height * header.width} pixels ({header.width} x {header.height}), expected "
-                f"at most {max_pixels}; shrink the image or raise data.max_pixels"
-            )
-        yield OpenedImage(path, file, image, tiff, header, max_pixels)
-
-
-def _open_with_pillow(file: BinaryIO, max_pixels: int, tiff: Tiff | None) -> Image.Image | None:
-    """Open the image; return None for a TIFF whose samples only `tiff.py` reads correctly."""
-    if tiff is not None and (tiff.bands > 4 or tiff.dtype not in (None, np.uint8)):
-        return None
-    try:
-        with pillow_limit(max_pixels):
-            image = Image.open(file, formats=FORMATS)
-    except UnidentifiedImageError:
-        if tiff is None:
-            raise
-        return None
-    wide = image.format == "TIFF" and image.mode.startswith(("I", "F"))
-    return None if wide else image
-
-
-def _header(image: Image.Image | None, tiff: Tiff | None) -> ImageHeader:
-    if tiff is not None:
-        height, width = tiff.height, tiff.width
-        orientation, file_format = tiff.orientation, "TIFF"
-    else:
-        assert image is not None and image.format is not None
-        width, height = image.size
-        orientation, file_format = exif_orientation(image.info.get("exif", b"")), image.format
-    if swaps_sides(orientation):
-        height, width = width, height
-    if tiff is not None and tiff.dtype is not None:
-        return ImageHeader(height, width, orientation, file_format, tiff.bands, tiff.dtype.name)
-    assert image is not None
-    is_grey = image.mode in ("1", "L", "LA", "La") or image.mode.startswith("I;16") or is_16_bit_png(image, "LA")
-    dtype = "uint16" if is_16_bit_png(image) else "uint8"
-    return ImageHeader(height, width, orientation, file_format, 1 if is_grey else 3, dtype)
-
-
-def _cannot_be_read(path: str | PathLike[str], error: OSError) -> InputError:
-    return InputError(f"{path}: {error.strerror}, expected a readable image; correct the path or restore the file")
+        yield OpenedBands(files, settings)

@@ -24,6 +24,7 @@ PREFIXES = (b"II*\0", b"MM\0*", b"II+\0")  # Pillow reads the tags of BigTIFF on
 COMPRESSIONS = {1: "none", 5: "LZW", 8: "deflate", 32773: "PackBits", 32946: "deflate", 34925: "LZMA", 50000: "zstd"}
 RAW_PHOTOMETRICS = (32803, 34892)  # colour filter array and linear raw
 DNG_VERSION, SUB_IFDS, NEW_SUBFILE_TYPE = 50706, 330, 254
+EXTRA_SAMPLES, ALPHA_KINDS = 338, (1, 2)  # associated and unassociated alpha; 0 is unspecified data
 REDUCED_OR_MASK = 1 | 4  # bits of NEW_SUBFILE_TYPE: a preview or overview, or a transparency mask
 MAX_PAGES = 64  # pages searched for one that is not an overview
 
@@ -50,6 +51,7 @@ class Tiff(NamedTuple):
     byte_counts: tuple[int, ...]
     nodata: float | None
     is_raw: bool  # a camera's RAW file with a preview instead of the image
+    alpha: tuple[int, ...] = ()  # bands that are marked as alpha, counted from 1
 
     @property
     def layout(self) -> str:
@@ -173,7 +175,14 @@ def _parse(tags: ImageFileDirectory_v2) -> Tiff:
         is_raw=DNG_VERSION in tags
         or one(262, 0) in RAW_PHOTOMETRICS
         or (SUB_IFDS in tags and bool(one(NEW_SUBFILE_TYPE, 0) & 1)),
+        alpha=_alpha(many(EXTRA_SAMPLES), one(277, 1)),
     )
+
+
+def _alpha(extra: tuple[int, ...], bands: int) -> tuple[int, ...]:
+    """Find the bands that are marked as alpha: the tag describes the last bands of a pixel."""
+    numbers = range(bands - len(extra) + 1, bands + 1)
+    return tuple(band for band, kind in zip(numbers, extra, strict=True) if kind in ALPHA_KINDS and band > 0)
 
 
 def _dtype(

@@ -5,7 +5,8 @@ and prediction, and independent of other images. The range starts at 0 and ends 
 16383 and 65535 (8, 10, 12, 14 and 16 bits) that is not less than the maximum, or at 1 for a floating-point image
 without larger values. Only a few ranges are thus possible, and most images of one sensor get the same one; `notes.py`
 reports where they do not. An image with negative values, or with values above 65535, is scaled from its minimum to its
-maximum.
+maximum. Up to three bands of a file share a range, which keeps the proportions of colours. If more bands are used, each
+has its own range, because they may be in different units.
 
 The TIFF tag MaxSampleValue and the PNG chunk sBIT are ignored: the former is a statistic that, according to the
 specification, must not affect the display, and the latter is the number of exact bits in samples already scaled to 16.
@@ -16,22 +17,52 @@ from typing import NamedTuple
 
 import numpy as np
 
-from retinanet.config.data import ValueRange
+from retinanet.config.data import Range, ValueRange
 
 FULL_RANGES = (255, 1023, 4095, 16383, 65535)
+MAX_SHARING = 3  # bands that share a range chosen by "auto"
 BLOCK_BYTES = 1 << 22  # converted at a time, to keep temporary arrays small
 
 
 class Samples(NamedTuple):
     """Decoded samples before scaling."""
 
-    values: np.ndarray  # (H, W, N), N = 1 or 3, of any integer or floating-point type
+    values: np.ndarray  # (H, W, N) with N bands, of any integer or floating-point type
     bits: int  # significant bits of integers, if fewer than the type has
     zero_is_white: bool = False
     nodata: float | None = None  # value of pixels without data, which become black
 
+    def separate(self) -> list["Samples"]:
+        """Return the N bands one by one, each with values (H, W, 1)."""
+        return [self._replace(values=self.values[..., [band]]) for band in range(self.values.shape[-1])]
 
-def automatic_range(samples: Samples) -> tuple[float, float]:
+
+def band_ranges(samples: Samples, value_range: ValueRange) -> list[Range]:
+    """Choose the values that become black and white, for each of the N bands.
+
+    Args:
+        value_range: `data.value_range`; if it has several ranges, band n uses the n-th.
+    """
+    count = samples.values.shape[-1]
+    if value_range == "auto":
+        if count > MAX_SHARING:
+            return [automatic_range(band) for band in samples.separate()]
+        return [automatic_range(samples)] * count
+    ranges = each_range(value_range)
+    return list(ranges[:count]) if len(ranges) > 1 else [ranges[0]] * count
+
+
+def each_range(value_range: Range | tuple[Range, ...]) -> list[Range]:
+    """Return the ranges that `data.value_range` states: one for all channels, or one for each."""
+    pairs = [pair for pair in value_range if isinstance(pair, tuple)]
+    if pairs:
+        return pairs
+    low, high = value_range
+    assert not isinstance(low, tuple) and not isinstance(high, tuple)
+    return [(low, high)]
+
+
+def automatic_range(samples: Samples) -> Range:
     """Choose the values that become black and white, as described in the module docstring."""
     values = samples.values
     is_float = values.dtype.kind == "f"
@@ -46,7 +77,7 @@ def automatic_range(samples: Samples) -> tuple[float, float]:
     return 0, next(full for full in ((1,) if is_float else ()) + FULL_RANGES if high <= full)
 
 
-def bounds(samples: Samples) -> tuple[float, float] | None:
+def bounds(samples: Samples) -> Range | None:
     """Return the minimum and maximum of the finite samples with data; None if there are none."""
     parts = [(part.min(), part.max()) for part in _blocks_with_data(samples) if part.size]
     if not parts:
@@ -55,13 +86,21 @@ def bounds(samples: Samples) -> tuple[float, float] | None:
 
 
 def scale_to_uint8(samples: Samples, value_range: ValueRange) -> np.ndarray:
-    """Scale samples linearly to uint8 of the same shape: the range's lower end becomes 0, its upper end 255.
+    """Scale samples linearly to uint8 of the same shape: a range's lower end becomes 0, its upper end 255.
 
     Values outside the range are clipped. NaN and pixels without data become 0. Unsigned 8-bit samples are not scaled.
     """
     if samples.values.dtype == np.uint8:
         return 255 - samples.values if samples.zero_is_white else samples.values
-    low, high = automatic_range(samples) if value_range == "auto" else value_range
+    ranges = band_ranges(samples, value_range)
+    if len(set(ranges)) > 1:
+        return np.concatenate(
+            [_scale(band, *one) for band, one in zip(samples.separate(), ranges, strict=True)], axis=2
+        )
+    return _scale(samples, *ranges[0])
+
+
+def _scale(samples: Samples, low: float, high: float) -> np.ndarray:
     values = samples.values
     if values.dtype == np.uint16:  # a lookup table is faster and gives the same result
         everything = samples._replace(values=np.arange(1 << 16, dtype=np.int64).reshape(-1, 1))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from retinanet.formats.images import decode as decode_module
-from retinanet.formats.images import reader as image_module
+from retinanet.formats.images import opened as image_module
 from retinanet.formats.images.reader import read_header
 from tests.helpers.image_files import HEIGHT, IMAGE, MAX_PIXELS, ODD_EXIF, SECOND_FRAME, WIDE, WIDTH, chunk, png, read
 
@@ -37,7 +37,7 @@ def test_12_bits_in_a_16_bit_png_keep_all_their_bits(tmp_path, color, decoder):
     expected = np.floor(values * 255 / 4095 + 0.5).astype(np.uint8)
     assert np.array_equal(read(tmp_path / "image"), expected[..., CHANNELS[color]])
     header = read_header(tmp_path / "image", max_pixels=MAX_PIXELS)
-    assert header == (HEIGHT, WIDTH, 1, "PNG", len(set(CHANNELS[color])), "uint16")
+    assert header == image_module.ImageHeader(HEIGHT, WIDTH, 1, "PNG", len(set(CHANNELS[color])), "uint16")
 
 
 def test_bands_of_a_16_bit_png(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from retinanet.errors import InputError
+from retinanet.formats.images.opened import ImageHeader
 from retinanet.formats.images.reader import read_header, read_image
 from tests.helpers.image_files import (
     HEIGHT,
@@ -26,7 +27,7 @@ from tests.helpers.image_files import (
 def test_header_is_read_without_pixels(tmp_path):
     path = tmp_path / "image"
     path.write_bytes(png([])[:50])
-    assert read_header(path, max_pixels=MAX_PIXELS) == (HEIGHT, WIDTH, 1, "PNG", 3, "uint8")
+    assert read_header(path, max_pixels=MAX_PIXELS) == ImageHeader(HEIGHT, WIDTH, 1, "PNG", 3, "uint8")
 
 
 def test_max_pixels_is_inclusive(tmp_path):

@@ -69,7 +69,7 @@ def test_message_names_the_kind_and_says_what_to_do(tmp_path, name):
 
 
 def test_avif_that_pillow_cannot_read_is_reported(tmp_path, monkeypatch):
-    monkeypatch.setattr("retinanet.formats.images.reader.FORMATS", ("JPEG", "PNG"))
+    monkeypatch.setattr("retinanet.formats.images.opened.FORMATS", ("JPEG", "PNG"))
     for brands in ((b"avif", b"mif1"), (b"avis",), (b"mif1", b"miaf", b"avif")):
         (tmp_path / "image.avif").write_bytes(iso_media(*brands))
         with pytest.raises(InputError, match="is AVIF, which the installed Pillow cannot read: upgrade Pillow"):

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from PIL import features
 
 from retinanet.errors import InputError
-from retinanet.formats.images.reader import open_image, read_image
+from retinanet.formats.images.opened import open_image
+from retinanet.formats.images.reader import read_image
 from tests.helpers.image_files import IMAGE, MAX_PIXELS, NOISE, ODD_EXIF, SECOND_FRAME, WIDE, chunk, exif, png, tiff
 from tests.helpers.tiff_files import tiff_of
 

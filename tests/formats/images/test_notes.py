@@ -5,16 +5,19 @@ import pytest
 
 from retinanet.errors import InputError
 from retinanet.formats.images.notes import MAX_DECODED, ImageNotes, orientation_is_ambiguous, sample_notes
-from retinanet.formats.images.reader import ImageHeader, open_image, read_header
+from retinanet.formats.images.opened import ImageHeader
+from retinanet.formats.images.reader import open_bands, read_header
+from retinanet.formats.images.settings import ImageSettings
 from tests.helpers.datasets import dataset_of, image_record
 from tests.helpers.image_files import HEIGHT, IMAGE, MAX_PIXELS, SECOND_FRAME, WIDTH, exif, tiff
 from tests.helpers.tiff_files import tiff_of
 
 
 def notes_of(paths, annotated_size=(HEIGHT, WIDTH), **options):
-    notes = ImageNotes("truth.json", **options)
+    settings = ImageSettings(max_pixels=MAX_PIXELS, **options)
+    notes = ImageNotes("truth.json", value_range=settings.value_range)
     for path in paths:
-        with open_image(path, max_pixels=MAX_PIXELS) as opened:
+        with open_bands(path, settings) as opened:
             notes.add(opened, annotated_size)
     return notes
 
@@ -138,13 +141,13 @@ def test_sampled_images_are_spread_over_the_dataset_and_unreadable_ones_are_skip
     paths = write_tiffs(tmp_path, *range(100, 1100, 100))  # 100, 200, ... 1000
     paths[4].write_bytes(b"not an image")
     data = dataset_of([image_record(path, 1, 2, [], image_id=number) for number, path in enumerate(paths)])
-    options = {"max_pixels": MAX_PIXELS, "value_range": "auto", "bands": None}
+    settings = ImageSettings(max_pixels=MAX_PIXELS)
     # Three evenly spaced images of ten: the first, number 4, which cannot be read, and the last.
-    (words,) = range_texts(sample_notes(data, "truth.json", max_images=3, **options))
+    (words,) = range_texts(sample_notes(data, "truth.json", settings, max_images=3))
     assert words.startswith("warning: 2 image(s) have uint16 samples, from 10 to 1000:")
-    (words,) = range_texts(sample_notes(data, "truth.json", max_images=99, **options))
+    (words,) = range_texts(sample_notes(data, "truth.json", settings, max_images=99))
     assert words.startswith("warning: 9 image(s) have uint16 samples")
-    assert sample_notes(data.first(0), "truth.json", max_images=3, **options).findings() == ()
+    assert sample_notes(data.first(0), "truth.json", settings, max_images=3).findings() == ()
 
 
 def test_value_range_covers_only_the_selected_bands(tmp_path):
@@ -154,3 +157,22 @@ def test_value_range_covers_only_the_selected_bands(tmp_path):
     assert "from 1 to 3:" in words
     with pytest.raises(InputError, match="has 8 bands, expected 1, 3 or 4"):
         notes_of([tmp_path / "image.tif"])
+
+
+def test_more_than_three_bands_have_a_range_each(tmp_path):
+    """Maxima of 200, 900, 4000 and 9000 lead to 255, 1023, 4095 and 16383; in the second image, band 2 to 4095."""
+    paths = [tmp_path / "one.tif", tmp_path / "two.tif"]
+    for path, second in zip(paths, (900, 2000), strict=True):
+        path.write_bytes(tiff_of(np.array([[[200, second, 4000, 9000]]], dtype=np.uint16)))
+    (words,) = range_texts(notes_of(paths[:1], channels=4))
+    assert words.startswith("note: 1 image(s) have uint16 samples, from 200 to 9000: ")
+    assert words.endswith("auto scales [[0, 255], [0, 1023], [0, 4095], [0, 16383]] to 0..255")
+    (words,) = range_texts(notes_of(paths, channels=4))
+    assert words.startswith("warning: 2 image(s)") and "[[0, 255], [0, 4095], [0, 4095], [0, 16383]] in 1" in words
+    assert words.endswith(
+        "set data.value_range to one range for each channel, such as [[0, 255], [0, 4095], [0, 4095], [0, 16383]]"
+    )
+    fixed = ((0.0, 255.0), (0.0, 1000.0), (0.0, 4095.0), (0.0, 9000.0))
+    (words,) = range_texts(notes_of(paths, channels=4, value_range=fixed))
+    assert words.startswith("warning: ") and "scales [[0, 255], [0, 1000], [0, 4095], [0, 9000]] to 0..255" in words
+    assert words.endswith("; 1 of them have values beyond it, which are clipped")

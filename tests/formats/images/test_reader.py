@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps, features
 
-from retinanet.formats.images.reader import ImageHeader, read_header
+from retinanet.formats.images.opened import ImageHeader
+from retinanet.formats.images.reader import read_header
 from tests.helpers.image_files import (
     HEIGHT,
     IMAGE,
@@ -83,12 +84,12 @@ def test_decoding_equals_pillow(tmp_path, name):
     original.copy().save(path, file_format, **options)
     with Image.open(path) as image:
         expected = np.asarray(image.convert("RGB"))
-        bands = 1 if image.mode in ("1", "L", "LA") else 3
+        bands, alpha = 1 if image.mode in ("1", "L", "LA") else 3, ()
         if file_format == "TIFF" and image.mode == "RGBA":
-            bands = 4
+            bands, alpha = 4, (4,)
     assert np.ptp(expected) > 200
     assert np.array_equal(read(path), expected)
-    assert read_header(path, max_pixels=MAX_PIXELS) == ImageHeader(HEIGHT, WIDTH, 1, file_format, bands, "uint8")
+    assert read_header(path, max_pixels=MAX_PIXELS) == ImageHeader(HEIGHT, WIDTH, 1, file_format, bands, "uint8", alpha)
 
 
 @pytest.mark.parametrize(

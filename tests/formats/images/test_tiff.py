@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from retinanet.errors import InputError
-from retinanet.formats.images.reader import open_image, read_header
+from retinanet.formats.images.opened import ImageHeader, open_image
+from retinanet.formats.images.reader import read_header
 from retinanet.formats.images.tiff import read_samples, read_tiff
 from tests.helpers.image_files import (
     HEIGHT,
@@ -85,8 +86,8 @@ def test_more_than_four_bands_require_a_selection(tmp_path):
     path = tmp_path / "image.tif"
     for bands in (5, 6, 8):
         path.write_bytes(tiff_of(EIGHT[..., :bands]))
-        assert read_header(path, max_pixels=MAX_PIXELS) == (HEIGHT, WIDTH, 1, "TIFF", bands, "uint8")
-        words = rf"image\.tif: has {bands} bands, expected 1, 3 or 4; select three with data\.bands$"
+        assert read_header(path, max_pixels=MAX_PIXELS) == ImageHeader(HEIGHT, WIDTH, 1, "TIFF", bands, "uint8")
+        words = rf"image\.tif: has {bands} bands, expected 1, 3 or 4; select three with data\.bands, or set "
         with pytest.raises(InputError, match=words):
             read(path)
     assert np.array_equal(read(path, bands=(8, 2, 5)), EIGHT[..., [7, 1, 4]])
