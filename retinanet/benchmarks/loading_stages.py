@@ -1,5 +1,6 @@
 """Profile data loading: CPU time of each stage, from opening a file to the normalised batch."""
 
+import copy
 import statistics
 import time
 from collections import defaultdict
@@ -62,14 +63,8 @@ def _one_round(reader: SampleReader, batches: Sequence[list[PlannedImage]], netw
     """Return the CPU seconds of each stage, in the order of the pipeline."""
     stopwatch = Stopwatch()
     transforms = [TimedTransform(transform, stopwatch) for transform in reader.transforms]
-    timed = SampleReader(
-        reader.dataset,
-        transforms,
-        seed=reader.seed,
-        max_pixels=reader.max_pixels,
-        value_range=reader.value_range,
-        bands=reader.bands,
-    )
+    timed = copy.copy(reader)
+    timed.transforms = transforms
     for planned_batch in batches:
         prepared = []
         for planned in planned_batch:

@@ -79,7 +79,7 @@ class RetinaNet(nn.Module):
         dtype, layout = self.mean.dtype, self.memory_format
         # Whole rows in the layout of the pixels: with one value per channel, channels last is slow on a CPU.
         mean, std = (value.expand(-1, -1, 1, width).contiguous(memory_format=layout) for value in (self.mean, self.std))
-        in_row = columns[:, None, None].to(dtype).expand(-1, 3, 1, -1).contiguous(memory_format=layout)  # (B, 3, 1, W)
+        in_row = columns[:, None, None].to(dtype).expand(-1, images.shape[1], 1, -1).contiguous(memory_format=layout)
         pixels = images.to(dtype, memory_format=layout)
         return pixels.sub_(mean).div_(std).mul_(in_row).mul_(rows[:, None, :, None].to(dtype))
 
