@@ -1,4 +1,4 @@
-"""Benchmark data loading: images per second, from files to normalised batches on the CPU.
+"""Benchmark data loading: images per second, from files to normalised batches on the CPU, and CPU time of each stage.
 
 Each call reads the folder several times.
 """
@@ -15,6 +15,7 @@ from torchvision.datasets import CocoDetection, wrap_dataset_for_transforms_v2
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.transforms import v2
 
+from retinanet.benchmarks.loading_stages import profile_stages
 from retinanet.benchmarks.measure import Variant, compare, ratio
 from retinanet.benchmarks.report import comparison_table, table, to_plain_values
 from retinanet.benchmarks.settings import Settings, SuiteResult
@@ -22,7 +23,7 @@ from retinanet.config import DataConfig, DataSource, ModelConfig, ResizeConfig, 
 from retinanet.data.build import build_padded_shapes, eval_shorter
 from retinanet.data.loader import make_loader
 from retinanet.data.reader import SampleReader
-from retinanet.data.sampler import eval_batches
+from retinanet.data.sampler import PlannedImage, eval_batches
 from retinanet.data.synthetic.shapes import write_shapes
 from retinanet.data.transforms.orientation import Flip
 from retinanet.data.transforms.sizing import Resize
@@ -30,7 +31,7 @@ from retinanet.errors import InputError
 from retinanet.formats.dataset import Dataset
 from retinanet.formats.images.settings import ImageSettings
 from retinanet.formats.read import read_dataset
-from retinanet.model.retinanet import build_model
+from retinanet.model.retinanet import RetinaNet, build_model
 
 OURS, THEIRS = "ours", "torchvision"
 NUM_DRAWN, BATCH = 48, 4
@@ -57,10 +58,11 @@ def measure(settings: Settings, images: Path, annotations: Path) -> SuiteResult:
     times = -(-MIN_IMAGES // len(data))
     count = times * len(data)
     worker_counts = tuple(dict.fromkeys((0, settings.workers)))
+    pipeline = Pipeline(data, cfg, batch)
     variants = []
     for workers in worker_counts:
         for name, call in (
-            (OURS, our_call(data, cfg, batch, workers, times)),
+            (OURS, pipeline.call(workers, times)),
             (THEIRS, torchvision_call(images, annotations, cfg, batch, workers, times)),
         ):
             variants.append(Variant(variant_name(name, workers), call, check=expect_count(count), on_device=False))
@@ -86,6 +88,11 @@ def measure(settings: Settings, images: Path, annotations: Path) -> SuiteResult:
             "images_per_s": {name: count / entry.median for name, entry in pair.items()},
             "variants": to_plain_values(pair, ours=ours),
         }
+    stages = pipeline.stages(settings.rounds)
+    total = sum(stages.values())
+    rows = [[stage, f"{ms:.2f}", f"{ms / total:.0%}"] for stage, ms in [*stages.items(), ("all", total)]]
+    tables.append(table("CPU time of each stage", ["", "ms/image", "share"], rows))
+    details["stages_ms"] = stages
     single = ratio(measured[variant_name(THEIRS, 0)], measured[variant_name(OURS, 0)])
     return SuiteResult({"vs_torchvision": single.of_rounds}, tables, details)
 
@@ -102,28 +109,39 @@ def expect_count(expected: int) -> Callable[[int], None]:
     return check
 
 
-def our_call(data: Dataset, cfg: DataConfig, batch: int, workers: int, times: int) -> Callable[[], int]:
-    """Return a function that reads, resizes, flips, pads and normalises images, and returns their number."""
-    batches = eval_batches(
-        data.sizes.tolist(), batch_size=batch, shorter=eval_shorter(cfg), padded_shapes=build_padded_shapes(cfg)
-    )
-    settings = ImageSettings(max_pixels=cfg.max_pixels)
-    reader = SampleReader(data, [Resize(), Flip(0.5)], seed=0, settings=settings)
-    network = build_model(
-        ModelConfig(backbone=ResNetConfig(name="resnet18", weights="none", frozen_stages=0)), 1
-    )  # for `normalise`
+class Pipeline:
+    """Our pipeline: read, resize, flip, pad and normalise the images of a dataset."""
 
-    def call() -> int:
-        loader = make_loader(reader, batches * times, workers=workers, pin_memory=False, replace_unreadable=False)
-        return sum(len(network.normalise(batch.images, batch.image_sizes)) for batch in loader)
+    def __init__(self, data: Dataset, cfg: DataConfig, batch: int):
+        shapes = build_padded_shapes(cfg)
+        self.batches: list[list[PlannedImage]] = eval_batches(
+            data.sizes.tolist(), batch_size=batch, shorter=eval_shorter(cfg), padded_shapes=shapes
+        )
+        settings = ImageSettings(max_pixels=cfg.max_pixels)
+        self.reader: SampleReader = SampleReader(data, [Resize(), Flip(0.5)], seed=0, settings=settings)
+        backbone = ResNetConfig(name="resnet18", weights="none", frozen_stages=0)
+        self.network: RetinaNet = build_model(ModelConfig(backbone=backbone), 1)  # for `normalise`
 
-    return call
+    def call(self, workers: int, times: int) -> Callable[[], int]:
+        """Return a function that loads all images several times and returns their number."""
+
+        def call() -> int:
+            loader = make_loader(
+                self.reader, self.batches * times, workers=workers, pin_memory=False, replace_unreadable=False
+            )
+            return sum(len(self.network.normalise(batch.images, batch.image_sizes)) for batch in loader)
+
+        return call
+
+    def stages(self, rounds: int) -> dict[str, float]:
+        """Return the CPU time of each stage, in milliseconds per image."""
+        return profile_stages(self.reader, self.batches, self.network, rounds=rounds)
 
 
 def torchvision_call(
     images: Path, annotations: Path, cfg: DataConfig, batch: int, workers: int, times: int
 ) -> Callable[[], int]:
-    """Like `our_call`, with the pipeline of torchvision's reference scripts: the model resizes, pads and normalises.
+    """Like `Pipeline.call`, for torchvision's reference pipeline, in which the model resizes, pads and normalises.
 
     There are no aspect-ratio buckets, because both variants read the images in the same order.
     """

@@ -12,10 +12,9 @@ from torch import Tensor
 from retinanet.losses.arguments import check_number
 from retinanet.losses.class_weights import inverse_frequency
 from retinanet.losses.focal_kernels import is_transformed
-from retinanet.losses.focal_terms import Alpha
+from retinanet.losses.focal_terms import Alpha, Reduction
 
 Mode = Literal["softmax", "sigmoid"]
-Reduction = Literal["mean", "sum", "none"]
 Normalizer = Literal["positives"] | float | None
 
 IGNORE_INDEX = -100

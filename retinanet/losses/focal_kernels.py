@@ -14,8 +14,7 @@ from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 
 from retinanet.losses.chunking import logits_at_once, working_type
-from retinanet.losses.focal_arguments import Reduction
-from retinanet.losses.focal_terms import SigmoidTerms, SoftmaxTerms, softmax_margin_terms
+from retinanet.losses.focal_terms import Reduction, SigmoidTerms, SoftmaxTerms, softmax_margin_terms
 from retinanet.losses.margin import FocalMargin
 from retinanet.losses.sigmoid import SigmoidFocalLoss
 from retinanet.losses.softmax_focal import negative_margins, softmax_focal_gradient

@@ -10,6 +10,7 @@ hard labels. Where y - p rounds to 0, the derivative of its power is taken as 0.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,7 @@ from torch import Tensor
 from retinanet.losses.chunking import working_type
 from retinanet.losses.softmax_focal import other_logits
 
+Reduction = Literal["mean", "sum", "none"]
 Alpha = float | tuple[float, ...] | None
 
 

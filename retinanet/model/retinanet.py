@@ -79,10 +79,12 @@ class RetinaNet(nn.Module):
         height, width = images.shape[-2:]
         rows = torch.arange(height, device=images.device) < image_sizes[:, :1]  # (B, H)
         columns = torch.arange(width, device=images.device) < image_sizes[:, 1:]  # (B, W)
-        inside = rows[:, None, :, None] & columns[:, None, None, :]  # (B, 1, H, W)
-        # Work in place on contiguous planes, then convert the layout: broadcasting to channels_last is slow on a CPU.
-        pixels = images.contiguous().to(self.mean.dtype).sub_(self.mean).div_(self.std).mul_(inside)
-        return pixels.contiguous(memory_format=self.memory_format)
+        dtype, layout = self.mean.dtype, self.memory_format
+        # Whole rows in the layout of the pixels: with one value per channel, channels last is slow on a CPU.
+        mean, std = (value.expand(-1, -1, 1, width).contiguous(memory_format=layout) for value in (self.mean, self.std))
+        in_row = columns[:, None, None].to(dtype).expand(-1, images.shape[1], 1, -1).contiguous(memory_format=layout)
+        pixels = images.to(dtype, memory_format=layout)
+        return pixels.sub_(mean).div_(std).mul_(in_row).mul_(rows[:, None, :, None].to(dtype))
 
     @property
     def in_channels(self) -> int:

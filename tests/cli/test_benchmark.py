@@ -101,6 +101,7 @@ def test_data_suite_reads_the_folder_twelve_times(tmp_path, shapes):
     result = run_benchmark(tmp_path, "data", *options)
     assert set(result) == {"vs_torchvision", "details"}
     assert result["details"]["data"]["images"] == 96  # 8 images, 12 times
+    assert {"decode", "resize", "normalise"} < set(result["details"]["data"]["stages_ms"])
 
 
 @pytest.mark.parametrize(

@@ -76,17 +76,19 @@ def test_forecast_changes_neither_model_nor_random_numbers():
 @pytest.mark.parametrize(
     ("hours", "name"),
     [
-        ({320: 5.0, 160: 1.0}, "own_cpu (resnet18, shorter side 320 pixels, 12 steps of 8 images: about 5 h)"),
-        ({320: 7.0, 160: 1.0}, "shapes_r18 (resnet18, shorter side 160 pixels, 4 steps of 4 images: about 1 h)"),
-        ({320: 99.0, 160: 9.0}, "shapes_r18 (resnet18, shorter side 160 pixels, 4 steps of 4 images: about 9 h)"),
+        ([5.0, 2.0, 1.0], "own_cpu (resnet18, shorter side 320 pixels, 12 steps of 8 images: about 5 h)"),
+        ([7.0, 2.0, 1.0], "own_light (resnet10_half, shorter side 320 pixels, 12 steps of 8 images: about 2 h)"),
+        ([9.0, 7.0, 1.0], "shapes_r18 (resnet18, shorter side 160 pixels, 4 steps of 4 images: about 1 h)"),
+        ([99.0, 33.0, 9.0], "shapes_r18 (resnet18, shorter side 160 pixels, 4 steps of 4 images: about 9 h)"),
     ],
 )
 def test_fitting_config_is_the_first_that_takes_less_than_six_hours(monkeypatch, hours, name):
     """With 4 images, 24 epochs are 12 steps at batch size 8, and 3.75 epochs are 4 steps at batch size 4."""
     random = torch.get_rng_state()
+    each = iter(hours)
 
     def told(cfg, model, data, num_steps, device, dtype):
-        return Forecast(3600 * hours[cfg.data.resize.shorter[0]], (0, 0))
+        return Forecast(3600 * next(each), (0, 0))
 
     monkeypatch.setattr(module, "forecast", told)
     assert fitting_config(DATA, CPU, torch.float32) == name

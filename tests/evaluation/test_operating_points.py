@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retinanet.evaluation.curves import precision_recall_curves
+from retinanet.evaluation.curves import PrecisionRecall, precision_recall_curves
 from retinanet.evaluation.matches import match_detections
 from retinanet.evaluation.operating_points import (
     OperatingPoint,
@@ -38,6 +38,18 @@ def test_required_recall_takes_the_highest_precision():
     assert for_recall(curve_by_hand(), 0.3) == pytest.approx(OperatingPoint(0.8125, 1, 1 / 3, 1 / 2))
     assert for_recall(curve_by_hand(), 0.5) == pytest.approx(OperatingPoint(0.375, 1 / 2, 2 / 3, 4 / 7))
     assert for_recall(curve_by_hand(), 0.7) is None
+
+
+def test_required_recall_takes_the_highest_recall_among_equal_precisions():
+    """1 of 4 objects above 0.85, 2 of 4 above 0.4, without a false detection."""
+    curve = PrecisionRecall(
+        scores=np.array([0.9, 0.8]),
+        thresholds=np.array([0.85, 0.4]),
+        true_positives=np.array([1, 2]),
+        false_positives=np.array([0, 0]),
+        num_objects=4,
+    )
+    assert for_recall(curve, 0.25) == pytest.approx(OperatingPoint(0.4, 1, 1 / 2, 2 / 3))
 
 
 def test_highest_threshold_wins_among_equal_f1():

@@ -74,6 +74,17 @@ def test_copy_equals_the_network_in_evaluation_mode(norm, settings, dtype, toler
     assert not any(level.requires_grad for levels in outputs for level in levels)
 
 
+def test_copy_is_in_evaluation_mode():
+    """Batch norms are folded, so only layers such as dropout show the mode: in training mode, outputs are random."""
+    model = network().train()
+    model.head.class_subnet.insert(0, nn.Dropout(0.5))
+    copied = inference_model(model, dtype=torch.float32, compile=False)
+    assert not any(part.training for part in copied.modules())
+    outputs, again = copied(IMAGES, IMAGE_SIZES), copied(IMAGES, IMAGE_SIZES)
+    assert all(torch.equal(one, other) for one, other in zip(outputs.class_logits, again.class_logits, strict=True))
+    assert model.head.class_subnet[0].training
+
+
 @pytest.mark.parametrize("norm", ["frozen", "batch", "sync"])
 def test_copy_has_no_batch_norm_and_no_trainable_parameter(norm):
     copied = inference_model(network(norm, frozen_stages=0), dtype=torch.bfloat16, compile=False)

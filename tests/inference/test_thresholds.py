@@ -11,10 +11,12 @@ from retinanet.checkpoint.folder import CheckpointFolder
 from retinanet.checkpoint.save import store_thresholds
 from retinanet.cli.predict import main as predict
 from retinanet.errors import InputError
+from retinanet.formats.images.reader import read_image
 from retinanet.inference.predictor import Predictor
-from retinanet.inference.thresholds import above_thresholds, completed
+from retinanet.inference.thresholds import DEFAULT_THRESHOLD, above_thresholds, completed
 from retinanet.model.retinanet import build_model
 from retinanet.structures import Detections
+from retinanet.visualization.draw import draw_detections
 from tests.helpers.checkpoints import overdetecting_config
 
 pytestmark = pytest.mark.usefixtures("restore_process_settings")
@@ -94,6 +96,25 @@ def test_predict_counts_what_exceeds_the_thresholds_unless_min_score_is_given(th
     printed = capsys.readouterr().out
     assert "threshold" not in printed and "with a score of at least 0.9 in 1 images" in printed
     assert len(json.loads((tmp_path / "out" / "detections.json").read_text())) > expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "counted"),
+    [
+        ([], "2 objects with a score above the threshold of its class"),  # also below the default threshold
+        (["--min-score", "0.5"], "1 objects with a score of at least 0.5"),
+    ],
+)
+def test_predict_counts_what_it_draws(thresholded, image, tmp_path, monkeypatch, capsys, arguments, counted):
+    boxes, labels = torch.tensor([[10.0, 10, 40, 40], [50, 20, 90, 80]]), torch.tensor([0, 1])
+    detections = Detections(boxes, torch.tensor([0.9, DEFAULT_THRESHOLD - 0.1]), labels)
+    monkeypatch.setattr(Predictor, "predict", lambda self, images, *, batch_size: iter([detections]))
+    write_png(image, str(tmp_path / "a.png"))
+    output = tmp_path / "out"
+    assert predict([str(thresholded[0]), str(tmp_path / "a.png"), "--output", str(output), *arguments]) == 0
+    assert counted in capsys.readouterr().out
+    drawn = draw_detections(image, detections[: int(counted[0])], ("one", "two"), min_score=0)
+    assert torch.equal(read_image(output / "a.png", max_pixels=10**6), drawn)
 
 
 def test_min_score_below_that_of_postprocessing_is_noted(plain, image, tmp_path, capsys):

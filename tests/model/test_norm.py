@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
+from retinanet.model.folded_conv import conv_norm
 from retinanet.model.norm import SLOW_BFLOAT16_POSITIONS, GroupNorm, SyncBatchNorm, norm_layer
 from retinanet.model.resnet import ResNet
 from tests.helpers.norm_inputs import images, weights
@@ -69,6 +70,22 @@ def test_convert_sync_batchnorm_replaces_our_layer_with_torchs():
     kinds = [type(module) for module in converted.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     assert kinds == [nn.SyncBatchNorm] * 20
     assert_close(dict(converted.state_dict()), state, rtol=0, atol=0)
+
+
+def test_frozen_norm_equals_batch_norm_in_evaluation_mode():
+    """Also where the variance is so small that epsilon decides: 1e-6 next to torch's 1e-5."""
+    torch.manual_seed(0)
+    learned, frozen = nn.BatchNorm2d(8).eval(), norm_layer("frozen")(8)
+    with torch.no_grad():
+        learned.running_var.copy_(torch.logspace(-6, 1, 8))
+        for values in (learned.running_mean, learned.weight, learned.bias):
+            values.uniform_(0.5, 2.0)
+    frozen.load_state_dict(learned.state_dict())  # as pretrained weights are loaded
+    learned.double(), frozen.double()
+    x = torch.randn(2, 8, 5, 4, dtype=torch.float64)
+    conv = nn.Conv2d(8, 8, 1, bias=False).double()
+    assert_close(frozen(x), learned(x), rtol=1e-12, atol=1e-12)
+    assert_close(conv_norm(x, conv, frozen), learned(conv(x)), rtol=1e-12, atol=1e-12)
 
 
 def test_norm_layer_returns_the_named_layers():

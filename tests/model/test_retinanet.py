@@ -63,6 +63,8 @@ def test_padding_is_zero_after_normalise():
     model.to(memory_format=torch.channels_last)  # images get the memory format of the weights
     last = model.normalise(images, IMAGE_SIZES)
     assert last.is_contiguous(memory_format=torch.channels_last) and torch.equal(last, pixels)
+    interleaved = images.contiguous(memory_format=torch.channels_last)  # as the loader makes them
+    assert torch.equal(model.normalise(interleaved, IMAGE_SIZES), pixels)
     plain = (images - torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1)) / torch.tensor(
         [58.395, 57.12, 57.375]
     ).view(3, 1, 1)
