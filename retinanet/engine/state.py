@@ -22,6 +22,7 @@ from retinanet.engine.optimizer import build_optimizer, restore_optimizer
 from retinanet.engine.schedule import build_schedule
 from retinanet.formats.dataset import Dataset
 from retinanet.model.finetune import load_for_finetuning
+from retinanet.model.norm import use_cuda_sync_norms_
 from retinanet.model.retinanet import RetinaNet, build_model, build_model_for_training
 from retinanet.runtime.device import memory_format_for
 from retinanet.runtime.distributed import broadcast_tensors, world_size
@@ -176,7 +177,7 @@ def build_state(
         not_loaded = load_for_finetuning(model, read_checkpoint(source), train_data.class_names, source=source)
         log.info("weights from %s%s", source, "".join(f"\n  {line}" for line in not_loaded))
     if cfg.model.backbone.norm == "sync" and device.type == "cuda":
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        use_cuda_sync_norms_(model)
     model.to(device=device, memory_format=memory_format_for(device, dtype)).train()
     optimizer = build_optimizer(model, cfg.train)
     scaled = dtype == torch.float16

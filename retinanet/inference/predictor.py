@@ -27,7 +27,7 @@ from retinanet.errors import InputError
 from retinanet.formats.images.reader import read_image
 from retinanet.inference.network import inference_model, warm_up
 from retinanet.inference.thresholds import above_thresholds, completed
-from retinanet.model.retinanet import RetinaNet, build_model
+from retinanet.model.retinanet import RetinaNet, build_model, check_padded_shapes
 from retinanet.runtime.device import resolve_device, resolve_precision
 from retinanet.structures import Detections
 
@@ -49,7 +49,8 @@ class Predictor:
             class are returned. None: `postprocess.min_score` alone decides.
 
     Raises:
-        InputError: the device is not available, or `inference.compile` is set and no compiler is found.
+        InputError: the device is not available, `inference.compile` is set and no compiler is found, or the backbone
+            does not accept the padded shapes.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Predictor:
         self._postprocess = build_postprocess(cfg.postprocess, background_logit=cfg.model.has_background_logit)
         self._padded_shapes = build_padded_shapes(cfg.data)
         self._shorter = eval_shorter(cfg.data)
+        check_padded_shapes(model.backbone, self._padded_shapes.all_shapes(self._shorter), name=cfg.model.backbone.name)
 
     @classmethod
     def from_checkpoint(

@@ -5,8 +5,9 @@ from typing import Protocol, assert_never
 import torch
 from torch import Tensor
 
-from retinanet.config import BackboneConfig, ResNetConfig
+from retinanet.config import BackboneConfig, ResNetConfig, TimmConfig
 from retinanet.model.resnet import ResNet
+from retinanet.model.timm_backbone import TimmBackbone
 
 
 class Backbone(Protocol):
@@ -25,6 +26,10 @@ class Backbone(Protocol):
     @property
     def strides(self) -> tuple[int, ...]:
         """Strides of C3, C4 and C5 in pixels: (8, 16, 32), like the anchors on these levels."""
+
+    @property
+    def divisor(self) -> int:
+        """Both sides of images must be multiples of this number of pixels; 1 if every size is accepted."""
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -50,10 +55,21 @@ class Backbone(Protocol):
 
 
 def build_backbone(cfg: BackboneConfig) -> Backbone:
-    """Build the configured backbone with random weights."""
+    """Build the configured backbone with random weights.
+
+    Raises:
+        InputError: timm is missing, or does not have the backbone with these settings.
+    """
     match cfg:
         case ResNetConfig():
             return ResNet(
+                cfg.name,
+                norm=cfg.norm,
+                frozen_stages=cfg.frozen_stages,
+                checkpoint_activations=cfg.checkpoint_activations,
+            )
+        case TimmConfig():
+            return TimmBackbone(
                 cfg.name,
                 norm=cfg.norm,
                 frozen_stages=cfg.frozen_stages,

@@ -37,6 +37,7 @@ class ResNet(nn.Module):
     """
 
     strides = (8, 16, 32)
+    divisor = 1
 
     def __init__(self, name: str, *, norm: Norm, frozen_stages: int, checkpoint_activations: bool = False):
         super().__init__()
