@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from retinanet.config.model import TimmNorm
 from retinanet.errors import InputError
 from retinanet.model.norm import synchronise_norms_
+from retinanet.model.pointwise import replace_strided_pointwise_
 from retinanet.model.timm_layout import create_network, find_layout
 from retinanet.model.timm_weights import load_timm_weights
 
@@ -57,6 +58,7 @@ class TimmBackbone(nn.Module):
         self._channels_last = layout.channels_last
         self._indices = tuple(layout.indices[stride] for stride in out_strides)
         self.network = create_network(name, in_channels=in_channels, out_indices=self._indices, tag=None)
+        replace_strided_pointwise_(self.network)
         if norm == "sync":
             synchronise_norms_(self.network)
         if checkpoint_activations:
