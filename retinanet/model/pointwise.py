@@ -27,8 +27,9 @@ def replace_strided_pointwise_(module: nn.Module) -> None:
             if type(conv) is not nn.Conv2d or conv.kernel_size != (1, 1) or conv.padding != (0, 0):
                 continue
             if conv.stride != (1, 1) and conv.in_channels < FEW_CHANNELS:
+                rows, columns = conv.stride
                 new = StridedPointwise(
-                    conv.in_channels, conv.out_channels, 1, stride=conv.stride, groups=conv.groups, bias=False
+                    conv.in_channels, conv.out_channels, 1, stride=(rows, columns), groups=conv.groups, bias=False
                 )
                 new.weight, new.bias = conv.weight, conv.bias
                 parent.add_module(name, new)
