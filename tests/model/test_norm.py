@@ -5,7 +5,15 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from retinanet.model.norm import SLOW_BFLOAT16_POSITIONS, GroupNorm, SyncBatchNorm, norm_layer
+from retinanet.model.norm import (
+    SLOW_BFLOAT16_POSITIONS,
+    GroupNorm,
+    SyncBatchNorm,
+    SyncBatchNormAct,
+    norm_layer,
+    synchronise_norms_,
+    use_cuda_sync_norms_,
+)
 from retinanet.model.resnet import ResNet
 from tests.helpers.norm_inputs import images, weights
 from tests.helpers.processes import run_together
@@ -104,3 +112,16 @@ def test_group_norm_equals_torchs_in_float32_rounded_once(dtype, size):
 def test_group_norm_accepts_weights_in_bfloat16():
     norm = GroupNorm(32, 64).to(torch.bfloat16)
     assert norm(torch.randn(2, 64, 5, 6, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+def test_norms_with_an_activation_keep_it_when_others_become_cuda_sync_norms():
+    """torch's own conversion would drop the child modules of `SyncBatchNormAct`."""
+    norm = nn.BatchNorm2d(2)
+    norm.add_module("act", nn.ReLU())
+    module = nn.Sequential(nn.BatchNorm2d(2), norm)
+    synchronise_norms_(module)
+    use_cuda_sync_norms_(module)
+    assert type(module[0]) is nn.SyncBatchNorm and type(module[1]) is SyncBatchNormAct
+    assert module[1].weight is norm.weight
+    x = torch.randn(2, 2, 3, 3, generator=torch.Generator().manual_seed(0))
+    assert_close(module[1](x), nn.BatchNorm2d(2)(x).relu())
