@@ -104,10 +104,12 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         return dry_run(cfg)
 
+    from retinanet.engine.setup import check_backbone
     from retinanet.engine.train import train
     from retinanet.runtime.stop import EXIT_STOPPED
 
     begin_work()
+    check_backbone(cfg)  # `train` does this too, but reading the images may take long
     check_images_of(cfg, decode=False)
     result = train(cfg, start.folder, resume=start.resume, overwrite=arguments.overwrite, profile=arguments.profile)
     if result.is_preempted:
@@ -195,9 +197,11 @@ def check_images_of(cfg: Config, *, decode: bool) -> None:
 
 def dry_run(cfg: Config) -> int:
     from retinanet.engine.dry_run import measure_run
+    from retinanet.engine.setup import check_backbone
     from retinanet.runtime.stop import EXIT_STOPPED
 
     begin_work()
+    check_backbone(cfg)
     check_images_of(cfg, decode=True)
     with tempfile.TemporaryDirectory() as folder:
         measured = measure_run(cfg, Path(folder))

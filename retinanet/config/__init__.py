@@ -24,7 +24,7 @@ from retinanet.config.loss import (
     VarifocalConfig,
     WeighedByClass,
 )
-from retinanet.config.model import AnchorConfig, BackboneConfig, ModelConfig, ResNetConfig
+from retinanet.config.model import AnchorConfig, BackboneConfig, ModelConfig, ResNetConfig, TimmConfig
 from retinanet.config.sampling import AllSampling, ClassAwareSampling, RepeatFactorSampling, Sampling
 from retinanet.config.schema import Config
 from retinanet.config.train import AdamWConfig, CosineSchedule, SGDConfig, StepsSchedule, TrainConfig
@@ -101,6 +101,7 @@ __all__ = [
     "Sources",
     "StepsSchedule",
     "StrictModel",
+    "TimmConfig",
     "TrainConfig",
     "Transform",
     "VarifocalConfig",

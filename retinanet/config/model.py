@@ -8,6 +8,7 @@ from retinanet.config.base import MAY_CHANGE_ON_RESUME, PATH, Count, CountOrZero
 from retinanet.errors import InputError
 
 Norm = Literal["frozen", "batch", "sync", "group"]
+TimmNorm = Literal["frozen", "batch", "sync"]
 HeadNorm = Literal["none", "group"]
 ClassPrecision = Literal["network", "fp32"]
 P6Source = Literal["c5", "p5"]
@@ -90,17 +91,54 @@ class ResNetConfig(StrictModel):
 
     @model_validator(mode="after")
     def nothing_random_is_frozen(self) -> Self:
-        if self.weights == "none" and self.frozen_stages > 0:
-            raise ValueError(
-                f"weights is none and frozen_stages is {self.frozen_stages}: random weights would never change; "
-                "set frozen_stages: 0, or set weights"
-            )
+        reject_frozen_random_weights(self.weights, self.frozen_stages)
         return self
 
 
-# To add a second kind of backbone, make this a union discriminated by `type`. Every backbone record needs `name`,
-# `weights` and `norm`, which the run summary and the batch norm checks read, and may have other keys.
-BackboneConfig = ResNetConfig
+class TimmConfig(StrictModel):
+    """A network from timm with feature maps of strides 8, 16 and 32. It needs `pip install retinanet[timm]`."""
+
+    type: Literal["timm"] = "timm"
+    name: Annotated[str, Field(min_length=1)]
+    """Architecture, one of `timm.list_models()`, such as convnext_tiny, without the name of weights."""
+    weights: Annotated[str, PATH, MAY_CHANGE_ON_RESUME] = "imagenet"
+    """Initial weights: imagenet for timm's default weights of the architecture, the name of other weights, such as
+    dinov3_lvd1689m, a file path, or none."""
+    norm: TimmNorm = "frozen"
+    """Treatment of the batch norms: frozen with the statistics of the pretrained weights, trained, or synchronised
+    across processes. Other norms, such as ConvNeXt's layer norms, are always trained."""
+    frozen_stages: Annotated[int, Field(ge=0, le=5)] = 2
+    """Number of frozen stages, counted from the input: 1 freezes all layers up to the feature map of stride 2, 2 up to
+    stride 4, and so on up to 5 for stride 32. Many networks begin with stride 4, and cannot freeze 1."""
+    checkpoint_activations: Annotated[bool, MAY_CHANGE_ON_RESUME] = False
+    """Whether to recompute activations in the backward pass: slower, but saves memory. Results do not change. The batch
+    norms must be frozen."""
+
+    @model_validator(mode="after")
+    def weights_are_not_part_of_the_name(self) -> Self:
+        name, dot, weights = self.name.partition(".")
+        if dot:
+            raise ValueError(f"name is {self.name}, which includes weights; set name: {name} and weights: {weights}")
+        return self
+
+    @model_validator(mode="after")
+    def nothing_random_is_frozen(self) -> Self:
+        reject_frozen_random_weights(self.weights, self.frozen_stages)
+        return self
+
+
+def reject_frozen_random_weights(weights: str, frozen_stages: int) -> None:
+    """Reject frozen stages without pretrained weights."""
+    if weights == "none" and frozen_stages > 0:
+        raise ValueError(
+            f"weights is none and frozen_stages is {frozen_stages}: random weights would never change; "
+            "set frozen_stages: 0, or set weights"
+        )
+
+
+# Every backbone record has `name`, `weights`, `norm` and `frozen_stages`, which the run summary and the batch norm
+# checks read, and may have other keys.
+BackboneConfig = Annotated[ResNetConfig | TimmConfig, Field(discriminator="type")]
 
 
 class ModelConfig(StrictModel):

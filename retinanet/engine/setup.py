@@ -11,7 +11,14 @@ from torchvision.transforms import v2
 from retinanet.checkpoint.file import read_checkpoint
 from retinanet.checkpoint.folder import CheckpointFolder
 from retinanet.config import Config
-from retinanet.data.build import check_batch_size, images_per_epoch, load_train_data, load_val_data
+from retinanet.data.build import (
+    build_padded_shapes,
+    check_batch_size,
+    eval_shorter,
+    images_per_epoch,
+    load_train_data,
+    load_val_data,
+)
 from retinanet.detection.build import build_assignment
 from retinanet.engine.best import check_measurable
 from retinanet.engine.profiler import check_profile
@@ -26,6 +33,8 @@ from retinanet.formats.dataset import Dataset
 from retinanet.formats.findings import report
 from retinanet.losses.build import build_loss
 from retinanet.losses.configured_weights import with_class_weights
+from retinanet.model.backbone import build_backbone
+from retinanet.model.retinanet import check_padded_shapes
 from retinanet.runtime.device import resolve_compile, resolve_precision
 from retinanet.runtime.distributed import is_main, on_main, world_size
 
@@ -80,6 +89,7 @@ def set_up_run(
     """
     on_main(lambda: check_folder(folder, resume=resume, overwrite=overwrite))
     check_norm(cfg)
+    check_backbone(cfg)
     check_batch_size(cfg)
     cfg.model.require_statistics()
     if cfg.train.early_stop and not cfg.data.has_validation:
@@ -164,6 +174,20 @@ def set_up_run(
         state=state,
         train_step=train_step,
     )
+
+
+def check_backbone(cfg: Config) -> None:
+    """Check that the backbone can be built and accepts the padded shapes of the config. It allocates no weights.
+
+    Raises:
+        InputError: see `build_backbone` and `check_padded_shapes`.
+    """
+    with torch.device("meta"):
+        backbone = build_backbone(cfg.model.backbone, in_channels=cfg.model.in_channels)
+    padded_shapes = build_padded_shapes(cfg.data)
+    sides = {*cfg.data.resize.shorter, eval_shorter(cfg.data)}
+    shapes = [shape for shorter in sides for shape in padded_shapes.all_shapes(shorter)]
+    check_padded_shapes(backbone, shapes, name=cfg.model.backbone.name)
 
 
 def check_norm(cfg: Config) -> None:

@@ -23,6 +23,7 @@ from retinanet.engine.schedule import build_schedule
 from retinanet.formats.dataset import Dataset
 from retinanet.interop.initial_weights import read_initial_weights
 from retinanet.model.finetune import load_for_finetuning
+from retinanet.model.norm import use_cuda_sync_norms_
 from retinanet.model.retinanet import RetinaNet, build_model, build_model_for_training
 from retinanet.runtime.device import memory_format_for
 from retinanet.runtime.distributed import broadcast_tensors, world_size
@@ -177,7 +178,7 @@ def build_state(
         loaded = load_for_finetuning(model, cfg.model, weights, train_data.class_names)
         log.info("weights from %s\n%s", weights.source, loaded)
     if cfg.model.backbone.norm == "sync" and device.type == "cuda":
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        use_cuda_sync_norms_(model)
     model.to(device=device, memory_format=memory_format_for(device, dtype)).train()
     optimizer = build_optimizer(model, cfg.train)
     scaled = dtype == torch.float16

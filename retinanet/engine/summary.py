@@ -4,8 +4,9 @@ import logging
 
 import numpy as np
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from retinanet.config import SGDConfig, TrainConfig
+from retinanet.config import SGDConfig, TimmConfig, TrainConfig
 from retinanet.data.build import images_per_epoch
 from retinanet.engine.forecast import LONG_RUN, ShapeShares, fitting_config, forecast, shape_shares
 from retinanet.engine.schedule import effective_lr, lr_factor
@@ -65,8 +66,8 @@ def run_summary(run: Run, shares: ShapeShares) -> dict[str, str]:
         "data": f"{len(train)} images ({empty} without objects), {boxes} objects, {crowds} crowd regions",
         "classes": f"{len(train.class_names)}: {names}",
         "padded shapes": f"{shown} (height x width; mixed batches use the largest height and width)",
-        "model": f"{cfg.model.backbone.name}{channels}, weights {cfg.model.backbone.weights}, "
-        f"{cfg.model.backbone.norm} norm, {total / 1e6:.1f} M parameters, {trained / 1e6:.1f} M trained",
+        "model": f"{cfg.model.backbone.name}{channels}, weights {cfg.model.backbone.weights}, {norm_of(run)}, "
+        f"{total / 1e6:.1f} M parameters, {trained / 1e6:.1f} M trained",
         "length": f"{num_steps} steps of {batch} images, {epochs:.2f} epochs",
         "learning rate": f"{lr:g}{scaled if lr != cfg.train.optimizer.lr else ''}, {cfg.train.optimizer.type}, "
         f"{cfg.train.schedule.type}, warm-up {cfg.train.warmup_steps} steps, {last_lr:.3g} at the end",
@@ -78,6 +79,16 @@ def run_summary(run: Run, shares: ShapeShares) -> dict[str, str]:
         "device": f"{processes}{run.device}, {torch.get_num_threads()} threads, "
         f"{str(run.dtype).removeprefix('torch.')}{deterministic}, seed {cfg.train.seed}",
     }
+
+
+def norm_of(run: Run) -> str:
+    """Describe the norms of the backbone. timm's networks have their own, of which only batch norms are configured."""
+    backbone = run.cfg.model.backbone
+    if isinstance(backbone, TimmConfig) and not any(
+        isinstance(module, _BatchNorm) for module in run.state.model.backbone.modules()
+    ):
+        return "no batch norm"
+    return f"{backbone.norm} norm"
 
 
 def kept(cfg: TrainConfig) -> str:

@@ -1,18 +1,17 @@
 """Prepare a trained network for inference: fold norms, convert to one precision, optionally compile."""
 
 import copy
-import itertools
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._inductor import config as inductor_config
-from torch.nn.modules.batchnorm import _BatchNorm
-from torchvision.ops import FrozenBatchNorm2d
 
-from retinanet.model.folded_conv import scale_and_shift, scale_filters
+from retinanet.inference.folding import fold_norms_
 from retinanet.model.retinanet import RetinaNet
+from retinanet.model.timm_layout import small_side
 from retinanet.runtime.device import memory_format_for, require_compiler
 from retinanet.structures import HeadOutputs
 
@@ -87,7 +86,7 @@ def inference_model(model: RetinaNet, *, dtype: torch.dtype, compile: bool) -> I
     if compile:
         require_compiler(next(model.parameters()).device, "inference.compile")
     model = copy.deepcopy(model).eval().requires_grad_(False)
-    fold_norms_(model)
+    fold_norms_(model, partial(sample_outputs, model))
     memory_format = memory_format_for(next(model.parameters()).device, dtype)
     for part in model.children():  # backbone, pyramid and head, but not the image mean and std
         part.to(dtype=dtype)
@@ -95,20 +94,15 @@ def inference_model(model: RetinaNet, *, dtype: torch.dtype, compile: bool) -> I
     return InferenceModel(model, compile=compile).eval()
 
 
-@torch.no_grad()
-def fold_norms_(module: nn.Module) -> None:
-    """Fold every batch norm, in evaluation mode, into the preceding convolution, and replace it with `Identity`."""
-    for parent in list(module.modules()):
-        # In torchvision's networks, the norm applied after a convolution is also registered right after it.
-        for (_, conv), (name, norm) in itertools.pairwise(list(parent.named_children())):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, _BatchNorm | FrozenBatchNorm2d):
-                assert conv.bias is None, parent
-                scale, shift = scale_and_shift(norm)
-                conv.weight.copy_(scale_filters(conv.weight, scale))
-                conv.bias = nn.Parameter(shift, requires_grad=False)
-                setattr(parent, name, nn.Identity())
-    left = [name for name, part in module.named_modules() if isinstance(part, _BatchNorm | FrozenBatchNorm2d)]
-    assert not left, left
+def sample_outputs(model: RetinaNet) -> list[Tensor]:
+    """Compute feature maps, class logits and box deltas for a small image of random values."""
+    side = small_side(model.backbone.divisor)
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randn(1, model.mean.shape[1], side, side, generator=generator)
+    weight = next(model.parameters())
+    features = model.backbone(pixels.to(weight.device, weight.dtype, memory_format=model.memory_format))
+    class_logits, box_deltas = model.head(model.fpn(features))
+    return [*features, *class_logits, *box_deltas]
 
 
 def warm_up(model: InferenceModel, shapes: Iterable[tuple[int, int, int]]) -> None:

@@ -31,7 +31,7 @@ from retinanet.inference.thresholds import above_thresholds, completed
 from retinanet.interop.pretrained import read_pretrained
 from retinanet.interop.published import read_model
 from retinanet.interop.published_config import is_published
-from retinanet.model.retinanet import RetinaNet, build_model
+from retinanet.model.retinanet import RetinaNet, build_model, check_padded_shapes
 from retinanet.runtime.device import resolve_device, resolve_precision
 from retinanet.structures import Detections
 
@@ -53,7 +53,8 @@ class Predictor:
             class are returned. None: `postprocess.min_score` alone decides.
 
     Raises:
-        InputError: the device is not available, or `inference.compile` is set and no compiler is found.
+        InputError: the device is not available, `inference.compile` is set and no compiler is found, or the backbone
+            does not accept the padded shapes.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Predictor:
         self._postprocess = build_postprocess(cfg.postprocess, background_logit=cfg.model.has_background_logit)
         self._padded_shapes = build_padded_shapes(cfg.data)
         self._shorter = eval_shorter(cfg.data)
+        check_padded_shapes(model.backbone, self._padded_shapes.all_shapes(self._shorter), name=cfg.model.backbone.name)
 
     @classmethod
     def from_checkpoint(

@@ -5,8 +5,9 @@ from typing import Protocol, assert_never
 import torch
 from torch import Tensor
 
-from retinanet.config import BackboneConfig, ResNetConfig
+from retinanet.config import BackboneConfig, ResNetConfig, TimmConfig
 from retinanet.model.resnet import ResNet
+from retinanet.model.timm_backbone import TimmBackbone
 
 
 class Backbone(Protocol):
@@ -25,6 +26,10 @@ class Backbone(Protocol):
     @property
     def strides(self) -> tuple[int, ...]:
         """Strides of C3, C4 and C5 in pixels: (8, 16, 32), like the anchors on these levels."""
+
+    @property
+    def divisor(self) -> int:
+        """Both sides of images must be multiples of this number of pixels; 1 if every size is accepted."""
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -52,7 +57,11 @@ class Backbone(Protocol):
 
 
 def build_backbone(cfg: BackboneConfig, *, in_channels: int) -> Backbone:
-    """Build the configured backbone with random weights, for images with C = `in_channels` channels."""
+    """Build the configured backbone with random weights, for images with C = `in_channels` channels.
+
+    Raises:
+        InputError: timm is missing, or does not have the backbone with these settings.
+    """
     match cfg:
         case ResNetConfig():
             return ResNet(
@@ -60,6 +69,14 @@ def build_backbone(cfg: BackboneConfig, *, in_channels: int) -> Backbone:
                 norm=cfg.norm,
                 norm_eps=cfg.norm_eps,
                 stride_in_1x1=cfg.stride_in_1x1,
+                frozen_stages=cfg.frozen_stages,
+                checkpoint_activations=cfg.checkpoint_activations,
+                in_channels=in_channels,
+            )
+        case TimmConfig():
+            return TimmBackbone(
+                cfg.name,
+                norm=cfg.norm,
                 frozen_stages=cfg.frozen_stages,
                 checkpoint_activations=cfg.checkpoint_activations,
                 in_channels=in_channels,

@@ -89,6 +89,44 @@ class SyncBatchNorm(nn.BatchNorm2d):
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
 
+class SyncBatchNormAct(SyncBatchNorm):
+    """Synchronised batch norm followed by other modules, as in timm's `BatchNormAct2d`; the names of weights are equal.
+
+    Args:
+        norm: batch norm with affine parameters, which it shares; its child modules are applied after normalisation.
+    """
+
+    def __init__(self, norm: nn.BatchNorm2d):
+        super().__init__(norm.num_features, eps=norm.eps, momentum=norm.momentum)
+        self.weight, self.bias = norm.weight, norm.bias
+        self._buffers.update(norm._buffers)
+        for name, child in norm.named_children():
+            self.add_module(name, child)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (B, channels, H, W), then apply the other modules."""
+        x = super().forward(x)
+        for child in self.children():
+            x = child(x)
+        return x
+
+
+def synchronise_norms_(module: nn.Module) -> None:
+    """Replace every batch norm within a module by one with statistics over the batches of all processes."""
+    for parent in list(module.modules()):
+        for name, norm in list(parent.named_children()):
+            if isinstance(norm, nn.BatchNorm2d) and not isinstance(norm, SyncBatchNorm):
+                parent.add_module(name, SyncBatchNormAct(norm))
+
+
+def use_cuda_sync_norms_(module: nn.Module) -> None:
+    """Replace every `SyncBatchNorm` within a module by torch's, which is faster on CUDA and does not run elsewhere."""
+    for parent in list(module.modules()):
+        for name, norm in list(parent.named_children()):
+            if isinstance(norm, SyncBatchNorm) and not list(norm.children()):
+                parent.add_module(name, nn.SyncBatchNorm.convert_sync_batchnorm(norm))
+
+
 class _SumOverRanks(torch.autograd.Function):
     """Differentiable all-reduce: both the values and their gradients are summed over all processes.
 

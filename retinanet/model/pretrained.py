@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 import torchvision
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum
 
@@ -34,7 +35,7 @@ def load_torchvision_weights(backbone: nn.Module, name: str, weights: str) -> No
     if weights == "imagenet" or weights.startswith("IMAGENET"):
         state, source = _download(name, weights)
     else:
-        state, source = _read(Path(weights)), weights
+        state, source = read_state_dict(Path(weights)), weights
     # The detector has no ImageNet classifier, and some norms, such as frozen batch norm, have no batch counter.
     state = {key: value for key, value in state.items() if not key.startswith("fc.")}
     expected = backbone.state_dict()
@@ -103,8 +104,15 @@ def _check_hash(file: Path) -> None:
         raise ValueError(f"invalid hash value: expected {expected[1]}")
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Read the state dict in a file written by `torch.save`, or in a safetensors file if its name ends in that.
+
+    Raises:
+        InputError: the file is missing, damaged, or contains anything else.
+    """
     try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(

@@ -41,6 +41,7 @@ class ResNet(nn.Module):
     """
 
     strides = (8, 16, 32)
+    divisor = 1
 
     def __init__(
         self,

@@ -1,15 +1,21 @@
 """The complete network, from images to `HeadOutputs`, in training and evaluation mode."""
 
+import logging
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
-from retinanet.config import ModelConfig
+from retinanet.config import ModelConfig, TimmConfig
 from retinanet.detection.anchors import AnchorGenerator
 from retinanet.errors import InputError
 from retinanet.model.backbone import Backbone, build_backbone
 from retinanet.model.fpn import FeaturePyramid
 from retinanet.model.head import RetinaNetHead
+from retinanet.model.timm_weights import note_on_statistics
 from retinanet.structures import HeadOutputs
+
+log = logging.getLogger(__name__)
 
 
 class RetinaNet(nn.Module):
@@ -101,7 +107,8 @@ def build_model(cfg: ModelConfig, num_classes: int) -> RetinaNet:
     """Build the configured network with random weights.
 
     Raises:
-        InputError: mean and standard deviation of the channels are not set; see `ModelConfig.require_statistics`.
+        InputError: mean and standard deviation of the channels are not set, see `ModelConfig.require_statistics`; or
+            the backbone cannot be built, see `build_backbone`.
     """
     cfg.require_statistics()
     anchors = AnchorGenerator(
@@ -137,4 +144,28 @@ def build_model_for_training(cfg: ModelConfig, num_classes: int) -> RetinaNet:
     model = build_model(cfg, num_classes)
     if cfg.backbone.weights != "none":
         model.backbone.load_pretrained(cfg.backbone.weights)
+        if isinstance(cfg.backbone, TimmConfig):
+            note = note_on_statistics(cfg.backbone.name, cfg.backbone.weights, cfg.mean, cfg.std)
+            if note:
+                log.warning("%s", note)
     return model
+
+
+def check_padded_shapes(backbone: Backbone, shapes: Iterable[tuple[int, int]], *, name: str) -> None:
+    """Check that a backbone's feature maps of padded images are as large as the grids of the anchors.
+
+    Args:
+        shapes: padded (height, width). Batches of several shapes have the largest height and the largest width.
+        name: `model.backbone.name`.
+
+    Raises:
+        InputError: a side of a padded shape is not a multiple of the backbone's divisor.
+    """
+    sides = sorted({side for shape in shapes for side in shape})
+    wrong = [side for side in sides if side % backbone.divisor]
+    if wrong:
+        raise InputError(
+            f"data.resize: images are padded to sides of {', '.join(map(str, wrong[:3]))} pixels, where the feature "
+            f"maps of {name} differ in size from the grids of the anchors; it needs multiples of {backbone.divisor}: "
+            f"set data.resize.divisor={backbone.divisor}"
+        )

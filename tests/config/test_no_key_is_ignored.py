@@ -16,7 +16,7 @@ import pytest
 import torch
 from pydantic import BaseModel, ValidationError
 
-from retinanet.config import Config, DataSource, ModelConfig, ResNetConfig
+from retinanet.config import Config, DataSource, ModelConfig, ResNetConfig, TimmConfig
 from retinanet.config.base import models_in
 from retinanet.engine import setup
 from retinanet.formats.read import read_dataset
@@ -27,6 +27,7 @@ from tests.helpers.backbones import IMAGES, resnet18, saved_bytes
 from tests.helpers.states import assert_same_state, is_same_state
 from tests.helpers.tiny_runs import record_of_run, recording, write_tiny_dataset
 
+timm = pytest.importorskip("timm", reason="needs timm")
 pytestmark = pytest.mark.usefixtures("restore_process_settings")
 
 # Settings of a tiny run in which most keys have an effect. Text in braces names a file of the fixture `paths`.
@@ -36,7 +37,7 @@ DEFAULTS: dict[str, Any] = {
     "data.workers": 0,
     "data.resize": {"shorter": [32], "longer": 64, "divisor": 8},
     "data.transforms": [{"type": "resize"}],
-    "model.backbone": {"name": "resnet18", "weights": "none", "frozen_stages": 0},
+    "model.backbone": {"type": "resnet", "name": "resnet18", "weights": "none", "frozen_stages": 0},
     "model.channels": 4,
     "model.head_convs": 1,
     "model.prior": 0.2,
@@ -116,13 +117,18 @@ CHANGES: dict[str, Any] = {
     "data.transforms[copy_paste].max_objects": 1,
     "data.close_last_epochs": 1,
     "data.sampling[repeat_factor].threshold": 0.5,
-    "model.backbone.name": "resnet34",
-    "model.backbone.weights": "{weights}",
-    "model.backbone.norm": "group",
-    "model.backbone.norm_eps": 0.1,
-    "model.backbone.stride_in_1x1": True,
-    "model.backbone.frozen_stages": 2,
-    "model.backbone.checkpoint_activations": True,
+    "model.backbone[resnet].name": "resnet34",
+    "model.backbone[resnet].weights": "{weights}",
+    "model.backbone[resnet].norm": "group",
+    "model.backbone[resnet].norm_eps": 0.1,
+    "model.backbone[resnet].stride_in_1x1": True,
+    "model.backbone[resnet].frozen_stages": 2,
+    "model.backbone[resnet].checkpoint_activations": True,
+    "model.backbone[timm].name": "test_convnext",
+    "model.backbone[timm].weights": "{timm weights}",
+    "model.backbone[timm].norm": "batch",
+    "model.backbone[timm].frozen_stages": 2,
+    "model.backbone[timm].checkpoint_activations": True,
     "model.channels": 8,
     "model.p6_from": "p5",
     "model.head_convs": 2,
@@ -228,6 +234,7 @@ OTHER_TRANSFORMS: dict[str, tuple[str, ...]] = {
     "copy_paste": ("", ".p"),
 }
 CROP = [{"type": "crop", "size": [24, 24]}, {"type": "resize"}]
+TIMM = {"type": "timm", "name": "test_resnet", "weights": "none", "frozen_stages": 0}
 SOFTMAX = {"model.class_activation": "softmax"}
 DIVERGING = {"train.optimizer": {"type": "sgd", "lr": 1e30}, "train.steps": 5, "data.val": []}
 
@@ -269,8 +276,13 @@ CONTEXT: dict[str, dict[str, Any]] = {
         f"data.transforms[color].{name}": {"data.transforms": [{"type": "resize"}, COLOR]}
         for name in ("brightness", "contrast", "saturation", "hue")
     },
-    "model.backbone.frozen_stages": {"model.backbone.weights": "{weights}"},
-    "model.backbone.stride_in_1x1": {"model.backbone.name": "resnet50"},
+    "model.backbone[resnet].frozen_stages": {"model.backbone.weights": "{weights}"},
+    "model.backbone[resnet].stride_in_1x1": {"model.backbone.name": "resnet50"},
+    **{
+        f"model.backbone[timm]{key}": {"model.backbone": TIMM}
+        for key in ("", ".name", ".weights", ".norm", ".checkpoint_activations")
+    },
+    "model.backbone[timm].frozen_stages": {"model.backbone": TIMM | {"weights": "{timm weights}"}},
     "model.head_norm": {"model.channels": 64},
     "model.head_conv_bias": {"model.channels": 64, "model.head_norm": "group"},
     **{f"loss.classification[softmax_focal]{name}": SOFTMAX for name in ("", ".alpha", ".gamma")},
@@ -307,7 +319,11 @@ REFUSED_BEFORE = {
 # Keys with a single legal value, and an illegal value for each.
 FIXED = {"model.anchors.strides": [4, 8, 16, 32, 64]}
 # Keys that affect the network itself, which is built with a real backbone.
-OF_THE_MODEL = {*(f"model.backbone.{name}" for name in ResNetConfig.model_fields), "model.class_activation"}
+OF_THE_MODEL = {
+    *(f"model.backbone[resnet]{key}" for key in ("", *(f".{name}" for name in ResNetConfig.model_fields))),
+    *(f"model.backbone[timm]{key}" for key in ("", *(f".{name}" for name in TimmConfig.model_fields))),
+    "model.class_activation",
+}
 
 
 def leaves(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
@@ -414,6 +430,7 @@ def paths(tmp_path_factory) -> dict[str, Any]:
     """Datasets, weights and a checkpoint, by the names in braces above."""
     folder = tmp_path_factory.mktemp("keys")
     torch.save(resnet18().state_dict(), folder / "weights.pth")
+    torch.save(timm.create_model("test_resnet").state_dict(), folder / "timm.pth")
     result: dict[str, Any] = {
         "train": write_tiny_dataset(folder / "train"),
         "val": write_tiny_dataset(folder / "val", seed=1),
@@ -423,6 +440,7 @@ def paths(tmp_path_factory) -> dict[str, Any]:
         "16 bits": write_tiny_dataset(folder / "wide", bits=16),
         "other images": write_tiny_dataset(folder / "other", seed=2)["images"],
         "weights": str(folder / "weights.pth"),
+        "timm weights": str(folder / "timm.pth"),
         "checkpoint": str(folder / "run/checkpoints/last.pt"),
     }
     (folder / "lacking/3.png").unlink()
@@ -516,5 +534,5 @@ def test_members_of_a_union_differ(union, paths, before):
 
 def test_same_config_has_the_same_record(paths, before, tmp_path):
     """Otherwise a difference would prove nothing."""
-    for key in ("train.seed", "inference.precision", "model.backbone.norm"):
+    for key in ("train.seed", "inference.precision", "model.backbone[resnet].norm"):
         assert_same_state(record_of(key, values_of({}, paths), tmp_path / key), before(key))

@@ -14,6 +14,7 @@ class ThreeConvolutions(nn.Module):
 
     out_channels = (4, 4, 4)
     strides = (8, 16, 32)
+    divisor = 1
 
     def __init__(self):
         super().__init__()

@@ -6,7 +6,15 @@ from torch import nn
 from torch.testing import assert_close
 
 from retinanet.model.folded_conv import conv_norm
-from retinanet.model.norm import SLOW_BFLOAT16_POSITIONS, GroupNorm, SyncBatchNorm, norm_layer
+from retinanet.model.norm import (
+    SLOW_BFLOAT16_POSITIONS,
+    GroupNorm,
+    SyncBatchNorm,
+    SyncBatchNormAct,
+    norm_layer,
+    synchronise_norms_,
+    use_cuda_sync_norms_,
+)
 from retinanet.model.resnet import ResNet
 from tests.helpers.norm_inputs import images, weights
 from tests.helpers.processes import run_together
@@ -132,3 +140,16 @@ def test_eps_is_added_to_the_variance(norm):
     x = torch.tensor([-1.0, 1.0, -1.0, 1.0]) * 5**0.5  # mean 0 and variance 5
     x = x.view(1, 1, 2, 2).expand(1, 32 if norm == "group" else 1, 2, 2)
     assert_close(layer(x), x / 3)
+
+
+def test_norms_with_an_activation_keep_it_when_others_become_cuda_sync_norms():
+    """torch's own conversion would drop the child modules of `SyncBatchNormAct`."""
+    norm = nn.BatchNorm2d(2)
+    norm.add_module("act", nn.ReLU())
+    module = nn.Sequential(nn.BatchNorm2d(2), norm)
+    synchronise_norms_(module)
+    use_cuda_sync_norms_(module)
+    assert type(module[0]) is nn.SyncBatchNorm and type(module[1]) is SyncBatchNormAct
+    assert module[1].weight is norm.weight
+    x = torch.randn(2, 2, 3, 3, generator=torch.Generator().manual_seed(0))
+    assert_close(module[1](x), nn.BatchNorm2d(2)(x).relu())
