@@ -19,7 +19,7 @@ ROWS = [
     {"data", "detection", "evaluation", "visualization"},
     {"losses", "model", "doctor"},
     {"inference"},
-    {"report"},
+    {"report", "tracking"},
     {"engine"},
     {"benchmarks"},
     {"ablation"},

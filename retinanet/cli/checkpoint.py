@@ -7,6 +7,7 @@ from retinanet.checkpoint.header import read_config
 from retinanet.checkpoint.link import read_link
 from retinanet.config.load import with_overrides
 from retinanet.engine.run_files import find_checkpoint, run_folder_of, started_in, with_paths_of_run
+from retinanet.errors import InputError
 from retinanet.formats.sources import check_sources
 
 HELP = "checkpoint, or run folder (its best checkpoint if there is one, otherwise its last)"
@@ -38,6 +39,17 @@ def check_early(checkpoint: Path, overrides: list[str], *, has_data: bool = True
     if cfg is None:  # the command reports the problem when it loads the file
         return
     cfg = with_overrides(cfg, overrides, source=f"{checkpoint} with overrides")
+    needed = "model=..." if cfg.custom.model else ""
+    if has_data:
+        needed = ", ".join(filter(None, (needed, "loss=..." if cfg.custom.class_loss or cfg.custom.loss else "")))
+        if cfg.custom.val_data and not cfg.data.has_validation:
+            needed = ", ".join(filter(None, (needed, "dataset=...")))
+    if needed:
+        call = "retinanet.evaluate" if has_data else "retinanet.Predictor.from_checkpoint"
+        raise InputError(
+            f"{checkpoint}: was trained with custom parts ({', '.join(cfg.custom.described)}), which a command cannot "
+            f"load; use it in Python: {call}({str(checkpoint)!r}, {needed})"
+        )
     if has_data:
         folder = run_folder_of(checkpoint)
         cfg = with_paths_of_run(cfg, folder)

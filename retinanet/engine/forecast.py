@@ -11,7 +11,8 @@ from retinanet.config.load import load_config
 from retinanet.data.build import build_padded_shapes, images_per_epoch
 from retinanet.engine.schedule import run_length
 from retinanet.formats.dataset import Dataset
-from retinanet.model.retinanet import RetinaNet, build_model
+from retinanet.model.detector import Detector
+from retinanet.model.retinanet import build_model
 from retinanet.runtime.console import format_duration
 from retinanet.runtime.device import autocast, memory_format_for
 from retinanet.runtime.distributed import world_size
@@ -32,7 +33,7 @@ class Forecast(NamedTuple):
 
 
 def forecast(
-    cfg: Config, model: RetinaNet, shares: ShapeShares, num_steps: int, device: torch.device, dtype: torch.dtype
+    cfg: Config, model: Detector, shares: ShapeShares, num_steps: int, device: torch.device, dtype: torch.dtype
 ) -> Forecast:
     """Forecast the duration of training steps by timing a forward pass on blank images. The model does not change.
 
@@ -46,7 +47,8 @@ def forecast(
     height, width = shape = min(shares, key=lambda shape: abs(shape[0] * shape[1] - mean_pixels))
     per_process = cfg.train.batch_size / world_size()
     count = max(1, min(round(ENOUGH_PIXELS / (height * width)), int(per_process / cfg.train.accumulate)))
-    pixels = torch.zeros(count, 3, height, width, device=device).contiguous(memory_format=model.memory_format)
+    images = torch.zeros(count, 3, height, width, dtype=torch.uint8, device=device)
+    image_sizes = torch.tensor([shape] * count, device=device)
     was_training = model.training
     model.eval()  # preserves the batch norm statistics
     seconds: list[float] = []
@@ -54,11 +56,11 @@ def forecast(
         while len(seconds) < 3 and sum(seconds) < 2.0:  # the first pass is slower
             start = time.perf_counter()
             with torch.no_grad(), autocast(device, dtype):
-                model.outputs(pixels)
+                model(images, image_sizes)
             seconds.append(time.perf_counter() - start)
     finally:
         model.train(was_training)
-    per_pixel = min(seconds) / pixels[:, 0].numel()
+    per_pixel = min(seconds) / images[:, 0].numel()
     return Forecast(PASSES_PER_STEP * per_pixel * mean_pixels * per_process * num_steps, shape)
 
 

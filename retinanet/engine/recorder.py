@@ -17,6 +17,7 @@ from retinanet.data.preview import augmented_samples
 from retinanet.data.quarantine import Quarantine
 from retinanet.data.reader import SampleReader
 from retinanet.engine.board import Board
+from retinanet.engine.callbacks import Callbacks
 from retinanet.engine.evaluate import Evaluation
 from retinanet.engine.metrics_log import MetricsLog
 from retinanet.engine.run_files import UNREADABLE_FILE
@@ -35,6 +36,7 @@ class Outputs(NamedTuple):
     board: Board
     checkpoints: CheckpointWriter
     quarantine: Quarantine
+    callbacks: Callbacks
 
 
 class Recorder:
@@ -62,6 +64,7 @@ class Recorder:
         if self._outputs:
             self._outputs.metrics_log.write("train", step, metrics)
             self._outputs.board.scalars("train", step, metrics)
+            self._outputs.callbacks.log(step, metrics)
 
     def write_evaluation(self, step: int, evaluation: Evaluation, reader: SampleReader) -> None:
         """Append the metrics of an evaluation, including AP per class, and show some of the reader's images."""
@@ -70,6 +73,7 @@ class Recorder:
             self._outputs.board.scalars("eval", step, evaluation.metrics_and_classes)
             self._outputs.board.validation_images(step, evaluation.detections, reader)
             self._outputs.board.precision_recall(step, reader.dataset, evaluation.detections)
+            self._outputs.callbacks.evaluated(step, evaluation.metrics_and_classes, evaluation.detections)
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint in the background. The caller may modify the state once this returns."""
@@ -93,7 +97,12 @@ class Recorder:
 
 @contextmanager
 def open_recorder(
-    folder: Path, checkpoints: CheckpointFolder, *, resumed_at: int | None, max_unreadable: int
+    folder: Path,
+    checkpoints: CheckpointFolder,
+    *,
+    resumed_at: int | None,
+    max_unreadable: int,
+    callbacks: Callbacks | None = None,
 ) -> Iterator[Recorder]:
     """Open the outputs of a run on the main process; on exit, finish pending checkpoints and close everything.
 
@@ -101,6 +110,7 @@ def open_recorder(
         folder: the run folder.
         resumed_at: step of the checkpoint that the run resumes from; later metrics are removed. None for a new run.
         max_unreadable: maximum number of unreadable images.
+        callbacks: called with the metrics of training steps and evaluations; None: no callbacks.
 
     Raises:
         InputError: an output cannot be opened.
@@ -114,4 +124,4 @@ def open_recorder(
         closing(Board(folder, resumed_at=resumed_at)) as board,
         CheckpointWriter(checkpoints) as writer,
     ):
-        yield Recorder(Outputs(metrics_log, board, writer, quarantine))
+        yield Recorder(Outputs(metrics_log, board, writer, quarantine, callbacks or Callbacks()))

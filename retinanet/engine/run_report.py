@@ -3,7 +3,7 @@
 import logging
 
 from retinanet.engine.evaluate import Evaluation
-from retinanet.engine.evaluate_checkpoint import Evaluated
+from retinanet.engine.evaluate_checkpoint import Evaluated, annotations_of
 from retinanet.engine.evaluation_report import explain, facts_of_evaluation, write_report
 from retinanet.engine.run_files import REPORT_FILE
 from retinanet.engine.setup import Run
@@ -50,7 +50,7 @@ def write_run_report(run: Run, evaluation: Evaluation, step: int, *, stop: StopR
         check_page(file, command=COMMAND, option="run folder")
         begin("measuring anchors")
         cfg, data = run.cfg, run.val_data
-        source = {"annotations": [item.annotations for item in cfg.data.val or cfg.data.train]}
+        source = {"annotations": annotations_of(cfg)}
         evaluated = Evaluated(cfg, data, evaluation, source)
         explanation = explain(evaluated, with_anchors=True)
         begin("analysing the evaluation")

@@ -59,12 +59,13 @@ def run_summary(run: Run, shares: ShapeShares) -> dict[str, str]:
     last_lr = lr * lr_factor(cfg.train, num_steps - 1, num_steps)
     deterministic = ", deterministic" if cfg.train.deterministic else ""
     processes = f"{world_size()} processes of " if world_size() > 1 else ""
-    return {
+    described = f"{cfg.model.backbone.name}, weights {cfg.model.backbone.weights}, {cfg.model.backbone.norm} norm"
+    custom = {"custom parts": ", ".join(cfg.custom.described)} if cfg.custom.described else {}
+    return custom | {
         "data": f"{len(train)} images ({empty} without objects), {boxes} objects, {crowds} crowd regions",
         "classes": f"{len(train.class_names)}: {names}",
         "padded shapes": f"{shown} (height x width; mixed batches use the largest height and width)",
-        "model": f"{cfg.model.backbone.name}, weights {cfg.model.backbone.weights}, {cfg.model.backbone.norm} norm, "
-        f"{total / 1e6:.1f} M parameters, {trained / 1e6:.1f} M trained",
+        "model": f"{cfg.custom.model or described}, {total / 1e6:.1f} M parameters, {trained / 1e6:.1f} M trained",
         "length": f"{num_steps} steps of {batch} images, {epochs:.2f} epochs",
         "learning rate": f"{lr:g}{scaled if lr != cfg.train.optimizer.lr else ''}, {cfg.train.optimizer.type}, "
         f"{cfg.train.schedule.type}, warm-up {cfg.train.warmup_steps} steps, {last_lr:.3g} at the end",

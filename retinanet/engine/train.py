@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
+from torch import nn
 from torchvision.transforms import v2
 
 from retinanet.checkpoint.file import Checkpoint
@@ -12,6 +13,8 @@ from retinanet.config import Config
 from retinanet.config.load import load_config
 from retinanet.data.build import build_reader, train_loader
 from retinanet.data.transfer import on_device
+from retinanet.engine.callbacks import Callback, build_callbacks
+from retinanet.engine.custom_parts import CustomParts, as_detector
 from retinanet.engine.divergence import ADVICE
 from retinanet.engine.evaluate import Evaluation, evaluate_dataset
 from retinanet.engine.nonfinite.respond import check_gradients
@@ -26,8 +29,11 @@ from retinanet.engine.summary import announce
 from retinanet.engine.supervise import supervised
 from retinanet.engine.timing import FirstSteps, RunTimer, describe_timing
 from retinanet.errors import InputError
+from retinanet.formats.custom import CustomDataset
 from retinanet.formats.dataset import Dataset
 from retinanet.inference.network import inference_model
+from retinanet.losses.class_loss import ClassLoss
+from retinanet.losses.detection import Criterion
 from retinanet.runtime.activity import Activity
 from retinanet.runtime.console import format_duration, progress
 from retinanet.runtime.device import compiled_graphs, resolve_precision
@@ -42,6 +48,11 @@ def train(
     cfg: Config | str | Path,
     output: str | Path,
     *,
+    dataset: CustomDataset | Dataset | None = None,
+    val_dataset: CustomDataset | Dataset | None = None,
+    model: nn.Module | None = None,
+    loss: ClassLoss | Criterion | None = None,
+    callbacks: Sequence[Callback] = (),
     resume: Resume = False,
     overwrite: bool = False,
     profile: bool = False,
@@ -49,7 +60,14 @@ def train(
 ) -> TrainResult:
     """Train a detector and write the results to a folder. Under torchrun, all processes train together.
 
+    To resume a run with custom parts, or to use its checkpoints, pass the same parts again.
+
     Args:
+        dataset, val_dataset: replace `data.train` and `data.val`.
+        model: replaces the section `model`; see `Detector`. It is trained in place, from the weights that it has.
+        loss: replaces `loss.classification` (a `ClassLoss`) or the whole section `loss` (a `Criterion`). It must have
+            no state that changes in training.
+        callbacks: follow the run; see `Callback`. The trackers in `train.trackers` are called first.
         output: folder for `config.yaml`, `environment.json`, `log.txt`, `metrics.jsonl`, `tensorboard/`,
             `checkpoints/` and, after the last step, `report.html`.
         resume: continue from the last checkpoint in `output`; "auto": start from the beginning if there is none.
@@ -64,6 +82,8 @@ def train(
             detected before the first step, and no folder is left behind.
     """
     cfg = cfg if isinstance(cfg, Config) else load_config(cfg)  # path or name of a config
+    parts = CustomParts(dataset, val_dataset, as_detector(model), loss)
+    cfg = parts.recorded_in(cfg)
     if resume and overwrite:
         raise InputError("resume and overwrite are mutually exclusive: set only one")
     folder = Path(output)
@@ -71,12 +91,20 @@ def train(
         # torchrun restarted the workers: resume. Never resume a run from an earlier launch without --resume.
         if is_restarted() and on_main(lambda: is_of_this_launch(folder)):
             resume, overwrite = "auto", False
+        called = build_callbacks(cfg, callbacks)
         with claim_folder(folder):
-            run = set_up_run(cfg, folder, device, resume=resume, overwrite=overwrite, profile=profile)
-            run = run._replace(extra_transforms=extra_transforms)
+            run = set_up_run(cfg, folder, device, parts=parts, resume=resume, overwrite=overwrite, profile=profile)
+            run = run._replace(extra_transforms=extra_transforms, callbacks=called)
             announce(run)
-            with profiled(folder / "profile" if profile else None) as after_step:
-                return loop(run, stop, activity, after_step)
+            called.start(folder, run.cfg, run.state.step)
+            try:
+                with profiled(folder / "profile" if profile else None) as after_step:
+                    result = loop(run, stop, activity, after_step)
+            except BaseException as error:
+                called.error(error)
+                raise
+            called.end(result)
+            return result
 
 
 def loop(run: Run, stop: StopRequest, activity: Activity, after_step: Callable[[], None]) -> TrainResult:
@@ -98,7 +126,11 @@ def loop(run: Run, stop: StopRequest, activity: Activity, after_step: Callable[[
     batches = on_device(loader, run.device)
     with (
         open_recorder(
-            run.folder, run.checkpoints, resumed_at=resumed_at, max_unreadable=cfg.data.max_unreadable
+            run.folder,
+            run.checkpoints,
+            resumed_at=resumed_at,
+            max_unreadable=cfg.data.max_unreadable,
+            callbacks=run.callbacks,
         ) as recorder,
         closing(progress(None, "training", num_steps, initial=state.step, silent=not is_main())) as bar,
     ):
@@ -240,7 +272,7 @@ def evaluate(run: Run, data: Dataset, activity: Activity) -> Evaluation | None:
         dtype=resolve_precision(run.device, run.cfg.inference.precision),
         compile=False,  # compiling would take minutes at every evaluation
     )
-    return evaluate_dataset(run.cfg, network, data, device=run.device, on_batch=on_batch)
+    return evaluate_dataset(run.cfg, network, data, device=run.device, loss=run.loss, on_batch=on_batch)
 
 
 def evaluate_and_record(

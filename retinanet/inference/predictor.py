@@ -6,15 +6,16 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, overload
+from typing import Literal, cast, overload
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from torch import Tensor
+from torch import Tensor, nn
 
 from retinanet.checkpoint.file import Checkpoint, read_checkpoint
 from retinanet.config import Config
+from retinanet.config.custom import check_part
 from retinanet.config.load import is_overridden, with_overrides
 from retinanet.data.build import build_padded_shapes, eval_shorter
 from retinanet.data.collate import collate
@@ -27,7 +28,8 @@ from retinanet.errors import InputError
 from retinanet.formats.images.reader import read_image
 from retinanet.inference.network import inference_model, warm_up
 from retinanet.inference.thresholds import above_thresholds, completed
-from retinanet.model.retinanet import RetinaNet, build_model
+from retinanet.model.detector import Detector, has_background_logit, load_weights, model_name
+from retinanet.model.retinanet import build_model
 from retinanet.runtime.device import resolve_device, resolve_precision
 from retinanet.structures import Detections
 
@@ -41,7 +43,8 @@ class Predictor:
     """Runs a trained detector on images.
 
     Args:
-        model: network with trained weights; it is moved to the device in the config and copied there for inference.
+        model: network with trained weights, a `RetinaNet` or another `Detector`; it is moved to the device in the
+            config and copied there for inference.
         class_names: class names, indexed by label.
         category_ids: category ids for COCO results, indexed by label.
         cfg: config that sets image sizes, postprocessing, device, precision, and whether to compile.
@@ -54,7 +57,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: RetinaNet,
+        model: nn.Module,
         class_names: Sequence[str],
         category_ids: Sequence[int],
         cfg: Config,
@@ -78,6 +81,7 @@ class Predictor:
         path: str | Path,
         overrides: str | Sequence[str] = (),
         *,
+        model: nn.Module | None = None,
         weights: Weights | None = None,
         use_thresholds: bool = True,
     ) -> "Predictor":
@@ -85,21 +89,40 @@ class Predictor:
 
         Args:
             overrides: config overrides, such as `["postprocess.min_score=0.3"]`.
+            model: the custom model that the checkpoint was trained with, which receives its weights; None: the model
+                in the config.
             weights: the moving average of the weights, or those of the last step. None: the average if the run keeps
                 one, as evaluation does.
             use_thresholds: apply the score thresholds that `retinanet eval --store-thresholds` stored in the
                 checkpoint, if there are any, unless an override sets `postprocess.min_score`.
 
         Raises:
-            InputError: the file is not a retinanet checkpoint, an override does not fit it, or it has no average.
+            InputError: the file is not a retinanet checkpoint, an override does not fit it, it has no average, or it
+                was trained with a custom model, which was not passed or does not fit.
         """
         checkpoint = read_checkpoint(path)
         cfg = with_overrides(checkpoint.config, overrides, source=f"{path} with overrides")
-        model = build_model(cfg.model, len(checkpoint.class_names))
-        try:
-            model.load_state_dict(_chosen_weights(checkpoint, weights, path))
-        except RuntimeError as error:
-            raise InputError(f"{path}: the weights do not fit the model as changed by the overrides: {error}") from None
+        check_part(
+            "model",
+            cfg.custom.model,
+            None if model is None else model_name(model),
+            source=str(path),
+            how=f"retinanet.Predictor.from_checkpoint({str(path)!r}, model=...)",
+        )
+        state = _chosen_weights(checkpoint, weights, path)
+        if model is None:
+            model = build_model(cfg.model, len(checkpoint.class_names))
+            try:
+                model.load_state_dict(state)
+            except RuntimeError as error:
+                raise InputError(
+                    f"{path}: the weights do not fit the model as changed by the overrides: {error}"
+                ) from None
+        else:
+            if (name := model_name(model)) != cfg.custom.model:
+                log.warning("%s: was trained with the model %s, and is loaded into %s", path, cfg.custom.model, name)
+            load_weights(model, state, source=str(path))
+            cfg = with_activation(cfg, has_background_logit(cast(Detector, model), len(checkpoint.class_names)))
         thresholds = None
         if use_thresholds and checkpoint.thresholds and not is_overridden(overrides, "postprocess.min_score"):
             thresholds = completed(checkpoint.thresholds)
@@ -219,6 +242,12 @@ class Predictor:
         if self.thresholds is not None:
             detections = [above_thresholds(of_image, self.thresholds) for of_image in detections]
         return [replace(of_image, class_names=self.class_names) for of_image in detections]
+
+
+def with_activation(cfg: Config, background_logit: bool) -> Config:
+    """A copy of the config of a custom model, which says whether its logits have a last column for background."""
+    activation = "softmax" if background_logit else "sigmoid"
+    return cfg.model_copy(update={"model": cfg.model.model_copy(update={"class_activation": activation})})
 
 
 def _chosen_weights(checkpoint: Checkpoint, weights: Weights | None, path: str | Path) -> dict[str, Tensor]:

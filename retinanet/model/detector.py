@@ -35,6 +35,17 @@ class Detector(nn.Module):
         raise NotImplementedError
 
 
+def model_name(model: nn.Module) -> str:
+    """Name of a user's model. For a class of this package, it includes the parts that the user has replaced."""
+    own = [part_name(part) for part in model.children() if not _is_of_library(part)]
+    replaced = f" with {', '.join(dict.fromkeys(own))}" if own and _is_of_library(model) else ""
+    return part_name(model) + replaced
+
+
+def _is_of_library(module: nn.Module) -> bool:
+    return type(module).__module__.split(".")[0] in ("retinanet", "torch", "torchvision")
+
+
 @torch.no_grad()
 def has_background_logit(model: Detector, num_classes: int) -> bool:
     """Run a user's model on two blank images, check its outputs, and return whether they have a logit for background.
@@ -45,7 +56,7 @@ def has_background_logit(model: Detector, num_classes: int) -> bool:
     Raises:
         InputError: the model lacks `anchors`, or its outputs are not as `Detector` and `HeadOutputs` document.
     """
-    name = part_name(model)
+    name = model_name(model)
     if not callable(getattr(model, "anchors", None)):
         raise InputError(f"{name}: has no method anchors(height, width, device); see retinanet.model.detector.Detector")
     weight = next(model.parameters(), None)
@@ -85,3 +96,15 @@ def has_background_logit(model: Detector, num_classes: int) -> bool:
                 f"{' or '.join(map(str, allowed))} for {num_classes} classes"
             )
     return outputs.class_logits[0].shape[-1] == num_classes + 1
+
+
+def load_weights(model: nn.Module, state: dict[str, Tensor], *, source: str) -> None:
+    """Load weights into a user's model, which must have the same tensors.
+
+    Raises:
+        InputError: a tensor is missing, unexpected, or has another shape.
+    """
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise InputError(f"{source}: the weights do not fit {model_name(model)}: {error}") from None

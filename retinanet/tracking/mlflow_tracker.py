@@ -1,0 +1,48 @@
+"""Log a run to MLflow."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from retinanet.config import Config
+from retinanet.config.flat import flat_config
+from retinanet.tracking.run_id import named, not_installed, read_id, write_id
+
+
+class MlflowTracker:
+    """Callback that logs config and metrics to MLflow. A resumed run continues the same MLflow run.
+
+    MLflow reads its settings, such as MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME, from the environment.
+
+    Raises:
+        InputError: mlflow is not installed.
+    """
+
+    def __init__(self) -> None:
+        try:
+            import mlflow
+        except ImportError:
+            raise not_installed("mlflow-skinny", "mlflow") from None
+        self.mlflow = mlflow
+
+    def on_start(self, folder: Path, cfg: Config, step: int) -> None:
+        run_id = read_id(folder, "mlflow") if step else None
+        run = self.mlflow.start_run(run_id=run_id, run_name=None if run_id else folder.name)
+        write_id(folder, "mlflow", run.info.run_id)
+        if run_id is None:  # parameters cannot be changed
+            self.mlflow.log_params(flat_config(cfg))
+
+    def on_log(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._log(step, named("train", metrics))
+
+    def on_eval(self, step: int, metrics: Mapping[str, float], detections: object) -> None:
+        self._log(step, named("eval", metrics))
+
+    def on_end(self, result: object) -> None:
+        self.mlflow.end_run()
+
+    def on_error(self, error: BaseException) -> None:
+        self.mlflow.end_run("FAILED")
+
+    def _log(self, step: int, metrics: dict[str, float]) -> None:
+        allowed = {"".join(c if c.isalnum() or c in "_-. /" else "_" for c in name): v for name, v in metrics.items()}
+        self.mlflow.log_metrics(allowed, step=step)
