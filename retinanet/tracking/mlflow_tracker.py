@@ -1,5 +1,6 @@
 """Log a run to MLflow."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -32,10 +33,10 @@ class MlflowTracker:
             self.mlflow.log_params(flat_config(cfg))
 
     def on_log(self, step: int, metrics: Mapping[str, float]) -> None:
-        self._log(step, named("train", metrics))
+        self._log("train", step, metrics)
 
     def on_eval(self, step: int, metrics: Mapping[str, float], detections: object) -> None:
-        self._log(step, named("eval", metrics))
+        self._log("eval", step, metrics)
 
     def on_end(self, result: object) -> None:
         self.mlflow.end_run()
@@ -43,6 +44,7 @@ class MlflowTracker:
     def on_error(self, error: BaseException) -> None:
         self.mlflow.end_run("FAILED")
 
-    def _log(self, step: int, metrics: dict[str, float]) -> None:
-        allowed = {"".join(c if c.isalnum() or c in "_-. /" else "_" for c in name): v for name, v in metrics.items()}
-        self.mlflow.log_metrics(allowed, step=step)
+    def _log(self, kind: str, step: int, metrics: Mapping[str, float]) -> None:
+        # MLflow may store metrics in files: with a file `AP`, there can be no `AP/NAME`.
+        allowed = {re.sub(r"[^\w. -]", " ", name, flags=re.ASCII): value for name, value in metrics.items()}
+        self.mlflow.log_metrics(named(kind, allowed), step=step)
