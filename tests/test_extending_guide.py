@@ -83,7 +83,7 @@ def test_killed_run_with_the_example_resumes_bit_for_bit(name, folder, tmp_path)
         (tmp_path / file).symlink_to(folder / file)
     run(tmp_path, "-c", RESUMED, name, "kill", code=-9)
     assert not (tmp_path / "killed/checkpoints/step_00000004.pt").exists()
-    run(tmp_path, "-c", RESUMED.replace('retinanet.train(cfg, "straight"', '#'), name, "resume")
+    run(tmp_path, "-c", RESUMED.replace('retinanet.train(cfg, "straight"', "#"), name, "resume")
     straight, killed = (read_checkpoint(tmp_path / run / "checkpoints/last.pt") for run in ("straight", "killed"))
     assert straight.step == killed.step == 4 and straight.custom_parts == killed.custom_parts != ()
     for key, value in straight.weights().items():

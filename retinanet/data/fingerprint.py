@@ -21,7 +21,8 @@ def fingerprint(data: Dataset, uses: np.ndarray | None = None) -> dict[str, Any]
         uses: (I,) how often each image is used per epoch, which may depend on its objects; None: once.
 
     Returns: `names`, (I,) int64 hashes of the file names, or of the names of images that are not files; `sizes`, a
-        digest of the annotated sizes, which determine the aspect-ratio buckets; `uses`, a digest of `uses`, empty if it is None.
+        digest of the annotated sizes, which determine the aspect-ratio buckets; `uses`, a digest of `uses`, empty if
+        it is None.
     """
     return {
         "names": torch.tensor(_name_hashes(data.paths, is_file=data.source is None), dtype=torch.int64),

@@ -15,7 +15,8 @@ from torch import nn
 from retinanet.checkpoint.save import store_thresholds
 from retinanet.config import Config
 from retinanet.config.custom import check_part, part_name
-from retinanet.data.build import load_val_data, use_custom_data
+from retinanet.data.build import load_val_data
+from retinanet.data.custom import use_custom_data
 from retinanet.engine.evaluate import Evaluation, evaluate_dataset
 from retinanet.engine.run_files import is_detections_file, is_run_folder, run_folder_of, with_paths_of_run
 from retinanet.engine.run_folder import lock_folder

@@ -21,9 +21,10 @@ from retinanet.engine.callbacks import Callbacks
 from retinanet.engine.evaluate import Evaluation
 from retinanet.engine.metrics_log import MetricsLog
 from retinanet.engine.run_files import UNREADABLE_FILE
+from retinanet.engine.setup import Run
 from retinanet.errors import InputError
 from retinanet.formats.dataset import Dataset
-from retinanet.runtime.distributed import is_main
+from retinanet.runtime.distributed import gather, is_main, on_main
 from retinanet.structures import Unreadable
 
 TRAINING_IMAGES = 8  # shown at the start of a run
@@ -125,3 +126,15 @@ def open_recorder(
         CheckpointWriter(checkpoints) as writer,
     ):
         yield Recorder(Outputs(metrics_log, board, writer, quarantine, callbacks or Callbacks()))
+
+
+def record_unreadable(run: Run, recorder: Recorder) -> None:
+    """Record the images that any process failed to read since the last call. Collective.
+
+    Raises:
+        InputError: the number of unreadable images exceeds `data.max_unreadable`.
+    """
+    gathered = gather(run.state.unreadable)
+    run.state.unreadable = []
+    of_all = [image for images in gathered or [] for image in images]
+    on_main(lambda: recorder.record_unreadable(of_all, run.train_data))

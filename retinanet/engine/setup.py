@@ -12,7 +12,8 @@ from torchvision.transforms import v2
 from retinanet.checkpoint.file import read_checkpoint
 from retinanet.checkpoint.folder import CheckpointFolder
 from retinanet.config import Config
-from retinanet.data.build import check_batch_size, images_per_epoch, load_train_data, load_val_data, use_custom_data
+from retinanet.data.build import check_batch_size, images_per_epoch, load_train_data, load_val_data
+from retinanet.data.custom import use_custom_data
 from retinanet.detection.build import build_assignment
 from retinanet.engine.best import check_measurable
 from retinanet.engine.callbacks import Callbacks

@@ -15,15 +15,14 @@ from retinanet.data.build import build_reader, train_loader
 from retinanet.data.transfer import on_device
 from retinanet.engine.callbacks import Callback, build_callbacks
 from retinanet.engine.custom_parts import CustomParts, as_detector
-from retinanet.engine.divergence import ADVICE
 from retinanet.engine.evaluate import Evaluation, evaluate_dataset
 from retinanet.engine.nonfinite.respond import check_gradients
 from retinanet.engine.profiler import profiled
-from retinanet.engine.recorder import Recorder, open_recorder
+from retinanet.engine.recorder import Recorder, open_recorder, record_unreadable
 from retinanet.engine.result import TrainResult
 from retinanet.engine.run_files import Resume
 from retinanet.engine.run_folder import claim_folder, is_of_this_launch
-from retinanet.engine.run_report import write_run_report
+from retinanet.engine.run_report import finish, write_run_report
 from retinanet.engine.setup import Run, set_up_run
 from retinanet.engine.summary import announce
 from retinanet.engine.supervise import supervised
@@ -37,8 +36,8 @@ from retinanet.losses.detection import Criterion
 from retinanet.runtime.activity import Activity
 from retinanet.runtime.console import format_duration, progress
 from retinanet.runtime.device import compiled_graphs, resolve_precision
-from retinanet.runtime.distributed import broadcast, gather, is_main, is_restarted, on_main
-from retinanet.runtime.stop import StopRequest, write_preempted
+from retinanet.runtime.distributed import broadcast, is_main, is_restarted, on_main
+from retinanet.runtime.stop import StopRequest
 from retinanet.structures import Batch
 
 log = logging.getLogger(__name__)
@@ -293,32 +292,3 @@ def evaluate_and_record(
         state.step, metrics["AP"], metrics["AP50"], metrics["loss"], state.best.metric, state.best.value,
     )  # fmt: skip
     return metrics, evaluation
-
-
-def record_unreadable(run: Run, recorder: Recorder) -> None:
-    """Record the images that any process failed to read since the last call. Collective.
-
-    Raises:
-        InputError: the number of unreadable images exceeds `data.max_unreadable`.
-    """
-    gathered = gather(run.state.unreadable)
-    run.state.unreadable = []
-    of_all = [image for images in gathered or [] for image in images]
-    on_main(lambda: recorder.record_unreadable(of_all, run.train_data))
-
-
-def finish(run: Run, result: TrainResult) -> None:
-    """Log the end of a run and check that its last checkpoint was written. Collective.
-
-    Raises:
-        InputError: the last checkpoint was not written.
-    """
-    done = f"stopped by {result.stopped_by} after" if result.stopped_by else "trained"
-    log.info("%s %d steps in %s; checkpoints are in %s",
-             done, result.step, format_duration(result.seconds), run.checkpoints.folder)  # fmt: skip
-    if result.diverged:
-        log.warning("training diverged: the weights of the last checkpoint are unusable. %s", ADVICE)
-    # Every process raises the error: otherwise torchrun would kill the others as soon as one exits with an error.
-    on_main(lambda: run.checkpoints.check_saved(result.step))
-    if result.stopped_by and result.is_preempted and is_main():
-        write_preempted(run.folder, step=result.step, signal_name=result.stopped_by)
