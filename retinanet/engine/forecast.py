@@ -2,6 +2,8 @@
 
 import time
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -12,7 +14,7 @@ from retinanet.data.build import build_padded_shapes, images_per_epoch
 from retinanet.engine.schedule import run_length
 from retinanet.formats.dataset import Dataset
 from retinanet.model.detector import Detector
-from retinanet.model.retinanet import build_model
+from retinanet.model.retinanet import build_model, is_retinanet
 from retinanet.runtime.console import format_duration
 from retinanet.runtime.device import autocast, memory_format_for
 from retinanet.runtime.distributed import world_size
@@ -49,6 +51,10 @@ def forecast(
     count = max(1, min(round(ENOUGH_PIXELS / (height * width)), int(per_process / cfg.train.accumulate)))
     images = torch.zeros(count, 3, height, width, dtype=torch.uint8, device=device)
     image_sizes = torch.tensor([shape] * count, device=device)
+    network: Callable[[], object] = partial(model, images, image_sizes)
+    if is_retinanet(model):
+        pixels = images.float().contiguous(memory_format=model.memory_format)
+        network = partial(model.outputs, pixels)
     was_training = model.training
     model.eval()  # preserves the batch norm statistics
     seconds: list[float] = []
@@ -56,7 +62,7 @@ def forecast(
         while len(seconds) < 3 and sum(seconds) < 2.0:  # the first pass is slower
             start = time.perf_counter()
             with torch.no_grad(), autocast(device, dtype):
-                model(images, image_sizes)
+                network()
             seconds.append(time.perf_counter() - start)
     finally:
         model.train(was_training)
