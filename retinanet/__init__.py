@@ -7,6 +7,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from retinanet.config import Config as Config
     from retinanet.config.load import load_config as load_config
+    from retinanet.engine.callbacks import Callback as Callback
     from retinanet.engine.evaluate_checkpoint import evaluate_checkpoint as evaluate
     from retinanet.engine.train import train as train
     from retinanet.errors import InputError as InputError
@@ -22,6 +23,7 @@ __version__ = "0.2.0.dev0"
 
 # Public name -> (module, name in that module). Imported on first use, so `retinanet --help` does not import torch.
 _PUBLIC = {
+    "Callback": ("retinanet.engine.callbacks", "Callback"),
     "Config": ("retinanet.config", "Config"),
     "Detections": ("retinanet.structures", "Detections"),
     "FocalLoss": ("retinanet.losses.focal", "FocalLoss"),
@@ -36,6 +38,7 @@ _PUBLIC = {
     "train": ("retinanet.engine.train", "train"),
 }
 __all__ = [
+    "Callback",
     "Config",
     "Detections",
     "FocalLoss",

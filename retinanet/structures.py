@@ -85,6 +85,8 @@ class HeadOutputs(NamedTuple):
     class_logits: list[Tensor]  # L x (B, A_l, K); K + 1 with softmax, background last
     box_deltas: list[Tensor]  # L x (B, A_l, 4)
     anchors: list[Tensor]  # L x (H_l, W_l, a, 4) with a anchors per grid cell: A_l = H_l * W_l * a
+    # L x (B, A_l), or empty: logits of the quality of boxes, such as their IoU, whose sigmoid multiplies the scores
+    quality: Sequence[Tensor] = ()
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -1,96 +1,91 @@
-"""Follow docs/extending.md word for word in a copy of the package."""
+"""Run the files of docs/extending.md as a user would, next to the package."""
 
-import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from retinanet.data.synthetic.shapes import write_shapes
-from tests.helpers.markdown import apply_edit, blocks_in, commands_in
+from retinanet.checkpoint.file import read_checkpoint
+from tests.helpers.markdown import blocks_in
+from tests.helpers.metrics import metrics_without_times
 
 REPO = Path(__file__).parent.parent
-BLOCKS = blocks_in(REPO / "docs" / "extending.md")
-SECTIONS = list(dict.fromkeys(block.section for block in BLOCKS if block.language == "diff"))
-NEW_FILE = re.compile(r"# (\S+/\S+\.\w+)\n\n?")  # the first line of a block that contains a whole file
+FILES = {
+    found[1]: block.text
+    for block in blocks_in(REPO / "docs" / "extending.md")
+    if block.language == "python" and (found := re.match(r"# (\w+)\.py\n", block.text))
+}
+EXAMPLES = [name for name in FILES if name != "settings"]
 
+# Train without a pause, then again to step 2 and, in another call, from there.
+RESUMED = """
+import sys
+import retinanet
+example = __import__(sys.argv[1])
+from settings import DATA, load_settings
+data = [] if "dataset" in example.parts() else DATA
+cfg = load_settings(*data, getattr(example, "SIZES", "train.seed=0"), "train.deterministic=true", "data.workers=0")
+retinanet.train(cfg, "straight", **example.parts())
 
-# The tests and the commands of a section, in one process: most of the time is spent on imports.
-FOLLOWED = """
-import json, os, runpy, sys
-import pytest
-root, tests, commands = json.loads(sys.argv[1])
-assert pytest.main(["-q", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", root, *tests]) == 0
-for sys.argv in commands:
-    start = runpy.run_path if sys.argv[0].endswith(".py") else runpy.run_module
-    try:
-        start(sys.argv[0], run_name="__main__")
-    except SystemExit as end:
-        assert not end.code, sys.argv
+class Stop(retinanet.Callback):
+    def on_log(self, step, metrics):
+        if step == 3:
+            import os, signal
+            os.kill(os.getpid(), signal.SIGKILL)
+
+if sys.argv[2] == "kill":
+    parts = example.parts()
+    retinanet.train(cfg, "killed", **parts | {"callbacks": [*parts.get("callbacks", ()), Stop()]})
+retinanet.train(cfg, "killed", **example.parts(), resume=True)
 """
 
 
-def copy_package(root: Path) -> None:
-    ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(REPO / "retinanet", root / "retinanet", ignore=ignored)
-    shutil.copytree(REPO / "tests" / "helpers", root / "tests" / "helpers", ignore=ignored)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with the files of the guide and their images."""
+    folder = tmp_path_factory.mktemp("guide")
+    for name, text in FILES.items():
+        (folder / f"{name}.py").write_text(text, encoding="utf-8")
+    run(folder, "settings.py")
+    return folder
 
 
-def follow_edits(section: str, root: Path) -> list[Path]:
-    """Create the new files and apply the edits of a section. Return the new files."""
-    new_files = []
-    for block in BLOCKS:
-        if block.section != section:
-            continue
-        if block.language == "diff":
-            apply_edit(block.text, root)
-        elif block.language == "python" and (header := NEW_FILE.match(block.text)):
-            file = root / header[1]
-            assert not file.exists(), f"{header[1]} already exists"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(block.text[header.end() :], encoding="utf-8")
-            new_files.append(file)
-    return new_files
-
-
-def run(root: Path, *arguments: str) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+def run(folder: Path, *arguments: str, code: int = 0) -> str:
+    environment = {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{REPO}", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, *arguments], cwd=root, env=environment, capture_output=True, text=True, timeout=600
+        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=600
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
 
 
-def test_guide_covers_every_kind_of_extension():
-    assert {section.split()[-1] for section in SECTIONS} == {"backbone", "loss", "format", "metric"}
-
-
-@pytest.mark.parametrize("section", SECTIONS)
-def test_edits_in_the_guide_apply_and_the_result_compiles(section, tmp_path):
-    copy_package(tmp_path)
-    follow_edits(section, tmp_path)
-    run(tmp_path, "-m", "compileall", "-q", "retinanet", "tests")
+def test_guide_has_an_example_of_every_part():
+    assert set(EXAMPLES) == {"sqlite_data", "poly_loss", "convnext_backbone", "iou_branch", "callback"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("section", SECTIONS)
-def test_tests_and_commands_in_the_guide_succeed(section, tmp_path):
-    copy_package(tmp_path)
-    write_shapes(tmp_path / "datasets" / "shapes", num_train=8, num_val=4, progress=False)
-    new_files = follow_edits(section, tmp_path)
-    tests = [str(file) for file in new_files if file.name.startswith("test_")]
-    assert tests, f"{section} shows no test"
-    commands = [
-        words
-        for block in BLOCKS
-        if block.section == section and block.language == "bash"
-        for words in commands_in(block.text)
-        if words[0] in ("retinanet", "python")
-    ]
-    assert commands, f"{section} shows no command"
-    programs = [words[1:] if words[0] == "python" else words for words in commands]
-    run(tmp_path, "-c", FOLLOWED, json.dumps([str(tmp_path), tests, programs]))
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_example_trains_evaluates_and_predicts(name, folder):
+    output = run(folder, f"{name}.py")
+    if name == "callback":
+        assert "step 4: AP " in output
+    else:
+        assert "Detections(" in output and f"{name}." in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in EXAMPLES if name != "callback"])
+def test_killed_run_with_the_example_resumes_bit_for_bit(name, folder, tmp_path):
+    for file in ("shapes", *(f"{each}.py" for each in FILES)):
+        (tmp_path / file).symlink_to(folder / file)
+    run(tmp_path, "-c", RESUMED, name, "kill", code=-9)
+    assert not (tmp_path / "killed/checkpoints/step_00000004.pt").exists()
+    run(tmp_path, "-c", RESUMED.replace('retinanet.train(cfg, "straight"', "#"), name, "resume")
+    straight, killed = (read_checkpoint(tmp_path / run / "checkpoints/last.pt") for run in ("straight", "killed"))
+    assert straight.step == killed.step == 4 and straight.custom_parts == killed.custom_parts != ()
+    for key, value in straight.weights().items():
+        assert value.equal(killed.weights()[key]), key
+    assert metrics_without_times(tmp_path / "killed") == metrics_without_times(tmp_path / "straight")

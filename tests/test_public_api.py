@@ -8,6 +8,7 @@ import pytest
 import retinanet
 
 PUBLIC = [
+    "Callback",
     "Config",
     "Detections",
     "FocalLoss",

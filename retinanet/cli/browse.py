@@ -162,6 +162,10 @@ def open_run(folder: Path, overrides: list[str]) -> "tuple[Collection, SampleRea
         raise InputError(f"{file}: does not exist; run `retinanet eval {folder}` first")
     checkpoint = read_checkpoint(find_checkpoint(folder))
     cfg = with_overrides(with_paths_of_run(checkpoint.config, folder), overrides, f"{folder} with overrides")
+    if cfg.custom.val_data and not cfg.data.has_validation:
+        raise InputError(
+            f"{folder}: its validation set, {cfg.custom.val_data}, was passed in Python; set data.val to browse"
+        )
     dataset = load_val_data(cfg, checkpoint.class_names)
     collection = collect_detections(str(folder), dataset, read_results(file, dataset))
     return collection, build_reader(cfg, dataset, [], seed=0)

@@ -90,6 +90,11 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         start = what_to_start(arguments.config, arguments.output, arguments.resume)
         cfg = load_config(start.config, arguments.overrides)
+    if cfg.custom.described and not arguments.print_config:
+        raise InputError(
+            f"{start.config}: the run uses custom parts ({', '.join(cfg.custom.described)}), which a command cannot "
+            f"load; train or resume it in Python: retinanet.train(..., {str(start.folder)!r}, ..., resume=True)"
+        )
     if arguments.print_config:
         print(config_to_yaml(cfg), end="")
         return 0

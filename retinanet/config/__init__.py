@@ -2,6 +2,7 @@
 
 from retinanet.config.assignment import AssignmentConfig, ATSSAssignmentConfig, IoUAssignmentConfig
 from retinanet.config.base import StrictModel
+from retinanet.config.custom import CustomConfig
 from retinanet.config.data import DataConfig, DataSource, MergedClass, ResizeConfig, Sources
 from retinanet.config.evaluation import EvaluationConfig
 from retinanet.config.inference import InferenceConfig, PostprocessConfig
@@ -66,6 +67,7 @@ __all__ = [
     "CosineSchedule",
     "CropTransform",
     "CrossEntropyConfig",
+    "CustomConfig",
     "DIoUConfig",
     "DataConfig",
     "DataSource",

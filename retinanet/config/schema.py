@@ -4,12 +4,13 @@ Defaults are defined only in this package; `load.py` merges them with the values
 and commands read a config. The schema rejects keys that contradict each other and names them in the error.
 """
 
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
-from pydantic import model_validator
+from pydantic import SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from retinanet.config.assignment import AssignmentConfig, IoUAssignmentConfig
 from retinanet.config.base import MAY_CHANGE_ON_RESUME, NO_EFFECT_ON_RESULTS, StrictModel
+from retinanet.config.custom import CustomConfig
 from retinanet.config.data import DataConfig
 from retinanet.config.evaluation import EvaluationConfig
 from retinanet.config.inference import InferenceConfig, PostprocessConfig
@@ -39,9 +40,39 @@ class Config(StrictModel):
     """Batches, optimizer, schedule, checkpoints and evaluation."""
     device: Annotated[str, MAY_CHANGE_ON_RESUME, NO_EFFECT_ON_RESULTS] = "auto"
     """Device: auto (an accelerator if available, or the CPU), cpu, cuda, cuda:1, mps, or another torch device."""
+    custom: CustomConfig = CustomConfig()
+    """Parts passed in Python."""
+
+    @model_serializer(mode="wrap")
+    def without_replaced(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Omit the keys that a custom part replaces, and `custom` if there are no such parts."""
+        values: dict[str, Any] = handler(self)
+        if not self.custom.described:
+            values.pop("custom", None)
+        for key in self.custom.replaced:
+            section, _, name = key.partition(".")
+            if not name:
+                values.pop(section, None)
+            elif section in values:
+                values[section].pop(name, None)
+        return values
+
+    @model_validator(mode="after")
+    def replaced_keys_are_not_set(self) -> Self:
+        custom = self.custom
+        for part, section, is_set in (
+            (custom.model, "model", self.model != ModelConfig()),
+            (custom.class_loss, "loss.classification", self.loss.classification != LossConfig().classification),
+            (custom.loss, "loss", self.loss != LossConfig()),
+        ):
+            if part is not None and is_set:
+                raise ValueError(f"{section} has no effect with the custom part {part}; remove these keys")
+        return self
 
     @model_validator(mode="after")
     def loss_matches_activation(self) -> Self:
+        if self.custom.model or self.custom.class_loss or self.custom.loss:
+            return self  # checked when the run starts
         loss, activation = self.loss.classification.type, self.model.class_activation
         needs_background = self.loss.classification.has_background_logit
         if needs_background != self.model.has_background_logit:

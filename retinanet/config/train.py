@@ -23,6 +23,7 @@ CompileSetting = Literal["auto"] | bool
 LRScaling = Literal["linear", "sqrt"]
 NonFiniteAction = Literal["stop", "skip"]
 BestMetric = Literal[APMetric, "loss"]
+Tracker = Literal["wandb", "mlflow", "trackio"]
 
 
 class SGDConfig(StrictModel):
@@ -120,6 +121,9 @@ class TrainConfig(StrictModel):
     """Whether to allow `norm: batch` with several processes, each of which then normalises over its own images only."""
     log_every: Annotated[Count, MAY_CHANGE_ON_RESUME, NO_EFFECT_ON_RESULTS] = 20
     """Number of steps between log lines."""
+    trackers: Annotated[tuple[Tracker, ...], MAY_CHANGE_ON_RESUME, NO_EFFECT_ON_RESULTS] = ()
+    """Services to log to besides TensorBoard: wandb (Weights & Biases), mlflow, trackio. They are configured by their
+    own environment variables, such as WANDB_PROJECT and MLFLOW_TRACKING_URI."""
     save_every: Annotated[Count | None, MAY_CHANGE_ON_RESUME, NO_EFFECT_ON_RESULTS] = None
     """Number of steps between checkpoints; null: one epoch, or enough epochs for at least 20 steps."""
     eval_every: Count | None = None

@@ -20,11 +20,12 @@ def fingerprint(data: Dataset, uses: np.ndarray | None = None) -> dict[str, Any]
     Args:
         uses: (I,) how often each image is used per epoch, which may depend on its objects; None: once.
 
-    Returns: `names`, (I,) int64 hashes of the file names; `sizes`, a digest of the annotated sizes, which determine the
-        aspect-ratio buckets; `uses`, a digest of `uses`, empty if it is None.
+    Returns: `names`, (I,) int64 hashes of the file names, or of the names of images that are not files; `sizes`, a
+        digest of the annotated sizes, which determine the aspect-ratio buckets; `uses`, a digest of `uses`, empty if
+        it is None.
     """
     return {
-        "names": torch.tensor(_name_hashes(data.paths), dtype=torch.int64),
+        "names": torch.tensor(_name_hashes(data.paths, is_file=data.source is None), dtype=torch.int64),
         "sizes": _digest(data.sizes, "<i8"),
         "uses": "" if uses is None else _digest(uses.round(9), "<f8"),
     }
@@ -76,7 +77,7 @@ def check_same_images(
             f"{removed.total()} are missing, {added.total()} are new{example}; resume with the same images, or start a "
             "new run"
         )
-    known = (removed & Counter(_name_hashes(unreadable))).total()
+    known = (removed & Counter(_name_hashes(unreadable, is_file=data.source is None))).total()
     what = (
         f"lacks {removed.total()} of the {earlier.total()} images it had, {known} of them recorded as unreadable"
         if removed
@@ -85,8 +86,8 @@ def check_same_images(
     return f"{checkpoint}: data.train now {what}: the sample order changes from here on"
 
 
-def _name_hashes(paths: Iterable[str]) -> list[int]:
-    """Hash each file name to signed 64 bits, without folder and extension, so files may be moved or converted."""
-    names = (os.path.splitext(os.path.basename(path))[0] for path in paths)
+def _name_hashes(paths: Iterable[str], *, is_file: bool) -> list[int]:
+    """Hash each name to signed 64 bits; file names without folder and extension, so files may be moved or converted."""
+    names = (os.path.splitext(os.path.basename(path))[0] if is_file else path for path in paths)
     digests = (hashlib.blake2b(name.encode(errors="surrogateescape"), digest_size=8).digest() for name in names)
     return [int.from_bytes(digest, "little", signed=True) for digest in digests]

@@ -142,13 +142,21 @@ class SampleReader:
             InputError: the image cannot be read, or its size differs from the annotated size.
         """
         record = self.dataset.image(index)
+        if self.dataset.source is not None:
+            # Transforms may change the image in place, but the source may keep its images.
+            image = self.dataset.read_image(index, channels=self.settings.channels).clone()
+            return _sample(image, record)
         with open_bands(record.path, self.settings) as opened:
             is_shown = annotated_as_displayed(record, opened.header)
             image = opened.decode(apply_orientation=is_shown)
-        return Sample(
-            image=image,
-            boxes=torch.from_numpy(record.boxes),
-            labels=torch.from_numpy(record.labels),
-            is_crowd=torch.from_numpy(record.is_crowd),
-            is_complete=None if record.is_complete is None else torch.from_numpy(record.is_complete),
-        )
+        return _sample(image, record)
+
+
+def _sample(image: torch.Tensor, record: ImageRecord) -> Sample:
+    return Sample(
+        image=image,
+        boxes=torch.from_numpy(record.boxes),
+        labels=torch.from_numpy(record.labels),
+        is_crowd=torch.from_numpy(record.is_crowd),
+        is_complete=None if record.is_complete is None else torch.from_numpy(record.is_complete),
+    )

@@ -39,6 +39,8 @@ class Postprocess:
         max_detections: maximum number of detections per image, over all levels and classes.
         background_logit: whether the last logit is for background. Scores are then a softmax, and background is never a
             candidate; otherwise, the score of a class is the sigmoid of its logit.
+
+    If the outputs contain `quality`, each score is multiplied by its sigmoid.
     """
 
     def __init__(
@@ -77,7 +79,10 @@ class Postprocess:
     def _candidates(self, outputs: HeadOutputs) -> tuple[Tensor, Tensor, Tensor]:
         """Select the top k candidates of each level before decoding: scores (B, C), boxes (B, C, 4), labels (B, C)."""
         scores_per_level, boxes_per_level, labels_per_level = [], [], []
-        for logits, deltas, anchors in zip(outputs.class_logits, outputs.box_deltas, outputs.anchors, strict=True):
+        quality_per_level = outputs.quality or [None] * len(outputs.anchors)
+        for logits, deltas, anchors, quality in zip(
+            outputs.class_logits, outputs.box_deltas, outputs.anchors, quality_per_level, strict=True
+        ):
             # Softmax logits are comparable only within an anchor, probabilities across all anchors.
             if self.background_logit:
                 ranked = logits.softmax(dim=-1, dtype=torch.float32)[..., :-1]  # (B, A_l, K)
@@ -86,11 +91,16 @@ class Postprocess:
             num_classes = ranked.shape[-1]
             # The best k pairs belong to the k anchors with the best top class; a maximum is cheaper than a ranking.
             best_class = ranked.amax(dim=-1)  # (B, A_l)
+            if quality is not None:
+                quality = quality.float().sigmoid()  # (B, A_l)
+                best_class = quality * (best_class if self.background_logit else best_class.float().sigmoid())
             anchor = best_class.topk(min(self.top_k, best_class.shape[1]), dim=1, sorted=False).indices
             rows = ranked.gather(1, anchor[..., None].expand(-1, -1, num_classes))
             # Rank by probability, like every reference implementation: different logits may round to the same score.
-            scores = (rows if self.background_logit else rows.float().sigmoid()).flatten(1)
-            scores, pair = scores.topk(min(self.top_k, scores.shape[1]), dim=1)
+            scores = rows if self.background_logit else rows.float().sigmoid()  # (B, k, K)
+            if quality is not None:
+                scores = scores * quality.gather(1, anchor)[..., None]
+            scores, pair = scores.flatten(1).topk(min(self.top_k, anchor.shape[1] * num_classes), dim=1)
             anchor = anchor.gather(1, pair // num_classes)  # (B, k)
             deltas = deltas.gather(1, anchor[..., None].expand(-1, -1, 4)).float()
             scores_per_level.append(scores)

@@ -9,12 +9,12 @@ from retinanet.config import Config
 from retinanet.data.build import train_loader
 from retinanet.data.transfer import on_device
 from retinanet.engine.nonfinite.respond import check_gradients
-from retinanet.engine.recorder import open_recorder
+from retinanet.engine.recorder import open_recorder, record_unreadable
 from retinanet.engine.setup import Run, set_up_run
 from retinanet.engine.summary import announce, kept
 from retinanet.engine.supervise import supervised
 from retinanet.engine.timing import MEASURED_STEPS, WARM_UP_STEPS, FirstSteps, RunTimer
-from retinanet.engine.train import evaluate, evaluate_and_record, log_step, record_unreadable, save, take_step
+from retinanet.engine.train import evaluate, evaluate_and_record, log_step, save, take_step
 from retinanet.runtime.activity import Activity
 from retinanet.runtime.console import format_bytes, format_duration
 from retinanet.runtime.distributed import broadcast, on_main

@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,12 @@ from retinanet.runtime.distributed import launch_id
 PACKAGES = ("torch", "torchvision", "torchcodec", "hotcoco", "pycocotools", "pydantic", "numpy", "pillow")
 
 
-def environment_record() -> dict[str, Any]:
-    """Versions, hardware, source commit and command line of this process, as JSON-serialisable values."""
+def environment_record(custom_parts: Sequence[str] = ()) -> dict[str, Any]:
+    """Versions, hardware, source commit and command line of this process, as JSON-serialisable values.
+
+    Args:
+        custom_parts: parts of the run that were passed in Python; see `CustomConfig.described`.
+    """
     packages = {}
     for package in PACKAGES:
         try:
@@ -35,14 +40,15 @@ def environment_record() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "command": sys.argv,
+        "custom_parts": list(custom_parts),
         "folder": os.getcwd(),  # relative paths in the config are relative to it
         "launch": launch_id(),
     }
 
 
-def write_environment(file: Path) -> None:
+def write_environment(file: Path, custom_parts: Sequence[str] = ()) -> None:
     """Write the environment record as JSON."""
-    file.write_text(json.dumps(environment_record(), indent=2) + "\n", encoding="utf-8")
+    file.write_text(json.dumps(environment_record(custom_parts), indent=2) + "\n", encoding="utf-8")
 
 
 def _git_commit() -> str | None:

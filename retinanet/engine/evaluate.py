@@ -14,8 +14,9 @@ from retinanet.detection.build import build_assignment
 from retinanet.detection.postprocess import Postprocess, build_postprocess
 from retinanet.evaluation.coco import CocoScores, score_detections
 from retinanet.formats.dataset import Dataset
-from retinanet.losses.build import build_loss
-from retinanet.losses.detection import DetectionLoss
+from retinanet.losses.build import build_criterion
+from retinanet.losses.class_loss import ClassLoss
+from retinanet.losses.detection import Criterion
 from retinanet.runtime.console import progress
 from retinanet.runtime.distributed import gather, is_main, rank, world_size
 from retinanet.structures import Batch, Detections
@@ -45,6 +46,7 @@ def evaluate_dataset(
     data: Dataset,
     *,
     device: torch.device,
+    loss: ClassLoss | Criterion | None = None,
     on_batch: Callable[[Batch | None], None] = lambda batch: None,
 ) -> Evaluation | None:
     """Evaluate a network on a dataset, using the image sizes, postprocessing, assignment and loss from a config.
@@ -54,11 +56,15 @@ def evaluate_dataset(
 
     Args:
         network: called as `network(images, image_sizes)`; returns `HeadOutputs`.
+        loss: a loss passed in Python; None: that of the config.
         on_batch: called with each batch before the model runs on it, and with None before the detections are scored.
 
     Returns: the evaluation on the main process, None on all others.
     """
     # Divide whole batches among the processes, which makes the results independent of their number.
+    criterion = build_criterion(cfg.loss, loss, num_classes=len(data.class_names))
+    if isinstance(criterion, nn.Module):
+        criterion.to(device)
     own_batches = build_eval_sampler(cfg, data)[rank() :: world_size()]
 
     def batches() -> Iterator[Batch]:
@@ -72,7 +78,7 @@ def evaluate_dataset(
         batches(),
         data,
         postprocess=build_postprocess(cfg.postprocess, background_logit=cfg.model.has_background_logit),
-        criterion=build_loss(cfg.loss, num_classes=len(data.class_names)),
+        criterion=criterion,
         assign=build_assignment(cfg.assignment),
         device=device,
         num_batches=len(own_batches),
@@ -87,7 +93,7 @@ def evaluate_batches(
     data: Dataset,
     *,
     postprocess: Postprocess,
-    criterion: DetectionLoss,
+    criterion: Criterion,
     assign: Assign,
     device: torch.device,
     num_batches: int | None = None,
@@ -128,5 +134,5 @@ def evaluate_batches(
     # fsum is exact, so the sums do not depend on how the batches were divided among the processes.
     class_loss, box_loss, num_positive = map(math.fsum, zip(*sums_of_all, strict=True))
     num_positive = max(num_positive, 1.0)
-    losses = {"class_loss": class_loss / num_positive, "box_loss": box_loss / num_positive}
-    return Evaluation(scores, detections, {"loss": sum(losses.values()), **losses})
+    means = {"class_loss": class_loss / num_positive, "box_loss": box_loss / num_positive}
+    return Evaluation(scores, detections, {"loss": sum(means.values()), **means})

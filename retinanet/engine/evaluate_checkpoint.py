@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
 from retinanet.checkpoint.file import resolve_checkpoint
 from retinanet.checkpoint.save import store_thresholds
 from retinanet.config import Config
+from retinanet.config.custom import check_part, part_name
 from retinanet.data.build import load_val_data
+from retinanet.data.custom import use_custom_data
 from retinanet.engine.evaluate import Evaluation, evaluate_dataset
 from retinanet.engine.run_files import is_detections_file, is_run_folder, run_folder_of, with_paths_of_run
 from retinanet.engine.run_folder import lock_folder
@@ -23,8 +26,12 @@ from retinanet.evaluation.coco import score_detections
 from retinanet.evaluation.results_file import read_results
 from retinanet.evaluation.selection import select_classes, select_detections, select_images
 from retinanet.formats.coco.results import coco_results
+from retinanet.formats.custom import CustomDataset
 from retinanet.formats.dataset import Dataset
 from retinanet.inference.predictor import Predictor, Weights
+from retinanet.losses.class_loss import ClassLoss
+from retinanet.losses.custom import check_loss
+from retinanet.losses.detection import Criterion
 from retinanet.runtime.device import set_determinism
 from retinanet.runtime.distributed import is_main, on_main, process_group
 from retinanet.runtime.logging import start_logging
@@ -73,7 +80,13 @@ class Evaluated(NamedTuple):
 
 
 def evaluate_checkpoint(
-    checkpoint: str | Path, overrides: str | Sequence[str] = (), *, output: str | Path | None = None
+    checkpoint: str | Path,
+    overrides: str | Sequence[str] = (),
+    *,
+    output: str | Path | None = None,
+    dataset: CustomDataset | Dataset | None = None,
+    model: nn.Module | None = None,
+    loss: ClassLoss | Criterion | None = None,
 ) -> Evaluation | None:
     """Detect objects in the validation set named in a checkpoint's config, and score the detections.
 
@@ -85,14 +98,16 @@ def evaluate_checkpoint(
         checkpoint: file written during training, which includes the config and the class names.
         overrides: changes to keys of that config, such as `postprocess.nms_iou=0.6`.
         output: folder for `evaluation.json` (metrics) and `detections.json` (COCO results); None writes no files.
+        dataset: the validation set; None: that of the config.
+        model, loss: the custom parts that the checkpoint was trained with; see `train`.
 
     Returns: scores, losses and detections. Under torchrun, the images are divided among the processes, and all
         processes except the main one return None.
 
     Raises:
-        InputError: the checkpoint, an override or the validation set cannot be used.
+        InputError: the checkpoint, an override or the validation set cannot be used, or a custom part is missing.
     """
-    evaluated = evaluate_model(checkpoint, overrides, output=output)
+    evaluated = evaluate_model(checkpoint, overrides, output=output, dataset=dataset, model=model, loss=loss)
     return None if evaluated is None else evaluated.evaluation
 
 
@@ -101,6 +116,9 @@ def evaluate_model(
     overrides: str | Sequence[str] = (),
     *,
     output: str | Path | None = None,
+    dataset: CustomDataset | Dataset | None = None,
+    model: nn.Module | None = None,
+    loss: ClassLoss | Criterion | None = None,
     weights: Weights | None = None,
     images: str | None = None,
     against: Path | None = None,
@@ -108,35 +126,63 @@ def evaluate_model(
     """Evaluate a checkpoint as `evaluate_checkpoint` does, and return the dataset as well.
 
     Args:
+        dataset, model, loss: see `evaluate_checkpoint`.
         weights: see `Predictor.from_checkpoint`.
         images: the images to use; see `select_images`. None: all.
         against: another checkpoint or detections file; its detections on the same images are returned as well.
             Overrides of `OVERRIDES_FOR_BOTH` apply to that checkpoint, too.
     """
     exit_if_spawned()
-    predictor = Predictor.from_checkpoint(checkpoint, overrides, weights=weights, use_thresholds=False)
+    predictor = Predictor.from_checkpoint(checkpoint, overrides, model=model, weights=weights, use_thresholds=False)
     cfg, folder = predictor.cfg, None if output is None else Path(output)
+    check_custom_parts(checkpoint, cfg, dataset=dataset, loss=loss)
+    if loss is not None:
+        check_loss(loss, background_logit=cfg.model.has_background_logit)
     set_determinism(cfg.train.deterministic)  # the algorithms of the run
     with process_group(predictor.device, timeout=cfg.train.stall_timeout), workers_explained():
         start_logging(silent=not is_main())
         cfg = _with_paths_of_run(cfg, Path(checkpoint))
-        all_data = load_val_data(cfg, predictor.class_names)
+        if dataset is None:
+            all_data, annotations = load_val_data(cfg, predictor.class_names), annotations_of(cfg)
+        else:
+            all_data, annotations = use_custom_data(cfg, dataset, predictor.class_names), [part_name(dataset)]
         chosen = None if images is None else select_images(all_data, images).tolist()
         data = all_data if chosen is None else all_data.subset(chosen)
         if folder is not None:
             on_main(lambda: make_folder(folder))
-        evaluation = evaluate_dataset(cfg, predictor.model, data, device=predictor.device)
+        evaluation = evaluate_dataset(cfg, predictor.model, data, device=predictor.device, loss=loss)
         source = {
             "checkpoint": str(checkpoint),
             "file": resolve_checkpoint(Path(checkpoint)).name,  # best.pt may lead to another file later
             "weights": weights,
             "overrides": [overrides] if isinstance(overrides, str) else list(overrides),
-            "annotations": _annotations(cfg),
+            "annotations": annotations,
         }
         if evaluation is not None and folder is not None:
             write_evaluation(folder, evaluation, data, source)
         other = None if against is None else _detections_of(against, all_data, chosen, overrides)
     return None if evaluation is None else Evaluated(cfg, data, evaluation, source, other)
+
+
+def check_custom_parts(
+    checkpoint: str | Path,
+    cfg: Config,
+    *,
+    dataset: CustomDataset | Dataset | None = None,
+    loss: ClassLoss | Criterion | None = None,
+) -> None:
+    """Check that an evaluation gets the custom loss and validation set of a run, unless its config names another set.
+
+    Raises:
+        InputError: a part is missing.
+    """
+    call = f"retinanet.evaluate({str(checkpoint)!r}, {'model=..., ' if cfg.custom.model else ''}"
+    name = None if loss is None else part_name(loss)
+    recorded = cfg.custom.class_loss or cfg.custom.loss
+    check_part("loss", recorded, name, source=str(checkpoint), how=f"{call}loss=...)")
+    if dataset is None and not cfg.data.has_validation:
+        data = cfg.custom.val_data
+        check_part("val_data", data, None, source=str(checkpoint), how=f"{call}dataset=...), or set data.val")
 
 
 def evaluate_file(
@@ -164,7 +210,7 @@ def evaluate_file(
     data = all_data if chosen is None else all_data.subset(chosen)
     found = _read(detections, all_data, chosen)
     scores = score_detections(data, found, max_detections=cfg.evaluation.max_detections)
-    source = {"detections": str(detections), "annotations": _annotations(cfg)}
+    source = {"detections": str(detections), "annotations": annotations_of(cfg)}
     evaluated = Evaluated(cfg, data, Evaluation(scores, found, {}), source)
     if output is not None:
         write_metrics(output, evaluated.metrics)
@@ -181,7 +227,10 @@ def _read(file: Path, data: Dataset, chosen: Sequence[int] | None) -> dict[int, 
     return {position: found[index] for position, index in enumerate(chosen) if index in found}
 
 
-def _annotations(cfg: Config) -> list[str]:
+def annotations_of(cfg: Config) -> list[str]:
+    """The paths of the validation set in a config, or the name of one that was passed in Python."""
+    if cfg.custom.val_data and not cfg.data.val:
+        return [cfg.custom.val_data]
     return [item.annotations for item in cfg.data.val or cfg.data.train]
 
 
@@ -204,6 +253,7 @@ def _detections_of(
             "compare models with the same classes"
         )
     own_labels = select_classes(data if chosen is None else data.subset(chosen), predictor.class_names)
+    check_custom_parts(path, predictor.cfg, dataset=own_labels)
     evaluation = evaluate_dataset(predictor.cfg, predictor.model, own_labels, device=predictor.device)
     if evaluation is None:
         return None

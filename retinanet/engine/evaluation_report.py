@@ -75,7 +75,8 @@ def explain(evaluated: Evaluated, *, with_anchors: bool) -> Explanation:
     ap = scores.metrics["AP"]
     trained_ap = recorded_ap(Path(source["checkpoint"]), data) if "checkpoint" in source else None
     is_low = needs_explanation(ap, trained_ap)
-    anchors = anchor_fit(evaluated.cfg, data) if evaluated.is_of_network and (is_low or with_anchors) else None
+    has_anchors = evaluated.is_of_network and not evaluated.cfg.custom.model  # known, as those of the config
+    anchors = anchor_fit(evaluated.cfg, data) if has_anchors and (is_low or with_anchors) else None
     if not is_low:
         return Explanation([], anchors)
     diagnoses = diagnose(
@@ -97,6 +98,8 @@ def facts_of_evaluation(evaluated: Evaluated) -> dict[str, str]:
         path = Path(evaluated.source["checkpoint"])
         target = read_link(path)
         facts = {"checkpoint": str(path) + (f" ({target})" if target else ""), **facts}
+    if evaluated.cfg.custom.described:
+        facts["custom parts"] = ", ".join(evaluated.cfg.custom.described)
     if notes := settings_that_change_ap(evaluated.cfg):
         facts["note"] = "; ".join(notes)
     return facts

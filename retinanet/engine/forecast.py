@@ -2,6 +2,8 @@
 
 import time
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -11,7 +13,8 @@ from retinanet.config.load import load_config
 from retinanet.data.build import build_padded_shapes, images_per_epoch
 from retinanet.engine.schedule import run_length
 from retinanet.formats.dataset import Dataset
-from retinanet.model.retinanet import RetinaNet, build_model
+from retinanet.model.detector import Detector
+from retinanet.model.retinanet import build_model, is_retinanet
 from retinanet.runtime.console import format_duration
 from retinanet.runtime.device import autocast, memory_format_for
 from retinanet.runtime.distributed import world_size
@@ -32,7 +35,7 @@ class Forecast(NamedTuple):
 
 
 def forecast(
-    cfg: Config, model: RetinaNet, shares: ShapeShares, num_steps: int, device: torch.device, dtype: torch.dtype
+    cfg: Config, model: Detector, shares: ShapeShares, num_steps: int, device: torch.device, dtype: torch.dtype
 ) -> Forecast:
     """Forecast the duration of training steps by timing a forward pass on blank images. The model does not change.
 
@@ -46,8 +49,12 @@ def forecast(
     height, width = shape = min(shares, key=lambda shape: abs(shape[0] * shape[1] - mean_pixels))
     per_process = cfg.train.batch_size / world_size()
     count = max(1, min(round(ENOUGH_PIXELS / (height * width)), int(per_process / cfg.train.accumulate)))
-    pixels = torch.zeros(count, cfg.model.in_channels, height, width, device=device)
-    pixels = pixels.contiguous(memory_format=model.memory_format)
+    images = torch.zeros(count, cfg.model.in_channels, height, width, dtype=torch.uint8, device=device)
+    image_sizes = torch.tensor([shape] * count, device=device)
+    network: Callable[[], object] = partial(model, images, image_sizes)
+    if is_retinanet(model):
+        pixels = images.float().contiguous(memory_format=model.memory_format)
+        network = partial(model.outputs, pixels)
     was_training = model.training
     model.eval()  # preserves the batch norm statistics
     seconds: list[float] = []
@@ -55,11 +62,11 @@ def forecast(
         while len(seconds) < 3 and sum(seconds) < 2.0:  # the first pass is slower
             start = time.perf_counter()
             with torch.no_grad(), autocast(device, dtype):
-                model.outputs(pixels)
+                network()
             seconds.append(time.perf_counter() - start)
     finally:
         model.train(was_training)
-    per_pixel = min(seconds) / pixels[:, 0].numel()
+    per_pixel = min(seconds) / images[:, 0].numel()
     return Forecast(PASSES_PER_STEP * per_pixel * mean_pixels * per_process * num_steps, shape)
 
 

@@ -47,6 +47,11 @@ def publish_checkpoint(
     """
     path, folder = Path(path), Path(folder)
     checkpoint = read_checkpoint(path)
+    if custom := checkpoint.config.custom.model:
+        raise InputError(
+            f"{path}: was trained with a custom model, {custom}, which a published folder cannot describe; share the "
+            "checkpoint together with the code of the model"
+        )
     scores = recorded_scores(path, checkpoint)
     card = render_card(
         checkpoint,

@@ -17,12 +17,14 @@ from retinanet.data.preview import augmented_samples
 from retinanet.data.quarantine import Quarantine
 from retinanet.data.reader import SampleReader
 from retinanet.engine.board import Board
+from retinanet.engine.callbacks import Callbacks
 from retinanet.engine.evaluate import Evaluation
 from retinanet.engine.metrics_log import MetricsLog
 from retinanet.engine.run_files import UNREADABLE_FILE
+from retinanet.engine.setup import Run
 from retinanet.errors import InputError
 from retinanet.formats.dataset import Dataset
-from retinanet.runtime.distributed import is_main
+from retinanet.runtime.distributed import gather, is_main, on_main
 from retinanet.structures import Unreadable
 
 TRAINING_IMAGES = 8  # shown at the start of a run
@@ -35,6 +37,7 @@ class Outputs(NamedTuple):
     board: Board
     checkpoints: CheckpointWriter
     quarantine: Quarantine
+    callbacks: Callbacks
 
 
 class Recorder:
@@ -62,6 +65,7 @@ class Recorder:
         if self._outputs:
             self._outputs.metrics_log.write("train", step, metrics)
             self._outputs.board.scalars("train", step, metrics)
+            self._outputs.callbacks.log(step, metrics)
 
     def write_evaluation(self, step: int, evaluation: Evaluation, reader: SampleReader) -> None:
         """Append the metrics of an evaluation, including AP per class, and show some of the reader's images."""
@@ -70,6 +74,7 @@ class Recorder:
             self._outputs.board.scalars("eval", step, evaluation.metrics_and_classes)
             self._outputs.board.validation_images(step, evaluation.detections, reader)
             self._outputs.board.precision_recall(step, reader.dataset, evaluation.detections)
+            self._outputs.callbacks.evaluated(step, evaluation.metrics_and_classes, evaluation.detections)
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint in the background. The caller may modify the state once this returns."""
@@ -93,7 +98,12 @@ class Recorder:
 
 @contextmanager
 def open_recorder(
-    folder: Path, checkpoints: CheckpointFolder, *, resumed_at: int | None, max_unreadable: int
+    folder: Path,
+    checkpoints: CheckpointFolder,
+    *,
+    resumed_at: int | None,
+    max_unreadable: int,
+    callbacks: Callbacks | None = None,
 ) -> Iterator[Recorder]:
     """Open the outputs of a run on the main process; on exit, finish pending checkpoints and close everything.
 
@@ -101,6 +111,7 @@ def open_recorder(
         folder: the run folder.
         resumed_at: step of the checkpoint that the run resumes from; later metrics are removed. None for a new run.
         max_unreadable: maximum number of unreadable images.
+        callbacks: called with the metrics of training steps and evaluations; None: no callbacks.
 
     Raises:
         InputError: an output cannot be opened.
@@ -114,4 +125,16 @@ def open_recorder(
         closing(Board(folder, resumed_at=resumed_at)) as board,
         CheckpointWriter(checkpoints) as writer,
     ):
-        yield Recorder(Outputs(metrics_log, board, writer, quarantine))
+        yield Recorder(Outputs(metrics_log, board, writer, quarantine, callbacks or Callbacks()))
+
+
+def record_unreadable(run: Run, recorder: Recorder) -> None:
+    """Record the images that any process failed to read since the last call. Collective.
+
+    Raises:
+        InputError: the number of unreadable images exceeds `data.max_unreadable`.
+    """
+    gathered = gather(run.state.unreadable)
+    run.state.unreadable = []
+    of_all = [image for images in gathered or [] for image in images]
+    on_main(lambda: recorder.record_unreadable(of_all, run.train_data))

@@ -18,7 +18,7 @@ LOCK_FILE = "retinanet.lock"  # locked while a process trains in the folder
 MARKER = "environment.json"  # its presence marks a folder as a run folder
 UNREADABLE_FILE = "unreadable.jsonl"
 REPORT_FILE = "report.html"  # page of the last evaluation of a run
-RUN_FILES = (CONFIG_FILE, "metrics.jsonl", "log.txt", "tensorboard", CHECKPOINTS)
+RUN_FILES = (CONFIG_FILE, "metrics.jsonl", "log.txt", "tensorboard", "tracking", CHECKPOINTS)
 RESULT_FILES = ("evaluation.json", "detections.json", REPORT_FILE, "profile", "preempted", UNREADABLE_FILE)
 RESULT_PATTERNS = ("nonfinite_step_*.pt", "stall_rank*.txt", "failure_rank*.txt")
 

@@ -122,7 +122,9 @@ def open_folder(folder: Path, cfg: Config) -> None:
         InputError: the disk is full or not writable.
     """
     try:
-        write_environment(folder / MARKER)  # first: without it, the folder would not be recognised as a run folder
+        write_environment(
+            folder / MARKER, cfg.custom.described
+        )  # first: without it, the folder would not be recognised as a run folder
         log_to_file(folder / "log.txt")
         (folder / CONFIG_FILE).write_text(config_to_yaml(cfg), encoding="utf-8")
         clear_preempted(folder)
@@ -148,6 +150,21 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def check_same_parts(folder: Path, cfg: Config) -> None:
+    """Check that the run in a folder, if there is one, is resumed with the parts that it got in Python.
+
+    Raises:
+        InputError: a part is missing, new, or of another class.
+    """
+    environment = recorded_environment(folder)
+    before, now = environment.get("custom_parts", []), list(cfg.custom.described)
+    if environment and before != now:
+        raise InputError(
+            f"{folder}: the run has {', '.join(before) or 'no'} custom parts, found {', '.join(now) or 'none'}; pass "
+            "the same ones to retinanet.train, or start a new run"
+        )
 
 
 def check_same_run(path: Path, checkpoint: Checkpoint, cfg: Config, data: Dataset, *, folder: Path) -> str | None:

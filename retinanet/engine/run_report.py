@@ -1,16 +1,20 @@
-"""The report page at the end of a training run, from the detections of its last evaluation."""
+"""The end of a training run: its last log lines, and a report page from the detections of its last evaluation."""
 
 import logging
 
+from retinanet.engine.divergence import ADVICE
 from retinanet.engine.evaluate import Evaluation
-from retinanet.engine.evaluate_checkpoint import Evaluated
+from retinanet.engine.evaluate_checkpoint import Evaluated, annotations_of
 from retinanet.engine.evaluation_report import explain, facts_of_evaluation, write_report
+from retinanet.engine.result import TrainResult
 from retinanet.engine.run_files import REPORT_FILE
 from retinanet.engine.setup import Run
 from retinanet.evaluation.analysis import analyse
 from retinanet.report.evaluation_page import COMMAND
 from retinanet.runtime.activity import Activity
-from retinanet.runtime.stop import StopRequest
+from retinanet.runtime.console import format_duration
+from retinanet.runtime.distributed import is_main, on_main
+from retinanet.runtime.stop import StopRequest, write_preempted
 from retinanet.visualization.html import check_page
 
 log = logging.getLogger(__name__)
@@ -50,7 +54,7 @@ def write_run_report(run: Run, evaluation: Evaluation, step: int, *, stop: StopR
         check_page(file, command=COMMAND, option="run folder")
         begin("measuring anchors")
         cfg, data = run.cfg, run.val_data
-        source = {"annotations": [item.annotations for item in cfg.data.val or cfg.data.train]}
+        source = {"annotations": annotations_of(cfg)}
         evaluated = Evaluated(cfg, data, evaluation, source)
         explanation = explain(evaluated, with_anchors=True)
         begin("analysing the evaluation")
@@ -76,3 +80,20 @@ def write_run_report(run: Run, evaluation: Evaluation, step: int, *, stop: StopR
         log.info("no report, because of %s; to write it: %s", stop.signal_name, by_hand)
     except Exception as error:
         log.warning("no report: %s; the run is complete. To write it: %s", str(error) or type(error).__name__, by_hand)
+
+
+def finish(run: Run, result: TrainResult) -> None:
+    """Log the end of a run and check that its last checkpoint was written. Collective.
+
+    Raises:
+        InputError: the last checkpoint was not written.
+    """
+    done = f"stopped by {result.stopped_by} after" if result.stopped_by else "trained"
+    log.info("%s %d steps in %s; checkpoints are in %s",
+             done, result.step, format_duration(result.seconds), run.checkpoints.folder)  # fmt: skip
+    if result.diverged:
+        log.warning("training diverged: the weights of the last checkpoint are unusable. %s", ADVICE)
+    # Every process raises the error: otherwise torchrun would kill the others as soon as one exits with an error.
+    on_main(lambda: run.checkpoints.check_saved(result.step))
+    if result.stopped_by and result.is_preempted and is_main():
+        write_preempted(run.folder, step=result.step, signal_name=result.stopped_by)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import nn
 from torchvision.transforms import v2
 
 from retinanet.checkpoint.file import read_checkpoint
@@ -19,11 +20,14 @@ from retinanet.data.build import (
     load_train_data,
     load_val_data,
 )
+from retinanet.data.custom import use_custom_data
 from retinanet.detection.build import build_assignment
 from retinanet.engine.best import check_measurable
+from retinanet.engine.callbacks import Callbacks
+from retinanet.engine.custom_parts import NO_PARTS, CustomParts, Loss
 from retinanet.engine.profiler import check_profile
 from retinanet.engine.run_files import CHECKPOINTS, Resume, check_folder
-from retinanet.engine.run_folder import check_same_run, clear_folder, how_to_extend, open_folder
+from retinanet.engine.run_folder import check_same_parts, check_same_run, clear_folder, how_to_extend, open_folder
 from retinanet.engine.schedule import default_interval, run_length
 from retinanet.engine.state import TrainState, build_state
 from retinanet.engine.step import TrainStep
@@ -31,10 +35,13 @@ from retinanet.errors import InputError
 from retinanet.formats.checks.plausibility import check_overlap
 from retinanet.formats.dataset import Dataset
 from retinanet.formats.findings import report
-from retinanet.losses.build import build_loss
+from retinanet.inference.predictor import with_activation
+from retinanet.losses.build import build_criterion
 from retinanet.losses.configured_weights import with_class_weights
+from retinanet.losses.custom import check_loss
 from retinanet.model.backbone import build_backbone
-from retinanet.model.retinanet import check_padded_shapes
+from retinanet.model.detector import Detector, has_background_logit
+from retinanet.model.retinanet import check_padded_shapes, is_retinanet
 from retinanet.runtime.device import resolve_compile, resolve_precision
 from retinanet.runtime.distributed import is_main, on_main, world_size
 
@@ -61,6 +68,8 @@ class Run(NamedTuple):
     state: TrainState
     train_step: TrainStep
     extra_transforms: Sequence[v2.Transform] = ()  # for training images, after those of the config
+    loss: Loss | None = None  # passed in Python; None: that of the config
+    callbacks: Callbacks | None = None
 
     def is_due(self, every: int) -> bool:
         """Whether the current step is a multiple of `every` or the last step of the run."""
@@ -77,34 +86,60 @@ class Run(NamedTuple):
 
 
 def set_up_run(
-    cfg: Config, folder: Path, device: torch.device, *, resume: Resume, overwrite: bool, profile: bool
+    cfg: Config,
+    folder: Path,
+    device: torch.device,
+    *,
+    parts: CustomParts = NO_PARTS,
+    resume: Resume,
+    overwrite: bool,
+    profile: bool,
 ) -> Run:
     """Load the data, build or restore the training state, and open the run folder.
 
     Args:
+        cfg: with the names of `parts`; see `CustomParts.recorded_in`.
+        parts: what was passed in Python.
         resume, overwrite, profile: see `train`.
 
     Raises:
         InputError: the user's input is invalid; an existing run in the folder is left unchanged.
     """
     on_main(lambda: check_folder(folder, resume=resume, overwrite=overwrite))
+    if resume:
+        on_main(lambda: check_same_parts(folder, cfg))
     check_norm(cfg)
-    check_backbone(cfg)
+    check_backbone(cfg, parts.model)
     check_batch_size(cfg)
     cfg.model.require_statistics()
-    if cfg.train.early_stop and not cfg.data.has_validation:
+    has_validation = cfg.data.has_validation or parts.val_dataset is not None
+    if cfg.train.early_stop and not has_validation:
         raise InputError(
             "train.early_stop needs evaluations, but data.val is empty; set data.val or data.val_fraction, or "
             "early_stop=null"
         )
     dtype = resolve_precision(device, cfg.train.precision)
     compile = resolve_compile(device, cfg.train.compile)
+    if parts.model is not None and not is_retinanet(parts.model):
+        if cfg.train.compile is True:
+            raise InputError(f"train.compile: {cfg.custom.model} is not compiled; call torch.compile in the model")
+        compile = False
 
-    train_data = load_train_data(cfg)
+    train_data = load_train_data(cfg) if parts.dataset is None else use_custom_data(cfg, parts.dataset, None)
     cfg = cfg.model_copy(update={"loss": with_class_weights(cfg.loss, train_data.object_counts())})
-    val_data = load_val_data(cfg, train_data.class_names) if cfg.data.has_validation else None
+    val_data = None
+    if parts.val_dataset is not None:
+        val_data = use_custom_data(cfg, parts.val_dataset, train_data.class_names)
+    elif has_validation:
+        val_data = load_val_data(cfg, train_data.class_names)
+    if parts.model is not None:
+        parts.model.to(device)
+        cfg = with_activation(cfg, has_background_logit(parts.model, len(train_data.class_names)))
+    if parts.loss is not None:
+        check_loss(parts.loss, background_logit=cfg.model.has_background_logit)
     if val_data:
-        report(check_overlap(train_data, val_data))
+        if train_data.source is None and val_data.source is None:  # other images have no comparable names
+            report(check_overlap(train_data, val_data))
         check_measurable(cfg.train.best_metric, val_data, early_stop=cfg.train.early_stop)
     epoch = images_per_epoch(cfg, train_data)
     num_steps, interval = run_length(cfg.train, epoch), default_interval(cfg.train, epoch)
@@ -124,10 +159,13 @@ def set_up_run(
         dtype=dtype,
         compile=compile,
         resume_from=resume_from,
+        custom_model=parts.model,
     )
     if profile:
         check_profile(num_steps - state.step)
-    criterion = build_loss(cfg.loss, num_classes=len(train_data.class_names), compile=compile)
+    criterion = build_criterion(cfg.loss, parts.loss, num_classes=len(train_data.class_names), compile=compile)
+    if isinstance(criterion, nn.Module):
+        criterion.to(device)
     train_step = TrainStep(
         state.model,
         criterion,
@@ -173,17 +211,26 @@ def set_up_run(
         resumed=resume_from is not None,
         state=state,
         train_step=train_step,
+        loss=parts.loss,
     )
 
 
-def check_backbone(cfg: Config) -> None:
+def check_backbone(cfg: Config, model: Detector | None) -> None:
     """Check that the backbone can be built and accepts the padded shapes of the config. It allocates no weights.
+
+    Args:
+        model: model passed in Python; its backbone is checked if it is a `RetinaNet`.
 
     Raises:
         InputError: see `build_backbone` and `check_padded_shapes`.
     """
-    with torch.device("meta"):
-        backbone = build_backbone(cfg.model.backbone, in_channels=cfg.model.in_channels)
+    if model is None:
+        with torch.device("meta"):
+            backbone = build_backbone(cfg.model.backbone, in_channels=cfg.model.in_channels)
+    elif is_retinanet(model):
+        backbone = model.backbone
+    else:
+        return
     padded_shapes = build_padded_shapes(cfg.data)
     sides = {*cfg.data.resize.shorter, eval_shorter(cfg.data)}
     shapes = [shape for shorter in sides for shape in padded_shapes.all_shapes(shorter)]
@@ -196,6 +243,8 @@ def check_norm(cfg: Config) -> None:
     Raises:
         InputError: each process would normalise with statistics computed from its own images only.
     """
+    if cfg.custom.model:
+        return
     if cfg.model.backbone.norm == "batch" and world_size() > 1 and not cfg.train.allow_local_norm:
         raise InputError(
             f"model.backbone.norm is batch on {world_size()} processes: each would normalise with the statistics of "

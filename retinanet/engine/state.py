@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from retinanet.checkpoint.file import Checkpoint
+from retinanet.checkpoint.file import Checkpoint, read_checkpoint
 from retinanet.config import Config
 from retinanet.data.build import build_uses
 from retinanet.data.fingerprint import fingerprint
@@ -22,9 +22,10 @@ from retinanet.engine.optimizer import build_optimizer, restore_optimizer
 from retinanet.engine.schedule import build_schedule
 from retinanet.formats.dataset import Dataset
 from retinanet.interop.initial_weights import read_initial_weights
+from retinanet.model.detector import Detector, load_weights
 from retinanet.model.finetune import load_for_finetuning
 from retinanet.model.norm import use_cuda_sync_norms_
-from retinanet.model.retinanet import RetinaNet, build_model, build_model_for_training
+from retinanet.model.retinanet import RetinaNet, build_model, build_model_for_training, is_retinanet
 from retinanet.runtime.device import memory_format_for
 from retinanet.runtime.distributed import broadcast_tensors, world_size
 from retinanet.structures import Unreadable
@@ -44,7 +45,7 @@ class TrainState:
 
     def __init__(
         self,
-        model: RetinaNet,
+        model: Detector,
         ema: EMA | None,
         optimizer: Optimizer,
         schedule: LambdaLR,
@@ -73,7 +74,7 @@ class TrainState:
         self.unreadable: list[tuple[int, Unreadable]] = []
 
     @property
-    def evaluated(self) -> RetinaNet:
+    def evaluated(self) -> Detector:
         """The model used for evaluation and inference: the one with averaged weights, if the run keeps an average."""
         return self.ema.model if self.ema else self.model
 
@@ -135,8 +136,10 @@ class TrainState:
             )
 
 
-def arithmetic_of(cfg: Config, model: RetinaNet, dtype: torch.dtype, compile: bool) -> dict[str, Any]:
+def arithmetic_of(cfg: Config, model: Detector, dtype: torch.dtype, compile: bool) -> dict[str, Any]:
     """Everything that affects the order of floating-point operations. Runs with equal values are bit-identical."""
+    device = next(model.parameters()).device
+    memory_format = model.memory_format if is_retinanet(model) else memory_format_for(device, dtype)
     return {
         "threads": torch.get_num_threads(),
         "processes": world_size(),
@@ -144,11 +147,40 @@ def arithmetic_of(cfg: Config, model: RetinaNet, dtype: torch.dtype, compile: bo
         "precision": str(dtype).removeprefix("torch."),
         "compiled": compile,
         "torch": str(torch.__version__),
-        "norms": cfg.model.backbone.norm,
-        "memory format": str(model.memory_format).removeprefix("torch."),
+        "norms": "of a custom model" if cfg.custom.model else cfg.model.backbone.norm,
+        "memory format": str(memory_format).removeprefix("torch."),
         "CPU capability": torch.backends.cpu.get_cpu_capability(),
-        "device": next(model.parameters()).device.type,
+        "device": device.type,
     }
+
+
+def build_own_model(cfg: Config, train_data: Dataset, *, is_resumed: bool) -> RetinaNet:
+    """Build the model of the config with its initial weights; random ones if the run is resumed.
+
+    Raises:
+        InputError: the initial weights cannot be used.
+    """
+    if is_resumed or cfg.train.init_from:  # do not download weights that will be replaced
+        model = build_model(cfg.model, len(train_data.class_names))
+    else:
+        model = build_model_for_training(cfg.model, len(train_data.class_names))
+    if cfg.train.init_from and not is_resumed:
+        weights = read_initial_weights(cfg.train.init_from)
+        loaded = load_for_finetuning(model, cfg.model, weights, train_data.class_names)
+        log.info("weights from %s\n%s", weights.source, loaded)
+    return model
+
+
+def load_initial_weights(model: Detector, cfg: Config, *, is_resumed: bool) -> None:
+    """Load the weights that `train.init_from` names into a custom model; its tensors must be the same.
+
+    Raises:
+        InputError: the weights do not fit.
+    """
+    source = cfg.train.init_from
+    if source and not is_resumed:
+        load_weights(model, read_checkpoint(source).weights(), source=source)
+        log.info("weights from %s", source)
 
 
 def build_state(
@@ -160,24 +192,27 @@ def build_state(
     dtype: torch.dtype,
     compile: bool,
     resume_from: tuple[Path, Checkpoint] | None,
+    custom_model: Detector | None = None,
 ) -> TrainState:
     """Build the initial state of a run, or restore it from a checkpoint.
 
     Args:
         resume_from: path and content of a checkpoint of this run; None starts from the beginning.
+        custom_model: model passed in Python; None builds that of the config.
 
     Raises:
         InputError: the initial weights named in the config cannot be used.
     """
-    if resume_from or cfg.train.init_from:  # do not download weights that will be replaced
-        model = build_model(cfg.model, len(train_data.class_names))
+    model: Detector
+    if custom_model is not None:
+        model = custom_model
+        load_initial_weights(model, cfg, is_resumed=resume_from is not None)
+        broadcast_tensors(
+            [tensor.detach() for tensor in (*model.parameters(), *model.buffers())]
+        )  # each process has built its own
     else:
-        model = build_model_for_training(cfg.model, len(train_data.class_names))
-    if cfg.train.init_from and not resume_from:
-        weights = read_initial_weights(cfg.train.init_from)
-        loaded = load_for_finetuning(model, cfg.model, weights, train_data.class_names)
-        log.info("weights from %s\n%s", weights.source, loaded)
-    if cfg.model.backbone.norm == "sync" and device.type == "cuda":
+        model = build_own_model(cfg, train_data, is_resumed=resume_from is not None)
+    if cfg.model.backbone.norm == "sync" and device.type == "cuda" and custom_model is None:
         use_cuda_sync_norms_(model)
     model.to(device=device, memory_format=memory_format_for(device, dtype)).train()
     optimizer = build_optimizer(model, cfg.train)

@@ -14,8 +14,9 @@ from retinanet.detection.assignment import Assign
 from retinanet.engine.ema import EMA
 from retinanet.engine.metrics import StepMetrics
 from retinanet.engine.nonfinite.guard import NonFiniteGuard
-from retinanet.losses.detection import DetectionLoss, Losses
-from retinanet.model.retinanet import RetinaNet
+from retinanet.losses.detection import Criterion, Losses
+from retinanet.model.detector import Detector
+from retinanet.model.retinanet import RetinaNet, is_retinanet
 from retinanet.runtime.device import autocast
 from retinanet.runtime.distributed import sum_over_ranks, world_size
 from retinanet.structures import Batch, HeadOutputs
@@ -37,7 +38,7 @@ class Outputs(nn.Module):
         # Anchor generation is excluded: it depends on the shape, so every shape would need its own graph.
         self.outputs = torch.compile(model.outputs) if compile else model.outputs
 
-    def forward(self, pixels: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    def forward(self, pixels: Tensor) -> tuple[list[Tensor], ...]:
         return self.outputs(pixels)
 
 
@@ -49,23 +50,23 @@ class TrainStep:
     global batch.
 
     Args:
-        model: on the same device as the batches.
+        model: on the same device as the batches; a `Detector`.
         criterion: the detection loss.
         optimizer: must be fused, so that a step can be skipped without synchronising with the device.
         scaler: gradient scaler; disabled unless training in float16.
         assign: matches anchors to ground truth.
         dtype: autocast dtype of the network; losses are computed in float32.
         clip_norm: maximum total gradient norm; None disables clipping.
-        compile: compile the network. The first few shapes each compile a new graph; after that, one graph handles all
-            sizes.
+        compile: compile the network, if it is a `RetinaNet`. The first few shapes each compile a new graph; after that,
+            one graph handles all sizes.
         guard: skips steps with non-finite gradients; if None, such steps are applied as well.
         ema: moving average of the weights, which requires a guard; None disables it.
     """
 
     def __init__(
         self,
-        model: RetinaNet,
-        criterion: DetectionLoss,
+        model: Detector,
+        criterion: Criterion,
         optimizer: Optimizer,
         scaler: torch.amp.GradScaler,
         *,
@@ -78,7 +79,7 @@ class TrainStep:
     ):
         assert guard or not ema
         self.model = model
-        self.network: nn.Module = Outputs(model, compile=compile)
+        self.network: nn.Module = Outputs(model, compile=compile) if is_retinanet(model) else model
         if world_size() > 1:
             self.network = DistributedDataParallel(
                 self.network, **UNSHARED_BUFFERS, gradient_as_bucket_view=True, find_unused_parameters=False
@@ -118,12 +119,19 @@ class TrainStep:
         for number, (batch, assignment) in enumerate(zip(batches, assignments, strict=True), start=1):
             with self._gradients_shared(number == len(batches)):
                 with autocast(batch.images.device, self.dtype):
-                    class_logits, box_deltas = self.network(self.model.normalise(batch.images, batch.image_sizes))
-                outputs = HeadOutputs(class_logits, box_deltas, anchors[number - 1])
+                    outputs = self.head_outputs(batch, anchors[number - 1])
                 losses = self.criterion(outputs, assignment, batch.targets, divisor)
                 self.scaler.scale(losses.total).backward()
             parts.append([loss.detach() for loss in losses])
         return Losses(*map(sum, zip(*parts, strict=True))), num_positive
+
+    def head_outputs(self, batch: Batch, anchors: list[Tensor]) -> HeadOutputs:
+        """Compute the raw outputs for a batch."""
+        if is_retinanet(self.model):
+            class_logits, box_deltas, *quality = self.network(self.model.normalise(batch.images, batch.image_sizes))
+            return HeadOutputs(class_logits, box_deltas, anchors, *quality)
+        outputs: HeadOutputs = self.network(batch.images, batch.image_sizes)
+        return outputs
 
     def update(self, step: int) -> Tensor:
         """Clip the gradients, update the weights, and return the total gradient norm before clipping."""

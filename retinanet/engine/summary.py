@@ -6,12 +6,13 @@ import numpy as np
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from retinanet.config import SGDConfig, TimmConfig, TrainConfig
+from retinanet.config import ModelConfig, SGDConfig, TimmConfig, TrainConfig
 from retinanet.data.build import images_per_epoch
 from retinanet.engine.forecast import LONG_RUN, ShapeShares, fitting_config, forecast, shape_shares
 from retinanet.engine.schedule import effective_lr, lr_factor
 from retinanet.engine.setup import Run
 from retinanet.engine.state import TrainState
+from retinanet.model.retinanet import RetinaNet
 from retinanet.runtime.console import format_bytes, format_duration
 from retinanet.runtime.distributed import world_size
 
@@ -62,12 +63,16 @@ def run_summary(run: Run, shares: ShapeShares) -> dict[str, str]:
     in_channels = cfg.model.in_channels
     channels = "" if in_channels == 3 else f", {in_channels} channel(s)"
     processes = f"{world_size()} processes of " if world_size() > 1 else ""
-    return {
+    described = (
+        cfg.custom.model
+        or f"{cfg.model.backbone.name}{channels}, weights {cfg.model.backbone.weights}, {norm_of(model, cfg.model)}"
+    )
+    custom = {"custom parts": ", ".join(cfg.custom.described)} if cfg.custom.described else {}
+    return custom | {
         "data": f"{len(train)} images ({empty} without objects), {boxes} objects, {crowds} crowd regions",
         "classes": f"{len(train.class_names)}: {names}",
         "padded shapes": f"{shown} (height x width; mixed batches use the largest height and width)",
-        "model": f"{cfg.model.backbone.name}{channels}, weights {cfg.model.backbone.weights}, {norm_of(run)}, "
-        f"{total / 1e6:.1f} M parameters, {trained / 1e6:.1f} M trained",
+        "model": f"{described}, {total / 1e6:.1f} M parameters, {trained / 1e6:.1f} M trained",
         "length": f"{num_steps} steps of {batch} images, {epochs:.2f} epochs",
         "learning rate": f"{lr:g}{scaled if lr != cfg.train.optimizer.lr else ''}, {cfg.train.optimizer.type}, "
         f"{cfg.train.schedule.type}, warm-up {cfg.train.warmup_steps} steps, {last_lr:.3g} at the end",
@@ -81,11 +86,11 @@ def run_summary(run: Run, shares: ShapeShares) -> dict[str, str]:
     }
 
 
-def norm_of(run: Run) -> str:
+def norm_of(model: RetinaNet, cfg: ModelConfig) -> str:
     """Describe the norms of the backbone. timm's networks have their own, of which only batch norms are configured."""
-    backbone = run.cfg.model.backbone
+    backbone = cfg.backbone
     if isinstance(backbone, TimmConfig) and not any(
-        isinstance(module, _BatchNorm) for module in run.state.model.backbone.modules()
+        isinstance(module, _BatchNorm) for module in model.backbone.modules()
     ):
         return "no batch norm"
     return f"{backbone.norm} norm"

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
+from torch import nn
 from torchvision.transforms import v2
 
 from retinanet.checkpoint.file import Checkpoint
@@ -12,27 +13,31 @@ from retinanet.config import Config
 from retinanet.config.load import load_config
 from retinanet.data.build import build_reader, train_loader
 from retinanet.data.transfer import on_device
-from retinanet.engine.divergence import ADVICE
+from retinanet.engine.callbacks import Callback, build_callbacks
+from retinanet.engine.custom_parts import CustomParts, as_detector
 from retinanet.engine.evaluate import Evaluation, evaluate_dataset
 from retinanet.engine.nonfinite.respond import check_gradients
 from retinanet.engine.profiler import profiled
-from retinanet.engine.recorder import Recorder, open_recorder
+from retinanet.engine.recorder import Recorder, open_recorder, record_unreadable
 from retinanet.engine.result import TrainResult
 from retinanet.engine.run_files import Resume
 from retinanet.engine.run_folder import claim_folder, is_of_this_launch
-from retinanet.engine.run_report import write_run_report
+from retinanet.engine.run_report import finish, write_run_report
 from retinanet.engine.setup import Run, set_up_run
 from retinanet.engine.summary import announce
 from retinanet.engine.supervise import supervised
 from retinanet.engine.timing import FirstSteps, RunTimer, describe_timing
 from retinanet.errors import InputError
+from retinanet.formats.custom import CustomDataset
 from retinanet.formats.dataset import Dataset
 from retinanet.inference.network import inference_model
+from retinanet.losses.class_loss import ClassLoss
+from retinanet.losses.detection import Criterion
 from retinanet.runtime.activity import Activity
 from retinanet.runtime.console import format_duration, progress
 from retinanet.runtime.device import compiled_graphs, resolve_precision
-from retinanet.runtime.distributed import broadcast, gather, is_main, is_restarted, on_main
-from retinanet.runtime.stop import StopRequest, write_preempted
+from retinanet.runtime.distributed import broadcast, is_main, is_restarted, on_main
+from retinanet.runtime.stop import StopRequest
 from retinanet.structures import Batch
 
 log = logging.getLogger(__name__)
@@ -42,6 +47,11 @@ def train(
     cfg: Config | str | Path,
     output: str | Path,
     *,
+    dataset: CustomDataset | Dataset | None = None,
+    val_dataset: CustomDataset | Dataset | None = None,
+    model: nn.Module | None = None,
+    loss: ClassLoss | Criterion | None = None,
+    callbacks: Sequence[Callback] = (),
     resume: Resume = False,
     overwrite: bool = False,
     profile: bool = False,
@@ -49,7 +59,14 @@ def train(
 ) -> TrainResult:
     """Train a detector and write the results to a folder. Under torchrun, all processes train together.
 
+    To resume a run with custom parts, or to use its checkpoints, pass the same parts again.
+
     Args:
+        dataset, val_dataset: replace `data.train` and `data.val`.
+        model: replaces the section `model`; see `Detector`. It is trained in place, from the weights that it has.
+        loss: replaces `loss.classification` (a `ClassLoss`) or the whole section `loss` (a `Criterion`). It must have
+            no state that changes in training.
+        callbacks: follow the run; see `Callback`. The trackers in `train.trackers` are called first.
         output: folder for `config.yaml`, `environment.json`, `log.txt`, `metrics.jsonl`, `tensorboard/`,
             `checkpoints/` and, after the last step, `report.html`.
         resume: continue from the last checkpoint in `output`; "auto": start from the beginning if there is none.
@@ -64,6 +81,8 @@ def train(
             detected before the first step, and no folder is left behind.
     """
     cfg = cfg if isinstance(cfg, Config) else load_config(cfg)  # path or name of a config
+    parts = CustomParts(dataset, val_dataset, as_detector(model), loss)
+    cfg = parts.recorded_in(cfg)
     if resume and overwrite:
         raise InputError("resume and overwrite are mutually exclusive: set only one")
     folder = Path(output)
@@ -71,12 +90,20 @@ def train(
         # torchrun restarted the workers: resume. Never resume a run from an earlier launch without --resume.
         if is_restarted() and on_main(lambda: is_of_this_launch(folder)):
             resume, overwrite = "auto", False
+        called = build_callbacks(cfg, callbacks)
         with claim_folder(folder):
-            run = set_up_run(cfg, folder, device, resume=resume, overwrite=overwrite, profile=profile)
-            run = run._replace(extra_transforms=extra_transforms)
+            run = set_up_run(cfg, folder, device, parts=parts, resume=resume, overwrite=overwrite, profile=profile)
+            run = run._replace(extra_transforms=extra_transforms, callbacks=called)
             announce(run)
-            with profiled(folder / "profile" if profile else None) as after_step:
-                return loop(run, stop, activity, after_step)
+            called.start(folder, run.cfg, run.state.step)
+            try:
+                with profiled(folder / "profile" if profile else None) as after_step:
+                    result = loop(run, stop, activity, after_step)
+            except BaseException as error:
+                called.error(error)
+                raise
+            called.end(result)
+            return result
 
 
 def loop(run: Run, stop: StopRequest, activity: Activity, after_step: Callable[[], None]) -> TrainResult:
@@ -98,7 +125,11 @@ def loop(run: Run, stop: StopRequest, activity: Activity, after_step: Callable[[
     batches = on_device(loader, run.device)
     with (
         open_recorder(
-            run.folder, run.checkpoints, resumed_at=resumed_at, max_unreadable=cfg.data.max_unreadable
+            run.folder,
+            run.checkpoints,
+            resumed_at=resumed_at,
+            max_unreadable=cfg.data.max_unreadable,
+            callbacks=run.callbacks,
         ) as recorder,
         closing(progress(None, "training", num_steps, initial=state.step, silent=not is_main())) as bar,
     ):
@@ -240,7 +271,7 @@ def evaluate(run: Run, data: Dataset, activity: Activity) -> Evaluation | None:
         dtype=resolve_precision(run.device, run.cfg.inference.precision),
         compile=False,  # compiling would take minutes at every evaluation
     )
-    return evaluate_dataset(run.cfg, network, data, device=run.device, on_batch=on_batch)
+    return evaluate_dataset(run.cfg, network, data, device=run.device, loss=run.loss, on_batch=on_batch)
 
 
 def evaluate_and_record(
@@ -261,32 +292,3 @@ def evaluate_and_record(
         state.step, metrics["AP"], metrics["AP50"], metrics["loss"], state.best.metric, state.best.value,
     )  # fmt: skip
     return metrics, evaluation
-
-
-def record_unreadable(run: Run, recorder: Recorder) -> None:
-    """Record the images that any process failed to read since the last call. Collective.
-
-    Raises:
-        InputError: the number of unreadable images exceeds `data.max_unreadable`.
-    """
-    gathered = gather(run.state.unreadable)
-    run.state.unreadable = []
-    of_all = [image for images in gathered or [] for image in images]
-    on_main(lambda: recorder.record_unreadable(of_all, run.train_data))
-
-
-def finish(run: Run, result: TrainResult) -> None:
-    """Log the end of a run and check that its last checkpoint was written. Collective.
-
-    Raises:
-        InputError: the last checkpoint was not written.
-    """
-    done = f"stopped by {result.stopped_by} after" if result.stopped_by else "trained"
-    log.info("%s %d steps in %s; checkpoints are in %s",
-             done, result.step, format_duration(result.seconds), run.checkpoints.folder)  # fmt: skip
-    if result.diverged:
-        log.warning("training diverged: the weights of the last checkpoint are unusable. %s", ADVICE)
-    # Every process raises the error: otherwise torchrun would kill the others as soon as one exits with an error.
-    on_main(lambda: run.checkpoints.check_saved(result.step))
-    if result.stopped_by and result.is_preempted and is_main():
-        write_preempted(run.folder, step=result.step, signal_name=result.stopped_by)

@@ -6,14 +6,24 @@ Shape letters: I images, M boxes, K classes.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
+from retinanet.errors import InputError
 from retinanet.formats.federated import Federated, join
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from retinanet.structures import Batch
+
+
+class ImageSource(Protocol):
+    """Images that are not files; see `CustomDataset.read_image`."""
+
+    def read_image(self, index: int) -> "Tensor":
+        """Return the pixels of an image, (C, H, W) uint8."""
 
 
 class ImageRecord(NamedTuple):
@@ -49,6 +59,8 @@ class Dataset:
     class_names: tuple[str, ...]  # K
     category_ids: tuple[int, ...]  # K category ids, for results files
     federated: Federated | None = None  # verified labels of each image; None: all labels are annotated
+    source: ImageSource | None = None  # where images are read from; None: from files at `paths`
+    source_rows: np.ndarray | None = None  # (I,) int64: index of each image in `source`; None: its own index
 
     def __len__(self) -> int:
         """Number of images."""
@@ -82,6 +94,23 @@ class Dataset:
             is_complete=is_complete,
         )
 
+    def read_image(self, index: int, *, channels: int) -> "Tensor":
+        """Read an image from `source`, which must not be None.
+
+        Raises:
+            InputError: the image cannot be read, or is not (channels, H, W) uint8 with the size of its record.
+        """
+        assert self.source is not None
+        (height, width), path = self.sizes[index].tolist(), self.paths[index]
+        try:
+            pixels = self.source.read_image(index if self.source_rows is None else int(self.source_rows[index]))
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read: {error}") from None
+        found = f"{getattr(pixels, 'dtype', type(pixels).__name__)} {tuple(getattr(pixels, 'shape', ()))}"
+        if found != f"torch.uint8 {(channels, height, width)}":
+            raise InputError(f"{path}: read_image returned {found}, expected torch.uint8 {(channels, height, width)}")
+        return pixels
+
     def image_ids_of(self, batches: Iterable["Batch"]) -> list[int | str]:
         """Ids of the images in the given batches, in order."""
         return [self.image_ids[index] for batch in batches for index in batch.image_indices]
@@ -105,6 +134,7 @@ class Dataset:
             labels=self.labels[rows],
             is_crowd=self.is_crowd[rows],
             federated=None if self.federated is None else self.federated.subset(chosen, len(self)),
+            source_rows=chosen if self.source_rows is None else self.source_rows[chosen],
         )
 
     def first(self, count: int) -> "Dataset":
@@ -115,7 +145,7 @@ class Dataset:
 def concatenate(datasets: Sequence[Dataset]) -> Dataset:
     """Join datasets that have the same classes; images are renumbered from 1 because their ids may collide."""
     first = datasets[0]
-    assert all(dataset.class_names == first.class_names for dataset in datasets)
+    assert all(dataset.class_names == first.class_names and dataset.source is None for dataset in datasets)
     paths = tuple(path for dataset in datasets for path in dataset.paths)
     return replace(
         first,
@@ -127,6 +157,7 @@ def concatenate(datasets: Sequence[Dataset]) -> Dataset:
         areas=np.concatenate([dataset.areas for dataset in datasets]),
         labels=np.concatenate([dataset.labels for dataset in datasets]),
         is_crowd=np.concatenate([dataset.is_crowd for dataset in datasets]),
+        source_rows=None,
         federated=join([(dataset.federated, len(dataset)) for dataset in datasets]),
     )
 

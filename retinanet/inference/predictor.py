@@ -6,15 +6,16 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, overload
+from typing import Literal, cast, overload
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from torch import Tensor
+from torch import Tensor, nn
 
 from retinanet.checkpoint.file import Checkpoint
 from retinanet.config import Config
+from retinanet.config.custom import check_part
 from retinanet.config.load import is_overridden, with_overrides
 from retinanet.data.build import build_padded_shapes, eval_shorter
 from retinanet.data.collate import collate
@@ -31,7 +32,8 @@ from retinanet.inference.thresholds import above_thresholds, completed
 from retinanet.interop.pretrained import read_pretrained
 from retinanet.interop.published import read_model
 from retinanet.interop.published_config import is_published
-from retinanet.model.retinanet import RetinaNet, build_model, check_padded_shapes
+from retinanet.model.detector import Detector, has_background_logit, load_weights, model_name
+from retinanet.model.retinanet import build_model, check_padded_shapes, is_retinanet
 from retinanet.runtime.device import resolve_device, resolve_precision
 from retinanet.structures import Detections
 
@@ -45,7 +47,8 @@ class Predictor:
     """Runs a trained detector on images.
 
     Args:
-        model: network with trained weights; it is moved to the device in the config and copied there for inference.
+        model: network with trained weights, a `RetinaNet` or another `Detector`; it is moved to the device in the
+            config and copied there for inference.
         class_names: class names, indexed by label.
         category_ids: category ids for COCO results, indexed by label.
         cfg: config that sets image sizes, postprocessing, device, precision, and whether to compile.
@@ -59,7 +62,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: RetinaNet,
+        model: nn.Module,
         class_names: Sequence[str],
         category_ids: Sequence[int],
         cfg: Config,
@@ -76,7 +79,9 @@ class Predictor:
         self._postprocess = build_postprocess(cfg.postprocess, background_logit=cfg.model.has_background_logit)
         self._padded_shapes = build_padded_shapes(cfg.data)
         self._shorter = eval_shorter(cfg.data)
-        check_padded_shapes(model.backbone, self._padded_shapes.all_shapes(self._shorter), name=cfg.model.backbone.name)
+        if is_retinanet(model):
+            shapes = self._padded_shapes.all_shapes(self._shorter)
+            check_padded_shapes(model.backbone, shapes, name=cfg.model.backbone.name)
 
     @classmethod
     def from_checkpoint(
@@ -84,6 +89,7 @@ class Predictor:
         path: str | Path,
         overrides: str | Sequence[str] = (),
         *,
+        model: nn.Module | None = None,
         weights: Weights | None = None,
         use_thresholds: bool = True,
     ) -> "Predictor":
@@ -92,18 +98,21 @@ class Predictor:
         Args:
             path: a checkpoint file, or a published folder.
             overrides: config overrides, such as `["postprocess.min_score=0.3"]`.
+            model: the custom model that the checkpoint was trained with, which receives its weights; None: the model
+                in the config.
             weights: the moving average of the weights, or those of the last step. None: the average if the run keeps
                 one, as evaluation does.
             use_thresholds: apply the score thresholds that `retinanet eval --store-thresholds` stored in the
                 checkpoint, if there are any, unless an override sets `postprocess.min_score`.
 
         Raises:
-            InputError: the file is not a retinanet checkpoint, an override does not fit it, or it has no average.
+            InputError: the file is not a retinanet checkpoint, an override does not fit it, it has no average, or it
+                was trained with a custom model, which was not passed or does not fit.
         """
         checkpoint = read_model(path)
         if weights is not None and is_published(Path(path)):
             raise InputError(f"{path}: found weights={weights}, but a published folder has only one set; omit weights")
-        return cls._of(checkpoint, path, overrides, weights=weights, use_thresholds=use_thresholds)
+        return cls._of(checkpoint, path, overrides, model=model, weights=weights, use_thresholds=use_thresholds)
 
     @classmethod
     def from_pretrained(
@@ -127,7 +136,7 @@ class Predictor:
             InputError: a file is damaged, the download failed, or an override does not fit the model.
         """
         checkpoint = read_pretrained(source, revision=revision)
-        return cls._of(checkpoint, source, overrides, weights=None, use_thresholds=use_thresholds)
+        return cls._of(checkpoint, source, overrides, model=None, weights=None, use_thresholds=use_thresholds)
 
     @classmethod
     def _of(
@@ -136,17 +145,32 @@ class Predictor:
         path: str | Path,
         overrides: str | Sequence[str],
         *,
+        model: nn.Module | None,
         weights: Weights | None,
         use_thresholds: bool,
     ) -> "Predictor":
         """Build a predictor from a checkpoint; `path` names it in messages."""
         cfg = with_overrides(checkpoint.config, overrides, source=f"{path} with overrides")
-        model = build_model(cfg.model, len(checkpoint.class_names))
-        try:
-            model.load_state_dict(_chosen_weights(checkpoint, weights, path))
-        except RuntimeError as error:
-            model_is = "as changed by the overrides" if overrides else "in its config"
-            raise InputError(f"{path}: the weights do not fit the model {model_is}: {error}") from None
+        check_part(
+            "model",
+            cfg.custom.model,
+            None if model is None else model_name(model),
+            source=str(path),
+            how=f"retinanet.Predictor.from_checkpoint({str(path)!r}, model=...)",
+        )
+        state = _chosen_weights(checkpoint, weights, path)
+        if model is None:
+            model = build_model(cfg.model, len(checkpoint.class_names))
+            try:
+                model.load_state_dict(state)
+            except RuntimeError as error:
+                model_is = "as changed by the overrides" if overrides else "in its config"
+                raise InputError(f"{path}: the weights do not fit the model {model_is}: {error}") from None
+        else:
+            if (name := model_name(model)) != cfg.custom.model:
+                log.warning("%s: was trained with the model %s, and is loaded into %s", path, cfg.custom.model, name)
+            load_weights(model, state, source=str(path))
+            cfg = with_activation(cfg, has_background_logit(cast(Detector, model), len(checkpoint.class_names)))
         thresholds = None
         if use_thresholds and checkpoint.thresholds and not is_overridden(overrides, "postprocess.min_score"):
             thresholds = completed(checkpoint.thresholds)
@@ -284,6 +308,12 @@ class Predictor:
         if self.thresholds is not None:
             detections = [above_thresholds(of_image, self.thresholds) for of_image in detections]
         return [replace(of_image, class_names=self.class_names) for of_image in detections]
+
+
+def with_activation(cfg: Config, background_logit: bool) -> Config:
+    """A copy of the config of a custom model, which says whether its logits have a last column for background."""
+    activation = "softmax" if background_logit else "sigmoid"
+    return cfg.model_copy(update={"model": cfg.model.model_copy(update={"class_activation": activation})})
 
 
 def _chosen_weights(checkpoint: Checkpoint, weights: Weights | None, path: str | Path) -> dict[str, Tensor]:

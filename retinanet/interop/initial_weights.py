@@ -30,6 +30,11 @@ def read_initial_weights(source: str) -> TrainedWeights:
         raise InputError(f"train.init_from: {source} does not exist; set it to a checkpoint or a file of weights")
     if is_checkpoint(path) or is_published(Path(source)):
         checkpoint = read_model(source)
+        if custom := checkpoint.config.custom.model:
+            raise InputError(
+                f"{source}: was trained with a custom model, {custom}, whose weights fit only that model; pass it in "
+                "Python: retinanet.train(..., model=...)"
+            )
         return TrainedWeights(
             source=source,
             state=checkpoint.weights(),

@@ -20,7 +20,8 @@ from retinanet.config import (
 from retinanet.losses.box_losses import BoxLoss, CIoULoss, DIoULoss, GIoULoss, SmoothL1Loss
 from retinanet.losses.class_loss import ClassLoss
 from retinanet.losses.configured_weights import checked_alpha
-from retinanet.losses.detection import DetectionLoss
+from retinanet.losses.custom import is_class_loss
+from retinanet.losses.detection import Criterion, DetectionLoss
 from retinanet.losses.hard_examples import HardExampleMining
 from retinanet.losses.margin import FocalStarMargin, HingeMargin
 from retinanet.losses.quality import QualityFocalLoss, VarifocalLoss
@@ -45,6 +46,22 @@ def build_loss(cfg: LossConfig, *, num_classes: int | None = None, compile: bool
         box_weight=cfg.box_weight,
         hard_examples=build_hard_examples(cfg.classification),
     )
+
+
+def build_criterion(
+    cfg: LossConfig,
+    custom: ClassLoss | Criterion | None = None,
+    *,
+    num_classes: int | None = None,
+    compile: bool = False,
+) -> Criterion:
+    """Build the detection loss, with a user's class loss or replaced by a user's loss; see `build_loss`."""
+    if custom is None:
+        return build_loss(cfg, num_classes=num_classes, compile=compile)
+    if is_class_loss(custom):
+        box_loss = build_box_loss(cfg.box)
+        return DetectionLoss(custom, box_loss, class_weight=cfg.class_weight, box_weight=cfg.box_weight)
+    return custom
 
 
 def build_class_loss(cfg: ClassLossConfig, *, num_classes: int | None = None, compile: bool = False) -> ClassLoss:

@@ -1,7 +1,7 @@
 """The detection criterion: class loss over anchors plus box loss over positive anchors, divided by a given count."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,18 @@ class Losses(NamedTuple):
     @property
     def total(self) -> Tensor:
         return self.classification + self.box_regression
+
+
+class Criterion(Protocol):
+    """Loss of a batch, from the raw outputs to the two terms that are added and minimised."""
+
+    def __call__(self, outputs: HeadOutputs, assignment: Assignment, targets: Targets, num_positive: Tensor) -> Losses:
+        """Compute the losses, differentiable with respect to the outputs; the arguments are those of `DetectionLoss`.
+
+        Each term must be a sum over images that is divided by `num_positive` and by nothing that depends on the batch.
+        Only then does the gradient of a global batch not depend on how it is split. A loss of another branch can be
+        added to either term. Reading a value on the host, as `.item()` does, would make every step wait for the device.
+        """
 
 
 class LevelSums(NamedTuple):

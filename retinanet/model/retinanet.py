@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from retinanet.config import ModelConfig, TimmConfig
 from retinanet.detection.anchors import AnchorGenerator
 from retinanet.errors import InputError
 from retinanet.model.backbone import Backbone, build_backbone
+from retinanet.model.detector import Detector
 from retinanet.model.fpn import FeaturePyramid
 from retinanet.model.head import RetinaNetHead
 from retinanet.model.timm_weights import note_on_statistics
@@ -18,16 +20,18 @@ from retinanet.structures import HeadOutputs
 log = logging.getLogger(__name__)
 
 
-class RetinaNet(nn.Module):
+class RetinaNet(Detector):
     """RetinaNet: backbone, feature pyramid and head (Lin et al. 2017, "Focal Loss for Dense Object Detection").
 
     Args:
         backbone: an `nn.Module` with the members of `Backbone`.
+        head: returns class logits and box deltas, and, if it predicts the quality of boxes, `HeadOutputs.quality`.
         anchors: one generator for all pyramid levels.
         mean, std: statistics of the images, for each of the C channels, in 0..255; with pretrained weights for RGB,
             usually those of the images that the backbone was trained on.
     """
 
+    anchors: AnchorGenerator
     mean: Tensor  # (1, C, 1, 1)
     std: Tensor  # (1, C, 1, 1)
 
@@ -61,11 +65,12 @@ class RetinaNet(nn.Module):
         Raises:
             InputError: `images` has the wrong dtype or shape.
         """
-        class_logits, box_deltas = self.outputs(self.normalise(images, image_sizes))
-        return HeadOutputs(class_logits, box_deltas, self.anchors(images.shape[-2], images.shape[-1], images.device))
+        class_logits, box_deltas, *quality = self.outputs(self.normalise(images, image_sizes))
+        anchors = self.anchors(images.shape[-2], images.shape[-1], images.device)
+        return HeadOutputs(class_logits, box_deltas, anchors, *quality)
 
-    def outputs(self, pixels: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Compute class logits and box deltas from normalised images: the part of the network that can be compiled."""
+    def outputs(self, pixels: Tensor) -> tuple[list[Tensor], ...]:
+        """Compute the outputs of the head from normalised images: the part of the network that can be compiled."""
         return self.head(self.fpn(self.backbone(pixels)))
 
     def normalise(self, images: Tensor, image_sizes: Tensor) -> Tensor:
@@ -101,6 +106,11 @@ class RetinaNet(nn.Module):
     def memory_format(self) -> torch.memory_format:
         """Memory format of the backbone, also used for images; set it with `model.to(memory_format=...)`."""
         return self.backbone.memory_format
+
+
+def is_retinanet(model: nn.Module) -> TypeGuard[RetinaNet]:
+    """Whether a model can run in two parts, `normalise` and `outputs`: a `RetinaNet` without a `forward` of its own."""
+    return isinstance(model, RetinaNet) and type(model).forward is RetinaNet.forward
 
 
 def build_model(cfg: ModelConfig, num_classes: int) -> RetinaNet:

@@ -60,11 +60,11 @@ def out_of_memory_message(error: BaseException, cfg: Config, activity: Activity)
     sizes = f"{' + '.join(map(str, batch_sizes))} images of {shapes} pixels and up to {boxes} boxes each"
     can_checkpoint = "checkpoint_activations" in type(cfg.model.backbone).model_fields
     checkpointing = ", or set model.backbone.checkpoint_activations=true" if can_checkpoint else ""
+    smaller = "" if cfg.custom.model else f", model.channels ({cfg.model.channels}){checkpointing}"
     return (
         f"{activity}: out of memory with {sizes if batches else 'no images'} in this process ({world_size()} in all): "
         f"{first_line(error)}; raise "
         f"train.accumulate (now {cfg.train.accumulate}: results stay the same, except with batch norm), or lower "
         f"train.batch_size ({cfg.train.batch_size}; during evaluation, lowering train.eval_batch_size is enough), "
-        f"data.resize.shorter and longer ({max(cfg.data.resize.shorter)}, {cfg.data.resize.longer}), model.channels "
-        f"({cfg.model.channels}){checkpointing}"
+        f"data.resize.shorter and longer ({max(cfg.data.resize.shorter)}, {cfg.data.resize.longer}){smaller}"
     )

@@ -7,6 +7,7 @@ Keys of a union member are named like `train.optimizer[adamw].betas`.
 import copy
 import itertools
 import json
+import sys
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +29,7 @@ from tests.helpers.states import assert_same_state, is_same_state
 from tests.helpers.tiny_runs import record_of_run, recording, write_tiny_dataset
 
 timm = pytest.importorskip("timm", reason="needs timm")
-pytestmark = pytest.mark.usefixtures("restore_process_settings")
+pytestmark = pytest.mark.usefixtures("restore_process_settings", "no_tracker_is_installed")
 
 # Settings of a tiny run in which most keys have an effect. Text in braces names a file of the fixture `paths`.
 DEFAULTS: dict[str, Any] = {
@@ -216,6 +217,8 @@ CHANGES: dict[str, Any] = {
     "train.stall_timeout": 300.0,
     "train.grace": 5.0,
     "device": "none such",
+    "train.trackers": ["trackio"],
+    **{f"custom.{part}": "users_module.Part" for part in ("class_loss", "loss", "train_data", "val_data")},
 }
 
 COLOR = {"type": "color", "brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
@@ -308,6 +311,8 @@ REFUSED = {
     "model.in_channels": "model.mean and model.std are not set",
     "train.max_skipped": "train.max_skipped",
     "device": "none such",
+    "train.trackers": "trackio, which is not installed",
+    **{f"custom.{part}": "users_module.Part; pass it" for part in ("class_loss", "loss", "train_data", "val_data")},
 }
 REFUSED_BEFORE = {
     "data.missing_images": "data.missing_images",
@@ -317,7 +322,7 @@ REFUSED_BEFORE = {
     "train.on_nonfinite": "diverged",
 }
 # Keys with a single legal value, and an illegal value for each.
-FIXED = {"model.anchors.strides": [4, 8, 16, 32, 64]}
+FIXED = {"model.anchors.strides": [4, 8, 16, 32, 64], "custom.model": "users_module.Part"}
 # Keys that affect the network itself, which is built with a real backbone.
 OF_THE_MODEL = {
     *(f"model.backbone[resnet]{key}" for key in ("", *(f".{name}" for name in ResNetConfig.model_fields))),
@@ -423,6 +428,11 @@ def record_of_prediction(cfg: Config) -> dict[str, Any]:
             torch.randint(256, (3, 32, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
         )
     return record | {"detections": [found.boxes, found.scores, found.labels]}
+
+
+@pytest.fixture
+def no_tracker_is_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "trackio", None)
 
 
 @pytest.fixture(scope="module")

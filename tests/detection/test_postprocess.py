@@ -243,3 +243,18 @@ def test_nan_box_is_dropped_and_others_are_kept():
     (result,) = Postprocess()(outputs, sizes, sizes)
     assert_close(result.boxes, boxes[:1])
     assert_close(result.scores, torch.tensor([2.0]).sigmoid())
+
+
+@pytest.mark.parametrize("background_logit", [False, True])
+def test_quality_multiplies_scores_before_candidates_are_selected(background_logit):
+    """Four distant anchors; without quality, the best two are 0 and 1."""
+    logits = torch.tensor([[[3.0, -9.0], [2.0, -9.0], [1.0, -9.0], [0.0, -9.0]]])
+    quality = torch.tensor([[-1.0, -3.0, 4.0, 4.0]])
+    anchors = torch.tensor([[x, 0.0, x + 8, 8] for x in (0.0, 10.0, 20.0, 30.0)]).view(1, 4, 1, 4)
+    outputs = HeadOutputs([logits], [torch.zeros(1, 4, 4)], [anchors], [quality])
+    size = torch.tensor([[8, 40]])
+    (found,) = Postprocess(top_k=2, min_score=0.0, background_logit=background_logit)(outputs, size, size)
+    probability = (logits.softmax(-1) if background_logit else logits.sigmoid())[0, :, 0]
+    expected, order = (probability * quality[0].sigmoid()).sort(descending=True)
+    torch.testing.assert_close(found.scores, expected[:2])
+    assert found.boxes[:, 0].tolist() == [10.0 * index for index in order[:2].tolist()]

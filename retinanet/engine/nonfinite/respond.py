@@ -82,6 +82,10 @@ def report(run: Run, step: int, batches: list[Batch]) -> str:
 
 def save_and_replay(run: Run, step: int, batches: list[Batch]) -> str:
     """Save the step with the current weights, replay it from the file, and describe the result."""
+    custom = run.cfg.custom
+    if custom.model or custom.class_loss or custom.loss:
+        images = run.train_data.image_ids_of(batches)
+        return f"images {images}; a step with a custom model or loss is not replayed ({', '.join(custom.described)})"
     path: Path = run.folder / f"nonfinite_step_{step:08d}.pt"
     try:
         saved = SavedStep(

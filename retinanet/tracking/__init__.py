@@ -1,0 +1,1 @@
+"""Trackers: log a run to Weights & Biases, MLflow or Trackio."""
