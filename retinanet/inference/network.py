@@ -11,7 +11,7 @@ from torch._inductor import config as inductor_config
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.ops import FrozenBatchNorm2d
 
-from retinanet.model.folded_conv import scale_and_shift, scale_filters
+from retinanet.model.folded_conv import ScaleAndShift, scale_and_shift, scale_filters
 from retinanet.model.retinanet import RetinaNet
 from retinanet.runtime.device import memory_format_for, require_compiler
 from retinanet.structures import HeadOutputs
@@ -86,12 +86,27 @@ def inference_model(model: RetinaNet, *, dtype: torch.dtype, compile: bool) -> I
     if compile:
         require_compiler(next(model.parameters()).device, "inference.compile")
     model = copy.deepcopy(model).eval().requires_grad_(False)
+    fix_level_norms_(model.head)
     fold_norms_(model)
     memory_format = memory_format_for(next(model.parameters()).device, dtype)
     for part in model.children():  # backbone, pyramid and head, but not the image mean and std
         part.to(dtype=dtype)
         part.to(memory_format=memory_format)
     return InferenceModel(model, compile=compile).eval()
+
+
+@torch.no_grad()
+def fix_level_norms_(head: nn.Module) -> None:
+    """Replace the batch norms of each pyramid level, in evaluation mode, with a scale and a shift.
+
+    They cannot be folded into the convolutions, which all levels share. A low precision rounds only the scale and the
+    shift, not the running statistics.
+    """
+    for norms in list(head.modules()):
+        if isinstance(norms, nn.ModuleList):
+            for level, norm in enumerate(norms):
+                if isinstance(norm, _BatchNorm):
+                    norms[level] = ScaleAndShift(*scale_and_shift(norm))
 
 
 @torch.no_grad()

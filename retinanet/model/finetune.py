@@ -1,4 +1,4 @@
-"""Fine-tuning: load the weights of a trained detector into one with different classes or anchors."""
+"""Fine-tuning: load the weights of a trained detector into one with different classes, anchors or pyramid levels."""
 
 from collections.abc import Sequence
 
@@ -8,6 +8,7 @@ from torch import Tensor
 from retinanet.checkpoint.file import Checkpoint
 from retinanet.detection.anchors import AnchorGenerator
 from retinanet.errors import InputError
+from retinanet.model.level_weights import match_levels
 from retinanet.model.retinanet import RetinaNet
 
 # Relative tolerance: larger than the change that "rounding: torchvision" makes to the smallest anchors, smaller than
@@ -25,7 +26,8 @@ def load_for_finetuning(
     are loaded for classes that both detectors have, and for background if both have a background logit; other rows keep
     their initial values. If only one detector has a background logit, the whole layer keeps its initial values. If
     anchors differ in shape or order, the last convolutions of both subnets keep their initial values. Anchor sizes may
-    differ, because box deltas are relative to them.
+    differ, because box deltas are relative to them. Layers of a pyramid level that only one detector has keep their
+    initial values, or are dropped.
 
     Args:
         model: model to load into; changed in place, or left unchanged if an error is raised.
@@ -39,11 +41,13 @@ def load_for_finetuning(
     Raises:
         InputError: any other tensor is missing, unexpected, or has a different shape.
     """
-    state, trained = checkpoint.weights(), checkpoint.config.model
+    trained = checkpoint.config.model
     trained_names, class_names = list(checkpoint.class_names), list(class_names)
     class_layer = f"head.class_subnet.{len(model.head.class_subnet) - 1}"
     box_layer = f"head.box_subnet.{len(model.head.box_subnet) - 1}"
     initial = model.state_dict()
+    trained_levels, levels = (_levels(anchors.strides) for anchors in (trained.anchors, model.anchors))
+    state = match_levels(checkpoint.weights(), initial, trained=trained_levels, wanted=levels)
     same_anchors = _same_shapes(model.anchors, AnchorGenerator(**trained.anchors.model_dump()))
     same_background = trained.has_background_logit == model.head.background_logit
     class_rows, box_rows = ([f"{layer}.weight", f"{layer}.bias"] for layer in (class_layer, box_layer))
@@ -53,13 +57,13 @@ def load_for_finetuning(
         may_differ = class_rows if trained_names != class_names or not same_background else []
     _check(state, initial, source, may_differ)
 
-    loaded, messages = dict(state), []
+    loaded, messages = dict(state), _changed_levels(trained_levels, levels, source)
     if not same_anchors:
-        messages = [f"{layer}: not loaded because the anchors are different" for layer in (class_layer, box_layer)]
+        messages += [f"{layer}: not loaded because the anchors are different" for layer in (class_layer, box_layer)]
         loaded |= {name: initial[name] for name in may_differ}
     elif not same_background:
         change = "added" if model.head.background_logit else "removed"
-        messages = [f"{class_layer}: not loaded because the background logit was {change}"]
+        messages += [f"{class_layer}: not loaded because the background logit was {change}"]
         loaded |= {name: initial[name] for name in may_differ}
     elif trained_names != class_names:
         for name in class_rows:
@@ -70,7 +74,7 @@ def load_for_finetuning(
         new = [name for name in class_names if name not in trained_names]
         dropped = [name for name in trained_names if name not in class_names]
         if new or dropped:
-            messages = [
+            messages += [
                 f"{class_layer}: loaded {_count(shared)} by name; new: {_count(new)}; dropped from {source}: "
                 f"{_count(dropped)}"
             ]
@@ -97,13 +101,28 @@ def _rows_by_name(
     return new.index_copy(1, row_indices, old.index_select(1, trained_indices)).flatten(0, 1)
 
 
+def _levels(strides: Sequence[int]) -> list[int]:
+    """Numbers of the pyramid levels: level l has a stride of 2^l."""
+    return [stride.bit_length() - 1 for stride in strides]
+
+
+def _changed_levels(trained: list[int], wanted: list[int], source: str) -> list[str]:
+    """Messages about levels that only one of the detectors has."""
+    new = [f"P{level}" for level in wanted if level not in trained]
+    dropped = [f"P{level}" for level in trained if level not in wanted]
+    messages = (
+        [f"fpn: {', '.join(new)} keep initial values, because {source} does not have these levels"] if new else []
+    )
+    return messages + ([f"fpn: {', '.join(dropped)} of {source} dropped"] if dropped else [])
+
+
 def _same_shapes(one: AnchorGenerator, other: AnchorGenerator) -> bool:
     """Whether the anchors in a cell have the same shapes in the same order, up to a common scale."""
     if one.num_per_cell != other.num_per_cell:
         return False
     relative = []
     for anchors in (one, other):
-        x1, y1, x2, y2 = anchors(1, 1)[0][0, 0].unbind(-1)  # (a,) each, on the finest level
+        x1, y1, x2, y2 = anchors(1, 1)[-1][0, 0].unbind(-1)  # (a,) each, on the coarsest level: least rounding
         sides = torch.stack([x2 - x1, y2 - y1])
         relative.append(sides / (sides[0, 0] * sides[1, 0]).sqrt())
     return torch.allclose(relative[0], relative[1], rtol=SHAPE_TOLERANCE, atol=0)
@@ -120,8 +139,8 @@ def _check(state: dict[str, Tensor], expected: dict[str, Tensor], source: str, m
     if missing or unknown or misshapen:
         raise InputError(
             f"{source}: the network differs from this model: {_listed('missing', missing)}, "
-            f"{_listed('unknown', unknown)}, {_listed('with a different shape', misshapen)}; only classes and anchors "
-            "may differ; match model.* to the checkpoint's config, or remove train.init_from"
+            f"{_listed('unknown', unknown)}, {_listed('with a different shape', misshapen)}; only classes, anchors "
+            "and pyramid levels may differ; match model.* to the checkpoint's config, or remove train.init_from"
         )
 
 

@@ -46,7 +46,7 @@ def tiny_model_of(**settings: Any) -> RetinaNet:
     """A network with a backbone of three convolutions, in training mode, the same in every call."""
     torch.manual_seed(0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(network, "build_backbone", lambda cfg: ThreeConvolutions())
+        patch.setattr(network, "build_backbone", lambda cfg, **_: ThreeConvolutions())
         return build_model(model_config(channels=8, head_convs=1, **settings), NUM_CLASSES).train()
 
 

@@ -95,7 +95,7 @@ def recording(record: dict[str, Any]) -> Iterator[None]:
             super().__init__(*arguments, **keywords)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(network, "build_backbone", lambda cfg: ThreeConvolutions())
+        patch.setattr(network, "build_backbone", lambda cfg, **_: ThreeConvolutions())
         patch.setattr(loop, "evaluate_dataset", evaluating)
         patch.setattr(evaluate, "eval_loader", loading)
         patch.setattr(TrainStep, "backward", stepping)

@@ -193,3 +193,40 @@ def test_missing_tensor_of_the_last_layer_is_rejected():
     del content.state["model"]["head.class_subnet.2.bias"]
     with pytest.raises(InputError, match=r"1 missing \(head.class_subnet.2.bias\)"):
         load(detector(["cat"], seed=2), content, ["cat"])
+
+
+@pytest.mark.parametrize("head_norm", ["none", "batch_per_level"])
+def test_new_level_keeps_initial_values_and_others_are_loaded(head_norm):
+    content, old = trained(head_norm=head_norm)
+    new = detector(TRAINED, seed=2, head_norm=head_norm, levels="p2..p7")
+    initial = {name: value.clone() for name, value in new.state_dict().items()}
+    assert load(new, content, TRAINED) == [
+        "fpn: P2 keep initial values, because old/best.pt does not have these levels"
+    ]
+    pairs = [(new.fpn.laterals, old.fpn.laterals), (new.fpn.outputs, old.fpn.outputs)]
+    if head_norm != "none":
+        pairs += [(getattr(new.head, name)[1], getattr(old.head, name)[1]) for name in ("class_subnet", "box_subnet")]
+    for ours, theirs in pairs:
+        assert len(ours) == len(theirs) + 1
+        assert_close(dict(ours[1:].state_dict()), dict(theirs.state_dict()), rtol=0, atol=0)
+    loaded = new.state_dict()
+    for name in ("fpn.laterals.0.weight", "fpn.outputs.0.weight"):
+        assert torch.equal(loaded[name], initial[name])
+    with torch.no_grad():
+        logits, expected = (model(IMAGES, SIZES).class_logits for model in (new, old))
+    assert_close(logits[1:], expected, rtol=0, atol=0)  # the top-down path does not depend on finer levels
+
+
+def test_levels_that_the_detector_lacks_are_dropped():
+    content, old = trained(levels="p2..p7")
+    new = detector(TRAINED, seed=2, levels="p3..p6")
+    assert load(new, content, TRAINED) == ["fpn: P2, P7 of old/best.pt dropped"]
+    with torch.no_grad():
+        logits, expected = (model(IMAGES, SIZES).class_logits for model in (new, old))
+    assert_close(logits, expected[1:5], rtol=0, atol=0)
+
+
+def test_added_levels_beyond_c5_keep_initial_values():
+    content, _ = trained(levels="p3..p5")
+    messages = load(detector(TRAINED, seed=2), content, TRAINED)
+    assert messages == ["fpn: P6, P7 keep initial values, because old/best.pt does not have these levels"]

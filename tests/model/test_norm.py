@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from retinanet.model.norm import SLOW_BFLOAT16_POSITIONS, GroupNorm, SyncBatchNorm, norm_layer
+from retinanet.model.norm import SLOW_BFLOAT16_POSITIONS, GroupNorm, LevelBatchNorm, SyncBatchNorm, norm_layer
 from retinanet.model.resnet import ResNet
 from tests.helpers.norm_inputs import images, weights
 from tests.helpers.processes import run_together
@@ -104,3 +104,14 @@ def test_group_norm_equals_torchs_in_float32_rounded_once(dtype, size):
 def test_group_norm_accepts_weights_in_bfloat16():
     norm = GroupNorm(32, 64).to(torch.bfloat16)
     assert norm(torch.randn(2, 64, 5, 6, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("norm", [LevelBatchNorm, SyncBatchNorm])
+def test_single_value_per_channel_is_normalised_with_the_running_statistics(norm):
+    layer = norm(2).train()
+    layer.running_mean.copy_(torch.tensor([1.0, 2.0]))
+    layer.running_var.fill_(4 - layer.eps)
+    before = {name: value.clone() for name, value in layer.state_dict().items()}
+    out = layer(torch.tensor([5.0, 2.0]).view(1, 2, 1, 1))
+    assert_close(out.flatten(), torch.tensor([2.0, 0.0]))  # (5 - 1) / 2 and (2 - 2) / 2
+    assert_close(dict(layer.state_dict()), before, rtol=0, atol=0)
