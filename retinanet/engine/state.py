@@ -13,6 +13,7 @@ from retinanet.checkpoint.file import Checkpoint, read_checkpoint
 from retinanet.config import Config
 from retinanet.data.build import build_uses
 from retinanet.data.fingerprint import fingerprint
+from retinanet.engine.backbone_freeze import BackboneFreeze
 from retinanet.engine.best import BestScore
 from retinanet.engine.divergence import DivergenceCheck
 from retinanet.engine.ema import EMA
@@ -22,6 +23,7 @@ from retinanet.engine.optimizer import build_optimizer, restore_optimizer
 from retinanet.engine.schedule import build_schedule
 from retinanet.formats.dataset import Dataset
 from retinanet.model.finetune import load_for_finetuning
+from retinanet.model.norm import use_torch_sync_norms_
 from retinanet.model.retinanet import RetinaNet, build_model, build_model_for_training
 from retinanet.runtime.device import memory_format_for
 from retinanet.runtime.distributed import broadcast_tensors, world_size
@@ -48,6 +50,7 @@ class TrainState:
         schedule: LambdaLR,
         scaler: torch.amp.GradScaler,
         guard: NonFiniteGuard,
+        freeze: BackboneFreeze,
         running: RunningMeans,
         best: BestScore,
         divergence: DivergenceCheck,
@@ -60,6 +63,7 @@ class TrainState:
         self.schedule = schedule
         self.scaler = scaler
         self.guard = guard
+        self.freeze = freeze
         self.running = running
         self.best = best
         self.divergence = divergence
@@ -74,6 +78,18 @@ class TrainState:
     def evaluated(self) -> RetinaNet:
         """The model used for evaluation and inference: the one with averaged weights, if the run keeps an average."""
         return self.ema.model if self.ema else self.model
+
+    def learning_rates(self) -> dict[str, float]:
+        """Learning rates of the next step: `lr`, and `backbone_lr` of the last backbone stage if it has its own.
+
+        While the backbone is frozen, its learning rate is 0.
+        """
+        rates = [float(rate) for rate in self.schedule.get_last_lr()]
+        result = {"lr": rates[0]}
+        has_own = len(rates) > 2  # otherwise there are only the two groups with different weight decay
+        if self.freeze.num_steps or has_own:
+            result["backbone_lr"] = 0.0 if self.freeze.is_due(self.step + 1) else rates[-1]
+        return result
 
     def share_statistics(self) -> None:
         """Copy the batch norm statistics of the main process to all others, replacing their local statistics."""
@@ -125,12 +141,12 @@ class TrainState:
             )
         # These settings determine which images are normalised together: batch norm computes its statistics within one
         # process, sync norm across all of them.
-        splits = {"batch": {"processes", "train.accumulate"}, "sync": {"train.accumulate"}}.get(now["norms"], set())
-        if changed.keys() & splits:
-            log.warning(
-                "batch norm now sees different micro-batches (model.backbone.norm: %s): results are not comparable",
-                now["norms"],
-            )
+        splits = {"batch": {"processes", "train.accumulate"}, "sync": {"train.accumulate"}}
+        for key, norm in (("model.backbone.norm", now["norms"]), ("model.head_norm", now["head norms"])):
+            if changed.keys() & splits.get(norm.removesuffix("_per_level"), set()):
+                log.warning(
+                    "batch norm now sees different micro-batches (%s: %s): results are not comparable", key, norm
+                )
 
 
 def arithmetic_of(cfg: Config, model: RetinaNet, dtype: torch.dtype, compile: bool) -> dict[str, Any]:
@@ -143,6 +159,7 @@ def arithmetic_of(cfg: Config, model: RetinaNet, dtype: torch.dtype, compile: bo
         "compiled": compile,
         "torch": str(torch.__version__),
         "norms": cfg.model.backbone.norm,
+        "head norms": cfg.model.head_norm,
         "memory format": str(model.memory_format).removeprefix("torch."),
         "CPU capability": torch.backends.cpu.get_cpu_capability(),
         "device": next(model.parameters()).device.type,
@@ -175,10 +192,10 @@ def build_state(
         source = cfg.train.init_from
         not_loaded = load_for_finetuning(model, read_checkpoint(source), train_data.class_names, source=source)
         log.info("weights from %s%s", source, "".join(f"\n  {line}" for line in not_loaded))
-    if cfg.model.backbone.norm == "sync" and device.type == "cuda":
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if device.type == "cuda" and world_size() > 1:
+        use_torch_sync_norms_(model)
     model.to(device=device, memory_format=memory_format_for(device, dtype)).train()
-    optimizer = build_optimizer(model, cfg.train)
+    optimizer = build_optimizer(model, cfg.train, model.backbone.stages())
     scaled = dtype == torch.float16
     guard = NonFiniteGuard(
         model, optimizer, device, action=cfg.train.on_nonfinite, limit=cfg.train.max_skipped, scaled=scaled
@@ -190,6 +207,7 @@ def build_state(
         build_schedule(optimizer, cfg.train, num_steps),
         torch.amp.GradScaler(device.type, enabled=scaled),
         guard,
+        BackboneFreeze(model.backbone, cfg.train.freeze_backbone_steps),
         RunningMeans(device, skips=scaled or cfg.train.on_nonfinite == "skip"),
         BestScore(cfg.train.best_metric),
         DivergenceCheck(device),

@@ -58,15 +58,18 @@ def run_summary(run: Run, shares: ShapeShares) -> dict[str, str]:
     names = ", ".join(train.class_names[:8]) + ("..." if len(train.class_names) > 8 else "")
     last_lr = lr * lr_factor(cfg.train, num_steps - 1, num_steps)
     deterministic = ", deterministic" if cfg.train.deterministic else ""
+    frozen = cfg.train.freeze_backbone_steps
     processes = f"{world_size()} processes of " if world_size() > 1 else ""
     return {
         "data": f"{len(train)} images ({empty} without objects), {boxes} objects, {crowds} crowd regions",
         "classes": f"{len(train.class_names)}: {names}",
         "padded shapes": f"{shown} (height x width; mixed batches use the largest height and width)",
         "model": f"{cfg.model.backbone.name}, weights {cfg.model.backbone.weights}, {cfg.model.backbone.norm} norm, "
-        f"{total / 1e6:.1f} M parameters, {trained / 1e6:.1f} M trained",
+        f"{total / 1e6:.1f} M parameters, {trained / 1e6:.1f} M trained"
+        + (f", the backbone only after step {frozen}" if frozen else ""),
         "length": f"{num_steps} steps of {batch} images, {epochs:.2f} epochs",
-        "learning rate": f"{lr:g}{scaled if lr != cfg.train.optimizer.lr else ''}, {cfg.train.optimizer.type}, "
+        "learning rate": f"{lr:g}{scaled if lr != cfg.train.optimizer.lr else ''}, "
+        f"{describe_backbone_lrs(run.state)}{cfg.train.optimizer.type}, "
         f"{cfg.train.schedule.type}, warm-up {cfg.train.warmup_steps} steps, {last_lr:.3g} at the end",
         "evaluation": f"{len(run.val_data)} images, every {run.eval_every} steps ({run.evaluations_left} evaluation(s))"
         if run.val_data
@@ -76,6 +79,12 @@ def run_summary(run: Run, shares: ShapeShares) -> dict[str, str]:
         "device": f"{processes}{run.device}, {torch.get_num_threads()} threads, "
         f"{str(run.dtype).removeprefix('torch.')}{deterministic}, seed {cfg.train.seed}",
     }
+
+
+def describe_backbone_lrs(state: TrainState) -> str:
+    """Describe the full learning rates of the backbone, first stage first; empty if they equal that of the head."""
+    lrs = dict.fromkeys(group["initial_lr"] for group in state.optimizer.param_groups[2:])
+    return f"backbone {', '.join(f'{lr:.3g}' for lr in lrs)}, " if lrs else ""
 
 
 def kept(cfg: TrainConfig) -> str:
