@@ -78,7 +78,7 @@ def own_config(path: str, config: str | None, overrides: Sequence[str]) -> Confi
     data = load_train_data(cfg, findings)
     report(finding for finding in findings if finding.severity == "error")  # training logs the others
     say("examining image sizes, objects and anchors")
-    recommended = recommend(data, cfg, describe_machine(resolve_device(cfg.device)))
+    recommended = recommend(data, cfg, describe_machine(resolve_device(cfg.device))).recommendations
     say(f"config: {name}, adjusted to the dataset; --print-config shows all keys")
     for item in recommended:
         say("\n".join([f"  {item.topic}: {item.sentence}", *(f"    {line}" for line in item.lines)]))

@@ -59,9 +59,15 @@ def load_config(path: str | Path, overrides: str | Sequence[str] = ()) -> Config
 
 
 def _defaults() -> dict[str, Any]:
-    values = json.loads(Config(train=TrainConfig(steps=1)).model_dump_json())
+    values = _plain(Config(train=TrainConfig(steps=1)))
     del values["train"]["steps"]  # there is no default run length
     return values
+
+
+def _plain(config: Config) -> dict[str, Any]:
+    """Values of a config, for overriding, without the anchor settings that follow `model.levels`: they follow again."""
+    following = config.model.anchors.following_levels
+    return json.loads(config.model_dump_json(exclude={"model": {"anchors": following}}))
 
 
 def with_overrides(config: Config, overrides: str | Sequence[str], source: str) -> Config:
@@ -70,7 +76,7 @@ def with_overrides(config: Config, overrides: str | Sequence[str], source: str) 
     Raises:
         InputError: an override, or the resulting config, is invalid.
     """
-    return config_from_values(_with_overrides(json.loads(config.model_dump_json()), overrides), source=source)
+    return config_from_values(_with_overrides(_plain(config), overrides), source=source)
 
 
 def is_overridden(overrides: str | Sequence[str], key: str) -> bool:

@@ -2,16 +2,17 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from retinanet.config.base import MAY_CHANGE_ON_RESUME, PATH, Count, CountOrZero, NonNegative, Positive, StrictModel
 from retinanet.errors import InputError
 
 Norm = Literal["frozen", "batch", "sync", "group"]
 TimmNorm = Literal["frozen", "batch", "sync"]
-HeadNorm = Literal["none", "group"]
+HeadNorm = Literal["none", "group", "batch_per_level", "sync_per_level"]
 ClassPrecision = Literal["network", "fp32"]
 P6Source = Literal["c5", "p5"]
+Levels = Literal["p2..p7", "p2..p6", "p2..p5", "p3..p7", "p3..p6", "p3..p5"]
 AnchorRounding = Literal["none", "torchvision"]
 ClassActivation = Literal["sigmoid", "softmax"]
 TorchvisionResNet = Literal[
@@ -30,13 +31,28 @@ IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, 0..255
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
 
+SIZE_IN_STRIDES = 4.0  # default anchor size; the paper's anchors have 32 pixels at stride 8, up to 512 at stride 128
+
+
+def level_numbers(levels: Levels) -> range:
+    """Numbers of the pyramid levels: "p3..p7" -> 3, 4, 5, 6, 7."""
+    first, last = levels.split("..")
+    return range(int(first[1:]), int(last[1:]) + 1)
+
+
+def level_strides(levels: Levels) -> tuple[int, ...]:
+    """Stride of each pyramid level in pixels: level l has 2^l."""
+    return tuple(2**number for number in level_numbers(levels))
+
+
 class AnchorConfig(StrictModel):
     """Anchors on each pyramid level (Lin et al. 2017, section 4)."""
 
-    strides: tuple[Count, ...] = (8, 16, 32, 64, 128)
-    """Stride of each level from P3 to P7, in pixels."""
-    sizes: tuple[Positive, ...] = (32, 64, 128, 256, 512)
-    """Anchor size on each level, in pixels: the square root of the anchor's area at scale 1."""
+    strides: tuple[Count, ...] = level_strides("p3..p7")
+    """Stride of each level, in pixels. They follow from `model.levels`: leave them out."""
+    sizes: tuple[Positive, ...] = tuple(SIZE_IN_STRIDES * stride for stride in level_strides("p3..p7"))
+    """Anchor size on each level, in pixels: the square root of the anchor's area at scale 1. If left out, 4 times the
+    stride: 32 to 512 for p3..p7, as in the paper, and 16 to 512 for p2..p7."""
     scales: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
     """Factors by which each size is multiplied."""
     aspect_ratios: Annotated[tuple[Positive, ...], Field(min_length=1)] = (0.5, 1.0, 2.0)
@@ -46,13 +62,11 @@ class AnchorConfig(StrictModel):
     rounding: AnchorRounding = "none"
     """Rounding of anchors. torchvision: round to whole pixels, as torchvision's weights expect."""
 
-    @model_validator(mode="after")
-    def one_size_per_level(self) -> Self:
-        if self.strides != (8, 16, 32, 64, 128):
-            raise ValueError(f"strides are {self.strides}, but the pyramid P3 to P7 has (8, 16, 32, 64, 128)")
-        if len(self.strides) != len(self.sizes):
-            raise ValueError(f"{len(self.strides)} strides but {len(self.sizes)} sizes; set one of each per level")
-        return self
+    @property
+    def following_levels(self) -> set[str]:
+        """Names of the settings that have their default for these strides, and follow a change of `model.levels`."""
+        is_default = self.sizes == tuple(SIZE_IN_STRIDES * stride for stride in self.strides)
+        return {"strides", "sizes"} if is_default else {"strides"}
 
 
 class ResNetConfig(StrictModel):
@@ -148,16 +162,21 @@ class ModelConfig(StrictModel):
     """Backbone."""
     channels: Count = 256
     """Number of channels in the feature pyramid and the head."""
+    levels: Levels = "p3..p7"
+    """Pyramid levels, from the finest to the coarsest: level l has a stride of 2^l pixels. p2 adds a level for small
+    objects, with four times the positions of p3, at a high cost in time and memory (docs/small_objects.md)."""
     p6_from: P6Source = "c5"
     """Feature map from which P6 is computed: c5 as in the paper, or p5 as in some later implementations."""
     head_convs: CountOrZero = 4
     """Number of 3x3 convolutions before the output convolution, in the class subnet and in the box subnet."""
     head_norm: HeadNorm = "none"
     """Normalisation after each of the `head_convs` convolutions. The statistics of group norm include the padding, as
-    in torchvision: scores depend on the padded shape, not only on the image."""
+    in torchvision: scores depend on the padded shape, not only on the image. batch_per_level: all levels share the
+    convolutions, but each has its own batch norm, because the statistics of features differ between levels.
+    sync_per_level: the same, with statistics over all processes."""
     head_conv_bias: bool = True
-    """Whether the convolutions before the norms of `head_norm` have biases; false for the weights of torchvision's
-    `retinanet_resnet50_fpn_v2`."""
+    """Whether the convolutions before group norm have biases; false for the weights of torchvision's
+    `retinanet_resnet50_fpn_v2`. Before batch norm, they never have any."""
     prior: Annotated[float, Field(gt=0, lt=1)] = 0.01
     """Initial probability of each class at every anchor; with softmax, their total over all classes."""
     class_precision: ClassPrecision = "network"
@@ -186,6 +205,34 @@ class ModelConfig(StrictModel):
                 raise ValueError(
                     f"in_channels is {self.in_channels} and {name} has {len(values)} value(s); set one for each channel"
                 )
+        return self
+
+    @field_validator("anchors")
+    @classmethod
+    def anchors_follow_the_levels(cls, anchors: AnchorConfig, info: ValidationInfo) -> AnchorConfig:
+        if "levels" not in info.data:  # invalid, which is a separate error
+            return anchors
+        levels: Levels = info.data["levels"]
+        strides = level_strides(levels)
+        defaults = {"strides": strides, "sizes": tuple(SIZE_IN_STRIDES * stride for stride in strides)}
+        anchors = anchors.model_copy(
+            update={name: value for name, value in defaults.items() if name not in anchors.model_fields_set}
+        )
+        if anchors.strides != strides:
+            raise ValueError(
+                f"strides are {anchors.strides}, but the levels {levels} (model.levels) have {strides}; remove strides"
+            )
+        if len(anchors.sizes) != len(strides):
+            raise ValueError(
+                f"{len(anchors.sizes)} sizes, but {len(strides)} levels: {levels} (model.levels); set one size per "
+                "level, or remove sizes"
+            )
+        return anchors
+
+    @model_validator(mode="after")
+    def p6_has_a_source(self) -> Self:
+        if self.p6_from == "p5" and 6 not in level_numbers(self.levels):
+            raise ValueError(f"p6_from is p5, but the levels {self.levels} have no P6; remove p6_from")
         return self
 
     @model_validator(mode="after")

@@ -24,6 +24,7 @@ LRScaling = Literal["linear", "sqrt"]
 NonFiniteAction = Literal["stop", "skip"]
 BestMetric = Literal[APMetric, "loss"]
 Tracker = Literal["wandb", "mlflow", "trackio"]
+LayerDecay = Annotated[float, Field(gt=0, le=1)]
 
 
 class SGDConfig(StrictModel):
@@ -38,6 +39,11 @@ class SGDConfig(StrictModel):
     """Weight decay for convolution weights."""
     norm_weight_decay: NonNegative = 0.0
     """Weight decay for norms and biases."""
+    backbone_lr: Positive | None = None
+    """Learning rate of the backbone, scaled like `lr`; null: `lr`."""
+    layer_decay: LayerDecay = 1.0
+    """Learning rate of each backbone stage as a multiple of that of the next stage; the last one has `backbone_lr`. The
+    stages of a ResNet are the stem and its four residual stages."""
 
 
 class AdamWConfig(StrictModel):
@@ -52,6 +58,11 @@ class AdamWConfig(StrictModel):
     """Weight decay for convolution weights."""
     norm_weight_decay: NonNegative = 0.0
     """Weight decay for norms and biases."""
+    backbone_lr: Positive | None = None
+    """Learning rate of the backbone, scaled like `lr`; null: `lr`."""
+    layer_decay: LayerDecay = 1.0
+    """Learning rate of each backbone stage as a multiple of that of the next stage; the last one has `backbone_lr`. The
+    stages of a ResNet are the stem and its four residual stages."""
 
 
 class StepsSchedule(StrictModel):
@@ -105,6 +116,9 @@ class TrainConfig(StrictModel):
     """Number of steps over which the learning rate increases linearly to its full value."""
     warmup_factor: Share = 0.001
     """Multiplier for the learning rate at the first warm-up step."""
+    freeze_backbone_steps: CountOrZero = 0
+    """Number of steps at the start of the run in which the backbone does not change; its norms use their running
+    statistics. `backbone.frozen_stages` are frozen in the whole run."""
     clip_norm: Positive | None = 10.0
     """Maximum gradient norm; larger gradients are scaled down. null: no clipping."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
@@ -118,7 +132,8 @@ class TrainConfig(StrictModel):
     max_skipped: Annotated[Count, MAY_CHANGE_ON_RESUME] = 10
     """Maximum number of skipped steps before the run stops."""
     allow_local_norm: Annotated[bool, MAY_CHANGE_ON_RESUME] = False
-    """Whether to allow `norm: batch` with several processes, each of which then normalises over its own images only."""
+    """Whether to allow `norm: batch` or `head_norm: batch_per_level` with several processes, each of which then
+    normalises over its own images only."""
     log_every: Annotated[Count, MAY_CHANGE_ON_RESUME, NO_EFFECT_ON_RESULTS] = 20
     """Number of steps between log lines."""
     trackers: Annotated[tuple[Tracker, ...], MAY_CHANGE_ON_RESUME, NO_EFFECT_ON_RESULTS] = ()

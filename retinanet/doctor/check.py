@@ -9,11 +9,12 @@ import torch
 from retinanet.config import Config
 from retinanet.config.load import with_overrides
 from retinanet.data.build import load_train_data, load_val_data
-from retinanet.doctor.anchor_proposal import AnchorProposal, fit_anchors
+from retinanet.doctor.anchor_proposal import AnchorProposal
 from retinanet.doctor.anchors import AnchorReport, match_quality
 from retinanet.doctor.channels import ChannelStatistics, recommend_statistics
 from retinanet.doctor.images import check_images
-from retinanet.doctor.recommend import Recommendation, describe_machine, recommend, recommend_image_size
+from retinanet.doctor.recommend import describe_machine, recommend
+from retinanet.doctor.recommendation import Recommendation
 from retinanet.doctor.views import ImageViews, View, choose_images, training_views, transform_views
 from retinanet.errors import InputError
 from retinanet.formats.checks.plausibility import check_objects, check_overlap
@@ -79,14 +80,13 @@ def check(
     result = CheckReport(name=name, cfg=cfg, datasets=datasets, findings=findings, channels=images.channels)
     train = datasets.get("train")
     if train is not None and not train.is_crowd.all():
-        size = recommend_image_size(train, cfg)
         with closing(progress(None, "examining anchors", 2, silent=silent)) as bar:  # takes a minute for large datasets
-            proposal = fit_anchors(train, with_overrides(cfg, size.lines, source="recommended image size"))
+            advice = recommend(train, cfg, describe_machine(device))
             bar.update()
-            result.proposal = proposal
-            result.anchors = match_quality(train, cfg) if size.lines else proposal.before
+            result.recommendations, result.proposal = advice
+            differs = advice.changes_objects_or_levels
+            result.anchors = match_quality(train, cfg) if differs else advice.proposal.before
             bar.update()
-        result.recommendations = recommend(train, cfg, describe_machine(device), proposal=proposal)
         shown = cfg  # as the network sees the images
         if images.channels is not None:
             statistics = recommend_statistics(images.channels, cfg.model)

@@ -103,7 +103,7 @@ def _anchor_tables(report: CheckReport) -> list[tuple[str, AnchorReport, list[tu
     proposal = report.proposal
     if proposal is not None and proposal.is_better:
         if proposal.before is not report.anchors:
-            tables.append(("The same anchors at the recommended image size", proposal.before, _rows(proposal.before)))
+            tables.append(("At the recommended image size and levels", proposal.before, _rows(proposal.before)))
         is_recommended = any(item.topic == "anchors" and item.lines for item in report.recommendations)
         title = PROPOSED if is_recommended else BARELY_BETTER
         tables.append((title, proposal.after, _rows(proposal.after)))

@@ -1,4 +1,4 @@
-"""Recommend image size, anchors, batch, sampling and schedule for a dataset and a machine, as config overrides."""
+"""Recommend image size, levels, anchors, batch, sampling and schedule for a dataset and a machine, as overrides."""
 
 import math
 import os
@@ -12,12 +12,14 @@ from retinanet.config.load import with_overrides
 from retinanet.data.build import build_padded_shapes, eval_shorter, images_per_epoch
 from retinanet.doctor.anchor_proposal import AnchorProposal, fit_anchors
 from retinanet.doctor.anchors import MAX_OBJECTS
+from retinanet.doctor.recommend_levels import P2_MEMORY, recommend_levels
+from retinanet.doctor.recommendation import Recommendation
 from retinanet.formats.dataset import Dataset
 from retinanet.runtime.console import format_bytes
 
-# Image size. The smallest anchor that `fit_anchors` proposes is 16 pixels wide, 2 strides of the finest level. An
+# Image size. The smallest anchor that `fit_anchors` proposes has 2 strides of the finest level: 16 pixels on P3. An
 # object of this size covers 2 x 2 cells of that level.
-MIN_OBJECT = 16.0  # pixels after the resize, square root of the area
+MIN_OBJECT = 2.0  # strides of the finest level, compared with the square root of the area after the resize
 REQUIRED_SHARE = 0.95  # of the objects; the smallest, often annotation errors, should not determine the cost of a run
 WORTHWHILE_GAIN = 0.01  # in a fraction of objects; smaller gains are not worth a change
 
@@ -53,12 +55,16 @@ class Machine(NamedTuple):
     memory: int | None  # bytes of the accelerator, or of the host if the device is a CPU; None if unknown
 
 
-class Recommendation(NamedTuple):
-    """Advice on one topic: a sentence, and the overrides to apply, if any."""
+class Advice(NamedTuple):
+    """Recommendations for a dataset, and the anchors that they are based on."""
 
-    topic: str  # "image size", "anchors", "batch", "sampling", "schedule" or "channels"
-    sentence: str
-    lines: tuple[str, ...] = ()
+    recommendations: list[Recommendation]  # one per topic, in the order of the rules
+    proposal: AnchorProposal  # anchors fitted at the recommended image size to the recommended levels
+
+    @property
+    def changes_objects_or_levels(self) -> bool:
+        """Whether the proposal is for another image size or other levels than those of the config."""
+        return any(item.lines for item in self.recommendations if item.topic in ("image size", "levels"))
 
 
 def describe_machine(device: torch.device) -> Machine:
@@ -70,36 +76,30 @@ def describe_machine(device: torch.device) -> Machine:
     return Machine(device, None)
 
 
-def recommend(
-    dataset: Dataset,
-    cfg: Config,
-    machine: Machine,
-    *,
-    proposal: AnchorProposal | None = None,
-    max_objects: int | None = MAX_OBJECTS,
-) -> list[Recommendation]:
+def recommend(dataset: Dataset, cfg: Config, machine: Machine, *, max_objects: int | None = MAX_OBJECTS) -> Advice:
     """Recommend settings for training on a dataset, one entry per topic.
 
     Each rule sees the config with the lines of the previous ones applied.
 
     Args:
         dataset: the training set; no image is read.
-        proposal: anchors fitted to the dataset at the recommended image size. None: fit them.
         max_objects: see `fit_anchors`.
     """
     size = recommend_image_size(dataset, cfg)
     cfg = with_overrides(cfg, size.lines, source="recommended image size")
-    if proposal is None:
-        proposal = fit_anchors(dataset, cfg, max_objects=max_objects)
+    proposal = fit_anchors(dataset, cfg, max_objects=max_objects)
+    levels, proposal = recommend_levels(dataset, cfg, proposal, max_objects=max_objects)
+    cfg = with_overrides(cfg, levels.lines, source="recommended levels")
     batch = recommend_batch(dataset, cfg, machine)
     cfg = with_overrides(cfg, batch.lines, source="recommended batch")
     sampling = recommend_sampling(dataset, cfg)
     cfg = with_overrides(cfg, sampling.lines, source="recommended sampling")
-    return [size, recommend_anchors(proposal), batch, sampling, recommend_schedule(dataset, cfg)]
+    items = [size, levels, recommend_anchors(proposal), batch, sampling, recommend_schedule(dataset, cfg)]
+    return Advice(items, proposal)
 
 
 def recommend_image_size(dataset: Dataset, cfg: Config) -> Recommendation:
-    """Recommend the smallest image size at which REQUIRED_SHARE of the objects have at least MIN_OBJECT pixels.
+    """Recommend the smallest image size at which REQUIRED_SHARE of the objects have at least MIN_OBJECT strides.
 
     Sizes above the median of the original images are not considered, because they add no detail. Sizes below the
     current one are not considered either: smaller images save time, but may cost AP even if all objects are large
@@ -112,13 +112,14 @@ def recommend_image_size(dataset: Dataset, cfg: Config) -> Recommendation:
     sides = np.sqrt(dataset.boxes_xywh[:, 2] * dataset.boxes_xywh[:, 3])[is_object]
     image = np.repeat(np.arange(len(dataset)), np.diff(dataset.box_start))[is_object]
     per_longer = resize.longer / current
+    min_object = MIN_OBJECT * cfg.model.anchors.strides[0]
 
     def share(shorter: int) -> float:
         scale = np.minimum(shorter / dataset.sizes.min(axis=1), shorter * per_longer / dataset.sizes.max(axis=1))
-        return float((sides * scale[image] >= MIN_OBJECT).mean())
+        return float((sides * scale[image] >= min_object).mean())
 
     original = int(np.median(dataset.sizes.min(axis=1)))
-    before = f"{100 * share(current):.0f} % of the objects have at least {MIN_OBJECT:.0f} pixels"
+    before = f"{100 * share(current):.0f} % of the objects have at least {min_object:.0f} pixels"
     if share(current) >= REQUIRED_SHARE:
         return Recommendation(topic, f"{before} at a shorter side of {current}: they are large enough")
     candidates = [*range(resize.divisor * (current // resize.divisor + 1), original, resize.divisor), original]
@@ -182,6 +183,7 @@ def recommend_batch(dataset: Dataset, cfg: Config, machine: Machine) -> Recommen
     else:
         pixels = _largest_padded_image(dataset, cfg)
         image_bytes = pixels * MEMORY_PER_PIXEL.get(cfg.model.backbone.name, LARGEST_MEMORY_PER_PIXEL)
+        image_bytes *= P2_MEMORY if cfg.model.levels.startswith("p2") else 1
         fitting = int((USABLE_MEMORY * machine.memory - MEMORY_WITHOUT_IMAGES) / image_bytes)
         accumulate = max(accumulate, math.ceil(batch_size / max(fitting, 1)))
         sentence += (

@@ -96,11 +96,11 @@ def rehearse(run: Run, stop: StopRequest, activity: Activity) -> DryRun | None:
         while state.step < most and not broadcast(first_steps.are_enough):
             if stop.due(state.step):
                 return None
-            lr = float(state.schedule.get_last_lr()[0])
+            rates = state.learning_rates()
             with first_steps.measure():
                 take_step(run, batches, activity, timer)
         check_gradients(run, activity)
-        log_step(run, recorder, timer, lr)
+        log_step(run, recorder, timer, rates)
         save(run, recorder, timer)
         record_unreadable(run, recorder)
         if run.val_data:

@@ -1,5 +1,6 @@
-"""Optimizer and weight decay groups."""
+"""Optimizer, and its parameter groups with different learning rates and weight decay."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -7,21 +8,33 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from retinanet.config import SGDConfig, TrainConfig
-from retinanet.engine.schedule import effective_lr
+from retinanet.engine.schedule import backbone_lrs, effective_lr
 
 # Modules with weight decay for `weight`.
 WEIGHT_DECAY_MODULES = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
-def build_optimizer(model: nn.Module, cfg: TrainConfig) -> Optimizer:
-    """Build SGD or AdamW for the trainable parameters, with a separate weight decay for norms and biases."""
+def build_optimizer(model: nn.Module, cfg: TrainConfig, stages: Sequence[Sequence[nn.Parameter]] = ()) -> Optimizer:
+    """Build SGD or AdamW for the trainable parameters, with a separate weight decay for norms and biases.
+
+    There are two parameter groups, decayed weights first. If the learning rates of the backbone differ from `lr`, these
+    two are followed by two for each stage that is trained, the first stage first.
+
+    Args:
+        stages: parameters of each stage of the backbone, the first stage first; see `Backbone.stages`.
+    """
+    settings, lr = cfg.optimizer, effective_lr(cfg)
+    stage_lrs = backbone_lrs(cfg, len(stages))
+    if all(stage_lr == lr for stage_lr in stage_lrs):
+        stages, stage_lrs = (), []
+    stage_of = {id(parameter): number for number, stage in enumerate(stages) for parameter in stage}
     weights, norms_and_biases = weight_decay_groups(model)
-    settings = cfg.optimizer
-    groups = [
-        {"params": weights, "weight_decay": settings.weight_decay},
-        {"params": norms_and_biases, "weight_decay": settings.norm_weight_decay},
-    ]
-    lr = effective_lr(cfg)
+    groups: list[dict[str, Any]] = []
+    for stage, group_lr in [(None, lr), *enumerate(stage_lrs)]:
+        decayed, others = ([p for p in part if stage_of.get(id(p)) == stage] for part in (weights, norms_and_biases))
+        if stage is None or decayed or others:
+            groups.append({"params": decayed, "lr": group_lr, "weight_decay": settings.weight_decay})
+            groups.append({"params": others, "lr": group_lr, "weight_decay": settings.norm_weight_decay})
     if not isinstance(settings, SGDConfig):
         return AdamW(groups, lr=lr, betas=settings.betas, fused=True)
     optimizer = SGD(groups, lr=lr, momentum=settings.momentum, fused=True)

@@ -31,10 +31,21 @@ def default_interval(cfg: TrainConfig, num_images: int) -> int:
 
 def effective_lr(cfg: TrainConfig) -> float:
     """The configured learning rate, scaled to the actual batch size according to `train.lr_scaling`."""
+    return _scaled(cfg.optimizer.lr, cfg)
+
+
+def backbone_lrs(cfg: TrainConfig, num_stages: int) -> list[float]:
+    """Learning rate of each backbone stage, the first one first, scaled to the batch size like that of the head."""
+    optimizer = cfg.optimizer
+    last = _scaled(optimizer.lr if optimizer.backbone_lr is None else optimizer.backbone_lr, cfg)
+    return [last * optimizer.layer_decay ** (num_stages - 1 - stage) for stage in range(num_stages)]
+
+
+def _scaled(lr: float, cfg: TrainConfig) -> float:
     if cfg.reference_batch_size is None:
-        return cfg.optimizer.lr
+        return lr
     ratio = cfg.batch_size / cfg.reference_batch_size
-    return cfg.optimizer.lr * (ratio if cfg.lr_scaling == "linear" else math.sqrt(ratio))
+    return lr * (ratio if cfg.lr_scaling == "linear" else math.sqrt(ratio))
 
 
 def lr_factor(cfg: TrainConfig, step: int, num_steps: int) -> float:

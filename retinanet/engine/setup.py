@@ -177,6 +177,7 @@ def set_up_run(
         compile=compile,
         guard=state.guard,
         ema=state.ema,
+        freeze=state.freeze,
     )
     if overwrite and is_main():
         clear_folder(folder)  # only now, so that invalid input does not delete the old run
@@ -245,17 +246,27 @@ def check_norm(cfg: Config) -> None:
     """
     if cfg.custom.model:
         return
-    if cfg.model.backbone.norm == "batch" and world_size() > 1 and not cfg.train.allow_local_norm:
-        raise InputError(
-            f"model.backbone.norm is batch on {world_size()} processes: each would normalise with the statistics of "
-            "its own few images, and results would depend on the number of processes; set model.backbone.norm to sync "
-            "(shared statistics), group or frozen, or train.allow_local_norm=true"
-        )
-    backbone, accumulate = cfg.model.backbone, cfg.train.accumulate
+    backbone, head_norm, accumulate = cfg.model.backbone, cfg.model.head_norm, cfg.train.accumulate
+    local = {"model.backbone.norm": (backbone.norm, "sync"), "model.head_norm": (head_norm, "sync_per_level")}
+    for key, (norm, synchronised) in local.items():
+        if norm in ("batch", "batch_per_level") and world_size() > 1 and not cfg.train.allow_local_norm:
+            others = "group or frozen" if key == "model.backbone.norm" else "group or none"
+            raise InputError(
+                f"{key} is {norm} on {world_size()} processes: each would normalise with the statistics of its own few "
+                f"images, and results would depend on the number of processes; set {key} to {synchronised} (shared "
+                f"statistics), {others}, or train.allow_local_norm=true"
+            )
     if accumulate > 1 and backbone.norm in ("batch", "sync") and backbone.frozen_stages < ALL_STAGES:
         log.warning(
             "train.accumulate is %d and model.backbone.norm is %s: each micro-batch is normalised with its own "
             "statistics, so gradients differ from those of the whole batch; use norm group or frozen to avoid this",
             accumulate,
             backbone.norm,
+        )
+    if accumulate > 1 and head_norm in ("batch_per_level", "sync_per_level") and cfg.model.head_convs:
+        log.warning(
+            "train.accumulate is %d and model.head_norm is %s: each micro-batch is normalised with its own "
+            "statistics, so gradients differ from those of the whole batch; use head_norm group or none to avoid this",
+            accumulate,
+            head_norm,
         )

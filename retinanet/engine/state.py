@@ -13,6 +13,7 @@ from retinanet.checkpoint.file import Checkpoint, read_checkpoint
 from retinanet.config import Config
 from retinanet.data.build import build_uses
 from retinanet.data.fingerprint import fingerprint
+from retinanet.engine.backbone_freeze import BackboneFreeze
 from retinanet.engine.best import BestScore
 from retinanet.engine.divergence import DivergenceCheck
 from retinanet.engine.ema import EMA
@@ -20,8 +21,10 @@ from retinanet.engine.metrics import RunningMeans
 from retinanet.engine.nonfinite.guard import NonFiniteGuard
 from retinanet.engine.optimizer import build_optimizer, restore_optimizer
 from retinanet.engine.schedule import build_schedule
+from retinanet.errors import InputError
 from retinanet.formats.dataset import Dataset
 from retinanet.interop.initial_weights import read_initial_weights
+from retinanet.model.backbone import Backbone
 from retinanet.model.detector import Detector, load_weights
 from retinanet.model.finetune import load_for_finetuning
 from retinanet.model.norm import use_cuda_sync_norms_
@@ -51,6 +54,7 @@ class TrainState:
         schedule: LambdaLR,
         scaler: torch.amp.GradScaler,
         guard: NonFiniteGuard,
+        freeze: BackboneFreeze,
         running: RunningMeans,
         best: BestScore,
         divergence: DivergenceCheck,
@@ -63,6 +67,7 @@ class TrainState:
         self.schedule = schedule
         self.scaler = scaler
         self.guard = guard
+        self.freeze = freeze
         self.running = running
         self.best = best
         self.divergence = divergence
@@ -77,6 +82,18 @@ class TrainState:
     def evaluated(self) -> Detector:
         """The model used for evaluation and inference: the one with averaged weights, if the run keeps an average."""
         return self.ema.model if self.ema else self.model
+
+    def learning_rates(self) -> dict[str, float]:
+        """Learning rates of the next step: `lr`, and `backbone_lr` of the last backbone stage if it has its own.
+
+        While the backbone is frozen, its learning rate is 0.
+        """
+        rates = [float(rate) for rate in self.schedule.get_last_lr()]
+        result = {"lr": rates[0]}
+        has_own = len(rates) > 2  # otherwise there are only the two groups with different weight decay
+        if self.freeze.num_steps or has_own:
+            result["backbone_lr"] = 0.0 if self.freeze.is_due(self.step + 1) else rates[-1]
+        return result
 
     def share_statistics(self) -> None:
         """Copy the batch norm statistics of the main process to all others, replacing their local statistics."""
@@ -128,12 +145,12 @@ class TrainState:
             )
         # These settings determine which images are normalised together: batch norm computes its statistics within one
         # process, sync norm across all of them.
-        splits = {"batch": {"processes", "train.accumulate"}, "sync": {"train.accumulate"}}.get(now["norms"], set())
-        if changed.keys() & splits:
-            log.warning(
-                "batch norm now sees different micro-batches (model.backbone.norm: %s): results are not comparable",
-                now["norms"],
-            )
+        splits = {"batch": {"processes", "train.accumulate"}, "sync": {"train.accumulate"}}
+        for key, norm in (("model.backbone.norm", now["norms"]), ("model.head_norm", now["head norms"])):
+            if changed.keys() & splits.get(norm.removesuffix("_per_level"), set()):
+                log.warning(
+                    "batch norm now sees different micro-batches (%s: %s): results are not comparable", key, norm
+                )
 
 
 def arithmetic_of(cfg: Config, model: Detector, dtype: torch.dtype, compile: bool) -> dict[str, Any]:
@@ -148,6 +165,7 @@ def arithmetic_of(cfg: Config, model: Detector, dtype: torch.dtype, compile: boo
         "compiled": compile,
         "torch": str(torch.__version__),
         "norms": "of a custom model" if cfg.custom.model else cfg.model.backbone.norm,
+        "head norms": "of a custom model" if cfg.custom.model else cfg.model.head_norm,
         "memory format": str(memory_format).removeprefix("torch."),
         "CPU capability": torch.backends.cpu.get_cpu_capability(),
         "device": device.type,
@@ -183,6 +201,23 @@ def load_initial_weights(model: Detector, cfg: Config, *, is_resumed: bool) -> N
         log.info("weights from %s", source)
 
 
+def backbone_with_stages(model: Detector, cfg: Config) -> Backbone | None:
+    """Return the backbone of a model; None for a custom model whose backbone does not list its stages.
+
+    Raises:
+        InputError: it does not, but a setting needs the stages.
+    """
+    if is_retinanet(model) and hasattr(model.backbone, "stages"):
+        return model.backbone
+    optimizer = cfg.train.optimizer
+    if optimizer.backbone_lr is not None or optimizer.layer_decay != 1 or cfg.train.freeze_backbone_steps:
+        raise InputError(
+            "train.optimizer.backbone_lr, train.optimizer.layer_decay and train.freeze_backbone_steps need a RetinaNet "
+            f"whose backbone has the method stages(), but the model is {cfg.custom.model}; remove them, or add it"
+        )
+    return None
+
+
 def build_state(
     cfg: Config,
     train_data: Dataset,
@@ -212,10 +247,11 @@ def build_state(
         )  # each process has built its own
     else:
         model = build_own_model(cfg, train_data, is_resumed=resume_from is not None)
-    if cfg.model.backbone.norm == "sync" and device.type == "cuda" and custom_model is None:
-        use_cuda_sync_norms_(model)
+        if device.type == "cuda" and world_size() > 1:
+            use_cuda_sync_norms_(model)
     model.to(device=device, memory_format=memory_format_for(device, dtype)).train()
-    optimizer = build_optimizer(model, cfg.train)
+    backbone = backbone_with_stages(model, cfg)
+    optimizer = build_optimizer(model, cfg.train, backbone.stages() if backbone else ())
     scaled = dtype == torch.float16
     guard = NonFiniteGuard(
         model, optimizer, device, action=cfg.train.on_nonfinite, limit=cfg.train.max_skipped, scaled=scaled
@@ -227,6 +263,7 @@ def build_state(
         build_schedule(optimizer, cfg.train, num_steps),
         torch.amp.GradScaler(device.type, enabled=scaled),
         guard,
+        BackboneFreeze(backbone or nn.Module(), cfg.train.freeze_backbone_steps),
         RunningMeans(device, skips=scaled or cfg.train.on_nonfinite == "skip"),
         BestScore(cfg.train.best_metric),
         DivergenceCheck(device),

@@ -11,6 +11,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from retinanet.detection.assignment import Assign
+from retinanet.engine.backbone_freeze import BackboneFreeze
 from retinanet.engine.ema import EMA
 from retinanet.engine.metrics import StepMetrics
 from retinanet.engine.nonfinite.guard import NonFiniteGuard
@@ -42,6 +43,23 @@ class Outputs(nn.Module):
         return self.outputs(pixels)
 
 
+def over_processes(outputs: nn.Module, *, init_sync: bool) -> nn.Module:
+    """Wrap the network in DDP for the parameters that currently require gradients, if there are several processes.
+
+    Args:
+        init_sync: copy all parameters and buffers from the main process first.
+    """
+    if world_size() == 1:
+        return outputs
+    return DistributedDataParallel(
+        outputs,
+        **UNSHARED_BUFFERS,
+        gradient_as_bucket_view=True,
+        find_unused_parameters=False,
+        init_sync=init_sync,
+    )
+
+
 class TrainStep:
     """Runs one training step: assignment, forward pass, losses, backward pass, clipping and update.
 
@@ -61,6 +79,7 @@ class TrainStep:
             one graph handles all sizes.
         guard: skips steps with non-finite gradients; if None, such steps are applied as well.
         ema: moving average of the weights, which requires a guard; None disables it.
+        freeze: freezes the backbone in the first steps; None never does.
     """
 
     def __init__(
@@ -76,14 +95,12 @@ class TrainStep:
         compile: bool = False,
         guard: NonFiniteGuard | None = None,
         ema: EMA | None = None,
+        freeze: BackboneFreeze | None = None,
     ):
         assert guard or not ema
         self.model = model
-        self.network: nn.Module = Outputs(model, compile=compile) if is_retinanet(model) else model
-        if world_size() > 1:
-            self.network = DistributedDataParallel(
-                self.network, **UNSHARED_BUFFERS, gradient_as_bucket_view=True, find_unused_parameters=False
-            )
+        self.outputs: nn.Module = Outputs(model, compile=compile) if is_retinanet(model) else model
+        self.network = over_processes(self.outputs, init_sync=True)
         self.criterion = criterion
         self.optimizer = optimizer
         self.scaler = scaler
@@ -92,6 +109,7 @@ class TrainStep:
         self.clip_norm = clip_norm
         self.guard = guard
         self.ema = ema
+        self.freeze = freeze
 
     def __call__(self, batches: Sequence[Batch], step: int) -> StepMetrics:
         """Train on this process's share of one global batch.
@@ -99,6 +117,10 @@ class TrainStep:
         Args:
             step: number of the step, counted from 1.
         """
+        if self.freeze and self.freeze.apply(step):
+            # DDP waits for the gradients of the parameters that were trained when it was created.
+            self.network = self.outputs  # frees the old gradient buffers first
+            self.network = over_processes(self.outputs, init_sync=False)
         if self.guard:
             self.guard.before_step()
         losses, num_positive = self.backward(batches)

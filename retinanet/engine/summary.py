@@ -62,6 +62,7 @@ def run_summary(run: Run, shares: ShapeShares) -> dict[str, str]:
     deterministic = ", deterministic" if cfg.train.deterministic else ""
     in_channels = cfg.model.in_channels
     channels = "" if in_channels == 3 else f", {in_channels} channel(s)"
+    frozen = cfg.train.freeze_backbone_steps
     processes = f"{world_size()} processes of " if world_size() > 1 else ""
     described = (
         cfg.custom.model
@@ -72,9 +73,11 @@ def run_summary(run: Run, shares: ShapeShares) -> dict[str, str]:
         "data": f"{len(train)} images ({empty} without objects), {boxes} objects, {crowds} crowd regions",
         "classes": f"{len(train.class_names)}: {names}",
         "padded shapes": f"{shown} (height x width; mixed batches use the largest height and width)",
-        "model": f"{described}, {total / 1e6:.1f} M parameters, {trained / 1e6:.1f} M trained",
+        "model": f"{described}, {total / 1e6:.1f} M parameters, {trained / 1e6:.1f} M trained"
+        + (f", the backbone only after step {frozen}" if frozen else ""),
         "length": f"{num_steps} steps of {batch} images, {epochs:.2f} epochs",
-        "learning rate": f"{lr:g}{scaled if lr != cfg.train.optimizer.lr else ''}, {cfg.train.optimizer.type}, "
+        "learning rate": f"{lr:g}{scaled if lr != cfg.train.optimizer.lr else ''}, "
+        f"{describe_backbone_lrs(run.state)}{cfg.train.optimizer.type}, "
         f"{cfg.train.schedule.type}, warm-up {cfg.train.warmup_steps} steps, {last_lr:.3g} at the end",
         "evaluation": f"{len(run.val_data)} images, every {run.eval_every} steps ({run.evaluations_left} evaluation(s))"
         if run.val_data
@@ -94,6 +97,12 @@ def norm_of(model: RetinaNet, cfg: ModelConfig) -> str:
     ):
         return "no batch norm"
     return f"{backbone.norm} norm"
+
+
+def describe_backbone_lrs(state: TrainState) -> str:
+    """Describe the full learning rates of the backbone, first stage first; empty if they equal that of the head."""
+    lrs = dict.fromkeys(group["initial_lr"] for group in state.optimizer.param_groups[2:])
+    return f"backbone {', '.join(f'{lr:.3g}' for lr in lrs)}, " if lrs else ""
 
 
 def kept(cfg: TrainConfig) -> str:

@@ -157,7 +157,7 @@ def loop(run: Run, stop: StopRequest, activity: Activity, after_step: Callable[[
             if state.step == num_steps or stopped_by:
                 break
 
-            lr = float(state.schedule.get_last_lr()[0])
+            rates = state.learning_rates()
             were_enough = first_steps.are_enough
             with first_steps.measure():
                 take_step(run, batches, activity, timer)
@@ -173,7 +173,7 @@ def loop(run: Run, stop: StopRequest, activity: Activity, after_step: Callable[[
                 check_gradients(run, activity)
                 state.divergence.read(state.step)
             if log_due:
-                bar.logged(log_step(run, recorder, timer, lr))
+                bar.logged(log_step(run, recorder, timer, rates))
                 if state.step < num_steps and is_time_up(cfg, timer):
                     stopped_by = "train.max_hours"
             if save_due or stopped_by:
@@ -218,17 +218,22 @@ def take_step(run: Run, batches: Iterator[Batch], activity: Activity, timer: Run
     state.step = step
 
 
-def log_step(run: Run, recorder: Recorder, timer: RunTimer, lr: float) -> str:
-    """Log mean metrics and timing since the last line, and return the text for the progress bar. Collective."""
+def log_step(run: Run, recorder: Recorder, timer: RunTimer, rates: dict[str, float]) -> str:
+    """Log mean metrics and timing since the last line, and return the text for the progress bar. Collective.
+
+    Args:
+        rates: learning rates of the step, from `TrainState.learning_rates`.
+    """
     state = run.state
     timing = timer.read()
     means = state.running.read()
     if run.compile:
         means["compiled_graphs"] = compiled_graphs()
-    recorder.write_train_metrics(state.step, means | timing | {"lr": lr})
+    recorder.write_train_metrics(state.step, means | timing | rates)
+    backbone = f" (backbone {rates['backbone_lr']:.3g})" if "backbone_lr" in rates else ""
     log.info(
-        "step %d of %d: loss %.4g (class %.4g, box %.4g), lr %.3g, %.1f images/s, time: %s; %s left",
-        state.step, run.num_steps, means["loss"], means["class_loss"], means["box_loss"], lr,
+        "step %d of %d: loss %.4g (class %.4g, box %.4g), lr %.3g%s, %.1f images/s, time: %s; %s left",
+        state.step, run.num_steps, means["loss"], means["class_loss"], means["box_loss"], rates["lr"], backbone,
         timing["images_per_s"], describe_timing(timing),
         format_duration(timer.time_left(run.num_steps - state.step, run.evaluations_left)),
     )  # fmt: skip

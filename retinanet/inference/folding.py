@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torchvision.ops import FrozenBatchNorm2d
 
-from retinanet.model.folded_conv import scale_and_shift, scale_filters
+from retinanet.model.folded_conv import ScaleAndShift, scale_and_shift, scale_filters
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +37,20 @@ class Pair:
     uses: int = 0
     norm: _BatchNorm | None = None
     output: Tensor | None = None
+
+
+@torch.no_grad()
+def fix_level_norms_(head: nn.Module) -> None:
+    """Replace the batch norms of each pyramid level, in evaluation mode, with a scale and a shift.
+
+    They cannot be folded into the convolutions, which all levels share. A low precision rounds only the scale and the
+    shift, not the running statistics.
+    """
+    for norms in list(head.modules()):
+        if isinstance(norms, nn.ModuleList):
+            for level, norm in enumerate(norms):
+                if isinstance(norm, _BatchNorm):
+                    norms[level] = ScaleAndShift(*scale_and_shift(norm))
 
 
 def fold_norms_(module: nn.Module, run: Callable[[], list[Tensor]]) -> None:

@@ -11,7 +11,7 @@ from torch._inductor import config as inductor_config
 
 from retinanet.config.custom import part_name
 from retinanet.errors import InputError
-from retinanet.inference.folding import fold_norms_
+from retinanet.inference.folding import fix_level_norms_, fold_norms_
 from retinanet.model.retinanet import RetinaNet, is_retinanet
 from retinanet.model.timm_layout import small_side
 from retinanet.runtime.device import autocast, memory_format_for, require_compiler
@@ -111,6 +111,7 @@ def inference_model(model: nn.Module, *, dtype: torch.dtype, compile: bool) -> I
     if compile:
         require_compiler(next(model.parameters()).device, "inference.compile")
     model = copy.deepcopy(model).eval().requires_grad_(False)
+    fix_level_norms_(model.head)
     fold_norms_(model, partial(sample_outputs, model))
     memory_format = memory_format_for(next(model.parameters()).device, dtype)
     for part in model.children():  # backbone, pyramid and head, but not the image mean and std

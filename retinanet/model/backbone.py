@@ -3,15 +3,18 @@
 from typing import Protocol, assert_never
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from retinanet.config import BackboneConfig, ResNetConfig, TimmConfig
+from retinanet.config.model import Levels, level_numbers
 from retinanet.model.resnet import ResNet
 from retinanet.model.timm_backbone import TimmBackbone
 
+LAST_STAGE = 5  # C5 is the coarsest feature map of a backbone
+
 
 class Backbone(Protocol):
-    """An `nn.Module` that turns normalised images into three feature maps, C3, C4 and C5.
+    """An `nn.Module` that turns normalised images into feature maps: C3, C4 and C5, or C2 to C5 for a pyramid with P2.
 
     `RetinaNet` relies only on the members below and those of `nn.Module`.
 
@@ -21,11 +24,11 @@ class Backbone(Protocol):
 
     @property
     def out_channels(self) -> tuple[int, ...]:
-        """Channels of C3, C4 and C5."""
+        """Channels of C3, C4 and C5, or of C2 to C5."""
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """Strides of C3, C4 and C5 in pixels: (8, 16, 32), like the anchors on these levels."""
+        """Strides of the feature maps in pixels: (8, 16, 32) or (4, 8, 16, 32), like the anchors on these levels."""
 
     @property
     def divisor(self) -> int:
@@ -36,10 +39,16 @@ class Backbone(Protocol):
         """Memory format of the weights, also used for images; change it with `module.to(memory_format=...)`."""
 
     def __call__(self, images: Tensor) -> list[Tensor]:
-        """Compute C3, C4 and C5, each (B, out_channels[i], ceil(H / strides[i]), ceil(W / strides[i])).
+        """Compute the feature maps, each (B, out_channels[i], ceil(H / strides[i]), ceil(W / strides[i])).
 
         Args:
             images: normalised, (B, C, H, W).
+        """
+
+    def stages(self) -> list[list[nn.Parameter]]:
+        """All parameters, those of frozen stages included, by stage from the input to the output.
+
+        Layer-wise learning rates decay from the last stage to the first.
         """
 
     def load_pretrained(self, weights: str) -> None:
@@ -56,12 +65,17 @@ class Backbone(Protocol):
         """
 
 
-def build_backbone(cfg: BackboneConfig, *, in_channels: int) -> Backbone:
-    """Build the configured backbone with random weights, for images with C = `in_channels` channels.
+def build_backbone(cfg: BackboneConfig, *, in_channels: int = 3, levels: Levels = "p3..p7") -> Backbone:
+    """Build the configured backbone with random weights.
+
+    Args:
+        in_channels: number C of channels of the images.
+        levels: levels of the pyramid; the backbone computes a feature map for each of them up to C5.
 
     Raises:
         InputError: timm is missing, or does not have the backbone with these settings.
     """
+    out_strides = tuple(2**number for number in level_numbers(levels) if number <= LAST_STAGE)
     match cfg:
         case ResNetConfig():
             return ResNet(
@@ -70,6 +84,7 @@ def build_backbone(cfg: BackboneConfig, *, in_channels: int) -> Backbone:
                 norm_eps=cfg.norm_eps,
                 stride_in_1x1=cfg.stride_in_1x1,
                 frozen_stages=cfg.frozen_stages,
+                out_strides=out_strides,
                 checkpoint_activations=cfg.checkpoint_activations,
                 in_channels=in_channels,
             )
@@ -79,6 +94,7 @@ def build_backbone(cfg: BackboneConfig, *, in_channels: int) -> Backbone:
                 norm=cfg.norm,
                 frozen_stages=cfg.frozen_stages,
                 checkpoint_activations=cfg.checkpoint_activations,
+                out_strides=out_strides,
                 in_channels=in_channels,
             )
         case _:

@@ -1,4 +1,4 @@
-"""Fine-tuning: load the weights of a trained detector into one with different classes or anchors."""
+"""Fine-tuning: load the weights of a trained detector into one with different classes, anchors or pyramid levels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from retinanet.detection.anchors import AnchorGenerator
 from retinanet.errors import InputError
 from retinanet.model.class_match import ClassMatch, copy_rows, match_by_name, match_by_position
 from retinanet.model.fitting import check_fits
+from retinanet.model.level_weights import match_levels
 from retinanet.model.retinanet import RetinaNet
 from retinanet.model.stem import adapt_stem
 
@@ -53,8 +54,9 @@ def load_for_finetuning(
     values. Classes are matched by name or, if the trained detector does not name its classes, by position if there are
     equally many. If only one detector has a background logit, the whole layer keeps its initial values. If anchors
     differ in shape or order, the last convolutions of both subnets keep their initial values. Anchor sizes may differ,
-    because box deltas are relative to them. The first convolution of a detector for RGB images is adapted to the number
-    of channels of the model; see `adapt_stem`.
+    because box deltas are relative to them. Layers of a pyramid level that only one detector has keep their initial
+    values, or are left over. The first convolution of a detector for RGB images is adapted to the number of channels of
+    the model; see `adapt_stem`.
 
     Args:
         model: model to load into; changed in place, or left unchanged if an error is raised.
@@ -72,7 +74,11 @@ def load_for_finetuning(
     old = trained.model or cfg
     # Scalars are counters, such as the number of averaged models.
     state = {name: value for name, value in trained.state.items() if value.ndim or name.endswith(COUNTER)}
+    left = [name for name in trained.state if name not in state]
     initial = model.state_dict()
+    old_levels, levels = (_levels(anchors.strides) for anchors in (old.anchors, model.anchors))
+    state = match_levels(state, initial, trained=old_levels, wanted=levels)
+    of_new_levels = [name for name, value in state.items() if value is initial.get(name) and not name.endswith(COUNTER)]
     adapted = _adapted_stem(state, initial, old.in_channels)
     state |= adapted
     class_layer = f"head.class_subnet.{len(model.head.class_subnet) - 1}"
@@ -88,7 +94,9 @@ def load_for_finetuning(
         match = match_by_position(class_names, num_trained, has_background_slot=trained.has_background_slot)
 
     how = "".join(f", and {name} adapted from {old.in_channels} to {model.in_channels} channels" for name in adapted)
-    new, left = [], [name for name in trained.state if name not in state]
+    added = ", ".join(f"P{level}" for level in levels if level not in old_levels)
+    new = [f"{added}, which the weights do not have"] if added else []
+    left += [f"P{level}" for level in old_levels if level not in levels]
     kept: list[str] = []  # names of tensors that keep their initial values
     copied: list[str] = []  # names of tensors of which only some rows are loaded
     if not same_anchors:
@@ -119,7 +127,7 @@ def load_for_finetuning(
     counters = {name: value for name, value in initial.items() if name.endswith(COUNTER)}
     model.load_state_dict(counters | loaded)
     total = len(initial) - len(counters)
-    num_taken = total - len(kept) - len(copied)
+    num_taken = total - len({*kept, *copied, *of_new_levels})
     taken = f"all {total} tensors" if num_taken == total else f"{num_taken} of {total} tensors"
     return LoadedWeights(taken + how, "; ".join(new) or "nothing", "; ".join(left) or "nothing")
 
@@ -134,13 +142,28 @@ def _adapted_stem(state: dict[str, Tensor], initial: dict[str, Tensor], in_chann
     }
 
 
+def _levels(strides: Sequence[int]) -> list[int]:
+    """Numbers of the pyramid levels: level l has a stride of 2^l."""
+    return [stride.bit_length() - 1 for stride in strides]
+
+
+def _changed_levels(trained: list[int], wanted: list[int], source: str) -> list[str]:
+    """Messages about levels that only one of the detectors has."""
+    new = [f"P{level}" for level in wanted if level not in trained]
+    dropped = [f"P{level}" for level in trained if level not in wanted]
+    messages = (
+        [f"fpn: {', '.join(new)} keep initial values, because {source} does not have these levels"] if new else []
+    )
+    return messages + ([f"fpn: {', '.join(dropped)} of {source} dropped"] if dropped else [])
+
+
 def _same_shapes(one: AnchorGenerator, other: AnchorGenerator) -> bool:
     """Whether the anchors in a cell have the same shapes in the same order, up to a common scale."""
     if one.num_per_cell != other.num_per_cell:
         return False
     relative = []
     for anchors in (one, other):
-        x1, y1, x2, y2 = anchors(1, 1)[0][0, 0].unbind(-1)  # (a,) each, on the finest level
+        x1, y1, x2, y2 = anchors(1, 1)[-1][0, 0].unbind(-1)  # (a,) each, on the coarsest level: least rounding
         sides = torch.stack([x2 - x1, y2 - y1])
         relative.append(sides / (sides[0, 0] * sides[1, 0]).sqrt())
     return torch.allclose(relative[0], relative[1], rtol=SHAPE_TOLERANCE, atol=0)
@@ -157,8 +180,8 @@ def _check(state: dict[str, Tensor], expected: dict[str, Tensor], source: str, m
     if missing or unknown or misshapen:
         raise InputError(
             f"{source}: the network differs from this model: {_listed('missing', missing)}, "
-            f"{_listed('unknown', unknown)}, {_listed('with a different shape', misshapen)}; only classes and anchors "
-            "may differ; match model.* to the network of these weights, or remove train.init_from"
+            f"{_listed('unknown', unknown)}, {_listed('with a different shape', misshapen)}; only classes, anchors "
+            "and pyramid levels may differ; match model.* to the network of these weights, or remove train.init_from"
         )
 
 

@@ -34,6 +34,22 @@ def scale_and_shift(norm: FrozenBatchNorm2d | nn.modules.batchnorm._BatchNorm) -
     return scale, norm.bias - norm.running_mean * scale
 
 
+class ScaleAndShift(nn.Module):
+    """x * scale + shift per channel: a batch norm with fixed statistics. `scale` and `shift` are (channels,)."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, scale: Tensor, shift: Tensor):
+        super().__init__()
+        self.register_buffer("scale", scale)
+        self.register_buffer("shift", shift)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform (B, channels, H, W)."""
+        return torch.addcmul(self.shift[:, None, None], x, self.scale[:, None, None])
+
+
 class FoldedConv2d(torch.autograd.Function):
     """conv2d(x, weight * scale) + shift, with a constant `scale` and `shift` per output channel.
 

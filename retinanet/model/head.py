@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from retinanet.config.model import ClassPrecision, HeadNorm
-from retinanet.model.norm import norm_layer
+from retinanet.model.norm import LevelBatchNorm, SyncBatchNorm, norm_layer
 
 
 class RetinaNetHead(nn.Module):
@@ -17,8 +17,12 @@ class RetinaNetHead(nn.Module):
         num_anchors: number of anchors per cell.
         num_classes: number of classes K, without background.
         num_convs: number of 3x3 convolutions before the last one in each subnet.
-        norm: normalisation after each of these convolutions; the paper uses none.
-        conv_bias: whether these convolutions have biases.
+        norm: normalisation after each of these convolutions; the paper uses none. "batch_per_level" and
+            "sync_per_level" have one batch norm per pyramid level, while the levels share the convolutions. This is
+            `RetinaSepBNHead` of MMDetection and the effect of `CycleBatchNormList` in Detectron2's `RetinaNetHead`;
+            it comes from NAS-FPN (Ghiasi et al. 2019) and EfficientDet (Tan et al. 2020).
+        conv_bias: whether these convolutions have biases; with batch norm, they never do.
+        num_levels: number of pyramid levels.
         prior: initial probability of each class at every anchor; with softmax, of all classes together. It keeps the
             many background anchors from making the first steps diverge (section 4.1, "Initialization").
         class_precision: precision of the last convolution of the class subnet: that of the network, or "fp32", which
@@ -35,6 +39,7 @@ class RetinaNetHead(nn.Module):
         num_convs: int = 4,
         norm: HeadNorm = "none",
         conv_bias: bool = True,
+        num_levels: int = 5,
         prior: float = 0.01,
         class_precision: ClassPrecision = "network",
         background_logit: bool = False,
@@ -44,8 +49,11 @@ class RetinaNetHead(nn.Module):
         self.background_logit = background_logit
         self.num_logits = num_classes + background_logit
         last = Float32Conv2d if class_precision == "fp32" else nn.Conv2d
-        self.class_subnet = subnet(channels, num_convs, num_anchors * self.num_logits, norm, last, conv_bias=conv_bias)
-        self.box_subnet = subnet(channels, num_convs, num_anchors * 4, norm, conv_bias=conv_bias)
+        conv_bias = conv_bias and norm in ("none", "group")  # batch norm would subtract it
+        self.class_subnet = subnet(
+            channels, num_convs, num_anchors * self.num_logits, norm, num_levels, last, conv_bias=conv_bias
+        )
+        self.box_subnet = subnet(channels, num_convs, num_anchors * 4, norm, num_levels, conv_bias=conv_bias)
         bias = self.class_subnet[-1].bias
         assert isinstance(bias, nn.Parameter)
         if background_logit:
@@ -59,8 +67,11 @@ class RetinaNetHead(nn.Module):
 
         With a background logit, class logits are L x (B, A_l, K + 1).
         """
-        class_logits = [per_anchor(self.class_subnet(level), self.num_logits) for level in pyramid]
-        box_deltas = [per_anchor(self.box_subnet(level), 4) for level in pyramid]
+        levels = list(enumerate(pyramid))
+        class_logits = [
+            per_anchor(apply_subnet(self.class_subnet, features, level), self.num_logits) for level, features in levels
+        ]
+        box_deltas = [per_anchor(apply_subnet(self.box_subnet, features, level), 4) for level, features in levels]
         return class_logits, box_deltas
 
 
@@ -83,16 +94,25 @@ def subnet(
     num_convs: int,
     out_channels: int,
     norm: HeadNorm,
+    num_levels: int,
     last: type[nn.Conv2d] = nn.Conv2d,
     *,
     conv_bias: bool = True,
 ) -> nn.Sequential:
-    """Build the convolutions of one subnet, the last of type `last`, and initialise them as in the paper."""
+    """Build the convolutions of one subnet, the last of type `last`, and initialise them as in the paper.
+
+    A `ModuleList` among the layers has one norm per level; see `apply_subnet`.
+    """
     layers: list[nn.Module] = []
     for _ in range(num_convs):
         layers.append(nn.Conv2d(channels, channels, 3, padding=1, bias=conv_bias))
-        if norm == "group":
-            layers.append(norm_layer("group")(channels))
+        match norm:
+            case "group":
+                layers.append(norm_layer("group")(channels))
+            case "batch_per_level":
+                layers.append(nn.ModuleList(LevelBatchNorm(channels) for _ in range(num_levels)))
+            case "sync_per_level":
+                layers.append(nn.ModuleList(SyncBatchNorm(channels) for _ in range(num_levels)))
         layers.append(nn.ReLU(inplace=True))
     layers.append(last(channels, out_channels, 3, padding=1))
     for layer in layers:
@@ -101,6 +121,13 @@ def subnet(
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
     return nn.Sequential(*layers)
+
+
+def apply_subnet(layers: nn.Sequential, x: Tensor, level: int) -> Tensor:
+    """Apply the layers of a subnet to the features (B, channels, H_l, W_l) of a level, counted from 0 at the finest."""
+    for layer in layers:
+        x = layer[level](x) if isinstance(layer, nn.ModuleList) else layer(x)
+    return x
 
 
 def per_anchor(output: Tensor, values: int) -> Tensor:

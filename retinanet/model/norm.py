@@ -49,11 +49,29 @@ class GroupNorm(nn.GroupNorm):
         return out.to(x.dtype)
 
 
+class LevelBatchNorm(nn.BatchNorm2d):
+    """Batch norm for one pyramid level; a single value per channel is normalised with the running statistics.
+
+    The coarsest level of a small image has one position. With one image, the variance would be undefined.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (B, channels, H, W)."""
+        if self.training and has_one_value(x):
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(x)
+
+
+def has_one_value(x: Tensor) -> bool:
+    """Whether each channel of (B, channels, H, W) has a single value."""
+    return x.shape[0] * x.shape[2] * x.shape[3] == 1
+
+
 class SyncBatchNorm(nn.BatchNorm2d):
     """Batch norm with statistics over the batches of all processes; unlike torch's SyncBatchNorm, it supports CPUs.
 
     It does not subclass torch's SyncBatchNorm, since DistributedDataParallel rejects such layers on a CPU. On CUDA,
-    `torch.nn.SyncBatchNorm.convert_sync_batchnorm` replaces these layers with torch's.
+    `use_torch_sync_norms_` replaces these layers with torch's.
     """
 
     running_mean: Tensor
@@ -64,10 +82,11 @@ class SyncBatchNorm(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (B, channels, H, W)."""
         if not self.training or world_size() == 1:
-            if self.training:
+            training = self.training and not has_one_value(x)  # as in `LevelBatchNorm`
+            if training:
                 self.num_batches_tracked.add_(1)
             return F.batch_norm(
-                x, self.running_mean, self.running_var, self.weight, self.bias, self.training, self.momentum, self.eps
+                x, self.running_mean, self.running_var, self.weight, self.bias, training, self.momentum, self.eps
             )
         return self._over_ranks(x)
 

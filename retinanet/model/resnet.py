@@ -21,7 +21,7 @@ from retinanet.model.small_resnet import small_resnet
 
 
 class ResNet(nn.Module):
-    """A residual network that outputs C3, C4 and C5; implements `retinanet.model.backbone.Backbone`.
+    """A residual network that outputs C3, C4 and C5, or C2 to C5; implements `retinanet.model.backbone.Backbone`.
 
     Its state dict uses torchvision's names, without `fc`, so ImageNet weights load unchanged.
 
@@ -35,12 +35,12 @@ class ResNet(nn.Module):
             3x3. Only for networks of `Bottleneck` blocks.
         frozen_stages: number of leading stages that are never updated: 1 freezes the stem, 2 the stem and `layer1`, and
             so on up to 5 for all.
+        out_strides: strides of the feature maps to return, ending with 32: 4 is that of C2, the output of `layer1`.
         checkpoint_activations: save only the input of each residual block, and recompute the block in the backward
             pass. This needs less memory, takes a third more time in the backbone, and gives identical gradients.
         in_channels: number of channels of the images.
     """
 
-    strides = (8, 16, 32)
     divisor = 1
 
     def __init__(
@@ -52,10 +52,13 @@ class ResNet(nn.Module):
         norm_eps: float = EPS,
         stride_in_1x1: bool = False,
         checkpoint_activations: bool = False,
+        out_strides: tuple[int, ...] = (8, 16, 32),
         in_channels: int = 3,
     ):
         super().__init__()
         self.name = name
+        self.strides = out_strides
+        self.frozen_stages = frozen_stages
         self.checkpoint_activations = checkpoint_activations
         full: Any
         if name == "resnet10_half":
@@ -70,21 +73,20 @@ class ResNet(nn.Module):
         if stride_in_1x1:
             for stage in (self.layer2, self.layer3, self.layer4):
                 move_stride_to_1x1(stage[0])
-        self.out_channels = tuple(_out_channels(stage[-1]) for stage in (self.layer2, self.layer3, self.layer4))
-        stages = [nn.ModuleList([self.conv1, self.bn1]), self.layer1, self.layer2, self.layer3, self.layer4]
-        self._frozen = stages[:frozen_stages]  # a plain list: the modules are registered above
-        for stage in self._frozen:
-            stage.requires_grad_(False)
+        returned = (self.layer1, self.layer2, self.layer3, self.layer4)[-len(out_strides) :]
+        self.out_channels = tuple(_out_channels(stage[-1]) for stage in returned)
+        for module in self._frozen():
+            module.requires_grad_(False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Compute C3, C4 and C5, with strides 8, 16 and 32, from normalised images (B, C, H, W)."""
+        """Compute the feature maps with the strides in `strides` from normalised images (B, C, H, W)."""
         x = self.maxpool(F.relu_(conv_norm(images, self.conv1, self.bn1)))
         features = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             for block in stage:
                 x = self._block(x, block)
             features.append(x)
-        return features[1:]
+        return features[-len(self.strides) :]
 
     def _block(self, x: Tensor, block: BasicBlock | Bottleneck) -> Tensor:
         learns = x.requires_grad or block.conv1.weight.requires_grad  # otherwise nothing is saved anyway
@@ -106,9 +108,20 @@ class ResNet(nn.Module):
         Frozen stages stay in evaluation mode, which also freezes their running statistics.
         """
         super().train(mode)
-        for stage in self._frozen:
-            stage.eval()
+        for module in self._frozen():
+            module.eval()
         return self
+
+    def stages(self) -> list[list[nn.Parameter]]:
+        """The parameters of the stem and of the four residual stages."""
+        return [[weight for module in stage for weight in module.parameters()] for stage in self._stages()]
+
+    def _stages(self) -> list[list[nn.Module]]:
+        # Looked up on every call, because modules may be replaced, such as norms by synchronised ones.
+        return [[self.conv1, self.bn1], [self.layer1], [self.layer2], [self.layer3], [self.layer4]]
+
+    def _frozen(self) -> list[nn.Module]:
+        return [module for stage in self._stages()[: self.frozen_stages] for module in stage]
 
     @property
     def memory_format(self) -> torch.memory_format:

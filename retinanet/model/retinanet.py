@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from retinanet.config import ModelConfig, TimmConfig
+from retinanet.config.model import level_numbers
 from retinanet.detection.anchors import AnchorGenerator
 from retinanet.errors import InputError
 from retinanet.model.backbone import Backbone, build_backbone
@@ -129,8 +130,9 @@ def build_model(cfg: ModelConfig, num_classes: int) -> RetinaNet:
         offset=cfg.anchors.offset,
         rounding=cfg.anchors.rounding,
     )
-    backbone = build_backbone(cfg.backbone, in_channels=cfg.in_channels)
-    fpn = FeaturePyramid(backbone.out_channels, cfg.channels, p6_from=cfg.p6_from)
+    backbone = build_backbone(cfg.backbone, in_channels=cfg.in_channels, levels=cfg.levels)
+    numbers = level_numbers(cfg.levels)
+    fpn = FeaturePyramid(backbone.out_channels, cfg.channels, p6_from=cfg.p6_from, last=numbers[-1])
     head = RetinaNetHead(
         cfg.channels,
         num_anchors=anchors.num_per_cell,
@@ -138,6 +140,7 @@ def build_model(cfg: ModelConfig, num_classes: int) -> RetinaNet:
         num_convs=cfg.head_convs,
         norm=cfg.head_norm,
         conv_bias=cfg.head_conv_bias,
+        num_levels=len(numbers),
         prior=cfg.prior,
         class_precision=cfg.class_precision,
         background_logit=cfg.has_background_logit,

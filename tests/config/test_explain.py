@@ -71,7 +71,7 @@ def test_unknown_key_is_found_by_name_anywhere_in_the_schema(write, key, hint):
 def test_typo_in_a_union_suggests_only_keys_of_the_selected_type(write):
     # adamw has `betas`, sgd has `momentum`: neither is suggested for the other.
     assert only_problem(write("train: {epochs: 1, optimizer: {type: sgd, beta: 1}}")).startswith(
-        "train.optimizer.beta: unknown key; known here: lr, momentum"
+        "train.optimizer.beta: unknown key; known here: backbone_lr, layer_decay, lr, momentum"
     )
     assert only_problem(write("train: {epochs: 1, optimizer: {type: adamw, beta: 1}}")).endswith(
         "did you mean 'betas'?"
@@ -151,7 +151,7 @@ def test_all_problems_are_listed_at_once(write):
         (TRAIN + "data: {resize: {shorter: 0}}",
          "data.resize.shorter: found 0 (whole number), expected greater than or equal to 1"),
         (TRAIN + "model: {anchors: {sizes: [1, 2]}}",
-         "model.anchors: 5 strides but 2 sizes; set one of each per level"),
+         "model.anchors: 2 sizes, but 5 levels: p3..p7 (model.levels); set one size per level, or remove sizes"),
         (TRAIN + "assignment: {type: ats}",
          "assignment.type: found \"ats\", expected one of 'iou', 'atss'; did you mean 'atss'?"),
         (TRAIN + "assignment: {fg_iou: 0.1}", "assignment: bg_iou 0.4 is above fg_iou 0.1"),

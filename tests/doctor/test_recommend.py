@@ -241,12 +241,14 @@ def test_all_topics_for_a_bundled_recipe():
         for number, image in enumerate(corners)
     ]
     cfg = load_config("bccd_r18", ["data.resize={shorter: 160, longer: 160, bucket_aspects: [1.0]}"])
-    found = recommend(dataset_of(images), cfg, LARGE)
-    assert [entry.topic for entry in found] == ["image size", "anchors", "batch", "sampling", "schedule"]
+    found = recommend(dataset_of(images), cfg, LARGE).recommendations
+    assert [entry.topic for entry in found] == ["image size", "levels", "anchors", "batch", "sampling", "schedule"]
     # sqrt(24 * 72) = 41.6 pixels need 960 * 16 / 41.6 = 369.5, rounded up to 384.
     assert found[0].lines[0] == "data.resize.shorter=384"
-    assert len(found[1].lines) == 3
-    assert [entry.lines for entry in found[2:4]] == [(), ()]
-    assert found[4].lines == ("train.epochs=400",)  # 1.5 steps per epoch
+    assert (len(found[1].lines), len(found[2].lines)) == (0, 3)
+    assert [entry.lines for entry in found[3:5]] == [(), ()]
+    assert found[5].lines == ("train.epochs=400",)  # 1.5 steps per epoch
     changed = with_overrides(cfg, [line for entry in found for line in entry.lines], source="test")
-    assert [entry.lines for entry in recommend(dataset_of(images), changed, LARGE)] == [()] * 5
+    again = recommend(dataset_of(images), changed, LARGE)
+    assert [entry.lines for entry in again.recommendations] == [()] * 6
+    assert not again.changes_objects_or_levels

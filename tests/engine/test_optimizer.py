@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from retinanet.config import AdamWConfig, SGDConfig, TrainConfig
+from retinanet.config import AdamWConfig, SGDConfig, StepsSchedule, TrainConfig
 from retinanet.engine.optimizer import build_optimizer, restore_optimizer, weight_decay_groups
+from retinanet.engine.schedule import build_schedule
 from retinanet.model.retinanet import build_model
 from tests.helpers.models import model_config
 
@@ -149,3 +150,65 @@ def test_restored_momentum_takes_the_memory_format_of_its_parameter(settings, sa
     run(second, resumed)
     for one, other in zip(first.parameters(), second.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def lrs_of(model, settings, **train):
+    """Learning rate of each trainable parameter by name, and the number of parameter groups."""
+    cfg = TrainConfig(steps=10, optimizer=settings, **{"reference_batch_size": None} | train)
+    groups = build_optimizer(model, cfg, model.backbone.stages()).param_groups
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    found = {names[id(p)]: group["lr"] for group in groups for p in group["params"]}
+    assert len(found) == sum(len(group["params"]) for group in groups)
+    assert found.keys() == {name for name, p in model.named_parameters() if p.requires_grad}
+    return found, len(groups)
+
+
+@pytest.mark.parametrize("kind", [SGDConfig, AdamWConfig])
+def test_learning_rates_by_stage(kind):
+    # lr 0.8 for a batch of 16, so 0.4 for 8. The last stage has 0.2 / 2 = 0.1, and each earlier one half of the next.
+    model = build_model(model_config(norm="batch"), 2)
+    settings = kind(lr=0.8, backbone_lr=0.2, layer_decay=0.5)
+    lrs, num_groups = lrs_of(model, settings, batch_size=8, reference_batch_size=16)
+    expected = {"conv1": 0.00625, "bn1": 0.00625, "layer1": 0.0125, "layer2": 0.025, "layer3": 0.05, "layer4": 0.1}
+    for name, lr in lrs.items():
+        part, stage = name.split(".")[:2]
+        assert lr == pytest.approx(expected[stage] if part == "backbone" else 0.4), name
+    assert num_groups == 2 * (1 + 5)
+
+
+def test_frozen_stages_have_no_group():
+    model = build_model(model_config(frozen_stages=3, weights="imagenet"), 2)
+    lrs, num_groups = lrs_of(model, SGDConfig(lr=0.4, layer_decay=0.5))
+    assert num_groups == 2 * (1 + 2)
+    assert {lrs[f"backbone.layer{number}.0.conv1.weight"] for number in (3, 4)} == {0.2, 0.4}
+
+
+def test_equal_learning_rates_leave_the_groups_as_they_are():
+    """The optimizer is then the same as without these settings, so its state also fits earlier checkpoints."""
+    model = build_model(model_config(norm="batch"), 2)
+    plain = build_optimizer(model, TrainConfig(steps=1, optimizer=SGDConfig(lr=0.01)))
+    same = build_optimizer(
+        model, TrainConfig(steps=1, optimizer=SGDConfig(lr=0.01, backbone_lr=0.01)), model.backbone.stages()
+    )
+    assert [list(map(id, group.pop("params"))) for group in plain.param_groups] == [
+        list(map(id, group.pop("params"))) for group in same.param_groups
+    ]
+    assert plain.param_groups == same.param_groups
+
+
+def test_schedule_multiplies_the_learning_rates_of_all_stages():
+    # Warm-up from 0.5 over two steps, then a tenth from step 5 of 10; the last stage has 0.2, the one before it 0.1.
+    model = build_model(model_config(), 2)
+    cfg = TrainConfig(
+        steps=10, optimizer=SGDConfig(lr=0.4, backbone_lr=0.2, layer_decay=0.5), reference_batch_size=None,
+        warmup_steps=2, warmup_factor=0.5, schedule=StepsSchedule(milestones=(0.5,)),
+    )  # fmt: skip
+    optimizer = build_optimizer(model, cfg, model.backbone.stages())
+    schedule, found = build_schedule(optimizer, cfg, 10), []
+    for _ in range(6):
+        found.append(schedule.get_last_lr()[::2][-2:] + schedule.get_last_lr()[:1])
+        optimizer.step()
+        schedule.step()
+    factors = [0.5, 0.75, 1, 1, 1, 0.1]
+    for lrs, factor in zip(found, factors, strict=True):
+        assert lrs == pytest.approx([0.1 * factor, 0.2 * factor, 0.4 * factor])

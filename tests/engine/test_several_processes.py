@@ -76,14 +76,25 @@ def weights(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("norm", "processes", "accumulate"), [("frozen", 2, 1), ("frozen", 3, 2), ("sync", 2, 2)])
-def test_first_step_does_not_depend_on_how_the_batch_is_split(overrides, tmp_path, norm, processes, accumulate):
-    settings = [*overrides, f"model.backbone.norm={norm}"]
+@pytest.mark.parametrize(
+    ("norm", "head_norm", "processes", "accumulate"),
+    [
+        ("frozen", "group", 2, 1),
+        ("frozen", "group", 3, 2),
+        ("sync", "group", 2, 2),
+        ("sync", "sync_per_level", 2, 2),
+    ],
+)
+def test_first_step_does_not_depend_on_how_the_batch_is_split(
+    overrides, tmp_path, norm, head_norm, processes, accumulate
+):
+    settings = [*overrides, f"model.backbone.norm={norm}", f"model.head_norm={head_norm}"]
     # Synchronised norms share statistics within one accumulation step, so a single process must accumulate as well.
     alone = [f"train.accumulate={accumulate}"] if norm == "sync" else []
     expected = first_step(load_config("quickstart", [*settings, *alone]))
     assert len(expected["gradients"]) > 30 and expected["num_positive"] > 8
     assert ("backbone.bn1.num_batches_tracked" in expected["statistics"]) == (norm == "sync")
+    largest = max(gradient.norm() for gradient in expected["gradients"].values())
     file = tmp_path / "step"
     run_together(processes, FIRST_STEP, [str(file), *settings, f"train.accumulate={accumulate}"])
     for number in range(processes):
@@ -93,6 +104,8 @@ def test_first_step_does_not_depend_on_how_the_batch_is_split(overrides, tmp_pat
         assert_close(result["losses"], expected["losses"], rtol=1e-6, atol=0)  # box losses are computed in float32
         assert_close(result["statistics"], expected["statistics"], rtol=1e-9, atol=1e-12)
         for name, gradient in expected["gradients"].items():
+            if gradient.norm() < 1e-12 * largest:
+                continue  # only rounding: batch norm cancels the bias of a level with one position
             distance = (result["gradients"][name] - gradient).norm() / gradient.norm()
             assert distance < 1e-6, (name, distance)
 
@@ -206,9 +219,21 @@ def test_batch_norm_on_several_processes_is_refused_unless_allowed(overrides, mo
     check_norm(load_config("quickstart", [*overrides, "model.backbone.norm=batch", "train.allow_local_norm=true"]))
 
 
+def test_batch_norm_per_level_on_several_processes_is_refused_unless_allowed(overrides, monkeypatch):
+    settings = [*overrides, "model.backbone.norm=frozen", "model.head_norm=batch_per_level"]
+    check_norm(load_config("quickstart", settings))
+    monkeypatch.setattr("retinanet.engine.setup.world_size", lambda: 2)
+    with pytest.raises(InputError, match=r"model\.head_norm is batch_per_level .* to sync_per_level .*group or none"):
+        check_norm(load_config("quickstart", settings))
+    check_norm(load_config("quickstart", [*settings, "train.allow_local_norm=true"]))
+    check_norm(load_config("quickstart", [*settings, "model.head_norm=sync_per_level"]))
+
+
 @pytest.mark.parametrize(
     ("settings", "warns"),
     [
+        (["model.backbone.norm=frozen", "model.head_norm=batch_per_level", "train.accumulate=2"], True),
+        (["model.backbone.norm=frozen", "model.head_norm=sync_per_level", "train.accumulate=1"], False),
         (["model.backbone.norm=batch", "train.accumulate=2"], True),
         (["model.backbone.norm=sync", "train.accumulate=4"], True),
         (["model.backbone.norm=batch", "train.accumulate=1"], False),

@@ -25,6 +25,9 @@ class ThreeConvolutions(nn.Module):
         is_last = self.c4.weight.is_contiguous(memory_format=torch.channels_last)
         return torch.channels_last if is_last else torch.contiguous_format
 
+    def stages(self):
+        return [list(stage.parameters()) for stage in (self.c3, self.c4, self.c5)]
+
     def forward(self, images):
         c3 = self.c3(images)
         c4 = self.c4(c3.relu())

@@ -149,3 +149,24 @@ def test_compiled_copy_equals_the_network():
     before = copied(IMAGES, IMAGE_SIZES)
     copied.model.head.class_subnet[-1].weight.zero_()
     assert_outputs_close(copied(IMAGES, IMAGE_SIZES), before, 0.0)
+
+
+@pytest.mark.parametrize("head_norm", ["batch_per_level", "sync_per_level"])
+def test_norms_per_level_become_a_scale_and_a_shift(head_norm):
+    model = network(head_norm=head_norm).train()
+    copied = inference_model(model, dtype=torch.float32, compile=False)
+    assert not any(isinstance(part, _BatchNorm) for part in copied.modules())
+    with torch.no_grad():
+        assert_outputs_close(copied(IMAGES, IMAGE_SIZES), model.eval()(IMAGES, IMAGE_SIZES), 1e-4)
+
+
+def test_norms_per_level_in_bfloat16_are_about_as_accurate_as_autocast():
+    model = network(head_norm="batch_per_level").eval()
+    copied = inference_model(model, dtype=torch.bfloat16, compile=False)(IMAGES, IMAGE_SIZES)
+    with torch.no_grad():
+        truth = torch.cat(model(IMAGES, IMAGE_SIZES).class_logits, 1)
+        with torch.autocast("cpu", torch.bfloat16):
+            autocast = torch.cat(model(IMAGES, IMAGE_SIZES).class_logits, 1)
+    result = torch.cat(copied.class_logits, 1)
+    assert result.dtype == torch.bfloat16
+    assert (result - truth).norm() < 1.5 * (autocast - truth).norm()

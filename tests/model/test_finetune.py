@@ -238,3 +238,40 @@ def test_counter_of_averaged_models_is_left_over():
     content, _ = trained()
     content.state["n_averaged"] = torch.tensor(5)
     assert load(detector(TRAINED, seed=2), content, TRAINED).left_over == "n_averaged"
+
+
+@pytest.mark.parametrize("head_norm", ["none", "batch_per_level"])
+def test_new_level_keeps_initial_values_and_others_are_loaded(head_norm):
+    content, old = trained(head_norm=head_norm)
+    new = detector(TRAINED, seed=2, head_norm=head_norm, levels="p2..p7")
+    initial = {name: value.clone() for name, value in new.state_dict().items()}
+    report = load(new, content, TRAINED)
+    assert report.reinitialised == "P2, which the weights do not have" and report.left_over == "nothing"
+    pairs = [(new.fpn.laterals, old.fpn.laterals), (new.fpn.outputs, old.fpn.outputs)]
+    if head_norm != "none":
+        pairs += [(getattr(new.head, name)[1], getattr(old.head, name)[1]) for name in ("class_subnet", "box_subnet")]
+    for ours, theirs in pairs:
+        assert len(ours) == len(theirs) + 1
+        assert_close(dict(ours[1:].state_dict()), dict(theirs.state_dict()), rtol=0, atol=0)
+    loaded = new.state_dict()
+    for name in ("fpn.laterals.0.weight", "fpn.outputs.0.weight"):
+        assert torch.equal(loaded[name], initial[name])
+    with torch.no_grad():
+        logits, expected = (model(IMAGES, SIZES).class_logits for model in (new, old))
+    assert_close(logits[1:], expected, rtol=0, atol=0)  # the top-down path does not depend on finer levels
+
+
+def test_levels_that_the_detector_lacks_are_left_over():
+    content, old = trained(levels="p2..p7")
+    new = detector(TRAINED, seed=2, levels="p3..p6")
+    report = load(new, content, TRAINED)
+    assert report.left_over == "P2; P7" and report.reinitialised == "nothing"
+    with torch.no_grad():
+        logits, expected = (model(IMAGES, SIZES).class_logits for model in (new, old))
+    assert_close(logits, expected[1:5], rtol=0, atol=0)
+
+
+def test_added_levels_beyond_c5_keep_initial_values():
+    content, _ = trained(levels="p3..p5")
+    report = load(detector(TRAINED, seed=2), content, TRAINED)
+    assert report.reinitialised == "P6, P7, which the weights do not have"

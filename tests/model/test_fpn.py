@@ -77,6 +77,33 @@ def test_gradients_equal_torchvisions(p6_from):
     assert_close(*gradients, rtol=1e-10, atol=1e-12)
 
 
+def test_pyramid_with_p2_equals_torchvisions():
+    """Weights are numbered from the finest level, as in torchvision."""
+    channels = (4, *IN_CHANNELS)
+    ours = FeaturePyramid(channels, 12)
+    theirs = FeaturePyramidNetwork(list(channels), 12, extra_blocks=LastLevelP6P7(IN_CHANNELS[-1], 12))
+    state = ours.state_dict()
+    for value in state.values():
+        nn.init.normal_(value, std=0.2)
+    theirs.load_state_dict(dict(zip(torchvisions_names(state), state.values(), strict=True)))
+    features = [torch.randn(2, 4, 50, 84), *features_of(200, 333)]
+    pyramid = ours(features)
+    assert [tuple(level.shape[-2:]) for level in pyramid[:2]] == [(50, 84), (25, 42)]
+    assert_close(pyramid, list(theirs(dict(zip("2345", features, strict=True))).values()))
+
+
+@pytest.mark.parametrize("p6_from", ["c5", "p5"])
+def test_shorter_pyramid_is_the_beginning_of_the_whole(p6_from):
+    whole, _ = pair_of(p6_from)
+    features = features_of(96, 160)
+    for last in (5, 6):
+        shorter = FeaturePyramid(IN_CHANNELS, 12, p6_from=p6_from, last=last)
+        names = shorter.state_dict().keys()
+        assert ("p6.weight" in names, "p7.weight" in names) == (last == 6, False)
+        shorter.load_state_dict({name: value for name, value in whole.state_dict().items() if name in names})
+        assert_close(shorter(features), whole(features)[: last - 2], rtol=0, atol=0)
+
+
 def test_input_features_do_not_change():
     features = features_of(64, 64)
     copies = [feature.clone() for feature in features]

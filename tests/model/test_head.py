@@ -129,3 +129,35 @@ def test_norm_follows_every_convolution_except_the_last():
     assert layer_types(head_of(num_convs=2)) == [nn.Conv2d, nn.ReLU, nn.Conv2d, nn.ReLU, nn.Conv2d]
     block = [nn.Conv2d, GroupNorm, nn.ReLU]
     assert layer_types(head_of(num_convs=2, norm="group")) == [*block, *block, nn.Conv2d]
+
+
+@pytest.mark.parametrize("norm", ["batch_per_level", "sync_per_level"])
+def test_levels_share_convolutions_but_not_batch_norms(norm):
+    """Each level equals the shared convolutions with a batch norm of its own, one after the other."""
+    head, pyramid = head_of(num_convs=2, norm=norm, num_levels=3).train(), pyramid_of()
+    for subnet in (head.class_subnet, head.box_subnet):
+        for norms in (layer for layer in subnet if isinstance(layer, nn.ModuleList)):
+            for number, one in enumerate(norms, start=1):
+                nn.init.constant_(one.weight, number)
+    class_logits, box_deltas = head(pyramid)
+    for outputs, subnet, values in ((class_logits, head.class_subnet, NUM_CLASSES), (box_deltas, head.box_subnet, 4)):
+        convolutions = [layer for layer in subnet if isinstance(layer, nn.Conv2d)]
+        assert [layer.bias is None for layer in convolutions] == [True, True, False]
+        for level, features in enumerate(pyramid):
+            x = features
+            for convolution in convolutions[:-1]:
+                own = nn.BatchNorm2d(CHANNELS)
+                nn.init.constant_(own.weight, level + 1)
+                x = own(convolution(x)).relu()
+            expected = convolutions[-1](x).permute(0, 2, 3, 1).reshape(2, -1, values)
+            assert_close(outputs[level], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_running_statistics_of_a_level_come_from_that_level_alone():
+    head, pyramid = head_of(num_convs=1, norm="batch_per_level", num_levels=3).train(), pyramid_of()
+    head(pyramid)
+    convolution, norms = head.box_subnet[0], head.box_subnet[1]
+    for level, norm in enumerate(norms):
+        # The running mean starts at 0 and has a momentum of 0.1.
+        assert_close(norm.running_mean, 0.1 * convolution(pyramid[level]).mean((0, 2, 3)), rtol=1e-4, atol=1e-6)
+        assert norm.num_batches_tracked == 1

@@ -9,6 +9,7 @@ from retinanet.model.folded_conv import conv_norm
 from retinanet.model.norm import (
     SLOW_BFLOAT16_POSITIONS,
     GroupNorm,
+    LevelBatchNorm,
     SyncBatchNorm,
     SyncBatchNormAct,
     norm_layer,
@@ -153,3 +154,14 @@ def test_norms_with_an_activation_keep_it_when_others_become_cuda_sync_norms():
     assert module[1].weight is norm.weight
     x = torch.randn(2, 2, 3, 3, generator=torch.Generator().manual_seed(0))
     assert_close(module[1](x), nn.BatchNorm2d(2)(x).relu())
+
+
+@pytest.mark.parametrize("norm", [LevelBatchNorm, SyncBatchNorm])
+def test_single_value_per_channel_is_normalised_with_the_running_statistics(norm):
+    layer = norm(2).train()
+    layer.running_mean.copy_(torch.tensor([1.0, 2.0]))
+    layer.running_var.fill_(4 - layer.eps)
+    before = {name: value.clone() for name, value in layer.state_dict().items()}
+    out = layer(torch.tensor([5.0, 2.0]).view(1, 2, 1, 1))
+    assert_close(out.flatten(), torch.tensor([2.0, 0.0]))  # (5 - 1) / 2 and (2 - 2) / 2
+    assert_close(dict(layer.state_dict()), before, rtol=0, atol=0)

@@ -218,3 +218,23 @@ def test_five_frozen_stages_freeze_everything():
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_memory_format_is_that_of_the_weights(memory_format):
     assert resnet18().to(memory_format=memory_format).memory_format == memory_format
+
+
+def test_features_with_c2_start_with_the_output_of_the_first_residual_stage():
+    backbone = spread_out(ResNet("resnet18", norm="frozen", frozen_stages=0, out_strides=(4, 8, 16, 32)))
+    assert (backbone.strides, backbone.out_channels) == ((4, 8, 16, 32), (64, 128, 256, 512))
+    c2, *others = backbone(IMAGES)
+    stem = backbone.maxpool(backbone.bn1(backbone.conv1(IMAGES)).relu())
+    assert_close(c2, backbone.layer1(stem), rtol=1e-4, atol=1e-5)
+    assert c2.shape == (2, 64, 16, 24)
+    assert_close(others, by_torchvision(backbone, IMAGES), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["resnet10_half", "resnet50"])
+def test_stages_contain_every_parameter_once_in_order(name):
+    backbone = ResNet(name, norm="batch", frozen_stages=2)
+    stages = backbone.stages()
+    first = ["conv1.weight", *(f"layer{number}.0.conv1.weight" for number in range(1, 5))]
+    names = {id(parameter): name for name, parameter in backbone.named_parameters()}
+    assert [names[id(stage[0])] for stage in stages] == first
+    assert [names[id(parameter)] for stage in stages for parameter in stage] == list(names.values())

@@ -1,3 +1,5 @@
+import typing
+
 import pytest
 import torch
 import torchvision
@@ -5,6 +7,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from retinanet.config import AnchorConfig, LossConfig
+from retinanet.config.model import Levels
 from retinanet.detection.assignment import assign
 from retinanet.errors import InputError
 from retinanet.losses.build import build_loss
@@ -238,3 +241,24 @@ def test_backbone_whose_strides_differ_from_the_anchors_is_rejected():
     backbone.strides = (4, 8, 16)
     with pytest.raises(AssertionError, match=r"backbone strides \(4, 8, 16\), anchor strides \(8, 16, 32\)"):
         RetinaNet(backbone, template.fpn, template.head, template.anchors, mean=(0.0,) * 3, std=(1.0,) * 3)
+
+
+@pytest.mark.parametrize("levels", typing.get_args(Levels))
+def test_outputs_of_any_levels_match_their_anchors(levels):
+    """Images of 96 x 128 have 24 x 32 positions on P2, 12 x 16 on P3, ..., 1 x 1 on P7, with 9 anchors each."""
+    outputs = model_of(levels=levels, head_norm="batch_per_level")(noise(), IMAGE_SIZES)
+    grids = [(24, 32), (12, 16), (6, 8), (3, 4), (2, 2), (1, 1)][int(levels[1]) - 2 : int(levels[-1]) - 1]
+    assert [level.shape[:3] for level in outputs.anchors] == [(*grid, 9) for grid in grids]
+    counts = [9 * height * width for height, width in grids]
+    assert [level.shape[1] for level in outputs.class_logits] == counts
+    assert [level.shape[1] for level in outputs.box_deltas] == counts
+
+
+def test_small_object_has_a_positive_anchor_on_p2():
+    """A box of 16 x 16 centred on a position of P2 equals its square anchor of scale 1."""
+    box = torch.tensor([[[20.0, 28.0, 36.0, 44.0]]])  # centre (28, 36) = 4 * (7, 9)
+    yes, no = torch.ones(1, 1, dtype=torch.bool), torch.zeros(1, 1, dtype=torch.bool)
+    outputs = model_of(levels="p2..p7")(noise()[:1], IMAGE_SIZES[:1])
+    assignment = assign(outputs.anchors, Targets(box, torch.zeros(1, 1, dtype=torch.int64), yes, no))
+    assert outputs.anchors[0][9, 7, 3].tolist() == box[0, 0].tolist()
+    assert assignment.positive[0, (9 * 32 + 7) * 9 + 3]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from retinanet.detection.assignment import Assign
 from retinanet.detection.build import build_assignment
+from retinanet.engine.backbone_freeze import BackboneFreeze
 from retinanet.engine.nonfinite.report import ImageReport, ReplayReport
 from retinanet.engine.nonfinite.saved_step import read_saved_step
 from retinanet.engine.nonfinite.trace import FirstNonFinite
@@ -29,16 +30,20 @@ def replay(path: str | Path, device: torch.device) -> ReplayReport:
     saved = read_saved_step(path)
     cfg = saved.cfg
     # Sync norm shares statistics with other ranks, but a replay has only one process.
-    norm, note = cfg.model.backbone.norm, ""
-    if norm == "sync":
-        norm, note = "batch", "norm sync is replaced by batch: each micro-batch has its own statistics"
-    model = build_model(
-        cfg.model.model_copy(update={"backbone": cfg.model.backbone.model_copy(update={"norm": norm})}),
-        len(saved.class_names),
-    )
+    architecture, notes = cfg.model, []
+    if architecture.backbone.norm == "sync":
+        backbone = architecture.backbone.model_copy(update={"norm": "batch"})
+        architecture = architecture.model_copy(update={"backbone": backbone})
+        notes.append("norm sync is replaced by batch")
+    if architecture.head_norm == "sync_per_level":
+        architecture = architecture.model_copy(update={"head_norm": "batch_per_level"})
+        notes.append("head_norm sync_per_level is replaced by batch_per_level")
+    note = f"{' and '.join(notes)}: each micro-batch has its own statistics" if notes else ""
+    model = build_model(architecture, len(saved.class_names))
     model.load_state_dict(saved.model_state)
     dtype = saved.dtype
     model.to(device=device, memory_format=memory_format_for(device, dtype)).train()
+    BackboneFreeze(model.backbone, cfg.train.freeze_backbone_steps).apply(saved.step)
     bad_weights = [name for name, value in model.state_dict().items() if not value.isfinite().all()]
     batches = [batch.to(device) for batch in saved.batches]
     criterion = build_loss(cfg.loss, num_classes=len(saved.class_names))

@@ -202,6 +202,22 @@ def test_sync_norm_is_replayed_as_batch_norm_with_a_note(tmp_path):
     assert report.is_finite and "norm sync is replaced by batch" in report.describe()
 
 
+def test_synchronised_norms_of_the_head_are_replayed_as_batch_norms_with_a_note(tmp_path):
+    cfg = config()
+    cfg = cfg.model_copy(update={"model": model_config(channels=64, head_convs=1, head_norm="sync_per_level")})
+    report = report_of(tmp_path, [batch_of(None, None)], cfg=cfg)
+    assert report.is_finite and "head_norm sync_per_level is replaced by batch_per_level" in report.describe()
+
+
+@pytest.mark.parametrize(("step", "is_frozen"), [(12, True), (13, False)])
+def test_backbone_is_frozen_in_the_replay_of_a_frozen_step(tmp_path, step, is_frozen):
+    cfg = config().model_copy(update={"train": TrainConfig(steps=20, freeze_backbone_steps=12)})
+    report = report_of(tmp_path, [batch_of(None, None)], cfg=cfg, step=step)
+    model = model_of(cfg)
+    parts = [model.fpn, model.head] if is_frozen else [model]
+    assert report.num_gradients == sum(len(list(part.parameters())) for part in parts)
+
+
 def test_file_of_a_slice_is_no_larger_than_that_of_a_batch(tmp_path):
     """Micro-batches are slices of a larger batch; the file must not contain the whole storage."""
     whole = batch_of(*[None] * 40, indices=tuple(range(40)))
