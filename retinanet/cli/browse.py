@@ -152,7 +152,7 @@ def open_run(folder: Path, overrides: list[str]) -> "tuple[Collection, SampleRea
     from retinanet.checkpoint.file import read_checkpoint
     from retinanet.config.load import with_overrides
     from retinanet.data.build import build_reader, load_val_data
-    from retinanet.engine.evaluate_checkpoint import DETECTIONS_FILE
+    from retinanet.engine.evaluation_files import DETECTIONS_FILE
     from retinanet.engine.run_files import find_checkpoint, with_paths_of_run
     from retinanet.evaluation.results_file import read_results
     from retinanet.report.browse import collect_detections

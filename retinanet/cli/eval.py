@@ -136,6 +136,7 @@ def evaluate(arguments: argparse.Namespace, out: TextIO) -> None:
     against = arguments.against and detector(arguments.against)
 
     from retinanet.engine import evaluate_checkpoint as engine
+    from retinanet.engine.evaluation_files import DETECTIONS_FILE, METRICS_FILE, without_nan, write_metrics
     from retinanet.engine.evaluation_report import explain, write_report
     from retinanet.evaluation.analysis import analyse
     from retinanet.evaluation.operating_points import Requirement
@@ -181,14 +182,14 @@ def evaluate(arguments: argparse.Namespace, out: TextIO) -> None:
     notes = settings_that_change_ap(evaluated.cfg)
     results = evaluated.metrics | {"restricted_to": restrictions(arguments), "notes": notes} | analysis.as_json()
     if folder is not None:
-        engine.write_metrics(folder, results)
+        write_metrics(folder, results)
     if arguments.store_thresholds:
         engine.store_in_checkpoint(path, analysis.thresholds)
     if arguments.json:
-        print(json.dumps(engine.without_nan(results), indent=2), file=out)
+        print(json.dumps(without_nan(results), indent=2), file=out)
         return
     print_results(evaluated, analysis, arguments)
-    files = [engine.METRICS_FILE, *([engine.DETECTIONS_FILE] if cfg is None else [])]
+    files = [METRICS_FILE, *([DETECTIONS_FILE] if cfg is None else [])]
     written = [] if folder is None else [str(folder / name) for name in files]
     if arguments.report:
         written.append(str(arguments.report))

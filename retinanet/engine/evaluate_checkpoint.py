@@ -1,8 +1,6 @@
 """Evaluate a checkpoint on the validation set named in its config."""
 
-import json
 import logging
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,13 +17,13 @@ from retinanet.config.custom import check_part, part_name
 from retinanet.data.build import load_val_data
 from retinanet.data.custom import use_custom_data
 from retinanet.engine.evaluate import Evaluation, evaluate_dataset
+from retinanet.engine.evaluation_files import write_evaluation, write_metrics
 from retinanet.engine.run_files import is_detections_file, is_run_folder, run_folder_of, with_paths_of_run
 from retinanet.engine.run_folder import lock_folder
 from retinanet.errors import InputError, make_folder
 from retinanet.evaluation.coco import score_detections
 from retinanet.evaluation.results_file import read_results
 from retinanet.evaluation.selection import select_classes, select_detections, select_images
-from retinanet.formats.coco.results import coco_results
 from retinanet.formats.custom import CustomDataset
 from retinanet.formats.dataset import Dataset
 from retinanet.inference.predictor import Predictor, Weights
@@ -40,7 +38,6 @@ from retinanet.structures import Detections
 
 log = logging.getLogger(__name__)
 
-METRICS_FILE, DETECTIONS_FILE = "evaluation.json", "detections.json"
 OVERRIDES_FOR_BOTH = ("postprocess", "inference", "device")  # of the checkpoints that are compared
 
 
@@ -269,13 +266,6 @@ def _with_paths_of_run(cfg: Config, checkpoint: Path) -> Config:
     return moved
 
 
-def write_evaluation(folder: Path, evaluation: Evaluation, data: Dataset, source: dict[str, Any]) -> None:
-    """Write metrics and detections as JSON; NaN becomes null."""
-    write_metrics(folder, evaluation.metrics_and_classes | source)
-    by_id = ((data.image_ids[index], detections) for index, detections in sorted(evaluation.detections.items()))
-    (folder / DETECTIONS_FILE).write_text(json.dumps(coco_results(by_id, data.category_ids)), encoding="utf-8")
-
-
 def store_in_checkpoint(path: Path, thresholds: Sequence[float | None]) -> Path:
     """Store the score threshold of each class in a checkpoint, and return the path of the file; see `store_thresholds`.
 
@@ -287,17 +277,3 @@ def store_in_checkpoint(path: Path, thresholds: Sequence[float | None]) -> Path:
         return store_thresholds(path, thresholds)
     with lock_folder(folder):
         return store_thresholds(path, thresholds)
-
-
-def write_metrics(folder: Path, metrics: dict[str, Any]) -> None:
-    """Write the metrics of an evaluation as JSON; NaN becomes null."""
-    (folder / METRICS_FILE).write_text(json.dumps(without_nan(metrics), indent=2) + "\n", encoding="utf-8")
-
-
-def without_nan(value: Any) -> Any:
-    """A JSON value in which NaN is replaced by None, because JSON has no NaN."""
-    if isinstance(value, dict):
-        return {name: without_nan(entry) for name, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_nan(entry) for entry in value]
-    return None if isinstance(value, float) and math.isnan(value) else value

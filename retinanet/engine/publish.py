@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from retinanet.checkpoint.file import Checkpoint, read_checkpoint, resolve_checkpoint
-from retinanet.engine.evaluate_checkpoint import METRICS_FILE
+from retinanet.engine.evaluation_files import METRICS_FILE
 from retinanet.engine.metrics_log import read_metrics
 from retinanet.engine.run_files import recorded_environment, run_folder_of
 from retinanet.errors import InputError

@@ -13,11 +13,12 @@ from retinanet.interop.architecture import COUNTER
 
 # Values of `model` that every framework can represent.
 COMMON: Mapping[str, Collection[Any]] = {
+    "in_channels": (3,),
     "backbone.type": ("resnet",),
     "backbone.norm": ("frozen", "batch", "sync"),
     "head_norm": ("none", "group"),
     "class_activation": ("sigmoid",),
-    "anchors.strides": ((8, 16, 32, 64, 128),),
+    "levels": ("p3..p7",),
 }
 
 
@@ -45,7 +46,12 @@ def exported(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """The weights of a checkpoint, averaged if the run keeps an average, as contiguous tensors on the CPU.
 
     Counters of batch norm are left out: they affect neither inference nor training.
+
+    Raises:
+        InputError: the checkpoint was trained with a custom model.
     """
+    if custom := checkpoint.config.custom.model:
+        raise InputError(f"the checkpoint was trained with a custom model, {custom}, which only its own code can run")
     return {
         name: value.detach().cpu().contiguous()
         for name, value in checkpoint.weights().items()

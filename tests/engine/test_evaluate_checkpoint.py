@@ -9,7 +9,8 @@ import torch
 
 from retinanet.config.load import load_config
 from retinanet.engine.evaluate import Evaluation
-from retinanet.engine.evaluate_checkpoint import evaluate_checkpoint, write_evaluation
+from retinanet.engine.evaluate_checkpoint import evaluate_checkpoint
+from retinanet.engine.evaluation_files import write_evaluation
 from retinanet.engine.train import train
 from retinanet.evaluation.coco import METRICS, score_detections
 from retinanet.structures import Detections

@@ -6,7 +6,7 @@ import pytest
 
 from retinanet.checkpoint.folder import CheckpointFolder
 from retinanet.config.load import with_overrides
-from retinanet.engine.evaluate_checkpoint import write_metrics
+from retinanet.engine.evaluation_files import write_metrics
 from retinanet.engine.publish import publish_checkpoint, recorded_scores
 from retinanet.errors import InputError
 from retinanet.interop.published_config import FILES

@@ -7,7 +7,9 @@ from torchvision.models.detection import retinanet_resnet50_fpn, retinanet_resne
 
 from retinanet.checkpoint.file import Checkpoint
 from retinanet.config import AnchorConfig, Config, LossConfig, SoftmaxFocalConfig, TrainConfig
+from retinanet.config.custom import CustomConfig
 from retinanet.errors import InputError
+from retinanet.interop.exported import exported
 from retinanet.interop.torchvision import (
     COCO_IDS,
     COCO_NAMES,
@@ -167,6 +169,9 @@ def test_weights_of_another_network_are_refused(state, change, message):
         ({"anchors": AnchorConfig()}, "model.anchors.rounding is none"),
         ({"anchors": AnchorConfig(rounding="torchvision", offset=0.5)}, "model.anchors.offset is 0.5"),
         ({"class_activation": "softmax"}, "model.class_activation is softmax"),
+        ({"in_channels": 4, "mean": (1.0,) * 4, "std": (1.0,) * 4}, "model.in_channels is 4"),
+        ({"head_norm": "batch_per_level"}, "model.head_norm is batch_per_level"),
+        ({"levels": "p2..p7", "anchors": AnchorConfig(rounding="torchvision")}, "model.levels is p2..p7"),
     ],
 )
 def test_detector_that_torchvision_cannot_represent_is_not_exported(settings, key):
@@ -178,12 +183,19 @@ def test_detector_that_torchvision_cannot_represent_is_not_exported(settings, ke
         export_torchvision(checkpoint)
 
 
+def test_custom_model_is_not_exported():
+    cfg = Config(custom=CustomConfig(model="users_module.IoUNet"), train=TrainConfig(steps=1))
+    checkpoint = Checkpoint(cfg, ("cat",), (1,), 1, {"model": {}})
+    with pytest.raises(InputError, match=r"a custom model, users_module\.IoUNet"):
+        exported(checkpoint)
+
+
 def test_averaged_weights_are_exported():
     cfg = model_config(anchors=AnchorConfig(rounding="torchvision"), channels=64)
     last, average = (build_model(cfg, 2).state_dict() for _ in range(2))
     checkpoint = Checkpoint(
         Config(model=cfg, train=TrainConfig(steps=1)), ("a", "b"), (1, 2), 1, {"model": last, "ema": {"model": average}}
     )
-    exported = export_torchvision(checkpoint)
-    assert torch.equal(exported["backbone.body.conv1.weight"], average["backbone.conv1.weight"])
-    assert all(value.is_contiguous() and not value.requires_grad for value in exported.values())
+    state = export_torchvision(checkpoint)
+    assert torch.equal(state["backbone.body.conv1.weight"], average["backbone.conv1.weight"])
+    assert all(value.is_contiguous() and not value.requires_grad for value in state.values())
