@@ -10,7 +10,7 @@ from typing import Literal, cast, overload
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor, nn
 
 from retinanet.checkpoint.file import Checkpoint
@@ -27,6 +27,7 @@ from retinanet.data.transforms.sizing import resize_as_planned
 from retinanet.detection.postprocess import build_postprocess
 from retinanet.errors import InputError
 from retinanet.formats.images.reader import open_bands
+from retinanet.inference.image_input import ImageInput, as_pixels
 from retinanet.inference.network import inference_model, warm_up
 from retinanet.inference.thresholds import above_thresholds, completed
 from retinanet.interop.pretrained import read_pretrained
@@ -39,7 +40,6 @@ from retinanet.structures import Detections
 
 log = logging.getLogger(__name__)
 
-ImageInput = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor
 Weights = Literal["average", "last"]
 
 
@@ -255,45 +255,9 @@ class Predictor:
             yield from (detections[position] for position in range(len(chunk)))
 
     def _read(self, image: ImageInput) -> Tensor:
-        channels = self.model.in_channels
-        expected = "RGB uint8" if channels == 3 else "uint8"
         if isinstance(image, str | os.PathLike):
             return self.read_image(image)
-        if isinstance(image, Image.Image):
-            return self._from_pil(image)
-        if isinstance(image, np.ndarray):
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != channels or 0 in image.shape:
-                raise InputError(
-                    f"image is an array of {image.dtype} {image.shape}, expected {expected} (H, W, {channels})"
-                )
-            return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).contiguous()
-        if isinstance(image, Tensor):
-            if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != channels or 0 in image.shape:
-                raise InputError(
-                    f"image is {image.dtype} {tuple(image.shape)}, expected torch.uint8 ({channels}, H, W)"
-                    f"{', RGB' if channels == 3 else ''}"
-                )
-            return image
-        article = "an" if channels == 3 else "a"
-        raise InputError(
-            f"image is {type(image).__name__}, expected a path, a PIL image, {article} {expected} array "
-            f"(H, W, {channels}), or {article} {expected} tensor ({channels}, H, W)"
-        )
-
-    def _from_pil(self, image: Image.Image) -> Tensor:
-        channels = self.model.in_channels
-        if image.mode.startswith(("I", "F")):  # convert("RGB") would clip the values
-            raise InputError(
-                f"image is a PIL image of mode {image.mode}, expected 8 bits per channel; pass the path of its "
-                "file, which is read with data.value_range"
-            )
-        if channels not in (1, 3):
-            raise InputError(
-                f"image is a PIL image of mode {image.mode}, but model.in_channels is {channels}; pass the path of its "
-                f"file, or a uint8 array (H, W, {channels})"
-            )
-        upright = ImageOps.exif_transpose(image).convert("RGB" if channels == 3 else "L")
-        return torch.from_numpy(np.atleast_3d(np.array(upright))).permute(2, 0, 1).contiguous()
+        return as_pixels(image, self.model.in_channels)
 
     def _detect(self, images: Sequence[Tensor], padded_shape: tuple[int, int]) -> list[Detections]:
         planned = PlannedImage(0, 0, self._shorter, self._padded_shapes.longer, padded_shape, padded_shape)
