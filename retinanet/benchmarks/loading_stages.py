@@ -69,7 +69,7 @@ def _one_round(reader: SampleReader, batches: Sequence[list[PlannedImage]], netw
         prepared = []
         for planned in planned_batch:
             with stopwatch.measure(HEADER):  # a second time, to separate it from decoding
-                read_header(reader.dataset.paths[planned.index], max_pixels=reader.max_pixels)
+                read_header(reader.dataset.paths[planned.index], max_pixels=reader.settings.max_pixels)
             with stopwatch.measure("read"):
                 sample = timed.read(planned.index)
             with stopwatch.measure("transform"):

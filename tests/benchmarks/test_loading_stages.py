@@ -5,6 +5,7 @@ from retinanet.benchmarks.loading_stages import profile_stages
 from retinanet.data import reader as reader_module
 from retinanet.data.reader import SampleReader
 from retinanet.data.sampler import PlannedImage
+from retinanet.formats.images.settings import ImageSettings
 from tests.helpers.datasets import dataset_of, image_record
 
 
@@ -43,7 +44,7 @@ def test_each_stage_has_its_own_time_per_image(tmp_path, monkeypatch):
     Image.new("RGB", (8, 8)).save(tmp_path / "image.png")
     dataset = dataset_of([image_record(tmp_path / "image.png", 8, 8)] * 4)
     planned = [PlannedImage(index, 0, 8, 8, (32, 32), (32, 32)) for index in range(4)]
-    reader = SampleReader(dataset, [Flip()], seed=0, max_pixels=100)
+    reader = SampleReader(dataset, [Flip()], seed=0, settings=ImageSettings(max_pixels=100))
     milliseconds = profile_stages(reader, [planned[:2], planned[2:]], Network(), rounds=3)
     # Per image; batches of two share the time to collate and to normalise.
     assert milliseconds == {
