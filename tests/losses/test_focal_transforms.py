@@ -5,7 +5,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 
-from retinanet.losses.focal import FocalLoss, focal_loss
+from retinanet.losses.focal import FocalLoss, LabelWeights, focal_loss
 from tests.helpers.gradients import value_and_gradient
 
 # Mode, kind of target, settings: every kernel at least once.
@@ -20,7 +20,7 @@ CASES = [
     ("sigmoid", "index", {"reduction": "none"}),
     ("sigmoid", "index", {"label_smoothing": 0.1}),
     ("sigmoid", "hard", {"alpha": 0.25}),
-    ("sigmoid", "soft", {"gamma": 1.5}),
+    ("sigmoid", "soft", {"gamma": 1.5, "alpha": LabelWeights([2.0, 3.0, 0.5])}),
     ("sigmoid", "index", {"gamma": 0}),
 ]
 
