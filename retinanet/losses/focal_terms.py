@@ -179,7 +179,7 @@ class SoftmaxTerms:
 
     def values(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Compute the losses as a call does, but faster, and without recording operations."""
-        logits, labels, valid = self._prepared(logits, targets)
+        logits, labels, valid = self._prepared(logits, targets, read=True)
         terms = softmax_focal_values(logits, labels, self.gamma)
         if self.alpha is not None:
             terms.mul_(per_class(self.alpha, terms) if isinstance(self.alpha, tuple) else self.alpha)
@@ -187,20 +187,27 @@ class SoftmaxTerms:
 
     def gradient(self, scale: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
         """Compute the gradient of the losses times a scale (n, 1, s): (n, C, s), in the dtype of the loss."""
-        logits, labels, valid = self._prepared(logits, targets)
+        logits, labels, valid = self._prepared(logits, targets, read=True)
         if self.alpha is not None:
             scale = scale * (per_class(self.alpha, scale) if isinstance(self.alpha, tuple) else self.alpha)
         return _kept(valid, softmax_focal_gradient(logits, labels, self.gamma, scale))
 
-    def _prepared(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return logits, smoothed labels (n, C, s), and where targets are not ignored, (n, 1, s)."""
+    def _prepared(self, logits: Tensor, targets: Tensor, *, read: bool = False) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return logits, smoothed labels (n, C, s), and where targets are not ignored, (n, 1, s), or None for no mask.
+
+        Args:
+            read: on a CPU, return None if nothing is ignored. An accelerator would have to be waited for.
+        """
         logits = logits.to(working_type(logits))
         num_classes = logits.shape[1]
         valid = None
         if self.of_classes:
-            valid = targets != self.ignore_index
-            logits = torch.where(valid, logits, 0)
             labels = one_hot(targets, logits)
+            valid = targets != self.ignore_index
+            if read and logits.device.type == "cpu" and valid.all():
+                valid = None
+            else:
+                logits = torch.where(valid, logits, 0)
         else:
             labels = targets.to(logits.dtype)
         if self.label_smoothing:
