@@ -68,7 +68,8 @@ def _hint_for_unknown(key: str, owners: list[type[BaseModel]]) -> str:
         return f" for type {here}; it is a key of type {there}"
     section, _, leaf = key.rpartition(".")
     elsewhere = [name for name in keys_with_leaf(leaf, section=section) if name.rpartition(".")[0] != section]
-    known = sorted({field for owner in owners for field in owner.model_fields})
+    # Runs write the section `custom`; users never do.
+    known = sorted({field for owner in owners for field in owner.model_fields} - {"custom"})
     same_name = [name for name in elsewhere if name.rpartition(".")[2] == leaf]
     found = same_name or difflib.get_close_matches(leaf, known, 1, 0.6) or elsewhere
     return f"; did you mean {one_of(found)}?" if found else f"; known here: {', '.join(known)}"

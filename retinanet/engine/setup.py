@@ -216,7 +216,7 @@ def set_up_run(
     )
 
 
-def check_backbone(cfg: Config, model: Detector | None) -> None:
+def check_backbone(cfg: Config, model: Detector | None = None) -> None:
     """Check that the backbone can be built and accepts the padded shapes of the config. It allocates no weights.
 
     Args:

@@ -2,7 +2,7 @@
 
 Softmax mode takes the place of `torch.nn.functional.cross_entropy`, sigmoid mode that of
 `binary_cross_entropy_with_logits` and torchvision's `sigmoid_focal_loss`. With gamma 0, both equal torch's losses, bit
-for bit. The formulas are in `focal_terms.py`, their evaluation in `focal_kernels.py`. The detector has its own
+for bit. The formulas are in `focal_formulas.py`, their evaluation in `focal_kernels.py`. The detector has its own
 interface to the same kernels (`sigmoid.py`, `softmax_focal.py`).
 """
 
@@ -12,20 +12,12 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
-from retinanet.losses.focal_arguments import (
-    IGNORE_INDEX,
-    InverseFrequency,
-    Mode,
-    Normalizer,
-    Reduction,
-    check_inputs,
-    check_settings,
-    plain_alpha,
-)
+from retinanet.losses.focal_arguments import IGNORE_INDEX, Normalizer, Reduction, check_inputs, check_settings
 from retinanet.losses.focal_modes import sigmoid_loss, softmax_loss
 from retinanet.losses.focal_terms import SigmoidTerms, SoftmaxTerms
+from retinanet.losses.focal_weights import InverseFrequency, LabelWeights, Mode, label_weights, plain_alpha
 
-__all__ = ["FocalLoss", "InverseFrequency", "focal_loss"]
+__all__ = ["FocalLoss", "InverseFrequency", "LabelWeights", "focal_loss"]
 
 
 class FocalLoss(nn.Module):
@@ -38,8 +30,9 @@ class FocalLoss(nn.Module):
         mode: "softmax" for exclusive classes: one loss per target, with p from a softmax over the classes. "sigmoid"
             for independent binary predictions: one loss per logit.
         alpha: in softmax mode, one non-negative weight per class, or one number that multiplies the loss. In sigmoid
-            mode, the weight in 0..1 of label 1, where label 0 has 1 - alpha: one number, or one per class. In both
-            modes, `InverseFrequency(counts)`, or None for no weights. A sequence, array or tensor is copied.
+            mode, the weight in 0..1 of label 1, where label 0 has 1 - alpha: one number, or one per class; or
+            `LabelWeights` for any non-negative weights. In both modes, `InverseFrequency(counts)`, or None for no
+            weights. A sequence, array or tensor is copied.
         gamma: focusing exponent, at least 0; larger values down-weight well-classified examples more. 0 gives
             `cross_entropy` or `binary_cross_entropy_with_logits`, bit for bit.
         ignore_index: integer target without loss or gradient, which does not count in the mean. In sigmoid mode, also a
@@ -61,7 +54,7 @@ class FocalLoss(nn.Module):
         self,
         mode: Mode = "softmax",
         *,
-        alpha: float | Sequence[float] | Tensor | InverseFrequency | None = None,
+        alpha: float | Sequence[float] | Tensor | InverseFrequency | LabelWeights | None = None,
         gamma: float = 2.0,
         ignore_index: int = IGNORE_INDEX,
         label_smoothing: float = 0.0,
@@ -104,7 +97,7 @@ def focal_loss(
     targets: Tensor,
     mode: Mode = "softmax",
     *,
-    alpha: float | Sequence[float] | Tensor | InverseFrequency | None = None,
+    alpha: float | Sequence[float] | Tensor | InverseFrequency | LabelWeights | None = None,
     gamma: float = 2.0,
     ignore_index: int = IGNORE_INDEX,
     label_smoothing: float = 0.0,
@@ -140,7 +133,8 @@ def focal_loss(
     autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     with torch.autocast(device, enabled=False) if autocast else nullcontext():
         if mode == "softmax":
+            assert not isinstance(alpha, LabelWeights)  # `plain_alpha` rejects them
             softmax = SoftmaxTerms(alpha, gamma, label_smoothing, ignore_index, of_classes)
             return softmax_loss(logits, targets, softmax, reduction, normalizer)
-        sigmoid = SigmoidTerms(alpha, gamma, label_smoothing, ignore_index, of_classes)
+        sigmoid = SigmoidTerms(label_weights(alpha), gamma, label_smoothing, ignore_index, of_classes)
         return sigmoid_loss(logits, targets, sigmoid, reduction, normalizer)

@@ -1,55 +1,19 @@
 """Check the arguments and inputs of the public focal loss."""
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from retinanet.losses.arguments import check_number
-from retinanet.losses.class_weights import inverse_frequency
 from retinanet.losses.focal_kernels import is_transformed
-from retinanet.losses.focal_terms import Alpha, Reduction
+from retinanet.losses.focal_weights import Alpha, LabelWeights, Mode, Reduction
 
-Mode = Literal["softmax", "sigmoid"]
 Normalizer = Literal["positives"] | float | None
 
 IGNORE_INDEX = -100
 INTEGER_TYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-
-
-@dataclass(frozen=True)
-class InverseFrequency:
-    """Class weights from the number of examples of each class, as a value for `alpha`.
-
-    With w_c = m / n_c, where n_c >= 1 is the count of class c and m the mean of all counts: in softmax mode, class c
-    has the weight w_c, so that all classes have the same total weight. In sigmoid mode, labels 1 and 0 of class c have
-    weights in the ratio w_c : 1, that is, alpha_c = w_c / (1 + w_c).
-
-    Args:
-        counts: examples of each class, in class order; a sequence or a tensor (C,).
-    """
-
-    counts: Sequence[int] | Tensor
-
-    def weights(self, mode: Mode) -> tuple[float, ...]:
-        """Compute the weights.
-
-        Raises:
-            ValueError: the counts are not one non-negative number per class, or all are 0.
-        """
-        counts = _numbers(self.counts)
-        if not counts or not all(math.isfinite(count) and count >= 0 for count in counts) or not any(counts):
-            raise ValueError(
-                f"counts: found {self.counts!r}, expected the number of examples of each class, with one above 0"
-            )
-        if mode == "sigmoid":
-            return inverse_frequency(counts)
-        counts = [max(1.0, count) for count in counts]
-        return tuple(sum(counts) / len(counts) / count for count in counts)
 
 
 def check_settings(
@@ -89,30 +53,6 @@ def check_settings(
         check_number("normalizer", normalizer, low=0, above=True)
 
 
-def plain_alpha(alpha: Any, mode: Mode) -> Alpha:
-    """Check `alpha` and convert it to a number, a tuple of numbers, or None.
-
-    Raises:
-        ValueError: a weight is negative or not finite, or above 1 in sigmoid mode, or the form is wrong.
-    """
-    if alpha is None:
-        return None
-    if isinstance(alpha, InverseFrequency):
-        return alpha.weights(mode)
-    values = _numbers(alpha)
-    is_number = not isinstance(alpha, Sequence) and getattr(alpha, "ndim", 0) == 0
-    if not values:
-        raise ValueError(f"alpha: found {alpha!r}, expected a number, one weight per class, or None")
-    highest = 1 if mode == "sigmoid" else math.inf
-    if not all(math.isfinite(value) and 0 <= value <= highest for value in values):
-        if mode == "sigmoid":
-            expected = "0..1: labels 1 have weight alpha, labels 0 have 1 - alpha. For no weights, use None, not -1"
-        else:
-            expected = "finite weights of at least 0"
-        raise ValueError(f"alpha: found {alpha!r}, expected {expected}")
-    return values[0] if is_number else tuple(values)
-
-
 def check_inputs(logits: Any, targets: Any, *, mode: Mode, alpha: Alpha, ignore_index: int) -> bool:
     """Check logits and targets, and return whether the targets are class indices.
 
@@ -131,8 +71,9 @@ def check_inputs(logits: Any, targets: Any, *, mode: Mode, alpha: Alpha, ignore_
         of_classes = _check_softmax_shapes(logits, targets, ignore_index)
     else:
         of_classes = _check_sigmoid_shapes(logits, targets, ignore_index)
-    if isinstance(alpha, tuple):
-        _check_length(alpha, logits, of_classes)
+    for weights in (alpha.positive, alpha.negative) if isinstance(alpha, LabelWeights) else (alpha,):
+        if isinstance(weights, tuple):
+            _check_length(weights, logits, of_classes)
     if targets.device.type == "cpu" and targets.numel() and not torch.compiler.is_compiling():
         if not is_transformed(targets):
             _check_range(targets, _highest_target(logits, targets, mode, of_classes), ignore_index)
@@ -232,12 +173,3 @@ def _wrong_shape(targets: Tensor, logits: Tensor, expected: str) -> str:
 def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{name}: found {value!r}, expected one of {', '.join(map(repr, choices))}")
-
-
-def _numbers(values: Any) -> list[float]:
-    """Convert a number, or a sequence, array or tensor of numbers, to a list; it is empty if that fails."""
-    if hasattr(values, "tolist"):  # a tensor, or a NumPy array or number; NumPy need not be installed
-        values = values.tolist()
-    items = list(values) if isinstance(values, Sequence) and not isinstance(values, (str, bytes)) else [values]
-    are_numbers = all(isinstance(item, Real) and not isinstance(item, bool) for item in items)
-    return [float(item) for item in items] if are_numbers else []

@@ -14,7 +14,10 @@ from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 
 from retinanet.losses.chunking import logits_at_once, working_type
-from retinanet.losses.focal_terms import Reduction, SigmoidTerms, SoftmaxTerms, softmax_margin_terms
+from retinanet.losses.class_weights import ClassWeights
+from retinanet.losses.focal_formulas import softmax_margin_terms
+from retinanet.losses.focal_terms import SigmoidTerms, SoftmaxTerms
+from retinanet.losses.focal_weights import Reduction, Weights
 from retinanet.losses.margin import FocalMargin
 from retinanet.losses.sigmoid import SigmoidFocalLoss
 from retinanet.losses.softmax_focal import negative_margins, softmax_focal_gradient
@@ -75,7 +78,7 @@ class _Evaluation(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class BlockKernel:
-    """Evaluate a formula on blocks of the logits, and differentiate it block by block.
+    """Losses of labels of any kind, computed block by block.
 
     Attributes:
         total: whether to return the sum () of the terms instead of one term per logit or target.
@@ -92,12 +95,12 @@ class BlockKernel:
         if self.total:
             total = logits.new_zeros((), dtype=working_type(logits))
             for block in _blocks(logits):
-                total = total + self._terms(logits[block], targets[block]).sum()
+                total = total + self.terms.values(logits[block], targets[block]).sum()
             return total, ()
         shape = logits.shape if isinstance(self.terms, SigmoidTerms) else (len(logits), 1, logits.shape[2])
         terms = logits.new_empty(shape, dtype=working_type(logits))
         for block in _blocks(logits):
-            terms[block] = self._terms(logits[block], targets[block])
+            terms[block] = self.terms.values(logits[block], targets[block])
         return terms, ()
 
     def gradient(self, scale: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
@@ -105,29 +108,8 @@ class BlockKernel:
         for block in _blocks(logits):
             of_terms = scale if self.total else scale[block]
             # Scaled before it is rounded to the logits' dtype.
-            gradient[block] = self._gradient(of_terms, logits[block], targets[block])
+            gradient[block] = self.terms.gradient(of_terms, logits[block], targets[block])
         return gradient
-
-    def _terms(self, logits: Tensor, targets: Tensor) -> Tensor:
-        margins = self._hard_margins(logits, targets)
-        if margins is None:
-            return self.terms(logits, targets)
-        z, _, weights = margins
-        return FocalMargin(self.terms.gamma).value(z).mul_(weights)
-
-    def _gradient(self, scale: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
-        margins = self._hard_margins(logits, targets)
-        if margins is not None:  # several times faster than autograd
-            z, sign, weights = margins
-            return FocalMargin(self.terms.gamma).derivative(z).mul_(sign).mul_(weights).mul_(scale)
-        with torch.enable_grad():
-            leaf = logits.detach().to(working_type(logits)).requires_grad_()
-            terms = self.terms(leaf, targets)
-        (gradient,) = torch.autograd.grad(terms, leaf, scale.expand_as(terms))
-        return gradient
-
-    def _hard_margins(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
-        return self.terms.hard_margins(logits, targets) if isinstance(self.terms, SigmoidTerms) else None
 
 
 @dataclass(frozen=True)
@@ -179,7 +161,7 @@ class FusedSigmoidKernel:
         return from_rows(gradient, logits)
 
     def _loss(self) -> SigmoidFocalLoss:
-        return _sigmoid_loss(self.terms.alpha, self.terms.gamma)
+        return _sigmoid_loss(self.terms.weights, self.terms.gamma)
 
     def _labels(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         labels = targets.flatten().long()
@@ -216,9 +198,12 @@ def from_rows(rows: Tensor, logits: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=16)
-def _sigmoid_loss(alpha: float | tuple[float, ...] | None, gamma: float) -> SigmoidFocalLoss:
+def _sigmoid_loss(weights: tuple[Weights, Weights] | None, gamma: float) -> SigmoidFocalLoss:
     """The detector's loss, which keeps its tables of 16-bit values and its class weights on each device."""
-    return SigmoidFocalLoss(alpha=alpha, gamma=gamma)
+    loss = SigmoidFocalLoss(alpha=None, gamma=gamma)
+    if weights is not None:  # alpha would allow only weights that add up to 1
+        loss.target_weight, loss.background_weight = map(ClassWeights, weights)
+    return loss
 
 
 def _blocks(logits: Tensor) -> Iterator[Block]:

@@ -1,26 +1,25 @@
-"""Focal loss as plain differentiable operations: the definition that the kernels in `focal_kernels.py` evaluate.
+"""The losses of both modes for given targets and settings: labels, smoothing, weights and ignored targets.
 
-Both modes use one formula for hard and soft labels y in 0..1: each term of the cross entropy is multiplied by
-|y - p|^gamma. With a label of 0 or 1, |y - p| is 1 - p_t, which gives Lin et al. 2017, eq. 4; with fractional labels,
-it is the quality focal loss (Li et al. 2020, eq. 3), which is 0 at p = y. A softmax over two classes equals the
-sigmoid of the difference of their logits, for any labels.
-
-Logits are (N, C, S): samples, classes, positions. Derivatives of any order exist, and are finite for finite logits and
-hard labels. Where y - p rounds to 0, the derivative of its power is taken as 0.
+Logits are (N, C, S): samples, classes, positions. A call can be differentiated any number of times; `values` and
+`gradient` compute the same without recording operations, several times faster. The formulas are in `focal_formulas.py`.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from retinanet.losses.chunking import working_type
-from retinanet.losses.softmax_focal import other_logits
-
-Reduction = Literal["mean", "sum", "none"]
-Alpha = float | tuple[float, ...] | None
+from retinanet.losses.focal_formulas import (
+    binary_focal_derivatives,
+    binary_focal_terms,
+    binary_focal_values,
+    softmax_focal_gradient,
+    softmax_focal_terms,
+    softmax_focal_values,
+)
+from retinanet.losses.focal_weights import Weights
 
 
 @dataclass(frozen=True)
@@ -28,14 +27,14 @@ class SigmoidTerms:
     """Losses of independent binary predictions, one per logit.
 
     Attributes:
-        alpha: weight of label 1, one number or one per class; label 0 has weight 1 - alpha. None weights both by 1.
+        weights: of label 1 and of label 0, each one number or one per class; None is 1 for both.
         gamma: focusing exponent; 0 is `binary_cross_entropy_with_logits`, bit for bit.
         label_smoothing: moves labels towards 1/2, by this share of the distance.
         ignore_index: target whose losses are 0.
         of_classes: whether targets are class indices, with C for "no class", or labels.
     """
 
-    alpha: Alpha
+    weights: tuple[Weights, Weights] | None
     gamma: float
     label_smoothing: float
     ignore_index: int
@@ -51,21 +50,21 @@ class SigmoidTerms:
         else:
             losses = binary_focal_terms(logits, labels, self.gamma)
             losses = losses if weights is None else losses * weights
-        return torch.where(valid, losses, 0)
+        return _kept(valid, losses)
 
-    def hard_margins(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
-        """For labels 0 and 1: z (see `margin.py`), its derivative by the logits, and the weights; None for others.
+    def values(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Compute the losses for gamma above 0 as a call does, but faster, and without recording operations."""
+        logits, labels, valid = self._masked(logits, targets, read=True)
+        labels = self._smoothed(labels)
+        losses = binary_focal_values(logits, labels, self.gamma)
+        return _kept(valid, self._times_weights(losses, labels))
 
-        Arguments are as in a call; the results are (n, C, s).
-        """
-        if self.gamma == 0 or self.label_smoothing or (targets.is_floating_point() and targets.device.type != "cpu"):
-            return None  # reading labels from an accelerator would wait for it
-        logits, labels, valid = self._masked(logits, targets)
-        if targets.is_floating_point() and not ((labels == 0) | (labels == 1)).all():
-            return None
-        sign = 1 - 2 * labels
-        weights = self._weights(labels)
-        return logits * sign, sign, valid.to(logits.dtype) if weights is None else torch.where(valid, weights, 0)
+    def gradient(self, scale: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
+        """Compute the derivatives of `values` times a scale () or (n, C, s), in the dtype of the loss."""
+        logits, labels, valid = self._masked(logits, targets, read=True)
+        labels = self._smoothed(labels)
+        derivatives = binary_focal_derivatives(logits, labels, self.gamma).mul_(scale)
+        return _kept(valid, self._times_weights(derivatives, labels))
 
     def without_one_hot(self, logits: Tensor, classes: Tensor) -> Tensor:
         """Compute the cross entropy of class indices as a call does, but without labels as large as the logits."""
@@ -87,7 +86,7 @@ class SigmoidTerms:
             weights = self._weights(labels)
             derivatives = (torch.sigmoid(logits) - labels) * scale
             derivatives = derivatives if weights is None else derivatives * weights
-            return torch.where(valid, derivatives, 0)
+            return _kept(valid, derivatives)
         valid = targets != self.ignore_index
         p = torch.sigmoid(torch.where(valid, logits.to(working_type(logits)), 0))
         zero, one = self._smoothed(p.new_tensor([0.0, 1.0]))
@@ -114,23 +113,41 @@ class SigmoidTerms:
     def _smoothed(self, labels: Tensor) -> Tensor:
         return labels * (1 - self.label_smoothing) + self.label_smoothing / 2 if self.label_smoothing else labels
 
-    def _masked(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return logits and labels in the dtype of the loss, 0 where they are ignored, and where they are not."""
+    def _masked(self, logits: Tensor, targets: Tensor, *, read: bool = False) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return logits and labels in the dtype of the loss, 0 where they are ignored, and where they are not.
+
+        Args:
+            read: on a CPU, return None for the last if nothing is ignored. An accelerator would have to be waited for.
+        """
         logits = logits.to(working_type(logits))
+        read = read and logits.device.type == "cpu" and logits.numel() > 0
         if self.of_classes:
+            labels = one_hot(targets, logits)
             valid = targets != self.ignore_index
-            labels = (targets == torch.arange(logits.shape[1], device=logits.device)[:, None]).to(logits.dtype)
+            if read and valid.all():
+                return logits, labels, None
         else:
             labels = targets.to(logits.dtype)  # before the comparison: 8-bit integers do not include -100
+            if read:
+                low, high = labels.aminmax()  # several times faster than a comparison
+                if 0 <= low and high <= 1:
+                    return logits, labels, None
             valid = labels != self.ignore_index
             labels = torch.where(valid, labels, 0)
         return torch.where(valid, logits, 0), labels, valid  # so that an ignored infinite or NaN logit has no effect
 
     def _weights(self, labels: Tensor) -> Tensor | None:
-        if self.alpha is None:
+        if self.weights is None:
             return None
-        alpha = per_class(self.alpha, labels) if isinstance(self.alpha, tuple) else self.alpha
-        return alpha * labels + (1 - alpha) * (1 - labels)
+        positive, negative = (per_class(part, labels) if isinstance(part, tuple) else part for part in self.weights)
+        return positive * labels + negative * (1 - labels)
+
+    def _times_weights(self, losses: Tensor, labels: Tensor) -> Tensor:
+        """Multiply by the weights in place, several times faster than `_weights`, but not always to the last bit."""
+        if self.weights is None:
+            return losses
+        positive, negative = (per_class(part if isinstance(part, tuple) else (part,), labels) for part in self.weights)
+        return losses.mul_(torch.lerp(negative, positive, labels))
 
 
 @dataclass(frozen=True)
@@ -145,7 +162,7 @@ class SoftmaxTerms:
         of_classes: whether targets are class indices, or probabilities.
     """
 
-    alpha: Alpha
+    alpha: Weights | None
     gamma: float
     label_smoothing: float
     ignore_index: int
@@ -153,22 +170,55 @@ class SoftmaxTerms:
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Compute one loss per target: (n, C, s), and indices (n, 1, s) or labels (n, C, s) -> (n, 1, s)."""
-        logits = logits.to(working_type(logits))
-        num_classes = logits.shape[1]
-        valid = None
-        if self.of_classes:
-            valid = targets != self.ignore_index
-            logits = torch.where(valid, logits, 0)
-            labels = (targets == torch.arange(num_classes, device=logits.device)[:, None]).to(logits.dtype)
-        else:
-            labels = targets.to(logits.dtype)
-        if self.label_smoothing:
-            labels = labels * (1 - self.label_smoothing) + self.label_smoothing / num_classes
+        logits, labels, valid = self._prepared(logits, targets)
         terms = softmax_focal_terms(logits, labels, self.gamma)
         if self.alpha is not None:
             terms = terms * (per_class(self.alpha, terms) if isinstance(self.alpha, tuple) else self.alpha)
         losses = terms.sum(1, keepdim=True)
-        return losses if valid is None else torch.where(valid, losses, 0)
+        return _kept(valid, losses)
+
+    def values(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Compute the losses as a call does, but faster, and without recording operations."""
+        logits, labels, valid = self._prepared(logits, targets, read=True)
+        terms = softmax_focal_values(logits, labels, self.gamma)
+        if self.alpha is not None:
+            terms.mul_(per_class(self.alpha, terms) if isinstance(self.alpha, tuple) else self.alpha)
+        return _kept(valid, terms.sum(1, keepdim=True))
+
+    def gradient(self, scale: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
+        """Compute the gradient of the losses times a scale (n, 1, s): (n, C, s), in the dtype of the loss."""
+        logits, labels, valid = self._prepared(logits, targets, read=True)
+        if self.alpha is not None:
+            scale = scale * (per_class(self.alpha, scale) if isinstance(self.alpha, tuple) else self.alpha)
+        return _kept(valid, softmax_focal_gradient(logits, labels, self.gamma, scale))
+
+    def _prepared(self, logits: Tensor, targets: Tensor, *, read: bool = False) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return logits, smoothed labels (n, C, s), and where targets are not ignored, (n, 1, s), or None for no mask.
+
+        Args:
+            read: on a CPU, return None if nothing is ignored. An accelerator would have to be waited for.
+        """
+        logits = logits.to(working_type(logits))
+        num_classes = logits.shape[1]
+        valid = None
+        if self.of_classes:
+            labels = one_hot(targets, logits)
+            valid = targets != self.ignore_index
+            if read and logits.device.type == "cpu" and valid.all():
+                valid = None
+            else:
+                logits = torch.where(valid, logits, 0)
+        else:
+            labels = targets.to(logits.dtype)
+        if self.label_smoothing:
+            labels = labels * (1 - self.label_smoothing) + self.label_smoothing / num_classes
+        return logits, labels, valid
+
+
+def one_hot(classes: Tensor, like: Tensor) -> Tensor:
+    """Labels 0 and 1 of class indices (n, 1, s), with the shape, dtype and device of logits (n, C, s)."""
+    column = classes.clamp(0, like.shape[1] - 1)
+    return torch.zeros_like(like).scatter(1, column, (column == classes).to(like.dtype))
 
 
 def per_class(weights: tuple[float, ...], like: Tensor) -> Tensor:
@@ -176,45 +226,6 @@ def per_class(weights: tuple[float, ...], like: Tensor) -> Tensor:
     return torch.tensor(weights, dtype=like.dtype, device=like.device)[:, None]
 
 
-def binary_focal_terms(logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
-    """Compute |y - p|^gamma (-y log(p) - (1 - y) log(1 - p)) elementwise, for p = sigmoid(logit)."""
-    log_p, log_q = F.logsigmoid(logits), F.logsigmoid(-logits)
-    is_one, is_zero = labels == 1, labels == 0
-    # A product of 0 and an infinite logarithm would be NaN.
-    entropy = -torch.where(is_zero, 0, labels * log_p) - torch.where(is_one, 0, (1 - labels) * log_q)
-    # The obvious y - p would round a small error to 0.
-    distance = (labels * log_q.exp() - (1 - labels) * log_p.exp()).abs()
-    soft = _power(distance, gamma)
-    # For hard labels, the logarithm of the distance is known, and stays finite where the distance itself underflows.
-    hard = torch.exp(gamma * torch.where(is_one, log_q, log_p))
-    return torch.where(is_one | is_zero, hard, soft) * entropy
-
-
-def softmax_focal_terms(logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
-    """Compute -y |y - p|^gamma log(p) for each class, for p = softmax(logits): (n, C, s), (n, C, s) -> (n, C, s)."""
-    log_p = logits.log_softmax(1)
-    p = log_p.exp()
-    # Of the most probable class, compute 1 - p and log(p) from the other classes: p itself may round to 1.
-    top = logits.argmax(1, keepdim=True)
-    others = p.scatter(1, top, 0).sum(1, keepdim=True)
-    q = (1 - p).scatter(1, top, others)
-    log_p = log_p.scatter(1, top, torch.log1p(-others))
-    terms = labels * _power((labels * q - (1 - labels) * p).abs(), gamma) * log_p
-    return -torch.where(labels == 0, 0, terms)
-
-
-def softmax_margin_terms(rows: Tensor, index: Tensor, gamma: float) -> Tensor:
-    """Compute (1 - p_c)^gamma (-log p_c) of the true class c: (R, C), (R,) int64 -> (R,).
-
-    It is the sigmoid's loss of z = logsumexp(other logits) - target logit, with label 0 (see `softmax_focal.py`).
-    """
-    column = index[:, None]
-    target = rows.to(working_type(rows)).gather(1, column).squeeze(1)
-    z = other_logits(rows, column).logsumexp(1) - target
-    return -torch.exp(gamma * F.logsigmoid(z)) * F.logsigmoid(-z)
-
-
-def _power(distance: Tensor, gamma: float) -> Tensor:
-    """distance^gamma, with derivative 0 where the distance is 0 or subnormal."""
-    positive = distance >= torch.finfo(distance.dtype).tiny
-    return torch.where(positive, torch.where(positive, distance, 1).pow(gamma), 0)
+def _kept(valid: Tensor | None, values: Tensor) -> Tensor:
+    """Return the values, with 0 where targets are ignored."""
+    return values if valid is None else torch.where(valid, values, 0)

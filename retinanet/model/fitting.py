@@ -48,6 +48,8 @@ def differences(cfg: ModelConfig, trained: ModelConfig) -> list[tuple[str, Any, 
     """Keys that must change, with the values of the trained detector and of the config."""
     values = [(key, _value(trained, key), _value(cfg, key)) for key in KEYS]
     changed = [(key, expected, found) for key, expected, found in values if expected != found and expected is not None]
+    if {trained.head_norm, cfg.head_norm} == {"batch_per_level", "sync_per_level"}:  # the same weights
+        changed = [change for change in changed if change[0] != "head_norm"]
     norms = trained.backbone.norm, cfg.backbone.norm
     if (norms[0] == "group") != (norms[1] == "group"):  # all others have the statistics of batch norm
         changed.append(("backbone.norm", *norms))

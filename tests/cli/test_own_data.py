@@ -31,7 +31,7 @@ def test_config_is_adjusted_and_printed(folder, capsys):
     assert said[2] == "examining image sizes, objects and anchors"
     assert said[3].startswith("config: own_cpu, adjusted to the dataset; ")
     topics = [line.strip().partition(":")[0] for line in said[4:] if not line.startswith("    ")]
-    assert topics == ["image size", "anchors", "batch", "sampling", "schedule"]
+    assert topics == ["image size", "levels", "anchors", "batch", "sampling", "schedule"]
     lines = dict(line.strip().split("=", 1) for line in said if line.startswith("    "))
     assert cfg.train.epochs == float(lines["train.epochs"]) > 24
     assert cfg.data.val_fraction == 0.1 and cfg.data.val == ()

@@ -37,6 +37,7 @@ MAY_CHANGE = {
     "train.on_nonfinite",
     "train.save_every",
     "train.stall_timeout",
+    "train.trackers",
 }
 NO_EFFECT = {
     "device",
@@ -47,6 +48,7 @@ NO_EFFECT = {
     "train.log_every",
     "train.save_every",
     "train.stall_timeout",
+    "train.trackers",
 }
 
 

@@ -157,7 +157,7 @@ def test_bundled_config_survives_a_round_trip(path, tmp_path):
     text = config_to_yaml(cfg)
     (tmp_path / "full.yaml").write_text(text, encoding="utf-8")
     assert load_config(tmp_path / "full.yaml") == cfg == load_config(path.stem)
-    assert set(yaml.safe_load(text)) == set(Config.model_fields)
+    assert set(yaml.safe_load(text)) == set(Config.model_fields) - {"custom"}  # only in runs with custom parts
 
 
 @settings(deadline=None)

@@ -43,8 +43,8 @@ def test_subset_of_a_subset_reads_the_same_images():
     source = NoiseDataset()
     part = as_dataset(source).subset([4, 2, 0]).subset([2, 1])
     assert part.paths == ("noise.0", "noise.2")
-    assert torch.equal(part.read_image(0), source.read_image(0))
-    assert torch.equal(part.read_image(1), source.read_image(2))
+    assert torch.equal(part.read_image(0, channels=3), source.read_image(0))
+    assert torch.equal(part.read_image(1, channels=3), source.read_image(2))
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_wrong_pixels_are_refused(pixels):
     source = NoiseDataset()
     source.read_image = lambda index: pixels
     with pytest.raises(InputError, match=r"noise.0: read_image returned .*, expected torch.uint8 \(3, 32, 48\)"):
-        as_dataset(source).read_image(0)
+        as_dataset(source).read_image(0, channels=3)
 
 
 def test_image_that_cannot_be_read_is_an_input_error():
@@ -93,4 +93,4 @@ def test_image_that_cannot_be_read_is_an_input_error():
 
     source.read_image = read_image
     with pytest.raises(InputError, match=r"noise.0: cannot be read: the archive is gone"):
-        as_dataset(source).read_image(0)
+        as_dataset(source).read_image(0, channels=3)

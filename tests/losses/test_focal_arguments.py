@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from retinanet.losses.focal import FocalLoss, InverseFrequency, focal_loss
+from retinanet.losses.focal import FocalLoss, InverseFrequency, LabelWeights, focal_loss
 
 INDEX = torch.tensor([0, 1])
 
@@ -34,16 +34,24 @@ INDEX = torch.tensor([0, 1])
         ({"normalizer": "positives"}, "normalizer: found 'positives' in softmax mode"),
         ({"normalizer": 3, "reduction": "sum"}, "normalizer: found 3 with reduction 'sum', expected None"),
         ({"alpha": -1}, "alpha: found -1, expected finite weights of at least 0"),
-        ({"alpha": -1, "mode": "sigmoid"}, r"alpha: found -1, expected 0\.\.1: .* For no weights, use None, not -1"),
-        ({"alpha": [0.5, 2.0], "mode": "sigmoid"}, r"alpha: found \[0\.5, 2\.0\], expected 0\.\.1"),
+        ({"alpha": -1, "mode": "sigmoid"}, "alpha: found -1, .*at least 0; for no weights, use None"),
+        (
+            {"alpha": [0.5, 2.0], "mode": "sigmoid"},
+            r"alpha: found \[0\.5, 2\.0\], expected .*0\.\.1 .*LabelWeights\(w\)",
+        ),
         *(
             ({"alpha": [1.0, wrong, 2.0]}, "expected finite weights of at least 0")
             for wrong in (-0.5, math.nan, math.inf)
         ),
         *(
-            ({"alpha": wrong}, "expected a number, one weight per class, or None")
+            ({"alpha": wrong}, "expected a number or one weight per class")
             for wrong in ("abc", [0.2, None], {"a": 1.0}, [[1.0], [2.0]], [1j, 1.0], torch.ones(3, 1), [], True)
         ),
+        ({"alpha": 2.0, "mode": "sigmoid"}, r"alpha: found 2\.0, .* A weight w above 1 is ambiguous"),
+        ({"alpha": LabelWeights([1.0, 2.0])}, "in softmax mode, which has no labels 0 to weight"),
+        ({"alpha": LabelWeights(-1), "mode": "sigmoid"}, "positive: found -1, expected finite weights of at least 0"),
+        ({"alpha": LabelWeights(1, [1.0, math.nan]), "mode": "sigmoid"}, r"negative: found \[1\.0, nan\]"),
+        ({"alpha": LabelWeights(None), "mode": "sigmoid"}, "positive: found None, expected a number"),
         *(({"alpha": InverseFrequency(wrong)}, "counts: found") for wrong in ([], [0, 0], [1, -1], [1, math.nan])),
     ],
 )
@@ -101,6 +109,7 @@ def test_invalid_inputs_are_rejected_in_sigmoid_mode(logits, targets, message):
         ("sigmoid", torch.rand(2, 3), {"ignore_index": 0}, "ignore_index: found 0, which is a label"),
         ("softmax", INDEX, {"alpha": [1, 2]}, "alpha: found 2 weights for 3 classes; pass one per class"),
         ("sigmoid", INDEX, {"alpha": [0.1, 0.2]}, "alpha: found 2 weights for 3 classes"),
+        ("sigmoid", INDEX, {"alpha": LabelWeights(2, [1, 2, 3, 4])}, "alpha: found 4 weights for 3 classes"),
     ],
 )
 def test_arguments_that_the_targets_do_not_use_are_rejected(mode, targets, settings, message):

@@ -5,7 +5,9 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 
-from retinanet.losses.focal import FocalLoss, focal_loss
+from retinanet.benchmarks.measure import peak_memory
+from retinanet.losses import chunking
+from retinanet.losses.focal import FocalLoss, LabelWeights, focal_loss
 from tests.helpers.gradients import value_and_gradient
 
 # Mode, kind of target, settings: every kernel at least once.
@@ -20,7 +22,7 @@ CASES = [
     ("sigmoid", "index", {"reduction": "none"}),
     ("sigmoid", "index", {"label_smoothing": 0.1}),
     ("sigmoid", "hard", {"alpha": 0.25}),
-    ("sigmoid", "soft", {"gamma": 1.5}),
+    ("sigmoid", "soft", {"gamma": 1.5, "alpha": LabelWeights([2.0, 3.0, 0.5])}),
     ("sigmoid", "index", {"gamma": 0}),
 ]
 
@@ -148,3 +150,14 @@ def test_autograd_keeps_only_logits_and_targets(mode, kind, settings):
     for known in (logits, targets):
         saved.pop(known.untyped_storage().data_ptr(), None)
     assert sum(saved.values()) < 0.3 * logits.nbytes
+
+
+@pytest.mark.parametrize(("mode", "kind", "settings"), [case for case in CASES if case[2].get("gamma") != 0])
+def test_one_gradient_is_the_only_tensor_as_large_as_the_logits(mode, kind, settings, monkeypatch):
+    monkeypatch.setitem(chunking.LOGITS_AT_ONCE, "cpu", 500)
+    logits = torch.randn(2000, 20, requires_grad=True)
+    targets = torch.randint(20, (2000,)) if kind == "index" else torch.rand(2000, 20).round()
+    loss = FocalLoss(mode, **{**settings, "alpha": None, "reduction": "mean"})
+    peak = peak_memory(lambda: loss(logits, targets).backward(), logits.device)
+    # A mask of ignored labels takes a quarter. Softmax losses are one float and one index per row.
+    assert logits.nbytes <= peak < 1.6 * logits.nbytes

@@ -245,7 +245,7 @@ def test_new_level_keeps_initial_values_and_others_are_loaded(head_norm):
     content, old = trained(head_norm=head_norm)
     new = detector(TRAINED, seed=2, head_norm=head_norm, levels="p2..p7")
     initial = {name: value.clone() for name, value in new.state_dict().items()}
-    report = load(new, content, TRAINED)
+    report = load(new, content, TRAINED, head_norm=head_norm, levels="p2..p7")
     assert report.reinitialised == "P2, which the weights do not have" and report.left_over == "nothing"
     pairs = [(new.fpn.laterals, old.fpn.laterals), (new.fpn.outputs, old.fpn.outputs)]
     if head_norm != "none":
@@ -264,7 +264,7 @@ def test_new_level_keeps_initial_values_and_others_are_loaded(head_norm):
 def test_levels_that_the_detector_lacks_are_left_over():
     content, old = trained(levels="p2..p7")
     new = detector(TRAINED, seed=2, levels="p3..p6")
-    report = load(new, content, TRAINED)
+    report = load(new, content, TRAINED, levels="p3..p6")
     assert report.left_over == "P2; P7" and report.reinitialised == "nothing"
     with torch.no_grad():
         logits, expected = (model(IMAGES, SIZES).class_logits for model in (new, old))
