@@ -1,6 +1,6 @@
 """`model`: backbone, feature pyramid, head and anchors."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -197,6 +197,11 @@ class ModelConfig(StrictModel):
     only for three channels (RGB)."""
     std: tuple[Positive, ...] = IMAGENET_STD
     """Standard deviation of each channel (0..255); images are divided by it. The default is as for `mean`."""
+
+    @field_validator("backbone", mode="before")
+    @classmethod
+    def resnet_without_type(cls, value: Any) -> Any:
+        return {"type": "resnet", **value} if isinstance(value, dict) else value
 
     @model_validator(mode="after")
     def one_statistic_per_channel(self) -> Self:
