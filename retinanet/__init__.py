@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from retinanet.losses.focal import FocalLoss as FocalLoss
     from retinanet.model.retinanet import RetinaNet as RetinaNet
     from retinanet.model.retinanet import build_model as build_model
+    from retinanet.prediction.predict import predict as predict
     from retinanet.structures import Detections as Detections
     from retinanet.visualization.draw import draw_detections as draw_detections
 
@@ -31,6 +32,7 @@ _PUBLIC = {
     "draw_detections": ("retinanet.visualization.draw", "draw_detections"),
     "evaluate": ("retinanet.engine.evaluate_checkpoint", "evaluate_checkpoint"),
     "load_config": ("retinanet.config.load", "load_config"),
+    "predict": ("retinanet.prediction.predict", "predict"),
     "train": ("retinanet.engine.train", "train"),
 }
 __all__ = [
@@ -44,6 +46,7 @@ __all__ = [
     "draw_detections",
     "evaluate",
     "load_config",
+    "predict",
     "train",
 ]
 

@@ -20,7 +20,7 @@ ROWS = [
     {"losses", "model", "doctor"},
     {"interop"},
     {"inference"},
-    {"report"},
+    {"prediction", "report"},
     {"engine"},
     {"benchmarks"},
     {"ablation"},

@@ -18,6 +18,7 @@ PUBLIC = [
     "draw_detections",
     "evaluate",
     "load_config",
+    "predict",
     "train",
 ]
 

@@ -192,7 +192,8 @@ class Predictor:
         """
         if isinstance(images, str | os.PathLike | Image.Image | np.ndarray | Tensor):
             raise InputError(
-                f"predict expects several images, found one {type(images).__name__}; call the predictor on it"
+                f"predict expects several images, found one {type(images).__name__}; pass a list, or call the "
+                "predictor on the image"
             )
         if not isinstance(images, Iterable):
             raise InputError(f"predict expects several images, found {type(images).__name__}")

@@ -216,7 +216,7 @@ def test_command_draws_images_and_writes_results(checkpoint, tmp_path, capsys):
     output = tmp_path / "found"
     arguments = [str(checkpoint), str(tmp_path / "a"), str(tmp_path / "b"), "--output", str(output)]
     assert predict_command.main(arguments) == 0
-    results = json.loads((output / "detections.json").read_text())
+    results = json.loads((output / "detections.json").read_text())["annotations"]
     assert {result["category_id"] for result in results} <= {3, 5, 9}
     assert {result["image_id"] for result in results} == {1, 2}
-    assert sorted(path.name for path in output.glob("*.png")) == ["same.png", "same_2.png"]
+    assert sorted(path.relative_to(output).as_posix() for path in output.rglob("*.png")) == ["a/same.png", "b/same.png"]
