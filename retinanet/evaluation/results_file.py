@@ -57,11 +57,12 @@ def read_results(file: Path, dataset: Dataset) -> dict[int, Detections]:
 
 def _entries(document: Any) -> Any:
     """The results in a COCO document, each with the file name of its image; anything else is returned unchanged."""
-    if not isinstance(document, dict) or not isinstance(document.get("annotations"), list):
+    if not isinstance(document, dict) or not all(
+        isinstance(document.get(key), list) for key in ("images", "annotations")
+    ):
         return document
-    images = document.get("images")
-    named = [image for image in images if isinstance(image, dict)] if isinstance(images, list) else []
-    name_of = {str(image.get("id")): image.get("file_name") for image in named}
+    images = [image for image in document["images"] if isinstance(image, dict)]
+    name_of = {str(image.get("id")): image.get("file_name") for image in images}
     return [
         {**entry, "file_name": name_of.get(str(entry.get("image_id")))} if isinstance(entry, dict) else entry
         for entry in document["annotations"]

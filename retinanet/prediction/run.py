@@ -82,6 +82,7 @@ class Run:
         """
         num_images = len(self._plan.images)
         pending = [position for position in range(num_images) if not self._is_done(position)]
+        pending.sort(key=self._has_failed)  # so that a call that is interrupted early does more than try these again
         reused = done = num_images - len(pending)
         if reused:
             log.info("continuing: the results of %d of %d images exist", reused, num_images)
@@ -120,6 +121,10 @@ class Run:
             return False
         outputs = self._plan.outputs
         return not outputs.draw or self._folder.has(outputs.drawn_name(image.stem))
+
+    def _has_failed(self, position: int) -> bool:
+        entry = self._journal.entry(self._plan.images[position].path)
+        return entry is not None and entry.failed
 
     def _predict(self, batch: list[int]) -> None:
         """Detect the objects in a batch of images, write the images, and record the results."""

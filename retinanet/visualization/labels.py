@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 Rectangle = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels, exclusive of x2 and y2
 
 
@@ -19,18 +21,18 @@ def place_labels(
         sizes: width and height of each label.
         image_size: height and width.
     """
-    placed: list[Rectangle] = []
-    for box, size in zip(boxes, sizes, strict=True):
+    placed = np.zeros((len(boxes), 4), dtype=np.int64)
+    for number, (box, size) in enumerate(zip(boxes, sizes, strict=True)):
         least, best = None, None
         for candidate in _candidates(box, size, image_size):
-            covered = sum(_common_area(candidate, other) for other in placed)
+            covered = _covered_area(candidate, placed[:number])
             if least is None or covered < least:
                 least, best = covered, candidate
             if covered == 0:
                 break
         assert best is not None
-        placed.append(best)
-    return placed
+        placed[number] = best
+    return [(left, top, right, bottom) for left, top, right, bottom in placed.tolist()]
 
 
 def _candidates(box: Sequence[float], size: tuple[int, int], image_size: tuple[int, int]) -> Iterator[Rectangle]:
@@ -59,7 +61,9 @@ def _inside(left: int, top: int, size: tuple[int, int], image_size: tuple[int, i
     return left, top, left + width, top + height
 
 
-def _common_area(first: Rectangle, second: Rectangle) -> int:
-    width = min(first[2], second[2]) - max(first[0], second[0])
-    height = min(first[3], second[3]) - max(first[1], second[1])
-    return max(0, width) * max(0, height)
+def _covered_area(label: Rectangle, others: np.ndarray) -> int:
+    """The area of a label that lies on others (N, 4); where several overlap, it counts several times."""
+    left, top, right, bottom = label
+    widths = np.minimum(others[:, 2], right) - np.maximum(others[:, 0], left)
+    heights = np.minimum(others[:, 3], bottom) - np.maximum(others[:, 1], top)
+    return int((widths.clip(0) * heights.clip(0)).sum())

@@ -14,9 +14,9 @@ CLASS_NAMES = ("small one", "Größe")
 RECORDS = {"predictions.jsonl", ".predict.lock"}  # contain times of files, and the process
 
 
-def save_overdetecting_checkpoint(folder: Path) -> Path:
+def save_overdetecting_checkpoint(folder: Path, *, seed: int = 0) -> Path:
     """Save the checkpoint of a network with random weights that detects objects everywhere."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     cfg = overdetecting_config()
     state = {"model": build_model(cfg.model, len(CLASS_NAMES)).state_dict()}
     return CheckpointFolder(folder, keep=1).save(Checkpoint(cfg, CLASS_NAMES, (3, 5), 1, state))

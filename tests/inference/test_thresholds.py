@@ -81,7 +81,9 @@ def test_other_overrides_keep_stored_thresholds(thresholded):
     assert Predictor.from_checkpoint(thresholded[0], use_thresholds=False).thresholds is None
 
 
-def test_predict_counts_what_exceeds_the_thresholds_unless_min_score_is_given(plain, thresholded, image, tmp_path, capsys):
+def test_predict_counts_what_exceeds_the_thresholds_unless_min_score_is_given(
+    plain, thresholded, image, tmp_path, capsys
+):
     write_png(image, str(tmp_path / "a.png"))
     expected = len(Predictor.from_checkpoint(thresholded[0])(image))
     arguments = [str(thresholded[0]), str(tmp_path / "a.png"), "--output", str(tmp_path / "out")]

@@ -60,7 +60,12 @@ def test_without_labels_only_outlines_are_drawn():
 
 def test_label_is_readable_inside_the_image_for_boxes_at_every_edge():
     image = torch.zeros(3, 200, 300, dtype=torch.uint8)
-    for box in ([0.0, 0.0, 20.0, 20.0], [280.0, 0.0, 299.0, 20.0], [280.0, 180.0, 299.0, 199.0], [0.0, 0.0, 299.0, 199.0]):
+    for box in (
+        [0.0, 0.0, 20.0, 20.0],
+        [280.0, 0.0, 299.0, 20.0],
+        [280.0, 180.0, 299.0, 199.0],
+        [0.0, 0.0, 299.0, 199.0],
+    ):
         found = detections((box, 0.9, 1))
         label = (draw_detections(image, found, NAMES) != draw_detections(image, found, NAMES, labels=False)).any(0)
         rows, columns = label.nonzero().T
