@@ -36,7 +36,7 @@ from retinanet.structures import Detections
 
 log = logging.getLogger(__name__)
 
-ImageInput = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor
+ImageInput = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | Tensor
 Weights = Literal["average", "last"]
 
 
@@ -171,8 +171,8 @@ class Predictor:
         """Detect objects in one image or in a list of images. Boxes are in pixels of the original image.
 
         Args:
-            images: a file path, a PIL image, an RGB uint8 array (H, W, 3), an RGB uint8 tensor (3, H, W), or a list of
-                these. The EXIF orientation of files and PIL images is applied.
+            images: a file path, the content of a file, a PIL image, an RGB uint8 array (H, W, 3), an RGB uint8 tensor
+                (3, H, W), or a list of these. The EXIF orientation of files and PIL images is applied.
 
         Raises:
             InputError: an image cannot be read, or is not one of these types.
@@ -190,7 +190,7 @@ class Predictor:
         Raises:
             InputError: an image cannot be read, or is not of a type that `__call__` accepts.
         """
-        if isinstance(images, str | os.PathLike | Image.Image | np.ndarray | Tensor):
+        if isinstance(images, str | os.PathLike | bytes | Image.Image | np.ndarray | Tensor):
             raise InputError(
                 f"predict expects several images, found one {type(images).__name__}; pass a list, or call the "
                 "predictor on the image"
@@ -199,7 +199,7 @@ class Predictor:
             raise InputError(f"predict expects several images, found {type(images).__name__}")
         return self._predict(iter(images), batch_size)
 
-    def read_image(self, path: str | os.PathLike[str]) -> Tensor:
+    def read_image(self, path: str | os.PathLike[str] | bytes) -> Tensor:
         """Read an image file as the network sees it: uint8 (3, H, W), as displayed, with the settings of training.
 
         Raises:
@@ -227,7 +227,7 @@ class Predictor:
             yield from (detections[position] for position in range(len(chunk)))
 
     def _read(self, image: ImageInput) -> Tensor:
-        if isinstance(image, str | os.PathLike):
+        if isinstance(image, str | os.PathLike | bytes):
             return self.read_image(image)
         if isinstance(image, Image.Image):
             if image.mode.startswith(("I", "F")):  # convert("RGB") would clip the values
@@ -247,8 +247,8 @@ class Predictor:
                 raise InputError(f"image is {image.dtype} {tuple(image.shape)}, expected torch.uint8 (3, H, W), RGB")
             return image
         raise InputError(
-            f"image is {type(image).__name__}, expected a path, a PIL image, an RGB uint8 array (H, W, 3), or an RGB "
-            "uint8 tensor (3, H, W)"
+            f"image is {type(image).__name__}, expected a path, the bytes of a file, a PIL image, an RGB uint8 array "
+            "(H, W, 3), or an RGB uint8 tensor (3, H, W)"
         )
 
     def _detect(self, images: Sequence[Tensor], padded_shape: tuple[int, int]) -> list[Detections]:

@@ -75,12 +75,13 @@ def plan_prediction(
     """
     folder = Path(output)
     given = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
-    sources = find_sources([os.fspath(item) for item in given], output=folder, recursive=recursive)[:limit]
+    sources = find_sources([os.fspath(item) for item in given], output=folder, recursive=recursive)
     if not sources:
         raise InputError("found no inputs, expected image files, folders or glob patterns")
+    stems = output_stems([source.name for source in sources])  # of all, so that they do not depend on `limit`
     images = [
         InputImage(source.file, os.path.abspath(source.file), source.name, stem)
-        for source, stem in zip(sources, output_stems([source.name for source in sources]), strict=True)
+        for source, stem in zip(sources[:limit], stems[:limit], strict=True)
     ]
     plan = Plan(images, folder, outputs or Outputs())
     plan.check(Journal(folder))

@@ -93,6 +93,8 @@ class Run:
                 done += len(batch)
                 for _ in batch:
                     bar.update()
+            bar.close()
+            self._write_results()
         except KeyboardInterrupt:
             bar.close()
             self._write_results()
@@ -102,8 +104,6 @@ class Run:
             with suppress(InputError):  # such as a full disk, which is being reported
                 self._write_results()
             raise
-        bar.close()
-        self._write_results()
         failures = self._results.failures()
         return Prediction(
             num_images=num_images - len(failures),

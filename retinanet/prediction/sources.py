@@ -40,8 +40,9 @@ def find_sources(inputs: Sequence[str | Path], *, output: Path, recursive: bool 
     found: dict[str, tuple[Path, Path]] = {}  # path and the folder that its name is relative to
     written = {os.path.normcase(os.path.abspath(output / name)) for name in written_names(output)}
 
-    def is_ours(path: Path) -> bool:
-        return os.path.normcase(os.path.abspath(path)) in written
+    def is_ours(path: Path) -> bool:  # or in a folder of ours, such as that of the crops
+        absolute = Path(os.path.abspath(path))
+        return any(os.path.normcase(part) in written for part in (absolute, *absolute.parents))
 
     for given in inputs:
         for path, root in _files_of(given, output, recursive, is_ours):

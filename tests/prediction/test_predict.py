@@ -234,7 +234,7 @@ def test_predicting_into_the_folder_of_the_images(run_predict, images):
     with pytest.raises(InputError, match=r"a\.png: is one of the images"):
         run_predict(output=images)
     for _ in range(2):  # drawn images do not become inputs
-        result = run_predict(output=images, image_format="jpg")
+        result = run_predict(output=images, image_format="jpg", crops=True)
         assert (result.num_images, result.failures) == (6, [])
     after = contents(images)
     assert {name: after[name] for name in before} == before

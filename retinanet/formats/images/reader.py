@@ -1,5 +1,6 @@
 """Open image files: check what a file is from its header, then decode it to a uint8 RGB tensor."""
 
+import io
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -47,7 +48,7 @@ def read_header(path: str | PathLike[str], *, max_pixels: int) -> ImageHeader:
 
 
 def read_image(
-    path: str | PathLike[str],
+    path: str | PathLike[str] | bytes,
     *,
     max_pixels: int,
     apply_orientation: bool = True,
@@ -57,6 +58,7 @@ def read_image(
     """Decode the first frame to contiguous uint8 (3, H, W) RGB, ignoring alpha.
 
     Args:
+        path: path of the file, or its content.
         max_pixels: images with more pixels are rejected based on the header, before memory is allocated.
         apply_orientation: False keeps the pixels as stored, for boxes annotated without applying EXIF.
         value_range: values that become 0 and 255, for images that are not 8-bit; "auto" chooses them per image.
@@ -174,14 +176,15 @@ class OpenedImage(NamedTuple):
 
 
 @contextmanager
-def open_image(path: str | PathLike[str], *, max_pixels: int) -> Iterator[OpenedImage]:
-    """Open an image and read its header.
+def open_image(path: str | PathLike[str] | bytes, *, max_pixels: int) -> Iterator[OpenedImage]:
+    """Open an image, given as a path or as the content of a file, and read its header.
 
     Raises:
         InputError: the file is not a usable image, or has more than `max_pixels` pixels.
     """
+    content, path = (path, f"{len(path)} bytes") if isinstance(path, bytes) else (None, path)
     try:
-        file = open(path, "rb")
+        file: BinaryIO = open(path, "rb") if content is None else io.BytesIO(content)
     except OSError as error:  # missing file, folder, or no permission
         raise _cannot_be_read(path, error) from None
     with file, warnings.catch_warnings():
