@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from retinanet.losses.focal import focal_loss as focal_loss
     from retinanet.model.retinanet import RetinaNet as RetinaNet
     from retinanet.model.retinanet import build_model as build_model
+    from retinanet.prediction.predict import predict as predict
     from retinanet.structures import Detections as Detections
     from retinanet.visualization.draw import draw_detections as draw_detections
 
@@ -35,6 +36,7 @@ _PUBLIC = {
     "evaluate": ("retinanet.engine.evaluate_checkpoint", "evaluate_checkpoint"),
     "focal_loss": ("retinanet.losses.focal", "focal_loss"),
     "load_config": ("retinanet.config.load", "load_config"),
+    "predict": ("retinanet.prediction.predict", "predict"),
     "train": ("retinanet.engine.train", "train"),
 }
 __all__ = [
@@ -50,6 +52,7 @@ __all__ = [
     "evaluate",
     "focal_loss",
     "load_config",
+    "predict",
     "train",
 ]
 

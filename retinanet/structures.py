@@ -8,11 +8,14 @@ Boxes are (x1, y1, x2, y2) in pixels of the padded input unless the name says ot
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 class Targets(NamedTuple):
@@ -173,3 +176,18 @@ class Detections:
             }
             results.append(result | ({"category_name": self.class_names[label]} if self.class_names else {}))
         return results
+
+    def to_pandas(self) -> "DataFrame":
+        """Convert to a pandas data frame with columns xmin, ymin, xmax, ymax, label and score, one row per object.
+
+        The column `label` has class names if they are known.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        from pandas import DataFrame
+
+        columns = dict(zip(("xmin", "ymin", "xmax", "ymax"), self.boxes.cpu().double().numpy().T, strict=True))
+        names = [self.class_names[label] for label in self.labels.tolist()] if self.class_names else None
+        labels = self.labels.cpu().numpy() if names is None else np.array(names, dtype=object)
+        return DataFrame({**columns, "label": labels, "score": self.scores.cpu().double().numpy()})

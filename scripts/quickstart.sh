@@ -18,7 +18,7 @@ python tools/train.py configs/quickstart.yaml --output "$run" --overwrite "$@"
 step "3/4 evaluate the best checkpoint"
 python tools/eval.py "$best"
 step "4/4 draw its detections"
-python tools/predict.py "$best" datasets/shapes/val --output "$run/images" --limit 12
+python tools/predict.py "$best" datasets/shapes/val --output "$run/images" --limit 12 --overwrite
 
 root=$(pwd -P)
 cat <<END

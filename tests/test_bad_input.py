@@ -242,18 +242,9 @@ def test_predict_on_missing_and_invalid_images(rejected, checkpoint, tmp_path):
     (tmp_path / "empty").mkdir()
     message = rejected(predict_tool, checkpoint, tmp_path / "empty", "--output", output)
     assert message.startswith(f"{tmp_path / 'empty'}: contains no images; expected files such as .jpg")
-    broken = tmp_path / "broken.png"
-    broken.write_bytes(b"hello, not an image")
-    message = rejected(predict_tool, checkpoint, broken, "--output", output)
-    assert message.startswith(f"{broken}: not an image") and "\n" not in message
-
-
-def test_predict_on_a_truncated_image(rejected, checkpoint, shapes, tmp_path):
-    intact = sorted((shapes / "val").iterdir())[0]
-    truncated = tmp_path / "truncated.png"
-    truncated.write_bytes(intact.read_bytes()[:-500])
-    message = rejected(predict_tool, checkpoint, intact, truncated, "--output", tmp_path / "output")
-    assert message.startswith(f"{truncated}: damaged or truncated PNG") and "\n" not in message
+    message = rejected(predict_tool, checkpoint, tmp_path / "a*.png", "--output", output)
+    assert message.startswith(f"{tmp_path / 'a*.png'}: matches no image; expected files such as .jpg")
+    assert not output.exists()
 
 
 def test_predict_does_not_overwrite_its_input_images(rejected, checkpoint, tmp_path):
@@ -262,7 +253,8 @@ def test_predict_does_not_overwrite_its_input_images(rejected, checkpoint, tmp_p
     Image.new("RGB", (64, 64)).save(mine / "a.png")
     before = (mine / "a.png").read_bytes()
     message = rejected(predict_tool, checkpoint, mine, "--output", tmp_path / "mine" / ".." / "mine")
-    assert "a.png: already exists and was not written by `retinanet predict`; choose another --output" in message
+    assert "a.png: is one of the images to predict on and will not be overwritten; choose another --output" in message
+    assert [path.name for path in mine.iterdir()] == ["a.png"]
     assert (mine / "a.png").read_bytes() == before
 
 

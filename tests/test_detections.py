@@ -100,3 +100,15 @@ def test_fields_of_different_lengths_are_rejected():
 def test_detections_can_be_pickled_and_copied():
     for twin in (pickle.loads(pickle.dumps(detections())), copy.deepcopy(detections())):
         assert torch.equal(twin.boxes, BOXES) and twin.class_names == ("cat", "dog")
+
+
+def test_to_pandas_by_hand():
+    pandas = pytest.importorskip("pandas")
+    boxes = torch.tensor([[1.0, 2.0, 3.5, 4.0], [0.0, 0.0, 1.0, 1.0]])
+    found = Detections(boxes, torch.tensor([0.75, 0.5]), torch.tensor([1, 0]), ("cat", "Größe"))
+    columns = {"xmin": [1.0, 0.0], "ymin": [2.0, 0.0], "xmax": [3.5, 1.0], "ymax": [4.0, 1.0]}
+    expected = pandas.DataFrame({**columns, "label": ["Größe", "cat"], "score": [0.75, 0.5]})
+    pandas.testing.assert_frame_equal(found.to_pandas(), expected, check_dtype=False)
+    unnamed = Detections(found.boxes, found.scores, found.labels).to_pandas()
+    assert unnamed["label"].tolist() == [1, 0]
+    assert found[:0].to_pandas().columns.tolist() == [*columns, "label", "score"]

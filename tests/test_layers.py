@@ -20,7 +20,7 @@ ROWS = [
     {"losses", "model", "doctor"},
     {"interop"},
     {"inference"},
-    {"report", "tracking"},
+    {"prediction", "report", "tracking"},
     {"engine"},
     {"benchmarks"},
     {"ablation"},

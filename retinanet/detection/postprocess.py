@@ -28,14 +28,15 @@ class _Candidates(NamedTuple):
 
 
 class Postprocess:
-    """Select the best anchors per level, decode them, apply NMS per class, and keep the best per image.
+    """Select the best anchors per level, decode them, apply NMS, and keep the best per image.
 
     Boxes without area inside the image are removed before NMS.
 
     Args:
         min_score: candidates must score higher than this.
         top_k: number of candidates, (anchor, class) pairs, kept on each level before NMS.
-        nms_iou: if two boxes of the same class have a larger IoU, the one with the lower score is removed.
+        nms_iou: if two boxes have a larger IoU, NMS removes the one with the lower score.
+        nms_across_classes: whether NMS also compares boxes of different classes.
         max_detections: maximum number of detections per image, over all levels and classes.
         background_logit: whether the last logit is for background. Scores are then a softmax, and background is never a
             candidate; otherwise, the score of a class is the sigmoid of its logit.
@@ -49,12 +50,14 @@ class Postprocess:
         min_score: float = 0.05,
         top_k: int = 1000,
         nms_iou: float = 0.5,
+        nms_across_classes: bool = False,
         max_detections: int = 100,
         background_logit: bool = False,
     ):
         self.min_score = min_score
         self.top_k = top_k
         self.nms_iou = nms_iou
+        self.nms_across_classes = nms_across_classes
         self.max_detections = max_detections
         self.background_logit = background_logit
 
@@ -119,7 +122,8 @@ class Postprocess:
         candidates = candidates.select(candidates.scores.sort(descending=True, stable=True).indices)
         for count in (FIRST_ATTEMPT, len(candidates.scores)):
             best = candidates.select(slice(count))
-            keep = nms_by_group(best.boxes, best.scores, best.labels, max_iou=self.nms_iou)[: self.max_detections]
+            groups = torch.zeros_like(best.labels) if self.nms_across_classes else best.labels
+            keep = nms_by_group(best.boxes, best.scores, groups, max_iou=self.nms_iou)[: self.max_detections]
             if len(keep) == self.max_detections or count >= len(candidates.scores):
                 break
         return Detections((best.boxes * best.scales)[keep], best.scores[keep], best.labels[keep])
@@ -140,6 +144,7 @@ def build_postprocess(cfg: PostprocessConfig, *, background_logit: bool) -> Post
         min_score=cfg.min_score,
         top_k=cfg.top_k,
         nms_iou=cfg.nms_iou,
+        nms_across_classes=cfg.nms_across_classes,
         max_detections=cfg.max_detections,
         background_logit=background_logit,
     )

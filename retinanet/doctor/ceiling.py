@@ -25,7 +25,7 @@ def perfect_detections(
     """Create perfect detections of a dataset, limited only by anchors and postprocessing.
 
     Each object with a positive anchor is detected with its exact box and label and a score of 1; all others are missed.
-    The detections then pass through the config's NMS per class and its limit per image. All scores are equal, so both
+    The detections then pass through the config's NMS and its limit per image. All scores are equal, so both
     prefer the first object of the image. `top_k` is not applied: it limits candidates per level, before NMS.
 
     Args:
@@ -39,7 +39,8 @@ def perfect_detections(
     num_suppressed = num_beyond = 0
     for index, (start, stop) in enumerate(zip(dataset.box_start, dataset.box_start[1:], strict=False)):
         rows = torch.from_numpy(start + np.flatnonzero(candidates[start:stop]))
-        kept = nms_by_group(boxes[rows], torch.ones(len(rows)), labels[rows], max_iou=cfg.nms_iou).sort().values
+        groups = torch.zeros_like(rows) if cfg.nms_across_classes else labels[rows]
+        kept = nms_by_group(boxes[rows], torch.ones(len(rows)), groups, max_iou=cfg.nms_iou).sort().values
         num_suppressed += len(rows) - len(kept)
         num_beyond += max(0, len(kept) - cfg.max_detections)
         rows = rows[kept[: cfg.max_detections]]

@@ -21,14 +21,15 @@ MAX_NUMBER = 1e9  # of pixels; areas of such boxes are still finite in float32
 def read_results(file: Path, dataset: Dataset) -> dict[int, Detections]:
     """Read the detections on a dataset, keyed by image index, each with the highest score first.
 
-    The image of an entry is given by its `file_name`, as `retinanet predict` writes it, or else by its `image_id`.
-    Entries of categories that the dataset lacks are ignored with a warning.
+    The file is a list of COCO results, or the document that `retinanet predict` writes, with images and annotations.
+    The image of an entry is given by its file name, or else by its `image_id`. Entries of categories that the dataset
+    lacks are ignored with a warning.
 
     Raises:
         InputError: the file is not a list of results, an entry is for an image that the dataset lacks, or its score is
             not in 0..1.
     """
-    entries = load_json(str(file))
+    entries = _entries(load_json(str(file)))
     if not isinstance(entries, list):
         raise InputError(
             f"{file}: found {type(entries).__name__}, expected a list of COCO results such as detections.json; for a "
@@ -52,6 +53,20 @@ def read_results(file: Path, dataset: Dataset) -> dict[int, Detections]:
         listed = ", ".join(list(unknown)[:5])
         log.warning("%s: %d detections ignored: the dataset has no category %s", file, unknown.total(), listed)
     return {index: _detections(found) for index, found in rows.items()}
+
+
+def _entries(document: Any) -> Any:
+    """The results in a COCO document, each with the file name of its image; anything else is returned unchanged."""
+    if not isinstance(document, dict) or not all(
+        isinstance(document.get(key), list) for key in ("images", "annotations")
+    ):
+        return document
+    images = [image for image in document["images"] if isinstance(image, dict)]
+    name_of = {str(image.get("id")): image.get("file_name") for image in images}
+    return [
+        {**entry, "file_name": name_of.get(str(entry.get("image_id")))} if isinstance(entry, dict) else entry
+        for entry in document["annotations"]
+    ]
 
 
 def _unique_names(dataset: Dataset) -> dict[str, int]:

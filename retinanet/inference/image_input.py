@@ -9,7 +9,7 @@ from torch import Tensor
 
 from retinanet.errors import InputError
 
-ImageInput = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor
+ImageInput = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | Tensor
 
 
 def as_pixels(image: Image.Image | np.ndarray | Tensor, channels: int) -> Tensor:
@@ -36,8 +36,8 @@ def as_pixels(image: Image.Image | np.ndarray | Tensor, channels: int) -> Tensor
         return image
     article = "an" if channels == 3 else "a"
     raise InputError(
-        f"image is {type(image).__name__}, expected a path, a PIL image, {article} {expected} array "
-        f"(H, W, {channels}), or {article} {expected} tensor ({channels}, H, W)"
+        f"image is {type(image).__name__}, expected a path, the bytes of a file, a PIL image, {article} {expected} "
+        f"array (H, W, {channels}), or {article} {expected} tensor ({channels}, H, W)"
     )
 
 

@@ -198,10 +198,10 @@ class Predictor:
         """Detect objects in one image or in a list of images. Boxes are in pixels of the original image.
 
         Args:
-            images: a file path, a PIL image, a uint8 array (H, W, C), a uint8 tensor (C, H, W), or a list of these,
-                with C = `model.in_channels`: RGB if it is 3. With `data.band_files`, a path is that of the first file
-                of an image. PIL images must be RGB or grey, so C is 3 or 1. The EXIF orientation of files and PIL
-                images is applied.
+            images: a file path, the content of a file, a PIL image, a uint8 array (H, W, C), a uint8 tensor (C, H, W),
+                or a list of these, with C = `model.in_channels`: RGB if it is 3. With `data.band_files`, a path is that
+                of the first file of an image. PIL images must be RGB or grey, so C is 3 or 1. The EXIF orientation of
+                files and PIL images is applied.
 
         Raises:
             InputError: an image cannot be read, or is not one of these types.
@@ -219,15 +219,16 @@ class Predictor:
         Raises:
             InputError: an image cannot be read, or is not of a type that `__call__` accepts.
         """
-        if isinstance(images, str | os.PathLike | Image.Image | np.ndarray | Tensor):
+        if isinstance(images, str | os.PathLike | bytes | Image.Image | np.ndarray | Tensor):
             raise InputError(
-                f"predict expects several images, found one {type(images).__name__}; call the predictor on it"
+                f"predict expects several images, found one {type(images).__name__}; pass a list, or call the "
+                "predictor on the image"
             )
         if not isinstance(images, Iterable):
             raise InputError(f"predict expects several images, found {type(images).__name__}")
         return self._predict(iter(images), batch_size)
 
-    def read_image(self, path: str | os.PathLike[str]) -> Tensor:
+    def read_image(self, path: str | os.PathLike[str] | bytes) -> Tensor:
         """Read an image file as the network sees it: uint8 (C, H, W), as displayed, with the settings of training.
 
         Raises:
@@ -255,7 +256,7 @@ class Predictor:
             yield from (detections[position] for position in range(len(chunk)))
 
     def _read(self, image: ImageInput) -> Tensor:
-        if isinstance(image, str | os.PathLike):
+        if isinstance(image, str | os.PathLike | bytes):
             return self.read_image(image)
         return as_pixels(image, self.model.in_channels)
 

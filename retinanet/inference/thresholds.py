@@ -17,8 +17,9 @@ def completed(thresholds: Sequence[float | None]) -> tuple[float, ...]:
 def above_thresholds(detections: "Detections", thresholds: Sequence[float]) -> "Detections":
     """The detections whose score is above the threshold of their class.
 
-    This gives the same detections as NMS of only the boxes above the thresholds, because NMS works class by class and
-    never lets a lower score suppress a higher one. `postprocess.max_detections` is applied first.
+    With NMS per class, this gives the same detections as NMS of only the boxes above the thresholds, because a lower
+    score never suppresses a higher one. Across classes, a box below the threshold of its class may suppress one above.
+    `postprocess.max_detections` is applied first.
 
     Args:
         thresholds: by label, (K,).

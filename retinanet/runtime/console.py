@@ -75,10 +75,14 @@ class PlainProgress:
         what: the activity, such as "evaluating".
         total: number of items, if known.
         initial: number of items done before a run was resumed.
+        unit: name of the items, if the lines are to have their number per second.
     """
 
-    def __init__(self, items: Iterable | None, what: str, total: int | None, *, initial: int = 0):
+    def __init__(
+        self, items: Iterable | None, what: str, total: int | None, *, initial: int = 0, unit: str | None = None
+    ):
         self._items = items
+        self._unit = unit
         self._what = what
         self._total = len(items) if total is None and isinstance(items, Sized) else total
         self._initial = self._done = initial
@@ -114,8 +118,10 @@ class PlainProgress:
     def _position(self, now: float) -> str:
         if not self._total:
             return f"{self._done} done"
-        left = (self._total - self._done) * (now - self._start) / (self._done - self._initial)
-        return f"{self._done} of {self._total} ({self._done / self._total:.0%}), {format_duration(left)} left"
+        seconds_per_item = (now - self._start) / (self._done - self._initial)
+        left = (self._total - self._done) * seconds_per_item
+        speed = f", {1 / seconds_per_item:.2g} {self._unit}/s" if self._unit else ""
+        return f"{self._done} of {self._total} ({self._done / self._total:.0%}){speed}, {format_duration(left)} left"
 
 
 def progress(
@@ -126,17 +132,18 @@ def progress(
     initial: int = 0,
     silent: bool = False,
     delay: float = 0.0,
+    unit: str | None = None,
 ) -> ProgressBar | PlainProgress:
     """Report progress on stderr: as a bar on a terminal, otherwise as an occasional line.
 
     Args:
         items: what to iterate over; None if the caller calls `update`.
-        what, total, initial: see `PlainProgress`.
+        what, total, initial, unit: see `PlainProgress`.
         silent: report nothing, because another process reports the same progress.
         delay: seconds until the bar appears.
     """
     if not (silent or is_terminal(sys.stderr)):
-        return PlainProgress(items, what, total, initial=initial)
+        return PlainProgress(items, what, total, initial=initial, unit=unit)
     return ProgressBar(
         items,
         desc=what,
@@ -148,6 +155,7 @@ def progress(
         leave=False,
         disable=silent,
         delay=delay,
+        unit=f" {unit}" if unit else "it",
     )
 
 

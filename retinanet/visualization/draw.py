@@ -4,56 +4,96 @@ import colorsys
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
-from PIL import features
+from PIL import Image, ImageDraw
 from torch import Tensor
-from torchvision.utils import draw_bounding_boxes
 
 from retinanet.structures import Detections
+from retinanet.visualization.fonts import Font, font_for
+from retinanet.visualization.labels import place_labels
+
+MIN_FONT_SIZE = 11  # pixels; smaller letters are hard to read
 
 
 def draw_detections(
-    image: Tensor, detections: Detections, class_names: Sequence[str] | None = None, *, min_score: float = 0.3
+    image: Tensor,
+    detections: Detections,
+    class_names: Sequence[str] | None = None,
+    *,
+    min_score: float = 0.3,
+    labels: bool = True,
 ) -> Tensor:
     """Draw the box, class name and score of each detection scoring at least `min_score` on a copy of the image.
 
     Args:
         image: (C, H, W) uint8; see `as_rgb` for other images than RGB.
         class_names: class names, indexed by label; defaults to those of the detections.
+        labels: draw class names and scores.
     """
     if class_names is not None:
         detections = replace(detections, class_names=tuple(class_names))
     shown = detections[detections.scores >= min_score]
     # Lowest score first, so that the highest is drawn on top.
-    boxes, scores, labels = shown.boxes.flip(0).cpu(), shown.scores.flip(0).tolist(), shown.labels.flip(0).tolist()
-    texts = [f"{shown.class_name(label)} {score:.2f}" for label, score in zip(labels, scores, strict=True)]
-    num_classes = len(shown.class_names) if shown.class_names else max(labels, default=0) + 1
-    return draw_boxes(image, boxes, texts, labels, num_classes)
+    boxes, scores, classes = shown.boxes.flip(0).cpu(), shown.scores.flip(0).tolist(), shown.labels.flip(0).tolist()
+    texts = [
+        f"{shown.class_name(label)} {score:.2f}" if labels else "" for label, score in zip(classes, scores, strict=True)
+    ]
+    num_classes = len(shown.class_names) if shown.class_names else max(classes, default=0) + 1
+    return draw_boxes(image, boxes, texts, classes, num_classes)
 
 
 def draw_boxes(image: Tensor, boxes: Tensor, texts: list[str], labels: list[int], num_classes: int) -> Tensor:
-    """Draw labelled boxes (N, 4) on a copy, (3, H, W), with one colour per class.
+    """Draw labelled boxes (N, 4) on a copy, (3, H, W), with one colour per class, the last box on top.
 
-    The line width scales with the image size.
+    Line width and font scale with the image size. Labels are inside the image and, as long as there is room, not on top
+    of each other. An empty text is not drawn.
     """
     image = as_rgb(image)
     if len(boxes) == 0:
         return image.clone()
-    if not features.check("freetype2"):  # the fallback font has only Latin-1 letters
-        texts = [text.encode("latin-1", "replace").decode("latin-1") for text in texts]
-    short = min(image.shape[-2:])
     height, width = image.shape[-2:]
     limits = torch.tensor([width - 1, height - 1, width - 1, height - 1])
+    corners = torch.minimum(boxes.clamp(min=0), limits).tolist()
     colors = [class_color(label, num_classes) for label in labels]
-    return draw_bounding_boxes(
-        image,
-        torch.minimum(boxes.clamp(min=0), limits),
-        labels=texts,
-        colors=colors,
-        width=max(1, round(short / 250)),
-        label_colors=["black" if luminance(color) > 128 else "white" for color in colors],
-        fill_labels=True,
-    )
+    canvas = Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
+    draw = ImageDraw.Draw(canvas)
+    for box, color in zip(corners, colors, strict=True):
+        draw.rectangle(box, outline=color, width=max(1, round(min(height, width) / 250)))
+    with_text = [index for index in reversed(range(len(texts))) if texts[index]]  # the top box chooses its place first
+    written = [_Label(draw, texts[index], (height, width)) for index in with_text]
+    places = place_labels([corners[index] for index in with_text], [label.size for label in written], (height, width))
+    for index, label, place in reversed(list(zip(with_text, written, places, strict=True))):
+        label.draw(draw, place[:2], colors[index])
+    return torch.from_numpy(np.array(canvas)).permute(2, 0, 1).contiguous().to(image.device)
+
+
+class _Label:
+    """A text in a font that fits the image, with its size as a label."""
+
+    def __init__(self, draw: ImageDraw.ImageDraw, text: str, image_size: tuple[int, int]):
+        size = max(MIN_FONT_SIZE, round(min(image_size) / 40))
+        self._measure(draw, text, size)
+        if self.size[0] > image_size[1]:  # smaller letters keep a long name inside the image
+            self._measure(draw, text, max(6, size * image_size[1] // self.size[0]))
+
+    def _measure(self, draw: ImageDraw.ImageDraw, text: str, size: int) -> None:
+        self._font: Font
+        self._font, self._text = font_for(text, size)
+        left, top, right, bottom = draw.textbbox((0, 0), self._text, font=self._font)
+        _, highest, _, lowest = draw.textbbox((0, 0), "Ag", font=self._font)  # so that labels are equally high
+        top, bottom = min(top, highest), max(bottom, lowest)
+        margin = max(1, size // 8)
+        self._offset = margin - left, margin - top
+        self.size = int(right - left) + 2 * margin, int(bottom - top) + 2 * margin
+
+    def draw(self, draw: ImageDraw.ImageDraw, place: tuple[int, int], color: tuple[int, int, int]) -> None:
+        """Draw the label with its upper left corner at a place."""
+        x, y = place
+        width, height = self.size
+        draw.rectangle((x, y, x + width - 1, y + height - 1), fill=color)
+        ink = "black" if luminance(color) > 128 else "white"
+        draw.text((x + self._offset[0], y + self._offset[1]), self._text, fill=ink, font=self._font)
 
 
 def as_rgb(image: Tensor) -> Tensor:

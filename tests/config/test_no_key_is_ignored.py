@@ -174,6 +174,7 @@ CHANGES: dict[str, Any] = {
     "postprocess.min_score": 0.9,
     "postprocess.top_k": 2,
     "postprocess.nms_iou": 0.9,
+    "postprocess.nms_across_classes": True,
     "postprocess.max_detections": 3,
     "evaluation.max_detections": 1,
     "inference.precision": "bf16",

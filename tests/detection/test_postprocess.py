@@ -37,8 +37,10 @@ def assert_same_detections(detections, expected, **tolerance):
         assert_close(getattr(detections, field), getattr(expected, field), **tolerance)
 
 
-def postprocess_by_loop(outputs, image, *, min_score, top_k, nms_iou, max_detections, background_logit=False):
-    """Reference for one image: the best pairs of each level, torchvision's NMS per class, then the best overall."""
+def postprocess_by_loop(
+    outputs, image, *, min_score, top_k, nms_iou, max_detections, background_logit=False, nms_across_classes=False
+):
+    """Reference for one image: the best pairs of each level, torchvision's NMS, then the best overall."""
     coder = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0))
     height, width = IMAGE_SIZES[image].tolist()
     candidates = []
@@ -51,11 +53,11 @@ def postprocess_by_loop(outputs, image, *, min_score, top_k, nms_iou, max_detect
             if torchvision.ops.box_area(box) > 0:
                 candidates.append((score, k, box))
     kept = []
-    for k in range(NUM_CLASSES):
-        mine = [(score, box) for score, label, box in candidates if label == k]
+    for classes in [range(NUM_CLASSES)] if nms_across_classes else [[k] for k in range(NUM_CLASSES)]:
+        mine = [candidate for candidate in candidates if candidate[1] in classes]
         if mine:
-            boxes, scores = torch.stack([box for _, box in mine]), torch.tensor([score for score, _ in mine])
-            kept += [(scores[i].item(), k, boxes[i]) for i in torchvision.ops.nms(boxes, scores, nms_iou).tolist()]
+            boxes, scores = torch.stack([box for *_, box in mine]), torch.tensor([score for score, *_ in mine])
+            kept += [mine[i] for i in torchvision.ops.nms(boxes, scores, nms_iou).tolist()]
     original_height, original_width = ORIGINAL_SIZES[image].tolist()
     stretch = torch.tensor([original_width / width, original_height / height]).repeat(2)
     kept = sorted(kept, key=lambda detection: -detection[0])[:max_detections]
@@ -70,6 +72,7 @@ def postprocess_by_loop(outputs, image, *, min_score, top_k, nms_iou, max_detect
         {"min_score": 0.5, "top_k": 1000, "nms_iou": 0.5, "max_detections": 1000},
         {"min_score": 0.05, "top_k": 90, "nms_iou": 0.5, "max_detections": 100},
         {"min_score": 0.6, "top_k": 7, "nms_iou": 0.2, "max_detections": 5},
+        {"min_score": 0.05, "top_k": 90, "nms_iou": 0.5, "max_detections": 20, "nms_across_classes": True},
     ],
 )
 def test_detections_equal_those_of_a_loop(settings, seed, first_attempt, monkeypatch):
@@ -123,8 +126,8 @@ def test_background_is_never_detected():
 
 
 def test_config_sets_the_postprocessing():
-    cfg = PostprocessConfig(min_score=0.3, top_k=7, nms_iou=0.2, max_detections=5)
-    settings = {"min_score": 0.3, "top_k": 7, "nms_iou": 0.2, "max_detections": 5}
+    settings = {"min_score": 0.3, "top_k": 7, "nms_iou": 0.2, "nms_across_classes": True, "max_detections": 5}
+    cfg = PostprocessConfig(**settings)
     for background_logit in (False, True):
         built = build_postprocess(cfg, background_logit=background_logit)
         assert vars(built) == {**settings, "background_logit": background_logit}
@@ -142,6 +145,14 @@ def test_one_anchor_by_hand():
     assert_close(result.boxes, torch.tensor([[40.0, 30.0, 120.0, 150.0]]).repeat(2, 1))
     assert_close(result.scores, torch.tensor([0.75, 0.5]))
     assert result.labels.tolist() == [0, 2]
+
+
+def test_nms_across_classes_keeps_an_object_under_its_best_class():
+    outputs = one_anchor(0.0, math.log(3), -5.0)  # scores 0.5, 0.75 and 0.007 of one box
+    sizes = torch.tensor([[100, 200]])
+    (result,) = Postprocess(nms_across_classes=True)(outputs, sizes, sizes)
+    assert result.labels.tolist() == [1]
+    assert_close(result.scores, torch.tensor([0.75]))
 
 
 def test_boxes_are_clipped_to_the_image_not_to_the_padding():

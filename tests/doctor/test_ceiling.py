@@ -49,6 +49,12 @@ def test_nms_suppresses_a_close_neighbour_of_the_same_class(labels, nms_iou, los
     assert scores.metrics["AP"] == pytest.approx(51 / 101 if lost else 1)
 
 
+def test_nms_across_classes_suppresses_a_close_neighbour_of_another_class():
+    dataset = dataset_of([image_record(boxes=OVERLAPPING, labels=[0, 1])], class_names=("cat", "dog"))
+    _, found = ceiling(dataset, [True, True], nms_iou=0.5, nms_across_classes=True)
+    assert found == Lost(0, suppressed=1, beyond_limit=0)
+
+
 def test_detections_beyond_the_limit_are_lost():
     detections, lost = perfect_detections(
         dataset_of([image_record(boxes=APART), image_record(boxes=APART, image_id=2)]),

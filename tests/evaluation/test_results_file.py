@@ -90,3 +90,16 @@ def test_file_with_other_content_is_rejected(data, tmp_path, content, message):
 
 def test_file_without_detections_is_read(data, tmp_path):
     assert read([], data, tmp_path) == {}
+
+
+def test_document_with_images_and_annotations(data, tmp_path):
+    document = {
+        "images": [{"id": 1, "file_name": "elsewhere/x.png"}, {"id": 2, "file_name": "y.png"}],
+        "annotations": [ENTRY | {"image_id": 1}],
+    }
+    assert list(read(document, data, tmp_path)) == [0]
+    document["annotations"] = [ENTRY | {"image_id": 2}]  # two images of the dataset have this name
+    with pytest.raises(InputError, match=r"entry 0: file_name 'y\.png' is not an image of the dataset"):
+        read(document, data, tmp_path)
+    document |= {"images": [3, {"id": 5}], "annotations": [ENTRY]}  # without names, the ids are those of the dataset
+    assert list(read(document, data, tmp_path)) == [0]

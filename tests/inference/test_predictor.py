@@ -153,7 +153,8 @@ def test_weights_that_do_not_fit_an_override_are_rejected(checkpoint):
         (np.zeros((3, 10, 10), dtype=np.uint8), "image is an array of uint8 (3, 10, 10), expected"),
         (np.zeros((10, 10), dtype=np.uint8), "image is an array of uint8 (10, 10), expected"),
         (Image.fromarray(np.zeros((9, 9), dtype=np.uint16)), "image is a PIL image of mode I;16, expected 8 bits"),
-        (b"\x89PNG", "image is bytes, expected a path, a PIL image, an RGB uint8 array"),
+        (b"\x89PNG", "4 bytes: not an image, or its header is damaged"),
+        (3, "image is int, expected a path, the bytes of a file, a PIL image, an RGB uint8 array"),
         (None, "image is NoneType, expected a path"),
     ],
 )
@@ -168,14 +169,15 @@ def test_every_supported_input_type_gives_the_same_detections(predictor, tmp_pat
     write_png(image, str(tmp_path / "image.png"))
     array = image.permute(1, 2, 0).numpy()
     expected = predictor(image)
-    inputs = [tmp_path / "image.png", str(tmp_path / "image.png"), array, Image.fromarray(array)]
+    file = tmp_path / "image.png"
+    inputs = [file, str(file), file.read_bytes(), array, Image.fromarray(array)]
     for detections in map(predictor, inputs):
         assert torch.equal(detections.boxes, expected.boxes)
         assert torch.equal(detections.scores, expected.scores)
         assert torch.equal(detections.labels, expected.labels)
     of_list = predictor(inputs)
     assert isinstance(of_list, list)
-    # A batch of four is summed in a different order than a batch of one.
+    # A batch of five is summed in a different order than a batch of one.
     for detections in [*of_list, *predictor.predict(iter(inputs))]:
         torch.testing.assert_close(detections.boxes, expected.boxes, rtol=1e-3, atol=1e-2)
         assert torch.equal(detections.labels, expected.labels)
@@ -216,7 +218,7 @@ def test_command_draws_images_and_writes_results(checkpoint, tmp_path, capsys):
     output = tmp_path / "found"
     arguments = [str(checkpoint), str(tmp_path / "a"), str(tmp_path / "b"), "--output", str(output)]
     assert predict_command.main(arguments) == 0
-    results = json.loads((output / "detections.json").read_text())
+    results = json.loads((output / "detections.json").read_text())["annotations"]
     assert {result["category_id"] for result in results} <= {3, 5, 9}
     assert {result["image_id"] for result in results} == {1, 2}
-    assert sorted(path.name for path in output.glob("*.png")) == ["same.png", "same_2.png"]
+    assert sorted(path.relative_to(output).as_posix() for path in output.rglob("*.png")) == ["a/same.png", "b/same.png"]

@@ -83,7 +83,9 @@ def test_other_overrides_keep_stored_thresholds(thresholded):
     assert Predictor.from_checkpoint(thresholded[0], use_thresholds=False).thresholds is None
 
 
-def test_predict_counts_what_exceeds_the_thresholds_unless_min_score_is_given(thresholded, image, tmp_path, capsys):
+def test_predict_counts_what_exceeds_the_thresholds_unless_min_score_is_given(
+    plain, thresholded, image, tmp_path, capsys
+):
     write_png(image, str(tmp_path / "a.png"))
     expected = len(Predictor.from_checkpoint(thresholded[0])(image))
     arguments = [str(thresholded[0]), str(tmp_path / "a.png"), "--output", str(tmp_path / "out")]
@@ -91,11 +93,15 @@ def test_predict_counts_what_exceeds_the_thresholds_unless_min_score_is_given(th
     printed = capsys.readouterr().out
     assert printed.count("using the score threshold of each class") == 1
     assert f"{expected} objects with a score above the threshold of its class in 1 images" in printed
-    assert len(json.loads((tmp_path / "out" / "detections.json").read_text())) == expected
-    assert predict([*arguments, "--min-score", "0.9"]) == 0
+    document = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert len(document["annotations"]) == expected
+    assert document["info"]["thresholds"] == dict(zip(("one", "two"), thresholded[1], strict=True))
+    everything = Predictor.from_checkpoint(plain)(image)
+    assert predict([*arguments, "--min-score", "0.5", "--overwrite"]) == 0
     printed = capsys.readouterr().out
-    assert "threshold" not in printed and "with a score of at least 0.9 in 1 images" in printed
-    assert len(json.loads((tmp_path / "out" / "detections.json").read_text())) > expected
+    assert "threshold" not in printed and "with a score of at least 0.5 in 1 images" in printed
+    document = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert len(document["annotations"]) == int((everything.scores >= 0.5).sum())
 
 
 @pytest.mark.parametrize(
@@ -125,7 +131,7 @@ def test_min_score_below_that_of_postprocessing_is_noted(plain, image, tmp_path,
         "note: postprocess.min_score is 0.05, so there are no detections with a score from 0.01 to 0.05; to get them, "
         "add postprocess.min_score=0.01\n"
     ) in capsys.readouterr().out
-    assert predict([*arguments, "--min-score", "0.01", "--set", "postprocess.min_score=0.01"]) == 0
+    assert predict([*arguments, "--min-score", "0.01", "--set", "postprocess.min_score=0.01", "--overwrite"]) == 0
     assert "note:" not in capsys.readouterr().out
 
 

@@ -165,6 +165,19 @@ def test_terminal_shows_a_bar_while_a_pipe_gets_plain_lines(tmp_path):
     assert b"\r" in written and b"training" in written and b"loss 1.5" in written
 
 
+def test_items_per_second_are_shown_if_the_items_have_a_name(monkeypatch, capsys):
+    moments = iter([100.0, 102.0, 104.0])  # the start, and an item every two seconds
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(moments))
+    monkeypatch.setattr(module, "PLAIN_INTERVAL", 0.0)
+    bar = module.PlainProgress(None, "predicting", 12, initial=8, unit="images")
+    bar.update()
+    bar.update()
+    monkeypatch.undo()
+    assert capsys.readouterr().err == (
+        "predicting: 9 of 12 (75%), 0.5 images/s, 6 s left\npredicting: 10 of 12 (83%), 0.5 images/s, 4 s left\n"
+    )
+
+
 # ---- durations
 
 

@@ -1,5 +1,6 @@
 """Open one image file: check what it is from its header, then decode it to a uint8 tensor with C channels."""
 
+import io
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -190,14 +191,15 @@ class OpenedImage(NamedTuple):
 
 
 @contextmanager
-def open_image(path: str | PathLike[str], *, max_pixels: int) -> Iterator[OpenedImage]:
-    """Open an image and read its header.
+def open_image(path: str | PathLike[str] | bytes, *, max_pixels: int) -> Iterator[OpenedImage]:
+    """Open an image, given as a path or as the content of a file, and read its header.
 
     Raises:
         InputError: the file is not a usable image, or has more than `max_pixels` pixels.
     """
+    content, path = (path, f"{len(path)} bytes") if isinstance(path, bytes) else (None, path)
     try:
-        file = open(path, "rb")
+        file: BinaryIO = open(path, "rb") if content is None else io.BytesIO(content)
     except OSError as error:  # missing file, folder, or no permission
         raise _cannot_be_read(path, error) from None
     with file, warnings.catch_warnings():

@@ -30,7 +30,7 @@ def read_header(path: str | PathLike[str], *, max_pixels: int) -> ImageHeader:
 
 
 def read_image(
-    path: str | PathLike[str],
+    path: str | PathLike[str] | bytes,
     *,
     max_pixels: int,
     apply_orientation: bool = True,
@@ -42,7 +42,7 @@ def read_image(
     """Decode the first frame to contiguous uint8 (C, H, W), by default RGB, ignoring alpha.
 
     Args:
-        path: the image; with `band_files`, the file that matches the first pattern.
+        path: path or content of the image file; with `band_files`, path of the file that matches the first pattern.
         max_pixels: images with more pixels are rejected based on the header, before memory is allocated.
         apply_orientation: False keeps the pixels as stored, for boxes annotated without applying EXIF.
         value_range: values that become 0 and 255, for images that are not 8-bit; "auto" chooses them per image.
@@ -184,13 +184,14 @@ class OpenedBands(NamedTuple):
 
 
 @contextmanager
-def open_bands(path: str | PathLike[str], settings: ImageSettings) -> Iterator[OpenedBands]:
-    """Open the file or files of an image, and read their headers.
+def open_bands(path: str | PathLike[str] | bytes, settings: ImageSettings) -> Iterator[OpenedBands]:
+    """Open the file or files of an image, given as a path or as the content of its only file, and read their headers.
 
     Raises:
         InputError: a file is not a usable image, or has more pixels than allowed; the files differ in size.
     """
-    paths = [path] if settings.band_files is None else band_paths(path, settings.band_files)
+    several = settings.band_files is not None and not isinstance(path, bytes)
+    paths = band_paths(path, settings.band_files) if several else [path]
     with ExitStack() as stack:
         files = tuple(stack.enter_context(open_image(file, max_pixels=settings.max_pixels)) for file in paths)
         first = files[0].header

@@ -1,0 +1,1 @@
+"""Prediction on folders of images: inputs, results that survive interruptions, and output files."""

@@ -1,0 +1,209 @@
+"""The record of a prediction's results, written image by image, from which an interrupted prediction continues.
+
+A JSON Lines file: a header with the settings, the names of the output files that belong to the prediction, and one line
+for each image. A batch is valid once the line that ends it has been written, so that a continued prediction forms the
+same batches, which the last digits of the scores depend on.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from retinanet.errors import InputError
+
+JOURNAL_FILE = "predictions.jsonl"
+FORMAT = 1
+SYNC_INTERVAL = 5.0  # seconds between calls of fsync
+
+
+class Entry(NamedTuple):
+    """Where the result of an image is in the journal, and what identifies the file it belongs to."""
+
+    offset: int
+    length: int
+    name: str
+    stamp: list[int] | None
+    failed: bool
+
+
+class Journal:
+    """The journal in an output folder, open for reading and appending.
+
+    Attributes:
+        settings: the settings of the recorded results; None for a new journal.
+        names: names of the output files that belong to the prediction, relative to the folder, with `/`.
+    """
+
+    def __init__(self, folder: Path):
+        self.path = folder / JOURNAL_FILE
+        self.settings: dict[str, Any] | None = None
+        self.names: set[str] = set()
+        self._entries: dict[str, Entry] = {}
+        self._file: BinaryIO | None = None
+        self._end = 0  # of the last valid line
+        self._last_sync = time.monotonic()
+        if self.path.exists():
+            self._read()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, path: str) -> bool:
+        return path in self._entries
+
+    def entry(self, path: str) -> Entry | None:
+        """The place of the result of an image, by the absolute path of its file."""
+        return self._entries.get(path)
+
+    def record(self, path: str) -> dict[str, Any] | None:
+        """Read the recorded result of an image; None if there is none."""
+        entry = self._entries.get(path)
+        if entry is None:
+            return None
+        file = self._opened()
+        file.seek(entry.offset)
+        result: dict[str, Any] = json.loads(file.read(entry.length))["image"]
+        return result
+
+    def records(self) -> Iterable[dict[str, Any]]:
+        """Read all recorded results."""
+        return (record for path in self._entries if (record := self.record(path)) is not None)
+
+    def start(self, settings: Mapping[str, Any], names: Iterable[str]) -> None:
+        """Record the settings of a new journal, replacing any previous content, and the names of output files."""
+        self.names |= set(names)
+        self._entries.clear()
+        self.settings = dict(settings)
+        header = _line({"retinanet predict": FORMAT, "settings": self.settings})
+        partial = self.path.with_name(f".{JOURNAL_FILE}.partial")
+        try:
+            self.close()
+            partial.write_bytes(header + _line({"outputs": sorted(self.names)}))
+            with open(partial, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(partial, self.path)
+        except OSError as error:
+            raise self._cannot_be_written(error) from None
+        self._end = self.path.stat().st_size
+
+    def claim(self, names: Iterable[str]) -> None:
+        """Record the names of output files before they are written, so that they are known to be ours."""
+        new = sorted(set(names) - self.names)
+        if new:
+            self._append([_line({"outputs": new})])
+            self.names |= set(new)
+            self._sync()
+
+    def append(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Record the results of a batch; each has the absolute path of its image in `path`."""
+        records = list(records)
+        lines = [_line({"image": record}) for record in records]
+        position = self._end
+        self._append([*lines, _line({"batch": len(lines)})])
+        for record, line in zip(records, lines, strict=True):
+            self._entries[record["path"]] = _entry(record, position, len(line))
+            position += len(line)
+        if time.monotonic() - self._last_sync > SYNC_INTERVAL:
+            self._sync()
+
+    def close(self) -> None:
+        """Write everything to the disk and close the file."""
+        if self._file is not None:
+            try:
+                self._sync()
+            finally:
+                self._file.close()
+                self._file = None
+
+    def _opened(self) -> BinaryIO:
+        if self._file is None:
+            try:
+                self._file = open(self.path, "rb+")
+                self._file.truncate(self._end)  # removes an incomplete batch
+            except OSError as error:
+                raise self._cannot_be_written(error) from None
+        return self._file
+
+    def _append(self, lines: list[bytes]) -> None:
+        file = self._opened()
+        content = b"".join(lines)
+        try:
+            file.seek(self._end)
+            file.write(content)
+            file.flush()
+        except OSError as error:
+            raise self._cannot_be_written(error) from None
+        self._end += len(content)
+
+    def _sync(self) -> None:
+        try:
+            os.fsync(self._opened().fileno())
+        except OSError as error:
+            raise self._cannot_be_written(error) from None
+        self._last_sync = time.monotonic()
+
+    def _cannot_be_written(self, error: OSError) -> InputError:
+        return InputError(
+            f"{self.path}: cannot be written: {error.strerror or error}; the results so far are kept; to continue, "
+            "correct this and run the same command again"
+        )
+
+    def _read(self) -> None:
+        """Read the lines up to the last complete batch; a crash may have left an incomplete one after it."""
+        batch: dict[str, Entry] = {}
+        position = 0
+        try:
+            with open(self.path, "rb") as file:
+                for line in file:
+                    values = _values(line)
+                    if self.settings is None and "retinanet predict" not in (values or {}):
+                        raise InputError(
+                            f"{self.path}: was not written by `retinanet predict`; choose another --output"
+                        )
+                    if values is None:
+                        return
+                    if "image" in values:
+                        record = values["image"]
+                        batch[record["path"]] = _entry(record, position, len(line))
+                    elif "batch" in values:
+                        self._entries |= batch
+                        batch = {}
+                    elif "outputs" in values:
+                        self.names |= set(values["outputs"])
+                    elif values.get("retinanet predict") == FORMAT:
+                        self.settings = values["settings"]
+                    else:
+                        raise InputError(
+                            f"{self.path}: was written by another version of `retinanet predict`; choose another "
+                            "--output"
+                        )
+                    position += len(line)
+                    if not batch:
+                        self._end = position
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be read: {error.strerror}; choose another --output") from None
+
+
+def written_names(folder: Path) -> set[str]:
+    """The names of the files in a folder that predictions have written, relative to it, with `/`."""
+    return Journal(folder).names
+
+
+def _line(values: Mapping[str, Any]) -> bytes:
+    return json.dumps(values).encode() + b"\n"
+
+
+def _values(line: bytes) -> dict[str, Any] | None:
+    """The content of a line; None if a crash has damaged it."""
+    try:
+        values = json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:
+        return None
+    return values if isinstance(values, dict) else None
+
+
+def _entry(record: Mapping[str, Any], offset: int, length: int) -> Entry:
+    return Entry(offset, length, record["name"], record["stamp"], "error" in record)

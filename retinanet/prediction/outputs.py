@@ -1,0 +1,152 @@
+"""The output folder of a prediction: names of its files, checks that nothing is overwritten, and atomic writes."""
+
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Literal
+
+from retinanet.errors import InputError
+
+ImageFormat = Literal["png", "jpg"]
+
+COCO_FILE, TABLE_FILE, COUNTS_FILE = "detections.json", "detections.csv", "counts.csv"
+CROPS_FOLDER, YOLO_FOLDER, CLASSES_FILE = "crops", "labels", "classes.txt"
+_PARTIAL = ".predict.partial"
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What to write in addition to detections.json, detections.csv and counts.csv."""
+
+    draw: bool = True  # the images with their detections drawn on them
+    labels: bool = True  # draw class names and scores
+    image_format: ImageFormat = "png"
+    crops: bool = False  # an image of each object
+    yolo: bool = False  # a label file for each image
+
+    def drawn_name(self, stem: str) -> str:
+        """Name of the drawn image, relative to the output folder."""
+        return f"{stem}.{self.image_format}"
+
+    def names_for(self, stem: str) -> list[str]:
+        """Names of all files of an image, apart from crops."""
+        return ([self.drawn_name(stem)] if self.draw else []) + ([label_name(stem)] if self.yolo else [])
+
+    def shared_names(self) -> list[str]:
+        """Names of the files and folders that are not of a single image."""
+        tables = [COCO_FILE, TABLE_FILE, COUNTS_FILE]
+        return tables + ([CLASSES_FILE] if self.yolo else []) + ([CROPS_FOLDER] if self.crops else [])
+
+
+def label_name(stem: str) -> str:
+    """Name of the YOLO label file of an image, relative to the output folder."""
+    return f"{YOLO_FOLDER}/{stem}.txt"
+
+
+def output_stems(names: Sequence[str]) -> list[str]:
+    """The name of each image's output files without their suffix, relative to the output folder.
+
+    It is the name of the image without its suffix, or with it if another image differs only in its suffix.
+    """
+    stems = [os.path.splitext(name)[0] for name in names]
+    counts = Counter(map(_folded, stems))
+    stems = [name if counts[_folded(stem)] > 1 else stem for name, stem in zip(names, stems, strict=True)]
+    used: set[str] = set()
+    unique = []
+    for stem in stems:
+        candidate, number = stem, 1
+        while _folded(candidate) in used:
+            number += 1
+            candidate = f"{stem}_{number}"
+        used.add(_folded(candidate))
+        unique.append(candidate)
+    return unique
+
+
+def check_nothing_is_overwritten(folder: Path, names: Iterable[str], *, inputs: Iterable[str], ours: set[str]) -> None:
+    """Check that the files to be written are neither inputs nor files that others have written.
+
+    Args:
+        names: names of the files, relative to the folder.
+        inputs: paths of the images to predict on.
+        ours: the names of those that an earlier prediction has written.
+
+    Raises:
+        InputError: a file would be overwritten.
+    """
+    resolved = {os.path.realpath(path) for path in inputs}
+    for name in names:
+        path = folder / name
+        if os.path.realpath(path) in resolved:
+            raise InputError(
+                f"{path}: is one of the images to predict on and will not be overwritten; choose another --output"
+            )
+        if name not in ours and os.path.lexists(path):
+            raise InputError(
+                f"{path}: already exists and was not written by `retinanet predict`; choose another --output"
+            )
+
+
+class OutputFolder:
+    """Writes files into a folder, each atomically: after a crash, a file is complete or unchanged."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    @contextmanager
+    def replacing(self, name: str) -> Iterator[IO[bytes]]:
+        """Open a file for writing, which replaces the file of this name at the end of the `with` block.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        partial = self.path / _PARTIAL
+        try:
+            try:
+                (self.path / name).parent.mkdir(parents=True, exist_ok=True)
+                with open(partial, "wb") as file:
+                    yield file
+                os.replace(partial, self.path / name)
+            finally:
+                partial.unlink(missing_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"{self.path / name}: cannot be written: {error.strerror or error}; to continue, correct this and run "
+                "the same command again"
+            ) from None
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        with self.replacing(name) as file:
+            file.write(content)
+
+    def remove(self, name: str) -> None:
+        """Remove a file if it exists, and the folders that are empty without it."""
+        path = self.path / name
+        if path.is_dir() or not os.path.lexists(path):
+            return
+        path.unlink()
+        for parent in path.parents:
+            if parent == self.path or any(parent.iterdir()):
+                return
+            parent.rmdir()
+
+    def has(self, name: str) -> bool:
+        """Whether a file exists and is not empty, as it may be after a power failure."""
+        try:
+            return (self.path / name).stat().st_size > 0
+        except OSError:
+            return False
+
+
+def _folded(name: str) -> str:
+    """A name as file systems that ignore case and Unicode normalisation compare it."""
+    return unicodedata.normalize("NFC", name).casefold()

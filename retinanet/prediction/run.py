@@ -1,0 +1,187 @@
+"""Run a prediction batch by batch, and record each result before the next."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from retinanet.errors import InputError
+from retinanet.inference.predictor import Predictor
+from retinanet.prediction.journal import Journal
+from retinanet.prediction.outputs import COCO_FILE, COUNTS_FILE, TABLE_FILE, OutputFolder
+from retinanet.prediction.plan import Plan
+from retinanet.prediction.results import Failure, Results
+from retinanet.prediction.writers.coco import write_coco
+from retinanet.prediction.writers.images import write_crops, write_drawn
+from retinanet.prediction.writers.tables import write_counts, write_detections
+from retinanet.prediction.writers.yolo import write_yolo
+from retinanet.runtime.console import progress
+from retinanet.structures import Detections
+
+log = logging.getLogger(__name__)
+
+
+class Prediction(NamedTuple):
+    """Summary of the results in an output folder."""
+
+    num_images: int  # without those that could not be read
+    num_objects: int
+    num_reused: int  # images whose results an earlier call had written
+    failures: list[Failure]  # images that could not be read
+    thresholds: dict[str, float]  # by class name, the score from which objects are in the results
+
+
+class PredictionInterrupted(KeyboardInterrupt):
+    """Ctrl-C during a prediction; the results so far have been written, and the same call continues."""
+
+    def __init__(self, num_done: int, num_images: int):
+        super().__init__(f"interrupted after {num_done} of {num_images} images")
+        self.num_done = num_done
+        self.num_images = num_images
+
+
+class Run:
+    """A prediction whose output folder and journal are ready.
+
+    Args:
+        plan: the images and the names of their output files.
+        predictor: the detector, which has already applied any thresholds of classes.
+        thresholds: score from which detections are in the results, by label.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        predictor: Predictor,
+        thresholds: tuple[float, ...],
+        journal: Journal,
+        folder: OutputFolder,
+    ):
+        self._plan = plan
+        self._predictor = predictor
+        self._journal = journal
+        self._folder = folder
+        self._results = Results(
+            journal,
+            plan.images,
+            class_names=predictor.class_names,
+            category_ids=predictor.category_ids,
+            thresholds=thresholds,
+        )
+        self._min_score = 0.0 if predictor.thresholds is not None else thresholds[0]
+
+    def run(self, batch_size: int) -> Prediction:
+        """Predict on the images without a result, and write the files that combine all results.
+
+        Raises:
+            InputError: a file cannot be written.
+            PredictionInterrupted: on Ctrl-C.
+        """
+        num_images = len(self._plan.images)
+        pending = [position for position in range(num_images) if not self._is_done(position)]
+        pending.sort(key=self._has_failed)  # so that a call that is interrupted early does more than try these again
+        reused = done = num_images - len(pending)
+        if reused:
+            log.info("continuing: the results of %d of %d images exist", reused, num_images)
+        bar = progress(None, "predicting", num_images, initial=reused, unit="images")
+        try:
+            for batch in _batches(pending, batch_size):
+                self._predict(batch)
+                done += len(batch)
+                for _ in batch:
+                    bar.update()
+            bar.close()
+            self._write_results()
+        except KeyboardInterrupt:
+            bar.close()
+            self._write_results()
+            raise PredictionInterrupted(done, num_images) from None
+        except BaseException:
+            bar.close()
+            with suppress(InputError):  # such as a full disk, which is being reported
+                self._write_results()
+            raise
+        failures = self._results.failures()
+        return Prediction(
+            num_images=num_images - len(failures),
+            num_objects=sum(len(image.scores) for image in self._results),
+            num_reused=reused,
+            failures=failures,
+            thresholds=dict(zip(self._results.class_names, self._results.thresholds, strict=True)),
+        )
+
+    def _is_done(self, position: int) -> bool:
+        """Whether the result of an image is recorded, its file has not changed since, and it has been drawn."""
+        image = self._plan.images[position]
+        entry = self._journal.entry(image.path)
+        if entry is None or entry.failed or (entry.name, entry.stamp) != (image.name, _stamp(image.path)):
+            return False
+        outputs = self._plan.outputs
+        return not outputs.draw or self._folder.has(outputs.drawn_name(image.stem))
+
+    def _has_failed(self, position: int) -> bool:
+        entry = self._journal.entry(self._plan.images[position].path)
+        return entry is not None and entry.failed
+
+    def _predict(self, batch: list[int]) -> None:
+        """Detect the objects in a batch of images, write the images, and record the results."""
+        records: dict[int, dict[str, Any]] = {}
+        pixels: dict[int, Tensor] = {}
+        for position in batch:
+            image = self._plan.images[position]
+            records[position] = {"path": image.path, "name": image.name, "stamp": _stamp(image.path)}
+            try:
+                pixels[position] = self._predictor.read_image(image.file)
+            except InputError as error:
+                records[position]["error"] = str(error)
+        found = self._predictor.predict(list(pixels.values()), batch_size=len(batch))
+        for position, detections in zip(pixels, found, strict=True):
+            detections = detections[detections.scores >= self._min_score]
+            records[position] |= self._written(self._plan.images[position].stem, pixels[position], detections)
+        self._journal.append(records.values())
+
+    def _written(self, stem: str, image: Tensor, detections: Detections) -> dict[str, Any]:
+        """Write the files of an image, and return its result."""
+        outputs = self._plan.outputs
+        if outputs.draw:
+            write_drawn(self._folder, stem, image, detections, outputs)
+        crops = {"crops": write_crops(self._folder, stem, image, detections, outputs)} if outputs.crops else {}
+        return {
+            "size": list(image.shape[-2:]),
+            "boxes": detections.boxes.tolist(),
+            "scores": detections.scores.tolist(),
+            "labels": detections.labels.tolist(),
+            **crops,
+        }
+
+    def _write_results(self) -> None:
+        """Write the files that combine the results of all images."""
+        for name, write in ((COCO_FILE, write_coco), (TABLE_FILE, write_detections), (COUNTS_FILE, write_counts)):
+            with self._folder.replacing(name) as file:
+                write(self._results, file)
+        if self._plan.outputs.yolo:
+            write_yolo(self._results, self._folder)
+
+
+def _batches(pending: list[int], batch_size: int) -> Iterator[list[int]]:
+    """Group positions so that a continued prediction has the same batches as an undisturbed one."""
+    batch: list[int] = []
+    for position in pending:
+        if batch and position // batch_size != batch[0] // batch_size:
+            yield batch
+            batch = []
+        batch.append(position)
+    if batch:
+        yield batch
+
+
+def _stamp(path: str) -> list[int] | None:
+    """Size and modification time of a file, which tell whether it has changed; None if there is no such file."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]

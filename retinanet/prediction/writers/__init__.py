@@ -1,0 +1,1 @@
+"""Writers of the output files of a prediction, one format per file."""
