@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, sym_min
 
 from retinanet.config import PostprocessConfig
 from retinanet.detection.boxes import clip, decode
@@ -67,15 +67,19 @@ class Postprocess:
             image_sizes: (B, 2), height and width of each image without padding; boxes are clipped to the image.
             original_sizes: (B, 2), height and width of each image before resizing.
         """
-        scores, boxes, labels = self._candidates(outputs)
-        boxes = clip(boxes, image_sizes)
+        scores, boxes, labels = self.candidates(outputs, image_sizes)
         scales = (original_sizes / image_sizes).flip(-1).repeat(1, 2).to(boxes)  # (B, 4)
         scales = scales[:, None].expand_as(boxes)
         # One image at a time: NMS compares every pair of boxes in a call, even boxes of different groups.
         return [self._suppress(image) for image in _copy_to_host(boxes, scales, scores, labels)]
 
-    def _candidates(self, outputs: HeadOutputs) -> tuple[Tensor, Tensor, Tensor]:
-        """Select the top k candidates of each level before decoding: scores (B, C), boxes (B, C, 4), labels (B, C)."""
+    def candidates(self, outputs: HeadOutputs, image_sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Select the top k candidates of each level, decode them, and clip their boxes to the image.
+
+        Candidates are not filtered by score. An exported program contains this method, for any size of the input.
+
+        Returns: scores (B, C), boxes (B, C, 4) in pixels of the padded input, labels (B, C).
+        """
         scores_per_level, boxes_per_level, labels_per_level = [], [], []
         for logits, deltas, anchors in zip(outputs.class_logits, outputs.box_deltas, outputs.anchors, strict=True):
             # Softmax logits are comparable only within an anchor, probabilities across all anchors.
@@ -86,17 +90,18 @@ class Postprocess:
             num_classes = ranked.shape[-1]
             # The best k pairs belong to the k anchors with the best top class; a maximum is cheaper than a ranking.
             best_class = ranked.amax(dim=-1)  # (B, A_l)
-            anchor = best_class.topk(min(self.top_k, best_class.shape[1]), dim=1, sorted=False).indices
+            anchor = best_class.topk(sym_min(self.top_k, best_class.shape[1]), dim=1, sorted=False).indices
             rows = ranked.gather(1, anchor[..., None].expand(-1, -1, num_classes))
             # Rank by probability, like every reference implementation: different logits may round to the same score.
             scores = (rows if self.background_logit else rows.float().sigmoid()).flatten(1)
-            scores, pair = scores.topk(min(self.top_k, scores.shape[1]), dim=1)
+            scores, pair = scores.topk(sym_min(self.top_k, scores.shape[1]), dim=1)
             anchor = anchor.gather(1, pair // num_classes)  # (B, k)
             deltas = deltas.gather(1, anchor[..., None].expand(-1, -1, 4)).float()
             scores_per_level.append(scores)
             boxes_per_level.append(decode(deltas, anchors.view(-1, 4)[anchor]))
             labels_per_level.append(pair % num_classes)
-        return torch.cat(scores_per_level, 1), torch.cat(boxes_per_level, 1), torch.cat(labels_per_level, 1)
+        boxes = clip(torch.cat(boxes_per_level, 1), image_sizes)
+        return torch.cat(scores_per_level, 1), boxes, torch.cat(labels_per_level, 1)
 
     def _suppress(self, candidates: _Candidates) -> Detections:
         """Apply the score threshold, NMS and `max_detections` to the candidates of one image, on the host."""
