@@ -19,7 +19,7 @@ ROWS = [
     {"data", "detection", "evaluation", "visualization"},
     {"losses", "model", "doctor"},
     {"inference"},
-    {"report"},
+    {"report", "export"},
     {"engine"},
     {"benchmarks"},
     {"ablation"},

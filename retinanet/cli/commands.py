@@ -15,6 +15,7 @@ COMMANDS = {
     "predict": "detect objects in images and draw them",
     "browse": "look at the images of a dataset, or at detections",
     "report": "compare runs: curves, configs and metrics",
+    "export": "export a detector to ONNX, OpenVINO or torch.export",
     "convert": "convert a dataset to another annotation format",
     "ablate": "reproduce the tables and figures of the paper",
     "benchmark": "compare speed and memory with torchvision",

@@ -26,30 +26,37 @@ def resized_size(height, width, metadata):
 
 def padded_shape(height, width, metadata):
     """Padded shape of an image: that of its aspect-ratio bucket."""
-    shorter, longer = metadata["shorter"], metadata["longer"]
-    above = [
-        aspect for aspect in sorted(metadata["bucket_aspects"]) if max(height, width) / min(height, width) <= aspect
-    ]
-    longest = min(shorter * above[0], longer) if above else longer
-    short, long = (-(-int(side + 0.5) // metadata["divisor"]) * metadata["divisor"] for side in (shorter, longest))
-    return (short, long) if width >= height else (long, short)
+    shorter, longer, divisor = metadata["shorter"], metadata["longer"], metadata["divisor"]
+    aspect = max(height, width) / min(height, width)
+    fitting = [known for known in sorted(metadata["bucket_aspects"]) if aspect <= known]
+    longest = min(shorter * fitting[0], longer) if fitting else longer
+    short, long = (-(-int(side + 0.5) // divisor) * divisor for side in (shorter, longest))
+    shape = (short, long) if width >= height else (long, short)
+    if metadata["padded_shape"] and shape != tuple(metadata["padded_shape"]):
+        raise ValueError(f"image of {width}x{height} has the padded shape {shape}, expected {metadata['padded_shape']}")
+    return shape
 
 
 def resize(image, height, width):
-    """Resize bilinearly with antialiasing, as Pillow does; pixels differ from Pillow's by at most 1."""
-    rows, columns = _weights(height, image.shape[0]), _weights(width, image.shape[1])
-    out = np.einsum("hi,ijc->hjc", rows, image.astype(np.float32), optimize=True)
-    out = np.einsum("wj,hjc->hwc", columns, out, optimize=True)
-    return np.clip(np.round(out), 0, 255).astype(np.uint8)
+    """Resize bilinearly with antialiasing, with the rounding of Pillow and torchvision: the same pixels."""
+    image = _resize_rows(image.swapaxes(0, 1), width).swapaxes(0, 1) if width != image.shape[1] else image
+    return _resize_rows(image, height) if height != image.shape[0] else image
 
 
-def _weights(new, old):
-    """Weights (new, old) of a triangle filter that is as wide as a new pixel, at least as wide as an old one."""
+def _resize_rows(image, new):
+    """Weighted means of rows, with a triangle filter that is as wide as a new row and at least as wide as an old one.
+
+    Weights are integers of 16 bits with as many fractional digits as fit.
+    """
+    old = image.shape[0]
     scale = max(old / new, 1)
-    centres = (np.arange(new) + 0.5) * old / new
-    distances = np.abs(np.arange(old) + 0.5 - centres[:, None]) / scale
-    weights = np.clip(1 - distances, 0, None)
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    centres = (np.arange(new) + 0.5) * (old / new)
+    weights = np.clip(1 - np.abs(np.arange(old) - centres[:, None] + 0.5) / scale, 0, None)
+    weights /= weights.sum(axis=1, keepdims=True)
+    digits = next(digits for digits in range(22) if int(0.5 + weights.max() * 2 ** (digits + 1)) >= 2**15)
+    weights = np.floor(weights * 2**digits + 0.5)
+    sums = (weights @ image.reshape(old, -1).astype(np.float64)).reshape(new, *image.shape[1:])
+    return np.clip(np.floor(sums / 2**digits + 0.5), 0, 255).astype(np.uint8)
 
 
 def detections(outputs, image_sizes, original_sizes, metadata):

@@ -102,7 +102,7 @@ def export_program(program: DetectionProgram, *, divisor: int, size: tuple[int, 
         size: the only padded shape, (height, width); None: any.
     """
     channels = program.network.mean.shape[1]
-    # All sizes of the example differ, also those of the coarsest feature map, so that none is taken for another or for 1.
+    # All sizes of the example differ, also those of the coarsest feature map: none is taken for another or for 1.
     coarsest = program.network.anchors.strides[-1]
     height, width = size or (-(-factor * coarsest // divisor) * divisor for factor in (3, 4))
     images = torch.zeros(2, channels, height, width, dtype=torch.uint8)  # batches of 1 would become a constant
@@ -113,8 +113,20 @@ def export_program(program: DetectionProgram, *, divisor: int, size: tuple[int, 
         sides = {
             axis: divisor * Dim(name, min=1, max=MAX_SIDE // divisor) for axis, name in ((2, "rows"), (3, "columns"))
         }
+    _register_fake_nms()
     # Without this, tracing makes guards of sizes that are 1, such as those of P7 in a small image.
     with symbolic_shapes.patch(backed_size_oblivious=True):
         return torch.export.export(
             program.eval(), (images, image_sizes), dynamic_shapes=({0: batch, **sides}, {0: batch})
         )
+
+
+def _register_fake_nms() -> None:
+    """Tell tracing that NMS may return any number of boxes.
+
+    What torchvision 0.29 registers claims at least 2, so exported programs would fail if fewer boxes are kept.
+    """
+
+    @torch.library.register_fake("torchvision::nms", allow_override=True)
+    def fake_nms(boxes: Tensor, scores: Tensor, max_iou: float) -> Tensor:
+        return boxes.new_empty((torch.library.get_ctx().new_dynamic_size(),), dtype=torch.int64)
