@@ -42,7 +42,14 @@ def parser() -> CommandParser:
     result.add_argument(
         "--size", type=size, metavar="HxW", help="the only padded shape of images (default: any shape and batch size)"
     )
-    result.add_argument("--weights", choices=("average", "last"), help="weights (default: the average, if there is one)")
+    result.add_argument(
+        "--int8",
+        action="store_true",
+        help="quantise an ONNX file with images of the training set; verified by AP alone, so it needs --verify",
+    )
+    result.add_argument(
+        "--weights", choices=("average", "last"), help="weights (default: the average, if there is one)"
+    )
     verification = result.add_argument_group("verification")
     verification.add_argument(
         "--images", type=Path, metavar="FOLDER", help="images to compare detections on (default: the validation set)"
@@ -66,7 +73,18 @@ def size(text: str) -> tuple[int, int]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return exit_code(lambda: run(parser().parse(sys.argv[1:] if argv is None else argv)))
+    return exit_code(lambda: run(parsed(sys.argv[1:] if argv is None else argv)))
+
+
+def parsed(argv: list[str]) -> argparse.Namespace:
+    """Parse the arguments, and reject combinations that do not work."""
+    own_parser = parser()
+    arguments = own_parser.parse(argv)
+    if arguments.int8 and arguments.to != "onnx":
+        own_parser.error(f"--int8 quantises ONNX files, found --to {arguments.to}", "pass --to onnx, or omit --int8")
+    if arguments.int8 and not arguments.verify:
+        own_parser.error("--int8 changes all detections, so only AP can be verified", "pass --verify DATA")
+    return arguments
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -78,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
         check_sources(sources, key="--verify")
 
     from retinanet.checkpoint.file import file_checksum, resolve_checkpoint
-    from retinanet.export.images import read_data, verification_images
+    from retinanet.export.images import calibration_images, read_data, verification_images
     from retinanet.export.verified import check_output, export_verified
     from retinanet.export.verify import ExportRejected
     from retinanet.export.write import REFERENCE, check_size, metadata_of
@@ -96,9 +114,13 @@ def run(arguments: argparse.Namespace) -> int:
         checkpoint=file_checksum(resolve_checkpoint(path)),
         nms=arguments.nms,
         padded_shape=arguments.size,
+        precision="int8" if arguments.int8 else "float32",
     )
     cfg = with_paths_of_run(predictor.cfg, run_folder_of(path))
-    images = verification_images(cfg, predictor, metadata, arguments.images)
+    if arguments.int8:
+        images = calibration_images(cfg, predictor, metadata)
+    else:
+        images = verification_images(cfg, predictor, metadata, arguments.images)
     data = read_data(cfg, sources, predictor.class_names, key="--verify") if sources else None
     try:
         results = export_verified(

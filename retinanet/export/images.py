@@ -18,6 +18,7 @@ from retinanet.inference.predictor import Predictor
 log = logging.getLogger(__name__)
 
 MAX_IMAGES = 16  # for the comparison of detections
+CALIBRATION_IMAGES = 64
 
 
 def read_data(cfg: Config, sources: tuple[DataSource, ...], class_names: Sequence[str], *, key: str) -> Dataset:
@@ -61,8 +62,32 @@ def verification_images(cfg: Config, predictor: Predictor, metadata: Metadata, f
             images = _chosen(generated_images(metadata), metadata)
     if not images:
         height, width = metadata.padded_shape or (0, 0)
-        raise InputError(f"--size {height}x{width}: no image to verify with is padded to this size; pass --images FOLDER")
+        raise InputError(f"--size {height}x{width}: none of the images is padded to this size; pass --images FOLDER")
     return images
+
+
+def calibration_images(cfg: Config, predictor: Predictor, metadata: Metadata) -> list[np.ndarray]:
+    """Read images of the training set, uint8 (H, W, C), spread over all of it.
+
+    Raises:
+        InputError: the training set cannot be read, or none of these images has the only padded shape of the export.
+    """
+    paths = read_data(cfg, cfg.data.train, predictor.class_names, key="data.train").paths
+    chosen = np.linspace(0, len(paths) - 1, min(len(paths), CALIBRATION_IMAGES)).round().astype(int)
+    images = [read_array(predictor, paths[index]) for index in chosen]
+    if metadata.padded_shape is None:
+        return images
+    images = [image for image in images if accepts(metadata, *image.shape[:2])]
+    if not images:
+        height, width = metadata.padded_shape
+        raise InputError(f"--size {height}x{width}: no image of the training set is padded to this size")
+    return images
+
+
+def accepts(metadata: Metadata, height: int, width: int) -> bool:
+    """Whether an export accepts images of this size."""
+    shape = padded_shape(height, width, metadata.model_dump() | {"padded_shape": None})
+    return metadata.padded_shape in (None, shape)
 
 
 def read_array(predictor: Predictor, path: str) -> np.ndarray:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from retinanet.errors import InputError
 
 Nms = Literal["inside", "outside"]
+Precision = Literal["float32", "int8"]
 Format = Literal["onnx", "torch-export", "aot", "openvino"]
 
 KEY = "retinanet"  # under which the formats store the metadata
@@ -47,7 +48,7 @@ class Metadata(BaseModel):
     nms_iou: float
     max_detections: int
     thresholds: tuple[float, ...] | None  # score threshold of each class
-    precision: Literal["float32", "int8"]
+    precision: Precision
 
 
 def read_metadata(path: Path) -> Metadata:

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 
+from retinanet.errors import InputError
 from retinanet.evaluation.coco import score_detections
 from retinanet.evaluation.pairwise_iou import pairwise_iou
-from retinanet.export.images import read_array
+from retinanet.export.images import accepts, read_array
 from retinanet.export.metadata import Metadata
 from retinanet.export.numpy_runtime import detections, padded_shape, prepare
 from retinanet.export.write import Runner
@@ -93,13 +94,20 @@ def verify_detections(
 def verify_ap(run: Runner, metadata: Metadata, predictor: Predictor, data: Dataset) -> tuple[float, float]:
     """Compare the AP of an export on a dataset with that of the predictor, and return both: expected, found.
 
+    Images that the export does not accept, because of its only padded shape, are left out.
+
     Raises:
         ExportRejected: they differ by more than the tolerance for the precision of the export.
+        InputError: the export accepts none of the images.
     """
+    accepted = [index for index, size in enumerate(data.sizes.tolist()) if accepts(metadata, *size)]
+    if not accepted:
+        raise InputError(f"--verify: none of the {len(data)} images is padded to {metadata.padded_shape}")
+    data = data.subset(accepted)
     expected_ap = score_detections(data, dict(enumerate(predictor.predict(data.paths)))).metrics["AP"]
     found: dict[int, Detections] = {}
     for index, path in enumerate(data.paths):  # one by one, since a dataset may not fit in memory
-        found |= {index: result for _, result in detect(run, metadata, [read_array(predictor, path)])}
+        ((_, found[index]),) = detect(run, metadata, [read_array(predictor, path)])
     ap = score_detections(data, found).metrics["AP"]
     tolerance = AP_TOLERANCE[metadata.precision]
     if not abs(ap - expected_ap) <= tolerance:  # NaN fails

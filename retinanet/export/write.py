@@ -10,7 +10,7 @@ from retinanet import __version__
 from retinanet.config import Config
 from retinanet.detection.postprocess import build_postprocess
 from retinanet.errors import InputError
-from retinanet.export.metadata import Format, Metadata, Nms, require_packages
+from retinanet.export.metadata import Format, Metadata, Nms, Precision, require_packages
 from retinanet.export.program import DetectionProgram, export_program
 from retinanet.inference.predictor import Predictor
 
@@ -22,7 +22,12 @@ REFERENCE = ("device=cpu", "inference.precision=fp32", "inference.compile=false"
 
 
 def metadata_of(
-    predictor: Predictor, *, checkpoint: str, nms: Nms, padded_shape: tuple[int, int] | None = None
+    predictor: Predictor,
+    *,
+    checkpoint: str,
+    nms: Nms,
+    padded_shape: tuple[int, int] | None = None,
+    precision: Precision = "float32",
 ) -> Metadata:
     """Collect the metadata of an export.
 
@@ -48,7 +53,7 @@ def metadata_of(
         nms_iou=postprocess.nms_iou,
         max_detections=postprocess.max_detections,
         thresholds=predictor.thresholds,
-        precision="float32",
+        precision=precision,
     )
 
 
