@@ -40,7 +40,7 @@ def parser() -> CommandParser:
         help="NMS inside the exported program, or outside, in NumPy (default)",
     )
     result.add_argument(
-        "--size", type=size, metavar="HxW", help="the only padded shape of images (default: any shape and batch size)"
+        "--size", type=size, metavar="HxW", help="the only padded shape of images (default: any; required for aot)"
     )
     result.add_argument(
         "--int8",
@@ -82,6 +82,8 @@ def parsed(argv: list[str]) -> argparse.Namespace:
     arguments = own_parser.parse(argv)
     if arguments.int8 and arguments.to != "onnx":
         own_parser.error(f"--int8 quantises ONNX files, found --to {arguments.to}", "pass --to onnx, or omit --int8")
+    if arguments.to == "aot" and not arguments.size:
+        own_parser.error("--to aot compiles one padded shape", "pass --size HxW")
     if arguments.int8 and not arguments.verify:
         own_parser.error("--int8 changes all detections, so only AP can be verified", "pass --verify DATA")
     return arguments

@@ -1,12 +1,12 @@
 import json
 import zipfile
-from xml.etree import ElementTree
 
 import pytest
 
 from retinanet.errors import InputError
 from retinanet.export import metadata as module
 from retinanet.export.metadata import KEY, Metadata, read_metadata, require_packages
+from tests.helpers.openvino_files import write_openvino_text
 
 METADATA = Metadata(
     version="1.0",
@@ -43,19 +43,13 @@ def write_onnx(path, text):
     onnx.save(model, path)
 
 
-def write_openvino(path, text):
-    net = ElementTree.Element("net")
-    ElementTree.SubElement(ElementTree.SubElement(net, "rt_info"), KEY, value=text)
-    ElementTree.ElementTree(net).write(path, encoding="utf-8")
-
-
 WRITERS = {
     "torch.pt2": lambda path, text: write_zip(path, {"torch/version": "0", f"torch/extra/{KEY}.json": text}),
     "aot.pt2": lambda path, text: write_zip(
         path, {"aot/data/a_metadata.json": "{}", "aot/data/b_metadata.json": json.dumps({KEY: text})}
     ),
     "model.onnx": write_onnx,
-    "model.xml": write_openvino,
+    "model.xml": write_openvino_text,
 }
 
 
