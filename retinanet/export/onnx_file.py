@@ -1,6 +1,5 @@
 """ONNX: write a program as a file, and run it with onnxruntime."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +29,7 @@ class OnnxRunner:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        # onnxruntime otherwise ignores OMP_NUM_THREADS.
-        options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", 0))
+        options.intra_op_num_threads = torch.get_num_threads()  # by itself, onnxruntime ignores OMP_NUM_THREADS
         self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def __call__(self, images: np.ndarray, image_sizes: np.ndarray) -> list[np.ndarray]:
