@@ -74,6 +74,7 @@ def check_format(path: Path, *, to: Format, nms: Nms, size: tuple[int, int] | No
     predictor, images = few_objects()
     metadata = metadata_of(predictor, checkpoint="12ab", nms=nms, padded_shape=size)
     images = [image for image in images if accepts(metadata, *image.shape[:2])]
+    assert len(images) > 4
     write_export(program_of(predictor, nms=nms), path, metadata, to=to)
     assert read_metadata(path) == metadata
     verified = verify_detections(open_export(path, to=to), metadata, predictor, images)
