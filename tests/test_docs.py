@@ -15,7 +15,7 @@ import pytest
 from torch.distributed.run import get_args_parser as torchrun_parser
 
 from retinanet.ablation.table import load_table, make_jobs
-from retinanet.cli import ablate, benchmark, browse, check, convert, own_data, predict, publish, report, train
+from retinanet.cli import ablate, benchmark, browse, check, convert, export, own_data, predict, publish, report, train
 from retinanet.cli import eval as eval_command
 from retinanet.config import Config
 from retinanet.config.load import load_config
@@ -78,6 +78,8 @@ def check_retinanet(name: str, arguments: list[str]) -> None:
             own_data.config_of("my", convert.parser().parse(arguments).overrides)
         case "publish", _:
             publish.parser().parse(arguments)
+        case "export", _:
+            load_config("quickstart", export.parsed(arguments).overrides)
         case "predict", _:
             load_config("quickstart", predict.parser().parse(arguments).overrides)
         case "ablate", ["figures", *rest]:

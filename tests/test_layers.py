@@ -20,7 +20,7 @@ ROWS = [
     {"losses", "model", "doctor"},
     {"interop"},
     {"inference"},
-    {"prediction", "report", "tracking"},
+    {"prediction", "report", "export", "tracking"},
     {"engine"},
     {"benchmarks"},
     {"ablation"},
@@ -98,6 +98,13 @@ def test_formats_import_torch_only_to_decode_images():
     formats = [file for file in FILES if package_of(file) == "formats"]
     importing = {name_of(file) for file in formats if imports_from(file, "torch") or imports_from(file, "torchvision")}
     assert importing <= IMAGE_FORMATS | TYPED_FORMATS
+
+
+def test_export_does_not_import_the_data_pipeline():
+    # What a client does around an exported program must come from its metadata alone.
+    for file in FILES:
+        if package_of(file) == "export":
+            assert not any(module.startswith("retinanet.data") for module in imported_modules(file)), name_of(file)
 
 
 def test_only_the_board_imports_tensorboard():

@@ -16,6 +16,7 @@ COMMANDS = {
     "publish": "write a folder with weights, config and model card, to share",
     "browse": "look at the images of a dataset, or at detections",
     "report": "compare runs: curves, configs and metrics",
+    "export": "export a detector to ONNX, OpenVINO or torch.export",
     "convert": "convert a dataset to another annotation format",
     "ablate": "reproduce the tables and figures of the paper",
     "benchmark": "compare speed and memory with torchvision",

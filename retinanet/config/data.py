@@ -104,6 +104,11 @@ class ResizeConfig(StrictModel):
             raise ValueError(f"longer {self.longer} is below shorter {largest}")
         return self
 
+    @property
+    def eval_shorter(self) -> int:
+        """Shorter side of images in evaluation and prediction, in pixels."""
+        return self.val_shorter or max(self.shorter)
+
 
 class DataConfig(StrictModel):
     """Annotation sources, classes, resizing and augmentation."""

@@ -279,4 +279,4 @@ def eval_loader(cfg: Config, data: Dataset, batches: list[list[PlannedImage]], *
 
 def eval_shorter(cfg: DataConfig) -> int:
     """Shorter side of images in evaluation and prediction, in pixels."""
-    return cfg.resize.val_shorter or max(cfg.resize.shorter)
+    return cfg.resize.eval_shorter

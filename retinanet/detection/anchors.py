@@ -50,21 +50,30 @@ class AnchorGenerator:
         """
         key = (height, width, str(device))
         if key not in self._cache:
-            levels = zip(self.strides, self._cells, strict=True)
-            self._cache[key] = [self._level(height, width, stride, cells).to(device) for stride, cells in levels]
+            levels = range(len(self.strides))
+            self._cache[key] = [self._level(height, width, level).to(device) for level in levels]
         return self._cache[key]
 
-    def _level(self, height: int, width: int, stride: int, cells: Tensor) -> Tensor:
-        rows, columns = math.ceil(height / stride), math.ceil(width / stride)
+    def _level(self, height: int, width: int, level: int) -> Tensor:
+        stride = self.strides[level]
+        return self.on_grid(level, math.ceil(height / stride), math.ceil(width / stride), height, width)
+
+    def on_grid(self, level: int, rows: int, columns: int, height: int, width: int) -> Tensor:
+        """Compute the anchors of a level, given the size of its feature map: (rows, columns, a, 4).
+
+        Args:
+            level: position of the level, the finest first.
+            height, width: size of the input in pixels.
+        """
         if self.rounding == "torchvision":
             step_y, step_x = height // rows, width // columns
         else:
-            step_y, step_x = stride, stride
+            step_y = step_x = self.strides[level]
         y = (torch.arange(rows, dtype=torch.float32) + self.offset) * step_y
         x = (torch.arange(columns, dtype=torch.float32) + self.offset) * step_x
         y, x = torch.meshgrid(y, x, indexing="ij")
         centres = torch.stack([x, y, x, y], dim=-1)  # (rows, columns, 4)
-        return centres[:, :, None] + cells
+        return centres[:, :, None] + self._cells[level]
 
 
 def cell_anchors(

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, sym_min
 
 from retinanet.config import PostprocessConfig
 from retinanet.detection.boxes import clip, decode
@@ -72,15 +72,19 @@ class Postprocess:
             image_sizes: (B, 2), height and width of each image without padding; boxes are clipped to the image.
             original_sizes: (B, 2), height and width of each image before resizing.
         """
-        scores, boxes, labels = self._candidates(outputs)
-        boxes = clip(boxes, image_sizes)
+        scores, boxes, labels = self.candidates(outputs, image_sizes)
         scales = (original_sizes / image_sizes).flip(-1).repeat(1, 2).to(boxes)  # (B, 4)
         scales = scales[:, None].expand_as(boxes)
         # One image at a time: NMS compares every pair of boxes in a call, even boxes of different groups.
         return [self._suppress(image) for image in _copy_to_host(boxes, scales, scores, labels)]
 
-    def _candidates(self, outputs: HeadOutputs) -> tuple[Tensor, Tensor, Tensor]:
-        """Select the top k candidates of each level before decoding: scores (B, C), boxes (B, C, 4), labels (B, C)."""
+    def candidates(self, outputs: HeadOutputs, image_sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Select the top k candidates of each level, decode them, and clip their boxes to the image.
+
+        Candidates are not filtered by score. An exported program contains this method, for any size of the input.
+
+        Returns: scores (B, C), boxes (B, C, 4) in pixels of the padded input, labels (B, C).
+        """
         scores_per_level, boxes_per_level, labels_per_level = [], [], []
         quality_per_level = outputs.quality or [None] * len(outputs.anchors)
         for logits, deltas, anchors, quality in zip(
@@ -97,19 +101,21 @@ class Postprocess:
             if quality is not None:
                 quality = quality.float().sigmoid()  # (B, A_l)
                 best_class = quality * (best_class if self.background_logit else best_class.float().sigmoid())
-            anchor = best_class.topk(min(self.top_k, best_class.shape[1]), dim=1, sorted=False).indices
+            anchor = best_class.topk(sym_min(self.top_k, best_class.shape[1]), dim=1, sorted=False).indices
             rows = ranked.gather(1, anchor[..., None].expand(-1, -1, num_classes))
             # Rank by probability, like every reference implementation: different logits may round to the same score.
             scores = rows if self.background_logit else rows.float().sigmoid()  # (B, k, K)
             if quality is not None:
                 scores = scores * quality.gather(1, anchor)[..., None]
-            scores, pair = scores.flatten(1).topk(min(self.top_k, anchor.shape[1] * num_classes), dim=1)
+            scores = scores.flatten(1)
+            scores, pair = scores.topk(sym_min(self.top_k, scores.shape[1]), dim=1)
             anchor = anchor.gather(1, pair // num_classes)  # (B, k)
             deltas = deltas.gather(1, anchor[..., None].expand(-1, -1, 4)).float()
             scores_per_level.append(scores)
             boxes_per_level.append(decode(deltas, anchors.view(-1, 4)[anchor]))
             labels_per_level.append(pair % num_classes)
-        return torch.cat(scores_per_level, 1), torch.cat(boxes_per_level, 1), torch.cat(labels_per_level, 1)
+        boxes = clip(torch.cat(boxes_per_level, 1), image_sizes)
+        return torch.cat(scores_per_level, 1), boxes, torch.cat(labels_per_level, 1)
 
     def _suppress(self, candidates: _Candidates) -> Detections:
         """Apply the score threshold, NMS and `max_detections` to the candidates of one image, on the host."""

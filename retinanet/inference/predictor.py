@@ -188,7 +188,11 @@ class Predictor:
         With `inference.compile`, this compiles the network, which takes minutes; without this call, the first image of
         each shape has to wait for the compilation.
         """
-        warm_up(self.model, [(1, *padded_shape) for padded_shape in self._padded_shapes.all_shapes(self._shorter)])
+        warm_up(self.model, [(1, *padded_shape) for padded_shape in self.padded_shapes()])
+
+    def padded_shapes(self) -> list[tuple[int, int]]:
+        """List every padded shape, (height, width), that the config allows."""
+        return self._padded_shapes.all_shapes(self._shorter)
 
     @overload
     def __call__(self, images: ImageInput) -> Detections: ...

@@ -1,5 +1,6 @@
 """Feature pyramid network, by default P3 to P7 (Lin et al. 2017, "Feature Pyramid Networks for Object Detection")."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -56,6 +57,6 @@ def halve(conv: nn.Conv2d, feature: Tensor) -> Tensor:
     gradient of the weights at width 1, and the output at width 2.
     """
     width = feature.shape[-1]
-    if width <= 2:
+    if not torch.compiler.is_exporting() and width <= 2:  # an exported program is for all sizes, and in float32
         return F.conv2d(feature, conv.weight[..., 1 : 1 + width], conv.bias, stride=2, padding=(1, 0))
     return conv(feature)

@@ -70,7 +70,7 @@ def predict(
     if min_score is not None and not 0 <= min_score <= 1:
         raise InputError(f"min_score: found {min_score}, expected a number from 0 to 1")
     outputs = Outputs(draw=draw, labels=labels, image_format=image_format, crops=crops, yolo=yolo)
-    predictor = Predictor.from_checkpoint(checkpoint, overrides, use_thresholds=min_score is None)
+    predictor = Predictor.from_checkpoint(Path(checkpoint), overrides, use_thresholds=min_score is None)
     plan = plan_prediction(
         inputs,
         output,

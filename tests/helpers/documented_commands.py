@@ -94,6 +94,8 @@ def short_form(words: list[str]) -> list[str]:
             extra = []
         case ["retinanet", "predict", *_]:
             extra = ["--batch-size", "2"]
+        case ["retinanet", "export", *_]:
+            extra = ["postprocess.min_score=0.001"]  # an untrained network finds nothing with a higher score
         case ["retinanet", "ablate", "demo", *_]:
             extra = ["--seeds", "1"]
         case ["retinanet", "ablate", table, *_] if table in TABLE_ROWS:

@@ -48,7 +48,7 @@ def test_colour_images_are_converted_to_grey(tmp_path):
         (4, np.zeros((9, 9, 4), np.uint16), "image is an array of uint16 (9, 9, 4), expected uint8 (H, W, 4)"),
         (4, torch.zeros(3, 9, 9, dtype=torch.uint8), "image is torch.uint8 (3, 9, 9), expected torch.uint8 (4, H, W)"),
         (4, Image.new("RGBA", (9, 9)), "image is a PIL image of mode RGBA, but model.in_channels is 4; pass the path"),
-        (4, None, "image is NoneType, expected a path, a PIL image, a uint8 array (H, W, 4)"),
+        (4, None, "image is NoneType, expected a path, the bytes of a file, a PIL image, a uint8 array (H, W, 4)"),
     ],
 )
 def test_other_shapes_are_rejected(channels, image, message):

@@ -113,13 +113,13 @@ def test_predict_counts_what_exceeds_the_thresholds_unless_min_score_is_given(
 )
 def test_predict_counts_what_it_draws(thresholded, image, tmp_path, monkeypatch, capsys, arguments, counted):
     boxes, labels = torch.tensor([[10.0, 10, 40, 40], [50, 20, 90, 80]]), torch.tensor([0, 1])
-    detections = Detections(boxes, torch.tensor([0.9, DEFAULT_THRESHOLD - 0.1]), labels)
+    detections = Detections(boxes, torch.tensor([0.9, DEFAULT_THRESHOLD - 0.1]), labels, ("one", "two"))
     monkeypatch.setattr(Predictor, "predict", lambda self, images, *, batch_size: iter([detections]))
     write_png(image, str(tmp_path / "a.png"))
     output = tmp_path / "out"
     assert predict([str(thresholded[0]), str(tmp_path / "a.png"), "--output", str(output), *arguments]) == 0
     assert counted in capsys.readouterr().out
-    drawn = draw_detections(image, detections[: int(counted[0])], ("one", "two"), min_score=0)
+    drawn = draw_detections(image, detections[: int(counted[0])], min_score=0)
     assert torch.equal(read_image(output / "a.png", max_pixels=10**6), drawn)
 
 

@@ -1,0 +1,137 @@
+"""Export a detector to a file of any format, with its metadata, and open such a file for running."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from retinanet import __version__
+from retinanet.config import Config
+from retinanet.detection.postprocess import build_postprocess
+from retinanet.errors import InputError
+from retinanet.export.metadata import Format, Metadata, Nms, Precision, require_packages
+from retinanet.export.program import DetectionProgram, export_program
+from retinanet.inference.predictor import Predictor
+
+# Called with images (B, C, H, W) uint8 and image_sizes (B, 2); returns boxes, scores and labels.
+Runner = Callable[[np.ndarray, np.ndarray], list[np.ndarray]]
+
+# The reference for an export: on the CPU, in float32, and not compiled.
+REFERENCE = ("device=cpu", "inference.precision=fp32", "inference.compile=false")
+
+
+def metadata_of(
+    predictor: Predictor,
+    *,
+    checkpoint: str,
+    nms: Nms,
+    padded_shape: tuple[int, int] | None = None,
+    precision: Precision = "float32",
+) -> Metadata:
+    """Collect the metadata of an export.
+
+    Args:
+        checkpoint: SHA-256 of the checkpoint file.
+    """
+    network, resize, postprocess = predictor.model.model, predictor.cfg.data.resize, predictor.cfg.postprocess
+    return Metadata(
+        version=__version__,
+        checkpoint=checkpoint,
+        class_names=predictor.class_names,
+        category_ids=predictor.category_ids,
+        mean=tuple(network.mean.flatten().tolist()),
+        std=tuple(network.std.flatten().tolist()),
+        channels=network.mean.numel(),
+        shorter=resize.eval_shorter,
+        longer=resize.longer,
+        bucket_aspects=resize.bucket_aspects,
+        divisor=resize.divisor,
+        padded_shape=padded_shape,
+        nms=nms,
+        min_score=postprocess.min_score,
+        nms_iou=postprocess.nms_iou,
+        nms_across_classes=postprocess.nms_across_classes,
+        max_detections=postprocess.max_detections,
+        thresholds=predictor.thresholds,
+        precision=precision,
+    )
+
+
+def program_of(predictor: Predictor, *, nms: Nms) -> DetectionProgram:
+    """The part of a predictor that is exported. The predictor must be on the CPU, in float32, and not compiled."""
+    cfg: Config = predictor.cfg
+    return DetectionProgram(
+        predictor.model.model.to(memory_format=torch.contiguous_format),
+        build_postprocess(cfg.postprocess, background_logit=cfg.model.has_background_logit),
+        thresholds=predictor.thresholds,
+        nms=nms == "inside",
+    )
+
+
+def write_export(program: DetectionProgram, path: Path, metadata: Metadata, *, to: Format) -> None:
+    """Export a program and write it, with its metadata, in one format.
+
+    Raises:
+        InputError: an optional package that the format needs is not installed.
+    """
+    require_packages(to)
+    exported = export_program(program, divisor=metadata.divisor, size=metadata.padded_shape)
+    match to:
+        case "onnx":
+            from retinanet.export.onnx_file import write_onnx
+
+            write_onnx(exported, path, metadata)
+        case "torch-export":
+            from retinanet.export.torch_program import write_torch_program
+
+            write_torch_program(exported, path, metadata)
+        case "aot":
+            from retinanet.export.aot_package import write_aot_package
+
+            write_aot_package(exported, path, metadata)
+        case "openvino":
+            from retinanet.export.openvino_model import write_openvino
+
+            write_openvino(exported, path, metadata)
+
+
+def open_export(path: Path, *, to: Format) -> Runner:
+    """Open an exported file in its own runtime, on the CPU.
+
+    Raises:
+        InputError: an optional package that the format needs is not installed.
+    """
+    require_packages(to)
+    match to:
+        case "onnx":
+            from retinanet.export.onnx_file import OnnxRunner
+
+            return OnnxRunner(path)
+        case "torch-export":
+            from retinanet.export.torch_program import TorchRunner
+
+            return TorchRunner(path)
+        case "aot":
+            from retinanet.export.aot_package import AotRunner
+
+            return AotRunner(path)
+        case "openvino":
+            from retinanet.export.openvino_model import OpenVinoRunner
+
+            return OpenVinoRunner(path)
+
+
+def check_size(size: tuple[int, int], predictor: Predictor) -> None:
+    """Check that a fixed size is one of the padded shapes of the config.
+
+    Raises:
+        InputError: it is not.
+    """
+    known = predictor.padded_shapes()
+    if size not in known:
+        listed = ", ".join(f"{height}x{width}" for height, width in known)
+        raise InputError(
+            f"--size {size[0]}x{size[1]}: images of this config are padded to {listed}; choose one of these sizes, or "
+            "set data.resize.shorter, data.resize.longer and data.resize.bucket_aspects"
+        )

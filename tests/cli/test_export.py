@@ -1,0 +1,114 @@
+"""The command `retinanet export`; conversions take long, so most of these tests run the program as it is."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from retinanet.__main__ import main
+from retinanet.checkpoint.file import file_checksum
+from retinanet.export import metadata as metadata_module
+from retinanet.export import verified
+from retinanet.export.metadata import read_metadata
+from tests.helpers.checkpoints import untrained_checkpoint
+from tests.helpers.exports import eager
+from tests.helpers.openvino_files import write_openvino_text
+
+FINDS_MANY = "postprocess.min_score=0.001"  # an untrained network finds nothing with a higher score
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory, shapes):
+    return untrained_checkpoint(tmp_path_factory.mktemp("run") / "checkpoints", shapes)
+
+
+@pytest.fixture
+def export(monkeypatch, checkpoint, tmp_path, restore_process_settings):
+    """Run the command for OpenVINO, with a change of the outputs; `export.output` is the file."""
+
+    def run(*arguments, change=lambda boxes, scores, labels: (boxes, scores, labels), to="openvino"):
+        programs = []
+
+        def write_export(program, path, metadata, *, to):
+            programs.append(program)
+            write_openvino_text(path, metadata.model_dump_json())
+
+        monkeypatch.setattr(verified, "write_export", write_export)
+        monkeypatch.setattr(verified, "open_export", lambda *_, **__: lambda *pair: change(*eager(programs[-1])(*pair)))
+        command = ["export", str(checkpoint), "--to", to, "--output", str(run.output), *map(str, arguments)]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(metadata_module, "find_spec", lambda name: object())
+            return main(command)
+
+    run.output = tmp_path / "exported" / "shapes.xml"
+    return run
+
+
+def test_export_is_verified_on_the_validation_set(export, checkpoint, shapes, capsys):
+    assert export(FINDS_MANY, "--verify", shapes / "val.json") == 0
+    out = capsys.readouterr().out
+    assert "verified: 9 images of " in out and "verified: AP " in out and f"written: {export.output}" in out
+    metadata = read_metadata(export.output)
+    assert metadata.checkpoint == file_checksum(checkpoint) and metadata.min_score == 0.001
+    assert metadata.nms == "outside" and metadata.shorter == 64 and metadata.channels == 3
+
+
+def test_different_detections_end_with_code_1_and_leave_no_file(export, capsys):
+    assert export(FINDS_MANY, change=lambda boxes, scores, labels: (boxes + np.float32(1), scores, labels)) == 1
+    assert "error: not written, because the exported program differs: " in capsys.readouterr().err
+    assert list(export.output.parent.iterdir()) == []
+
+
+def test_own_images_and_a_fixed_size(export, shapes, tmp_path, capsys):
+    shutil.copytree(shapes / "val", tmp_path / "mine")
+    assert export(FINDS_MANY, "--images", tmp_path / "mine", "--size", "64x80") == 0
+    assert " images of 1 padded shapes" in capsys.readouterr().out
+    assert read_metadata(export.output).padded_shape == (64, 80)
+
+
+def test_without_validation_set_generated_images_are_used(export, caplog, tmp_path):
+    missing = [f"data.val.annotations={tmp_path / 'moved.json'}", f"data.val.images={tmp_path / 'moved'}"]
+    assert export(FINDS_MANY, *missing) == 0
+    assert "verifying on generated images" in caplog.text and "moved.json" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--size", "65x80"], "images of this config are padded to 64x"),
+        (["--size", "64"], "expected HEIGHTxWIDTH"),
+        (["--verify", "missing.json"], "--verify"),
+        (["--int8", "--verify", "val.json"], "--int8 quantises ONNX files, found --to openvino"),
+        (["--images", "."], "found no images; pass a folder of images with objects"),
+        (["data.resize.shorte=3"], "data.resize.shorte"),
+    ],
+)
+def test_unusable_arguments_end_with_code_2(export, capsys, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    try:
+        code = export(*arguments)
+    except SystemExit as exit:
+        code = exit.code
+    assert code == 2
+    assert message in capsys.readouterr().err
+    assert not export.output.exists()
+
+
+def test_int8_needs_a_dataset(export, capsys):
+    export.output = export.output.with_suffix(".onnx")
+    with pytest.raises(SystemExit) as exit:
+        export("--int8", to="onnx")
+    assert exit.value.code == 2 and "only AP can be verified; pass --verify DATA" in capsys.readouterr().err
+
+
+def test_aot_needs_a_size(export, capsys):
+    export.output = export.output.with_suffix(".pt2")
+    with pytest.raises(SystemExit) as exit:
+        export(to="aot")
+    assert exit.value.code == 2 and "--to aot compiles one padded shape; pass --size HxW" in capsys.readouterr().err
+
+
+def test_missing_packages_are_named(checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(metadata_module, "find_spec", lambda name: None)
+    assert main(["export", str(checkpoint), "--to", "onnx", "--output", str(tmp_path / "a.onnx")]) == 2
+    assert "run: pip install 'retinanet[export]'" in capsys.readouterr().err
