@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import save_file
 from torchvision.models.detection import retinanet_resnet50_fpn
 
+from retinanet.config import PostprocessConfig
 from retinanet.errors import InputError
 from retinanet.interop.detector import read_detector
 from retinanet.interop.torchvision import import_torchvision
@@ -56,7 +57,8 @@ def test_labels_may_be_in_any_order_and_thresholds_are_read(tmp_path):
     write_folder(tmp_path, theirs, {**config, "detections_per_img": 50, "topk_candidates": 200})
     detector = read_detector(f"deepforest:{tmp_path}")
     assert detector.class_names == ("Dead", "Alive", "Fallen")
-    assert detector.postprocess.model_dump() == {"min_score": 0.3, "top_k": 200, "nms_iou": 0.2, "max_detections": 50}
+    expected = PostprocessConfig(min_score=0.3, top_k=200, nms_iou=0.2, max_detections=50)
+    assert detector.postprocess == expected
 
 
 @pytest.mark.parametrize("suffix", ["pl", "ckpt", "pt"])
