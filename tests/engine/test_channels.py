@@ -99,8 +99,8 @@ def test_folder_with_all_files_of_the_images(tmp_path):
     run = train(cfg, tmp_path / "run").folder
     overrides = ["postprocess.min_score=0.0"]
     assert predict([str(run), str(images / "rgb"), "--output", str(tmp_path / "out"), *overrides]) == 0
-    results = json.loads((tmp_path / "out/detections.json").read_text())
-    assert {result["file_name"] for result in results} <= {str(images / f"rgb/{n}.png") for n in range(8)}
+    document = json.loads((tmp_path / "out/detections.json").read_text())
+    assert [image["file_name"] for image in document["images"]] == [f"{n}.png" for n in range(8)]
     assert len(list((tmp_path / "out").glob("*.png"))) == 8
 
 

@@ -141,7 +141,7 @@ def test_forward_assignment_and_losses_stay_on_a_cuda_device(norm, box):
             num_positive = assignment.positive.sum().float().clamp(min=1)
             outputs = model(batch.images, batch.image_sizes)
             losses = build_loss(LossConfig(box=box))(outputs, assignment, batch.targets, num_positive)
-            candidates = Postprocess()._candidates(outputs)
+            candidates = Postprocess().candidates(outputs, batch.image_sizes)
         assert {x.device.type for x in (*assignment, *losses, *candidates)} == {"cuda"}
 
 
@@ -180,7 +180,7 @@ def test_softmax_and_atss_stay_on_a_cuda_device():
             num_positive = assignment.positive.sum().float().clamp(min=1)
             outputs = model(batch.images, batch.image_sizes)
             losses = criterion(outputs, assignment, batch.targets, num_positive)
-            candidates = Postprocess(background_logit=True)._candidates(outputs)
+            candidates = Postprocess(background_logit=True).candidates(outputs, batch.image_sizes)
         assert {x.device.type for x in (*assignment, *losses, *candidates)} == {"cuda"}
 
 
