@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    import supervision
     from pandas import DataFrame
 
 
@@ -100,10 +101,6 @@ class Detections:
     indices returns `Detections`; iterating yields a one-object `Detections` for each object:
 
         confident = detections[detections.scores > 0.5]
-
-    To convert them for the supervision library:
-
-        sv.Detections(d.boxes.numpy(), confidence=d.scores.numpy(), class_id=d.labels.numpy())
 
     Raises:
         ValueError: the fields have different lengths, or boxes are not (D, 4).
@@ -191,3 +188,24 @@ class Detections:
         names = [self.class_names[label] for label in self.labels.tolist()] if self.class_names else None
         labels = self.labels.cpu().numpy() if names is None else np.array(names, dtype=object)
         return DataFrame({**columns, "label": labels, "score": self.scores.cpu().double().numpy()})
+
+    def to_supervision(self) -> "supervision.Detections":
+        """Convert to the supervision library's `Detections`, with copies of the arrays.
+
+        If class names are known, `data["class_name"]` has the name of each object.
+
+        Raises:
+            ImportError: supervision is not installed.
+        """
+        try:
+            import supervision
+        except ModuleNotFoundError as error:
+            raise ImportError("to_supervision needs the package supervision: pip install supervision") from error
+
+        names = [self.class_names[label] for label in self.labels.tolist()] if self.class_names else None
+        return supervision.Detections(
+            xyxy=self.boxes.cpu().numpy().copy(),
+            confidence=self.scores.cpu().numpy().copy(),
+            class_id=self.labels.cpu().numpy().copy(),
+            data={} if names is None else {"class_name": np.array(names, dtype=str)},
+        )

@@ -1,5 +1,6 @@
 import copy
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -83,15 +84,6 @@ def test_to_coco_by_hand():
     assert "category_name" not in detections(None).to_coco(1)[0]
 
 
-def test_arrays_have_the_shapes_and_dtypes_of_supervision():
-    """supervision.Detections expects xyxy (D, 4), confidence (D,) and class_id (D,)."""
-    for some, count in ((detections(), 3), (empty(), 0)):
-        xyxy, confidence, class_id = some.boxes.numpy(), some.scores.numpy(), some.labels.numpy()
-        assert (xyxy.shape, confidence.shape, class_id.shape) == ((count, 4), (count,), (count,))
-        assert (xyxy.dtype, confidence.dtype) == (np.float32, np.float32)
-        assert np.issubdtype(class_id.dtype, np.integer)
-
-
 def test_fields_of_different_lengths_are_rejected():
     with pytest.raises(ValueError, match=r"expected \(D, 4\), \(D,\) and \(D,\)"):
         Detections(BOXES, torch.zeros(2), torch.zeros(3, dtype=torch.int64))
@@ -112,3 +104,36 @@ def test_to_pandas_by_hand():
     unnamed = Detections(found.boxes, found.scores, found.labels).to_pandas()
     assert unnamed["label"].tolist() == [1, 0]
     assert found[:0].to_pandas().columns.tolist() == [*columns, "label", "score"]
+
+
+def test_to_supervision_by_hand():
+    supervision = pytest.importorskip("supervision", reason="supervision is optional")
+    found = detections(("cat", "Größe")).to_supervision()
+    assert isinstance(found, supervision.Detections) and len(found) == 3
+    assert found.xyxy.tolist() == [[10, 20, 50, 60], [0, 0, 5, 8], [1, 2, 3, 5]]
+    assert found.confidence.tolist() == torch.tensor([0.9, 0.6, 0.2]).tolist()
+    assert found.class_id.tolist() == [1, 0, 1]
+    assert found.data["class_name"].tolist() == ["Größe", "cat", "Größe"]
+    assert found[found.confidence > 0.5].data["class_name"].tolist() == ["Größe", "cat"]
+    assert detections(None).to_supervision().data == {}
+
+
+def test_to_supervision_without_objects():
+    supervision = pytest.importorskip("supervision", reason="supervision is optional")
+    nothing = detections()[:0].to_supervision()
+    assert nothing.is_empty() and nothing.xyxy.shape == (0, 4) and nothing.data["class_name"].shape == (0,)
+    merged = supervision.Detections.merge([nothing, detections().to_supervision()])
+    assert merged.data["class_name"].tolist() == ["dog", "cat", "dog"]
+
+
+def test_to_supervision_copies_the_arrays():
+    pytest.importorskip("supervision", reason="supervision is optional")
+    ours = detections()
+    ours.to_supervision().xyxy[:] = -1
+    assert torch.equal(ours.boxes, BOXES)
+
+
+def test_missing_supervision_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "supervision", None)  # importing it raises ModuleNotFoundError
+    with pytest.raises(ImportError, match="to_supervision needs the package supervision: pip install supervision"):
+        detections().to_supervision()

@@ -131,6 +131,8 @@ def test_invalid_command_is_detected(command):
 @pytest.mark.parametrize("block", blocks_of("python"), ids=str)
 def test_python_compiles_and_its_imports_of_this_package_resolve(block):
     tree = ast.parse(block.text, str(block))
+    if "from sahi" in block.text:
+        pytest.importorskip("sahi", reason="SAHI, which our module for it needs, is optional")
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "retinanet":
             module = importlib.import_module(node.module)
