@@ -1,4 +1,4 @@
-"""Benchmark the public focal loss, forward and backward, next to torchvision, kornia and MONAI: time and memory.
+"""Benchmark time and memory of the public focal loss, forward and backward, against torchvision, kornia and MONAI.
 
 kornia and MONAI are measured if they are installed. Labels as large as the logits are prepared in advance, except for
 libraries that build them from class indices themselves. All losses are means of the same values, except those in

@@ -42,8 +42,8 @@ def without_prefixes(
 def unwrapped(state: dict[str, Any], *, source: str) -> dict[str, Any]:
     """Remove the prefixes of wrappers from the weights and their average in the state of a checkpoint.
 
-    Training writes none; they appear if somebody has saved the weights of a wrapped model in a checkpoint. The state is
-    returned unchanged unless all names of weights have such a prefix.
+    Training writes no prefixes; they occur if somebody has saved the weights of a wrapped model in a checkpoint. The
+    state is returned unchanged unless all names of weights have such a prefix.
     """
     weights = state.get("model")
     if not isinstance(weights, dict) or not weights or not all(name.startswith(WRAPPERS) for name in weights):

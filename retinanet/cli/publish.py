@@ -1,4 +1,4 @@
-"""Write a checkpoint as a folder to share: weights, config and model card. Upload it to a hub."""
+"""Write a checkpoint as a folder to share, with weights, config and model card, and upload it to a hub."""
 
 import argparse
 import re

@@ -17,7 +17,7 @@ class PostprocessConfig(StrictModel):
     nms_iou: Share = 0.5
     """NMS removes a box if its IoU with a higher-scoring box of the same class is above this value."""
     nms_across_classes: bool = False
-    """Whether NMS compares the boxes of all classes, so that an object is found only under its best class."""
+    """Whether NMS compares the boxes of all classes, so that an object is detected only as its best class."""
     max_detections: Count = 100
     """Maximum number of detections per image, over all levels and classes."""
 

@@ -65,7 +65,7 @@ def _defaults() -> dict[str, Any]:
 
 
 def _plain(config: Config) -> dict[str, Any]:
-    """Values of a config, for overriding, without the anchor settings that follow `model.levels`: they follow again."""
+    """Values of a config, for overriding, without the anchor settings that are derived from `model.levels`."""
     following = config.model.anchors.following_levels
     return json.loads(config.model_dump_json(exclude={"model": {"anchors": following}}))
 

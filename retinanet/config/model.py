@@ -49,9 +49,9 @@ class AnchorConfig(StrictModel):
     """Anchors on each pyramid level (Lin et al. 2017, section 4)."""
 
     strides: tuple[Count, ...] = level_strides("p3..p7")
-    """Stride of each level, in pixels. They follow from `model.levels`: leave them out."""
+    """Stride of each level, in pixels. They follow from `model.levels`; omit this key."""
     sizes: tuple[Positive, ...] = tuple(SIZE_IN_STRIDES * stride for stride in level_strides("p3..p7"))
-    """Anchor size on each level, in pixels: the square root of the anchor's area at scale 1. If left out, 4 times the
+    """Anchor size on each level, in pixels: the square root of the anchor's area at scale 1. If omitted, 4 times the
     stride: 32 to 512 for p3..p7, as in the paper, and 16 to 512 for p2..p7."""
     scales: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
     """Factors by which each size is multiplied."""
@@ -64,7 +64,7 @@ class AnchorConfig(StrictModel):
 
     @property
     def following_levels(self) -> set[str]:
-        """Names of the settings that have their default for these strides, and follow a change of `model.levels`."""
+        """Names of the settings that have their default values, which are derived again if `model.levels` changes."""
         is_default = self.sizes == tuple(SIZE_IN_STRIDES * stride for stride in self.strides)
         return {"strides", "sizes"} if is_default else {"strides"}
 
@@ -114,7 +114,7 @@ class TimmConfig(StrictModel):
 
     type: Literal["timm"] = "timm"
     name: Annotated[str, Field(min_length=1)]
-    """Architecture, one of `timm.list_models()`, such as convnext_tiny, without the name of weights."""
+    """Architecture, one of `timm.list_models()`, such as convnext_tiny, without the name of its weights."""
     weights: Annotated[str, PATH, MAY_CHANGE_ON_RESUME] = "imagenet"
     """Initial weights: imagenet for timm's default weights of the architecture, the name of other weights, such as
     dinov3_lvd1689m, a file path, or none."""
@@ -190,8 +190,8 @@ class ModelConfig(StrictModel):
     anchors: AnchorConfig = AnchorConfig()
     """Anchors."""
     in_channels: Annotated[int, Field(ge=1, le=16)] = 3
-    """Number of channels of the images: 3 for RGB, 1 for greyscale, or the number of bands. With another number than 3,
-    set `mean` and `std`; `retinanet check` computes them. Pretrained RGB weights are adapted."""
+    """Number of channels of the images: 3 for RGB, 1 for greyscale, or the number of bands. For any number other than
+    3, set `mean` and `std`; `retinanet check` computes them. Pretrained RGB weights are adapted."""
     mean: tuple[float, ...] = IMAGENET_MEAN
     """Mean of each channel (0..255, after scaling to 8 bits); it is subtracted from images. The default, ImageNet's, is
     only for three channels (RGB)."""

@@ -1,4 +1,4 @@
-"""What of a config may be shared with others: everything but paths and what only applies to this machine."""
+"""Make a config public: remove paths, and settings that apply only to this machine."""
 
 import contextlib
 import getpass
@@ -19,7 +19,7 @@ _WEIGHT_FILE = re.compile(r".*\.(pt|pth|pkl|safetensors|bin)", re.IGNORECASE)
 
 
 def public_config(cfg: Config) -> Config:
-    """A copy of a config that gives the same model, images and detections, without anything private.
+    """Copy a config without anything private; model, images and detections stay the same.
 
     The sources of the data, `device`, and permission to read outside the image folder are reset to their defaults.
     Other paths, such as those of initial weights, become `LOCAL_FILE`; names such as `imagenet` stay.

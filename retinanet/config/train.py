@@ -117,7 +117,7 @@ class TrainConfig(StrictModel):
     warmup_factor: Share = 0.001
     """Multiplier for the learning rate at the first warm-up step."""
     freeze_backbone_steps: CountOrZero = 0
-    """Number of steps at the start of the run in which the backbone does not change; its norms use their running
+    """Number of steps at the start of the run during which the backbone does not change; its norms use their running
     statistics. `backbone.frozen_stages` are frozen in the whole run."""
     clip_norm: Positive | None = 10.0
     """Maximum gradient norm; larger gradients are scaled down. null: no clipping."""

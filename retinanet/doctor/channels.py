@@ -68,7 +68,7 @@ def channel_statistics(images: Iterable[ChannelSums]) -> ChannelStatistics | Non
 
 
 def recommend_statistics(found: ChannelStatistics, cfg: ModelConfig) -> Recommendation:
-    """Recommend to set `model.mean` and `model.std` if they are not set, or far from those of the training images.
+    """Recommend values for `model.mean` and `model.std` if they are not set, or far from those of the training images.
 
     They are far if a mean differs by more than `FAR_MEAN` standard deviations, or a standard deviation by more than a
     factor of `FAR_STD`. Smaller differences hardly matter, and pretrained weights expect the values they were trained

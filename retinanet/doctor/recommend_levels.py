@@ -1,4 +1,4 @@
-"""Recommend the pyramid level P2 where many objects are too small for P3, with what it covers and what it costs."""
+"""Recommend the pyramid level P2 if many objects are too small for P3, and state its coverage and cost."""
 
 from typing import NamedTuple
 

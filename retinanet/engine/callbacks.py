@@ -25,7 +25,7 @@ class Callback(Protocol):
     """
 
     def on_start(self, folder: Path, cfg: Config, step: int) -> None:
-        """The run starts or resumes.
+        """Called when the run starts or resumes.
 
         Args:
             folder: the run folder.
@@ -34,10 +34,10 @@ class Callback(Protocol):
         """
 
     def on_log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Every `train.log_every` steps: means since the previous call, as in `metrics.jsonl`."""
+        """Called every `train.log_every` steps, with means since the previous call, as in `metrics.jsonl`."""
 
     def on_eval(self, step: int, metrics: Mapping[str, float], detections: Mapping[int, Detections]) -> None:
-        """After an evaluation.
+        """Called after an evaluation.
 
         Args:
             metrics: as in `metrics.jsonl`; NaN for metrics that cannot be measured.
@@ -45,10 +45,10 @@ class Callback(Protocol):
         """
 
     def on_end(self, result: TrainResult) -> None:
-        """The run is complete, or was stopped early; `result.stopped_by` says by what. All files are written."""
+        """Called at the end of the run, after all files are written; `result.stopped_by` says what stopped it early."""
 
     def on_error(self, error: BaseException) -> None:
-        """The run fails with this exception, after `on_start`."""
+        """Called if the run fails with an exception after `on_start`."""
 
 
 EVENTS = ("on_start", "on_log", "on_eval", "on_end", "on_error")

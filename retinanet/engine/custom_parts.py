@@ -39,7 +39,7 @@ class CustomParts(NamedTuple):
         )
 
     def recorded_in(self, cfg: Config) -> Config:
-        """The config of a run with these parts: with their names, and without what they replace.
+        """The config of a run with these parts: it has their names, and lacks the sections that they replace.
 
         Raises:
             InputError: the config is that of a run with other parts, or a part is not of the right type.
@@ -69,5 +69,5 @@ NO_PARTS = CustomParts()
 
 
 def as_detector(model: nn.Module | None) -> Detector | None:
-    """The same model, typed by what is expected of it; `has_background_logit` checks that it has these members."""
+    """Return the same model, typed as a `Detector`; `has_background_logit` checks that it has these members."""
     return cast(Detector | None, model)

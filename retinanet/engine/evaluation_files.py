@@ -1,4 +1,4 @@
-"""Files of an evaluation: its metrics and its detections."""
+"""Write the metrics and detections of an evaluation to files."""
 
 import json
 import math

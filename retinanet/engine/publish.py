@@ -16,7 +16,7 @@ from retinanet.report.scores import CardScores, scores_of_evaluation, scores_of_
 
 
 class Publication(NamedTuple):
-    """What was published."""
+    """Summary of a published folder."""
 
     folder: Path
     sizes: dict[str, int]  # bytes of each file, by name

@@ -1,4 +1,4 @@
-"""Images to verify an export on: those of the user, those of the config, or generated ones."""
+"""Images on which an export is verified: given by the user, from the validation set, or generated."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -110,7 +110,7 @@ def generated_images(metadata: Metadata) -> Iterator[np.ndarray]:
 
 
 def _chosen(images: Iterator[np.ndarray], metadata: Metadata) -> list[np.ndarray]:
-    """The first images that an export accepts, and few enough of one padded shape to have room for others."""
+    """Select the first images that an export accepts, limited per padded shape so that all shapes are included."""
     values = metadata.model_dump() | {"padded_shape": None}
     by_shape: dict[tuple[int, int], list[np.ndarray]] = {}
     for number, image in enumerate(images):

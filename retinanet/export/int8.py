@@ -18,13 +18,13 @@ def quantise_onnx(source: Path, target: Path, metadata: Metadata, images: Iterab
 
     Args:
         metadata: stored in the target.
-        images: uint8 (H, W, C), like those to detect objects in.
+        images: uint8 (H, W, C), similar to those that the detector will be used on.
     """
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     class Reader(CalibrationDataReader):
-        """Gives onnxruntime one prepared image after the other."""
+        """Provides prepared images to onnxruntime, one at a time."""
 
         def __init__(self, prepared: Iterator[dict[str, np.ndarray]]):
             self.prepared = prepared

@@ -1,4 +1,4 @@
-"""What an exported file says about itself: classes, resizing, thresholds. Every format stores it as JSON."""
+"""Metadata of an exported file: classes, resizing, thresholds. Every format stores it as JSON."""
 
 import json
 import zipfile
@@ -102,5 +102,5 @@ def require_packages(to: Format) -> None:
     missing = [name for name in PACKAGES[to] if find_spec(name) is None]
     if missing:
         raise InputError(
-            f"--to {to}: needs {', '.join(missing)}, which is not installed; run: pip install 'retinanet[export]'"
+            f"--to {to}: these packages are not installed: {', '.join(missing)}; run: pip install 'retinanet[export]'"
         )

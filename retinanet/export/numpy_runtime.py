@@ -77,7 +77,7 @@ def detections(outputs, image_sizes, original_sizes, metadata):
 
 
 def nms(boxes, scores, groups, max_iou):
-    """Indices of the boxes that no better box of their group overlaps, best first."""
+    """Indices of the boxes that no better box of their group overlaps by more than `max_iou`, best first."""
     order = np.argsort(-scores, kind="stable")
     boxes, groups = boxes[order].astype(np.float64), groups[order]
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])

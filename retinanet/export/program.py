@@ -16,7 +16,7 @@ NOTHING = -1  # label and score of unused rows in the output
 
 
 class DetectionProgram(nn.Module):
-    """Computes boxes, scores and labels from uint8 images: normalisation, network, decoding and, by choice, NMS.
+    """Computes boxes, scores and labels from uint8 images: normalisation, network, decoding and, optionally, NMS.
 
     Resizing is outside: the caller resizes and pads images as for the `Predictor`.
 
@@ -66,7 +66,7 @@ class DetectionProgram(nn.Module):
         has_area = (boxes[..., 2:] > boxes[..., :2]).all(dim=-1)
         counts = has_area & boxes.isfinite().all(dim=-1) & (scores > self.postprocess.min_score)
         scores = torch.where(counts, scores, NOTHING)
-        # NMS compares all pairs. The best candidates are enough: no other box can suppress them.
+        # NMS compares all pairs, so keep only the best candidates, which no other box can suppress.
         scores, best = scores.topk(torch.sym_min(FIRST_ATTEMPT, scores.shape[1]), dim=1)
         labels = labels.gather(1, best)
         boxes = torch.where(scores[..., None] > NOTHING, boxes.gather(1, best[..., None].expand(-1, -1, 4)), 0)
@@ -103,7 +103,7 @@ def export_program(program: DetectionProgram, *, divisor: int, size: tuple[int, 
         size: the only padded shape, (height, width); None: any.
     """
     channels = program.network.mean.shape[1]
-    # All sizes of the example differ, also those of the coarsest feature map: none is taken for another or for 1.
+    # The sides differ, even on the coarsest feature map, so torch.export does not assume that they are equal or 1.
     coarsest = program.network.anchors.strides[-1]
     height, width = size or (-(-factor * coarsest // divisor) * divisor for factor in (3, 4))
     images = torch.zeros(2, channels, height, width, dtype=torch.uint8)  # batches of 1 would become a constant
@@ -115,7 +115,7 @@ def export_program(program: DetectionProgram, *, divisor: int, size: tuple[int, 
             axis: divisor * Dim(name, min=1, max=MAX_SIDE // divisor) for axis, name in ((2, "rows"), (3, "columns"))
         }
     _register_fake_nms()
-    # Without this, tracing makes guards of sizes that are 1, such as those of P7 in a small image.
+    # Otherwise, tracing adds guards for sizes of 1, such as those of P7 in a small image.
     with symbolic_shapes.patch(backed_size_oblivious=True):
         return torch.export.export(
             program.eval(), (images, image_sizes), dynamic_shapes=({0: batch, **sides}, {0: batch})
@@ -123,9 +123,9 @@ def export_program(program: DetectionProgram, *, divisor: int, size: tuple[int, 
 
 
 def _register_fake_nms() -> None:
-    """Tell tracing that NMS may return any number of boxes.
+    """Make tracing accept any number of boxes as the result of NMS.
 
-    What torchvision 0.29 registers claims at least 2, so exported programs would fail if fewer boxes are kept.
+    torchvision 0.29 declares at least 2, so exported programs would fail if fewer boxes are kept.
     """
 
     @torch.library.register_fake("torchvision::nms", allow_override=True)

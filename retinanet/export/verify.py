@@ -1,4 +1,4 @@
-"""The gate of an export: its detections, in its own runtime, must equal those of the `Predictor`.
+"""Verify an export: its detections, in its own runtime, must match those of the `Predictor`.
 
 Detections are matched one to one. Small differences of scores may change which of two boxes NMS keeps, or which box
 passes a threshold: a box without a match is accepted only if such a near tie explains it.
@@ -36,7 +36,7 @@ class ExportRejected(Exception):
 
 
 class Verification(NamedTuple):
-    """How far the detections of an export are from those of the predictor."""
+    """Differences between the detections of an export and those of the predictor."""
 
     counts: list[int]  # detections of the predictor in each image
     num_shapes: int  # padded shapes of the images
@@ -57,7 +57,7 @@ def verify_detections(
     """Compare the detections of an export with those of the predictor, in batches of different sizes.
 
     Args:
-        images: uint8 (H, W, C); a blank image is added, in which there should be nothing.
+        images: uint8 (H, W, C); a blank image is added.
 
     Raises:
         ExportRejected: detections differ, or the predictor detects nothing.
@@ -94,7 +94,7 @@ def verify_detections(
 def verify_ap(run: Runner, metadata: Metadata, predictor: Predictor, data: Dataset) -> tuple[float, float]:
     """Compare the AP of an export on a dataset with that of the predictor, and return both: expected, found.
 
-    Images that the export does not accept, because of its only padded shape, are left out.
+    Images that the export does not accept, because it has a fixed padded shape, are skipped.
 
     Raises:
         ExportRejected: they differ by more than the tolerance for the precision of the export.

@@ -30,7 +30,7 @@ class CustomDataset(Protocol):
     def image(self, index: int) -> ImageRecord:
         """Return size and ground truth of an image, without reading its pixels. Called once for each image.
 
-        `path` is the name of the image, unique in the dataset, for messages. Resuming a run compares these names, so
+        `path` is the name of the image in messages, unique in the dataset. Resuming a run compares these names, so
         they must not change. `boxes` are corners in pixels, which extend at most a pixel beyond the image.
         """
 

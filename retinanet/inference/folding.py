@@ -58,9 +58,9 @@ def fold_norms_(module: nn.Module, run: Callable[[], list[Tensor]]) -> None:
 
     The pairs are found by running the network, since modules may be registered in another order than they are applied.
     A batch norm is replaced by its child modules, which subclasses apply after it (timm's `BatchNormAct2d`), or by
-    `Identity`. Each pair is compared before and after folding, and left as it was if they differ, for example because
-    another class of norm or convolution computes something else. Finally, the outputs of the network are compared; if
-    they differ, nothing is folded. Batch norms that do not follow a convolution remain.
+    `Identity`. The output of each pair is compared before and after folding; if it differs, for example because a
+    subclass of norm or convolution computes something else, the pair is restored. Finally, the outputs of the network
+    are compared; if they differ, nothing is folded. Batch norms that do not follow a convolution remain.
 
     Args:
         module: network in evaluation mode, changed in place.

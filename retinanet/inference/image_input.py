@@ -1,4 +1,4 @@
-"""Images that users pass to a `Predictor`, as the pixels that the network sees."""
+"""Convert images that users pass to a `Predictor` to the pixels that the network sees."""
 
 import os
 

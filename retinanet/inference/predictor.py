@@ -123,7 +123,7 @@ class Predictor:
         revision: str | None = None,
         use_thresholds: bool = True,
     ) -> "Predictor":
-        """Load a detector that others have trained. Never executes code from it.
+        """Load a detector trained by others. No code from it is executed.
 
         Args:
             source: a published folder, the id of one on the Hugging Face Hub, such as `my-lab/cells`, or a detector of

@@ -1,1 +1,1 @@
-"""Detectors of other frameworks: read their weights into ours, and write ours as theirs."""
+"""Import weights of other frameworks' detectors, and export ours to those frameworks."""

@@ -49,8 +49,8 @@ def import_detectron2(state: Mapping[str, Tensor], *, source: str) -> ImportedDe
     """Convert a state dict of Detectron2's RetinaNet, with the settings of `Base-RetinaNet.yaml`.
 
     The input channels of the stem are reordered from BGR to RGB, and the rows of the last convolutions from anchors
-    ordered by (scale, ratio) to (ratio, scale). Detectron2's mean and standard deviation go to `model.mean` and
-    `model.std`, so that no weight is rounded. A head with 80 classes has COCO's.
+    ordered by (scale, ratio) to (ratio, scale). Detectron2's mean and standard deviation are stored in `model.mean`
+    and `model.std`, so that no weight is rounded. A head with 80 classes has COCO's.
 
     Args:
         source: name of the weights for messages.
@@ -197,4 +197,4 @@ def _check_anchors(state: Mapping[str, Tensor], anchors: AnchorConfig, source: s
         expected = expected.unflatten(0, (len(anchors.aspect_ratios), -1)).transpose(0, 1).flatten(0, 1)
         found = state.get(f"{CELL_ANCHORS}{level}", expected)
         if found.shape != expected.shape or not torch.allclose(found, expected, atol=1e-3):
-            raise InputError(f"{source}: its anchors are not Detectron2's default for RetinaNet, which are imported")
+            raise InputError(f"{source}: its anchors are not Detectron2's default for RetinaNet, as is required")

@@ -36,7 +36,7 @@ def write_export(file: Path, checkpoint: Checkpoint, framework: Framework) -> No
                 torch.save(state, opened)
             elif file.suffix == ".pkl":
                 arrays = {name: value.numpy() for name, value in state.items()}
-                # Without an author, Detectron2 takes a pickle for one of Caffe2, and renames its tensors.
+                # Without an author, Detectron2 assumes that a pickle is from Caffe2, and renames its tensors.
                 pickle.dump({"model": arrays, "__author__": "retinanet"}, opened, protocol=2)
             else:
                 torch.save({"model": state}, opened)

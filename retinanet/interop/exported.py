@@ -1,4 +1,4 @@
-"""What all exporters share: check that the other framework can represent a detector, and select its weights."""
+"""Shared by all exporters: check that the other framework can represent a detector, and select its weights."""
 
 import functools
 from collections.abc import Collection, Mapping
@@ -45,7 +45,7 @@ def check_exported(cfg: ModelConfig, framework: str, values: Mapping[str, Collec
 def exported(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """The weights of a checkpoint, averaged if the run keeps an average, as contiguous tensors on the CPU.
 
-    Counters of batch norm are left out: they affect neither inference nor training.
+    Counters of batch norm are omitted: they affect neither inference nor training.
 
     Raises:
         InputError: the checkpoint was trained with a custom model.

@@ -13,7 +13,7 @@ _ID = re.compile(f"{_PART}/{_PART}")
 
 
 def is_hub_id(text: str) -> bool:
-    """Whether a text has the form of an id on a hub, `owner/name`. A relative path may have it, too."""
+    """Whether a text has the form of an id on a hub, `owner/name`. A relative path may have this form, too."""
     return _ID.fullmatch(text) is not None
 
 

@@ -17,8 +17,8 @@ def read_initial_weights(source: str) -> TrainedWeights:
     """Read the weights of a trained detector.
 
     Args:
-        source: a checkpoint, a published folder, a file with a state dict of our `RetinaNet`, or what `read_detector`
-            accepts.
+        source: a checkpoint, a published folder, a file with a state dict of our `RetinaNet`, or any source
+            that `read_detector` accepts.
 
     Raises:
         InputError: the file cannot be read or contains no detector, or a download failed.

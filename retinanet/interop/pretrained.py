@@ -1,4 +1,4 @@
-"""Read a detector that someone else has trained, whatever its form."""
+"""Read a trained detector in any form: published folder, hub id, checkpoint, or file of another framework."""
 
 import os
 from pathlib import Path

@@ -1,6 +1,6 @@
 """The focal loss for any classifier: a module and a function that need only torch.
 
-Softmax mode takes the place of `torch.nn.functional.cross_entropy`, sigmoid mode that of
+Softmax mode replaces `torch.nn.functional.cross_entropy`; sigmoid mode replaces
 `binary_cross_entropy_with_logits` and torchvision's `sigmoid_focal_loss`. With gamma 0, both equal torch's losses, bit
 for bit. The formulas are in `focal_formulas.py`, their evaluation in `focal_kernels.py`. The detector has its own
 interface to the same kernels (`sigmoid.py`, `softmax_focal.py`).
@@ -41,8 +41,8 @@ class FocalLoss(nn.Module):
             loss of soft labels.
         reduction: "mean", "sum", or "none" for one loss per target (softmax) or per logit (sigmoid). As in torch, the
             mean divides by the number of losses that are not ignored, or, in softmax mode with a weight per class and
-            class indices, by the sum of the targets' weights. The mean of nothing is 0, with gradient 0; only this
-            differs from torch, which returns NaN.
+            class indices, by the sum of the targets' weights. If nothing counts, the mean and its gradient are 0;
+            only this differs from torch, which returns NaN.
         normalizer: what the mean divides by instead: a number above 0, or "positives" for the number of labels above 0
             (sigmoid mode), at least 1, as in RetinaNet.
 

@@ -123,7 +123,7 @@ def _softmax(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     else:
         log_p = logits.log_softmax(1)
     p = log_p.exp()
-    # Of the most probable class, compute 1 - p and log(p) from the other classes: p itself may round to 1.
+    # For the most probable class, compute 1 - p and log(p) from the other classes: p itself may round to 1.
     top = logits.argmax(1, keepdim=True)
     others = p.scatter(1, top, 0).sum(1, keepdim=True)
     return log_p.scatter(1, top, torch.log1p(-others)), p, (1 - p).scatter(1, top, others)

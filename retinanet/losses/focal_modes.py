@@ -59,7 +59,7 @@ def _softmax_losses(logits: Tensor, targets: Tensor, terms: SoftmaxTerms) -> Ten
 
 
 def _cross_entropy(logits: Tensor, targets: Tensor, terms: SoftmaxTerms, reduction: Reduction) -> Tensor:
-    """Compute torch's cross entropy of the logits in the dtype of the loss, bit for bit; the mean of nothing is 0."""
+    """Compute torch's cross entropy in the dtype of the loss, bit for bit, except that a mean without targets is 0."""
     logits = logits.to(working_type(logits))
     weights = per_class(terms.alpha, logits).squeeze(1) if isinstance(terms.alpha, tuple) else None
     settings = {"reduction": reduction, "label_smoothing": terms.label_smoothing}

@@ -117,7 +117,7 @@ class SigmoidTerms:
         """Return logits and labels in the dtype of the loss, 0 where they are ignored, and where they are not.
 
         Args:
-            read: on a CPU, return None for the last if nothing is ignored. An accelerator would have to be waited for.
+            read: on a CPU, return None for the last if nothing is ignored; elsewhere, this would wait for the device.
         """
         logits = logits.to(working_type(logits))
         read = read and logits.device.type == "cpu" and logits.numel() > 0
@@ -196,7 +196,7 @@ class SoftmaxTerms:
         """Return logits, smoothed labels (n, C, s), and where targets are not ignored, (n, 1, s), or None for no mask.
 
         Args:
-            read: on a CPU, return None if nothing is ignored. An accelerator would have to be waited for.
+            read: on a CPU, return None if nothing is ignored; elsewhere, this would wait for the device.
         """
         logits = logits.to(working_type(logits))
         num_classes = logits.shape[1]

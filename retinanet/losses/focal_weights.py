@@ -56,7 +56,7 @@ class LabelWeights:
 
     Args:
         positive: weight of label 1, at least 0: one number, or one per class.
-        negative: weight of label 0, likewise.
+        negative: weight of label 0, in the same form.
     """
 
     positive: float | Sequence[float] | Tensor

@@ -1,4 +1,4 @@
-"""What training, evaluation and prediction need of a model, and a check of models written by users."""
+"""The interface of a model for training, evaluation and prediction, and a check of models written by users."""
 
 from collections.abc import Callable
 

@@ -34,7 +34,7 @@ class TrainedWeights:
 
 
 class LoadedWeights(NamedTuple):
-    """What `load_for_finetuning` has done, as text."""
+    """Summary of what `load_for_finetuning` has loaded, as text."""
 
     taken: str
     reinitialised: str

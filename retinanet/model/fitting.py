@@ -1,4 +1,4 @@
-"""Which settings of a model must be those of the detector that its initial weights come from."""
+"""Check that the settings of a model fit the detector that its initial weights come from."""
 
 from typing import Any
 

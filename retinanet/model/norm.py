@@ -109,7 +109,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
 
 
 class SyncBatchNormAct(SyncBatchNorm):
-    """Synchronised batch norm followed by other modules, as in timm's `BatchNormAct2d`; the names of weights are equal.
+    """Synchronised batch norm followed by other modules, as in timm's `BatchNormAct2d`, with the same weight names.
 
     Args:
         norm: batch norm with affine parameters, which it shares; its child modules are applied after normalisation.

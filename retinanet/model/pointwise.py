@@ -1,4 +1,4 @@
-"""1x1 convolutions with a stride, computed on the positions that they read."""
+"""1x1 convolutions with a stride, computed by selecting the positions that they read."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn

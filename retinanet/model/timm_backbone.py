@@ -15,7 +15,7 @@ from retinanet.model.timm_weights import load_timm_weights
 
 
 class TimmBackbone(nn.Module):
-    """A timm network that outputs C3, C4 and C5; implements `retinanet.model.backbone.Backbone`.
+    """A timm network that outputs C3, C4 and C5, or C2 to C5; implements `retinanet.model.backbone.Backbone`.
 
     Parameters on which no output depends are never trained.
 
@@ -30,7 +30,7 @@ class TimmBackbone(nn.Module):
         in_channels: number of image channels.
 
     Raises:
-        InputError: timm is missing, has no such network, or it does not support these settings.
+        InputError: timm is missing or has no such network, or the network does not support these settings.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class TimmBackbone(nn.Module):
         self.train()
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Compute C3, C4 and C5, with strides 8, 16 and 32, from normalised images (B, in_channels, H, W).
+        """Compute the feature maps with the strides in `strides` from normalised images (B, in_channels, H, W).
 
         Raises:
             InputError: a side of the images is not a multiple of `divisor`.

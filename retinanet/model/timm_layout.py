@@ -72,7 +72,7 @@ def create_network(name: str, *, in_channels: int, out_indices: Sequence[int] | 
     if timm.models.get_pretrained_cfg_value(name, "fixed_input_size"):
         try:
             return timm.create_model(name, strict_img_size=False, **settings)
-        except TypeError:  # an unknown argument: this network accepts only one size, or has another way to relax it
+        except TypeError:  # an unknown argument: this network accepts only one size, or has another option for it
             pass
     return timm.create_model(name, **settings)
 
@@ -93,7 +93,7 @@ def find_layout(name: str, in_channels: int) -> Layout:
     with torch.device("meta"), torch.inference_mode(False), torch.enable_grad():
         try:
             network = create_network(name, in_channels=in_channels, out_indices=None, tag=None).eval()
-        except Exception as error:  # each network has its own way to say that it has no feature maps
+        except Exception as error:  # networks without feature maps raise many different types
             raise _rejected(name, f"timm cannot extract feature maps from it ({first_line(error)})") from None
         info: Any = network.feature_info
         strides = info.reduction()

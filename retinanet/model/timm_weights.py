@@ -13,7 +13,7 @@ from retinanet.model.stem import adapt_stem
 from retinanet.model.timm_layout import create_network, timm_library
 
 COUNTER = "num_batches_tracked"  # absent from older files
-HALF_BYTE = 0.5  # tolerated difference of means and deviations, in units of 0..255
+HALF_BYTE = 0.5  # tolerated difference of means and standard deviations, in 0..255
 
 
 def load_timm_weights(network: nn.Module, name: str, weights: str, *, out_indices: Sequence[int]) -> None:
@@ -62,7 +62,7 @@ def note_on_statistics(name: str, weights: str, mean: Sequence[float], std: Sequ
     if all(abs(difference) < HALF_BYTE for difference in differences):
         return None
     return (
-        f"timm's weights for {name} were trained on images normalised with mean {their_mean} and deviation "
+        f"timm's weights for {name} were trained on images normalised with mean {their_mean} and std "
         f"{their_std}, but model.mean is {list(mean)} and model.std is {list(std)}; unless this is intended, set\n"
         f"  model.mean='{their_mean}' model.std='{their_std}'"
     )

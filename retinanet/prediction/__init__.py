@@ -1,1 +1,1 @@
-"""Prediction on folders of images: inputs, results that survive interruptions, and output files."""
+"""Prediction on folders of images: find inputs, keep results across interruptions, and write output files."""

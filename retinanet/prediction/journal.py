@@ -2,7 +2,7 @@
 
 A JSON Lines file: a header with the settings, the names of the output files that belong to the prediction, and one line
 for each image. A batch is valid once the line that ends it has been written, so that a continued prediction forms the
-same batches, which the last digits of the scores depend on.
+same batches: the last digits of the scores depend on them.
 """
 
 import json

@@ -68,7 +68,7 @@ def output_stems(names: Sequence[str]) -> list[str]:
 
 
 def check_nothing_is_overwritten(folder: Path, names: Iterable[str], *, inputs: Iterable[str], ours: set[str]) -> None:
-    """Check that the files to be written are neither inputs nor files that others have written.
+    """Check that the files to be written replace neither inputs nor files that no prediction has written.
 
     Args:
         names: names of the files, relative to the folder.

@@ -38,14 +38,14 @@ class Plan(NamedTuple):
         ]
 
     def check(self, journal: Journal) -> None:
-        """Check that no file of others is overwritten, given the journal in the folder.
+        """Check that no other file is overwritten, given the journal in the folder.
 
         Raises:
             InputError: a file would be overwritten, or the folder contains the results of other images.
         """
         names = self.names()
         if self.outputs.crops and (taken := [name for name in names if name.startswith(f"{CROPS_FOLDER}/")]):
-            raise InputError(f"{self.folder / taken[0]}: is in the folder of the crops; rename the folder of its image")
+            raise InputError(f"{self.folder / taken[0]}: would be in the folder for crops; rename the image's folder")
         check_nothing_is_overwritten(
             self.folder,
             [JOURNAL_FILE, *names],
@@ -74,7 +74,7 @@ def plan_prediction(
         band_files: patterns of the files of each image, see `data.band_files`; only its first file is an input.
 
     Raises:
-        InputError: an input does not exist or contains no images, or a file of others would be overwritten.
+        InputError: an input does not exist or contains no images, or another file would be overwritten.
     """
     folder = Path(output)
     given = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)

@@ -42,8 +42,9 @@ def predict(
 ) -> Prediction:
     """Detect objects in image files, and write the results into a folder.
 
-    Results are written as they are produced. If the process stops, the same call continues, and the files are those of
-    an undisturbed call. An image that cannot be read is reported in the result and tried again by the next call.
+    Results are written as they are produced. If the process stops, the same call continues, and the files are the
+    same as without the interruption. An image that cannot be read is reported in the result and tried again by the next
+    call.
 
     Args:
         checkpoint: a checkpoint file, or a published folder.
@@ -63,7 +64,7 @@ def predict(
         overwrite: discard the earlier results in the folder.
 
     Raises:
-        InputError: an input does not exist, a file of others would be overwritten, or the folder contains results with
+        InputError: an input does not exist, another file would be overwritten, or the folder contains results with
             other settings.
         PredictionInterrupted: on Ctrl-C.
     """

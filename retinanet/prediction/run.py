@@ -82,7 +82,7 @@ class Run:
         """
         num_images = len(self._plan.images)
         pending = [position for position in range(num_images) if not self._is_done(position)]
-        pending.sort(key=self._has_failed)  # so that a call that is interrupted early does more than try these again
+        pending.sort(key=self._has_failed)  # try these last, so that a call that is interrupted early makes progress
         reused = done = num_images - len(pending)
         if reused:
             log.info("continuing: the results of %d of %d images exist", reused, num_images)
@@ -167,7 +167,7 @@ class Run:
 
 
 def _batches(pending: list[int], batch_size: int) -> Iterator[list[int]]:
-    """Group positions so that a continued prediction has the same batches as an undisturbed one."""
+    """Group positions so that a continued prediction has the same batches as an uninterrupted one."""
     batch: list[int] = []
     for position in pending:
         if batch and position // batch_size != batch[0] // batch_size:

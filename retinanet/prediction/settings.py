@@ -16,7 +16,7 @@ _PREFIXES = ("model.", "postprocess.", "inference.", "data.resize.", "data.bands
 
 
 def settings_of(checkpoint: Path, cfg: Config, thresholds: Sequence[float], outputs: Outputs) -> dict[str, Any]:
-    """Describe everything but the inputs that the results depend on, as JSON values."""
+    """Describe everything that the results depend on, except the inputs, as JSON values."""
     files = [checkpoint / name for name in (CONFIG_FILE, WEIGHTS_FILE)] if is_published(checkpoint) else [checkpoint]
     config = {key: value for key, value in flat_config(cfg).items() if key.startswith(_PREFIXES)}
     return {

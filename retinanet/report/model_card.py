@@ -32,7 +32,7 @@ def render_card(
     license: str | None = None,
     dataset: str | None = None,
 ) -> str:
-    """Render the card of a checkpoint. Paths in the config and the environment are left out.
+    """Render the card of a checkpoint. Paths in the config and the environment are omitted.
 
     Args:
         name: name of the published folder, or its id on a hub.
@@ -172,7 +172,7 @@ def _metric_rows(scores: CardScores | None) -> list[tuple[str, str, str]]:
 
 
 def _class_table(checkpoint: Checkpoint, scores: CardScores | None) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the class table; columns without any value are left out."""
+    """Header and rows of the class table; columns without any value are omitted."""
     thresholds = checkpoint.thresholds or (None,) * len(checkpoint.class_names)
     found = scores.classes if scores else {}
     rows = []
@@ -197,7 +197,7 @@ def _class_table(checkpoint: Checkpoint, scores: CardScores | None) -> tuple[lis
 
 
 def _environment_rows(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What matters of an environment record, without commands, folders and the name of the system's build."""
+    """Select the relevant rows of an environment record, without commands, folders and the system's build name."""
     packages = environment.get("packages")
     packages = packages if isinstance(packages, dict) else {}
     capability, threads = environment.get("cpu_capability"), environment.get("threads")

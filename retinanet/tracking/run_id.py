@@ -26,7 +26,7 @@ def write_id(folder: Path, tracker: str, run_id: str) -> None:
 
 
 def named(kind: str, metrics: Mapping[str, float]) -> dict[str, float]:
-    """Metrics with the names that TensorBoard has, such as `train/loss`."""
+    """Metrics with the names that they have in TensorBoard, such as `train/loss`."""
     return {f"{kind}/{name}": value for name, value in metrics.items()}
 
 

@@ -46,8 +46,8 @@ def draw_detections(
 def draw_boxes(image: Tensor, boxes: Tensor, texts: list[str], labels: list[int], num_classes: int) -> Tensor:
     """Draw labelled boxes (N, 4) on a copy, (3, H, W), with one colour per class, the last box on top.
 
-    Line width and font scale with the image size. Labels are inside the image and, as long as there is room, not on top
-    of each other. An empty text is not drawn.
+    Line width and font scale with the image size. Labels are inside the image and, as long as there is room,
+    do not overlap. An empty text is not drawn.
     """
     image = as_rgb(image)
     if len(boxes) == 0:
@@ -81,7 +81,7 @@ class _Label:
         self._font: Font
         self._font, self._text = font_for(text, size)
         left, top, right, bottom = draw.textbbox((0, 0), self._text, font=self._font)
-        _, highest, _, lowest = draw.textbbox((0, 0), "Ag", font=self._font)  # so that labels are equally high
+        _, highest, _, lowest = draw.textbbox((0, 0), "Ag", font=self._font)  # so that all labels have the same height
         top, bottom = min(top, highest), max(bottom, lowest)
         margin = max(1, size // 8)
         self._offset = margin - left, margin - top

@@ -33,10 +33,10 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def font_for(text: str, size: int) -> tuple[Font, str]:
-    """Choose a font for a text, and replace what no font can show.
+    """Choose a font for a text, and replace characters that no font has.
 
-    Pillow's own font has only ASCII letters. For other texts, this is the first font of the system that has all
-    characters, or else the one that has most, in which case the text with `?` for the others is returned.
+    Pillow's own font has only ASCII letters. For other texts, the first system font with all characters is used,
+    or else the one with the most, and the missing characters become `?` in the returned text.
 
     Args:
         size: height of the letters with their ascenders, in pixels.

@@ -1,4 +1,4 @@
-"""Place labels next to boxes, inside the image and beside each other."""
+"""Place labels next to boxes, inside the image and, where there is room, without overlap."""
 
 from collections.abc import Iterator, Sequence
 

@@ -10,13 +10,13 @@ from tests.helpers.datasets import dataset_of, image_record
 
 
 class Clock:
-    """A clock that only advances when a stage says so."""
+    """A clock that advances only in stages."""
 
     def __init__(self):
         self.now = 0.0
 
     def during(self, seconds, function):
-        """Let a function take a known time."""
+        """Wrap a function so that it advances the clock by a known time."""
 
         def call(*args, **kwargs):
             self.now += seconds

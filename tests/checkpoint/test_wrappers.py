@@ -69,7 +69,7 @@ def test_checkpoint_whose_weights_were_saved_from_a_wrapped_model_is_read(tmp_pa
 
 @pytest.mark.parametrize("names", [[], ["a", "module.b"], ["model.a", "model.b"]])
 def test_other_checkpoints_are_read_unchanged(tmp_path, caplog, names):
-    """A network of one's own may have an attribute called `model`."""
+    """A user's network may have an attribute called `model`."""
     write_checkpoint(tmp_path / "x.pt", checkpoint_of(model={name: torch.ones(1) for name in names}))
     assert list(read_checkpoint(tmp_path / "x.pt").state["model"]) == names
     assert caplog.records == []

@@ -35,7 +35,7 @@ def arguments(checkpoint, images):
 
 @pytest.fixture(scope="module")
 def undisturbed(arguments, tmp_path_factory):
-    """The files of an undisturbed prediction."""
+    """The files of an uninterrupted prediction."""
     output = tmp_path_factory.mktemp("undisturbed")
     assert main([*arguments, str(output)]) == 0
     return contents(output)

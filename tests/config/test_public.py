@@ -1,4 +1,4 @@
-"""What of a config may be shared: no path in any key, and nothing else changed."""
+"""The public form of a config: no path in any key, and nothing else changed."""
 
 import json
 from pathlib import Path
@@ -44,7 +44,7 @@ def test_path_of_initial_weights_is_replaced():
     assert (cfg.model.backbone.weights, cfg.train.init_from) == (LOCAL_FILE, LOCAL_FILE)
 
 
-def test_everything_that_is_not_about_data_or_this_machine_stays():
+def test_keys_that_concern_neither_data_nor_this_machine_are_kept():
     changed = ["data.resize.shorter=[64, 96]", "data.resize.longer=128", "data.bands=[3, 2, 1]", "train.seed=5"]
     changed += ["postprocess.nms_iou=0.6", "model.class_precision=fp32", "inference.precision=fp32", "data.workers=0"]
     private = ["data.train=/home/alice/a.json", "data.val_fraction=0.1", "data.val_group=^(alice_.*)_", "device=cuda:3"]

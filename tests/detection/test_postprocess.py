@@ -147,7 +147,7 @@ def test_one_anchor_by_hand():
     assert result.labels.tolist() == [0, 2]
 
 
-def test_nms_across_classes_keeps_an_object_under_its_best_class():
+def test_nms_across_classes_keeps_only_the_best_class_of_a_box():
     outputs = one_anchor(0.0, math.log(3), -5.0)  # scores 0.5, 0.75 and 0.007 of one box
     sizes = torch.tensor([[100, 200]])
     (result,) = Postprocess(nms_across_classes=True)(outputs, sizes, sizes)

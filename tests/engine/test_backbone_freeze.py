@@ -66,7 +66,7 @@ def test_frozen_stages_stay_frozen_afterwards():
 
 
 def test_evaluation_in_between_leaves_the_norms_frozen():
-    """Code that measures a model calls `model.train()` when it is done."""
+    """Code that evaluates a model calls `model.train()` when it is done."""
     model = model_of(norm="batch")
     step = frozen_step(model)
     step([batch_of()], 1)

@@ -56,7 +56,7 @@ def test_evaluation_repeats_the_scores_of_training(run):
 
 
 class Interruption(Callback):
-    """Raises `KeyboardInterrupt`, which a callback may not swallow, in the third step."""
+    """Raises `KeyboardInterrupt`, which must not be swallowed, in the third step."""
 
     def on_log(self, step, metrics):
         if step == 3:

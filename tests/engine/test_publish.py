@@ -38,7 +38,7 @@ def test_evaluation_of_the_checkpoint_counts(run):
     assert recorded(run) == recorded(run, "step_00000004.pt", filled(4)) == (0.5, False)
 
 
-def test_without_an_evaluation_those_of_training_at_the_same_step_count(run):
+def test_without_an_evaluation_the_scores_of_training_at_the_same_step_count(run):
     assert recorded(run) == (0.04, True)
     assert recorded(run, "step_00000002.pt") == (0.02, True)
     assert recorded(run, "last.pt", filled(3)) is None

@@ -75,6 +75,6 @@ def test_missing_packages_are_named(monkeypatch):
     require_packages("onnx")
     require_packages("aot")
     with pytest.raises(
-        InputError, match=r"needs openvino, which is not installed; run: pip install 'retinanet\[export\]'"
+        InputError, match=r"packages are not installed: openvino; run: pip install 'retinanet\[export\]'"
     ):
         require_packages("openvino")

@@ -1,4 +1,4 @@
-"""The gate must accept what equals the predictor, and reject every fault planted in an export."""
+"""The verification accepts an export that equals the predictor, and rejects every fault planted in one."""
 
 from copy import deepcopy
 
@@ -83,7 +83,7 @@ def test_fault_in_the_network_is_caught(predictor, images, fault):
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_fault_in_the_surroundings_is_caught(predictor, images, fault):
+def test_fault_in_inputs_or_outputs_is_caught(predictor, images, fault):
     with pytest.raises(ExportRejected):
         verify(predictor, images, FAULTS[fault](eager(program_of(predictor, nms="outside"))))
 

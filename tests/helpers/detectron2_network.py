@@ -1,4 +1,4 @@
-"""Detectron2's RetinaNet in plain torch functions, written from its description, to compare imported weights with.
+"""Detectron2's RetinaNet in plain torch functions, written from its description: a reference for imported weights.
 
 ResNet with the stride in the first convolution of a stage, and frozen batch norm; pyramid with P6 from C5; anchors at
 multiples of the stride, ordered by (scale, ratio); the 1000 best (anchor, class) pairs per level above 0.05, NMS per

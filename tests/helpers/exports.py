@@ -1,4 +1,4 @@
-"""Small detectors to export, and programs that run without being exported."""
+"""Small detectors to export, and programs that run without export."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +21,7 @@ NAMES = ("cat", "dog", "fox")
 
 
 def small_predictor(*overrides: str, seed: int = 0, thresholds: tuple[float, ...] | None = None) -> Predictor:
-    """A detector of three classes with few layers, which finds from none to many objects in images of noise."""
+    """A small detector of three classes, which finds any number of objects, from none to many, in images of noise."""
     settings = ["data.resize.shorter=64", "data.resize.longer=96", "model.channels=32", "model.head_norm=none"]
     cfg = load_config("quickstart", [*settings, *REFERENCE, *overrides])
     torch.manual_seed(seed)

@@ -47,7 +47,7 @@ def original_images() -> list[torch.Tensor]:
 
 
 def batched(images: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Batch of images padded on the right and bottom to multiples of 32, and the sizes inside the padding."""
+    """Batch of images padded on the right and bottom to multiples of 32, and their sizes without the padding."""
     sizes = torch.tensor([image.shape[-2:] for image in images])
     height, width = ((sizes.amax(0) + 31) // 32 * 32).tolist()
     padded = [nn.functional.pad(image, (0, width - image.shape[2], 0, height - image.shape[1])) for image in images]

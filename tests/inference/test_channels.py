@@ -1,4 +1,4 @@
-"""Prediction on images with other numbers of channels than three."""
+"""Prediction on images that do not have three channels."""
 
 import numpy as np
 import pytest

@@ -26,7 +26,7 @@ class NormWithActivation(nn.BatchNorm2d):
 
 
 class DoublingNorm(nn.BatchNorm2d):
-    """A batch norm whose forward does more than its type and child modules tell."""
+    """A batch norm whose forward pass does more than its type and child modules show."""
 
     def forward(self, x):
         return 2 * super().forward(x)

@@ -134,7 +134,7 @@ def test_file_of_the_model_zoo_and_of_a_checkpointer_are_recognised(tmp_path, st
 
 
 def test_buffers_of_older_versions_are_read(state):
-    """Mean and deviation, BGR, anchors, and norms without statistics, as converted from Caffe2."""
+    """Mean and standard deviation (BGR), anchors, and norms without statistics, as converted from Caffe2."""
     old = {name: value for name, value in state.items() if "running" not in name}
     old["pixel_mean"] = torch.tensor([100.0, 110.0, 120.0]).view(3, 1, 1)
     old["pixel_std"] = torch.tensor([57.0, 58.0, 59.0]).view(3, 1, 1)

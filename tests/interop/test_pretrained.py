@@ -1,4 +1,4 @@
-"""Every kind of source that `read_pretrained` accepts, told apart by content."""
+"""Every kind of source that `read_pretrained` accepts, recognised by its content."""
 
 import json
 
@@ -99,7 +99,7 @@ def test_sources_that_are_none_of_these(tmp_path):
             read_pretrained(source)
 
 
-def test_damaged_folder_is_not_taken_for_that_of_another_program(checkpoint, tmp_path):
+def test_damaged_folder_is_not_mistaken_for_that_of_another_program(checkpoint, tmp_path):
     folder = published(tmp_path / "out", checkpoint)
     (folder / "config.json").write_text((folder / "config.json").read_text()[:100])
     with pytest.raises(InputError, match=r"config\.json: damaged: not valid JSON"):

@@ -36,7 +36,7 @@ def test_class_loss_is_combined_with_the_configured_box_loss():
     assert build_criterion(LossConfig(), criterion) is criterion
 
 
-def test_kinds_are_told_apart_by_their_attributes():
+def test_class_losses_are_recognised_by_their_attributes():
     assert is_class_loss(CrossEntropy()) and not is_class_loss(criterion)
     check_loss(CrossEntropy(), background_logit=False)
     check_loss(criterion, background_logit=True)

@@ -160,7 +160,7 @@ def test_label_smoothing_is_the_loss_of_smoothed_labels(gamma, mode):
 
 @pytest.mark.parametrize("gamma", [0, 0.5, 2])
 @pytest.mark.parametrize("mode", ["softmax", "sigmoid"])
-def test_ignored_targets_leave_the_loss_and_the_mean(mode, gamma):
+def test_ignored_targets_are_excluded_from_the_loss_and_the_mean(mode, gamma):
     logits, targets, labels = example(20, 3, highest=2)
     ignored, kept = targets.clone(), torch.arange(20) % 4 > 0
     ignored[~kept] = 255
@@ -191,7 +191,7 @@ def test_ignored_nan_logits_have_no_effect_on_labels():
 @pytest.mark.parametrize("mode", ["softmax", "sigmoid"])
 @pytest.mark.parametrize("gamma", [0, 0.5, 2])
 @pytest.mark.parametrize("shape", [(0, 3), (0, 3, 4), (2, 3, 0), (4, 3)])
-def test_mean_of_nothing_is_zero_with_zero_gradient(shape, gamma, mode):
+def test_mean_without_targets_is_zero_with_zero_gradient(shape, gamma, mode):
     logits, targets, labels = example(*shape, highest=2, dtype=torch.float32)
     for target in (torch.full_like(targets, -100), labels if labels.numel() == 0 else None):
         for settings in ({}, {"alpha": [0.1, 0.2, 0.3]}, {"label_smoothing": 0.1}, {"normalizer": 2.0}):
@@ -223,7 +223,7 @@ def test_normalizer_replaces_the_count_of_the_mean(gamma):
     assert_close(focal_loss(logits, targets.clamp(max=2), gamma=gamma, normalizer=7), total / 7)
 
 
-def test_normalizer_of_background_alone_is_one():
+def test_positives_normalizer_is_one_without_positives():
     logits = torch.zeros(2, 3)
     none = torch.tensor([3, 3])
     assert_close(

@@ -1,4 +1,4 @@
-"""`focal_loss` under autograd twice, `torch.func`, `torch.compile` and autocast; its memory and device reads."""
+"""`focal_loss` under double autograd, `torch.func`, `torch.compile` and autocast; its memory and device reads."""
 
 import pytest
 import torch
@@ -124,7 +124,7 @@ def test_autocast_changes_nothing(mode, kind, settings):
 
 
 @pytest.mark.parametrize(("mode", "kind", "settings"), CASES)
-def test_accelerator_is_never_waited_for(mode, kind, settings):
+def test_loss_never_waits_for_the_device(mode, kind, settings):
     with FakeTensorMode():
         logits = torch.empty(4, 3, device="cuda")
         targets = (

@@ -206,7 +206,7 @@ def test_missing_tensor_of_the_last_layer_is_rejected():
 
 
 def test_weights_without_class_names_are_matched_by_position():
-    """The classes have other names, which play no role."""
+    """The classes have other names, which are ignored."""
     content, old = trained()
     content = dataclasses.replace(content, class_names=None, model=None)
     new = detector(["fish", "worm", "frog"], seed=2)

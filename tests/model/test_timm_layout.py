@@ -1,4 +1,4 @@
-"""The structure of timm networks: strides, image sizes, stages, and the reasons for which networks are rejected."""
+"""The structure of timm networks: strides, image sizes, stages, and the reasons why networks are rejected."""
 
 import sys
 

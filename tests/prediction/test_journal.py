@@ -1,4 +1,4 @@
-"""The journal keeps complete batches whatever happens to the process."""
+"""The journal keeps complete batches even if the process is killed."""
 
 import pytest
 
@@ -79,14 +79,14 @@ def test_starting_over_keeps_the_names_of_our_files(journal, tmp_path):
     assert again.names == {"a.png", "b.png", "new.png"} and again.settings == {"other": 1}
 
 
-def test_no_journal(tmp_path):
+def test_folder_without_a_journal(tmp_path):
     assert written_names(tmp_path) == set() and written_names(tmp_path / "gone") == set()
     assert Journal(tmp_path).settings is None
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("content", ['{"image": 1}\n', "hello\n", "[1]\n", '{"retinanet predict": 99}\n'])
-def test_files_of_others_and_of_other_versions_are_rejected(tmp_path, content):
+def test_other_files_and_journals_of_other_versions_are_rejected(tmp_path, content):
     (tmp_path / JOURNAL_FILE).write_text(content)
     with pytest.raises(InputError, match="choose another --output"):
         Journal(tmp_path)

@@ -1,4 +1,4 @@
-"""Names of output files, checks that protect the files of others, and atomic writes."""
+"""Names of output files, checks that protect other files, and atomic writes."""
 
 import os
 
@@ -31,7 +31,7 @@ def test_names_of_all_files():
     assert Outputs(yolo=True, crops=True).shared_names()[3:] == ["classes.txt", "crops"]
 
 
-def test_files_of_others_and_inputs_are_protected(tmp_path):
+def test_inputs_and_files_that_no_prediction_wrote_are_protected(tmp_path):
     (tmp_path / "a.png").touch()
     check_nothing_is_overwritten(tmp_path, ["b.png"], inputs=[str(tmp_path / "a.png")], ours=set())
     check_nothing_is_overwritten(tmp_path, ["a.png"], inputs=[], ours={"a.png"})

@@ -110,7 +110,7 @@ def test_a_continued_prediction_writes_the_same_bytes(run_predict, stop_after, m
     assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
 
 
-def test_interruption_says_how_far_it_came(run_predict, stop_after):
+def test_interruption_reports_the_number_of_finished_images(run_predict, stop_after):
     stop_after(1, KeyboardInterrupt())
     with pytest.raises(PredictionInterrupted, match="interrupted after 2 of 6 images"):
         run_predict()
@@ -131,7 +131,7 @@ def test_outputs_from_recorded_results_need_no_new_prediction(run_predict, monke
     assert len(list((tmp_path / "out" / "labels").rglob("*.txt"))) == 6
 
 
-def test_a_damaged_image_costs_no_other_image_and_is_tried_again(run_predict, images, tmp_path):
+def test_a_damaged_image_does_not_affect_others_and_is_tried_again(run_predict, images, tmp_path):
     intact = (images / "c.png").read_bytes()
     (images / "c.png").write_bytes(intact[:500])
     result = run_predict()
@@ -221,7 +221,7 @@ def test_other_images_are_rejected_and_overwriting_removes_only_our_files(run_pr
 
 
 @pytest.mark.parametrize("name", ["a.png", "detections.json", "counts.csv", "crops", "classes.txt", "labels/a.txt"])
-def test_files_of_others_are_protected(run_predict, tmp_path, name):
+def test_files_that_no_prediction_wrote_are_protected(run_predict, tmp_path, name):
     (tmp_path / "out" / name).parent.mkdir(parents=True)
     (tmp_path / "out" / name).write_text("mine")
     with pytest.raises(InputError, match=f"{name}: already exists and was not written by"):
@@ -241,9 +241,9 @@ def test_predicting_into_the_folder_of_the_images(run_predict, images):
     assert {"a.jpg", "sub/f.jpg", "detections.json"} <= set(after)
 
 
-def test_names_of_images_in_the_folder_of_the_crops(run_predict, images):
+def test_image_that_would_be_drawn_into_the_folder_for_crops_is_rejected(run_predict, images):
     write_noise_images(images, ["crops/x.png"])
-    with pytest.raises(InputError, match="is in the folder of the crops"):
+    with pytest.raises(InputError, match="would be in the folder for crops"):
         run_predict(crops=True)
 
 

@@ -1,4 +1,4 @@
-"""The model card: what it says, that hubs can read it, that names cannot break it, and that nothing private leaks."""
+"""The model card: its content and front matter, names that could break it, and no private information."""
 
 import re
 

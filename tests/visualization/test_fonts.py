@@ -1,4 +1,4 @@
-"""The font of a text has all of its characters, or they are replaced."""
+"""The font chosen for a text has all of its characters, or they are replaced."""
 
 import pytest
 from PIL import ImageFont, features

@@ -1,4 +1,4 @@
-"""Labels are inside the image and, where there is room, beside each other."""
+"""Labels are inside the image and, where there is room, do not overlap."""
 
 import hypothesis.strategies as st
 from hypothesis import given

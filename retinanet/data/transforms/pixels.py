@@ -35,7 +35,7 @@ class BrightnessContrast:
     channels may be in different units, and the result is rounded once.
 
     Args:
-        brightness, contrast: the factors are drawn from 1 - `brightness` to 1 + `brightness`, and so on.
+        brightness, contrast: each factor is drawn from 1 - value to 1 + value.
     """
 
     def __init__(self, brightness: float, contrast: float):

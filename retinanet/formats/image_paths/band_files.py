@@ -32,7 +32,7 @@ def band_paths(path: str | os.PathLike[str], patterns: Sequence[str]) -> list[st
 
 
 def annotated_files(paths: Sequence[str], patterns: Sequence[str]) -> list[str]:
-    """Return the paths that are images of their own: not further files of another image in the list."""
+    """Return the paths that are images of their own, not further files of another image in the list."""
     further = {
         os.path.normpath(other)
         for path in paths
@@ -47,7 +47,7 @@ def find_band_files(
 ) -> FoundImages:
     """Check that all files of each image exist. An image without one of them is missing, as in `find_images`.
 
-    Further files of an image that are listed as images themselves, as in a YOLO folder, are left out with a note.
+    Further files of an image that are listed as images themselves, as in a YOLO folder, are skipped with a note.
 
     Args:
         paths: annotated files; None is an image that is already known to be missing.

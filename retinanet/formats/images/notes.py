@@ -153,7 +153,7 @@ def _covering(scalings: list[_Scaling]) -> tuple[Range, ...]:
 
 
 def _shown(ranges: tuple[Range, ...]) -> str:
-    """Format ranges as in a config, as one if all are equal."""
+    """Format ranges as in a config; equal ranges are shown as one."""
     texts = [f"[{low:g}, {high:g}]" for low, high in ranges]
     return texts[0] if len(set(texts)) == 1 else f"[{', '.join(texts)}]"
 

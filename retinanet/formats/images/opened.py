@@ -1,4 +1,4 @@
-"""Open one image file: check what it is from its header, then decode it to a uint8 tensor with C channels."""
+"""Open one image file: check its header, then decode it to a uint8 tensor with C channels."""
 
 import io
 import re

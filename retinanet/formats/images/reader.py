@@ -67,7 +67,7 @@ def read_image(
 
 
 class _Part(NamedTuple):
-    """What one file contributes to an image."""
+    """The bands that one file contributes to an image."""
 
     file: OpenedImage
     bands: tuple[int, ...] | None  # None: all except alpha
@@ -199,7 +199,7 @@ def open_bands(path: str | PathLike[str] | bytes, settings: ImageSettings) -> It
             if (file.header.height, file.header.width) != (first.height, first.width):
                 raise InputError(
                     f"{file.path}: is {file.header.width}x{file.header.height}, but {files[0].path} is "
-                    f"{first.width}x{first.height}; all files of an image must have the same size and show the same "
-                    "place in each pixel"
+                    f"{first.width}x{first.height}; all files of an image must have the same size and be "
+                    "aligned pixel by pixel"
                 )
         yield OpenedBands(files, settings)

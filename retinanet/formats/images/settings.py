@@ -1,4 +1,4 @@
-"""How the files of an image become the pixels that the network sees."""
+"""Settings for decoding image files to the pixels that the network sees."""
 
 from typing import NamedTuple
 

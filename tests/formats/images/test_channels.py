@@ -1,4 +1,4 @@
-"""Images with other numbers of channels than three: in one file, and in several."""
+"""Images that do not have three channels, in one file and in several."""
 
 import numpy as np
 import pytest

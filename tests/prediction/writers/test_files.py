@@ -1,4 +1,4 @@
-"""Output files by hand, and read back by the readers of this package and of others."""
+"""Output files, compared with hand-written content and read back by this package and by others."""
 
 import csv
 import io
