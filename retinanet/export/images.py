@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from retinanet.config import Config, DataSource
+from retinanet.data.build import read_sources
 from retinanet.errors import InputError
 from retinanet.export.metadata import Metadata
 from retinanet.export.numpy_runtime import padded_shape
 from retinanet.formats.dataset import Dataset
+from retinanet.formats.image_paths.band_files import annotated_files
 from retinanet.formats.image_paths.listing import image_files
-from retinanet.formats.read import read_dataset
 from retinanet.inference.predictor import Predictor
 
 log = logging.getLogger(__name__)
@@ -27,15 +28,7 @@ def read_data(cfg: Config, sources: tuple[DataSource, ...], class_names: Sequenc
     Raises:
         InputError: the data cannot be used, or has other classes.
     """
-    return read_dataset(
-        sources,
-        classes=cfg.data.classes,
-        expected_names=tuple(class_names),
-        max_pixels=cfg.data.max_pixels,
-        skip_missing_images=cfg.data.missing_images == "skip",
-        allow_outside_paths=cfg.data.allow_outside_paths,
-        key=key,
-    )
+    return read_sources(cfg, sources, key, expected_names=tuple(class_names))
 
 
 def verification_images(cfg: Config, predictor: Predictor, metadata: Metadata, folder: Path | None) -> list[np.ndarray]:
@@ -49,6 +42,8 @@ def verification_images(cfg: Config, predictor: Predictor, metadata: Metadata, f
     """
     if folder is not None:
         paths = [str(folder / name) for name in image_files(folder)]
+        if cfg.data.band_files is not None:
+            paths = annotated_files(paths, cfg.data.band_files)
         if not paths:
             raise InputError(f"--images {folder}: found no images; pass a folder of images with objects")
         images = _chosen((read_array(predictor, path) for path in paths), metadata)
