@@ -230,9 +230,7 @@ def check_backbone(cfg: Config, model: Detector | None = None) -> None:
     """
     if model is None:
         with torch.device("meta"):
-            backbone = build_backbone(
-                cfg.model.backbone, in_channels=cfg.model.in_channels, levels=cfg.model.levels
-            )
+            backbone = build_backbone(cfg.model.backbone, in_channels=cfg.model.in_channels, levels=cfg.model.levels)
     elif is_retinanet(model):
         backbone = model.backbone
     else:

@@ -146,7 +146,9 @@ def test_frozen_stages_stay_in_evaluation_mode_with_the_synchronised_norms_of_cu
     assert isinstance(module.network.bn1, nn.SyncBatchNorm)
     training = {name for name, part in module.network.named_modules() if isinstance(part, _BatchNorm) and part.training}
     assert training == {
-        name for name, part in module.network.named_modules() if isinstance(part, _BatchNorm) and part.weight.requires_grad
+        name
+        for name, part in module.network.named_modules()
+        if isinstance(part, _BatchNorm) and part.weight.requires_grad
     }
     assert training and not any(name.startswith(("bn1", "layer1")) for name in training)
 
