@@ -127,7 +127,7 @@ def sample_outputs(model: RetinaNet) -> list[Tensor]:
     weight = next(model.parameters())
     features: list[Tensor] = []
     # Feature maps show differences that the biases of the head would hide.
-    handle = model.backbone.register_forward_hook(lambda backbone, images, maps: features.extend(maps))
+    handle = model.get_submodule("backbone").register_forward_hook(lambda backbone, images, maps: features.extend(maps))
     try:
         outputs = model.outputs(pixels.to(weight.device, weight.dtype, memory_format=model.memory_format))
     finally:
