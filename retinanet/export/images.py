@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from retinanet.config import Config, DataSource
-from retinanet.data.build import read_sources
 from retinanet.errors import InputError
 from retinanet.export.metadata import Metadata
 from retinanet.export.numpy_runtime import padded_shape
 from retinanet.formats.dataset import Dataset
 from retinanet.formats.image_paths.band_files import annotated_files
 from retinanet.formats.image_paths.listing import image_files
+from retinanet.formats.read import read_dataset
 from retinanet.inference.predictor import Predictor
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,17 @@ def read_data(cfg: Config, sources: tuple[DataSource, ...], class_names: Sequenc
     Raises:
         InputError: the data cannot be used, or has other classes.
     """
-    return read_sources(cfg, sources, key, expected_names=tuple(class_names))
+    return read_dataset(
+        sources,
+        classes=cfg.data.classes,
+        expected_names=tuple(class_names),
+        strict=cfg.data.strict,
+        max_pixels=cfg.data.max_pixels,
+        skip_missing_images=cfg.data.missing_images == "skip",
+        allow_outside_paths=cfg.data.allow_outside_paths,
+        band_files=cfg.data.band_files,
+        key=key,
+    )
 
 
 def verification_images(cfg: Config, predictor: Predictor, metadata: Metadata, folder: Path | None) -> list[np.ndarray]:
