@@ -1,4 +1,4 @@
-"""Backbones from timm: any network with feature maps of strides 8, 16 and 32."""
+"""Backbones from timm: any network with feature maps of strides 8, 16 and 32, and 4 for a pyramid with P2."""
 
 from collections.abc import Iterator
 
@@ -15,7 +15,7 @@ from retinanet.model.timm_weights import load_timm_weights
 
 
 class TimmBackbone(nn.Module):
-    """A timm network that outputs C3, C4 and C5; implements `retinanet.model.backbone.Backbone`.
+    """A timm network that outputs C3, C4 and C5, or C2 to C5; implements `retinanet.model.backbone.Backbone`.
 
     Parameters on which no output depends are never trained.
 
@@ -75,7 +75,7 @@ class TimmBackbone(nn.Module):
         self.train()
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Compute C3, C4 and C5, with strides 8, 16 and 32, from normalised images (B, in_channels, H, W).
+        """Compute the feature maps with the strides in `strides` from normalised images (B, in_channels, H, W).
 
         Raises:
             InputError: a side of the images is not a multiple of `divisor`.
