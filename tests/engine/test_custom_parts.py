@@ -10,14 +10,16 @@ import yaml
 
 import retinanet
 from retinanet.__main__ import main
-from retinanet.checkpoint.file import read_checkpoint
+from retinanet.checkpoint.file import Checkpoint, read_checkpoint
 from retinanet.config import ModelConfig, ResNetConfig
 from retinanet.config.load import with_overrides
 from retinanet.engine.callbacks import Callback
+from retinanet.engine.state import load_initial_weights
 from retinanet.errors import InputError
 from retinanet.model.retinanet import build_model
 from tests.helpers.custom_parts import CrossEntropy, NoiseDataset, OneLevel, config, parts
 from tests.helpers.metrics import metrics_without_times
+from tests.helpers.published import published
 
 pytestmark = pytest.mark.usefixtures("restore_process_settings")
 MODULE = "tests.helpers.custom_parts"
@@ -167,6 +169,14 @@ def test_initial_weights_of_a_custom_model_must_fit_it(run, tmp_path):
     retinanet.train(cfg, tmp_path / "same", **parts())
     with pytest.raises(InputError, match=rf"custom model, {MODULE}.OneLevel, whose weights fit only that model"):
         retinanet.train(cfg, tmp_path / "other", dataset=NoiseDataset())
+
+
+def test_custom_model_starts_from_a_published_folder(tmp_path):
+    trained = Checkpoint(config(), ("cat", "dog"), (1, 2), 1, {"model": own_retinanet().state_dict()})
+    folder, model = published(tmp_path / "published", trained), own_retinanet()
+    torch.nn.init.zeros_(model.fpn.laterals[0].weight)
+    load_initial_weights(model, config(init_from=str(folder)), is_resumed=False)
+    assert all(value.equal(trained.weights()[name]) for name, value in model.state_dict().items())
 
 
 def test_spawned_workers_read_the_dataset(run, tmp_path):
