@@ -13,6 +13,7 @@ from retinanet.config import DataSource
 from retinanet.engine.run_files import run_folder_of, with_paths_of_run
 from retinanet.export.metadata import SUFFIXES, require_packages
 from retinanet.formats.sources import check_sources
+from retinanet.interop.published_config import WEIGHTS_FILE, is_published
 
 EXIT_REJECTED = 1
 
@@ -113,7 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
         check_size(arguments.size, predictor)
     metadata = metadata_of(
         predictor,
-        checkpoint=file_checksum(resolve_checkpoint(path)),
+        checkpoint=file_checksum(path / WEIGHTS_FILE if is_published(path) else resolve_checkpoint(path)),
         nms=arguments.nms,
         padded_shape=arguments.size,
         precision="int8" if arguments.int8 else "float32",

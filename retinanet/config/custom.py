@@ -16,7 +16,8 @@ class CustomConfig(StrictModel):
     """
 
     model: str | None = None
-    """Class of the model; it replaces the section `model`."""
+    """Class of the model; it replaces the section `model`, except `in_channels`, `mean` and `std` of images that are
+    not RGB."""
     class_loss: str | None = None
     """Class or function of the class loss; it replaces `loss.classification`."""
     loss: str | None = None

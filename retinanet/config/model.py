@@ -29,6 +29,7 @@ ResNetName = Literal[TorchvisionResNet, "resnet10_half"]
 WITHOUT_1X1 = ("resnet18", "resnet34", "resnet10_half")  # their blocks have no 1x1 convolution except the shortcut
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, 0..255
 IMAGENET_STD = (58.395, 57.12, 57.375)
+KEYS_OF_IMAGES = ("in_channels", "mean", "std")  # keys of `model` that describe the images
 
 
 SIZE_IN_STRIDES = 4.0  # default anchor size; the paper's anchors have 32 pixels at stride 8, up to 512 at stride 128
@@ -270,6 +271,13 @@ class ModelConfig(StrictModel):
                 f"ImageNet's, are only for RGB images; `retinanet check DATA model.in_channels={self.in_channels}` "
                 "computes them from the training images and prints the lines to set"
             )
+
+    @property
+    def of_images(self) -> Self:
+        """Only the keys that also apply to a model passed in Python: `KEYS_OF_IMAGES`, unless the images are RGB."""
+        if self.in_channels == 3:
+            return type(self)()
+        return type(self)(in_channels=self.in_channels, mean=self.mean, std=self.std)
 
     @property
     def has_background_logit(self) -> bool:

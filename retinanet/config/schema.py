@@ -15,7 +15,7 @@ from retinanet.config.data import DataConfig
 from retinanet.config.evaluation import EvaluationConfig
 from retinanet.config.inference import InferenceConfig, PostprocessConfig
 from retinanet.config.loss import LossConfig
-from retinanet.config.model import ModelConfig
+from retinanet.config.model import KEYS_OF_IMAGES, ModelConfig
 from retinanet.config.train import TrainConfig
 
 
@@ -51,7 +51,9 @@ class Config(StrictModel):
             values.pop("custom", None)
         for key in self.custom.replaced:
             section, _, name = key.partition(".")
-            if not name:
+            if section == "model" and self.model.in_channels != 3:
+                values["model"] = {key: value for key, value in values["model"].items() if key in KEYS_OF_IMAGES}
+            elif not name:
                 values.pop(section, None)
             elif section in values:
                 values[section].pop(name, None)
@@ -61,7 +63,7 @@ class Config(StrictModel):
     def replaced_keys_are_not_set(self) -> Self:
         custom = self.custom
         for part, section, is_set in (
-            (custom.model, "model", self.model != ModelConfig()),
+            (custom.model, "model", self.model != self.model.of_images),
             (custom.class_loss, "loss.classification", self.loss.classification != LossConfig().classification),
             (custom.loss, "loss", self.loss != LossConfig()),
         ):

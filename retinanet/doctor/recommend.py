@@ -192,7 +192,8 @@ def recommend_batch(dataset: Dataset, cfg: Config, machine: Machine) -> Recommen
         )
         if fitting < 1:
             sentence += "; lower data.resize.shorter and longer"
-    if accumulate > cfg.train.accumulate and cfg.model.backbone.norm in ("batch", "sync"):
+    norms = (cfg.model.backbone.norm, cfg.model.head_norm.removesuffix("_per_level"))
+    if accumulate > cfg.train.accumulate and {"batch", "sync"}.intersection(norms):
         sentence += "; batch norm then normalises over fewer images"
     lines = []
     if batch_size != cfg.train.batch_size:

@@ -4,7 +4,7 @@ from typing import NamedTuple, cast
 
 from torch import nn
 
-from retinanet.config import Config, CustomConfig, ModelConfig
+from retinanet.config import Config, CustomConfig
 from retinanet.config.custom import check_part, part_name
 from retinanet.errors import InputError
 from retinanet.formats.custom import CustomDataset
@@ -61,7 +61,7 @@ class CustomParts(NamedTuple):
         data = data.model_copy(update={part: () for part, name in replaced.items() if name})
         model = cfg.model
         if names.model:
-            model = ModelConfig(num_classes=cfg.model.num_classes)
+            model = model.of_images.model_copy(update={"num_classes": model.num_classes})
         return cfg.model_copy(update={"custom": names, "loss": loss, "data": data, "model": model})
 
 

@@ -134,7 +134,10 @@ def set_up_run(
         val_data = load_val_data(cfg, train_data.class_names)
     if parts.model is not None:
         parts.model.to(device)
-        cfg = with_activation(cfg, has_background_logit(parts.model, len(train_data.class_names)))
+        background_logit = has_background_logit(
+            parts.model, len(train_data.class_names), in_channels=cfg.model.in_channels
+        )
+        cfg = with_activation(cfg, background_logit)
     if parts.loss is not None:
         check_loss(parts.loss, background_logit=cfg.model.has_background_logit)
     if val_data:
@@ -227,7 +230,7 @@ def check_backbone(cfg: Config, model: Detector | None = None) -> None:
     """
     if model is None:
         with torch.device("meta"):
-            backbone = build_backbone(cfg.model.backbone, in_channels=cfg.model.in_channels)
+            backbone = build_backbone(cfg.model.backbone, in_channels=cfg.model.in_channels, levels=cfg.model.levels)
     elif is_retinanet(model):
         backbone = model.backbone
     else:

@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from retinanet.checkpoint.file import Checkpoint, read_checkpoint
+from retinanet.checkpoint.file import Checkpoint
 from retinanet.config import Config
 from retinanet.data.build import build_uses
 from retinanet.data.fingerprint import fingerprint
@@ -24,6 +24,7 @@ from retinanet.engine.schedule import build_schedule
 from retinanet.errors import InputError
 from retinanet.formats.dataset import Dataset
 from retinanet.interop.initial_weights import read_initial_weights
+from retinanet.interop.published import read_model
 from retinanet.model.backbone import Backbone
 from retinanet.model.detector import Detector, load_weights
 from retinanet.model.finetune import load_for_finetuning
@@ -197,7 +198,7 @@ def load_initial_weights(model: Detector, cfg: Config, *, is_resumed: bool) -> N
     """
     source = cfg.train.init_from
     if source and not is_resumed:
-        load_weights(model, read_checkpoint(source).weights(), source=source)
+        load_weights(model, read_model(source).weights(), source=source)
         log.info("weights from %s", source)
 
 

@@ -11,6 +11,7 @@ from retinanet.errors import InputError
 from retinanet.export.metadata import Metadata
 from retinanet.export.numpy_runtime import padded_shape
 from retinanet.formats.dataset import Dataset
+from retinanet.formats.image_paths.band_files import annotated_files
 from retinanet.formats.image_paths.listing import image_files
 from retinanet.formats.read import read_dataset
 from retinanet.inference.predictor import Predictor
@@ -31,9 +32,11 @@ def read_data(cfg: Config, sources: tuple[DataSource, ...], class_names: Sequenc
         sources,
         classes=cfg.data.classes,
         expected_names=tuple(class_names),
+        strict=cfg.data.strict,
         max_pixels=cfg.data.max_pixels,
         skip_missing_images=cfg.data.missing_images == "skip",
         allow_outside_paths=cfg.data.allow_outside_paths,
+        band_files=cfg.data.band_files,
         key=key,
     )
 
@@ -49,6 +52,8 @@ def verification_images(cfg: Config, predictor: Predictor, metadata: Metadata, f
     """
     if folder is not None:
         paths = [str(folder / name) for name in image_files(folder)]
+        if cfg.data.band_files is not None:
+            paths = annotated_files(paths, cfg.data.band_files)
         if not paths:
             raise InputError(f"--images {folder}: found no images; pass a folder of images with objects")
         images = _chosen((read_array(predictor, path) for path in paths), metadata)

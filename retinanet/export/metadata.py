@@ -32,7 +32,7 @@ class Metadata(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: str  # of retinanet
-    checkpoint: str  # SHA-256 of the checkpoint file
+    checkpoint: str  # SHA-256 of the checkpoint file, or of the weights of a published folder
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]  # of COCO results
     mean: tuple[float, ...]  # of each channel, in 0..255; the program applies mean and std itself

@@ -32,7 +32,7 @@ def metadata_of(
     """Collect the metadata of an export.
 
     Args:
-        checkpoint: SHA-256 of the checkpoint file.
+        checkpoint: SHA-256 of the checkpoint file, or of the weights of a published folder.
     """
     network, resize, postprocess = predictor.model.model, predictor.cfg.data.resize, predictor.cfg.postprocess
     return Metadata(

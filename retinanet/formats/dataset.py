@@ -108,7 +108,8 @@ class Dataset:
             raise InputError(f"{path}: cannot be read: {error}") from None
         found = f"{getattr(pixels, 'dtype', type(pixels).__name__)} {tuple(getattr(pixels, 'shape', ()))}"
         if found != f"torch.uint8 {(channels, height, width)}":
-            raise InputError(f"{path}: read_image returned {found}, expected torch.uint8 {(channels, height, width)}")
+            expected = f"torch.uint8 {(channels, height, width)} with {channels} channels (model.in_channels)"
+            raise InputError(f"{path}: read_image returned {found}, expected {expected}")
         return pixels
 
     def image_ids_of(self, batches: Iterable["Batch"]) -> list[int | str]:

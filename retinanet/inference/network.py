@@ -1,6 +1,7 @@
 """Prepare a trained network for inference: fold norms, convert to one precision, optionally compile."""
 
 import copy
+import itertools
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -35,7 +36,6 @@ class InferenceModel(nn.Module):
         self.model = model
         weight = next(model.parameters())
         self.device, self.dtype = weight.device, weight.dtype
-        self.in_channels = model.in_channels
         outputs = type(model).outputs
         self._outputs = compiled_outputs(outputs, self.device) if compile else outputs
 
@@ -82,7 +82,6 @@ class CustomInferenceModel(nn.Module):
         super().__init__()
         self.model = model
         self.device, self.dtype = next(model.parameters()).device, dtype
-        self.in_channels = 3
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -121,22 +120,27 @@ def inference_model(model: nn.Module, *, dtype: torch.dtype, compile: bool) -> I
 
 
 def sample_outputs(model: RetinaNet) -> list[Tensor]:
-    """Compute feature maps, class logits and box deltas for a small image of random values."""
+    """Compute feature maps and head outputs for a small image of random values."""
     side = small_side(model.backbone.divisor)
     generator = torch.Generator().manual_seed(0)
-    pixels = torch.randn(1, model.mean.shape[1], side, side, generator=generator)
+    pixels = torch.randn(1, model.in_channels, side, side, generator=generator)
     weight = next(model.parameters())
-    features = model.backbone(pixels.to(weight.device, weight.dtype, memory_format=model.memory_format))
-    class_logits, box_deltas = model.head(model.fpn(features))
-    return [*features, *class_logits, *box_deltas]
+    features: list[Tensor] = []
+    # Feature maps show differences that the biases of the head would hide.
+    handle = model.get_submodule("backbone").register_forward_hook(lambda backbone, images, maps: features.extend(maps))
+    try:
+        outputs = model.outputs(pixels.to(weight.device, weight.dtype, memory_format=model.memory_format))
+    finally:
+        handle.remove()
+    return [*features, *itertools.chain.from_iterable(outputs)]
 
 
-def warm_up(model: InferenceModel | CustomInferenceModel, shapes: Iterable[tuple[int, int, int]]) -> None:
-    """Run the network on blank images of each shape (B, H, W), to do one-time work such as compilation early."""
+def warm_up(model: InferenceModel | CustomInferenceModel, shapes: Iterable[tuple[int, int, int, int]]) -> None:
+    """Run the network on blank images of each shape (B, C, H, W), to do one-time work such as compilation early."""
     device = model.device
     runs = 2 if device.type == "cuda" else 1  # the first run compiles, the second records the CUDA graph
-    for batch, height, width in shapes:
-        images = torch.zeros(batch, model.in_channels, height, width, dtype=torch.uint8, device=device)
+    for batch, channels, height, width in shapes:
+        images = torch.zeros(batch, channels, height, width, dtype=torch.uint8, device=device)
         image_sizes = torch.tensor([[height, width]] * batch, device=device)
         for _ in range(runs):
             model(images, image_sizes)

@@ -170,7 +170,10 @@ class Predictor:
             if (name := model_name(model)) != cfg.custom.model:
                 log.warning("%s: was trained with the model %s, and is loaded into %s", path, cfg.custom.model, name)
             load_weights(model, state, source=str(path))
-            cfg = with_activation(cfg, has_background_logit(cast(Detector, model), len(checkpoint.class_names)))
+            background_logit = has_background_logit(
+                cast(Detector, model), len(checkpoint.class_names), in_channels=cfg.model.in_channels
+            )
+            cfg = with_activation(cfg, background_logit)
         thresholds = None
         if use_thresholds and checkpoint.thresholds and not is_overridden(overrides, "postprocess.min_score"):
             thresholds = completed(checkpoint.thresholds)
@@ -188,7 +191,7 @@ class Predictor:
         With `inference.compile`, this compiles the network, which takes minutes; without this call, the first image of
         each shape has to wait for the compilation.
         """
-        warm_up(self.model, [(1, *padded_shape) for padded_shape in self.padded_shapes()])
+        warm_up(self.model, [(1, self.cfg.model.in_channels, *shape) for shape in self.padded_shapes()])
 
     def padded_shapes(self) -> list[tuple[int, int]]:
         """List every padded shape, (height, width), that the config allows."""
@@ -262,7 +265,7 @@ class Predictor:
     def _read(self, image: ImageInput) -> Tensor:
         if isinstance(image, str | os.PathLike | bytes):
             return self.read_image(image)
-        return as_pixels(image, self.model.in_channels)
+        return as_pixels(image, self.cfg.model.in_channels)
 
     def _detect(self, images: Sequence[Tensor], padded_shape: tuple[int, int]) -> list[Detections]:
         planned = PlannedImage(0, 0, self._shorter, self._padded_shapes.longer, padded_shape, padded_shape)

@@ -10,7 +10,7 @@ from retinanet.errors import InputError
 from retinanet.structures import HeadOutputs
 
 Anchors = Callable[[int, int, torch.device], list[Tensor]]
-BLANK = (2, 3, 128, 192)  # shape of the images for the check: several levels, and sides that differ
+BLANK = (2, 128, 192)  # batch, height and width of the check: several levels, and sides that differ
 
 
 class Detector(nn.Module):
@@ -29,7 +29,8 @@ class Detector(nn.Module):
         of `HeadOutputs` and more.
 
         Args:
-            images: (B, 3, H, W) uint8, RGB, zero in the padding; normalise them here.
+            images: (B, C, H, W) uint8 with C = `model.in_channels`, RGB if C is 3, zero in the padding; normalise them
+                here.
             image_sizes: (B, 2), height and width of each image without the padding.
         """
         raise NotImplementedError
@@ -47,14 +48,16 @@ def _is_of_library(module: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def has_background_logit(model: Detector, num_classes: int) -> bool:
+def has_background_logit(model: Detector, num_classes: int, *, in_channels: int = 3) -> bool:
     """Run a user's model on two blank images, check its outputs, and return whether they have a logit for background.
 
     Args:
         model: on any device; its mode and statistics do not change.
+        in_channels: number C of channels of the images.
 
     Raises:
-        InputError: the model lacks `anchors`, or its outputs are not as `Detector` and `HeadOutputs` document.
+        InputError: the model lacks `anchors`, is made for another number of channels, or its outputs are not as
+            `Detector` and `HeadOutputs` document.
     """
     name = model_name(model)
     if not callable(getattr(model, "anchors", None)):
@@ -62,8 +65,14 @@ def has_background_logit(model: Detector, num_classes: int) -> bool:
     weight = next(model.parameters(), None)
     if weight is None:
         raise InputError(f"{name}: has no parameters, so there is nothing to train")
-    batch, _, height, width = BLANK
-    images = torch.zeros(BLANK, dtype=torch.uint8, device=weight.device)
+    expected_channels = getattr(model, "in_channels", in_channels)  # a `RetinaNet` has this attribute
+    if expected_channels != in_channels:
+        raise InputError(
+            f"{name}: is made for images of {expected_channels} channels, but model.in_channels is {in_channels}; set "
+            f"model.in_channels={expected_channels}, and one model.mean and model.std per channel"
+        )
+    batch, height, width = BLANK
+    images = torch.zeros(batch, in_channels, height, width, dtype=torch.uint8, device=weight.device)
     was_training = model.training
     model.eval()  # running statistics do not change
     try:

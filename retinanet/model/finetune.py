@@ -147,16 +147,6 @@ def _levels(strides: Sequence[int]) -> list[int]:
     return [stride.bit_length() - 1 for stride in strides]
 
 
-def _changed_levels(trained: list[int], wanted: list[int], source: str) -> list[str]:
-    """Messages about levels that only one of the detectors has."""
-    new = [f"P{level}" for level in wanted if level not in trained]
-    dropped = [f"P{level}" for level in trained if level not in wanted]
-    messages = (
-        [f"fpn: {', '.join(new)} keep initial values, because {source} does not have these levels"] if new else []
-    )
-    return messages + ([f"fpn: {', '.join(dropped)} of {source} dropped"] if dropped else [])
-
-
 def _same_shapes(one: AnchorGenerator, other: AnchorGenerator) -> bool:
     """Whether the anchors in a cell have the same shapes in the same order, up to a common scale."""
     if one.num_per_cell != other.num_per_cell:

@@ -71,7 +71,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
     """Batch norm with statistics over the batches of all processes; unlike torch's SyncBatchNorm, it supports CPUs.
 
     It does not subclass torch's SyncBatchNorm, since DistributedDataParallel rejects such layers on a CPU. On CUDA,
-    `use_torch_sync_norms_` replaces these layers with torch's.
+    `use_cuda_sync_norms_` replaces these layers with torch's.
     """
 
     running_mean: Tensor

@@ -1,4 +1,4 @@
-"""Backbones from timm: any network with feature maps of strides 8, 16 and 32."""
+"""Backbones from timm: any network with feature maps of strides 8, 16 and 32, and 4 for a pyramid with P2."""
 
 from collections.abc import Iterator
 
@@ -65,16 +65,13 @@ class TimmBackbone(nn.Module):
 
         used = frozenset[str]().union(*(layout.reached[stride] for stride in out_strides))
         self._stages = [names & used for names in layout.stages.values() if names & used]
-        frozen = self._names_of_frozen(frozen_stages, layout.stages)
+        self._frozen = self._names_of_frozen(frozen_stages, layout.stages)
         for key, parameter in self.network.named_parameters():
-            parameter.requires_grad_(key in used and key not in frozen)
-        # Plain lists: the modules are registered in `network`.
-        self._evaluated = list(_modules_within(self.network, frozen))
-        if norm == "frozen":
-            norms = [module for module in self.network.modules() if isinstance(module, _BatchNorm)]
-            for module in norms:
+            parameter.requires_grad_(key in used and key not in self._frozen)
+        self._norms_are_frozen = norm == "frozen"
+        if self._norms_are_frozen:
+            for module in self._norms():
                 module.requires_grad_(False)
-            self._evaluated += norms
         self.train()
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -107,8 +104,12 @@ class TimmBackbone(nn.Module):
         Frozen stages and frozen norms stay in evaluation mode, which also freezes their running statistics.
         """
         super().train(mode)
-        for module in self._evaluated:
+        # Looked up on every call, because modules may be replaced, such as norms by synchronised ones.
+        for module in _modules_within(self.network, self._frozen):
             module.eval()
+        if self._norms_are_frozen:
+            for module in self._norms():
+                module.eval()
         return self
 
     @property
@@ -121,8 +122,11 @@ class TimmBackbone(nn.Module):
                 return torch.channels_last if is_last else torch.contiguous_format
         return torch.contiguous_format
 
+    def _norms(self) -> list[nn.Module]:
+        return [module for module in self.network.modules() if isinstance(module, _BatchNorm)]
+
     def _checkpoint_activations(self, norm: TimmNorm) -> None:
-        if norm != "frozen" and any(isinstance(module, _BatchNorm) for module in self.network.modules()):
+        if norm != "frozen" and self._norms():
             raise InputError(
                 f"model.backbone.checkpoint_activations is true, but model.backbone.norm is {norm}: recomputing "
                 f"{self.name} would update the statistics of its batch norms twice; set norm to frozen, or "

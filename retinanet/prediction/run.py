@@ -2,13 +2,14 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from retinanet.errors import InputError
+from retinanet.formats.image_paths.band_files import band_paths
 from retinanet.inference.predictor import Predictor
 from retinanet.prediction.journal import Journal
 from retinanet.prediction.outputs import COCO_FILE, COUNTS_FILE, TABLE_FILE, OutputFolder
@@ -117,10 +118,13 @@ class Run:
         """Whether the result of an image is recorded, its file has not changed since, and it has been drawn."""
         image = self._plan.images[position]
         entry = self._journal.entry(image.path)
-        if entry is None or entry.failed or (entry.name, entry.stamp) != (image.name, _stamp(image.path)):
+        if entry is None or entry.failed or (entry.name, entry.stamp) != (image.name, self._stamp(image.path)):
             return False
         outputs = self._plan.outputs
         return not outputs.draw or self._folder.has(outputs.drawn_name(image.stem))
+
+    def _stamp(self, path: str) -> list[int] | None:
+        return _stamp(path, self._predictor.cfg.data.band_files)
 
     def _has_failed(self, position: int) -> bool:
         entry = self._journal.entry(self._plan.images[position].path)
@@ -132,7 +136,7 @@ class Run:
         pixels: dict[int, Tensor] = {}
         for position in batch:
             image = self._plan.images[position]
-            records[position] = {"path": image.path, "name": image.name, "stamp": _stamp(image.path)}
+            records[position] = {"path": image.path, "name": image.name, "stamp": self._stamp(image.path)}
             try:
                 pixels[position] = self._predictor.read_image(image.file)
             except InputError as error:
@@ -178,10 +182,14 @@ def _batches(pending: list[int], batch_size: int) -> Iterator[list[int]]:
         yield batch
 
 
-def _stamp(path: str) -> list[int] | None:
-    """Size and modification time of a file, which tell whether it has changed; None if there is no such file."""
+def _stamp(path: str, band_files: Sequence[str] | None) -> list[int] | None:
+    """Size and modification time of each file of an image, which tell whether it has changed; None if one is missing.
+
+    Args:
+        band_files: `data.band_files`.
+    """
     try:
-        status = os.stat(path)
-    except OSError:
+        found = [os.stat(file) for file in ([path] if band_files is None else band_paths(path, band_files))]
+    except (OSError, InputError):
         return None
-    return [status.st_size, status.st_mtime_ns]
+    return [value for status in found for value in (status.st_size, status.st_mtime_ns)]

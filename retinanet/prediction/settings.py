@@ -12,7 +12,15 @@ from retinanet.interop.published_config import CONFIG_FILE, WEIGHTS_FILE, is_pub
 from retinanet.prediction.outputs import Outputs
 
 # The config keys that results depend on. The device is not among them: a prediction may continue on another one.
-_PREFIXES = ("model.", "postprocess.", "inference.", "data.resize.", "data.bands", "data.value_range")
+_PREFIXES = (
+    "model.",
+    "postprocess.",
+    "inference.",
+    "data.resize.",
+    "data.bands",
+    "data.band_files",
+    "data.value_range",
+)
 
 
 def settings_of(checkpoint: Path, cfg: Config, thresholds: Sequence[float], outputs: Outputs) -> dict[str, Any]:

@@ -104,17 +104,19 @@ def _model_rows(cfg: Config, checkpoint: Checkpoint) -> list[tuple[str, str]]:
     model, resize, anchors = cfg.model, cfg.data.resize, cfg.model.anchors
     count = sum(tensor.numel() for tensor in checkpoint.weights().values())
     shorter = resize.val_shorter or max(resize.shorter)
+    postprocess = cfg.postprocess
+    across = " across classes" if postprocess.nms_across_classes else ""
     return [
         ("backbone", model.backbone.name),
         ("parameters", f"{count / 1e6:.1f} million"),
-        ("feature pyramid", f"{model.channels} channels, {len(anchors.sizes)} levels"),
+        ("feature pyramid", f"{model.channels} channels, levels {model.levels}"),
         ("anchor sizes", f"{_numbers(anchors.sizes)} pixels, each at {len(anchors.scales)} scales"),
         ("anchor ratios", f"{_numbers(anchors.aspect_ratios)} (height / width)"),
         ("image size", f"shorter side {shorter} pixels, longer side at most {resize.longer}"),
         ("mean of each channel", _numbers(model.mean)),
         ("standard deviation", _numbers(model.std)),
         ("class scores", model.class_activation),
-        ("NMS", f"IoU {cfg.postprocess.nms_iou:g}, at most {cfg.postprocess.max_detections} detections per image"),
+        ("NMS", f"IoU {postprocess.nms_iou:g}{across}, at most {postprocess.max_detections} detections per image"),
     ]
 
 

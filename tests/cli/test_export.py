@@ -6,13 +6,18 @@ import numpy as np
 import pytest
 
 from retinanet.__main__ import main
-from retinanet.checkpoint.file import file_checksum
+from retinanet.checkpoint.file import Checkpoint, file_checksum, read_checkpoint
+from retinanet.checkpoint.folder import CheckpointFolder
+from retinanet.config.load import load_config
 from retinanet.export import metadata as metadata_module
 from retinanet.export import verified
 from retinanet.export.metadata import read_metadata
+from retinanet.model.retinanet import build_model
 from tests.helpers.checkpoints import untrained_checkpoint
 from tests.helpers.exports import eager
+from tests.helpers.multiband import overrides_for, write_pairs
 from tests.helpers.openvino_files import write_openvino_text
+from tests.helpers.published import published
 
 FINDS_MANY = "postprocess.min_score=0.001"  # an untrained network finds nothing with a higher score
 
@@ -26,7 +31,7 @@ def checkpoint(tmp_path_factory, shapes):
 def export(monkeypatch, checkpoint, tmp_path, restore_process_settings):
     """Run the command for OpenVINO, with a change of the outputs; `export.output` is the file."""
 
-    def run(*arguments, change=lambda boxes, scores, labels: (boxes, scores, labels), to="openvino"):
+    def run(*arguments, source=checkpoint, change=lambda boxes, scores, labels: (boxes, scores, labels), to="openvino"):
         programs = []
 
         def write_export(program, path, metadata, *, to):
@@ -35,7 +40,7 @@ def export(monkeypatch, checkpoint, tmp_path, restore_process_settings):
 
         monkeypatch.setattr(verified, "write_export", write_export)
         monkeypatch.setattr(verified, "open_export", lambda *_, **__: lambda *pair: change(*eager(programs[-1])(*pair)))
-        command = ["export", str(checkpoint), "--to", to, "--output", str(run.output), *map(str, arguments)]
+        command = ["export", str(source), "--to", to, "--output", str(run.output), *map(str, arguments)]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(metadata_module, "find_spec", lambda name: object())
             return main(command)
@@ -70,6 +75,27 @@ def test_without_validation_set_generated_images_are_used(export, caplog, tmp_pa
     missing = [f"data.val.annotations={tmp_path / 'moved.json'}", f"data.val.images={tmp_path / 'moved'}"]
     assert export(FINDS_MANY, *missing) == 0
     assert "verifying on generated images" in caplog.text and "moved.json" in caplog.text
+
+
+def test_published_folder(export, checkpoint, tmp_path, caplog):
+    folder = published(tmp_path / "published", read_checkpoint(checkpoint))
+    assert export(FINDS_MANY, source=folder) == 0
+    assert "verifying on generated images" in caplog.text  # a published folder does not say where its data is
+    assert read_metadata(export.output).checkpoint == file_checksum(folder / "model.safetensors")
+
+
+def test_images_with_bands_in_several_files(export, tmp_path, capsys):
+    source = write_pairs(tmp_path / "pairs", count=3)
+    overrides = overrides_for(source, 4, 'data.band_files=["rgb/{stem}.png", "thermal/{stem}.tif"]', "model.prior=0.3")
+    cfg = load_config("quickstart", overrides)
+    checkpoint = Checkpoint(cfg, ("object",), (1,), 1, {"model": build_model(cfg.model, 1).state_dict()})
+    file = CheckpointFolder(tmp_path / "checkpoints", keep=1).save(checkpoint)
+    assert export("--verify", source["annotations"], source=file) == 0
+    out = capsys.readouterr().out
+    assert "verified: 4 images" in out and "AP " in out  # with a blank one
+    (tmp_path / "pairs/thermal/1.tif").unlink()
+    assert export("--verify", source["annotations"], source=file) == 2  # before any image is read
+    assert "1 of 3 images lack a file of data.band_files" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

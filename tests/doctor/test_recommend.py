@@ -155,6 +155,8 @@ def test_batch_is_split_to_fit_in_memory():
     found = recommend_batch(many(20), deep, gpu)
     assert found.lines == ("train.accumulate=8",)
     assert "batch norm then normalises over fewer images" in found.sentence
+    head = with_overrides(cfg, ["model.head_norm=batch_per_level"], source="test")
+    assert "batch norm then normalises over fewer images" in recommend_batch(many(20), head, gpu).sentence
 
 
 def test_batch_on_a_machine_without_enough_or_known_memory():

@@ -10,11 +10,16 @@ import yaml
 
 import retinanet
 from retinanet.__main__ import main
-from retinanet.checkpoint.file import read_checkpoint
+from retinanet.checkpoint.file import Checkpoint, read_checkpoint
+from retinanet.config import ModelConfig, ResNetConfig
+from retinanet.config.load import with_overrides
 from retinanet.engine.callbacks import Callback
+from retinanet.engine.state import load_initial_weights
 from retinanet.errors import InputError
+from retinanet.model.retinanet import build_model
 from tests.helpers.custom_parts import CrossEntropy, NoiseDataset, OneLevel, config, parts
 from tests.helpers.metrics import metrics_without_times
+from tests.helpers.published import published
 
 pytestmark = pytest.mark.usefixtures("restore_process_settings")
 MODULE = "tests.helpers.custom_parts"
@@ -53,6 +58,38 @@ def test_evaluation_repeats_the_scores_of_training(run):
     )
     (*_, last) = (line for line in metrics_without_times(run) if line["kind"] == "eval")
     assert found.metrics["loss"] == last["loss"]
+
+
+FOUR = ["model.in_channels=4", "model.mean=[120, 120, 120, 60]", "model.std=[60, 60, 60, 30]"]
+
+
+def own_retinanet():
+    """A `RetinaNet` for four channels, with a pyramid from P2."""
+    torch.manual_seed(0)
+    backbone = ResNetConfig(name="resnet10_half", weights="none", norm="batch", frozen_stages=0)
+    cfg = ModelConfig(
+        backbone=backbone, levels="p2..p6", channels=8, head_convs=1, in_channels=4, mean=(120,) * 4, std=(60,) * 4
+    )
+    return build_model(cfg, 2)
+
+
+@pytest.mark.parametrize("build", [lambda: OneLevel(channels=4), own_retinanet], ids=["detector", "RetinaNet"])
+def test_model_and_dataset_with_four_channels(tmp_path, build):
+    cfg = with_overrides(config(), FOUR, source="test")
+    val = NoiseDataset(2, first=6, channels=4)
+    retinanet.train(cfg, tmp_path / "run", dataset=NoiseDataset(channels=4), val_dataset=val, model=build())
+    recorded = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
+    assert recorded["model"] == {"in_channels": 4, "mean": [120, 120, 120, 60], "std": [60, 60, 60, 30]}
+    checkpoint = tmp_path / "run/checkpoints/last.pt"
+    (*_, last) = (line for line in metrics_without_times(tmp_path / "run") if line["kind"] == "eval")
+    assert retinanet.evaluate(checkpoint, dataset=val, model=build()).metrics["loss"] == last["loss"]
+    predictor = retinanet.Predictor.from_checkpoint(checkpoint, model=build())
+    predictor.warm_up()
+    assert len(predictor([val.read_image(0), val.read_image(1)])) == 2
+    with pytest.raises(InputError, match=r"expected torch.uint8 \(4, H, W\)"):
+        predictor(torch.zeros(3, 32, 48, dtype=torch.uint8))
+    retinanet.train(tmp_path / "run/config.yaml", tmp_path / "run", dataset=NoiseDataset(channels=4), val_dataset=val,
+                    model=build(), resume=True)  # fmt: skip
 
 
 class Interruption(Callback):
@@ -132,6 +169,14 @@ def test_initial_weights_of_a_custom_model_must_fit_it(run, tmp_path):
     retinanet.train(cfg, tmp_path / "same", **parts())
     with pytest.raises(InputError, match=rf"custom model, {MODULE}.OneLevel, whose weights fit only that model"):
         retinanet.train(cfg, tmp_path / "other", dataset=NoiseDataset())
+
+
+def test_custom_model_starts_from_a_published_folder(tmp_path):
+    trained = Checkpoint(config(), ("cat", "dog"), (1, 2), 1, {"model": own_retinanet().state_dict()})
+    folder, model = published(tmp_path / "published", trained), own_retinanet()
+    torch.nn.init.zeros_(model.fpn.laterals[0].weight)
+    load_initial_weights(model, config(init_from=str(folder)), is_resumed=False)
+    assert all(value.equal(trained.weights()[name]) for name, value in model.state_dict().items())
 
 
 def test_spawned_workers_read_the_dataset(run, tmp_path):

@@ -31,8 +31,9 @@ class NoiseDataset:
 
     class_names = ("cat", "dog")
 
-    def __init__(self, count: int = 6, *, first: int = 0):
+    def __init__(self, count: int = 6, *, first: int = 0, channels: int = 3):
         self.seeds = range(first, first + count)
+        self.channels = channels
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -51,7 +52,7 @@ class NoiseDataset:
 
     def read_image(self, index: int) -> Tensor:
         generator = torch.Generator().manual_seed(self.seeds[index])
-        return torch.randint(256, (3, 32, 48), dtype=torch.uint8, generator=generator)
+        return torch.randint(256, (self.channels, 32, 48), dtype=torch.uint8, generator=generator)
 
 
 class MoreOutputs(NamedTuple):
@@ -67,11 +68,11 @@ class MoreOutputs(NamedTuple):
 class OneLevel(nn.Module):
     """A model of one convolution on one level, which is not a `RetinaNet`."""
 
-    def __init__(self, num_classes: int = 2):
+    def __init__(self, num_classes: int = 2, *, channels: int = 3):
         super().__init__()
         self.num_classes = num_classes
         self.anchors = AnchorGenerator(strides=(8,), sizes=(20,), scales=(1.0,), aspect_ratios=(1.0,))
-        self.convolution = nn.Conv2d(3, num_classes + 5, 8, stride=8)
+        self.convolution = nn.Conv2d(channels, num_classes + 5, 8, stride=8)
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> MoreOutputs:
         features = self.convolution(images.float() / 255).permute(0, 2, 3, 1).flatten(1, 2)

@@ -9,7 +9,8 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from retinanet.errors import InputError
 from retinanet.inference.network import inference_model, warm_up
-from retinanet.model.retinanet import build_model
+from retinanet.model.head import RetinaNetHead, per_anchor
+from retinanet.model.retinanet import RetinaNet, build_model
 from retinanet.structures import HeadOutputs
 from tests.helpers.models import model_config
 
@@ -136,7 +137,7 @@ def test_compiled_copy_equals_the_network():
     torch._dynamo.reset()
     model = network().eval()
     copied = inference_model(model, dtype=torch.float32, compile=True)
-    warm_up(copied, [(2, 64, 96), (1, 96, 64)])
+    warm_up(copied, [(2, 3, 64, 96), (1, 3, 96, 64)])
     # Do not use monkeypatch: the value that it restores would shadow the setting from then on.
     with torch._dynamo.config.patch(error_on_recompile=True):
         for images, image_sizes in ((IMAGES, IMAGE_SIZES), (IMAGES[:1].mT.contiguous(), IMAGE_SIZES[:1].flip(1))):
@@ -170,3 +171,42 @@ def test_norms_per_level_in_bfloat16_are_about_as_accurate_as_autocast():
     result = torch.cat(copied.class_logits, 1)
     assert result.dtype == torch.bfloat16
     assert (result - truth).norm() < 1.5 * (autocast - truth).norm()
+
+
+class QualityHead(RetinaNetHead):
+    """A head that also predicts the quality of boxes."""
+
+    def __init__(self, channels, *, num_anchors, num_classes, num_convs):
+        super().__init__(channels, num_anchors=num_anchors, num_classes=num_classes, num_convs=num_convs)
+        self.quality = nn.Conv2d(channels, num_anchors, 3, padding=1)
+
+    def forward(self, pyramid):
+        return *super().forward(pyramid), [per_anchor(self.quality(level), 1).squeeze(-1) for level in pyramid]
+
+
+def test_copy_of_a_network_with_a_quality_branch_equals_it():
+    model = network("batch").eval()
+    model.head = QualityHead(64, num_anchors=model.anchors.num_per_cell, num_classes=5, num_convs=1).eval()
+    copied = inference_model(model, dtype=torch.float64, compile=False)
+    outputs = copied(IMAGES, IMAGE_SIZES)
+    with torch.no_grad():
+        expected = model.double()(IMAGES, IMAGE_SIZES)
+    assert len(outputs.quality) == 5 and not any(isinstance(part, _BatchNorm) for part in copied.modules())
+    assert_close([level.double() for level in outputs.quality], list(expected.quality), rtol=1e-4, atol=1e-5)
+
+
+class WithWeights(RetinaNet):
+    """A network whose features depend on a weight by another way than its convolution."""
+
+    def outputs(self, pixels):
+        c3, c4, c5 = self.backbone(pixels)
+        return self.head(self.fpn([c3, c4, c5 + self.backbone.conv1.weight.abs().mean()]))
+
+
+def test_folding_is_checked_on_the_outputs_of_a_network_with_its_own_computation():
+    """The network adds the mean weight of a convolution, which folding changes; nothing may be folded."""
+    model = network("batch").eval()
+    model.__class__ = WithWeights
+    copied = inference_model(model, dtype=torch.float32, compile=False)
+    with torch.no_grad():
+        assert_outputs_close(copied(IMAGES, IMAGE_SIZES), model(IMAGES, IMAGE_SIZES), 1e-4)

@@ -57,6 +57,15 @@ def test_wrong_model_is_refused(model, message):
         has_background_logit(model, 2)
 
 
+def test_model_runs_on_the_configured_number_of_channels():
+    four = build_model(SMALL.model_copy(update={"in_channels": 4, "mean": (9.0,) * 4, "std": (5.0,) * 4}), 2)
+    assert not has_background_logit(four, 2, in_channels=4)
+    with pytest.raises(
+        InputError, match=r"made for images of 4 channels, but model\.in_channels is 3; set model\.in_ch"
+    ):
+        has_background_logit(four, 2)
+
+
 class OfTuples(OneLevel):
     def forward(self, images, image_sizes):
         return tuple(super().forward(images, image_sizes))

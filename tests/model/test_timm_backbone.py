@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from retinanet.config import TimmConfig
 from retinanet.errors import InputError
 from retinanet.model.backbone import build_backbone
-from retinanet.model.norm import SyncBatchNorm
+from retinanet.model.norm import SyncBatchNorm, use_cuda_sync_norms_
 from retinanet.model.timm_backbone import TimmBackbone
 from tests.helpers.backbones import IMAGES, saved_bytes, spread_out
 
@@ -137,6 +137,20 @@ def test_synchronised_norms_keep_names_values_and_activations(name):
     assert norms and all(isinstance(part, SyncBatchNorm) for part in norms)
     assert_close(synchronised.train()(IMAGES), plain.train()(IMAGES))  # in one process, their statistics are equal
     assert_close(dict(synchronised.state_dict()), dict(plain.state_dict()))
+
+
+def test_frozen_stages_stay_in_evaluation_mode_with_the_synchronised_norms_of_cuda():
+    module = backbone("test_resnet", norm="sync", frozen_stages=2)
+    use_cuda_sync_norms_(module)
+    module.train()
+    assert isinstance(module.network.bn1, nn.SyncBatchNorm)
+    training = {name for name, part in module.network.named_modules() if isinstance(part, _BatchNorm) and part.training}
+    assert training == {
+        name
+        for name, part in module.network.named_modules()
+        if isinstance(part, _BatchNorm) and part.weight.requires_grad
+    }
+    assert training and not any(name.startswith(("bn1", "layer1")) for name in training)
 
 
 def test_checkpointing_saves_memory_and_keeps_the_gradients():

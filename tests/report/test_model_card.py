@@ -102,6 +102,13 @@ def test_environment_and_licence():
     assert section(card(), "Licence").startswith("No licence was stated.")
 
 
+def test_levels_and_nms_across_classes_are_stated():
+    trained = filled(3)
+    cfg = with_overrides(trained.config, ["model.levels=p2..p7", "postprocess.nms_across_classes=true"], source="test")
+    text = card(trained._replace(config=cfg))
+    assert "256 channels, levels p2..p7" in text and "IoU 0.5 across classes, at most 100 detections" in text
+
+
 def test_recipe_repeats_the_config(tmp_path):
     """The keys on the card, loaded as a config file, give the config of the run but for its data."""
     cfg = load_config("quickstart", ["train.ema_decay=0.9", "data.transforms=[{type: scale_jitter, max: 2}]"])
