@@ -521,6 +521,7 @@ def test_tables_name_keys_of_the_schema():
     assert {key for key in CHANGES | FIXED | CONTEXT | REFUSED | REFUSED_BEFORE if key not in LEAVES} <= set(TYPES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", CHANGES)
 def test_key_has_an_effect(key, paths, before, tmp_path):
     values = with_member(key, CONTEXT.get(key, {}), paths)

@@ -179,6 +179,7 @@ def test_custom_model_starts_from_a_published_folder(tmp_path):
     assert all(value.equal(trained.weights()[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_spawned_workers_read_the_dataset(run, tmp_path):
     cfg = config()
     cfg = cfg.model_copy(update={"data": cfg.data.model_copy(update={"workers": 1})})

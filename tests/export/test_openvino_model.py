@@ -7,6 +7,5 @@ pytest.importorskip("openvino")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("nms", ["inside", "outside"])
-def test_file_detects_what_the_predictor_detects(tmp_path, nms):
-    check_format(tmp_path / "small.xml", to="openvino", nms=nms)
+def test_file_with_nms_inside_detects_what_the_predictor_detects(tmp_path):
+    check_format(tmp_path / "small.xml", to="openvino", nms="inside")
