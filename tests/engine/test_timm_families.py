@@ -95,6 +95,7 @@ def assert_same_outputs(folded, model):
         assert_close(one, other, rtol=0, atol=1e-4 * other.abs().max().item())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_step_changes_the_stem_and_folded_network_equals_the_trained_one(name, caplog):
     model = network(name).train()
