@@ -187,11 +187,6 @@ class Journal:
             raise InputError(f"{self.path}: cannot be read: {error.strerror}; choose another --output") from None
 
 
-def written_names(folder: Path) -> set[str]:
-    """The names of the files in a folder that predictions have written, relative to it, with `/`."""
-    return Journal(folder).names
-
-
 def _line(values: Mapping[str, Any]) -> bytes:
     return json.dumps(values).encode() + b"\n"
 

@@ -77,8 +77,11 @@ def plan_prediction(
         InputError: an input does not exist or contains no images, or another file would be overwritten.
     """
     folder = Path(output)
+    journal = Journal(folder)
     given = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
-    sources = find_sources([os.fspath(item) for item in given], output=folder, recursive=recursive)
+    sources = find_sources(
+        [os.fspath(item) for item in given], output=folder, written=journal.names, recursive=recursive
+    )
     if band_files is not None:
         annotated = set(annotated_files([str(source.file) for source in sources], band_files))
         sources = [source for source in sources if str(source.file) in annotated]
@@ -90,5 +93,5 @@ def plan_prediction(
         for source, stem in zip(sources[:limit], stems[:limit], strict=True)
     ]
     plan = Plan(images, folder, outputs or Outputs())
-    plan.check(Journal(folder))
+    plan.check(journal)
     return plan

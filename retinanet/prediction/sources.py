@@ -3,13 +3,13 @@
 import glob
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from retinanet.errors import InputError
 from retinanet.formats.image_paths.listing import image_files, is_image_name, path_inside
-from retinanet.prediction.journal import JOURNAL_FILE, written_names
+from retinanet.prediction.journal import JOURNAL_FILE
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,9 @@ class Source(NamedTuple):
     name: str  # relative to the folder that was given, with `/`; unique among the sources
 
 
-def find_sources(inputs: Sequence[str | Path], *, output: Path, recursive: bool = False) -> list[Source]:
+def find_sources(
+    inputs: Sequence[str | Path], *, output: Path, written: Collection[str], recursive: bool = False
+) -> list[Source]:
     """Find image files, in the order of the inputs; files within a folder are sorted by name.
 
     Hidden files, folders that an earlier prediction has written, and the output folder are not searched. A file that is
@@ -32,17 +34,18 @@ def find_sources(inputs: Sequence[str | Path], *, output: Path, recursive: bool 
     Args:
         inputs: image files, folders, or glob patterns, in which `**` stands for any number of folders.
         output: the output folder of this prediction.
+        written: names of the files that earlier predictions have written there, `Journal.names`.
         recursive: search subfolders. A folder that has images only in its subfolders is always searched.
 
     Raises:
         InputError: an input does not exist, contains no images, or cannot be read.
     """
     found: dict[str, tuple[Path, Path]] = {}  # path and the folder that its name is relative to
-    written = {os.path.normcase(os.path.abspath(output / name)) for name in written_names(output)}
+    paths_of_ours = {os.path.normcase(os.path.abspath(output / name)) for name in written}
 
     def is_ours(path: Path) -> bool:  # or in a folder of ours, such as that of the crops
         absolute = Path(os.path.abspath(path))
-        return any(os.path.normcase(part) in written for part in (absolute, *absolute.parents))
+        return any(os.path.normcase(part) in paths_of_ours for part in (absolute, *absolute.parents))
 
     for given in inputs:
         for path, root in _files_of(given, output, recursive, is_ours):

@@ -3,7 +3,7 @@
 import pytest
 
 from retinanet.errors import InputError
-from retinanet.prediction.journal import JOURNAL_FILE, Journal, written_names
+from retinanet.prediction.journal import JOURNAL_FILE, Journal
 
 SETTINGS = {"checkpoint": ["abc"], "score threshold": 0.3}
 
@@ -80,7 +80,7 @@ def test_starting_over_keeps_the_names_of_our_files(journal, tmp_path):
 
 
 def test_folder_without_a_journal(tmp_path):
-    assert written_names(tmp_path) == set() and written_names(tmp_path / "gone") == set()
+    assert Journal(tmp_path).names == set() and Journal(tmp_path / "gone").names == set()
     assert Journal(tmp_path).settings is None
     assert list(tmp_path.iterdir()) == []
 

@@ -22,7 +22,9 @@ def found(tmp_path):
 
     def find(*inputs, recursive=False, output="out"):
         paths = [tmp_path / given for given in inputs]
-        return [source.name for source in find_sources(paths, output=tmp_path / output, recursive=recursive)]
+        written = Journal(tmp_path / output).names
+        sources = find_sources(paths, output=tmp_path / output, written=written, recursive=recursive)
+        return [source.name for source in sources]
 
     return find
 
@@ -65,7 +67,7 @@ def test_a_file_given_twice_is_used_once(found, tmp_path, monkeypatch):
     write(tmp_path / "in", "a.png", "b.png")
     assert found("in/b.png", "in", "in/../in/a.png") == ["b.png", "a.png"]
     monkeypatch.chdir(tmp_path / "in")
-    assert len(find_sources(["a.png", tmp_path / "in" / "a.png"], output=tmp_path / "out")) == 1
+    assert len(find_sources(["a.png", tmp_path / "in" / "a.png"], output=tmp_path / "out", written=())) == 1
 
 
 def test_equal_names_are_distinguished_by_their_folders(found, tmp_path):
