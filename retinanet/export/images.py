@@ -1,5 +1,6 @@
 """Images on which an export is verified: given by the user, from the validation set, or generated."""
 
+import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -116,13 +117,10 @@ def generated_images(metadata: Metadata) -> Iterator[np.ndarray]:
 
 def _chosen(images: Iterator[np.ndarray], metadata: Metadata) -> list[np.ndarray]:
     """Select the first images that an export accepts, limited per padded shape so that all shapes are included."""
-    values = metadata.model_dump() | {"padded_shape": None}
+    values = metadata.model_dump()
     by_shape: dict[tuple[int, int], list[np.ndarray]] = {}
-    for number, image in enumerate(images):
-        shape = padded_shape(*image.shape[:2], values)
-        if metadata.padded_shape in (None, shape):
-            by_shape.setdefault(shape, []).append(image)
-        if number + 1 >= 4 * MAX_IMAGES:
-            break
+    for image in itertools.islice(images, 4 * MAX_IMAGES):
+        if accepts(metadata, *image.shape[:2]):
+            by_shape.setdefault(padded_shape(*image.shape[:2], values), []).append(image)
     most = -(-MAX_IMAGES // max(len(by_shape), 1))
     return [image for of_shape in by_shape.values() for image in of_shape[:most]][:MAX_IMAGES]
