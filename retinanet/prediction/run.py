@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -124,7 +124,16 @@ class Run:
         return not outputs.draw or self._folder.has(outputs.drawn_name(image.stem))
 
     def _stamp(self, path: str) -> list[int] | None:
-        return _stamp(path, self._predictor.cfg.data.band_files)
+        """Size and modification time of each file of an image, which tell whether it has changed.
+
+        None if a file is missing.
+        """
+        band_files = self._predictor.cfg.data.band_files
+        try:
+            found = [os.stat(file) for file in ([path] if band_files is None else band_paths(path, band_files))]
+        except (OSError, InputError):
+            return None
+        return [value for status in found for value in (status.st_size, status.st_mtime_ns)]
 
     def _has_failed(self, position: int) -> bool:
         entry = self._journal.entry(self._plan.images[position].path)
@@ -180,16 +189,3 @@ def _batches(pending: list[int], batch_size: int) -> Iterator[list[int]]:
         batch.append(position)
     if batch:
         yield batch
-
-
-def _stamp(path: str, band_files: Sequence[str] | None) -> list[int] | None:
-    """Size and modification time of each file of an image, which tell whether it has changed; None if one is missing.
-
-    Args:
-        band_files: `data.band_files`.
-    """
-    try:
-        found = [os.stat(file) for file in ([path] if band_files is None else band_paths(path, band_files))]
-    except (OSError, InputError):
-        return None
-    return [value for status in found for value in (status.st_size, status.st_mtime_ns)]
