@@ -1,10 +1,10 @@
 """`assignment`: which anchors are positive, negative or ignored."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from retinanet.config.base import Count, Share, StrictModel
+from retinanet.config.base import Count, Share, StrictModel, type_by_default
 
 
 class IoUAssignmentConfig(StrictModel):
@@ -41,12 +41,6 @@ class ATSSAssignmentConfig(StrictModel):
     """A negative anchor is ignored if at least this fraction of its area is in a crowd region; 0 turns this off."""
 
 
-def _iou_by_default(value: Any) -> Any:
-    """Treat a record without a type as an IoU assignment."""
-    return {"type": "iou"} | value if isinstance(value, dict) else value
-
-
 AssignmentConfig = Annotated[
-    Annotated[IoUAssignmentConfig | ATSSAssignmentConfig, Field(discriminator="type")],
-    BeforeValidator(_iou_by_default),
+    Annotated[IoUAssignmentConfig | ATSSAssignmentConfig, Field(discriminator="type")], type_by_default("iou")
 ]

@@ -4,7 +4,7 @@ import typing
 from enum import Enum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 
 class StrictModel(BaseModel):
@@ -43,6 +43,11 @@ PATH = KeyFact.PATH
 def as_tuple(value: Any) -> Any:
     """Wrap a single value in a tuple: a single data source or image size need not be written as a list."""
     return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+def type_by_default(name: str) -> BeforeValidator:
+    """A validator that treats a record without a type as one of the named type."""
+    return BeforeValidator(lambda value: {"type": name} | value if isinstance(value, dict) else value)
 
 
 def models_in(annotation: Any) -> list[type[BaseModel]]:

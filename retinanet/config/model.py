@@ -1,10 +1,19 @@
 """`model`: backbone, feature pyramid, head and anchors."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from retinanet.config.base import MAY_CHANGE_ON_RESUME, PATH, Count, CountOrZero, NonNegative, Positive, StrictModel
+from retinanet.config.base import (
+    MAY_CHANGE_ON_RESUME,
+    PATH,
+    Count,
+    CountOrZero,
+    NonNegative,
+    Positive,
+    StrictModel,
+    type_by_default,
+)
 from retinanet.errors import InputError
 
 Norm = Literal["frozen", "batch", "sync", "group"]
@@ -153,7 +162,7 @@ def reject_frozen_random_weights(weights: str, frozen_stages: int) -> None:
 
 # Every backbone record has `name`, `weights`, `norm` and `frozen_stages`, which the run summary and the batch norm
 # checks read, and may have other keys.
-BackboneConfig = Annotated[ResNetConfig | TimmConfig, Field(discriminator="type")]
+BackboneConfig = Annotated[Annotated[ResNetConfig | TimmConfig, Field(discriminator="type")], type_by_default("resnet")]
 
 
 class ModelConfig(StrictModel):
@@ -198,11 +207,6 @@ class ModelConfig(StrictModel):
     only for three channels (RGB)."""
     std: tuple[Positive, ...] = IMAGENET_STD
     """Standard deviation of each channel (0..255); images are divided by it. The default is as for `mean`."""
-
-    @field_validator("backbone", mode="before")
-    @classmethod
-    def resnet_without_type(cls, value: Any) -> Any:
-        return {"type": "resnet", **value} if isinstance(value, dict) else value
 
     @model_validator(mode="after")
     def one_statistic_per_channel(self) -> Self:

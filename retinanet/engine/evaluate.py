@@ -61,10 +61,10 @@ def evaluate_dataset(
 
     Returns: the evaluation on the main process, None on all others.
     """
-    # Divide whole batches among the processes, which makes the results independent of their number.
     criterion = build_criterion(cfg.loss, loss, num_classes=len(data.class_names))
     if isinstance(criterion, nn.Module):
         criterion.to(device)
+    # Divide whole batches among the processes, which makes the results independent of their number.
     own_batches = build_eval_sampler(cfg, data)[rank() :: world_size()]
 
     def batches() -> Iterator[Batch]:

@@ -40,7 +40,7 @@ from retinanet.losses.build import build_criterion
 from retinanet.losses.configured_weights import with_class_weights
 from retinanet.losses.custom import check_loss
 from retinanet.model.backbone import build_backbone
-from retinanet.model.detector import Detector, has_background_logit
+from retinanet.model.detector import Detector
 from retinanet.model.retinanet import check_padded_shapes, is_retinanet
 from retinanet.runtime.device import resolve_compile, resolve_precision
 from retinanet.runtime.distributed import is_main, on_main, world_size
@@ -134,10 +134,7 @@ def set_up_run(
         val_data = load_val_data(cfg, train_data.class_names)
     if parts.model is not None:
         parts.model.to(device)
-        background_logit = has_background_logit(
-            parts.model, len(train_data.class_names), in_channels=cfg.model.in_channels
-        )
-        cfg = with_activation(cfg, background_logit)
+        cfg = with_activation(cfg, parts.model, len(train_data.class_names))
     if parts.loss is not None:
         check_loss(parts.loss, background_logit=cfg.model.has_background_logit)
     if val_data:

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from torchvision.ops import FrozenBatchNorm2d
 
 from retinanet.model.folded_conv import ScaleAndShift, scale_and_shift, scale_filters
+from retinanet.model.places import places_of
 
 log = logging.getLogger(__name__)
 
@@ -70,11 +71,11 @@ def fold_norms_(module: nn.Module, run: Callable[[], list[Tensor]]) -> None:
         expected = run()
         _replace_frozen_norms_(module)
         undo: list[Callable[[], None]] = []
-        places = {norm: (parent, name) for parent in module.modules() for name, norm in parent.named_children()}
+        places = {norm: (parent, name) for parent, name, norm in places_of(module, _BatchNorm)}
         for pair in _find_pairs(module, run):
             assert pair.norm is not None and pair.output is not None
-            restore = _fold(pair, *places[pair.norm])
             parent, name = places[pair.norm]
+            restore = _fold(pair, parent, name)
             if _same(getattr(parent, name)(pair.conv(pair.input)), pair.output):
                 undo.append(restore)
             else:
@@ -170,12 +171,10 @@ def _forward_hooks(
 
 def _replace_frozen_norms_(module: nn.Module) -> None:
     """Replace every `FrozenBatchNorm2d` by an equal `BatchNorm2d`: `conv_norm` calls only the latter as a module."""
-    for parent in list(module.modules()):
-        for name, frozen in list(parent.named_children()):
-            if isinstance(frozen, FrozenBatchNorm2d):
-                norm = nn.BatchNorm2d(len(frozen.weight), eps=frozen.eps, device=frozen.weight.device)
-                norm.to(frozen.weight.dtype).load_state_dict(frozen.state_dict(), strict=False)
-                parent.add_module(name, norm.eval().requires_grad_(False))
+    for parent, name, frozen in places_of(module, FrozenBatchNorm2d):
+        norm = nn.BatchNorm2d(len(frozen.weight), eps=frozen.eps, device=frozen.weight.device)
+        norm.to(frozen.weight.dtype).load_state_dict(frozen.state_dict(), strict=False)
+        parent.add_module(name, norm.eval().requires_grad_(False))
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

@@ -170,10 +170,7 @@ class Predictor:
             if (name := model_name(model)) != cfg.custom.model:
                 log.warning("%s: was trained with the model %s, and is loaded into %s", path, cfg.custom.model, name)
             load_weights(model, state, source=str(path))
-            background_logit = has_background_logit(
-                cast(Detector, model), len(checkpoint.class_names), in_channels=cfg.model.in_channels
-            )
-            cfg = with_activation(cfg, background_logit)
+            cfg = with_activation(cfg, cast(Detector, model), len(checkpoint.class_names))
         thresholds = None
         if use_thresholds and checkpoint.thresholds and not is_overridden(overrides, "postprocess.min_score"):
             thresholds = completed(checkpoint.thresholds)
@@ -282,8 +279,13 @@ class Predictor:
         return [replace(of_image, class_names=self.class_names) for of_image in detections]
 
 
-def with_activation(cfg: Config, background_logit: bool) -> Config:
-    """A copy of the config of a custom model, which says whether its logits have a last column for background."""
+def with_activation(cfg: Config, model: Detector, num_classes: int) -> Config:
+    """Check a custom model, and copy its config, so that it says whether the logits have a last column for background.
+
+    Raises:
+        InputError: see `has_background_logit`.
+    """
+    background_logit = has_background_logit(model, num_classes, in_channels=cfg.model.in_channels)
     activation = "softmax" if background_logit else "sigmoid"
     return cfg.model_copy(update={"model": cfg.model.model_copy(update={"class_activation": activation})})
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from retinanet.config.model import Norm
+from retinanet.model.places import places_of
 from retinanet.runtime.distributed import world_size
 
 GROUPS = 32
@@ -132,18 +133,16 @@ class SyncBatchNormAct(SyncBatchNorm):
 
 def synchronise_norms_(module: nn.Module) -> None:
     """Replace every batch norm within a module by one with statistics over the batches of all processes."""
-    for parent in list(module.modules()):
-        for name, norm in list(parent.named_children()):
-            if isinstance(norm, nn.BatchNorm2d) and not isinstance(norm, SyncBatchNorm):
-                parent.add_module(name, SyncBatchNormAct(norm))
+    for parent, name, norm in places_of(module, nn.BatchNorm2d):
+        if not isinstance(norm, SyncBatchNorm):
+            parent.add_module(name, SyncBatchNormAct(norm))
 
 
 def use_cuda_sync_norms_(module: nn.Module) -> None:
     """Replace every `SyncBatchNorm` within a module by torch's, which is faster on CUDA and does not run elsewhere."""
-    for parent in list(module.modules()):
-        for name, norm in list(parent.named_children()):
-            if isinstance(norm, SyncBatchNorm) and not list(norm.children()):
-                parent.add_module(name, nn.SyncBatchNorm.convert_sync_batchnorm(norm))
+    for parent, name, norm in places_of(module, SyncBatchNorm):
+        if not list(norm.children()):
+            parent.add_module(name, nn.SyncBatchNorm.convert_sync_batchnorm(norm))
 
 
 class _SumOverRanks(torch.autograd.Function):

@@ -3,6 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from retinanet.model.places import places_of
+
 FEW_CHANNELS = 16
 
 
@@ -22,14 +24,13 @@ class StridedPointwise(nn.Conv2d):
 
 def replace_strided_pointwise_(module: nn.Module) -> None:
     """Replace 1x1 convolutions of few channels with a stride by `StridedPointwise`, which shares their weights."""
-    for parent in list(module.modules()):
-        for name, conv in list(parent.named_children()):
-            if type(conv) is not nn.Conv2d or conv.kernel_size != (1, 1) or conv.padding != (0, 0):
-                continue
-            if conv.stride != (1, 1) and conv.in_channels < FEW_CHANNELS:
-                rows, columns = conv.stride
-                new = StridedPointwise(
-                    conv.in_channels, conv.out_channels, 1, stride=(rows, columns), groups=conv.groups, bias=False
-                )
-                new.weight, new.bias = conv.weight, conv.bias
-                parent.add_module(name, new)
+    for parent, name, conv in places_of(module, nn.Conv2d):
+        if type(conv) is not nn.Conv2d or conv.kernel_size != (1, 1) or conv.padding != (0, 0):
+            continue
+        if conv.stride != (1, 1) and conv.in_channels < FEW_CHANNELS:
+            rows, columns = conv.stride
+            new = StridedPointwise(
+                conv.in_channels, conv.out_channels, 1, stride=(rows, columns), groups=conv.groups, bias=False
+            )
+            new.weight, new.bias = conv.weight, conv.bias
+            parent.add_module(name, new)
