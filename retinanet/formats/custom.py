@@ -1,5 +1,6 @@
 """Datasets that users write: images and objects from a database, an archive or memory."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -71,10 +72,9 @@ def as_dataset(custom: "CustomDataset | Dataset") -> Dataset:
     if not records:
         raise InputError(f"{name}: has no images")
     for field in ("path", "image_id"):
-        values = [getattr(record, field) for record in records]
-        if len(set(values)) < len(values):
-            repeated = next(value for value in values if values.count(value) > 1)
-            raise InputError(f"{name}: {field} {repeated!r} occurs more than once; each image needs its own")
+        counts = Counter(getattr(record, field) for record in records)
+        if repeated := [value for value, count in counts.items() if count > 1]:
+            raise InputError(f"{name}: {field} {repeated[0]!r} occurs more than once; each image needs its own")
     corners = np.concatenate([record.boxes for record in records]).astype(np.float64)
     boxes_xywh = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
     return Dataset(

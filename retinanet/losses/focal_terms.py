@@ -139,7 +139,7 @@ class SigmoidTerms:
     def _weights(self, labels: Tensor) -> Tensor | None:
         if self.weights is None:
             return None
-        positive, negative = (per_class(part, labels) if isinstance(part, tuple) else part for part in self.weights)
+        positive, negative = (_factor(part, labels) for part in self.weights)
         return positive * labels + negative * (1 - labels)
 
     def _times_weights(self, losses: Tensor, labels: Tensor) -> Tensor:
@@ -173,7 +173,7 @@ class SoftmaxTerms:
         logits, labels, valid = self._prepared(logits, targets)
         terms = softmax_focal_terms(logits, labels, self.gamma)
         if self.alpha is not None:
-            terms = terms * (per_class(self.alpha, terms) if isinstance(self.alpha, tuple) else self.alpha)
+            terms = terms * _factor(self.alpha, terms)
         losses = terms.sum(1, keepdim=True)
         return _kept(valid, losses)
 
@@ -182,14 +182,14 @@ class SoftmaxTerms:
         logits, labels, valid = self._prepared(logits, targets, read=True)
         terms = softmax_focal_values(logits, labels, self.gamma)
         if self.alpha is not None:
-            terms.mul_(per_class(self.alpha, terms) if isinstance(self.alpha, tuple) else self.alpha)
+            terms.mul_(_factor(self.alpha, terms))
         return _kept(valid, terms.sum(1, keepdim=True))
 
     def gradient(self, scale: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
         """Compute the gradient of the losses times a scale (n, 1, s): (n, C, s), in the dtype of the loss."""
         logits, labels, valid = self._prepared(logits, targets, read=True)
         if self.alpha is not None:
-            scale = scale * (per_class(self.alpha, scale) if isinstance(self.alpha, tuple) else self.alpha)
+            scale = scale * _factor(self.alpha, scale)
         return _kept(valid, softmax_focal_gradient(logits, labels, self.gamma, scale))
 
     def _prepared(self, logits: Tensor, targets: Tensor, *, read: bool = False) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -224,6 +224,11 @@ def one_hot(classes: Tensor, like: Tensor) -> Tensor:
 def per_class(weights: tuple[float, ...], like: Tensor) -> Tensor:
     """Return weights as a tensor (C, 1), with the dtype and device of `like`."""
     return torch.tensor(weights, dtype=like.dtype, device=like.device)[:, None]
+
+
+def _factor(weights: Weights, like: Tensor) -> float | Tensor:
+    """Return weights per class as `per_class` does; one number is unchanged."""
+    return per_class(weights, like) if isinstance(weights, tuple) else weights
 
 
 def _kept(valid: Tensor | None, values: Tensor) -> Tensor:

@@ -43,9 +43,12 @@ def font_for(text: str, size: int) -> tuple[Font, str]:
     """
     if not features.check("freetype2"):  # Pillow's fallback font has Latin-1 letters in one size
         return ImageFont.load_default(), text.encode("latin-1", "replace").decode("latin-1")
-    needed = frozenset(text)
+    needed = set(text)
     names = [None, *SYSTEM_FONTS] if not text.isascii() else [None]
-    missing = {name: needed if _load(name, size) is None else _missing(name, needed) for name in names}
+    missing = {
+        name: needed if _load(name, size) is None else {character for character in needed if _lacks(name, character)}
+        for name in names
+    }
     best = min(names, key=lambda name: len(missing[name]))  # the first of equals
     font = _load(best, size)
     assert font is not None  # Pillow's own font always exists
@@ -73,14 +76,11 @@ def _load(name: str | None, size: int) -> ImageFont.FreeTypeFont | None:
 
 
 @functools.cache
-def _missing(name: str | None, characters: frozenset[str]) -> frozenset[str]:
-    """The characters that an installed font lacks."""
+def _lacks(name: str | None, character: str) -> bool:
+    """Whether an installed font has no glyph for a character."""
     font = _load(name, 20)
     assert font is not None
-    placeholder = _glyph(font, UNASSIGNED)
-    return frozenset(
-        character for character in characters if not character.isspace() and _glyph(font, character) == placeholder
-    )
+    return not character.isspace() and _glyph(font, character) == _glyph(font, UNASSIGNED)
 
 
 def _glyph(font: ImageFont.FreeTypeFont, character: str) -> tuple[tuple[int, int], bytes]:

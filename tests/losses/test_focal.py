@@ -11,22 +11,15 @@ import torchvision
 from torch.testing import assert_close
 
 import retinanet
-from retinanet.losses import chunking
 from retinanet.losses.focal import FocalLoss, InverseFrequency, LabelWeights, focal_loss
 from retinanet.losses.sigmoid import SigmoidFocalLoss
 from tests.helpers.focal import multi_hot, soft_focal_by_definition, softmax_focal_by_definition
 from tests.helpers.gradients import value_and_gradient
 
+pytestmark = pytest.mark.usefixtures("small_chunks")
+
 GAMMAS = [0.1, 0.5, 1, 2, 5]
 REDUCTIONS = ["mean", "sum", "none"]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def small_chunks():
-    """Make chunks so small that every test needs several."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(chunking.LOGITS_AT_ONCE, "cpu", 40)
-        yield
 
 
 def example(*shape, highest, dtype=torch.float64):

@@ -7,23 +7,16 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from retinanet.losses import chunking
 from retinanet.losses.focal import focal_loss
 from tests.helpers.focal import multi_hot
 from tests.helpers.gradients import value_and_gradient
+
+pytestmark = pytest.mark.usefixtures("small_chunks")
 
 GAMMAS = [0, 0.1, 0.5, 1, 2, 5]
 REDUCTIONS = ["mean", "sum", "none"]
 SHAPES = [(37, 7), (5, 7, 11), (4, 7, 3, 5)]
 WEIGHTS = torch.tensor([0.3, 0.9, 0.1, 0.5, 0.7, 0.2, 1.0])
-
-
-@pytest.fixture(autouse=True, scope="module")
-def small_chunks():
-    """Make chunks so small that every test needs several."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(chunking.LOGITS_AT_ONCE, "cpu", 40)
-        yield
 
 
 def example(shape, dtype):

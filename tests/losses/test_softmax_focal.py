@@ -5,18 +5,11 @@ import torch
 import torchvision
 from torch.testing import assert_close
 
-from retinanet.losses import chunking
 from retinanet.losses.softmax_focal import SoftmaxFocalLoss
 from tests.helpers.focal import softmax_focal_by_definition
 from tests.helpers.gradients import value_and_gradient
 
-
-@pytest.fixture(autouse=True, scope="module")
-def small_chunks():
-    """Make chunks so small that every test needs several."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(chunking.LOGITS_AT_ONCE, "cpu", 40)
-        yield
+pytestmark = pytest.mark.usefixtures("small_chunks")
 
 
 def anchors_to_classify(num_classes, *, shape=(2, 50), dtype=torch.float64):

@@ -24,14 +24,6 @@ def read(path, channels, **options):
     return pixels.permute(1, 2, 0).numpy()
 
 
-@pytest.fixture(params=["torchcodec", "Pillow"])
-def decoder(request, monkeypatch):
-    if request.param == "Pillow":
-        monkeypatch.setattr("retinanet.formats.images.decode.decode_image", None)
-    else:
-        pytest.importorskip("torchcodec", reason="compares both decoders")
-
-
 @pytest.mark.usefixtures("decoder")
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "TIFF", "BMP"])
 @pytest.mark.parametrize("mode", ["L", "1", "LA", "RGB", "RGBA", "P"])
