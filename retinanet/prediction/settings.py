@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from retinanet.checkpoint.file import file_checksum
+from retinanet.checkpoint.file import file_checksum, resolve_checkpoint
 from retinanet.config import Config
 from retinanet.config.flat import flat_config
 from retinanet.errors import InputError
@@ -25,7 +25,10 @@ _PREFIXES = (
 
 def settings_of(checkpoint: Path, cfg: Config, thresholds: Sequence[float], outputs: Outputs) -> dict[str, Any]:
     """Describe everything that the results depend on, except the inputs, as JSON values."""
-    files = [checkpoint / name for name in (CONFIG_FILE, WEIGHTS_FILE)] if is_published(checkpoint) else [checkpoint]
+    if is_published(checkpoint):
+        files = [checkpoint / name for name in (CONFIG_FILE, WEIGHTS_FILE)]
+    else:
+        files = [resolve_checkpoint(checkpoint)]  # best.pt may be a text file with the name of the checkpoint
     config = {key: value for key, value in flat_config(cfg).items() if key.startswith(_PREFIXES)}
     return {
         "checkpoint": [file_checksum(file) for file in files],
