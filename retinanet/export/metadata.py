@@ -60,7 +60,7 @@ def read_metadata(path: Path) -> Metadata:
     """
     try:
         return Metadata.model_validate_json(_stored_text(path))
-    except ImportError:
+    except (ImportError, InputError):  # a package is missing
         raise
     except Exception as error:  # parsers raise many different types
         reason = str(error).partition("\n")[0][:160] or type(error).__name__

@@ -78,3 +78,9 @@ def test_missing_packages_are_named(monkeypatch):
         InputError, match=r"packages are not installed: openvino; run: pip install 'retinanet\[export\]'"
     ):
         require_packages("openvino")
+
+
+def test_a_missing_package_is_not_mistaken_for_a_damaged_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="packages are not installed: onnx"):
+        read_metadata(tmp_path / "a.onnx")

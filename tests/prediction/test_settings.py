@@ -7,7 +7,7 @@ from retinanet.prediction.settings import settings_of
 
 
 def test_a_text_file_that_links_to_a_checkpoint_stands_for_its_content(tmp_path):
-    """Where symbolic links are not supported, best.pt contains the name of the checkpoint, which may be trained again."""
+    """Where symbolic links are not supported, best.pt contains the name of the checkpoint."""
     checkpoint, link = tmp_path / "step_00000001.pt", tmp_path / "best.pt"
     link.write_bytes(PREFIX + checkpoint.name.encode() + b"\n")
 
