@@ -1,7 +1,7 @@
 """Find the architecture that weights belong to, and convert their names and shapes to ours."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import get_args
 
 import torch
@@ -17,7 +17,7 @@ NUM_ANCHORS = 9  # 3 aspect ratios and 3 scales in each cell
 COUNTER = "num_batches_tracked"  # buffer of batch norm that frozen batch norm does not have
 
 
-def renamed(name: str, table: tuple[tuple[str, str], ...]) -> str:
+def renamed(name: str, table: Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]) -> str:
     """Apply every row of a table of (regular expression, replacement) to a name."""
     for pattern, replacement in table:
         name = re.sub(pattern, replacement, name)

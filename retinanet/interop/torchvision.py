@@ -1,6 +1,5 @@
 """Weights of torchvision's `retinanet_resnet50_fpn` and `retinanet_resnet50_fpn_v2`: read and write them."""
 
-import re
 from collections.abc import Mapping
 from typing import get_args
 
@@ -173,9 +172,4 @@ def with_new_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         (r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d)\.(weight|bias)$", r"\1.0.\2"),
         (r"^(head\.\w+_head\.conv)\.(\d)\.(weight|bias)$", lambda old: f"{old[1]}.{int(old[2]) // 2}.0.{old[3]}"),
     )
-    result = {}
-    for name, value in state.items():
-        for pattern, replacement in table:
-            name = re.sub(pattern, replacement, name)
-        result[name] = value
-    return result
+    return {renamed(name, table): value for name, value in state.items()}
