@@ -84,7 +84,8 @@ def convert(
         expected = {name: value.shape for name, value in build_model(cfg, num_classes).state_dict().items()}
     theirs = {name: names(name) for name in expected}
     missing = [name for name in theirs.values() if name not in state]
-    unknown = [name for name in state if name not in set(theirs.values()) and not name.endswith(COUNTER)]
+    known = set(theirs.values())
+    unknown = [name for name in state if name not in known and not name.endswith(COUNTER)]
     misshapen = [
         f"{theirs[name]} {tuple(state[theirs[name]].shape)}, expected {tuple(shape)}"
         for name, shape in expected.items()
