@@ -24,7 +24,7 @@ def renamed(name: str, table: Sequence[tuple[str, str | Callable[[re.Match[str]]
     return name
 
 
-def subnet_layer(name: str, cfg: ModelConfig) -> str:
+def subnet_layer(name: str, num_convs: int, *, has_norm: bool) -> str:
     """Number the layers of a subnet by convolution and part, and call the last convolution `last`.
 
     With a norm, `head.class_subnet.4.weight` becomes `head.class_subnet.1.1.weight`: the norm of the second
@@ -34,10 +34,18 @@ def subnet_layer(name: str, cfg: ModelConfig) -> str:
     if match is None:
         return name
     subnet, layer, kind = match[1], int(match[2]), match[3]
-    per_convolution = 2 if cfg.head_norm == "none" else 3
-    convolution, part = divmod(layer, per_convolution)
-    place = "last" if convolution == cfg.head_convs else f"{convolution}.{part}"
+    convolution, part = divmod(layer, _layers_per_convolution(has_norm))
+    place = "last" if convolution == num_convs else f"{convolution}.{part}"
     return f"{subnet}.{place}.{kind}"
+
+
+def last_layer(num_convs: int, *, has_norm: bool) -> int:
+    """Position of the last convolution in our subnets."""
+    return num_convs * _layers_per_convolution(has_norm)
+
+
+def _layers_per_convolution(has_norm: bool) -> int:
+    return 3 if has_norm else 2  # the convolution, its norm and ReLU
 
 
 def find_resnet(state: Mapping[str, Tensor], prefix: str, names: Names, *, source: str) -> ResNetName:
