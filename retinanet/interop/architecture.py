@@ -9,12 +9,12 @@ from torch import Tensor
 
 from retinanet.config.model import ModelConfig, ResNetName
 from retinanet.errors import InputError
+from retinanet.model.pretrained import COUNTER
 from retinanet.model.resnet import ResNet
 from retinanet.model.retinanet import build_model
 
 Names = Callable[[str], str]  # our name of a tensor -> the other framework's
 NUM_ANCHORS = 9  # 3 aspect ratios and 3 scales in each cell
-COUNTER = "num_batches_tracked"  # buffer of batch norm that frozen batch norm does not have
 
 
 def renamed(name: str, table: Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]) -> str:

@@ -13,13 +13,13 @@ from retinanet.errors import InputError
 from retinanet.model.class_match import ClassMatch, copy_rows, match_by_name, match_by_position
 from retinanet.model.fitting import check_fits
 from retinanet.model.level_weights import match_levels
+from retinanet.model.pretrained import COUNTER
 from retinanet.model.retinanet import RetinaNet
 from retinanet.model.stem import adapted_stem
 
 # Relative tolerance: larger than the change that "rounding: torchvision" makes to the smallest anchors, smaller than
 # the step between two scales.
 SHAPE_TOLERANCE = 0.05
-COUNTER = "num_batches_tracked"  # buffer of batch norm that frozen batch norm does not have
 
 
 @dataclass(frozen=True, kw_only=True)

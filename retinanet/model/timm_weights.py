@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from retinanet.errors import InputError, first_line
-from retinanet.model.pretrained import read_state_dict
+from retinanet.model.pretrained import COUNTER, read_state_dict
 from retinanet.model.stem import adapted_stem
 from retinanet.model.timm_layout import create_network, timm_library
 
-COUNTER = "num_batches_tracked"  # absent from older files
 HALF_BYTE = 0.5  # tolerated difference of means and standard deviations, in 0..255
 
 
