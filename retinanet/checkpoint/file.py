@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from retinanet.checkpoint.link import follow_link
+from retinanet.checkpoint.saved import checksum_file
 from retinanet.checkpoint.wrappers import unwrapped
 from retinanet.config import Config
 from retinanet.config.load import config_from_values
@@ -221,11 +222,6 @@ def file_checksum(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def checksum_file(path: Path) -> Path:
-    """Path of the checksum file next to a checkpoint, written in `sha256sum` format."""
-    return path.with_name(path.name + ".sha256")
 
 
 def sync(file: Any) -> None:

@@ -13,13 +13,12 @@ from pathlib import Path
 from retinanet.checkpoint.file import (
     Checkpoint,
     DamagedCheckpoint,
-    checksum_file,
     read_checkpoint,
     sync_folder,
 )
 from retinanet.checkpoint.link import read_link, write_link
 from retinanet.checkpoint.save import partial_file, save_file
-from retinanet.checkpoint.saved import saved_checkpoints
+from retinanet.checkpoint.saved import checksum_file, saved_checkpoints
 from retinanet.errors import InputError, make_folder
 
 log = logging.getLogger(__name__)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from retinanet.checkpoint.link import follow_link
+from retinanet.checkpoint.saved import checksum_file
 from retinanet.config import Config
 from retinanet.config.load import config_from_values
 from retinanet.errors import InputError
@@ -49,7 +50,7 @@ def is_checkpoint(path: Path) -> bool:
     Other files of `torch.save`, such as state dicts, are not; nor is a checkpoint that is damaged and has no checksum.
     """
     file = follow_link(path.resolve())
-    if file.with_name(file.name + ".sha256").is_file():
+    if checksum_file(file).is_file():
         return True
     content = _content(file)
     return isinstance(content, dict) and str(content.get("format")).startswith("retinanet checkpoint")

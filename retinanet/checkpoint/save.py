@@ -6,13 +6,13 @@ from pathlib import Path
 
 from retinanet.checkpoint.file import (
     Checkpoint,
-    checksum_file,
     read_checkpoint,
     resolve_checkpoint,
     sync,
     sync_folder,
     write_checkpoint,
 )
+from retinanet.checkpoint.saved import checksum_file
 from retinanet.errors import InputError
 
 

@@ -1,4 +1,4 @@
-"""Find the checkpoint files in a folder by name, without importing torch."""
+"""Find the checkpoints in a folder, and the checksum file of each, by name, without importing torch."""
 
 import re
 from pathlib import Path
@@ -12,3 +12,8 @@ def saved_checkpoints(folder: Path) -> list[Path]:
         return []
     step_of = {path: match for path in folder.iterdir() if (match := CHECKPOINT_NAME.fullmatch(path.name))}
     return sorted(step_of, key=lambda path: int(step_of[path][1]))
+
+
+def checksum_file(path: Path) -> Path:
+    """Path of the checksum file next to a checkpoint, written in `sha256sum` format."""
+    return path.with_name(path.name + ".sha256")

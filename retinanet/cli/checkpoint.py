@@ -49,16 +49,16 @@ def check_early(checkpoint: Path, overrides: list[str], *, has_data: bool = True
     if cfg is None:  # the command reports the problem when it loads the file
         return None
     cfg = with_overrides(cfg, overrides, source=f"{checkpoint} with overrides")
-    needed = "model=..." if cfg.custom.model else ""
-    if has_data:
-        needed = ", ".join(filter(None, (needed, "loss=..." if cfg.custom.class_loss or cfg.custom.loss else "")))
-        if cfg.custom.val_data and not cfg.data.has_validation:
-            needed = ", ".join(filter(None, (needed, "dataset=...")))
+    needed = ["model=..."] if cfg.custom.model else []
+    if has_data and (cfg.custom.class_loss or cfg.custom.loss):
+        needed.append("loss=...")
+    if has_data and cfg.custom.val_data and not cfg.data.has_validation:
+        needed.append("dataset=...")
     if needed:
         call = "retinanet.evaluate" if has_data else "retinanet.Predictor.from_checkpoint"
         raise InputError(
             f"{checkpoint}: was trained with custom parts ({', '.join(cfg.custom.described)}), which a command cannot "
-            f"load; use it in Python: {call}({str(checkpoint)!r}, {needed})"
+            f"load; use it in Python: {call}({str(checkpoint)!r}, {', '.join(needed)})"
         )
     if has_data:
         if is_folder and not cfg.data.has_validation:

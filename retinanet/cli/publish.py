@@ -102,18 +102,17 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.to:
         export(arguments)
         return
-    folder = arguments.checkpoint if is_published(arguments.checkpoint) else arguments.output
     if arguments.upload:
         from retinanet.interop.hub import check_uploadable
 
         check_uploadable(arguments.upload)
-    if folder == arguments.output:
+    if arguments.output:  # otherwise, the checkpoint is a published folder
         publish(arguments)
     if arguments.upload:
         from retinanet.interop.hub import upload
 
         begin_work()
-        address = upload(folder, arguments.upload, public=arguments.public)
+        address = upload(arguments.output or arguments.checkpoint, arguments.upload, public=arguments.public)
         print(f"uploaded: {address}")
 
 

@@ -1,7 +1,7 @@
 """Find the architecture that weights belong to, and convert their names and shapes to ours."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import get_args
 
 import torch
@@ -9,22 +9,22 @@ from torch import Tensor
 
 from retinanet.config.model import ModelConfig, ResNetName
 from retinanet.errors import InputError
+from retinanet.model.pretrained import COUNTER
 from retinanet.model.resnet import ResNet
 from retinanet.model.retinanet import build_model
 
 Names = Callable[[str], str]  # our name of a tensor -> the other framework's
 NUM_ANCHORS = 9  # 3 aspect ratios and 3 scales in each cell
-COUNTER = "num_batches_tracked"  # buffer of batch norm that frozen batch norm does not have
 
 
-def renamed(name: str, table: tuple[tuple[str, str], ...]) -> str:
+def renamed(name: str, table: Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]) -> str:
     """Apply every row of a table of (regular expression, replacement) to a name."""
     for pattern, replacement in table:
         name = re.sub(pattern, replacement, name)
     return name
 
 
-def subnet_layer(name: str, cfg: ModelConfig) -> str:
+def subnet_layer(name: str, num_convs: int, *, has_norm: bool) -> str:
     """Number the layers of a subnet by convolution and part, and call the last convolution `last`.
 
     With a norm, `head.class_subnet.4.weight` becomes `head.class_subnet.1.1.weight`: the norm of the second
@@ -34,10 +34,18 @@ def subnet_layer(name: str, cfg: ModelConfig) -> str:
     if match is None:
         return name
     subnet, layer, kind = match[1], int(match[2]), match[3]
-    per_convolution = 2 if cfg.head_norm == "none" else 3
-    convolution, part = divmod(layer, per_convolution)
-    place = "last" if convolution == cfg.head_convs else f"{convolution}.{part}"
+    convolution, part = divmod(layer, _layers_per_convolution(has_norm))
+    place = "last" if convolution == num_convs else f"{convolution}.{part}"
     return f"{subnet}.{place}.{kind}"
+
+
+def last_layer(num_convs: int, *, has_norm: bool) -> int:
+    """Position of the last convolution in our subnets."""
+    return num_convs * _layers_per_convolution(has_norm)
+
+
+def _layers_per_convolution(has_norm: bool) -> int:
+    return 3 if has_norm else 2  # the convolution, its norm and ReLU
 
 
 def find_resnet(state: Mapping[str, Tensor], prefix: str, names: Names, *, source: str) -> ResNetName:
@@ -84,7 +92,8 @@ def convert(
         expected = {name: value.shape for name, value in build_model(cfg, num_classes).state_dict().items()}
     theirs = {name: names(name) for name in expected}
     missing = [name for name in theirs.values() if name not in state]
-    unknown = [name for name in state if name not in set(theirs.values()) and not name.endswith(COUNTER)]
+    known = set(theirs.values())
+    unknown = [name for name in state if name not in known and not name.endswith(COUNTER)]
     misshapen = [
         f"{theirs[name]} {tuple(state[theirs[name]].shape)}, expected {tuple(shape)}"
         for name, shape in expected.items()

@@ -14,8 +14,6 @@ from retinanet.interop.torchvision import DEFAULT_EPS, import_torchvision, is_to
 from retinanet.interop.weight_files import WeightFile, read_weight_file
 from retinanet.model.pretrained import HASH_IN_NAME, download_torchvision_weights
 
-__all__ = ["ImportedDetector", "detector_in", "is_named", "read_detector"]
-
 TORCHVISION_DETECTORS = ("retinanet_resnet50_fpn", "retinanet_resnet50_fpn_v2")
 # torchvision trained these weights with eps = 0, and sets it when it loads them by name.
 WITHOUT_EPS = ("retinanet_resnet50_fpn", "COCO_V1")

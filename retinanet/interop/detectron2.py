@@ -11,7 +11,7 @@ from retinanet.config import AnchorConfig, ModelConfig, PostprocessConfig, Resiz
 from retinanet.config.model import WITHOUT_1X1, TorchvisionResNet
 from retinanet.detection.anchors import cell_anchors
 from retinanet.errors import InputError
-from retinanet.interop.architecture import Names, convert, find_resnet, renamed, shape_of, subnet_layer
+from retinanet.interop.architecture import Names, convert, find_resnet, last_layer, renamed, shape_of, subnet_layer
 from retinanet.interop.exported import check_exported, exported
 from retinanet.interop.imported import ImportedDetector, numbered_names
 from retinanet.interop.torchvision import COCO_IDS, COCO_NAMES
@@ -148,10 +148,9 @@ def export_detectron2(checkpoint: Checkpoint) -> dict[str, Tensor]:
 
 def names_for(num_convs: int, has_norm: bool) -> Names:
     """Return the function from our names to Detectron2's, for a head of this size, with or without group norm."""
-    cfg = ModelConfig(head_convs=num_convs, head_norm="group" if has_norm else "none")
 
     def theirs(name: str) -> str:
-        layer = subnet_layer(name, cfg)
+        layer = subnet_layer(name, num_convs, has_norm=has_norm)
         return renamed(layer if ".last." in layer else name, NAMES)
 
     return theirs
@@ -164,7 +163,7 @@ def _reordered(state: dict[str, Tensor], num_convs: int, has_norm: bool, outer: 
     """
     state = dict(state)
     state["backbone.conv1.weight"] = state["backbone.conv1.weight"].flip(1)
-    last = num_convs * (3 if has_norm else 2)
+    last = last_layer(num_convs, has_norm=has_norm)
     for subnet in ("class_subnet", "box_subnet"):
         for kind in ("weight", "bias"):
             name = f"head.{subnet}.{last}.{kind}"

@@ -9,7 +9,7 @@ from torch import Tensor
 from retinanet.checkpoint.file import Checkpoint
 from retinanet.config import ModelConfig
 from retinanet.errors import InputError
-from retinanet.interop.architecture import COUNTER
+from retinanet.model.pretrained import COUNTER
 
 # Values of `model` that every framework can represent.
 COMMON: Mapping[str, Collection[Any]] = {

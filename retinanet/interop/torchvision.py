@@ -1,6 +1,5 @@
 """Weights of torchvision's `retinanet_resnet50_fpn` and `retinanet_resnet50_fpn_v2`: read and write them."""
 
-import re
 from collections.abc import Mapping
 from typing import get_args
 
@@ -18,6 +17,7 @@ from retinanet.interop.architecture import (
     class_rows,
     convert,
     find_resnet,
+    last_layer,
     renamed,
     shape_of,
     subnet_layer,
@@ -104,7 +104,7 @@ def import_torchvision(
     if class_names is None and num_slots == len(SLOTS):
         slots, ids, class_names = list(COCO_IDS), COCO_IDS, COCO_NAMES
         for kind in ("weight", "bias"):
-            name = f"head.class_subnet.{last_layer(has_norm)}.{kind}"
+            name = f"head.class_subnet.{last_layer(NUM_CONVS, has_norm=has_norm)}.{kind}"
             converted[name] = class_rows(converted[name], slots, num_slots)
     elif class_names is None:
         are_named, class_names = False, numbered_names(num_slots)
@@ -158,13 +158,7 @@ def export_torchvision(checkpoint: Checkpoint) -> dict[str, Tensor]:
 
 def names_for(has_norm: bool) -> Names:
     """Return the function from our names to torchvision's, for a head with or without group norm."""
-    cfg = ModelConfig(head_norm="group" if has_norm else "none", head_convs=NUM_CONVS)
-    return lambda name: renamed(subnet_layer(name, cfg), NAMES)
-
-
-def last_layer(has_norm: bool) -> int:
-    """Position of the last convolution in our subnets."""
-    return NUM_CONVS * (3 if has_norm else 2)
+    return lambda name: renamed(subnet_layer(name, NUM_CONVS, has_norm=has_norm), NAMES)
 
 
 def with_new_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -173,9 +167,4 @@ def with_new_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         (r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d)\.(weight|bias)$", r"\1.0.\2"),
         (r"^(head\.\w+_head\.conv)\.(\d)\.(weight|bias)$", lambda old: f"{old[1]}.{int(old[2]) // 2}.0.{old[3]}"),
     )
-    result = {}
-    for name, value in state.items():
-        for pattern, replacement in table:
-            name = re.sub(pattern, replacement, name)
-        result[name] = value
-    return result
+    return {renamed(name, table): value for name, value in state.items()}

@@ -13,13 +13,13 @@ from retinanet.errors import InputError
 from retinanet.model.class_match import ClassMatch, copy_rows, match_by_name, match_by_position
 from retinanet.model.fitting import check_fits
 from retinanet.model.level_weights import match_levels
+from retinanet.model.pretrained import COUNTER
 from retinanet.model.retinanet import RetinaNet
-from retinanet.model.stem import adapt_stem
+from retinanet.model.stem import adapted_stem
 
 # Relative tolerance: larger than the change that "rounding: torchvision" makes to the smallest anchors, smaller than
 # the step between two scales.
 SHAPE_TOLERANCE = 0.05
-COUNTER = "num_batches_tracked"  # buffer of batch norm that frozen batch norm does not have
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,7 @@ def load_for_finetuning(
     old_levels, levels = (_levels(anchors.strides) for anchors in (old.anchors, model.anchors))
     state = match_levels(state, initial, trained=old_levels, wanted=levels)
     of_new_levels = [name for name, value in state.items() if value is initial.get(name) and not name.endswith(COUNTER)]
-    adapted = _adapted_stem(state, initial, old.in_channels)
+    adapted = adapted_stem(state, initial) if old.in_channels == 3 else {}
     state |= adapted
     class_layer = f"head.class_subnet.{len(model.head.class_subnet) - 1}"
     box_layer = f"head.box_subnet.{len(model.head.box_subnet) - 1}"
@@ -130,16 +130,6 @@ def load_for_finetuning(
     num_taken = total - len({*kept, *copied, *of_new_levels})
     taken = f"all {total} tensors" if num_taken == total else f"{num_taken} of {total} tensors"
     return LoadedWeights(taken + how, "; ".join(new) or "nothing", "; ".join(left) or "nothing")
-
-
-def _adapted_stem(state: dict[str, Tensor], initial: dict[str, Tensor], in_channels: int) -> dict[str, Tensor]:
-    """Adapt convolutions of RGB images that take another number of channels in the model; there is at most one."""
-    return {
-        name: adapt_stem(weight, initial[name].shape[1])
-        for name, weight in state.items()
-        if in_channels == 3 and name in initial and weight.ndim == initial[name].ndim == 4
-        if weight.shape[1] == 3 != initial[name].shape[1]
-    }
 
 
 def _levels(strides: Sequence[int]) -> list[int]:

@@ -16,6 +16,7 @@ from retinanet.model.stem import adapt_stem
 from retinanet.runtime.console import is_terminal
 
 HASH_IN_NAME = re.compile(r"-([a-f0-9]{8,})\.pth$")  # as torch.hub writes it
+COUNTER = "num_batches_tracked"  # buffer of batch norm that frozen batch norm and older files do not have
 STEM = "conv1.weight"  # torchvision's name for the first convolution of a residual network
 
 
@@ -41,8 +42,8 @@ def load_torchvision_weights(backbone: nn.Module, name: str, weights: str) -> No
     expected = backbone.state_dict()
     if STEM in state and state[STEM].ndim == 4 and state[STEM].shape[1] == 3:
         state[STEM] = adapt_stem(state[STEM], expected[STEM].shape[1])
-    state = {key: value for key, value in state.items() if key in expected or not key.endswith("num_batches_tracked")}
-    missing = [key for key in expected if key not in state and not key.endswith("num_batches_tracked")]
+    state = {key: value for key, value in state.items() if key in expected or not key.endswith(COUNTER)}
+    missing = [key for key in expected if key not in state and not key.endswith(COUNTER)]
     unknown = [key for key in state if key not in expected]
     misshapen = [key for key in state if key in expected and state[key].shape != expected[key].shape]
     if missing or unknown or misshapen:

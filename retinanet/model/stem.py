@@ -1,5 +1,7 @@
 """Adapt the first convolution of a network pretrained on RGB images to another number of channels."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -29,3 +31,13 @@ def adapt_stem(weight: Tensor, in_channels: int) -> Tensor:
     color = torch.arange(in_channels, device=weight.device) % 3
     sharing = torch.bincount(color, minlength=3)
     return weight[:, color] / sharing[color].to(weight.dtype).view(1, -1, 1, 1)
+
+
+def adapted_stem(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Convolutions of RGB images that take another number of channels in `expected`, adapted to it; at most one."""
+    return {
+        name: adapt_stem(weight, expected[name].shape[1])
+        for name, weight in state.items()
+        if name in expected and weight.ndim == expected[name].ndim == 4
+        if weight.shape[1] == 3 != expected[name].shape[1]
+    }

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from retinanet.errors import InputError, first_line
-from retinanet.model.pretrained import read_state_dict
-from retinanet.model.stem import adapt_stem
+from retinanet.model.pretrained import COUNTER, read_state_dict
+from retinanet.model.stem import adapted_stem
 from retinanet.model.timm_layout import create_network, timm_library
 
-COUNTER = "num_batches_tracked"  # absent from older files
 HALF_BYTE = 0.5  # tolerated difference of means and standard deviations, in 0..255
 
 
@@ -34,7 +33,8 @@ def load_timm_weights(network: nn.Module, name: str, weights: str, *, out_indice
     tags = _tags(name)
     tag = _default_tag(name) if weights == "imagenet" else weights
     if tag in tags:
-        network.load_state_dict(_adapted(_download(name, tag, tags[tag], out_indices), network))
+        state = _download(name, tag, tags[tag], out_indices)
+        network.load_state_dict(state | adapted_stem(state, network.state_dict()))
         return
     known = ", ".join(["imagenet", *tags]) if tags else "none: timm has no weights for it"
     if weights == "imagenet" or not Path(weights).exists():
@@ -102,13 +102,6 @@ def _hub_cache() -> str:
     return HF_HUB_CACHE
 
 
-def _adapted(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-    """Adapt convolutions of RGB images to the channels of the network; there is at most one."""
-    expected = network.state_dict()
-    is_stem = {key: value.ndim == 4 and value.shape[1] == 3 != expected[key].shape[1] for key, value in state.items()}
-    return {key: adapt_stem(value, expected[key].shape[1]) if is_stem[key] else value for key, value in state.items()}
-
-
 def _from_file(network: nn.Module, name: str, path: Path) -> dict[str, Tensor]:
     """Read a state dict of the whole network, and rename its tensors for the network that extracts feature maps."""
     timm = timm_library()
@@ -124,7 +117,7 @@ def _from_file(network: nn.Module, name: str, path: Path) -> dict[str, Tensor]:
             state[ours] = value
         elif key not in whole:
             unknown.append(key)
-    state = _adapted(state, network)
+    state |= adapted_stem(state, expected)
     missing = [key for key in expected if key not in state and not key.endswith(COUNTER)]
     misshapen = [key for key, value in state.items() if value.shape != expected[key].shape]
     if missing or unknown or misshapen:

@@ -12,11 +12,11 @@ from retinanet.checkpoint import file as file_module
 from retinanet.checkpoint.file import (
     Checkpoint,
     DamagedCheckpoint,
-    checksum_file,
     read_checkpoint,
     sync_folder,
     write_checkpoint,
 )
+from retinanet.checkpoint.saved import checksum_file
 from retinanet.config import Config, TrainConfig
 from retinanet.errors import InputError
 from tests.helpers.checkpoints import checkpoint_of

@@ -5,9 +5,10 @@ import os
 import pytest
 import torch
 
-from retinanet.checkpoint.file import DamagedCheckpoint, checksum_file, file_checksum, read_checkpoint, write_checkpoint
+from retinanet.checkpoint.file import DamagedCheckpoint, file_checksum, read_checkpoint, write_checkpoint
 from retinanet.checkpoint.folder import CheckpointFolder
 from retinanet.checkpoint.save import store_thresholds
+from retinanet.checkpoint.saved import checksum_file
 from retinanet.errors import InputError
 from tests.helpers.checkpoints import checkpoint_of, filled, flip_a_bit, forbid_symlinks, names, step_files
 
