@@ -41,11 +41,6 @@ class Checkpoint(NamedTuple):
     # training; training itself never writes any.
     thresholds: tuple[float | None, ...] | None = None
 
-    @property
-    def custom_parts(self) -> tuple[str, ...]:
-        """The parts of the run that were passed in Python, such as "model my_module.IoUNet"; see `CustomConfig`."""
-        return self.config.custom.described
-
     def weights(self, *, average: bool = True) -> dict[str, Tensor]:
         """State dict of the model.
 

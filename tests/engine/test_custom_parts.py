@@ -47,7 +47,7 @@ def test_run_records_its_parts_and_not_the_sections_that_they_replace(run):
     assert "train" not in recorded["data"] and "val" not in recorded["data"]
     assert recorded["custom"]["model"] == f"{MODULE}.OneLevel"
     assert tuple(json.loads((run / "environment.json").read_text())["custom_parts"]) == NAMES
-    assert read_checkpoint(run / "checkpoints/last.pt").custom_parts == NAMES
+    assert read_checkpoint(run / "checkpoints/last.pt").config.custom.described == NAMES
     assert f"{MODULE}.OneLevel" in (run / "log.txt").read_text() and NAMES[0] in (run / "report.html").read_text()
 
 
