@@ -33,7 +33,9 @@ retinanet.train(cfg, "straight", **example.parts())
 class Stop(retinanet.Callback):
     def on_log(self, step, metrics):
         if step == 3:
-            import os, signal
+            import os, pathlib, signal, time
+            while not pathlib.Path("killed/checkpoints/last.pt").exists():  # the file of step 2 is written beside training
+                time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGKILL)
 
 if sys.argv[2] == "kill":
