@@ -1,7 +1,7 @@
 """Findings about images that can be read but should be examined: one finding per kind.
 
-They cover the value range of images that are not 8-bit, files with several frames, and EXIF orientations that leave
-open whether boxes were drawn on the displayed or on the stored image.
+They cover the value range of images that are not 8-bit, files with several frames, bands that are not used, and EXIF
+orientations that leave open whether boxes were drawn on the displayed or on the stored image.
 """
 
 from collections import Counter, defaultdict
@@ -21,6 +21,10 @@ from retinanet.formats.images.value_range import MAX_SHARING, Range, ValueRange,
 MAX_DECODED = 64  # images per sample type that are decoded to find their value range
 SHOWN_RANGES = 4  # ranges listed in a message
 SEVERAL_FRAMES = "{count} image(s) are animations or have several pages; only the first frame or page is used"
+UNUSED_BANDS = (
+    "{count} image(s) have 4 bands besides alpha, of which the first three are used; to use all, set "
+    "model.in_channels=4; to select three, set data.bands, such as [1, 2, 3]"
+)
 AMBIGUOUS = (
     "{count} image(s) are mirrored, rotated by 180 degrees, or square and rotated according to EXIF: their size does "
     "not show whether the boxes were drawn on the displayed image (assumed) or on the stored pixels; draw the boxes "
@@ -84,6 +88,8 @@ class ImageNotes:
             self._counter.add("warning", "ambiguous_orientation", AMBIGUOUS, path)
         if opened.has_more_frames():
             self._counter.add("note", "several_frames", SEVERAL_FRAMES, path)
+        if _has_unused_band(opened):
+            self._counter.add("note", "unused_bands", UNUSED_BANDS, path)
         self._types.update(opened.scaled_types)
         if any(self._types[dtype] <= MAX_DECODED for dtype in opened.scaled_types):
             for dtype, scaling in _scalings(opened).items():
@@ -122,6 +128,12 @@ class ImageNotes:
             f"data.value_range to {which}, such as {_shown(common)}"
         )
         return Finding("warning", "value_range", self.where, message)
+
+
+def _has_unused_band(opened: OpenedBands) -> bool:
+    """Whether a fourth band is ignored because the network has three channels; other numbers of bands are refused."""
+    settings, bands = opened.settings, opened.header.bands_without_alpha
+    return len(opened.files) == 1 and settings.bands is None and settings.channels == 3 and len(bands) == 4
 
 
 def _scalings(opened: OpenedBands) -> dict[str, _Scaling]:

@@ -90,6 +90,22 @@ def test_images_with_additional_frames_are_counted(tmp_path):
     assert notes_of([tmp_path / "e.gif"]).findings() == ()
 
 
+# ---- bands
+
+
+def test_a_fourth_band_that_is_not_used_is_reported(tmp_path):
+    for name, bands in (("four.tif", 4), ("three.tif", 3)):
+        (tmp_path / name).write_bytes(tiff_of(np.full((HEIGHT, WIDTH, bands), 7, np.uint8)))
+    for mode, name in (("CMYK", "cmyk.jpg"), ("RGBA", "alpha.png")):  # their fourth band is not one of the scene
+        IMAGE.convert(mode).save(tmp_path / name)
+    paths = sorted(tmp_path.iterdir())
+    (finding,) = notes_of(paths).findings()
+    assert (finding.severity, finding.kind) == ("note", "unused_bands")
+    assert list(finding.examples) == [str(tmp_path / "four.tif")] and "set model.in_channels=4" in finding.message
+    assert notes_of([tmp_path / "four.tif"], bands=(1, 2, 3)).findings() == ()
+    assert notes_of([tmp_path / "four.tif"], channels=4).findings() == ()
+
+
 # ---- value range
 
 
