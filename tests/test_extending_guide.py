@@ -34,7 +34,7 @@ class Stop(retinanet.Callback):
     def on_log(self, step, metrics):
         if step == 3:
             import os, pathlib, signal, time
-            while not pathlib.Path("killed/checkpoints/last.pt").exists():  # the file of step 2 is written beside training
+            while not pathlib.Path("killed/checkpoints/last.pt").exists():  # a thread writes that of step 2
                 time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGKILL)
 
