@@ -15,7 +15,7 @@ import numpy as np
 from retinanet.detection.overlapping_pairs import areas, overlapping_pairs, paired_overlap
 
 # A box is cut if its distance from the edge is at most this share of its own side, or this number of pixels.
-MAX_DISTANCE_SHARE = 0.05
+MAX_DISTANCE_SHARE = 0.1
 MAX_DISTANCE = 2.0
 
 SIDES = range(4)  # x1, y1, x2, y2
@@ -27,6 +27,7 @@ class _Continuations(NamedTuple):
 
     cut: np.ndarray  # (P,) indices
     other: np.ndarray  # (P,) indices
+    fit: np.ndarray  # (P,) score of the other box, times the IoU within the area that both windows show
 
 
 def cut_sides(boxes: np.ndarray, windows: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
@@ -53,8 +54,9 @@ def complete_cut_boxes(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Move the cut sides of boxes to where the objects end, as far as other windows show it.
 
-    A side is taken from the best matching box of another window that shows more of the image there. If that box is cut
-    on the same side, it is completed first, so an object may extend over any number of tiles.
+    A side is taken from a matching box of another window that shows more of the image there: the one with the highest
+    product of score and IoU, if possible among those that show where the object ends. A box that is cut on the same
+    side is completed first, so an object may extend over any number of tiles.
 
     Args:
         boxes, windows, image_size: see `cut_sides`.
@@ -69,8 +71,8 @@ def complete_cut_boxes(
     if not is_cut.any():
         return boxes, changed
     completed = boxes.copy()
-    for side, continuations in zip(SIDES, _continuations(boxes, groups, windows, is_cut, min_iou), strict=True):
-        moved = _move_side(completed[:, side], scores, windows[:, side] * OUTWARD[side], is_cut[:, side], continuations)
+    for side, continuations in zip(SIDES, _continuations(boxes, scores, groups, windows, is_cut, min_iou), strict=True):
+        moved = _move_side(completed[:, side], windows[:, side] * OUTWARD[side], is_cut[:, side], continuations)
         changed |= moved
     # Boxes of two windows can contradict each other so much that nothing remains between their sides.
     changed &= (completed[:, 2:] > completed[:, :2]).all(axis=1)
@@ -78,10 +80,15 @@ def complete_cut_boxes(
 
 
 def _continuations(
-    boxes: np.ndarray, groups: np.ndarray, windows: np.ndarray, is_cut: np.ndarray, min_iou: float
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    groups: np.ndarray,
+    windows: np.ndarray,
+    is_cut: np.ndarray,
+    min_iou: float,
 ) -> list[_Continuations]:
     """Find, for each side, the boxes that match a box that is cut there, in a window that shows more."""
-    found: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in SIDES]
+    found: list[list[_Continuations]] = [[] for _ in SIDES]
     is_any_cut = is_cut.any(axis=1)
     for first, second in overlapping_pairs(boxes, groups):
         relevant = is_any_cut[first] | is_any_cut[second]
@@ -89,13 +96,14 @@ def _continuations(
         intersection, _ = paired_overlap(boxes[first], boxes[second])  # within both windows, as the boxes are
         union = areas(_clip(boxes[first], windows[second])) + areas(_clip(boxes[second], windows[first])) - intersection
         matches = intersection > min_iou * union
-        first, second = first[matches], second[matches]
+        first, second, iou = first[matches], second[matches], intersection[matches] / union[matches]
         for cut, other in ((first, second), (second, first)):
             for side in SIDES:
                 shows_more = (windows[other, side] - windows[cut, side]) * OUTWARD[side] > 0
                 continues = is_cut[cut, side] & shows_more
-                found[side].append((cut[continues], other[continues]))
-    return [_Continuations(*map(np.concatenate, zip(*pairs, strict=True))) for pairs in found]
+                fit = scores[other] * iou
+                found[side].append(_Continuations(cut[continues], other[continues], fit[continues]))
+    return [_Continuations(*map(np.concatenate, zip(*chunks, strict=True))) for chunks in found]
 
 
 def _clip(boxes: np.ndarray, windows: np.ndarray) -> np.ndarray:
@@ -103,9 +111,7 @@ def _clip(boxes: np.ndarray, windows: np.ndarray) -> np.ndarray:
     return np.concatenate([np.maximum(boxes[:, :2], windows[:, :2]), np.minimum(boxes[:, 2:], windows[:, 2:])], axis=1)
 
 
-def _move_side(
-    side: np.ndarray, scores: np.ndarray, reach: np.ndarray, is_cut: np.ndarray, continuations: _Continuations
-) -> np.ndarray:
+def _move_side(side: np.ndarray, reach: np.ndarray, is_cut: np.ndarray, continuations: _Continuations) -> np.ndarray:
     """Move one side of all boxes, (D,), in place, and return which were moved, (D,) bool.
 
     Args:
@@ -116,11 +122,11 @@ def _move_side(
     ends = ~is_cut  # whether the side is where the object ends
     # Start with the windows that extend furthest, so that the other box of a pair is completed before the cut one.
     order = np.lexsort((continuations.cut, -reach[continuations.cut]))
-    cut, other = continuations.cut[order], continuations.other[order]
+    cut, other, fit = (values[order] for values in continuations)
     bounds = [*np.flatnonzero(np.diff(cut, prepend=-1)).tolist(), len(cut)]
     for start, stop in itertools.pairwise(bounds):
         candidates = other[start:stop]
-        best = candidates[np.lexsort((scores[candidates], ends[candidates]))[-1]]
+        best = candidates[np.lexsort((fit[start:stop], ends[candidates]))[-1]]
         index = cut[start]
         side[index], ends[index], moved[index] = side[best], ends[best], True
     return moved

@@ -70,7 +70,7 @@ def test_flipped_image_gives_flipped_detections(predictor_with):
     """With test-time augmentation, the network sees both images in both cases."""
     image = noise(60, 90)
     predictor = predictor_with(augment={"flip": True})
-    found, flipped = (list(predictor.predict([item], batch_size=1))[0] for item in (image, image.flip(-1)))
+    found, flipped = (next(predictor.predict([item], batch_size=1)) for item in (image, image.flip(-1)))
     x1, y1, x2, y2 = flipped.boxes.unbind(-1)
     mirrored = Detections(torch.stack([90 - x2, y1, 90 - x1, y2], dim=-1), flipped.scores, flipped.labels)
     assert len(found) == len(mirrored) == 100

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -17,7 +19,7 @@ def test_tiles_of_a_side_cover_it_and_overlap_enough(length, tile, overlap):
     spans = tile_spans(length, tile, overlap)
     assert spans[0][0] == 0 and spans[-1][1] == length
     assert all(end - start == min(tile, length) for start, end in spans)
-    for (start, end), (following, _) in zip(spans, spans[1:], strict=False):
+    for (start, end), (following, _) in itertools.pairwise(spans):
         assert start < following <= end
         # Rounding may take away half a pixel; neighbouring tiles start at least one pixel apart.
         assert end - following >= min(tile * overlap - 0.5, tile - 1)
