@@ -59,10 +59,10 @@ def weighted_boxes(
 
 def num_containing(boxes: np.ndarray, windows: np.ndarray) -> np.ndarray:
     """Count the windows (V, 4) that contain each box (C, 4), except for a margin of one pixel: (C,)."""
-    low, high = windows[:, :2] - MARGIN, windows[:, 2:] + MARGIN
+    x1, y1, x2, y2 = (windows + np.array([-MARGIN, -MARGIN, MARGIN, MARGIN])).T  # (V,) each
+    counts = np.zeros(len(boxes), dtype=np.int64)
     step = max(1, MAX_COMPARED // len(windows))
-    counts = [
-        ((part[:, None, :2] >= low) & (part[:, None, 2:] <= high)).all(axis=2).sum(axis=1)
-        for part in (boxes[start : start + step] for start in range(0, len(boxes), step))
-    ]
-    return np.concatenate([np.zeros(0, dtype=np.int64), *counts])
+    for start in range(0, len(boxes), step):
+        left, top, right, bottom = boxes[start : start + step, :, None].transpose(1, 0, 2)  # (step, 1) each
+        counts[start : start + step] = ((left >= x1) & (top >= y1) & (right <= x2) & (bottom <= y2)).sum(axis=1)
+    return counts

@@ -49,7 +49,7 @@ def test_more_boxes_than_views_do_not_raise_the_score():
 
 def test_box_that_no_view_contains_keeps_its_mean_score():
     windows = array((0, 0, 50, 100), (40, 0, 100, 100))
-    fused, scores, _ = weighted_boxes(array((20, 0, 80, 50)), np.array([0.7]), np.array([0]), windows, min_iou=0.5)
+    _, scores, _ = weighted_boxes(array((20, 0, 80, 50)), np.array([0.7]), np.array([0]), windows, min_iou=0.5)
     assert scores.tolist() == pytest.approx([0.7])
 
 
