@@ -22,8 +22,9 @@ class PostprocessConfig(StrictModel):
     nms_across_classes: bool = False
     """Whether NMS compares the boxes of all classes, so that an object is detected only as its best class."""
     soft_nms: SoftNms | None = None
-    """Lower the scores of overlapping boxes instead of removing them (Bodla et al. 2017), before `min_score` applies;
-    linear: multiply by 1 - IoU if the IoU is above `nms_iou`; gaussian: multiply by exp(-IoU^2 / `soft_nms_sigma`)."""
+    """Soft NMS (Bodla et al. 2017): instead of removing a box that overlaps a better one, lower its score, and remove
+    it only if its score falls to `min_score`. linear: multiply the score by 1 - IoU if the IoU is above `nms_iou`;
+    gaussian: multiply it by exp(-IoU^2 / `soft_nms_sigma`), whatever `nms_iou` is. null: remove the box."""
     soft_nms_sigma: Positive = 0.5
     """Width of the Gaussian of soft NMS; the larger, the less scores are lowered."""
     max_detections: Count = 100
@@ -33,10 +34,10 @@ class PostprocessConfig(StrictModel):
 class TileConfig(StrictModel):
     """Overlapping tiles of large images. Each tile is resized as an image of its size would be."""
 
-    size: Count | None = None
+    size: Annotated[int, Field(ge=16)] | None = None
     """Side of a tile in pixels of the original image; null: no tiles. Images that fit in one tile are not divided."""
     overlap: Annotated[float, Field(ge=0, le=0.9)] = 0.2
-    """Smallest overlap of neighbouring tiles, as a share of `size`. It should be larger than most objects."""
+    """Smallest overlap of neighbouring tiles, as a share of `size`. Choose it so that most objects are smaller."""
     whole_image: bool = True
     """Whether objects are also detected in the whole image, which finds those that are larger than a tile."""
 
@@ -46,12 +47,12 @@ class AugmentConfig(StrictModel):
 
     flip: bool = False
     """Whether horizontally flipped copies are used, at each scale."""
-    scales: tuple[Positive, ...] = ()
-    """Additional sizes of the resized image, relative to the one that `data.resize` gives, such as [0.8, 1.25]."""
+    scales: tuple[Annotated[float, Field(ge=0.1, le=10)], ...] = ()
+    """Additional sizes of the resized image, as factors of the size that `data.resize` gives, such as [0.8, 1.25]."""
 
     @field_validator("scales")
     @classmethod
-    def new(cls, scales: tuple[float, ...]) -> tuple[float, ...]:
+    def distinct(cls, scales: tuple[float, ...]) -> tuple[float, ...]:
         if 1 in scales or len(set(scales)) < len(scales):
             raise ValueError(f"found {list(scales)}, expected different numbers other than 1, which is always used")
         return scales
