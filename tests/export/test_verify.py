@@ -38,6 +38,13 @@ def test_program_equals_the_predictor(predictor, images, nms):
     assert verified.max_score_difference < 1e-5 and verified.max_box_difference < 1e-3
 
 
+@pytest.mark.parametrize("nms", ["inside", "outside"])
+def test_program_equals_the_predictor_for_many_objects(images, nms):
+    predictor = small_predictor("postprocess.min_score=0.001", "postprocess.max_detections=2000")
+    verified = verify(predictor, images[:3], nms=nms)
+    assert max(verified.counts) > 500 and verified.max_box_difference < 1e-3
+
+
 def changed(predictor, change):
     """The program of a predictor whose network has been changed."""
     program = deepcopy(program_of(predictor, nms="outside"))
