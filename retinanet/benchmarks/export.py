@@ -7,7 +7,7 @@ last layer of the class subnet is changed to give every image about as many cand
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from retinanet.config import (
     ModelConfig,
     ResizeConfig,
     ResNetConfig,
+    TrainConfig,
 )
 from retinanet.config.base import Precision
 from retinanet.errors import InputError
@@ -39,15 +40,16 @@ from retinanet.export.onnx_file import write_onnx
 from retinanet.export.openvino_model import write_openvino
 from retinanet.export.program import export_program
 from retinanet.export.torch_program import write_torch_program
-from retinanet.export.verify import verify_detections
 from retinanet.export.write import metadata_of, open_export, program_of
 from retinanet.inference.predictor import Predictor
 from retinanet.model.retinanet import RetinaNet
+from retinanet.structures import Detections
 
 SIZE, BATCHES, CLASSES = (256, 320), (1, 8), 20
 CANDIDATES = 300  # above `min_score` in each image, over all levels
 RESIZE_SCALE = 0.6  # side of the resized image / side of the original image
 CALIBRATION_IMAGES = 4
+DETECTIONS_TOLERANCE = 0.2  # relative; INT8 and torchvision's rounding of sizes change some detections
 OURS, THEIRS = "predictor", "torchvision"
 PROGRAM_WRITERS: dict[Format, Callable[[ExportedProgram, Path, Metadata], None]] = {
     "torch-export": write_torch_program,
@@ -82,10 +84,11 @@ def run(settings: Settings) -> SuiteResult:
 
     tables, details, ratios = [], {"size": size, "classes": classes, "backbone": settings.backbone}, {}
     with tempfile.TemporaryDirectory() as folder:
-        calls = native_calls(predictor, model, settings, size)
+        # Exporting changes the memory format of a predictor, so those that are timed are others.
+        calls = native_calls(model, settings, size)
         files = write_files(predictor, images[:CALIBRATION_IMAGES], size, Path(folder))
         bytes_of = {name: size_on_disk(file.path) for name, file in files.items()}
-        calls |= {name: exported_call(file, predictor, images[:2]) for name, file in files.items()}
+        calls |= {name: exported_call(file) for name, file in files.items()}
         for batch in batches:
             measured = measure(calls, images[:batch], settings)
             title = f"export: {settings.backbone}, {batch} x {size[0]}x{size[1]}, {classes} classes"
@@ -124,6 +127,7 @@ def predictor_of(
     cfg = Config(
         data=DataConfig(train=(DataSource(annotations="unused.json"),), resize=resize),
         model=ModelConfig(backbone=backbone, p6_from="p5"),
+        train=TrainConfig(epochs=1),
         inference=InferenceConfig(precision=precision, compile=compile),
         device="cpu",
     )
@@ -131,7 +135,7 @@ def predictor_of(
     return Predictor(model, [str(label) for label in labels], labels, cfg)
 
 
-def native_calls(predictor: Predictor, model: RetinaNet, settings: Settings, size: tuple[int, int]) -> dict[str, Call]:
+def native_calls(model: RetinaNet, settings: Settings, size: tuple[int, int]) -> dict[str, Call]:
     """Calls of the detectors that are not exported."""
     theirs = torchvision_network(model, settings.backbone, size, skip_resize=False).eval()
 
@@ -139,7 +143,7 @@ def native_calls(predictor: Predictor, model: RetinaNet, settings: Settings, siz
     def call_theirs(images: list[np.ndarray]) -> list[dict[str, Tensor]]:
         return theirs([torch.from_numpy(image).permute(2, 0, 1).contiguous().float() / 255 for image in images])
 
-    calls: dict[str, Call] = {OURS: predictor.__call__, THEIRS: call_theirs}
+    calls: dict[str, Call] = {OURS: predictor_of(model, settings, size).__call__, THEIRS: call_theirs}
     if settings.compiled:
         calls[f"{OURS} compiled"] = predictor_of(model, settings, size, compile=True).__call__
     if settings.dtype != torch.float32:
@@ -180,11 +184,8 @@ def write_files(
     return files
 
 
-def exported_call(file: ExportedFile, predictor: Predictor, images: list[np.ndarray]) -> Call:
-    """Open an exported file; unless it is quantised, check that it detects in the images what the predictor does."""
+def exported_call(file: ExportedFile) -> Call:
     runner = open_export(file.path, to=file.to)
-    if file.metadata.precision == "float32":
-        verify_detections(runner, file.metadata, predictor, images)
     values = file.metadata.model_dump()
 
     def call(images: list[np.ndarray]) -> list[tuple[np.ndarray, ...]]:
@@ -202,6 +203,29 @@ def size_on_disk(path: Path) -> int:
 
 
 def measure(calls: dict[str, Call], images: list[np.ndarray], settings: Settings) -> dict[str, Measurement]:
-    variants = [Variant(name, lambda call=call: call(images), on_device=False) for name, call in calls.items()]
+    expected = num_detections(calls[OURS](images))
+
+    def check(results: Any) -> None:
+        if abs(num_detections(results) - expected) > DETECTIONS_TOLERANCE * expected:
+            raise RuntimeError(f"found {num_detections(results)} objects, expected about {expected}")
+
+    variants = [
+        Variant(name, lambda call=call: call(images), check=check, on_device=False) for name, call in calls.items()
+    ]
     what = f"export, batch {len(images)}"
     return compare(variants, rounds=settings.rounds, device=settings.device, what=what)
+
+
+def num_detections(results: Any) -> int:
+    """Number of detections in the results of any variant."""
+    counts = []
+    for result in results:
+        match result:
+            case Detections():
+                counts.append(len(result))
+            case dict():  # torchvision
+                counts.append(len(result["scores"]))
+            case _:
+                _, scores, _ = result
+                counts.append(len(scores))
+    return sum(counts)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from retinanet.benchmarks.candidates import check_candidates
+from retinanet.benchmarks.export import PROGRAM_WRITERS
 from retinanet.cli.benchmark import DEFAULT, SUITES, main, select_suites
 
 SMALL = ["--size", "64x96", "--batch", "1", "--rounds", "1", "--backbone", "resnet18", "--precision", "fp32"]
@@ -37,6 +38,21 @@ def test_train_step_suite_compares_all_implementations(tmp_path, capsys):
 def test_inference_suite_compares_all_implementations(tmp_path):
     result = run_benchmark(tmp_path, "inference", "--classes", "20")
     assert set(result) == {"vs_torchvision", "vs_torchvision_tuned", "vs_convolutions", "details"}
+
+
+@pytest.mark.slow
+def test_export_suite_compares_exported_files(tmp_path, monkeypatch):
+    pytest.importorskip("onnx")
+    pytest.importorskip("openvino")
+    monkeypatch.delitem(PROGRAM_WRITERS, "aot")  # compiling takes long
+    result = run_benchmark(tmp_path, "export", "--classes", "3")
+    variants = set(result["details"]["export"]["batch_1"])
+    quantised = {"onnx int8, nms outside", "openvino int8, nms outside"}
+    in_float32 = {f"{to}, nms {nms}" for to in ("onnx", "openvino") for nms in ("inside", "outside")}
+    assert variants == {"predictor", "torchvision", "torch-export, nms inside", *in_float32, *quantised}
+    assert result["batch_1_vs_torch_export_nms_inside"] > 0 and len(result) == len(variants)  # ours has no ratio
+    sizes = result["details"]["export"]["bytes"]
+    assert 3 < sizes["onnx, nms outside"] / sizes["onnx int8, nms outside"] < 4  # weights of 4 bytes and of 1
 
 
 @pytest.mark.slow

@@ -162,6 +162,9 @@ def test_near_ties_are_accepted(fixed):
     fixed([*CLEAR, one], [*CLEAR, other])
     best, half = ([0.0, 0.0, 20.0, 20.0], 0.8, 0), ([0.0, 0.0, 20.0, 10.0], 0.6, 0)  # IoU 0.5, the limit of NMS
     fixed([*CLEAR, best, half], [*CLEAR, best])
+    suppressed_by_half = ([0.0, 0.0, 20.0, 8.0], 0.5, 0)  # their IoU is 0.8; with the best box, it is only 0.4
+    fixed([*CLEAR, best, half], [*CLEAR, best, suppressed_by_half])
+    fixed([*CLEAR, best, suppressed_by_half], [*CLEAR, best, half])
 
 
 @pytest.mark.parametrize(
@@ -172,6 +175,7 @@ def test_near_ties_are_accepted(fixed):
         pytest.param([([0.0, 0.0, 20.2, 20.0], 0.7, 0)], id="another box"),
         pytest.param([([0.0, 0.0, 20.0, 20.0], 0.702, 0)], id="another score"),
         pytest.param([([0.0, 0.0, 20.0, 20.0], 0.7, 0)] * 2, id="twice"),
+        pytest.param([([0.0, 0.0, 20.0, 16.0], 0.8, 0)], id="another box that would suppress it"),
     ],
 )
 def test_one_different_object_is_caught(fixed, found):
