@@ -49,7 +49,7 @@ SIZE, BATCHES, CLASSES = (256, 320), (1, 8), 20
 CANDIDATES = 300  # above `min_score` in each image, over all levels
 RESIZE_SCALE = 0.6  # side of the resized image / side of the original image
 CALIBRATION_IMAGES = 4
-DETECTIONS_TOLERANCE = 0.2  # relative; INT8 and torchvision's rounding of sizes change some detections
+DETECTIONS_TOLERANCE = 0.5  # relative; INT8, and torchvision's resizing without antialiasing, change detections
 OURS, THEIRS = "predictor", "torchvision"
 PROGRAM_WRITERS: dict[Format, Callable[[ExportedProgram, Path, Metadata], None]] = {
     "torch-export": write_torch_program,

@@ -5,9 +5,11 @@ import json
 import pytest
 import torch
 
+from retinanet.benchmarks import export
 from retinanet.benchmarks.candidates import check_candidates
-from retinanet.benchmarks.export import PROGRAM_WRITERS
 from retinanet.cli.benchmark import DEFAULT, SUITES, main, select_suites
+from retinanet.export.write import metadata_of, program_of
+from tests.helpers.exports import eager
 
 SMALL = ["--size", "64x96", "--batch", "1", "--rounds", "1", "--backbone", "resnet18", "--precision", "fp32"]
 
@@ -41,18 +43,22 @@ def test_inference_suite_compares_all_implementations(tmp_path):
 
 
 @pytest.mark.slow
-def test_export_suite_compares_exported_files(tmp_path, monkeypatch):
-    pytest.importorskip("onnx")
-    pytest.importorskip("openvino")
-    monkeypatch.delitem(PROGRAM_WRITERS, "aot")  # compiling takes long
+def test_export_suite_compares_detectors_that_find_the_same(tmp_path, monkeypatch):
+    """The exported file is replaced by the program that it would contain, because conversions take long."""
+    programs = []
+
+    def write_files(predictor, images, size, folder):
+        programs.append(program_of(predictor, nms="outside"))
+        (folder / "small.onnx").write_bytes(bytes(1000))
+        metadata = metadata_of(predictor, checkpoint="", nms="outside", padded_shape=size)
+        return {"onnx, nms outside": export.ExportedFile(folder / "small.onnx", "onnx", metadata)}
+
+    monkeypatch.setattr(export, "require_packages", lambda to: None)
+    monkeypatch.setattr(export, "write_files", write_files)
+    monkeypatch.setattr(export, "open_export", lambda path, to: eager(programs[-1]))
     result = run_benchmark(tmp_path, "export", "--classes", "3")
-    variants = set(result["details"]["export"]["batch_1"])
-    quantised = {"onnx int8, nms outside", "openvino int8, nms outside"}
-    in_float32 = {f"{to}, nms {nms}" for to in ("onnx", "openvino") for nms in ("inside", "outside")}
-    assert variants == {"predictor", "torchvision", "torch-export, nms inside", *in_float32, *quantised}
-    assert result["batch_1_vs_torch_export_nms_inside"] > 0 and len(result) == len(variants)  # ours has no ratio
-    sizes = result["details"]["export"]["bytes"]
-    assert 3 < sizes["onnx, nms outside"] / sizes["onnx int8, nms outside"] < 4  # weights of 4 bytes and of 1
+    assert set(result) == {"batch_1_vs_torchvision", "batch_1_vs_onnx_nms_outside", "details"}
+    assert result["details"]["export"]["bytes"] == {"onnx, nms outside": 1000}
 
 
 @pytest.mark.slow
