@@ -73,7 +73,7 @@ def measure(
     """
     scene = Scene(batch, *size, classes, device=settings.device)
     model = our_network(settings.backbone, classes, settings).eval()
-    make_candidates(model, scene)
+    make_candidates(model, scene.images, scene.image_sizes)
     theirs = torchvision_network(model, settings.backbone, size, skip_resize=False).to(settings.device).eval()
     ours = inference_model(model, dtype=settings.dtype, compile=False)
     call = our_call(ours, scene)
@@ -122,18 +122,28 @@ def torchvision_call(
 
 
 @torch.no_grad()
-def make_candidates(model: RetinaNet, scene: Scene) -> None:
-    """Set the weights of the class subnet to get CANDIDATES_PER_LEVEL candidates per level, if it has enough pairs."""
+def make_candidates(
+    model: RetinaNet,
+    images: Tensor,
+    image_sizes: Tensor,
+    shift: Callable[[list[Tensor]], Tensor] = shift_for_candidates,
+) -> None:
+    """Set the weights of the class subnet to get a certain number of candidates in images (B, 3, H, W).
+
+    Args:
+        shift: computes what to add to logits L x (B, A_l, K); by default, what gives CANDIDATES_PER_LEVEL candidates on
+            each level with enough (anchor, class) pairs.
+    """
     torch.manual_seed(0)
     *convolutions, last = (layer for layer in model.head.class_subnet if isinstance(layer, nn.Conv2d))
     for convolution in convolutions:
         nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
     nn.init.normal_(last.weight, std=0.01)
     nn.init.zeros_(last.bias)
-    logits = [level.float() for level in model(scene.images, scene.image_sizes).class_logits]
+    logits = [level.float() for level in model(images, image_sizes).class_logits]
     factor = LOGIT_STD / torch.stack([level.std() for level in logits]).median()
     last.weight *= factor
-    last.bias += shift_for_candidates([level * factor for level in logits])
+    last.bias += shift([level * factor for level in logits])
 
 
 def our_check(network: InferenceModel, scene: Scene) -> Callable[[list[Detections]], None]:

@@ -29,6 +29,7 @@ SUITES = {
     "data": "data",
     "index": "annotation_index",
     "eval": "evaluation",
+    "export": "export",
     "model": "model",
 }
 ALL = "all"

@@ -16,6 +16,7 @@ from retinanet.formats.sources import check_sources
 from retinanet.interop.published_config import WEIGHTS_FILE, is_published
 
 EXIT_REJECTED = 1
+QUANTISED = ("onnx", "openvino")
 
 
 def parser() -> CommandParser:
@@ -41,12 +42,12 @@ def parser() -> CommandParser:
         help="NMS inside the exported program, or outside, in NumPy (default)",
     )
     result.add_argument(
-        "--size", type=size, metavar="HxW", help="the only padded shape of images (default: any; required for aot)"
+        "--size", type=size, metavar="HxW", help="the only padded shape of images, as height and width (default: any)"
     )
     result.add_argument(
         "--int8",
         action="store_true",
-        help="quantise an ONNX file with images of the training set; verified by AP alone, so it needs --verify",
+        help="quantise with images of the training set (onnx, openvino); only AP is verified, so it needs --verify",
     )
     result.add_argument(
         "--weights", choices=("average", "last"), help="weights (default: the average, if there is one)"
@@ -81,10 +82,9 @@ def parsed(argv: list[str]) -> argparse.Namespace:
     """Parse the arguments, and reject combinations that do not work."""
     own_parser = parser()
     arguments = own_parser.parse(argv)
-    if arguments.int8 and arguments.to != "onnx":
-        own_parser.error(f"--int8 quantises ONNX files, found --to {arguments.to}", "pass --to onnx, or omit --int8")
-    if arguments.to == "aot" and not arguments.size:
-        own_parser.error("--to aot compiles one padded shape", "pass --size HxW")
+    if arguments.int8 and arguments.to not in QUANTISED:
+        expected = " or ".join(QUANTISED)
+        own_parser.error(f"--int8 needs --to {expected}, found --to {arguments.to}", "choose one, or omit --int8")
     if arguments.int8 and not arguments.verify:
         own_parser.error("--int8 changes all detections, so only AP can be verified", "pass --verify DATA")
     return arguments
@@ -102,16 +102,20 @@ def run(arguments: argparse.Namespace) -> int:
     from retinanet.export.images import calibration_images, read_data, verification_images
     from retinanet.export.verified import check_output, export_verified
     from retinanet.export.verify import ExportRejected
-    from retinanet.export.write import REFERENCE, check_size, metadata_of
+    from retinanet.export.write import REFERENCE, check_any_size, check_compiler, check_size, metadata_of
     from retinanet.inference.predictor import Predictor
     from retinanet.runtime.logging import start_logging
 
     begin_work()
     start_logging()
     check_output(arguments.output, arguments.to)
+    if arguments.to == "aot":
+        check_compiler()
     predictor = Predictor.from_checkpoint(path, [*arguments.overrides, *REFERENCE], weights=arguments.weights)
     if arguments.size:
         check_size(arguments.size, predictor)
+    elif arguments.to == "aot":
+        check_any_size(predictor)
     metadata = metadata_of(
         predictor,
         checkpoint=file_checksum(path / WEIGHTS_FILE if is_published(path) else resolve_checkpoint(path)),

@@ -22,7 +22,7 @@ PACKAGES: dict[Format, tuple[str, ...]] = {
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "torch-export": (),
     "aot": (),
-    "openvino": ("onnx", "onnxscript", "openvino"),
+    "openvino": ("onnx", "onnxruntime", "onnxscript", "openvino"),  # onnxruntime quantises
 }
 
 

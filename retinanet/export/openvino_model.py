@@ -1,35 +1,32 @@
-"""OpenVINO: convert a program through ONNX, write it, and run it on the CPU."""
+"""OpenVINO: convert an ONNX file, write the model, and run it on the CPU."""
 
-import tempfile
 from pathlib import Path
 
 import numpy as np
-from torch.export import ExportedProgram
+import torch
 
 from retinanet.export.metadata import KEY, Metadata
-from retinanet.export.onnx_file import write_onnx
 from retinanet.export.program import INPUTS, OUTPUTS
 
 
-def write_openvino(program: ExportedProgram, path: Path, metadata: Metadata) -> None:
-    """Convert a program and write the model: `path`, an XML file, and its weights beside it, a .bin file."""
+def write_openvino(onnx_file: Path, path: Path, metadata: Metadata) -> None:
+    """Convert an ONNX file and write the model: `path`, an XML file, and its weights beside it, a .bin file."""
     import openvino
 
-    with tempfile.TemporaryDirectory() as folder:
-        write_onnx(program, Path(folder) / "program.onnx", metadata)
-        model = openvino.convert_model(str(Path(folder) / "program.onnx"))
+    model = openvino.convert_model(str(onnx_file))
     model.set_rt_info(metadata.model_dump_json(), KEY)
     openvino.save_model(model, str(path), compress_to_fp16=False)
 
 
 class OpenVinoRunner:
-    """Runs an OpenVINO model on the CPU in float32; called with images and image_sizes as NumPy arrays."""
+    """Runs an OpenVINO model on the CPU; called with images and image_sizes as NumPy arrays."""
 
     def __init__(self, path: Path):
         import openvino
 
-        # Processors with support for bfloat16 would use it.
-        self.model = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        # Layers that are not quantised run in float32: processors with support for bfloat16 would use it.
+        settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+        self.model = openvino.Core().compile_model(str(path), "CPU", settings)
 
     def __call__(self, images: np.ndarray, image_sizes: np.ndarray) -> list[np.ndarray]:
         results = self.model(dict(zip(INPUTS, (images, image_sizes), strict=True)))

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental import _config as symbolic_shapes
 
-from retinanet.detection.postprocess import FIRST_ATTEMPT, Postprocess
+from retinanet.detection.postprocess import Postprocess
 from retinanet.model.retinanet import RetinaNet
 from retinanet.structures import HeadOutputs
 
@@ -66,10 +66,7 @@ class DetectionProgram(nn.Module):
         has_area = (boxes[..., 2:] > boxes[..., :2]).all(dim=-1)
         counts = has_area & boxes.isfinite().all(dim=-1) & (scores > self.postprocess.min_score)
         scores = torch.where(counts, scores, NOTHING)
-        # NMS compares all pairs, so keep only the best candidates, which no other box can suppress.
-        scores, best = scores.topk(torch.sym_min(FIRST_ATTEMPT, scores.shape[1]), dim=1)
-        labels = labels.gather(1, best)
-        boxes = torch.where(scores[..., None] > NOTHING, boxes.gather(1, best[..., None].expand(-1, -1, 4)), 0)
+        boxes = torch.where(counts[..., None], boxes, 0)
         kept = torch.zeros_like(scores).flatten().index_fill(0, self.kept_by_nms(boxes, scores, labels), 1)
         scores = torch.where(kept.view(scores.shape) > 0, scores, NOTHING)
         scores, best = scores.topk(torch.sym_min(self.postprocess.max_detections, scores.shape[1]), dim=1)
@@ -90,9 +87,14 @@ class DetectionProgram(nn.Module):
         cells = int((MAX_BATCH * num_classes) ** 0.5) + 1  # per row
         spacing = boxes.max() + 1
         shift = torch.stack([group % cells, group // cells], dim=-1) * spacing
-        return torchvision.ops.nms(
-            (boxes + shift.repeat(1, 1, 2)).view(-1, 4), scores.view(-1), self.postprocess.nms_iou
+        # The time for NMS is quadratic in the number of boxes, and most candidates are below `min_score`.
+        compared = (scores.view(-1) > NOTHING).nonzero()[:, 0]
+        kept = torchvision.ops.nms(
+            (boxes + shift.repeat(1, 1, 2)).view(-1, 4)[compared],
+            scores.view(-1)[compared],
+            self.postprocess.nms_iou,
         )
+        return compared[kept]
 
 
 def export_program(program: DetectionProgram, *, divisor: int, size: tuple[int, int] | None = None) -> ExportedProgram:

@@ -10,7 +10,6 @@ import numpy as np
 
 from retinanet.errors import InputError, make_folder
 from retinanet.export import numpy_runtime
-from retinanet.export.int8 import quantise_onnx
 from retinanet.export.metadata import SUFFIXES, Format, Metadata, read_metadata
 from retinanet.export.verify import verify_ap, verify_detections
 from retinanet.export.write import open_export, program_of, write_export
@@ -69,21 +68,23 @@ def export_verified(
 
     Raises:
         ExportRejected: the exported file detects something else.
-        InputError: an optional package is not installed.
+        InputError: an optional package is not installed, or the disk is full.
     """
     assert data is not None or metadata.precision != "int8"
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
-        path = Path(folder) / output.name
-        progress(f"exporting to {to}")
-        write_export(program_of(predictor, nms=metadata.nms), path, metadata, to=to)
-        if metadata.precision == "int8":
-            progress(f"quantising, with {len(images)} images")
-            quantise_onnx(path, path, metadata, images)
-        progress("verifying")
-        results = verify_file(path, predictor, to=to, images=images, data=data)
-        for file in sorted(Path(folder).iterdir()):  # OpenVINO's weights before the model that needs them
-            os.replace(file, output.with_name(file.name))
-    shutil.copyfile(RUNTIME, output.with_name(RUNTIME.name))
+    try:
+        with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
+            path = Path(folder) / output.name
+            is_int8 = metadata.precision == "int8"
+            progress(f"exporting to {to}" + (f" in INT8, with {len(images)} images" if is_int8 else ""))
+            program = program_of(predictor, nms=metadata.nms)
+            write_export(program, path, metadata, to=to, calibration=images if is_int8 else ())
+            progress("verifying")
+            results = verify_file(path, predictor, to=to, images=images, data=data)
+            for file in sorted(Path(folder).iterdir()):  # OpenVINO's weights before the model that needs them
+                os.replace(file, output.with_name(file.name))
+        shutil.copyfile(RUNTIME, output.with_name(RUNTIME.name))
+    except OSError as error:
+        raise InputError(f"{output}: cannot be written: {error.strerror or error}; choose another folder") from None
     return results
 
 

@@ -152,15 +152,34 @@ class _Comparison:
 
     def problems(self) -> list[str]:
         """Describe each detection that has no match and that no near tie explains."""
+        sides = (self.expected, self.found)
+        unmatched = [
+            set(range(len(side.scores))) - set(rows.tolist()) for side, rows in zip(sides, self.matches, strict=True)
+        ]
+        explained = [
+            {row for row in rows if self._is_near_tie(side, other, row)}
+            for side, other, rows in zip(sides, sides[::-1], unmatched, strict=True)
+        ]
+        # A box that only one side keeps may suppress others there, and so on.
+        count = -1
+        while count != (count := sum(map(len, explained))):
+            for number, (side, other) in enumerate(zip(sides, sides[::-1], strict=True)):
+                rivals = sorted(explained[1 - number])
+                explained[number] |= {row for row in unmatched[number] if self._is_suppressed(side, row, other, rivals)}
         problems = []
-        sides = ((self.expected, self.found, "is missing"), (self.found, self.expected, "is not expected"))
-        for (side, other, what), matched in zip(sides, self.matches, strict=True):
-            for row in sorted(set(range(len(side.scores))) - set(matched.tolist())):
-                if not self._is_near_tie(side, other, row):
-                    box = ", ".join(f"{value:.1f}" for value in side.boxes[row])
-                    name = self.metadata.class_names[side.labels[row]]
-                    problems.append(f"{name} {side.scores[row]:.4f} [{box}] {what}")
+        for number, (side, what) in enumerate(zip(sides, ("is missing", "is not expected"), strict=True)):
+            for row in sorted(unmatched[number] - explained[number]):
+                box = ", ".join(f"{value:.1f}" for value in side.boxes[row])
+                name = self.metadata.class_names[side.labels[row]]
+                problems.append(f"{name} {side.scores[row]:.4f} [{box}] {what}")
         return problems
+
+    def _is_suppressed(self, side: "_Side", row: int, other: "_Side", rivals: list[int]) -> bool:
+        """Whether one of the boxes `rivals` of the other side suppresses a box."""
+        compared = self.metadata.nms_across_classes | (other.labels[rivals] == side.labels[row])
+        compared &= other.scores[rivals] >= side.scores[row] - SCORE_TOLERANCE
+        ious = pairwise_iou(side.boxes[row][None], other.boxes[rivals][compared])[0]
+        return bool((ious > self.metadata.nms_iou - IOU_TOLERANCE).any())
 
     def _is_near_tie(self, side: "_Side", other: "_Side", row: int) -> bool:
         metadata = self.metadata

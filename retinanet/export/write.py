@@ -1,10 +1,12 @@
 """Export a detector to a file of any format, with its metadata, and open such a file for running."""
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch.export import ExportedProgram
 
 from retinanet import __version__
 from retinanet.config import Config
@@ -13,6 +15,7 @@ from retinanet.errors import InputError
 from retinanet.export.metadata import Format, Metadata, Nms, Precision, require_packages
 from retinanet.export.program import DetectionProgram, export_program
 from retinanet.inference.predictor import Predictor
+from retinanet.runtime.device import missing_for_compiling
 
 # Called with images (B, C, H, W) uint8 and image_sizes (B, 2); returns boxes, scores and labels.
 Runner = Callable[[np.ndarray, np.ndarray], list[np.ndarray]]
@@ -93,8 +96,18 @@ def program_of(predictor: Predictor, *, nms: Nms) -> DetectionProgram:
     )
 
 
-def write_export(program: DetectionProgram, path: Path, metadata: Metadata, *, to: Format) -> None:
+def write_export(
+    program: DetectionProgram,
+    path: Path,
+    metadata: Metadata,
+    *,
+    to: Format,
+    calibration: Sequence[np.ndarray] = (),
+) -> None:
     """Export a program and write it, with its metadata, in one format.
+
+    Args:
+        calibration: images, uint8 (H, W, C), on which to measure the ranges of activations; only for INT8.
 
     Raises:
         InputError: an optional package that the format needs is not installed.
@@ -103,9 +116,7 @@ def write_export(program: DetectionProgram, path: Path, metadata: Metadata, *, t
     exported = export_program(program, divisor=metadata.divisor, size=metadata.padded_shape)
     match to:
         case "onnx":
-            from retinanet.export.onnx_file import write_onnx
-
-            write_onnx(exported, path, metadata)
+            _write_onnx(exported, path, metadata, calibration)
         case "torch-export":
             from retinanet.export.torch_program import write_torch_program
 
@@ -117,7 +128,20 @@ def write_export(program: DetectionProgram, path: Path, metadata: Metadata, *, t
         case "openvino":
             from retinanet.export.openvino_model import write_openvino
 
-            write_openvino(exported, path, metadata)
+            with tempfile.TemporaryDirectory() as folder:
+                onnx_file = Path(folder) / "program.onnx"
+                _write_onnx(exported, onnx_file, metadata, calibration)
+                write_openvino(onnx_file, path, metadata)
+
+
+def _write_onnx(program: ExportedProgram, path: Path, metadata: Metadata, calibration: Sequence[np.ndarray]) -> None:
+    from retinanet.export.onnx_file import write_onnx
+
+    write_onnx(program, path, metadata)
+    if metadata.precision == "int8":
+        from retinanet.export.int8 import quantise_onnx
+
+        quantise_onnx(path, path, metadata, calibration)
 
 
 def open_export(path: Path, *, to: Format) -> Runner:
@@ -159,3 +183,33 @@ def check_size(size: tuple[int, int], predictor: Predictor) -> None:
             f"--size {size[0]}x{size[1]}: images of this config are padded to {listed}; choose one of these sizes, or "
             "set data.resize.shorter, data.resize.longer and data.resize.bucket_aspects"
         )
+
+
+def check_any_size(predictor: Predictor) -> None:
+    """Check that AOTInductor can compile a detector for any padded shape within minutes.
+
+    If sides are not multiples of the stride of C5, the sizes of feature maps are nested roundings of the sides, which
+    AOTInductor simplifies again and again.
+
+    Raises:
+        InputError: they are not.
+    """
+    stride, divisor = predictor.model.model.backbone.strides[-1], predictor.cfg.data.resize.divisor
+    if divisor % stride:
+        shapes = predictor.padded_shapes()
+        raise InputError(
+            f"--to aot: without --size, the sides of padded images must be multiples of {stride}, but "
+            f"data.resize.divisor is {divisor}; pass --size HxW, such as {shapes[0][0]}x{shapes[0][1]}, or set "
+            f"data.resize.divisor={stride}"
+        )
+
+
+def check_compiler() -> None:
+    """Check that AOTInductor finds a C++ compiler.
+
+    Raises:
+        InputError: it does not.
+    """
+    missing = missing_for_compiling(torch.device("cpu"))
+    if missing:
+        raise InputError(f"--to aot: needs {missing}")

@@ -5,8 +5,11 @@ import json
 import pytest
 import torch
 
+from retinanet.benchmarks import export
 from retinanet.benchmarks.candidates import check_candidates
 from retinanet.cli.benchmark import DEFAULT, SUITES, main, select_suites
+from retinanet.export.write import metadata_of, program_of
+from tests.helpers.exports import eager
 
 SMALL = ["--size", "64x96", "--batch", "1", "--rounds", "1", "--backbone", "resnet18", "--precision", "fp32"]
 
@@ -37,6 +40,25 @@ def test_train_step_suite_compares_all_implementations(tmp_path, capsys):
 def test_inference_suite_compares_all_implementations(tmp_path):
     result = run_benchmark(tmp_path, "inference", "--classes", "20")
     assert set(result) == {"vs_torchvision", "vs_torchvision_tuned", "vs_convolutions", "details"}
+
+
+@pytest.mark.slow
+def test_export_suite_compares_detectors_that_find_the_same(tmp_path, monkeypatch):
+    """The exported file is replaced by the program that it would contain, because conversions take long."""
+    programs = []
+
+    def write_files(predictor, images, size, folder):
+        programs.append(program_of(predictor, nms="outside"))
+        (folder / "small.onnx").write_bytes(bytes(1000))
+        metadata = metadata_of(predictor, checkpoint="", nms="outside", padded_shape=size)
+        return {"onnx, nms outside": export.ExportedFile(folder / "small.onnx", "onnx", metadata)}
+
+    monkeypatch.setattr(export, "require_packages", lambda to: None)
+    monkeypatch.setattr(export, "write_files", write_files)
+    monkeypatch.setattr(export, "open_export", lambda path, to: eager(programs[-1]))
+    result = run_benchmark(tmp_path, "export", "--classes", "3")
+    assert set(result) == {"batch_1_vs_torchvision", "batch_1_vs_onnx_nms_outside", "details"}
+    assert result["details"]["export"]["bytes"] == {"onnx, nms outside": 1000}
 
 
 @pytest.mark.slow

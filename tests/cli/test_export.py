@@ -34,7 +34,7 @@ def export(monkeypatch, checkpoint, tmp_path, restore_process_settings):
     def run(*arguments, source=checkpoint, change=lambda boxes, scores, labels: (boxes, scores, labels), to="openvino"):
         programs = []
 
-        def write_export(program, path, metadata, *, to):
+        def write_export(program, path, metadata, *, to, calibration):
             programs.append(program)
             write_openvino_text(path, metadata.model_dump_json())
 
@@ -104,7 +104,7 @@ def test_images_with_bands_in_several_files(export, tmp_path, capsys):
         (["--size", "65x80"], "images of this config are padded to 64x"),
         (["--size", "64"], "expected HEIGHTxWIDTH"),
         (["--verify", "missing.json"], "--verify"),
-        (["--int8", "--verify", "val.json"], "--int8 quantises ONNX files, found --to openvino"),
+        (["--to", "aot", "--int8", "--verify", "val.json"], "--int8 needs --to onnx or openvino, found --to aot"),
         (["--images", "."], "found no images; pass a folder of images with objects"),
         (["data.resize.shorte=3"], "data.resize.shorte"),
     ],
@@ -127,11 +127,20 @@ def test_int8_needs_a_dataset(export, capsys):
     assert exit.value.code == 2 and "only AP can be verified; pass --verify DATA" in capsys.readouterr().err
 
 
-def test_aot_needs_a_size(export, capsys):
+def test_aot_needs_a_size_or_multiples_of_the_stride(export, capsys):
     export.output = export.output.with_suffix(".pt2")
-    with pytest.raises(SystemExit) as exit:
-        export(to="aot")
-    assert exit.value.code == 2 and "--to aot compiles one padded shape; pass --size HxW" in capsys.readouterr().err
+    assert export(to="aot") == 2
+    expected = (
+        "multiples of 32, but data.resize.divisor is 8; pass --size HxW, such as 64x64, or set data.resize.divisor=32"
+    )
+    assert expected in capsys.readouterr().err
+
+
+def test_aot_needs_a_compiler(export, capsys, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    export.output = export.output.with_suffix(".pt2")
+    assert export("--size", "64x64", to="aot") == 2
+    assert "--to aot: needs a C++ compiler (no-such-compiler not found" in capsys.readouterr().err
 
 
 def test_missing_packages_are_named(checkpoint, tmp_path, monkeypatch, capsys):

@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from retinanet.export.verified import RUNTIME
+from retinanet.export.verified import RUNTIME, verify_file
+from retinanet.export.verify import ExportRejected
 from tests.helpers.exports import check_format, few_objects
 from tests.helpers.markdown import REPO, blocks_in
 
-pytest.importorskip("onnx")
+onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 pytestmark = pytest.mark.slow
 
@@ -24,7 +25,18 @@ def exported(tmp_path_factory):
 
 
 def test_file_with_nms_inside_detects_what_the_predictor_detects(tmp_path):
-    check_format(tmp_path / "small.onnx", to="onnx", nms="inside")
+    check_format(tmp_path / "small.onnx", to="onnx", nms="inside", size=(64, 96))
+
+
+def test_wrong_mean_in_a_file_is_caught(exported, tmp_path):
+    model = onnx.load(exported)
+    (mean,) = (tensor for tensor in model.graph.initializer if tensor.name == "network.mean")
+    mean.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(mean) + np.float32(5), mean.name))
+    onnx.save(model, tmp_path / "small.onnx")
+    predictor, images = few_objects()
+    verify_file(exported, predictor, to="onnx", images=images, data=None)
+    with pytest.raises(ExportRejected, match=r"is missing|is not expected"):
+        verify_file(tmp_path / "small.onnx", predictor, to="onnx", images=images, data=None)
 
 
 def test_documented_client_needs_only_numpy_and_onnxruntime(exported):

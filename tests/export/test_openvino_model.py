@@ -4,8 +4,9 @@ from tests.helpers.exports import check_format
 
 pytest.importorskip("onnx")
 pytest.importorskip("openvino")
+pytestmark = pytest.mark.slow
 
 
-@pytest.mark.slow
-def test_file_with_nms_inside_detects_what_the_predictor_detects(tmp_path):
-    check_format(tmp_path / "small.xml", to="openvino", nms="inside")
+@pytest.mark.parametrize(("nms", "size"), [("inside", (64, 96)), ("outside", None)])
+def test_model_detects_what_the_predictor_detects(tmp_path, nms, size):
+    check_format(tmp_path / "small.xml", to="openvino", nms=nms, size=size)

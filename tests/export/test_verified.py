@@ -29,7 +29,7 @@ def without_conversion(monkeypatch):
     """Write only the metadata, and run programs as they are; OpenVINO's two files stand for all formats."""
     programs = []
 
-    def write_export(program, path, metadata, *, to):
+    def write_export(program, path, metadata, *, to, calibration):
         programs.append(program)
         write_openvino_text(path, metadata.model_dump_json())
         path.with_suffix(".bin").write_bytes(b"weights")
@@ -96,10 +96,13 @@ def test_other_files_are_never_replaced(tmp_path, name, existing, message):
     assert all((tmp_path / file).read_text() == text for file, text in existing.items())
 
 
-@pytest.mark.slow
-def test_wrong_mean_in_a_real_file_is_caught(predictor, tmp_path, monkeypatch):
-    pytest.importorskip("onnxruntime")
-    monkeypatch.setattr(verified, "program_of", with_wrong_mean)
-    with pytest.raises(ExportRejected, match="is missing"):
-        export(predictor, tmp_path / "small.onnx", to="onnx")
-    assert names(tmp_path) == []
+def test_full_disk_is_reported(predictor, small_disk, without_conversion, monkeypatch):
+    def write_export(program, path, metadata, *, to, calibration):
+        path.write_bytes(bytes(2**21))  # more than the disk holds
+
+    monkeypatch.setattr(verified, "write_export", write_export)
+    with pytest.raises(
+        InputError, match=r"small\.xml: cannot be written: No space left on device; choose another folder"
+    ):
+        export(predictor, small_disk / "small.xml")
+    assert names(small_disk) == []

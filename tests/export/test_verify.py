@@ -38,6 +38,13 @@ def test_program_equals_the_predictor(predictor, images, nms):
     assert verified.max_score_difference < 1e-5 and verified.max_box_difference < 1e-3
 
 
+@pytest.mark.parametrize("nms", ["inside", "outside"])
+def test_program_equals_the_predictor_for_many_objects(images, nms):
+    predictor = small_predictor("postprocess.min_score=0.001", "postprocess.max_detections=2000")
+    verified = verify(predictor, images[:3], nms=nms)
+    assert max(verified.counts) > 500 and verified.max_box_difference < 1e-3
+
+
 def changed(predictor, change):
     """The program of a predictor whose network has been changed."""
     program = deepcopy(program_of(predictor, nms="outside"))
@@ -155,6 +162,9 @@ def test_near_ties_are_accepted(fixed):
     fixed([*CLEAR, one], [*CLEAR, other])
     best, half = ([0.0, 0.0, 20.0, 20.0], 0.8, 0), ([0.0, 0.0, 20.0, 10.0], 0.6, 0)  # IoU 0.5, the limit of NMS
     fixed([*CLEAR, best, half], [*CLEAR, best])
+    suppressed_by_half = ([0.0, 0.0, 20.0, 8.0], 0.5, 0)  # their IoU is 0.8; with the best box, it is only 0.4
+    fixed([*CLEAR, best, half], [*CLEAR, best, suppressed_by_half])
+    fixed([*CLEAR, best, suppressed_by_half], [*CLEAR, best, half])
 
 
 @pytest.mark.parametrize(
@@ -165,6 +175,7 @@ def test_near_ties_are_accepted(fixed):
         pytest.param([([0.0, 0.0, 20.2, 20.0], 0.7, 0)], id="another box"),
         pytest.param([([0.0, 0.0, 20.0, 20.0], 0.702, 0)], id="another score"),
         pytest.param([([0.0, 0.0, 20.0, 20.0], 0.7, 0)] * 2, id="twice"),
+        pytest.param([([0.0, 0.0, 20.0, 16.0], 0.8, 0)], id="another box that would suppress it"),
     ],
 )
 def test_one_different_object_is_caught(fixed, found):

@@ -1,16 +1,21 @@
 """Small detectors to export, and programs that run without export."""
 
+import functools
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch.export import ExportedProgram
 
 from retinanet.config.load import load_config
+from retinanet.export import onnx_file, write
 from retinanet.export.images import accepts
-from retinanet.export.metadata import Format, Metadata, Nms, read_metadata
-from retinanet.export.program import DetectionProgram
+from retinanet.export.metadata import Format, Nms, read_metadata
+from retinanet.export.onnx_file import write_onnx
+from retinanet.export.program import DetectionProgram, export_program
 from retinanet.export.verify import verify_detections
 from retinanet.export.write import REFERENCE, metadata_of, open_export, program_of, write_export
 from retinanet.inference.predictor import Predictor
@@ -22,7 +27,8 @@ NAMES = ("cat", "dog", "fox")
 
 def small_predictor(*overrides: str, seed: int = 0, thresholds: tuple[float, ...] | None = None) -> Predictor:
     """A small detector of three classes, which finds any number of objects, from none to many, in images of noise."""
-    settings = ["data.resize.shorter=64", "data.resize.longer=96", "model.channels=32", "model.head_norm=none"]
+    settings = ["data.resize.shorter=64", "data.resize.longer=96", "data.resize.divisor=32"]
+    settings += ["model.channels=32", "model.head_norm=none"]
     cfg = load_config("quickstart", [*settings, *REFERENCE, *overrides])
     torch.manual_seed(seed)
     with pytest.MonkeyPatch.context() as patch:
@@ -56,6 +62,7 @@ def eager(program: DetectionProgram) -> Callable[[np.ndarray, np.ndarray], list[
     return run
 
 
+@functools.cache
 def few_objects() -> tuple[Predictor, list[np.ndarray]]:
     """A detector, and images in which it finds none, one and many objects; sizes differ from those seen at export."""
     shapes = [(64, 64), (64, 90), (90, 64), (200, 300), (61, 80), (31, 30), (64, 96), (96, 64)]
@@ -69,16 +76,35 @@ def few_objects() -> tuple[Predictor, list[np.ndarray]]:
     raise AssertionError("there is no such limit")
 
 
-def check_format(path: Path, *, to: Format, nms: Nms, size: tuple[int, int] | None = None) -> Metadata:
-    """Export a detector to a file, and check what the file contains and detects."""
+@functools.cache
+def traced(nms: Nms, size: tuple[int, int] | None) -> ExportedProgram:
+    """The detector of `few_objects`, converted by torch.export, which takes long: the tests of a process share it."""
+    predictor, _ = few_objects()
+    return export_program(program_of(predictor, nms=nms), divisor=predictor.cfg.data.resize.divisor, size=size)
+
+
+@functools.cache
+def onnx_content(nms: Nms, size: tuple[int, int] | None) -> bytes:
+    """The detector of `few_objects` as an ONNX file, which OpenVINO's converter also starts from."""
+    predictor, _ = few_objects()
+    metadata = metadata_of(predictor, checkpoint="12ab", nms=nms, padded_shape=size)
+    with tempfile.TemporaryDirectory() as folder:
+        write_onnx(traced(nms, size), Path(folder) / "small.onnx", metadata)
+        return (Path(folder) / "small.onnx").read_bytes()
+
+
+def check_format(path: Path, *, to: Format, nms: Nms, size: tuple[int, int] | None = None) -> None:
+    """Export the detector of `few_objects` to a file, and check what the file contains and detects."""
     predictor, images = few_objects()
     metadata = metadata_of(predictor, checkpoint="12ab", nms=nms, padded_shape=size)
     images = [image for image in images if accepts(metadata, *image.shape[:2])]
     assert len(images) > 4
-    write_export(program_of(predictor, nms=nms), path, metadata, to=to)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(write, "export_program", lambda program, *, divisor, size: traced(nms, size))
+        patch.setattr(onnx_file, "write_onnx", lambda program, path, _: path.write_bytes(onnx_content(nms, size)))
+        write_export(program_of(predictor, nms=nms), path, metadata, to=to)
     assert read_metadata(path) == metadata
     verified = verify_detections(open_export(path, to=to), metadata, predictor, images)
     if size is None:
         assert 0 in verified.counts and 1 in verified.counts and max(verified.counts) > 3
     assert verified.max_score_difference < 1e-5
-    return metadata
