@@ -82,7 +82,7 @@ def test_a_missing_image_is_reported_before_torch_is_imported(checkpoint, tmp_pa
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=TIMEOUT
     )
-    assert (done.returncode, done.stderr) == (2, "error: gone.png: no such image or folder\n")
+    assert (done.returncode, done.stderr) == (2, "error: gone.png: no such file or folder\n")
     assert list(tmp_path.iterdir()) == []
 
 
