@@ -58,6 +58,13 @@ def test_patterns(found, tmp_path):
         found("in/c*.png")
 
 
+def test_videos_are_found_like_images(found, tmp_path):
+    write(tmp_path / "in", "b.png", "a.MP4", "c.mkv", ".d.mp4", "e.ts", "sub/f.webm")
+    assert found("in") == ["a.MP4", "b.png", "c.mkv"]
+    assert found("in", recursive=True) == ["a.MP4", "b.png", "c.mkv", "sub/f.webm"]
+    assert found("in/*") == ["a.MP4", "b.png", "c.mkv"]
+
+
 def test_a_name_with_wildcard_characters_is_a_file_if_it_exists(found, tmp_path):
     write(tmp_path / "in", "a[1].png", "a1.png")
     assert found("in/a[1].png") == ["a[1].png"]
