@@ -131,7 +131,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _places(plan: "Plan", prediction: "Prediction") -> str:
-    """What the results are of, such as "3 images and 250 frames of 1 videos"."""
-    places = [f"{prediction.num_images} images"] if plan.images or not plan.videos else []
-    places += [f"{prediction.num_frames} frames of {prediction.num_videos} videos"] if plan.videos else []
+    """What the results are of, such as "3 images and 250 frames of 1 video"."""
+    places = [f"{prediction.num_images} images"] if plan.images else []
+    if plan.videos:
+        plural = "" if prediction.num_videos == 1 else "s"
+        places.append(f"{prediction.num_frames} frames of {prediction.num_videos} video{plural}")
     return " and ".join(places)

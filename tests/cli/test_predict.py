@@ -13,7 +13,7 @@ import pytest
 from retinanet.cli.predict import main
 from tests.helpers.predictions import contents, save_overdetecting_checkpoint, write_noise_images
 from tests.helpers.processes import RETINANET, Program
-from tests.helpers.videos import needs_pyav, noise_frames, write_video
+from tests.helpers.videos import cut, needs_pyav, noise_frames, write_video
 
 pytestmark = pytest.mark.usefixtures("restore_process_settings")
 TIMEOUT = 60.0  # seconds
@@ -86,6 +86,20 @@ def test_a_missing_image_is_reported_before_torch_is_imported(checkpoint, tmp_pa
     )
     assert (done.returncode, done.stderr) == (2, "error: gone.png: no such file or folder\n")
     assert list(tmp_path.iterdir()) == []
+
+
+@needs_pyav
+def test_a_truncated_video_is_named_and_gives_exit_code_1(checkpoint, tmp_path, capsys):
+    file = write_video(tmp_path / "a.mp4", noise_frames(24), codec="mpeg4", options={"movflags": "faststart"})
+    cut(file, 0.5)
+    arguments = ["--output", str(tmp_path / "out"), "--no-draw", "--frames-per-second", "12.5"]
+    assert main([str(checkpoint), str(file), *arguments]) == 1
+    printed = capsys.readouterr()
+    frames = json.loads((tmp_path / "out" / "detections.json").read_text())["images"]
+    assert [frame["frame_id"] for frame in frames] == list(range(0, 2 * len(frames), 2)) and frames
+    assert f"in {len(frames)} frames of 1 video: " in printed.out
+    assert printed.err.startswith("1 images or videos could not be read completely:\n")
+    assert f"{file}: damaged or truncated after " in printed.err
 
 
 def wait_for_images(program, output, count):

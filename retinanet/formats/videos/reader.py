@@ -22,7 +22,6 @@ if TYPE_CHECKING:  # an optional package
 MAX_PIXELS = 100_000_000  # the default of data.max_pixels
 # FFmpeg supports more, but some formats are playlists that name other files or addresses.
 FORMATS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,asf,flv,ogg,h264,hevc,m4v"
-DISPLAY_MATRIX = "DISPLAYMATRIX"
 # Fraction of the time between two sampled frames. Matroska rounds times to milliseconds.
 EARLY = Fraction(1, 10)
 MISSING = 0.5  # seconds that may lack at the end of a video before it counts as truncated
@@ -66,7 +65,9 @@ class Video:
             first = next(self._decoded(container, stream), None)
             if first is None:
                 raise InputError(f"{path}: contains no frames, expected a video; copy or download the file again")
-            self.size: tuple[int, int] = tuple(_pixels(first).shape[-2:])  # type: ignore[assignment]
+            # Read once: in PyAV, a frame whose side data was read stays in memory until the garbage collector runs.
+            self._matrix = _display_matrix(first)
+            self.size: tuple[int, int] = tuple(self._pixels(first).shape[-2:])  # type: ignore[assignment]
 
     def __iter__(self) -> Iterator[VideoFrame]:
         return self.frames()
@@ -94,9 +95,14 @@ class Video:
                     interval = position + 1
                 used += 1
                 if used > skip:
-                    yield VideoFrame(number, float(time), _pixels(frame))
+                    yield VideoFrame(number, float(time), self._pixels(frame))
         if self._declared_duration is not None and self._declared_duration - end > MISSING:
             raise self._damaged(number + 1, f"it ends {float(self._declared_duration - end):.2g} s too early")
+
+    def _pixels(self, frame: "av.VideoFrame") -> Tensor:
+        """The frame as displayed, (3, H, W) RGB uint8."""
+        stored = torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)
+        return (stored if self._matrix is None else displayed(stored, self._matrix)).contiguous()
 
     def _expected_frames(self, declared: int, duration: float | None) -> int | None:
         in_file = declared or (None if duration is None else round(duration * self.frame_rate))
@@ -178,13 +184,10 @@ def open_video(
     return Video(path, frames_per_second=frames_per_second, max_pixels=max_pixels)
 
 
-def _pixels(frame: "av.VideoFrame") -> Tensor:
-    """The frame as displayed, (3, H, W) RGB uint8."""
-    stored = torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)
-    for data in frame.side_data:
-        if data.type.name == DISPLAY_MATRIX:
-            stored = displayed(stored, np.frombuffer(bytes(data), np.int32).tolist())
-    return stored.contiguous()
+def _display_matrix(frame: "av.VideoFrame") -> list[int] | None:
+    """The matrix that turns a frame as displayed; None if it is displayed as stored."""
+    data = frame.side_data.get("DISPLAYMATRIX")
+    return None if data is None else np.frombuffer(bytes(data), np.int32).tolist()
 
 
 def _declared_duration(stream: "av.VideoStream") -> float | None:

@@ -30,6 +30,7 @@ def write_video(file: IO[bytes], video: Video, frames: Iterable[tuple[float, Ten
     height, width = video.size
     with av.open(file, "w", format="mp4") as container:
         stream = container.add_stream(ENCODER, rate=video.frame_rate, options=OPTIONS)
+        assert isinstance(stream, av.VideoStream)
         stream.width, stream.height = width + width % 2, height + height % 2
         stream.pix_fmt = "yuv420p"
         context = stream.codec_context
