@@ -187,7 +187,7 @@ def open_video(
 def _display_matrix(frame: "av.VideoFrame") -> list[int] | None:
     """The matrix that turns a frame as displayed; None if it is displayed as stored."""
     data = frame.side_data.get("DISPLAYMATRIX")
-    return None if data is None else np.frombuffer(bytes(data), np.int32).tolist()
+    return None if data is None else np.frombuffer(data, np.int32).tolist()
 
 
 def _declared_duration(stream: "av.VideoStream") -> float | None:
