@@ -45,8 +45,8 @@ def as_pixels(image: Image.Image | np.ndarray | Tensor | VideoFrame, channels: i
         return image
     article = "an" if channels == 3 else "a"
     raise InputError(
-        f"image is {type(image).__name__}, expected a path, the bytes of a file, a PIL image, a frame of a video, "
-        f"{article} {expected} array (H, W, {channels}), or {article} {expected} tensor ({channels}, H, W)"
+        f"image is {type(image).__name__}, expected a path, the bytes of a file, a PIL image, {article} {expected} "
+        f"array (H, W, {channels}), {article} {expected} tensor ({channels}, H, W), or a frame of open_video"
     )
 
 
