@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from retinanet.engine.evaluate_checkpoint import evaluate_checkpoint as evaluate
     from retinanet.engine.train import train as train
     from retinanet.errors import InputError as InputError
+    from retinanet.formats.videos.reader import open_video as open_video
     from retinanet.inference.predictor import Predictor as Predictor
     from retinanet.losses.focal import FocalLoss as FocalLoss
     from retinanet.losses.focal import focal_loss as focal_loss
@@ -36,6 +37,7 @@ _PUBLIC = {
     "evaluate": ("retinanet.engine.evaluate_checkpoint", "evaluate_checkpoint"),
     "focal_loss": ("retinanet.losses.focal", "focal_loss"),
     "load_config": ("retinanet.config.load", "load_config"),
+    "open_video": ("retinanet.formats.videos.reader", "open_video"),
     "predict": ("retinanet.prediction.predict", "predict"),
     "train": ("retinanet.engine.train", "train"),
 }
@@ -52,6 +54,7 @@ __all__ = [
     "evaluate",
     "focal_loss",
     "load_config",
+    "open_video",
     "predict",
     "train",
 ]

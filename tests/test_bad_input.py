@@ -237,13 +237,13 @@ def test_predict_with_a_file_that_is_not_a_checkpoint(rejected, not_a_checkpoint
 def test_predict_on_missing_and_invalid_images(rejected, checkpoint, tmp_path):
     output = tmp_path / "output"
     assert rejected(predict_tool, checkpoint, tmp_path / "gone.png", "--output", output) == (
-        f"{tmp_path / 'gone.png'}: no such image or folder"
+        f"{tmp_path / 'gone.png'}: no such file or folder"
     )
     (tmp_path / "empty").mkdir()
     message = rejected(predict_tool, checkpoint, tmp_path / "empty", "--output", output)
-    assert message.startswith(f"{tmp_path / 'empty'}: contains no images; expected files such as .jpg")
+    assert message.startswith(f"{tmp_path / 'empty'}: contains no images or videos; expected files such as .jpg")
     message = rejected(predict_tool, checkpoint, tmp_path / "a*.png", "--output", output)
-    assert message.startswith(f"{tmp_path / 'a*.png'}: matches no image; expected files such as .jpg")
+    assert message.startswith(f"{tmp_path / 'a*.png'}: matches no image or video; expected files such as .jpg")
     assert not output.exists()
 
 

@@ -30,8 +30,9 @@ ROW_OF = {package: row for row, packages in enumerate(ROWS) for package in packa
 # The public names and the command line may import from every package.
 TOP = {"__init__", "__main__"}
 
-# The formats modules that decode images; all others need only NumPy.
+# The formats modules that decode images and videos; all others need only NumPy.
 IMAGE_FORMATS = {"formats/images/decode.py", "formats/images/opened.py", "formats/images/reader.py"}
+VIDEO_FORMATS = {"formats/videos/display.py", "formats/videos/reader.py"}
 TYPED_FORMATS = {"formats/custom.py", "formats/dataset.py"}  # import torch for type checkers only
 TENSORBOARD_FILES = {"engine/board.py"}
 
@@ -97,7 +98,7 @@ def test_imports_follow_the_order_of_the_packages(file):
 def test_formats_import_torch_only_to_decode_images():
     formats = [file for file in FILES if package_of(file) == "formats"]
     importing = {name_of(file) for file in formats if imports_from(file, "torch") or imports_from(file, "torchvision")}
-    assert importing <= IMAGE_FORMATS | TYPED_FORMATS
+    assert importing <= IMAGE_FORMATS | VIDEO_FORMATS | TYPED_FORMATS
 
 
 def test_export_does_not_import_the_data_pipeline():

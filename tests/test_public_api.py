@@ -20,6 +20,7 @@ PUBLIC = [
     "evaluate",
     "focal_loss",
     "load_config",
+    "open_video",
     "predict",
     "train",
 ]

@@ -129,6 +129,21 @@ def is_override(text: str) -> bool:
     return bool(sign) and not any(separator in key for separator in "/\\") and not os.path.exists(text)
 
 
+def positive_number(text: str) -> float:
+    """A number above 0.
+
+    Raises:
+        ArgumentTypeError: the text is not such a number.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a number above 0")
+    return value
+
+
 def positive_int(text: str) -> int:
     """A whole number, at least 1.
 

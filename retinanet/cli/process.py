@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any, TextIO
 
-from retinanet.cli.interrupts import EXIT_INTERRUPTED, interrupts_exit
+from retinanet.cli.interrupts import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated, interrupts_exit
 from retinanet.errors import InputError
 from retinanet.runtime.console import escape_unprintable
 
@@ -15,6 +15,8 @@ EXIT_INVALID_INPUT = 2
 
 def exit_code(run: Callable[[], object]) -> int:
     """Run a command and return its exit code: 2 for invalid input, 130 for Ctrl-C, otherwise its integer result or 0.
+
+    It is 143 for SIGTERM in commands that raise `Terminated`.
 
     If the reader of its output exits, as in `retinanet eval ... | head`, the command continues without output.
     """
@@ -26,6 +28,9 @@ def exit_code(run: Callable[[], object]) -> int:
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
             return EXIT_INVALID_INPUT
+        except Terminated:
+            print("terminated", file=sys.stderr)
+            return EXIT_TERMINATED
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return EXIT_INTERRUPTED

@@ -8,11 +8,13 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from retinanet.errors import InputError
+from retinanet.formats.images.decode import to_channels
+from retinanet.formats.videos.reader import VideoFrame
 
-ImageInput = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | Tensor
+ImageInput = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | Tensor | VideoFrame
 
 
-def as_pixels(image: Image.Image | np.ndarray | Tensor, channels: int) -> Tensor:
+def as_pixels(image: Image.Image | np.ndarray | Tensor | VideoFrame, channels: int) -> Tensor:
     """Convert an image in memory to (channels, H, W) uint8. The EXIF orientation of a PIL image is applied.
 
     Raises:
@@ -20,6 +22,13 @@ def as_pixels(image: Image.Image | np.ndarray | Tensor, channels: int) -> Tensor
     """
     if isinstance(image, Image.Image):
         return _from_pil(image, channels)
+    if isinstance(image, VideoFrame):
+        if channels not in (1, 3):
+            raise InputError(
+                f"image is an RGB frame of a video, but model.in_channels is {channels}; pass a uint8 array (H, W, "
+                f"{channels})"
+            )
+        return to_channels(image.image, channels)
     expected = "RGB uint8" if channels == 3 else "uint8"
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != channels or 0 in image.shape:
@@ -37,7 +46,7 @@ def as_pixels(image: Image.Image | np.ndarray | Tensor, channels: int) -> Tensor
     article = "an" if channels == 3 else "a"
     raise InputError(
         f"image is {type(image).__name__}, expected a path, the bytes of a file, a PIL image, {article} {expected} "
-        f"array (H, W, {channels}), or {article} {expected} tensor ({channels}, H, W)"
+        f"array (H, W, {channels}), {article} {expected} tensor ({channels}, H, W), or a frame of open_video"
     )
 
 

@@ -194,9 +194,9 @@ class Predictor:
 
         Args:
             images: a file path, the content of a file, a PIL image, a uint8 array (H, W, C), a uint8 tensor (C, H, W),
-                or a list of these, with C = `model.in_channels`: RGB if it is 3. With `data.band_files`, a path is that
-                of the first file of an image. PIL images must be RGB or grey, so C is 3 or 1. The EXIF orientation of
-                files and PIL images is applied.
+                a frame of `open_video`, or a list of these, with C = `model.in_channels`: RGB if it is 3. With
+                `data.band_files`, a path is that of the first file of an image. PIL images and frames are RGB or grey,
+                so C is 3 or 1. The EXIF orientation of files and PIL images is applied.
 
         Raises:
             InputError: an image cannot be read, or is not one of these types.
@@ -206,7 +206,7 @@ class Predictor:
         return next(self.predict([images]))
 
     def predict(self, images: Iterable[ImageInput], *, batch_size: int = 8) -> Iterator[Detections]:
-        """Yield the detections of each image, in order, reading the images lazily.
+        """Yield the detections of each image or frame of `open_video`, in order, reading the images lazily.
 
         Images, or tiles, with the same padded shape are processed in batches of at most `batch_size`. With
         `inference.compile`, they are processed one by one, since each batch size would have to be compiled separately.

@@ -1,14 +1,15 @@
-"""The record of a prediction's results, written image by image, from which an interrupted prediction continues.
+"""The record of a prediction's results, written batch by batch, from which an interrupted prediction continues.
 
-A JSON Lines file: a header with the settings, the names of the output files that belong to the prediction, and one line
-for each image. A batch is valid once the line that ends it has been written, so that a continued prediction forms the
-same batches: the last digits of the scores depend on them.
+A JSON Lines file: a header with the settings, the names of the output files that belong to the prediction, one line for
+each image, and one line for each batch of frames of a video. A batch is valid once the line that ends it has been
+written, so that a continued prediction forms the same batches: the last digits of the scores depend on them.
 """
 
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -20,13 +21,14 @@ SYNC_INTERVAL = 5.0  # seconds between calls of fsync
 
 
 class Entry(NamedTuple):
-    """Where the result of an image is in the journal, and what identifies the file it belongs to."""
+    """Where the results of an image or a video are in the journal, and what identifies the file they belong to."""
 
-    offset: int
-    length: int
+    places: "array[int]"  # offset and length of each line
     name: str
     stamp: list[int] | None
     failed: bool
+    num_frames: int = 0  # of a video
+    ended: bool = True  # whether a video has no further frames, or none that can be read
 
 
 class Journal:
@@ -55,22 +57,23 @@ class Journal:
         return path in self._entries
 
     def entry(self, path: str) -> Entry | None:
-        """The place of the result of an image, by the absolute path of its file."""
+        """The place of the results of an image or a video, by the absolute path of its file."""
         return self._entries.get(path)
 
     def record(self, path: str) -> dict[str, Any] | None:
-        """Read the recorded result of an image; None if there is none."""
+        """Read the recorded result of an image, or the last one of a video; None if there is none."""
         entry = self._entries.get(path)
-        if entry is None:
-            return None
-        file = self._opened()
-        file.seek(entry.offset)
-        result: dict[str, Any] = json.loads(file.read(entry.length))["image"]
-        return result
+        return None if entry is None else self._record_at(*entry.places[-2:])
 
-    def records(self) -> Iterable[dict[str, Any]]:
+    def parts(self, path: str) -> Iterator[dict[str, Any]]:
+        """Read the recorded results of a video, one for each batch of frames, or the only one of an image."""
+        entry = self._entries.get(path)
+        places = () if entry is None else entry.places
+        return (self._record_at(*places[at : at + 2]) for at in range(0, len(places), 2))
+
+    def records(self) -> Iterator[dict[str, Any]]:
         """Read all recorded results."""
-        return (record for path in self._entries if (record := self.record(path)) is not None)
+        return (record for path in self._entries for record in self.parts(path))
 
     def start(self, settings: Mapping[str, Any], names: Iterable[str]) -> None:
         """Record the settings of a new journal, replacing any previous content, and the names of output files."""
@@ -98,13 +101,17 @@ class Journal:
             self._sync()
 
     def append(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Record the results of a batch; each has the absolute path of its image in `path`."""
+        """Record the results of a batch; each has the absolute path of its file in `path`.
+
+        That of a video has a list of `frames`, the number of those before them in `start`, and in `ended`, whether they
+        are the last. If `start` is 0, it replaces earlier results of the video.
+        """
         records = list(records)
-        lines = [_line({"image": record}) for record in records]
+        lines = [_line({"video" if "frames" in record else "image": record}) for record in records]
         position = self._end
         self._append([*lines, _line({"batch": len(lines)})])
         for record, line in zip(records, lines, strict=True):
-            self._entries[record["path"]] = _entry(record, position, len(line))
+            self._add(record, position, len(line))
             position += len(line)
         if time.monotonic() - self._last_sync > SYNC_INTERVAL:
             self._sync()
@@ -117,6 +124,25 @@ class Journal:
             finally:
                 self._file.close()
                 self._file = None
+
+    def _record_at(self, offset: int, length: int) -> dict[str, Any]:
+        file = self._opened()
+        file.seek(offset)
+        record = _record_in(json.loads(file.read(length)))
+        assert record is not None
+        return record
+
+    def _add(self, record: Mapping[str, Any], offset: int, length: int) -> None:
+        """Note where a record is; a later record of an image, or of a video from its start, replaces earlier ones."""
+        path, failed = record["path"], "error" in record
+        entry = Entry(array("q", [offset, length]), record["name"], record["stamp"], failed)
+        if "frames" in record:
+            before = self._entries.get(path) if record["start"] else None
+            if before is not None:
+                before.places.extend(entry.places)
+                entry = entry._replace(places=before.places)
+            entry = entry._replace(num_frames=record["start"] + len(record["frames"]), ended=record["ended"])
+        self._entries[path] = entry
 
     def _opened(self) -> BinaryIO:
         if self._file is None:
@@ -153,7 +179,7 @@ class Journal:
 
     def _read(self) -> None:
         """Read the lines up to the last complete batch; a crash may have left an incomplete one after it."""
-        batch: dict[str, Entry] = {}
+        batch: list[tuple[dict[str, Any], int, int]] = []  # records with offset and length of their lines
         position = 0
         try:
             with open(self.path, "rb") as file:
@@ -165,12 +191,12 @@ class Journal:
                         )
                     if values is None:
                         return
-                    if "image" in values:
-                        record = values["image"]
-                        batch[record["path"]] = _entry(record, position, len(line))
+                    if (record := _record_in(values)) is not None:
+                        batch.append((record, position, len(line)))
                     elif "batch" in values:
-                        self._entries |= batch
-                        batch = {}
+                        for added in batch:
+                            self._add(*added)
+                        batch = []
                     elif "outputs" in values:
                         self.names |= set(values["outputs"])
                     elif values.get("retinanet predict") == FORMAT:
@@ -200,5 +226,6 @@ def _values(line: bytes) -> dict[str, Any] | None:
     return values if isinstance(values, dict) else None
 
 
-def _entry(record: Mapping[str, Any], offset: int, length: int) -> Entry:
-    return Entry(offset, length, record["name"], record["stamp"], "error" in record)
+def _record_in(values: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The result in a line; None if it has another content."""
+    return values.get("image") or values.get("video")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Literal
 
 from retinanet.errors import InputError
+from retinanet.formats.videos.names import is_video_name
 
 ImageFormat = Literal["png", "jpg"]
 
@@ -26,7 +27,7 @@ class Outputs:
     labels: bool = True  # draw class names and scores
     image_format: ImageFormat = "png"
     crops: bool = False  # an image of each object
-    yolo: bool = False  # a label file for each image
+    yolo: bool = False  # a label file for each image and each frame of a video
 
     def drawn_name(self, stem: str) -> str:
         """Name of the drawn image, relative to the output folder."""
@@ -35,6 +36,10 @@ class Outputs:
     def names_for(self, stem: str) -> list[str]:
         """Names of all files of an image, apart from crops."""
         return ([self.drawn_name(stem)] if self.draw else []) + ([label_name(stem)] if self.yolo else [])
+
+    def names_for_video(self, stem: str) -> list[str]:
+        """Names of all files of a video, apart from crops; of label files, only the folder."""
+        return ([drawn_video_name(stem)] if self.draw else []) + ([f"{YOLO_FOLDER}/{stem}"] if self.yolo else [])
 
     def shared_names(self) -> list[str]:
         """Names of the files and folders that are not of a single image."""
@@ -47,14 +52,29 @@ def label_name(stem: str) -> str:
     return f"{YOLO_FOLDER}/{stem}.txt"
 
 
-def output_stems(names: Sequence[str]) -> list[str]:
-    """The name of each image's output files without their suffix, relative to the output folder.
+def drawn_video_name(stem: str) -> str:
+    """Name of the video with its detections drawn on it, relative to the output folder."""
+    return f"{stem}.mp4"
 
-    It is the name of the image without its suffix, or with it if another image differs only in its suffix.
+
+def frame_stem(stem: str, number: int) -> str:
+    """The name of the output files of a frame, without suffix; `stem` is that of its video."""
+    return f"{stem}/{number:06}"
+
+
+def output_stems(names: Sequence[str]) -> list[str]:
+    """The name of the output files of each image or video, without their suffix, relative to the output folder.
+
+    It is the name of the input without its suffix, or with it if another input differs only in its suffix. That of a
+    video also has it if an input is in a folder of the name without it, since this would be the folder of its frames.
     """
     stems = [os.path.splitext(name)[0] for name in names]
     counts = Counter(map(_folded, stems))
-    stems = [name if counts[_folded(stem)] > 1 else stem for name, stem in zip(names, stems, strict=True)]
+    folders = {_folded(parent) for stem in stems for parent in _parents(stem)}
+    stems = [
+        name if counts[_folded(stem)] > 1 or (is_video_name(name) and _folded(stem) in folders) else stem
+        for name, stem in zip(names, stems, strict=True)
+    ]
     used: set[str] = set()
     unique = []
     for stem in stems:
@@ -72,7 +92,7 @@ def check_nothing_is_overwritten(folder: Path, names: Iterable[str], *, inputs: 
 
     Args:
         names: names of the files, relative to the folder.
-        inputs: paths of the images to predict on.
+        inputs: paths of the images and videos to predict on.
         ours: the names of those that an earlier prediction has written.
 
     Raises:
@@ -82,8 +102,9 @@ def check_nothing_is_overwritten(folder: Path, names: Iterable[str], *, inputs: 
     for name in names:
         path = folder / name
         if os.path.realpath(path) in resolved:
+            kind = "videos" if is_video_name(name) else "images"
             raise InputError(
-                f"{path}: is one of the images to predict on and will not be overwritten; choose another --output"
+                f"{path}: is one of the {kind} to predict on and will not be overwritten; choose another --output"
             )
         if name not in ours and os.path.lexists(path):
             raise InputError(
@@ -145,6 +166,12 @@ class OutputFolder:
             return (self.path / name).stat().st_size > 0
         except OSError:
             return False
+
+
+def _parents(name: str) -> list[str]:
+    """The folders that a name is in, without the first one."""
+    parts = name.split("/")[:-1]
+    return ["/".join(parts[:end]) for end in range(1, len(parts) + 1)]
 
 
 def _folded(name: str) -> str:

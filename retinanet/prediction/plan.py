@@ -1,8 +1,9 @@
-"""Plan a prediction: find the images, name the output files, and check that nothing is overwritten.
+"""Plan a prediction: find the images and videos, name the output files, and check that nothing is overwritten.
 
 This needs no network, so that mistakes are reported before it is loaded.
 """
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,13 +11,14 @@ from typing import NamedTuple
 
 from retinanet.errors import InputError
 from retinanet.formats.image_paths.band_files import annotated_files
+from retinanet.formats.videos.names import check_videos_can_be_read, is_video
 from retinanet.prediction.journal import JOURNAL_FILE, Journal
 from retinanet.prediction.outputs import CROPS_FOLDER, Outputs, check_nothing_is_overwritten, output_stems
 from retinanet.prediction.sources import find_sources
 
 
-class InputImage(NamedTuple):
-    """An image file, with the names that it has in the results."""
+class InputFile(NamedTuple):
+    """A file of an image or a video, with the names that it has in the results."""
 
     file: Path
     path: str  # absolute
@@ -25,23 +27,25 @@ class InputImage(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The images of a prediction, and where their results are written."""
+    """The images and videos of a prediction, and where their results are written."""
 
-    images: list[InputImage]
+    images: list[InputFile]
     folder: Path
     outputs: Outputs
+    videos: list[InputFile]
+    frames_per_second: float | None = None  # of a video; None: every frame
 
     def names(self) -> list[str]:
         """Names of all output files, relative to the folder; of crops, only the folder."""
-        return self.outputs.shared_names() + [
-            name for image in self.images for name in self.outputs.names_for(image.stem)
-        ]
+        of_images = [name for image in self.images for name in self.outputs.names_for(image.stem)]
+        of_videos = [name for video in self.videos for name in self.outputs.names_for_video(video.stem)]
+        return self.outputs.shared_names() + of_images + of_videos
 
     def check(self, journal: Journal) -> None:
         """Check that no other file is overwritten, given the journal in the folder.
 
         Raises:
-            InputError: a file would be overwritten, or the folder contains the results of other images.
+            InputError: a file would be overwritten.
         """
         names = self.names()
         if self.outputs.crops and (taken := [name for name in names if name.startswith(f"{CROPS_FOLDER}/")]):
@@ -49,7 +53,7 @@ class Plan(NamedTuple):
         check_nothing_is_overwritten(
             self.folder,
             [JOURNAL_FILE, *names],
-            inputs=[image.path for image in self.images],
+            inputs=[file.path for file in self.images + self.videos],
             ours={JOURNAL_FILE, *journal.names},
         )
 
@@ -62,20 +66,25 @@ def plan_prediction(
     limit: int | None = None,
     outputs: Outputs | None = None,
     band_files: Sequence[str] | None = None,
+    frames_per_second: float | None = None,
 ) -> Plan:
-    """Find the images and check the output folder.
+    """Find the images and videos, and check the output folder.
 
     Args:
-        inputs: one or several image files, folders or glob patterns; see `find_sources`.
+        inputs: one or several image or video files, folders or glob patterns; see `find_sources`.
         output: the output folder.
         recursive: search subfolders.
-        limit: use only the first images.
-        outputs: what to write; by default, drawn images and the tables.
+        limit: use only the first images and videos.
+        outputs: what to write; by default, drawn images and videos, and the tables.
         band_files: patterns of the files of each image, see `data.band_files`; only its first file is an input.
+        frames_per_second: use only this many frames of a video per second, see `open_video`.
 
     Raises:
-        InputError: an input does not exist or contains no images, or another file would be overwritten.
+        InputError: an input does not exist or contains no images, another file would be overwritten, or a package to
+            read videos is missing.
     """
+    if frames_per_second is not None and not 0 < frames_per_second < math.inf:
+        raise InputError(f"frames_per_second: found {frames_per_second}, expected a number above 0")
     folder = Path(output)
     journal = Journal(folder)
     given = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
@@ -86,12 +95,16 @@ def plan_prediction(
         annotated = set(annotated_files([str(source.file) for source in sources], band_files))
         sources = [source for source in sources if str(source.file) in annotated]
     if not sources:
-        raise InputError("found no inputs, expected image files, folders or glob patterns")
+        raise InputError("found no inputs, expected image or video files, folders or glob patterns")
     stems = output_stems([source.name for source in sources])  # of all, so that they do not depend on `limit`
-    images = [
-        InputImage(source.file, os.path.abspath(source.file), source.name, stem)
+    files = [
+        InputFile(source.file, os.path.abspath(source.file), source.name, stem)
         for source, stem in zip(sources[:limit], stems[:limit], strict=True)
     ]
-    plan = Plan(images, folder, outputs or Outputs())
+    videos = [file for file in files if is_video(file.file)]
+    if videos:
+        check_videos_can_be_read(videos[0].file)
+    images = [file for file in files if file not in set(videos)]
+    plan = Plan(images, folder, outputs or Outputs(), videos, frames_per_second)
     plan.check(journal)
     return plan

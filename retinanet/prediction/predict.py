@@ -1,4 +1,4 @@
-"""Predict on files and folders of images, and write the results so that none is lost when the process stops."""
+"""Predict on images and videos, and write the results so that none is lost when the process stops."""
 
 import logging
 import os
@@ -39,33 +39,35 @@ def predict(
     yolo: bool = False,
     batch_size: int = 8,
     overwrite: bool = False,
+    frames_per_second: float | None = None,
 ) -> Prediction:
-    """Detect objects in image files, and write the results into a folder.
+    """Detect objects in image and video files, and write the results into a folder.
 
     Results are written as they are produced. If the process stops, the same call continues, and the files are the
-    same as without the interruption. An image that cannot be read is reported in the result and tried again by the next
-    call.
+    same as without the interruption. An image or video that cannot be read is reported in the result and tried again by
+    the next call; the frames before the damage have results.
 
     Args:
         checkpoint: a checkpoint file, or a published folder.
-        inputs: one or several image files, folders or glob patterns.
+        inputs: one or several image or video files, folders or glob patterns.
         output: folder for the results. Files that were not written by a prediction are never overwritten.
         overrides: config overrides.
         recursive: search subfolders, whose structure is repeated in the output folder.
-        limit: use only the first images.
+        limit: use only the first images and videos.
         min_score: score from which objects are drawn, counted and written, 0..1. None: the threshold of each class that
             the checkpoint has stored, or `postprocess.min_score` if an override sets it, or else 0.3.
-        draw: write the images with their detections drawn on them.
+        draw: write the images and videos with their detections drawn on them.
         labels: draw class names and scores.
         image_format: format of drawn images and crops, "png" or "jpg".
         crops: also write an image of each object.
-        yolo: also write a YOLO label file for each image.
+        yolo: also write a YOLO label file for each image and each frame.
         batch_size: images per batch.
         overwrite: discard the earlier results in the folder.
+        frames_per_second: use only this many frames of a video per second, see `open_video`. None: every frame.
 
     Raises:
-        InputError: an input does not exist, another file would be overwritten, or the folder contains results with
-            other settings.
+        InputError: an input does not exist, another file would be overwritten, the folder contains results with
+            other settings, or a package to read videos is missing.
         PredictionInterrupted: on Ctrl-C.
     """
     if min_score is not None and not 0 <= min_score <= 1:
@@ -79,6 +81,7 @@ def predict(
         limit=limit,
         outputs=outputs,
         band_files=predictor.cfg.data.band_files,
+        frames_per_second=frames_per_second,
     )
     return run_plan(
         plan,
@@ -111,7 +114,7 @@ def run_plan(
         PredictionInterrupted: on Ctrl-C.
     """
     thresholds = _thresholds(predictor, overrides, min_score)
-    settings = settings_of(checkpoint, predictor.cfg, thresholds, plan.outputs)
+    settings = settings_of(checkpoint, predictor.cfg, thresholds, plan.outputs, plan.frames_per_second)
     if plan.outputs.draw and plan.outputs.labels and (missing := missing_characters(predictor.class_names)):
         log.info(
             "note: no font on this computer shows %s, drawn as ?; install the fonts DejaVu Sans or Noto Sans",
@@ -153,23 +156,28 @@ def _thresholds(predictor: Predictor, overrides: str | Sequence[str], min_score:
 def _begin(plan: Plan, journal: Journal, folder: OutputFolder, settings: dict[str, Any], *, overwrite: bool) -> None:
     """Start the journal or check that it can be continued, and record the names of the output files in it."""
     if journal.settings is not None and overwrite:
-        crops = [name for record in journal.records() for name in record.get("crops", ())]
+        crops = [
+            name
+            for record in journal.records()
+            for result in record.get("frames", [record])
+            for name in result.get("crops", ())
+        ]
         for name in sorted({*journal.names, *crops}):
             folder.remove(name)
     if journal.settings is None or overwrite:
         journal.start(settings, plan.names())
         return
     check_same(plan.folder, journal.settings, settings)
-    others = len(journal) - sum(image.path in journal for image in plan.images)
+    others = len(journal) - sum(file.path in journal for file in plan.images + plan.videos)
     if others and others == len(journal):
         raise InputError(
-            f"{plan.folder}: contains the results of {others} other images; choose another --output, or start "
-            "over with --overwrite"
+            f"{plan.folder}: contains the results of {others} other images or videos; choose another --output, or "
+            "start over with --overwrite"
         )
     if others:
         log.info(
-            "note: %s also has results of images that are not among the inputs (%d): detections.json and the tables do "
-            "not include them",
+            "note: %s also has results of images or videos that are not among the inputs (%d): detections.json and the "
+            "tables do not include them",
             *(plan.folder, others),
         )
     journal.claim(plan.names())

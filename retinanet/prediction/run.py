@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -12,9 +12,10 @@ from retinanet.errors import InputError
 from retinanet.formats.image_paths.band_files import band_paths
 from retinanet.inference.predictor import Predictor
 from retinanet.prediction.journal import Journal
-from retinanet.prediction.outputs import COCO_FILE, COUNTS_FILE, TABLE_FILE, OutputFolder
+from retinanet.prediction.outputs import COCO_FILE, COUNTS_FILE, TABLE_FILE, OutputFolder, label_name
 from retinanet.prediction.plan import Plan
 from retinanet.prediction.results import Failure, Results
+from retinanet.prediction.videos import VideoRun
 from retinanet.prediction.writers.coco import write_coco
 from retinanet.prediction.writers.images import write_crops, write_drawn
 from retinanet.prediction.writers.tables import write_counts, write_detections
@@ -30,25 +31,34 @@ class Prediction(NamedTuple):
 
     num_images: int  # without those that could not be read
     num_objects: int
-    num_reused: int  # images whose results an earlier call had written
-    failures: list[Failure]  # images that could not be read
+    num_reused: int  # images and frames whose results an earlier call had written
+    failures: list[Failure]  # images and videos that could not be read completely
+    num_videos: int  # including those that could be read in part
+    num_frames: int  # of the videos
     thresholds: dict[str, float]  # by class name, the score from which objects are in the results
 
 
 class PredictionInterrupted(KeyboardInterrupt):
-    """Ctrl-C during a prediction; the results so far have been written, and the same call continues."""
+    """Ctrl-C during a prediction; the results so far have been written, and the same call continues.
 
-    def __init__(self, num_done: int, num_images: int):
-        super().__init__(f"interrupted after {num_done} of {num_images} images")
+    Args:
+        num_frames: number of frames of videos that have a result; None if there are no videos.
+    """
+
+    def __init__(self, num_done: int, num_images: int, num_frames: int | None = None):
+        done = [f"{num_done} of {num_images} images"] if num_images else []
+        done += [] if num_frames is None else [f"{num_frames} frames"]
+        super().__init__(f"interrupted after {' and '.join(done)}")
         self.num_done = num_done
         self.num_images = num_images
+        self.num_frames = num_frames
 
 
 class Run:
     """A prediction whose output folder and journal are ready.
 
     Args:
-        plan: the images and the names of their output files.
+        plan: the images and videos, and the names of their output files.
         predictor: the detector, which has already applied any thresholds of classes.
         thresholds: score from which detections are in the results, by label.
     """
@@ -68,14 +78,16 @@ class Run:
         self._results = Results(
             journal,
             plan.images,
+            videos=plan.videos,
             class_names=predictor.class_names,
             category_ids=predictor.category_ids,
             thresholds=thresholds,
         )
         self._min_score = 0.0 if predictor.thresholds is not None else thresholds[0]
+        self._videos = VideoRun(plan, predictor, self._min_score, journal, folder)
 
     def run(self, batch_size: int) -> Prediction:
-        """Predict on the images without a result, and write the files that combine all results.
+        """Predict on the images and frames without a result, and write the files that combine all results.
 
         Raises:
             InputError: a file cannot be written.
@@ -87,30 +99,34 @@ class Run:
         reused = done = num_images - len(pending)
         if reused:
             log.info("continuing: the results of %d of %d images exist", reused, num_images)
-        bar = progress(None, "predicting", num_images, initial=reused, unit="images")
+        reused_frames = 0
         try:
-            for batch in _batches(pending, batch_size):
-                self._predict(batch)
-                done += len(batch)
-                for _ in batch:
-                    bar.update()
-            bar.close()
+            if num_images:
+                with closing(progress(None, "predicting", num_images, initial=reused, unit="images")) as bar:
+                    for batch in _batches(pending, batch_size):
+                        self._predict(batch)
+                        done += len(batch)
+                        for _ in batch:
+                            bar.update()
+            for video in self._plan.videos:
+                reused_frames += self._videos.run(video, batch_size)
             self._write_results()
-        except KeyboardInterrupt:
-            bar.close()
+        except KeyboardInterrupt as stop:
             self._write_results()
-            raise PredictionInterrupted(done, num_images) from None
+            num_frames = self._results.num_frames if self._results.has_videos else None
+            raise PredictionInterrupted(done, num_images, num_frames) from stop
         except BaseException:
-            bar.close()
             with suppress(InputError):  # such as a full disk, which is being reported
                 self._write_results()
             raise
-        failures = self._results.failures()
+        videos = list(self._results.videos())
         return Prediction(
-            num_images=num_images - len(failures),
+            num_images=num_images - sum(map(self._has_failed, range(num_images))),
             num_objects=sum(len(image.scores) for image in self._results),
-            num_reused=reused,
-            failures=failures,
+            num_reused=reused + reused_frames,
+            failures=self._results.failures(),
+            num_videos=len(videos),
+            num_frames=self._results.num_frames,
             thresholds=dict(zip(self._results.class_names, self._results.thresholds, strict=True)),
         )
 
@@ -171,11 +187,12 @@ class Run:
         }
 
     def _write_results(self) -> None:
-        """Write the files that combine the results of all images."""
+        """Write the files that combine the results of all images and frames."""
         for name, write in ((COCO_FILE, write_coco), (TABLE_FILE, write_detections), (COUNTS_FILE, write_counts)):
             with self._folder.replacing(name) as file:
                 write(self._results, file)
         if self._plan.outputs.yolo:
+            self._journal.claim(label_name(image.stem) for image in self._results if image.frame is not None)
             write_yolo(self._results, self._folder)
 
 

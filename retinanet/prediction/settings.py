@@ -23,7 +23,9 @@ _PREFIXES = (
 )
 
 
-def settings_of(checkpoint: Path, cfg: Config, thresholds: Sequence[float], outputs: Outputs) -> dict[str, Any]:
+def settings_of(
+    checkpoint: Path, cfg: Config, thresholds: Sequence[float], outputs: Outputs, frames_per_second: float | None = None
+) -> dict[str, Any]:
     """Describe everything that the results depend on, except the inputs, as JSON values."""
     if is_published(checkpoint):
         files = [checkpoint / name for name in (CONFIG_FILE, WEIGHTS_FILE)]
@@ -37,6 +39,7 @@ def settings_of(checkpoint: Path, cfg: Config, thresholds: Sequence[float], outp
         "labels on drawn images": outputs.labels,
         "image format": outputs.image_format,
         "crops": outputs.crops,
+        "frames per second": frames_per_second,
         **config,
     }
 

@@ -1,4 +1,4 @@
-"""Find the images that a prediction reads: files, folders and glob patterns."""
+"""Find the images and videos that a prediction reads: files, folders and glob patterns."""
 
 import glob
 import logging
@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from retinanet.errors import InputError
-from retinanet.formats.image_paths.listing import image_files, is_image_name, path_inside
+from retinanet.formats.image_paths.listing import files_in, is_image_name, path_inside
+from retinanet.formats.videos.names import is_video_name
 from retinanet.prediction.journal import JOURNAL_FILE
 
 log = logging.getLogger(__name__)
 
 WILDCARDS = "*?["
+EXPECTED = "expected files such as .jpg, .png, .tif or .mp4"
 
 
 class Source(NamedTuple):
-    """An image file, and its name in the results."""
+    """A file of an image or a video, and its name in the results."""
 
     file: Path
     name: str  # relative to the folder that was given, with `/`; unique among the sources
@@ -26,19 +28,19 @@ class Source(NamedTuple):
 def find_sources(
     inputs: Sequence[str | Path], *, output: Path, written: Collection[str], recursive: bool = False
 ) -> list[Source]:
-    """Find image files, in the order of the inputs; files within a folder are sorted by name.
+    """Find image and video files, in the order of the inputs; files within a folder are sorted by name.
 
     Hidden files, folders that an earlier prediction has written, and the output folder are not searched. A file that is
     given twice is used once.
 
     Args:
-        inputs: image files, folders, or glob patterns, in which `**` stands for any number of folders.
+        inputs: image or video files, folders, or glob patterns, in which `**` stands for any number of folders.
         output: the output folder of this prediction.
         written: names of the files that earlier predictions have written there, `Journal.names`.
-        recursive: search subfolders. A folder that has images only in its subfolders is always searched.
+        recursive: search subfolders. A folder that has images and videos only in its subfolders is always searched.
 
     Raises:
-        InputError: an input does not exist, contains no images, or cannot be read.
+        InputError: an input does not exist, contains no images or videos, or cannot be read.
     """
     found: dict[str, tuple[Path, Path]] = {}  # path and the folder that its name is relative to
     paths_of_ours = {os.path.normcase(os.path.abspath(output / name)) for name in written}
@@ -57,49 +59,58 @@ def find_sources(
 def _files_of(
     given: str | Path, output: Path, recursive: bool, is_ours: Callable[[Path], bool]
 ) -> Iterator[tuple[Path, Path]]:
-    """Yield the image files of one input, each with the folder that its name is relative to."""
+    """Yield the files of one input, each with the folder that its name is relative to."""
     path = Path(given)
     if path.is_dir():
         names = _images_in(path, output, recursive, is_ours)
         if not names:
-            raise InputError(f"{path}: contains no images; expected files such as .jpg, .png or .tif")
+            raise InputError(f"{path}: contains no images or videos; {EXPECTED}")
         yield from ((path / name, path) for name in names)
     elif path.exists():
         yield path, path.parent
     elif any(character in str(given) for character in WILDCARDS):
         root = _folder_of_pattern(str(given))
         matches = [Path(match) for match in sorted(glob.glob(str(given), recursive=True))]
-        files = [match for match in matches if match.is_file() and is_image_name(match.name) and not is_ours(match)]
+        files = [match for match in matches if match.is_file() and _is_usable(match.name) and not is_ours(match)]
         files = [file for file in files if not _is_written(file, root, output)]
         if not files:
-            raise InputError(f"{given}: matches no image; expected files such as .jpg, .png or .tif")
+            raise InputError(f"{given}: matches no image or video; {EXPECTED}")
         yield from ((file, root) for file in files)
     else:
-        raise InputError(f"{path}: no such image or folder")
+        raise InputError(f"{path}: no such file or folder")
 
 
 def _images_in(folder: Path, output: Path, recursive: bool, is_ours: Callable[[Path], bool]) -> list[str]:
-    """List the images in a folder, relative to it, sorted by name."""
+    """List the images and videos in a folder, relative to it, sorted by name."""
     try:
         directly = sorted(
             entry.name
             for entry in os.scandir(folder)
-            if is_image_name(entry.name) and entry.name[0] != "." and entry.is_file() and not is_ours(Path(entry.path))
+            if _is_usable(entry.name) and entry.name[0] != "." and entry.is_file() and not is_ours(Path(entry.path))
         )
     except OSError as error:
         raise InputError(f"{folder}: cannot be read: {error.strerror}; check its permissions") from None
     below = [
         name
-        for name in image_files(folder)
-        if "/" in name and not is_ours(folder / name) and not _is_written(folder / name, folder, output)
+        for name in files_in(folder)
+        if "/" in name
+        and _is_usable(name)
+        and not is_ours(folder / name)
+        and not _is_written(folder / name, folder, output)
     ]
     if recursive or not directly:
         if below and not recursive:
-            log.info("%s: contains images only in its subfolders, which are searched", folder)
+            log.info("%s: contains images or videos only in its subfolders, which are searched", folder)
         return sorted(directly + below)
     if below:
-        log.info("%s: %d images in its subfolders are not used; to use them, add --recursive", folder, len(below))
+        log.info(
+            "%s: %d images or videos in its subfolders are not used; to use them, add --recursive", folder, len(below)
+        )
     return directly
+
+
+def _is_usable(name: str) -> bool:
+    return is_image_name(name) or is_video_name(name)
 
 
 def _is_written(file: Path, root: Path, output: Path) -> bool:

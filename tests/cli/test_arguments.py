@@ -148,3 +148,10 @@ def test_only_required_arguments_are_reported_as_missing(capsys, command, line, 
     message = refused(capsys, command, line)
     required = message.removeprefix("the following arguments are required: ").partition("; see retinanet")[0]
     assert sorted(required.split(", ")) == sorted(missing.split(", "))
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "two"])
+def test_frames_per_second_must_be_positive(capsys, value):
+    line = refused(capsys, "predict", f"run a.mp4 --output b --frames-per-second={value}")
+    assert f"found '{value}', expected a number above 0" in line
+    assert parsed("predict", "run a.mp4 --output b --frames-per-second 0.5").frames_per_second == 0.5

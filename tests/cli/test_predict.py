@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import pytest
 
 from retinanet.cli.predict import main
 from tests.helpers.predictions import contents, save_overdetecting_checkpoint, write_noise_images
 from tests.helpers.processes import RETINANET, Program
+from tests.helpers.videos import cut, needs_pyav, noise_frames, write_video
 
 pytestmark = pytest.mark.usefixtures("restore_process_settings")
 TIMEOUT = 60.0  # seconds
@@ -82,8 +84,22 @@ def test_a_missing_image_is_reported_before_torch_is_imported(checkpoint, tmp_pa
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=TIMEOUT
     )
-    assert (done.returncode, done.stderr) == (2, "error: gone.png: no such image or folder\n")
+    assert (done.returncode, done.stderr) == (2, "error: gone.png: no such file or folder\n")
     assert list(tmp_path.iterdir()) == []
+
+
+@needs_pyav
+def test_a_truncated_video_is_named_and_gives_exit_code_1(checkpoint, tmp_path, capsys):
+    file = write_video(tmp_path / "a.mp4", noise_frames(24), codec="mpeg4", options={"movflags": "faststart"})
+    cut(file, 0.5)
+    arguments = ["--output", str(tmp_path / "out"), "--no-draw", "--frames-per-second", "12.5"]
+    assert main([str(checkpoint), str(file), *arguments]) == 1
+    printed = capsys.readouterr()
+    frames = json.loads((tmp_path / "out" / "detections.json").read_text())["images"]
+    assert [frame["frame_id"] for frame in frames] == list(range(0, 2 * len(frames), 2)) and frames
+    assert f"in {len(frames)} frames of 1 video: " in printed.out
+    assert printed.err.startswith("1 images or videos could not be read completely:\n")
+    assert f"{file}: damaged or truncated after " in printed.err
 
 
 def wait_for_images(program, output, count):
@@ -94,12 +110,15 @@ def wait_for_images(program, output, count):
         time.sleep(0.005)
 
 
-def test_ctrl_c_keeps_the_results_and_says_how_to_continue(arguments, undisturbed, tmp_path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stop_signal_keeps_the_results_and_says_how_to_continue(arguments, undisturbed, tmp_path, number, code):
     output = tmp_path / "out"
     program = Program(RETINANET, ["predict", *arguments, str(output)])
     wait_for_images(program, output, 3)
-    program.send_signal(signal.SIGINT)
-    assert program.wait(TIMEOUT) == 130
+    program.send_signal(number)
+    if number == signal.SIGTERM:
+        program.send_signal(number)  # a scheduler may send it to the process and to its group
+    assert program.wait(TIMEOUT) == code
     message = program.errors().splitlines()[-1]
     assert message.startswith("interrupted after ")
     assert message.endswith(" of 16 images; to continue, run the same command again")
@@ -125,3 +144,34 @@ def test_ten_kills_lose_and_repeat_nothing(arguments, undisturbed, tmp_path):
     recorded = [json.loads(line) for line in (output / "predictions.jsonl").read_text().splitlines()]
     names = [entry["image"]["name"] for entry in recorded if "image" in entry]
     assert sorted(names) == [f"{number:02}.png" for number in range(16)]
+
+
+@pytest.mark.slow
+@needs_pyav
+def test_kills_and_sigterm_during_a_video_lose_and_repeat_nothing(checkpoint, tmp_path):
+    """Kill the process in each phase: while it detects, after frames were recorded, and while it draws."""
+    file = write_video(tmp_path / "a.mp4", noise_frames(16, height=60, width=80))
+    arguments = [str(checkpoint), str(file), "--min-score", "0.53", "--batch-size", "2", "--crops", "--output"]
+    undisturbed, output, moments = tmp_path / "undisturbed", tmp_path / "out", random.Random(0)
+    assert main([*arguments, str(undisturbed)]) == 0
+    journal = output / "predictions.jsonl"
+    for attempt in range(6):
+        program = Program(RETINANET, ["predict", *arguments, str(output)])
+        deadline, before = time.monotonic() + TIMEOUT, journal.stat().st_size if journal.exists() else 0
+        while program.poll() is None and not (journal.exists() and journal.stat().st_size > before):
+            assert time.monotonic() < deadline, program.errors()
+            time.sleep(0.005)
+        time.sleep(moments.uniform(0, 0.2))
+        if attempt % 2:
+            with suppress(ProcessLookupError):  # it may have finished
+                program.send_signal(signal.SIGTERM)
+            assert program.wait(TIMEOUT) in (0, 143)
+            assert json.loads((output / "detections.json").read_text())["images"]
+        else:
+            program.kill()
+            program.wait(TIMEOUT)
+    assert main([*arguments, str(output)]) == 0
+    assert contents(output) == contents(undisturbed)
+    recorded = [json.loads(line) for line in journal.read_text().splitlines()]
+    frames = [frame["frame"] for entry in recorded if "video" in entry for frame in entry["video"]["frames"]]
+    assert frames == list(range(16))

@@ -71,6 +71,46 @@ def test_garbage_after_a_power_failure_is_removed(journal, tmp_path):
     assert len(Journal(tmp_path)) == 4
 
 
+def part(start: int, *frames: int, ended: bool = False, **more) -> dict:
+    """The record of a batch of frames of the video v."""
+    results = [{"frame": frame} for frame in frames]
+    return {"path": "v", "name": "v", "stamp": [1], "start": start, "frames": results, "ended": ended, **more}
+
+
+def test_results_of_a_video_are_collected_batch_by_batch(journal, tmp_path):
+    journal.append([part(0, 0, 1)])
+    journal.append([part(2, 2)])
+    for opened in (journal, Journal(tmp_path)):
+        entry = opened.entry("v")
+        assert (entry.num_frames, entry.ended, entry.failed) == (3, False, False)
+        assert [found["start"] for found in opened.parts("v")] == [0, 2]
+    journal.append([part(3, ended=True, error="damaged")])
+    entry = journal.entry("v")
+    assert (len(journal), entry.num_frames, entry.ended, entry.failed) == (4, 3, True, True)
+    assert journal.record("v")["error"] == "damaged"
+    assert [found["path"] for found in journal.records()] == ["a", "b", "c", "v", "v", "v"]
+    journal.append([part(0, 5, ended=True)])  # another file of this name
+    for opened in (journal, Journal(tmp_path)):
+        assert [found["frames"] for found in opened.parts("v")] == [[{"frame": 5}]]
+        assert (opened.entry("v").num_frames, opened.entry("v").failed) == (1, False)
+    assert list(journal.parts("gone")) == []
+
+
+def test_a_killed_process_loses_only_the_incomplete_batch_of_a_video(journal, tmp_path):
+    journal.append([part(0, 0, 1)])
+    complete = journal.path.stat().st_size
+    journal.append([part(2, 2, 3)])
+    journal.close()
+    content = journal.path.read_bytes()
+    for length in (complete, complete + 10, len(content) - 1):
+        journal.path.write_bytes(content[:length])
+        cut = Journal(tmp_path)
+        assert cut.entry("v").num_frames == 2
+        cut.append([part(2, 9)])
+        cut.close()
+        assert [found["frames"][0]["frame"] for found in Journal(tmp_path).parts("v")] == [0, 9]
+
+
 def test_starting_over_keeps_the_names_of_our_files(journal, tmp_path):
     journal.start({"other": 1}, ["new.png"])
     assert len(journal) == 0

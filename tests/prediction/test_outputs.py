@@ -5,7 +5,7 @@ import os
 import pytest
 
 from retinanet.errors import InputError
-from retinanet.prediction.outputs import OutputFolder, Outputs, check_nothing_is_overwritten, output_stems
+from retinanet.prediction.outputs import OutputFolder, Outputs, check_nothing_is_overwritten, frame_stem, output_stems
 
 
 def test_stems_are_names_without_suffix():
@@ -21,6 +21,18 @@ def test_stems_are_unique_on_any_file_system():
     stems = output_stems(["a.png", "A.PNG", "a.jpg.gif", "a.jpg", composed, decomposed])
     assert len({os.path.normcase(stem.lower()) for stem in stems[:4]}) == 4
     assert stems[4:] == [composed, f"{decomposed}_2"]
+
+
+def test_a_video_keeps_its_suffix_if_a_folder_has_its_name_without_it():
+    """Its frames would have names in this folder. The folders of images are not affected."""
+    assert output_stems(["clip.mp4", "clip/000001.png", "a.png", "a/b.png"]) == ["clip.mp4", "clip/000001", "a", "a/b"]
+    assert output_stems(["clip.mp4", "clip.png", "sub/clip.mp4"]) == ["clip.mp4", "clip.png", "sub/clip"]
+
+
+def test_names_of_the_files_of_a_video():
+    assert Outputs(yolo=True).names_for_video("a/b") == ["a/b.mp4", "labels/a/b"]
+    assert Outputs(draw=False).names_for_video("a") == []
+    assert frame_stem("a/b", 12) == "a/b/000012"
 
 
 def test_names_of_all_files():

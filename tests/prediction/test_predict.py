@@ -163,7 +163,7 @@ def test_images_added_changed_and_removed(run_predict, images, tmp_path, caplog)
     with caplog.at_level("INFO", "retinanet"):
         result = run_predict()
     assert (result.num_images, result.num_reused) == (6, 4)
-    assert "also has results of images that are not among the inputs (1)" in caplog.text
+    assert "also has results of images or videos that are not among the inputs (1)" in caplog.text
     run_predict(output=tmp_path / "undisturbed", batch_size=1)
     found, expected = (
         json.loads((folder / "detections.json").read_text()) for folder in (tmp_path / "out", tmp_path / "undisturbed")

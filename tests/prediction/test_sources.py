@@ -39,7 +39,7 @@ def test_subfolders_by_option_and_a_note_otherwise(found, tmp_path, caplog):
     write(tmp_path / "in", "b.png", "a/x.png", "a/y/z.png")
     with caplog.at_level("INFO", "retinanet"):
         assert found("in") == ["b.png"]
-    assert "2 images in its subfolders are not used; to use them, add --recursive" in caplog.text
+    assert "2 images or videos in its subfolders are not used; to use them, add --recursive" in caplog.text
     assert found("in", recursive=True) == ["a/x.png", "a/y/z.png", "b.png"]
 
 
@@ -47,15 +47,22 @@ def test_a_folder_with_images_only_in_subfolders_is_searched(found, tmp_path, ca
     write(tmp_path / "in", "a/x.png")
     with caplog.at_level("INFO", "retinanet"):
         assert found("in") == ["a/x.png"]
-    assert "contains images only in its subfolders" in caplog.text
+    assert "contains images or videos only in its subfolders" in caplog.text
 
 
 def test_patterns(found, tmp_path):
     write(tmp_path / "in", "a1.png", "a2.png", "b.png", "a3.txt", "._a4.png", "deep/er/a5.png")
     assert found("in/a*") == ["a1.png", "a2.png"]
     assert found("in/**/a*") == ["a1.png", "a2.png", "deep/er/a5.png"]
-    with pytest.raises(InputError, match=r"c\*\.png: matches no image"):
+    with pytest.raises(InputError, match=r"c\*\.png: matches no image or video"):
         found("in/c*.png")
+
+
+def test_videos_are_found_like_images(found, tmp_path):
+    write(tmp_path / "in", "b.png", "a.MP4", "c.mkv", ".d.mp4", "e.ts", "sub/f.webm")
+    assert found("in") == ["a.MP4", "b.png", "c.mkv"]
+    assert found("in", recursive=True) == ["a.MP4", "b.png", "c.mkv", "sub/f.webm"]
+    assert found("in/*") == ["a.MP4", "b.png", "c.mkv"]
 
 
 def test_a_name_with_wildcard_characters_is_a_file_if_it_exists(found, tmp_path):

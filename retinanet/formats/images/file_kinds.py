@@ -10,7 +10,10 @@ RAW = (
     "or rawpy"
 )
 CONVERT = "is {}, which is not supported: convert it to PNG or JPEG"
-MOVIE = "is a video ({}), not an image: extract its frames, for example with ffmpeg"
+VIDEO = (
+    "is a video ({}), not an image: read its frames with retinanet.open_video, predict on it with `retinanet predict`, "
+    "or extract its frames, for example with ffmpeg"
+)
 LFS = "is a Git LFS pointer, not the image itself; run `git lfs pull`"
 ARCHIVE = "is {}, not an image; extract it"
 
@@ -56,8 +59,12 @@ SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x1f\x8b", ARCHIVE.format("compressed with gzip")),
     (0, b"7z\xbc\xaf\x27\x1c", ARCHIVE.format("a 7z archive")),
     (0, b"Rar!", ARCHIVE.format("a RAR archive")),
-    (8, b"AVI ", MOVIE.format("AVI")),
-    (0, b"\x1a\x45\xdf\xa3", MOVIE.format("Matroska or WebM")),
+    (8, b"AVI ", VIDEO.format("AVI")),
+    (0, b"\x1a\x45\xdf\xa3", VIDEO.format("Matroska or WebM")),
+    (0, b"FLV\1", VIDEO.format("FLV")),
+    (0, b"OggS", VIDEO.format("Ogg")),
+    (0, b"\0\0\1\xba", VIDEO.format("MPEG")),
+    (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", VIDEO.format("WMV")),
 )
 # Brands in the "ftyp" box of ISO media files; any other brand is a video.
 AVIF_BRANDS = {b"avif", b"avis"}
@@ -95,6 +102,11 @@ def describe(start: bytes) -> str | None:
     return next((description for pattern, description in TEXTS if pattern.match(text)), None)
 
 
+def is_video_content(start: bytes) -> bool:
+    """Return whether the first `START` bytes of a file are those of a video."""
+    return (describe(start) or "").startswith(VIDEO.partition("(")[0])
+
+
 def _iso_media(start: bytes) -> str:
     """Identify an ISO media file by its major brand and its compatible brands."""
     end = min(int.from_bytes(start[:4], "big"), 256)
@@ -103,4 +115,4 @@ def _iso_media(start: bytes) -> str:
         return AVIF
     if start[8:12] == b"crx ":
         return RAW.format("CR3")
-    return HEIC if brands & HEIC_BRANDS else MOVIE.format("MP4 or QuickTime")
+    return HEIC if brands & HEIC_BRANDS else VIDEO.format("MP4 or QuickTime")

@@ -53,6 +53,8 @@ KINDS = {
     "gzip": (b"\x1f\x8b\x08\0", "is compressed with gzip"),
     "avi": (b"RIFF\0\0\1\0AVI LIST", r"is a video \(AVI\)"),
     "webm": (b"\x1a\x45\xdf\xa3\1\0", r"is a video \(Matroska or WebM\)"),
+    "flv": (b"FLV\1\5", r"is a video \(FLV\)"),
+    "mpeg": (b"\0\0\1\xba\x44", r"is a video \(MPEG\)"),
     "bigtiff": (b"MM\0+\0\x08\0\0" + bytes(8), "is BigTIFF with big-endian numbers.*save it as TIFF"),
 }
 

@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 from retinanet.evaluation.results_file import read_results
 from retinanet.prediction.journal import Journal
 from retinanet.prediction.outputs import OutputFolder, Outputs
-from retinanet.prediction.plan import InputImage
+from retinanet.prediction.plan import InputFile
 from retinanet.prediction.results import Results
 from retinanet.prediction.writers.coco import write_coco
 from retinanet.prediction.writers.images import folder_name, write_crops, write_drawn
@@ -28,7 +28,7 @@ NAMES, IDS = ("cat", 'a "b", c'), (3, 7)
 @pytest.fixture
 def results(tmp_path):
     """Two objects in one image, none in the second; the third cannot be read, and the fourth has not been processed."""
-    images = [InputImage(Path(name), f"/{name}", name, name[:-4]) for name in ("a/x.png", "y.png", "z.png", "w.png")]
+    images = [InputFile(Path(name), f"/{name}", name, name[:-4]) for name in ("a/x.png", "y.png", "z.png", "w.png")]
     journal = Journal(tmp_path)
     journal.start({}, [])
     common = {"stamp": None, "size": [50, 100]}

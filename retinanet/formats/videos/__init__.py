@@ -1,0 +1,1 @@
+"""Video files: recognise them, and read their frames."""
