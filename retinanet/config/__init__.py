@@ -5,7 +5,14 @@ from retinanet.config.base import StrictModel
 from retinanet.config.custom import CustomConfig
 from retinanet.config.data import DataConfig, DataSource, MergedClass, ResizeConfig, Sources
 from retinanet.config.evaluation import EvaluationConfig
-from retinanet.config.inference import InferenceConfig, PostprocessConfig
+from retinanet.config.inference import (
+    AugmentConfig,
+    InferenceConfig,
+    MergeMethod,
+    PostprocessConfig,
+    SoftNms,
+    TileConfig,
+)
 from retinanet.config.loss import (
     BoxLossConfig,
     CIoUConfig,
@@ -54,6 +61,7 @@ __all__ = [
     "AllSampling",
     "AnchorConfig",
     "AssignmentConfig",
+    "AugmentConfig",
     "BackboneConfig",
     "BlurTransform",
     "BoxLossConfig",
@@ -82,6 +90,7 @@ __all__ = [
     "IoUAssignmentConfig",
     "IoUCropTransform",
     "LossConfig",
+    "MergeMethod",
     "MergedClass",
     "MixUpTransform",
     "ModelConfig",
@@ -99,10 +108,12 @@ __all__ = [
     "Sampling",
     "ScaleJitterTransform",
     "SmoothL1Config",
+    "SoftNms",
     "SoftmaxFocalConfig",
     "Sources",
     "StepsSchedule",
     "StrictModel",
+    "TileConfig",
     "TimmConfig",
     "TrainConfig",
     "Transform",

@@ -5,9 +5,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, sym_min
 
-from retinanet.config import PostprocessConfig
+from retinanet.config import PostprocessConfig, SoftNms
 from retinanet.detection.boxes import clip, decode
-from retinanet.detection.nms import nms_by_group
+from retinanet.detection.nms import nms_by_group, soft_nms_by_group
 from retinanet.structures import Detections, HeadOutputs
 
 # Number of candidates per image in the first NMS attempt. The time for NMS is quadratic in this number, and whether a
@@ -37,6 +37,8 @@ class Postprocess:
         top_k: number of candidates, (anchor, class) pairs, kept on each level before NMS.
         nms_iou: if two boxes have a larger IoU, NMS removes the one with the lower score.
         nms_across_classes: whether NMS also compares boxes of different classes.
+        soft_nms: lower the scores of overlapping boxes in this way instead of removing them; None: remove them.
+        soft_nms_sigma: see `soft_nms_by_group`.
         max_detections: maximum number of detections per image, over all levels and classes.
         background_logit: whether the last logit is for background. Scores are then a softmax, and background is never a
             candidate; otherwise, the score of a class is the sigmoid of its logit.
@@ -51,6 +53,8 @@ class Postprocess:
         top_k: int = 1000,
         nms_iou: float = 0.5,
         nms_across_classes: bool = False,
+        soft_nms: SoftNms | None = None,
+        soft_nms_sigma: float = 0.5,
         max_detections: int = 100,
         background_logit: bool = False,
     ):
@@ -58,6 +62,8 @@ class Postprocess:
         self.top_k = top_k
         self.nms_iou = nms_iou
         self.nms_across_classes = nms_across_classes
+        self.soft_nms = soft_nms
+        self.soft_nms_sigma = soft_nms_sigma
         self.max_detections = max_detections
         self.background_logit = background_logit
 
@@ -126,13 +132,32 @@ class Postprocess:
         has_area = (candidates.boxes[:, 2:] > candidates.boxes[:, :2]).all(dim=1)
         candidates = candidates.select((candidates.scores > self.min_score) & is_finite & has_area)
         candidates = candidates.select(candidates.scores.sort(descending=True, stable=True).indices)
+        if self.soft_nms is not None:
+            return self._suppress_softly(candidates, self.soft_nms)
         for count in (FIRST_ATTEMPT, len(candidates.scores)):
             best = candidates.select(slice(count))
-            groups = torch.zeros_like(best.labels) if self.nms_across_classes else best.labels
-            keep = nms_by_group(best.boxes, best.scores, groups, max_iou=self.nms_iou)[: self.max_detections]
+            keep = nms_by_group(best.boxes, best.scores, self._groups(best), max_iou=self.nms_iou)
+            keep = keep[: self.max_detections]
             if len(keep) == self.max_detections or count >= len(candidates.scores):
                 break
         return Detections((best.boxes * best.scales)[keep], best.scores[keep], best.labels[keep])
+
+    def _suppress_softly(self, candidates: _Candidates, method: SoftNms) -> Detections:
+        keep, scores = soft_nms_by_group(
+            candidates.boxes,
+            candidates.scores,
+            self._groups(candidates),
+            method=method,
+            max_iou=self.nms_iou,
+            sigma=self.soft_nms_sigma,
+            min_score=self.min_score,
+            max_kept=self.max_detections,
+        )
+        return Detections((candidates.boxes * candidates.scales)[keep], scores, candidates.labels[keep])
+
+    def _groups(self, candidates: _Candidates) -> Tensor:
+        """The group of each candidate, (C,): NMS compares only boxes of the same group."""
+        return torch.zeros_like(candidates.labels) if self.nms_across_classes else candidates.labels
 
 
 def _copy_to_host(boxes: Tensor, scales: Tensor, scores: Tensor, labels: Tensor) -> list[_Candidates]:
@@ -151,6 +176,8 @@ def build_postprocess(cfg: PostprocessConfig, *, background_logit: bool) -> Post
         top_k=cfg.top_k,
         nms_iou=cfg.nms_iou,
         nms_across_classes=cfg.nms_across_classes,
+        soft_nms=cfg.soft_nms,
+        soft_nms_sigma=cfg.soft_nms_sigma,
         max_detections=cfg.max_detections,
         background_logit=background_logit,
     )

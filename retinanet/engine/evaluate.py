@@ -8,12 +8,14 @@ import torch
 from torch import nn
 
 from retinanet.config import Config
-from retinanet.data.build import build_eval_sampler, eval_loader
+from retinanet.data.build import build_eval_sampler, build_reader, eval_loader
 from retinanet.detection.assignment import Assign
 from retinanet.detection.build import build_assignment
 from retinanet.detection.postprocess import Postprocess, build_postprocess
 from retinanet.evaluation.coco import CocoScores, score_detections
 from retinanet.formats.dataset import Dataset
+from retinanet.formats.images.windows import DecodedImage
+from retinanet.inference.image_detector import build_image_detector
 from retinanet.losses.build import build_criterion
 from retinanet.losses.class_loss import ClassLoss
 from retinanet.losses.detection import Criterion
@@ -52,12 +54,14 @@ def evaluate_dataset(
     """Evaluate a network on a dataset, using the image sizes, postprocessing, assignment and loss from a config.
 
     Training and `retinanet eval` both call this with the result of `inference_model`, so a checkpoint gets the same
-    scores in both.
+    scores in both. With tiles or test-time augmentation, the detections are those of all views of an image, merged as
+    in prediction, and the losses remain those of the whole image.
 
     Args:
         network: called as `network(images, image_sizes)`; returns `HeadOutputs`.
         loss: a loss passed in Python; None: that of the config.
-        on_batch: called with each batch before the model runs on it, and with None before the detections are scored.
+        on_batch: called with each batch before the model runs on it, again before each image with several views, and
+            with None before the detections are scored.
 
     Returns: the evaluation on the main process, None on all others.
     """
@@ -73,6 +77,16 @@ def evaluate_dataset(
             yield batch
         on_batch(None)
 
+    detector, reader = build_image_detector(cfg, network, device=device), build_reader(cfg, data, [], seed=0)
+
+    def detect_in_views(batch: Batch) -> list[Detections]:
+        found = []
+        for index in batch.image_indices:
+            on_batch(batch)
+            image = DecodedImage(reader.read(index).image)
+            found += detector([image], batch_size=cfg.train.eval_batch_size or cfg.train.batch_size)
+        return found
+
     return evaluate_batches(
         network,
         batches(),
@@ -83,6 +97,7 @@ def evaluate_dataset(
         device=device,
         num_batches=len(own_batches),
         max_detections=cfg.evaluation.max_detections,
+        detect_in_views=detect_in_views if detector.views.has_several else None,
     )
 
 
@@ -98,6 +113,7 @@ def evaluate_batches(
     device: torch.device,
     num_batches: int | None = None,
     max_detections: int | None = None,
+    detect_in_views: Callable[[Batch], list[Detections]] | None = None,
 ) -> Evaluation | None:
     """Run a network on batches and score its detections.
 
@@ -108,6 +124,7 @@ def evaluate_batches(
         batches: the batches of this process. Across all processes, every image of `data` must occur exactly once.
         num_batches: number of batches of this process, for the progress bar.
         max_detections: see `score_detections`.
+        detect_in_views: detects objects in the original images of a batch; None: in the images of the batch.
 
     Returns: the evaluation on the main process, None on all others.
     """
@@ -120,9 +137,11 @@ def evaluate_batches(
         assignment = assign(outputs.anchors, batch.targets)
         losses = criterion(outputs, assignment, batch.targets, one)
         sums.append(torch.stack([losses.classification, losses.box_regression, assignment.positive.sum().float()]))
-        detections |= zip(
-            batch.image_indices, postprocess(outputs, batch.image_sizes, batch.original_sizes), strict=True
-        )
+        if detect_in_views is None:
+            found = postprocess(outputs, batch.image_sizes, batch.original_sizes)
+        else:
+            found = detect_in_views(batch)
+        detections |= zip(batch.image_indices, found, strict=True)
     gathered = gather((detections, [values.tolist() for values in sums]))
     if gathered is None:
         return None

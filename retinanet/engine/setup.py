@@ -15,7 +15,6 @@ from retinanet.config import Config
 from retinanet.data.build import (
     build_padded_shapes,
     check_batch_size,
-    eval_shorter,
     images_per_epoch,
     load_train_data,
     load_val_data,
@@ -36,6 +35,7 @@ from retinanet.formats.checks.plausibility import check_overlap
 from retinanet.formats.dataset import Dataset
 from retinanet.formats.findings import report
 from retinanet.inference.predictor import with_activation
+from retinanet.inference.views import build_views
 from retinanet.losses.build import build_criterion
 from retinanet.losses.configured_weights import with_class_weights
 from retinanet.losses.custom import check_loss
@@ -233,8 +233,8 @@ def check_backbone(cfg: Config, model: Detector | None = None) -> None:
     else:
         return
     padded_shapes = build_padded_shapes(cfg.data)
-    sides = {*cfg.data.resize.shorter, eval_shorter(cfg.data)}
-    shapes = [shape for shorter in sides for shape in padded_shapes.all_shapes(shorter)]
+    shapes = [shape for shorter in cfg.data.resize.shorter for shape in padded_shapes.all_shapes(shorter)]
+    shapes += build_views(cfg).all_shapes()  # those of evaluation
     check_padded_shapes(backbone, shapes, name=cfg.model.backbone.name)
 
 

@@ -21,4 +21,8 @@ def settings_that_change_ap(cfg: Config) -> list[str]:
         found.append(
             f"evaluation.max_detections is {cfg.evaluation.max_detections}: AP is not the one that COCO defines"
         )
+    if cfg.inference.tile.size is not None:
+        found.append(f"inference.tile.size is {cfg.inference.tile.size}: published scores are measured without tiles")
+    if cfg.inference.augment.flip or cfg.inference.augment.scales:
+        found.append("inference.augment is set: most published scores are measured without test-time augmentation")
     return found

@@ -33,7 +33,11 @@ def metadata_of(
 
     Args:
         checkpoint: SHA-256 of the checkpoint file, or of the weights of a published folder.
+
+    Raises:
+        InputError: the config asks for something that exported programs do not do; see `check_exportable`.
     """
+    check_exportable(predictor.cfg)
     network, resize, postprocess = predictor.model.model, predictor.cfg.data.resize, predictor.cfg.postprocess
     return Metadata(
         version=__version__,
@@ -56,6 +60,26 @@ def metadata_of(
         thresholds=predictor.thresholds,
         precision=precision,
     )
+
+
+def check_exportable(cfg: Config) -> None:
+    """Check that an exported program can do what a config asks for: one pass over the whole image, and plain NMS.
+
+    Raises:
+        InputError: the config sets tiles, test-time augmentation or soft NMS.
+    """
+    inference = cfg.inference
+    found = {
+        "inference.tile.size=null": inference.tile.size is not None,
+        "inference.augment.flip=false": inference.augment.flip,
+        "inference.augment.scales=[]": bool(inference.augment.scales),
+        "postprocess.soft_nms=null": cfg.postprocess.soft_nms is not None,
+    }
+    if overrides := [override for override, is_set in found.items() if is_set]:
+        raise InputError(
+            "exported programs have no tiles, test-time augmentation or soft NMS, which the config sets; to export "
+            f"without, add {' '.join(overrides)}"
+        )
 
 
 def program_of(predictor: Predictor, *, nms: Nms) -> DetectionProgram:

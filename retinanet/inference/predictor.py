@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal, cast, overload
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor, nn
 
@@ -17,16 +16,11 @@ from retinanet.checkpoint.file import Checkpoint
 from retinanet.config import Config
 from retinanet.config.custom import check_part
 from retinanet.config.load import is_overridden, with_overrides
-from retinanet.data.build import build_padded_shapes, eval_shorter
-from retinanet.data.collate import collate
 from retinanet.data.image_settings import build_image_settings
-from retinanet.data.reader import PreparedSample
-from retinanet.data.sampler import PlannedImage
-from retinanet.data.transforms.sample import Sample
-from retinanet.data.transforms.sizing import resize_as_planned
-from retinanet.detection.postprocess import build_postprocess
 from retinanet.errors import InputError
 from retinanet.formats.images.reader import open_bands
+from retinanet.formats.images.windows import DecodedImage, WindowSource
+from retinanet.inference.image_detector import build_image_detector
 from retinanet.inference.image_input import ImageInput, as_pixels
 from retinanet.inference.network import inference_model, warm_up
 from retinanet.inference.thresholds import above_thresholds, completed
@@ -76,12 +70,9 @@ class Predictor:
         self.category_ids = tuple(category_ids)
         self.cfg = cfg
         self.thresholds = None if thresholds is None else tuple(thresholds)
-        self._postprocess = build_postprocess(cfg.postprocess, background_logit=cfg.model.has_background_logit)
-        self._padded_shapes = build_padded_shapes(cfg.data)
-        self._shorter = eval_shorter(cfg.data)
+        self._detector = build_image_detector(cfg, self.model, device=self.device)
         if is_retinanet(model):
-            shapes = self._padded_shapes.all_shapes(self._shorter)
-            check_padded_shapes(model.backbone, shapes, name=cfg.model.backbone.name)
+            check_padded_shapes(model.backbone, self.padded_shapes(), name=cfg.model.backbone.name)
 
     @classmethod
     def from_checkpoint(
@@ -192,7 +183,7 @@ class Predictor:
 
     def padded_shapes(self) -> list[tuple[int, int]]:
         """List every padded shape, (height, width), that the config allows."""
-        return self._padded_shapes.all_shapes(self._shorter)
+        return self._detector.views.all_shapes()
 
     @overload
     def __call__(self, images: ImageInput) -> Detections: ...
@@ -217,8 +208,8 @@ class Predictor:
     def predict(self, images: Iterable[ImageInput], *, batch_size: int = 8) -> Iterator[Detections]:
         """Yield the detections of each image, in order, reading the images lazily.
 
-        Images with the same padded shape are processed in batches of at most `batch_size`. With `inference.compile`,
-        images are processed one by one, since each batch size would have to be compiled separately.
+        Images, or tiles, with the same padded shape are processed in batches of at most `batch_size`. With
+        `inference.compile`, they are processed one by one, since each batch size would have to be compiled separately.
 
         Raises:
             InputError: an image cannot be read, or is not of a type that `__call__` accepts.
@@ -232,6 +223,16 @@ class Predictor:
             raise InputError(f"predict expects several images, found {type(images).__name__}")
         return self._predict(iter(images), batch_size)
 
+    def detect_in(self, image: WindowSource, *, batch_size: int = 8) -> Detections:
+        """Detect objects in an image that is read window by window, such as one that does not fit in memory.
+
+        Args:
+            image: must return windows as the network sees them: uint8 (C, H, W) with C = `model.in_channels`.
+            batch_size: maximum number of tiles, or other views with the same padded shape, that are processed together.
+        """
+        (detections,) = self._detect([image], batch_size)
+        return detections
+
     def read_image(self, path: str | os.PathLike[str] | bytes) -> Tensor:
         """Read an image file as the network sees it: uint8 (C, H, W), as displayed, with the settings of training.
 
@@ -241,42 +242,20 @@ class Predictor:
         with open_bands(path, build_image_settings(self.cfg)) as opened:
             return opened.decode().contiguous()
 
-    @torch.no_grad()  # not inference_mode, whose tensors cannot be modified in place afterwards
     def _predict(self, images: Iterator[ImageInput], batch_size: int) -> Iterator[Detections]:
-        max_together = 1 if self.cfg.inference.compile else batch_size
         while chunk := list(itertools.islice(images, batch_size)):
-            by_shape: dict[tuple[int, int], list[tuple[int, Tensor]]] = {}
-            for position, image in enumerate(self._read(item) for item in chunk):
-                height, width = image.shape[-2:]
-                padded_shape = self._padded_shapes.padded_shape(
-                    self._padded_shapes.bucket(height, width), self._shorter
-                )
-                by_shape.setdefault(padded_shape, []).append((position, image))
-            detections: dict[int, Detections] = {}
-            for padded_shape, members in by_shape.items():
-                for start in range(0, len(members), max_together):
-                    positions, batch = zip(*members[start : start + max_together], strict=True)
-                    detections |= zip(positions, self._detect(batch, padded_shape), strict=True)
-            yield from (detections[position] for position in range(len(chunk)))
+            yield from self._detect([DecodedImage(self._read(item)) for item in chunk], batch_size)
 
     def _read(self, image: ImageInput) -> Tensor:
         if isinstance(image, str | os.PathLike | bytes):
             return self.read_image(image)
         return as_pixels(image, self.cfg.model.in_channels)
 
-    def _detect(self, images: Sequence[Tensor], padded_shape: tuple[int, int]) -> list[Detections]:
-        planned = PlannedImage(0, 0, self._shorter, self._padded_shapes.longer, padded_shape, padded_shape)
-        nothing = Sample(
-            images[0], torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool)
-        )
-        samples = [nothing._replace(image=image.cpu()) for image in images]
-        items = [PreparedSample(planned, resize_as_planned(sample, planned), sample.size) for sample in samples]
-        batch = collate(items).to(self.device)
-        outputs = self.model(batch.images, batch.image_sizes)
-        detections = self._postprocess(outputs, batch.image_sizes, batch.original_sizes)
+    def _detect(self, images: Sequence[WindowSource], batch_size: int) -> list[Detections]:
+        found = self._detector(images, batch_size=1 if self.cfg.inference.compile else batch_size)
         if self.thresholds is not None:
-            detections = [above_thresholds(of_image, self.thresholds) for of_image in detections]
-        return [replace(of_image, class_names=self.class_names) for of_image in detections]
+            found = [above_thresholds(detections, self.thresholds) for detections in found]
+        return [replace(detections, class_names=self.class_names) for detections in found]
 
 
 def with_activation(cfg: Config, model: Detector, num_classes: int) -> Config:

@@ -127,6 +127,7 @@ def test_background_is_never_detected():
 
 def test_config_sets_the_postprocessing():
     settings = {"min_score": 0.3, "top_k": 7, "nms_iou": 0.2, "nms_across_classes": True, "max_detections": 5}
+    settings |= {"soft_nms": "linear", "soft_nms_sigma": 0.1}
     cfg = PostprocessConfig(**settings)
     for background_logit in (False, True):
         built = build_postprocess(cfg, background_logit=background_logit)
