@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from retinanet import __version__
 from retinanet.checkpoint.file import Checkpoint
-from retinanet.config import Config, DataSource, TrainConfig
+from retinanet.config import Config, DataSource, InferenceConfig, TrainConfig
 from retinanet.config.facts import affects_results
 from retinanet.config.flat import flat_config
 from retinanet.config.public import public_config, public_name
@@ -106,6 +106,7 @@ def _model_rows(cfg: Config, checkpoint: Checkpoint) -> list[tuple[str, str]]:
     shorter = resize.val_shorter or max(resize.shorter)
     postprocess = cfg.postprocess
     across = " across classes" if postprocess.nms_across_classes else ""
+    soft = "" if postprocess.soft_nms is None else f"soft ({postprocess.soft_nms}), "
     return [
         ("backbone", model.backbone.name),
         ("parameters", f"{count / 1e6:.1f} million"),
@@ -116,8 +117,22 @@ def _model_rows(cfg: Config, checkpoint: Checkpoint) -> list[tuple[str, str]]:
         ("mean of each channel", _numbers(model.mean)),
         ("standard deviation", _numbers(model.std)),
         ("class scores", model.class_activation),
-        ("NMS", f"IoU {postprocess.nms_iou:g}{across}, at most {postprocess.max_detections} detections per image"),
+        (
+            "NMS",
+            f"{soft}IoU {postprocess.nms_iou:g}{across}, at most {postprocess.max_detections} detections per image",
+        ),
+        *_view_rows(cfg.inference),
     ]
+
+
+def _view_rows(inference: InferenceConfig) -> list[tuple[str, str]]:
+    """The rows about tiles and test-time augmentation, if they are used."""
+    tile, augment = inference.tile, inference.augment
+    copies = [f"scale {scale:g}" for scale in augment.scales] + ["flipped"] * augment.flip
+    rows = [("test-time augmentation", ", ".join(copies))] if copies else []
+    if tile.size is not None:
+        rows.append(("tiles", f"{tile.size} pixels, overlapping by {tile.overlap:g} of that"))
+    return rows
 
 
 def _recipe_rows(cfg: Config, checkpoint: Checkpoint) -> list[tuple[str, str]]:

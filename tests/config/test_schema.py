@@ -6,6 +6,7 @@ from pydantic import ValidationError
 from retinanet.config import (
     AnchorConfig,
     ATSSAssignmentConfig,
+    AugmentConfig,
     Config,
     CrossEntropyConfig,
     DataConfig,
@@ -108,6 +109,8 @@ def test_exactly_one_of_epochs_and_steps_is_required(values, message):
             "classification.type is focal and model.class_activation is softmax; set model.class_activation: sigmoid",
         ),
         (DataConfig, {"transforms": [{"type": "resize"}, {"type": "scale_jitter"}]}, "exactly one of resize and scale"),
+        (AugmentConfig, {"scales": [0.5, 1]}, "other than 1, which is always used"),
+        (AugmentConfig, {"scales": [0.5, 0.5]}, "expected different numbers"),
     ],
 )
 def test_contradictory_values_are_refused_by_name(model, values, message):

@@ -22,9 +22,9 @@ def completed(boxes, windows, scores=None, min_iou=0.5):
 
 
 def test_only_sides_at_an_inner_edge_are_cut():
-    """The box is 20 by 50 pixels, so its sides may be 2 (the least) or 5 pixels from the edge."""
+    """Boxes of 20 by 50 pixels may be 2 pixels from the left or right edge, and 5 from the upper or lower one."""
     left, inner = TILES[0], TILES[1]
-    boxes = array((0, 0, 20, 50), (80, 5, 100, 55), (82.5, 40, 102.5, 96), (158, 0, 178, 100))
+    boxes = array((0, 0, 20, 50), (80, 5, 100, 55), (82.5, 46, 102.5, 96), (158, 0, 178, 100))
     expected = [
         [False, False, False, False],  # edges of the image
         [True, False, False, False],

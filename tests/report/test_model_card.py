@@ -109,6 +109,16 @@ def test_levels_and_nms_across_classes_are_stated():
     assert "256 channels, levels p2..p7" in text and "IoU 0.5 across classes, at most 100 detections" in text
 
 
+def test_tiles_augmentation_and_soft_nms_are_stated_if_they_are_used():
+    trained = filled(3)
+    assert not {"| tiles |", "| test-time augmentation |"} & set(re.findall(r"^\| .*? \|", card(trained), re.MULTILINE))
+    overrides = ["inference.tile.size=512", "inference.augment.scales=[0.5]", "inference.augment.flip=true"]
+    overrides += ["postprocess.soft_nms=gaussian"]
+    text = card(trained._replace(config=with_overrides(trained.config, overrides, source="test")))
+    assert "| test-time augmentation | scale 0.5, flipped |\n| tiles | 512 pixels, overlapping by 0.2 of that |" in text
+    assert "soft (gaussian), IoU 0.5, at most 100 detections per image" in text
+
+
 def test_recipe_repeats_the_config(tmp_path):
     """The keys on the card, loaded as a config file, give the config of the run but for its data."""
     cfg = load_config("quickstart", ["train.ema_decay=0.9", "data.transforms=[{type: scale_jitter, max: 2}]"])
