@@ -50,6 +50,7 @@ def variants(tile_size: int) -> dict[str, list[str]]:
         "tiles, flip": [*alone, flip],
         "tiles, flip, weighted boxes": [*alone, flip, fused],
         "tiles, scales": [*alone, scales],
+        "tiles, flip and scales": [*alone, flip, scales],
         "tiles, flip and scales, weighted boxes": [*alone, flip, scales, fused],
     }
 
