@@ -40,6 +40,9 @@ TENSORBOARD_FILES = {"engine/board.py"}
 PRINTS = {
     "benchmarks/confidence.py": "a separate program, run by python -m, that prints its measurements",
     "benchmarks/faults.py": "a separate program, run by python -m, that prints a table",
+    "benchmarks/image_grids.py": "a separate program, run by python -m, that prints the folder it has written",
+    "benchmarks/tile_merging.py": "a separate program, run by python -m, that prints a table",
+    "benchmarks/tiles.py": "a separate program, run by python -m, that prints a table",
     "data/synthetic/__main__.py": "a separate program, run by python -m, that prints the folder it has written",
     "runtime/failure.py": "a failing rank writes to stderr while it exits, possibly before logging is set up",
     "runtime/stop.py": "a signal handler must not wait for a logging lock that the interrupted code may hold",
