@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from retinanet.checkpoint.file import read_checkpoint
 from tests.helpers.markdown import blocks_in
 from tests.helpers.metrics import metrics_without_times
+from tests.helpers.processes import Program
 
 REPO = Path(__file__).parent.parent
 FILES = {
@@ -20,9 +22,13 @@ FILES = {
 }
 EXAMPLES = [name for name in FILES if name != "settings"]
 
+# Like `python FILE`, but in a process that starts in milliseconds.
+SCRIPT = "import runpy, sys; sys.path.insert(0, '.'); runpy.run_path(sys.argv[1], run_name='__main__')"
+
 # Train without a pause, then again to step 2 and, in another call, from there.
 RESUMED = """
 import sys
+sys.path.insert(0, ".")
 import retinanet
 example = __import__(sys.argv[1])
 from settings import DATA, load_settings
@@ -34,7 +40,8 @@ class Stop(retinanet.Callback):
     def on_log(self, step, metrics):
         if step == 3:
             import os, pathlib, signal, time
-            while not pathlib.Path("killed/checkpoints/last.pt").exists():  # the file of step 2 is written beside training
+            # The checkpoint of step 2 is written in the background.
+            while not pathlib.Path("killed/checkpoints/last.pt").exists():
                 time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -51,17 +58,16 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("guide")
     for name, text in FILES.items():
         (folder / f"{name}.py").write_text(text, encoding="utf-8")
-    run(folder, "settings.py")
+    environment = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "settings.py"], cwd=folder, env=environment, timeout=600, check=True)
     return folder
 
 
-def run(folder: Path, *arguments: str, code: int = 0) -> str:
-    environment = {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{REPO}", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
+def run(folder: Path, code: str, *arguments: str, exit_code: int = 0) -> str:
+    """Run a program in a folder, and return what it prints."""
+    program = Program(code, arguments, folder=folder)
+    assert program.wait(timeout=600) == exit_code, program.output() + program.errors()
+    return program.output() + program.errors()
 
 
 def test_guide_has_an_example_of_every_part():
@@ -71,7 +77,7 @@ def test_guide_has_an_example_of_every_part():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_example_trains_evaluates_and_predicts(name, folder):
-    output = run(folder, f"{name}.py")
+    output = run(folder, SCRIPT, f"{name}.py")
     if name == "callback":
         assert "step 4: AP " in output
     else:
@@ -83,9 +89,9 @@ def test_example_trains_evaluates_and_predicts(name, folder):
 def test_killed_run_with_the_example_resumes_bit_for_bit(name, folder, tmp_path):
     for file in ("shapes", *(f"{each}.py" for each in FILES)):
         (tmp_path / file).symlink_to(folder / file)
-    run(tmp_path, "-c", RESUMED, name, "kill", code=-9)
+    run(tmp_path, RESUMED, name, "kill", exit_code=-signal.SIGKILL)
     assert not (tmp_path / "killed/checkpoints/step_00000004.pt").exists()
-    run(tmp_path, "-c", RESUMED.replace('retinanet.train(cfg, "straight"', "#"), name, "resume")
+    run(tmp_path, RESUMED.replace('retinanet.train(cfg, "straight"', "#"), name, "resume")
     straight, killed = (read_checkpoint(tmp_path / run / "checkpoints/last.pt") for run in ("straight", "killed"))
     assert (
         straight.step == killed.step == 4 and straight.config.custom.described == killed.config.custom.described != ()
