@@ -151,7 +151,7 @@ def test_weak_detectors_have_no_fault(errors):
 
 
 @pytest.mark.slow
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
     num_images=st.sampled_from([5, 20, 60]),
