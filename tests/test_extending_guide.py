@@ -22,9 +22,6 @@ FILES = {
 }
 EXAMPLES = [name for name in FILES if name != "settings"]
 
-# Like `python FILE`, but in a process that starts in milliseconds.
-SCRIPT = "import runpy, sys; sys.path.insert(0, '.'); runpy.run_path(sys.argv[1], run_name='__main__')"
-
 # Train without a pause, then again to step 2 and, in another call, from there.
 RESUMED = """
 import sys
@@ -40,8 +37,7 @@ class Stop(retinanet.Callback):
     def on_log(self, step, metrics):
         if step == 3:
             import os, pathlib, signal, time
-            # The checkpoint of step 2 is written in the background.
-            while not pathlib.Path("killed/checkpoints/last.pt").exists():
+            while not pathlib.Path("killed/checkpoints/last.pt").exists():  # a thread writes that of step 2
                 time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -58,16 +54,24 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("guide")
     for name, text in FILES.items():
         (folder / f"{name}.py").write_text(text, encoding="utf-8")
-    environment = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "settings.py"], cwd=folder, env=environment, timeout=600, check=True)
+    run_script(folder, "settings.py")
     return folder
 
 
-def run(folder: Path, code: str, *arguments: str, exit_code: int = 0) -> str:
-    """Run a program in a folder, and return what it prints."""
+def run_script(folder: Path, name: str) -> str:
+    """Run a script in its own interpreter, which its worker processes import again, and return what it prints."""
+    environment = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, name], cwd=folder, env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def run_without_workers(folder: Path, code: str, *arguments: str, exit_code: int = 0) -> None:
+    """Run a program that starts no worker processes."""
     program = Program(code, arguments, folder=folder)
     assert program.wait(timeout=600) == exit_code, program.output() + program.errors()
-    return program.output() + program.errors()
 
 
 def test_guide_has_an_example_of_every_part():
@@ -77,7 +81,7 @@ def test_guide_has_an_example_of_every_part():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_example_trains_evaluates_and_predicts(name, folder):
-    output = run(folder, SCRIPT, f"{name}.py")
+    output = run_script(folder, f"{name}.py")
     if name == "callback":
         assert "step 4: AP " in output
     else:
@@ -89,9 +93,9 @@ def test_example_trains_evaluates_and_predicts(name, folder):
 def test_killed_run_with_the_example_resumes_bit_for_bit(name, folder, tmp_path):
     for file in ("shapes", *(f"{each}.py" for each in FILES)):
         (tmp_path / file).symlink_to(folder / file)
-    run(tmp_path, RESUMED, name, "kill", exit_code=-signal.SIGKILL)
+    run_without_workers(tmp_path, RESUMED, name, "kill", exit_code=-signal.SIGKILL)
     assert not (tmp_path / "killed/checkpoints/step_00000004.pt").exists()
-    run(tmp_path, RESUMED.replace('retinanet.train(cfg, "straight"', "#"), name, "resume")
+    run_without_workers(tmp_path, RESUMED.replace('retinanet.train(cfg, "straight"', "#"), name, "resume")
     straight, killed = (read_checkpoint(tmp_path / run / "checkpoints/last.pt") for run in ("straight", "killed"))
     assert (
         straight.step == killed.step == 4 and straight.config.custom.described == killed.config.custom.described != ()
