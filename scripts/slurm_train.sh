@@ -40,6 +40,8 @@ echo "slurm_train: job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), 
 
 # Remove any old marker: only one written during this start may requeue the job.
 rm -f "$folder/preempted"
+# Before srun starts: a signal must never find the script without its trap.
+trap 'kill -TERM "${!-}" 2>/dev/null || true' TERM
 # A node that exits must not terminate the others, which may still be saving; torchrun handles failures itself.
 srun --kill-on-bad-exit=0 torchrun \
     --nnodes="${SLURM_JOB_NUM_NODES:-1}" \
@@ -50,7 +52,6 @@ srun --kill-on-bad-exit=0 torchrun \
     --max-restarts="${MAX_RESTARTS:-3}" \
     --module retinanet train "$config" "$@" --output "$folder" --resume=auto &
 srun=$!
-trap 'kill -TERM "$srun" 2>/dev/null || true' TERM
 
 # A trapped signal interrupts `wait`, so wait again.
 code=0

@@ -69,10 +69,10 @@ def files_in(folder):
     return {path.relative_to(folder): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_overrides(shapes):
     """Overrides of the quickstart config for a run of a few seconds: eight steps on 64-pixel images."""
-    return [
+    return (
         *(f"data.{part}.images={shapes / part}" for part in ("train", "val")),
         *(f"data.{part}.annotations={shapes / part}.json" for part in ("train", "val")),
         "data.workers=0",
@@ -91,7 +91,23 @@ def tiny_overrides(shapes):
         "train.precision=fp32",
         "inference.precision=fp32",
         "device=cpu",
-    ]
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_overrides, tmp_path_factory):
+    """The result of a finished run with `tiny_overrides`. All tests share its folder, so each works in a copy of it."""
+    import torch
+
+    from retinanet.config.load import load_config
+    from retinanet.engine.train import train
+
+    was_deterministic = torch.are_deterministic_algorithms_enabled()
+    result = train(load_config("quickstart", tiny_overrides), tmp_path_factory.mktemp("tiny") / "run")
+    torch.use_deterministic_algorithms(was_deterministic)
+    before = files_in(result.folder)
+    yield result
+    assert files_in(result.folder) == before, "a test has changed the shared run"
 
 
 @pytest.fixture(scope="session")

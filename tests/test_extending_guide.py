@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from retinanet.checkpoint.file import read_checkpoint
 from tests.helpers.markdown import blocks_in
 from tests.helpers.metrics import metrics_without_times
+from tests.helpers.processes import Program
 
 REPO = Path(__file__).parent.parent
 FILES = {
@@ -23,6 +25,7 @@ EXAMPLES = [name for name in FILES if name != "settings"]
 # Train without a pause, then again to step 2 and, in another call, from there.
 RESUMED = """
 import sys
+sys.path.insert(0, ".")
 import retinanet
 example = __import__(sys.argv[1])
 from settings import DATA, load_settings
@@ -51,17 +54,24 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("guide")
     for name, text in FILES.items():
         (folder / f"{name}.py").write_text(text, encoding="utf-8")
-    run(folder, "settings.py")
+    run_script(folder, "settings.py")
     return folder
 
 
-def run(folder: Path, *arguments: str, code: int = 0) -> str:
-    environment = {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{REPO}", "OMP_NUM_THREADS": "1"}
+def run_script(folder: Path, name: str) -> str:
+    """Run a script in its own interpreter, which its worker processes import again, and return what it prints."""
+    environment = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=600
+        [sys.executable, name], cwd=folder, env=environment, capture_output=True, text=True, timeout=600
     )
-    assert done.returncode == code, done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
+
+
+def run_without_workers(folder: Path, code: str, *arguments: str, exit_code: int = 0) -> None:
+    """Run a program that starts no worker processes."""
+    program = Program(code, arguments, folder=folder)
+    assert program.wait(timeout=600) == exit_code, program.output() + program.errors()
 
 
 def test_guide_has_an_example_of_every_part():
@@ -71,7 +81,7 @@ def test_guide_has_an_example_of_every_part():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_example_trains_evaluates_and_predicts(name, folder):
-    output = run(folder, f"{name}.py")
+    output = run_script(folder, f"{name}.py")
     if name == "callback":
         assert "step 4: AP " in output
     else:
@@ -83,9 +93,9 @@ def test_example_trains_evaluates_and_predicts(name, folder):
 def test_killed_run_with_the_example_resumes_bit_for_bit(name, folder, tmp_path):
     for file in ("shapes", *(f"{each}.py" for each in FILES)):
         (tmp_path / file).symlink_to(folder / file)
-    run(tmp_path, "-c", RESUMED, name, "kill", code=-9)
+    run_without_workers(tmp_path, RESUMED, name, "kill", exit_code=-signal.SIGKILL)
     assert not (tmp_path / "killed/checkpoints/step_00000004.pt").exists()
-    run(tmp_path, "-c", RESUMED.replace('retinanet.train(cfg, "straight"', "#"), name, "resume")
+    run_without_workers(tmp_path, RESUMED.replace('retinanet.train(cfg, "straight"', "#"), name, "resume")
     straight, killed = (read_checkpoint(tmp_path / run / "checkpoints/last.pt") for run in ("straight", "killed"))
     assert (
         straight.step == killed.step == 4 and straight.config.custom.described == killed.config.custom.described != ()

@@ -1,6 +1,7 @@
 """End-to-end test of softmax with background and ATSS: training, checkpoint, evaluation, and prediction."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from tests.helpers.metrics import read_metrics
 SOFTMAX = ["model.class_activation=softmax", "loss.classification.type=softmax_focal"]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def overrides(tiny_overrides):
     return [
         *tiny_overrides,
@@ -32,9 +33,9 @@ def overrides(tiny_overrides):
     ]
 
 
-@pytest.fixture
-def run(tmp_path, overrides):
-    return train(load_config("quickstart", overrides), tmp_path / "run")
+@pytest.fixture(scope="module")
+def run(overrides, tmp_path_factory):
+    return train(load_config("quickstart", overrides), tmp_path_factory.mktemp("softmax") / "run")
 
 
 def class_bias(content):
@@ -42,7 +43,7 @@ def class_bias(content):
     return [value for name, value in content.weights().items() if name.startswith("head.class_subnet.")][-1]
 
 
-def test_checkpoint_of_a_trained_run_evaluates_and_predicts(run, shapes):
+def test_checkpoint_of_a_trained_run_evaluates_and_predicts(run, shapes, tmp_path):
     lines = read_metrics(run.folder)
     losses = [line["class_loss"] for line in lines if line["kind"] == "train"]
     assert losses[-1] < losses[0]
@@ -52,8 +53,8 @@ def test_checkpoint_of_a_trained_run_evaluates_and_predicts(run, shapes):
     assert class_bias(content).shape == (9 * (num_classes + 1),)
 
     # The checkpoint reproduces the metrics of the run's last evaluation.
-    assert eval_tool.main([str(checkpoint), "--output", str(run.folder)]) == 0
-    metrics = json.loads((run.folder / "evaluation.json").read_text())
+    assert eval_tool.main([str(checkpoint), "--output", str(tmp_path)]) == 0
+    metrics = json.loads((tmp_path / "evaluation.json").read_text())
     for name in ("AP", "AP50", "loss", "class_loss", "box_loss"):
         assert metrics[name] == pytest.approx(lines[-1][name], rel=1e-3, abs=1e-6), name
 
@@ -71,10 +72,11 @@ def test_checkpoint_of_a_trained_run_evaluates_and_predicts(run, shapes):
 
 
 def test_resumed_run_has_the_same_weights_and_a_new_run_can_start_from_them(run, overrides, tmp_path):
-    last = run.folder / "checkpoints/step_00000008.pt"
+    folder = shutil.copytree(run.folder, tmp_path / "run", symlinks=True)
+    last = folder / "checkpoints/step_00000008.pt"
     straight = read_checkpoint(last)
     last.unlink()
-    again = train(load_config("quickstart", overrides), run.folder, resume=True)
+    again = train(load_config("quickstart", overrides), folder, resume=True)
     assert "resuming from" in (again.folder / "log.txt").read_text()
     for name, value in read_checkpoint(last).weights().items():
         assert torch.equal(value, straight.weights()[name]), name

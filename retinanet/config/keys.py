@@ -2,7 +2,8 @@
 
 import difflib
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
@@ -14,7 +15,8 @@ from retinanet.config.schema import Config
 MAX_SUGGESTIONS = 3
 
 
-def schema_keys() -> dict[str, list[type[BaseModel]]]:
+@cache  # the paths and overrides of a config look up many keys
+def schema_keys() -> Mapping[str, list[type[BaseModel]]]:
     """Map every key that an override can set, including sections, to the records that define it.
 
     Several variants of a section may define the same key. Keys inside list items are omitted.

@@ -7,6 +7,7 @@ from retinanet.doctor.anchors import IOU_LEVELS, AnchorReport, MatchSummary, pla
 from retinanet.doctor.check import CheckReport
 from retinanet.doctor.views import ANCHOR, CROWD, LEARNT, UNMATCHED
 from retinanet.formats.dataset import Dataset
+from retinanet.visualization.draw import SHOWN_CHANNELS
 from retinanet.visualization.html import image_url, render_page
 from retinanet.visualization.plots import Chart, Series, svg_of
 
@@ -48,7 +49,7 @@ def _facts(report: CheckReport) -> list[tuple[str, str]]:
         rows.append(("channels", f"mean {mean}; standard deviation {std} (0 to 255, over the pixels of "
                                  f"{report.channels.images} training images)"))  # fmt: skip
     if report.cfg.model.in_channels > 3:
-        rows.append(("shown", "the first three channels as red, green and blue"))
+        rows.append(("shown", SHOWN_CHANNELS))
     return rows
 
 

@@ -1,5 +1,6 @@
 """Log a run to TensorBoard: curves, images with boxes, precision-recall curves, and the config."""
 
+import io
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
@@ -32,6 +34,7 @@ MAX_CLASSES = 20  # with a precision-recall curve, in each evaluation
 NUM_THRESHOLDS = 101  # score thresholds of a curve
 MAX_SIDE = 480  # pixels of the longer side of an image: an event file keeps the images of all evaluations
 GAP = 8  # pixels between ground truth and detections
+PNG_COMPRESSION = 1  # a fifth of the time of the default level, for files 17% larger
 COMPARED_METRICS = ("eval/AP", "eval/AP50", "eval/loss")  # columns of the table of runs
 
 
@@ -124,8 +127,8 @@ class Board:
 
     def _image(self, tag: str, image: Tensor, step: int) -> None:
         with self._writer_or_none() as writer:
-            if writer:
-                writer.add_image(tag, image, step)
+            if writer and writer.file_writer:
+                writer.file_writer.add_summary(_image_summary(tag, image), step)
 
     @contextmanager
     def _writer_or_none(self) -> Iterator[SummaryWriter | None]:
@@ -135,6 +138,15 @@ class Board:
         except OSError as error:
             self._writer = None
             log.warning("TensorBoard logging stopped: %s; metrics continue in metrics.jsonl", error)
+
+
+def _image_summary(tag: str, image: Tensor) -> Summary:
+    """The event of an image (3, H, W) uint8; `SummaryWriter.add_image` would spend most of its time on compression."""
+    file = io.BytesIO()
+    F.to_pil_image(image).save(file, "PNG", compress_level=PNG_COMPRESSION)
+    _, height, width = image.shape
+    content = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=file.getvalue())
+    return Summary(value=[Summary.Value(tag=tag, image=content)])
 
 
 def counts_at(curve: PrecisionRecall, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

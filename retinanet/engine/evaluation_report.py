@@ -25,6 +25,7 @@ from retinanet.report.evaluation import build_report
 from retinanet.report.evaluation_page import render_evaluation
 from retinanet.report.runs import RunRecord
 from retinanet.report.runs_charts import training_curves
+from retinanet.visualization.draw import SHOWN_CHANNELS
 from retinanet.visualization.html import write_page
 from retinanet.visualization.plots import Chart
 
@@ -92,7 +93,7 @@ def explain(evaluated: Evaluated, *, with_anchors: bool) -> Explanation:
 
 
 def facts_of_evaluation(evaluated: Evaluated) -> dict[str, str]:
-    """The checkpoint, the data, and the settings that change AP, by name."""
+    """The checkpoint, the data, the settings that change AP, and what images show of many channels, by name."""
     facts = {"data": ", ".join(evaluated.source["annotations"])}
     if "checkpoint" in evaluated.source:
         path = Path(evaluated.source["checkpoint"])
@@ -102,6 +103,8 @@ def facts_of_evaluation(evaluated: Evaluated) -> dict[str, str]:
         facts["custom parts"] = ", ".join(evaluated.cfg.custom.described)
     if notes := settings_that_change_ap(evaluated.cfg):
         facts["note"] = "; ".join(notes)
+    if evaluated.cfg.model.in_channels > 3:
+        facts["shown"] = SHOWN_CHANNELS
     return facts
 
 

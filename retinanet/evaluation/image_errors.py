@@ -35,7 +35,7 @@ class ImageRanking(NamedTuple):
 
     worst: tuple[int, ...]  # lowest F1; on ties, those with the most errors
     best: tuple[int, ...]  # highest F1 of the images with objects; on ties, those with the most objects
-    surprising: tuple[int, ...]  # most errors despite high scores
+    surprising: tuple[int, ...]  # with errors, and fewer correct detections than their scores predict
 
 
 class LabelError(NamedTuple):
@@ -99,7 +99,7 @@ def rank_images(images: Sequence[ImageErrors], *, count: int = 20) -> ImageRanki
     """Choose up to `count` images of each kind."""
     wrong = [image for image in images if image.false_positives or image.missed]
     with_objects = [image for image in images if image.num_objects]
-    surprising = [image for image in images if image.surprise > 0]
+    surprising = [image for image in wrong if image.surprise > 0]
     worst = sorted(wrong, key=lambda image: (image.f1, -image.false_positives - image.missed))
     best = sorted(with_objects, key=lambda image: (-image.f1, -image.num_objects))
     surprising.sort(key=lambda image: -image.surprise)

@@ -96,6 +96,9 @@ class _Label:
         draw.text((x + self._offset[0], y + self._offset[1]), self._text, fill=ink, font=self._font)
 
 
+SHOWN_CHANNELS = "the first three channels as red, green and blue"  # what `as_rgb` shows of more channels
+
+
 def as_rgb(image: Tensor) -> Tensor:
     """Show an image (C, H, W) as RGB, (3, H, W): its first three channels or, if it has fewer, the first as grey."""
     return image[:3] if len(image) >= 3 else image[:1].expand(3, -1, -1)

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,20 @@ def render_page(
         command: the command that writes the page, see `check_page`.
         scripts: script files to include. The browser runs only these: the page carries their hash.
     """
+    environment = _environment(package)
+    script = "".join(_source(environment, name) for name in scripts)
+    page = {
+        "generator_tag": _generator_tag(command),
+        "style": _source(environment, "style.css"),
+        "script": script,
+        "script_hash": "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    }
+    return environment.get_template(template).render({**values, "page": page})
+
+
+@cache  # of a training run, every evaluation renders the same templates
+def _environment(package: str) -> Environment:
+    """The templates of a package, and those of this one."""
     environment = Environment(
         loader=ChoiceLoader([PackageLoader(package, "."), PackageLoader("retinanet.visualization", ".")]),
         autoescape=True,
@@ -74,14 +89,7 @@ def render_page(
         finalize=_visible,
     )
     environment.globals["plural"] = _plural
-    script = "".join(_source(environment, name) for name in scripts)
-    page = {
-        "generator_tag": _generator_tag(command),
-        "style": _source(environment, "style.css"),
-        "script": script,
-        "script_hash": "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-    }
-    return environment.get_template(template).render({**values, "page": page})
+    return environment
 
 
 def image_url(image: Tensor, *, quality: int = JPEG_QUALITY) -> str:

@@ -160,9 +160,14 @@ def test_kill_while_damaged_checkpoints_are_renamed_loses_nothing(tmp_path):
 START = """
 import sys, torch
 from pathlib import Path
+from retinanet.checkpoint.file import Checkpoint
 from retinanet.checkpoint.folder import CheckpointFolder
 from retinanet.checkpoint.writer import CheckpointWriter
-from tests.helpers.checkpoints import checkpoint_of
+from retinanet.config import Config, TrainConfig
+
+def checkpoint_of(step, **state):
+    return Checkpoint(Config(train=TrainConfig(steps=1)), ("cat",), (1,), step, state)
+
 writer = CheckpointWriter(CheckpointFolder(Path(sys.argv[1]), keep=2))
 """
 
@@ -178,16 +183,17 @@ time.sleep(60)
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("end", "status"),
+    ("end", "codes"),
     [
-        ("raise RuntimeError('the loop failed')", 1),
-        ("sys.exit(3)", 3),
-        (CTRL_C, -signal.SIGINT),
-        ("pass", 0),
+        ("raise RuntimeError('the loop failed')", [1]),
+        ("sys.exit(3)", [3]),
+        # Python forgets that Ctrl-C ended it if an exit handler evaluates text, as torch's does with some packages.
+        (CTRL_C, [-signal.SIGINT, 1]),
+        ("pass", [0]),
     ],
     ids=["exception", "exit", "Ctrl-C", "end"],
 )
-def test_exiting_process_finishes_its_write(tmp_path, end, status):
+def test_exiting_process_finishes_its_write(tmp_path, end, codes):
     program = START + "writer.save(checkpoint_of(1, weight=torch.ones(20_000_000))); writer.mark_best(1)\n" + end
     child = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path)],
@@ -196,7 +202,8 @@ def test_exiting_process_finishes_its_write(tmp_path, end, status):
         timeout=120,
         stderr=subprocess.PIPE,
     )
-    assert child.returncode == status, child.stderr
+    assert child.returncode in codes, child.stderr
+    assert child.stderr.endswith(b"KeyboardInterrupt\n") == (end is CTRL_C)
     assert names(tmp_path) == ["best.pt", "last.pt", *step_files(1)]
     assert read_checkpoint(tmp_path / "best.pt").state["weight"].sum() == 20_000_000
 

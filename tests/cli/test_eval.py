@@ -1,7 +1,6 @@
 """`retinanet eval` on a run folder, and its output."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from retinanet.cli.predict import main as predict
 from retinanet.evaluation.coco import METRICS
 from retinanet.runtime.lock import try_lock
 from tests.helpers.checkpoints import untrained_checkpoint
-from tests.helpers.processes import ENVIRONMENT, REPO
+from tests.helpers.processes import ENVIRONMENT, REPO, run_commands
 
 pytestmark = pytest.mark.usefixtures("restore_process_settings")
 
@@ -264,33 +263,22 @@ def test_thresholds_are_not_stored_while_a_run_trains(run, capsys):
     assert read_checkpoint(run / "checkpoints" / "last.pt").thresholds is None
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ("{run} --precision 1.5", "argument --precision: found '1.5', expected a number from 0 to 1"),
-        ("{run} --precision 0.9 --recall 0.9", "--precision and --recall are mutually exclusive; pass one of them"),
-        ("{run} --report a.html --sizes small", "--report shows objects of all sizes; omit --sizes"),
-        ("{run} --store-thresholds --classes a", "--store-thresholds needs the thresholds of all objects"),
-        ("{run} --bootstrap many", "argument --bootstrap: found 'many', expected a whole number"),
-        ("{run} --classes a,,b", "argument --classes: found 'a,,b', expected different names separated by commas"),
-        ("{run} --against none", "none: no such checkpoint"),
-        ("{run} --against none.json", "--against: none.json: no such file of detections"),
-        ("none.json", "none.json: no such file of detections"),
-        ("{file}", "data.val: not set; add data.val=PATH"),
-        ("{file} --weights last", "--weights needs a checkpoint, found a file of detections"),
-        ("{file} data.val=none.json", "none.json: cannot be read: No such file or directory"),
-    ],
-)
-def test_wrong_arguments_are_refused_before_torch_is_imported(run, truth_file, arguments, message):
-    program = "import sys; from retinanet.cli.eval import main\n"
-    program += "try: main(sys.argv[1:])\nfinally: assert 'torch' not in sys.modules"
-    words = arguments.format(run=run, file=truth_file).split()
-    done = subprocess.run(
-        [sys.executable, "-c", program, *words],
-        env={**os.environ, **ENVIRONMENT},
-        cwd=REPO,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert message in done.stderr and "Traceback" not in done.stderr
+def test_wrong_arguments_are_refused_before_torch_is_imported(run, truth_file, tmp_path):
+    messages = {
+        f"{run} --precision 1.5": "argument --precision: found '1.5', expected a number from 0 to 1",
+        f"{run} --precision 0.9 --recall 0.9": "--precision and --recall are mutually exclusive; pass one of them",
+        f"{run} --report a.html --sizes small": "--report shows objects of all sizes; omit --sizes",
+        f"{run} --store-thresholds --classes a": "--store-thresholds needs the thresholds of all objects",
+        f"{run} --bootstrap many": "argument --bootstrap: found 'many', expected a whole number",
+        f"{run} --classes a,,b": "argument --classes: found 'a,,b', expected different names separated by commas",
+        f"{run} --against none": "none: no such checkpoint",
+        f"{run} --against none.json": "--against: none.json: no such file of detections",
+        "none.json": "none.json: no such file of detections",
+        f"{truth_file}": "data.val: not set; add data.val=PATH",
+        f"{truth_file} --weights last": "--weights needs a checkpoint, found a file of detections",
+        f"{truth_file} data.val=none.json": "none.json: cannot be read: No such file or directory",
+    }
+    results = run_commands([f"eval {arguments}" for arguments in messages], tmp_path)
+    for (line, result), message in zip(results.items(), messages.values(), strict=True):
+        assert result.exit_code == 2 and message in result.errors, (line, result.errors)
+        assert "Traceback" not in result.errors and not result.imports_torch, line

@@ -1,7 +1,6 @@
 """Real processes: their imports, closed output pipes, and Ctrl-C during imports."""
 
 import io
-import json
 import os
 import signal
 import subprocess
@@ -14,22 +13,9 @@ import pytest
 from retinanet.cli import interrupts, process
 from retinanet.cli.commands import COMMANDS
 from retinanet.errors import InputError
-from tests.helpers.processes import ENVIRONMENT, REPO
+from tests.helpers.processes import ENVIRONMENT, REPO, run_commands
 
 TIMEOUT = 60.0  # seconds
-RUN_ALL = """
-    import contextlib, io, json, sys
-    from retinanet.__main__ import main
-    found = {}
-    for line in json.loads(sys.argv[1]):
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as errors:
-            try:
-                code = main(line.split())
-            except SystemExit as stop:
-                code = stop.code
-        found[line] = [code, errors.getvalue()[:300], "torch" in sys.modules]
-    print(json.dumps(found))
-"""
 
 
 def test_help_and_invalid_arguments_do_not_import_torch(tmp_path):
@@ -54,19 +40,10 @@ def test_help_and_invalid_arguments_do_not_import_torch(tmp_path):
         "ablate 1z": 2,
         "benchmark train_stop": 2,
     }
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(RUN_ALL), json.dumps(list(lines))],
-        env={**os.environ, **ENVIRONMENT},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-    )
-    assert done.returncode == 0, done.stderr
-    for line, (code, message, has_torch) in json.loads(done.stdout).items():
-        assert code == lines[line], (line, message)
-        assert not has_torch, line
-        assert "Traceback" not in message, message
+    for line, result in run_commands(lines, tmp_path).items():
+        assert result.exit_code == lines[line], (line, result.errors)
+        assert not result.imports_torch, line
+        assert "Traceback" not in result.errors, result.errors
     assert [path.name for path in tmp_path.iterdir()] == ["not_a_run"]
 
 

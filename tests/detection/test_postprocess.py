@@ -64,7 +64,6 @@ def postprocess_by_loop(
     return [(score, k, box * stretch) for score, k, box in kept]
 
 
-@pytest.mark.parametrize("first_attempt", [1, 130, 1000])
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize(
     "settings",
@@ -75,25 +74,25 @@ def postprocess_by_loop(
         {"min_score": 0.05, "top_k": 90, "nms_iou": 0.5, "max_detections": 20, "nms_across_classes": True},
     ],
 )
-def test_detections_equal_those_of_a_loop(settings, seed, first_attempt, monkeypatch):
-    monkeypatch.setattr(postprocess, "FIRST_ATTEMPT", first_attempt)  # enough for some settings, too few for others
+def test_detections_equal_those_of_a_loop(settings, seed, monkeypatch):
     outputs = random_outputs(seed)
-    detections = Postprocess(**settings)(outputs, IMAGE_SIZES, ORIGINAL_SIZES)
-    assert len(detections) == len(IMAGE_SIZES)
-    for image, result in enumerate(detections):
-        expected = postprocess_by_loop(outputs, image, **settings)
-        assert len(expected) > 4
-        # Equal scores may come in either order.
-        order = sorted(range(len(result.scores)), key=lambda i: (-result.scores[i].item(), result.labels[i].item()))
-        expected.sort(key=lambda detection: (-detection[0], detection[1]))
-        assert result.labels[order].tolist() == [label for _, label, _ in expected]
-        assert_close(result.scores[order], torch.tensor([score for score, _, _ in expected]))
-        assert_close(result.boxes[order], torch.stack([box for _, _, box in expected]), rtol=1e-5, atol=1e-3)
-    if settings["max_detections"] < 1000:
-        assert {len(result.scores) for result in detections} == {settings["max_detections"]}
+    expected = [postprocess_by_loop(outputs, image, **settings) for image in range(len(IMAGE_SIZES))]
+    for detections in expected:
+        assert len(detections) > 4
+        detections.sort(key=lambda detection: (-detection[0], detection[1]))
+    for first_attempt in (1, 130, 1000):  # enough for some settings, too few for others
+        monkeypatch.setattr(postprocess, "FIRST_ATTEMPT", first_attempt)
+        results = Postprocess(**settings)(outputs, IMAGE_SIZES, ORIGINAL_SIZES)
+        for result, detections in zip(results, expected, strict=True):
+            # Equal scores may come in either order.
+            order = sorted(range(len(result.scores)), key=lambda i: (-result.scores[i].item(), result.labels[i].item()))
+            assert result.labels[order].tolist() == [label for _, label, _ in detections]
+            assert_close(result.scores[order], torch.tensor([score for score, _, _ in detections]))
+            assert_close(result.boxes[order], torch.stack([box for _, _, box in detections]), rtol=1e-5, atol=1e-3)
+        if settings["max_detections"] < 1000:
+            assert {len(result.scores) for result in results} == {settings["max_detections"]}
 
 
-@pytest.mark.parametrize("first_attempt", [130, 1000])
 @pytest.mark.parametrize(
     "settings",
     [
@@ -101,8 +100,7 @@ def test_detections_equal_those_of_a_loop(settings, seed, first_attempt, monkeyp
         {"min_score": 0.05, "top_k": 7, "nms_iou": 0.5, "max_detections": 5},
     ],
 )
-def test_softmax_detections_equal_those_of_a_loop(settings, first_attempt, monkeypatch):
-    monkeypatch.setattr(postprocess, "FIRST_ATTEMPT", first_attempt)
+def test_softmax_detections_equal_those_of_a_loop(settings):
     outputs = random_outputs(0, num_logits=NUM_CLASSES + 1)
     for logits in outputs.class_logits:
         # Adding a constant to all logits of an anchor changes no probability, only which anchor has the largest logit.

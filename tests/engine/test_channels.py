@@ -1,4 +1,4 @@
-"""Complete runs on images with 1, 4, 5 and 6 channels, in one file or in several."""
+"""Complete runs on images with 1, 4 and 5 channels, in one file or in several."""
 
 import itertools
 import json
@@ -33,8 +33,6 @@ def write(folder, kind):
             return write_bands(folder, bands=4), 4, ("data.transforms=[{type: mosaic}, {type: resize}, {type: erase}]",)
         case "five 16-bit bands":
             return write_bands(folder, bands=5, dtype="u2", high=10_000), 5, ()
-        case "six bands":
-            return write_bands(folder, bands=6), 6, ()
         case _:
             return write_pairs(folder), 4, (PAIRS,)
 
@@ -43,10 +41,7 @@ def write(folder, kind):
     "kind",
     [
         "four bands",
-        *(
-            pytest.param(kind, marks=pytest.mark.slow)
-            for kind in ("grey", "five 16-bit bands", "six bands", "two files")
-        ),
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("grey", "five 16-bit bands", "two files")),
     ],
 )
 def test_train_resume_evaluate_and_predict(tmp_path, monkeypatch, capsys, kind):

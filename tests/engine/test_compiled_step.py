@@ -32,9 +32,6 @@ def test_one_compiled_graph_serves_many_shapes(monkeypatch):
 def test_compiled_step_equals_the_eager_step():
     """Gradients and losses: weights after several steps would amplify the rounding of the CPU."""
     batch, compiled, eager = batch_of(), model_of(), model_of()
-    for model in (compiled, eager):
-        for stage in (model.backbone.layer1, model.backbone.layer2, model.backbone.layer3, model.backbone.layer4):
-            del stage[1:]  # one block of each kind remains: fewer kernels to compile
     first, second = step_of(compiled, compile=True), step_of(eager)
     first.backward([batch])
     second.backward([batch])

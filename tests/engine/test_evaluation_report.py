@@ -82,7 +82,11 @@ def test_facts_name_the_checkpoint_the_data_and_unusual_settings(checkpoint):
     evaluated = evaluated_of(*two_images(), cfg=cfg, checkpoint=str(checkpoint))
     facts = facts_of_evaluation(evaluated)
     assert facts["checkpoint"] == f"{checkpoint} (step_00000005.pt)" and facts["data"] == "val.json"
-    assert facts["note"].startswith("evaluation.max_detections is 1")
+    assert facts["note"].startswith("evaluation.max_detections is 1") and "shown" not in facts
+    four = with_overrides(
+        CFG, ["model.in_channels=4", "model.mean=[9, 9, 9, 9]", "model.std=[9, 9, 9, 9]"], source="test"
+    )
+    assert facts_of_evaluation(evaluated_of(*two_images(), cfg=four))["shown"].startswith("the first three channels")
     assert facts_of_evaluation(evaluated_of(*two_images(), detections="a.json")) == {"data": "val.json"}
 
 

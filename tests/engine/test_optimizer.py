@@ -177,7 +177,7 @@ def test_learning_rates_by_stage(kind):
 
 
 def test_frozen_stages_have_no_group():
-    model = build_model(model_config(frozen_stages=3, weights="imagenet"), 2)
+    model = build_model(model_config(name="resnet18", frozen_stages=3, weights="imagenet"), 2)
     lrs, num_groups = lrs_of(model, SGDConfig(lr=0.4, layer_decay=0.5))
     assert num_groups == 2 * (1 + 2)
     assert {lrs[f"backbone.layer{number}.0.conv1.weight"] for number in (3, 4)} == {0.2, 0.4}

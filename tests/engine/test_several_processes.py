@@ -112,11 +112,11 @@ def test_first_step_does_not_depend_on_how_the_batch_is_split(
 
 @pytest.mark.slow
 def test_run_does_not_depend_on_how_batches_are_split(overrides, tmp_path):
-    """Processes x images: 1 x 8, 1 x 4 accumulated twice, 2 x 4, 3 x (2 or 3), 4 x 2."""
+    """Processes x images: 1 x 8, 1 x 4 accumulated twice, 2 x 4, 3 x (2 or 3)."""
     alone = train(load_config("quickstart", overrides), tmp_path / "alone")
     twice = train(load_config("quickstart", [*overrides, "train.accumulate=2"]), tmp_path / "twice")
     printed = {
-        count: run_together(count, TRAIN, [str(tmp_path / str(count)), *overrides], timeout=600) for count in (2, 3, 4)
+        count: run_together(count, TRAIN, [str(tmp_path / str(count)), *overrides], timeout=600) for count in (2, 3)
     }
     expected = weights(alone.folder)
     lines = read_metrics(alone.folder)

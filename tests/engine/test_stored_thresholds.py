@@ -14,15 +14,14 @@ from tests.helpers.states import assert_same_checkpoint
 
 
 @pytest.mark.usefixtures("restore_process_settings")
-def test_resumed_run_is_bit_identical(tiny_overrides, tmp_path):
-    cfg = load_config("quickstart", [*tiny_overrides, "train.steps=4", "train.save_every=2", "train.eval_every=4"])
-    straight = train(cfg, tmp_path / "straight").folder
+def test_resumed_run_is_bit_identical(tiny_overrides, tiny_run, tmp_path):
+    straight = tiny_run.folder
     shutil.copytree(straight, tmp_path / "stored", symlinks=True)
     interrupt(tmp_path / "stored")
-    checkpoint = tmp_path / "stored" / "checkpoints" / "step_00000002.pt"
+    checkpoint = tmp_path / "stored" / "checkpoints" / "step_00000004.pt"
     store_thresholds(checkpoint, [0.5] * len(read_checkpoint(checkpoint).class_names))
-    resumed = train(cfg, tmp_path / "stored", resume=True).folder
+    resumed = train(load_config("quickstart", tiny_overrides), tmp_path / "stored", resume=True).folder
     assert metrics_without_times(resumed) == metrics_without_times(straight)
     last = read_checkpoint(resumed / "checkpoints" / "last.pt")
-    assert last.step == 4 and last.thresholds is None
+    assert last.step == 8 and last.thresholds is None
     assert_same_checkpoint(read_checkpoint(straight / "checkpoints" / "last.pt"), last)

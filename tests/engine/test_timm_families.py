@@ -36,7 +36,7 @@ FAMILIES = [
     "test_mambaout",
     *(
         pytest.param(name, marks=pytest.mark.slow)
-        for name in ("convnext_tiny", "swin_tiny_patch4_window7_224", "resnest14d", "hrnet_w18_small", "densenet121")
+        for name in ("swin_tiny_patch4_window7_224", "resnest14d", "hrnet_w18_small", "densenet121")
     ),
 ]
 IMAGES = torch.randint(256, (2, 3, 64, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -27,8 +28,14 @@ def run(tmp_path, tiny_overrides):
     return start
 
 
-def test_run_writes_all_its_files(run):
-    result = run("whole")
+@pytest.fixture
+def finished(tiny_run, tmp_path):
+    """A folder with a run that is complete, in which `run("finished")` would train."""
+    return shutil.copytree(tiny_run.folder, tmp_path / "finished", symlinks=True)
+
+
+def test_run_writes_all_its_files(tiny_run):
+    result = tiny_run
     assert result.step == 8 and not result.diverged
     assert {
         "config.yaml", "environment.json", "log.txt", "metrics.jsonl", "tensorboard", "checkpoints", "report.html",
@@ -45,19 +52,18 @@ def test_run_writes_all_its_files(run):
     assert read_checkpoint(result.folder / "checkpoints/best.pt").step in (4, 8)
 
 
-def test_runs_are_equal_with_the_same_seed_and_differ_with_another(run):
-    first, second, other = run("a"), run("b"), run("c", "train.seed=1")
-    assert metrics_without_times(first.folder) == metrics_without_times(second.folder)
-    assert metrics_without_times(first.folder) != metrics_without_times(other.folder)
+def test_runs_are_equal_with_the_same_seed_and_differ_with_another(tiny_run, run):
+    assert metrics_without_times(run("again").folder) == metrics_without_times(tiny_run.folder)
+    other = metrics_without_times(run("other", "train.seed=1", "data.val=[]").folder)
+    assert other[0]["loss"] != metrics_without_times(tiny_run.folder)[0]["loss"]
 
 
 @pytest.mark.slow
-def test_metrics_do_not_depend_on_the_number_of_workers(run):
-    assert metrics_without_times(run("none").folder) == metrics_without_times(run("two", "data.workers=2").folder)
+def test_metrics_do_not_depend_on_the_number_of_workers(tiny_run, run):
+    assert metrics_without_times(run("two", "data.workers=2").folder) == metrics_without_times(tiny_run.folder)
 
 
-def test_resumed_run_is_bit_identical_to_an_uninterrupted_one(run, monkeypatch):
-    straight = run("straight")
+def test_resumed_run_is_bit_identical_to_an_uninterrupted_one(tiny_run, run, monkeypatch):
     from retinanet.engine import train as module
 
     calls = []
@@ -81,44 +87,41 @@ def test_resumed_run_is_bit_identical_to_an_uninterrupted_one(run, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             run("broken")
     resumed = run("broken", resume=True)
-    assert metrics_without_times(resumed.folder) == metrics_without_times(straight.folder)
-    first = read_checkpoint(straight.folder / "checkpoints/last.pt")
+    assert metrics_without_times(resumed.folder) == metrics_without_times(tiny_run.folder)
+    first = read_checkpoint(tiny_run.folder / "checkpoints/last.pt")
     second = read_checkpoint(resumed.folder / "checkpoints/last.pt")
     assert_same_checkpoint(first, second)
 
 
 def test_automatic_resume_without_a_checkpoint_starts_from_the_beginning_and_logs_it(run, tmp_path):
-    result = run("empty", resume="auto")
-    assert result.step == 8
+    result = run("empty", "train.steps=2", "data.val=[]", resume="auto")
+    assert result.step == 2
     assert "starting from the beginning" in (result.folder / "log.txt").read_text()
 
 
-def test_folder_that_contains_a_run_is_refused_without_overwrite(run):
-    result = run("taken")
-    before = (result.folder / "metrics.jsonl").read_bytes()
+def test_folder_that_contains_a_run_is_refused_without_overwrite(finished, run):
+    before = (finished / "metrics.jsonl").read_bytes()
     with pytest.raises(InputError, match=r"--resume.*--overwrite"):
-        run("taken")
-    assert (result.folder / "metrics.jsonl").read_bytes() == before
-    assert run("taken", "train.steps=4", overwrite=True).step == 4
+        run("finished")
+    assert (finished / "metrics.jsonl").read_bytes() == before
+    assert run("finished", "train.steps=2", "data.val=[]", overwrite=True).step == 2
+    assert [line["step"] for line in metrics_without_times(finished)] == [2]
 
 
-def test_input_error_in_an_overwriting_run_leaves_the_old_run_untouched(run):
-    folder = run("kept").folder
-
+def test_input_error_in_an_overwriting_run_leaves_the_old_run_untouched(finished, run):
     def times() -> dict:
-        files = [path for path in folder.rglob("*") if path.is_file() and path.name != LOCK_FILE]
+        files = [path for path in finished.rglob("*") if path.is_file() and path.name != LOCK_FILE]
         return {path: path.stat().st_mtime_ns for path in files}
 
     before = times()
     with pytest.raises(InputError, match=r"data\.train\.images"):
-        run("kept", "data.train.images=nowhere", overwrite=True)
+        run("finished", "data.train.images=nowhere", overwrite=True)
     assert times() == before
 
 
-def test_resuming_with_a_different_network_is_refused(run):
-    run("net")
+def test_resuming_with_a_different_network_is_refused(finished, run):
     with pytest.raises(InputError, match=r"model\.channels: it was 64, now 96"):
-        run("net", "model.channels=96", resume=True)
+        run("finished", "model.channels=96", resume=True)
 
 
 def test_diverging_run_stops_and_reports_it(run):
@@ -137,23 +140,20 @@ def test_overflow_in_float16_is_skipped_and_training_continues(run):
 
 
 @pytest.mark.slow
-def test_run_resumes_from_the_previous_checkpoint_if_the_last_is_damaged(run):
-    straight = run("straight")
-    broken = run("broken")
-    newest = broken.folder / "checkpoints/step_00000008.pt"
+def test_run_resumes_from_the_previous_checkpoint_if_the_last_is_damaged(tiny_run, finished, run):
+    newest = finished / "checkpoints/step_00000008.pt"
     data = bytearray(newest.read_bytes())
     data[len(data) // 2] ^= 1
     newest.write_bytes(data)
-    resumed = run("broken", resume=True)
+    resumed = run("finished", resume=True)
     assert "step_00000008.pt: damaged" in (resumed.folder / "log.txt").read_text()
-    assert metrics_without_times(resumed.folder) == metrics_without_times(straight.folder)
+    assert metrics_without_times(resumed.folder) == metrics_without_times(tiny_run.folder)
 
 
 @pytest.mark.parametrize("change", ["loss.classification.gamma=1.0", "data.resize.shorter=96", "train.eval_every=2"])
-def test_resuming_with_different_training_settings_is_refused(run, change):
-    run("recipe")
+def test_resuming_with_different_training_settings_is_refused(finished, run, change):
     with pytest.raises(InputError, match=change.split("=")[0].replace(".", r"\.")):
-        run("recipe", change, resume=True)
+        run("finished", change, resume=True)
 
 
 def test_folder_that_is_not_a_run_is_left_alone(run, tmp_path):
@@ -166,13 +166,14 @@ def test_folder_that_is_not_a_run_is_left_alone(run, tmp_path):
 
 @pytest.mark.parametrize("precision", ["bf16", pytest.param("fp16", marks=pytest.mark.slow)])
 def test_loss_is_finite_in_lower_precision(run, precision):
-    result = run(precision, f"train.precision={precision}", "train.steps=4")
+    result = run(precision, f"train.precision={precision}", "train.steps=4", "data.val=[]")
     assert all(math.isfinite(line["loss"]) for line in metrics_without_times(result.folder))
 
 
 @pytest.mark.parametrize(("box_loss", "optimizer"), [("giou", "sgd"), ("smooth_l1", "adamw")])
 def test_loss_decreases_with_each_optimizer(run, box_loss, optimizer):
-    result = run(box_loss, f"loss.box={{type: {box_loss}}}", f"train.optimizer={{type: {optimizer}, lr: 0.002}}")
+    parts = [f"loss.box={{type: {box_loss}}}", f"train.optimizer={{type: {optimizer}, lr: 0.002}}"]
+    result = run(box_loss, *parts, "data.val=[]")
     losses = [line["loss"] for line in metrics_without_times(result.folder) if line["kind"] == "train"]
     assert losses[-1] < losses[0]
 

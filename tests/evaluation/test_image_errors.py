@@ -26,10 +26,11 @@ def test_ranking():
         image(3, 0, 1, 0, 3.0),
         image(4, 0, 4, 2, 1.0),
         image(5, 1, 1, 1, 0.5),
+        image(6, 3, 0, 0, 2.0),  # no errors above the thresholds: not among the surprising
     ]
     ranking = rank_images(images)
     assert ranking.worst == (4, 3, 5)  # F1 0 with six errors, 0 with one, 0.5
-    assert ranking.best == (1, 2, 5, 4)  # F1 1 with five objects, 1 with one, 0.5, 0
+    assert ranking.best == (1, 6, 2, 5, 4)  # F1 1 with five objects, 1 with three, 1 with one, 0.5, 0
     assert ranking.surprising == (3, 4, 5)
     assert rank_images(images, count=1).worst == (4,)
 

@@ -1,13 +1,18 @@
 """Programs that run in their own processes, alone or as a group."""
 
+import contextlib
+import json
 import multiprocessing
 import os
+import random
 import socket
+import subprocess
 import sys
 import tempfile
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -99,10 +104,50 @@ def _run(
     exec(compile(code, "<program>", "exec"), {"__name__": "__main__"})
 
 
+class CommandResult(NamedTuple):
+    """How a command ended; `imports_torch`: whether it, or a command before it, imported torch."""
+
+    exit_code: int
+    errors: str
+    imports_torch: bool
+
+
+RUN_ALL = """
+    import contextlib, io, json, sys
+    from retinanet.__main__ import main
+    results = []
+    for line in json.loads(sys.argv[1]):
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as errors:
+            try:
+                code = main(line.split())
+            except SystemExit as stop:
+                code = stop.code
+        results.append([code, errors.getvalue(), "torch" in sys.modules])
+    print(json.dumps(results))
+"""
+
+
+def run_commands(lines: Iterable[str], folder: Path) -> dict[str, CommandResult]:
+    """Run commands of `retinanet`, such as "train --help", one after the other in one new interpreter."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(RUN_ALL), json.dumps(list(lines))],
+        env={**os.environ, **ENVIRONMENT},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return {line: CommandResult(*result) for line, result in zip(lines, json.loads(done.stdout), strict=True)}
+
+
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    """A port that no system gives to an outgoing connection, so that it is still free when a program opens it."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 def group_environment(world_size: int) -> list[dict[str, str]]:

@@ -138,7 +138,7 @@ def test_weights_of_another_framework_than_the_one_named_are_rejected(theirs, tm
 
 
 def test_our_own_weights_and_other_networks_are_rejected_with_advice(tmp_path):
-    torch.save(build_model(model_config(channels=64), 2).state_dict(), tmp_path / "ours.pt")
+    torch.save(build_model(model_config(name="resnet18", channels=64), 2).state_dict(), tmp_path / "ours.pt")
     with pytest.raises(InputError, match=r"only weights, without a config .* train\.init_from="):
         read_detector(str(tmp_path / "ours.pt"))
     torch.save(torch.nn.Sequential(torch.nn.Linear(2, 2)).state_dict(), tmp_path / "other.pt")

@@ -207,7 +207,7 @@ def test_weights_of_another_network_are_refused(state, change, message):
     ],
 )
 def test_detector_that_detectron2_cannot_represent_is_not_exported(settings, key):
-    cfg = model_config(**settings)
+    cfg = model_config(**{"name": "resnet18"} | settings)
     is_softmax = cfg.class_activation == "softmax"
     loss = LossConfig(classification=SoftmaxFocalConfig()) if is_softmax else LossConfig()
     checkpoint = Checkpoint(Config(model=cfg, loss=loss, train=TrainConfig(steps=1)), ("cat",), (1,), 1, {"model": {}})
@@ -217,7 +217,7 @@ def test_detector_that_detectron2_cannot_represent_is_not_exported(settings, key
 
 def test_resnet18_with_batch_norm_is_exported_and_imported():
     """Basic blocks have no 1x1 convolutions that could have the stride, and batch norm has counters."""
-    cfg = model_config(norm="batch", channels=64, head_convs=1, std=(1.0, 1.0, 1.0))
+    cfg = model_config(name="resnet18", norm="batch", channels=64, head_convs=1, std=(1.0, 1.0, 1.0))
     model = build_model(cfg, 2)
     checkpoint = Checkpoint(
         Config(model=cfg, train=TrainConfig(steps=1)), ("a", "b"), (1, 2), 1, {"model": model.state_dict()}

@@ -24,7 +24,7 @@ NAMES = ("cat", "dog")
 def checkpoint_for(framework, **settings):
     """A checkpoint of a ResNet-18 detector that a framework can represent, with an average of its weights."""
     rounding = "torchvision" if framework == "torchvision" else "none"
-    model = model_config(norm="frozen", anchors=AnchorConfig(rounding=rounding), **settings)
+    model = model_config(name="resnet18", norm="frozen", anchors=AnchorConfig(rounding=rounding), **settings)
     torch.manual_seed(0)
     first, second = (build_model(model, len(NAMES)).state_dict() for _ in range(2))
     state = {"model": first, "ema": {"model": second}}

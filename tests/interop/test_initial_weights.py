@@ -19,7 +19,7 @@ from tests.helpers.checkpoints import checkpoint_of, untrained_checkpoint
 from tests.helpers.models import model_config
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "torchvision_r50.yaml"
-CFG = model_config(channels=64, head_convs=1)
+CFG = model_config(name="resnet18", channels=64, head_convs=1)
 
 
 @pytest.fixture(scope="module")

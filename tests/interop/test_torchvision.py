@@ -175,7 +175,7 @@ def test_weights_of_another_network_are_refused(state, change, message):
     ],
 )
 def test_detector_that_torchvision_cannot_represent_is_not_exported(settings, key):
-    cfg = model_config(**{"anchors": AnchorConfig(rounding="torchvision"), **settings})
+    cfg = model_config(**{"name": "resnet18", "anchors": AnchorConfig(rounding="torchvision"), **settings})
     is_softmax = cfg.class_activation == "softmax"
     loss = LossConfig(classification=SoftmaxFocalConfig()) if is_softmax else LossConfig()
     checkpoint = Checkpoint(Config(model=cfg, loss=loss, train=TrainConfig(steps=1)), ("cat",), (1,), 1, {"model": {}})
@@ -191,7 +191,7 @@ def test_custom_model_is_not_exported():
 
 
 def test_averaged_weights_are_exported():
-    cfg = model_config(anchors=AnchorConfig(rounding="torchvision"), channels=64)
+    cfg = model_config(name="resnet18", anchors=AnchorConfig(rounding="torchvision"), channels=64)
     last, average = (build_model(cfg, 2).state_dict() for _ in range(2))
     checkpoint = Checkpoint(
         Config(model=cfg, train=TrainConfig(steps=1)), ("a", "b"), (1, 2), 1, {"model": last, "ema": {"model": average}}

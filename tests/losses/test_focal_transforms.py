@@ -90,16 +90,20 @@ def test_compiles_as_one_graph_with_the_same_results(mode, kind, settings):
     torch.compiler.reset()
     logits, targets = make_case(mode, kind)
     loss = FocalLoss(mode, **settings)
-    expected = value_and_gradient(loss, logits, targets)
-    assert_close(
-        value_and_gradient(torch.compile(loss, fullgraph=True, backend="aot_eager"), logits, targets), expected
-    )
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    assert_close(value_and_gradient(compiled, logits, targets), value_and_gradient(loss, logits, targets))
+
+
+@pytest.mark.parametrize("mode", ["softmax", "sigmoid"])
+def test_function_compiles_as_one_graph_with_the_same_results(mode):
+    torch.compiler.reset()
+    logits, targets = make_case(mode, "index")
 
     def function(x, target):
-        return focal_loss(x, target, mode, **settings)
+        return focal_loss(x, target, mode, gamma=0.5)
 
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
-    assert_close(value_and_gradient(compiled, logits, targets), expected)
+    assert_close(value_and_gradient(compiled, logits, targets), value_and_gradient(function, logits, targets))
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ RGB = (103.53, 116.28, 123.675)
 @pytest.mark.parametrize(
     ("trained", "now", "lines"),
     [
-        ({"name": "resnet50"}, {}, ["model.backbone.name=resnet50  (now resnet18)"]),
+        ({"name": "resnet50"}, {}, ["model.backbone.name=resnet50  (now resnet10_half)"]),
         ({"norm_eps": 0.0}, {}, ["model.backbone.norm_eps=0.0  (now 1.0e-05)"]),
         ({"channels": 64}, {"channels": 128}, ["model.channels=64  (now 128)"]),
         (

@@ -187,7 +187,7 @@ def test_build_model_passes_the_config_to_every_component():
     assert len(model.head.class_subnet) == 4
     assert model.head.class_subnet[-1].out_channels == 3 * NUM_CLASSES
     assert_close(model.anchors(64, 64)[0].view(-1, 4)[1], torch.tensor([-4.0, -4.0, 12.0, 12.0]))
-    frozen = build_model(small(weights="imagenet", frozen_stages=2), NUM_CLASSES)
+    frozen = build_model(small(name="resnet18", weights="imagenet", frozen_stages=2), NUM_CLASSES)
     constant = {name.split(".")[1] for name, parameter in frozen.named_parameters() if not parameter.requires_grad}
     assert constant == {"conv1", "layer1"}
 
@@ -196,7 +196,7 @@ def test_pretrained_weights_are_loaded_only_for_training(tmp_path):
     torch.manual_seed(5)
     state = torchvision.models.resnet18(weights=None).state_dict()
     torch.save(state, tmp_path / "resnet18.pth")
-    cfg = small(weights=str(tmp_path / "resnet18.pth"))
+    cfg = small(name="resnet18", weights=str(tmp_path / "resnet18.pth"))
     loaded, plain = build_model_for_training(cfg, NUM_CLASSES), build_model(cfg, NUM_CLASSES)
     assert torch.equal(loaded.backbone.conv1.weight, state["conv1.weight"])
     assert not torch.equal(plain.backbone.conv1.weight, state["conv1.weight"])

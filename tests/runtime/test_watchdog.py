@@ -51,7 +51,7 @@ def stuck_here() -> None:
 
 def one_rank_stalls(rank, folder, port):
     activity = Activity()
-    with Watchdog(connect(port), activity, rank=rank, world_size=2, timeout=0.5 if rank else PATIENCE, folder=folder):
+    with Watchdog(connect(port), activity, rank=rank, world_size=2, timeout=1.0 if rank else PATIENCE, folder=folder):
         for step in range(7):
             activity.begin("training", step, image_ids=(2 * step, 2 * step + 1))
         if rank == 1:
@@ -100,9 +100,10 @@ def test_stall_is_detected_after_the_store_has_exited(tmp_path):
 
 def stalls_while_holding_the_interpreter_lock(rank, folder, port):
     activity = Activity()
-    with Watchdog(None, activity, rank=0, timeout=0.3, folder=folder):
-        time.sleep(0.25)  # wait until after the first check
-        activity.begin("training", 1)
+    with Watchdog(None, activity, rank=0, timeout=1.0, folder=folder):
+        for step in range(10):  # wait until after the first check
+            time.sleep(0.03)
+            activity.begin("training", step)
         ctypes.PyDLL(None).sleep(int(PATIENCE))
 
 
@@ -155,7 +156,7 @@ time.sleep(60)
 UNWATCHED = """
 import os, time
 print("ready", flush=True)
-time.sleep(3)
+time.sleep(1)
 os.write(1, b"outlived")
 """
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "slurm_train.sh"
-TIMEOUT = 30.0  # seconds
+TIMEOUT = 120.0  # seconds
 
 # The script cannot tell them from the real ones: srun starts its command and forwards signals to it, torchrun returns 1
 # after any signal, and scontrol records its arguments.
@@ -18,8 +18,8 @@ COMMANDS = {
     "srun": """#!/usr/bin/env bash
         printf 'srun %s\\n' "$*" >>"$CALLS"
         [[ $1 == --* ]] && shift
+        trap 'kill -TERM $!' TERM
         "$@" & task=$!
-        trap 'kill -TERM $task' TERM
         wait $task || code=$?
         while kill -0 $task 2>/dev/null; do wait $task || code=$?; done
         exit "${code:-0}"
@@ -31,7 +31,7 @@ COMMANDS = {
         trap 'sleep 0.5; printf "{\\"step\\": 7}" >"$RUN/preempted"; exit 1' TERM
         touch "$RUN/started"
         [[ $BEHAVIOUR == wait ]] || exit "$BEHAVIOUR"
-        for _ in {1..600}; do sleep 0.05; done
+        for _ in {1..2400}; do sleep 0.05; done
     """,
     "scontrol": """#!/usr/bin/env bash
         printf 'scontrol %s\\n' "$*" >>"$CALLS"

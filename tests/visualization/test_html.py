@@ -22,7 +22,7 @@ HOSTILE = "<script>alert('1')</script>\" \x1b[2J \u202etxt.exe"
 @pytest.fixture
 def package(tmp_path, monkeypatch):
     """The name of a package with a template and a script."""
-    folder = tmp_path / "page_parts"
+    folder = tmp_path / f"parts_of_{tmp_path.name}"  # a new name: pages keep the templates of a package
     folder.mkdir()
     (folder / "__init__.py").touch()
     (folder / "page.html").write_text(
@@ -31,8 +31,8 @@ def package(tmp_path, monkeypatch):
     )
     (folder / "one.js").write_text("'use strict';\nconst one = '{{ not a template }} <';\n")
     monkeypatch.syspath_prepend(tmp_path)
-    yield "page_parts"
-    sys.modules.pop("page_parts", None)
+    yield folder.name
+    sys.modules.pop(folder.name, None)
 
 
 def test_text_is_escaped_in_content_and_attributes(package):

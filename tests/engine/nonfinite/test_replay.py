@@ -112,9 +112,9 @@ def test_report_names_the_overflowing_image_and_operation(tmp_path):
     report = report_of(tmp_path, batches, change=overflow_on_white, ids=[11, 12, 13, 14])
     assert not report.is_finite and math.isnan(report.grad_norm)
     assert [image.image_id for image in report.images if not image.is_finite] == [13]
-    assert report.first_in_forward.startswith("backbone.conv1 (aten::convolution, result (2, 64, 32, 48)")
+    assert report.first_in_forward.startswith("backbone.conv1 (aten::convolution, result (2, 32, 32, 48)")
     assert not report.bad_weights
-    assert "backbone.layer4.1.conv2.weight" in report.bad_gradients
+    assert "backbone.layer4.0.conv2.weight" in report.bad_gradients
     text = report.describe()
     assert "id 13: nan" in text and text.count("<-- not finite") == 1
     assert text.splitlines()[-1].startswith("Caused by 13:")
