@@ -5,7 +5,7 @@ from torch import Tensor
 
 from retinanet.formats.images.windows import Window, WindowSource
 
-BAND_PIXELS = 1 << 22  # read at a time, in whole rows
+BAND_PIXELS = 1 << 20  # read at a time, in whole rows
 
 
 def read_reduced(source: WindowSource, size: tuple[int, int], window: Window | None = None) -> Tensor:
@@ -22,14 +22,18 @@ def read_reduced(source: WindowSource, size: tuple[int, int], window: Window | N
         return source.read(Window(left, top, right, bottom))
     rows, columns = _spans(bottom - top, size[0]), _spans(right - left, size[1])
     at_once = max(1, BAND_PIXELS * size[0] // ((right - left) * (bottom - top)))  # rows of the result
-    bands = []
-    for some in rows.split(at_once):
+    result: Tensor | None = None
+    for first in range(0, size[0], at_once):
+        some = rows[first : first + at_once]
         start, end = int(some[0, 0]), int(some[-1, 1])
         pixels = source.read(Window(left, top + start, right, top + end))
-        sums = _sums(_sums(pixels, some - start, dim=1).long(), columns, dim=2)
         areas = (some[:, 1] - some[:, 0])[:, None] * (columns[:, 1] - columns[:, 0])
-        bands.append(torch.div(2 * sums + areas, 2 * areas, rounding_mode="floor").to(torch.uint8))
-    return torch.cat(bands, dim=1)
+        sums = _column_sums(_row_sums(pixels, some - start), columns)
+        if result is None:
+            result = torch.empty((len(pixels), *size), dtype=torch.uint8)
+        result[:, first : first + at_once] = torch.div(2 * sums + areas, 2 * areas, rounding_mode="floor")
+    assert result is not None
+    return result
 
 
 def fitting_size(size: tuple[int, int], longer: int) -> tuple[int, int]:
@@ -44,9 +48,12 @@ def _spans(length: int, count: int) -> Tensor:
     return torch.stack([parts * length // count, ((parts + 1) * length + count - 1) // count], dim=1)
 
 
-def _sums(values: Tensor, spans: Tensor, *, dim: int) -> Tensor:
-    """Sum whole numbers (C, H, W) over spans of a dimension: int32, or int64 if the values are."""
-    dtype = torch.int64 if values.dtype == torch.int64 else torch.int32
-    zero = torch.zeros_like(values.narrow(dim, 0, 1), dtype=dtype)
-    totals = torch.cat([zero, values.cumsum(dim, dtype=dtype)], dim)
-    return totals.index_select(dim, spans[:, 1]) - totals.index_select(dim, spans[:, 0])
+def _row_sums(pixels: Tensor, spans: Tensor) -> Tensor:
+    """Sum the rows of each span: (C, H, W) uint8 to (C, spans, W) int32."""
+    return torch.stack([pixels[:, start:end].sum(dim=1, dtype=torch.int32) for start, end in spans.tolist()], dim=1)
+
+
+def _column_sums(values: Tensor, spans: Tensor) -> Tensor:
+    """Sum the columns of each span: (C, H, W) to (C, H, spans) int64."""
+    totals = torch.nn.functional.pad(values.cumsum(dim=2), (1, 0))
+    return totals[:, :, spans[:, 1]] - totals[:, :, spans[:, 0]]

@@ -20,7 +20,8 @@ def noise(height, width, seed=0):
 
 def test_hand_computed_means():
     image = torch.tensor([[[0, 2, 10], [4, 6, 20]]], dtype=torch.uint8)
-    # Columns 0 to 1.5 and 1.5 to 3 touch pixels 0, 1 and pixels 1, 2: (0 + 2 + 4 + 6) / 4 and (2 + 10 + 6 + 20) / 4 = 9.5.
+    # Columns 0 to 1.5 touch the first two pixels: (0 + 2 + 4 + 6) / 4 = 3. Columns 1.5 to 3 touch the last two:
+    # (2 + 10 + 6 + 20) / 4 = 9.5, which is rounded up.
     assert read_reduced(DecodedImage(image), (1, 2)).tolist() == [[[3, 10]]]
 
 
