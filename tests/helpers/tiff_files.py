@@ -83,6 +83,20 @@ def tiff_of(
     return head + directory + bytes(4) + extra + b"".join(blocks)
 
 
+def tiff_of_one_tile(tile, side):
+    """A square image (side, side, 3) that repeats a tile (H, W, 3), which the small file contains once."""
+    height, width, _ = tile.shape
+    block = zlib.compress(tile.tobytes(), 1)
+    count = -(-side // height) * -(-side // width)
+
+    def at(position):
+        tags = [(256, 4, [side]), (257, 4, [side]), (259, 3, [8])]
+        tags += [(324, 4, [position] * count), (325, 4, [len(block)] * count)]
+        return tiff_of(tile, tile=(height, width), photometric=2, compress=lambda part: block, tags=tags)
+
+    return at(len(at(0)) - len(block))
+
+
 def by_libtiff(compression, predictor=1):
     """A function that compresses a strip or tile of 8-bit samples, grey or RGB, and the tags that this needs."""
 
