@@ -18,6 +18,8 @@ from retinanet.formats.images.windows import DecodedImage, Window, WindowSource
 from retinanet.inference.views import View, Views, build_views
 from retinanet.structures import Detections
 
+Progress = Callable[[int, int], None]  # called with the number of finished parts and the number of all
+
 WHOLE_PIXELS = 1 << 24  # larger windows of a file are reduced while they are read
 
 
@@ -52,7 +54,7 @@ class ImageDetector:
 
     @torch.no_grad()  # not inference_mode, whose tensors cannot be modified in place afterwards
     def __call__(
-        self, images: Sequence[WindowSource], *, batch_size: int, progress: Callable[[int, int], None] | None = None
+        self, images: Sequence[WindowSource], *, batch_size: int, progress: Progress | None = None
     ) -> list[Detections]:
         """Detect objects in some images, with boxes in pixels of each image.
 
@@ -60,7 +62,7 @@ class ImageDetector:
         are read at a time, so an image does not have to fit in memory if its source reads windows from a file.
 
         Args:
-            progress: called after each view with the number of finished views and the number of all.
+            progress: called after each view.
         """
         views = [self.views.of(image.size) for image in images]
         by_shape: dict[tuple[int, int], list[tuple[int, int]]] = {}  # positions of the image and of its view

@@ -3,8 +3,8 @@
 import itertools
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, cast, overload
@@ -22,7 +22,7 @@ from retinanet.errors import InputError
 from retinanet.formats.images.reader import open_bands
 from retinanet.formats.images.window_reader import open_windows
 from retinanet.formats.images.windows import DecodedImage, WindowSource
-from retinanet.inference.image_detector import build_image_detector
+from retinanet.inference.image_detector import Progress, build_image_detector
 from retinanet.inference.image_input import ImageInput, as_pixels
 from retinanet.inference.network import inference_model, warm_up
 from retinanet.inference.thresholds import above_thresholds, completed
@@ -225,16 +225,13 @@ class Predictor:
             raise InputError(f"predict expects several images, found {type(images).__name__}")
         return self._predict(iter(images), batch_size)
 
-    def detect_in(
-        self, image: WindowSource, *, batch_size: int = 8, progress: Callable[[int, int], None] | None = None
-    ) -> Detections:
+    def detect_in(self, image: WindowSource, *, batch_size: int = 8, progress: Progress | None = None) -> Detections:
         """Detect objects in an image that is read window by window, such as one that does not fit in memory.
 
         Args:
-            image: must return windows as the network sees them: uint8 (C, H, W) with C = `model.in_channels`; see
-                `open_windows` for those of a file.
+            image: returns windows as the network sees them, uint8 (C, H, W), such as those of `open_windows`.
             batch_size: maximum number of tiles, or other views with the same padded shape, that are processed together.
-            progress: called after each tile with the number of finished tiles and the number of all.
+            progress: called after each tile with the numbers of finished tiles and of all.
 
         Raises:
             InputError: a window cannot be read.
@@ -242,18 +239,17 @@ class Predictor:
         (detections,) = self._detect([image], batch_size, progress)
         return detections
 
-    @contextmanager
-    def open_windows(self, path: str | os.PathLike[str] | bytes) -> Iterator[WindowSource]:
-        """Open an image file as the network sees it: with `inference.tile.size`, a large TIFF is not decoded at once.
+    def open_windows(self, image: ImageInput) -> AbstractContextManager[WindowSource]:
+        """Open an image as the network sees it: with `inference.tile.size`, a large TIFF file is not decoded at once.
 
         Raises:
-            InputError: the image cannot be read.
+            InputError: the image cannot be read, or is not of a type that `__call__` accepts.
         """
+        if not isinstance(image, str | os.PathLike | bytes):
+            return nullcontext(DecodedImage(as_pixels(image, self.cfg.model.in_channels)))
         if self.cfg.inference.tile.size is None:
-            yield DecodedImage(self.read_image(path))
-        else:
-            with open_windows(path, build_image_settings(self.cfg)) as source:
-                yield source
+            return nullcontext(DecodedImage(self.read_image(image)))
+        return open_windows(image, build_image_settings(self.cfg))
 
     def read_image(self, path: str | os.PathLike[str] | bytes) -> Tensor:
         """Read an image file as the network sees it: uint8 (C, H, W), as displayed, with the settings of training.
@@ -269,27 +265,16 @@ class Predictor:
             found: dict[int, Detections] = {}
             decoded: dict[int, DecodedImage] = {}
             for position, item in enumerate(chunk):
-                with self._opened(item) as image:
+                with self.open_windows(item) as image:
                     if isinstance(image, DecodedImage):
                         decoded[position] = image
                     else:  # one at a time, because each keeps some decoded pixels
                         found[position] = self.detect_in(image, batch_size=batch_size)
-            found |= zip(decoded, self._detect(list(decoded.values()), batch_size), strict=True)
+            found |= zip(decoded, self._detect([*decoded.values()], batch_size, None), strict=True)
             yield from (found[position] for position in range(len(chunk)))
 
-    def _opened(self, image: ImageInput) -> AbstractContextManager[WindowSource]:
-        if isinstance(image, str | os.PathLike | bytes):
-            return self.open_windows(image)
-        return nullcontext(DecodedImage(as_pixels(image, self.cfg.model.in_channels)))
-
-    def _detect(
-        self,
-        images: Sequence[WindowSource],
-        batch_size: int,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> list[Detections]:
-        at_once = 1 if self.cfg.inference.compile else batch_size
-        found = self._detector(images, batch_size=at_once, progress=progress)
+    def _detect(self, images: list[WindowSource], batch_size: int, progress: Progress | None) -> list[Detections]:
+        found = self._detector(images, batch_size=1 if self.cfg.inference.compile else batch_size, progress=progress)
         if self.thresholds is not None:
             found = [above_thresholds(detections, self.thresholds) for detections in found]
         return [replace(detections, class_names=self.class_names) for detections in found]

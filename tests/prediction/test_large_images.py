@@ -125,6 +125,6 @@ def test_memory_does_not_grow_with_the_image(checkpoint, tmp_path):
     for side in (6_000, 15_000):
         (tmp_path / f"{side}.tif").write_bytes(tiff_of_one_tile(tile, side))
         peaks[side] = peak_memory(checkpoint, tmp_path / f"{side}.tif", tmp_path / "out" / f"{side}")
-    # Decoded at once, the images would take 108 and 675 MB, and twice as much to draw them. In windows, the difference is
-    # that the larger one fills the cache, 268 MB.
+    # Decoded at once, the images would take 108 and 675 MB, and twice as much to draw them. In windows, the larger one
+    # fills the cache, 268 MB.
     assert peaks[15_000] - peaks[6_000] < 400_000_000
