@@ -51,7 +51,7 @@ class TiffExcerpts:
         if tiff.compression == OLD_JPEG:
             raise ValueError("its compression is JPEG as in TIFF 6.0")
         self._block = tiff.block  # height and width of a strip or tile of the small TIFFs
-        self._bits_per_pixel = tiff.bits * (1 if tiff.is_planar else max(tiff.bands, 3))
+        self._bits_per_pixel = max(tiff.bits, 1) * (1 if tiff.is_planar else max(tiff.bands, 3))
         self._planes = tiff.bands if tiff.is_planar else 1
         self._strip_rows = tiff.block[0]
         self._row_bytes: int | None = None  # of an uncompressed strip

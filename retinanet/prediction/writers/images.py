@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 JPEG_QUALITY = 90
 MAX_SIDE = 4096  # pixels of the longer side of a drawn image or crop, if the image is read in windows
+# Lines and letters on a reduced image are as large as in an image of this size: it may show thousands of small objects.
+DETAIL_SIDE = 500
 # Not allowed in file names on Windows, or separators of folders.
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]')
 _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
@@ -34,12 +36,15 @@ def write_drawn(
     source = DecodedImage(image) if isinstance(image, Tensor) else image
     height, width = source.size
     pixels = _read(source, Window(0, 0, width, height))
-    if pixels.shape[-2:] != (height, width):
+    is_reduced = pixels.shape[-2:] != (height, width)
+    if is_reduced:
         new_height, new_width = pixels.shape[-2:]
         log.info("note: %s is drawn at %d x %d pixels", outputs.drawn_name(stem), new_width, new_height)
         x, y = new_width / width, new_height / height
         detections = replace(detections, boxes=detections.boxes * detections.boxes.new_tensor([x, y, x, y]))
-    drawn = draw_detections(pixels, detections, min_score=0, labels=outputs.labels)
+    drawn = draw_detections(
+        pixels, detections, min_score=0, labels=outputs.labels, side=DETAIL_SIDE if is_reduced else None
+    )
     folder.write(outputs.drawn_name(stem), _encoded(drawn, outputs.image_format))
 
 
