@@ -31,7 +31,10 @@ ROW_OF = {package: row for row, packages in enumerate(ROWS) for package in packa
 TOP = {"__init__", "__main__"}
 
 # The formats modules that decode images and videos; all others need only NumPy.
-IMAGE_FORMATS = {"formats/images/decode.py", "formats/images/opened.py", "formats/images/reader.py"}
+IMAGE_FORMATS = {
+    f"formats/images/{name}.py"
+    for name in ("decode", "opened", "reader", "reduced", "tiff_windows", "window_reader", "windows")
+}
 VIDEO_FORMATS = {"formats/videos/display.py", "formats/videos/reader.py"}
 TYPED_FORMATS = {"formats/custom.py", "formats/dataset.py"}  # import torch for type checkers only
 TENSORBOARD_FILES = {"engine/board.py"}

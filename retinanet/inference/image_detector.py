@@ -1,20 +1,26 @@
 """Detect the objects in an image: run the network on its views, and merge the detections."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from retinanet.config import Config
 from retinanet.data.collate import collate
+from retinanet.data.padded_shapes import resized
 from retinanet.data.reader import PreparedSample
 from retinanet.data.transforms.sample import Sample
 from retinanet.data.transforms.sizing import resize_as_planned
 from retinanet.detection.merge import Merge, ViewDetections, build_merge
 from retinanet.detection.postprocess import Postprocess, build_postprocess
-from retinanet.formats.images.windows import Window, WindowSource
+from retinanet.formats.images.reduced import read_reduced
+from retinanet.formats.images.windows import DecodedImage, Window, WindowSource
 from retinanet.inference.views import View, Views, build_views
 from retinanet.structures import Detections
+
+Progress = Callable[[int, int], None]  # called with the number of finished parts and the number of all
+
+WHOLE_PIXELS = 1 << 24  # larger windows of a file are reduced while they are read
 
 
 class ImageDetector:
@@ -47,11 +53,16 @@ class ImageDetector:
         self.device = device
 
     @torch.no_grad()  # not inference_mode, whose tensors cannot be modified in place afterwards
-    def __call__(self, images: Sequence[WindowSource], *, batch_size: int) -> list[Detections]:
+    def __call__(
+        self, images: Sequence[WindowSource], *, batch_size: int, progress: Progress | None = None
+    ) -> list[Detections]:
         """Detect objects in some images, with boxes in pixels of each image.
 
         Views with the same padded shape are processed in batches of at most `batch_size`. Only the windows of one batch
         are read at a time, so an image does not have to fit in memory if its source reads windows from a file.
+
+        Args:
+            progress: called after each view.
         """
         views = [self.views.of(image.size) for image in images]
         by_shape: dict[tuple[int, int], list[tuple[int, int]]] = {}  # positions of the image and of its view
@@ -59,12 +70,16 @@ class ImageDetector:
             for number, view in enumerate(views_of_image):
                 by_shape.setdefault(view.planned.padded_shape, []).append((position, number))
         found: list[dict[int, Detections]] = [{} for _ in images]
+        finished, total = 0, sum(map(len, views))
         for members in by_shape.values():
             for start in range(0, len(members), batch_size):
                 batch = members[start : start + batch_size]
                 chosen = [(images[position], views[position][number]) for position, number in batch]
                 for (position, number), detections in zip(batch, self._detect(chosen), strict=True):
                     found[position][number] = detections
+                    finished += 1
+                    if progress is not None:
+                        progress(finished, total)
         return [
             self._merged(image.size, views_of_image, [found_in[number] for number in range(len(views_of_image))])
             for image, views_of_image, found_in in zip(images, views, found, strict=True)
@@ -79,7 +94,7 @@ class ImageDetector:
         items = []
         for image, (_, view) in zip(pixels, batch, strict=True):
             sample = nothing._replace(image=image.flip(-1) if view.is_flipped else image)
-            items.append(PreparedSample(view.planned, resize_as_planned(sample, view.planned), sample.size))
+            items.append(PreparedSample(view.planned, resize_as_planned(sample, view.planned), view.window.size))
         prepared = collate(items).to(self.device)
         outputs = self.network(prepared.images, prepared.image_sizes)
         found = self.postprocess(outputs, prepared.image_sizes, prepared.original_sizes)
@@ -100,12 +115,26 @@ class ImageDetector:
 def _read(batch: Sequence[tuple[WindowSource, View]]) -> list[Tensor]:
     """Read the window of each view, (C, H, W) uint8 on the CPU; views of the same window share their pixels."""
     pixels: list[Tensor] = []
-    last: tuple[WindowSource, Window] | None = None
+    last: tuple[WindowSource, Window, tuple[int, int]] | None = None
     for image, view in batch:
-        is_same = last is not None and last[0] is image and last[1] == view.window
-        pixels.append(pixels[-1] if is_same else image.read(view.window).cpu())
-        last = image, view.window
+        size = _size_to_read(image, view)
+        is_same = last is not None and last[0] is image and last[1:] == (view.window, size)
+        pixels.append(pixels[-1] if is_same else read_reduced(image, size, view.window).cpu())
+        last = image, view.window, size
     return pixels
+
+
+def _size_to_read(image: WindowSource, view: View) -> tuple[int, int]:
+    """Return the height and width at which the window of a view is read.
+
+    A large window of a file is read at twice the size that the network sees, so that it fits in memory and the usual
+    resizing still has enough pixels to interpolate.
+    """
+    height, width = view.window.size
+    if isinstance(image, DecodedImage) or height * width <= WHOLE_PIXELS:
+        return height, width
+    needed = resized(height, width, view.planned.shorter, view.planned.longer)
+    return min(height, 2 * needed[0]), min(width, 2 * needed[1])
 
 
 def build_image_detector(cfg: Config, network: nn.Module, *, device: torch.device) -> ImageDetector:

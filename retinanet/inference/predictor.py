@@ -4,6 +4,7 @@ import itertools
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, cast, overload
@@ -19,8 +20,9 @@ from retinanet.config.load import is_overridden, with_overrides
 from retinanet.data.image_settings import build_image_settings
 from retinanet.errors import InputError
 from retinanet.formats.images.reader import open_bands
+from retinanet.formats.images.window_reader import open_windows
 from retinanet.formats.images.windows import DecodedImage, WindowSource
-from retinanet.inference.image_detector import build_image_detector
+from retinanet.inference.image_detector import Progress, build_image_detector
 from retinanet.inference.image_input import ImageInput, as_pixels
 from retinanet.inference.network import inference_model, warm_up
 from retinanet.inference.thresholds import above_thresholds, completed
@@ -223,15 +225,31 @@ class Predictor:
             raise InputError(f"predict expects several images, found {type(images).__name__}")
         return self._predict(iter(images), batch_size)
 
-    def detect_in(self, image: WindowSource, *, batch_size: int = 8) -> Detections:
+    def detect_in(self, image: WindowSource, *, batch_size: int = 8, progress: Progress | None = None) -> Detections:
         """Detect objects in an image that is read window by window, such as one that does not fit in memory.
 
         Args:
-            image: must return windows as the network sees them: uint8 (C, H, W) with C = `model.in_channels`.
+            image: returns windows as the network sees them, uint8 (C, H, W), such as those of `open_windows`.
             batch_size: maximum number of tiles, or other views with the same padded shape, that are processed together.
+            progress: called after each tile with the numbers of finished tiles and of all.
+
+        Raises:
+            InputError: a window cannot be read.
         """
-        (detections,) = self._detect([image], batch_size)
+        (detections,) = self._detect([image], batch_size, progress)
         return detections
+
+    def open_windows(self, image: ImageInput) -> AbstractContextManager[WindowSource]:
+        """Open an image as the network sees it: with `inference.tile.size`, a large TIFF file is not decoded at once.
+
+        Raises:
+            InputError: the image cannot be read, or is not of a type that `__call__` accepts.
+        """
+        if not isinstance(image, str | os.PathLike | bytes):
+            return nullcontext(DecodedImage(as_pixels(image, self.cfg.model.in_channels)))
+        if self.cfg.inference.tile.size is None:
+            return nullcontext(DecodedImage(self.read_image(image)))
+        return open_windows(image, build_image_settings(self.cfg))
 
     def read_image(self, path: str | os.PathLike[str] | bytes) -> Tensor:
         """Read an image file as the network sees it: uint8 (C, H, W), as displayed, with the settings of training.
@@ -244,15 +262,19 @@ class Predictor:
 
     def _predict(self, images: Iterator[ImageInput], batch_size: int) -> Iterator[Detections]:
         while chunk := list(itertools.islice(images, batch_size)):
-            yield from self._detect([DecodedImage(self._read(item)) for item in chunk], batch_size)
+            found: dict[int, Detections] = {}
+            decoded: dict[int, DecodedImage] = {}
+            for position, item in enumerate(chunk):
+                with self.open_windows(item) as image:
+                    if isinstance(image, DecodedImage):
+                        decoded[position] = image
+                    else:  # one at a time, because each keeps some decoded pixels
+                        found[position] = self.detect_in(image, batch_size=batch_size)
+            found |= zip(decoded, self._detect([*decoded.values()], batch_size, None), strict=True)
+            yield from (found[position] for position in range(len(chunk)))
 
-    def _read(self, image: ImageInput) -> Tensor:
-        if isinstance(image, str | os.PathLike | bytes):
-            return self.read_image(image)
-        return as_pixels(image, self.cfg.model.in_channels)
-
-    def _detect(self, images: Sequence[WindowSource], batch_size: int) -> list[Detections]:
-        found = self._detector(images, batch_size=1 if self.cfg.inference.compile else batch_size)
+    def _detect(self, images: list[WindowSource], batch_size: int, progress: Progress | None) -> list[Detections]:
+        found = self._detector(images, batch_size=1 if self.cfg.inference.compile else batch_size, progress=progress)
         if self.thresholds is not None:
             found = [above_thresholds(detections, self.thresholds) for detections in found]
         return [replace(detections, class_names=self.class_names) for detections in found]

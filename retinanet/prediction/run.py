@@ -3,13 +3,12 @@
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from typing import Any, NamedTuple
-
-from torch import Tensor
 
 from retinanet.errors import InputError
 from retinanet.formats.image_paths.band_files import band_paths
+from retinanet.formats.images.windows import DecodedImage, WindowSource
 from retinanet.inference.predictor import Predictor
 from retinanet.prediction.journal import Journal
 from retinanet.prediction.outputs import COCO_FILE, COUNTS_FILE, TABLE_FILE, OutputFolder, label_name
@@ -20,7 +19,7 @@ from retinanet.prediction.writers.coco import write_coco
 from retinanet.prediction.writers.images import write_crops, write_drawn
 from retinanet.prediction.writers.tables import write_counts, write_detections
 from retinanet.prediction.writers.yolo import write_yolo
-from retinanet.runtime.console import progress
+from retinanet.runtime.console import counted_progress, progress
 from retinanet.structures import Detections
 
 log = logging.getLogger(__name__)
@@ -104,7 +103,7 @@ class Run:
             if num_images:
                 with closing(progress(None, "predicting", num_images, initial=reused, unit="images")) as bar:
                     for batch in _batches(pending, batch_size):
-                        self._predict(batch)
+                        self._predict(batch, batch_size)
                         done += len(batch)
                         for _ in batch:
                             bar.update()
@@ -155,31 +154,41 @@ class Run:
         entry = self._journal.entry(self._plan.images[position].path)
         return entry is not None and entry.failed
 
-    def _predict(self, batch: list[int]) -> None:
+    def _predict(self, batch: list[int], batch_size: int) -> None:
         """Detect the objects in a batch of images, write the images, and record the results."""
         records: dict[int, dict[str, Any]] = {}
-        pixels: dict[int, Tensor] = {}
+        decoded: dict[int, DecodedImage] = {}
         for position in batch:
             image = self._plan.images[position]
             records[position] = {"path": image.path, "name": image.name, "stamp": self._stamp(image.path)}
-            try:
-                pixels[position] = self._predictor.read_image(image.file)
-            except InputError as error:
-                records[position]["error"] = str(error)
-        found = self._predictor.predict(list(pixels.values()), batch_size=len(batch))
-        for position, detections in zip(pixels, found, strict=True):
-            detections = detections[detections.scores >= self._min_score]
-            records[position] |= self._written(self._plan.images[position].stem, pixels[position], detections)
+            with ExitStack() as opened:
+                try:
+                    source = opened.enter_context(self._predictor.open_windows(image.file))
+                    if isinstance(source, DecodedImage):
+                        decoded[position] = source
+                        continue
+                    finished = opened.enter_context(counted_progress(f"detecting in {image.name}"))
+                    detections = self._predictor.detect_in(source, batch_size=batch_size, progress=finished)
+                except InputError as error:
+                    records[position]["error"] = str(error)
+                    continue
+                record = records.pop(position) | self._written(image.stem, source, detections)
+                self._journal.append([record])  # not with the batch, which may take much longer
+        pixels = [source.pixels for source in decoded.values()]
+        found = self._predictor.predict(pixels, batch_size=batch_size)
+        for position, detections in zip(decoded, found, strict=True):
+            records[position] |= self._written(self._plan.images[position].stem, decoded[position], detections)
         self._journal.append(records.values())
 
-    def _written(self, stem: str, image: Tensor, detections: Detections) -> dict[str, Any]:
+    def _written(self, stem: str, image: WindowSource, detections: Detections) -> dict[str, Any]:
         """Write the files of an image, and return its result."""
+        detections = detections[detections.scores >= self._min_score]
         outputs = self._plan.outputs
         if outputs.draw:
             write_drawn(self._folder, stem, image, detections, outputs)
         crops = {"crops": write_crops(self._folder, stem, image, detections, outputs)} if outputs.crops else {}
         return {
-            "size": list(image.shape[-2:]),
+            "size": list(image.size),
             "boxes": detections.boxes.tolist(),
             "scores": detections.scores.tolist(),
             "labels": detections.labels.tolist(),

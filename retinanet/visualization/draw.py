@@ -23,6 +23,7 @@ def draw_detections(
     *,
     min_score: float = 0.3,
     labels: bool = True,
+    side: int | None = None,
 ) -> Tensor:
     """Draw the box, class name and score of each detection scoring at least `min_score` on a copy of the image.
 
@@ -30,6 +31,7 @@ def draw_detections(
         image: (C, H, W) uint8; see `as_rgb` for other images than RGB.
         class_names: class names, indexed by label; defaults to those of the detections.
         labels: draw class names and scores.
+        side: see `draw_boxes`.
     """
     if class_names is not None:
         detections = replace(detections, class_names=tuple(class_names))
@@ -40,28 +42,33 @@ def draw_detections(
         f"{shown.class_name(label)} {score:.2f}" if labels else "" for label, score in zip(classes, scores, strict=True)
     ]
     num_classes = len(shown.class_names) if shown.class_names else max(classes, default=0) + 1
-    return draw_boxes(image, boxes, texts, classes, num_classes)
+    return draw_boxes(image, boxes, texts, classes, num_classes, side=side)
 
 
-def draw_boxes(image: Tensor, boxes: Tensor, texts: list[str], labels: list[int], num_classes: int) -> Tensor:
+def draw_boxes(
+    image: Tensor, boxes: Tensor, texts: list[str], labels: list[int], num_classes: int, *, side: int | None = None
+) -> Tensor:
     """Draw labelled boxes (N, 4) on a copy, (3, H, W), with one colour per class, the last box on top.
 
-    Line width and font scale with the image size. Labels are inside the image and, as long as there is room,
-    do not overlap. An empty text is not drawn.
+    Labels are inside the image and, as long as there is room, do not overlap. An empty text is not drawn.
+
+    Args:
+        side: draw lines and letters as in an image whose shorter side has this length; None: that of the image.
     """
     image = as_rgb(image)
     if len(boxes) == 0:
         return image.clone()
     height, width = image.shape[-2:]
+    side = side or min(height, width)
     limits = torch.tensor([width - 1, height - 1, width - 1, height - 1])
     corners = torch.minimum(boxes.clamp(min=0), limits).tolist()
     colors = [class_color(label, num_classes) for label in labels]
     canvas = Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
     draw = ImageDraw.Draw(canvas)
     for box, color in zip(corners, colors, strict=True):
-        draw.rectangle(box, outline=color, width=max(1, round(min(height, width) / 250)))
+        draw.rectangle(box, outline=color, width=max(1, round(side / 250)))
     with_text = [index for index in reversed(range(len(texts))) if texts[index]]  # the top box chooses its place first
-    written = [_Label(draw, texts[index], (height, width)) for index in with_text]
+    written = [_Label(draw, texts[index], width, side) for index in with_text]
     places = place_labels([corners[index] for index in with_text], [label.size for label in written], (height, width))
     for index, label, place in reversed(list(zip(with_text, written, places, strict=True))):
         label.draw(draw, place[:2], colors[index])
@@ -71,11 +78,11 @@ def draw_boxes(image: Tensor, boxes: Tensor, texts: list[str], labels: list[int]
 class _Label:
     """A text in a font that fits the image, with its size as a label."""
 
-    def __init__(self, draw: ImageDraw.ImageDraw, text: str, image_size: tuple[int, int]):
-        size = max(MIN_FONT_SIZE, round(min(image_size) / 40))
+    def __init__(self, draw: ImageDraw.ImageDraw, text: str, image_width: int, side: int):
+        size = max(MIN_FONT_SIZE, round(side / 40))
         self._measure(draw, text, size)
-        if self.size[0] > image_size[1]:  # smaller letters keep a long name inside the image
-            self._measure(draw, text, max(6, size * image_size[1] // self.size[0]))
+        if self.size[0] > image_width:  # smaller letters keep a long name inside the image
+            self._measure(draw, text, max(6, size * image_width // self.size[0]))
 
     def _measure(self, draw: ImageDraw.ImageDraw, text: str, size: int) -> None:
         self._font: Font

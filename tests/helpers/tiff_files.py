@@ -1,13 +1,25 @@
 """TIFF files with any layout, built byte by byte."""
 
+import io
 import struct
 import zlib
 
 import numpy as np
+from PIL import Image
 
 
 def tiff_of(
-    values, *, order="<", planar=False, deflate=False, predictor=1, tile=None, rows=None, photometric=1, tags=()
+    values,
+    *,
+    order="<",
+    planar=False,
+    deflate=False,
+    predictor=1,
+    tile=None,
+    rows=None,
+    photometric=1,
+    tags=(),
+    compress=None,
 ):
     """A TIFF of an array (H, W, B) of any type.
 
@@ -15,19 +27,19 @@ def tiff_of(
         planar: store the bands one after the other.
         tile: height and width of tiles; None for strips.
         rows: rows in a strip; None for all.
-        tags: tags to add or replace as (tag, type, values); the type is 2 (bytes), 3 (short) or 4 (long).
+        tags: tags to add or replace as (tag, type, values); the type is 2 or 7 (bytes), 3 (short) or 4 (long).
+        compress: returns the bytes of a strip or tile (H, W, B), see `by_libtiff`; its tag 259 is to be in `tags`.
     """
     height, width, bands = values.shape
     planes = [values[..., band : band + 1] for band in range(bands)] if planar else [values]
     block = tile or (rows or height, width)
-    blocks = [
-        _encoded(
-            _padded(plane[top : top + block[0], left : left + block[1]], block if tile else None), order, predictor
-        )
+    parts = [
+        _padded(plane[top : top + block[0], left : left + block[1]], block if tile else None)
         for plane in planes
         for top in range(0, height, block[0])
         for left in range(0, width, block[1])
     ]
+    blocks = [compress(part) if compress else _encoded(part, order, predictor) for part in parts]
     if deflate:
         blocks = [zlib.compress(data) for data in blocks]
     kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
@@ -49,7 +61,7 @@ def tiff_of(
     given = {number: (form, content) for number, form, content in tags}
     entries |= given
     start = 8 + 2 + 12 * len(entries) + 4
-    sizes = {3: "H", 4: "I", 2: "s"}
+    sizes = {3: "H", 4: "I", 2: "s", 7: "s"}
     extra_size = sum(len(_packed(order, *entry)) for entry in entries.values() if len(_packed(order, *entry)) > 4)
     position = start + extra_size
     offsets = []
@@ -71,8 +83,43 @@ def tiff_of(
     return head + directory + bytes(4) + extra + b"".join(blocks)
 
 
+def tiff_of_one_tile(tile, side):
+    """A square image (side, side, 3) that repeats a tile (H, W, 3), which the small file contains once."""
+    height, width, _ = tile.shape
+    block = zlib.compress(tile.tobytes(), 1)
+    count = -(-side // height) * -(-side // width)
+
+    def at(position):
+        tags = [(256, 4, [side]), (257, 4, [side]), (259, 3, [8])]
+        tags += [(324, 4, [position] * count), (325, 4, [len(block)] * count)]
+        return tiff_of(tile, tile=(height, width), photometric=2, compress=lambda part: block, tags=tags)
+
+    return at(len(at(0)) - len(block))
+
+
+def by_libtiff(compression, predictor=1):
+    """A function that compresses a strip or tile of 8-bit samples, grey or RGB, and the tags that this needs."""
+
+    def saved(part):
+        file = io.BytesIO()
+        image = Image.fromarray(part[..., 0] if part.shape[2] == 1 else part)
+        image.save(file, "TIFF", compression=compression, tiffinfo={278: len(part), 317: predictor})
+        return file, Image.open(file)
+
+    def compress(part):
+        file, image = saved(part)
+        (start,), (length,) = image.tag_v2[273], image.tag_v2[279]
+        return file.getvalue()[start : start + length]
+
+    _, example = saved(np.zeros((16, 16, 3), np.uint8))
+    tags = [(259, 3, [example.tag_v2[259]]), (317, 3, [predictor])]
+    if tables := example.tag_v2.get(347):
+        tags += [(347, 7, tables), (262, 3, [example.tag_v2[262]])]
+    return compress, tags
+
+
 def _packed(order, form, content):
-    return content if form == 2 else struct.pack(f"{order}{len(content)}{'H' if form == 3 else 'I'}", *content)
+    return content if form in (2, 7) else struct.pack(f"{order}{len(content)}{'H' if form == 3 else 'I'}", *content)
 
 
 def _padded(part, block):

@@ -50,11 +50,11 @@ def stop_after(monkeypatch):
     def stop(batches, error):
         remaining, original = [batches], Run._predict
 
-        def stopping(self, batch):
+        def stopping(self, batch, batch_size):
             if remaining[0] == 0:
                 raise error
             remaining[0] -= 1
-            original(self, batch)
+            original(self, batch, batch_size)
 
         monkeypatch.setattr(Run, "_predict", stopping)
 

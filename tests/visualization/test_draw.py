@@ -92,6 +92,15 @@ def test_font_grows_with_the_image():
     assert heights[1] > 3 * heights[0]
 
 
+def test_lines_and_letters_of_another_size():
+    small, large = torch.zeros(3, 200, 200, dtype=torch.uint8), torch.zeros(3, 2000, 2000, dtype=torch.uint8)
+    found = detections(([20.0, 30.0, 120.0, 130.0], 0.9, 1))
+    expected = draw_detections(small, found, NAMES)
+    drawn = draw_detections(large, found, NAMES, side=200)
+    assert torch.equal(drawn[:, :200, :200], expected) and not drawn[:, 200:].any() and not drawn[:, :, 200:].any()
+    assert not torch.equal(draw_detections(large, found, NAMES)[:, :200, :200], expected)
+
+
 def test_a_long_name_is_written_smaller():
     image = torch.zeros(3, 64, 96, dtype=torch.uint8)
     name = "a long class name"

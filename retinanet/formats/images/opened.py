@@ -80,7 +80,7 @@ class OpenedImage(NamedTuple):
             InputError: the file is damaged, lacks one of the bands, or has another number of bands.
         """
         orientation = self.header.orientation
-        with self._explaining_damage():
+        with self.explaining_damage():
             samples = self._samples(bands, channels)
             if samples is None:
                 assert self.image is not None
@@ -106,7 +106,7 @@ class OpenedImage(NamedTuple):
         """
         if self.header.dtype == "uint8":
             return None
-        with self._explaining_damage():
+        with self.explaining_damage():
             return self._samples(bands, channels)
 
     def has_more_frames(self) -> bool:
@@ -120,7 +120,7 @@ class OpenedImage(NamedTuple):
     def _samples(self, bands: Sequence[int] | None, channels: int) -> Samples | None:
         """Decode to samples of any type; None if the image should be decoded directly to 8 bits."""
         tiff, header = self.tiff, self.header
-        self._check_bands(bands, channels)
+        self.check_bands(bands, channels)
         is_colour_or_grey = bands is None and channels in (1, 3)
         if tiff is not None and tiff.dtype is not None:
             if self.image is None or not is_colour_or_grey or header.dtype != "uint8":
@@ -143,7 +143,12 @@ class OpenedImage(NamedTuple):
             )
         return read_samples(self.file, tiff, bands)
 
-    def _check_bands(self, bands: Sequence[int] | None, channels: int) -> None:
+    def check_bands(self, bands: Sequence[int] | None, channels: int) -> None:
+        """Check that the file has the bands that are needed.
+
+        Raises:
+            InputError: it lacks one of them, or has another number of bands.
+        """
         header = self.header
         if bands is not None:
             if max(bands) > header.bands:
@@ -173,7 +178,8 @@ class OpenedImage(NamedTuple):
             )
 
     @contextmanager
-    def _explaining_damage(self) -> Iterator[None]:
+    def explaining_damage(self) -> Iterator[None]:
+        """Report any exception in the `with` block as a damaged file."""
         assert not ImageFile.LOAD_TRUNCATED_IMAGES, "Pillow is set to fill truncated images with grey"
         try:
             with warnings.catch_warnings():
@@ -191,13 +197,23 @@ class OpenedImage(NamedTuple):
 
 
 @contextmanager
-def open_image(path: str | PathLike[str] | bytes, *, max_pixels: int) -> Iterator[OpenedImage]:
+def open_image(
+    path: str | PathLike[str] | bytes,
+    *,
+    max_pixels: int,
+    max_tiff_pixels: int | None = None,
+    name: str | PathLike[str] | None = None,
+) -> Iterator[OpenedImage]:
     """Open an image, given as a path or as the content of a file, and read its header.
+
+    Args:
+        max_tiff_pixels: accept TIFFs with up to this number of pixels, for reading them in parts.
+        name: path for messages, if the content is given.
 
     Raises:
         InputError: the file is not a usable image, or has more than `max_pixels` pixels.
     """
-    content, path = (path, f"{len(path)} bytes") if isinstance(path, bytes) else (None, path)
+    content, path = (path, name or f"{len(path)} bytes") if isinstance(path, bytes) else (None, path)
     try:
         file: BinaryIO = open(path, "rb") if content is None else io.BytesIO(content)
     except OSError as error:  # missing file, folder, or no permission
@@ -215,7 +231,8 @@ def open_image(path: str | PathLike[str] | bytes, *, max_pixels: int) -> Iterato
             if (tiff and tiff.is_raw) or start.startswith(b"CR\2", 8):
                 raise InputError(f"{path}: {RAW.format('DNG, NEF, CR2 or similar')}")
             file.seek(0)
-            image = _open_with_pillow(file, max_pixels, tiff)
+            accepted = max_tiff_pixels if tiff and max_tiff_pixels else max_pixels
+            image = _open_with_pillow(file, accepted, tiff)
             if tiff and tiff.dtype is None and image is None:
                 raise InputError(
                     f"{path}: is a TIFF with {tiff.layout}, which is not supported: save it with deflate compression, "
@@ -225,7 +242,7 @@ def open_image(path: str | PathLike[str] | bytes, *, max_pixels: int) -> Iterato
         except Image.DecompressionBombError as error:
             pixels = re.search(r"\d+", str(error))
             raise InputError(
-                f"{path}: has {pixels[0] if pixels else 'too many'} pixels, expected at most {max_pixels}; shrink the "
+                f"{path}: has {pixels[0] if pixels else 'too many'} pixels, expected at most {accepted}; shrink the "
                 "image or raise data.max_pixels"
             ) from None
         except InputError:
@@ -238,10 +255,10 @@ def open_image(path: str | PathLike[str] | bytes, *, max_pixels: int) -> Iterato
                 f"{path}: not an image, or its header is damaged ({found}), expected {', '.join(FORMATS)}; "
                 "convert the file or download it again"
             ) from error
-        if header.height * header.width > max_pixels:
+        if header.height * header.width > accepted:
             raise InputError(
                 f"{path}: has {header.height * header.width} pixels ({header.width} x {header.height}), expected "
-                f"at most {max_pixels}; shrink the image or raise data.max_pixels"
+                f"at most {accepted}; shrink the image or raise data.max_pixels"
             )
         yield OpenedImage(path, file, image, tiff, header, max_pixels)
 

@@ -1,7 +1,7 @@
 """Read images: decode the bands in one file, or in several files, to one uint8 tensor."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from os import PathLike
 from typing import NamedTuple
@@ -66,13 +66,36 @@ def read_image(
         return opened.decode(apply_orientation=apply_orientation).contiguous()
 
 
-class _Part(NamedTuple):
+class Part(NamedTuple):
     """The bands that one file contributes to an image."""
 
     file: OpenedImage
     bands: tuple[int, ...] | None  # None: all except alpha
     positions: tuple[int, ...]  # channels of the image that these bands become
     value_range: ValueRange
+
+    def decode(self, *, apply_orientation: bool) -> Tensor:
+        """Decode these bands to uint8 (N, H, W) with N positions; see `OpenedImage.decode`."""
+        return self.file.decode(
+            apply_orientation=apply_orientation,
+            value_range=self.value_range,
+            bands=self.bands,
+            channels=len(self.positions),
+        )
+
+
+def assembled(parts: Sequence[Part], decoded: Iterable[Tensor], channels: int) -> Tensor:
+    """Combine the decoded bands of each part, uint8 (N, H, W), to an image (C, H, W)."""
+    image: Tensor | None = None
+    for part, pixels in zip(parts, decoded, strict=True):
+        if len(parts) == 1:
+            return to_channels(pixels, channels)
+        if image is None:
+            total = sum(len(other.positions) for other in parts)
+            image = torch.empty((*pixels.shape[1:], total), dtype=torch.uint8).permute(2, 0, 1)
+        image[list(part.positions)] = pixels
+    assert image is not None
+    return to_channels(image, channels)
 
 
 class OpenedBands(NamedTuple):
@@ -97,34 +120,13 @@ class OpenedBands(NamedTuple):
         Raises:
             InputError: see `read_image`.
         """
-        channels = self.settings.channels
-        parts = self._parts()
-        if len(self.files) == 1:
-            (part,) = parts
-            return part.file.decode(
-                apply_orientation=apply_orientation,
-                value_range=part.value_range,
-                bands=part.bands,
-                channels=channels,
-            )
+        parts = self.parts()
         if not apply_orientation and len({swaps_sides(file.header.orientation) for file in self.files}) > 1:
             raise InputError(
                 f"{self._names()}: are rotated differently by EXIF, expected files of the same size as stored"
             )
-        image: Tensor | None = None
-        for part in parts:
-            pixels = part.file.decode(
-                apply_orientation=apply_orientation,
-                value_range=part.value_range,
-                bands=part.bands,
-                channels=len(part.positions),
-            )
-            if image is None:
-                total = sum(len(other.positions) for other in parts)
-                image = torch.empty((*pixels.shape[1:], total), dtype=torch.uint8).permute(2, 0, 1)
-            image[list(part.positions)] = pixels
-        assert image is not None
-        return to_channels(image, channels)
+        decoded = (part.decode(apply_orientation=apply_orientation) for part in parts)
+        return assembled(parts, decoded, self.settings.channels)
 
     def samples(self) -> Iterator[tuple[Samples, list[Range]]]:
         """Decode the stored samples of each file that is not 8-bit; yield them with the range of each of their bands.
@@ -132,7 +134,7 @@ class OpenedBands(NamedTuple):
         Raises:
             InputError: see `read_image`.
         """
-        for part in self._parts():
+        for part in self.parts():
             samples = part.file.samples(part.bands, len(part.positions))
             if samples is not None:
                 yield samples, band_ranges(samples, part.value_range)
@@ -144,7 +146,7 @@ class OpenedBands(NamedTuple):
     def _names(self) -> str:
         return ", ".join(str(file.path) for file in self.files)
 
-    def _parts(self) -> list[_Part]:
+    def parts(self) -> list[Part]:
         """Divide the channels of the image among the files.
 
         Raises:
@@ -153,7 +155,7 @@ class OpenedBands(NamedTuple):
         settings = self.settings
         if len(self.files) == 1:
             positions = tuple(range(settings.channels))
-            return [_Part(self.files[0], settings.bands, positions, settings.value_range)]
+            return [Part(self.files[0], settings.bands, positions, settings.value_range)]
         each = [[(file, band) for band in file.header.bands_without_alpha] for file in self.files]
         known = list(itertools.chain.from_iterable(each))
         count = f"{self._names()}: have {' + '.join(str(len(bands)) for bands in each)} bands besides alpha"
@@ -172,7 +174,7 @@ class OpenedBands(NamedTuple):
             positions = tuple(position for position, (of_file, _) in enumerate(chosen) if of_file is file)
             if positions:
                 bands = tuple(chosen[position][1] for position in positions)
-                parts.append(_Part(file, bands, positions, self._range_of(positions)))
+                parts.append(Part(file, bands, positions, self._range_of(positions)))
         return parts
 
     def _range_of(self, positions: Sequence[int]) -> ValueRange:
@@ -184,8 +186,13 @@ class OpenedBands(NamedTuple):
 
 
 @contextmanager
-def open_bands(path: str | PathLike[str] | bytes, settings: ImageSettings) -> Iterator[OpenedBands]:
+def open_bands(
+    path: str | PathLike[str] | bytes, settings: ImageSettings, *, max_tiff_pixels: int | None = None
+) -> Iterator[OpenedBands]:
     """Open the file or files of an image, given as a path or as the content of its only file, and read their headers.
+
+    Args:
+        max_tiff_pixels: see `open_image`.
 
     Raises:
         InputError: a file is not a usable image, or has more pixels than allowed; the files differ in size.
@@ -193,7 +200,10 @@ def open_bands(path: str | PathLike[str] | bytes, settings: ImageSettings) -> It
     several = settings.band_files is not None and not isinstance(path, bytes)
     paths = band_paths(path, settings.band_files) if several else [path]
     with ExitStack() as stack:
-        files = tuple(stack.enter_context(open_image(file, max_pixels=settings.max_pixels)) for file in paths)
+        files = tuple(
+            stack.enter_context(open_image(file, max_pixels=settings.max_pixels, max_tiff_pixels=max_tiff_pixels))
+            for file in paths
+        )
         first = files[0].header
         for file in files[1:]:
             if (file.header.height, file.header.width) != (first.height, first.width):

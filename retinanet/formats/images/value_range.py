@@ -12,7 +12,7 @@ The TIFF tag MaxSampleValue and the PNG chunk sBIT are ignored: the former is a 
 specification, must not affect the display, and the latter is the number of exact bits in samples already scaled to 16.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -45,11 +45,30 @@ def band_ranges(samples: Samples, value_range: ValueRange) -> list[Range]:
     """
     count = samples.values.shape[-1]
     if value_range == "auto":
-        if count > MAX_SHARING:
-            return [automatic_range(band) for band in samples.separate()]
-        return [automatic_range(samples)] * count
+        return automatic_ranges([samples])
     ranges = each_range(value_range)
     return list(ranges[:count]) if len(ranges) > 1 else [ranges[0]] * count
+
+
+def automatic_ranges(parts: Iterable[Samples]) -> list[Range]:
+    """Choose the range of each band of an image that is decoded in parts, by the rules in the module docstring.
+
+    Args:
+        parts: at least one, all with the same bands and sample type.
+    """
+    ranges: list[Range] = []
+    found: list[Range | None] = []  # minimum and maximum so far; up to `MAX_SHARING` bands share one
+    for part in parts:
+        count = part.values.shape[-1]
+        bands = part.separate() if count > MAX_SHARING else [part]
+        if _is_known(part):
+            return [automatic_range(part)] * count
+        found = found or [None] * len(bands)
+        found = [_union(known, bounds(band)) for known, band in zip(found, bands, strict=True)]
+        ranges = [_full_range(part.values.dtype, limits) for limits in found]
+        if len(bands) == 1:
+            ranges *= count
+    return ranges
 
 
 def each_range(value_range: Range | tuple[Range, ...]) -> list[Range]:
@@ -64,17 +83,9 @@ def each_range(value_range: Range | tuple[Range, ...]) -> list[Range]:
 
 def automatic_range(samples: Samples) -> Range:
     """Choose the values that become black and white, as described in the module docstring."""
-    values = samples.values
-    is_float = values.dtype.kind == "f"
-    if not is_float and samples.bits < 8 * values.dtype.itemsize:
+    if _is_known(samples):
         return 0, 2**samples.bits - 1
-    found = bounds(samples)
-    if found is None:
-        return 0, 1
-    low, high = found
-    if low < 0 or high > FULL_RANGES[-1]:
-        return low, high
-    return 0, next(full for full in ((1,) if is_float else ()) + FULL_RANGES if high <= full)
+    return _full_range(samples.values.dtype, bounds(samples))
 
 
 def bounds(samples: Samples) -> Range | None:
@@ -98,6 +109,27 @@ def scale_to_uint8(samples: Samples, value_range: ValueRange) -> np.ndarray:
             [_scale(band, *one) for band, one in zip(samples.separate(), ranges, strict=True)], axis=2
         )
     return _scale(samples, *ranges[0])
+
+
+def _is_known(samples: Samples) -> bool:
+    """Whether the range follows from the number of significant bits, whatever the samples are."""
+    return samples.values.dtype.kind != "f" and samples.bits < 8 * samples.values.dtype.itemsize
+
+
+def _full_range(dtype: np.dtype, found: Range | None) -> Range:
+    """Choose the range of samples with a known minimum and maximum; None if there are no samples."""
+    if found is None:
+        return 0, 1
+    low, high = found
+    if low < 0 or high > FULL_RANGES[-1]:
+        return low, high
+    return 0, next(full for full in ((1,) if dtype.kind == "f" else ()) + FULL_RANGES if high <= full)
+
+
+def _union(first: Range | None, second: Range | None) -> Range | None:
+    if first is None or second is None:
+        return first or second
+    return min(first[0], second[0]), max(first[1], second[1])
 
 
 def _scale(samples: Samples, low: float, high: float) -> np.ndarray:

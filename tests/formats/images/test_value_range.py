@@ -6,7 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from retinanet.formats.images.value_range import Samples, automatic_range, bounds, scale_to_uint8
+from retinanet.formats.images.value_range import (
+    Samples,
+    automatic_range,
+    automatic_ranges,
+    band_ranges,
+    bounds,
+    scale_to_uint8,
+)
 from tests.helpers.image_files import IMAGE, read, tiff
 
 
@@ -61,6 +68,21 @@ def test_pixels_without_data_are_ignored():
     assert automatic_range(values) == (0, 255)
     assert scale_to_uint8(values, "auto").ravel().tolist() == [0, 10, 200]
     assert bounds(samples([7, 7], np.uint16, nodata=7.0)) is None
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.data())
+def test_ranges_of_parts_are_those_of_the_whole(data):
+    dtype = data.draw(st.sampled_from(["u1", "i2", "u2", "f4"]))
+    shape = st.tuples(st.integers(1, 9), st.integers(1, 3), st.integers(1, 5))
+    values = data.draw(arrays.arrays(dtype, shape))
+    whole = Samples(
+        values, bits=data.draw(st.sampled_from([8, 12, 16])), nodata=data.draw(st.sampled_from([None, 0.0]))
+    )
+    parts = [whole._replace(values=part) for part in np.array_split(values, min(3, len(values)))]
+    assert automatic_ranges(parts) == band_ranges(whole, "auto")
+    each = whole.separate() if values.shape[2] > 3 else [whole] * values.shape[2]
+    assert automatic_ranges(parts) == [automatic_range(band) for band in each]
 
 
 def test_scaled_values():
