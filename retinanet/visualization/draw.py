@@ -23,7 +23,7 @@ def draw_detections(
     *,
     min_score: float = 0.3,
     labels: bool = True,
-    side: int | None = None,
+    side: float | None = None,
 ) -> Tensor:
     """Draw the box, class name and score of each detection scoring at least `min_score` on a copy of the image.
 
@@ -31,7 +31,7 @@ def draw_detections(
         image: (C, H, W) uint8; see `as_rgb` for other images than RGB.
         class_names: class names, indexed by label; defaults to those of the detections.
         labels: draw class names and scores.
-        side: see `draw_boxes`.
+        side: draw lines and letters as in an image whose shorter side has this length; None: that of the image.
     """
     if class_names is not None:
         detections = replace(detections, class_names=tuple(class_names))
@@ -46,20 +46,20 @@ def draw_detections(
 
 
 def draw_boxes(
-    image: Tensor, boxes: Tensor, texts: list[str], labels: list[int], num_classes: int, *, side: int | None = None
+    image: Tensor, boxes: Tensor, texts: list[str], labels: list[int], num_classes: int, *, side: float | None = None
 ) -> Tensor:
     """Draw labelled boxes (N, 4) on a copy, (3, H, W), with one colour per class, the last box on top.
 
     Labels are inside the image and, as long as there is room, do not overlap. An empty text is not drawn.
 
     Args:
-        side: draw lines and letters as in an image whose shorter side has this length; None: that of the image.
+        side: see `draw_detections`.
     """
     image = as_rgb(image)
     if len(boxes) == 0:
         return image.clone()
     height, width = image.shape[-2:]
-    side = side or min(height, width)
+    side = min(height, width) if side is None else side
     limits = torch.tensor([width - 1, height - 1, width - 1, height - 1])
     corners = torch.minimum(boxes.clamp(min=0), limits).tolist()
     colors = [class_color(label, num_classes) for label in labels]
@@ -78,7 +78,7 @@ def draw_boxes(
 class _Label:
     """A text in a font that fits the image, with its size as a label."""
 
-    def __init__(self, draw: ImageDraw.ImageDraw, text: str, image_width: int, side: int):
+    def __init__(self, draw: ImageDraw.ImageDraw, text: str, image_width: int, side: float):
         size = max(MIN_FONT_SIZE, round(side / 40))
         self._measure(draw, text, size)
         if self.size[0] > image_width:  # smaller letters keep a long name inside the image

@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 
 JPEG_QUALITY = 90
 MAX_SIDE = 4096  # pixels of the longer side of a drawn image or crop, if the image is read in windows
-# Lines and letters on a reduced image are as large as in an image of this size: it may show thousands of small objects.
-DETAIL_SIDE = 500
+# If objects are small, lines and letters are as large as in an image with a side of this many objects.
+OBJECTS_PER_SIDE = 10
 # Not allowed in file names on Windows, or separators of folders.
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]')
 _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
@@ -36,15 +36,13 @@ def write_drawn(
     source = DecodedImage(image) if isinstance(image, Tensor) else image
     height, width = source.size
     pixels = _read(source, Window(0, 0, width, height))
-    is_reduced = pixels.shape[-2:] != (height, width)
-    if is_reduced:
-        new_height, new_width = pixels.shape[-2:]
+    new_height, new_width = pixels.shape[-2:]
+    if (new_height, new_width) != (height, width):
         log.info("note: %s is drawn at %d x %d pixels", outputs.drawn_name(stem), new_width, new_height)
         x, y = new_width / width, new_height / height
         detections = replace(detections, boxes=detections.boxes * detections.boxes.new_tensor([x, y, x, y]))
-    drawn = draw_detections(
-        pixels, detections, min_score=0, labels=outputs.labels, side=DETAIL_SIDE if is_reduced else None
-    )
+    side = min(new_height, new_width, _usual_side(detections.boxes) * OBJECTS_PER_SIDE)
+    drawn = draw_detections(pixels, detections, min_score=0, labels=outputs.labels, side=side)
     folder.write(outputs.drawn_name(stem), _encoded(drawn, outputs.image_format))
 
 
@@ -79,6 +77,13 @@ def _read(source: WindowSource, window: Window) -> Tensor:
     if isinstance(source, DecodedImage):
         return source.read(window)
     return read_reduced(source, fitting_size(window.size, MAX_SIDE), window)
+
+
+def _usual_side(boxes: Tensor) -> float:
+    """Median side of boxes (D, 4), in pixels; infinity if there are none."""
+    if len(boxes) == 0:
+        return math.inf
+    return float((boxes[:, 2:] - boxes[:, :2]).prod(dim=1).sqrt().median())
 
 
 def folder_name(class_name: str) -> str:

@@ -10,6 +10,7 @@ import torch
 from pycocotools.coco import COCO
 
 from retinanet.evaluation.results_file import read_results
+from retinanet.formats.images.reader import read_image
 from retinanet.prediction.journal import Journal
 from retinanet.prediction.outputs import OutputFolder, Outputs
 from retinanet.prediction.plan import InputFile
@@ -19,6 +20,7 @@ from retinanet.prediction.writers.images import folder_name, write_crops, write_
 from retinanet.prediction.writers.tables import write_counts, write_detections
 from retinanet.prediction.writers.yolo import write_yolo
 from retinanet.structures import Detections
+from retinanet.visualization.draw import draw_detections
 from tests.helpers.datasets import dataset_of, image_record
 from tests.helpers.image_files import read
 
@@ -139,6 +141,16 @@ def test_drawn_images_as_png_and_jpeg(image, tmp_path):
         write_drawn(OutputFolder(tmp_path), "x", image, nothing, Outputs(image_format=kind))
         assert (tmp_path / f"x.{kind}").read_bytes().startswith(start)
     assert torch.equal(torch.from_numpy(read(tmp_path / "x.png")).permute(2, 0, 1), image)
+
+
+def test_small_objects_are_drawn_with_small_letters(tmp_path):
+    image = torch.full((3, 600, 800), 255, dtype=torch.uint8)
+    for side, expected in ((300, 600), (30, 300)):  # as for the size of the image, and as if it had room for 10 objects
+        boxes = torch.tensor([[100.0, 100, 100 + side, 100 + side]])
+        found = Detections(boxes, torch.tensor([0.5]), torch.tensor([0]), ("cell",))
+        write_drawn(OutputFolder(tmp_path), f"{side}", image, found, Outputs())
+        drawn = read_image(tmp_path / f"{side}.png", max_pixels=image[0].numel())
+        assert drawn.equal(draw_detections(image, found, side=expected))
 
 
 @pytest.mark.parametrize(
