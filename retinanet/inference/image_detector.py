@@ -33,6 +33,7 @@ class ImageDetector:
         merge: merges the detections of an image with several views.
         max_detections: maximum number of detections in an image without tiles.
         device: the device of the network.
+        one_by_one: whether views are never batched, since a compiled network is compiled again for each batch size.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class ImageDetector:
         merge: Merge,
         max_detections: int,
         device: torch.device,
+        one_by_one: bool = False,
     ):
         self.network = network
         self.postprocess = postprocess
@@ -51,6 +53,7 @@ class ImageDetector:
         self.merge = merge
         self.max_detections = max_detections
         self.device = device
+        self.one_by_one = one_by_one
 
     @torch.no_grad()  # not inference_mode, whose tensors cannot be modified in place afterwards
     def __call__(
@@ -58,12 +61,15 @@ class ImageDetector:
     ) -> list[Detections]:
         """Detect objects in some images, with boxes in pixels of each image.
 
-        Views with the same padded shape are processed in batches of at most `batch_size`. Only the windows of one batch
-        are read at a time, so an image does not have to fit in memory if its source reads windows from a file.
+        Views with the same padded shape are processed in batches of at most `batch_size`, or one by one. Only the
+        windows of one batch are read at a time, so an image does not have to fit in memory if its source reads windows
+        from a file.
 
         Args:
             progress: called after each view.
         """
+        if self.one_by_one:
+            batch_size = 1
         views = [self.views.of(image.size) for image in images]
         by_shape: dict[tuple[int, int], list[tuple[int, int]]] = {}  # positions of the image and of its view
         for position, views_of_image in enumerate(views):
@@ -146,4 +152,5 @@ def build_image_detector(cfg: Config, network: nn.Module, *, device: torch.devic
         merge=build_merge(cfg),
         max_detections=cfg.postprocess.max_detections,
         device=device,
+        one_by_one=cfg.inference.compile,
     )

@@ -231,7 +231,7 @@ class Predictor:
         Args:
             image: returns windows as the network sees them, uint8 (C, H, W), such as those of `open_windows`.
             batch_size: maximum number of tiles, or other views with the same padded shape, that are processed together.
-            progress: called after each tile with the numbers of finished tiles and of all.
+            progress: called after each tile, or copy of it, with the numbers of those that are finished and of all.
 
         Raises:
             InputError: a window cannot be read.
@@ -274,7 +274,7 @@ class Predictor:
             yield from (found[position] for position in range(len(chunk)))
 
     def _detect(self, images: list[WindowSource], batch_size: int, progress: Progress | None) -> list[Detections]:
-        found = self._detector(images, batch_size=1 if self.cfg.inference.compile else batch_size, progress=progress)
+        found = self._detector(images, batch_size=batch_size, progress=progress)
         if self.thresholds is not None:
             found = [above_thresholds(detections, self.thresholds) for detections in found]
         return [replace(detections, class_names=self.class_names) for detections in found]

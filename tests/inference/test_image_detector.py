@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from retinanet.formats.images.windows import DecodedImage
+from retinanet.inference.image_detector import build_image_detector
 from retinanet.inference.predictor import Predictor
 from retinanet.model.retinanet import build_model
 from retinanet.structures import Detections
@@ -124,6 +125,19 @@ def test_flipped_copies_do_not_read_a_window_twice(predictor_with):
     windows = []
     predictor_with(tile={"size": 50}, augment={"flip": True}).detect_in(Counted(noise(50, 90)), batch_size=8)
     assert len(windows) == 3
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_views_for_a_compiled_network_are_not_batched(predictor_with, compile):
+    """Each batch size would be compiled separately. The network itself is not compiled here."""
+    predictor, sizes = predictor_with(tile={"size": 50}), []
+    cfg = predictor.cfg
+    cfg = cfg.model_copy(update={"inference": cfg.inference.model_copy(update={"compile": compile})})
+    predictor.model.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    detector = build_image_detector(cfg, predictor.model, device=torch.device("cpu"))
+    detector([DecodedImage(noise(50, 130))], batch_size=2)
+    # The whole image is of another padded shape than its three tiles, at 0, 40 and 80.
+    assert sizes == ([1, 1, 1, 1] if compile else [1, 2, 1])
 
 
 def test_thresholds_apply_after_merging(predictor_with):
