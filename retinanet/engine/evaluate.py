@@ -60,8 +60,8 @@ def evaluate_dataset(
     Args:
         network: called as `network(images, image_sizes)`; returns `HeadOutputs`.
         loss: a loss passed in Python; None: that of the config.
-        on_batch: called with each batch before the model runs on it, again before each image with several views, and
-            with None before the detections are scored.
+        on_batch: called with each batch before the model runs on it, again after each view of its images if they may
+            have several, and with None before the detections are scored.
 
     Returns: the evaluation on the main process, None on all others.
     """
@@ -80,11 +80,12 @@ def evaluate_dataset(
     detector, reader = build_image_detector(cfg, network, device=device), build_reader(cfg, data, [], seed=0)
 
     def detect_in_views(batch: Batch) -> list[Detections]:
+        batch_size = cfg.train.eval_batch_size or cfg.train.batch_size
         found = []
         for index in batch.image_indices:
-            on_batch(batch)
             image = DecodedImage(reader.read(index).image)
-            found += detector([image], batch_size=cfg.train.eval_batch_size or cfg.train.batch_size)
+            # The views of a large image may take longer than `train.stall_timeout`.
+            found += detector([image], batch_size=batch_size, progress=lambda finished, total: on_batch(batch))
         return found
 
     return evaluate_batches(

@@ -27,23 +27,24 @@ def evaluated(overrides):
 
 
 @pytest.mark.parametrize(
-    "overrides",
+    ("overrides", "num_announced_views"),
     [
-        [],
-        ["inference.tile.size=100", "inference.tile.whole_image=false"],
-        ["inference.augment.flip=true", "inference.augment.scales=[1.5]", "inference.merge=weighted_boxes"],
+        ([], 0),
+        # Images of 320 x 256 pixels: tiles start at 0, 80, 160 and 220, and at 0, 80 and 156.
+        (["inference.tile.size=100", "inference.tile.whole_image=false"], 12),
+        (["inference.augment.flip=true", "inference.augment.scales=[1.5]", "inference.merge=weighted_boxes"], 4),
     ],
     ids=["plain", "tiles", "augmentation"],
 )
-def test_evaluation_uses_the_detections_of_prediction(tiny_overrides, overrides):
+def test_evaluation_uses_the_detections_of_prediction(tiny_overrides, overrides, num_announced_views):
     evaluation, found, batches = evaluated([*tiny_overrides, *overrides])
     for index in range(NUM_IMAGES):
         assert len(found[index]) >= 50
         assert torch.equal(evaluation.detections[index].boxes, found[index].boxes)
         assert torch.equal(evaluation.detections[index].scores, found[index].scores)
         assert torch.equal(evaluation.detections[index].labels, found[index].labels)
-    # Each image is announced when it is loaded, and again before its views are processed; None announces the scoring.
-    assert len(batches) == (2 if overrides else 1) * NUM_IMAGES + 1 and batches[-1] is None
+    # Each image is announced when it is loaded, and again after each of its views; None announces the scoring.
+    assert len(batches) == (1 + num_announced_views) * NUM_IMAGES + 1 and batches[-1] is None
 
 
 def test_tiles_change_the_detections_but_not_the_losses(tiny_overrides):
