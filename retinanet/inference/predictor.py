@@ -22,6 +22,7 @@ from retinanet.errors import InputError
 from retinanet.formats.images.reader import open_bands
 from retinanet.formats.images.window_reader import open_windows
 from retinanet.formats.images.windows import DecodedImage, WindowSource
+from retinanet.formats.videos.reader import VideoFrame
 from retinanet.inference.image_detector import Progress, build_image_detector
 from retinanet.inference.image_input import ImageInput, as_pixels
 from retinanet.inference.network import inference_model, warm_up
@@ -216,7 +217,7 @@ class Predictor:
         Raises:
             InputError: an image cannot be read, or is not of a type that `__call__` accepts.
         """
-        if isinstance(images, str | os.PathLike | bytes | Image.Image | np.ndarray | Tensor):
+        if isinstance(images, str | os.PathLike | bytes | Image.Image | np.ndarray | Tensor | VideoFrame):
             raise InputError(
                 f"predict expects several images, found one {type(images).__name__}; pass a list, or call the "
                 "predictor on the image"

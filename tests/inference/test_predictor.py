@@ -11,6 +11,7 @@ from retinanet.checkpoint.folder import CheckpointFolder
 from retinanet.cli import predict as predict_command
 from retinanet.detection.postprocess import Postprocess
 from retinanet.errors import InputError
+from retinanet.formats.videos.reader import VideoFrame
 from retinanet.inference.predictor import Predictor
 from retinanet.model.retinanet import build_model
 from tests.helpers.checkpoints import overdetecting_config
@@ -195,7 +196,8 @@ def test_pil_image_is_rotated_like_its_file(predictor, tmp_path):
 
 
 def test_one_image_instead_of_several_is_rejected(predictor):
-    for image in (noise(9, 9), "image.png", np.zeros((9, 9, 3), dtype=np.uint8)):
+    frame = VideoFrame(0, 0.0, noise(9, 9))
+    for image in (noise(9, 9), "image.png", np.zeros((9, 9, 3), dtype=np.uint8), frame):
         with pytest.raises(InputError, match="predict expects several images, found one"):
             predictor.predict(image)
 
