@@ -215,7 +215,7 @@ class Predictor:
         `inference.compile`, they are processed one by one, since each batch size would have to be compiled separately.
 
         Raises:
-            InputError: an image cannot be read, or is not of a type that `__call__` accepts.
+            InputError: an image cannot be read, or is not of a type that `__call__` accepts; `batch_size` is below 1.
         """
         if isinstance(images, str | os.PathLike | bytes | Image.Image | np.ndarray | Tensor | VideoFrame):
             raise InputError(
@@ -224,6 +224,7 @@ class Predictor:
             )
         if not isinstance(images, Iterable):
             raise InputError(f"predict expects several images, found {type(images).__name__}")
+        _check_batch_size(batch_size)
         return self._predict(iter(images), batch_size)
 
     def detect_in(self, image: WindowSource, *, batch_size: int = 8, progress: Progress | None = None) -> Detections:
@@ -235,8 +236,9 @@ class Predictor:
             progress: called after each tile, or copy of it, with the numbers of those that are finished and of all.
 
         Raises:
-            InputError: a window cannot be read.
+            InputError: a window cannot be read, or `batch_size` is below 1.
         """
+        _check_batch_size(batch_size)
         (detections,) = self._detect([image], batch_size, progress)
         return detections
 
@@ -279,6 +281,11 @@ class Predictor:
         if self.thresholds is not None:
             found = [above_thresholds(detections, self.thresholds) for detections in found]
         return [replace(detections, class_names=self.class_names) for detections in found]
+
+
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise InputError(f"batch_size is {batch_size}, expected at least 1")
 
 
 def with_activation(cfg: Config, model: Detector, num_classes: int) -> Config:

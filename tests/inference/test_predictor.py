@@ -11,6 +11,7 @@ from retinanet.checkpoint.folder import CheckpointFolder
 from retinanet.cli import predict as predict_command
 from retinanet.detection.postprocess import Postprocess
 from retinanet.errors import InputError
+from retinanet.formats.images.windows import DecodedImage
 from retinanet.formats.videos.reader import VideoFrame
 from retinanet.inference.predictor import Predictor
 from retinanet.model.retinanet import build_model
@@ -200,6 +201,13 @@ def test_one_image_instead_of_several_is_rejected(predictor):
     for image in (noise(9, 9), "image.png", np.zeros((9, 9, 3), dtype=np.uint8), frame):
         with pytest.raises(InputError, match="predict expects several images, found one"):
             predictor.predict(image)
+
+
+def test_batches_without_images_are_rejected(predictor):
+    with pytest.raises(InputError, match="batch_size is 0, expected at least 1"):
+        predictor.predict([noise(9, 9)], batch_size=0)
+    with pytest.raises(InputError, match="batch_size is -1, expected at least 1"):
+        predictor.detect_in(DecodedImage(noise(9, 9)), batch_size=-1)
 
 
 def test_detections_are_ordinary_tensors_and_name_their_classes(predictor):
