@@ -28,7 +28,8 @@ class PostprocessConfig(StrictModel):
     soft_nms_sigma: Positive = 0.5
     """Width of the Gaussian of soft NMS; the larger, the less scores are lowered."""
     max_detections: Count = 100
-    """Maximum number of detections per image, over all levels and classes; with `inference.tile.size`, per tile."""
+    """Maximum number of detections per image, over all levels and classes; with `inference.tile.size`, in each tile and
+    each copy of it."""
 
 
 class TileConfig(StrictModel):
