@@ -29,8 +29,8 @@ SUITES = {
     "data": "data",
     "index": "annotation_index",
     "eval": "evaluation",
-    "export": "export",
     "model": "model",
+    "export": "export",  # last, because it is the only one that needs further packages and refuses a GPU
 }
 ALL = "all"
 DEFAULT = ("train_step", "training", "inference", "loss", "assignment")

@@ -148,6 +148,11 @@ def test_select_suites_accepts_dashes_and_drops_duplicates():
     assert select_suites(["loss", "all"]) == list(SUITES)
 
 
+def test_suite_that_some_machines_cannot_run_is_last():
+    *others, last = select_suites(["all"])
+    assert last == "export" and set(DEFAULT) < set(others)
+
+
 def test_too_few_candidates_or_detections_are_an_error():
     logits = torch.full((1, 2000, 1), -10.0)
     with pytest.raises(RuntimeError, match="level 0 has \\[0\\] candidates"):
