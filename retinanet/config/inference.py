@@ -26,13 +26,13 @@ class PostprocessConfig(StrictModel):
     it only if its score falls to `min_score`. linear: multiply the score by 1 - IoU if the IoU is above `nms_iou`;
     gaussian: multiply it by exp(-IoU^2 / `soft_nms_sigma`), whatever `nms_iou` is. null: remove the box."""
     soft_nms_sigma: Positive = 0.5
-    """Width of the Gaussian of soft NMS; the larger, the less scores are lowered."""
+    """Width of the Gaussian of soft NMS: the larger it is, the less scores are lowered."""
     max_detections: Count = 100
     """Maximum number of detections per image, over all levels and classes; with `inference.tile.size`, per tile."""
 
 
 class TileConfig(StrictModel):
-    """Overlapping tiles of large images. Each tile is resized as an image of its size would be."""
+    """Overlapping tiles of large images. Each tile is resized like an image of its size."""
 
     size: Annotated[int, Field(ge=16)] | None = None
     """Side of a tile in pixels of the original image; null: no tiles. Images that fit in one tile are not divided."""
@@ -59,7 +59,7 @@ class AugmentConfig(StrictModel):
 
 
 class InferenceConfig(StrictModel):
-    """How a trained model is run on images, also in evaluation."""
+    """How a trained model is run on images, in prediction and evaluation."""
 
     precision: Precision = "auto"
     """Precision of the network, including evaluation during training; auto: bf16 if the hardware supports it, otherwise
