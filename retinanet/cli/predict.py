@@ -131,7 +131,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _places(plan: "Plan", prediction: "Prediction") -> str:
-    """Describe what has results, such as "3 images and 250 frames of 1 video"."""
+    """What the results are of, such as "3 images and 250 frames of 1 video"."""
     places = [f"{prediction.num_images} images"] if plan.images else []
     if plan.videos:
         plural = "" if prediction.num_videos == 1 else "s"

@@ -26,7 +26,7 @@ class PostprocessConfig(StrictModel):
     it only if its score falls to `min_score`. linear: multiply the score by 1 - IoU if the IoU is above `nms_iou`;
     gaussian: multiply it by exp(-IoU^2 / `soft_nms_sigma`), whatever `nms_iou` is. null: remove the box."""
     soft_nms_sigma: Positive = 0.5
-    """Width of the Gaussian of soft NMS: the larger it is, the less scores are lowered."""
+    """Width of the Gaussian of soft NMS; the larger, the less scores are lowered."""
     max_detections: Count = 100
     """Maximum number of detections per image, over all levels and classes; with `inference.tile.size`, per tile."""
 

@@ -229,9 +229,9 @@ class Predictor:
         """Detect objects in an image that is read window by window, such as one that does not fit in memory.
 
         Args:
-            image: a source of windows, uint8 (C, H, W) with C = `model.in_channels`; see `open_windows`.
+            image: returns windows as the network sees them, uint8 (C, H, W), such as those of `open_windows`.
             batch_size: maximum number of tiles, or other views with the same padded shape, that are processed together.
-            progress: called after each view with the numbers of finished views and of all views.
+            progress: called after each tile with the numbers of finished tiles and of all.
 
         Raises:
             InputError: a window cannot be read.
