@@ -70,7 +70,7 @@ class ExportedFile(NamedTuple):
 
 def run(settings: Settings) -> SuiteResult:
     if settings.device.type != "cpu":
-        raise InputError(f"the export suite runs on the CPU, found --device {settings.device}")
+        raise InputError(f"the export suite runs on the CPU, found --device {settings.device}; use --device cpu")
     for to in get_args(Format):
         require_packages(to)
     size, classes = network_size(settings, SIZE), settings.classes or CLASSES
@@ -84,7 +84,7 @@ def run(settings: Settings) -> SuiteResult:
 
     tables, details, ratios = [], {"size": size, "classes": classes, "backbone": settings.backbone}, {}
     with tempfile.TemporaryDirectory() as folder:
-        # Exporting changes the memory format of a predictor, so those that are timed are others.
+        # Exporting changes the memory format of a predictor, so the timed ones are not exported.
         calls = native_calls(model, settings, size)
         files = write_files(predictor, images[:CALIBRATION_IMAGES], size, Path(folder))
         bytes_of = {name: size_on_disk(file.path) for name, file in files.items()}
@@ -155,7 +155,7 @@ def native_calls(model: RetinaNet, settings: Settings, size: tuple[int, int]) ->
 def write_files(
     predictor: Predictor, images: list[np.ndarray], size: tuple[int, int], folder: Path
 ) -> dict[str, ExportedFile]:
-    """Export a detector for images of one padded shape to every format; the other formats start from few conversions.
+    """Export a detector for images of one padded shape to every format, with as few conversions as possible.
 
     Args:
         images: calibration images, uint8 (H, W, C).

@@ -60,8 +60,8 @@ def compose_grids(
 ) -> Dataset:
     """Write grids of K x K images to `folder/composed`, and their objects to `folder/annotations`.
 
-    The images are shuffled. Each is used at most once: those that do not fill a grid are left out. Crowd regions, areas
-    and labels are kept; masks are not, as a dataset has none.
+    The images are shuffled. Each is used at most once: those that do not fill a grid are skipped. Crowd regions, areas
+    and labels are kept; masks are not, because a dataset has none.
 
     Args:
         grid: K.

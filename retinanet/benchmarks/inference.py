@@ -128,7 +128,7 @@ def make_candidates(
     image_sizes: Tensor,
     shift: Callable[[list[Tensor]], Tensor] = shift_for_candidates,
 ) -> None:
-    """Set the weights of the class subnet to get a certain number of candidates in images (B, 3, H, W).
+    """Set the weights of the class subnet so that images (B, 3, H, W) have a certain number of candidates.
 
     Args:
         shift: computes what to add to logits L x (B, A_l, K); by default, what gives CANDIDATES_PER_LEVEL candidates on

@@ -1,4 +1,4 @@
-"""Measure what merging alone loses: cut the objects of large images into tiles, and merge the parts again.
+"""Measure the errors of merging alone: cut the objects of large images into tiles, and merge the parts again.
 
 python -m retinanet.benchmarks.tile_merging TILE_SIZE IMAGES ANNOTATIONS
 

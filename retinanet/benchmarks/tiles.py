@@ -1,4 +1,4 @@
-"""Measure what tiles, test-time augmentation and the way of merging add to the AP on large images.
+"""Measure the effect of tiles, test-time augmentation and the merge method on AP for large images.
 
 python -m retinanet.benchmarks.tiles CHECKPOINT TILE_SIZE [KEY=VALUE ...]
 

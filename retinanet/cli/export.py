@@ -42,7 +42,7 @@ def parser() -> CommandParser:
         help="NMS inside the exported program, or outside, in NumPy (default)",
     )
     result.add_argument(
-        "--size", type=size, metavar="HxW", help="the only padded shape of images, as height and width (default: any)"
+        "--size", type=size, metavar="HxW", help="the only padded shape to accept, as height and width (default: any)"
     )
     result.add_argument(
         "--int8",

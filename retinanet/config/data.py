@@ -134,8 +134,8 @@ class DataConfig(StrictModel):
     allow_outside_paths: Annotated[bool, MAY_CHANGE_ON_RESUME] = False
     """Whether annotations may refer to images outside `images`, by absolute paths or `..`; only for trusted files."""
     max_pixels: Annotated[Count, MAY_CHANGE_ON_RESUME] = 100_000_000
-    """Images with more pixels than this are rejected before decoding; with `inference.tile.size`, larger TIFFs can be
-    predicted nevertheless."""
+    """Images with more pixels than this are rejected before decoding. With `inference.tile.size`, larger TIFFs can be
+    predicted on, because they are not decoded at once."""
     value_range: ValueRange = "auto"
     """Sample values [low, high] that are mapped to 0 and 255 in images with 16-bit, 32-bit, signed or floating-point
     samples, or a list with such a range for each channel; 8-bit images are not scaled. `auto` chooses a range for each

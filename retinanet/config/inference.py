@@ -33,7 +33,7 @@ class PostprocessConfig(StrictModel):
 
 
 class TileConfig(StrictModel):
-    """Overlapping tiles of large images. Each tile is resized as an image of its size would be."""
+    """Overlapping tiles of large images. Each tile is resized like an image of its size."""
 
     size: Annotated[int, Field(ge=16)] | None = None
     """Side of a tile in pixels of the original image; null: no tiles. Images that fit in one tile are not divided."""
@@ -60,7 +60,7 @@ class AugmentConfig(StrictModel):
 
 
 class InferenceConfig(StrictModel):
-    """How a trained model is run on images, also in evaluation."""
+    """How a trained model is run on images, in prediction and evaluation."""
 
     precision: Precision = "auto"
     """Precision of the network, including evaluation during training; auto: bf16 if the hardware supports it, otherwise

@@ -35,7 +35,7 @@ class Config(StrictModel):
     evaluation: Annotated[EvaluationConfig, MAY_CHANGE_ON_RESUME] = EvaluationConfig()
     """Scoring of detections."""
     inference: Annotated[InferenceConfig, MAY_CHANGE_ON_RESUME] = InferenceConfig()
-    """How a trained model is run on images, also in evaluation."""
+    """How a trained model is run on images, in prediction and evaluation."""
     train: TrainConfig
     """Batches, optimizer, schedule, checkpoints and evaluation."""
     device: Annotated[str, MAY_CHANGE_ON_RESUME, NO_EFFECT_ON_RESULTS] = "auto"

@@ -25,7 +25,7 @@ class Merge:
     """Combine the detections of several views, so that each object is detected once.
 
     Boxes that are cut by the edge of a tile are first completed; see `complete_cut_boxes`. The time grows with the
-    number of boxes that overlap, not with that of all pairs.
+    number of pairs of boxes that overlap, not with the number of all pairs.
 
     Args:
         method: nms keeps the box with the highest score and removes those of other views that overlap it;

@@ -50,7 +50,7 @@ def soft_nms_by_group(
         scores, groups: as in `nms_by_group`.
         method: linear multiplies the scores of boxes with an IoU above `max_iou` by 1 - IoU; gaussian multiplies those
             of all boxes by exp(-IoU^2 / `sigma`).
-        min_score: boxes are kept only while their lowered score is above this value, which is at least 0.
+        min_score: boxes are kept only if their lowered score is above this value, which must be at least 0.
         max_kept: maximum number of boxes that are kept.
 
     Returns: (D_kept,) int64, indices of the kept boxes, best first, and their lowered scores, (D_kept,).

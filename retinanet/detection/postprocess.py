@@ -37,7 +37,7 @@ class Postprocess:
         top_k: number of candidates, (anchor, class) pairs, kept on each level before NMS.
         nms_iou: if two boxes have a larger IoU, NMS removes the one with the lower score.
         nms_across_classes: whether NMS also compares boxes of different classes.
-        soft_nms: lower the scores of overlapping boxes in this way instead of removing them; None: remove them.
+        soft_nms: how the scores of overlapping boxes are lowered; None: the boxes are removed instead.
         soft_nms_sigma: see `soft_nms_by_group`.
         max_detections: maximum number of detections per image, over all levels and classes.
         background_logit: whether the last logit is for background. Scores are then a softmax, and background is never a

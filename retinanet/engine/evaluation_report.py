@@ -93,7 +93,7 @@ def explain(evaluated: Evaluated, *, with_anchors: bool) -> Explanation:
 
 
 def facts_of_evaluation(evaluated: Evaluated) -> dict[str, str]:
-    """The checkpoint, the data, the settings that change AP, and what images show of many channels, by name."""
+    """The checkpoint, the data, the settings that change AP, and the channels that images show, by name."""
     facts = {"data": ", ".join(evaluated.source["annotations"])}
     if "checkpoint" in evaluated.source:
         path = Path(evaluated.source["checkpoint"])

@@ -13,7 +13,7 @@ from torch.export import ExportedProgram
 from retinanet.export.metadata import KEY, Metadata, read_metadata
 
 # To choose which loops to vectorise, torch 2.14 simplifies indices with symbolic sizes for many minutes. Convolutions,
-# which take most of the time of a detector, are not affected: they are oneDNN's.
+# which take most of the time of a detector, are not affected: oneDNN computes them.
 WITHOUT_VECTORS = {"cpp.simdlen": 1}
 
 

@@ -24,7 +24,7 @@ class OpenVinoRunner:
     def __init__(self, path: Path):
         import openvino
 
-        # Layers that are not quantised run in float32: processors with support for bfloat16 would use it.
+        # By default, processors that support bfloat16 would use it for layers that are not quantised.
         settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
         self.model = openvino.Core().compile_model(str(path), "CPU", settings)
 

@@ -160,7 +160,7 @@ class _Comparison:
             {row for row in rows if self._is_near_tie(side, other, row)}
             for side, other, rows in zip(sides, sides[::-1], unmatched, strict=True)
         ]
-        # A box that only one side keeps may suppress others there, and so on.
+        # A box that only one side keeps may suppress other boxes of that side, and so on.
         count = -1
         while count != (count := sum(map(len, explained))):
             for number, (side, other) in enumerate(zip(sides, sides[::-1], strict=True)):

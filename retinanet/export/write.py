@@ -38,7 +38,7 @@ def metadata_of(
         checkpoint: SHA-256 of the checkpoint file, or of the weights of a published folder.
 
     Raises:
-        InputError: the config asks for something that exported programs do not do; see `check_exportable`.
+        InputError: the config sets something that exported programs do not support; see `check_exportable`.
     """
     check_exportable(predictor.cfg)
     network, resize, postprocess = predictor.model.model, predictor.cfg.data.resize, predictor.cfg.postprocess
@@ -80,8 +80,8 @@ def check_exportable(cfg: Config) -> None:
     }
     if overrides := [override for override, is_set in found.items() if is_set]:
         raise InputError(
-            "exported programs have no tiles, test-time augmentation or soft NMS, which the config sets; to export "
-            f"without, add {' '.join(overrides)}"
+            "exported programs do not support tiles, test-time augmentation and soft NMS, but the config sets some of "
+            f"them; to export without, add {' '.join(overrides)}"
         )
 
 

@@ -18,7 +18,7 @@ from retinanet.formats.images.windows import DecodedImage, Window, WindowSource
 from retinanet.inference.views import View, Views, build_views
 from retinanet.structures import Detections
 
-Progress = Callable[[int, int], None]  # called with the number of finished parts and the number of all
+Progress = Callable[[int, int], None]  # called with the numbers of finished parts and of all parts
 
 WHOLE_PIXELS = 1 << 24  # larger windows of a file are reduced while they are read
 
@@ -59,7 +59,7 @@ class ImageDetector:
     def __call__(
         self, images: Sequence[WindowSource], *, batch_size: int, progress: Progress | None = None
     ) -> list[Detections]:
-        """Detect objects in some images, with boxes in pixels of each image.
+        """Detect objects in images, with boxes in pixels of each image.
 
         Views with the same padded shape are processed in batches of at most `batch_size`, or one by one. Only the
         windows of one batch are read at a time, so an image does not have to fit in memory if its source reads windows

@@ -243,7 +243,7 @@ class Predictor:
         return detections
 
     def open_windows(self, image: ImageInput) -> AbstractContextManager[WindowSource]:
-        """Open an image as the network sees it: with `inference.tile.size`, a large TIFF file is not decoded at once.
+        """Open an image to read windows of it; with `inference.tile.size`, a large TIFF file is not decoded at once.
 
         Raises:
             InputError: the image cannot be read, or is not of a type that `__call__` accepts.

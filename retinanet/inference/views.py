@@ -37,7 +37,7 @@ class Scale(NamedTuple):
     padded_shapes: PaddedShapes
 
     def planned(self, size: tuple[int, int]) -> PlannedImage:
-        """Return how an image of a (height, width) is resized and padded."""
+        """Return how an image whose (height, width) is `size` is resized and padded."""
         padded_shape = self.padded_shapes.padded_shape(self.padded_shapes.bucket(*size), self.shorter)
         return PlannedImage(0, 0, self.shorter, self.padded_shapes.longer, padded_shape, padded_shape)
 
@@ -69,7 +69,7 @@ class Views:
         self.whole_image = whole_image
 
     def of(self, size: tuple[int, int]) -> list[View]:
-        """List the views of an image of a (height, width); those of one window follow each other."""
+        """List the views of an image whose (height, width) is `size`; those of one window follow each other."""
         return [
             View(window, is_flipped, planned)
             for window in self.windows(size)
@@ -78,7 +78,7 @@ class Views:
         ]
 
     def windows(self, size: tuple[int, int]) -> list[Window]:
-        """List the windows of an image of a (height, width): the whole image, and its tiles by row."""
+        """List the windows of an image whose (height, width) is `size`: the whole image, and its tiles by row."""
         height, width = size
         whole = Window(0, 0, width, height)
         if self.tile_size is None or max(size) <= self.tile_size:

@@ -103,8 +103,8 @@ class Journal:
     def append(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Record the results of a batch; each has the absolute path of its file in `path`.
 
-        That of a video has a list of `frames`, the number of those before them in `start`, and in `ended`, whether they
-        are the last. If `start` is 0, it replaces earlier results of the video.
+        A result of a video has a list of `frames`, the number of frames before them (`start`), and whether they are the
+        last ones (`ended`). If `start` is 0, it replaces earlier results of the video.
         """
         records = list(records)
         lines = [_line({"video" if "frames" in record else "image": record}) for record in records]
@@ -227,5 +227,5 @@ def _values(line: bytes) -> dict[str, Any] | None:
 
 
 def _record_in(values: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The result in a line; None if it has another content."""
+    """The result in a line; None if the line contains something else."""
     return values.get("image") or values.get("video")

@@ -65,8 +65,8 @@ def frame_stem(stem: str, number: int) -> str:
 def output_stems(names: Sequence[str]) -> list[str]:
     """The name of the output files of each image or video, without their suffix, relative to the output folder.
 
-    It is the name of the input without its suffix, or with it if another input differs only in its suffix. That of a
-    video also has it if an input is in a folder of the name without it, since this would be the folder of its frames.
+    It is the name of the input without its suffix, or with it if another input differs only in its suffix. A video also
+    keeps its suffix if an input is in a folder with its name without suffix: this would be the folder of its frames.
     """
     stems = [os.path.splitext(name)[0] for name in names]
     counts = Counter(map(_folded, stems))
@@ -169,7 +169,7 @@ class OutputFolder:
 
 
 def _parents(name: str) -> list[str]:
-    """The folders that a name is in, without the first one."""
+    """The folders that a relative name is in, from the outermost to the innermost."""
     parts = name.split("/")[:-1]
     return ["/".join(parts[:end]) for end in range(1, len(parts) + 1)]
 

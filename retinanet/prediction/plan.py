@@ -18,7 +18,7 @@ from retinanet.prediction.sources import find_sources
 
 
 class InputFile(NamedTuple):
-    """A file of an image or a video, with the names that it has in the results."""
+    """An image or video file, with its names in the results."""
 
     file: Path
     path: str  # absolute
@@ -80,8 +80,8 @@ def plan_prediction(
         frames_per_second: use only this many frames of a video per second, see `open_video`.
 
     Raises:
-        InputError: an input does not exist or contains no images, another file would be overwritten, or a package to
-            read videos is missing.
+        InputError: an input does not exist or contains no images, another file would be overwritten, or the package
+            that reads videos is missing.
     """
     if frames_per_second is not None and not 0 < frames_per_second < math.inf:
         raise InputError(f"frames_per_second: found {frames_per_second}, expected a number above 0")

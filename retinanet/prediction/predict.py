@@ -67,7 +67,7 @@ def predict(
 
     Raises:
         InputError: an input does not exist, another file would be overwritten, the folder contains results with
-            other settings, or a package to read videos is missing.
+            other settings, or the package that reads videos is missing.
         PredictionInterrupted: on Ctrl-C.
     """
     if min_score is not None and not 0 <= min_score <= 1:

@@ -1,4 +1,4 @@
-"""Results of a prediction, read from its journal image by image, and frame by frame."""
+"""Results of a prediction, read from its journal one image or frame at a time."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple

@@ -19,7 +19,7 @@ EXPECTED = "expected files such as .jpg, .png, .tif or .mp4"
 
 
 class Source(NamedTuple):
-    """A file of an image or a video, and its name in the results."""
+    """An image or video file, and its name in the results."""
 
     file: Path
     name: str  # relative to the folder that was given, with `/`; unique among the sources

@@ -47,8 +47,8 @@ class VideoRun:
     def run(self, file: InputFile, batch_size: int) -> int:
         """Detect the objects in the frames without a result, and draw the video.
 
-        Frames before a damage have results, and the damage is recorded as the error of the video. The next run tries
-        to read the frames after them.
+        If the video is damaged, the frames before the damage have results, and the damage is recorded as its error. The
+        next run tries to read the frames after them.
 
         Returns: the number of frames whose results an earlier call had written.
 
@@ -58,7 +58,7 @@ class VideoRun:
         entry = self._recorded(file)
         reused = 0 if entry is None else entry.num_frames
         if entry is None and self._plan.outputs.draw:
-            self._folder.remove(drawn_video_name(file.stem))  # of a file that has changed since
+            self._folder.remove(drawn_video_name(file.stem))  # it shows a file that has changed since
         is_done = entry is not None and entry.ended and not entry.failed
         if is_done and self._is_drawn(file):
             return reused
@@ -181,7 +181,7 @@ class VideoRun:
 
 
 def _next_frames(frames: Iterator[VideoFrame], number: int) -> tuple[list[VideoFrame], InputError | None]:
-    """Take the next frames: fewer at the end of the video, or before a damage, which is returned as well."""
+    """Take the next frames: fewer at the end of the video, or before damage, whose error is returned as well."""
     batch: list[VideoFrame] = []
     try:
         batch.extend(itertools.islice(frames, number))

@@ -131,7 +131,7 @@ def _view_rows(inference: InferenceConfig) -> list[tuple[str, str]]:
     copies = [f"scale {scale:g}" for scale in augment.scales] + ["flipped"] * augment.flip
     rows = [("test-time augmentation", ", ".join(copies))] if copies else []
     if tile.size is not None:
-        rows.append(("tiles", f"{tile.size} pixels, overlapping by {tile.overlap:g} of that"))
+        rows.append(("tiles", f"{tile.size} pixels, overlap {tile.overlap:g}"))
     return rows
 
 

@@ -77,7 +77,7 @@ def render_page(
     return environment.get_template(template).render({**values, "page": page})
 
 
-@cache  # of a training run, every evaluation renders the same templates
+@cache  # every evaluation of a training run renders the same templates
 def _environment(package: str) -> Environment:
     """The templates of a package, and those of this one."""
     environment = Environment(

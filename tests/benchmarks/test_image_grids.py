@@ -112,7 +112,7 @@ def test_same_seed_gives_the_same_files_and_another_seed_others(dataset, tmp_pat
 
 
 @needs_blood_cells
-def test_cells_of_real_images_keep_their_look_in_the_jpeg(tmp_path):
+def test_cells_of_real_images_are_unchanged_up_to_jpeg_compression(tmp_path):
     cells = blood_cells("val").subset(range(4))
     composed = compose_grids(cells, tmp_path / "grids", grid=2)
     order = np.random.default_rng(0).permutation(4).tolist()

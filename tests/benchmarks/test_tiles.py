@@ -4,7 +4,7 @@ from retinanet.benchmarks.tiles import variants
 from retinanet.config.load import load_config
 
 
-def test_every_variant_is_a_different_valid_inference():
+def test_every_variant_is_a_different_valid_config():
     configs = [load_config("quickstart", overrides) for overrides in variants(64).values()]
     different = {(cfg.inference, cfg.postprocess.soft_nms) for cfg in configs}
     assert len(different) == len(configs)

@@ -110,7 +110,7 @@ def test_checksum_detects_a_flipped_bit_in_every_seventh_byte(tmp_path):
 
 @pytest.mark.slow
 def test_without_a_checksum_a_flipped_bit_is_detected_or_changes_nothing(tmp_path):
-    """Flip one bit of each byte, and two of each byte of the directory at the end: each bit of its many like fields."""
+    """Flip one bit of each byte, and two of each byte of the directory at the end, whose entries are alike."""
     path = write(tmp_path / "x.pt", size=10, checksum=False)
     whole = path.read_bytes()
     records = zipfile.ZipFile(path).infolist()

@@ -43,7 +43,7 @@ def test_inference_suite_compares_all_implementations(tmp_path):
 
 
 @pytest.mark.slow
-def test_export_suite_compares_detectors_that_find_the_same(tmp_path, monkeypatch):
+def test_export_suite_compares_detectors_that_find_the_same_objects(tmp_path, monkeypatch):
     """The exported file is replaced by the program that it would contain, because conversions take long."""
     programs = []
 

@@ -12,7 +12,7 @@ def program():
     return program_of(small_predictor("postprocess.min_score=0.1"), nms="inside")
 
 
-def test_no_candidate_is_left_out_of_nms(program):
+def test_every_candidate_takes_part_in_nms(program):
     """The 1500 best candidates are the same box, so an NMS of fewer would miss the other objects."""
     boxes = torch.tensor([[0.0, 0.0, 20.0, 20.0]]).repeat(2, 1504, 1)
     boxes[:, 1500:] += torch.tensor([0.0, 30.0, 60.0, 90.0])[:, None]

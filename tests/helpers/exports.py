@@ -78,7 +78,7 @@ def few_objects() -> tuple[Predictor, list[np.ndarray]]:
 
 @functools.cache
 def traced(nms: Nms, size: tuple[int, int] | None) -> ExportedProgram:
-    """The detector of `few_objects`, converted by torch.export, which takes long: the tests of a process share it."""
+    """The detector of `few_objects`, converted by torch.export; it is cached, because this takes long."""
     predictor, _ = few_objects()
     return export_program(program_of(predictor, nms=nms), divisor=predictor.cfg.data.resize.divisor, size=size)
 

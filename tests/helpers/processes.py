@@ -142,7 +142,7 @@ def run_commands(lines: Iterable[str], folder: Path) -> dict[str, CommandResult]
 
 
 def free_port() -> int:
-    """A port that no system gives to an outgoing connection, so that it is still free when a program opens it."""
+    """A port that systems do not give to outgoing connections, so that it is still free when a program opens it."""
     while True:
         port = random.SystemRandom().randrange(20_000, 32_000)
         with socket.socket() as listener, contextlib.suppress(OSError):

@@ -24,7 +24,7 @@ def test_stems_are_unique_on_any_file_system():
 
 
 def test_a_video_keeps_its_suffix_if_a_folder_has_its_name_without_it():
-    """Its frames would have names in this folder. The folders of images are not affected."""
+    """The names of its frames would be in this folder. The folders of images are not affected."""
     assert output_stems(["clip.mp4", "clip/000001.png", "a.png", "a/b.png"]) == ["clip.mp4", "clip/000001", "a", "a/b"]
     assert output_stems(["clip.mp4", "clip.png", "sub/clip.mp4"]) == ["clip.mp4", "clip.png", "sub/clip"]
 

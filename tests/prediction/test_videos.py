@@ -163,7 +163,7 @@ def test_nothing_is_detected_or_drawn_again(run_predict, monkeypatch, tmp_path):
     assert contents(tmp_path / "out") == before
 
 
-def test_a_truncated_video_keeps_its_frames_and_costs_no_other_input(run_predict, inputs, tmp_path):
+def test_a_truncated_video_keeps_its_frames_and_affects_no_other_input(run_predict, inputs, tmp_path):
     file = inputs / "a.mp4"
     (inputs / "Größe.mkv").unlink()
     write_video(file, noise_frames(24), codec="mpeg4", options={"movflags": "faststart"})

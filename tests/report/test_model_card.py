@@ -115,7 +115,7 @@ def test_tiles_augmentation_and_soft_nms_are_stated_if_they_are_used():
     overrides = ["inference.tile.size=512", "inference.augment.scales=[0.5]", "inference.augment.flip=true"]
     overrides += ["postprocess.soft_nms=gaussian"]
     text = card(trained._replace(config=with_overrides(trained.config, overrides, source="test")))
-    assert "| test-time augmentation | scale 0.5, flipped |\n| tiles | 512 pixels, overlapping by 0.2 of that |" in text
+    assert "| test-time augmentation | scale 0.5, flipped |\n| tiles | 512 pixels, overlap 0.2 |" in text
     assert "soft (gaussian), IoU 0.5, at most 100 detections per image" in text
 
 

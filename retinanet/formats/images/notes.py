@@ -131,7 +131,7 @@ class ImageNotes:
 
 
 def _has_unused_band(opened: OpenedBands) -> bool:
-    """Whether a fourth band is ignored because the network has three channels; other numbers of bands are refused."""
+    """Whether a fourth band is ignored because the network has three channels; other numbers are rejected."""
     settings, bands = opened.settings, opened.header.bands_without_alpha
     return len(opened.files) == 1 and settings.bands is None and settings.channels == 3 and len(bands) == 4
 

@@ -147,7 +147,7 @@ class OpenedImage(NamedTuple):
         """Check that the file has the bands that are needed.
 
         Raises:
-            InputError: it lacks one of them, or has another number of bands.
+            InputError: it lacks one of them, or has a number of bands that cannot be used.
         """
         header = self.header
         if bands is not None:

@@ -12,7 +12,7 @@ def read_reduced(source: WindowSource, size: tuple[int, int], window: Window | N
     """Return an image, or a window of it, reduced to a height and width by area averaging: uint8 (C, height, width).
 
     Each pixel is the mean, rounded, of all pixels that its area touches, as in `interpolate(mode="area")`.
-    Besides the result, the memory holds the rows of `BAND_PIXELS` pixels, or those of one row of the result.
+    Besides the result, only the rows with `BAND_PIXELS` pixels, or those of one row of the result, are in memory.
 
     Args:
         size: height and width of the result, at most those of the window.

@@ -37,7 +37,7 @@ class TiffExcerpts:
     """The first image of a TIFF file as a grid of rectangles that can be decoded one by one.
 
     Args:
-        max_pixels: of a rectangle.
+        max_pixels: maximum number of pixels of a rectangle.
 
     Raises:
         ValueError: the image cannot be divided; the message says why.
@@ -141,7 +141,7 @@ class TiffExcerpts:
 
 
 def _divisor(strip_rows: int, height: int) -> int:
-    """Rows into which an uncompressed strip is divided, so that the parts of all strips have equally many."""
+    """Number of rows of the parts into which uncompressed strips are divided; it is the same in all strips."""
     if strip_rows >= height:
         return min(strip_rows, SIDE)
     return next(rows for rows in range(min(strip_rows, SIDE), 0, -1) if strip_rows % rows == 0)

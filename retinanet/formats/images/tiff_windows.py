@@ -19,7 +19,7 @@ from retinanet.formats.images.windows import Window
 
 log = logging.getLogger(__name__)
 
-# Decoded pixels that are kept, since rows of windows overlap. This is enough to decode each strip or tile only once if
+# Decoded pixels to keep, because rows of windows overlap. This is enough to decode each strip or tile only once if
 # the rows are up to 2900 pixels high, in an image that is 30,000 wide and has 3 channels.
 CACHE_BYTES = 1 << 28
 
@@ -108,7 +108,7 @@ class TiffWindows:
 
     @cached_property
     def _range(self) -> ValueRange:
-        """The values that become black and white, chosen from all samples if they are to be chosen."""
+        """The values that become black and white; with "auto", they are chosen from all samples of an image."""
         if self._opened.header.dtype == "uint8" or self._value_range != "auto":
             return self._value_range
         log.info(

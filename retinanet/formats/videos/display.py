@@ -1,4 +1,4 @@
-"""Turn decoded frames into the position in which players show them."""
+"""Rotate and flip decoded frames as players show them."""
 
 from collections.abc import Sequence
 

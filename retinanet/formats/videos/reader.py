@@ -1,4 +1,4 @@
-"""Read the frames of a video one after the other, in flat memory, with PyAV."""
+"""Read the frames of a video one by one with PyAV, in memory that does not grow with its length."""
 
 import math
 import os
@@ -22,9 +22,9 @@ if TYPE_CHECKING:  # an optional package
 MAX_PIXELS = 100_000_000  # the default of data.max_pixels
 # FFmpeg supports more, but some formats are playlists that name other files or addresses.
 FORMATS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,asf,flv,ogg,h264,hevc,m4v"
-# Fraction of the time between two sampled frames. Matroska rounds times to milliseconds.
+# Share of the sampling interval by which a frame may be early. Matroska rounds times to milliseconds.
 EARLY = Fraction(1, 10)
-MISSING = 0.5  # seconds that may lack at the end of a video before it counts as truncated
+MISSING = 0.5  # seconds that may be missing at the end of a video that does not count as truncated
 
 
 class VideoFrame(NamedTuple):
@@ -42,8 +42,8 @@ class Video:
         path: path of the file.
         size: (height, width) of the frames as displayed.
         time_base: unit of the times of frames in the file, in seconds.
-        frame_rate: average number of frames per second in the file, or 25 if it does not say.
-        num_frames: number of frames that iterating yields, estimated from the header; None if it does not say.
+        frame_rate: average number of frames per second in the file; 25 if it is unknown.
+        num_frames: number of frames that iterating yields, estimated from the header; None if it is unknown.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, frames_per_second: float | None, max_pixels: int):
@@ -80,7 +80,7 @@ class Video:
         """
         first_time: Fraction | None = None
         end = Fraction(0)
-        interval = used = 0  # number of the next interval of sampling that lacks a frame; used frames
+        interval = used = 0  # index of the next sampling interval without a frame; number of used frames
         with self._opened() as (container, stream):
             for number, frame in enumerate(self._decoded(container, stream)):
                 unit = frame.time_base or self.time_base
@@ -185,7 +185,7 @@ def open_video(
 
 
 def _display_matrix(frame: "av.VideoFrame") -> list[int] | None:
-    """The matrix that turns a frame as displayed; None if it is displayed as stored."""
+    """The display matrix of a frame, see `displayed`; None if the frame is displayed as stored."""
     data = frame.side_data.get("DISPLAYMATRIX")
     return None if data is None else np.frombuffer(data, np.int32).tolist()
 

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 JPEG_QUALITY = 90
 MAX_SIDE = 4096  # pixels of the longer side of a drawn image or crop, if the image is read in windows
-# If objects are small, lines and letters are as large as in an image with a side of this many objects.
+# Lines and letters are no larger than in an image whose side is this many times as long as a usual object.
 OBJECTS_PER_SIDE = 10
 # Not allowed in file names on Windows, or separators of folders.
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]')

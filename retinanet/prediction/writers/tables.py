@@ -13,7 +13,7 @@ from retinanet.prediction.results import ImageResult, Results
 def write_detections(results: Results, file: IO[bytes]) -> None:
     """Write one row per detection: the columns of a CSV file of annotations, the score, and the score threshold.
 
-    If there are videos, further columns have the name of the video, and number and time of the frame.
+    If there are videos, further columns contain the name of the video, and the number and time of the frame.
     """
     table = _Table(file)
     table.row([*EXPECTED.split(","), "score", "threshold", *_frame_columns(results)])
@@ -26,7 +26,7 @@ def write_detections(results: Results, file: IO[bytes]) -> None:
 def write_counts(results: Results, file: IO[bytes]) -> None:
     """Write the number of objects of each class in each image, in total, and the score threshold of each class.
 
-    Each frame of a video is an image; if there are videos, there are the same columns as for detections.
+    Each frame of a video counts as an image; if there are videos, the columns for them are those of `write_detections`.
     """
     table = _Table(file)
     classes = range(len(results.class_names))

@@ -11,7 +11,7 @@ from retinanet.formats.videos.reader import Video
 
 ENCODER = "libx264"
 # The encoded bytes depend on the number of threads. With `mbtree`, x264 reads memory that it has not initialised, so
-# that they change from call to call. A lower CRF is a better quality and a larger file.
+# that they change from call to call. A lower CRF gives a better quality and a larger file.
 OPTIONS = {"crf": "20", "preset": "veryfast", "threads": "4", "x264-params": "mbtree=0"}
 BT_709, LIMITED_RANGE = 1, 1  # FFmpeg's numbers of the usual colours of a video
 

@@ -1,4 +1,4 @@
-"""Drawn videos: equal bytes, and times that do not increase."""
+"""Drawn videos: equal frames give equal bytes, and frames with equal times are kept."""
 
 import io
 
