@@ -1,7 +1,8 @@
 """Verify an export: its detections, in its own runtime, must match those of the `Predictor`.
 
 Detections are matched one to one. Small differences of scores may change which of two boxes NMS keeps, or which box
-passes a threshold: a box without a match is accepted only if such a near tie explains it.
+passes a threshold: a box without a match is accepted only if such a near tie explains it. Even then, a box of the
+export must be one of those that the predictor passes to NMS.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,8 @@ from retinanet.export.metadata import Metadata
 from retinanet.export.numpy_runtime import detections, padded_shape, prepare
 from retinanet.export.write import Runner
 from retinanet.formats.dataset import Dataset
+from retinanet.formats.images.windows import DecodedImage
+from retinanet.inference.image_detector import ImageDetector, build_image_detector
 from retinanet.inference.predictor import Predictor
 from retinanet.structures import Detections
 
@@ -28,6 +31,7 @@ IOU_TOLERANCE = 0.01  # around the IoU of NMS
 MIN_MATCHED = 0.9  # share of detections that must have a match, since near ties explain only exceptions
 AP_TOLERANCE = {"float32": 0.001, "int8": 0.02}
 MAX_BATCH = 4
+MAX_CANDIDATES = 1_000_000  # practically no limit
 MAX_PROBLEMS = 5  # listed in a message
 
 
@@ -64,15 +68,20 @@ def verify_detections(
     """
     images = [*images, np.zeros_like(images[0])]
     found = dict(detect(run, metadata, images))
+    all_candidates = candidate_detector(predictor)
     counts, problems = [], []
     num_matched, score_differences, box_differences = 0, [0.0], [0.0]
     for index, image in enumerate(images):
-        expected = predictor(torch.from_numpy(image).permute(2, 0, 1).contiguous())
+        pixels = torch.from_numpy(image).permute(2, 0, 1).contiguous()
+        expected = predictor(pixels)
         counts.append(len(expected))
         scale = metadata.shorter / min(image.shape[:2])
         scale = min(scale, metadata.longer / max(image.shape[:2]))
         compared = _Comparison(expected, found[index], metadata, scale)
         rows, columns = compared.matches
+        if len(columns) < len(found[index]):
+            (candidates,) = all_candidates([DecodedImage(pixels)], batch_size=1)
+            compared.candidates = _Side(candidates)
         num_matched += len(rows)
         score_differences += compared.score_differences[rows, columns].tolist()
         box_differences += compared.box_differences[rows, columns].tolist()
@@ -89,6 +98,22 @@ def verify_detections(
         raise ExportRejected("; ".join(problems[:MAX_PROBLEMS]) + more)
     shapes = {padded_shape(*image.shape[:2], metadata.model_dump()) for image in images}
     return Verification(counts, len(shapes), max(score_differences), max(box_differences))
+
+
+def candidate_detector(predictor: Predictor) -> ImageDetector:
+    """Build a detector with the network of a predictor that returns all candidates, as if there were no NMS.
+
+    It also returns those that narrowly miss the limits of the predictor.
+    """
+    postprocess = predictor.cfg.postprocess
+    changes = {
+        "min_score": max(0.0, postprocess.min_score - SCORE_TOLERANCE),
+        "top_k": 2 * postprocess.top_k,
+        "nms_iou": 1.0,
+        "max_detections": MAX_CANDIDATES,
+    }
+    cfg = predictor.cfg.model_copy(update={"postprocess": postprocess.model_copy(update=changes)})
+    return build_image_detector(cfg, predictor.model, device=predictor.device)
 
 
 def verify_ap(run: Runner, metadata: Metadata, predictor: Predictor, data: Dataset) -> tuple[float, float]:
@@ -140,7 +165,9 @@ class _Comparison:
 
     def __init__(self, expected: Detections, found: Detections, metadata: Metadata, scale: float):
         self.expected, self.found = _Side(expected), _Side(found)
+        self.candidates: _Side | None = None  # of the predictor; needed if a box of the export has no match
         self.metadata = metadata
+        self.scale = scale
         boxes, others = self.expected.boxes[:, None] * scale, self.found.boxes[None] * scale
         self.score_differences = np.abs(self.expected.scores[:, None] - self.found.scores)  # (D, E)
         self.box_differences = np.abs(boxes - others).max(axis=-1)  # (D, E)
@@ -156,16 +183,21 @@ class _Comparison:
         unmatched = [
             set(range(len(side.scores))) - set(rows.tolist()) for side, rows in zip(sides, self.matches, strict=True)
         ]
+        explainable = [unmatched[0], {row for row in unmatched[1] if self._is_candidate(row)}]
         explained = [
             {row for row in rows if self._is_near_tie(side, other, row)}
-            for side, other, rows in zip(sides, sides[::-1], unmatched, strict=True)
+            for side, other, rows in zip(sides, sides[::-1], explainable, strict=True)
         ]
-        # A box that only one side keeps may suppress other boxes of that side, and so on.
-        count = -1
-        while count != (count := sum(map(len, explained))):
+        # A box that only one side keeps may suppress others there, and so on.
+        has_more = True
+        while has_more:
+            count = sum(map(len, explained))
             for number, (side, other) in enumerate(zip(sides, sides[::-1], strict=True)):
                 rivals = sorted(explained[1 - number])
-                explained[number] |= {row for row in unmatched[number] if self._is_suppressed(side, row, other, rivals)}
+                explained[number] |= {
+                    row for row in explainable[number] if self._is_suppressed(side, row, other, rivals)
+                }
+            has_more = sum(map(len, explained)) > count
         problems = []
         for number, (side, what) in enumerate(zip(sides, ("is missing", "is not expected"), strict=True)):
             for row in sorted(unmatched[number] - explained[number]):
@@ -173,6 +205,15 @@ class _Comparison:
                 name = self.metadata.class_names[side.labels[row]]
                 problems.append(f"{name} {side.scores[row]:.4f} [{box}] {what}")
         return problems
+
+    def _is_candidate(self, row: int) -> bool:
+        """Whether the predictor has a candidate with the class, score and box of one that the export has found."""
+        assert self.candidates is not None
+        found, candidates = self.found, self.candidates
+        is_close = candidates.labels == found.labels[row]
+        is_close &= np.abs(candidates.scores - found.scores[row]) <= SCORE_TOLERANCE
+        distances = np.abs(candidates.boxes - found.boxes[row]).max(axis=-1) * self.scale
+        return bool((is_close & (distances <= BOX_TOLERANCE)).any())
 
     def _is_suppressed(self, side: "_Side", row: int, other: "_Side", rivals: list[int]) -> bool:
         """Whether one of the boxes `rivals` of the other side suppresses a box."""

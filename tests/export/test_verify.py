@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from retinanet.export.verify import ExportRejected, verify_ap, verify_detections
+from retinanet.export.verify import ExportRejected, candidate_detector, verify_ap, verify_detections
 from retinanet.export.write import metadata_of, program_of
 from retinanet.formats.dataset import Dataset
+from retinanet.formats.images.windows import DecodedImage
 from retinanet.structures import Detections
 from tests.helpers.exports import eager, noise_images, small_predictor
 
@@ -130,11 +131,14 @@ class FixedPredictor:
 
 
 @pytest.fixture
-def fixed(predictor):
-    """Compare two lists of (box, score, label), for a 64 x 64 image, with the metadata of the predictor."""
+def fixed(predictor, monkeypatch):
+    """Compare two lists of (box, score, label), for a 64 x 64 image, with the metadata of the predictor.
+
+    The third list are the candidates that the NMS of the predictor has removed.
+    """
     metadata = metadata_of(predictor, checkpoint="", nms="inside").model_copy(update={"thresholds": None})
 
-    def compare(expected, found):
+    def compare(expected, found, removed=()):
         boxes, scores, labels = ([row[column] for row in found] for column in range(3))
         outputs = (np.array(boxes, np.float32), np.array(scores, np.float32), np.array(labels))
 
@@ -142,6 +146,11 @@ def fixed(predictor):
             return [np.repeat(output[None], len(images), 0) for output in outputs]
 
         predictor = FixedPredictor(*([row[column] for row in expected] for column in range(3)))
+        all_boxes, *others = (torch.tensor([row[column] for row in (*expected, *removed)]) for column in range(3))
+        candidates = Detections(all_boxes, *others)
+        monkeypatch.setattr(
+            "retinanet.export.verify.candidate_detector", lambda predictor: lambda images, batch_size: [candidates]
+        )
         return verify_detections(run, metadata, predictor, noise_images((64, 64)))
 
     return compare
@@ -159,12 +168,28 @@ def test_near_ties_are_accepted(fixed):
     at_limit = ([0.0, 0.0, 20.0, 20.0], 0.0502, 0)  # min_score is 0.05
     fixed([*CLEAR, at_limit], CLEAR)
     one, other = ([0.0, 0.0, 20.0, 20.0], 0.7001, 0), ([2.0, 0.0, 22.0, 20.0], 0.7004, 0)  # either suppresses the other
-    fixed([*CLEAR, one], [*CLEAR, other])
+    fixed([*CLEAR, one], [*CLEAR, other], [other])
     best, half = ([0.0, 0.0, 20.0, 20.0], 0.8, 0), ([0.0, 0.0, 20.0, 10.0], 0.6, 0)  # IoU 0.5, the limit of NMS
     fixed([*CLEAR, best, half], [*CLEAR, best])
     suppressed_by_half = ([0.0, 0.0, 20.0, 8.0], 0.5, 0)  # their IoU is 0.8; with the best box, it is only 0.4
-    fixed([*CLEAR, best, half], [*CLEAR, best, suppressed_by_half])
-    fixed([*CLEAR, best, suppressed_by_half], [*CLEAR, best, half])
+    fixed([*CLEAR, best, half], [*CLEAR, best, suppressed_by_half], [suppressed_by_half])
+    fixed([*CLEAR, best, suppressed_by_half], [*CLEAR, best, half], [half])
+
+
+def test_box_that_is_no_candidate_of_the_predictor_is_no_near_tie(fixed):
+    one, shifted = ([0.0, 0.0, 20.0, 20.0], 0.7001, 0), ([2.0, 0.0, 22.0, 20.0], 0.7001, 0)
+    with pytest.raises(ExportRejected, match=r"\[2\.0, 0\.0, 22\.0, 20\.0\] is not expected"):
+        fixed([*CLEAR, one], [*CLEAR, shifted])
+
+
+def test_candidates_are_those_before_nms(predictor, images):
+    for image in images[:2]:
+        pixels = torch.from_numpy(image).permute(2, 0, 1).contiguous()
+        (candidates,) = candidate_detector(predictor)([DecodedImage(pixels)], batch_size=1)
+        kept = predictor(pixels)
+        assert len(candidates) > 2 * len(kept) > 0
+        rows = {tuple(row) for row in torch.cat([candidates.boxes, candidates.scores[:, None]], dim=1).tolist()}
+        assert rows.issuperset(map(tuple, torch.cat([kept.boxes, kept.scores[:, None]], dim=1).tolist()))
 
 
 @pytest.mark.parametrize(
