@@ -34,13 +34,12 @@ from retinanet.errors import InputError
 from retinanet.formats.checks.plausibility import check_overlap
 from retinanet.formats.dataset import Dataset
 from retinanet.formats.findings import report
-from retinanet.inference.predictor import with_activation
 from retinanet.inference.views import build_views
 from retinanet.losses.build import build_criterion
 from retinanet.losses.configured_weights import with_class_weights
 from retinanet.losses.custom import check_loss
 from retinanet.model.backbone import build_backbone
-from retinanet.model.detector import Detector
+from retinanet.model.detector import Detector, with_activation
 from retinanet.model.retinanet import check_padded_shapes, is_retinanet
 from retinanet.runtime.device import resolve_compile, resolve_precision
 from retinanet.runtime.distributed import is_main, on_main, world_size

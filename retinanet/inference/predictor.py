@@ -30,7 +30,7 @@ from retinanet.inference.thresholds import above_thresholds, completed
 from retinanet.interop.pretrained import read_pretrained
 from retinanet.interop.published import read_model
 from retinanet.interop.published_config import is_published
-from retinanet.model.detector import Detector, has_background_logit, load_weights, model_name
+from retinanet.model.detector import Detector, load_weights, model_name, with_activation
 from retinanet.model.retinanet import build_model, check_padded_shapes, is_retinanet
 from retinanet.runtime.device import resolve_device, resolve_precision
 from retinanet.structures import Detections
@@ -231,7 +231,7 @@ class Predictor:
         """Detect objects in an image that is read window by window, such as one that does not fit in memory.
 
         Args:
-            image: returns windows as the network sees them, uint8 (C, H, W), such as those of `open_windows`.
+            image: a source of windows, uint8 (C, H, W) with C = `model.in_channels`; see `open_windows`.
             batch_size: maximum number of tiles, or other views with the same padded shape, that are processed together.
             progress: called after each tile, or copy of it, with the numbers of those that are finished and of all.
 
@@ -286,17 +286,6 @@ class Predictor:
 def _check_batch_size(batch_size: int) -> None:
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size}, expected at least 1")
-
-
-def with_activation(cfg: Config, model: Detector, num_classes: int) -> Config:
-    """Check a custom model, and copy its config, so that it says whether the logits have a last column for background.
-
-    Raises:
-        InputError: see `has_background_logit`.
-    """
-    background_logit = has_background_logit(model, num_classes, in_channels=cfg.model.in_channels)
-    activation = "softmax" if background_logit else "sigmoid"
-    return cfg.model_copy(update={"model": cfg.model.model_copy(update={"class_activation": activation})})
 
 
 def _chosen_weights(checkpoint: Checkpoint, weights: Weights | None, path: str | Path) -> dict[str, Tensor]:

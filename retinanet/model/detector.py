@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from retinanet.config import Config
 from retinanet.config.custom import part_name
 from retinanet.errors import InputError
 from retinanet.structures import HeadOutputs
@@ -105,6 +106,17 @@ def has_background_logit(model: Detector, num_classes: int, *, in_channels: int 
                 f"{' or '.join(map(str, allowed))} for {num_classes} classes"
             )
     return outputs.class_logits[0].shape[-1] == num_classes + 1
+
+
+def with_activation(cfg: Config, model: Detector, num_classes: int) -> Config:
+    """Check a custom model, and copy its config, so that it says whether the logits have a last column for background.
+
+    Raises:
+        InputError: see `has_background_logit`.
+    """
+    background_logit = has_background_logit(model, num_classes, in_channels=cfg.model.in_channels)
+    activation = "softmax" if background_logit else "sigmoid"
+    return cfg.model_copy(update={"model": cfg.model.model_copy(update={"class_activation": activation})})
 
 
 def load_weights(model: nn.Module, state: dict[str, Tensor], *, source: str) -> None:
