@@ -19,7 +19,7 @@ from retinanet.prediction.writers.coco import write_coco
 from retinanet.prediction.writers.images import write_crops, write_drawn
 from retinanet.prediction.writers.tables import write_counts, write_detections
 from retinanet.prediction.writers.yolo import write_yolo
-from retinanet.runtime.console import counted_progress, progress
+from retinanet.runtime.console import counted, counted_progress, progress
 from retinanet.structures import Detections
 
 log = logging.getLogger(__name__)
@@ -45,8 +45,8 @@ class PredictionInterrupted(KeyboardInterrupt):
     """
 
     def __init__(self, num_done: int, num_images: int, num_frames: int | None = None):
-        done = [f"{num_done} of {num_images} images"] if num_images else []
-        done += [] if num_frames is None else [f"{num_frames} frames"]
+        done = [f"{num_done} of {counted(num_images, 'image')}"] if num_images else []
+        done += [] if num_frames is None else [counted(num_frames, "frame")]
         super().__init__(f"interrupted after {' and '.join(done)}")
         self.num_done = num_done
         self.num_images = num_images

@@ -203,6 +203,11 @@ def escape_controls(text: str) -> str:
     return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """A count with its noun; the plural is the one given, or ends in s."""
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"
+
+
 def format_duration(seconds: float) -> str:
     """Format a duration with its one or two largest units: 0.25 s, 12 s, 3 min 20 s, 2 h 5 min, 4 days 7 h."""
     for unit, size, smaller, part in (("day", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):

@@ -99,7 +99,7 @@ def test_a_truncated_video_is_named_and_gives_exit_code_1(checkpoint, tmp_path, 
     frames = json.loads((tmp_path / "out" / "detections.json").read_text())["images"]
     assert [frame["frame_id"] for frame in frames] == list(range(0, 2 * len(frames), 2)) and frames
     assert f"in {len(frames)} frames of 1 video: " in printed.out
-    assert printed.err.startswith("1 images or videos could not be read completely:\n")
+    assert printed.err.startswith("1 image or video could not be read completely:\n")
     assert f"{file}: damaged or truncated after " in printed.err
 
 

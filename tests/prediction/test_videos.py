@@ -135,7 +135,7 @@ def test_a_continued_prediction_writes_the_same_bytes_and_repeats_nothing(
     run_predict(output=tmp_path / "undisturbed", **options)
     stop_after(batches)
     done = min(2 * batches, 3 + 2 * max(0, batches - 2))
-    with pytest.raises(PredictionInterrupted, match=f"interrupted after 1 of 1 images and {done} frames"):
+    with pytest.raises(PredictionInterrupted, match=f"interrupted after 1 of 1 image and {done} frames"):
         run_predict(**options)
     document = json.loads((tmp_path / "out" / "detections.json").read_text())
     assert len(document["images"]) == 1 + done
