@@ -53,6 +53,10 @@ class Journal:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def paths_with_results(self) -> list[str]:
+        """Absolute paths of the images, and of the videos, that were read, in whole or in part."""
+        return [path for path, entry in self._entries.items() if entry.num_frames or not entry.failed]
+
     def __contains__(self, path: str) -> bool:
         return path in self._entries
 

@@ -15,6 +15,7 @@ from retinanet.prediction.outputs import ImageFormat, OutputFolder, Outputs
 from retinanet.prediction.plan import Plan, plan_prediction
 from retinanet.prediction.run import Prediction, Run
 from retinanet.prediction.settings import check_same, settings_of
+from retinanet.runtime.console import counted
 from retinanet.runtime.lock import holder_of, try_lock
 from retinanet.visualization.fonts import missing_characters
 
@@ -168,11 +169,12 @@ def _begin(plan: Plan, journal: Journal, folder: OutputFolder, settings: dict[st
         journal.start(settings, plan.names())
         return
     check_same(plan.folder, journal.settings, settings)
-    others = len(journal) - sum(file.path in journal for file in plan.images + plan.videos)
-    if others and others == len(journal):
+    paths = {file.path for file in plan.images + plan.videos}
+    others = sum(path not in paths for path in journal.paths_with_results())
+    if others and not any(path in journal for path in paths):
+        found = counted(others, "other image or video", "other images or videos")
         raise InputError(
-            f"{plan.folder}: contains the results of {others} other images or videos; choose another --output, or "
-            "start over with --overwrite"
+            f"{plan.folder}: contains the results of {found}; choose another --output, or start over with --overwrite"
         )
     if others:
         log.info(
