@@ -95,7 +95,7 @@ def huge(*, tags=(), tile=(16, 16), side=30_000):
     ("data", "words"),
     [
         (huge(), "it is truncated, or its tags lack positions"),
-        (huge(side=200_000), "has 40000000000 pixels"),
+        (huge(side=200_000), "has 40000000000 pixels, .* at most 10000000000; divide the image"),
         (huge(tile=(30_000, 30_000)), "tiles are 30000 x 30000 pixels"),
         (huge(tags=[(323, 4, [30_000])]), "it is truncated"),
         (huge()[:100], "not supported|damaged"),
