@@ -55,7 +55,8 @@ class VideoRun:
         Raises:
             InputError: a file cannot be written.
         """
-        entry = self._recorded(file)
+        stamp = _stamp(file.path)  # before reading, so that a change while the video is read is noticed later
+        entry = self._recorded(file, stamp)
         reused = 0 if entry is None else entry.num_frames
         if entry is None and self._plan.outputs.draw:
             self._folder.remove(drawn_video_name(file.stem))  # of a file that has changed since
@@ -65,12 +66,12 @@ class VideoRun:
         try:
             video = self._opened(file)
         except InputError as error:
-            self._record(file, reused, [], size=None, error=error)
+            self._record(file, stamp, reused, [], size=None, error=error)
             return reused
         if not is_done:
             if reused:
                 log.info("continuing: the results of %d frames of %s exist", reused, file.name)
-            self._detect(file, video, reused, batch_size)
+            self._detect(file, stamp, video, reused, batch_size)
         if not self._is_drawn(file):
             self._draw(file, video)
         return reused
@@ -78,10 +79,10 @@ class VideoRun:
     def _is_drawn(self, file: InputFile) -> bool:
         return not self._plan.outputs.draw or self._folder.has(drawn_video_name(file.stem))
 
-    def _recorded(self, file: InputFile) -> Entry | None:
+    def _recorded(self, file: InputFile, stamp: list[int] | None) -> Entry | None:
         """The recorded results of a video; None if there are none, or its file has changed since."""
         entry = self._journal.entry(file.path)
-        return entry if entry is not None and (entry.name, entry.stamp) == (file.name, _stamp(file.path)) else None
+        return entry if entry is not None and (entry.name, entry.stamp) == (file.name, stamp) else None
 
     def _opened(self, file: InputFile) -> Video:
         cfg = self._predictor.cfg
@@ -92,7 +93,7 @@ class VideoRun:
             )
         return open_video(file.file, frames_per_second=self._plan.frames_per_second, max_pixels=cfg.data.max_pixels)
 
-    def _detect(self, file: InputFile, video: Video, start: int, batch_size: int) -> None:
+    def _detect(self, file: InputFile, stamp: list[int] | None, video: Video, start: int, batch_size: int) -> None:
         """Detect the objects in the frames from `start` on, and record them batch by batch."""
         frames = video.frames(skip=start)
         description, total = f"predicting {file.name}", video.num_frames
@@ -105,7 +106,7 @@ class VideoRun:
                     self._folder.remove(drawn_video_name(file.stem))  # lacks these frames
                 found = self._detected(file, batch)
                 ended = len(batch) < size
-                self._record(file, start, found, size=video.size, ended=ended, error=error)
+                self._record(file, stamp, start, found, size=video.size, ended=ended, error=error)
                 start += len(batch)
                 for _ in batch:
                     bar.update()
@@ -133,6 +134,7 @@ class VideoRun:
     def _record(
         self,
         file: InputFile,
+        stamp: list[int] | None,
         start: int,
         frames: list[dict[str, Any]],
         *,
@@ -143,7 +145,7 @@ class VideoRun:
         record = {
             "path": file.path,
             "name": file.name,
-            "stamp": _stamp(file.path),
+            "stamp": stamp,
             "size": size,
             "start": start,
             "frames": frames,

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 
 import numpy as np
 import pytest
@@ -147,6 +148,19 @@ def test_a_continued_prediction_writes_the_same_bytes_and_repeats_nothing(
         frames = [frame["frame"] for part in journal.parts(str(path)) for frame in part["frames"]]
         assert frames == list(range(number))
     journal.close()
+
+
+def test_a_video_that_changes_while_it_is_read_is_read_again(run_predict, inputs, monkeypatch):
+    file, original = inputs / "a.mp4", VideoRun._detected
+
+    def changing(self, video, batch):
+        os.utime(file, (0, 0))
+        return original(self, video, batch)
+
+    monkeypatch.setattr(VideoRun, "_detected", changing)
+    run_predict(inputs=file)
+    monkeypatch.undo()
+    assert [run_predict(inputs=file).num_reused for _ in range(2)] == [0, 5]
 
 
 def test_nothing_is_detected_or_drawn_again(run_predict, monkeypatch, tmp_path):
