@@ -15,6 +15,7 @@ from retinanet.prediction.outputs import ImageFormat, OutputFolder, Outputs
 from retinanet.prediction.plan import Plan, plan_prediction
 from retinanet.prediction.run import Prediction, Run
 from retinanet.prediction.settings import check_same, settings_of
+from retinanet.prediction.writers.video import check_encoder
 from retinanet.runtime.console import counted
 from retinanet.runtime.lock import holder_of, try_lock
 from retinanet.visualization.fonts import missing_characters
@@ -121,6 +122,8 @@ def run_plan(
             "note: no font on this computer shows %s, drawn as ?; install the fonts DejaVu Sans or Noto Sans",
             "".join(sorted(missing)),
         )
+    if plan.videos and plan.outputs.draw:
+        check_encoder()
     make_folder(plan.folder)
     with try_lock(plan.folder / LOCK_FILE) as is_ours:
         if not is_ours:

@@ -17,7 +17,7 @@ from retinanet.prediction.journal import Entry, Journal
 from retinanet.prediction.outputs import OutputFolder, drawn_video_name, frame_stem
 from retinanet.prediction.plan import InputFile, Plan
 from retinanet.prediction.writers.images import write_crops
-from retinanet.prediction.writers.video import check_encoder, write_video
+from retinanet.prediction.writers.video import write_video
 from retinanet.runtime.console import progress
 from retinanet.structures import Detections
 from retinanet.visualization.draw import draw_detections
@@ -41,8 +41,6 @@ class VideoRun:
         self._min_score = min_score
         self._journal = journal
         self._folder = folder
-        if plan.videos and plan.outputs.draw:
-            check_encoder()
 
     def run(self, file: InputFile, batch_size: int) -> int:
         """Detect the objects in the frames without a result, and draw the video.

@@ -284,3 +284,12 @@ def test_a_missing_package_is_reported_before_anything_is_written(run_predict, i
     with pytest.raises(InputError, match=r'mkv: is a video.*pip install "retinanet\[video\]"'):
         run_predict()
     assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_encoder_is_reported_before_earlier_results_are_discarded(run_predict, tmp_path, monkeypatch):
+    run_predict()
+    before = contents(tmp_path / "out")
+    monkeypatch.setattr("av.codecs_available", {"ffv1"})
+    with pytest.raises(InputError, match=r"needs the encoder libx264, .* or add --no-draw"):
+        run_predict(overwrite=True)
+    assert contents(tmp_path / "out") == before
