@@ -17,7 +17,7 @@ from retinanet.prediction.journal import Entry, Journal
 from retinanet.prediction.outputs import OutputFolder, drawn_video_name, frame_stem
 from retinanet.prediction.plan import InputFile, Plan
 from retinanet.prediction.writers.images import write_crops
-from retinanet.prediction.writers.video import write_video
+from retinanet.prediction.writers.video import NotDrawn, write_video
 from retinanet.runtime.console import progress
 from retinanet.structures import Detections
 from retinanet.visualization.draw import draw_detections
@@ -46,7 +46,7 @@ class VideoRun:
         """Detect the objects in the frames without a result, and draw the video.
 
         Frames before a damage have results, and the damage is recorded as the error of the video. The next run tries
-        to read the frames after them.
+        to read the frames after them. If the video cannot be drawn, that is recorded in the same way.
 
         Returns: the number of frames whose results an earlier call had written.
 
@@ -71,7 +71,7 @@ class VideoRun:
                 log.info("continuing: the results of %d frames of %s exist", reused, file.name)
             self._detect(file, stamp, video, reused, batch_size)
         if not self._is_drawn(file):
-            self._draw(file, video)
+            self._draw(file, stamp, video)
         return reused
 
     def _is_drawn(self, file: InputFile) -> bool:
@@ -151,18 +151,22 @@ class VideoRun:
         }
         self._journal.append([record if error is None else {**record, "error": str(error)}])
 
-    def _draw(self, file: InputFile, video: Video) -> None:
-        """Write the video with the recorded detections drawn on it."""
+    def _draw(self, file: InputFile, stamp: list[int] | None, video: Video) -> None:
+        """Write the video with the recorded detections drawn on it, or record why it cannot be drawn."""
         entry = self._journal.entry(file.path)
         if entry is None or entry.num_frames == 0:
             return
         frames = video.frames()
-        with (
-            closing(frames),
-            closing(progress(None, f"drawing {file.name}", entry.num_frames, unit="frames")) as bar,
-            self._folder.replacing(drawn_video_name(file.stem)) as output,
-        ):
-            write_video(output, video, self._drawn(file, itertools.islice(frames, entry.num_frames), bar.update))
+        try:
+            with (
+                closing(frames),
+                closing(progress(None, f"drawing {file.name}", entry.num_frames, unit="frames")) as bar,
+                self._folder.replacing(drawn_video_name(file.stem)) as output,
+            ):
+                used = itertools.islice(frames, entry.num_frames)
+                write_video(output, video, self._drawn(file, used, bar.update))
+        except NotDrawn as error:
+            self._record(file, stamp, entry.num_frames, [], size=None, error=error)
 
     def _drawn(
         self, file: InputFile, frames: Iterator[VideoFrame], finished: Callable[[], object]
