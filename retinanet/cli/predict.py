@@ -113,7 +113,8 @@ def run(arguments: argparse.Namespace) -> int:
                 overwrite=arguments.overwrite,
             )
     except PredictionInterrupted as stop:
-        print(f"{stop}; to continue, run the same command again", file=sys.stderr)
+        again = "again without --overwrite" if arguments.overwrite else "again"
+        print(f"{stop}; to continue, run the same command {again}", file=sys.stderr)
         return EXIT_TERMINATED if isinstance(stop.__cause__, Terminated) else EXIT_INTERRUPTED
     thresholds = set(prediction.thresholds.values())
     scored = f"of at least {thresholds.pop():g}" if len(thresholds) == 1 else "above the threshold of its class"

@@ -178,7 +178,7 @@ class Journal:
     def _cannot_be_written(self, error: OSError) -> InputError:
         return InputError(
             f"{self.path}: cannot be written: {error.strerror or error}; the results so far are kept; to continue, "
-            "correct this and run the same command again"
+            "correct this and run the same command again, without --overwrite"
         )
 
     def _read(self) -> None:

@@ -137,7 +137,7 @@ class OutputFolder:
         except OSError as error:
             raise InputError(
                 f"{self.path / name}: cannot be written: {error.strerror or error}; to continue, correct this and run "
-                "the same command again"
+                "the same command again, without --overwrite"
             ) from None
 
     def write(self, name: str, content: bytes) -> None:

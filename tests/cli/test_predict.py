@@ -12,6 +12,7 @@ from contextlib import suppress
 import pytest
 
 from retinanet.cli.predict import main
+from retinanet.prediction.run import PredictionInterrupted
 from tests.helpers.predictions import contents, save_overdetecting_checkpoint, write_noise_images
 from tests.helpers.processes import RETINANET, Program
 from tests.helpers.videos import cut, needs_pyav, noise_frames, write_video
@@ -145,6 +146,17 @@ def test_a_stop_signal_keeps_the_results_and_says_how_to_continue(arguments, und
     assert message.split()[2] == str(len(images))
     assert main([*arguments, str(output)]) == 0
     assert contents(output) == undisturbed
+
+
+def test_an_interrupted_overwrite_is_continued_without_overwriting_again(arguments, tmp_path, monkeypatch, capsys):
+    def interrupted(*args, **kwargs):
+        raise PredictionInterrupted(5, 16)
+
+    monkeypatch.setattr("retinanet.prediction.predict.run_plan", interrupted)
+    for option, expected in (([], "again"), (["--overwrite"], "again without --overwrite")):
+        assert main([*arguments, str(tmp_path / "out"), *option]) == 130
+        message = f"interrupted after 5 of 16 images; to continue, run the same command {expected}\n"
+        assert capsys.readouterr().err == message
 
 
 @pytest.mark.slow
