@@ -1,6 +1,7 @@
 """Opening files to read windows: which are decoded at once, which are rejected, and files larger than the memory."""
 
 import io
+import struct
 import tracemalloc
 
 import numpy as np
@@ -119,6 +120,15 @@ def test_positions_outside_the_file(position):
     data = tiff_of(np.zeros((16, 16, 3), np.uint8), tile=(16, 16), deflate=True, photometric=2, tags=tags)
     with open_windows(data, SETTINGS, whole_pixels=0) as source, pytest.raises(InputError, match="damaged or trunc"):
         source.read(Window(0, 0, 10, 10))
+
+
+def test_negative_sizes_do_not_read_the_whole_file():
+    data = tiff_of(np.zeros((16, 16, 3), np.uint8), tile=(16, 16), deflate=True, photometric=2)
+    at = data.index(struct.pack("<HHI", 325, 4, 1))  # the size of the only tile, as signed numbers are stored
+    data = data[:at] + struct.pack("<HHIi", 325, 9, 1, -1) + data[at + 12 :]
+    with pytest.raises(InputError, match="strips or tiles with a negative position or size"):
+        with open_windows(data, SETTINGS):
+            pass
 
 
 TILED = [
