@@ -116,7 +116,7 @@ class PlainProgress:
         """Do nothing: there is no bar to remove."""
 
     def _position(self, now: float) -> str:
-        if not self._total:
+        if not self._total or self._done > self._total:  # the header of a video may give too few frames
             return f"{self._done} done"
         seconds_per_item = (now - self._start) / (self._done - self._initial)
         left = (self._total - self._done) * seconds_per_item
