@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retinanet.errors import InputError
+from retinanet.formats.images import window_reader
 from retinanet.formats.images.reader import read_image
 from retinanet.formats.images.settings import ImageSettings
 from retinanet.formats.images.tiff_windows import TiffWindows
@@ -43,11 +44,14 @@ def test_small_images_are_decoded_at_once():
 @pytest.mark.parametrize(
     ("data", "reason"), [(saved("PNG"), "its format is PNG"), (saved("BMP"), "its format is BMP")], ids=["PNG", "BMP"]
 )
-def test_formats_without_windows_are_decoded_at_once(data, reason, caplog):
+def test_formats_without_windows_are_decoded_at_once_with_a_note_if_they_are_large(data, reason, caplog, monkeypatch):
     caplog.set_level("INFO")
-    with open_windows(data, SETTINGS, whole_pixels=0) as source:
-        assert isinstance(source, DecodedImage)
-        assert torch.equal(source.read(WINDOW), PART)
+    for noted_pixels in (HEIGHT * WIDTH, HEIGHT * WIDTH - 1):
+        assert caplog.text == ""
+        monkeypatch.setattr(window_reader, "NOTED_PIXELS", noted_pixels)
+        with open_windows(data, SETTINGS, whole_pixels=0) as source:
+            assert isinstance(source, DecodedImage)
+            assert torch.equal(source.read(WINDOW), PART)
     assert reason in caplog.text and "gdal_translate -co TILED=YES" in caplog.text
 
 
