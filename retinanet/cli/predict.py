@@ -13,6 +13,7 @@ from retinanet.cli.arguments import CommandParser, fraction, output_path, positi
 from retinanet.cli.interrupts import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated, begin_work, raising_terminated
 from retinanet.cli.process import exit_code
 from retinanet.inference.thresholds import DEFAULT_THRESHOLD
+from retinanet.runtime.console import counted
 
 if TYPE_CHECKING:
     from retinanet.prediction.plan import Plan
@@ -112,28 +113,31 @@ def run(arguments: argparse.Namespace) -> int:
                 overwrite=arguments.overwrite,
             )
     except PredictionInterrupted as stop:
-        print(f"{stop}; to continue, run the same command again", file=sys.stderr)
+        again = "again without --overwrite" if arguments.overwrite else "again"
+        print(f"{stop}; to continue, run the same command {again}", file=sys.stderr)
         return EXIT_TERMINATED if isinstance(stop.__cause__, Terminated) else EXIT_INTERRUPTED
     thresholds = set(prediction.thresholds.values())
     scored = f"of at least {thresholds.pop():g}" if len(thresholds) == 1 else "above the threshold of its class"
-    print(f"{prediction.num_objects} objects with a score {scored} in {_places(plan, prediction)}: {plan.folder}")
+    objects = counted(prediction.num_objects, "object")
+    print(f"{objects} with a score {scored} in {_places(plan, prediction)}: {plan.folder}")
     if not prediction.failures:
         return 0
-    failed = "images or videos could not be read completely" if plan.videos else "images could not be read"
-    print(f"{len(prediction.failures)} {failed}:", file=sys.stderr)
+    number = len(prediction.failures)
+    if plan.videos:
+        failed = f"{counted(number, 'image or video', 'images or videos')} could not be read completely"
+    else:
+        failed = f"{counted(number, 'image')} could not be read"
+    print(f"{failed}:", file=sys.stderr)
     for failure in prediction.failures[:MAX_LISTED]:
         print(f"  {failure.reason}", file=sys.stderr)
-    if len(prediction.failures) > MAX_LISTED:
-        print(
-            f"  and {len(prediction.failures) - MAX_LISTED} more, see info.failed in detections.json", file=sys.stderr
-        )
+    if number > MAX_LISTED:
+        print(f"  and {number - MAX_LISTED} more, see info.failed in detections.json", file=sys.stderr)
     return EXIT_UNREADABLE
 
 
 def _places(plan: "Plan", prediction: "Prediction") -> str:
     """What the results are of, such as "3 images and 250 frames of 1 video"."""
-    places = [f"{prediction.num_images} images"] if plan.images else []
+    places = [counted(prediction.num_images, "image")] if plan.images else []
     if plan.videos:
-        plural = "" if prediction.num_videos == 1 else "s"
-        places.append(f"{prediction.num_frames} frames of {prediction.num_videos} video{plural}")
+        places.append(f"{counted(prediction.num_frames, 'frame')} of {counted(prediction.num_videos, 'video')}")
     return " and ".join(places)

@@ -53,6 +53,10 @@ class Journal:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def paths_with_results(self) -> list[str]:
+        """Absolute paths of the images, and of the videos, that were read, in whole or in part."""
+        return [path for path, entry in self._entries.items() if entry.num_frames or not entry.failed]
+
     def __contains__(self, path: str) -> bool:
         return path in self._entries
 
@@ -174,7 +178,7 @@ class Journal:
     def _cannot_be_written(self, error: OSError) -> InputError:
         return InputError(
             f"{self.path}: cannot be written: {error.strerror or error}; the results so far are kept; to continue, "
-            "correct this and run the same command again"
+            "correct this and run the same command again, without --overwrite"
         )
 
     def _read(self) -> None:

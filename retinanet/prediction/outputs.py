@@ -137,7 +137,7 @@ class OutputFolder:
         except OSError as error:
             raise InputError(
                 f"{self.path / name}: cannot be written: {error.strerror or error}; to continue, correct this and run "
-                "the same command again"
+                "the same command again, without --overwrite"
             ) from None
 
     def write(self, name: str, content: bytes) -> None:
@@ -150,15 +150,25 @@ class OutputFolder:
             file.write(content)
 
     def remove(self, name: str) -> None:
-        """Remove a file if it exists, and the folders that are empty without it."""
+        """Remove a file if it exists, and the folders that are empty without it.
+
+        Raises:
+            InputError: the file cannot be removed.
+        """
         path = self.path / name
         if path.is_dir() or not os.path.lexists(path):
             return
-        path.unlink()
-        for parent in path.parents:
-            if parent == self.path or any(parent.iterdir()):
-                return
-            parent.rmdir()
+        try:
+            path.unlink()
+            for parent in path.parents:
+                if parent == self.path or any(parent.iterdir()):
+                    return
+                parent.rmdir()
+        except OSError as error:  # on Windows, also if another program has opened the file
+            raise InputError(
+                f"{path}: cannot be removed: {error.strerror or error}; correct its permissions or close the program "
+                "that uses it, and run the same command again"
+            ) from None
 
     def has(self, name: str) -> bool:
         """Whether a file exists and is not empty, as it may be after a power failure."""

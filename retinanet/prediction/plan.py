@@ -104,7 +104,8 @@ def plan_prediction(
     videos = [file for file in files if is_video(file.file)]
     if videos:
         check_videos_can_be_read(videos[0].file)
-    images = [file for file in files if file not in set(videos)]
+    paths = {video.path for video in videos}
+    images = [file for file in files if file.path not in paths]
     plan = Plan(images, folder, outputs or Outputs(), videos, frames_per_second)
     plan.check(journal)
     return plan

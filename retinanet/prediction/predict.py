@@ -15,6 +15,8 @@ from retinanet.prediction.outputs import ImageFormat, OutputFolder, Outputs
 from retinanet.prediction.plan import Plan, plan_prediction
 from retinanet.prediction.run import Prediction, Run
 from retinanet.prediction.settings import check_same, settings_of
+from retinanet.prediction.writers.video import check_encoder
+from retinanet.runtime.console import counted
 from retinanet.runtime.lock import holder_of, try_lock
 from retinanet.visualization.fonts import missing_characters
 
@@ -120,6 +122,8 @@ def run_plan(
             "note: no font on this computer shows %s, drawn as ?; install the fonts DejaVu Sans or Noto Sans",
             "".join(sorted(missing)),
         )
+    if plan.videos and plan.outputs.draw:
+        check_encoder()
     make_folder(plan.folder)
     with try_lock(plan.folder / LOCK_FILE) as is_ours:
         if not is_ours:
@@ -168,11 +172,12 @@ def _begin(plan: Plan, journal: Journal, folder: OutputFolder, settings: dict[st
         journal.start(settings, plan.names())
         return
     check_same(plan.folder, journal.settings, settings)
-    others = len(journal) - sum(file.path in journal for file in plan.images + plan.videos)
-    if others and others == len(journal):
+    paths = {file.path for file in plan.images + plan.videos}
+    others = sum(path not in paths for path in journal.paths_with_results())
+    if others and not any(path in journal for path in paths):
+        found = counted(others, "other image or video", "other images or videos")
         raise InputError(
-            f"{plan.folder}: contains the results of {others} other images or videos; choose another --output, or "
-            "start over with --overwrite"
+            f"{plan.folder}: contains the results of {found}; choose another --output, or start over with --overwrite"
         )
     if others:
         log.info(

@@ -19,7 +19,7 @@ from retinanet.prediction.writers.coco import write_coco
 from retinanet.prediction.writers.images import write_crops, write_drawn
 from retinanet.prediction.writers.tables import write_counts, write_detections
 from retinanet.prediction.writers.yolo import write_yolo
-from retinanet.runtime.console import counted_progress, progress
+from retinanet.runtime.console import counted, counted_progress, progress
 from retinanet.structures import Detections
 
 log = logging.getLogger(__name__)
@@ -45,8 +45,8 @@ class PredictionInterrupted(KeyboardInterrupt):
     """
 
     def __init__(self, num_done: int, num_images: int, num_frames: int | None = None):
-        done = [f"{num_done} of {num_images} images"] if num_images else []
-        done += [] if num_frames is None else [f"{num_frames} frames"]
+        done = [f"{num_done} of {counted(num_images, 'image')}"] if num_images else []
+        done += [] if num_frames is None else [counted(num_frames, "frame")]
         super().__init__(f"interrupted after {' and '.join(done)}")
         self.num_done = num_done
         self.num_images = num_images
@@ -95,7 +95,7 @@ class Run:
         num_images = len(self._plan.images)
         pending = [position for position in range(num_images) if not self._is_done(position)]
         pending.sort(key=self._has_failed)  # try these last, so that a call that is interrupted early makes progress
-        reused = done = num_images - len(pending)
+        reused = num_images - len(pending)
         if reused:
             log.info("continuing: the results of %d of %d images exist", reused, num_images)
         reused_frames = 0
@@ -104,7 +104,6 @@ class Run:
                 with closing(progress(None, "predicting", num_images, initial=reused, unit="images")) as bar:
                     for batch in _batches(pending, batch_size):
                         self._predict(batch, batch_size)
-                        done += len(batch)
                         for _ in batch:
                             bar.update()
             for video in self._plan.videos:
@@ -112,6 +111,7 @@ class Run:
             self._write_results()
         except KeyboardInterrupt as stop:
             self._write_results()
+            done = sum(map(self._is_done, range(num_images)))
             num_frames = self._results.num_frames if self._results.has_videos else None
             raise PredictionInterrupted(done, num_images, num_frames) from stop
         except BaseException:

@@ -17,7 +17,7 @@ from retinanet.prediction.journal import Entry, Journal
 from retinanet.prediction.outputs import OutputFolder, drawn_video_name, frame_stem
 from retinanet.prediction.plan import InputFile, Plan
 from retinanet.prediction.writers.images import write_crops
-from retinanet.prediction.writers.video import check_encoder, write_video
+from retinanet.prediction.writers.video import NotDrawn, write_video
 from retinanet.runtime.console import progress
 from retinanet.structures import Detections
 from retinanet.visualization.draw import draw_detections
@@ -41,21 +41,25 @@ class VideoRun:
         self._min_score = min_score
         self._journal = journal
         self._folder = folder
-        if plan.videos and plan.outputs.draw:
-            check_encoder()
 
     def run(self, file: InputFile, batch_size: int) -> int:
         """Detect the objects in the frames without a result, and draw the video.
 
+<<<<<<< HEAD
         If the video is damaged, the frames before the damage have results, and the damage is recorded as its error. The
         next run tries to read the frames after them.
+=======
+        Frames before a damage have results, and the damage is recorded as the error of the video. The next run tries
+        to read the frames after them. If the video cannot be drawn, that is recorded in the same way.
+>>>>>>> review-b
 
         Returns: the number of frames whose results an earlier call had written.
 
         Raises:
             InputError: a file cannot be written.
         """
-        entry = self._recorded(file)
+        stamp = _stamp(file.path)  # before reading, so that a change while the video is read is noticed later
+        entry = self._recorded(file, stamp)
         reused = 0 if entry is None else entry.num_frames
         if entry is None and self._plan.outputs.draw:
             self._folder.remove(drawn_video_name(file.stem))  # it shows a file that has changed since
@@ -65,23 +69,23 @@ class VideoRun:
         try:
             video = self._opened(file)
         except InputError as error:
-            self._record(file, reused, [], size=None, error=error)
+            self._record(file, stamp, reused, [], size=None, error=error)
             return reused
         if not is_done:
             if reused:
                 log.info("continuing: the results of %d frames of %s exist", reused, file.name)
-            self._detect(file, video, reused, batch_size)
+            self._detect(file, stamp, video, reused, batch_size)
         if not self._is_drawn(file):
-            self._draw(file, video)
+            self._draw(file, stamp, video)
         return reused
 
     def _is_drawn(self, file: InputFile) -> bool:
         return not self._plan.outputs.draw or self._folder.has(drawn_video_name(file.stem))
 
-    def _recorded(self, file: InputFile) -> Entry | None:
+    def _recorded(self, file: InputFile, stamp: list[int] | None) -> Entry | None:
         """The recorded results of a video; None if there are none, or its file has changed since."""
         entry = self._journal.entry(file.path)
-        return entry if entry is not None and (entry.name, entry.stamp) == (file.name, _stamp(file.path)) else None
+        return entry if entry is not None and (entry.name, entry.stamp) == (file.name, stamp) else None
 
     def _opened(self, file: InputFile) -> Video:
         cfg = self._predictor.cfg
@@ -92,7 +96,7 @@ class VideoRun:
             )
         return open_video(file.file, frames_per_second=self._plan.frames_per_second, max_pixels=cfg.data.max_pixels)
 
-    def _detect(self, file: InputFile, video: Video, start: int, batch_size: int) -> None:
+    def _detect(self, file: InputFile, stamp: list[int] | None, video: Video, start: int, batch_size: int) -> None:
         """Detect the objects in the frames from `start` on, and record them batch by batch."""
         frames = video.frames(skip=start)
         description, total = f"predicting {file.name}", video.num_frames
@@ -105,7 +109,7 @@ class VideoRun:
                     self._folder.remove(drawn_video_name(file.stem))  # lacks these frames
                 found = self._detected(file, batch)
                 ended = len(batch) < size
-                self._record(file, start, found, size=video.size, ended=ended, error=error)
+                self._record(file, stamp, start, found, size=video.size, ended=ended, error=error)
                 start += len(batch)
                 for _ in batch:
                     bar.update()
@@ -133,6 +137,7 @@ class VideoRun:
     def _record(
         self,
         file: InputFile,
+        stamp: list[int] | None,
         start: int,
         frames: list[dict[str, Any]],
         *,
@@ -143,7 +148,7 @@ class VideoRun:
         record = {
             "path": file.path,
             "name": file.name,
-            "stamp": _stamp(file.path),
+            "stamp": stamp,
             "size": size,
             "start": start,
             "frames": frames,
@@ -151,18 +156,22 @@ class VideoRun:
         }
         self._journal.append([record if error is None else {**record, "error": str(error)}])
 
-    def _draw(self, file: InputFile, video: Video) -> None:
-        """Write the video with the recorded detections drawn on it."""
+    def _draw(self, file: InputFile, stamp: list[int] | None, video: Video) -> None:
+        """Write the video with the recorded detections drawn on it, or record why it cannot be drawn."""
         entry = self._journal.entry(file.path)
         if entry is None or entry.num_frames == 0:
             return
         frames = video.frames()
-        with (
-            closing(frames),
-            closing(progress(None, f"drawing {file.name}", entry.num_frames, unit="frames")) as bar,
-            self._folder.replacing(drawn_video_name(file.stem)) as output,
-        ):
-            write_video(output, video, self._drawn(file, itertools.islice(frames, entry.num_frames), bar.update))
+        try:
+            with (
+                closing(frames),
+                closing(progress(None, f"drawing {file.name}", entry.num_frames, unit="frames")) as bar,
+                self._folder.replacing(drawn_video_name(file.stem)) as output,
+            ):
+                used = itertools.islice(frames, entry.num_frames)
+                write_video(output, video, self._drawn(file, used, bar.update))
+        except NotDrawn as error:
+            self._record(file, stamp, entry.num_frames, [], size=None, error=error)
 
     def _drawn(
         self, file: InputFile, frames: Iterator[VideoFrame], finished: Callable[[], object]

@@ -116,7 +116,7 @@ class PlainProgress:
         """Do nothing: there is no bar to remove."""
 
     def _position(self, now: float) -> str:
-        if not self._total:
+        if not self._total or self._done > self._total:  # the header of a video may give too few frames
             return f"{self._done} done"
         seconds_per_item = (now - self._start) / (self._done - self._initial)
         left = (self._total - self._done) * seconds_per_item
@@ -201,6 +201,11 @@ def escape_controls(text: str) -> str:
     File and class names may contain them. Line breaks and tabs are kept.
     """
     return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """A count with its noun; the plural is the one given, or ends in s."""
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"
 
 
 def format_duration(seconds: float) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from retinanet.errors import InputError
-from retinanet.runtime.console import escape_controls
+from retinanet.runtime.console import counted, escape_controls
 from retinanet.visualization.draw import as_rgb
 
 JPEG_QUALITY = 85
@@ -88,7 +88,7 @@ def _environment(package: str) -> Environment:
         lstrip_blocks=True,
         finalize=_visible,
     )
-    environment.globals["plural"] = _plural
+    environment.globals["plural"] = counted
     return environment
 
 
@@ -106,11 +106,6 @@ def _generator_tag(command: str) -> str:
 def _source(environment: Environment, name: str) -> str:
     assert environment.loader is not None
     return environment.loader.get_source(environment, name)[0]
-
-
-def _plural(count: int, noun: str, plural: str | None = None) -> str:
-    """A count with its noun; the plural is the one given, or ends in s."""
-    return f"{count} {noun if count == 1 else plural or noun + 's'}"
 
 
 def _visible(value: Any) -> Any:

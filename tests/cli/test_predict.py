@@ -12,6 +12,7 @@ from contextlib import suppress
 import pytest
 
 from retinanet.cli.predict import main
+from retinanet.prediction.run import PredictionInterrupted
 from tests.helpers.predictions import contents, save_overdetecting_checkpoint, write_noise_images
 from tests.helpers.processes import RETINANET, Program
 from tests.helpers.videos import cut, needs_pyav, noise_frames, write_video
@@ -99,7 +100,7 @@ def test_a_truncated_video_is_named_and_gives_exit_code_1(checkpoint, tmp_path, 
     frames = json.loads((tmp_path / "out" / "detections.json").read_text())["images"]
     assert [frame["frame_id"] for frame in frames] == list(range(0, 2 * len(frames), 2)) and frames
     assert f"in {len(frames)} frames of 1 video: " in printed.out
-    assert printed.err.startswith("1 images or videos could not be read completely:\n")
+    assert printed.err.startswith("1 image or video could not be read completely:\n")
     assert f"{file}: damaged or truncated after " in printed.err
 
 
@@ -145,6 +146,17 @@ def test_a_stop_signal_keeps_the_results_and_says_how_to_continue(arguments, und
     assert message.split()[2] == str(len(images))
     assert main([*arguments, str(output)]) == 0
     assert contents(output) == undisturbed
+
+
+def test_an_interrupted_overwrite_is_continued_without_overwriting_again(arguments, tmp_path, monkeypatch, capsys):
+    def interrupted(*args, **kwargs):
+        raise PredictionInterrupted(5, 16)
+
+    monkeypatch.setattr("retinanet.prediction.predict.run_plan", interrupted)
+    for option, expected in (([], "again"), (["--overwrite"], "again without --overwrite")):
+        assert main([*arguments, str(tmp_path / "out"), *option]) == 130
+        message = f"interrupted after 5 of 16 images; to continue, run the same command {expected}\n"
+        assert capsys.readouterr().err == message
 
 
 @pytest.mark.slow

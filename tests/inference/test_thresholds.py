@@ -92,14 +92,14 @@ def test_predict_counts_what_exceeds_the_thresholds_unless_min_score_is_given(
     assert predict(arguments) == 0
     printed = capsys.readouterr().out
     assert printed.count("using the score threshold of each class") == 1
-    assert f"{expected} objects with a score above the threshold of its class in 1 images" in printed
+    assert f"{expected} objects with a score above the threshold of its class in 1 image:" in printed
     document = json.loads((tmp_path / "out" / "detections.json").read_text())
     assert len(document["annotations"]) == expected
     assert document["info"]["thresholds"] == dict(zip(("one", "two"), thresholded[1], strict=True))
     everything = Predictor.from_checkpoint(plain)(image)
     assert predict([*arguments, "--min-score", "0.5", "--overwrite"]) == 0
     printed = capsys.readouterr().out
-    assert "threshold" not in printed and "with a score of at least 0.5 in 1 images" in printed
+    assert "threshold" not in printed and "with a score of at least 0.5 in 1 image:" in printed
     document = json.loads((tmp_path / "out" / "detections.json").read_text())
     assert len(document["annotations"]) == int((everything.scores >= 0.5).sum())
 
@@ -108,7 +108,7 @@ def test_predict_counts_what_exceeds_the_thresholds_unless_min_score_is_given(
     ("arguments", "counted"),
     [
         ([], "2 objects with a score above the threshold of its class"),  # also below the default threshold
-        (["--min-score", "0.5"], "1 objects with a score of at least 0.5"),
+        (["--min-score", "0.5"], "1 object with a score of at least 0.5"),
     ],
 )
 def test_predict_counts_what_it_draws(thresholded, image, tmp_path, monkeypatch, capsys, arguments, counted):

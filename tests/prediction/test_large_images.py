@@ -91,7 +91,7 @@ def test_an_interruption_between_tiles_keeps_the_finished_images(checkpoint, tmp
             raise KeyboardInterrupt
 
     calls = []
-    with monkeypatch.context() as patch, pytest.raises(PredictionInterrupted):
+    with monkeypatch.context() as patch, pytest.raises(PredictionInterrupted, match="after 1 of 2 images"):
         patch.setattr(predictor.Predictor, "detect_in", interrupted)
         predict(checkpoint, tmp_path / "windows", tmp_path / "out", TILES)
     assert len(calls) == 2

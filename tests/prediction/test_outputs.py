@@ -1,6 +1,7 @@
 """Names of output files, checks that protect other files, and atomic writes."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -89,6 +90,17 @@ def test_removing_a_file_removes_its_empty_folders(tmp_path):
     assert folder.has("a/b/d.txt") and not folder.has("a/b/c.txt")
     folder.remove("a/b/d.txt")
     assert [path.name for path in tmp_path.iterdir()] == ["e.txt"]
+
+
+def test_a_file_that_cannot_be_removed_is_reported(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    folder = OutputFolder(tmp_path)
+    folder.write("a.txt", b"x")
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(InputError, match=r"a\.txt: cannot be removed: Permission denied; correct its permissions"):
+        folder.remove("a.txt")
 
 
 def test_an_empty_file_does_not_count(tmp_path):

@@ -2,10 +2,10 @@
 
 import csv
 import json
+import os
 
 import numpy as np
 import pytest
-import torch
 from pycocotools.coco import COCO
 
 from retinanet import Predictor, open_video, predict
@@ -13,6 +13,7 @@ from retinanet.errors import InputError
 from retinanet.prediction.journal import Journal
 from retinanet.prediction.run import PredictionInterrupted
 from retinanet.prediction.videos import VideoRun
+from retinanet.prediction.writers import video
 from tests.helpers.predictions import contents, save_overdetecting_checkpoint, write_noise_images
 from tests.helpers.videos import CLOCKWISE, cut, needs_pyav, noise_frames, rotate, write_video
 
@@ -135,7 +136,7 @@ def test_a_continued_prediction_writes_the_same_bytes_and_repeats_nothing(
     run_predict(output=tmp_path / "undisturbed", **options)
     stop_after(batches)
     done = min(2 * batches, 3 + 2 * max(0, batches - 2))
-    with pytest.raises(PredictionInterrupted, match=f"interrupted after 1 of 1 images and {done} frames"):
+    with pytest.raises(PredictionInterrupted, match=f"interrupted after 1 of 1 image and {done} frames"):
         run_predict(**options)
     document = json.loads((tmp_path / "out" / "detections.json").read_text())
     assert len(document["images"]) == 1 + done
@@ -147,6 +148,19 @@ def test_a_continued_prediction_writes_the_same_bytes_and_repeats_nothing(
         frames = [frame["frame"] for part in journal.parts(str(path)) for frame in part["frames"]]
         assert frames == list(range(number))
     journal.close()
+
+
+def test_a_video_that_changes_while_it_is_read_is_read_again(run_predict, inputs, monkeypatch):
+    file, original = inputs / "a.mp4", VideoRun._detected
+
+    def changing(self, video, batch):
+        os.utime(file, (0, 0))
+        return original(self, video, batch)
+
+    monkeypatch.setattr(VideoRun, "_detected", changing)
+    run_predict(inputs=file)
+    monkeypatch.undo()
+    assert [run_predict(inputs=file).num_reused for _ in range(2)] == [0, 5]
 
 
 def test_nothing_is_detected_or_drawn_again(run_predict, monkeypatch, tmp_path):
@@ -198,6 +212,21 @@ def test_a_video_without_any_frame_is_a_failure(run_predict, inputs, tmp_path):
     assert not (tmp_path / "out" / "a.mp4").exists()
 
 
+def test_a_video_that_cannot_be_drawn_keeps_its_results_and_costs_no_other_input(run_predict, monkeypatch, tmp_path):
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(video, "OPTIONS", {"preset": "none of those that x264 has"})
+            result = run_predict()
+        assert (result.num_images, result.num_videos, result.num_frames) == (1, 2, 8)
+        assert [failure.name for failure in result.failures] == ["Größe.mkv", "a.mp4"]
+        assert "cannot be encoded as H.264" in result.failures[0].reason
+    assert set(contents(tmp_path / "out")) == {"b.png", "counts.csv", "detections.csv", "detections.json"}
+    result = run_predict()
+    assert (result.num_reused, result.failures) == (9, [])
+    run_predict(output=tmp_path / "undisturbed")
+    assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
+
+
 def test_frames_per_second_is_a_setting(run_predict, inputs, tmp_path):
     assert run_predict(inputs=inputs / "a.mp4", frames_per_second=10).num_frames == 2  # frames 0 and 3
     drawn = list(open_video(tmp_path / "out" / "a.mp4"))
@@ -242,31 +271,17 @@ def test_a_checkpoint_for_other_images_fails_only_on_videos(run_predict):
     assert all("whose frames are RGB" in failure.reason for failure in result.failures)
 
 
-def test_frames_of_a_generator_are_read_lazily(checkpoint, inputs):
-    predictor = Predictor.from_checkpoint(checkpoint)
-    taken = []
-
-    def frames():
-        for frame in open_video(inputs / "a.mp4"):
-            taken.append(frame.number)
-            yield frame
-
-    found = predictor.predict(frames(), batch_size=2)
-    first = next(found)
-    assert taken == [0, 1]
-    assert len(list(found)) == 4
-    frame = next(iter(open_video(inputs / "a.mp4")))
-    assert torch.equal(predictor(frame.image).scores, predictor(frame).scores)
-    torch.testing.assert_close(predictor(frame).boxes, first.boxes, rtol=1e-3, atol=1e-2)
-
-
-def test_a_video_passed_as_an_image_gets_advice(checkpoint, inputs):
-    with pytest.raises(InputError, match=r"a\.mp4: is a video \(MP4 or QuickTime\).*retinanet\.open_video"):
-        Predictor.from_checkpoint(checkpoint)(inputs / "a.mp4")
-
-
 def test_a_missing_package_is_reported_before_anything_is_written(run_predict, inputs, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r'mkv: is a video.*pip install "retinanet\[video\]"'):
         run_predict()
     assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_encoder_is_reported_before_earlier_results_are_discarded(run_predict, tmp_path, monkeypatch):
+    run_predict()
+    before = contents(tmp_path / "out")
+    monkeypatch.setattr("av.codecs_available", {"ffv1"})
+    with pytest.raises(InputError, match=r"needs the encoder libx264, .* or add --no-draw"):
+        run_predict(overwrite=True)
+    assert contents(tmp_path / "out") == before

@@ -178,6 +178,19 @@ def test_items_per_second_are_shown_if_the_items_have_a_name(monkeypatch, capsys
     )
 
 
+def test_more_items_than_expected_have_no_share_and_no_time_left(monkeypatch, capsys):
+    monkeypatch.setattr(module, "PLAIN_INTERVAL", 0.0)
+    bar = module.PlainProgress(None, "predicting", 3, initial=3, unit="frames")
+    bar.update()
+    assert capsys.readouterr().err == "predicting: 4 done\n"
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 images"), (1, "1 image"), (2, "2 images")])
+def test_counted_nouns(count, text):
+    assert module.counted(count, "image") == text
+    assert module.counted(count, "class", "classes").endswith("class" if count == 1 else "classes")
+
+
 # ---- durations
 
 

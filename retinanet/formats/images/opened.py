@@ -231,7 +231,7 @@ def open_image(
             if (tiff and tiff.is_raw) or start.startswith(b"CR\2", 8):
                 raise InputError(f"{path}: {RAW.format('DNG, NEF, CR2 or similar')}")
             file.seek(0)
-            accepted = max_tiff_pixels if tiff and max_tiff_pixels else max_pixels
+            accepted, advice = _limit(max_pixels, max_tiff_pixels, is_tiff=tiff is not None)
             image = _open_with_pillow(file, accepted, tiff)
             if tiff and tiff.dtype is None and image is None:
                 raise InputError(
@@ -241,10 +241,8 @@ def open_image(
             header = _header(image, tiff)
         except Image.DecompressionBombError as error:
             pixels = re.search(r"\d+", str(error))
-            raise InputError(
-                f"{path}: has {pixels[0] if pixels else 'too many'} pixels, expected at most {accepted}; shrink the "
-                "image or raise data.max_pixels"
-            ) from None
+            found = f"{pixels[0] if pixels else 'too many'} pixels"
+            raise InputError(f"{path}: has {found}, expected at most {accepted}; {advice}") from None
         except InputError:
             raise
         except Exception as error:
@@ -256,11 +254,17 @@ def open_image(
                 "convert the file or download it again"
             ) from error
         if header.height * header.width > accepted:
-            raise InputError(
-                f"{path}: has {header.height * header.width} pixels ({header.width} x {header.height}), expected "
-                f"at most {accepted}; shrink the image or raise data.max_pixels"
-            )
+            found = f"{header.height * header.width} pixels ({header.width} x {header.height})"
+            raise InputError(f"{path}: has {found}, expected at most {accepted}; {advice}")
         yield OpenedImage(path, file, image, tiff, header, max_pixels)
+
+
+def _limit(max_pixels: int, max_tiff_pixels: int | None, *, is_tiff: bool) -> tuple[int, str]:
+    """Return how many pixels an image may have, and what to do if it has more."""
+    if is_tiff and max_tiff_pixels:
+        return max_tiff_pixels, "divide the image into several files, or shrink it"
+    advice = "shrink the image or raise data.max_pixels"
+    return max_pixels, f"{advice}; to predict on it as it is, set inference.tile.size" if is_tiff else advice
 
 
 def _open_with_pillow(file: BinaryIO, max_pixels: int, tiff: Tiff | None) -> Image.Image | None:

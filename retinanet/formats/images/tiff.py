@@ -157,6 +157,9 @@ def _parse(tags: ImageFileDirectory_v2) -> Tiff:
     if min(block) < 1:
         raise ValueError(f"its tags give strips or tiles of {block[1]} x {block[0]} pixels")
     bits = many(258, (1,))
+    offsets, byte_counts = many(324 if is_tiled else 273), many(325 if is_tiled else 279)
+    if min(offsets + byte_counts, default=0) < 0:  # Pillow accepts signed numbers; `read` would return the whole file
+        raise ValueError("its tags give strips or tiles with a negative position or size")
     return Tiff(
         height=height,
         width=width,
@@ -169,8 +172,8 @@ def _parse(tags: ImageFileDirectory_v2) -> Tiff:
         is_planar=one(284, 1) == 2,
         predictor=one(317, 1),
         block=block,
-        offsets=many(324 if is_tiled else 273),
-        byte_counts=many(325 if is_tiled else 279),
+        offsets=offsets,
+        byte_counts=byte_counts,
         nodata=_number(tags.get(42113)),
         is_raw=DNG_VERSION in tags
         or one(262, 0) in RAW_PHOTOMETRICS

@@ -16,6 +16,7 @@ from retinanet.formats.images.windows import DecodedImage, Window, WindowSource
 log = logging.getLogger(__name__)
 
 WHOLE_PIXELS = 1 << 24  # images up to 4096 x 4096 are decoded at once: they need little memory
+NOTED_PIXELS = 1 << 26  # images with more than most cameras have are noted if they are decoded at once
 MAX_PIXELS = 10**10  # of an image that is read in windows
 CONVERT = (
     "convert it to a tiled TIFF, for example with `gdal_translate -co TILED=YES -co COMPRESS=DEFLATE` or "
@@ -80,5 +81,6 @@ def _source(part: Part) -> WindowSource:
             f"{found}, expected at most {file.max_pixels}, because it cannot be read in windows ({reason}); {CONVERT}, "
             "shrink it, or raise data.max_pixels"
         )
-    log.info("note: %s and is decoded at once, because %s; to save memory, %s", found, reason, CONVERT)
+    if header.height * header.width > NOTED_PIXELS:
+        log.info("note: %s and is decoded at once, because %s; to save memory, %s", found, reason, CONVERT)
     return DecodedImage(part.decode(apply_orientation=True).contiguous())

@@ -68,6 +68,9 @@ def test_pillow_limit_is_ignored_and_restored(tmp_path, monkeypatch, file_format
         InputError, match=r"714 pixels \(34 x 21\), expected at most 713; shrink the image or raise data\.max_pixels"
     ):
         read_image(path, max_pixels=HEIGHT * WIDTH - 1)
+    with pytest.raises(InputError) as error:
+        read_image(path, max_pixels=100)  # Pillow itself raises above twice the limit
+    assert ("set inference.tile.size" in str(error.value)) == (file_format == "TIFF")
     assert Image.MAX_IMAGE_PIXELS == 100
 
 

@@ -1,6 +1,7 @@
 """Opening files to read windows: which are decoded at once, which are rejected, and files larger than the memory."""
 
 import io
+import struct
 import tracemalloc
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retinanet.errors import InputError
+from retinanet.formats.images import window_reader
 from retinanet.formats.images.reader import read_image
 from retinanet.formats.images.settings import ImageSettings
 from retinanet.formats.images.tiff_windows import TiffWindows
@@ -42,11 +44,14 @@ def test_small_images_are_decoded_at_once():
 @pytest.mark.parametrize(
     ("data", "reason"), [(saved("PNG"), "its format is PNG"), (saved("BMP"), "its format is BMP")], ids=["PNG", "BMP"]
 )
-def test_formats_without_windows_are_decoded_at_once(data, reason, caplog):
+def test_formats_without_windows_are_decoded_at_once_with_a_note_if_they_are_large(data, reason, caplog, monkeypatch):
     caplog.set_level("INFO")
-    with open_windows(data, SETTINGS, whole_pixels=0) as source:
-        assert isinstance(source, DecodedImage)
-        assert torch.equal(source.read(WINDOW), PART)
+    for noted_pixels in (HEIGHT * WIDTH, HEIGHT * WIDTH - 1):
+        assert caplog.text == ""
+        monkeypatch.setattr(window_reader, "NOTED_PIXELS", noted_pixels)
+        with open_windows(data, SETTINGS, whole_pixels=0) as source:
+            assert isinstance(source, DecodedImage)
+            assert torch.equal(source.read(WINDOW), PART)
     assert reason in caplog.text and "gdal_translate -co TILED=YES" in caplog.text
 
 
@@ -95,7 +100,7 @@ def huge(*, tags=(), tile=(16, 16), side=30_000):
     ("data", "words"),
     [
         (huge(), "it is truncated, or its tags lack positions"),
-        (huge(side=200_000), "has 40000000000 pixels"),
+        (huge(side=200_000), "has 40000000000 pixels, .* at most 10000000000; divide the image"),
         (huge(tile=(30_000, 30_000)), "tiles are 30000 x 30000 pixels"),
         (huge(tags=[(323, 4, [30_000])]), "it is truncated"),
         (huge()[:100], "not supported|damaged"),
@@ -119,6 +124,15 @@ def test_positions_outside_the_file(position):
     data = tiff_of(np.zeros((16, 16, 3), np.uint8), tile=(16, 16), deflate=True, photometric=2, tags=tags)
     with open_windows(data, SETTINGS, whole_pixels=0) as source, pytest.raises(InputError, match="damaged or trunc"):
         source.read(Window(0, 0, 10, 10))
+
+
+def test_negative_sizes_do_not_read_the_whole_file():
+    data = tiff_of(np.zeros((16, 16, 3), np.uint8), tile=(16, 16), deflate=True, photometric=2)
+    at = data.index(struct.pack("<HHI", 325, 4, 1))  # the size of the only tile, as signed numbers are stored
+    data = data[:at] + struct.pack("<HHIi", 325, 9, 1, -1) + data[at + 12 :]
+    with pytest.raises(InputError, match="strips or tiles with a negative position or size"):
+        with open_windows(data, SETTINGS):
+            pass
 
 
 TILED = [

@@ -1,13 +1,15 @@
 """Drawn videos: equal frames give equal bytes, and frames with equal times are kept."""
 
 import io
+from contextlib import suppress
 
 import numpy as np
+import pytest
 import torch
 
 from retinanet.formats.videos.reader import open_video
-from retinanet.prediction.writers.video import write_video
-from tests.helpers.videos import needs_pyav, noise_frames
+from retinanet.prediction.writers.video import NotDrawn, write_video
+from tests.helpers.videos import cut, needs_pyav, noise_frames
 from tests.helpers.videos import write_video as write_source
 
 pytestmark = needs_pyav
@@ -46,3 +48,27 @@ def test_frames_with_equal_times_are_kept(tmp_path):
     (tmp_path / "b.mp4").write_bytes(encoded(video, frames))
     times = [frame.time for frame in open_video(tmp_path / "b.mp4")]
     assert len(times) == 3 and times[0] < times[1] < times[2] == 0.04
+
+
+def test_frames_that_h264_does_not_support(tmp_path):
+    images = noise_frames(1, height=16, width=16_400)  # x264 encodes at most 16,384 columns
+    video = open_video(write_source(tmp_path / "a.mkv", images, codec="ffv1", pixels="bgr0"))
+    with pytest.raises(NotDrawn, match=r"a\.mkv: its frames of 16400 x 16 pixels, 25 per second, cannot be encoded"):
+        encoded(video, ((frame.time, frame.image) for frame in video))
+
+
+def test_damage_that_appears_while_a_video_is_drawn(tmp_path):
+    frames, options = noise_frames(24), {"movflags": "faststart"}
+    file = write_source(tmp_path / "a.mp4", frames, codec="mpeg4", options=options)
+    video = open_video(file)
+    cut(file, 0.5)
+    with pytest.raises(NotDrawn, match=r"a\.mp4: damaged or truncated .*; the video is not drawn"):
+        encoded(video, ((frame.time, frame.image) for frame in video))
+
+
+def test_a_full_disk_is_not_an_error_of_the_video(tmp_path, small_disk):
+    video = open_video(write_source(tmp_path / "a.mp4", noise_frames(12, height=480, width=640)))
+    frames = ((frame.time, frame.image) for frame in video)
+    with suppress(OSError), open(small_disk / "a.mp4", "wb") as file:  # closing it fails, too
+        with pytest.raises(OSError, match="No space left on device"):
+            write_video(file, video, frames)
