@@ -217,6 +217,11 @@ class Journal:
             raise InputError(f"{self.path}: cannot be read: {error.strerror}; choose another --output") from None
 
 
+def crops_in(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Names of the crops of recorded images, and of the frames of recorded videos."""
+    return [name for record in records for result in record.get("frames", [record]) for name in result.get("crops", ())]
+
+
 def _line(values: Mapping[str, Any]) -> bytes:
     return json.dumps(values).encode() + b"\n"
 

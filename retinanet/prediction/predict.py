@@ -10,7 +10,7 @@ from retinanet.config.load import is_overridden
 from retinanet.errors import InputError, make_folder
 from retinanet.inference.predictor import Predictor
 from retinanet.inference.thresholds import DEFAULT_THRESHOLD
-from retinanet.prediction.journal import Journal
+from retinanet.prediction.journal import Journal, crops_in
 from retinanet.prediction.outputs import ImageFormat, OutputFolder, Outputs
 from retinanet.prediction.plan import Plan, plan_prediction
 from retinanet.prediction.run import Prediction, Run
@@ -160,13 +160,7 @@ def _thresholds(predictor: Predictor, overrides: str | Sequence[str], min_score:
 def _begin(plan: Plan, journal: Journal, folder: OutputFolder, settings: dict[str, Any], *, overwrite: bool) -> None:
     """Start the journal or check that it can be continued, and record the names of the output files in it."""
     if journal.settings is not None and overwrite:
-        crops = [
-            name
-            for record in journal.records()
-            for result in record.get("frames", [record])
-            for name in result.get("crops", ())
-        ]
-        for name in sorted({*journal.names, *crops}):
+        for name in sorted({*journal.names, *crops_in(journal.records())}):
             folder.remove(name)
     if journal.settings is None or overwrite:
         journal.start(settings, plan.names())

@@ -10,7 +10,7 @@ from retinanet.errors import InputError
 from retinanet.formats.image_paths.band_files import band_paths
 from retinanet.formats.images.windows import DecodedImage, WindowSource
 from retinanet.inference.predictor import Predictor
-from retinanet.prediction.journal import Journal
+from retinanet.prediction.journal import Journal, crops_in
 from retinanet.prediction.outputs import COCO_FILE, COUNTS_FILE, TABLE_FILE, OutputFolder, label_name
 from retinanet.prediction.plan import Plan
 from retinanet.prediction.results import Failure, Results
@@ -160,6 +160,8 @@ class Run:
         decoded: dict[int, DecodedImage] = {}
         for position in batch:
             image = self._plan.images[position]
+            for name in crops_in(self._journal.parts(image.path)):  # of the file before it changed
+                self._folder.remove(name)
             records[position] = {"path": image.path, "name": image.name, "stamp": self._stamp(image.path)}
             with ExitStack() as opened:
                 try:

@@ -13,8 +13,8 @@ from torch import Tensor
 from retinanet.errors import InputError
 from retinanet.formats.videos.reader import Video, VideoFrame, open_video
 from retinanet.inference.predictor import Predictor
-from retinanet.prediction.journal import Entry, Journal
-from retinanet.prediction.outputs import OutputFolder, drawn_video_name, frame_stem
+from retinanet.prediction.journal import Entry, Journal, crops_in
+from retinanet.prediction.outputs import OutputFolder, drawn_video_name, frame_stem, label_name
 from retinanet.prediction.plan import InputFile, Plan
 from retinanet.prediction.writers.images import write_crops
 from retinanet.prediction.writers.video import NotDrawn, write_video
@@ -45,13 +45,9 @@ class VideoRun:
     def run(self, file: InputFile, batch_size: int) -> int:
         """Detect the objects in the frames without a result, and draw the video.
 
-<<<<<<< HEAD
-        If the video is damaged, the frames before the damage have results, and the damage is recorded as its error. The
-        next run tries to read the frames after them.
-=======
-        Frames before a damage have results, and the damage is recorded as the error of the video. The next run tries
-        to read the frames after them. If the video cannot be drawn, that is recorded in the same way.
->>>>>>> review-b
+        If the video is damaged, the frames before the damage have results, and the damage is recorded as the error of
+        the video. The next run tries to read the frames after them. If the video cannot be drawn, that is recorded in
+        the same way.
 
         Returns: the number of frames whose results an earlier call had written.
 
@@ -61,8 +57,8 @@ class VideoRun:
         stamp = _stamp(file.path)  # before reading, so that a change while the video is read is noticed later
         entry = self._recorded(file, stamp)
         reused = 0 if entry is None else entry.num_frames
-        if entry is None and self._plan.outputs.draw:
-            self._folder.remove(drawn_video_name(file.stem))  # it shows a file that has changed since
+        if entry is None:
+            self._remove_earlier(file)
         is_done = entry is not None and entry.ended and not entry.failed
         if is_done and self._is_drawn(file):
             return reused
@@ -78,6 +74,15 @@ class VideoRun:
         if not self._is_drawn(file):
             self._draw(file, stamp, video)
         return reused
+
+    def _remove_earlier(self, file: InputFile) -> None:
+        """Remove the drawn video, crops and label files of a file that has changed since."""
+        names, crops = [drawn_video_name(file.stem)], []
+        for part in self._journal.parts(file.path):
+            names += [label_name(frame_stem(file.stem, frame["frame"])) for frame in part.get("frames", ())]
+            crops += crops_in([part])
+        for name in [name for name in names if name in self._journal.names] + crops:
+            self._folder.remove(name)
 
     def _is_drawn(self, file: InputFile) -> bool:
         return not self._plan.outputs.draw or self._folder.has(drawn_video_name(file.stem))

@@ -42,6 +42,15 @@ def test_a_change_of_any_file_of_an_image_is_noticed(run_predict, tmp_path):
     assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
 
 
+def test_crops_that_a_changed_image_no_longer_has_are_removed(run_predict, tmp_path):
+    run_predict()
+    crops = tmp_path / "out/crops/object"
+    assert list(crops.glob("1_*.png"))
+    (tmp_path / "pairs/rgb/1.png").write_bytes(b"hello")
+    run_predict()
+    assert not list(crops.glob("1_*.png")) and list(crops.glob("0_*.png"))
+
+
 def test_an_image_without_its_second_file_is_tried_again(run_predict, tmp_path):
     (tmp_path / "pairs/thermal/1.tif").rename(tmp_path / "moved.tif")
     assert len(run_predict().failures) == 1

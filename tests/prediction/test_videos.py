@@ -227,6 +227,14 @@ def test_a_video_that_cannot_be_drawn_keeps_its_results_and_costs_no_other_input
     assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
 
 
+def test_files_of_frames_that_a_changed_video_no_longer_has_are_removed(run_predict, inputs, tmp_path):
+    run_predict(crops=True, yolo=True)
+    write_video(inputs / "a.mp4", noise_frames(2, seed=1))
+    run_predict(crops=True, yolo=True)
+    run_predict(output=tmp_path / "undisturbed", crops=True, yolo=True)
+    assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
+
+
 def test_frames_per_second_is_a_setting(run_predict, inputs, tmp_path):
     assert run_predict(inputs=inputs / "a.mp4", frames_per_second=10).num_frames == 2  # frames 0 and 3
     drawn = list(open_video(tmp_path / "out" / "a.mp4"))
@@ -235,9 +243,13 @@ def test_frames_per_second_is_a_setting(run_predict, inputs, tmp_path):
         run_predict(inputs=inputs / "a.mp4")
 
 
-def test_without_drawing_no_video_is_written(run_predict, tmp_path):
+def test_without_drawing_no_video_is_written_or_removed(run_predict, inputs, tmp_path):
     run_predict(draw=False)
     assert set(contents(tmp_path / "out")) == {"counts.csv", "detections.csv", "detections.json"}
+    (tmp_path / "out" / "a.mp4").write_text("mine")
+    write_video(inputs / "a.mp4", noise_frames(2, seed=1))
+    assert run_predict(draw=False).num_frames == 5
+    assert (tmp_path / "out" / "a.mp4").read_text() == "mine"
 
 
 def test_overwriting_removes_only_our_files(run_predict, inputs, tmp_path):

@@ -25,6 +25,7 @@ from retinanet.formats.images.decode import (
 from retinanet.formats.images.file_kinds import RAW, START, describe
 from retinanet.formats.images.orientation import exif_orientation, swaps_sides
 from retinanet.formats.images.pillow_limit import pillow_limit
+from retinanet.formats.images.settings import pixel_limit
 from retinanet.formats.images.tiff import PREFIXES, Tiff, has_more_pages, read_samples, read_tiff
 from retinanet.formats.images.value_range import Samples, ValueRange, scale_to_uint8
 
@@ -231,7 +232,7 @@ def open_image(
             if (tiff and tiff.is_raw) or start.startswith(b"CR\2", 8):
                 raise InputError(f"{path}: {RAW.format('DNG, NEF, CR2 or similar')}")
             file.seek(0)
-            accepted, advice = _limit(max_pixels, max_tiff_pixels, is_tiff=tiff is not None)
+            accepted, advice = pixel_limit(max_pixels, max_tiff_pixels, is_tiff=tiff is not None)
             image = _open_with_pillow(file, accepted, tiff)
             if tiff and tiff.dtype is None and image is None:
                 raise InputError(
@@ -257,14 +258,6 @@ def open_image(
             found = f"{header.height * header.width} pixels ({header.width} x {header.height})"
             raise InputError(f"{path}: has {found}, expected at most {accepted}; {advice}")
         yield OpenedImage(path, file, image, tiff, header, max_pixels)
-
-
-def _limit(max_pixels: int, max_tiff_pixels: int | None, *, is_tiff: bool) -> tuple[int, str]:
-    """Return how many pixels an image may have, and what to do if it has more."""
-    if is_tiff and max_tiff_pixels:
-        return max_tiff_pixels, "divide the image into several files, or shrink it"
-    advice = "shrink the image or raise data.max_pixels"
-    return max_pixels, f"{advice}; to predict on it as it is, set inference.tile.size" if is_tiff else advice
 
 
 def _open_with_pillow(file: BinaryIO, max_pixels: int, tiff: Tiff | None) -> Image.Image | None:
