@@ -155,7 +155,7 @@ def native_calls(model: RetinaNet, settings: Settings, size: tuple[int, int]) ->
 def write_files(
     predictor: Predictor, images: list[np.ndarray], size: tuple[int, int], folder: Path
 ) -> dict[str, ExportedFile]:
-    """Export a detector for images of one padded shape to every format, with as few conversions as possible.
+    """Export a detector for images of one padded shape to every format.
 
     Args:
         images: calibration images, uint8 (H, W, C).
@@ -179,6 +179,8 @@ def write_files(
         else:
             for to, write in PROGRAM_WRITERS.items():
                 path = folder / f"{to}.pt2"
+                # A program that was converted to ONNX cannot be compiled any more (torch 2.14).
+                program = export_program(program_of(predictor, nms=nms), divisor=metadata.divisor, size=size)
                 write(program, path, metadata)
                 files[f"{to}, nms {nms}"] = ExportedFile(path, to, metadata)
     return files
