@@ -114,13 +114,18 @@ def fraction(text: str) -> float:
     Raises:
         ArgumentTypeError: the text is not such a number.
     """
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
+    value = _number(text)
     if not 0 <= value <= 1:  # NaN fails the comparison
         raise argparse.ArgumentTypeError(f"found {text!r}, expected a number from 0 to 1")
     return value
+
+
+def _number(text: str) -> float:
+    """The number that a text stands for; NaN, with which every comparison fails, if it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def is_override(text: str) -> bool:
@@ -135,10 +140,7 @@ def positive_number(text: str) -> float:
     Raises:
         ArgumentTypeError: the text is not such a number.
     """
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
+    value = _number(text)
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"found {text!r}, expected a number above 0")
     return value

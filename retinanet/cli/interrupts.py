@@ -5,33 +5,23 @@ This module imports little, because Ctrl-C prints a traceback until its imports 
 
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 
 EXIT_INTERRUPTED = 130  # 128 + SIGINT
 EXIT_TERMINATED = 143  # 128 + SIGTERM, which shells and schedulers interpret as stopped on request
+
+Handler = Callable[[int, FrameType | None], object] | signal.Handlers
 
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM, in a command that handles it like Ctrl-C."""
 
 
-@contextmanager
-def interrupts_exit() -> Iterator[None]:
+def interrupts_exit() -> AbstractContextManager[None]:
     """Exit immediately on Ctrl-C, unless it is ignored or the caller handles it."""
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield
-        return
-    try:
-        signal.signal(signal.SIGINT, _exit_interrupted)
-    except ValueError:  # only the main thread may set signal handlers
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    return _replacing(signal.SIGINT, signal.default_int_handler, _exit_interrupted)
 
 
 def begin_work() -> None:
@@ -44,21 +34,26 @@ def begin_work() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@contextmanager
-def raising_terminated() -> Iterator[None]:
+def raising_terminated() -> AbstractContextManager[None]:
     """Make SIGTERM raise `Terminated`, unless it is ignored or the caller handles it."""
-    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+    return _replacing(signal.SIGTERM, signal.SIG_DFL, _raise_terminated)
+
+
+@contextmanager
+def _replacing(number: signal.Signals, default: Handler, handler: Handler) -> Iterator[None]:
+    """Handle a signal differently, if its handler is the default one."""
+    if signal.getsignal(number) is not default:
         yield
         return
     try:
-        signal.signal(signal.SIGTERM, _raise_terminated)
+        signal.signal(number, handler)
     except ValueError:  # only the main thread may set signal handlers
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(number, default)
 
 
 def _raise_terminated(number: int, frame: FrameType | None) -> None:
