@@ -222,6 +222,15 @@ def crops_in(records: Iterable[Mapping[str, Any]]) -> list[str]:
     return [name for record in records for result in record.get("frames", [record]) for name in result.get("crops", ())]
 
 
+def stamp_of(files: Iterable[str]) -> list[int] | None:
+    """Size and modification time of each file, which tell whether it has changed; None if one is missing."""
+    try:
+        found = [os.stat(file) for file in files]
+    except OSError:
+        return None
+    return [value for status in found for value in (status.st_size, status.st_mtime_ns)]
+
+
 def _line(values: Mapping[str, Any]) -> bytes:
     return json.dumps(values).encode() + b"\n"
 

@@ -1,7 +1,6 @@
 """Run a prediction batch by batch, and record each result before the next."""
 
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
 from typing import Any, NamedTuple
@@ -10,7 +9,7 @@ from retinanet.errors import InputError
 from retinanet.formats.image_paths.band_files import band_paths
 from retinanet.formats.images.windows import DecodedImage, WindowSource
 from retinanet.inference.predictor import Predictor
-from retinanet.prediction.journal import Journal, crops_in
+from retinanet.prediction.journal import Journal, crops_in, stamp_of
 from retinanet.prediction.outputs import COCO_FILE, COUNTS_FILE, TABLE_FILE, OutputFolder, label_name
 from retinanet.prediction.plan import Plan
 from retinanet.prediction.results import Failure, Results
@@ -139,16 +138,12 @@ class Run:
         return not outputs.draw or self._folder.has(outputs.drawn_name(image.stem))
 
     def _stamp(self, path: str) -> list[int] | None:
-        """Size and modification time of each file of an image, which tell whether it has changed.
-
-        None if a file is missing.
-        """
+        """Stamp of the files of an image; None if one is missing or no name matches the patterns."""
         band_files = self._predictor.cfg.data.band_files
         try:
-            found = [os.stat(file) for file in ([path] if band_files is None else band_paths(path, band_files))]
-        except (OSError, InputError):
+            return stamp_of([path] if band_files is None else band_paths(path, band_files))
+        except InputError:
             return None
-        return [value for status in found for value in (status.st_size, status.st_mtime_ns)]
 
     def _has_failed(self, position: int) -> bool:
         entry = self._journal.entry(self._plan.images[position].path)

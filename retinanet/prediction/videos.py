@@ -2,7 +2,6 @@
 
 import itertools
 import logging
-import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
@@ -13,7 +12,7 @@ from torch import Tensor
 from retinanet.errors import InputError
 from retinanet.formats.videos.reader import Video, VideoFrame, open_video
 from retinanet.inference.predictor import Predictor
-from retinanet.prediction.journal import Entry, Journal, crops_in
+from retinanet.prediction.journal import Entry, Journal, crops_in, stamp_of
 from retinanet.prediction.outputs import OutputFolder, drawn_video_name, frame_stem, label_name
 from retinanet.prediction.plan import InputFile, Plan
 from retinanet.prediction.writers.images import write_crops
@@ -54,7 +53,7 @@ class VideoRun:
         Raises:
             InputError: a file cannot be written.
         """
-        stamp = _stamp(file.path)  # before reading, so that a change while the video is read is noticed later
+        stamp = stamp_of([file.path])  # before reading, so that a change while the video is read is noticed later
         entry = self._recorded(file, stamp)
         reused = 0 if entry is None else entry.num_frames
         if entry is None:
@@ -202,12 +201,3 @@ def _next_frames(frames: Iterator[VideoFrame], number: int) -> tuple[list[VideoF
     except InputError as error:
         return batch, error
     return batch, None
-
-
-def _stamp(path: str) -> list[int] | None:
-    """Size and modification time of a file, which tell whether it has changed; None if it is missing."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return [status.st_size, status.st_mtime_ns]
